@@ -1,0 +1,288 @@
+"""Pairing groups with one `as_of` each, and the feedback-weighted (winner, loser) pairs within them.
+
+The same groups and weights serve the towers, the booster and the metric.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from features.errors import PairliftError, did_you_mean
+from features.schema import F32, F64, I8, I32, I64, SAMPLED, Bool, EventLog, Requests
+from features.settings import PairingSettings
+from features.split import PERIODS, Split
+
+_DRAWS_BEFORE_GIVING_UP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Pairing groups in time order of `as_of`, with their impressions.
+
+    requests: the groups as `Requests` (user, as_of and surface of the group's first impression; candidates are
+    its impressions in time order, then drawn negatives). period: int8[g]. validation: bool[g], in the
+    last part of its period. grade: int8[n], -1 no grade (or drawn). event: int64[n] row of the log, -1 drawn.
+    """
+
+    requests: Requests
+    period: I8
+    validation: Bool
+    grade: I8
+    event: I64
+
+    @property
+    def sampled(self) -> Bool:
+        """bool[n]: drawn as a negative, not shown."""
+        return self.event < 0
+
+    def select(self, keep: Bool) -> "Groups":
+        """Return the groups of the mask bool[g], with their impressions."""
+        rows = keep[self.requests.row_request()]
+        sizes = np.diff(self.requests.offsets)[keep]
+        r = self.requests
+        requests = Requests(r.user[keep], r.as_of[keep], r.surface[keep], _offsets(sizes), r.item[rows])
+        return Groups(requests, self.period[keep], self.validation[keep], self.grade[rows], self.event[rows])
+
+    def of(self, period: str, validation: bool | None = None) -> "Groups":
+        """Return the groups of `towers`, `booster` or `test`; of its validation slice or of the rest where asked."""
+        keep = self.period == PERIODS.index(period)
+        return self.select(keep if validation is None else keep & (self.validation == validation))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """winner, loser: int32[p] rows (impressions); weight: float32[p] > 0; sampled: bool[p], its loser was drawn."""
+
+    winner: I32
+    loser: I32
+    weight: F32
+    sampled: Bool
+
+    def __len__(self) -> int:
+        return len(self.winner)
+
+    def select(self, keep: Bool) -> "Pairs":
+        """Return the pairs of the mask bool[p]."""
+        return Pairs(self.winner[keep], self.loser[keep], self.weight[keep], self.sampled[keep])
+
+
+def _offsets(sizes: I64) -> I64:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+@njit(cache=True)
+def _time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> I64:
+    """Number the groups of impressions sorted by (user, ts): new user, new period, window over, or full."""
+    group = np.empty(len(user), np.int64)
+    current, start, size = -1, 0, 0
+    for k in range(len(user)):
+        p = max(period[k], 0)
+        new = k == 0 or user[k] != user[k - 1] or period[k] != period[k - 1]
+        if new or ts[k] >= ts[start] + window[p] or size >= max_size[p]:
+            current, start, size = current + 1, k, 0
+        group[k] = current
+        size += 1
+    return group
+
+
+def _number_groups(log: EventLog, rows: I64, settings: PairingSettings, split: Split) -> tuple[I64, I64]:
+    """Return (rows in the order of their groups, group number of each)."""
+    by_request = rows[log.request[rows] >= 0]
+    by_time = rows[log.request[rows] < 0]
+    order = by_request[np.lexsort((by_request, log.request[by_request]))]
+    _refuse_shared_requests(log, order)
+    period = split.period(log.ts[order])
+    # A request whose impressions straddle a boundary is cut there, as every group is.
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(log.request[order]) != 0) | (np.diff(period) != 0)
+    request_group = np.cumsum(new) - 1
+    timed = by_time[np.lexsort((by_time, log.user[by_time]))]
+    towers = settings.for_towers()
+    window = np.array([towers.window, settings.window, settings.window], np.int64)
+    max_size = np.array([towers.max_size, settings.max_size, settings.max_size], np.int64)
+    timed_period = split.period(log.ts[timed])
+    time_group = _time_groups(log.user[timed], log.ts[timed], timed_period, window, max_size)
+    shift = request_group[-1] + 1 if len(request_group) else 0
+    return np.concatenate([order, timed]), np.concatenate([request_group, time_group + shift])
+
+
+def _refuse_shared_requests(log: EventLog, order: I64) -> None:
+    same = np.diff(log.request[order]) == 0
+    bad = int(np.sum(same & (np.diff(log.user[order]) != 0)))
+    if bad:
+        raise PairliftError(
+            f"[events] request_id: a request belongs to one user, but {bad:,} rows share one with another user; "
+            "make it unique, for example concat(user_id, ':', request_id)"
+        )
+
+
+def make_groups(log: EventLog, settings: PairingSettings, split: Split, seed: int = 0) -> Groups:
+    """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
+
+    A group is a request where the log has one, else made in time order for each user. Its `as_of` is its
+    first impression's ts. Groups are cut at the boundaries of the split.
+    """
+    rows = np.flatnonzero((log.grade >= 0) & log.pairable & (split.period(log.ts) >= 0))
+    ordered, number = _number_groups(log, rows, settings, split)
+    starts = np.flatnonzero(np.diff(number, prepend=-1))
+    first = ordered[starts]
+    order = np.lexsort((starts, log.ts[first]))  # groups in time order; ties keep the order of the users
+    sizes = np.diff(np.append(starts, len(ordered)))
+    take = np.repeat(starts[order] - _offsets(sizes[order])[:-1], sizes[order]) + np.arange(len(ordered))
+    first, event = first[order], ordered[take]
+    requests = Requests(log.user[first], log.ts[first], log.surface[first], _offsets(sizes[order]), log.item[event])
+    period = split.period(requests.as_of)
+    groups = Groups(requests, period, _validation(requests, period, split), log.grade[event], event)
+    return _with_negatives(groups, log, settings.negatives, seed) if settings.negatives else groups
+
+
+def _validation(requests: Requests, period: I8, split: Split) -> Bool:
+    """Mark the last groups of each training period that hold `split.validation` of its impressions."""
+    mark = np.zeros(len(period), bool)
+    sizes = np.diff(requests.offsets)
+    for k in (0, 1):
+        members = np.flatnonzero(period == k)
+        if len(members):
+            through = np.cumsum(sizes[members])
+            mark[members[through > (1 - split.validation) * through[-1]]] = True
+    return mark
+
+
+@njit(cache=True)
+def _draw(
+    item: I32, offsets: I64, known: I64, log_item: I32, per_positive: int, out: I32, out_offsets: I64, seed: int
+) -> None:
+    np.random.seed(seed)
+    for g in range(len(known)):
+        for k in range(out_offsets[g], out_offsets[g + 1]):
+            out[k] = -1
+            if known[g] == 0:
+                continue
+            for _ in range(_DRAWS_BEFORE_GIVING_UP):
+                # An event drawn evenly from those before as_of is an item drawn by its popularity then.
+                candidate = log_item[np.random.randint(0, known[g])]
+                if candidate not in item[offsets[g] : offsets[g + 1]]:
+                    out[k] = candidate
+                    break
+
+
+def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int) -> Groups:
+    """Add drawn losers to each group: items of events before its as_of, without the group's own items."""
+    r = groups.requests
+    sizes = np.diff(r.offsets)
+    known = np.searchsorted(log.ts, r.as_of, side="left").astype(np.int64)
+    drawn_offsets = _offsets(sizes * per_positive)
+    drawn = np.empty(drawn_offsets[-1], np.int32)
+    _draw(r.item, r.offsets, known, log.item, per_positive, drawn, drawn_offsets, seed)
+    group = np.concatenate([r.row_request(), np.repeat(np.arange(len(r)), np.diff(drawn_offsets))])
+    item = np.concatenate([r.item, drawn])
+    event = np.concatenate([groups.event, np.full(len(drawn), -1, np.int64)])
+    grade = np.concatenate([groups.grade, np.full(len(drawn), -1, np.int8)])
+    keep = item >= 0
+    order = np.flatnonzero(keep)[np.argsort(group[keep], kind="stable")]
+    offsets = _offsets(np.bincount(group[order], minlength=len(r)))
+    requests = Requests(r.user, r.as_of, r.surface, offsets, item[order])
+    return Groups(requests, groups.period, groups.validation, grade[order], event[order])
+
+
+def weight_table(weights: dict[str, float], grades: tuple[str, ...], negatives: bool) -> F64:
+    """Return float64[k + 1, k + 1]: weight of (winner, loser) by grade rank + 1; row and column 0 are `sampled`.
+
+    Without `weights` a pair weighs the difference of ranks, a drawn loser standing one below the worst grade.
+    Raises PairliftError for an unknown grade, a weight that is not positive, or a grade pair that is not there.
+    """
+    names = (SAMPLED, *grades)
+    rank = np.arange(len(names), dtype=np.float64)
+    if not weights:
+        return np.maximum(rank[:, None] - rank[None, :], 0.0)
+    table = np.zeros((len(names), len(names)))
+    for key, weight in weights.items():
+        winner, loser = _grade_pair(key, names)
+        if not (np.isfinite(weight) and weight > 0):
+            raise PairliftError(f"[pairing.weights] '{key}' = {weight}: a finite weight above zero was expected")
+        table[winner, loser] = weight
+    lowest = 0 if negatives else 1
+    for loser, winner in ((lo, hi) for lo in range(lowest, len(names)) for hi in range(lo + 1, len(names))):
+        if table[winner, loser] == 0:
+            raise PairliftError(
+                f"[pairing.weights] lacks '{names[winner]} > {names[loser]}': give every pair of grades a weight, "
+                "or leave the table out and a pair weighs the difference of its ranks"
+            )
+    return table
+
+
+def _grade_pair(key: str, names: tuple[str, ...]) -> tuple[int, int]:
+    parts = [part.strip() for part in key.split(">")]
+    if len(parts) != 2:
+        raise PairliftError(f"[pairing.weights] '{key}': the form 'winner > loser' was expected")
+    for part in parts:
+        if part not in names:
+            raise PairliftError(f"[pairing.weights] '{key}': unknown grade '{part}'{did_you_mean(part, names)}")
+    winner, loser = (names.index(part) for part in parts)
+    if winner <= loser:
+        raise PairliftError(f"[pairing.weights] '{key}': the winner's grade must be the better one of {names}")
+    return winner, loser
+
+
+@njit(cache=True)
+def _count_pairs(offsets: I64, grade: I8, sampled: Bool, table: F64) -> I64:
+    count = np.zeros(len(offsets) - 1, np.int64)
+    for g in range(len(offsets) - 1):
+        for a in range(offsets[g], offsets[g + 1]):
+            for b in range(offsets[g], offsets[g + 1]):
+                if not sampled[a] and table[grade[a] + 1, grade[b] + 1] > 0:
+                    count[g] += 1
+    return count
+
+
+@njit(cache=True)
+def _write_pairs(
+    offsets: I64, grade: I8, sampled: Bool, table: F64, starts: I64, winner: I32, loser: I32, weight: F32
+) -> None:
+    for g in range(len(offsets) - 1):
+        k = starts[g]
+        for a in range(offsets[g], offsets[g + 1]):
+            for b in range(offsets[g], offsets[g + 1]):
+                w = table[grade[a] + 1, grade[b] + 1]
+                if not sampled[a] and w > 0:
+                    winner[k], loser[k], weight[k] = a, b, w
+                    k += 1
+
+
+def make_pairs(groups: Groups, table: F64) -> Pairs:
+    """Return every (winner, loser) of a group with the winner's grade above the loser's, weighted by `table`.
+
+    Rows count within `groups`. Linear in the pairs, and in the squared size of a group.
+    """
+    offsets, sampled = groups.requests.offsets, groups.sampled
+    starts = _offsets(_count_pairs(offsets, groups.grade, sampled, table))
+    n = int(starts[-1])
+    winner, loser, weight = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
+    _write_pairs(offsets, groups.grade, sampled, table, starts, winner, loser, weight)
+    return Pairs(winner, loser, weight, sampled[loser])
+
+
+def cap_pairs(pairs: Pairs, groups: Groups, cap: int | None, seed: int) -> Pairs:
+    """Keep at most `cap` pairs of a group, drawn evenly: for training only, never for the metric."""
+    if cap is None or not len(pairs):
+        return pairs
+    group = groups.requests.row_request()[pairs.winner]
+    order = np.lexsort((np.random.default_rng(seed).random(len(pairs)), group))
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    keep = np.zeros(len(pairs), bool)
+    keep[order[rank < cap]] = True
+    return pairs.select(keep)
+
+
+def count_by_grades(pairs: Pairs, groups: Groups, grades: tuple[str, ...]) -> dict[str, int]:
+    """Return the number of pairs for each `winner > loser`, in the order of the grades."""
+    names = (SAMPLED, *grades)
+    code = (groups.grade[pairs.winner] + 1) * len(names) + groups.grade[pairs.loser] + 1
+    counts = np.bincount(code, minlength=len(names) ** 2)
+    return {
+        f"{names[k // len(names)]} > {names[k % len(names)]}": int(counts[k]) for k in np.flatnonzero(counts).tolist()
+    }
+
+

