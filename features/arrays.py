@@ -1,0 +1,41 @@
+"""Folders of arrays: each dataclass of arrays is written as `.npy` files and read back memory-mapped."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def save_arrays(folder: Path, value: Any) -> None:
+    """Write every array field of a dataclass to `<folder>/<field>.npy`, and the rest to `fields.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rest = {}
+    for field in fields(value):
+        content = getattr(value, field.name)
+        if isinstance(content, np.ndarray) and content.dtype != object:
+            np.save(folder / f"{field.name}.npy", np.ascontiguousarray(content))
+        else:
+            rest[field.name] = content.tolist() if isinstance(content, np.ndarray) else content
+    (folder / "fields.json").write_text(json.dumps(rest, ensure_ascii=False))
+
+
+def load_arrays(folder: Path, kind: type[T]) -> T:
+    """Read what `save_arrays` wrote; arrays are memory-mapped and read-only, lists come back as tuples."""
+    rest = json.loads((folder / "fields.json").read_text())
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in rest.items()}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in given:
+            given[field.name] = _mapped(folder / f"{field.name}.npy")
+    return kind(**given)
+
+
+def _mapped(path: Path) -> Any:
+    try:
+        # A plain view: np.memmap's own __getitem__ costs microseconds on a hot path.
+        return np.asarray(np.load(path, mmap_mode="r"))
+    except ValueError:  # a memory map of no bytes cannot be made
+        return np.load(path)

@@ -1,0 +1,144 @@
+"""Two plugins to compare with: matrix factorisation of the `implicit` library, and a column of noise."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field
+from scipy.sparse import csr_matrix
+
+from features.histories import Histories
+from features.plugin import FitData
+from features.schema import F32, I64, Requests
+from features.settings import Duration, Settings
+
+
+class ALSSettings(Settings):
+    """factors, regularisation, iterations and alpha of Hu, Koren, Volinsky (2008), as `implicit` has them."""
+
+    factors: int = Field(default=64, ge=1)
+    regularization: float = Field(default=0.05, gt=0)
+    iterations: int = Field(default=20, ge=1)
+    alpha: float = Field(default=5.0, gt=0)
+    lag: Duration = Field(default=0)
+
+
+class ALS:
+    """Implicit-feedback ALS; a user is folded in from the history before `as_of - lag`, so a new user has a vector.
+
+    Confidence of an item in a history: 1 + alpha · grade / best grade (an event without a grade, or of the
+    worst one, says nothing). Values: the dot product, NaN for a cold item and for a user without such events.
+    """
+
+    columns: tuple[str, ...] = ("dot",)
+
+    def __init__(self, **params: Any) -> None:
+        self.settings = ALSSettings(**params)
+        self.item_vectors: F32 = np.empty((0, self.settings.factors), np.float32)
+        self.best_grade = 1
+
+    def fit(self, data: FitData) -> None:
+        """Factorise the users' graded events of the towers' period."""
+        from implicit.cpu.als import AlternatingLeastSquares
+
+        s = self.settings
+        self.best_grade = max(len(data.grades) - 1, 1)
+        weight = self._weight(data.log.grade)
+        keep = weight > 0
+        shape = (data.catalog.n_users, data.catalog.n_items)
+        matrix = csr_matrix((weight[keep], (data.log.user[keep], data.log.item[keep])), shape=shape)
+        model = AlternatingLeastSquares(
+            factors=s.factors, regularization=s.regularization, iterations=s.iterations, random_state=data.seed,
+            num_threads=0,
+        )  # fmt: skip
+        model.fit(matrix, show_progress=False)
+        seen = np.bincount(data.log.item[keep], minlength=data.catalog.n_items) > 0
+        self.item_vectors = np.where(seen[:, None], model.item_factors, np.nan).astype(np.float32)
+
+    def _weight(self, grade: Any) -> F32:
+        if self.best_grade == 1 and grade.max(initial=0) == 0:  # a log of positives has one grade
+            return np.where(grade >= 0, self.settings.alpha, 0).astype(np.float32)
+        return (self.settings.alpha * np.maximum(grade, 0) / self.best_grade).astype(np.float32)
+
+    def user_vectors(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, factors]: the least-squares vector of each visible history (paper, equation 4)."""
+        known = np.nan_to_num(self.item_vectors)
+        gram = known.T @ known + self.settings.regularization * np.eye(known.shape[1], dtype=np.float32)
+        start, stop = histories.before(requests.user, requests.as_of - self.settings.lag)
+        states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)
+        vectors = np.stack([self._fold_in(known, gram, histories, row) for row in states]) if len(states) else known[:0]
+        return vectors[place.ravel()]
+
+    def _fold_in(self, known: F32, gram: F32, histories: Histories, state: I64) -> F32:
+        rows = slice(int(state[0]), int(state[1]))
+        weight = self._weight(histories.grade[rows])
+        item = histories.item[rows]
+        use = (weight > 0) & ~np.isnan(self.item_vectors[item, 0])
+        if not use.any():
+            return np.full(known.shape[1], np.nan, np.float32)
+        vectors, weight = known[item[use]], weight[use]
+        left = gram + (vectors * weight[:, None]).T @ vectors
+        return np.linalg.solve(left, vectors.T @ (1 + weight)).astype(np.float32)
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]: user vector · item vector."""
+        users = self.user_vectors(requests, histories)[requests.row_request()]
+        items = np.concatenate([self.item_vectors, np.full((1, self.item_vectors.shape[1]), np.nan, np.float32)])
+        return np.einsum("nd,nd->n", users, items[requests.item])[:, None]
+
+    def save(self, folder: Path) -> None:
+        """Write settings and item vectors."""
+        told = {"settings": self.settings.model_dump(), "best_grade": self.best_grade}
+        (folder / "als.json").write_text(json.dumps(told))
+        np.save(folder / "item_vectors.npy", self.item_vectors)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        told = json.loads((folder / "als.json").read_text())
+        plugin = cls.__new__(cls)
+        plugin.settings = ALSSettings.model_construct(**told["settings"])
+        plugin.best_grade = told["best_grade"]
+        plugin.item_vectors = np.load(folder / "item_vectors.npy")
+        return plugin
+
+
+class Noise:
+    """A column that knows nothing: a hash of (user, item, as_of) as a number in [0, 1). Its uplift must be none."""
+
+    columns: tuple[str, ...] = ("noise",)
+
+    def __init__(self) -> None:
+        self.seed = 0
+
+    def fit(self, data: FitData) -> None:
+        """Take the seed."""
+        self.seed = data.seed
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]."""
+        owner = requests.row_request()
+        mixed = requests.as_of[owner].astype(np.uint64) + np.uint64(self.seed)
+        for part in (requests.user[owner], requests.item):
+            mixed = _mix(mixed ^ _mix(part.astype(np.int64).astype(np.uint64)))
+        return ((mixed >> np.uint64(40)).astype(np.float32) / np.float32(2**24))[:, None]
+
+    def save(self, folder: Path) -> None:
+        """Write the seed."""
+        (folder / "noise.json").write_text(json.dumps({"seed": self.seed}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the seed."""
+        plugin = cls()
+        plugin.seed = json.loads((folder / "noise.json").read_text())["seed"]
+        return plugin
+
+
+def _mix(x: Any) -> Any:
+    """Mix the bits of uint64 (the finaliser of splitmix64, Steele, Lea, Flood 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

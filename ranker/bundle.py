@@ -1,0 +1,147 @@
+"""A bundle: all that a server loads, in one folder, with a manifest of hashes.
+
+    manifest.json     version, format, columns in their order, hashes of all other files
+    config.json       the whole configuration that it was trained with
+    booster.txt       LightGBM's own text format
+    plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
+    snapshot/         counters, histories and catalogue as of the end of the log
+    cooccurrence/     neighbours of each item as of the end of the log
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from features.arrays import load_arrays, save_arrays
+from features.errors import PairliftError
+from features.plugin import FeaturePlugin, plugin_class
+from features.rows import FeatureSpec
+from features.schema import F32, F64
+from features.snapshot import load_state, save_state
+from features.store import State
+from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.config import Config
+from ranker.hashes import hash_file, hash_value
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A loaded bundle, immutable. columns: the booster's, in order: those of `spec`, then `<plugin>__<column>`."""
+
+    folder: Path
+    version: str
+    config: Config
+    columns: tuple[str, ...]
+    spec: FeatureSpec
+    state: State
+    plugins: dict[str, FeaturePlugin]
+    booster: lgb.Booster
+    cooccurrence: Cooccurrence
+
+    def score(self, matrix: F32) -> F64:
+        """Return float64[n] scores of float32[n, len(columns)], on the calling thread alone."""
+        if not len(matrix):
+            return np.empty(0)
+        return np.asarray(self.booster.predict(matrix, num_threads=1, raw_score=True))
+
+
+def write_bundle(
+    folder: Path,
+    config: Config,
+    spec: FeatureSpec,
+    state: State,
+    plugins: dict[str, FeaturePlugin],
+    booster: lgb.Booster,
+    cooccurrence: Cooccurrence,
+    measured: dict[str, Any],
+) -> None:
+    """Write a bundle beside `folder`, then put it in its place in one step. measured: figures of the test."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / "config.json").write_text(config.model_dump_json(by_alias=True, indent=1))
+    booster.save_model(str(partial / "booster.txt"))
+    for name, plugin in plugins.items():
+        (partial / "plugins" / name).mkdir(parents=True)
+        plugin.save(partial / "plugins" / name)
+    save_state(partial / "snapshot", state)
+    save_arrays(partial / "cooccurrence", cooccurrence)
+    files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+    manifest = {
+        "format": FORMAT,
+        "version": hash_value(files)[:12],
+        "columns": columns_of(spec, plugins),
+        "spec": asdict(spec),
+        "snapshot_time": state.end,
+        "measured": measured,
+        "files": files,
+    }
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def columns_of(spec: FeatureSpec, plugins: dict[str, FeaturePlugin]) -> list[str]:
+    """Return the booster's columns in their order."""
+    return [*spec.columns, *(f"{name}__{column}" for name, p in plugins.items() for column in p.columns)]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest; PairliftError where there is none or its format is another."""
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise PairliftError(f"{folder} is no bundle: {path.name} is missing; `pairlift train` writes one") from error
+    except ValueError as error:
+        raise PairliftError(f"{path} is damaged: {error}; train the bundle again, or copy it again") from error
+    if manifest.get("format") != FORMAT:
+        raise PairliftError(f"{path}: format {FORMAT} was expected, found {manifest.get('format')}; train it again")
+    return manifest
+
+
+def verify_bundle(folder: Path) -> dict[str, Any]:
+    """Hash every file against the manifest and return it; PairliftError names the files that differ."""
+    manifest = read_manifest(folder)
+    problems = []
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"  {name}: missing")
+        elif hash_file(path) != expected:
+            problems.append(f"  {name}: changed")
+    if manifest["version"] != hash_value(manifest["files"])[:12]:
+        problems.append("  manifest.json: changed")
+    if problems:
+        raise PairliftError(f"{folder} is damaged, use another copy:\n" + "\n".join(problems))
+    return manifest
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Verify a bundle, then map it. Never imports torch."""
+    manifest = verify_bundle(folder)
+    config = Config(**json.loads((folder / "config.json").read_text()))
+    told = manifest["spec"]
+    spec = FeatureSpec(tuple(told["columns"]), tuple(told["categorical"]), told["zone"])
+    plugins = {
+        name: plugin_class(config.plugins[name].path).load(folder / "plugins" / name) for name in config.ranker.plugins
+    }
+    columns = tuple(manifest["columns"])
+    booster = lgb.Booster(model_file=str(folder / "booster.txt"))
+    if booster.feature_name() != list(columns) or list(columns) != columns_of(spec, plugins):
+        raise PairliftError(f"{folder}: booster, plugins and manifest disagree about the columns; train it again")
+    return Bundle(
+        folder, manifest["version"], config, columns, spec, load_state(folder / "snapshot"), plugins, booster,
+        load_arrays(folder / "cooccurrence", Cooccurrence),
+    )  # fmt: skip
