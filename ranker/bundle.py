@@ -1,7 +1,7 @@
 """A bundle: all that a server loads, in one folder, with a manifest of hashes.
 
     manifest.json     version, format, columns in their order, hashes of all other files
-    config.json       the whole configuration that it was trained with
+    pairlift.toml     the configuration that it was trained with
     booster.txt       LightGBM's own text format
     plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
     snapshot/         counters, histories and catalogue as of the end of the log
@@ -25,7 +25,7 @@ from features.schema import F32, F64
 from features.snapshot import load_state, save_state
 from features.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.config import Config
+from ranker.config import Config, load_config
 from ranker.hashes import hash_file, hash_value
 
 FORMAT = 1
@@ -66,7 +66,7 @@ def write_bundle(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    (partial / "config.json").write_text(config.model_dump_json(by_alias=True, indent=1))
+    shutil.copyfile(config.path, partial / "pairlift.toml")
     booster.save_model(str(partial / "booster.txt"))
     for name, plugin in plugins.items():
         (partial / "plugins" / name).mkdir(parents=True)
@@ -131,7 +131,7 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
 def load_bundle(folder: Path) -> Bundle:
     """Verify a bundle, then map it. Never imports torch."""
     manifest = verify_bundle(folder)
-    config = Config(**json.loads((folder / "config.json").read_text()))
+    config = load_config(folder / "pairlift.toml")
     told = manifest["spec"]
     spec = FeatureSpec(tuple(told["columns"]), tuple(told["categorical"]), told["zone"])
     plugins = {

@@ -138,7 +138,12 @@ class Config(Settings):
     booster: BoosterSettings = BoosterSettings()
     uplift: UpliftSettings = UpliftSettings()
     serve: ServeSettings = ServeSettings()
-    folder: Path = Field(default=Path(), exclude=True)
+    path: Path = Field(default=Path("pairlift.toml"), exclude=True)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the file, from which relative paths count."""
+        return self.path.parent
 
     @property
     def grade_names(self) -> tuple[str, ...]:
@@ -182,7 +187,7 @@ def load_config(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PairliftError(f"{path} is not a TOML file: {error}") from error
     try:
-        config = Config(**table, folder=path.resolve().parent)
+        config = Config(**table, path=path.resolve())
     except ValidationError as error:
         problems = "\n".join(f"  {_told(e['loc'], e['type'], e['msg'])}" for e in error.errors())
         raise PairliftError(f"{path} has {error.error_count()} problem(s):\n{problems}") from error
