@@ -1,0 +1,63 @@
+"""The losses, as free functions of tensors."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOWEST, HIGHEST = 0.01, 100.0
+
+
+def clipped_temperature(log_temperature: Tensor) -> Tensor:
+    """Return e^T within [0.01, 100] (ARGUS, arXiv 2507.15994, section 3)."""
+    return log_temperature.exp().clamp(LOWEST, HIGHEST)
+
+
+def next_item(
+    query: Tensor,
+    key: Tensor,
+    target: Tensor,
+    negative: Tensor,
+    log_expected: Tensor,
+    log_temperature: Tensor,
+) -> Tensor:
+    """Return the mean sampled softmax loss -log P(target).
+
+    query: [n, d] and key: [m, d] unit vectors; target: int64[n] rows of key; negative: int64[k] rows of key, in-batch
+    and uniform ones together; log_expected: [k], the logarithm of how often the pool is expected to hold that item.
+    Less this (logQ, Yi et al. 2019), the negatives sum to an unbiased estimate of the softmax's denominator; the
+    target is in it by itself, uncorrected, so a negative that equals it is left out (as in arXiv 2507.09331).
+    """
+    scale = 1 / clipped_temperature(log_temperature)
+    positive = (query * key[target]).sum(-1) * scale
+    logits = query @ key[negative].T * scale - log_expected
+    logits = logits.masked_fill(target[:, None] == negative[None, :], float("-inf"))
+    return (torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1) - positive).mean()
+
+
+def grade(logits: Tensor, rank: Tensor) -> Tensor:
+    """Return the mean ordinal loss, one binary cross-entropy for each "is the grade above k?".
+
+    logits: [n, grades - 1]; rank: int64[n], -1 unknown (no part of the mean; 0 where all are).
+    """
+    known = rank >= 0
+    above = (rank[:, None] > torch.arange(logits.shape[1])).to(logits.dtype)
+    loss = F.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(1)
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def feedback(logits: Tensor, value: Tensor, binary: Tensor) -> Tensor:
+    """Return the sum over feedback columns of each one's mean loss over its known values.
+
+    logits: [n, k]; value: [n, k], NaN unknown; 0 / 1 in the columns where binary: bool[k] (cross-entropy),
+    scaled numbers in the others (Huber, for one viewer who left the player on overnight should not count a thousandfold).
+    """
+    known = torch.isfinite(value)
+    wanted = torch.where(known, value, torch.zeros_like(value))
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted.clamp(0, 1), reduction="none")
+    loss = torch.where(binary, entropy, F.huber_loss(logits, wanted, reduction="none"))
+    return ((loss * known).sum(0) / known.sum(0).clamp(min=1)).sum()
+
+
+def pairwise(winner: Tensor, loser: Tensor, weight: Tensor) -> Tensor:
+    """Return Σ w·log(1 + e^-(s_winner - s_loser)) / Σ w of scores and weights [p]: the ranker's own loss."""
+    return (F.softplus(loser - winner) * weight).sum() / weight.sum().clamp(min=1e-12)

@@ -1,0 +1,51 @@
+"""The options of `[plugins.NAME]` with `class = "neural.two_tower:TwoTower"`."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from features.settings import Settings, parse_duration
+from neural.histories import DAILY
+
+Column = Literal["dot", "user_vector", "item_vector"]
+
+
+def _lag(value: object) -> object:
+    # What save wrote (µs) is read again by load.
+    return value if value == DAILY or (type(value) is int and value >= 0) else parse_duration(value)
+
+
+def _distinct(columns: list[Column]) -> list[Column]:
+    if len(set(columns)) != len(columns):
+        raise ValueError(f"each column once was expected, found {columns}")
+    return columns
+
+
+class TowerSettings(Settings):
+    """Columns and lag of the plugin, size of the towers, and how they are trained."""
+
+    columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(default=["dot"], min_length=1)
+    lag: Annotated[Literal["daily"] | int, BeforeValidator(_lag)] = 0
+    history: int = Field(default=128, ge=1, le=4096)
+    width: int = Field(default=64, ge=8, le=1024, multiple_of=8)
+    layers: int = Field(default=2, ge=1, le=24)
+    heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    id_dropout: float = Field(default=0.1, ge=0, lt=1)
+    pretrain_epochs: int = Field(default=10, ge=0)
+    finetune_epochs: int = Field(default=20, ge=0)
+    patience: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    finetune_rate: float = Field(default=0.5, gt=0)
+    joint: float = Field(default=0.0, ge=0)
+    joint_next: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    batch_tokens: int = Field(default=2048, ge=1)
+    negatives: int = Field(default=256, ge=1)
+    threads: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TowerSettings":
+        if self.width % self.heads:
+            raise ValueError(f"heads = {self.heads} must divide width = {self.width}")
+        return self
