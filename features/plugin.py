@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -86,9 +86,10 @@ def plugin_class(path: str) -> type[FeaturePlugin]:
         raise PairliftError(
             f"plugin class '{path}': {error}; the form 'package.module:Class' of an importable class was expected"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, FeaturePlugin)):
-        raise PairliftError(f"plugin class '{path}' does not have the methods of features.plugin.FeaturePlugin")
-    return found
+    lacking = [name for name in ("fit", "values", "save", "load") if not callable(getattr(found, name, None))]
+    if not isinstance(found, type) or lacking:
+        raise PairliftError(f"plugin class '{path}' lacks {', '.join(lacking)} of features.plugin.FeaturePlugin")
+    return cast(type[FeaturePlugin], found)
 
 
 def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugin:

@@ -1,0 +1,251 @@
+"""A small typed client: Python ids, names and lists in and out, and errors as sentences.
+
+with Client("127.0.0.1:50051") as client:
+    for item in client.recommend(user=42, k=10).items:
+        print(item.item, item.score, item.sources)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+from pairlift.v1 import ranking_pb2 as pb
+from pairlift.v1 import ranking_pb2_grpc
+
+from features.errors import PairliftError
+from ranker.wire import id_list, id_message, ids_message
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+Id = int | str
+
+
+class ServerError(PairliftError):
+    """The server could not be asked, or refused. code: the gRPC status, such as `INVALID_ARGUMENT`."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One item of an answer. index: its place in the request's items (Rank; -1 for Recommend).
+
+    features: (name, value, contribution to the score), the greatest contribution first; empty unless
+    explained.
+    """
+
+    item: Id
+    score: float
+    sources: tuple[str, ...]
+    index: int
+    features: tuple[tuple[str, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, best item first. snapshot_time, as_of: µs UTC. degraded: what failed or was late.
+
+    proposed: (source, proposed, scored, problem). removed: (filter, count). stages: (stage, µs). These three
+    are empty unless explained.
+    """
+
+    request_id: str
+    bundle_version: str
+    snapshot_time: int
+    as_of: int
+    degraded: tuple[str, ...]
+    items: tuple[Ranked, ...]
+    proposed: tuple[tuple[str, int, int, str], ...]
+    removed: tuple[tuple[str, int], ...]
+    stages: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is served: see DescribeResponse in ranking.proto. text_users, text_items: whether ids are text."""
+
+    bundle_version: str
+    name: str
+    snapshot_time: int
+    clock: int
+    text_users: bool
+    text_items: bool
+    users: int
+    items: int
+    surfaces: tuple[str, ...]
+    source_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    max_k: int
+    default_k: int
+    max_items: int
+    failures: dict[str, int]
+
+
+class Client:
+    """Asks one server. timeout: seconds that a call may take. Every failure is a ServerError."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float = 5.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._channel = grpc.insecure_channel(address)
+        self._stub = ranking_pb2_grpc.RankingServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def recommend(
+        self,
+        user: Id | None = None,
+        k: int = 0,
+        *,
+        surface: str = "",
+        query: str = "",
+        source_item: Id | None = None,
+        attributes: Mapping[str, str] | None = None,
+        as_of: int | None = None,
+        exclude: Sequence[Id] = (),
+        explain: bool = False,
+        request_id: str = "",
+    ) -> Reply:
+        """Ask for a user's list. k: 0 for the server's default. as_of: µs UTC, None for the server's clock."""
+
+        def message() -> Any:
+            common = _common(
+                user=user, surface=surface, query=query, source_item=source_item, attributes=attributes,
+                as_of=as_of, explain=explain, request_id=request_id,
+            )  # fmt: skip
+            return pb.RecommendRequest(k=k, exclude=_ids(exclude), **common)
+
+        return _reply(self._call(self._stub.Recommend, message))
+
+    def rank(
+        self,
+        user: Id | None,
+        items: Sequence[Id],
+        *,
+        surface: str = "",
+        query: str = "",
+        source_item: Id | None = None,
+        attributes: Mapping[str, str] | None = None,
+        as_of: int | None = None,
+        explain: bool = False,
+        request_id: str = "",
+    ) -> Reply:
+        """Ask for the order of one's own items; all of them come back, best first."""
+
+        def message() -> Any:
+            common = _common(
+                user=user, surface=surface, query=query, source_item=source_item, attributes=attributes,
+                as_of=as_of, explain=explain, request_id=request_id,
+            )  # fmt: skip
+            return pb.RankRequest(items=_ids(items), **common)
+
+        return _reply(self._call(self._stub.Rank, message))
+
+    def describe(self) -> Description:
+        """Ask what is served."""
+        r = self._call(self._stub.Describe, pb.DescribeRequest)
+        plain = {
+            name: getattr(r, name)
+            for name in (
+                "bundle_version",
+                "name",
+                "snapshot_time",
+                "clock",
+                "users",
+                "items",
+                "max_k",
+                "default_k",
+                "max_items",
+            )
+        }
+        return Description(
+            **plain,
+            text_users=r.user_ids == pb.ID_KIND_TEXT,
+            text_items=r.item_ids == pb.ID_KIND_TEXT,
+            surfaces=tuple(r.surfaces),
+            source_names=tuple(r.source_names),
+            feature_names=tuple(r.feature_names),
+            failures=dict(r.failures),
+        )
+
+    def _call(self, method: Any, message: Any) -> Any:
+        try:
+            built = message()
+        except (TypeError, ValueError) as error:
+            raise ServerError("INVALID_ARGUMENT", f"the request cannot be written: {error}") from error
+        try:
+            return method(built, timeout=self.timeout)
+        except grpc.RpcError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Any) -> ServerError:
+        code, detail = error.code(), error.details()
+        if code is grpc.StatusCode.UNAVAILABLE:
+            sentence = f"no server answers at {self.address}; `pairlift serve BUNDLE` starts one ({detail})"
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            sentence = f"the server at {self.address} did not answer within {self.timeout:g} s"
+        elif code is grpc.StatusCode.UNIMPLEMENTED:
+            sentence = f"the server at {self.address} does not speak pairlift.v1: {detail}"
+        else:
+            sentence = detail or f"the call ended with {code.name}"
+        return ServerError(code.name, sentence)
+
+
+def _common(
+    *,
+    user: Id | None,
+    surface: str,
+    query: str,
+    source_item: Id | None,
+    attributes: Mapping[str, str] | None,
+    as_of: int | None,
+    explain: bool,
+    request_id: str,
+) -> dict[str, Any]:
+    context = pb.Context(surface=surface, query=query, attributes=dict(attributes or {}))
+    if source_item is not None:
+        context.source_item.CopyFrom(id_message(source_item))
+    user_id = None if user is None else id_message(user)
+    return {"user": user_id, "context": context, "as_of": as_of, "explain": explain, "request_id": request_id}
+
+
+def _ids(values: Sequence[Id]) -> Any:
+    return ids_message(values)  # type: ignore[arg-type]
+
+
+def _reply(r: Any) -> Reply:
+    ids = id_list(r.items)
+    indexes = list(r.indexes) if isinstance(r, pb.RankResponse) else [-1] * len(ids)
+    names = tuple(r.source_names)
+    features = _features(r.explanation) + [()] * len(ids)
+    items = tuple(
+        Ranked(item, score, tuple(n for b, n in enumerate(names) if mask >> b & 1), index, told)
+        for item, score, mask, index, told in zip(ids, r.scores, r.sources, indexes, features, strict=False)
+    )
+    e = r.explanation
+    return Reply(
+        r.request_id, r.bundle_version, r.snapshot_time, r.as_of, tuple(r.degraded), items,
+        tuple((s.name, s.proposed, s.scored, s.problem) for s in e.source_reports),
+        tuple((f.name, f.removed) for f in e.filter_reports),
+        tuple((s.name, s.microseconds) for s in e.stage_reports),
+    )  # fmt: skip
+
+
+def _features(e: Any) -> list[tuple[tuple[str, float, float], ...]]:
+    """Return the features of each explained item, the greatest contribution (in size) first."""
+    names, c = list(e.feature_names), len(e.feature_names)
+    values, parts = list(e.feature_values), list(e.contributions)
+    rows = [
+        zip(names, values[i * c : i * c + c], parts[i * c : i * c + c], strict=True) for i in range(e.rows)
+    ]
+    return [tuple(sorted(row, key=lambda feature: -abs(feature[2]))) for row in rows]

@@ -1,0 +1,238 @@
+"""From the log to a bundle: the whole training path.
+
+    import_stage   the log through the TOML's SQL into DuckDB                  (resumed)
+    prepare        arrays, split, groups, weighted pairs, counters             (seconds: made anew)
+    plugin_stage   a plugin, fitted on the towers' period alone                (resumed)
+    matrix         features of groups, strictly before their as_of
+    arm_stage      a booster of given plugins and seed, with its test scores   (resumed)
+    train          the arm of the served plugins and the first seed, as a bundle
+"""
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from features.dataset import import_log, load_log
+from features.errors import PairliftError, did_you_mean
+from features.pairs import Groups, Pairs, cap_pairs, make_groups, make_pairs, weight_table
+from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
+from features.rows import FeatureSpec, assemble, make_spec
+from features.schema import F32, F64, Catalog, EventLog
+from features.spec import make_counters
+from features.split import PERIODS, Split, make_split
+from features.store import State
+from ranker.booster import Slice, fit_booster
+from ranker.bundle import columns_of, write_bundle
+from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.config import Config
+from ranker.fetch import fetch
+from ranker.hashes import hash_value
+from ranker.objective import pair_accuracy
+from ranker.stages import code_hash, run_stage
+
+logger = logging.getLogger("pairlift")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A log that is ready to learn from. key: hash of all that it was made of."""
+
+    config: Config
+    key: str
+    log: EventLog
+    catalog: Catalog
+    split: Split
+    groups: Groups
+    weights: F64
+    state: State
+    spec: FeatureSpec
+
+    def fit_data(self, seed: int) -> FitData:
+        """Return what a plugin may see: nothing of t1 or later."""
+        groups = self.groups.of("towers")
+        pairs = cap_pairs(make_pairs(groups, self.weights), groups, self.config.pairing.train_cap, seed)
+        return FitData(self.log.until(self.split.t1), self.catalog, groups, pairs, self.config.grade_names, seed)
+
+
+def source_files(config: Config) -> list[Path]:
+    """Return the files behind the sources that exist now: paths, globs, and quoted paths in table functions."""
+    found: list[Path] = []
+    for table in (config.events, config.items, config.users):
+        if table is None:
+            continue
+        text = table.source.replace("{data}", str(config.data_root))
+        for name in re.findall(r"'([^']+)'", text) if "(" in text else [text]:
+            path = Path(name) if Path(name).is_absolute() else config.data_root / name
+            if path.is_file():
+                found.append(path)
+            elif any(c in name for c in "*?["):
+                found.extend(sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
+    return found
+
+
+def import_stage(config: Config) -> Path:
+    """Fetch what is missing, import the log, and return the folder of `log.duckdb`."""
+    if config.fetch is not None:
+        fetch(config.fetch, config.data_root)
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in source_files(config)]
+    mapping = config.mapping()
+    told = [t.model_dump() if t else None for t in (mapping.events, mapping.items, mapping.users)]
+    inputs = [stats, told, [g.model_dump() for g in mapping.grades], mapping.pairing_where, mapping.zone]
+    inputs.append(code_hash("features"))
+    return run_stage(config.work, "import", inputs, lambda folder: import_log(mapping, folder / "log.duckdb"))
+
+
+def prepare(config: Config) -> Prepared:
+    """Import, and make groups, counters and the state of the whole log."""
+    folder = import_stage(config)
+    log, catalog = load_log(folder / "log.duckdb")
+    split = make_split(config.split, log, config.time.zone)
+    groups = make_groups(log, config.pairing, split)
+    weights = weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0)
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
+    state = State.build(log, catalog, counters, config.grade_names)
+    told = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
+    key = hash_value([(folder / "stage.key").read_text(), told, code_hash("features")])
+    spec = make_spec(counters, catalog, config.time.zone)
+    prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec)
+    _refuse_empty(prepared)
+    return prepared
+
+
+def _refuse_empty(prepared: Prepared) -> None:
+    """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs."""
+    for period in PERIODS:
+        for held in (None,) if period == "test" else (False, True):
+            groups = prepared.groups.of(period, held)
+            place = f"the {'validation slice of the ' if held else ''}{period} period"
+            if not len(groups.requests):
+                raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
+            if not len(make_pairs(groups, prepared.weights)):
+                raise PairliftError(
+                    f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
+                    "window, move the split, or, for a log with positives only, set pairing.negatives = 4"
+                )
+
+
+def plugin_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
+    """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged."""
+    config = prepared.config
+    if name not in config.plugins:
+        raise PairliftError(f"there is no [plugins.{name}] in {config.path}{did_you_mean(name, config.plugins)}")
+    settings = config.plugins[name]
+    kind = plugin_class(settings.path)
+    plugin = make_plugin(name, settings.path, settings.params)
+    inputs = [prepared.key, settings.path, settings.params, seed, code_hash(kind.__module__.partition(".")[0])]
+
+    def make(folder: Path) -> None:
+        logger.info("fitting plugin %s (%s)", name, settings.path)
+        plugin.fit(prepared.fit_data(seed))
+        plugin.save(folder)
+
+    # What was saved is what is measured, and what a bundle serves.
+    return kind.load(run_stage(config.work / "plugins", name, inputs, make))
+
+
+def matrix(prepared: Prepared, groups: Groups, plugins: dict[str, FeaturePlugin]) -> F32:
+    """Return float32[n, columns]: features and plugin columns of each impression, as of its group."""
+    blocks = [assemble(prepared.state, prepared.spec, groups.requests)]
+    blocks += [plugin.values(groups.requests, prepared.state.histories) for plugin in plugins.values()]
+    return np.concatenate(blocks, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A fitted ranker. scores: float64[n] of the test's impressions."""
+
+    booster: lgb.Booster
+    scores: F64
+
+    @property
+    def trees(self) -> int:
+        """Trees up to the best validation round."""
+        return int(self.booster.num_trees())
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """The rows that all arms share, and the fits over them."""
+
+    prepared: Prepared
+    groups: dict[str, Groups]
+    base: dict[str, F32]
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> "Arms":
+        """Assemble the rows of the booster's two slices and of the test, without plugins."""
+        groups = {
+            "train": prepared.groups.of("booster", False),
+            "validation": prepared.groups.of("booster", True),
+            "test": prepared.groups.of("test"),
+        }
+        return cls(prepared, groups, {name: matrix(prepared, g, {})  for name, g in groups.items()})
+
+    def plugin_columns(self, plugin: FeaturePlugin) -> dict[str, F32]:
+        """Return float32[n, c] of a plugin for each slice."""
+        histories = self.prepared.state.histories
+        return {name: plugin.values(g.requests, histories) for name, g in self.groups.items()}
+
+    def pairs(self, name: str, seed: int = 0) -> Pairs:
+        """Return the pairs of a slice; a cap is for training alone."""
+        pairs = make_pairs(self.groups[name], self.prepared.weights)
+        cap = self.prepared.config.pairing.train_cap if name == "train" else None
+        return cap_pairs(pairs, self.groups[name], cap, seed)
+
+    def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
+        """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""
+        config = self.prepared.config
+        told = [self.prepared.key, names, _digest(columns), config.booster.model_dump(), seed, code_hash("ranker")]
+
+        def make(folder: Path) -> None:
+            slices = {}
+            for part in ("train", "validation"):
+                rows = np.concatenate([self.base[part], columns[part]], axis=1) if names else self.base[part]
+                slices[part] = Slice(rows, self.groups[part].requests.row_request(), self.pairs(part, seed))
+            spec = self.prepared.spec
+            booster = fit_booster(
+                [*spec.columns, *names], list(spec.categorical), slices["train"], slices["validation"],
+                config.booster, seed,
+            )  # fmt: skip
+            booster.save_model(str(folder / "booster.txt"))
+            test = np.concatenate([self.base["test"], columns["test"]], axis=1) if names else self.base["test"]
+            np.save(folder / "scores.npy", np.asarray(booster.predict(test, raw_score=True)))
+
+        folder = run_stage(config.work / "arms", f"{name}-seed{seed}", told, make, logging.DEBUG)
+        return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))
+
+
+def _digest(columns: dict[str, F32]) -> str:
+    digest = hashlib.sha256()
+    for name, values in columns.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def train(config: Config, out: Path) -> dict[str, Any]:
+    """Train the served ranker and write its bundle to `out`; return the figures of its test."""
+    prepared = prepare(config)
+    seed = config.uplift.seeds[0]
+    plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
+    arms = Arms.of(prepared)
+    names = columns_of(prepared.spec, plugins)[len(prepared.spec.columns) :]
+    blocks = [arms.plugin_columns(plugin) for plugin in plugins.values()]
+    columns = {part: np.concatenate([b[part] for b in blocks], axis=1) for part in arms.groups} if blocks else {}
+    arm = arms.fit("+".join(plugins) or "without", names, columns, seed)
+    accuracy, ties = pair_accuracy(arm.scores, arms.pairs("test"))
+    measured = {"pair_accuracy": accuracy, "tie_share": ties, "trees": arm.trees, "seed": seed}
+    cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items)
+    write_bundle(out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured)
+    logger.info("bundle %s: test PairAccuracy %.4f, %s", out, accuracy, json.dumps(measured))
+    return measured

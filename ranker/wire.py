@@ -1,0 +1,179 @@
+"""Between the messages of `ranking.proto` and our arrays, ids and dense indexes included.
+
+Bulk goes through packed repeated fields: `np.array(field)` in, `.tolist()` out, no loop over items for
+integer ids.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pairlift.v1 import ranking_pb2 as pb
+
+from features.schema import I32, I64, Catalog, Ids, lookup
+from ranker.config import ServeSettings
+from ranker.request import Answer, Detail, Request, RequestError
+
+DEFAULT_K = 10
+#: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
+EARLIEST, LATEST = -2_208_988_800_000_000, 253_370_764_800_000_000
+
+
+class IdTable:
+    """The ids of the users or of the items of a bundle: one kind, and the dense index of each."""
+
+    def __init__(self, ids: Ids) -> None:
+        self.ids = ids
+        self.text = ids.dtype == object
+        # Text is looked up by hash: a binary search compares Python strings some 20 times for each id.
+        self._index = {name: place for place, name in enumerate(ids.tolist())} if self.text else {}
+
+    @property
+    def kind(self) -> str:
+        """`text` or `integer`."""
+        return "text" if self.text else "integer"
+
+    def find(self, wanted: Sequence[Any]) -> I32:
+        """Return int32[n]: the index of each id, -1 where it is not known."""
+        if self.text:
+            return np.array([self._index.get(name, -1) for name in wanted], np.int32)
+        return lookup(self.ids, np.array(wanted, np.int64))
+
+    def refuse(self, place: str) -> RequestError:
+        """Return the error of ids of the other kind."""
+        found = "an integer" if self.text else "text"
+        return RequestError(
+            f"{place}: {self.kind} ids were expected, for such are the ids of this bundle; found {found}"
+        )
+
+
+class Wire:
+    """Reads requests and writes answers for one catalogue."""
+
+    def __init__(self, catalog: Catalog, limits: ServeSettings) -> None:
+        self.limits = limits
+        self.users = IdTable(catalog.user_ids)
+        self.items = IdTable(catalog.item_ids)
+        self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
+
+    def request(self, message: Any, now: int) -> Request:
+        """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
+
+        now: the as_of (µs UTC) of a request without one.
+        """
+        context = message.context
+        as_of = message.as_of if message.HasField("as_of") else now
+        if not EARLIEST <= as_of <= LATEST:
+            raise RequestError(
+                f"as_of: microseconds since 1970 (UTC) within the years 1900 to 9998 were expected, found {as_of}"
+            )
+        exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
+        return Request(
+            _one(self.users, "user", message.user),
+            as_of,
+            self._surfaces.get(context.surface, -1),
+            _one(self.items, "context.source_item", context.source_item),
+            context.query,
+            dict(context.attributes),
+            self.items.find(self.values("exclude", exclude)),
+            message.explain,
+        )
+
+    def k(self, message: Any) -> int:
+        """Return the k of a RecommendRequest, or the default."""
+        most = self.limits.max_k
+        if not 0 <= message.k <= most:
+            raise RequestError(f"k: 0 (for the default) to {most} was expected, found {message.k}")
+        return message.k or self.default_k
+
+    @property
+    def default_k(self) -> int:
+        """The k of a request without one."""
+        return min(DEFAULT_K, self.limits.max_k)
+
+    def values(self, place: str, ids: Any) -> Sequence[Any]:
+        """Return the item ids of a list as the caller wrote them; RequestError for the other kind or too many."""
+        kind = ids.WhichOneof("kind")
+        if kind is None:
+            return ()
+        values: Sequence[Any] = getattr(ids, kind).values
+        if len(values) > self.limits.max_items:
+            raise RequestError(
+                f"{place}: at most {self.limits.max_items} items were expected, found {len(values)}"
+            )
+        if len(values) and (kind == "texts") != self.items.text:
+            raise self.items.refuse(place)
+        return values
+
+    def recommended(self, answer: Answer) -> Any:
+        """Return the RecommendResponse of an answer."""
+        ids = self.items.ids[answer.item].tolist()
+        return pb.RecommendResponse(items=self._ids(ids), **_common(answer))
+
+    def ranked(self, answer: Answer, items: Sequence[Any]) -> Any:
+        """Return the RankResponse of an answer; items: the ids of the request."""
+        order = answer.index.tolist()
+        ids = (
+            [items[k] for k in order] if self.items.text else np.array(items, np.int64)[answer.index].tolist()
+        )
+        return pb.RankResponse(items=self._ids(ids), indexes=order, **_common(answer))
+
+    def _ids(self, values: list[Any]) -> Any:
+        if self.items.text:
+            return pb.Ids(texts=pb.TextIds(values=values))
+        return pb.Ids(integers=pb.IntegerIds(values=values))
+
+
+def _one(table: IdTable, place: str, message: Any) -> int:
+    """Return the index of a single id, -1 where it is absent or not known."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        return -1
+    if (kind == "text") != table.text:
+        raise table.refuse(place)
+    return int(table.find([getattr(message, kind)])[0])
+
+
+def _common(answer: Answer) -> dict[str, Any]:
+    return {
+        "degraded": answer.degraded,
+        "scores": answer.score.tolist(),
+        "sources": answer.sources.tolist(),
+        "source_names": answer.source_names,
+        "explanation": None if answer.detail is None else _explanation(answer.detail),
+    }
+
+
+def _explanation(detail: Detail) -> Any:
+    return pb.Explanation(
+        feature_names=detail.columns,
+        rows=len(detail.values),
+        feature_values=detail.values.ravel().tolist(),
+        contributions=detail.contributions.ravel().tolist(),
+        base=detail.base,
+        source_reports=[
+            pb.SourceReport(name=s.name, proposed=s.proposed, scored=s.scored, problem=s.problem)
+            for s in detail.sources
+        ],
+        filter_reports=[pb.FilterReport(name=name, removed=count) for name, count in detail.removed],
+        stage_reports=[pb.StageReport(name=name, microseconds=took) for name, took in detail.stages],
+    )
+
+
+def id_message(value: int | str) -> Any:
+    """Return the Id of a Python int or str."""
+    return pb.Id(text=value) if isinstance(value, str) else pb.Id(integer=value)
+
+
+def ids_message(values: Sequence[int] | Sequence[str] | I64) -> Any:
+    """Return the Ids of Python ints or strs (all of the first one's kind), or of int64[n]."""
+    plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    if plain and isinstance(plain[0], str):
+        return pb.Ids(texts=pb.TextIds(values=plain))
+    return pb.Ids(integers=pb.IntegerIds(values=plain))
+
+
+def id_list(message: Any) -> list[Any]:
+    """Return the ids of an Ids as Python ints or strs."""
+    kind = message.WhichOneof("kind")
+    return [] if kind is None else list(getattr(message, kind).values)
