@@ -73,7 +73,8 @@ def serve(bundle: Path, snapshot: Path | None, clock: str, host: str, port: int)
     server = Server(loaded, clock, host, port)
     server.start()
     click.echo(
-        f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
+        f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) "
+        f"on {server.address}"
     )
     sys.stdout.flush()
     stop.wait()
@@ -88,7 +89,8 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | Non
         return utc(datetime.fromisoformat(value), "UTC")
     except ValueError as error:
         raise click.BadParameter(
-            f"'{value}': a time such as 1998-04-22 or 1998-04-22T10:00:00Z was expected (UTC unless it says otherwise)"
+            f"'{value}': a time such as 1998-04-22 or 1998-04-22T10:00:00Z was expected "
+            "(UTC unless it says otherwise)"
         ) from error
 
 

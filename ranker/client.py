@@ -7,7 +7,7 @@ with Client("127.0.0.1:50051") as client:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import grpc
 from pairlift.v1 import ranking_pb2 as pb
@@ -26,6 +26,18 @@ class ServerError(PairliftError):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+class Asked(TypedDict, total=False):
+    """What may be said of a request beside the user. as_of: µs UTC, left out: the server's clock."""
+
+    surface: str
+    query: str
+    source_item: Id | None
+    attributes: Mapping[str, str]
+    as_of: int | None
+    explain: bool
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,53 +115,23 @@ class Client:
         self._channel.close()
 
     def recommend(
-        self,
-        user: Id | None = None,
-        k: int = 0,
-        *,
-        surface: str = "",
-        query: str = "",
-        source_item: Id | None = None,
-        attributes: Mapping[str, str] | None = None,
-        as_of: int | None = None,
-        exclude: Sequence[Id] = (),
-        explain: bool = False,
-        request_id: str = "",
+        self, user: Id | None = None, k: int = 0, *, exclude: Sequence[Id] = (), **asked: Unpack[Asked]
     ) -> Reply:
-        """Ask for a user's list. k: 0 for the server's default. as_of: µs UTC, None for the server's clock."""
+        """Ask for a user's list. k: 0 is the server's default. exclude: items that must not be in it."""
+        return _reply(
+            self._call(
+                self._stub.Recommend,
+                lambda: pb.RecommendRequest(k=k, exclude=ids_message(exclude), **_common(user, asked)),
+            )
+        )
 
-        def message() -> Any:
-            common = _common(
-                user=user, surface=surface, query=query, source_item=source_item, attributes=attributes,
-                as_of=as_of, explain=explain, request_id=request_id,
-            )  # fmt: skip
-            return pb.RecommendRequest(k=k, exclude=_ids(exclude), **common)
-
-        return _reply(self._call(self._stub.Recommend, message))
-
-    def rank(
-        self,
-        user: Id | None,
-        items: Sequence[Id],
-        *,
-        surface: str = "",
-        query: str = "",
-        source_item: Id | None = None,
-        attributes: Mapping[str, str] | None = None,
-        as_of: int | None = None,
-        explain: bool = False,
-        request_id: str = "",
-    ) -> Reply:
+    def rank(self, user: Id | None, items: Sequence[Id], **asked: Unpack[Asked]) -> Reply:
         """Ask for the order of one's own items; all of them come back, best first."""
-
-        def message() -> Any:
-            common = _common(
-                user=user, surface=surface, query=query, source_item=source_item, attributes=attributes,
-                as_of=as_of, explain=explain, request_id=request_id,
-            )  # fmt: skip
-            return pb.RankRequest(items=_ids(items), **common)
-
-        return _reply(self._call(self._stub.Rank, message))
+        return _reply(
+            self._call(
+                self._stub.Rank, lambda: pb.RankRequest(items=ids_message(items), **_common(user, asked))
+            )
+        )
 
     def describe(self) -> Description:
         """Ask what is served."""
@@ -201,26 +183,20 @@ class Client:
         return ServerError(code.name, sentence)
 
 
-def _common(
-    *,
-    user: Id | None,
-    surface: str,
-    query: str,
-    source_item: Id | None,
-    attributes: Mapping[str, str] | None,
-    as_of: int | None,
-    explain: bool,
-    request_id: str,
-) -> dict[str, Any]:
-    context = pb.Context(surface=surface, query=query, attributes=dict(attributes or {}))
-    if source_item is not None:
-        context.source_item.CopyFrom(id_message(source_item))
-    user_id = None if user is None else id_message(user)
-    return {"user": user_id, "context": context, "as_of": as_of, "explain": explain, "request_id": request_id}
+def _common(user: Id | None, asked: Asked) -> dict[str, Any]:
+    """Return the fields that both requests share."""
+    context = pb.Context(
+        surface=asked.get("surface", ""),
+        query=asked.get("query", ""),
+        source_item=_id_or_none(asked.get("source_item")),
+        attributes=asked.get("attributes", {}),
+    )
+    rest = {name: asked.get(name) for name in ("as_of", "explain", "request_id")}
+    return {"user": _id_or_none(user), "context": context, **rest}
 
 
-def _ids(values: Sequence[Id]) -> Any:
-    return ids_message(values)  # type: ignore[arg-type]
+def _id_or_none(value: Id | None) -> pb.Id | None:
+    return None if value is None else id_message(value)
 
 
 def _reply(r: Any) -> Reply:

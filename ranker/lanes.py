@@ -82,7 +82,7 @@ class Lane:
 
 
 class Failures:
-    """Counts what failed or was late, by name, and logs it ever more rarely (the 1st, 2nd, 4th, 8th … time)."""
+    """Counts what failed or was late, by name, and logs the 1st, 2nd, 4th, 8th … time of each."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

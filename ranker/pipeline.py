@@ -91,7 +91,7 @@ class Pipeline:
         return tuple(source.name for source, _ in self.sources)
 
     def recommend(self, request: Request, k: int) -> Answer:
-        """Return the best k items that the sources propose and the filters keep; fewer where there are fewer."""
+        """Return the best k items that the sources propose and the filters keep, or as many as there are."""
         trace = Trace()
         candidates = dedupe(self._fetch(request, trace))
         trace.mark("sources")
@@ -125,7 +125,7 @@ class Pipeline:
         return Answer(top, item[top], score[top], sources, (CALLER,), tuple(trace.degraded), detail)
 
     def warm(self) -> list[str]:
-        """Run every stage once without deadlines, so that no request waits for a compiler; return what failed."""
+        """Run every stage without deadlines, so that no request waits for a compiler; return what failed."""
         requests = [Request(user, self.bundle.state.end) for user in (*self._a_known_user(), -1)]
         items = np.arange(min(self.bundle.state.catalog.n_items, EXPLAINED), dtype=np.int32)
         failed: dict[str, None] = {}
@@ -173,7 +173,7 @@ class Pipeline:
         return proposals
 
     def _features(self, request: Request, item: I32, trace: Trace) -> F32:
-        """Return float32[n, c] in the booster's order: counters, attributes and context, then plugin columns."""
+        """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
         bundle = self.bundle
         matrix = np.full((len(item), len(bundle.columns)), np.nan, np.float32)
         if not len(item):
@@ -196,7 +196,7 @@ class Pipeline:
     def _outcome(
         self, name: str, call: "Future[Any]", begun: float, deadline: int, trace: Trace
     ) -> tuple[Any, str]:
-        """Wait for a call until `deadline` µs after `begun`; return (result, "") or (None, what went wrong)."""
+        """Wait for a call until `deadline` µs after `begun`; return (result, "") or (None, its problem)."""
         try:
             return call.result(max(0.0, begun + deadline / SECOND - time.monotonic())), ""
         except Exception as error:
@@ -269,7 +269,7 @@ def _proposed(source: CandidateSource, request: Request, limit: int) -> I32:
 
 
 def dedupe(proposals: Sequence[I32]) -> Candidates:
-    """Merge what the sources proposed; each item keeps its place in the list of every source that proposed it."""
+    """Merge what the sources proposed; an item keeps its place in the list of each source."""
     item, where = np.unique(np.concatenate([np.empty(0, np.int32), *proposals]), return_inverse=True)
     place = np.full((len(item), len(proposals)), ABSENT)
     start = 0
@@ -281,16 +281,16 @@ def dedupe(proposals: Sequence[I32]) -> Candidates:
 
 
 def within_quota(candidates: Candidates, quotas: Sequence[int]) -> Candidates:
-    """Keep the first `quota` of each source's items that are left; an item of several sources needs one of them."""
+    """Keep the first `quota` of each source's items that are left; an item needs one source."""
     place = candidates.place.copy()
     for number, quota in enumerate(quotas):
         order = np.sort(place[:, number])
         if quota < len(order):
             place[place[:, number] >= order[quota], number] = ABSENT
-    return Candidates(candidates.item, place).select((place < ABSENT).any(axis=1))
+    return Candidates(candidates.item, place).select(np.asarray((place < ABSENT).any(axis=1)))
 
 
 def select(item: I32, score: F64) -> I64:
-    """Return int64[n]: places from the best score to the worst; non-finite last, ties by item and then by place."""
+    """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
     clean = np.where(np.isfinite(score), score, -np.inf)
     return np.lexsort((item, -clean))

@@ -73,12 +73,12 @@ class Candidates:
     def sources(self) -> U32:
         """uint32[n]: bit b is set where source b proposed the item."""
         bits = np.left_shift(np.uint32(1), np.arange(self.place.shape[1], dtype=np.uint32))
-        return ((self.place < ABSENT) * bits).sum(axis=1, dtype=np.uint32)
+        return np.asarray(((self.place < ABSENT) * bits).sum(axis=1), np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What one source did: how many items it proposed, how many of those were scored, and its problem if it had one."""
+    """What one source did: how many items it proposed, how many of them were scored, its problem."""
 
     name: str
     proposed: int

@@ -127,7 +127,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
 
 
 class Server:
-    """A pipeline behind a port. Warmed before the port answers, so a client sees either nothing or a ready server."""
+    """A pipeline behind a port. Warmed before the port answers: a client sees nothing or a ready server."""
 
     def __init__(self, bundle: Bundle, clock: str = "wall", host: str = "127.0.0.1", port: int = 0) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port cannot be had."""
@@ -176,14 +176,14 @@ class Server:
             bound = 0
         if not bound:
             raise PairliftError(
-                f"{shown}:{port} cannot be listened on: the port is taken, or the host is not this machine's; "
+                f"{shown}:{port} cannot be listened on: the port is taken, or the host is not ours; "
                 "choose another --port (0: any free one) or --host"
             )
         return f"{shown}:{bound}"
 
 
 def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
-    """Return the bundle with the state of another snapshot; PairliftError where that does not fit the bundle."""
+    """Return the bundle with the state of another snapshot; PairliftError where that does not fit."""
     try:
         state = load_state(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -229,8 +229,8 @@ def warn_if_old(bundle: Bundle, now: int) -> None:
     if age > most:
         hours = 3_600_000_000
         log.warning(
-            "the snapshot ends at %s, %.0f h before the clock (at most %.0f h were expected): counters of recent "
-            "windows are empty. Load a newer one with --snapshot, or use --clock snapshot for a log of the past",
+            "the snapshot ends at %s, %.0f h before the clock (at most %.0f h were expected): "
+            "recent windows are empty. Load a newer one with --snapshot, or use --clock snapshot",
             iso(bundle.state.end),
             age / hours,
             most / hours,

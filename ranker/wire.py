@@ -4,7 +4,7 @@ Bulk goes through packed repeated fields: `np.array(field)` in, `.tolist()` out,
 integer ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Wire:
         self.items = IdTable(catalog.item_ids)
         self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
 
-    def request(self, message: Any, now: int) -> Request:
+    def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
 
         now: the as_of (µs UTC) of a request without one.
@@ -65,7 +65,7 @@ class Wire:
         as_of = message.as_of if message.HasField("as_of") else now
         if not EARLIEST <= as_of <= LATEST:
             raise RequestError(
-                f"as_of: microseconds since 1970 (UTC) within the years 1900 to 9998 were expected, found {as_of}"
+                f"as_of: microseconds UTC since 1970, of the years 1900 to 9998, were expected, found {as_of}"
             )
         exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
         return Request(
@@ -79,7 +79,7 @@ class Wire:
             message.explain,
         )
 
-    def k(self, message: Any) -> int:
+    def k(self, message: pb.RecommendRequest) -> int:
         """Return the k of a RecommendRequest, or the default."""
         most = self.limits.max_k
         if not 0 <= message.k <= most:
@@ -91,8 +91,8 @@ class Wire:
         """The k of a request without one."""
         return min(DEFAULT_K, self.limits.max_k)
 
-    def values(self, place: str, ids: Any) -> Sequence[Any]:
-        """Return the item ids of a list as the caller wrote them; RequestError for the other kind or too many."""
+    def values(self, place: str, ids: pb.Ids) -> Sequence[Any]:
+        """Return the item ids of a list as the caller wrote them; RequestError for another kind, too many."""
         kind = ids.WhichOneof("kind")
         if kind is None:
             return ()
@@ -105,12 +105,12 @@ class Wire:
             raise self.items.refuse(place)
         return values
 
-    def recommended(self, answer: Answer) -> Any:
+    def recommended(self, answer: Answer) -> pb.RecommendResponse:
         """Return the RecommendResponse of an answer."""
         ids = self.items.ids[answer.item].tolist()
         return pb.RecommendResponse(items=self._ids(ids), **_common(answer))
 
-    def ranked(self, answer: Answer, items: Sequence[Any]) -> Any:
+    def ranked(self, answer: Answer, items: Sequence[Any]) -> pb.RankResponse:
         """Return the RankResponse of an answer; items: the ids of the request."""
         order = answer.index.tolist()
         ids = (
@@ -118,13 +118,13 @@ class Wire:
         )
         return pb.RankResponse(items=self._ids(ids), indexes=order, **_common(answer))
 
-    def _ids(self, values: list[Any]) -> Any:
+    def _ids(self, values: list[Any]) -> pb.Ids:
         if self.items.text:
             return pb.Ids(texts=pb.TextIds(values=values))
         return pb.Ids(integers=pb.IntegerIds(values=values))
 
 
-def _one(table: IdTable, place: str, message: Any) -> int:
+def _one(table: IdTable, place: str, message: pb.Id) -> int:
     """Return the index of a single id, -1 where it is absent or not known."""
     kind = message.WhichOneof("kind")
     if kind is None:
@@ -144,7 +144,7 @@ def _common(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _explanation(detail: Detail) -> Any:
+def _explanation(detail: Detail) -> pb.Explanation:
     return pb.Explanation(
         feature_names=detail.columns,
         rows=len(detail.values),
@@ -160,20 +160,20 @@ def _explanation(detail: Detail) -> Any:
     )
 
 
-def id_message(value: int | str) -> Any:
+def id_message(value: int | str) -> pb.Id:
     """Return the Id of a Python int or str."""
     return pb.Id(text=value) if isinstance(value, str) else pb.Id(integer=value)
 
 
-def ids_message(values: Sequence[int] | Sequence[str] | I64) -> Any:
-    """Return the Ids of Python ints or strs (all of the first one's kind), or of int64[n]."""
-    plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
+def ids_message(values: Iterable[int | str] | I64) -> pb.Ids:
+    """Return the Ids of Python ints or strs, all of one kind, or of int64[n]; TypeError for a mixture."""
+    plain: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if plain and isinstance(plain[0], str):
         return pb.Ids(texts=pb.TextIds(values=plain))
     return pb.Ids(integers=pb.IntegerIds(values=plain))
 
 
-def id_list(message: Any) -> list[Any]:
+def id_list(message: pb.Ids) -> list[Any]:
     """Return the ids of an Ids as Python ints or strs."""
     kind = message.WhichOneof("kind")
     return [] if kind is None else list(getattr(message, kind).values)

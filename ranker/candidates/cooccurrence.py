@@ -5,10 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from features.histories import Histories
 from features.schema import F32, I8, I32, I64, EventLog
+from ranker.candidates.source import best
+from ranker.request import Request
 
 NEIGHBOURS = 100
 WITHIN = 10
+#: how many of the items that the user took last speak, and how many last events are searched for them
+SEEDS = 20
+RECENT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +65,41 @@ def _top(counts: csr_matrix, norm: F32, k: int) -> tuple[I32, F32]:
         best = np.lexsort((other, -value))[:k]
         neighbour[a, : len(best)], score[a, : len(best)] = other[best], value[best]
     return neighbour, score
+
+
+class TakenTogether:
+    """Neighbours of the request's source item and of the items that the user took last.
+
+    A neighbour's score is the sum over these seeds of its co-occurrence with the seed / (1 + the seed's
+    place), the source item standing first and the latest event next. The table is as of the end of the log,
+    so for an earlier `as_of` it knows more than it should: it proposes, and no feature reads it.
+    """
+
+    name = "cooccurrence"
+
+    def __init__(self, table: Cooccurrence, histories: Histories, floor: int) -> None:
+        """floor: the lowest grade that counts as taken (0 where the log has one grade, else 1)."""
+        self._table = table
+        self._histories = histories
+        self._floor = floor
+
+    def propose(self, request: Request, limit: int) -> I32:
+        """Return the items most often taken together with the seeds; none for a user without any."""
+        seeds = self._seeds(request)
+        neighbour = self._table.neighbour[seeds]
+        weight = self._table.score[seeds] / (1 + np.arange(len(seeds)))[:, None]
+        known = neighbour >= 0
+        items, place = np.unique(neighbour[known], return_inverse=True)
+        return items[best(np.bincount(place, weight[known], len(items)).astype(np.float64), limit)]
+
+    def _seeds(self, request: Request) -> I32:
+        start, stop = self._histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
+        rows = slice(max(int(start[0]), int(stop[0]) - RECENT), int(stop[0]))
+        taken = self._histories.item[rows][self._histories.grade[rows] >= self._floor]
+        latest = taken[::-1]
+        if request.source_item >= 0:
+            latest = np.concatenate([np.array([request.source_item], np.int32), latest])
+        first = np.sort(
+            np.unique(latest, return_index=True)[1]
+        )  # an item taken twice speaks once, where it is latest
+        return latest[first][:SEEDS]

@@ -1,0 +1,1 @@
+"""What other languages share with Pairlift: the wire contract."""

@@ -1,0 +1,105 @@
+"""Popular now: the items with the highest decayed counter as of the request."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from features.counters import DECAYED, Plan, Timeline, make_plans
+from features.schema import DAY, F32, I32, EventLog
+from features.spec import Counter, Span
+from features.store import State
+from ranker.candidates.source import best
+from ranker.request import Request
+
+#: half-life wanted of "now": long enough for a sparse log, short enough to follow a week
+HALF_LIFE = 7 * DAY
+
+
+class Popular:
+    """Items by their decayed count of events; an item without an event before `as_of` is not proposed.
+
+    Reads the item counter of the bundle that is nearest to a 7-day decayed count of impressions; where the
+    bundle declares none, it makes that one from the histories.
+    """
+
+    name = "popular"
+
+    def __init__(self, state: State) -> None:
+        self._end = state.end
+        self._n_items = state.catalog.n_items
+        self.plan, self._timeline = _item_counter(state)
+        # Decay fades all items alike, so without new events their order stays: from the snapshot's end on it
+        # is this one, however late the request (there the counts themselves may have faded to zero).
+        self._order_at_end = best(self._counts(state.end), self._n_items)
+
+    def propose(self, request: Request, limit: int) -> I32:
+        """Return the most popular items as of the request, of all surfaces."""
+        if request.as_of >= self._end:
+            return self._order_at_end[:limit]
+        return best(self._counts(request.as_of), limit)
+
+    def _counts(self, as_of: int) -> F32:
+        items = np.arange(self._n_items)
+        counts = self._timeline.values(self.plan, items, items, np.full(self._n_items, as_of, np.int64))[:, 0]
+        return np.where(counts > 0, counts, np.nan)
+
+
+def _item_counter(state: State) -> tuple[Plan, Timeline]:
+    """Return a plan of one decayed count for each item, and the timeline that it reads."""
+    for plan, timeline in zip(state.plans, state.timelines, strict=True):
+        if plan.key == ("item",):
+            found = [k for k, place in enumerate(plan.counters) if _decayed_count(state.counters[place])]
+            if found:
+                return _only(
+                    plan, min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))
+                ), timeline
+    counter = Counter(("item",), "impression", Span("h", HALF_LIFE), "count")
+    plan = make_plans((counter,))[0]
+    return plan, Timeline.build(plan, _log_of(state), state.catalog, ())
+
+
+def _decayed_count(counter: Counter) -> bool:
+    return counter.stat == "count" and counter.span.kind == "h"
+
+
+def _preference(counter: Counter) -> tuple[bool, float]:
+    return counter.event != "impression", abs(math.log(counter.span.size / HALF_LIFE))
+
+
+def _only(plan: Plan, k: int) -> Plan:
+    """Return the plan of counter k alone, over the running columns of the whole plan."""
+    total = plan.numerator[k : k + 1]
+    if plan.total_kind[total[0]] != DECAYED:
+        raise ValueError("a decayed counter was expected")
+    return replace(
+        plan,
+        total_kind=plan.total_kind[total],
+        total_column=plan.total_column[total],
+        total_window=plan.total_window[total],
+        counters=np.zeros(1, np.int64),
+        numerator=np.zeros(1, np.int64),
+        denominator=np.full(1, -1, np.int64),
+        strength=plan.strength[k : k + 1],
+        prior=plan.prior[k : k + 1],
+    )
+
+
+def _log_of(state: State) -> EventLog:
+    """Return the events of the histories in time order, with what a counter of impressions reads."""
+    histories = state.histories
+    order = np.argsort(histories.ts, kind="stable")
+    n = len(order)
+    user = np.repeat(np.arange(state.catalog.n_users, dtype=np.int32), np.diff(histories.offsets))[order]
+    return EventLog(
+        user,
+        histories.item[order],
+        histories.ts[order],
+        histories.grade[order],
+        histories.surface[order],
+        histories.organic[order],
+        np.full(n, -1, np.int64),
+        np.ones(n, bool),
+        np.empty((n, 0), np.float32),
+        (),
+    )

@@ -1,0 +1,37 @@
+"""The CandidateSource Protocol: what proposes items for a request, before anything is scored."""
+
+from typing import Protocol
+
+import numpy as np
+
+from features.schema import F32, F64, I32
+from ranker.request import Request
+
+
+class CandidateSource(Protocol):
+    """Proposes items. `tests/test_ranker_candidates.py` holds every source to this.
+
+    A source may propose what the filters remove: it is asked for more where that is to be expected.
+    """
+
+    name: str
+
+    def propose(self, request: Request, limit: int) -> I32:
+        """Return int32[<= limit]: distinct item indexes, best first.
+
+        Only events with `ts < as_of` of the request count. The same request gives the same items. Safe to
+        call from several threads. May raise: the answer then comes without this source.
+        """
+
+
+def best(score: F32 | F64, limit: int) -> I32:
+    """Return int32[<= limit]: places of the highest scores, best first, ties by place; NaN and -inf never."""
+    score = np.where(np.isnan(score), -np.inf, score)
+    if limit < len(score):
+        # Everything at the limit's score stays in, so that ties are cut by place and not by the partition's
+        # whim.
+        threshold = np.partition(score, len(score) - limit)[len(score) - limit]
+        place = np.flatnonzero((score >= threshold) & (score > -np.inf))
+    else:
+        place = np.flatnonzero(score > -np.inf)
+    return place[np.lexsort((place, -score[place]))][:limit].astype(np.int32)

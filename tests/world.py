@@ -1,0 +1,276 @@
+"""A seeded world with a known answer: users and items have a latent taste, and feedback follows from it.
+
+`make_world(seed)` gives a log in which the right ranking is known: for any user, the items of the user's own
+taste come before all others (`World.affinity` is the expected grade). Tastes are hidden: no attribute tells
+them (a `genre` tells them half of the time), so counters of items and a matrix factorisation both have
+something to learn.
+
+`make_bundle(world)` trains a small ranker on it (counters, ALS, 20 trees) and gives the Bundle in memory;
+`write_world_bundle(world, folder)` writes the same to disk.
+"""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightgbm as lgb
+import numpy as np
+
+from features.baselines import ALS
+from features.pairs import Groups, make_groups, make_pairs, weight_table
+from features.plugin import FeaturePlugin, FitData
+from features.rows import FeatureSpec, assemble, make_spec
+from features.schema import (
+    DAY,
+    F32,
+    F64,
+    HOUR,
+    I32,
+    SECOND,
+    Attribute,
+    Catalog,
+    EventLog,
+    Ids,
+    Requests,
+)
+from features.spec import make_counters
+from features.split import Split, make_split
+from features.store import State
+from ranker.bundle import Bundle, columns_of, write_bundle
+from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.config import Config, load_config
+
+START = 1_700_000_000 * SECOND
+SPAN = 30 * DAY
+GRADES = ("skip", "listen", "like")
+#: chance of each grade for an item of the user's own taste, and for any other
+OWN, OTHER = (0.15, 0.35, 0.5), (0.8, 0.17, 0.03)
+TASTES = 4
+PER_REQUEST = 8
+
+TOML = """
+name = "world"
+
+[events]
+source = "events.parquet"
+feedback = {play = "play"}
+
+[[grades]]
+name = "skip"
+when = "play < 0.3"
+[[grades]]
+name = "listen"
+when = "play < 0.9"
+[[grades]]
+name = "like"
+when = "play >= 0.9"
+
+[sources]
+popular = {quota = 20, deadline = "20s"}
+cooccurrence = {quota = 20, deadline = "20s"}
+nearest = {quota = 20, deadline = "20s"}
+
+[serve]
+max_items = 200
+max_k = 50
+plugin_deadline = "20s"
+
+[ranker]
+plugins = ["als"]
+
+[plugins.als]
+class = "features.baselines:ALS"
+factors = 8
+iterations = 10
+"""
+
+
+class World(NamedTuple):
+    """log, catalog, grades: what `features` takes. affinity: float64[n_users, n_items], the expected grade (0
+    to 2).
+
+    user_taste: int64[n_users]. item_taste: int64[n_items].
+    """
+
+    log: EventLog
+    catalog: Catalog
+    grades: tuple[str, ...]
+    affinity: F64
+    user_taste: Any
+    item_taste: Any
+
+
+def make_world(
+    seed: int = 0,
+    *,
+    n_users: int = 40,
+    n_items: int = 60,
+    requests_per_user: int = 15,
+    text_ids: bool = False,
+    surfaces: tuple[str, ...] = (),
+    request_ids: bool = False,
+) -> World:
+    """Return the world of a seed: n_users · requests_per_user lists of 8 distinct items, one every 10 s
+    within a list.
+
+    Items are shown by a popularity that falls like 1 / rank. Ids are integers (users 1000, 1007 …, items 10,
+    13 …) or text (`user-0001`, `item-0001`). With `surfaces` each list has one; with `request_ids` the log
+    names the lists.
+    """
+    rng = np.random.default_rng(seed)
+    user_taste, item_taste = np.arange(n_users) % TASTES, rng.permutation(n_items) % TASTES
+    own = user_taste[:, None] == item_taste[None, :]
+    chances = np.where(own[..., None], OWN, OTHER)
+    lists = n_users * requests_per_user
+    user, item, ts = _shown(rng, n_users, n_items, lists)
+    grade = (rng.random(len(user))[:, None] > np.cumsum(chances[user, item], axis=1)).sum(axis=1).clip(0, 2)
+    surface = rng.integers(0, len(surfaces), lists) if surfaces else np.full(lists, -1)
+    request = np.arange(lists) if request_ids else np.full(lists, -1)
+    play = np.array([0.1, 0.6, 1.0])[grade]
+    play[rng.random(len(play)) < 0.05] = np.nan
+    order = np.argsort(ts, kind="stable")
+    log = EventLog(
+        user[order].astype(np.int32),
+        item[order].astype(np.int32),
+        ts[order],
+        grade[order].astype(np.int8),
+        np.repeat(surface, PER_REQUEST)[order].astype(np.int16),
+        np.zeros(len(order), np.int8),
+        np.repeat(request, PER_REQUEST)[order].astype(np.int64),
+        np.ones(len(order), bool),
+        play[order, None].astype(np.float32),
+        ("play",),
+    )
+    catalog = Catalog(
+        _ids("user", n_users, 1000, 7, text_ids),
+        _ids("item", n_items, 10, 3, text_ids),
+        tuple(sorted(surfaces)),
+        _item_attributes(rng, item_taste),
+        (),
+    )
+    return World(log, catalog, GRADES, chances @ np.arange(3.0), user_taste, item_taste)
+
+
+def _shown(rng: np.random.Generator, n_users: int, n_items: int, lists: int) -> tuple[Any, Any, Any]:
+    """Return user, item and ts of each impression, list by list. A user's lists are over an hour apart."""
+    user = np.tile(np.arange(n_users), lists // n_users)
+    popularity = 1 / (1 + np.arange(n_items))
+    keys = rng.random((lists, n_items)) ** (
+        1 / popularity
+    )  # Efraimidis and Spirakis: a draw without replacement
+    item = np.argsort(-keys, axis=1)[:, :PER_REQUEST]
+    turn = np.arange(lists) // n_users
+    step = SPAN // (lists // n_users)
+    begun = START + turn * step + rng.integers(0, step - 2 * HOUR, lists)
+    ts = begun[:, None] + np.arange(PER_REQUEST) * 10 * SECOND
+    return np.repeat(user, PER_REQUEST), item.ravel(), ts.ravel().astype(np.int64)
+
+
+def _ids(side: str, n: int, start: int, step: int, text: bool) -> Ids:
+    if text:
+        return np.array([f"{side}-{k:04d}" for k in range(n)], dtype=object)
+    return np.arange(n, dtype=np.int64) * step + start
+
+
+def _item_attributes(rng: np.random.Generator, taste: Any) -> tuple[Attribute, ...]:
+    none_i, none_o, none_f = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
+    n = len(taste)
+    genre = np.where(rng.random(n) < 0.5, taste, rng.integers(0, TASTES, n)).astype(np.int32)
+    genre[rng.random(n) < 0.1] = -1
+    length = rng.lognormal(5, 0.5, n).astype(np.float32)
+    length[rng.random(n) < 0.1] = np.nan
+    tags = [sorted(rng.choice(5, rng.integers(0, 4), replace=False).tolist()) for _ in range(n)]
+    offsets = np.cumsum([0, *map(len, tags)]).astype(np.int64)
+    codes = np.array([tag for row in tags for tag in row], np.int32)
+    return (
+        Attribute("genre", "categorical", genre, none_o, none_f, tuple("abcd")),
+        Attribute("length", "numeric", none_i, none_o, length, ()),
+        Attribute("tags", "multi", codes, offsets, none_f, tuple("vwxyz")),
+    )
+
+
+class Parts(NamedTuple):
+    """What `make_bundle` trains on the way: the groups of the log and the parts of a bundle."""
+
+    config: Config
+    split: Split
+    groups: Groups
+    state: State
+    spec: FeatureSpec
+    plugins: dict[str, FeaturePlugin]
+    booster: lgb.Booster
+    cooccurrence: Cooccurrence
+
+
+def train_parts(world: World, config: Config | None = None) -> Parts:
+    """Train a small ranker: counters, ALS on the towers' period, 20 trees on the booster's period."""
+    config = config or Config(**tomllib.loads(TOML))
+    log, catalog = world.log, world.catalog
+    split = make_split(config.split, log, "UTC")
+    groups = make_groups(log, config.pairing, split)
+    counters = make_counters(list(config.counters), log.until(split.t1), catalog, world.grades)
+    state = State.build(log, catalog, counters, world.grades)
+    spec = make_spec(counters, catalog, "UTC")
+    towers = groups.of("towers")
+    pairs = make_pairs(towers, weight_table({}, world.grades, negatives=False))
+    plugins: dict[str, FeaturePlugin] = {}
+    for name in config.ranker.plugins:
+        plugins[name] = ALS(**config.plugins[name].params)
+        plugins[name].fit(FitData(log.until(split.t1), catalog, towers, pairs, world.grades, seed=0))
+    booster_groups = groups.of("booster")
+    matrix = full_matrix(state, spec, plugins, booster_groups.requests)
+    data = lgb.Dataset(matrix, booster_groups.grade, feature_name=columns_of(spec, plugins))
+    params = {
+        "objective": "regression",
+        "num_leaves": 15,
+        "verbosity": -1,
+        "num_threads": 1,
+        "min_data_in_leaf": 10,
+    }
+    booster = lgb.train(params, data, 20)
+    booster = lgb.Booster(model_str=booster.model_to_string())
+    return Parts(
+        config, split, groups, state, spec, plugins, booster, Cooccurrence.build(log, catalog.n_items)
+    )
+
+
+def full_matrix(
+    state: State, spec: FeatureSpec, plugins: dict[str, FeaturePlugin], requests: Requests
+) -> F32:
+    """Return float32[n, columns] of requests, as training makes it: all groups at once."""
+    columns = [plugin.values(requests, state.histories) for plugin in plugins.values()]
+    return np.concatenate([assemble(state, spec, requests), *columns], axis=1, dtype=np.float32)
+
+
+def bundle_of(parts: Parts) -> Bundle:
+    """Return the bundle of trained parts, in memory."""
+    p = parts
+    columns = tuple(columns_of(p.spec, p.plugins))
+    return Bundle(
+        Path("in-memory"), "world", p.config, columns, p.spec, p.state, p.plugins, p.booster, p.cooccurrence
+    )  # fmt: skip
+
+
+def make_bundle(world: World) -> Bundle:
+    """Train and return a bundle in memory."""
+    return bundle_of(train_parts(world))
+
+
+def write_world_bundle(parts: Parts, folder: Path) -> None:
+    """Write trained parts as a bundle to `folder` (its TOML lies beside it)."""
+    path = folder.parent / "world.toml"
+    path.write_text(TOML)
+    config = load_config(path)
+    p = parts
+    write_bundle(folder, config, p.spec, p.state, p.plugins, p.booster, p.cooccurrence, {})
+
+
+def with_config(bundle: Bundle, **tables: Any) -> Bundle:
+    """Return a bundle with other tables of its configuration, for example `serve=ServeSettings(max_k=3)`."""
+    return replace(bundle, config=bundle.config.model_copy(update=tables))
+
+
+def right_order(world: World, user: int, item: I32) -> F64:
+    """Return the expected grade of each item for a user: what a perfect ranker sorts by."""
+    return world.affinity[user, item]
