@@ -264,8 +264,11 @@ def configured_sources(bundle: Bundle) -> Sources:
 
 
 def _proposed(source: CandidateSource, request: Request, limit: int) -> I32:
-    """Ask a source; a list that is not of integers is its failure, one that is too long is cut."""
-    return np.asarray(source.propose(request, limit)).astype(np.int32, casting="same_kind")[:limit]
+    """Ask a source; what is no list of integers is its failure, a list that is too long is cut."""
+    items = np.asarray(source.propose(request, limit))
+    if items.ndim != 1:
+        raise ValueError(f"a list of items was expected, found an array of shape {items.shape}")
+    return items.astype(np.int32, casting="same_kind")[:limit]
 
 
 def dedupe(proposals: Sequence[I32]) -> Candidates:

@@ -45,7 +45,7 @@ START = 1_700_000_000 * SECOND
 SPAN = 30 * DAY
 GRADES = ("skip", "listen", "like")
 #: chance of each grade for an item of the user's own taste, and for any other
-OWN, OTHER = (0.15, 0.35, 0.5), (0.8, 0.17, 0.03)
+OWN, OTHER = (0.1, 0.3, 0.6), (0.85, 0.13, 0.02)
 TASTES = 4
 PER_REQUEST = 8
 
@@ -105,18 +105,17 @@ def make_world(
     seed: int = 0,
     *,
     n_users: int = 40,
-    n_items: int = 60,
-    requests_per_user: int = 15,
+    n_items: int = 80,
+    requests_per_user: int = 12,
     text_ids: bool = False,
     surfaces: tuple[str, ...] = (),
     request_ids: bool = False,
 ) -> World:
-    """Return the world of a seed: n_users · requests_per_user lists of 8 distinct items, one every 10 s
-    within a list.
+    """Return the world of a seed: n_users · requests_per_user lists of 8 distinct items, shown 10 s apart.
 
-    Items are shown by a popularity that falls like 1 / rank. Ids are integers (users 1000, 1007 …, items 10,
-    13 …) or text (`user-0001`, `item-0001`). With `surfaces` each list has one; with `request_ids` the log
-    names the lists.
+    Items are shown by a popularity that falls like 1 / sqrt(rank). Ids are integers (users 1000, 1007 …,
+    items 10, 13 …) or text (`user-0001`, `item-0001`). With `surfaces` each list has one; with `request_ids`
+    the log names the lists.
     """
     rng = np.random.default_rng(seed)
     user_taste, item_taste = np.arange(n_users) % TASTES, rng.permutation(n_items) % TASTES
@@ -155,7 +154,7 @@ def make_world(
 def _shown(rng: np.random.Generator, n_users: int, n_items: int, lists: int) -> tuple[Any, Any, Any]:
     """Return user, item and ts of each impression, list by list. A user's lists are over an hour apart."""
     user = np.tile(np.arange(n_users), lists // n_users)
-    popularity = 1 / (1 + np.arange(n_items))
+    popularity = 1 / np.sqrt(1 + np.arange(n_items))
     keys = rng.random((lists, n_items)) ** (
         1 / popularity
     )  # Efraimidis and Spirakis: a draw without replacement

@@ -1,0 +1,205 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from world import make_bundle, make_world
+
+from features.schema import DAY
+from features.spec import Counter, Span
+from features.store import State
+from ranker.candidates.cooccurrence import SEEDS, Cooccurrence, TakenTogether
+from ranker.candidates.nearest import Nearest
+from ranker.candidates.popular import Popular
+from ranker.candidates.source import best
+from ranker.request import Request
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world()
+
+
+@pytest.fixture(scope="module")
+def bundle(world):
+    return make_bundle(world)
+
+
+def build(name, bundle):
+    state = bundle.state
+    return {
+        "popular": lambda: Popular(state),
+        "cooccurrence": lambda: TakenTogether(bundle.cooccurrence, state.histories, 1),
+        "nearest": lambda: Nearest(bundle.plugins["als"], state.histories),
+    }[name]()
+
+
+class TestContract:
+    """What ranker.candidates.source.CandidateSource promises, of every source."""
+
+    @pytest.fixture(params=["popular", "cooccurrence", "nearest"])
+    def source(self, request, bundle):
+        return build(request.param, bundle)
+
+    @pytest.mark.parametrize("limit", [1, 7, 1000])
+    @pytest.mark.parametrize("user", [0, 13, -1])
+    def test_distinct_known_items_within_the_limit(self, source, bundle, user, limit):
+        items = source.propose(Request(user, bundle.state.end), limit)
+        assert items.dtype == np.int32
+        assert items.ndim == 1
+        assert len(items) <= limit
+        assert len(set(items.tolist())) == len(items)
+        assert ((items >= 0) & (items < bundle.state.catalog.n_items)).all()
+
+    def test_a_smaller_limit_is_a_prefix(self, source, bundle):
+        request = Request(3, bundle.state.end)
+        assert source.propose(request, 5).tolist() == source.propose(request, 50)[:5].tolist()
+
+    def test_the_same_request_gives_the_same_items(self, source, bundle):
+        request = Request(3, bundle.state.end - DAY, source_item=4)
+        assert source.propose(request, 20).tolist() == source.propose(request, 20).tolist()
+
+    def test_before_the_first_event_there_is_nothing(self, source, world):
+        assert len(source.propose(Request(0, int(world.log.ts[0])), 20)) == 0
+
+
+def test_best_sorts_by_score_then_place_and_leaves_out_what_is_no_number():
+    score = np.array([1.0, np.nan, 3.0, 1.0, -np.inf, 3.0, 2.0, 1.0])
+    assert best(score, 8).tolist() == [2, 5, 6, 0, 3, 7]
+    assert best(score, 4).tolist() == [2, 5, 6, 0]
+    assert best(score, 1).tolist() == [2]
+    assert best(np.full(3, np.nan), 2).tolist() == []
+    assert best(np.empty(0), 5).tolist() == []
+
+
+def test_best_equals_a_stable_sort_at_any_limit():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        score = rng.integers(0, 5, 30).astype(float)
+        expected = sorted(range(30), key=lambda k: (-score[k], k))
+        for limit in (1, 5, 29, 30, 31):
+            assert best(score, limit).tolist() == expected[:limit]
+
+
+def decayed(log, as_of, half_life):
+    """The plain definition: each event counts 2 to the power of minus its age in half-lives."""
+    seen = log.ts < as_of
+    return np.bincount(log.item[seen], 2.0 ** (-(as_of - log.ts[seen]) / half_life), 80)
+
+
+@pytest.mark.parametrize("days", [3, 15, 31])
+def test_popular_is_the_decayed_count_as_of_the_request(world, bundle, days):
+    as_of = int(world.log.ts[0]) + days * DAY
+    counts = decayed(world.log, as_of, 7 * DAY)
+    expected = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
+    assert Popular(bundle.state).propose(Request(-1, as_of), 10).tolist() == expected[:10]
+
+
+def test_popular_long_after_the_snapshot_keeps_the_last_order(bundle):
+    popular = Popular(bundle.state)
+    now = popular.propose(Request(-1, bundle.state.end), 80)
+    assert len(now) > 70
+    # 30 years are 1,500 half-lives: each count is 0 as a float by then.
+    assert popular.propose(Request(-1, bundle.state.end + 30 * 365 * DAY), 80).tolist() == now.tolist()
+
+
+def test_popular_without_a_declared_counter_makes_its_own(world, bundle):
+    bare = State.build(world.log, world.catalog, (), world.grades)
+    for as_of in (int(world.log.ts[0]) + 10 * DAY, bundle.state.end):
+        request = Request(-1, as_of)
+        assert (
+            Popular(bare).propose(request, 20).tolist() == Popular(bundle.state).propose(request, 20).tolist()
+        )
+
+
+def test_popular_takes_the_counter_nearest_to_a_week_of_impressions(world):
+    def counter(event, days):
+        return Counter(("item",), event, Span("h", days * DAY), "count")
+
+    counters = (
+        counter("like", 7),
+        counter("impression", 1),
+        counter("impression", 9),
+        Counter(("user",), "impression", Span("h", 7 * DAY), "count"),
+        Counter(("item",), "like", Span("h", 7 * DAY), "rate"),
+    )
+    state = State.build(world.log, world.catalog, counters, world.grades)
+    as_of = int(world.log.ts[0]) + 12 * DAY
+    expected = np.argsort(-decayed(world.log, as_of, 9 * DAY), kind="stable")
+    assert Popular(state).propose(Request(-1, as_of), 10).tolist() == expected[:10].tolist()
+
+
+def test_nearest_is_the_exact_top_of_the_dot_products(bundle):
+    plugin, state = bundle.plugins["als"], bundle.state
+    for user in (0, 5, 20):
+        request = Request(user, state.end)
+        items = np.arange(80, dtype=np.int32)
+        dots = plugin.values(request.requests(items), state.histories)[:, 0]
+        found = Nearest(plugin, state.histories).propose(request, 8)
+        assert np.allclose(dots[found], np.sort(dots[~np.isnan(dots)])[::-1][:8], rtol=1e-5)
+
+
+def test_nearest_never_proposes_an_item_without_a_vector(bundle):
+    class Holes:
+        item_vectors = np.array([[1, 0], [np.nan, np.nan], [3, 0], [2, np.nan]], np.float32)
+
+        def user_vectors(self, requests, histories):
+            return np.array([[1, 1]], np.float32)
+
+    assert Nearest(Holes(), None).propose(Request(0, 0), 9).tolist() == [2, 0]
+
+
+def test_nearest_finds_the_users_taste(world, bundle):
+    source = Nearest(bundle.plugins["als"], bundle.state.histories)
+    shares = [
+        np.mean(
+            world.item_taste[source.propose(Request(user, bundle.state.end), 5)] == world.user_taste[user]
+        )
+        for user in range(40)
+    ]
+    assert np.mean(shares) > 0.6  # by chance: 0.25
+
+
+def table(rows, k=3):
+    neighbour, score = np.full((6, k), -1, np.int32), np.zeros((6, k), np.float32)
+    for item, pairs in rows.items():
+        for place, (other, value) in enumerate(pairs):
+            neighbour[item, place], score[item, place] = other, value
+    return Cooccurrence(neighbour, score)
+
+
+class Past:
+    """Histories of one user, latest last."""
+
+    def __init__(self, items, grades):
+        self.item, self.grade = np.array(items, np.int32), np.array(grades, np.int8)
+
+    def before(self, user, cut):
+        return np.array([0]), np.array([len(self.item)])
+
+
+def test_taken_together_adds_up_over_what_was_taken_last():
+    together = table({0: [(2, 0.9), (3, 0.8)], 1: [(3, 0.5), (4, 0.4)]})
+    # 1 was taken last and 5 was skipped: 3 gets .5 + .8 / 2, 2 gets .9 / 2, 4 gets .4
+    source = TakenTogether(together, Past([0, 1, 5], [2, 1, 0]), floor=1)
+    assert source.propose(Request(0, 1), 9).tolist() == [3, 2, 4]
+
+
+def test_taken_together_starts_with_the_source_item():
+    together = table({0: [(2, 0.9)], 1: [(3, 0.8)]})
+    source = TakenTogether(together, Past([0], [2]), floor=1)
+    assert source.propose(Request(0, 1, source_item=1), 9).tolist() == [3, 2]
+    assert TakenTogether(together, Past([], []), 1).propose(Request(-1, 1, source_item=1), 9).tolist() == [3]
+
+
+def test_taken_together_hears_an_item_once_and_no_more_than_the_last_seeds():
+    together = table({0: [(2, 0.5)], 1: [(3, 0.4)]})
+    source = TakenTogether(together, Past([0] * 50 + [1, 0, 1], [1] * 53), floor=1)
+    assert source._seeds(Request(0, 1)).tolist() == [1, 0]
+    many = TakenTogether(together, Past(list(range(6)) * 20, [1] * 120), floor=1)
+    assert many._seeds(Request(0, 1)).tolist() == [5, 4, 3, 2, 1, 0]
+    assert len(many._seeds(Request(0, 1))) <= SEEDS
+
+
+def test_an_empty_log_proposes_nothing(world):
+    state = State.build(world.log.until(0), world.catalog, (), world.grades)
+    assert len(Popular(replace(state)).propose(Request(0, 10), 5)) == 0

@@ -1,0 +1,412 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from world import bundle_of, full_matrix, make_world, train_parts, with_config
+
+from features.errors import PairliftError
+from features.plugin import VectorPlugin
+from ranker.config import ServeSettings, SourceSettings, SourcesSettings
+from ranker.lanes import BusyError, Failures, Lane
+from ranker.pipeline import CALLER, Pipeline, dedupe, select, within_quota
+from ranker.request import ABSENT, Request
+
+ITEMS = np.arange(80, dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(surfaces=("feed", "search"))
+
+
+@pytest.fixture(scope="module")
+def parts(world):
+    return train_parts(world)
+
+
+@pytest.fixture(scope="module")
+def bundle(parts):
+    return bundle_of(parts)
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle):
+    pipeline = Pipeline(bundle)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left(monkeypatch):
+    """Close every pipeline that a test makes."""
+    made, real = [], Pipeline.__init__
+
+    def recorded(self, *arguments):
+        real(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(Pipeline, "__init__", recorded)
+    yield
+    for pipeline in made:
+        pipeline.close()
+
+
+@pytest.fixture
+def now(bundle):
+    return bundle.state.end
+
+
+class Fixed:
+    """A source that proposes a fixed list, after `delay` seconds, or raises it where it is an error."""
+
+    def __init__(self, name, items, delay=0.0):
+        self.name, self.items, self.delay = name, items, delay
+        self.limit = 0
+
+    def propose(self, request, limit):
+        self.limit = limit
+        time.sleep(self.delay)
+        if isinstance(self.items, Exception):
+            raise self.items
+        return np.array(self.items, np.int32)
+
+
+def with_sources(bundle, *sources, quota=20, deadline=20_000_000):
+    settings = SourceSettings.model_construct(quota=quota, deadline=deadline)
+    return Pipeline(bundle, [(source, settings) for source in sources])
+
+
+def test_rank_equals_the_offline_matrix_exactly(pipeline, bundle, parts):
+    groups = parts.groups.requests
+    offline = bundle.score(full_matrix(bundle.state, bundle.spec, bundle.plugins, groups))
+    for r in range(0, len(groups), 5):
+        one = groups.slice(r, r + 1)
+        request = Request(int(one.user[0]), int(one.as_of[0]), int(one.surface[0]))
+        answer = pipeline.rank(request, one.item)
+        expected = offline[groups.offsets[r] : groups.offsets[r + 1]]
+        assert answer.degraded == ()
+        assert (answer.score == expected[answer.index]).all()
+
+
+def test_a_score_does_not_depend_on_the_other_candidates(pipeline, now):
+    request = Request(3, now)
+    together = pipeline.rank(request, ITEMS)
+    score = dict(zip(together.item.tolist(), together.score.tolist(), strict=True))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        some = rng.choice(ITEMS, rng.integers(1, 30)).astype(np.int32)  # repeats and any order
+        answer = pipeline.rank(request, some)
+        assert answer.score.tolist() == [score[item] for item in answer.item.tolist()]
+        assert sorted(answer.index.tolist()) == list(range(len(some)))
+        assert (some[answer.index] == answer.item).all()
+
+
+def test_recommend_and_rank_give_one_score(pipeline, now):
+    request = Request(8, now, surface=1)
+    listed = pipeline.recommend(request, 10)
+    ranked = pipeline.rank(request, listed.item)
+    assert ranked.item.tolist() == listed.item.tolist()
+    assert ranked.score.tolist() == listed.score.tolist()
+    assert ranked.source_names == (CALLER,)
+    assert set(ranked.sources.tolist()) == {1}
+
+
+def test_the_ranking_follows_the_users_taste(pipeline, world, now):
+    right, pairs = 0.0, 0
+    for user in range(40):
+        answer = pipeline.rank(Request(user, now), ITEMS)
+        affinity = world.affinity[user, answer.item]
+        better = affinity[:, None] > affinity[None, :]
+        right += np.triu(better).sum()  # the better one stands first
+        pairs += better.sum()
+    assert right / pairs > 0.7
+
+
+def test_the_answer_is_sorted_and_its_masks_name_the_sources(pipeline, now):
+    answer = pipeline.recommend(Request(2, now, explain=True), 10)
+    assert (np.diff(answer.score) <= 0).all()
+    assert answer.source_names == ("popular", "cooccurrence", "nearest")
+    assert ((answer.sources >= 1) & (answer.sources < 8)).all()
+    assert answer.degraded == ()
+    assert [report.name for report in answer.detail.sources] == list(answer.source_names)
+    assert [name for name, _ in answer.detail.removed] == ["unknown", "excluded", "seen"]
+    assert [name for name, _ in answer.detail.stages] == [
+        "sources",
+        "filters",
+        "features",
+        "score",
+        "select",
+        "explain",
+    ]
+
+
+def test_contributions_sum_to_the_score(pipeline, bundle, now):
+    answer = pipeline.rank(Request(2, now, explain=True), ITEMS)
+    detail = answer.detail
+    assert detail.columns == bundle.columns
+    assert detail.values.shape == detail.contributions.shape == (80, len(bundle.columns))
+    assert (bundle.score(detail.values) == answer.score).all()
+    assert np.allclose(detail.contributions.sum(axis=1) + detail.base, answer.score, atol=1e-5)
+
+
+def test_seen_and_excluded_items_are_not_in_the_list(pipeline, world, now):
+    for user in range(0, 40, 9):
+        seen = set(world.log.item[world.log.user == user].tolist())
+        all_of_them = pipeline.recommend(Request(user, now), 80).item.tolist()
+        assert not seen & set(all_of_them)
+        exclude = np.array(all_of_them[:2], np.int32)
+        rest = pipeline.recommend(Request(user, now, exclude=exclude), 80).item.tolist()
+        assert rest == all_of_them[2:]
+
+
+def test_what_was_seen_later_than_as_of_may_be_proposed(pipeline, world):
+    as_of = int(world.log.ts[len(world.log) // 2])
+    user = 5
+    before = set(world.log.item[(world.log.user == user) & (world.log.ts < as_of)].tolist())
+    listed = set(pipeline.recommend(Request(user, as_of), 80).item.tolist())
+    assert not before & listed
+    assert listed & set(world.log.item[(world.log.user == user) & (world.log.ts >= as_of)].tolist())
+
+
+def test_seen_items_come_back_where_the_configuration_says_so(bundle, now):
+    pipeline = Pipeline(with_config(bundle, sources=SourcesSettings(exclude_seen=False)))
+    assert len(pipeline.recommend(Request(0, now), 80).item) > 55
+
+
+def test_a_cold_user_gets_what_is_popular(pipeline, now):
+    answer = pipeline.recommend(Request(-1, now), 10)
+    assert len(answer.item) == 10
+    assert set(answer.sources.tolist()) == {1}
+
+
+def test_fewer_candidates_than_k_is_no_error(bundle, now):
+    pipeline = with_sources(bundle, Fixed("few", [1, 2, 3]))
+    assert sorted(pipeline.recommend(Request(-1, now), 10).item.tolist()) == [1, 2, 3]
+    assert len(with_sources(bundle, Fixed("none", [])).recommend(Request(-1, now), 10).item) == 0
+    assert len(with_sources(bundle).recommend(Request(-1, now), 10).item) == 0
+
+
+def test_an_empty_list_is_ranked(pipeline, now):
+    answer = pipeline.rank(Request(0, now, explain=True), np.empty(0, np.int32))
+    assert len(answer.item) == len(answer.score) == 0
+
+
+def test_cold_users_and_items_are_ranked(pipeline, now):
+    answer = pipeline.rank(Request(-1, now, surface=-1), np.array([-1, 5, -1], np.int32))
+    assert np.isfinite(answer.score).all()
+    assert sorted(answer.item.tolist()) == [-1, -1, 5]
+    assert [k for k in answer.index.tolist() if k != 1] == [0, 2]  # the tie keeps the caller's order
+
+
+def test_a_late_as_of_is_fine(pipeline, now):
+    assert len(pipeline.recommend(Request(0, now + 10**15), 5).item) == 5
+
+
+def test_a_failing_source_is_named_and_the_answer_comes(bundle, now):
+    pipeline = with_sources(
+        bundle, Fixed("good", [1, 2]), Fixed("bad", ValueError("no luck")), Fixed("more", [2, 3])
+    )
+    for turn in (1, 2):
+        answer = pipeline.recommend(Request(-1, now, explain=True), 10)
+        assert answer.degraded == ("sources.bad",)
+        assert pipeline.failures.counts() == {"sources.bad": turn}
+    assert dict(zip(answer.item.tolist(), answer.sources.tolist(), strict=True)) == {
+        1: 0b001,
+        2: 0b101,
+        3: 0b100,
+    }
+    assert answer.detail.sources[1].problem == "ValueError: no luck"
+
+
+@pytest.mark.parametrize("items", [[0.5, 1.5], [[1, 2]], ["a"]])
+def test_a_source_that_gives_no_items_is_a_failing_one(bundle, now, items):
+    class Odd(Fixed):
+        def propose(self, request, limit):
+            return np.array(self.items)
+
+    answer = with_sources(bundle, Odd("odd", items), Fixed("good", [1])).recommend(Request(-1, now), 10)
+    assert answer.degraded == ("sources.odd",)
+    assert answer.item.tolist() == [1]
+
+
+def test_items_that_do_not_exist_are_filtered_and_counted(bundle, now):
+    answer = with_sources(bundle, Fixed("wild", [1, -5, 4000, 1])).recommend(
+        Request(-1, now, explain=True), 10
+    )
+    assert answer.item.tolist() == [1]
+    assert answer.detail.removed[0] == ("unknown", 2)
+
+
+def test_a_late_source_is_left_behind(bundle, now):
+    slow = Fixed("slow", [9], delay=0.5)
+    pipeline = with_sources(bundle, Fixed("good", [1, 2]), slow, deadline=100_000)
+    begun = time.monotonic()
+    answer = pipeline.recommend(Request(-1, now, explain=True), 10)
+    assert time.monotonic() - begun < 0.4
+    assert answer.degraded == ("sources.slow",)
+    assert answer.detail.sources[1].problem == "it was late"
+    assert sorted(answer.item.tolist()) == [1, 2]
+
+
+def test_late_calls_do_not_pile_up_threads(bundle, now):
+    held = threading.Event()
+
+    class Hung(Fixed):
+        def propose(self, request, limit):
+            held.wait(20)
+            return super().propose(request, limit)
+
+    pipeline = with_sources(bundle, Hung("hung", [1]), Fixed("good", [2]), deadline=20_000)
+    threads = threading.active_count()
+    for _ in range(20):
+        answer = pipeline.recommend(Request(-1, now), 5)
+        assert answer.degraded == ("sources.hung",)
+        assert answer.item.tolist() == [2]
+    assert threading.active_count() - threads <= 2 * bundle.config.serve.workers + 3
+    assert pipeline.failures.counts()["sources.hung"] == 20
+    held.set()
+    for _ in range(100):  # the lane is free again once its late calls have ended
+        if not pipeline.recommend(Request(-1, now), 5).degraded:
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the lane stayed busy")
+
+
+class Broken:
+    """A plugin of one column that does what `act` does instead of giving values."""
+
+    columns = ("dot",)
+
+    def __init__(self, act):
+        self.act = act
+
+    def values(self, requests, histories):
+        return self.act(requests)
+
+
+def fail(requests):
+    raise RuntimeError("no vector today")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        fail,
+        lambda requests: np.zeros((len(requests.item) + 1, 1), np.float32),
+        lambda requests: time.sleep(0.5) or np.zeros((len(requests.item), 1), np.float32),
+    ],
+    ids=["raises", "wrong shape", "late"],
+)
+def test_a_failing_plugin_is_named_and_its_columns_are_missing(bundle, now, act):
+    serve = ServeSettings.model_construct(**{**bundle.config.serve.model_dump(), "plugin_deadline": 150_000})
+    pipeline = Pipeline(with_config(replace(bundle, plugins={"als": Broken(act)}), serve=serve))
+    answer = pipeline.rank(Request(0, now, explain=True), ITEMS)
+    assert answer.degraded == ("plugins.als",)
+    assert np.isnan(answer.detail.values[:, bundle.columns.index("als__dot")]).all()
+    assert np.isfinite(answer.detail.values[:, 0]).any()
+    assert np.isfinite(answer.score).all()
+    assert len(answer.item) == 80
+    assert pipeline.failures.counts()["plugins.als"] == 1
+
+
+def test_warming_names_what_fails(bundle):
+    pipeline = Pipeline(replace(bundle, plugins={"als": Broken(fail)}))
+    assert not isinstance(Broken(fail), VectorPlugin)
+    assert pipeline.source_names == ("popular", "cooccurrence")  # without vectors there is nothing nearest
+    assert pipeline.warm() == ["plugins.als"]
+
+
+def test_warming_a_good_bundle_is_silent(pipeline):
+    assert pipeline.warm() == []
+
+
+def test_each_source_may_be_left_out(bundle, now):
+    only = SourcesSettings(popular=None, cooccurrence=None)
+    pipeline = Pipeline(with_config(bundle, sources=only))
+    assert pipeline.source_names == ("nearest",)
+    assert len(pipeline.recommend(Request(-1, now), 5).item) == 0
+
+
+def test_more_sources_than_bits_is_refused(bundle):
+    with pytest.raises(PairliftError, match="at most 32"):
+        with_sources(bundle, *(Fixed(str(k), []) for k in range(33)))
+
+
+def test_a_source_is_asked_for_what_the_filters_will_remove(bundle, world, now):
+    source = Fixed("asked", [])
+    pipeline = with_sources(bundle, source, quota=20)
+    pipeline.recommend(Request(-1, now), 5)
+    assert source.limit == 21
+    pipeline.recommend(Request(0, now), 5)
+    assert source.limit == 100  # and no more than five times its quota
+
+
+def test_the_quota_counts_what_the_filters_left(bundle, world, now):
+    user = 0
+    seen = sorted(set(world.log.item[world.log.user == user].tolist()))
+    fresh = [item for item in range(80) if item not in seen]
+    pipeline = with_sources(bundle, Fixed("first", [*seen, *fresh]), Fixed("second", fresh[::-1]), quota=3)
+    assert len(seen) > 12  # more than what is asked for: the first source comes to nothing
+    assert set(pipeline.recommend(Request(user, now), 80).item.tolist()) == set(fresh[-3:])
+    pipeline = with_sources(bundle, Fixed("first", [*seen, *fresh]), Fixed("second", fresh[::-1]), quota=20)
+    answer = pipeline.recommend(Request(user, now), 80)
+    assert {i for i, m in zip(answer.item, answer.sources, strict=True) if m & 1} == set(fresh[:20])
+
+
+def test_dedupe_keeps_every_sources_place():
+    merged = dedupe([np.array([5, 3, 5], np.int32), np.array([], np.int32), np.array([7, 5], np.int32)])
+    assert merged.item.tolist() == [3, 5, 7]
+    none = int(ABSENT)
+    assert merged.place.tolist() == [[1, none, none], [0, none, 1], [none, none, 0]]
+    assert merged.sources.tolist() == [0b001, 0b101, 0b100]
+    assert len(dedupe([])) == 0
+
+
+def test_within_quota_keeps_the_first_of_each_source():
+    merged = dedupe([np.array([9, 8, 7, 6], np.int32), np.array([6, 7], np.int32)])
+    kept = within_quota(merged, [2, 1])
+    assert dict(zip(kept.item.tolist(), kept.sources.tolist(), strict=True)) == {9: 0b01, 8: 0b01, 6: 0b10}
+
+
+def test_select_puts_what_is_no_number_last_and_breaks_ties_by_item():
+    item = np.array([4, 3, 2, 1, 1, 0, 9], np.int32)
+    score = np.array([np.nan, 1.0, 1.0, 2.0, 2.0, np.inf, -np.inf])
+    assert select(item, score).tolist() == [3, 4, 2, 1, 5, 0, 6]
+
+
+def test_concurrent_requests_get_the_answers_they_get_alone(bundle, now):
+    pipeline = Pipeline(bundle)
+    users = [k % 40 for k in range(80)]
+    alone = [pipeline.recommend(Request(user, now), 10) for user in users]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda user: pipeline.recommend(Request(user, now), 10), users))
+    for one, other in zip(alone, together, strict=True):
+        assert one.item.tolist() == other.item.tolist()
+        assert one.score.tolist() == other.score.tolist()
+        assert other.degraded == ()
+
+
+def test_a_lane_refuses_what_it_has_no_thread_for():
+    lane, held = Lane("lane", 2), threading.Event()
+    calls = [lane.start(held.wait) for _ in range(3)]
+    with pytest.raises(BusyError, match="2 threads"):
+        calls[2].result(0)
+    held.set()
+    assert calls[0].result(5)
+    assert calls[1].result(5)
+    assert lane.start(lambda: 7).result(5) == 7
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        lane.start(lambda: (_ for _ in ()).throw(SystemExit(3))).result(5)
+    lane.close()
+
+
+def test_failures_are_logged_ever_more_rarely(caplog):
+    failures = Failures()
+    for _ in range(9):
+        failures.add("sources.x", TimeoutError())
+    assert failures.counts() == {"sources.x": 9}
+    assert len(caplog.records) == 4  # the 1st, 2nd, 4th and 8th

@@ -1,0 +1,245 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pairlift.v1 import ranking_pb2 as pb
+
+from features.schema import Catalog
+from ranker.config import ServeSettings
+from ranker.request import Answer, Detail, RequestError, SourceReport
+from ranker.wire import EARLIEST, LATEST, IdTable, Wire, id_list, id_message, ids_message
+
+ROOT = Path(__file__).parent.parent
+LIMITS = ServeSettings(max_items=5, max_k=7)
+INTEGERS = Catalog(
+    np.array([-3, 4, 2**62]), np.array([-(2**63), -1, 0, 7, 2**63 - 1]), ("feed", "search"), (), ()
+)
+TEXTS = Catalog(
+    np.array(["ann", "bob"], dtype=object), np.array(["", "a", "é", "日本"], dtype=object), (), (), ()
+)
+
+
+def recommend(**fields):
+    return pb.RecommendRequest(**fields)
+
+
+@pytest.fixture
+def integers():
+    return Wire(INTEGERS, LIMITS)
+
+
+@pytest.fixture
+def texts():
+    return Wire(TEXTS, LIMITS)
+
+
+def test_integer_ids_become_indexes(integers):
+    assert integers.items.find([7, 8, -(2**63), 2**63 - 1, 7]).tolist() == [3, -1, 0, 4, 3]
+    assert integers.items.find([]).tolist() == []
+    assert integers.items.kind == "integer"
+
+
+def test_text_ids_become_indexes(texts):
+    assert texts.items.find(["日本", "b", "", "é"]).tolist() == [3, -1, 0, 2]
+    assert texts.items.find([]).dtype == np.int32
+    assert texts.items.kind == "text"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True), st.lists(st.integers(-(2**63), 2**63 - 1)))
+def test_find_equals_a_dictionary(known, wanted):
+    table = IdTable(np.array(sorted(known), np.int64))
+    expected = {value: place for place, value in enumerate(sorted(known))}
+    wanted = wanted + known[:3]
+    assert table.find(wanted).tolist() == [expected.get(value, -1) for value in wanted]
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)) | st.lists(st.text()))
+def test_ids_come_back_as_they_went(values):
+    message = pb.Ids.FromString(ids_message(values).SerializeToString())
+    assert id_list(message) == values
+
+
+def test_ids_are_packed():
+    assert len(ids_message(list(range(50))).SerializeToString()) < 60
+    assert id_list(ids_message(np.array([3, -4]))) == [3, -4]
+    assert id_list(pb.Ids()) == []
+
+
+def test_a_mixture_of_kinds_cannot_be_written():
+    with pytest.raises(TypeError):
+        ids_message(["a", 1])
+    with pytest.raises(ValueError, match="range"):
+        id_message(2**63)
+
+
+def test_a_request_is_read(integers):
+    message = recommend(
+        user=pb.Id(integer=4),
+        context=pb.Context(
+            surface="search", query="shoes", source_item=pb.Id(integer=7), attributes={"device": "tv"}
+        ),
+        as_of=123,
+        exclude=ids_message([0, 99]),
+        explain=True,
+    )
+    request = integers.request(message, now=5)
+    assert (request.user, request.as_of, request.surface, request.source_item) == (1, 123, 1, 3)
+    assert (request.query, request.attributes, request.explain) == ("shoes", {"device": "tv"}, True)
+    assert request.exclude.tolist() == [2, -1]
+
+
+def test_what_is_left_out_is_missing(integers):
+    request = integers.request(pb.RankRequest(), now=5)
+    assert (request.user, request.as_of, request.surface, request.source_item) == (-1, 5, -1, -1)
+    assert len(request.exclude) == 0
+    assert not request.explain
+
+
+def test_an_as_of_of_zero_is_a_time_and_not_nothing(integers):
+    assert integers.request(recommend(as_of=0), now=5).as_of == 0
+
+
+def test_unknown_ids_and_surfaces_are_cold_and_no_error(integers, texts):
+    request = integers.request(recommend(user=pb.Id(integer=5), context=pb.Context(surface="attic")), now=5)
+    assert (request.user, request.surface) == (-1, -1)
+    assert texts.request(recommend(user=pb.Id(text="eve")), now=5).user == -1
+
+
+@pytest.mark.parametrize("as_of", [EARLIEST - 1, LATEST + 1, 2**63 - 1, -(2**63)])
+def test_a_time_outside_the_calendar_is_refused(integers, as_of):
+    with pytest.raises(RequestError, match=f"1900 to 9998, were expected, found {as_of}"):
+        integers.request(recommend(as_of=as_of), now=5)
+
+
+WRONG_KIND = [
+    ("user", {"user": pb.Id(text="4")}, {"user": pb.Id(integer=4)}),
+    (
+        "context.source_item",
+        {"context": pb.Context(source_item=pb.Id(text="4"))},
+        {"context": pb.Context(source_item=pb.Id(integer=4))},
+    ),
+    ("exclude", {"exclude": ids_message(["4"])}, {"exclude": ids_message([4])}),
+]
+
+
+@pytest.mark.parametrize(("place", "text", "integer"), WRONG_KIND)
+def test_ids_of_the_other_kind_are_refused(integers, texts, place, text, integer):
+    with pytest.raises(RequestError, match=f"^{place}: integer ids were expected.*found text"):
+        integers.request(recommend(**text), now=5)
+    with pytest.raises(RequestError, match=f"^{place}: text ids were expected.*found an integer"):
+        texts.request(recommend(**integer), now=5)
+
+
+def test_an_empty_list_has_no_kind(integers):
+    assert len(integers.values("items", pb.Ids(texts=pb.TextIds()))) == 0
+    assert len(integers.values("items", pb.Ids())) == 0
+
+
+@pytest.mark.parametrize("place", ["items", "exclude"])
+def test_too_many_items_are_refused(integers, place):
+    assert len(integers.values(place, ids_message([1] * 5))) == 5
+    with pytest.raises(RequestError, match=f"^{place}: at most 5 items were expected, found 6"):
+        integers.values(place, ids_message([1] * 6))
+
+
+def test_k(integers):
+    assert integers.k(recommend()) == integers.default_k == 7
+    assert Wire(INTEGERS, ServeSettings()).k(recommend()) == 10
+    assert integers.k(recommend(k=3)) == 3
+    assert integers.k(recommend(k=7)) == 7
+    for k in (-1, 8):
+        with pytest.raises(RequestError, match=f"^k: 0 .* to 7 was expected, found {k}"):
+            integers.k(recommend(k=k))
+
+
+def answer(detail=None):
+    return Answer(
+        np.array([2, 0, 1]),
+        np.array([3, 0, -1], np.int32),
+        np.array([0.1 + 0.2, 0.0, np.nan]),
+        np.array([1, 5, 2], np.uint32),
+        ("x", "y", "z"),
+        ("plugins.p",),
+        detail,
+    )
+
+
+@pytest.mark.parametrize("kind", ["integer", "text"])
+def test_a_ranked_answer_is_written(kind):
+    wire, ids = (
+        (Wire(INTEGERS, LIMITS), [50, 60, 70])
+        if kind == "integer"
+        else (Wire(TEXTS, LIMITS), ["p", "q", "r"])
+    )
+    r = pb.RankResponse.FromString(wire.ranked(answer(), ids).SerializeToString())
+    assert list(r.indexes) == [2, 0, 1]
+    assert id_list(r.items) == [ids[2], ids[0], ids[1]]  # as the caller wrote them, unknown ones too
+    assert r.scores[0] == 0.1 + 0.2
+    assert np.isnan(r.scores[2])
+    assert list(r.sources) == [1, 5, 2]
+    assert list(r.source_names) == ["x", "y", "z"]
+    assert list(r.degraded) == ["plugins.p"]
+    assert not r.HasField("explanation")
+
+
+def test_a_list_is_written_with_the_catalogues_ids():
+    given = answer()
+    known = Answer(
+        given.index, np.array([3, 0, 1], np.int32), given.score, given.sources, given.source_names, (), None
+    )
+    assert id_list(Wire(INTEGERS, LIMITS).recommended(known).items) == [7, -(2**63), -1]
+    assert id_list(Wire(TEXTS, LIMITS).recommended(known).items) == ["日本", "", "a"]
+
+
+def test_an_explanation_is_written():
+    detail = Detail(
+        ("f", "g"),
+        np.array([[1, np.nan], [3, 4]], np.float32),
+        np.array([[0.5, 0], [0, -0.5]], np.float32),
+        0.25,
+        (SourceReport("x", 4, 2, "it was late"),),
+        (("seen", 2),),
+        (("sources", 120),),
+    )
+    e = Wire(INTEGERS, LIMITS).ranked(answer(detail), [1, 2, 3]).explanation
+    assert list(e.feature_names) == ["f", "g"]
+    assert e.rows == 2
+    assert e.base == 0.25
+    assert np.array_equal(np.array(e.feature_values), [1, np.nan, 3, 4], equal_nan=True)
+    assert list(e.contributions) == [0.5, 0, 0, -0.5]
+    assert e.source_reports[0] == pb.SourceReport(name="x", proposed=4, scored=2, problem="it was late")
+    assert e.filter_reports[0] == pb.FilterReport(name="seen", removed=2)
+    assert e.stage_reports[0] == pb.StageReport(name="sources", microseconds=120)
+
+
+def test_the_generated_code_is_that_of_the_proto(tmp_path):
+    pytest.importorskip("grpc_tools")
+    pytest.importorskip("mypy_protobuf")
+    plugin = Path(sys.executable).parent / "protoc-gen-mypy"
+    made = subprocess.run(
+        [
+            sys.executable, "-m", "grpc_tools.protoc", "-I", "proto", f"--plugin=protoc-gen-mypy={plugin}",
+            f"--python_out={tmp_path}", f"--mypy_out=quiet:{tmp_path}", f"--grpc_python_out={tmp_path}",
+            "proto/pairlift/v1/ranking.proto",
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    for name in ("ranking_pb2.py", "ranking_pb2.pyi", "ranking_pb2_grpc.py"):
+        fresh = (tmp_path / "pairlift/v1" / name).read_text()
+        assert fresh == (ROOT / "proto/pairlift/v1" / name).read_text(), f"{name} is old: run `make proto`"
+
+
+def test_every_part_of_the_contract_has_a_comment():
+    """A line that declares something follows a comment line, whatever its depth."""
+    lines = [line.strip() for line in (ROOT / "proto/pairlift/v1/ranking.proto").read_text().splitlines()]
+    for before, line in zip(["", *lines], lines, strict=False):
+        declares = line.endswith((";", "{", "{}")) and not line.startswith(
+            ("//", "syntax", "package", "option ", "oneof")
+        )
+        assert not declares or before.startswith("//"), f"no comment: {line}"
