@@ -33,9 +33,7 @@ TOP_FEATURES = 3
     show_default=True,
     help="The time of a request that gives none: now, or the end of the snapshot (for a log of the past).",
 )
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one."
-)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -73,8 +71,7 @@ def serve(bundle: Path, snapshot: Path | None, clock: str, host: str, port: int)
     server = Server(loaded, clock, host, port)
     server.start()
     click.echo(
-        f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) "
-        f"on {server.address}"
+        f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
     )
     sys.stdout.flush()
     stop.wait()
@@ -89,8 +86,7 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | Non
         return utc(datetime.fromisoformat(value), "UTC")
     except ValueError as error:
         raise click.BadParameter(
-            f"'{value}': a time such as 1998-04-22 or 1998-04-22T10:00:00Z was expected "
-            "(UTC unless it says otherwise)"
+            f"'{value}': a time such as 1998-04-22 or 1998-04-22T10:00:00Z was expected (UTC unless it says otherwise)"
         ) from error
 
 
@@ -100,15 +96,9 @@ def _asking(command: Any) -> Any:
         click.option("--user", required=True, help="Id of the user; an unknown one is cold."),
         click.option("--surface", default="", help="Where the list is shown, as the log names it."),
         click.option("--source-item", help="The item that the list is related to."),
-        click.option(
-            "--as-of", callback=_time, help="ISO time before which data counts; default: the server's clock."
-        ),
-        click.option(
-            "--explain", is_flag=True, help="Show what moved each score most, and what every stage did."
-        ),
-        click.option(
-            "--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."
-        ),
+        click.option("--as-of", callback=_time, help="ISO time before which data counts; default: the server's clock."),
+        click.option("--explain", is_flag=True, help="Show what moved each score most, and what every stage did."),
+        click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."),
         click.option(
             "--timeout",
             type=click.FloatRange(min=0.001),
@@ -158,9 +148,7 @@ def recommend(
 
 @click.command()
 @_asking
-@click.option(
-    "--items", required=True, help="Ids of the items to rank, comma-separated; an unknown one is cold."
-)
+@click.option("--items", required=True, help="Ids of the items to rank, comma-separated; an unknown one is cold.")
 def rank(
     *,
     user: str,
@@ -182,9 +170,7 @@ def rank(
     """
     with Client(address, timeout) as client:
         user_id, source, candidates = _ids(client, user, source_item, items)
-        reply = client.rank(
-            user_id, candidates, surface=surface, source_item=source, as_of=as_of, explain=explain
-        )
+        reply = client.rank(user_id, candidates, surface=surface, source_item=source, as_of=as_of, explain=explain)
     _print(reply, as_json, explain)
 
 
@@ -202,9 +188,7 @@ def _id(value: str, side: str, text: bool) -> Id:
     try:
         return int(value)
     except ValueError as error:
-        raise PairliftError(
-            f"'{value}' is no id: the {side} ids of the served bundle are integers"
-        ) from error
+        raise PairliftError(f"'{value}' is no id: the {side} ids of the served bundle are integers") from error
 
 
 def _print(reply: Reply, as_json: bool, explain: bool) -> None:
@@ -222,15 +206,11 @@ def _print(reply: Reply, as_json: bool, explain: bool) -> None:
     click.echo(_table(head, rows) if rows else "no items")
     if explain:
         for name, proposed, scored, problem in reply.proposed:
-            click.echo(
-                f"source {name}: {proposed} proposed, {scored} scored{f' ({problem})' if problem else ''}"
-            )
+            click.echo(f"source {name}: {proposed} proposed, {scored} scored{f' ({problem})' if problem else ''}")
         for name, count in reply.removed:
             click.echo(f"filter {name}: {count} removed")
         click.echo("took " + ", ".join(f"{name} {took / 1000:.1f} ms" for name, took in reply.stages))
-    click.echo(
-        f"bundle {reply.bundle_version}, snapshot {iso(reply.snapshot_time)}, as of {iso(reply.as_of)}"
-    )
+    click.echo(f"bundle {reply.bundle_version}, snapshot {iso(reply.snapshot_time)}, as of {iso(reply.as_of)}")
     if reply.degraded:
         click.echo(f"degraded: {', '.join(reply.degraded)}", err=True)
 
@@ -247,8 +227,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[c]) for row in [head, *rows]) for c in range(len(head))]
     lines = [
         "  ".join(
-            cell.rjust(w) if c < 3 else cell.ljust(w)
-            for c, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(w) if c < 3 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in [head, *rows]
     ]

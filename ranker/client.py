@@ -128,9 +128,7 @@ class Client:
     def rank(self, user: Id | None, items: Sequence[Id], **asked: Unpack[Asked]) -> Reply:
         """Ask for the order of one's own items; all of them come back, best first."""
         return _reply(
-            self._call(
-                self._stub.Rank, lambda: pb.RankRequest(items=ids_message(items), **_common(user, asked))
-            )
+            self._call(self._stub.Rank, lambda: pb.RankRequest(items=ids_message(items), **_common(user, asked)))
         )
 
     def describe(self) -> Description:
@@ -173,7 +171,8 @@ class Client:
     def _explained(self, error: Any) -> ServerError:
         code, detail = error.code(), error.details()
         if code is grpc.StatusCode.UNAVAILABLE:
-            sentence = f"no server answers at {self.address}; `pairlift serve BUNDLE` starts one ({detail})"
+            why = "" if "failed to connect" in detail else f" ({detail})"
+            sentence = f"no server answers at {self.address}; `pairlift serve BUNDLE` starts one{why}"
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             sentence = f"the server at {self.address} did not answer within {self.timeout:g} s"
         elif code is grpc.StatusCode.UNIMPLEMENTED:
@@ -221,7 +220,5 @@ def _features(e: Any) -> list[tuple[tuple[str, float, float], ...]]:
     """Return the features of each explained item, the greatest contribution (in size) first."""
     names, c = list(e.feature_names), len(e.feature_names)
     values, parts = list(e.feature_values), list(e.contributions)
-    rows = [
-        zip(names, values[i * c : i * c + c], parts[i * c : i * c + c], strict=True) for i in range(e.rows)
-    ]
+    rows = [zip(names, values[i * c : i * c + c], parts[i * c : i * c + c], strict=True) for i in range(e.rows)]
     return [tuple(sorted(row, key=lambda feature: -abs(feature[2]))) for row in rows]

@@ -39,9 +39,7 @@ class Lane:
         future: Future[Any] = Future()
         with self._lock:
             if self._busy == self.width:
-                future.set_exception(
-                    BusyError(f"its {self.width} threads are still busy with earlier requests")
-                )
+                future.set_exception(BusyError(f"its {self.width} threads are still busy with earlier requests"))
                 return future
             self._busy += 1
             if len(self._threads) < self._busy:
@@ -69,9 +67,7 @@ class Lane:
                 result = call()
             except Exception as caught:
                 error = caught
-            except (
-                BaseException
-            ) as caught:  # a source's SystemExit is its own failure, not the end of a thread
+            except BaseException as caught:  # a source's SystemExit is its own failure, not the end of a thread
                 error = RuntimeError(repr(caught))
             with self._lock:  # before the result is out: the next call must find the thread free
                 self._busy -= 1

@@ -21,6 +21,7 @@ from features.schema import F32, F64, I32, I64
 from ranker import filters
 from ranker.bundle import Bundle
 from ranker.candidates.cooccurrence import TakenTogether
+from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import CandidateSource
@@ -38,6 +39,8 @@ EXPLAINED = 100
 #: a source is asked for its quota and for what the filters are sure to remove, but for no more than quota
 #: times this
 MOST_ASKED = 5
+#: seconds that one source or plugin may take to warm up: kernels are compiled then
+WARM_UP = 120.0
 SECOND = 1_000_000
 
 
@@ -70,9 +73,7 @@ class Pipeline:
         self.bundle = bundle
         self.sources = list(configured_sources(bundle) if sources is None else sources)
         if len(self.sources) > MAX_SOURCES:
-            raise PairliftError(
-                f"at most {MAX_SOURCES} candidate sources were expected, found {len(self.sources)}"
-            )
+            raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(self.sources)}")
         self.filters: list[tuple[str, filters.Filter]] = [
             ("unknown", filters.unknown),
             ("excluded", filters.excluded),
@@ -125,7 +126,7 @@ class Pipeline:
         return Answer(top, item[top], score[top], sources, (CALLER,), tuple(trace.degraded), detail)
 
     def warm(self) -> list[str]:
-        """Run every stage without deadlines, so that no request waits for a compiler; return what failed."""
+        """Run every stage, so that no request waits for a compiler or a thread; return what failed."""
         requests = [Request(user, self.bundle.state.end) for user in (*self._a_known_user(), -1)]
         items = np.arange(min(self.bundle.state.catalog.n_items, EXPLAINED), dtype=np.int32)
         failed: dict[str, None] = {}
@@ -134,16 +135,16 @@ class Pipeline:
                 (f"sources.{source.name}", partial(_proposed, source, request, settings.quota))
                 for source, settings in self.sources
             ]
-            calls += [
-                (f"plugins.{name}", self._values(plugin, request, items)) for name, plugin in self._plugins()
-            ]
+            calls += [(f"plugins.{name}", self._values(plugin, request, items)) for name, plugin in self._plugins()]
             for name, call in calls:
                 try:
-                    call()
+                    self._lanes[name].start(call).result(WARM_UP)
                 except Exception as error:
                     self.failures.add(name, error)
                     failed[name] = None
-            self.bundle.score(self._features(request, items, Trace()))
+            known = assemble(self.bundle.state, self.bundle.spec, request.requests(items))
+            missing = np.full((len(items), len(self.bundle.columns) - known.shape[1]), np.nan, np.float32)
+            self.bundle.score(np.concatenate([known, missing], axis=1))
         return list(failed)
 
     def close(self) -> None:
@@ -162,9 +163,7 @@ class Pipeline:
         calls = []
         for source, settings in self.sources:
             limit = settings.quota + min(surplus, (MOST_ASKED - 1) * settings.quota)
-            calls.append(
-                self._lanes[f"sources.{source.name}"].start(partial(_proposed, source, request, limit))
-            )
+            calls.append(self._lanes[f"sources.{source.name}"].start(partial(_proposed, source, request, limit)))
         proposals = []
         for (source, settings), call in zip(self.sources, calls, strict=True):
             items, problem = self._outcome(f"sources.{source.name}", call, begun, settings.deadline, trace)
@@ -193,9 +192,7 @@ class Pipeline:
             column += len(plugin.columns)
         return matrix
 
-    def _outcome(
-        self, name: str, call: "Future[Any]", begun: float, deadline: int, trace: Trace
-    ) -> tuple[Any, str]:
+    def _outcome(self, name: str, call: "Future[Any]", begun: float, deadline: int, trace: Trace) -> tuple[Any, str]:
         """Wait for a call until `deadline` µs after `begun`; return (result, "") or (None, its problem)."""
         try:
             return call.result(max(0.0, begun + deadline / SECOND - time.monotonic())), ""
@@ -231,16 +228,12 @@ class Pipeline:
             scored = (candidates.place < ABSENT).sum(axis=0).tolist()
             reports = tuple(
                 SourceReport(name, proposed, kept, problem)
-                for name, (proposed, problem), kept in zip(
-                    self.source_names, trace.proposed, scored, strict=True
-                )
+                for name, (proposed, problem), kept in zip(self.source_names, trace.proposed, scored, strict=True)
             )
         trace.mark("explain")
         base = float(parts[0, -1]) if len(parts) else 0.0
         contributions = parts[:, :-1].astype(np.float32)
-        return Detail(
-            columns, matrix, contributions, base, reports, tuple(trace.removed), tuple(trace.stages)
-        )
+        return Detail(columns, matrix, contributions, base, reports, tuple(trace.removed), tuple(trace.stages))
 
 
 def configured_sources(bundle: Bundle) -> Sources:
@@ -253,9 +246,7 @@ def configured_sources(bundle: Bundle) -> Sources:
         floor = min(len(bundle.config.grades) - 1, 1)
         found.append((TakenTogether(bundle.cooccurrence, state.histories, floor), settings.cooccurrence))
     if settings.nearest:
-        vectors = next(
-            (plugin for plugin in bundle.plugins.values() if isinstance(plugin, VectorPlugin)), None
-        )
+        vectors = next((plugin for plugin in bundle.plugins.values() if isinstance(plugin, VectorPlugin)), None)
         if vectors is None:
             log.info("source 'nearest' is left out: none of the served plugins has vectors")
         else:
@@ -269,28 +260,6 @@ def _proposed(source: CandidateSource, request: Request, limit: int) -> I32:
     if items.ndim != 1:
         raise ValueError(f"a list of items was expected, found an array of shape {items.shape}")
     return items.astype(np.int32, casting="same_kind")[:limit]
-
-
-def dedupe(proposals: Sequence[I32]) -> Candidates:
-    """Merge what the sources proposed; an item keeps its place in the list of each source."""
-    item, where = np.unique(np.concatenate([np.empty(0, np.int32), *proposals]), return_inverse=True)
-    place = np.full((len(item), len(proposals)), ABSENT)
-    start = 0
-    for number, proposed in enumerate(proposals):
-        rows = where[start : start + len(proposed)]
-        np.minimum.at(place[:, number], rows, np.arange(len(proposed), dtype=np.int32))
-        start += len(proposed)
-    return Candidates(item, place)
-
-
-def within_quota(candidates: Candidates, quotas: Sequence[int]) -> Candidates:
-    """Keep the first `quota` of each source's items that are left; an item needs one source."""
-    place = candidates.place.copy()
-    for number, quota in enumerate(quotas):
-        order = np.sort(place[:, number])
-        if quota < len(order):
-            place[place[:, number] >= order[quota], number] = ABSENT
-    return Candidates(candidates.item, place).select(np.asarray((place < ABSENT).any(axis=1)))
 
 
 def select(item: I32, score: F64) -> I64:

@@ -146,13 +146,9 @@ class Server:
         self._names = ("", SERVICE)
         for name in self._names:
             self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        ranking_pb2_grpc.add_RankingServiceServicer_to_server(
-            RankingService(self.pipeline, now), self._server
-        )
+        ranking_pb2_grpc.add_RankingServiceServicer_to_server(RankingService(self.pipeline, now), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         for name in self.pipeline.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
 
@@ -202,9 +198,7 @@ def _differences(expected: State, found: State) -> list[str]:
     # categories by code: one id more, and every number behind it would mean another thing without an error.
     problems = []
     if expected.counters != found.counters:
-        problems.append(
-            f"{len(expected.counters)} counters were expected, found {len(found.counters)} or other ones"
-        )
+        problems.append(f"{len(expected.counters)} counters were expected, found {len(found.counters)} or other ones")
     for side in ("user", "item"):
         ours, theirs = (getattr(state.catalog, f"{side}_ids") for state in (expected, found))
         if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):

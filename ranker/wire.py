@@ -98,9 +98,7 @@ class Wire:
             return ()
         values: Sequence[Any] = getattr(ids, kind).values
         if len(values) > self.limits.max_items:
-            raise RequestError(
-                f"{place}: at most {self.limits.max_items} items were expected, found {len(values)}"
-            )
+            raise RequestError(f"{place}: at most {self.limits.max_items} items were expected, found {len(values)}")
         if len(values) and (kind == "texts") != self.items.text:
             raise self.items.refuse(place)
         return values
@@ -113,9 +111,7 @@ class Wire:
     def ranked(self, answer: Answer, items: Sequence[Any]) -> pb.RankResponse:
         """Return the RankResponse of an answer; items: the ids of the request."""
         order = answer.index.tolist()
-        ids = (
-            [items[k] for k in order] if self.items.text else np.array(items, np.int64)[answer.index].tolist()
-        )
+        ids = [items[k] for k in order] if self.items.text else np.array(items, np.int64)[answer.index].tolist()
         return pb.RankResponse(items=self._ids(ids), indexes=order, **_common(answer))
 
     def _ids(self, values: list[Any]) -> pb.Ids:

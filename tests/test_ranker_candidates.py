@@ -106,9 +106,7 @@ def test_popular_without_a_declared_counter_makes_its_own(world, bundle):
     bare = State.build(world.log, world.catalog, (), world.grades)
     for as_of in (int(world.log.ts[0]) + 10 * DAY, bundle.state.end):
         request = Request(-1, as_of)
-        assert (
-            Popular(bare).propose(request, 20).tolist() == Popular(bundle.state).propose(request, 20).tolist()
-        )
+        assert Popular(bare).propose(request, 20).tolist() == Popular(bundle.state).propose(request, 20).tolist()
 
 
 def test_popular_takes_the_counter_nearest_to_a_week_of_impressions(world):
@@ -151,9 +149,7 @@ def test_nearest_never_proposes_an_item_without_a_vector(bundle):
 def test_nearest_finds_the_users_taste(world, bundle):
     source = Nearest(bundle.plugins["als"], bundle.state.histories)
     shares = [
-        np.mean(
-            world.item_taste[source.propose(Request(user, bundle.state.end), 5)] == world.user_taste[user]
-        )
+        np.mean(world.item_taste[source.propose(Request(user, bundle.state.end), 5)] == world.user_taste[user])
         for user in range(40)
     ]
     assert np.mean(shares) > 0.6  # by chance: 0.25

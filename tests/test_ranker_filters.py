@@ -66,9 +66,7 @@ def test_seen_equals_the_plain_definition(bundle):
     everything = candidates(range(80))
     for user in range(0, 40, 7):
         for as_of in (log.ts[0], log.ts[len(log) // 3], log.ts[-1], log.ts[-1] + 1):
-            expected = {
-                int(i) for u, i, t in zip(log.user, log.item, log.ts, strict=True) if u == user and t < as_of
-            }
+            expected = {int(i) for u, i, t in zip(log.user, log.item, log.ts, strict=True) if u == user and t < as_of}
             _, removed = filters.seen(everything, Request(user, int(as_of)), bundle.state)
             assert set(removed.item.tolist()) == expected
 

@@ -9,9 +9,10 @@ from world import bundle_of, full_matrix, make_world, train_parts, with_config
 
 from features.errors import PairliftError
 from features.plugin import VectorPlugin
+from ranker.candidates.merge import dedupe, within_quota
 from ranker.config import ServeSettings, SourceSettings, SourcesSettings
 from ranker.lanes import BusyError, Failures, Lane
-from ranker.pipeline import CALLER, Pipeline, dedupe, select, within_quota
+from ranker.pipeline import CALLER, Pipeline, select
 from ranker.request import ABSENT, Request
 
 ITEMS = np.arange(80, dtype=np.int32)
@@ -206,9 +207,7 @@ def test_a_late_as_of_is_fine(pipeline, now):
 
 
 def test_a_failing_source_is_named_and_the_answer_comes(bundle, now):
-    pipeline = with_sources(
-        bundle, Fixed("good", [1, 2]), Fixed("bad", ValueError("no luck")), Fixed("more", [2, 3])
-    )
+    pipeline = with_sources(bundle, Fixed("good", [1, 2]), Fixed("bad", ValueError("no luck")), Fixed("more", [2, 3]))
     for turn in (1, 2):
         answer = pipeline.recommend(Request(-1, now, explain=True), 10)
         assert answer.degraded == ("sources.bad",)
@@ -233,9 +232,7 @@ def test_a_source_that_gives_no_items_is_a_failing_one(bundle, now, items):
 
 
 def test_items_that_do_not_exist_are_filtered_and_counted(bundle, now):
-    answer = with_sources(bundle, Fixed("wild", [1, -5, 4000, 1])).recommend(
-        Request(-1, now, explain=True), 10
-    )
+    answer = with_sources(bundle, Fixed("wild", [1, -5, 4000, 1])).recommend(Request(-1, now, explain=True), 10)
     assert answer.item.tolist() == [1]
     assert answer.detail.removed[0] == ("unknown", 2)
 

@@ -342,9 +342,7 @@ def test_a_call_that_its_caller_gave_up_is_not_computed(bundle, world, monkeypat
         Client(server.address, 0.1) as hasty,
     ):
         with ThreadPoolExecutor(2) as pool:
-            calls = [
-                pool.submit(patient.rank, user(world, 1), [10]) for _ in range(2)
-            ]  # both workers are busy
+            calls = [pool.submit(patient.rank, user(world, 1), [10]) for _ in range(2)]  # both workers are busy
             time.sleep(0.1)
             with pytest.raises(ServerError, match=r"did not answer within 0\.1 s"):
                 hasty.rank(user(world, 2), [10])

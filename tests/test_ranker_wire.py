@@ -15,12 +15,8 @@ from ranker.wire import EARLIEST, LATEST, IdTable, Wire, id_list, id_message, id
 
 ROOT = Path(__file__).parent.parent
 LIMITS = ServeSettings(max_items=5, max_k=7)
-INTEGERS = Catalog(
-    np.array([-3, 4, 2**62]), np.array([-(2**63), -1, 0, 7, 2**63 - 1]), ("feed", "search"), (), ()
-)
-TEXTS = Catalog(
-    np.array(["ann", "bob"], dtype=object), np.array(["", "a", "é", "日本"], dtype=object), (), (), ()
-)
+INTEGERS = Catalog(np.array([-3, 4, 2**62]), np.array([-(2**63), -1, 0, 7, 2**63 - 1]), ("feed", "search"), (), ())
+TEXTS = Catalog(np.array(["ann", "bob"], dtype=object), np.array(["", "a", "é", "日本"], dtype=object), (), (), ())
 
 
 def recommend(**fields):
@@ -80,9 +76,7 @@ def test_a_mixture_of_kinds_cannot_be_written():
 def test_a_request_is_read(integers):
     message = recommend(
         user=pb.Id(integer=4),
-        context=pb.Context(
-            surface="search", query="shoes", source_item=pb.Id(integer=7), attributes={"device": "tv"}
-        ),
+        context=pb.Context(surface="search", query="shoes", source_item=pb.Id(integer=7), attributes={"device": "tv"}),
         as_of=123,
         exclude=ids_message([0, 99]),
         explain=True,
@@ -171,11 +165,7 @@ def answer(detail=None):
 
 @pytest.mark.parametrize("kind", ["integer", "text"])
 def test_a_ranked_answer_is_written(kind):
-    wire, ids = (
-        (Wire(INTEGERS, LIMITS), [50, 60, 70])
-        if kind == "integer"
-        else (Wire(TEXTS, LIMITS), ["p", "q", "r"])
-    )
+    wire, ids = (Wire(INTEGERS, LIMITS), [50, 60, 70]) if kind == "integer" else (Wire(TEXTS, LIMITS), ["p", "q", "r"])
     r = pb.RankResponse.FromString(wire.ranked(answer(), ids).SerializeToString())
     assert list(r.indexes) == [2, 0, 1]
     assert id_list(r.items) == [ids[2], ids[0], ids[1]]  # as the caller wrote them, unknown ones too
@@ -189,9 +179,7 @@ def test_a_ranked_answer_is_written(kind):
 
 def test_a_list_is_written_with_the_catalogues_ids():
     given = answer()
-    known = Answer(
-        given.index, np.array([3, 0, 1], np.int32), given.score, given.sources, given.source_names, (), None
-    )
+    known = Answer(given.index, np.array([3, 0, 1], np.int32), given.score, given.sources, given.source_names, (), None)
     assert id_list(Wire(INTEGERS, LIMITS).recommended(known).items) == [7, -(2**63), -1]
     assert id_list(Wire(TEXTS, LIMITS).recommended(known).items) == ["日本", "", "a"]
 

@@ -155,9 +155,7 @@ def _shown(rng: np.random.Generator, n_users: int, n_items: int, lists: int) -> 
     """Return user, item and ts of each impression, list by list. A user's lists are over an hour apart."""
     user = np.tile(np.arange(n_users), lists // n_users)
     popularity = 1 / np.sqrt(1 + np.arange(n_items))
-    keys = rng.random((lists, n_items)) ** (
-        1 / popularity
-    )  # Efraimidis and Spirakis: a draw without replacement
+    keys = rng.random((lists, n_items)) ** (1 / popularity)  # Efraimidis and Spirakis: a draw without replacement
     item = np.argsort(-keys, axis=1)[:, :PER_REQUEST]
     turn = np.arange(lists) // n_users
     step = SPAN // (lists // n_users)
@@ -229,14 +227,10 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     }
     booster = lgb.train(params, data, 20)
     booster = lgb.Booster(model_str=booster.model_to_string())
-    return Parts(
-        config, split, groups, state, spec, plugins, booster, Cooccurrence.build(log, catalog.n_items)
-    )
+    return Parts(config, split, groups, state, spec, plugins, booster, Cooccurrence.build(log, catalog.n_items))
 
 
-def full_matrix(
-    state: State, spec: FeatureSpec, plugins: dict[str, FeaturePlugin], requests: Requests
-) -> F32:
+def full_matrix(state: State, spec: FeatureSpec, plugins: dict[str, FeaturePlugin], requests: Requests) -> F32:
     """Return float32[n, columns] of requests, as training makes it: all groups at once."""
     columns = [plugin.values(requests, state.histories) for plugin in plugins.values()]
     return np.concatenate([assemble(state, spec, requests), *columns], axis=1, dtype=np.float32)

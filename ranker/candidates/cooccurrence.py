@@ -99,7 +99,5 @@ class TakenTogether:
         latest = taken[::-1]
         if request.source_item >= 0:
             latest = np.concatenate([np.array([request.source_item], np.int32), latest])
-        first = np.sort(
-            np.unique(latest, return_index=True)[1]
-        )  # an item taken twice speaks once, where it is latest
+        first = np.sort(np.unique(latest, return_index=True)[1])  # an item taken twice speaks once, where it is latest
         return latest[first][:SEEDS]

@@ -51,9 +51,7 @@ def _item_counter(state: State) -> tuple[Plan, Timeline]:
         if plan.key == ("item",):
             found = [k for k, place in enumerate(plan.counters) if _decayed_count(state.counters[place])]
             if found:
-                return _only(
-                    plan, min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))
-                ), timeline
+                return _only(plan, min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))), timeline
     counter = Counter(("item",), "impression", Span("h", HALF_LIFE), "count")
     plan = make_plans((counter,))[0]
     return plan, Timeline.build(plan, _log_of(state), state.catalog, ())
