@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from implicit.cpu.als import AlternatingLeastSquares
 from pydantic import Field
 from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 from features.histories import Histories
 from features.plugin import FitData
@@ -40,9 +42,6 @@ class ALS:
 
     def fit(self, data: FitData) -> None:
         """Factorise the users' graded events of the towers' period."""
-        from implicit.cpu.als import AlternatingLeastSquares
-        from threadpoolctl import threadpool_limits
-
         s = self.settings
         self.best_grade = max(len(data.grades) - 1, 1)
         weight = self._weight(data.log.grade)
@@ -69,7 +68,7 @@ class ALS:
         start, stop = histories.before(requests.user, requests.as_of - self.settings.lag)
         states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)
         vectors = np.stack([self._fold_in(known, gram, histories, row) for row in states]) if len(states) else known[:0]
-        return vectors[place.ravel()]
+        return np.asarray(vectors[place.ravel()])
 
     def _fold_in(self, known: F32, gram: F32, histories: Histories, state: I64) -> F32:
         rows = slice(int(state[0]), int(state[1]))
@@ -86,7 +85,7 @@ class ALS:
         """Return float32[n, 1]: user vector · item vector."""
         users = self.user_vectors(requests, histories)[requests.row_request()]
         items = np.concatenate([self.item_vectors, np.full((1, self.item_vectors.shape[1]), np.nan, np.float32)])
-        return np.einsum("nd,nd->n", users, items[requests.item])[:, None]
+        return np.asarray(np.einsum("nd,nd->n", users, items[requests.item])[:, None])
 
     def save(self, folder: Path) -> None:
         """Write settings and item vectors."""

@@ -251,7 +251,9 @@ class Timeline:
 
 def _form(log: EventLog, event: str, form: str, grades: tuple[str, ...]) -> F32:
     value, trial = event_values(log, event, grades)
-    return {"value": lambda: value, "trial": lambda: trial, "hit": lambda: (value != 0).astype(np.float32)}[form]()
+    if form == "trial":
+        return trial
+    return value if form == "value" else (value != 0).astype(np.float32)
 
 
 def _finish(plan: Plan, totals: F64, as_of: I64) -> F32:
@@ -265,4 +267,3 @@ def _finish(plan: Plan, totals: F64, as_of: I64) -> F32:
     last = np.where(np.isinf(values[:, since]), np.nan, values[:, since])
     values[:, since] = (as_of[:, None] - last) / SECOND
     return values.astype(np.float32)
-

@@ -99,7 +99,12 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         for name, expression in (("user_id", settings.user_id), ("item_id", settings.item_id))
     }
     selected["ts"] = _utc("[events] ts", settings.ts, kind("ts", settings.ts), mapping.zone)
-    for name, cast in (("surface", "VARCHAR"), ("organic", "BOOLEAN"), ("request_id", "VARCHAR"), ("position", "INTEGER")):
+    for name, cast in (
+        ("surface", "VARCHAR"),
+        ("organic", "BOOLEAN"),
+        ("request_id", "VARCHAR"),
+        ("position", "INTEGER"),
+    ):
         expression = getattr(settings, name)
         if expression is not None:
             kind(name, expression)
@@ -109,7 +114,9 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
             raise PairliftError(f"[events.feedback] {name}: this name is taken by a column of the contract; rename it")
         found = kind(f"feedback.{name}", expression)
         if found not in NUMBERS and not found.startswith("DECIMAL"):
-            raise PairliftError(f"[events.feedback] {name} = {expression!r}: a number or true/false was expected, found {found}")
+            raise PairliftError(
+                f"[events.feedback] {name} = {expression!r}: a number or true/false was expected, found {found}"
+            )
         selected[name] = f"({expression})::{'BOOLEAN' if found == 'BOOLEAN' else 'DOUBLE'}"
     for name, expression in settings.columns.items():
         if name in selected:
@@ -135,7 +142,9 @@ def _refuse_nulls(con: duckdb.DuckDBPyConnection, source: str) -> None:
     if con.execute("SELECT count(*) FROM mapped").fetchall()[0][0] == 0:
         raise PairliftError(f"[events] source = {source!r}: it has no rows")
     for column in ("user_id", "item_id", "ts"):
-        _refuse(con, "mapped", f"{column} IS NULL", f"[events] {column} of {source!r}", "NULL where a value was expected")
+        _refuse(
+            con, "mapped", f"{column} IS NULL", f"[events] {column} of {source!r}", "NULL where a value was expected"
+        )
 
 
 def _grade_sql(con: duckdb.DuckDBPyConnection, grades: tuple[Grade, ...]) -> str:

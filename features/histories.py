@@ -51,4 +51,5 @@ class Histories:
 
     def before(self, user: I32, cut: I64) -> tuple[I64, I64]:
         """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user."""
-        return _before(self.offsets, self.ts, np.asarray(user, np.int32), np.asarray(cut, np.int64))
+        start, stop = _before(self.offsets, self.ts, np.asarray(user, np.int32), np.asarray(cut, np.int64))
+        return start, stop

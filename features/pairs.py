@@ -284,5 +284,3 @@ def count_by_grades(pairs: Pairs, groups: Groups, grades: tuple[str, ...]) -> di
     return {
         f"{names[k // len(names)]} > {names[k % len(names)]}": int(counts[k]) for k in np.flatnonzero(counts).tolist()
     }
-
-

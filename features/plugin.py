@@ -58,7 +58,7 @@ class FeaturePlugin(Protocol):
         """
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs into an empty folder."""
+        """Write all that `load` needs into an empty folder; after `load`, write the same again."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:

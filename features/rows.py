@@ -4,12 +4,12 @@
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from features.schema import DAY, F32, HOUR, I64, SECOND, Attribute, Catalog, Requests
+from features.schema import DAY, F32, HOUR, I32, I64, SECOND, Attribute, Catalog, Requests
 from features.spec import MAX_DEFAULT_VALUES, Counter
 from features.store import State
 
@@ -42,9 +42,9 @@ def make_spec(counters: tuple[Counter, ...], catalog: Catalog, zone: str) -> Fea
     return FeatureSpec((*columns, *surface), (*categorical, *surface), zone)
 
 
-def _attribute_column(attribute: Attribute, index: I64) -> F32:
+def _attribute_column(attribute: Attribute, index: I32) -> F32:
     if attribute.kind == "numeric":
-        return np.append(attribute.numbers, np.float32(np.nan))[index]
+        return np.asarray(np.append(attribute.numbers, np.float32(np.nan))[index])
     codes = np.append(attribute.codes, np.int32(-1))[index].astype(np.float32)
     codes[codes < 0] = np.nan
     return codes
@@ -53,11 +53,14 @@ def _attribute_column(attribute: Attribute, index: I64) -> F32:
 def hour_of_day(ts: I64, zone: str) -> F32:
     """Return float32[n]: hours since midnight in `zone`, 0 to 24; the zone's offset is looked up once an hour."""
     hours, place = np.unique(ts // HOUR, return_inverse=True)
-    tz = ZoneInfo(zone)
-    offset = np.array(
-        [datetime.fromtimestamp(h * HOUR / SECOND, UTC).astimezone(tz).utcoffset().total_seconds() for h in hours.tolist()]
-    )
-    return (((ts + offset[place] * SECOND) % DAY) / HOUR).astype(np.float32)
+    offset = np.array([_offset(int(hour), ZoneInfo(zone)) for hour in hours])
+    return np.asarray(((ts + offset[place]) % DAY) / HOUR, np.float32)
+
+
+def _offset(hour: int, zone: ZoneInfo) -> int:
+    """Return the offset of a zone from UTC in µs, at an hour since 1970."""
+    offset = datetime.fromtimestamp(hour * HOUR / SECOND, UTC).astimezone(zone).utcoffset()
+    return round((offset or timedelta()).total_seconds()) * SECOND
 
 
 def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:

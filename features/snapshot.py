@@ -29,9 +29,7 @@ def save_state(folder: Path, state: State) -> None:
 def load_state(folder: Path) -> State:
     """Map a state that `save_state` wrote."""
     told = json.loads((folder / "state.json").read_text())
-    counters = tuple(
-        Counter(**{**c, "key": tuple(c["key"]), "span": Span(**c["span"])}) for c in told["counters"]
-    )
+    counters = tuple(Counter(**{**c, "key": tuple(c["key"]), "span": Span(**c["span"])}) for c in told["counters"])
     plans = make_plans(counters)
     timelines = tuple(load_arrays(folder / f"timeline{k}", Timeline) for k in range(len(plans)))
     catalog = _load_catalog(folder / "catalog")

@@ -123,9 +123,7 @@ def make_counters(
             for stat in declared.stats:
                 if stat not in STATS:
                     raise PairliftError(f"[[counters]] stat '{stat}' is not known{did_you_mean(stat, STATS)}")
-                counter = Counter(
-                    tuple(declared.key), declared.event, Span.parse(span), stat, declared.strength, prior
-                )
+                counter = Counter(tuple(declared.key), declared.event, Span.parse(span), stat, declared.strength, prior)
                 if counter.column in counters:
                     raise PairliftError(f"[[counters]]: the column '{counter.column}' is declared twice")
                 counters[counter.column] = counter

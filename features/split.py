@@ -63,7 +63,7 @@ def make_split(settings: SplitSettings, log: EventLog, zone: str) -> Split:
         raise PairliftError(
             f"[split]: t0 < t1 < t2 < t3 was expected, found {shown}; the log spans {iso(first)} to {iso(after_last)}"
         )
-    return Split(*bounds, validation=settings.validation)
+    return Split(bounds[0], bounds[1], bounds[2], bounds[3], settings.validation)
 
 
 def iso(ts: int) -> str:

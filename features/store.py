@@ -26,9 +26,7 @@ class State:
     end: int
 
     @classmethod
-    def build(
-        cls, log: EventLog, catalog: Catalog, counters: tuple[Counter, ...], grades: tuple[str, ...]
-    ) -> "State":
+    def build(cls, log: EventLog, catalog: Catalog, counters: tuple[Counter, ...], grades: tuple[str, ...]) -> "State":
         """Build the state of a whole log."""
         plans = make_plans(counters)
         timelines = tuple(Timeline.build(plan, log, catalog, grades) for plan in plans)

@@ -1,11 +1,11 @@
 """A bundle: all that a server loads, in one folder, with a manifest of hashes.
 
-    manifest.json     version, format, columns in their order, hashes of all other files
-    pairlift.toml     the configuration that it was trained with
-    booster.txt       LightGBM's own text format
-    plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
-    snapshot/         counters, histories and catalogue as of the end of the log
-    cooccurrence/     neighbours of each item as of the end of the log
+manifest.json     version, format, columns in their order, hashes of all other files
+pairlift.toml     the configuration that it was trained with
+booster.txt       LightGBM's own text format
+plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
+snapshot/         counters, histories and catalogue as of the end of the log
+cooccurrence/     neighbours of each item as of the end of the log
 """
 
 import json

@@ -4,6 +4,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
@@ -49,8 +50,6 @@ class TimeSettings(Settings):
     @field_validator("zone")
     @classmethod
     def _known(cls, zone: str) -> str:
-        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
         try:
             ZoneInfo(zone)
         except (ZoneInfoNotFoundError, ValueError) as error:

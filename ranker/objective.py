@@ -32,9 +32,7 @@ def _add(score: F64, winner: I32, loser: I32, weight: F32, start: int, stop: int
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def _add_chunks(
-    score: F64, winner: I32, loser: I32, weight: F32, bounds: I64, gradient: F64, hessian: F64
-) -> None:
+def _add_chunks(score: F64, winner: I32, loser: I32, weight: F32, bounds: I64, gradient: F64, hessian: F64) -> None:
     for c in prange(len(bounds) - 1):
         # Chunks end at group borders, so no two of them write to one row.
         _add(score, winner, loser, weight, bounds[c], bounds[c + 1], gradient, hessian)
@@ -77,8 +75,9 @@ class PairLogit:
         of_pair = group[pairs.winner]
         order = np.argsort(of_pair, kind="stable")
         ordered = Pairs(pairs.winner[order], pairs.loser[order], pairs.weight[order], pairs.sampled[order])
-        wanted = np.linspace(0, len(order), CHUNKS + 1).astype(np.int64)
-        bounds = np.unique(np.append(np.searchsorted(of_pair[order], of_pair[order][wanted[:-1]]), len(order)))
+        starts = np.flatnonzero(np.diff(of_pair[order], prepend=-1))
+        wanted = np.linspace(0, len(starts), CHUNKS + 1).astype(np.int64)
+        bounds = np.unique(np.append(starts, len(order))[wanted]).astype(np.int64)
         return cls(ordered, bounds, len(group))
 
     def __call__(self, score: F64, _: object = None) -> tuple[F64, F64]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ranker.hashes import hash_file, hash_value
 
-log = logging.getLogger("pairlift")
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -27,16 +27,14 @@ def code_hash(*packages: str) -> str:
     return digest.hexdigest()
 
 
-def run_stage(
-    folder: Path, name: str, inputs: Any, make: Callable[[Path], None], level: int = logging.INFO
-) -> Path:
+def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None], level: int = logging.INFO) -> Path:
     """Return `<folder>/<name>`, made by `make(empty folder)` unless it stands there with the same inputs.
 
     An interrupted or failed stage leaves nothing behind. level: of the line in the log that says what was done.
     """
     target, key = folder / name, hash_value(inputs)
-    stamp = target / "stage.key"
-    if stamp.is_file() and stamp.read_text() == key:
+    stamp = folder / f"{name}.key"
+    if target.is_dir() and stamp.is_file() and stamp.read_text() == key:
         log.log(level, "%-28s unchanged, reused", name)
         return target
     partial = target.with_name(f".{target.name}.partial")
@@ -45,9 +43,10 @@ def run_stage(
     started = time.monotonic()
     try:
         make(partial)
-        (partial / "stage.key").write_text(key)
+        stamp.unlink(missing_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
+        stamp.write_text(key)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     log.log(level, "%-28s %.1f s", name, time.monotonic() - started)

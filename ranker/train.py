@@ -1,11 +1,11 @@
 """From the log to a bundle: the whole training path.
 
-    import_stage   the log through the TOML's SQL into DuckDB                  (resumed)
-    prepare        arrays, split, groups, weighted pairs, counters             (seconds: made anew)
-    plugin_stage   a plugin, fitted on the towers' period alone                (resumed)
-    matrix         features of groups, strictly before their as_of
-    arm_stage      a booster of given plugins and seed, with its test scores   (resumed)
-    train          the arm of the served plugins and the first seed, as a bundle
+import_stage   the log through the TOML's SQL into DuckDB                  (resumed)
+prepare        arrays, split, groups, weighted pairs, counters             (seconds: made anew)
+plugin_stage   a plugin, fitted on the towers' period alone                (resumed)
+matrix         features of groups, strictly before their as_of
+arm_stage      a booster of given plugins and seed, with its test scores   (resumed)
+train          the arm of the served plugins and the first seed, as a bundle
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from ranker.hashes import hash_value
 from ranker.objective import pair_accuracy
 from ranker.stages import code_hash, run_stage
 
-logger = logging.getLogger("pairlift")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def prepare(config: Config) -> Prepared:
     counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
     state = State.build(log, catalog, counters, config.grade_names)
     told = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
-    key = hash_value([(folder / "stage.key").read_text(), told, code_hash("features")])
+    key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
     spec = make_spec(counters, catalog, config.time.zone)
     prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec)
     _refuse_empty(prepared)
@@ -176,7 +176,7 @@ class Arms:
             "validation": prepared.groups.of("booster", True),
             "test": prepared.groups.of("test"),
         }
-        return cls(prepared, groups, {name: matrix(prepared, g, {})  for name, g in groups.items()})
+        return cls(prepared, groups, {name: matrix(prepared, g, {}) for name, g in groups.items()})
 
     def plugin_columns(self, plugin: FeaturePlugin) -> dict[str, F32]:
         """Return float32[n, c] of a plugin for each slice."""

@@ -27,7 +27,7 @@ DETECTABLE = 2.8
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One arm on the test's pairs. right, half: float64[seeds, users], `half` counts ties as ½; total: float64[users]."""
+    """One arm on the test's pairs. right, half (ties as ½): float64[seeds, users]; total: float64[users]."""
 
     right: F64
     half: F64
@@ -109,9 +109,7 @@ def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
     return values[order]
 
 
-def _figures(
-    arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, columns: F32, names: list[str]
-) -> dict[str, Any]:
+def _figures(arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, columns: F32, names: list[str]) -> dict[str, Any]:
     """Return every figure of DESIGN section 8 for one kind of pairs."""
     groups = arms.groups["test"]
     row_user = groups.requests.user[groups.requests.row_request()].astype(np.int64)
@@ -187,16 +185,13 @@ def popularity_as_of(prepared: Prepared, groups: Groups) -> F64:
     return timeline.values(plan, rows, code, r.as_of[owner])[:, 0].astype(np.float64)
 
 
-def _slices(
-    arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, user: I64, n_users: int
-) -> dict[str, dict[str, Any]]:
+def _slices(arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, user: I64, n_users: int) -> dict[str, dict[str, Any]]:
     """Return the uplift by grade pair, surface, user activity and the winner's popularity as of the group."""
     groups, prepared = arms.groups["test"], arms.prepared
     owner = groups.requests.row_request()[pairs.winner]
     names = (SAMPLED, *prepared.config.grade_names)
-    grade_pair = np.array(
-        [f"{names[w + 1]} > {names[l + 1]}" for w, l in zip(groups.grade[pairs.winner], groups.grade[pairs.loser], strict=True)]
-    )
+    winner, loser = (np.array(names)[groups.grade[rows] + 1] for rows in (pairs.winner, pairs.loser))
+    grade_pair = np.char.add(np.char.add(winner, " > "), loser)
     start, stop = prepared.state.histories.before(groups.requests.user, groups.requests.as_of)
     labels = {
         "grade_pair": grade_pair,
@@ -262,8 +257,8 @@ def as_table(report: dict[str, Any]) -> str:
     verdict = "useful" if report["useful"] else "not shown to be useful"
     seed_sd = "-" if report["seed_sd"] is None else f"{100 * report['seed_sd']:.2f} %"
     lines = [
-        f"{report['data']}: {report['plugin']} is {verdict} "
-        f"({report['pairs']:,} {report['pairs_kind']} pairs, {report['users']:,} users, {report['effective_users']:.0f} effective)",
+        f"{report['data']}: {report['plugin']} is {verdict} ({report['pairs']:,} {report['pairs_kind']} pairs, "
+        f"{report['users']:,} users, {report['effective_users']:.0f} effective)",
         "",
         f"{'':22}{'without':>9}{'with':>9}   uplift",
         f"{'PairAccuracy':22}{report['without']:9.4f}{report['with']:9.4f}   {interval(report)}",
@@ -279,5 +274,3 @@ def as_table(report: dict[str, Any]) -> str:
         f"smallest uplift that this test could show: {100 * report['minimum_detectable_uplift']:.2f} %",
     ]
     return "\n".join(lines)
-
-

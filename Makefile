@@ -1,0 +1,61 @@
+# `make demo` and `make test` do all the set-up that they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
+WHAT ?=
+
+.PHONY: demo test lint format proto bench constraints figures clean help
+
+help:
+	@echo "make demo         the main job on MovieLens-100K: train, uplift, serve, ask"
+	@echo "make test         the tests"
+	@echo "make lint         ruff and mypy --strict        make format   ruff format"
+	@echo "make proto        the gRPC stubs, from proto/pairlift/v1/ranking.proto"
+	@echo "make bench        all benchmarks; WHAT=NAME for one"
+	@echo "make constraints  renew the exact versions in .ci/constraints.txt"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (some minutes the first time) …"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m ranker.demo .pairlift/demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.installed-dev
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto \
+		proto/pairlift/v1/ranking.proto
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python tests/bench/run.py $(WHAT)
+
+# A fresh environment with the newest versions that pyproject.toml admits; torch stays where it is pinned.
+constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[dev]'
+	.venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
+	rm -rf .venv-constraints
+
+clean:
+	rm -rf .pairlift .pytest_cache .mypy_cache .ruff_cache .hypothesis

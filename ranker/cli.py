@@ -1,0 +1,180 @@
+"""The command line. Each verb's `--help` teaches; a user's mistake is a sentence and exit status 2."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from features.errors import PairliftError
+from ranker.cli_serve import rank, recommend, serve
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+
+
+class Mistake(click.ClickException):
+    """A PairliftError on its way to the user."""
+
+    exit_code = 2
+
+
+class Verbs(click.Group):
+    """A group whose commands may raise PairliftError."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; turn a user's mistake into its text and exit status 2."""
+        try:
+            return super().invoke(ctx)
+        except PairliftError as error:
+            raise Mistake(str(error)) from error
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("-q", "--quiet", is_flag=True, help="Only warnings and results.")
+def cli(quiet: bool) -> None:
+    """A ranking stack: weighted pairs in LightGBM, point-in-time features, towers, gRPC, and the uplift.
+
+    \b
+    A first round, on MovieLens-100K (fetched when used):
+      pairlift init demo --example movielens
+      pairlift validate demo/pairlift.toml
+      pairlift train demo/pairlift.toml --out demo/bundle
+      pairlift uplift demo/pairlift.toml --plugin two_tower --out demo
+      pairlift serve demo/bundle --clock snapshot
+      pairlift recommend --user 1 --k 10 --explain
+    """
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    for package in ("features", "neural", "ranker"):
+        logging.getLogger(package).setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--example", metavar="NAME", help="Map an example data set in place of your own: movielens or kuairand.")
+def init(folder: Path, example: str | None) -> None:
+    """Write a commented pairlift.toml into DIR, for your own log or for an example data set.
+
+    The file maps your columns to Pairlift's with SQL expressions; your log is not rewritten. Edit it, then run
+    `pairlift validate DIR/pairlift.toml`.
+    """
+    from ranker.examples import example_text
+
+    target = folder / "pairlift.toml"
+    if target.exists():
+        raise PairliftError(f"{target} is there already: edit it, remove it, or choose another folder")
+    text = example_text(example or "template")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    except OSError as error:
+        raise PairliftError(f"{target}: {error.strerror}") from error
+    click.echo(f"wrote {target}; next: pairlift validate {target}")
+
+
+@cli.command()
+@CONFIG
+def validate(config: Path) -> None:
+    """Check the file and the data of CONFIG before anything is trained.
+
+    Prints rows, users, items and the time span, events per grade, pairs per grade pair and per period of the
+    split, and what looks wrong.
+    """
+    from ranker.config import load_config
+    from ranker.validate import validation_text
+
+    click.echo(validation_text(load_config(config)))
+
+
+@cli.command()
+@CONFIG
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; an old one is replaced."
+)
+def train(config: Path, out: Path) -> None:
+    """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
+
+    Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
+    and the booster whose PairAccuracy on the test is printed.
+    """
+    from ranker.config import load_config
+    from ranker.train import train as run
+
+    measured = run(load_config(config), out)
+    click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}, {measured['trees']} trees; bundle in {out}")
+
+
+@cli.command()
+@CONFIG
+@click.option("--plugin", required=True, metavar="NAME", help="A [plugins.NAME] of the TOML: is it worth serving?")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of uplift.json.")
+def uplift(config: Path, plugin: str, out: Path) -> None:
+    """Train rankers with and without a plugin's columns and report the relative uplift in PairAccuracy.
+
+    Same rows, pairs, weights, parameters and seeds for both arms. Prints a table and writes OUT/uplift.json: the
+    uplift with its 95 % interval (users and seeds drawn anew), ties as one half, shuffled columns as a control,
+    NDCG@10, slices and the gain's shares.
+    """
+    import json
+
+    from ranker.config import load_config
+    from ranker.uplift import as_table, uplift_report
+
+    report = uplift_report(load_config(config), plugin)
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / ".uplift.json.partial"
+    partial.write_text(json.dumps(report, indent=1))
+    partial.replace(out / "uplift.json")
+    click.echo(as_table(report))
+    click.echo(f"\nwrote {out / 'uplift.json'}")
+
+
+@cli.group(name="bundle", cls=Verbs)
+def bundle_group() -> None:
+    """Look at a bundle, or check that none of its bytes changed."""
+
+
+@bundle_group.command()
+@BUNDLE
+def show(bundle: Path) -> None:
+    """Print a bundle's version, measured figures, snapshot time, columns and size."""
+    from features.split import iso
+    from ranker.bundle import read_manifest
+
+    manifest = read_manifest(bundle)
+    size = sum((bundle / name).stat().st_size for name in manifest["files"] if (bundle / name).is_file())
+    click.echo(f"version        {manifest['version']} (format {manifest['format']})")
+    click.echo(f"snapshot       {iso(manifest['snapshot_time'])}")
+    for name, value in manifest["measured"].items():
+        click.echo(f"{name:14} {value}")
+    click.echo(f"size           {size / 1e6:.1f} MB in {len(manifest['files'])} files")
+    click.echo(f"columns        {len(manifest['columns'])}")
+    for column in manifest["columns"]:
+        click.echo(f"  {column}")
+
+
+@bundle_group.command()
+@BUNDLE
+def verify(bundle: Path) -> None:
+    """Hash every file of a bundle against its manifest, and load it; exit status 2 names what differs."""
+    from ranker.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    click.echo(f"{bundle}: version {loaded.version}, whole and loadable")
+
+
+for verb in (serve, recommend, rank):
+    cli.add_command(verb)
+
+
+def main() -> None:
+    """Run the command line."""
+    # OpenMP's idle threads spin: beside another busy process a fit of one second took twenty. Passive ones sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    cli(prog_name="pairlift")
+
+
+if __name__ == "__main__":
+    main()

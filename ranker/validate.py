@@ -1,0 +1,82 @@
+"""What `pairlift validate` says of a file and its data, before anything is trained."""
+
+import numpy as np
+
+from features.dataset import load_log
+from features.errors import PairliftError
+from features.pairs import count_by_grades, make_pairs
+from features.schema import DAY, EventLog
+from features.split import PERIODS, iso
+from ranker.config import Config
+from ranker.train import Prepared, import_stage, prepare
+
+
+def validation_text(config: Config) -> str:
+    """Import the log, make groups and pairs, and return the report. Raises PairliftError for what stops a training."""
+    folder = import_stage(config)
+    log, catalog = load_log(folder / "log.duckdb")
+    lines = [
+        f"{config.name}: {len(log):,} events, {catalog.n_users:,} users, {catalog.n_items:,} items",
+        f"from {iso(int(log.ts[0]))} to {iso(int(log.ts[-1]))} ({(log.ts[-1] - log.ts[0]) / DAY:.1f} days)",
+        "",
+        "events per grade, worst to best",
+        *_grade_lines(log, config),
+    ]
+    try:
+        prepared = prepare(config)
+    except PairliftError as error:
+        raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
+    lines += ["", *_period_lines(prepared), "", *_warning_lines(prepared)]
+    return "\n".join(lines)
+
+
+def _grade_lines(log: EventLog, config: Config) -> list[str]:
+    counts = np.bincount(log.grade + 1, minlength=len(config.grades) + 1)
+    names = ("(no grade)", *config.grade_names)
+    return [
+        f"  {name:20} {count:>12,} {100 * count / len(log):6.1f} %" for name, count in zip(names, counts, strict=True)
+    ]
+
+
+def _period_lines(prepared: Prepared) -> list[str]:
+    lines = []
+    bounds = (prepared.split.t0, prepared.split.t1, prepared.split.t2, prepared.split.t3)
+    for number, period in enumerate(PERIODS):
+        groups = prepared.groups.of(period)
+        pairs = make_pairs(groups, prepared.weights)
+        users = len(np.unique(groups.requests.user))
+        lines.append(
+            f"{period:8} [{iso(bounds[number])}, {iso(bounds[number + 1])}): {len(groups.requests):,} groups, "
+            f"{len(groups.grade):,} impressions, {users:,} users, {len(pairs):,} pairs"
+        )
+        for name, count in count_by_grades(pairs, groups, prepared.config.grade_names).items():
+            winner, loser = (("sampled", *prepared.config.grade_names).index(part) for part in name.split(" > "))
+            lines.append(f"  {name:28} {count:>12,} pairs of weight {prepared.weights[winner, loser]:g}")
+    return lines
+
+
+def _warning_lines(prepared: Prepared) -> list[str]:
+    """Return what does not stop a training and is worth a look."""
+    log, groups = prepared.log, prepared.groups
+    found = []
+    same = np.lexsort((log.ts, log.item, log.user))
+    repeated = int(
+        np.sum((np.diff(log.user[same]) == 0) & (np.diff(log.item[same]) == 0) & (np.diff(log.ts[same]) == 0))
+    )
+    if repeated:
+        found.append(f"{repeated:,} events repeat the user, item and time of another: is the log doubled?")
+    left_out = int(((log.grade >= 0) & ~log.pairable).sum())
+    if left_out:
+        found.append(f"{left_out:,} graded events make no pairs, for pairing.where is not true of them")
+    outside = int((prepared.split.period(log.ts) < 0).sum())
+    if outside:
+        found.append(f"{outside:,} events lie outside [t0, t3): those before count as history alone")
+    test = groups.of("test").requests
+    start, stop = prepared.state.histories.before(test.user, test.as_of)
+    cold = int((start == stop).sum())
+    found.append(f"{100 * cold / len(test):.1f} % of the test's groups have no history before as_of")
+    for column, name in enumerate(log.feedback_names):
+        unknown = float(np.isnan(log.feedback[:, column]).mean())
+        if unknown:
+            found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")
+    return ["worth a look", *(f"  {line}" for line in found)]

@@ -1,0 +1,132 @@
+"""Any log comes in through SQL expressions; what is bad is refused with place, count and the first rows."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from features.dataset import Mapping, import_log, load_log
+from features.errors import PairliftError
+from features.schema import SECOND
+from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
+
+CSV = """who,what,when,stars,where
+bo,x,2024-03-01 10:00:00,5,feed
+al,y,2024-03-01 09:00:00,2,
+al,x,2024-03-01 10:00:00,,search
+bo,z,2024-03-01 11:00:00,3,feed
+"""
+
+
+def mapping(folder: Path, events: str = CSV, **change: object) -> Mapping:
+    (folder / "log.csv").write_text(events)
+    given = {
+        "source": "log.csv", "user_id": "who", "item_id": "what", "ts": '"when"', "surface": '"where"',
+        "feedback": {"stars": "stars"},
+    } | change  # fmt: skip
+    grades = (
+        Grade(name="low", when="stars < 3"),
+        Grade(name="mid", when="stars >= 3"),
+        Grade(name="high", when="stars >= 5"),
+    )
+    return Mapping(folder, "UTC", EventsSettings(**given), None, None, grades, None)
+
+
+def test_a_log_becomes_arrays_in_time_order(tmp_path: Path) -> None:
+    import_log(mapping(tmp_path), tmp_path / "log.duckdb")
+    log, catalog = load_log(tmp_path / "log.duckdb")
+    assert catalog.user_ids.tolist() == ["al", "bo"]
+    assert catalog.item_ids.tolist() == ["x", "y", "z"]
+    assert catalog.surfaces == ("feed", "search")
+    assert log.user.tolist() == [0, 1, 0, 1]  # events of the same instant keep the order of the source
+    assert log.item.tolist() == [1, 0, 0, 2]
+    assert log.grade.tolist() == [0, 2, -1, 1]  # the best true grade; NULL is not true
+    assert log.surface.tolist() == [-1, 0, 1, 0]
+    assert np.isnan(log.feedback[2, 0])
+    assert log.ts[0] == 1709283600 * SECOND
+    assert (log.request == -1).all()
+    assert log.pairable.all()
+
+
+def test_times_without_a_zone_are_of_the_zone_told(tmp_path: Path) -> None:
+    told = mapping(tmp_path)
+    tokyo = Mapping(told.data, "Asia/Tokyo", told.events, None, None, told.grades, None)
+    import_log(tokyo, tmp_path / "log.duckdb")
+    assert load_log(tmp_path / "log.duckdb")[0].ts[0] == (1709283600 - 9 * 3600) * SECOND
+
+
+def test_integer_ids_stay_integers_and_sides_bring_attributes(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("id,kind,tags,price,title\n7,a,p|q,1.5,Seven\n9,,,,Nine\n")
+    (tmp_path / "users.csv").write_text("id,age\n1,30\n2,\n")
+    log = "who,what,when,stars,where\n1,7,2024-03-01,5,\n3,8,2024-03-02,1,\n"
+    told = mapping(tmp_path, log)
+    items = ItemsSettings(
+        source="items.csv", item_id="id", text={"title": "title"},
+        columns={"kind": "kind", "tags": "string_split(tags, '|')", "price": "price"},
+    )  # fmt: skip
+    users = UsersSettings(source="users.csv", user_id="id", columns={"age": "age"})
+    import_log(Mapping(told.data, "UTC", told.events, items, users, told.grades, "stars > 1"), tmp_path / "log.duckdb")
+    log_, catalog = load_log(tmp_path / "log.duckdb")
+    assert catalog.item_ids.tolist() == [7, 8, 9]
+    assert catalog.user_ids.tolist() == [1, 2, 3]
+    assert log_.pairable.tolist() == [True, False]
+    kind, tags, price = (catalog.item_attribute(n) for n in ("kind", "tags", "price"))
+    assert (kind.kind, kind.codes.tolist()) == ("categorical", [0, -1, -1])
+    assert (tags.kind, tags.offsets.tolist(), tags.values) == ("multi", [0, 2, 2, 2], ("p", "q"))
+    assert price.kind == "numeric"
+    assert price.numbers[0] == 1.5
+    assert np.isnan(price.numbers[1:]).all()
+    assert catalog.item_attribute("title").values == ("Seven", "", "Nine")
+
+
+@pytest.mark.parametrize(
+    ("events", "change", "says"),
+    [
+        (CSV, {"source": "nolog.csv"}, "No files found"),
+        (CSV, {"user_id": "whom"}, "these columns was expected: who, what, when, stars, where"),
+        (CSV, {"ts": "stars"}, "to_timestamp"),
+        (CSV, {"user_id": "stars::DOUBLE"}, "ids are integers or text, found DOUBLE"),
+        (CSV, {"feedback": {"stars": "what"}}, "a number or true/false was expected"),
+        (CSV.replace("al,y", ",y"), {}, r"NULL where a value was expected in 1 rows"),
+        (CSV, {"user_id": "stars::INTEGER"}, "NULL where a value was expected in 1 rows"),
+        (CSV, {"feedback": {"stars": "what::INTEGER"}}, "Could not convert"),
+        (
+            "who,what,when,stars,where\n",
+            {"ts": '"when"::TIMESTAMP', "feedback": {"stars": "stars::INTEGER"}},
+            "it has no rows",
+        ),
+        (CSV, {"feedback": {"item_id": "stars"}}, "taken by a column of the contract"),
+    ],
+)
+def test_bad_logs_are_refused_and_nothing_is_left(
+    tmp_path: Path, events: str, change: dict[str, object], says: str
+) -> None:
+    with pytest.raises(PairliftError, match=says):
+        import_log(mapping(tmp_path, events, **change), tmp_path / "log.duckdb")
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_bad_conditions_and_repeated_items_are_told(tmp_path: Path) -> None:
+    told = mapping(tmp_path)
+    bad = Mapping(told.data, "UTC", told.events, None, None, (Grade(name="low", when="star < 3"),), None)
+    with pytest.raises(PairliftError, match=r"\[\[grades\]\] low"):
+        import_log(bad, tmp_path / "log.duckdb")
+    (tmp_path / "items.csv").write_text("id\nx\nx\n")
+    items = ItemsSettings(source="items.csv", item_id="id")
+    with pytest.raises(PairliftError, match="more than once in 2 rows"):
+        import_log(Mapping(told.data, "UTC", told.events, items, None, told.grades, None), tmp_path / "log.duckdb")
+    (tmp_path / "items.csv").write_text("id\n1\n")
+    with pytest.raises(PairliftError, match="write a cast"):
+        import_log(Mapping(told.data, "UTC", told.events, items, None, told.grades, None), tmp_path / "log.duckdb")
+
+
+def test_parquet_globs_and_json_come_in_too(tmp_path: Path) -> None:
+    told = mapping(tmp_path)
+    for part, rows in (("a", "LIMIT 2"), ("b", "OFFSET 2")):
+        duckdb.sql(f"COPY (FROM '{tmp_path}/log.csv' {rows}) TO '{tmp_path}/part-{part}.parquet'")
+    duckdb.sql(f"COPY (FROM '{tmp_path}/log.csv') TO '{tmp_path}/log.json'")
+    for source in ("part-*.parquet", "log.json", "read_csv('{data}/log.csv')"):
+        events = told.events.model_copy(update={"source": source})
+        import_log(Mapping(tmp_path, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
+        assert load_log(tmp_path / "log.duckdb")[0].item.tolist() == [1, 0, 0, 2]

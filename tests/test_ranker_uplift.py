@@ -1,0 +1,170 @@
+"""The report on worlds with a known answer: a column that knows is useful, noise is not, and the figures add up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from world import make_world
+
+from features.errors import PairliftError
+from ranker.config import load_config
+from ranker.interval import relative_uplift
+from ranker.stages import run_stage
+from ranker.train import train
+from ranker.uplift import as_table, uplift_report
+
+TOML = """
+name = "world"
+[data]
+root = "."
+[events]
+source = "log.parquet"
+ts = "make_timestamp(ts)"
+{request}
+[events.feedback]
+play = "play"
+[[grades]]
+name = "skip"
+when = "play < 0.3"
+[[grades]]
+name = "listen"
+when = "play >= 0.3"
+[[grades]]
+name = "like"
+when = "play >= 0.9"
+[pairing]
+window = "30m"
+{pairing}
+[plugins.noise]
+class = "features.baselines:Noise"
+[plugins.als]
+class = "features.baselines:ALS"
+factors = 16
+[ranker]
+plugins = ["als"]
+[booster]
+trees = 60
+stop_after = 10
+[uplift]
+seeds = [0, 1, 2]
+draws = 400
+"""
+
+
+def write_world(folder: Path, pairing: str = "", request: str = "", where: str = "true", **world: Any) -> Path:
+    """Write a world's log as Parquet and its TOML; return the TOML."""
+    log = make_world(7, n_users=60, requests_per_user=20, **world).log
+    shown = pa.table(  # noqa: F841  (DuckDB reads it by its name)
+        {"user_id": log.user, "item_id": log.item, "ts": log.ts, "play": log.feedback[:, 0], "request": log.request}
+    )
+    rows = f"SELECT * REPLACE (nullif(play, 'nan'::FLOAT) AS play) FROM shown WHERE {where}"
+    duckdb.sql(f"COPY ({rows}) TO '{folder}/log.parquet'")
+    (folder / "pairlift.toml").write_text(TOML.format(pairing=pairing, request=request))
+    return folder / "pairlift.toml"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    config = load_config(write_world(tmp_path_factory.mktemp("world")))
+    return {name: uplift_report(config, name) for name in ("als", "noise")}
+
+
+def test_a_column_that_knows_is_useful(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["als"]
+    assert report["useful"]
+    assert report["ci95"][0] > 0.1
+    assert report["with"] > report["without"] + 0.1
+    assert report["importance"]["als__dot"] > 0.1
+
+
+def test_noise_and_shuffled_columns_are_not(reports: dict[str, dict[str, Any]]) -> None:
+    noise = reports["noise"]
+    assert not noise["useful"]
+    assert noise["ci95"][0] <= 0 <= noise["ci95"][1]
+    for report in reports.values():
+        assert report["shuffled"]["contains_zero"]
+        assert abs(report["random"] - 0.5) < 0.05
+
+
+def test_the_figures_agree_with_each_other(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["als"]
+    assert report["relative_uplift"] == pytest.approx(report["with"] / report["without"] - 1)
+    half, ties = report["ties_half"], report["tie_share"]
+    assert half["with"] == pytest.approx(report["with"] + ties["with"] / 2)
+    assert report["effective_users"] <= report["users"]
+    assert len(report["trees"]["with"]) == len(report["seeds"]) == 3
+    for kind in report["slices"].values():
+        assert sum(part["pairs"] for part in kind.values()) == report["pairs"]
+    json.dumps(report, allow_nan=False)
+    assert "als is useful" in as_table(report)
+
+
+def test_both_arms_are_resumed_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(write_world(tmp_path))
+    first = uplift_report(config, "noise")
+    monkeypatch.setattr("ranker.train.fit_booster", None)  # a second run must not fit
+    assert uplift_report(config, "noise") == first
+
+
+def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
+    report = uplift_report(load_config(write_world(tmp_path, pairing="negatives = 2")), "noise")
+    assert report["pairs_kind"] == "shown"
+    assert report["sampled"]["pairs"] > 0
+    positives = tmp_path / "positives"
+    positives.mkdir()
+    config = load_config(write_world(positives, pairing="negatives = 4", where="play >= 0.9"))
+    report = uplift_report(config, "als")
+    assert report["pairs_kind"] == "sampled"
+    assert "sampled" not in report
+
+
+def test_a_log_of_positives_without_negatives_names_the_key(tmp_path: Path) -> None:
+    with pytest.raises(PairliftError, match=r"pairing\.negatives"):
+        train(load_config(write_world(tmp_path, where="play >= 0.9")), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_interval_covers_the_truth() -> None:
+    """Of 100 worlds in which both arms are equal but for luck, the 95 % interval leaves zero out in few."""
+    missed = 0
+    for world in range(100):
+        rng = np.random.default_rng(world)
+        skill = rng.uniform(5, 15, 200)
+        luck = rng.normal(0, 0.01, (2, 6, 1))
+        without, with_ = (skill * (1 + luck[arm]) + rng.normal(0, 1, (6, 200)) for arm in (0, 1))
+        found = relative_uplift(without, with_, 400, seed=world)
+        missed += not found.low <= 0 <= found.high
+    assert missed <= 14
+
+
+def test_the_interval_of_a_real_gain_and_of_nothing() -> None:
+    base = np.random.default_rng(0).uniform(1, 2, (5, 100))
+    gain = relative_uplift(base, base * 1.02, 200)
+    assert gain.uplift == pytest.approx(0.02)
+    assert gain.low == pytest.approx(gain.high) == pytest.approx(0.02)
+    assert np.isnan(relative_uplift(base * 0, base, 100).uplift)
+
+
+def test_stages_are_reused_remade_and_never_half_written(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(folder: Path) -> None:
+        made.append(1)
+        (folder / "x").write_text("done")
+
+    for inputs in (1, 1, 2):
+        assert (run_stage(tmp_path, "s", inputs, make) / "x").read_text() == "done"
+    assert len(made) == 2
+
+    def fail(folder: Path) -> None:
+        (folder / "y").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path, "s", 3, fail)
+    assert [p.name for p in (tmp_path / "s").iterdir()] == ["x"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s", "s.key"]
