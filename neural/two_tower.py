@@ -29,7 +29,8 @@ class TwoTower:
         self.columns: tuple[str, ...] = _column_names(self.settings)
         self.report: dict[str, Any] = {}
         self._runtime: Runtime | None = None
-        self._files: tempfile.TemporaryDirectory[str] | None = None
+        self._fitted: tempfile.TemporaryDirectory[str] | None = None  # kept, for it is removed with its object
+        self._folder: Path | None = None
 
     @property
     def runtime(self) -> Runtime:
@@ -44,8 +45,8 @@ class TwoTower:
         from neural.train import fit
 
         trained = fit(data, self.settings)
-        self._files = tempfile.TemporaryDirectory(prefix="pairlift-towers-")
-        folder = Path(self._files.name)
+        self._fitted = tempfile.TemporaryDirectory(prefix="pairlift-towers-")
+        self._folder = folder = Path(self._fitted.name)
         export_towers(trained.model, trained.rows, trained.spec, folder)
         items = encode_items(open_session(folder / "item_tower.onnx"), trained.items)
         users, user_row = trained.user_tokens()
@@ -87,9 +88,9 @@ class TwoTower:
 
     def save(self, folder: Path) -> None:
         """Copy the fitted files into an empty folder: two ONNX towers, four arrays, two JSON files."""
-        if self._files is None:
-            raise PairliftError("TwoTower is not fitted: call fit() first")
-        shutil.copytree(self._files.name, folder, dirs_exist_ok=True)
+        if self._folder is None:
+            raise PairliftError("TwoTower is not fitted: call fit() or load() first")
+        shutil.copytree(self._folder, folder, dirs_exist_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -97,6 +98,7 @@ class TwoTower:
         told = json.loads((folder / "two_tower.json").read_text())
         plugin = cls(**told["settings"])
         plugin.report = told["report"]
+        plugin._folder = folder
         plugin._runtime = load_runtime(folder, plugin.settings.lag)
         return plugin
 
