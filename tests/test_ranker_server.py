@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -309,44 +310,53 @@ def test_a_stopped_server_is_unreachable(bundle):
     assert caught.value.code == "UNAVAILABLE"
 
 
-def test_calls_under_way_are_finished_when_it_stops(bundle, world, monkeypatch):
-    real = Pipeline.rank
+@pytest.fixture
+def held_rank(monkeypatch):
+    """Let every Rank wait: `asked` are the users whose call has begun, `go` lets them through."""
+    real, asked, go = Pipeline.rank, [], threading.Event()
 
-    def slow(self, request, item):
-        time.sleep(0.4)
+    def held(self, request, item):
+        asked.append(request.user)
+        go.wait(20)
         return real(self, request, item)
 
-    monkeypatch.setattr(Pipeline, "rank", slow)
+    monkeypatch.setattr(Pipeline, "rank", held)
+    return asked, go
+
+
+def wait_for(condition):
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not come to pass within 20 s")
+
+
+def test_calls_under_way_are_finished_when_it_stops(bundle, world, held_rank):
+    asked, go = held_rank
     server = Server(bundle)
     server.start()
-    with Client(server.address) as client, ThreadPoolExecutor(1) as pool:
+    with Client(server.address, timeout=20) as client, ThreadPoolExecutor(2) as pool:
         call = pool.submit(client.rank, user(world, 1), [10])
-        time.sleep(0.2)
-        server.stop(grace=5)
+        wait_for(lambda: asked)
+        stopping = pool.submit(server.stop, 20)
+        time.sleep(0.1)
+        assert not stopping.done()
+        go.set()
         assert len(call.result().items) == 1
+        stopping.result()
 
 
-def test_a_call_that_its_caller_gave_up_is_not_computed(bundle, world, monkeypatch):
-    asked = []
-    real = Pipeline.rank
-
-    def slow(self, request, item):
-        asked.append(request.user)
-        time.sleep(0.3)
-        return real(self, request, item)
-
-    monkeypatch.setattr(Pipeline, "rank", slow)
-    with (
-        serving(bundle) as server,
-        Client(server.address, timeout=20) as patient,
-        Client(server.address, 0.1) as hasty,
-    ):
-        with ThreadPoolExecutor(2) as pool:
-            calls = [pool.submit(patient.rank, user(world, 1), [10]) for _ in range(2)]  # both workers are busy
-            time.sleep(0.1)
-            with pytest.raises(ServerError, match=r"did not answer within 0\.1 s"):
+def test_a_call_that_its_caller_gave_up_is_not_computed(bundle, world, held_rank):
+    asked, go = held_rank
+    with serving(bundle) as server, Client(server.address, timeout=20) as patient, ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(patient.rank, user(world, 1), [10]) for _ in range(2)]
+        wait_for(lambda: len(asked) == 2)  # both workers are busy
+        with Client(server.address, timeout=0.3) as hasty:
+            with pytest.raises(ServerError, match=r"did not answer within 0\.3 s"):
                 hasty.rank(user(world, 2), [10])
-            assert all(call.result().items for call in calls)
+        go.set()
+        assert all(call.result().items for call in calls)
         patient.rank(user(world, 3), [10])
     assert asked == [1, 1, 3]
 
