@@ -79,14 +79,11 @@ PATIENT = 20_000_000
 
 def with_sources(bundle, *sources, quota=20, deadlines=()):
     """A pipeline over these sources; deadlines in µs, long for those left out (the machine may be busy)."""
-    deadlines = [*deadlines, *[PATIENT] * len(sources)]
-    return Pipeline(
-        bundle,
-        [
-            (s, SourceSettings.model_construct(quota=quota, deadline=d))
-            for s, d in zip(sources, deadlines, strict=False)
-        ],
-    )
+    settings = [
+        SourceSettings.model_construct(quota=quota, deadline=deadline)
+        for deadline in (*deadlines, *[PATIENT] * (len(sources) - len(deadlines)))
+    ]
+    return Pipeline(bundle, list(zip(sources, settings, strict=True)))
 
 
 def test_rank_equals_the_offline_matrix_exactly(pipeline, bundle, parts):
@@ -308,7 +305,7 @@ def fail(requests):
     [
         fail,
         lambda requests: np.zeros((len(requests.item) + 1, 1), np.float32),
-        lambda requests: time.sleep(0.5) or np.zeros((len(requests.item), 1), np.float32),
+        lambda requests: time.sleep(3),
     ],
     ids=["raises", "wrong shape", "late"],
 )

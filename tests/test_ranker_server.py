@@ -352,9 +352,8 @@ def test_a_call_that_its_caller_gave_up_is_not_computed(bundle, world, held_rank
     with serving(bundle) as server, Client(server.address, timeout=20) as patient, ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(patient.rank, user(world, 1), [10]) for _ in range(2)]
         wait_for(lambda: len(asked) == 2)  # both workers are busy
-        with Client(server.address, timeout=0.3) as hasty:
-            with pytest.raises(ServerError, match=r"did not answer within 0\.3 s"):
-                hasty.rank(user(world, 2), [10])
+        with Client(server.address, 0.3) as hasty, pytest.raises(ServerError, match=r"did not answer within 0\.3 s"):
+            hasty.rank(user(world, 2), [10])
         go.set()
         assert all(call.result().items for call in calls)
         patient.rank(user(world, 3), [10])
