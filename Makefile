@@ -43,8 +43,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 proto: $(VENV)/.installed-dev
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto \
-		proto/pairlift/v1/ranking.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto proto/pairlift/v1/ranking.proto
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/bench/run.py $(WHAT)

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from features.histories import Histories
 from features.plugin import FitData
-from features.schema import F32, I64, Requests
+from features.schema import F32, I8, Requests
 from features.settings import Duration, Settings
 
 
@@ -29,8 +29,9 @@ class ALSSettings(Settings):
 class ALS:
     """Implicit-feedback ALS; a user is folded in from the history before `as_of - lag`, so a new user has a vector.
 
-    Confidence of an item in a history: 1 + alpha · grade / best grade (an event without a grade, or of the
-    worst one, says nothing). Values: the dot product, NaN for a cold item and for a user without such events.
+    Confidence of an event: 1 + alpha · grade / best grade (an event without a grade, or of the worst one, says
+    nothing; in a log of one grade every event counts in full). Events of the same item add up. Values: the dot
+    product, NaN for a cold item and for a user without such events.
     """
 
     columns: tuple[str, ...] = ("dot",)
@@ -38,28 +39,29 @@ class ALS:
     def __init__(self, **params: Any) -> None:
         self.settings = ALSSettings(**params)
         self.item_vectors: F32 = np.empty((0, self.settings.factors), np.float32)
-        self.best_grade = 1
+        self.best_grade = 0
 
     def fit(self, data: FitData) -> None:
         """Factorise the users' graded events of the towers' period."""
         s = self.settings
-        self.best_grade = max(len(data.grades) - 1, 1)
-        weight = self._weight(data.log.grade)
-        keep = weight > 0
+        self.best_grade = int(data.log.grade.max(initial=0))
+        confidence = self._confidence(data.log.grade)
+        keep = confidence > 0
         shape = (data.catalog.n_users, data.catalog.n_items)
-        matrix = csr_matrix((weight[keep], (data.log.user[keep], data.log.item[keep])), shape=shape)
+        matrix = csr_matrix((confidence[keep], (data.log.user[keep], data.log.item[keep])), shape=shape)
         with threadpool_limits(1, "blas"):  # as implicit asks for: its own threads are faster
             model = AlternatingLeastSquares(
-                factors=s.factors, regularization=s.regularization, iterations=s.iterations, random_state=data.seed,
-            )  # fmt: skip
+                factors=s.factors, regularization=s.regularization, iterations=s.iterations, random_state=data.seed
+            )
             model.fit(matrix, show_progress=False)
         seen = np.bincount(data.log.item[keep], minlength=data.catalog.n_items) > 0
         self.item_vectors = np.where(seen[:, None], model.item_factors, np.nan).astype(np.float32)
 
-    def _weight(self, grade: Any) -> F32:
-        if self.best_grade == 1 and grade.max(initial=0) == 0:  # a log of positives has one grade
-            return np.where(grade >= 0, self.settings.alpha, 0).astype(np.float32)
-        return (self.settings.alpha * np.maximum(grade, 0) / self.best_grade).astype(np.float32)
+    def _confidence(self, grade: I8) -> F32:
+        """Return float32[n]: c of the paper's equation 3, 0 for an event that says nothing."""
+        if self.best_grade == 0:
+            return np.where(grade >= 0, 1 + self.settings.alpha, 0).astype(np.float32)
+        return np.where(grade > 0, 1 + self.settings.alpha * grade / self.best_grade, 0).astype(np.float32)
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, factors]: the least-squares vector of each visible history (paper, equation 4)."""
@@ -67,19 +69,20 @@ class ALS:
         gram = known.T @ known + self.settings.regularization * np.eye(known.shape[1], dtype=np.float32)
         start, stop = histories.before(requests.user, requests.as_of - self.settings.lag)
         states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)
-        vectors = np.stack([self._fold_in(known, gram, histories, row) for row in states]) if len(states) else known[:0]
-        return np.asarray(vectors[place.ravel()])
+        vectors = [self._fold_in(known, gram, histories, slice(int(a), int(b))) for a, b in states]
+        return np.asarray(np.stack(vectors)[place.ravel()] if vectors else known[:0])
 
-    def _fold_in(self, known: F32, gram: F32, histories: Histories, state: I64) -> F32:
-        rows = slice(int(state[0]), int(state[1]))
-        weight = self._weight(histories.grade[rows])
+    def _fold_in(self, known: F32, gram: F32, histories: Histories, rows: slice) -> F32:
+        confidence = self._confidence(histories.grade[rows])
         item = histories.item[rows]
-        use = (weight > 0) & ~np.isnan(self.item_vectors[item, 0])
+        use = (confidence > 0) & ~np.isnan(self.item_vectors[item, 0])
         if not use.any():
             return np.full(known.shape[1], np.nan, np.float32)
-        vectors, weight = known[item[use]], weight[use]
-        left = gram + (vectors * weight[:, None]).T @ vectors
-        return np.linalg.solve(left, vectors.T @ (1 + weight)).astype(np.float32)
+        items, place = np.unique(item[use], return_inverse=True)
+        c = np.bincount(place, confidence[use]).astype(np.float32)
+        vectors = known[items]
+        left = gram + (vectors * (c - 1)[:, None]).T @ vectors
+        return np.linalg.solve(left, vectors.T @ c).astype(np.float32)
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, 1]: user vector · item vector."""

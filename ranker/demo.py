@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -26,14 +28,15 @@ def last_user(database: Path) -> str:
     return str(rows[0][0])
 
 
-def ask(bundle: Path, user: str) -> None:
-    """Start a server of the bundle, ask it for one user's list, and stop it."""
+@contextmanager
+def server_of(bundle: Path) -> Iterator[str]:
+    """Run a server of the bundle on a free port while the block runs; gives its address."""
     words = ["serve", str(bundle), "--clock", "snapshot", "--port", "0"]
-    click.secho(f"\n$ pairlift {' '.join(words)} &", bold=True)
+    click.secho(f"\n$ pairlift {' '.join(words)} &", bold=True, err=True)
     command = [sys.executable, "-m", "ranker.cli", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            run("recommend", "--user", user, "--k", "10", "--address", _address(server))
+            yield _address(server)
         finally:
             server.terminate()
             server.wait()
@@ -41,9 +44,8 @@ def ask(bundle: Path, user: str) -> None:
 
 def _address(server: "subprocess.Popen[str]") -> str:
     """Return the address that the server prints once it is ready."""
-    assert server.stdout is not None
-    for line in server.stdout:
-        click.echo(line, nl=False)
+    for line in server.stdout or ():
+        click.echo(line, nl=False, err=True)
         for word in line.split():
             if word.startswith("127.0.0.1:"):
                 return word
@@ -59,7 +61,9 @@ def main(folder: Path) -> None:
     run("validate", str(config))
     run("train", str(config), "--out", str(bundle))
     run("uplift", str(config), "--plugin", "two_tower", "--out", str(folder))
-    ask(bundle, last_user(folder / "work" / "import" / "log.duckdb"))
+    user = last_user(folder / "work" / "import" / "log.duckdb")
+    with server_of(bundle) as address:
+        run("recommend", "--user", user, "--k", "10", "--explain", "--address", address)
     click.secho(f"\ndone in {time.monotonic() - started:.0f} s; the report is {folder / 'uplift.json'}", bold=True)
 
 

@@ -1,0 +1,64 @@
+"""Run the benchmarks: `make bench` all of them, `make bench WHAT=NAME` one.
+
+A benchmark is a file beside this one. It checks that what it compares agrees, prints a table, and as its last line
+one JSON object, which this writes to `tests/bench/results/<name>.json` with the machine, the date and the command.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HELPERS = {"run"}
+
+
+def machine() -> str:
+    """Return the processor's name and how many of its cores there are."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def run(name: str, options: list[str]) -> int:
+    """Run one benchmark, show what it prints, and keep its last line."""
+    command = [sys.executable, str(HERE / f"{name}.py"), *options]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    if process.returncode:
+        return process.returncode
+    told = {
+        "command": " ".join(["make bench", f"WHAT={name}", *options]),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "result": json.loads(last),
+    }
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    return 0
+
+
+def main() -> int:
+    """Run what the command line names, or everything."""
+    known = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in HELPERS)
+    wanted = sys.argv[1:2] or known
+    for name in wanted:
+        if name not in known:
+            print(f"there is no benchmark '{name}' (known: {', '.join(known)})", file=sys.stderr)
+            return 2
+        print(f"== {name}", flush=True)
+        code = run(name, sys.argv[2:])
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What every implementation of a Protocol must hold: subclass for each one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from world import World, make_world
+
+from features.histories import Histories
+from features.pairs import make_groups, make_pairs, weight_table
+from features.plugin import FeaturePlugin, FitData, VectorPlugin
+from features.schema import Requests, one_request
+from features.settings import PairingSettings, SplitSettings
+from features.split import Split, make_split
+
+
+def fit_data(world: World, split: Split, seed: int = 3) -> FitData:
+    """Return what the towers' period of a world shows to a plugin."""
+    groups = make_groups(world.log, PairingSettings(), split).of("towers")
+    pairs = make_pairs(groups, weight_table({}, world.grades, False))
+    return FitData(world.log.until(split.t1), world.catalog, groups, pairs, world.grades, seed)
+
+
+class PluginContract:
+    """A FeaturePlugin. Set `make`; `exact` is False where sums may be rounded in another order in a batch."""
+
+    exact = True
+
+    def make(self) -> FeaturePlugin:
+        """Return a plugin that is not fitted."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def case(self) -> tuple[FeaturePlugin, World, Requests, Histories]:
+        world = make_world(11, surfaces=("feed", "search"))
+        split = make_split(SplitSettings(), world.log, "UTC")
+        plugin = self.make()
+        plugin.fit(fit_data(world, split))
+        requests = make_groups(world.log, PairingSettings(), split).of("test").requests.slice(0, 40)
+        return plugin, world, requests, Histories.build(world.log, world.catalog.n_users)
+
+    def same(self, a: Any, b: Any) -> None:
+        if self.exact:
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    def test_values_have_the_declared_shape(self, case: Any) -> None:
+        plugin, _, requests, histories = case
+        assert isinstance(plugin, FeaturePlugin)
+        assert len(plugin.columns) == len(set(plugin.columns)) > 0
+        values = plugin.values(requests, histories)
+        assert values.shape == (len(requests.item), len(plugin.columns))
+        assert values.dtype == np.float32
+        assert np.isfinite(values).mean() > 0.9
+        assert not np.isinf(values).any()
+
+    def test_a_batch_equals_one_request_at_a_time(self, case: Any) -> None:
+        plugin, _, requests, histories = case
+        values = plugin.values(requests, histories)
+        for r in range(len(requests)):
+            rows = slice(int(requests.offsets[r]), int(requests.offsets[r + 1]))
+            self.same(plugin.values(requests.slice(r, r + 1), histories), values[rows])
+
+    def test_a_candidate_does_not_depend_on_the_others(self, case: Any) -> None:
+        plugin, _, requests, histories = case
+        user, as_of = int(requests.user[0]), int(requests.as_of[0])
+        items = np.array([0, 5, 9, 5, 30], np.int32)
+        all_of_them = plugin.values(one_request(user, as_of, 0, items), histories)
+        for k, item in enumerate(items):
+            alone = plugin.values(one_request(user, as_of, 0, np.array([item], np.int32)), histories)
+            self.same(alone[0], all_of_them[k])
+
+    def test_nothing_at_or_after_as_of_is_seen(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        for r in range(0, len(requests), 8):
+            one = requests.slice(r, r + 1)
+            past = Histories.build(world.log.until(int(one.as_of[0])), world.catalog.n_users)
+            self.same(plugin.values(one, past), plugin.values(one, histories))
+
+    def test_cold_users_cold_items_and_no_items_are_answered(self, case: Any) -> None:
+        plugin, _, requests, histories = case
+        as_of = int(requests.as_of[0])
+        cold = plugin.values(one_request(-1, as_of, -1, np.array([-1, 2], np.int32)), histories)
+        assert cold.shape == (2, len(plugin.columns))
+        assert not np.isinf(cold).any()
+        assert plugin.values(one_request(0, as_of, 0, np.empty(0, np.int32)), histories).shape == (
+            0,
+            len(plugin.columns),
+        )
+        assert plugin.values(requests.slice(0, 0), histories).shape == (0, len(plugin.columns))
+
+    def test_what_is_saved_is_loaded_and_can_be_saved_again(self, case: Any, tmp_path: Path) -> None:
+        plugin, _, requests, histories = case
+        before = plugin.values(requests, histories)
+        for step in ("first", "second"):
+            (tmp_path / step).mkdir()
+            plugin.save(tmp_path / step)
+            plugin = type(plugin).load(tmp_path / step)
+            np.testing.assert_array_equal(plugin.values(requests, histories), before)
+
+    def test_the_same_seed_gives_the_same_plugin(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        again = self.make()
+        again.fit(fit_data(world, make_split(SplitSettings(), world.log, "UTC")))
+        np.testing.assert_allclose(
+            again.values(requests, histories), plugin.values(requests, histories), rtol=1e-3, atol=1e-4
+        )
+
+    def test_vectors_give_the_dot(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        if not isinstance(plugin, VectorPlugin) or plugin.columns != ("dot",):
+            pytest.skip("no vectors")
+        users, items = plugin.user_vectors(requests, histories), plugin.item_vectors
+        assert items.shape == (world.catalog.n_items, users.shape[1])
+        dot = np.einsum("nd,nd->n", users[requests.row_request()], items[requests.item])
+        np.testing.assert_allclose(plugin.values(requests, histories)[:, 0], dot, rtol=1e-3, atol=1e-4)

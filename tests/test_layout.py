@@ -1,0 +1,133 @@
+"""The house rules that imports and files keep."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ranker.cli import cli
+from ranker.config import Config, load_config
+from ranker.examples import example_names, example_text
+
+ROOT = Path(__file__).parent.parent
+OURS = {"features", "neural", "ranker", "pairlift"}
+MAY_IMPORT = {"features": {"features"}, "neural": {"features", "neural"}, "ranker": {"features", "ranker", "pairlift"}}
+TORCH = {"model.py", "losses.py", "train.py", "export.py"}
+STUBS = {"server.py", "client.py", "wire.py"}
+
+
+def imports(path: Path, inside_functions: bool = True) -> set[str]:
+    """Top-level names of the modules that a file imports."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if inside_functions else iter(tree.body)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_import_only_what_they_may(package: str) -> None:
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        extra = (imports(path) & OURS) - MAY_IMPORT[package]
+        assert not extra, f"{path.name} imports {extra}"
+        if "pairlift" in imports(path):
+            assert path.name in STUBS
+
+
+def test_torch_is_for_training_alone() -> None:
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("*.py"):
+            if "torch" in imports(path):
+                assert package == "neural", path
+                assert path.name in TORCH, path
+    loaded = (
+        "import ranker.server, ranker.bundle, neural.two_tower, features.baselines, sys; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
+def test_only_examples_name_a_data_set() -> None:
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name in ("cli.py", "demo.py"):
+                continue  # their help and the demo say which example to begin with
+            assert not re.search(r"movielens|kuairand|ml-100k", path.read_text(), re.IGNORECASE), path
+
+
+@pytest.mark.parametrize("name", ["template", *example_names()])
+def test_examples_are_valid_and_round_trip(name: str, tmp_path: Path) -> None:
+    (tmp_path / "pairlift.toml").write_text(example_text(name))
+    config = load_config(tmp_path / "pairlift.toml")
+    assert config.grade_names
+    for plugin in config.ranker.plugins:
+        assert plugin in config.plugins
+
+
+def test_the_template_names_every_table() -> None:
+    text = example_text("template")
+    for name in Config.model_fields:
+        if name not in ("path", "fetch", "name"):
+            assert re.search(rf"^(# )?\[+{name}", text, re.MULTILINE), f"[{name}] is not in the template"
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+def test_every_verb_is_in_the_readme_and_teaches() -> None:
+    runner = CliRunner()
+    for name, command in cli.commands.items():
+        assert f"pairlift {name}" in readme(), name
+        done = runner.invoke(cli, [name, "--help"])
+        assert done.exit_code == 0
+        assert len(command.help or "") > 60, name
+
+
+def test_every_command_of_the_readme_is_real() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"\bmake ([a-z]+)", readme()):
+        assert target in targets, f"make {target}"
+    runner = CliRunner()
+    for line in re.findall(r"^\s*pairlift ([^\n#]+)", readme(), re.MULTILINE):
+        words = line.split()
+        known = runner.invoke(cli, [words[0], "--help"]).output
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in known, f"pairlift {line}: {option}"
+
+
+def test_every_plugin_is_in_the_template() -> None:
+    for name in ("neural.two_tower:TwoTower", "features.baselines:ALS", "features.baselines:Noise"):
+        assert name in example_text("template")
+
+
+def test_no_registry_and_no_path_of_a_machine_is_named() -> None:
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False, cwd=ROOT).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    for name in tracked:
+        if name.endswith((".py", ".toml", ".md", ".txt", "Makefile", "run")) and name != "tests/test_layout.py":
+            text = (ROOT / name).read_text()
+            assert not re.search(r"pypi\.org|pythonhosted|/work/|/root/|/opt/wheels", text), name
+
+
+def test_constraints_pin_what_pyproject_asks_for() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {
+        re.split(r"[>=<\[]", d)[0].lower() for d in [*asked["dependencies"], *asked["optional-dependencies"]["dev"]]
+    }
+    lines = (ROOT / ".ci" / "constraints.txt").read_text().lower().splitlines()
+    pinned = {line.partition("==")[0].strip().replace("_", "-") for line in lines}
+    assert names <= pinned
+    assert "torch==2.13.0" in lines

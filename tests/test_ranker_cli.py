@@ -1,0 +1,154 @@
+"""The verbs on a small log: what a user sees, and what a mistake gets."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_ranker_uplift import write_world
+
+from features.errors import PairliftError
+from ranker.bundle import load_bundle
+from ranker.cli import cli
+from ranker.config import load_config
+from ranker.train import Arms, plugin_stage, prepare
+
+
+def pairlift(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, [str(w) for w in words])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    code, said = pairlift("train", write_world(folder), "--out", folder / "bundle")
+    assert code == 0, said
+    assert "test PairAccuracy" in said
+    return folder / "bundle"
+
+
+def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> None:
+    code, said = pairlift("validate", write_world(tmp_path))
+    assert code == 0
+    for part in ("9,600 events, 60 users", "(no grade)", "like > skip", "pairs of weight 2", "test ", "NULL"):
+        assert part in said, part
+
+
+def test_uplift_prints_and_writes(tmp_path: Path) -> None:
+    code, said = pairlift("uplift", write_world(tmp_path), "--plugin", "noise", "--out", tmp_path / "report")
+    assert code == 0
+    assert "not shown to be useful" in said
+    written = json.loads((tmp_path / "report" / "uplift.json").read_text())
+    asked = "metric pairs users effective_users without with relative_uplift ci95 ties_half tie_share macro seeds"
+    for key in [*asked.split(), *"seed_sd trees shuffled ndcg@10 random popularity column_alone slices".split()]:
+        assert key in written, key
+
+
+def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) -> None:
+    code, said = pairlift("bundle", "show", bundle)
+    assert code == 0
+    assert "pair_accuracy" in said
+    assert "als__dot" in said
+    assert pairlift("bundle", "verify", bundle)[0] == 0
+    loaded = load_bundle(bundle)
+    prepared = prepare(load_config(bundle.parent / "pairlift.toml"))
+    arms = Arms.of(prepared)
+    plugin = plugin_stage(prepared, "als", 0)
+    columns = arms.plugin_columns(plugin)
+    arm = arms.fit("als", ["als__dot"], columns, 0)
+    import numpy as np
+
+    rows = np.concatenate([arms.base["test"], columns["test"]], axis=1)
+    np.testing.assert_array_equal(loaded.score(rows), arm.scores)
+
+
+@pytest.mark.parametrize("name", ["booster.txt", "snapshot/histories/ts.npy", "pairlift.toml", "manifest.json"])
+def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
+    path = bundle / name
+    content = path.read_bytes()
+    at = content.rindex(b'"files"') + 40 if name == "manifest.json" else len(content) // 2
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    try:
+        code, said = pairlift("bundle", "verify", bundle)
+        assert code == 2
+        assert "damaged" in said
+        assert name in said
+        with pytest.raises(PairliftError):
+            load_bundle(bundle)
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_failed_training_leaves_the_old_bundle_alone(bundle: Path) -> None:
+    before = sorted(p.name for p in bundle.parent.iterdir())
+    config = bundle.parent / "broken.toml"
+    config.write_text(
+        (bundle.parent / "pairlift.toml").read_text().replace("trees = 60", "trees = 60\nparams.num_leaves = -4")
+    )
+    code, said = pairlift("train", config, "--out", bundle)
+    assert (code, "num_leaves" in said) == (2, True)
+    config.unlink()
+    assert sorted(p.name for p in bundle.parent.iterdir()) == before
+    assert pairlift("bundle", "verify", bundle)[0] == 0
+
+
+def test_init_writes_once(tmp_path: Path) -> None:
+    assert pairlift("init", tmp_path / "a")[0] == 0
+    code, said = pairlift("init", tmp_path / "a")
+    assert (code, "is there already" in said) == (2, True)
+    code, said = pairlift("init", tmp_path / "b", "--example", "movilens")
+    assert (code, "did you mean 'movielens'" in said) == (2, True)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('window = "30m"', 'windw = "30m"', "pairing.windw: unknown key (did you mean 'window'?)"),
+        ('window = "30m"', "window = 30", "a duration such as"),
+        ("[booster]", "[boster]", "boster: unknown key (did you mean 'booster'?)"),
+        ('root = "."', 'root = "nowhere"', "No files found"),
+        ('when = "play < 0.3"', 'when = "plays < 0.3"', "plays"),
+        ('plugins = ["als"]', 'plugins = ["asl"]', "did you mean 'als'"),
+        ("factors = 16", "factors = 0", "[plugins.als]: factors"),
+        ("features.baselines:ALS", "features.baselines:SLA", "has no attribute 'SLA'"),
+        ("draws = 400", "draws = 4", "uplift.draws"),
+        ("trees = 60", "params = {seed = 1}", "Pairlift sets this"),
+        ('name = "like"', 'name = "sampled"', "reserved name"),
+        ("[booster]", "[split]\nt1 = 0.999999\n[booster]", "t0 < t1 < t2 < t3"),
+        ("[booster]", "[split]\nt1 = 1999-01-01\n[booster]", "t0 < t1 < t2 < t3"),
+        ("[booster]", '[time]\nzone = "Mars"\n[booster]', "no time zone"),
+        (
+            "[booster]",
+            "[[counters]]\nkey = ['usr']\nevent = 'like'\nstats = ['count']\n[booster]",
+            "did you mean 'user'",
+        ),
+        ("[grades]]", "[grades", "is not a TOML file"),
+        ("play >= 0.9", "play >= 99", ""),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_status_2(tmp_path: Path, old: str, new: str, says: str) -> None:
+    config = write_world(tmp_path)
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    code, said = pairlift("train", config, "--out", tmp_path / "bundle")
+    if says:
+        assert code == 2, said
+        assert says in said
+        assert "Traceback" not in said
+        assert not (tmp_path / "bundle").exists()
+    else:
+        assert code == 0  # a grade that nothing reaches is no mistake
+
+
+def test_unknown_plugins_and_missing_files_are_told(tmp_path: Path) -> None:
+    config = write_world(tmp_path)
+    code, said = pairlift("uplift", config, "--plugin", "nois", "--out", tmp_path)
+    assert (code, "did you mean 'noise'" in said) == (2, True)
+    code, said = pairlift("validate", tmp_path / "no.toml")
+    assert (code, "pairlift init" in said) == (2, True)
+    code, said = pairlift("bundle", "show", tmp_path)
+    assert (code, "is no bundle" in said) == (2, True)
