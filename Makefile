@@ -13,6 +13,7 @@ help:
 	@echo "make lint         ruff and mypy --strict        make format   ruff format"
 	@echo "make proto        the gRPC stubs, from proto/pairlift/v1/ranking.proto"
 	@echo "make bench        all benchmarks; WHAT=NAME for one"
+	@echo "make figures      the README's tables, from the committed results"
 	@echo "make constraints  renew the exact versions in .ci/constraints.txt"
 
 $(BIN)/python:
@@ -48,6 +49,10 @@ proto: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/bench/run.py $(WHAT)
+
+# The README's tables, from tests/bench/results.
+figures: | $(BIN)/python
+	$(BIN)/python tests/bench/figures.py
 
 # A fresh environment with the newest versions that pyproject.toml admits; torch stays where it is pinned.
 constraints:

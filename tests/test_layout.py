@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,15 @@ def test_no_registry_and_no_path_of_a_machine_is_named() -> None:
         if name.endswith((".py", ".toml", ".md", ".txt", "Makefile", "run")) and name != "tests/test_layout.py":
             text = (ROOT / name).read_text()
             assert not re.search(r"pypi\.org|pythonhosted|/work/|/root/|/opt/wheels", text), name
+
+
+def test_the_readmes_figures_are_those_of_the_committed_results() -> None:
+    spec = spec_from_file_location("figures", ROOT / "tests" / "bench" / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    figures = module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    assert figures.with_figures(readme()) == readme(), "run `make figures`"
 
 
 def test_constraints_pin_what_pyproject_asks_for() -> None:

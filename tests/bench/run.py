@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HELPERS = {"run"}
+HELPERS = {"run", "figures"}
 
 
 def machine() -> str:

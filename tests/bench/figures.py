@@ -1,0 +1,41 @@
+"""Write the README's tables from the committed results: `make figures`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
+NAMES = {"movielens": "MovieLens-100K", "kuairand": "KuaiRand-Pure"}
+PLUGINS = {"two_tower": "transformer towers, `dot`", "als": "ALS, `dot` (baseline)", "noise": "noise (control)"}
+
+
+def uplift_table(told: dict[str, Any]) -> str:
+    """Return the headline table as Markdown."""
+    lines = [
+        "| data | column | PairAccuracy without | with | uplift | 95 % interval |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for data, reports in told["result"].items():
+        for plugin, label in PLUGINS.items():
+            r = reports[plugin]
+            low, high = r["ci95"]
+            lines.append(
+                f"| {NAMES.get(data, data)} | {label} | {r['without']:.4f} | {r['with']:.4f} "
+                f"| {100 * r['relative_uplift']:+.2f} % | {100 * low:+.2f} to {100 * high:+.2f} % |"
+            )
+    seeds = len(next(iter(told["result"].values()))["noise"]["seeds"])
+    lines += ["", f"`{told['command']}`, {told['date']}, {seeds} seeds; {told['machine']}."]
+    return "\n".join(lines)
+
+
+def with_figures(readme: str) -> str:
+    """Return the README with its tables as the results have them."""
+    told = json.loads((HERE / "results" / "uplift.json").read_text())
+    start, end = "<!-- figures: uplift -->\n", "<!-- /figures -->"
+    before, _, rest = readme.partition(start)
+    return before + start + uplift_table(told) + "\n" + end + rest.partition(end)[2]
+
+
+if __name__ == "__main__":
+    README.write_text(with_figures(README.read_text()))
