@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.schema import F32, I64, Attribute, Bool
+from features.schema import F32, I32, I64, Attribute, Bool
 
 HASHES = 2
-#: an entity's values of one multi-valued attribute beyond this many (the rarest ones first) are left out
+#: an entity's values of one multi-valued attribute beyond so many (the rarest ones first) are left out
 MOST_VALUES = 32
+LARGEST_TABLE = 20  # as a power of two
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,8 @@ class Layout:
 class Entities:
     """n entities and, as the last row, one of which nothing is known.
 
-    slots: int64[n + 1, s, HASHES] rows of the shared table. weight: float32[n + 1, s], 0 for a value that is missing
-    or that no event of the fit period had, so that an embedding which was never trained is never read.
+    slots: int64[n + 1, s, HASHES] rows of the shared table. weight: float32[n + 1, s], 0 for a value that is
+    missing or that no event of the fit period had: an embedding that was never trained is never read.
     numbers: float32[n + 1, m], the scaled numbers (0 where missing) and then whether they are known.
     """
 
@@ -36,38 +37,46 @@ class Entities:
     @property
     def known(self) -> Bool:
         """bool[n + 1]: at least one thing is known of it."""
-        numbers = (
-            self.numbers[:, self.numbers.shape[1] // 2 :].any(axis=1) if self.layout.n_numbers > 1 else False
-        )
-        return np.asarray(self.weight.any(axis=1) | numbers)
+        return np.asarray(self.weight.any(axis=1) | self.numbers[:, self.numbers.shape[1] // 2 :].any(axis=1))
+
+    def distinct(self) -> tuple[I64, I32]:
+        """Return one row of each distinct entity (int64[k], the unknown one's last), and int32[n] places in it."""
+        n = len(self.weight)
+        flat = np.concatenate([self.slots.reshape(n, -1), self.weight, self.numbers], axis=1)
+        _, rows, place = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+        place = place.ravel()
+        swap = np.arange(len(rows), dtype=np.int32)
+        swap[[place[-1], -1]] = swap[[-1, place[-1]]]  # the unknown one and the last one change places
+        return rows[swap], swap[place[:-1]]
 
 
 def _mix(x: I64, salt: int) -> I64:
-    """Return int64 >= 0: the finalizer of SplitMix64 (Steele et al. 2014) of each value and a salt."""
-    with np.errstate(over="ignore"):
-        z = x.astype(np.uint64) + np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return ((z ^ (z >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    """Return int64 >= 0: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) of each value and a salt."""
+    z = x.astype(np.uint64) + np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
 
 
 def table_rows(n_values: int) -> int:
-    """Return the rows of the shared table for so many distinct values: the power of two above their double, to 2^20."""
-    return 1 << min(max(2 * n_values - 1, 1).bit_length(), 20)
+    """Return the rows of the shared table for so many values: the power of two above their double, to 2^20."""
+    return 1 << min(max(2 * n_values - 1, 1).bit_length(), LARGEST_TABLE)
 
 
-def count_values(n_items: int, attributes: tuple[Attribute, ...]) -> int:
+def count_values(n_ids: int, attributes: tuple[Attribute, ...]) -> int:
     """Return how many distinct (feature, value) there are to embed."""
-    return n_items + sum(len(a.values) for a in attributes if a.kind in ("categorical", "multi"))
+    return n_ids + sum(len(a.values) for a in attributes if a.kind in ("categorical", "multi"))
 
 
-def encode(count: I64, attributes: tuple[Attribute, ...], rows: int, with_id: bool, salt: int) -> Entities:
-    """Return the features of n entities. count: int64[n], the fit events of each (what makes a value known).
+def encode(count: I64, attributes: tuple[Attribute, ...], rows: int, id_shrink: float | None, salt: int) -> Entities:
+    """Return the features of n entities; text is not among them.
 
-    rows: of the shared table. salt: keeps the features of items apart from those of users in the hashes.
+    count: int64[n], the fit events of each (what makes a value known). rows: of the shared table. id_shrink: the
+    first feature is the id, with weight count / (count + id_shrink), so that a rare one says little; None: no id.
+    salt: keeps the features of items apart from those of users in the hashes.
     """
     n = len(count)
-    columns = [np.where(count > 0, np.arange(n), -1)[:, None]] if with_id else []
+    columns = [] if id_shrink is None else [np.where(count > 0, np.arange(n), -1)[:, None]]
     embedded = [a for a in attributes if a.kind in ("categorical", "multi")]
     columns += [_fitted(_codes(a, n), count, len(a.values)) for a in embedded]
     slots, weights = [np.zeros((n + 1, 0, HASHES), np.int64)], [np.zeros((n + 1, 0), np.float32)]
@@ -78,6 +87,8 @@ def encode(count: I64, attributes: tuple[Attribute, ...], rows: int, with_id: bo
         hashed = np.stack([_mix(key, k + 1) % rows for k in range(HASHES)], axis=-1)
         slots.append(np.where(present[..., None], hashed, 0))
         weights.append((present / np.maximum(present.sum(1, keepdims=True), 1)).astype(np.float32))
+    if id_shrink is not None:
+        weights[1][:-1, 0] *= count / np.maximum(count + id_shrink, 1e-9)
     numbers = _numbers([a for a in attributes if a.kind == "numeric"], count)
     layout = Layout(tuple(c.shape[1] for c in columns), numbers.shape[1])
     return Entities(np.concatenate(slots, axis=1), np.concatenate(weights, axis=1), numbers, layout)
@@ -94,7 +105,7 @@ def _codes(attribute: Attribute, n: int) -> I64:
     place = np.arange(len(row)) - np.repeat(attribute.offsets[:-1], sizes)
     keep = place < MOST_VALUES
     codes = np.full((n, max(int(min(sizes.max(initial=1), MOST_VALUES)), 1)), -1, np.int64)
-    codes[row[order][keep], place[keep]] = attribute.codes[order][keep]
+    codes[row[keep], place[keep]] = attribute.codes[order][keep]
     return codes
 
 
@@ -107,7 +118,12 @@ def _fitted(codes: I64, count: I64, n_values: int) -> I64:
 
 
 def _numbers(attributes: list[Attribute], count: I64) -> F32:
-    """Return float32[n + 1, max(2 * len(attributes), 1)], scaled by the entities of the fit period."""
+    """Return float32[n + 1, 2 * len(attributes)], scaled by the entities of the fit period.
+
+    With no numbers at all the width is 2, of zeros: a tensor without columns is a trap for exporters.
+    """
+    if not attributes:
+        return np.zeros((len(count) + 1, 2), np.float32)
     scaled, known = [], []
     for attribute in attributes:
         present = np.isfinite(attribute.numbers)
@@ -116,9 +132,7 @@ def _numbers(attributes: list[Attribute], count: I64) -> F32:
             present[:] = False  # nothing could be learnt of it
         mean, std = (fitted.mean(), fitted.std()) if len(fitted) else (0.0, 0.0)
         # One far value must not push an entity out of what training saw.
-        z = np.clip((attribute.numbers - mean) / (std if std > 0 else 1.0), -4, 4)
+        z = np.clip((np.where(present, attribute.numbers, 0) - mean) / (std if std > 0 else 1.0), -4, 4)
         scaled.append(np.append(np.where(present, z, 0), 0))
         known.append(np.append(present, False))
-    if not scaled:
-        return np.zeros((len(count) + 1, 1), np.float32)
     return np.stack(scaled + known, axis=1).astype(np.float32)

@@ -1,5 +1,10 @@
 """Both towers to ONNX, with a check against torch that raises."""
 
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +16,23 @@ from features.errors import PairliftError
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
 from neural.model import Argus
+from neural.runtime import ITEM_INPUTS, ITEM_TOWER, USER_INPUTS, USER_TOWER
 
+#: has Attention as one operator, which ONNX Runtime fuses
 OPSET = 23
 #: the largest difference from torch that is let through, for vectors of about unit size
 TOLERANCE = 1e-4
-USER_INPUTS = ("item", "codes", "feedback", "user", "length", "surface")
-ITEM_INPUTS = ("slots", "weight", "numbers")
 
 
-def random_user_batch(
-    spec: TokenSpec, width: int, b: int, t: int, rng: np.random.Generator
-) -> tuple[Tensor, ...]:
-    """Return inputs of the user tower with every length from empty to full."""
-    codes = np.stack([rng.integers(0, size, (b, t)) for size in spec.code_sizes], axis=-1)
+def random_user_batch(spec: TokenSpec, width: int, b: int, t: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return inputs of the user tower, with every length from empty to full."""
     arrays = (
         rng.normal(size=(b, t, width)).astype(np.float32),
-        codes,
-        rng.normal(size=(b, t, spec.n_numbers)).astype(np.float32),
+        np.stack([rng.integers(0, size, (b, t)) for size in spec.code_sizes], axis=-1),
+        rng.normal(size=(b, t, 2 * spec.n_signals)).astype(np.float32),
+        rng.normal(size=(b, t, spec.n_signals)).astype(np.float32),
         rng.normal(size=(b, width)).astype(np.float32),
-        np.linspace(0, t, b).astype(np.int64),
+        np.linspace(t, 0, b).astype(np.int64),
         rng.integers(0, spec.n_surfaces + 1, b),
     )
     return tuple(torch.from_numpy(a) for a in arrays)
@@ -46,17 +49,42 @@ def random_item_batch(layout: Layout, rows: int, n: int, rng: np.random.Generato
     return tuple(torch.from_numpy(a) for a in arrays)
 
 
-def _export(module: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...],
-            dynamic: tuple[dict[int, object], ...], path: Path) -> None:  # fmt: skip
-    program = torch.onnx.export(
-        module, example, dynamo=True, opset_version=OPSET, input_names=list(names), output_names=["vector"],
-        dynamic_shapes=dynamic, external_data=False, verbose=False,
-    )  # fmt: skip
-    assert program is not None
-    program.save(str(path), external_data=False)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporter says of packages that we do not use and of names that it merges."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
 
 
-def _check(module: nn.Module, path: Path, names: tuple[str, ...], batches: list[tuple[Tensor, ...]]) -> None:
+def _export(
+    module: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...], dynamic: tuple[object, ...], path: Path
+) -> None:
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=["vector"],
+            dynamic_shapes=dynamic,
+            external_data=False,
+            verbose=False,
+        )
+        if program is None:
+            raise PairliftError(f"torch gave no ONNX program for {path.name}; torch {torch.__version__} is not fit")
+        program.save(str(path), external_data=False)
+
+
+def check_parity(module: nn.Module, path: Path, names: tuple[str, ...], batches: list[tuple[Tensor, ...]]) -> None:
+    """Raise PairliftError where ONNX Runtime's answers differ from torch's."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for batch in batches:
         with torch.no_grad():
@@ -66,29 +94,30 @@ def _check(module: nn.Module, path: Path, names: tuple[str, ...], batches: list[
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
         if not worst <= allowed:  # NaN fails too
             raise PairliftError(
-                f"{path.name}: ONNX Runtime differs from torch by {worst:.2e}, more than {allowed:.0e}, on a batch of "
-                f"shape {tuple(batch[0].shape)}; the towers are not fit to serve: try another onnxruntime or torch"
+                f"{path.name}: ONNX Runtime differs from torch by {worst:.2e}, more than {allowed:.0e}, on a batch "
+                f"of shape {tuple(batch[0].shape)}; it is not fit to serve: try another onnxruntime or torch"
             )
 
 
 def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> None:
-    """Write `user_tower.onnx` and `item_tower.onnx` into the folder; PairliftError where they differ from torch.
+    """Write both towers into the folder; PairliftError where they differ from torch.
 
-    All of b, t and n are dynamic, t up to the history's length.
+    Dynamic are the number of histories and of items, and the tokens of a batch, up to the history's length.
     """
     model.eval()
     rng = np.random.default_rng(0)
     width = model.next_key.in_features
     layout = Layout(model.item.slots, model.item.numbers.in_features)
-    b, t, n = torch.export.Dim("b"), torch.export.Dim("t", min=1, max=spec.length), torch.export.Dim("n")
-    by_token: dict[int, object] = {0: b, 1: t}
-    by_history: dict[int, object] = {0: b}
-    _export(model.user, random_user_batch(spec, width, 3, min(5, spec.length), rng), USER_INPUTS,
-            (by_token, by_token, by_token, by_history, by_history, by_history), folder / "user_tower.onnx")  # fmt: skip
-    _export(model.item, random_item_batch(layout, rows, 5, rng), ITEM_INPUTS, ({0: n}, {0: n}, {0: n}),
-            folder / "item_tower.onnx")  # fmt: skip
+    b, n = torch.export.Dim("b"), torch.export.Dim("n")
+    # A history of one event leaves no range to a dynamic size.
+    t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}
+    by_token, by_history, by_item = {0: b, **t}, {0: b}, {0: n}
+    user_shapes = (by_token,) * 4 + (by_history,) * 3
+    user_path, item_path = folder / USER_TOWER, folder / ITEM_TOWER
+    example = random_user_batch(spec, width, 3, min(5, spec.length), rng)
+    _export(model.user, example, USER_INPUTS, user_shapes, user_path)
+    _export(model.item, random_item_batch(layout, rows, 5, rng), ITEM_INPUTS, (by_item,) * 3, item_path)
     shapes = ((1, 1), (1, spec.length), (7, spec.length // 2 + 1), (2, 1))
-    _check(model.user, folder / "user_tower.onnx", USER_INPUTS,
-           [random_user_batch(spec, width, *shape, rng) for shape in shapes])  # fmt: skip
-    _check(model.item, folder / "item_tower.onnx", ITEM_INPUTS,
-           [random_item_batch(layout, rows, k, rng) for k in (1, 64)])  # fmt: skip
+    user_batches = [random_user_batch(spec, width, size, tokens, rng) for size, tokens in shapes]
+    check_parity(model.user, user_path, USER_INPUTS, user_batches)
+    check_parity(model.item, item_path, ITEM_INPUTS, [random_item_batch(layout, rows, k, rng) for k in (1, 64)])

@@ -17,27 +17,29 @@ DAILY = "daily"
 #: code columns of a token, in this order
 CODES = ("grade", "surface", "organic", "gap")
 N_GAPS = 14
+#: a signal further from its mean than so many standard deviations is cut to that
+FARTHEST = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
     """What the tokens' vocabulary was during fit; what lies outside it later is clamped to "unknown".
 
-    feedback_mean, feedback_scale: one for each feedback column, of the fit period's known values.
-    length: the most events that a history may have, the latest ones.
+    signal_mean, signal_scale: of the grade's rank and then of each feedback column, over the known values
+    of the fit period. length: the most events that a history may have, the latest ones.
     """
 
     n_items: int
     n_grades: int
     n_surfaces: int
-    feedback_mean: tuple[float, ...]
-    feedback_scale: tuple[float, ...]
+    signal_mean: tuple[float, ...]
+    signal_scale: tuple[float, ...]
     length: int
 
     @property
-    def n_numbers(self) -> int:
-        """Width of `Tokens.feedback`; at least 1, for a tensor without columns is a trap for exporters."""
-        return max(2 * len(self.feedback_mean), 1)
+    def n_signals(self) -> int:
+        """How many signals an event has: its grade, and each feedback column."""
+        return len(self.signal_mean)
 
     @property
     def code_sizes(self) -> tuple[int, ...]:
@@ -49,36 +51,53 @@ class TokenSpec:
         code = surface.astype(np.int64) + 1
         return np.where((code < 0) | (code > self.n_surfaces), 0, code)
 
+    def item_row(self, item: I32) -> I64:
+        """Return int64[n]: the item, or `n_items` where it is unknown."""
+        return np.where((item >= 0) & (item < self.n_items), item, self.n_items).astype(np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """b histories, right padded to t tokens, oldest event first.
+    """b histories, right padded to t tokens, oldest event first; k signals.
 
     item: int64[b, t], `n_items` for an unknown one and for padding. codes: int64[b, t, 4] as `CODES`, 0 unknown.
-    feedback: float32[b, t, n_numbers], the scaled values (0 where unknown) and then whether they are known.
+    signals: float32[b, t, 2k], the scaled values (0 where unknown) and then whether they are known.
     length: int64[b].
     """
 
     item: I64
     codes: I64
-    feedback: F32
+    signals: F32
     length: I64
+
+    def surprise(self, expected: F32) -> F32:
+        """Return float32[b, t, k]: each known signal less what its item leads one to expect, 0 where unknown.
+
+        expected: float32[n_items + 1, k], the items' mean signals. A like of what everyone likes says little of a user.
+        """
+        k = expected.shape[1]
+        return self.signals[..., :k] - expected[self.item] * self.signals[..., k:]
 
 
 def cut_times(as_of: I64, lag: int | str) -> I64:
-    """Return int64[g]: events with `ts <` this are visible to a request at `as_of`, for a lag in µs or `DAILY`."""
+    """Return int64[g]: events with `ts <` this are visible at `as_of`, for a lag in µs or `DAILY`."""
     if lag == DAILY:
         return as_of // DAY * DAY
     return as_of - int(lag)
 
 
-def known_feedback(feedback: F32) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def raw_signals(grade: I8, feedback: F32) -> F32:
+    """Return float32[n, 1 + k]: the grade's rank, then each feedback column; NaN where unknown."""
+    rank = np.where(grade >= 0, grade, np.nan).astype(np.float32)
+    return np.concatenate([rank[:, None], feedback], axis=1)
+
+
+def known_scale(signal: F32) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation (1 where it is 0) of each column's known values."""
-    known = np.isfinite(feedback)
+    known = np.isfinite(signal)
     count = np.maximum(known.sum(0), 1)
-    values = np.where(known, feedback, 0).astype(np.float64)
-    mean = values.sum(0) / count
-    scale = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(0) / count)
+    mean = np.where(known, signal, 0).sum(0, dtype=np.float64) / count
+    scale = np.sqrt((np.where(known, signal - mean, 0) ** 2).sum(0) / count)
     return tuple(mean.tolist()), tuple(np.where(scale > 0, scale, 1).tolist())
 
 
@@ -98,10 +117,10 @@ def _code(value: int, size: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _fill(
-    start: I64, stop: I64, first: I64, item_in: I32, ts: I64, grade: I8, surface: I16, organic: I8, feedback_in: F32,
-    sizes: I64, mean: F32, scale: F32, n_items: int, item: I64, codes: I64, feedback: F32,
+    start: I64, stop: I64, first: I64, item_in: I32, ts: I64, grade: I8, surface: I16, organic: I8, feedback: F32,
+    sizes: I64, mean: F32, scale: F32, n_items: int, item: I64, codes: I64, signals: F32,
 ) -> None:  # fmt: skip
-    k = feedback_in.shape[1]
+    k = len(mean)
     for b in range(len(start)):
         for row in range(start[b], stop[b]):
             t = row - start[b]
@@ -111,63 +130,59 @@ def _fill(
             codes[b, t, 2] = _code(organic[row], sizes[2])
             codes[b, t, 3] = _gap_code(ts[row] - ts[row - 1]) if row > first[b] else 0
             for c in range(k):
-                value = feedback_in[row, c]
-                if np.isfinite(value):
-                    feedback[b, t, c] = min(max((value - mean[c]) / scale[c], -10.0), 10.0)
-                    feedback[b, t, k + c] = 1.0
+                known = grade[row] >= 0 if c == 0 else np.isfinite(feedback[row, c - 1])
+                if known:
+                    value = np.float32(grade[row]) if c == 0 else feedback[row, c - 1]
+                    signals[b, t, c] = min(max((value - mean[c]) / scale[c], -FARTHEST), FARTHEST)
+                    signals[b, t, k + c] = 1.0
 
 
 def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: TokenSpec) -> Tokens:
     """Return the rows `start[b] .. stop[b] - 1` of each user as a padded batch; t is the longest, at least 1.
 
-    The gap of a token counts from the user's event before it, be that one in the batch or not, so a token is the same in
-    every window that it stands in.
+    A token's gap counts from the user's event before it, be that one in the batch or not, so a token is the
+    same in every window that it stands in.
     """
-    length = stop - start
+    length = (stop - start).astype(np.int64)
     b, t = len(start), max(int(length.max(initial=0)), 1)
     item = np.full((b, t), spec.n_items, np.int64)
     codes = np.zeros((b, t, len(CODES)), np.int64)
-    feedback = np.zeros((b, t, spec.n_numbers), np.float32)
-    first = (
-        histories.offsets[np.clip(user, 0, len(histories.offsets) - 2)]
-        if len(histories.offsets) > 1
-        else start
-    )
-    k = len(spec.feedback_mean)
+    signals = np.zeros((b, t, 2 * spec.n_signals), np.float32)
+    h = histories
+    # A user without events, known or not, has nothing to fill: any row will do.
+    first = h.offsets[np.where(length > 0, user, 0)]
     _fill(
-        start, stop, first, histories.item, histories.ts, histories.grade, histories.surface, histories.organic,
-        histories.feedback[:, :k], np.array(spec.code_sizes, np.int64), np.array(spec.feedback_mean, np.float32),
-        np.array(spec.feedback_scale, np.float32), spec.n_items, item, codes, feedback,
+        start, stop, first, h.item, h.ts, h.grade, h.surface, h.organic, h.feedback,
+        np.array(spec.code_sizes, np.int64), np.array(spec.signal_mean, np.float32),
+        np.array(spec.signal_scale, np.float32), spec.n_items, item, codes, signals,
     )  # fmt: skip
-    return Tokens(item, codes, feedback, length.astype(np.int64))
+    return Tokens(item, codes, signals, length)
 
 
 def visible(histories: Histories, user: I32, as_of: I64, lag: int | str, length: int) -> tuple[I64, I64]:
-    """Return int64[g] start and stop rows of the last `length` events of each user with `ts < as_of` less the lag."""
+    """Return int64[g] start and stop rows of each user's last `length` events with `ts < as_of` less the lag."""
     start, stop = histories.before(user, cut_times(as_of, lag))
     return np.maximum(start, stop - length), stop
 
 
 def batches(length: I64, budget: int) -> Iterator[I64]:
-    """Yield index arrays of histories of like length, each with at most about `budget` tokens once padded."""
+    """Yield index arrays of histories of like length: at most `budget` tokens once padded, or one history."""
     order = np.argsort(length, kind="stable")
     first = 0
-    while first < len(order):
-        size, last = 0, first
-        while last < len(order) and (last == first or size <= budget):
-            last += 1
-            if last < len(order):
-                size = (last - first + 1) * (int(length[order[last]]) + 1)
-        yield order[first:last]
-        first = last
+    for last in range(1, len(order) + 1):
+        # Sorted: the next one would set the width of all. One token more stands for the user.
+        if last == len(order) or (last - first + 1) * (int(length[order[last]]) + 1) > budget:
+            yield order[first:last]
+            first = last
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Users' whole histories, cut into windows of at most `length` events that overlap by half.
 
-    user: int32[w]. start, stop: int64[w] rows of the histories. A state that has seen n events of its user lies
-    in the first window where its n-th event does, so it has seen all n, or no fewer than `length / 2` of the last ones.
+    user: int32[w]. start, stop: int64[w] rows of the histories. A state that has seen n events of its user is
+    looked up in the first window that holds the n-th: it has seen all n there, or at least the last `length / 2`.
+    first_window: int64[n_users + 1].
     """
 
     user: I32
@@ -189,7 +204,7 @@ class Windows:
         return cls(user, start, stop, first_window, length)
 
     def locate(self, user: I32, seen: I64) -> tuple[I64, I64]:
-        """Return int64[n] window and state of a user who has seen `seen` events; state j has seen j of its window."""
+        """Return int64[n] window and state of users who have seen so many events; state j has seen j of its window."""
         hop = max(self.length // 2, 1)
         window = np.maximum(-(-(seen - self.length) // hop), 0)
         return self.first_window[user] + window, seen - hop * window

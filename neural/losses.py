@@ -13,19 +13,14 @@ def clipped_temperature(log_temperature: Tensor) -> Tensor:
 
 
 def next_item(
-    query: Tensor,
-    key: Tensor,
-    target: Tensor,
-    negative: Tensor,
-    log_expected: Tensor,
-    log_temperature: Tensor,
+    query: Tensor, key: Tensor, target: Tensor, negative: Tensor, log_expected: Tensor, log_temperature: Tensor
 ) -> Tensor:
-    """Return the mean sampled softmax loss -log P(target).
+    """Return the mean sampled softmax loss, -log P(target).
 
-    query: [n, d] and key: [m, d] unit vectors; target: int64[n] rows of key; negative: int64[k] rows of key, in-batch
-    and uniform ones together; log_expected: [k], the logarithm of how often the pool is expected to hold that item.
-    Less this (logQ, Yi et al. 2019), the negatives sum to an unbiased estimate of the softmax's denominator; the
-    target is in it by itself, uncorrected, so a negative that equals it is left out (as in arXiv 2507.09331).
+    query: [n, d] and key: [m, d] unit vectors; target: int64[n] and negative: int64[k] rows of key, in-batch and
+    uniform negatives together; log_expected: [k], the logarithm of how often the pool is expected to hold that item.
+    Less this (logQ, Yi et al., RecSys 2019) the negatives sum to an unbiased estimate of the softmax's denominator;
+    the target is in it once, uncorrected, so a negative equal to it is left out (Khrylchenko et al., arXiv 2507.09331).
     """
     scale = 1 / clipped_temperature(log_temperature)
     positive = (query * key[target]).sum(-1) * scale
@@ -35,9 +30,9 @@ def next_item(
 
 
 def grade(logits: Tensor, rank: Tensor) -> Tensor:
-    """Return the mean ordinal loss, one binary cross-entropy for each "is the grade above k?".
+    """Return the mean ordinal loss: one binary cross-entropy for each "is the grade above k?".
 
-    logits: [n, grades - 1]; rank: int64[n], -1 unknown (no part of the mean; 0 where all are).
+    logits: [n, grades - 1]; rank: int64[n], -1 unknown: no part of the mean, which is 0 where all are.
     """
     known = rank >= 0
     above = (rank[:, None] > torch.arange(logits.shape[1])).to(logits.dtype)
@@ -48,8 +43,8 @@ def grade(logits: Tensor, rank: Tensor) -> Tensor:
 def feedback(logits: Tensor, value: Tensor, binary: Tensor) -> Tensor:
     """Return the sum over feedback columns of each one's mean loss over its known values.
 
-    logits: [n, k]; value: [n, k], NaN unknown; 0 / 1 in the columns where binary: bool[k] (cross-entropy),
-    scaled numbers in the others (Huber, for one viewer who left the player on overnight should not count a thousandfold).
+    logits, value: [n, k], NaN unknown. binary: bool[k], the columns of 0 and 1 (cross-entropy); the others are
+    scaled numbers (Huber: a player left on overnight must not count a thousandfold).
     """
     known = torch.isfinite(value)
     wanted = torch.where(known, value, torch.zeros_like(value))

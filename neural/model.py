@@ -1,10 +1,11 @@
 """The towers after ARGUS (Khrylchenko et al., arXiv 2507.15994): embeddings, blocks, towers, heads.
 
-An event (context, item, feedback) is one token. A causal transformer reads [user token, event 1 .. event t]; its state j has
-seen j events. Shapes: b histories of t events, s = t + 1 states, d = width, n items.
+An event (context, item, feedback) is one token. A causal transformer reads [user, event 1 .. event t]; its state
+j has seen j events. Shapes: b histories of t events, s = t + 1 states, d = width, k signals, n rows.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
+
+#: what a masked score is: finite, for infinities part the runtimes
+MASKED = -1e4
 
 
 @dataclass(frozen=True)
@@ -29,32 +33,18 @@ class Shape:
     user: Layout
 
 
-class Embedding(nn.Module):
-    """Entities as vectors: hashed lookups in the shared table, one projection for each feature, their sum, an MLP.
+def embedding(rows: int, width: int, std: float) -> nn.Embedding:
+    """Return an embedding drawn from N(0, std²)."""
+    table = nn.Embedding(rows, width)
+    nn.init.normal_(table.weight, std=std)
+    return table
 
-    The table and its hashes are those of unified embeddings (Coleman et al., arXiv 2305.12102): each value has HASHES
-    rows of width d / HASHES, put side by side.
-    """
 
-    def __init__(self, table: nn.Embedding, layout: Layout, width: int, dropout: float) -> None:
-        super().__init__()
-        self.table = table
-        self.slots = layout.slots
-        self.features = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in layout.slots)
-        self.numbers = nn.Linear(layout.n_numbers, width)
-        self.mlp = Mlp(width, dropout)
-        for feature in self.features:
-            nn.init.eye_(feature.weight)
-
-    def forward(self, slots: Tensor, weight: Tensor, numbers: Tensor) -> Tensor:
-        """slots: int64[n, s, HASHES], weight: [n, s], numbers: [n, m] -> [n, d]."""
-        looked = self.table(slots).flatten(2) * weight.unsqueeze(-1)
-        x = self.numbers(numbers)
-        first = 0
-        for size, feature in zip(self.slots, self.features, strict=True):
-            x = x + feature(looked[:, first : first + size].sum(1))
-            first += size
-        return x + self.mlp(x)
+def identity(width: int) -> nn.Linear:
+    """Return a linear map that starts as the identity."""
+    linear = nn.Linear(width, width, bias=False)
+    nn.init.eye_(linear.weight)
+    return linear
 
 
 class Mlp(nn.Module):
@@ -69,13 +59,39 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
-        return self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
+        out: Tensor = self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
+        return out
+
+
+class EntityTower(nn.Module):
+    """Items (the item tower) or users (the first token) as vectors: hashed lookups in one table shared by all.
+
+    Unified embeddings (Coleman et al., arXiv 2305.12102): a value has HASHES rows of width d / HASHES, side by side;
+    then one projection for each feature, their sum with the numbers, and an MLP.
+    """
+
+    def __init__(self, table: nn.Embedding, layout: Layout, width: int, dropout: float) -> None:
+        super().__init__()
+        self.table = table
+        self.slots = layout.slots
+        self.features = nn.ModuleList(identity(width) for _ in layout.slots)
+        self.numbers = nn.Linear(layout.n_numbers, width)
+        self.mlp = Mlp(width, dropout)
+
+    def forward(self, slots: Tensor, weight: Tensor, numbers: Tensor) -> Tensor:
+        """slots: int64[n, s, HASHES], weight: [n, s], numbers: [n, m] -> [n, d]."""
+        x: Tensor = self.numbers(numbers)
+        looked = self.table(slots).flatten(2) * weight.unsqueeze(-1)
+        for feature, rows in zip(self.features, looked.split(self.slots, dim=1), strict=True):
+            x = x + feature(rows.sum(1))
+        out: Tensor = x + self.mlp(x)
+        return out
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP. Order enters as a learned slope for each head on the logarithm of the distance.
+    """Pre-norm attention and MLP. Order enters as a learned slope of each head on the logarithm of the distance.
 
-    A distance is the same whichever window a token is seen in, so training on overlapping windows and serving on
+    A distance is the same in whichever window a token is seen, so training on overlapping windows and serving
     the latest events agree; an absolute position would not.
     """
 
@@ -86,100 +102,130 @@ class Block(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        # Heads start from "all events alike" to "the latest ones count".
+        # Heads start between "all events alike" and "the latest ones count".
         self.slope = nn.Parameter(torch.linspace(0.0, -1.0, heads))
         self.dropout = nn.Dropout(dropout)
         self.mlp = Mlp(width, dropout)
 
-    def forward(self, x: Tensor, distance: Tensor, last: Tensor | None = None) -> Tensor:
-        """x: [b, s, d]; distance: [s, s], inf where a query may not look.
+    def forward(self, x: Tensor, distance: Tensor, future: Tensor, last: Tensor | None = None) -> Tensor:
+        """x: [b, s, d]; distance: [s, s]; future: bool[s, s], where a query may not look.
 
-        last: int64[b], the one query of each history that is wanted: then -> [b, 1, d] instead of [b, s, d].
+        last: int64[b], the one query that is wanted of each history: then -> [b, 1, d] instead of [b, s, d].
         """
         normed = self.norm(x)
-        if last is None:
-            asked, mask = normed, self.slope.view(1, -1, 1, 1) * distance.clamp(max=1e4)
-            mask = mask.masked_fill(torch.isinf(distance), -1e4)
-        else:
+        asked = normed
+        if last is not None:
             at = last.view(-1, 1, 1).expand(-1, 1, x.shape[2])
             x, asked = x.gather(1, at), normed.gather(1, at)
-            seen = distance[last].view(-1, 1, 1, distance.shape[1])
-            mask = (self.slope.view(1, -1, 1, 1) * seen.clamp(max=1e4)).masked_fill(torch.isinf(seen), -1e4)
-        q, k, v = (self._split(y) for y in (self.query(asked), *self.key_value(normed).chunk(2, dim=-1)))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.dropout(
-            self.out(attended.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2))
-        )
-        return x + self.mlp(x)
+            distance, future = distance[last].unsqueeze(1).unsqueeze(1), future[last].unsqueeze(1).unsqueeze(1)
+        mask = (self.slope.view(1, -1, 1, 1) * distance).masked_fill(future, MASKED)
+        key, value = self.key_value(normed).chunk(2, dim=-1)
+        q, k, v = self._split(self.query(asked)), self._split(key), self._split(value)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        # The clone is for the exporter, which cannot view the transposed result otherwise.
+        x = x + self.dropout(self.out(attended.clone(memory_format=torch.contiguous_format).flatten(2)))
+        out: Tensor = x + self.mlp(x)
+        return out
 
     def _split(self, x: Tensor) -> Tensor:
         """[b, s, d] -> [b, heads, s, d / heads]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-def _distances(length: int) -> Tensor:
-    """Return [length + 1, length + 1]: log(1 + how many events back), inf where that is the future."""
-    at = torch.arange(length + 1, dtype=torch.float32)
-    back = at[:, None] - at[None, :]
-    # A query always sees itself: a row without any key differs between torch and ONNX Runtime.
-    return torch.where(back >= 0, torch.log1p(back.clamp(min=0)), torch.inf)
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
 
 class UserTower(nn.Module):
-    """Tokens to states, and states with a request's context to user vectors."""
+    """A history to its states, and a state with a request's context to the user vector.
+
+    Beside the transformer stands a short way from feedback to the vector (`taste`): with few users it carries most of
+    what can be learnt, and the transformer adds order, context and interactions where there is data for them.
+    """
+
+    distance: Tensor
+    future: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        d = shape.width
-        self.codes = nn.ModuleList(nn.Embedding(size, d) for size in shape.tokens.code_sizes)
-        for embedding in self.codes:
-            nn.init.normal_(embedding.weight, std=0.1)
-        self.feedback = nn.Linear(shape.tokens.n_numbers, d)
+        d, k = shape.width, shape.tokens.n_signals
+        self.codes = nn.ModuleList(embedding(size, d, 0.1) for size in shape.tokens.code_sizes)
+        self.signals = nn.Linear(2 * k, d)
+        self.gate = nn.Linear(k, d, bias=False)
+        nn.init.constant_(self.gate.weight, 1 / k)
         self.item = nn.Linear(d, d)
         self.mix = nn.Linear(d, d)
         self.input = Mlp(d, shape.dropout)
         self.blocks = nn.ModuleList(Block(d, shape.heads, shape.dropout) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(d)
-        self.context = nn.Embedding(shape.tokens.n_surfaces + 1, d)
-        nn.init.zeros_(self.context.weight)
+        self.context = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
         self.out = nn.Linear(d, d)
+        self.pooled = identity(d)
+        self.shrink = nn.Parameter(torch.full((2,), math.log(5.0)))
         self.dropout = nn.Dropout(shape.dropout)
-        self.register_buffer("distance", _distances(shape.tokens.length), persistent=False)
+        at = torch.arange(shape.tokens.length + 1)
+        back = at[:, None] - at[None, :]
+        # A query sees itself always: a row without a key differs between torch and ONNX Runtime.
+        self.register_buffer("future", back < 0, persistent=False)
+        self.register_buffer("distance", torch.log1p(back.clamp(min=0).float()), persistent=False)
 
-    def tokens(self, item: Tensor, codes: Tensor, feedback: Tensor, user: Tensor) -> Tensor:
-        """item: [b, t, d] vectors, codes: int64[b, t, 4], feedback: [b, t, m], user: [b, d] -> [b, s, d]."""
-        signal = self.feedback(feedback)
-        for k, embedding in enumerate(self.codes):
-            signal = signal + embedding(codes[..., k])
+    def tokens(self, item: Tensor, codes: Tensor, signals: Tensor, gate: Tensor, user: Tensor) -> Tensor:
+        """item, gate: [b, t, d], codes: int64[b, t, 4], signals: [b, t, 2k], user: [b, d] -> [b, s, d]."""
+        signal = self.signals(signals) + gate
+        for place, table in enumerate(self.codes):
+            signal = signal + table(codes[..., place])
         # What was done scales what it was done to: a like and a skip of one item point opposite ways.
         x = self.item(item) + signal + self.mix(item) * signal
         x = torch.cat([user.unsqueeze(1), x], dim=1)
-        return self.dropout(x + self.input(x))
+        out: Tensor = self.dropout(x + self.input(x))
+        return out
 
-    def states(self, item: Tensor, codes: Tensor, feedback: Tensor, user: Tensor) -> Tensor:
-        """As `tokens` -> [b, s, d], every state."""
-        x = self.tokens(item, codes, feedback, user)
-        distance = self.distance[: x.shape[1], : x.shape[1]]
+    def taste(self, item: Tensor, gate: Tensor, seen: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return [b, s, d]: Σ (gate - mean gate) · item vector over the `seen` events ([.., s, 1]), shrunk for few.
+
+        As a factor model folds a user in (cf. SVD++, Koren 2008), with gates from the surprise in each signal.
+        total: how a [b, t, d] is summed over the events that each of the s states has seen.
+        """
+        own, all_ = self.shrink.exp()
+        mean = total(gate) / (seen + own)
+        taste: Tensor = self.pooled((total(gate * item) - mean * total(item)) / (seen + all_).sqrt())
+        return taste
+
+    def states(
+        self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `tokens`, with surprise: [b, t, k] -> [b, s, d] twice: every state, and its taste."""
+        gate = self.gate(surprise)
+        x = self.tokens(item, codes, signals, gate, user)
+        s = x.shape[1]
         for block in self.blocks:
-            x = block(x, distance)
-        normed: Tensor = self.norm(x)
-        return normed
+            x = block(x, self.distance[:s, :s], self.future[:s, :s])
+        seen = torch.arange(s, dtype=x.dtype).view(1, -1, 1)
+        taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
+        return self.norm(x), taste
 
-    def vectors(self, states: Tensor, surface: Tensor) -> Tensor:
-        """states: [n, d], surface: int64[n] context codes -> [n, d] user vectors."""
-        vectors: Tensor = self.out(states + self.context(surface))
+    def vectors(self, states: Tensor, taste: Tensor, surface: Tensor) -> Tensor:
+        """states, taste: [n, d], surface: int64[n] context codes -> [n, d] user vectors."""
+        vectors: Tensor = self.out(states + self.context(surface)) + taste
         return vectors
 
     def forward(
-        self, item: Tensor, codes: Tensor, feedback: Tensor, user: Tensor, length: Tensor, surface: Tensor
+        self,
+        item: Tensor,
+        codes: Tensor,
+        signals: Tensor,
+        surprise: Tensor,
+        user: Tensor,
+        length: Tensor,
+        surface: Tensor,
     ) -> Tensor:
-        """As `tokens`, with length: int64[b] -> [b, d]: the user vectors after each history's last event."""
-        x = self.tokens(item, codes, feedback, user)
-        distance = self.distance[: x.shape[1], : x.shape[1]]
-        for block in self.blocks[:-1]:
-            x = block(x, distance)
-        x = self.blocks[-1](x, distance, length)
-        return self.vectors(self.norm(x)[:, 0], surface)
+        """As `states`, with length, surface: int64[b] -> [b, d]: the user vector after each history's last event."""
+        gate = self.gate(surprise)
+        x = self.tokens(item, codes, signals, gate, user)
+        s = x.shape[1]
+        for place, block in enumerate(self.blocks):
+            is_last = place == len(self.blocks) - 1
+            x = block(x, self.distance[:s, :s], self.future[:s, :s], length if is_last else None)
+        there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)
+        seen = length.to(x.dtype).view(-1, 1, 1)
+        taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))
+        return self.vectors(self.norm(x).squeeze(1), taste.squeeze(1), surface)
 
 
 class Argus(nn.Module):
@@ -187,31 +233,37 @@ class Argus(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        d = shape.width
-        table = nn.Embedding(shape.rows, d // HASHES)
-        nn.init.normal_(table.weight, std=0.1)
-        self.item = Embedding(table, shape.item, d, shape.dropout)
-        self.user_token = Embedding(table, shape.user, d, shape.dropout)
+        d, context = shape.width, shape.tokens.n_surfaces + 1
+        self.table = embedding(shape.rows, d // HASHES, 0.1)
+        self.item = EntityTower(self.table, shape.item, d, shape.dropout)
+        self.user_token = EntityTower(self.table, shape.user, d, shape.dropout)
         self.user = UserTower(shape)
         self.next_query = nn.Linear(d, d)
-        self.next_context = nn.Embedding(shape.tokens.n_surfaces + 1, d)
+        self.next_context = embedding(context, d, 0.0)
         self.next_key = nn.Linear(d, d)
-        self.temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.known = nn.Parameter(torch.tensor(1.0))
         self.grade_bias = nn.Linear(d, 1)
-        self.grade_steps = nn.Parameter(torch.full((max(shape.tokens.n_grades - 1, 1),), 1.0))
-        self.feedback = nn.Sequential(
-            nn.Linear(3 * d, d), nn.GELU(), nn.Linear(d, max(len(shape.tokens.feedback_mean), 1))
-        )
+        self.grade_steps = nn.Parameter(torch.ones(max(shape.tokens.n_grades - 1, 1)))
+        self.feedback = nn.Sequential(nn.Linear(3 * d, d), nn.GELU(), nn.Linear(d, max(shape.tokens.n_signals - 1, 1)))
 
-    def next_logits(self, states: Tensor, surface: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """states: [n, d], surface: int64[n], items: [m, d] -> unit queries [n, d] and keys [m, d] of the next item."""
+    def residual(self, dot: Tensor, known: Tensor) -> Tensor:
+        """dot, known: [n] -> [n]: the score that training fits: the product, over what is known without it.
+
+        known: the item's mean grade before then, which the ranker has as a counter; its factor is learned. So
+        the product is spent on what the counters cannot say.
+        """
+        return dot + self.known * known
+
+    def next_item(self, states: Tensor, surface: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """states: [n, d], surface: int64[n], items: [m, d] -> unit queries [n, d] and unit keys [m, d]."""
         query = F.normalize(self.next_query(states + self.next_context(surface)), dim=-1)
         return query, F.normalize(self.next_key(items), dim=-1)
 
     def grade_logits(self, states: Tensor, score: Tensor) -> Tensor:
-        """states: [n, d], score: [n] scalar products -> [n, grades - 1]: logits of "the grade is above k".
+        """states: [n, d], score: [n] -> [n, grades - 1]: logits of "the grade is above k".
 
-        An ordinal head over the very product that ranks (with an offset of the user's): pre-training so already
+        An ordinal head over the very product that ranks, with an offset of the user's own: pre-training so
         teaches the vectors to order items by grade.
         """
         steps = torch.cat([self.grade_steps[:1], F.softplus(self.grade_steps[1:])]).cumsum(0)
@@ -219,6 +271,6 @@ class Argus(nn.Module):
         return logits
 
     def feedback_logits(self, states: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """states, user vectors and item vectors: [n, d] each -> [n, k], one for each feedback column."""
+        """states, user vectors, item vectors: [n, d] each -> [n, feedback columns]."""
         logits: Tensor = self.feedback(torch.cat([states, users * items, items], dim=-1))
         return logits

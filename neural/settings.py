@@ -11,7 +11,7 @@ Column = Literal["dot", "user_vector", "item_vector"]
 
 
 def _lag(value: object) -> object:
-    # What save wrote (µs) is read again by load.
+    # `load` reads what `save` wrote: µs.
     return value if value == DAILY or (type(value) is int and value >= 0) else parse_duration(value)
 
 
@@ -22,7 +22,16 @@ def _distinct(columns: list[Column]) -> list[Column]:
 
 
 class TowerSettings(Settings):
-    """Columns and lag of the plugin, size of the towers, and how they are trained."""
+    """What the plugin gives, the sizes of the towers, and how they are trained.
+
+    columns: `dot`, and `user_vector` or `item_vector`, which stand for `width` columns each. lag: a duration, or
+    `daily` for the vectors of the last 00:00 UTC. history: the most events of a user that are read, the latest ones.
+
+    id_dropout: how often training hides an item's id, so that attributes speak for new items. id_shrink: an id of
+    n events weighs n / (n + id_shrink). max_steps: of each phase; epochs beyond it are left out, but never the first
+    two. patience: epochs without a better validation PairAccuracy before a phase stops. finetune_rate: its share of
+    learning_rate. table_decay: weight_decay of the embedding table. threads: of training; serving has one.
+    """
 
     columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(default=["dot"], min_length=1)
     lag: Annotated[Literal["daily"] | int, BeforeValidator(_lag)] = 0
@@ -32,16 +41,17 @@ class TowerSettings(Settings):
     heads: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     id_dropout: float = Field(default=0.1, ge=0, lt=1)
+    id_shrink: float = Field(default=20.0, ge=0)
     pretrain_epochs: int = Field(default=10, ge=0)
-    finetune_epochs: int = Field(default=20, ge=0)
+    finetune_epochs: int = Field(default=6, ge=0)
+    max_steps: int = Field(default=1500, ge=1)
     patience: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
-    finetune_rate: float = Field(default=0.5, gt=0)
-    joint: float = Field(default=0.0, ge=0)
-    joint_next: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(default=0.05, ge=0)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    finetune_rate: float = Field(default=0.3, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    table_decay: float = Field(default=1.0, ge=0)
     batch_tokens: int = Field(default=2048, ge=1)
-    negatives: int = Field(default=256, ge=1)
+    negatives: int = Field(default=256, ge=2)
     threads: int = Field(default=2, ge=1)
 
     @model_validator(mode="after")

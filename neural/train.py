@@ -1,307 +1,272 @@
-"""Training: pre-train on all events, then fine-tune on the ranker's own pairs."""
+"""Pre-train on the events before the validation slice, fine-tune on the pairs before it, keep the best epoch."""
 
 import copy
+import math
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from features.histories import Histories
 from features.plugin import FitData
-from features.schema import F32, I32, I64, Bool
+from features.schema import F32, I64, Bool
 from neural import losses
-from neural.batches import Batch, Batches
-from neural.entities import Entities, count_values, encode, table_rows
-from neural.histories import TokenSpec, known_feedback
+from neural.entities import Entities
 from neural.model import Argus, Shape
+from neural.prepare import Batch, Prepared, prepare
 from neural.settings import TowerSettings
+
+LEAST_EPOCHS = 2
+WARM_UP = 0.05
+LARGEST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The model with the inputs that its towers were fitted on."""
+    """The model, the inputs that its towers were fitted on, and what the epochs reached."""
 
     model: Argus
-    spec: TokenSpec
-    items: Entities
-    users: Entities
-    rows: int
-    report: dict[str, object]
+    inputs: Prepared
+    report: dict[str, Any]
 
-    def user_tokens(self) -> tuple[F32, I32]:
-        """Return the tokens float32[k, d] of all distinct users (the unknown one's last), and each user's row int32[n_users]."""
-        u = self.users
-        n = len(u.weight)
-        flat = np.concatenate([u.slots.reshape(n, -1), u.weight, u.numbers], axis=1)
-        _, first, place = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-        place = place.ravel()
-        # The unknown user's row goes last.
-        unknown = place[-1]
-        order = np.append(np.delete(np.arange(len(first)), unknown), unknown)
-        rank = np.empty(len(first), np.int32)
-        rank[order] = np.arange(len(first))
-        at = torch.from_numpy(first[order])
-        with torch.no_grad():
-            tokens = self.model.user_token(*(x[at] for x in _tensors(u))).numpy()
-        return tokens, rank[place[:-1]]
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over a batch gives.
+
+    states, taste: [b, s, d]. items: [u, d], the vectors of ids: int64[u], sorted.
+    """
+
+    states: Tensor
+    taste: Tensor
+    items: Tensor
+    ids: I64
+
+    def of(self, item: I64) -> Tensor:
+        """Return the vectors of items, [..., d]."""
+        return self.items[self.places(item)]
+
+    def places(self, item: I64) -> Tensor:
+        """Return int64[...] rows of `items`."""
+        return torch.from_numpy(np.searchsorted(self.ids, item))
+
+    def at(self, window: I64, state: I64) -> tuple[Tensor, Tensor]:
+        """Return [n, d] states and tastes."""
+        place = torch.from_numpy(window), torch.from_numpy(state)
+        return self.states[place], self.taste[place]
+
+
+def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return slots, weight and numbers of some rows as the entity towers take them."""
+    slots, weight, numbers = (torch.from_numpy(x) for x in (entities.slots, entities.weight, entities.numbers))
+    return slots[rows], weight[rows], numbers[rows]
 
 
 class Trainer:
-    """Model, data and random state of one fit."""
+    """Model, inputs and random state of one fit."""
 
-    def __init__(self, data: FitData, settings: TowerSettings) -> None:
-        self.settings = settings
-        self.rng = np.random.default_rng(data.seed)
-        torch.manual_seed(data.seed)
-        log, catalog = data.log, data.catalog
-        mean, scale = known_feedback(log.feedback)
-        self.spec = TokenSpec(
-            catalog.n_items, len(data.grades), len(catalog.surfaces), mean, scale, settings.history
+    def __init__(self, inputs: Prepared, settings: TowerSettings, seed: int) -> None:
+        self.inputs, self.settings = inputs, settings
+        self.rng = np.random.default_rng(seed)
+        s = settings
+        self.model = Argus(
+            Shape(
+                s.width,
+                s.layers,
+                s.heads,
+                s.dropout,
+                inputs.rows,
+                inputs.spec,
+                inputs.items.layout,
+                inputs.users.layout,
+            )
         )
-        known = np.isfinite(log.feedback)
-        self.binary = torch.from_numpy(np.all(~known | (log.feedback == 0) | (log.feedback == 1), axis=0))
-        self.histories = Histories.build(log, catalog.n_users)
-        n_values = count_values(catalog.n_items, catalog.item_attributes) + count_values(
-            0, catalog.user_attributes
-        )
-        rows = table_rows(n_values)
-        self.popularity = np.bincount(log.item, minlength=catalog.n_items)
-        user_count = np.bincount(log.user, minlength=catalog.n_users)
-        self.items = encode(self.popularity, catalog.item_attributes, rows, with_id=True, salt=1)
-        self.users = encode(user_count, catalog.user_attributes, rows, with_id=False, salt=2)
-        self.item_inputs = _tensors(self.items)
-        self.user_inputs = _tensors(self.users)
-        self.rows = rows
-        shape = Shape(
-            settings.width, settings.layers, settings.heads, settings.dropout, rows, self.spec, self.items.layout,
-            self.users.layout,
-        )  # fmt: skip
-        self.model = Argus(shape)
-        self.batches = Batches(self.histories, data.groups, data.pairs, self.spec, settings.lag)
-        self.known_items = np.flatnonzero(self.popularity)
-        self.groups = data.groups
+        self.in_fit = np.flatnonzero(inputs.popularity)
+        self.no_events = np.zeros(len(inputs.events), bool)
+        self.no_groups = np.zeros(len(inputs.tuned), bool)
+        self.epochs: list[dict[str, Any]] = []
+        self.best = -1.0
 
-    # -- one pass ---------------------------------------------------------------------------------------------
+    # One pass over a batch
 
     def item_vectors(self, ids: I64) -> Tensor:
-        """Return [n, d]; in training, some lose their id embedding, so that attributes can speak for a new item."""
-        at = torch.from_numpy(ids)
-        slots, weight, numbers = (x[at] for x in self.item_inputs)
+        """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
+        slots, weight, numbers = entity_inputs(self.inputs.items, torch.from_numpy(ids))
         if self.model.training and self.settings.id_dropout > 0:
-            keep = torch.ones_like(weight)
-            keep[:, 0] = (torch.rand(len(ids)) >= self.settings.id_dropout).float()
-            weight = weight * keep
+            hide = torch.rand(len(ids)) < self.settings.id_dropout
+            weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
         vectors: Tensor = self.model.item(slots, weight, numbers)
         return vectors
 
-    def user_tokens(self, users: I64) -> Tensor:
-        """Return [b, d]; -1 is a user of whom nothing is known."""
-        at = torch.from_numpy(users.astype(np.int64))
-        tokens: Tensor = self.model.user_token(*(x[at] for x in self.user_inputs))
-        return tokens
-
-    def forward(self, batch: Batch, negatives: I64) -> tuple[Tensor, Tensor, I64]:
-        """Return states [b, s, d], the vectors [u, d] of the items that the batch needs, and which those are (sorted)."""
-        wanted = (
-            batch.tokens.item.ravel(),
-            self.histories.item[batch.event].astype(np.int64),
-            negatives,
-            batch.item,
+    def look(self, batch: Batch, negatives: I64) -> Seen:
+        """Run the item tower over all items that the batch needs, and the transformer once over its windows."""
+        tokens = batch.tokens
+        events = self.inputs.histories.item[batch.event].astype(np.int64)
+        ids = np.unique(np.concatenate([tokens.item.ravel(), events, negatives, batch.item]))
+        items = self.item_vectors(ids)
+        users = torch.from_numpy(batch.user.astype(np.int64))
+        states, taste = self.model.user.states(
+            items[torch.from_numpy(np.searchsorted(ids, tokens.item))],
+            torch.from_numpy(tokens.codes),
+            torch.from_numpy(tokens.signals),
+            torch.from_numpy(tokens.surprise(self.inputs.expected)),
+            self.model.user_token(*entity_inputs(self.inputs.users, users)),
         )
-        ids = np.unique(np.concatenate(wanted))
-        vectors = self.item_vectors(ids)
-        item = vectors[torch.from_numpy(np.searchsorted(ids, batch.tokens.item))]
-        states = self.model.user.states(
-            item,
-            torch.from_numpy(batch.tokens.codes),
-            torch.from_numpy(batch.tokens.feedback),
-            self.user_tokens(batch.user),
-        )
-        return states, vectors, ids
+        return Seen(states, taste, items, ids)
 
-    # -- the losses of a batch --------------------------------------------------------------------------------
+    def scores(self, batch: Batch, seen: Seen) -> Tensor:
+        """Return [m]: the training score of every candidate of the batch's groups."""
+        states, taste = seen.at(batch.group_at, batch.group_state)
+        users = self.model.user.vectors(states, taste, torch.from_numpy(batch.surface))
+        dot = (users[torch.from_numpy(batch.group)] * seen.of(batch.item)).sum(-1)
+        return self.model.residual(dot, torch.from_numpy(self.inputs.candidate_offset[batch.row]))
 
-    def event_losses(self, batch: Batch, next_weight: float, negatives: I64, log_expected: Tensor,
-                     states: Tensor, vectors: Tensor, ids: I64) -> Tensor:  # fmt: skip
-        """Next item and feedback of every event of the batch, each from the state before it."""
-        model, h = self.model, self.histories
-        state = states[torch.from_numpy(batch.event_at), torch.from_numpy(batch.event_state)]
-        surface = torch.from_numpy(self.spec.surface_code(h.surface[batch.event]))
-        at = torch.from_numpy(np.searchsorted(ids, h.item[batch.event]))
-        total = torch.zeros(())
-        if next_weight:
-            query, key = model.next_logits(state, surface, vectors)
-            negative = torch.from_numpy(np.searchsorted(ids, negatives))
-            total = total + next_weight * losses.next_item(
-                query, key, at, negative, log_expected, model.temperature
-            )
-        user, item = model.user.vectors(state, surface), vectors[at]
-        rank = torch.from_numpy(h.grade[batch.event].astype(np.int64))
-        total = total + losses.grade(model.grade_logits(state, (user * item).sum(-1)), rank)
-        if len(self.binary):
-            value = torch.from_numpy(h.feedback[batch.event])
-            mean, scale = torch.tensor(self.spec.feedback_mean), torch.tensor(self.spec.feedback_scale)
-            value = torch.where(self.binary, value, (value - mean) / scale)
-            total = total + losses.feedback(model.feedback_logits(state, user, item), value, self.binary)
-        return total
+    # The losses of a batch
 
-    def scores(self, batch: Batch, states: Tensor, vectors: Tensor, ids: I64) -> Tensor:
-        """Return [m]: the scalar product of every candidate of the batch's groups."""
-        state = states[torch.from_numpy(batch.group_at), torch.from_numpy(batch.group_state)]
-        user = self.model.user.vectors(state, torch.from_numpy(batch.surface))
-        item = vectors[torch.from_numpy(np.searchsorted(ids, batch.item))]
-        return (user[torch.from_numpy(batch.candidate_group)] * item).sum(-1)
-
-    def negatives(self, batch: Batch) -> tuple[I64, Tensor]:
-        """Draw half the negatives from the batch's own targets and half evenly from the items of the fit."""
-        half = self.settings.negatives // 2 + 1
-        targets = self.histories.item[batch.event].astype(np.int64)
-        in_batch = self.rng.choice(targets, half)
-        uniform = self.rng.choice(self.known_items, half)
-        drawn = np.concatenate([in_batch, uniform])
-        expected = half * self.popularity[drawn] / self.popularity.sum() + half / len(self.known_items)
+    def draw_negatives(self, batch: Batch) -> tuple[I64, Tensor]:
+        """Draw half from the batch's targets, half evenly from the items of the fit; return them and log E[count]."""
+        half = self.settings.negatives // 2
+        popularity = self.inputs.popularity
+        targets = self.inputs.histories.item[batch.event].astype(np.int64)
+        drawn = np.concatenate([self.rng.choice(targets, half), self.rng.choice(self.in_fit, half)])
+        expected = half * popularity[drawn] / popularity.sum() + half / len(self.in_fit)
         return drawn, torch.from_numpy(np.log(expected).astype(np.float32))
 
-    def loss(self, batch: Batch, next_weight: float, event_weight: float, pair_weight: float) -> Tensor:
-        """The weighted sum of the losses of a batch."""
-        negatives, log_expected = np.empty(0, np.int64), torch.zeros(0)
-        if next_weight and len(batch.event):
-            negatives, log_expected = self.negatives(batch)
-        states, vectors, ids = self.forward(batch, negatives)
-        total = torch.zeros(())
-        if event_weight and len(batch.event):
-            total = total + event_weight * self.event_losses(
-                batch, next_weight, negatives, log_expected, states, vectors, ids
-            )
-        if pair_weight and len(batch.winner):
-            score = self.scores(batch, states, vectors, ids)
-            winner, loser = torch.from_numpy(batch.winner), torch.from_numpy(batch.loser)
-            total = total + pair_weight * losses.pairwise(
-                score[winner], score[loser], torch.from_numpy(batch.weight)
-            )
-        return total
+    def pretrain_loss(self, batch: Batch) -> Tensor:
+        """Both heads at once: next item and feedback of every event, from the state before it."""
+        model, h, spec = self.model, self.inputs.histories, self.inputs.spec
+        negatives, log_expected = self.draw_negatives(batch)
+        seen = self.look(batch, negatives)
+        states, taste = seen.at(batch.event_at, batch.event_state)
+        surface = torch.from_numpy(spec.surface_code(h.surface[batch.event]))
+        target = h.item[batch.event].astype(np.int64)
+        query, key = model.next_item(states, surface, seen.items)
+        loss = losses.next_item(
+            query, key, seen.places(target), seen.places(negatives), log_expected, model.log_temperature
+        )
+        users, items = model.user.vectors(states, taste, surface), seen.of(target)
+        score = model.residual((users * items).sum(-1), torch.from_numpy(self.inputs.event_offset[batch.event]))
+        rank = torch.from_numpy(h.grade[batch.event].astype(np.int64))
+        loss = loss + losses.grade(model.grade_logits(states, score), rank)
+        if len(self.inputs.binary):
+            loss = loss + self.feedback_loss(model.feedback_logits(states, users, items), h.feedback[batch.event])
+        return loss
 
-    # -- epochs -----------------------------------------------------------------------------------------------
+    def feedback_loss(self, logits: Tensor, value: F32) -> Tensor:
+        """Return the loss of the feedback columns, value: float32[n, k] as in the log."""
+        spec, binary = self.inputs.spec, self.inputs.binary
+        scaled = (value - np.array(spec.signal_mean[1:])) / np.array(spec.signal_scale[1:])
+        wanted = np.where(binary, value, scaled).astype(np.float32)
+        return losses.feedback(logits, torch.from_numpy(wanted), torch.from_numpy(binary))
 
-    def evaluate(self, groups: Bool) -> tuple[float, float]:
-        """Return PairAccuracy (a tie is wrong) and pairwise loss on the groups of the mask."""
+    def finetune_loss(self, batch: Batch) -> Tensor:
+        """The ranker's own loss over the pairs of the batch's groups."""
+        score = self.scores(batch, self.look(batch, np.empty(0, np.int64)))
+        winner, loser = score[torch.from_numpy(batch.winner)], score[torch.from_numpy(batch.loser)]
+        return losses.pairwise(winner, loser, torch.from_numpy(batch.weight))
+
+    # Epochs
+
+    def accuracy(self, groups: Bool) -> float:
+        """Return the PairAccuracy (a tie is wrong) of the training score on the groups of the mask."""
         self.model.eval()
-        right = weight = total = 0.0
+        right = total = 0.0
+        lookout = self.inputs.lookout
         with torch.no_grad():
-            for batch in self.batches.epoch(None, groups, 4 * self.settings.batch_tokens, None):
-                if not len(batch.winner):
-                    continue
-                states, vectors, ids = self.forward(batch, np.empty(0, np.int64))
-                score = self.scores(batch, states, vectors, ids).numpy()
-                margin = score[batch.winner] - score[batch.loser]
-                right += float(batch.weight[margin > 0].sum())
-                total += float((np.logaddexp(0, -margin) * batch.weight).sum())
-                weight += float(batch.weight.sum())
-        return right / max(weight, 1e-12), total / max(weight, 1e-12)
+            for chosen in lookout.plan(self.no_events, groups, 4 * self.settings.batch_tokens, None):
+                batch = lookout.make(chosen, self.no_events, groups)
+                score = self.scores(batch, self.look(batch, np.empty(0, np.int64))).numpy()
+                right += float(batch.weight[score[batch.winner] > score[batch.loser]].sum(dtype=np.float64))
+                total += float(batch.weight.sum(dtype=np.float64))
+        return right / max(total, 1e-12)
 
-    def epoch(self, optimizer: torch.optim.Optimizer, schedule: "Schedule", events: Bool | None, groups: Bool | None,
-              weights: tuple[float, float, float], bar: "tqdm[None]") -> float:  # fmt: skip
-        """Go once over everything that has a target."""
-        self.model.train()
-        seen, total = 0, 0.0
-        for batch in self.batches.epoch(events, groups, self.settings.batch_tokens, self.rng):
-            loss = self.loss(batch, *weights)
-            if not loss.requires_grad:
-                continue
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            schedule.step(optimizer)
-            optimizer.step()
-            seen, total = seen + 1, total + loss.item()
-            bar.update()
-        return total / max(seen, 1)
+    def phase(self, name: str, optimizer: torch.optim.Optimizer, rate: float, epochs: int) -> None:
+        """Train for the epochs of one phase, or until the validation slice has had enough; go on from the best one."""
+        pretrain = name == "pre-train"
+        events = self.inputs.events if pretrain else self.no_events
+        groups = self.no_groups if pretrain else self.inputs.tuned
+        s, lookout = self.settings, self.inputs.lookout
+        per_epoch = len(lookout.plan(events, groups, s.batch_tokens, None))
+        if not per_epoch:
+            return
+        epochs = min(epochs, max(s.max_steps // per_epoch, LEAST_EPOCHS))
+        best_state, step, since = copy.deepcopy(self.model.state_dict()), 0, 0
+        with tqdm(total=epochs * per_epoch, desc=name, unit="batch", file=sys.stderr, mininterval=1) as bar:
+            for epoch in range(epochs):
+                self.model.train()
+                total = 0.0
+                plan = lookout.plan(events, groups, s.batch_tokens, self.rng)
+                for chosen in plan:
+                    batch = lookout.make(chosen, events, groups)
+                    loss = self.pretrain_loss(batch) if pretrain else self.finetune_loss(batch)
+                    self.step(optimizer, loss, rate * schedule(step / (epochs * per_epoch)))
+                    total, step = total + loss.item(), step + 1
+                    bar.update()
+                accuracy = self.accuracy(self.inputs.held)
+                self.epochs.append({"phase": name, "epoch": epoch, "loss": total / len(plan), "held": accuracy})
+                bar.set_postfix(loss=f"{total / len(plan):.4f}", held=f"{accuracy:.4f}")
+                since = 0 if accuracy > self.best or not self.inputs.held.any() else since + 1
+                if since == 0:
+                    self.best, best_state = accuracy, copy.deepcopy(self.model.state_dict())
+                elif since >= s.patience:
+                    break
+        self.model.load_state_dict(best_state)
 
-
-class Schedule:
-    """Learning rate: up over the first twentieth of the steps, then half a cosine down to nearly 0."""
-
-    def __init__(self, peak: float, steps: int) -> None:
-        self.peak, self.steps, self.at = peak, max(steps, 1), 0
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the rate of the next step."""
-        done = min((self.at + 1) / self.steps, 1.0)
-        rate = self.peak * min(done / 0.05, 1.0) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
+    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+        """Go one step down the gradient."""
         for group in optimizer.param_groups:
             group["lr"] = rate
-        self.at += 1
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
+        optimizer.step()
 
 
-def _tensors(entities: Entities) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        torch.from_numpy(entities.slots),
-        torch.from_numpy(entities.weight),
-        torch.from_numpy(entities.numbers),
+def schedule(done: float) -> float:
+    """Return the share of the peak rate: up over the first twentieth, then half a cosine down."""
+    return min((done + 1e-3) / WARM_UP, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+def make_optimizer(model: Argus, settings: TowerSettings) -> torch.optim.Optimizer:
+    """Return AdamW; the table decays much faster than the rest, for an id of few events must say little."""
+    table = model.table.weight
+    others = [p for p in model.parameters() if p is not table]
+    return torch.optim.AdamW(
+        [
+            {"params": [table], "weight_decay": settings.table_decay},
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
     )
 
 
-def _optimizer(model: Argus, settings: TowerSettings) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=settings.learning_rate, betas=(0.9, 0.98),
-    )  # fmt: skip
-
-
 def fit(data: FitData, settings: TowerSettings) -> Trained:
-    """Pre-train on the events before the validation slice, fine-tune on the pairs before it, keep the best epoch."""
+    """Train the towers; the same data, settings and seed give the same model on one machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        trainer = Trainer(data, settings)
-        return train(trainer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(data.seed)
+            trainer = Trainer(prepare(data, settings), settings, data.seed)
+            optimizer = make_optimizer(trainer.model, settings)
+            trainer.phase("pre-train", optimizer, settings.learning_rate, settings.pretrain_epochs)
+            rate = settings.finetune_rate * settings.learning_rate
+            trainer.phase("fine-tune", optimizer, rate, settings.finetune_epochs)
     finally:
         torch.set_num_threads(threads)
+    trainer.model.eval()
+    return Trained(trainer.model, trainer.inputs, {"epochs": trainer.epochs})
 
 
-def train(t: Trainer) -> Trained:
-    s = t.settings
-    validation = t.groups.validation
-    has_pairs = np.diff(t.batches.pair_offsets) > 0
-    boundary = t.groups.requests.as_of[validation].min() if validation.any() else np.iinfo(np.int64).max
-    events = t.histories.ts < boundary
-    tuned = ~validation & has_pairs
-    optimizer = _optimizer(t.model, s)
-    steps = sum(1 for _ in t.batches.epoch(events, None, s.batch_tokens, t.rng))
-    history = []
-    with tqdm(total=None, file=sys.stderr, desc="towers", disable=None) as bar:
-        schedule = Schedule(s.learning_rate, steps * s.pretrain_epochs)
-        for k in range(s.pretrain_epochs):
-            loss = t.epoch(optimizer, schedule, events, None, (1.0, 1.0, 0.0), bar)
-            history.append(("pre", k, loss, *t.evaluate(validation & has_pairs)))
-            if VERBOSE:
-                print(history[-1], flush=True)
-        steps = sum(1 for _ in t.batches.epoch(None, tuned, s.batch_tokens, t.rng))
-        best, state, waited = -1.0, None, 0
-        schedule = Schedule(s.learning_rate * s.finetune_rate, steps * s.finetune_epochs)
-        for k in range(s.finetune_epochs):
-            loss = t.epoch(
-                optimizer, schedule, events if s.joint else None, tuned, (s.joint_next, s.joint, 1.0), bar
-            )
-            accuracy, pairloss = t.evaluate(validation & has_pairs)
-            history.append(("fine", k, loss, accuracy, pairloss))
-            if VERBOSE:
-                print(history[-1], flush=True)
-            if accuracy > best:
-                best, state, waited = accuracy, copy.deepcopy(t.model.state_dict()), 0
-            else:
-                waited += 1
-                if waited >= s.patience:
-                    break
-        if state:
-            t.model.load_state_dict(state)
-    t.model.eval()
-    return Trained(t.model, t.spec, t.items, t.users, t.rows, {"history": history})
-
-
-VERBOSE = False
+def user_tokens(trained: Trained) -> tuple[F32, I64]:
+    """Return the first tokens of all distinct users, float32[k, d], the unknown one's last; and int64[n_users] places."""
+    rows, place = trained.inputs.users.distinct()
+    with torch.no_grad():
+        tokens = trained.model.user_token(*entity_inputs(trained.inputs.users, torch.from_numpy(rows)))
+    return np.asarray(tokens.numpy(), np.float32), place.astype(np.int64)

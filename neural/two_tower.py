@@ -12,16 +12,31 @@ from features.errors import PairliftError
 from features.histories import Histories
 from features.plugin import FitData
 from features.schema import F32, Requests
-from neural.runtime import Runtime, encode_items, load_runtime, open_session, save_arrays
+from neural.runtime import (
+    ITEM_TOWER,
+    SPEC,
+    USER_TOWER,
+    Runtime,
+    Vectors,
+    encode_items,
+    load_runtime,
+    open_session,
+    save_spec,
+)
 from neural.settings import TowerSettings
+
+ABOUT = "two_tower.json"
+ARRAYS = tuple(f"{name}.npy" for name in Vectors.__slots__)
+FILES = (ABOUT, SPEC, USER_TOWER, ITEM_TOWER, *ARRAYS)
 
 
 class TwoTower:
     """ARGUS-like towers (`neural.model`) behind the FeaturePlugin Protocol; its options are `TowerSettings`.
 
-    A value is NaN for an item that is not of the catalogue, for an item of which neither an event of the fit period nor an
-    attribute is known, and for a user of whom neither a visible event nor an attribute is known. A user with known
-    attributes and no history has a vector.
+    The product is trained as what is left over the items' mean grade, which the ranker's counters know. It is NaN
+    for an item outside the catalogue, for an item of which neither an event of the fit period nor an attribute is
+    known, and for a user of whom neither a visible event nor an attribute is known. A user with attributes and no
+    history has a vector, for the attributes say something.
     """
 
     def __init__(self, **params: Any) -> None:
@@ -40,27 +55,21 @@ class TwoTower:
         return self._runtime
 
     def fit(self, data: FitData) -> None:
-        """Train, export to ONNX, check against torch, and open what was exported: what is measured is what is served."""
+        """Train, export, check against torch, and open what was exported: what is measured is what is served."""
         from neural.export import export_towers
-        from neural.train import fit
+        from neural.train import fit, user_tokens
 
         trained = fit(data, self.settings)
+        inputs = trained.inputs
         self._fitted = tempfile.TemporaryDirectory(prefix="pairlift-towers-")
         self._folder = folder = Path(self._fitted.name)
-        export_towers(trained.model, trained.rows, trained.spec, folder)
-        items = encode_items(open_session(folder / "item_tower.onnx"), trained.items)
-        users, user_row = trained.user_tokens()
-        arrays = {
-            "items": items,
-            "known_items": trained.items.known[:-1],
-            "users": users,
-            "user_row": user_row,
-        }
-        save_arrays(folder, trained.spec, arrays)
+        export_towers(trained.model, inputs.rows, inputs.spec, folder)
+        items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
+        Vectors(items, inputs.items.known[:-1], inputs.expected, *user_tokens(trained)).save(folder)
+        save_spec(folder, inputs.spec)
         self.report = trained.report
-        (folder / "two_tower.json").write_text(
-            json.dumps({"settings": self.settings.model_dump(), "report": self.report}, indent=1)
-        )
+        about = {"settings": self.settings.model_dump(), "report": self.report}
+        (folder / ABOUT).write_text(json.dumps(about, indent=1))
         self._runtime = load_runtime(folder, self.settings.lag)
 
     def values(self, requests: Requests, histories: Histories) -> F32:
@@ -87,17 +96,18 @@ class TwoTower:
         return self.runtime.user_vectors(requests, histories)
 
     def save(self, folder: Path) -> None:
-        """Copy the fitted files into an empty folder: two ONNX towers, four arrays, two JSON files."""
+        """Copy the fitted files into an empty folder: two ONNX towers, the arrays, two JSON files."""
         if self._folder is None:
             raise PairliftError("TwoTower is not fitted: call fit() or load() first")
-        shutil.copytree(self._folder, folder, dirs_exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(self._folder / name, folder / name)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        told = json.loads((folder / "two_tower.json").read_text())
-        plugin = cls(**told["settings"])
-        plugin.report = told["report"]
+        """Read what `save` wrote. The folder must stay for as long as the plugin may be saved again."""
+        about = json.loads((folder / ABOUT).read_text())
+        plugin = cls(**about["settings"])
+        plugin.report = about["report"]
         plugin._folder = folder
         plugin._runtime = load_runtime(folder, plugin.settings.lag)
         return plugin
