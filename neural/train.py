@@ -265,7 +265,7 @@ def fit(data: FitData, settings: TowerSettings) -> Trained:
 
 
 def user_tokens(trained: Trained) -> tuple[F32, I64]:
-    """Return the first tokens of all distinct users, float32[k, d], the unknown one's last; and int64[n_users] places."""
+    """Return the distinct users' first tokens, float32[k, d] (the unknown one's last), and int64[n_users] places."""
     rows, place = trained.inputs.users.distinct()
     with torch.no_grad():
         tokens = trained.model.user_token(*entity_inputs(trained.inputs.users, torch.from_numpy(rows)))

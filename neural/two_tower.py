@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,7 +45,6 @@ class TwoTower:
         self.columns: tuple[str, ...] = _column_names(self.settings)
         self.report: dict[str, Any] = {}
         self._runtime: Runtime | None = None
-        self._fitted: tempfile.TemporaryDirectory[str] | None = None  # kept, for it is removed with its object
         self._folder: Path | None = None
 
     @property
@@ -61,8 +61,8 @@ class TwoTower:
 
         trained = fit(data, self.settings)
         inputs = trained.inputs
-        self._fitted = tempfile.TemporaryDirectory(prefix="pairlift-towers-")
-        self._folder = folder = Path(self._fitted.name)
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="pairlift-towers-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
         Vectors(items, inputs.items.known[:-1], inputs.expected, *user_tokens(trained)).save(folder)

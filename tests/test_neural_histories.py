@@ -1,0 +1,201 @@
+"""Histories cut as of a time, against a slow oracle; windows, batches, hashed entities."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from world import make_world
+
+from features.errors import PairliftError
+from features.histories import Histories
+from features.plugin import make_plugin
+from features.schema import DAY, HOUR, SECOND, Attribute, EventLog
+from neural.entities import HASHES, encode, table_rows
+from neural.histories import (
+    DAILY,
+    TokenSpec,
+    Windows,
+    batches,
+    cut_times,
+    known_scale,
+    make_tokens,
+    raw_signals,
+    visible,
+)
+from neural.prepare import PRIOR_EVENTS, ItemGrades, expected_signals, ranges
+
+NONE_I, NONE_O, NONE_F = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
+
+
+def random_log(rng: np.random.Generator, n: int, users: int = 4, items: int = 6) -> EventLog:
+    """Events on few distinct times, so that ties are common."""
+    feedback = rng.normal(size=(n, 2)).astype(np.float32)
+    feedback[rng.random((n, 2)) < 0.3] = np.nan
+    return EventLog(
+        rng.integers(0, users, n).astype(np.int32),
+        rng.integers(0, items, n).astype(np.int32),
+        np.sort(rng.integers(0, 3 * DAY // HOUR, n)) * HOUR,
+        rng.integers(-1, 3, n).astype(np.int8),
+        rng.integers(-1, 2, n).astype(np.int16),
+        rng.integers(-1, 2, n).astype(np.int8),
+        np.full(n, -1, np.int64),
+        np.ones(n, bool),
+        feedback,
+        ("play", "watch"),
+    )
+
+
+def spec_of(length: int, items: int = 6) -> TokenSpec:
+    return TokenSpec(items, 3, 2, (1.0, 0.0, 0.5), (1.0, 2.0, 1.0), length)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.integers(0, 10_000), st.integers(0, 40), st.sampled_from([0, HOUR, 5 * HOUR + 1, DAILY]), st.integers(1, 9))
+def test_a_history_holds_the_last_events_strictly_before(seed: int, n: int, lag: int | str, length: int) -> None:
+    rng = np.random.default_rng(seed)
+    log = random_log(rng, n)
+    histories = Histories.build(log, 4)
+    user = rng.integers(-1, 6, 8).astype(np.int32)  # cold ones, and one that came after the catalogue
+    as_of = rng.integers(0, 80, 8) * HOUR
+    start, stop = visible(histories, user, as_of, lag, length)
+    tokens = make_tokens(histories, user, start, stop, spec_of(length))
+    for k in range(8):
+        cut = as_of[k] // DAY * DAY if lag == DAILY else as_of[k] - lag
+        rows = [r for r in range(n) if log.user[r] == user[k] and log.ts[r] < cut]
+        before, rows = rows[:-length], rows[-length:]
+        assert tokens.length[k] == len(rows)
+        assert tokens.item[k, : len(rows)].tolist() == log.item[rows].tolist()
+        assert (tokens.item[k, len(rows) :] == 6).all()
+        for t, r in enumerate(rows):
+            previous = rows[t - 1] if t else before[-1] if before else None
+            hours = None if previous is None else (log.ts[r] - log.ts[previous]) // SECOND
+            gap = 0 if hours is None else 1 if hours == 0 else min(2 + int(np.log2(hours) // 2), 13)
+            assert tokens.codes[k, t].tolist() == [log.grade[r] + 1, log.surface[r] + 1, log.organic[r] + 1, gap]
+            raw = [log.grade[r] if log.grade[r] >= 0 else np.nan, *log.feedback[r]]
+            scaled = (np.array(raw) - [1.0, 0.0, 0.5]) / [1.0, 2.0, 1.0]
+            np.testing.assert_allclose(tokens.signals[k, t, :3], np.nan_to_num(scaled), atol=1e-6)
+            assert (tokens.signals[k, t, 3:] == np.isfinite(scaled)).all()
+
+
+def test_an_event_at_as_of_is_not_seen() -> None:
+    log = random_log(np.random.default_rng(0), 30, users=1)
+    histories = Histories.build(log, 1)
+    at = np.array([log.ts[10]])
+    start, stop = visible(histories, np.array([0], np.int32), at, 0, 100)
+    assert stop - start == (log.ts < at).sum() < 11
+
+
+def test_codes_out_of_the_vocabulary_become_unknown() -> None:
+    log = random_log(np.random.default_rng(1), 20, users=1)
+    log.item[3], log.surface[4], log.grade[5] = 99, 40, 7
+    histories = Histories.build(log, 1)
+    one = np.zeros(1, np.int64)
+    tokens = make_tokens(histories, one.astype(np.int32), one, one + 20, spec_of(20))
+    assert tokens.item[0, 3] == 6
+    assert tokens.codes[0, 4, 1] == tokens.codes[0, 5, 0] == 0
+    assert (tokens.codes < np.array(spec_of(20).code_sizes)).all()
+    assert spec_of(9).surface_code(np.array([-1, 0, 1, 2, 300], np.int16)).tolist() == [0, 1, 2, 0, 0]
+
+
+def test_surprise_is_what_the_item_does_not_explain() -> None:
+    log = random_log(np.random.default_rng(2), 25, users=1)
+    mean, scale = known_scale(raw_signals(log.grade, log.feedback))
+    spec = TokenSpec(6, 3, 2, mean, scale, 25)
+    expected = expected_signals(log, spec)
+    one = np.zeros(1, np.int64)
+    tokens = make_tokens(Histories.build(log, 1), one.astype(np.int32), one, one + 25, spec)
+    surprise = tokens.surprise(expected)[0]
+    raw = (raw_signals(log.grade, log.feedback) - np.array(mean)) / np.array(scale)
+    for r in range(25):
+        same = raw[log.item == log.item[r]]
+        drawn = np.nansum(same, axis=0) / (np.isfinite(same).sum(0) + PRIOR_EVENTS)
+        np.testing.assert_allclose(surprise[r], np.nan_to_num(raw[r] - drawn), atol=1e-5)
+    assert (expected[6] == 0).all()
+
+
+def test_the_items_grades_are_those_strictly_before() -> None:
+    log = random_log(np.random.default_rng(3), 60)
+    spec = spec_of(9)
+    item, cut = np.array([0, 1, 2, -1, 5], np.int32), np.array([DAY, 2 * DAY, 0, DAY, log.ts[40]])
+    found = ItemGrades(log, spec).before(item, cut)
+    for k in range(5):
+        rows = (log.item == item[k]) & (log.ts < cut[k]) & (log.grade >= 0)
+        assert found[k] == pytest.approx((log.grade[rows] - 1.0).sum() / (rows.sum() + PRIOR_EVENTS))
+
+
+def test_the_cut_of_each_lag() -> None:
+    as_of = np.array([3 * DAY, 3 * DAY + 1, 4 * DAY - 1])
+    assert cut_times(as_of, DAILY).tolist() == [3 * DAY] * 3
+    assert cut_times(as_of, 10 * SECOND).tolist() == (as_of - 10 * SECOND).tolist()
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 200))
+def test_batches_hold_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    length = np.array(lengths, np.int64)
+    parts = list(batches(length, budget))
+    assert sorted(np.concatenate(parts).tolist() if parts else []) == list(range(len(lengths)))
+    assert all(len(p) == 1 or len(p) * (length[p].max() + 1) <= budget for p in parts)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.integers(1, 9))
+def test_a_state_has_seen_all_or_at_least_half_a_window(sizes: list[int], length: int) -> None:
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    empty = np.zeros(int(offsets[-1]))
+    windows = Windows.build(Histories(offsets, empty, empty, empty, empty, empty, empty), length)  # type: ignore[arg-type]
+    assert (windows.stop - windows.start <= length).all()
+    for user, size in enumerate(sizes):
+        seen = np.arange(size + 1)
+        window, state = windows.locate(np.full(size + 1, user, np.int32), seen)
+        assert (windows.user[window] == user).all()
+        assert (windows.start[window] + state == offsets[user] + seen).all()
+        assert (state <= windows.stop[window] - windows.start[window]).all()
+        assert (state >= np.minimum(seen, length - max(length // 2, 1) + 1)).all()
+
+
+def test_ranges_are_concatenated() -> None:
+    assert ranges(np.array([3, 7, 0]), np.array([5, 7, 2])).tolist() == [3, 4, 0, 1]
+    assert ranges(np.empty(0, np.int64), np.empty(0, np.int64)).tolist() == []
+
+
+def test_what_the_fit_never_saw_weighs_nothing() -> None:
+    genre = Attribute("genre", "categorical", np.array([0, 1, 2, -1], np.int32), NONE_O, NONE_F, ("a", "b", "c"))
+    tags = Attribute(
+        "tags", "multi", np.array([0, 1, 1, 2], np.int32), np.array([0, 2, 3, 4, 4]), NONE_F, ("x", "y", "z")
+    )
+    length = Attribute("length", "numeric", NONE_I, NONE_O, np.array([1, np.nan, 9, 3], np.float32), ())
+    entities = encode(np.array([20, 5, 0, 0]), (genre, tags, length), table_rows(10), 20.0, salt=1)
+    assert entities.layout.slots == (1, 1, 2)
+    assert entities.slots.shape == (5, 4, HASHES)
+    np.testing.assert_allclose(entities.weight[:, 0], [0.5, 0.2, 0, 0, 0])  # the id
+    np.testing.assert_allclose(entities.weight[:, 1], [1, 1, 0, 0, 0])  # `c` has no event, the third item is new
+    np.testing.assert_allclose(entities.weight[:, 2:].sum(1), [1, 1, 0, 0, 0])
+    assert entities.known.tolist() == [True, True, True, True, False]  # the third and fourth have a length
+    rows, place = entities.distinct()
+    assert rows[-1] == 4
+    np.testing.assert_array_equal(entities.weight[rows][place], entities.weight[:-1])
+    np.testing.assert_array_equal(entities.numbers[rows][place], entities.numbers[:-1])
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"colums": ["dot"]}, "colums"),
+        ({"lag": "10"}, "a duration"),
+        ({"columns": ["dot", "dot"]}, "each column once"),
+        ({"columns": []}, "columns"),
+        ({"heads": 3}, "must divide"),
+    ],
+)
+def test_a_wrong_option_is_told(params: dict[str, object], told: str) -> None:
+    with pytest.raises(PairliftError, match=told):
+        make_plugin("two_tower", "neural.two_tower:TwoTower", params)
+
+
+def test_columns_and_lag_of_the_options() -> None:
+    plugin = make_plugin("t", "neural.two_tower:TwoTower", {"columns": ["dot", "item_vector"], "width": 8, "heads": 2})
+    assert plugin.columns == ("dot", *(f"item_vector_{k}" for k in range(8)))
+    for lag, expected in (("daily", DAILY), ("10s", 10 * SECOND)):
+        assert make_plugin("t", "neural.two_tower:TwoTower", {"lag": lag}).settings.lag == expected  # type: ignore[attr-defined]
+    world = make_world(0)
+    with pytest.raises(PairliftError, match="fit"):
+        plugin.values(None, Histories.build(world.log, 40))  # type: ignore[arg-type]
