@@ -1,19 +1,30 @@
-"""Each user's past events in time order, and the part of them that is visible as of a time."""
+"""Each user's past events in time order, and the part of them that is visible as of a time.
 
-from dataclasses import dataclass, fields
+`Histories` is the compact form of training and of snapshots. `LiveHistories` is what a server that records
+events reads: a `HistoryBuffer` appends to the same arrays behind the rows that any reader knows.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from features.schema import F32, I8, I16, I32, I64, EventLog
 
+#: columns of the histories, as in `EventLog`
+COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback")
+#: rows that a user's first block in the buffer's tail has at least
+SMALLEST = 8
+#: rows that the buffer's tail has at least
+TAIL = 1 << 16
+
 
 @njit(cache=True, nogil=True)
-def _before(offsets: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
+def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
     start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
     for k in range(len(user)):
-        if 0 <= user[k] < len(offsets) - 1:
-            lo, hi = offsets[user[k]], offsets[user[k] + 1]
+        if 0 <= user[k] < len(last):
+            lo, hi = first[user[k]], last[user[k]]
             start[k] = lo
             while lo < hi:
                 middle = (lo + hi) // 2
@@ -46,10 +57,169 @@ class Histories:
         """Sort a log by user; within a user the log's own time order stays."""
         order = np.argsort(log.user, kind="stable")
         offsets = np.searchsorted(log.user[order], np.arange(n_users + 1)).astype(np.int64)
-        names = [f.name for f in fields(cls) if f.name != "offsets"]
-        return cls(offsets, **{name: np.ascontiguousarray(getattr(log, name)[order]) for name in names})
+        return Histories(offsets, **{name: np.ascontiguousarray(getattr(log, name)[order]) for name in COLUMNS})
+
+    @property
+    def ends(self) -> I64:
+        """int64[n_users]: the row behind each user's last."""
+        return self.offsets[1:]
+
+    @property
+    def sizes(self) -> I64:
+        """int64[n_users]: how many events each user has."""
+        return self.ends - self.offsets[: len(self.ends)]
 
     def before(self, user: I32, cut: I64) -> tuple[I64, I64]:
         """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user."""
-        start, stop = _before(self.offsets, self.ts, np.asarray(user, np.int32), np.asarray(cut, np.int64))
+        user, cut = np.asarray(user, np.int32), np.asarray(cut, np.int64)
+        start, stop = _before(self.offsets, self.ends, self.ts, user, cut)
         return start, stop
+
+    def rows(self) -> tuple[I32, I64]:
+        """Return int32[n] user and int64[n] row of every event, by user and then in time order."""
+        user, row = _rows(self.offsets, self.ends)
+        return user, row
+
+    def log(self, feedback_names: tuple[str, ...]) -> EventLog:
+        """Return the events in time order: what counters and histories are built from again.
+
+        Not in it: which request an event was of (-1) and whether it may make pairs (true).
+        """
+        user, row = self.rows()
+        order = np.argsort(self.ts[row], kind="stable")
+        row = row[order]
+        taken = {name: getattr(self, name)[row] for name in COLUMNS}
+        rest = {"request": np.full(len(row), -1, np.int64), "pairable": np.ones(len(row), bool)}
+        return EventLog(user=user[order], feedback_names=feedback_names, **taken, **rest)
+
+    def compact(self) -> "Histories":
+        """Return a copy without the gaps that a live form has."""
+        _, row = self.rows()
+        offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
+        return Histories(offsets, **{name: getattr(self, name)[row] for name in COLUMNS})
+
+
+@dataclass(frozen=True, slots=True)
+class LiveHistories(Histories):
+    """Histories with gaps: user u has the rows `offsets[u] .. stop[u] - 1`, in time order.
+
+    The arrays belong to a `HistoryBuffer`, which writes only behind the rows that this object knows: whoever
+    holds it reads the same for ever. stop: int64[n_users]; the last of `offsets` has no meaning here.
+    """
+
+    stop: I64
+
+    @property
+    def ends(self) -> I64:
+        """int64[n_users]: the row behind each user's last."""
+        return self.stop
+
+
+@njit(cache=True, nogil=True)
+def _rows(first: I64, last: I64) -> tuple[I32, I64]:
+    n = 0
+    for u in range(len(last)):
+        n += last[u] - first[u]
+    user, row = np.empty(n, np.int32), np.empty(n, np.int64)
+    k = 0
+    for u in range(len(last)):
+        for r in range(first[u], last[u]):
+            user[k], row[k] = u, r
+            k += 1
+    return user, row
+
+
+@njit(cache=True, nogil=True)
+def _place(
+    users: I32, bounds: I64, new_ts: I64, ts: I64, first: I64, last: I64, room: I64, tail: int
+) -> tuple[I64, I64, int]:
+    """Return (target, source, tail): rows to write, and what into them: a row, or ~k for new event k.
+
+    A user whose events all come behind the known ones and fit into the block gets them there. Any other moves
+    to a block of twice the size at the tail, with late events merged in, so old rows stay as they are.
+    first, last, room are those of the next state and are changed here.
+    """
+    n = 0
+    for k in range(len(users)):
+        n += last[users[k]] - first[users[k]] + bounds[k + 1] - bounds[k]
+    target, source = np.empty(n, np.int64), np.empty(n, np.int64)
+    n = 0
+    for k in range(len(users)):
+        u, a, b = users[k], bounds[k], bounds[k + 1]
+        lo, hi = first[u], last[u]
+        if hi - lo + b - a <= room[u] and (hi == lo or ts[hi - 1] <= new_ts[a]):
+            at = hi
+        else:
+            room[u] = max(SMALLEST, 2 * (hi - lo + b - a))
+            at = first[u] = tail
+            tail += room[u]
+            while lo < hi and a < b:
+                if ts[lo] <= new_ts[a]:
+                    target[n], source[n], lo = at, lo, lo + 1
+                else:
+                    target[n], source[n], a = at, ~a, a + 1
+                at, n = at + 1, n + 1
+            while lo < hi:
+                target[n], source[n] = at, lo
+                at, n, lo = at + 1, n + 1, lo + 1
+        while a < b:
+            target[n], source[n] = at, ~a
+            at, n, a = at + 1, n + 1, a + 1
+        last[u] = at
+    return target[:n], source[:n], tail
+
+
+class HistoryBuffer:
+    """Arrays with room behind each user's events; one thread appends, any number read what `extended` returned.
+
+    An event in its place costs its own bytes; a late one, or one without room, moves its user's rows. The room is
+    at most twice the rows that moved, and all gaps go when the tail is full (`bytes_used` tells).
+    """
+
+    def __init__(self, histories: Histories) -> None:
+        """Copy the histories (mapped ones too), with room at the tail; untouched pages cost no memory."""
+        self._restart(histories, 0)
+
+    def _restart(self, histories: Histories, extra: int) -> None:
+        _, row = histories.rows()
+        self._tail = len(row)
+        capacity = len(row) + max(TAIL, len(row) // 2, 4 * extra)
+        self._arrays = {}
+        for name in COLUMNS:
+            old = getattr(histories, name)
+            self._arrays[name] = np.empty((capacity, *old.shape[1:]), old.dtype)
+            np.take(old, row, axis=0, out=self._arrays[name][: len(row)], mode="clip")
+        self._first = np.concatenate([[0], np.cumsum(histories.sizes)]).astype(np.int64)
+        self._last = self._first[1:].copy()
+        self._room = histories.sizes.copy()
+
+    @property
+    def histories(self) -> LiveHistories:
+        """What is known now."""
+        return LiveHistories(self._first, stop=self._last, **self._arrays)
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of the rows in use and of the bounds, gaps included."""
+        a_row = sum(array.itemsize * int(np.prod(array.shape[1:])) for array in self._arrays.values())
+        return self._tail * a_row + 3 * self._first.nbytes
+
+    def extended(self, log: EventLog) -> LiveHistories:
+        """Return the histories with the events of `log` (in time order; user and item known) put in."""
+        order = np.argsort(log.user, kind="stable")
+        users, begin = np.unique(log.user[order], return_index=True)
+        bounds = np.append(begin, len(order)).astype(np.int64)
+        new_ts = log.ts[order]
+        moved = int(self.histories.sizes[users].sum()) + len(order)
+        if self._tail + 2 * moved + SMALLEST * len(users) > len(self._arrays["ts"]):
+            self._restart(self.histories, moved + SMALLEST * len(users))
+        # Copies: whoever reads the earlier state keeps its own bounds.
+        self._first, self._last = self._first.copy(), self._last.copy()
+        target, source, self._tail = _place(
+            users, bounds, new_ts, self._arrays["ts"], self._first, self._last, self._room, self._tail
+        )
+        old, new = source >= 0, source < 0
+        for name, array in self._arrays.items():
+            array[target[old]] = array[source[old]]
+            array[target[new]] = getattr(log, name)[order][~source[new]]
+        return self.histories
