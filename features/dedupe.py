@@ -1,0 +1,107 @@
+"""Which event ids were recorded lately: 16-byte keys in compiled hash tables, one for each day of arrival."""
+
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from numba import njit
+
+from features.schema import DAY, Bool
+
+U64 = npt.NDArray[np.uint64]
+#: slots of a new table; a table is at most half full, so a key takes at most 64 bytes and 32 at best
+SMALLEST = 1 << 12
+BYTES_PER_KEY = 64
+
+
+def keys_of(ids: pa.Array) -> U64:
+    """Return uint64[n, 2], never (0, 0): an integer with a mark, or 128 bits of a text's BLAKE2b."""
+    if pa.types.is_integer(ids.type):
+        keys = np.ones((len(ids), 2), np.uint64)
+        keys[:, 0] = np.asarray(ids.to_numpy(zero_copy_only=False)).astype(np.int64).view(np.uint64)
+        return keys
+    digests = b"".join([blake2b(text.encode(), digest_size=16).digest() for text in ids.to_pylist()])
+    keys = np.frombuffer(digests, np.uint64).reshape(-1, 2).copy()
+    # The second half of an integer's key is 1: an even one cannot be taken for it, nor (with the bit) be zero.
+    keys[:, 1] |= np.uint64(2)
+    keys[:, 1] &= ~np.uint64(1)
+    return keys
+
+
+@njit(cache=True, nogil=True)
+def _slot(table: U64, a: np.uint64, b: np.uint64) -> int:
+    mask = np.uint64(len(table) - 1)
+    mixed = (a ^ (b * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
+    at = (mixed ^ (mixed >> np.uint64(31))) & mask
+    while (table[at, 0] != 0 or table[at, 1] != 0) and (table[at, 0] != a or table[at, 1] != b):
+        at = (at + np.uint64(1)) & mask
+    return int(at)
+
+
+@njit(cache=True, nogil=True)
+def _find(table: U64, keys: U64, found: Bool) -> None:
+    for k in range(len(keys)):
+        at = _slot(table, keys[k, 0], keys[k, 1])
+        if table[at, 0] != 0 or table[at, 1] != 0:
+            found[k] = True
+
+
+@njit(cache=True, nogil=True)
+def _put(table: U64, keys: U64) -> int:
+    new = 0
+    for k in range(len(keys)):
+        if keys[k, 0] == 0 and keys[k, 1] == 0:
+            continue
+        at = _slot(table, keys[k, 0], keys[k, 1])
+        new += table[at, 0] == 0 and table[at, 1] == 0
+        table[at, 0], table[at, 1] = keys[k, 0], keys[k, 1]
+    return new
+
+
+class SeenIds:
+    """Keys by day of arrival; a day is forgotten as a whole, once all of it is older than `keep` µs.
+
+    One thread at a time. An id is known for at least `keep` after it was added.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self._tables: dict[int, U64] = {}
+        self._counts: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of all tables."""
+        return sum(table.nbytes for table in self._tables.values())
+
+    def known(self, keys: U64) -> Bool:
+        """Return bool[n]: whether each key was added, or stands earlier in `keys` itself."""
+        found = np.zeros(len(keys), bool)
+        for table in self._tables.values():
+            _find(table, keys, found)
+        if len(keys) > 1:
+            whole: Any = np.ascontiguousarray(keys).view([("a", np.uint64), ("b", np.uint64)]).ravel()
+            first = np.zeros(len(keys), bool)
+            first[np.unique(whole, return_index=True)[1]] = True
+            found |= ~first
+        return found
+
+    def add(self, keys: U64, arrival: int) -> None:
+        """Add keys that arrived at `arrival` (µs UTC), and forget the days that are too old by then."""
+        for day in [day for day in self._tables if (day + 1) * DAY + self.keep <= arrival]:
+            del self._tables[day], self._counts[day]
+        day = arrival // DAY
+        table = self._tables.get(day)
+        if table is None:
+            table, self._counts[day] = np.zeros((SMALLEST, 2), np.uint64), 0
+        while 2 * (self._counts[day] + len(keys)) > len(table):
+            larger = np.zeros((2 * len(table), 2), np.uint64)
+            _put(larger, table)
+            table = larger
+        self._tables[day] = table
+        self._counts[day] += _put(table, keys)

@@ -1,0 +1,282 @@
+"""The recorded event log: what is acknowledged is on disk, and nothing counts twice.
+
+DIR/<first frame>.log      segments (see `features.segments`): the truth, only ever appended to
+DIR/events/<first>.parquet each closed segment again, for `[events] source`, DuckDB and anything else
+DIR/lock                   held by the one process that writes
+
+Batches that arrive together are one frame, one write and one fsync (group commit). Parquet and not a DuckDB file:
+a DuckDB file has one writer and no reader beside it, and a log of its own; immutable Parquet files are read by a
+training run while the server goes on recording.
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from features.dedupe import U64, SeenIds, keys_of
+from features.errors import PairliftError
+from features.schema import Bool
+from features.segments import (
+    MAGIC,
+    Frame,
+    encode,
+    first_arrival,
+    first_number,
+    read_segment,
+    segment_files,
+    sync_folder,
+)
+
+log = logging.getLogger(__name__)
+
+#: events of one frame, at most (one batch more is taken whole)
+GROUP = 1 << 16
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class LogError(PairliftError):
+    """Events could not be made durable: none of the batch is recorded. full: for want of space."""
+
+    def __init__(self, sentence: str, *, full: bool = False) -> None:
+        super().__init__(sentence)
+        self.full = full
+
+
+class Receipt(NamedTuple):
+    """What became of a batch: it is on disk. number: its frame's. known: bool[n], recorded before."""
+
+    number: int
+    known: Bool
+
+
+class _Waiting(NamedTuple):
+    events: pa.Table
+    keys: U64
+    receipt: "Future[Receipt]"
+
+
+class LogWriter:
+    """Appends to the log in a folder, from any thread.
+
+    Use: `for frame in writer.replay(after)`, then `start()`, then `append(…).result()`, at last `close()`.
+    clock gives the time (µs UTC) that arrivals are stamped with; `recorded` is called with every new frame, in
+    order, on the writer's thread, once it is on disk and before it is acknowledged; it must not raise.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        clock: Callable[[], int],
+        recorded: Callable[[Frame], None] = lambda _: None,
+        segment_bytes: int = 64 << 20,
+    ) -> None:
+        """Lock the folder (made where it is missing); PairliftError where another process has it.
+
+        keep: µs for which an event's id is known after its arrival. segment_bytes: size at which a segment ends.
+        """
+        self.folder = folder
+        self.seen = SeenIds(keep)
+        self._clock, self._recorded, self._segment_bytes = clock, recorded, segment_bytes
+        self._lock = _locked(folder)
+        self.number, self._arrival, self._broken = 0, 0, ""
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
+        self._closed = threading.Event()
+        self._file, self._size, self._first = -1, 0, 0
+
+    def replay(self, after: int) -> Iterator[Frame]:
+        """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
+
+        Segments of which neither is wanted are not read. PairliftError where the log is damaged.
+        """
+        files = segment_files(self.folder)
+        horizon = self._clock() - self.seen.keep
+        for path, behind in itertools.zip_longest(files, files[1:]):
+            if behind is not None and first_number(behind) <= after + 1 and (first_arrival(behind) or 0) < horizon:
+                self.number = first_number(behind) - 1
+                continue
+            if path != files[0] and first_number(path) != self.number + 1:
+                raise PairliftError(f"{self.folder}: frame {self.number + 1} was expected, {path.name} comes next")
+            for frame in read_segment(path, last=behind is None):
+                self.number, self._arrival = frame.number, max(self._arrival, frame.arrival)
+                if frame.arrival >= horizon:
+                    self.seen.add(keys_of(_ids(frame.events)), frame.arrival)
+                if frame.number > after:
+                    yield frame
+        if self.number < after:
+            raise PairliftError(
+                f"{self.folder} ends with frame {self.number}, but the snapshot is of frame {after}: "
+                "it is another log, or a part of it is missing"
+            )
+
+    def start(self) -> None:
+        """Open a new segment and take appends; LogError where it cannot be made."""
+        for path in segment_files(self.folder)[-1:]:
+            if first_number(path) > self.number:  # no frame in it
+                path.unlink()
+        try:
+            self._open()
+        except OSError as error:
+            raise self._explained(error) from error
+        self._thread.start()
+
+    def append(self, events: pa.Table) -> "Future[Receipt]":
+        """Queue a batch (column `event_id`: int64 or text). The future has its receipt, or raises LogError."""
+        receipt: Future[Receipt] = Future()
+        if self._closed.is_set():
+            receipt.set_exception(LogError("the log is closed: the server is stopping"))
+        else:
+            self._queue.put(_Waiting(events, keys_of(_ids(events)), receipt))
+        return receipt
+
+    def closed_segments(self) -> list[Path]:
+        """Return the segments that no more is written to."""
+        return [path for path in segment_files(self.folder) if first_number(path) != self._first]
+
+    def close(self) -> None:
+        """Finish what is queued, then close the segment and let the folder go."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._queue.put(None)
+            if self._thread.is_alive():
+                self._thread.join()
+            if self._file >= 0:
+                os.close(self._file)
+            os.close(self._lock)
+
+    def _open(self) -> None:
+        path = self.folder / f"{self.number + 1:020d}.log"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            _write(handle, MAGIC)
+            os.fsync(handle)
+            sync_folder(self.folder)
+        except OSError:
+            os.close(handle)
+            path.unlink(missing_ok=True)
+            raise
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._size, self._first = handle, len(MAGIC), self.number + 1
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            group, last = self._group()
+            try:
+                self._commit(group)
+            except Exception as error:  # whatever it is, the callers must hear of it and the thread must go on
+                told = self._explained(error) if isinstance(error, OSError) else error
+                log.error("a batch of events was not recorded: %s", told, exc_info=not isinstance(error, OSError))
+                for waiting in group:
+                    if not waiting.receipt.done():
+                        waiting.receipt.set_exception(told)
+
+    def _group(self) -> tuple[list[_Waiting], bool]:
+        """Wait for a batch and take what else waits; return (batches, whether the end was asked for)."""
+        group: list[_Waiting] = []
+        taken = self._queue.get()
+        while taken is not None:
+            group.append(taken)
+            if sum(len(waiting.keys) for waiting in group) >= GROUP:
+                return group, False
+            try:
+                taken = self._queue.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        if not group:
+            return
+        keys = np.concatenate([waiting.keys for waiting in group])
+        # A clock that goes back must not make an id be forgotten too early.
+        self._arrival = max(self._arrival, self._clock())
+        known = self.seen.known(keys)
+        if not known.all():
+            tables = [waiting.events for waiting in group]
+            whole = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
+            frame = Frame(self.number + 1, self._arrival, whole.filter(pa.array(~known)))
+            self._store(frame)
+            self.seen.add(keys[~known], self._arrival)
+            self._recorded(frame)
+        bounds = np.cumsum([len(waiting.keys) for waiting in group])[:-1]
+        for waiting, part in zip(group, np.split(known, bounds), strict=True):
+            waiting.receipt.set_result(Receipt(self.number, part))
+
+    def _store(self, frame: Frame) -> None:
+        """Make a frame durable, or leave the log as it was."""
+        if self._broken:
+            raise LogError(self._broken)
+        if self._size >= max(self._segment_bytes, len(MAGIC) + 1):
+            self._open()
+        data = encode(*frame)
+        try:
+            _write(self._file, data)
+        except OSError:
+            self._undo()
+            raise
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            # What the kernel could not write it may have forgotten: a second fsync that succeeds says nothing.
+            self._broken = f"{self.folder}: fsync failed ({error.strerror}); mend the disk, then start the server again"
+            self._undo()
+            raise LogError(self._broken) from error
+        self._size += len(data)
+        self.number = frame.number
+
+    def _undo(self) -> None:
+        try:
+            os.ftruncate(self._file, self._size)
+            os.lseek(self._file, self._size, os.SEEK_SET)
+        except OSError as error:
+            self._broken = f"{self.folder}: a torn frame cannot be cut off ({error.strerror}); start the server again"
+
+    def _explained(self, error: OSError) -> LogError:
+        full = error.errno in FULL
+        hint = "make room, then send the batch again" if full else "nothing of the batch is recorded"
+        return LogError(f"{self.folder}: events cannot be written ({error.strerror}); {hint}", full=full)
+
+
+def _ids(events: pa.Table) -> pa.Array:
+    return events["event_id"].combine_chunks()
+
+
+def _write(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
+def _locked(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise PairliftError(f"{folder} cannot be used as a log: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "?"
+        os.close(handle)
+        raise PairliftError(
+            f"{folder} is locked: process {holder} records into it; stop that server, or choose another --log"
+        ) from error
+    with contextlib.suppress(OSError):  # a full disk keeps the number out, not the lock
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+    return handle

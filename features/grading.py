@@ -1,0 +1,76 @@
+"""Grades of recorded events: the TOML's SQL conditions over a batch, by DuckDB, as the import evaluates them.
+
+The same text in the same engine: nothing is compiled anew, so there is no second meaning of a condition. A batch
+of 1,000 events takes about a millisecond.
+"""
+
+import threading
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from features.errors import PairliftError
+from features.schema import I8
+from features.settings import Grade
+
+#: columns of the contract that a condition may read, with their types in the import
+CONTRACT = {
+    "user_id": None,
+    "item_id": None,
+    "ts": "TIMESTAMP",
+    "surface": "VARCHAR",
+    "organic": "BOOLEAN",
+    "request_id": "VARCHAR",
+    "position": "INTEGER",
+}
+
+
+class GradeError(PairliftError):
+    """The conditions cannot be evaluated on an event: the text says why."""
+
+
+class Grading:
+    """Ranks events by the grades' conditions; safe to call from several threads.
+
+    A feedback column is a DOUBLE here, where the import may know a BOOLEAN: 1 and 0 stand for true and false, and
+    DuckDB takes the one for the other wherever a condition asks.
+    """
+
+    def __init__(self, grades: tuple[Grade, ...], columns: tuple[str, ...]) -> None:
+        """columns: feedback, and what else the conditions read. PairliftError where a condition does not fit."""
+        cases = " ".join(f"WHEN ({g.when}) THEN {rank}" for rank, g in reversed(list(enumerate(grades))))
+        self._columns = columns
+        self._case = f"coalesce(CASE {cases} END, -1)::TINYINT"
+        self._lock = threading.Lock()
+        self._con = duckdb.connect(config={"threads": 1})
+        self._con.execute("SET TimeZone = 'UTC'")
+        try:
+            self.ranks(pa.table({"ts": pa.array([], pa.int64())}))
+        except GradeError as error:
+            raise PairliftError(f"[[grades]]: events cannot be recorded with these conditions: {error}") from error
+
+    def ranks(self, events: pa.Table) -> I8:
+        """Return int8[n]: rank of the best grade whose condition is true, -1 for none.
+
+        events: a table of the recorded form; NULL and absent columns are unknown. GradeError where a condition
+        cannot be evaluated on an event.
+        """
+        try:
+            with self._lock:
+                self._con.register("batch", events)
+                query = f"SELECT {self._case} FROM (SELECT {', '.join(self._selected(events))} FROM batch)"
+                (ranks,) = self._con.execute(query).fetchnumpy().values()
+                return np.asarray(ranks, np.int8)
+        except duckdb.Error as error:
+            raise GradeError(str(error).split("\n\nLINE")[0].strip()) from error
+
+    def _selected(self, events: pa.Table) -> list[str]:
+        given = set(events.column_names)
+        selected = []
+        for name, kind in {**CONTRACT, **dict.fromkeys(self._columns)}.items():
+            value = f'"{name}"' if name in given else "NULL"
+            if name == "ts":
+                value = f"make_timestamp({value})"
+            selected.append(f'{value}{f"::{kind}" if kind else ""} AS "{name}"')
+        return selected

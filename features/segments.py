@@ -1,0 +1,151 @@
+"""The bytes of a recorded event log: segment files of checksummed frames.
+
+A segment `<first frame, 20 digits>.log` starts with MAGIC. A frame is what one commit wrote: a head of 36 bytes
+(mark, checksum of the rest, number, time of arrival in µs, length) and an Arrow stream of the events. Frames
+count on from 1 through all segments. What follows the last whole frame of the last segment was never
+acknowledged: a crash tore it. A damaged frame anywhere else is an error, for frames behind it were acknowledged.
+"""
+
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.errors import PairliftError
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"pairlift-log-1\n\0"
+MARK = b"\xf6PLf"
+HEAD = struct.Struct("<4sIQqQ")
+_CHECKED = struct.Struct("<QqQ")
+
+
+class Frame(NamedTuple):
+    """One commit: its number, when it arrived (µs UTC), and its events."""
+
+    number: int
+    arrival: int
+    events: pa.Table
+
+
+def encode(number: int, arrival: int, events: pa.Table) -> bytes:
+    """Return the bytes of a frame."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, events.schema) as writer:
+        writer.write_table(events.combine_chunks())
+    payload = sink.getvalue()
+    rest = _CHECKED.pack(number, arrival, len(payload))
+    head = HEAD.pack(MARK, zlib.crc32(payload, zlib.crc32(rest)), number, arrival, len(payload))
+    return head + bytes(payload)
+
+
+def _decode(data: memoryview, at: int) -> tuple[Frame, int] | None:
+    """Return the frame at a place and the place behind it, None where there is no whole one."""
+    if len(data) - at < HEAD.size:
+        return None
+    mark, checksum, number, arrival, length = HEAD.unpack_from(data, at)
+    behind = at + HEAD.size + length
+    if mark != MARK or behind > len(data):
+        return None
+    payload = data[at + HEAD.size : behind]
+    if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(number, arrival, length))) != checksum:
+        return None
+    with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
+        return Frame(number, arrival, reader.read_all()), behind
+
+
+def segment_files(folder: Path) -> list[Path]:
+    """Return the segments of a log in their order."""
+    return sorted(folder.glob("[0-9]*.log"))
+
+
+def first_number(path: Path) -> int:
+    """Return the number of a segment's first frame."""
+    return int(path.stem)
+
+
+def first_arrival(path: Path) -> int | None:
+    """Return the time of arrival (µs UTC) of a segment's first frame, None where it has none."""
+    with path.open("rb") as file:
+        head = file.read(len(MAGIC) + HEAD.size)[len(MAGIC) :]
+    return int(HEAD.unpack(head)[3]) if len(head) == HEAD.size else None
+
+
+def read_segment(path: Path, *, last: bool) -> Iterator[Frame]:
+    """Yield the frames of a segment. last: mend a torn end (it is cut off, with a line in our log).
+
+    Raises PairliftError with file and place where a frame is damaged that others follow.
+    """
+    data = memoryview(path.read_bytes())
+    at, number = len(MAGIC), first_number(path)
+    if data[: len(MAGIC)] != MAGIC:
+        if not last or bytes(data) != MAGIC[: len(data)]:
+            raise PairliftError(f"{path} is no segment of a recorded log, or a damaged one; restore it from a copy")
+        at = 0
+    while at < len(data) and (found := _decode(data, at)) is not None:
+        frame, at = found
+        if frame.number != number:
+            raise PairliftError(f"{path}: frame {number} was expected, found {frame.number}; restore it from a copy")
+        number += 1
+        yield frame
+    if at < len(data):
+        if not last or _whole_frame_behind(data, at):
+            raise PairliftError(
+                f"{path} is damaged at byte {at}: events behind it were acknowledged; restore the file from a copy"
+            )
+        log.warning("%s: a torn end of %d bytes is dropped; none of it was acknowledged", path, len(data) - at)
+        _cut(path, at)
+
+
+def _whole_frame_behind(data: memoryview, at: int) -> bool:
+    whole = bytes(data)
+    place = whole.find(MARK, at + 1)
+    while place >= 0:
+        if _decode(data, place) is not None:
+            return True
+        place = whole.find(MARK, place + 1)
+    return False
+
+
+def _cut(path: Path, size: int) -> None:
+    if not size:
+        path.unlink()
+        return
+    with path.open("r+b") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
+def export_segment(path: Path, folder: Path) -> Path:
+    """Write a closed segment as `<folder>/<first frame>.parquet`, `ts` as a timestamp in UTC; return the file.
+
+    The file appears whole or not at all.
+    """
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{path.stem}.parquet"
+    events = pa.concat_tables([f.events for f in read_segment(path, last=False)], promote_options="permissive")
+    place = events.schema.get_field_index("ts")
+    events = events.set_column(place, "ts", events["ts"].cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")))
+    partial = target.with_suffix(".partial")
+    pq.write_table(events, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(target)
+    sync_folder(folder)
+    return target
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
