@@ -10,7 +10,7 @@ cooccurrence/     neighbours of each item as of the end of the log
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,17 @@ from features.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config, load_config
 from ranker.hashes import hash_file, hash_value
+from ranker.scorer import Scorer, checked_scorer
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded bundle, immutable. columns: the booster's, in order: those of `spec`, then `<plugin>__<column>`."""
+    """A loaded bundle, immutable. columns: the booster's, in order: those of `spec`, then `<plugin>__<column>`.
+
+    scorer: the compiled booster, None where LightGBM's own predict must do.
+    """
 
     folder: Path
     version: str
@@ -44,11 +48,17 @@ class Bundle:
     plugins: dict[str, FeaturePlugin]
     booster: lgb.Booster
     cooccurrence: Cooccurrence
+    scorer: Scorer | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scorer", checked_scorer(self.booster))
 
     def score(self, matrix: F32) -> F64:
         """Return float64[n] scores of float32[n, len(columns)], on the calling thread alone."""
         if not len(matrix):
             return np.empty(0)
+        if self.scorer is not None:
+            return self.scorer.score(matrix)
         return np.asarray(self.booster.predict(matrix, num_threads=1, raw_score=True))
 
 
