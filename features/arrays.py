@@ -29,11 +29,12 @@ def load_arrays(folder: Path, kind: type[T]) -> T:
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in rest.items()}
     for field in fields(kind):  # type: ignore[arg-type]
         if field.name not in given:
-            given[field.name] = _mapped(folder / f"{field.name}.npy")
+            given[field.name] = load_array(folder / f"{field.name}.npy")
     return kind(**given)
 
 
-def _mapped(path: Path) -> Any:
+def load_array(path: Path) -> Any:
+    """Map one `.npy` file, read-only."""
     try:
         # A plain view: np.memmap's own __getitem__ costs microseconds on a hot path.
         return np.asarray(np.load(path, mmap_mode="r"))

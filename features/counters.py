@@ -1,167 +1,88 @@
-"""Counters as of any time: each key's events in time order, with running totals beside every event.
+"""Counters as of any time: each key's events in time order, with what has run up beside every sixteenth.
 
-The value of a counter for (key, as_of) is read off the last event of the key with `ts < as_of`: a running sum
-(less the sum before the window's start), or a running decayed sum carried on to as_of. Training rows and
-requests take this one path; the cost is a binary search for each (key, as_of).
+The value of a counter for (key, as_of) is read off the events of the key with `ts < as_of`: the running columns
+as they stood at the last mark, run on over the few events since. Training rows and requests take this one path.
+A read costs a binary search and at most `EVERY` events; an event costs 9 bytes, and a mark's share.
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from features.schema import F32, F64, I16, I32, I64, SECOND, Catalog, EventLog
-from features.spec import Counter, event_values
+from features.keys import key_codes, stable_order
+from features.plans import ALL, DECAYED, HIT, LAST, SINCE, SUM, TRIAL, Plan, Running, Totals
+from features.schema import F32, F64, I8, I64, Bool, Catalog, EventLog
+from features.spec import check_event
 
-T = TypeVar("T")
-
-# Running columns: what stands beside each event.
-SUM, DECAY, LAST = 0, 1, 2
-# Totals: how a number as of a time is read off the running columns.
-ALL, WINDOW, DECAYED, SINCE = 0, 1, 2, 3
+#: a mark stands after each so many events of a key
+EVERY = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How the counters of one key are computed.
+class Events(NamedTuple):
+    """What the kernels read of a timeline."""
 
-    series: (event, form) of each value series, form `value`, `hit` (value is not 0) or `trial` (value is known).
-    running_*: int64[c] series and kind, float64[c] half-life in µs, of each running column.
-    total_*: int64[b] kind, running column and window in µs, of each total.
-    counters: their places in the whole list. numerator, denominator: the totals of each (-1: none).
-    """
-
-    key: tuple[str, ...]
-    series: tuple[tuple[str, str], ...]
-    running_series: I64
-    running_kind: I64
-    half_life: F64
-    total_kind: I64
-    total_column: I64
-    total_window: I64
-    counters: I64
-    numerator: I64
-    denominator: I64
-    strength: F64
-    prior: F64
-
-
-class _Index(Generic[T]):
-    """Numbers things in the order in which they are first asked for."""
-
-    def __init__(self) -> None:
-        self.items: list[T] = []
-
-    def __call__(self, item: T) -> int:
-        if item not in self.items:
-            self.items.append(item)
-        return self.items.index(item)
-
-
-def make_plans(counters: tuple[Counter, ...]) -> tuple[Plan, ...]:
-    """Return one plan for each key, so that counters of a key share its search and its running columns."""
-    keys = dict.fromkeys(counter.key for counter in counters)
-    return tuple(_plan(key, counters) for key in keys)
-
-
-def _plan(key: tuple[str, ...], counters: tuple[Counter, ...]) -> Plan:
-    series: _Index[tuple[str, str]] = _Index()
-    running: _Index[tuple[int, int, float]] = _Index()
-    totals: _Index[tuple[int, int, int]] = _Index()
-
-    def total(counter: Counter, form: str) -> int:
-        number = series((counter.event, form))
-        if counter.stat == "since":
-            return totals((SINCE, running((number, LAST, 0.0)), 0))
-        if counter.span.kind == "h":
-            return totals((DECAYED, running((number, DECAY, float(counter.span.size))), 0))
-        kind = WINDOW if counter.span.kind == "w" else ALL
-        return totals((kind, running((number, SUM, 0.0)), counter.span.size))
-
-    mine = [(place, counter) for place, counter in enumerate(counters) if counter.key == key]
-    smoothed = [counter.stat in ("rate", "mean") for _, counter in mine]
-    numerator = [total(c, "value" if c.stat in ("sum", "mean") else "hit") for _, c in mine]
-    denominator = [total(c, "trial") if s else -1 for (_, c), s in zip(mine, smoothed, strict=True)]
-    return Plan(
-        key,
-        tuple(series.items),
-        np.array([r[0] for r in running.items], np.int64),
-        np.array([r[1] for r in running.items], np.int64),
-        np.array([r[2] for r in running.items], np.float64),
-        np.array([t[0] for t in totals.items], np.int64),
-        np.array([t[1] for t in totals.items], np.int64),
-        np.array([t[2] for t in totals.items], np.int64),
-        np.array([place for place, _ in mine], np.int64),
-        np.array(numerator, np.int64),
-        np.array(denominator, np.int64),
-        np.array([c.strength for _, c in mine]),
-        np.array([c.prior for _, c in mine]),
-    )
-
-
-def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surface: I16) -> tuple[I64, I64, int]:
-    """Return (rows, codes, size): the key of each row as one integer in [0, size), -1 where a part is missing.
-
-    A multi-valued attribute gives a row several codes (`rows` repeats it), or none where its list is empty.
-    """
-    rows = np.arange(len(item), dtype=np.int64)
-    code, size = np.zeros(len(item), np.int64), 1
-    multi = None
-    for part in key:
-        values, radix = _part(part, catalog, user, item, surface)
-        if values is None:
-            multi = part
-            continue
-        code = np.where((code < 0) | (values < 0), -1, code * radix + values)
-        size *= radix
-    if multi is not None:
-        attribute = catalog.item_attribute(multi)
-        safe = np.maximum(item, 0)
-        counts = np.where(item >= 0, np.diff(attribute.offsets)[safe], 0)
-        rows = np.repeat(rows, counts)
-        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        values = attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within]
-        radix = max(len(attribute.values), 1)
-        code = np.where(code[rows] < 0, -1, code[rows] * radix + values)
-        size *= radix
-    return rows, code, size
-
-
-def _part(part: str, catalog: Catalog, user: I32, item: I32, surface: I16) -> tuple[I64 | None, int]:
-    """Return the values of one part of a key (None for a multi-valued attribute) and how many there can be."""
-    if part == "user":
-        return user.astype(np.int64), max(catalog.n_users, 1)
-    if part == "item":
-        return item.astype(np.int64), max(catalog.n_items, 1)
-    if part == "surface":
-        return surface.astype(np.int64), max(len(catalog.surfaces), 1)
-    attribute = catalog.item_attribute(part)
-    if attribute.kind == "multi":
-        return None, len(attribute.values)
-    codes = np.append(attribute.codes, np.int32(-1))  # an unknown item (-1) reads the last place
-    return codes[item].astype(np.int64), max(len(attribute.values), 1)
+    offsets: I64
+    ts: I64
+    grade: I8
+    feedback: F32
+    mark_offsets: I64
+    marks: F64
 
 
 @njit(cache=True, nogil=True)
-def _run(offsets: I64, ts: I64, values: F64, series: I64, kind: I64, half_life: F64, out: F64) -> None:
-    for k in range(len(offsets) - 1):
-        for e in range(offsets[k], offsets[k + 1]):
-            first = e == offsets[k]
-            for c in range(len(series)):
-                value = values[e, series[c]]
-                if kind[c] == SUM:
-                    out[e, c] = value if first else out[e - 1, c] + value
-                elif kind[c] == DECAY:
-                    faded = 0.0 if first else out[e - 1, c] * 2.0 ** (-(ts[e] - ts[e - 1]) / half_life[c])
-                    out[e, c] = faded + value
-                else:
-                    before = -np.inf if first else out[e - 1, c]
-                    out[e, c] = float(ts[e]) if value != 0 else before
+def _value(events: Events, running: Running, e: int, s: int) -> float:
+    if running.feed[s] < 0:
+        return float(running.table[min(events.grade[e] + 1, len(running.table) - 1), s])
+    value = events.feedback[e, running.feed[s]]
+    if np.isnan(value):
+        return 0.0
+    if running.form[s] == TRIAL:
+        return 1.0
+    if running.form[s] == HIT:
+        return 1.0 if value != 0 else 0.0
+    return float(value)
 
 
 @njit(cache=True, nogil=True)
-def _first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
+def _run(events: Events, running: Running, start: int, begin: int, stop: int, at: F64, fade: F64) -> None:
+    """Run the columns `at` on over the events [begin, stop) of a key whose events begin at `start`."""
+    for e in range(begin, stop):
+        passed = float(events.ts[e] - events.ts[e - 1]) if e > start else 0.0
+        for h in range(len(running.half_life)):
+            fade[h] = np.exp2(-passed / running.half_life[h]) if passed > 0 else 1.0
+        for c in range(len(running.series)):
+            value = _value(events, running, e, running.series[c])
+            decay = running.decay[c]
+            if decay >= 0:
+                at[c] = at[c] * fade[decay] + value
+            elif decay == SUM:
+                at[c] += value
+            elif value != 0:
+                at[c] = float(events.ts[e])
+
+
+@njit(cache=True, nogil=True)
+def _nothing(running: Running, at: F64) -> None:
+    for c in range(len(at)):
+        at[c] = -np.inf if running.decay[c] == LAST else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _mark(events: Events, running: Running, marks: F64) -> None:
+    at, fade = np.empty(len(running.series)), np.empty(len(running.half_life))
+    for k in range(len(events.offsets) - 1):
+        start, m = events.offsets[k], events.mark_offsets[k]
+        _nothing(running, at)
+        for j in range(events.mark_offsets[k + 1] - m):
+            _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at, fade)
+            marks[m + j] = at
+
+
+@njit(cache=True, nogil=True)
+def first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
+    """Return the first place of [lo, hi) with `ts >= cut`, hi where there is none."""
     while lo < hi:
         middle = (lo + hi) // 2
         if ts[middle] < cut:
@@ -172,98 +93,138 @@ def _first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _totals(
-    offsets: I64, ts: I64, running: F64, keys: I64, rows: I64, as_of: I64,
-    kind: I64, column: I64, window: I64, half_life: F64, out: F64,
-) -> None:  # fmt: skip
-    for i in range(len(keys)):
-        if keys[i] < 0:
+def _stand(events: Events, running: Running, k: int, stop: int, at: F64, fade: F64) -> None:
+    """Set the columns `at` to what has run up over the events of key k before the place `stop`."""
+    start = events.offsets[k]
+    full = (stop - start) // EVERY
+    if full:
+        at[:] = events.marks[events.mark_offsets[k] + full - 1]
+    else:
+        _nothing(running, at)
+    _run(events, running, start, start + full * EVERY, stop, at, fade)
+
+
+@njit(cache=True, nogil=True)
+def _sum_before(events: Events, running: Running, k: int, stop: int, column: int) -> float:
+    """Return one sum over the events of key k before the place `stop`."""
+    start = events.offsets[k]
+    full = (stop - start) // EVERY
+    total = events.marks[events.mark_offsets[k] + full - 1, column] if full else 0.0
+    for e in range(start + full * EVERY, stop):
+        total += _value(events, running, e, running.series[column])
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: I64, out: F64) -> None:
+    at, fade = np.empty(len(running.series)), np.empty(len(running.half_life))
+    for i in range(len(places)):
+        if places[i] < 0:
             continue
-        r = rows[i]
-        start = offsets[keys[i]]
-        stop = _first_not_before(ts, start, offsets[keys[i] + 1], as_of[r])
-        if stop == start:
-            continue
-        for b in range(len(kind)):
-            last = running[stop - 1, column[b]]
-            if kind[b] == ALL:
-                out[r, b] += last
-            elif kind[b] == WINDOW:
-                begin = _first_not_before(ts, start, stop, as_of[r] - window[b])
-                out[r, b] += last - (running[begin - 1, column[b]] if begin > start else 0.0)
-            elif kind[b] == DECAYED:
-                out[r, b] += last * 2.0 ** (-(as_of[r] - ts[stop - 1]) / half_life[column[b]])
-            else:
-                out[r, b] = max(out[r, b], last)
+        k, r = places[i], rows[i]
+        start, end = events.offsets[k], events.offsets[k + 1]
+        for d in range(len(totals.delays)):
+            stop = first_not_before(events.ts, start, end, as_of[r] - totals.delays[d])
+            if stop == start:
+                continue
+            _stand(events, running, k, stop, at, fade)
+            passed = float(as_of[r] - events.ts[stop - 1])
+            for h in range(len(fade)):
+                fade[h] = np.exp2(-passed / running.half_life[h])
+            for b in range(len(totals.kind)):
+                if totals.delay[b] != d:
+                    continue
+                c = totals.column[b]
+                if totals.kind[b] == ALL:
+                    out[r, b] += at[c]
+                elif totals.kind[b] == DECAYED:
+                    out[r, b] += at[c] * fade[running.decay[c]]
+                elif totals.kind[b] == SINCE:
+                    out[r, b] = max(out[r, b], at[c])
+                else:
+                    begin = first_not_before(events.ts, start, stop, as_of[r] - totals.window[b])
+                    out[r, b] += at[c] - _sum_before(events, running, k, begin, c)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The events of each key with their running columns.
+    """The events of each key, and the running columns of the plan after each `EVERY` of them.
 
     codes: int64[k], sorted, the keys that occur; empty where every code in [0, k) has a place of its own.
-    offsets: int64[k + 1] into ts: int64[m] (never decreasing within a key) and running: float64[m, c].
+    offsets: int64[k + 1] into ts: int64[m] (never decreasing within a key), grade: int8[m] and
+    feedback: float32[m, f]. mark_offsets: int64[k + 1] into marks: float64[j, c].
     """
 
     codes: I64
     offsets: I64
     ts: I64
-    running: F64
+    grade: I8
+    feedback: F32
+    mark_offsets: I64
+    marks: F64
 
     @classmethod
-    def build(cls, plan: Plan, log: EventLog, catalog: Catalog, grades: tuple[str, ...]) -> "Timeline":
-        """Sort the events by key (time order stays) and run the columns of the plan once over them."""
+    def build(
+        cls, plan: Plan, log: EventLog, catalog: Catalog, grades: tuple[str, ...] = (), keep: Bool | None = None
+    ) -> "Timeline":
+        """Sort the events (of those in the mask bool[n] `keep`) by key, where time order stays, and run the plan."""
+        for name in plan.feedback:
+            check_event(name, grades, log.feedback_names)
         rows, code, size = key_codes(plan.key, catalog, log.user, log.item, log.surface)
-        known = np.flatnonzero(code >= 0)
-        order = known[np.argsort(code[known], kind="stable")]
-        if len(plan.key) == 1:
-            codes = np.empty(0, np.int64)
-            offsets = np.searchsorted(code[order], np.arange(size + 1)).astype(np.int64)
-        else:
-            codes, counts = np.unique(code[order], return_counts=True)
-            offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        rows = rows[order]
-        ts = log.ts[rows]
-        values = np.empty((len(rows), len(plan.series)))
-        for s, (event, form) in enumerate(plan.series):
-            values[:, s] = _form(log, event, form, grades)[rows]
-        running = np.empty((len(rows), len(plan.running_series)))
-        _run(offsets, ts, values, plan.running_series, plan.running_kind, plan.half_life, running)
-        return cls(codes, offsets, ts, running)
+        known = np.flatnonzero(code >= 0) if keep is None else np.flatnonzero((code >= 0) & keep[rows])
+        rows, code = rows[known], code[known]
+        order = stable_order(code, size)
+        rows, code = rows[order], code[order]
+        codes, offsets = places_of(code, size)
+        feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][rows]
+        mark_offsets = np.concatenate([[0], np.cumsum(np.diff(offsets) // EVERY)])
+        marks = np.empty((int(mark_offsets[-1]), len(plan.running.series)))
+        made = cls(
+            codes, offsets, log.ts[rows], log.grade[rows], np.ascontiguousarray(feedback), mark_offsets, marks
+        )  # fmt: skip
+        _mark(made.events, plan.running, marks)
+        return made
+
+    @property
+    def events(self) -> Events:
+        """The arrays for the kernels, all of one type: written or mapped, they are read alike."""
+        arrays = (self.offsets, self.ts, self.grade, self.feedback, self.mark_offsets, self.marks)
+        return Events(*(_read_only(a) for a in arrays))
 
     def find(self, code: I64) -> I64:
         """Return the place of each code, -1 where the key has no event."""
-        if not len(self.codes):
-            return np.where(code < len(self.offsets) - 1, code, -1)
-        at = np.minimum(np.searchsorted(self.codes, code), len(self.codes) - 1)
-        return np.where(self.codes[at] == code, at, -1)
+        return find_places(self.codes, self.offsets, code)
+
+    def add(self, plan: Plan, rows: I64, code: I64, as_of: I64, totals: F64) -> None:
+        """Add to float64[len(as_of), b] totals what this timeline knows. rows, code: from `key_codes`."""
+        _read(self.events, plan.running, plan.totals, self.find(code), rows, as_of, totals)
 
     def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
-        """Return float32[len(as_of), counters of the plan]; rows, code: from `key_codes`."""
-        totals = np.zeros((len(as_of), len(plan.total_kind)))
-        totals[:, plan.total_kind == SINCE] = -np.inf
-        _totals(
-            self.offsets, self.ts, self.running, self.find(code), rows, as_of,
-            plan.total_kind, plan.total_column, plan.total_window, plan.half_life, totals,
-        )  # fmt: skip
-        return _finish(plan, totals, as_of)
+        """Return float32[len(as_of), counters of the plan] of this timeline alone."""
+        totals = plan.empty(len(as_of))
+        self.add(plan, rows, code, as_of, totals)
+        return plan.finish(totals, as_of)
 
 
-def _form(log: EventLog, event: str, form: str, grades: tuple[str, ...]) -> F32:
-    value, trial = event_values(log, event, grades)
-    if form == "trial":
-        return trial
-    return value if form == "value" else (value != 0).astype(np.float32)
+def places_of(code: I64, size: int) -> tuple[I64, I64]:
+    """Return (codes, offsets) of sorted codes: every code has a place where that is not many, else those that occur."""
+    if size <= 4 * len(code):
+        return np.empty(0, np.int64), np.concatenate([[0], np.cumsum(np.bincount(code, minlength=size))])
+    starts = np.flatnonzero(np.diff(code, prepend=-1))
+    return code[starts], np.append(starts, len(code))
 
 
-def _finish(plan: Plan, totals: F64, as_of: I64) -> F32:
-    """Turn totals into counters: counts and sums as they are, smoothed rates, seconds since (NaN: never)."""
-    values = totals[:, plan.numerator]
-    smoothed = plan.denominator >= 0
-    trials = totals[:, plan.denominator[smoothed]]
-    strength, prior = plan.strength[smoothed], plan.prior[smoothed]
-    values[:, smoothed] = (values[:, smoothed] + strength * prior) / (trials + strength)
-    since = plan.total_kind[plan.numerator] == SINCE
-    last = np.where(np.isinf(values[:, since]), np.nan, values[:, since])
-    values[:, since] = (as_of[:, None] - last) / SECOND
-    return values.astype(np.float32)
+def find_places(codes: I64, offsets: I64, code: I64) -> I64:
+    """Return the place of each code by what `places_of` gave, -1 where it has none."""
+    if not len(codes):
+        return np.where(code < len(offsets) - 1, code, -1)
+    at = np.minimum(np.searchsorted(codes, code), len(codes) - 1)
+    return np.where(codes[at] == code, at, -1)
+
+
+def _read_only(array: Any) -> Any:
+    if not array.flags.writeable:
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view

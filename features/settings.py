@@ -144,9 +144,15 @@ class SplitSettings(Settings):
 class CounterSettings(Settings):
     """`[[counters]]`: aggregates of one kind of event for one key, over several spans.
 
-    key: names among `user`, `item`, `surface` and item attributes. event: `impression`, a grade, `grade`
-    (the rank of the grade) or a feedback column. spans: `w7d` (window), `h3d` (half-life) or `all`.
-    stats: `count`, `sum`, `rate` / `mean` (smoothed towards the prior), `since` (seconds since the last event).
+    key: any of `user`, `item`, `surface`, item attributes, and user attributes as `user_<name>`.
+    event: `impression`, a grade, `grade` (the rank of the grade), or a column of `[events.feedback]`: a SQL
+    condition or value of your own is one more column there, for example `long = "play_ms > 60000"`.
+    spans: `w7d` (window), `h3d` (half-life) or `all`. delay: how long after its `ts` an event is known.
+    stats: `count` (events whose value is not 0), `sum`, `rate` (share of them that is not 0), `mean`,
+    `ratio_<event>` (sum of the event over the sum of another), `since` (seconds since the last event that is not
+    0), `distinct_<part>` (how many items, users, … it had), `rank_<attribute>` (1 is the item with the highest
+    count of those with the same attribute value, as of the last full hour). rate, mean and ratio are smoothed:
+    (sum + strength · prior) / (trials + strength); without `prior` it is the quotient of the whole log.
     """
 
     key: list[str] = Field(min_length=1)
@@ -154,3 +160,5 @@ class CounterSettings(Settings):
     spans: list[str] = Field(default=["all"], min_length=1)
     stats: list[str] = Field(min_length=1)
     strength: float = Field(default=10.0, gt=0)
+    prior: float | None = None
+    delay: Duration = Field(default=0)

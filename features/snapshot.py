@@ -7,22 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from features.arrays import load_arrays, save_arrays
-from features.counters import Timeline, make_plans
+from features.arrays import load_array, load_arrays, save_arrays
+from features.counters import Timeline
+from features.distinct import Distinct, distinct_parts
 from features.histories import Histories
+from features.plans import make_plans
 from features.schema import Attribute, Catalog, Ids
 from features.spec import Counter, Span
-from features.store import State
+from features.store import Segment, State
 
 
 def save_state(folder: Path, state: State) -> None:
     """Write a state into an empty folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_arrays(folder / "histories", state.histories)
-    for number, timeline in enumerate(state.timelines):
-        save_arrays(folder / f"timeline{number}", timeline)
+    np.save(folder / "first_seen.npy", state.first_seen)
+    for place, segment in enumerate(state.segments):
+        for name in ("timelines", "distincts"):
+            for number, arrays in enumerate(getattr(segment, name)):
+                save_arrays(folder / f"segment{place}" / f"{name}{number}", arrays)
     _save_catalog(folder / "catalog", state.catalog)
-    told = {"end": state.end, "counters": [asdict(c) for c in state.counters]}
+    told = {
+        "end": state.end,
+        "grades": state.grades,
+        "segments": len(state.segments),
+        "counters": [asdict(c) for c in state.counters],
+    }
     (folder / "state.json").write_text(json.dumps(told, indent=1))
 
 
@@ -30,10 +40,20 @@ def load_state(folder: Path) -> State:
     """Map a state that `save_state` wrote."""
     told = json.loads((folder / "state.json").read_text())
     counters = tuple(Counter(**{**c, "key": tuple(c["key"]), "span": Span(**c["span"])}) for c in told["counters"])
-    plans = make_plans(counters)
-    timelines = tuple(load_arrays(folder / f"timeline{k}", Timeline) for k in range(len(plans)))
+    grades = tuple(told["grades"])
+    plans = make_plans(counters, grades)
+    indexes = len(distinct_parts(counters))
+    segments = tuple(
+        Segment(
+            tuple(load_arrays(folder / f"segment{k}" / f"timelines{n}", Timeline) for n in range(len(plans))),
+            tuple(load_arrays(folder / f"segment{k}" / f"distincts{n}", Distinct) for n in range(indexes)),
+        )
+        for k in range(told["segments"])
+    )
+    histories = load_arrays(folder / "histories", Histories)
+    first_seen = load_array(folder / "first_seen.npy")
     catalog = _load_catalog(folder / "catalog")
-    return State(catalog, counters, plans, timelines, load_arrays(folder / "histories", Histories), told["end"])
+    return State(catalog, counters, grades, plans, segments, first_seen, histories, told["end"])
 
 
 def _save_catalog(folder: Path, catalog: Catalog) -> None:

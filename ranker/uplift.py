@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from features.counters import Timeline, key_codes, make_plans
+from features.counters import Timeline
+from features.keys import key_codes
 from features.pairs import Groups, Pairs
+from features.plans import make_plans
 from features.schema import F32, F64, I64, SAMPLED, Bool
 from features.spec import Counter, Span
 from ranker.config import Config

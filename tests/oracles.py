@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
-from features.schema import SECOND, Catalog, EventLog
+from features.schema import HOUR, SECOND, Attribute, Catalog, EventLog
 from features.spec import Counter
 
 
@@ -28,16 +29,22 @@ def key_parts(catalog: Catalog, key: tuple[str, ...], user: int, item: int, surf
     for part in key:
         if part in ("user", "item", "surface"):
             values = [v for v in [{"user": user, "item": item, "surface": surface}[part]] if v >= 0]
-        elif item < 0:
-            values = []
+        elif part in [a.name for a in catalog.item_attributes]:
+            values = attribute_values(catalog.item_attribute(part), item)
         else:
-            attribute = catalog.item_attribute(part)
-            if attribute.kind == "multi":
-                values = attribute.codes[attribute.offsets[item] : attribute.offsets[item + 1]].tolist()
-            else:
-                values = [v for v in [int(attribute.codes[item])] if v >= 0]
+            attribute = next(a for a in catalog.user_attributes if f"user_{a.name}" == part)
+            values = attribute_values(attribute, user)
         keys = [(*k, v) for k in keys for v in values]
     return keys
+
+
+def attribute_values(attribute: Attribute, row: int) -> list[int]:
+    """The codes of an item or user (-1 has none)."""
+    if row < 0:
+        return []
+    if attribute.kind == "multi":
+        return attribute.codes[attribute.offsets[row] : attribute.offsets[row + 1]].tolist()
+    return [v for v in [int(attribute.codes[row])] if v >= 0]
 
 
 def counter_value(
@@ -51,29 +58,53 @@ def counter_value(
     as_of: int,
 ) -> float:
     """A counter for one candidate, by reading the whole log."""
+    if counter.kind == "rank":
+        return rank_value(counter, log, catalog, grades, item, as_of)
     wanted = key_parts(catalog, counter.key, user, item, surface)
-    value = hits = trials = 0.0
+    value = hits = trials = over = 0.0
     last = -math.inf
+    things: set[tuple[int, ...]] = set()
     for row in range(len(log)):
         ts = int(log.ts[row])
-        if not ts < as_of or (counter.span.kind == "w" and ts < as_of - counter.span.size):
+        if not ts < as_of - counter.span.delay or (counter.span.kind == "w" and ts < as_of - counter.span.size):
             continue
-        keys = key_parts(catalog, counter.key, int(log.user[row]), int(log.item[row]), int(log.surface[row]))
+        of = (int(log.user[row]), int(log.item[row]), int(log.surface[row]))
+        keys = key_parts(catalog, counter.key, *of)
         known = event_value(log, row, counter.event, grades)
         weight = 2.0 ** (-(as_of - ts) / counter.span.size) if counter.span.kind == "h" else 1.0
         times = sum(key in wanted for key in keys)
+        if counter.kind == "ratio" and times:
+            over += times * weight * (event_value(log, row, counter.argument, grades) or 0.0)
         if known is not None and times:
             value += times * weight * known
             hits += times * weight * (known != 0)
             trials += times * weight
             last = max(last, ts if known != 0 else -math.inf)
-    if counter.stat == "since":
+        if known and counter.kind == "distinct":
+            pairs = key_parts(catalog, (*counter.key, counter.argument), *of)
+            things |= {pair for pair in pairs if pair[:-1] in wanted}
+    smoothed = {"rate": (hits, trials), "mean": (value, trials), "ratio": (value, over)}
+    if counter.kind in smoothed:
+        above, below = smoothed[counter.kind]
+        return (above + counter.strength * counter.prior) / (below + counter.strength)
+    if counter.kind == "since":
         return (as_of - last) / SECOND if last > -math.inf else math.nan
-    if counter.stat in ("count", "sum"):
-        return hits if counter.stat == "count" else value
-    return ((hits if counter.stat == "rate" else value) + counter.strength * counter.prior) / (
-        trials + counter.strength
-    )
+    return {"count": hits, "sum": value, "distinct": float(len(things))}[counter.kind]
+
+
+def rank_value(
+    counter: Counter, log: EventLog, catalog: Catalog, grades: tuple[str, ...], item: int, as_of: int
+) -> float:
+    """1 + how many items of the same attribute value have a higher count at the last full hour; the best of several."""
+    attribute, hour = catalog.item_attribute(counter.argument), as_of - as_of % HOUR
+    count = replace(counter, stat="count")
+    of = [counter_value(count, log, catalog, grades, -1, other, -1, hour) for other in range(catalog.n_items)]
+    of = [float(np.float32(c)) for c in of]
+    ranks = [
+        1 + sum(of[other] > of[item] for other in range(catalog.n_items) if v in attribute_values(attribute, other))
+        for v in attribute_values(attribute, item)
+    ]
+    return float(min(ranks)) if ranks else math.nan
 
 
 def history(log: EventLog, user: int, cut: int) -> list[int]:

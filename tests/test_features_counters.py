@@ -1,6 +1,7 @@
 """Counters as of any time equal the plain-Python oracle, on random logs with ties, nulls and cold keys."""
 
 import tempfile
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ def catalog() -> Catalog:
     genre = Attribute("genre", "categorical", np.array([0, 1, -1, 1], np.int32), NONE_O, NONE_F, ("a", "b"))
     tags = Attribute("tags", "multi", np.array([0, 1, 1, 0], np.int32), np.array([0, 2, 2, 3, 4]), NONE_F, ("x", "y"))
     size = Attribute("size", "numeric", NONE_I, NONE_O, np.array([1, np.nan, 3, 4], np.float32), ())
-    return Catalog(np.arange(3), np.arange(4), ("feed", "search"), (genre, tags, size), ())
+    country = Attribute("country", "categorical", np.array([1, -1, 0], np.int32), NONE_O, NONE_F, ("fr", "no"))
+    likes = Attribute("likes", "multi", np.array([0, 0, 1], np.int32), np.array([0, 1, 1, 3]), NONE_F, ("u", "v"))
+    return Catalog(np.arange(3), np.arange(4), ("feed", "search"), (genre, tags, size), (country, likes))
 
 
 @st.composite
@@ -43,32 +46,100 @@ def logs(draw: st.DrawFn) -> EventLog:
     )  # fmt: skip
 
 
-KEYS = (("user",), ("item",), ("genre",), ("user", "genre"), ("user", "tags"), ("item", "surface"), ("user", "item"))
-SPANS = ("all", "w3h", "w1d", "h2h")
-COUNTERS = tuple(
-    Counter(key, event, Span.parse(span), stat, strength=4.0, prior=0.3)
-    for key in KEYS
-    for event in ("impression", "grade", "like", "stars")
-    for span in SPANS
-    for stat in ("count", "sum", "rate", "mean")
-) + tuple(Counter(key, event, Span("all", 0), "since") for key in KEYS for event in ("impression", "like"))
-
-
-@given(
-    logs(),
-    st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3), st.integers(-1, 1), st.integers(0, 13)), max_size=4),
+KEYS = (
+    ("user",), ("item",), ("genre",), ("user", "genre"), ("user", "tags"), ("item", "surface"), ("user", "item"),
+    ("user_country",), ("user_likes", "tags"), ("surface", "user_country", "genre"),
+)  # fmt: skip
+SPANS = ("all", "w3h", "w1d", "h2h", "w4h_d90m", "h3h_d1h", "all_d2h")
+COUNTERS = (
+    *(
+        Counter(key, event, Span.parse(span), stat, strength=4.0, prior=0.3)
+        for key in KEYS
+        for event in ("impression", "grade", "like", "stars")
+        for span in SPANS
+        for stat in ("count", "sum", "rate", "mean")
+    ),
+    *(Counter(key, event, Span("all", 0), "since") for key in KEYS for event in ("impression", "like", "stars")),
+    *(Counter(key, "listen", Span.parse("all_d1h"), "since") for key in KEYS),
+    *(
+        Counter(key, event, Span.parse(span), f"ratio_{over}", strength=2.0, prior=0.1)
+        for key in KEYS
+        for event, over in (("like", "listen"), ("stars", "impression"))
+        for span in ("w3h", "h2h")
+    ),
+    *(
+        Counter(key, event, Span.parse(span), f"distinct_{thing}")
+        for key in KEYS
+        for event, thing in (("impression", "item"), ("like", "user"), ("stars", "tags"), ("grade", "surface"))
+        for span in ("all", "w3h", "w5h_d1h")
+    ),
+    *(
+        Counter(("item",), event, Span.parse(span), f"rank_{attribute}")
+        for event in ("impression", "like")
+        for attribute in ("genre", "tags")
+        for span in ("all", "w3h", "h2h", "w5h_d1h")
+    ),
 )
+
+
+def asked_at(asked: list[tuple[int, int, int, int]]) -> Requests:
+    """Requests of one candidate: (user, item, surface, quarter of an hour)."""
+    user, item, surface, quarter = (np.array([a[k] for a in asked], np.int64) for k in range(4))
+    return Requests(
+        user.astype(np.int32), quarter * HOUR // 4, surface.astype(np.int16), np.arange(len(asked) + 1),
+        item.astype(np.int32),
+    )  # fmt: skip
+
+
+ASKED = st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3), st.integers(-1, 1), st.integers(0, 56)), max_size=4)
+
+
+@given(logs(), ASKED)
 @settings(max_examples=40, deadline=None)
 def test_counters_equal_the_oracle(log: EventLog, asked: list[tuple[int, int, int, int]]) -> None:
     state = State.build(log, catalog(), COUNTERS, GRADES)
-    user, item, surface, hour = (np.array([a[k] for a in asked], np.int64) for k in range(4))
-    requests = Requests(
-        user.astype(np.int32), hour * HOUR, surface.astype(np.int16), np.arange(len(asked) + 1), item.astype(np.int32)
-    )
+    requests = asked_at(asked)
     got = state.counter_values(requests)
-    for row, (u, i, s, h) in enumerate(asked):
-        want = [oracles.counter_value(c, log, catalog(), GRADES, u, i, s, h * HOUR) for c in COUNTERS]
+    for row, (u, i, s, _) in enumerate(asked):
+        as_of = int(requests.as_of[row])
+        want = [oracles.counter_value(c, log, catalog(), GRADES, u, i, s, as_of) for c in COUNTERS]
         np.testing.assert_allclose(got[row], np.array(want), rtol=1e-6, atol=1e-6)
+
+
+@given(logs(), ASKED, st.lists(st.integers(0, 3), min_size=30, max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_a_base_and_its_extensions_equal_the_whole(
+    log: EventLog, asked: list[tuple[int, int, int, int]], part: list[int]
+) -> None:
+    """Each event falls into any of four parts: later parts hold older events, and repeat what a part before has."""
+    of = np.array(part)[: len(log)]
+    state = State.build(select(log, of == 0), catalog(), COUNTERS, GRADES)
+    requests = asked_at(asked)
+    for number in range(1, 4):
+        state.counter_values(requests)  # what a state remembers must not outlive it
+        state = state.extended(select(log, of == number))
+    whole = State.build(log, catalog(), COUNTERS, GRADES)
+    np.testing.assert_allclose(
+        state.counter_values(requests), whole.counter_values(requests), rtol=1e-6, atol=1e-6
+    )  # fmt: skip
+    np.testing.assert_array_equal(state.first_seen, whole.first_seen)
+    assert state.end == whole.end
+
+
+def select(log: EventLog, keep: np.ndarray) -> EventLog:
+    arrays = {f.name: getattr(log, f.name)[keep] for f in fields(log) if f.name != "feedback_names"}
+    return replace(log, **arrays)
+
+
+def test_an_event_of_unknown_ids_counts_only_where_they_are_not_named() -> None:
+    counters = tuple(c for c in COUNTERS if "stars" not in (c.event, c.argument))
+    state = State.build(_small_log(), catalog(), counters, GRADES)
+    unknown = replace(select(_small_log(), np.arange(6) == 0), user=np.array([-1], np.int32))
+    request = asked_at([(0, 0, 0, 20)])
+    before, after = (s.counter_values(request)[0] for s in (state, state.extended(unknown)))
+    changed = {counters[k].column for k in np.flatnonzero(~np.isclose(before, after, equal_nan=True))}
+    assert "item__impression__all__count" in changed
+    assert not any("user" in column for column in changed)
 
 
 @given(logs(), st.integers(0, 13))
@@ -114,7 +185,7 @@ def test_features_of_the_user_and_context_are_equal_within_a_request() -> None:
     of_user = [k for k, c in enumerate(spec.columns) if c.startswith(("user__", "user_")) and "_x_" not in c]
     of_user += [spec.columns.index("hour"), spec.columns.index("surface")]
     assert len(of_user) > 5
-    assert (matrix[:, of_user] == matrix[0, of_user]).all()
+    np.testing.assert_array_equal(matrix[:, of_user], np.tile(matrix[0, of_user], (len(matrix), 1)))
 
 
 def _small_log() -> EventLog:

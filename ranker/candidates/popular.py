@@ -1,11 +1,10 @@
 """Popular now: the items with the highest decayed counter as of the request."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from features.counters import DECAYED, Plan, Timeline, make_plans
+from features.plans import Plan
 from features.schema import DAY, F32, I32, EventLog
 from features.spec import Counter, Span
 from features.store import State
@@ -28,7 +27,7 @@ class Popular:
     def __init__(self, state: State) -> None:
         self._end = state.end
         self._n_items = state.catalog.n_items
-        self.plan, self._timeline = _item_counter(state)
+        self._state, self._number, self.plan = _item_counter(state)
         # Decay fades all items alike, so without new events their order stays: from the snapshot's end on it
         # is this one, however late the request (there the counts themselves may have faded to zero).
         self._order_at_end = best(self._counts(state.end), self._n_items)
@@ -41,20 +40,22 @@ class Popular:
 
     def _counts(self, as_of: int) -> F32:
         items = np.arange(self._n_items)
-        counts = self._timeline.values(self.plan, items, items, np.full(self._n_items, as_of, np.int64))[:, 0]
+        times = np.full(self._n_items, as_of, np.int64)
+        counts = self._state.plan_values(self._number, self.plan, items, items, times)[:, 0]
         return np.where(counts > 0, counts, np.nan)
 
 
-def _item_counter(state: State) -> tuple[Plan, Timeline]:
-    """Return a plan of one decayed count for each item, and the timeline that it reads."""
-    for plan, timeline in zip(state.plans, state.timelines, strict=True):
+def _item_counter(state: State) -> tuple[State, int, Plan]:
+    """Return a state, the number of one of its plans, and of that plan one decayed count for each item."""
+    for number, plan in enumerate(state.plans):
         if plan.key == ("item",):
             found = [k for k, place in enumerate(plan.counters) if _decayed_count(state.counters[place])]
             if found:
-                return _only(plan, min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))), timeline
+                best_one = min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))
+                return state, number, plan.only(best_one)
     counter = Counter(("item",), "impression", Span("h", HALF_LIFE), "count")
-    plan = make_plans((counter,))[0]
-    return plan, Timeline.build(plan, _log_of(state), state.catalog, ())
+    own = State.build(_log_of(state), state.catalog, (counter,), ())
+    return own, 0, own.plans[0]
 
 
 def _decayed_count(counter: Counter) -> bool:
@@ -63,24 +64,6 @@ def _decayed_count(counter: Counter) -> bool:
 
 def _preference(counter: Counter) -> tuple[bool, float]:
     return counter.event != "impression", abs(math.log(counter.span.size / HALF_LIFE))
-
-
-def _only(plan: Plan, k: int) -> Plan:
-    """Return the plan of counter k alone, over the running columns of the whole plan."""
-    total = plan.numerator[k : k + 1]
-    if plan.total_kind[total[0]] != DECAYED:
-        raise ValueError("a decayed counter was expected")
-    return replace(
-        plan,
-        total_kind=plan.total_kind[total],
-        total_column=plan.total_column[total],
-        total_window=plan.total_window[total],
-        counters=np.zeros(1, np.int64),
-        numerator=np.zeros(1, np.int64),
-        denominator=np.full(1, -1, np.int64),
-        strength=plan.strength[k : k + 1],
-        prior=plan.prior[k : k + 1],
-    )
 
 
 def _log_of(state: State) -> EventLog:

@@ -1,0 +1,104 @@
+"""Keys as integers: the parts of a counter's key, of events and of candidates, become one code each.
+
+A part is `user`, `item`, `surface`, the name of an item attribute, or `user_` and the name of a user attribute.
+"""
+
+import numpy as np
+from numba import njit
+
+from features.schema import I16, I32, I64, Attribute, Catalog
+
+DIGIT = 11  # bits that one pass of the sort looks at: its counters stay in the first-level cache
+
+
+def key_attribute(part: str, catalog: Catalog) -> tuple[str, Attribute] | None:
+    """Return (`item` or `user`, the attribute) behind a part of a key; None where it names none."""
+    for attribute in catalog.item_attributes:
+        if attribute.name == part and attribute.kind in ("categorical", "multi"):
+            return "item", attribute
+    for attribute in catalog.user_attributes:
+        if f"user_{attribute.name}" == part and attribute.kind in ("categorical", "multi"):
+            return "user", attribute
+    return None
+
+
+def key_parts(catalog: Catalog) -> list[str]:
+    """Return every part that a key can have."""
+    sides = (("", catalog.item_attributes), ("user_", catalog.user_attributes))
+    named = [prefix + a.name for prefix, side in sides for a in side if a.kind in ("categorical", "multi")]
+    return ["user", "item", "surface", *named]
+
+
+def of_request(key: tuple[str, ...], catalog: Catalog) -> bool:
+    """Return whether a key is the same for all candidates of a request: nothing in it is of the item."""
+    own = {"user", "surface", *(f"user_{a.name}" for a in catalog.user_attributes)}
+    return set(key) <= own - {a.name for a in catalog.item_attributes}
+
+
+def radix(part: str, catalog: Catalog) -> int:
+    """Return how many values a part of a key can have, at least 1."""
+    sizes = {"user": catalog.n_users, "item": catalog.n_items, "surface": len(catalog.surfaces)}
+    found = key_attribute(part, catalog)
+    return max(len(found[1].values) if found and part not in sizes else sizes[part], 1)
+
+
+def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surface: I16) -> tuple[I64, I64, int]:
+    """Return (rows, codes, size): the key of each row as one integer in [0, size), -1 where a part is missing.
+
+    A multi-valued attribute gives a row several codes (`rows` repeats it), or none where its list is empty.
+    """
+    rows = np.arange(len(item), dtype=np.int64)
+    code, size = np.zeros(len(item), np.int64), 1
+    plain: dict[str, I32 | I16] = {"user": user, "item": item, "surface": surface}
+    for part in key:
+        found = None if part in plain else key_attribute(part, catalog)
+        if found is None:
+            values = plain[part][rows].astype(np.int64)
+        else:
+            side, attribute = found
+            index = (user if side == "user" else item)[rows]
+            if attribute.kind == "multi":
+                repeat, values = _lists(attribute, index)
+                rows, code = rows[repeat], code[repeat]
+            else:
+                values = np.append(attribute.codes, np.int32(-1))[index].astype(np.int64)
+        size_of_part = radix(part, catalog)
+        code = np.where((code < 0) | (values < 0), -1, code * size_of_part + values)
+        size *= size_of_part
+    return rows, code, size
+
+
+def _lists(attribute: Attribute, index: I32) -> tuple[I64, I64]:
+    """Return (place in `index`, code) of every value of a multi-valued attribute."""
+    if len(attribute.offsets) < 2:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    safe = np.maximum(index, 0)
+    counts = np.where(index >= 0, np.diff(attribute.offsets)[safe], 0)
+    place = np.repeat(np.arange(len(index)), counts)
+    within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _radix_order(code: I64, order: I32, passes: int) -> I32:
+    other = np.empty_like(order)
+    starts = np.empty((1 << DIGIT) + 1, np.int64)
+    for p in range(passes):
+        shift = p * DIGIT
+        starts[:] = 0
+        for k in range(len(code)):
+            starts[((code[k] >> shift) & ((1 << DIGIT) - 1)) + 1] += 1
+        for d in range(1 << DIGIT):
+            starts[d + 1] += starts[d]
+        for k in range(len(order)):
+            digit = (code[order[k]] >> shift) & ((1 << DIGIT) - 1)
+            other[starts[digit]] = order[k]
+            starts[digit] += 1
+        order, other = other, order
+    return order
+
+
+def stable_order(code: I64, size: int) -> I32:
+    """Return int32[n]: the order that sorts codes in [0, size); equal ones keep their order. Linear in n."""
+    passes = -(-max(size - 1, 1).bit_length() // DIGIT)
+    return np.asarray(_radix_order(code, np.arange(len(code), dtype=np.int32), passes))
