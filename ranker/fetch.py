@@ -1,6 +1,7 @@
 """Fetch a public data set by the recipe in a TOML: members of the archive of a Python package."""
 
 import logging
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,12 +30,14 @@ def fetch(recipe: FetchSettings, root: Path) -> None:
                 f"[fetch] {recipe.pip} could not be downloaded: {done.stderr.strip()[-400:]}\n"
                 f"  put its files into {target} by hand, or try again with a connection"
             )
-        partial = target.with_name(f".{target.name}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        for name, content in _members(archives[0], recipe.member):
-            (partial / PurePosixPath(name).name).write_bytes(content)
-        if not any(partial.iterdir()):
+        members = _members(archives[0], recipe.member)
+        if not members:
             raise PairliftError(f"[fetch] member = '{recipe.member}': {archives[0].name} has no file below it")
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, content in members:
+            (partial / PurePosixPath(name).name).write_bytes(content)
         partial.rename(target)
 
 
