@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +63,7 @@ class Receipt(NamedTuple):
 
 class _Waiting(NamedTuple):
     events: pa.Table
+    aside: Any
     keys: U64
     receipt: "Future[Receipt]"
 
@@ -71,8 +72,9 @@ class LogWriter:
     """Appends to the log in a folder, from any thread.
 
     Use: `for frame in writer.replay(after)`, then `start()`, then `append(…).result()`, at last `close()`.
-    clock gives the time (µs UTC) that arrivals are stamped with; `recorded` is called with every new frame, in
-    order, on the writer's thread, once it is on disk and before it is acknowledged; it must not raise.
+    clock gives the time (µs UTC) that arrivals are stamped with. `recorded` is called with the number of every new
+    frame, in order, on the writer's thread, once it is on disk and before it is acknowledged, and with its batches:
+    what `append` was given aside, and bool[n] which of the events are new. It must not raise.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class LogWriter:
         folder: Path,
         keep: int,
         clock: Callable[[], int],
-        recorded: Callable[[Frame], None] = lambda _: None,
+        recorded: Callable[[int, list[tuple[Any, Bool]]], None] = lambda *_: None,
         segment_bytes: int = 64 << 20,
     ) -> None:
         """Lock the folder (made where it is missing); PairliftError where another process has it.
@@ -133,13 +135,16 @@ class LogWriter:
             raise self._explained(error) from error
         self._thread.start()
 
-    def append(self, events: pa.Table) -> "Future[Receipt]":
-        """Queue a batch (column `event_id`: int64 or text). The future has its receipt, or raises LogError."""
+    def append(self, events: pa.Table, aside: Any = None) -> "Future[Receipt]":
+        """Queue a batch (column `event_id`: int64 or text). The future has its receipt, or raises LogError.
+
+        aside: what `recorded` gets for the batch, beside the log.
+        """
         receipt: Future[Receipt] = Future()
         if self._closed.is_set():
             receipt.set_exception(LogError("the log is closed: the server is stopping"))
         else:
-            self._queue.put(_Waiting(events, keys_of(_ids(events)), receipt))
+            self._queue.put(_Waiting(events, aside, keys_of(_ids(events)), receipt))
         return receipt
 
     def closed_segments(self) -> list[Path]:
@@ -206,15 +211,16 @@ class LogWriter:
         # A clock that goes back must not make an id be forgotten too early.
         self._arrival = max(self._arrival, self._clock())
         known = self.seen.known(keys)
+        bounds = np.cumsum([len(waiting.keys) for waiting in group])[:-1]
+        parts = np.split(known, bounds)
         if not known.all():
             tables = [waiting.events for waiting in group]
             whole = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
             frame = Frame(self.number + 1, self._arrival, whole.filter(pa.array(~known)))
             self._store(frame)
             self.seen.add(keys[~known], self._arrival)
-            self._recorded(frame)
-        bounds = np.cumsum([len(waiting.keys) for waiting in group])[:-1]
-        for waiting, part in zip(group, np.split(known, bounds), strict=True):
+            self._recorded(frame.number, [(w.aside, ~part) for w, part in zip(group, parts, strict=True)])
+        for waiting, part in zip(group, parts, strict=True):
             waiting.receipt.set_result(Receipt(self.number, part))
 
     def _store(self, frame: Frame) -> None:

@@ -5,6 +5,7 @@ of 1,000 events takes about a millisecond.
 """
 
 import threading
+from collections.abc import Mapping
 
 import duckdb
 import numpy as np
@@ -37,18 +38,26 @@ class Grading:
     DuckDB takes the one for the other wherever a condition asks.
     """
 
-    def __init__(self, grades: tuple[Grade, ...], columns: tuple[str, ...]) -> None:
-        """columns: feedback, and what else the conditions read. PairliftError where a condition does not fit."""
+    def __init__(self, grades: tuple[Grade, ...], kinds: Mapping[str, str]) -> None:
+        """kinds: `DOUBLE` or `VARCHAR` of the feedback and of what else the conditions read.
+
+        PairliftError where a condition does not fit them.
+        """
         cases = " ".join(f"WHEN ({g.when}) THEN {rank}" for rank, g in reversed(list(enumerate(grades))))
-        self._columns = columns
+        self._kinds = {**CONTRACT, **kinds}
         self._case = f"coalesce(CASE {cases} END, -1)::TINYINT"
         self._lock = threading.Lock()
         self._con = duckdb.connect(config={"threads": 1})
         self._con.execute("SET TimeZone = 'UTC'")
         try:
-            self.ranks(pa.table({"ts": pa.array([], pa.int64())}))
+            # Values, for a text that is compared with numbers shows only then.
+            tried = {name: [1.0] if kind == "DOUBLE" else ["1"] for name, kind in kinds.items()}
+            self.ranks(pa.table({"ts": [0], **tried}))
         except GradeError as error:
-            raise PairliftError(f"[[grades]]: events cannot be recorded with these conditions: {error}") from error
+            raise PairliftError(
+                f"[[grades]]: events cannot be recorded with these conditions: {error}; "
+                "name columns of text in [record] texts"
+            ) from error
 
     def ranks(self, events: pa.Table) -> I8:
         """Return int8[n]: rank of the best grade whose condition is true, -1 for none.
@@ -68,7 +77,7 @@ class Grading:
     def _selected(self, events: pa.Table) -> list[str]:
         given = set(events.column_names)
         selected = []
-        for name, kind in {**CONTRACT, **dict.fromkeys(self._columns)}.items():
+        for name, kind in self._kinds.items():
             value = f'"{name}"' if name in given else "NULL"
             if name == "ts":
                 value = f"make_timestamp({value})"

@@ -98,6 +98,26 @@ class ServeSettings(Settings):
     max_snapshot_age: Duration = Field(default=24 * 3600 * 1_000_000)
 
 
+class RecordSettings(Settings):
+    """`[record]`: what `pairlift serve --log DIR` records.
+
+    dedupe_days: for how long ids are known; older events are refused. tolerance: how far in the future a time may
+    lie. texts: those of `[events.columns]` that are text, not numbers. max_events: recorded events that are served
+    from memory beside the bundle's own. memory: GiB that all of it may take (default: three quarters of the
+    machine's); a server that could need more does not start. max_batch: events of one batch. streams: open
+    RecordEvents calls. segment_mb: MB of one file of the log.
+    """
+
+    dedupe_days: float = Field(default=7, gt=0)
+    tolerance: Duration = Field(default=5 * 60 * 1_000_000)
+    texts: list[Name] = Field(default_factory=list)
+    max_events: int = Field(default=10_000_000, ge=1)
+    memory: float | None = Field(default=None, gt=0)
+    max_batch: int = Field(default=10_000, ge=1)
+    streams: int = Field(default=4, ge=1)
+    segment_mb: float = Field(default=64, gt=0)
+
+
 class PluginSettings(BaseModel):
     """`[plugins.NAME]`: `class`, and whatever else that class takes."""
 
@@ -137,6 +157,7 @@ class Config(Settings):
     booster: BoosterSettings = BoosterSettings()
     uplift: UpliftSettings = UpliftSettings()
     serve: ServeSettings = ServeSettings()
+    record: RecordSettings = RecordSettings()
     path: Path = Field(default=Path("pairlift.toml"), exclude=True)
 
     @property

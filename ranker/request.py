@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
+from features.histories import Histories
 from features.schema import F32, F64, I32, I64, Bool, Requests, one_request
+from features.store import State
 
 U32 = npt.NDArray[np.uint32]
 
@@ -30,7 +32,7 @@ class Request:
     """One call. user, surface, source_item: dense, -1 where cold or missing. as_of: µs UTC.
 
     exclude: int32[m], items that Recommend must not give (-1 is harmless). explain: whether `Answer.detail`
-    is wanted.
+    is wanted. state: what the whole request reads, where the server's state moves on; the pipeline sets it.
     """
 
     user: int
@@ -41,6 +43,11 @@ class Request:
     attributes: Mapping[str, str] = field(default_factory=dict)
     exclude: I32 = field(default_factory=_none)
     explain: bool = False
+    state: State | None = None
+
+    def histories(self, default: Histories) -> Histories:
+        """Return the histories that the request reads: its state's, or `default` where it has none."""
+        return default if self.state is None else self.state.histories
 
     def requests(self, item: I32) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]."""

@@ -93,9 +93,10 @@ class TakenTogether:
         return items[best(np.bincount(place, weight[known], len(items)).astype(np.float64), limit)]
 
     def _seeds(self, request: Request) -> I32:
-        start, stop = self._histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
+        histories = request.histories(self._histories)
+        start, stop = histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
         rows = slice(max(int(start[0]), int(stop[0]) - RECENT), int(stop[0]))
-        taken = self._histories.item[rows][self._histories.grade[rows] >= self._floor]
+        taken = histories.item[rows][histories.grade[rows] >= self._floor]
         latest = taken[::-1]
         if request.source_item >= 0:
             latest = np.concatenate([np.array([request.source_item], np.int32), latest])

@@ -29,7 +29,7 @@ class Nearest:
     def propose(self, request: Request, limit: int) -> I32:
         """Return the items nearest to the user's vector as of the request."""
         none = np.empty(0, np.int32)
-        vector = self._plugin.user_vectors(request.requests(none), self._histories)[0]
+        vector = self._plugin.user_vectors(request.requests(none), request.histories(self._histories))[0]
         if np.isnan(vector).any():
             return none
         return self._items[best(self._vectors @ vector, limit)]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from features.plans import Plan
-from features.schema import DAY, F32, I32, EventLog
+from features.schema import DAY, F32, I32
 from features.spec import Counter, Span
 from features.store import State
 from ranker.candidates.source import best
@@ -54,7 +54,7 @@ def _item_counter(state: State) -> tuple[State, int, Plan]:
                 best_one = min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))
                 return state, number, plan.only(best_one)
     counter = Counter(("item",), "impression", Span("h", HALF_LIFE), "count")
-    own = State.build(_log_of(state), state.catalog, (counter,), ())
+    own = State.build(state.histories.log(()), state.catalog, (counter,), ())
     return own, 0, own.plans[0]
 
 
@@ -64,23 +64,3 @@ def _decayed_count(counter: Counter) -> bool:
 
 def _preference(counter: Counter) -> tuple[bool, float]:
     return counter.event != "impression", abs(math.log(counter.span.size / HALF_LIFE))
-
-
-def _log_of(state: State) -> EventLog:
-    """Return the events of the histories in time order, with what a counter of impressions reads."""
-    histories = state.histories
-    order = np.argsort(histories.ts, kind="stable")
-    n = len(order)
-    user = np.repeat(np.arange(state.catalog.n_users, dtype=np.int32), np.diff(histories.offsets))[order]
-    return EventLog(
-        user,
-        histories.item[order],
-        histories.ts[order],
-        histories.grade[order],
-        histories.surface[order],
-        histories.organic[order],
-        np.full(n, -1, np.int64),
-        np.ones(n, bool),
-        np.empty((n, 0), np.float32),
-        (),
-    )

@@ -11,7 +11,9 @@ Rules that hold everywhere:
 - Answers are parallel arrays, best first: entry i of each belongs together.
 
 Status codes: INVALID_ARGUMENT (the message says what was expected and found), INTERNAL (the server's log has
-the reason; it goes on), and gRPC's own UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED.
+the reason; it goes on), and gRPC's own UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. Recording has two
+more uses: FAILED_PRECONDITION (the server records nothing, for it was started without a log), and
+RESOURCE_EXHAUSTED (the disk, the log's limit of events, or the streams at once) with a sentence that says which.
 """
 
 from collections import abc as _abc
@@ -682,6 +684,9 @@ class DescribeResponse(_message.Message):
     DEFAULT_K_FIELD_NUMBER: _builtins.int
     MAX_ITEMS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    RECORDED_EVENTS_FIELD_NUMBER: _builtins.int
+    RECORDING_PROBLEM_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """Version of the bundle."""
     name: _builtins.str
@@ -704,6 +709,12 @@ class DescribeResponse(_message.Message):
     """The k of a Recommend without one."""
     max_items: _builtins.int
     """The greatest number of items in a list of a request."""
+    records: _builtins.bool
+    """Whether the server records events."""
+    recorded_events: _builtins.int
+    """How many events it recorded, those of the log that it started with included."""
+    recording_problem: _builtins.str
+    """Why recorded events do not reach the served features at the moment; empty: they do."""
     @_builtins.property
     def surfaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The surfaces of the log."""
@@ -738,11 +749,223 @@ class DescribeResponse(_message.Message):
         default_k: _builtins.int = ...,
         max_items: _builtins.int = ...,
         failures: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        records: _builtins.bool = ...,
+        recorded_events: _builtins.int = ...,
+        recording_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "clock", b"clock", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "user_ids", b"user_ids", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "clock", b"clock", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "recorded_events", b"recorded_events", "recording_problem", b"recording_problem", "records", b"records", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "user_ids", b"user_ids", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class RecordEventsRequest(_message.Message):
+    """n events as parallel arrays; ids, users, items and ts have n entries, any other is absent or has n too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_IDS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TS_FIELD_NUMBER: _builtins.int
+    SURFACES_FIELD_NUMBER: _builtins.int
+    SURFACE_NAMES_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    ORGANIC_FIELD_NUMBER: _builtins.int
+    GRADES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event_ids(self) -> Global___Ids:
+        """A name for each event that no other event has, integers or text: by it a resend is known."""
+
+    @_builtins.property
+    def users(self) -> Global___Ids:
+        """Who did it. A user or item that the bundle does not know is recorded too, and counts once a bundle knows it."""
+
+    @_builtins.property
+    def items(self) -> Global___Ids:
+        """To which item."""
+
+    @_builtins.property
+    def ts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When: microseconds since 1970-01-01T00:00:00 UTC. Late events and any order are fine, as far back as ids are known."""
+
+    @_builtins.property
+    def surfaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where each list was shown: 0 is not known, j is surface_names[j - 1]."""
+
+    @_builtins.property
+    def surface_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The table of the surfaces' names."""
+
+    @_builtins.property
+    def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedbackColumn]:
+        """What the user did, a column for each name: those of [events.feedback], and what the grades' conditions read."""
+
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The request that the item was shown by; empty text is none."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The place in the list; -1 is not known."""
+
+    @_builtins.property
+    def organic(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Whether the recommender did not cause the event: 1 yes, 0 no, -1 not known."""
+
+    @_builtins.property
+    def grades(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The grade that the caller takes the event for; empty text is none. A check, for grades follow from the feedback:
+        an event with an unknown grade, or another than the bundle's conditions give, is refused.
+        """
+
+    def __init__(
+        self,
+        *,
+        event_ids: Global___Ids | None = ...,
+        users: Global___Ids | None = ...,
+        items: Global___Ids | None = ...,
+        ts: _abc.Iterable[_builtins.int] | None = ...,
+        surfaces: _abc.Iterable[_builtins.int] | None = ...,
+        surface_names: _abc.Iterable[_builtins.str] | None = ...,
+        feedback: _abc.Iterable[Global___FeedbackColumn] | None = ...,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        organic: _abc.Iterable[_builtins.int] | None = ...,
+        grades: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_ids", b"event_ids", "items", b"items", "users", b"users"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_ids", b"event_ids", "feedback", b"feedback", "grades", b"grades", "items", b"items", "organic", b"organic", "positions", b"positions", "request_ids", b"request_ids", "surface_names", b"surface_names", "surfaces", b"surfaces", "ts", b"ts", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventsRequest: _TypeAlias = RecordEventsRequest  # noqa: Y015
+
+@_typing.final
+class FeedbackColumn(_message.Message):
+    """One column of feedback: numbers or texts, n of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As the TOML names it."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """NaN is not known; 1 and 0 stand for true and false."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For columns that only conditions read; empty text is not known."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        numbers: _abc.Iterable[_builtins.float] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "numbers", b"numbers", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackColumn: _TypeAlias = FeedbackColumn  # noqa: Y015
+
+@_typing.final
+class RecordEventsResponse(_message.Message):
+    """What became of a batch: recorded + duplicates + refused events are all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    batch: _builtins.int
+    """The number of the batch in its stream, from 0."""
+    recorded: _builtins.int
+    """How many events are recorded, on disk."""
+    duplicates: _builtins.int
+    """How many events were recorded before (their ids are known); they count once."""
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The index of each refused event in the batch. The rest of the batch is kept."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, for each of `refused`."""
+
+    def __init__(
+        self,
+        *,
+        batch: _builtins.int = ...,
+        recorded: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        refused: _abc.Iterable[_builtins.int] | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "duplicates", b"duplicates", "reasons", b"reasons", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventsResponse: _TypeAlias = RecordEventsResponse  # noqa: Y015
+
+@_typing.final
+class TakeSnapshotRequest(_message.Message):
+    """Asks for a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeSnapshotRequest: _TypeAlias = TakeSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class TakeSnapshotResponse(_message.Message):
+    """A snapshot is on the server's disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_TIME_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    folder: _builtins.str
+    """Its folder, as the server sees it."""
+    snapshot_time: _builtins.int
+    """Up to which time events are in it."""
+    frame: _builtins.int
+    """The last part of the recorded log that is in it; a server that loads it goes on from there."""
+    def __init__(
+        self,
+        *,
+        folder: _builtins.str = ...,
+        snapshot_time: _builtins.int = ...,
+        frame: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder", "frame", b"frame", "snapshot_time", b"snapshot_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeSnapshotResponse: _TypeAlias = TakeSnapshotResponse  # noqa: Y015

@@ -50,6 +50,16 @@ class RankingServiceStub:
                 request_serializer=pairlift_dot_v1_dot_ranking__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=pairlift_dot_v1_dot_ranking__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.RecordEvents = channel.stream_stream(
+                '/pairlift.v1.RankingService/RecordEvents',
+                request_serializer=pairlift_dot_v1_dot_ranking__pb2.RecordEventsRequest.SerializeToString,
+                response_deserializer=pairlift_dot_v1_dot_ranking__pb2.RecordEventsResponse.FromString,
+                _registered_method=True)
+        self.TakeSnapshot = channel.unary_unary(
+                '/pairlift.v1.RankingService/TakeSnapshot',
+                request_serializer=pairlift_dot_v1_dot_ranking__pb2.TakeSnapshotRequest.SerializeToString,
+                response_deserializer=pairlift_dot_v1_dot_ranking__pb2.TakeSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class RankingServiceServicer:
@@ -77,6 +87,22 @@ class RankingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordEvents(self, request_iterator, context):
+        """Records what users did. Each message is a batch, and is answered, in order, once its events are on disk: what
+        was answered is never lost and never counts twice, so a batch without an answer is to be sent again, as it was.
+        Recorded events are in the features, histories and filters of later requests within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeSnapshot(self, request, context):
+        """Writes a snapshot of the recorded state on the server's disk, for `pairlift serve --snapshot`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +120,16 @@ def add_RankingServiceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=pairlift_dot_v1_dot_ranking__pb2.DescribeRequest.FromString,
                     response_serializer=pairlift_dot_v1_dot_ranking__pb2.DescribeResponse.SerializeToString,
+            ),
+            'RecordEvents': grpc.stream_stream_rpc_method_handler(
+                    servicer.RecordEvents,
+                    request_deserializer=pairlift_dot_v1_dot_ranking__pb2.RecordEventsRequest.FromString,
+                    response_serializer=pairlift_dot_v1_dot_ranking__pb2.RecordEventsResponse.SerializeToString,
+            ),
+            'TakeSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeSnapshot,
+                    request_deserializer=pairlift_dot_v1_dot_ranking__pb2.TakeSnapshotRequest.FromString,
+                    response_serializer=pairlift_dot_v1_dot_ranking__pb2.TakeSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +214,60 @@ class RankingService:
             '/pairlift.v1.RankingService/Describe',
             pairlift_dot_v1_dot_ranking__pb2.DescribeRequest.SerializeToString,
             pairlift_dot_v1_dot_ranking__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pairlift.v1.RankingService/RecordEvents',
+            pairlift_dot_v1_dot_ranking__pb2.RecordEventsRequest.SerializeToString,
+            pairlift_dot_v1_dot_ranking__pb2.RecordEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pairlift.v1.RankingService/TakeSnapshot',
+            pairlift_dot_v1_dot_ranking__pb2.TakeSnapshotRequest.SerializeToString,
+            pairlift_dot_v1_dot_ranking__pb2.TakeSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

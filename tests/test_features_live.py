@@ -1,0 +1,221 @@
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from world import make_world
+
+from features import live
+from features.histories import COLUMNS, Histories, HistoryBuffer
+from features.live import Live, merged, picked
+from features.schema import DAY, HOUR, EventLog, Requests
+from features.settings import CounterSettings
+from features.spec import make_counters
+from features.store import State
+
+
+def some_log(rng, n, n_users, low, high, n_items=20):
+    return EventLog(
+        rng.integers(-1, n_users, n).astype(np.int32),
+        rng.integers(-1, n_items, n).astype(np.int32),
+        rng.integers(low, high, n).astype(np.int64),
+        rng.integers(-1, 3, n).astype(np.int8),
+        rng.integers(-1, 2, n).astype(np.int16),
+        np.full(n, -1, np.int8),
+        np.full(n, -1, np.int64),
+        np.ones(n, bool),
+        np.where(rng.random((n, 1)) < 0.2, np.nan, rng.random((n, 1))).astype(np.float32),
+        ("play",),
+    )
+
+
+def known_of(log):
+    return picked(log, (log.user >= 0) & (log.item >= 0))
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    batches=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 60), st.integers(1, 80)), min_size=1, max_size=12),
+)
+@settings(max_examples=40, deadline=None)
+def test_histories_grow_without_a_change_to_what_readers_hold(seed, batches):
+    rng = np.random.default_rng(seed)
+    log = known_of(merged([some_log(rng, 50, 7, 0, 60)]))
+    buffer = HistoryBuffer(Histories.build(log, 7))
+    held = []
+    for n, low, width in batches:
+        new = known_of(merged([some_log(rng, n, 7, low, low + width)]))
+        log = merged([log, new])
+        held.append((buffer.extended(new), log))
+    for histories, log in held:
+        want = Histories.build(log, 7)
+        compact = histories.compact()
+        for name in ("offsets", *COLUMNS):
+            assert np.array_equal(getattr(compact, name), getattr(want, name), equal_nan=True)
+        users, cuts = np.repeat(np.arange(-1, 8), 5), np.tile([0, 10, 30, 60, 200], 9)
+        for (start, stop), (a, b) in zip(
+            zip(*histories.before(users, cuts), strict=True), zip(*want.before(users, cuts), strict=True), strict=True
+        ):
+            assert histories.item[start:stop].tolist() == want.item[a:b].tolist()
+            assert histories.ts[start:stop].tolist() == want.ts[a:b].tolist()
+
+
+def test_a_full_tail_is_made_anew():
+    rng = np.random.default_rng(0)
+    log = known_of(merged([some_log(rng, 100, 5, 0, 1000)]))
+    buffer = HistoryBuffer(Histories.build(log, 5))
+    first = buffer.histories
+    for k in range(60):
+        new = known_of(merged([some_log(rng, 3000, 5, 1000 * k, 1000 * k + 1500)]))
+        log = merged([log, new])
+        grown = buffer.extended(new)
+    assert len(grown.ts) > len(first.ts)
+    assert np.array_equal(grown.compact().item, Histories.build(log, 5).item)
+    assert buffer.bytes_used > 0
+
+
+def test_events_of_the_histories_are_the_log_again():
+    world = make_world(n_users=10, n_items=20)
+    histories = Histories.build(world.log, 10)
+    again = histories.log(world.log.feedback_names)
+    assert np.array_equal(again.ts, world.log.ts)
+    for name in COLUMNS:
+        assert np.array_equal(
+            getattr(Histories.build(again, 10), name), getattr(histories, name), equal_nan=name == "feedback"
+        )
+
+
+WORLD = make_world(n_users=8, n_items=20, surfaces=("feed", "search"))
+COUNTERS = make_counters(
+    [
+        CounterSettings(key=["user"], event="impression", spans=["all", "w1d", "h6h"], stats=["count"]),
+        CounterSettings(key=["item"], event="like", spans=["w3d", "h2d", "all"], stats=["rate"]),
+        CounterSettings(key=["user", "tags"], event="play", spans=["all", "w7d"], stats=["sum", "mean"]),
+        CounterSettings(key=["item", "surface"], event="impression", stats=["since"]),
+    ],
+    WORLD.log,
+    WORLD.catalog,
+    WORLD.grades,
+)
+
+
+def values(state, as_of):
+    n_users, n_items = WORLD.catalog.n_users, WORLD.catalog.n_items
+    item = np.tile(np.arange(-1, n_items, dtype=np.int32), n_users)
+    requests = Requests(
+        np.arange(n_users, dtype=np.int32),
+        np.full(n_users, as_of, np.int64),
+        np.zeros(n_users, np.int16),
+        np.arange(n_users + 1, dtype=np.int64) * (n_items + 1),
+        item,
+    )
+    return state.counter_values(requests)
+
+
+def same_as_a_build(state, log, first, last):
+    want = State.build(log, WORLD.catalog, COUNTERS, WORLD.grades)
+    for as_of in np.linspace(first, last, 5).astype(np.int64).tolist():
+        np.testing.assert_allclose(values(state, as_of), values(want, as_of), rtol=1e-6, atol=1e-6)
+    known = Histories.build(known_of(log), WORLD.catalog.n_users)
+    assert np.array_equal(state.histories.compact().item, known.item)
+    assert state.end == max(want.end, int(WORLD.log.ts[-1]) + 1)
+
+
+@given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 60), min_size=1, max_size=10))
+@settings(max_examples=15, deadline=None)
+def test_a_live_state_is_the_state_of_the_whole_log(seed, sizes):
+    rng = np.random.default_rng(seed)
+    base = State.build(WORLD.log, WORLD.catalog, COUNTERS, WORLD.grades)
+    last = int(WORLD.log.ts[-1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "LATEST", 40)  # so that there are layers …
+        patch.setattr(live, "LEAST", 100)
+        patch.setattr(live, "SHARE", 0.0)  # … and bases are rebuilt
+        folded = Live(base, ("play",), every=0.001)
+        log, before = WORLD.log, folded.state
+        untouched = values(before, last)
+        for k, n in enumerate(sizes):
+            # In any order of time: some are weeks late.
+            new = some_log(rng, n, 8, last - 20 * DAY if k % 3 == 0 else last, last + (k + 1) * DAY)
+            log = merged([log, new])
+            folded.add(new, k + 1)
+            if k % 2:
+                folded.drain(5)
+        folded.drain(5)
+        assert folded.frame == len(sizes)
+        same_as_a_build(folded.state, log, last - 20 * DAY, last + 20 * DAY)
+        frozen = folded.freeze().result(10)
+        folded.close()
+    assert frozen.frame == len(sizes)
+    assert len(frozen.state.segments) == 1
+    same_as_a_build(frozen.state, log, last - 20 * DAY, last + 20 * DAY)
+    assert len(frozen.strangers) == int(((log.user < 0) | (log.item < 0)).sum())
+    assert np.array_equal(values(before, last), untouched, equal_nan=True)
+
+
+def test_a_state_from_a_frozen_one_goes_on_and_keeps_its_strangers():
+    rng = np.random.default_rng(1)
+    base = State.build(WORLD.log, WORLD.catalog, COUNTERS, WORLD.grades)
+    last = int(WORLD.log.ts[-1])
+    parts = [some_log(rng, 50, 8, last, last + DAY) for _ in range(2)]
+    first = Live(base, ("play",))
+    first.add(parts[0], 1)
+    frozen = first.freeze().result(10)
+    first.close()
+    second = Live(frozen.state, ("play",), frozen.strangers, frozen.frame)
+    assert second.frame == 1
+    second.add(parts[1], 2)
+    again = second.freeze().result(10)
+    second.close()
+    same_as_a_build(again.state, merged([WORLD.log, *parts]), last - DAY, last + 2 * DAY)
+
+
+def test_a_fold_that_fails_is_told_and_tried_again(monkeypatch, caplog):
+    base = State.build(WORLD.log, WORLD.catalog, COUNTERS, WORLD.grades)
+    folded = Live(base, ("play",), every=0.001)
+    with monkeypatch.context() as patch:
+        patch.setattr(live, "merged", lambda _: 1 / 0)
+        folded.add(some_log(np.random.default_rng(0), 5, 8, 0, 9), 1)
+        until = time.monotonic() + 5
+        while not folded.problem and time.monotonic() < until:
+            time.sleep(0.01)
+        assert "ZeroDivisionError" in folded.problem
+        assert folded.waiting == 5
+        assert "could not be folded" in caplog.text
+    folded.drain(5)
+    folded.close()
+    assert not folded.problem
+
+
+def test_readers_never_see_half_of_a_batch():
+    """Each batch gives user 0 and user 1 one event each, of the same item: they have the same history at any time."""
+    base = State.build(WORLD.log.until(0), WORLD.catalog, COUNTERS, WORLD.grades)
+    folded = Live(base, ("play",), every=0.0)
+    wrong, done = [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            histories = folded.state.histories
+            (a, b), (c, d) = histories.before(np.array([0, 1]), np.array([2**60, 2**60]))
+            if histories.item[a:c].tolist() != histories.item[b:d].tolist():
+                wrong.append((a, b, c, d))
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    one = live.empty_log(("play",), 2)
+    for k in range(400):
+        pair = replace(
+            one, user=np.array([0, 1], np.int32), item=np.full(2, k % 20, np.int32), ts=np.full(2, k * HOUR, np.int64)
+        )
+        folded.add(pair, k + 1)
+    folded.drain(10)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert folded.state.histories.sizes[:2].tolist() == [400, 400]
+    folded.close()
+    assert not wrong
