@@ -13,11 +13,13 @@ from numba import njit
 
 from features.keys import key_codes, stable_order
 from features.plans import ALL, DECAYED, HIT, LAST, SINCE, SUM, TRIAL, Plan, Running, Totals
-from features.schema import F32, F64, I8, I64, Bool, Catalog, EventLog
+from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog
 from features.spec import check_event
 
 #: a mark stands after each so many events of a key
 EVERY = 16
+#: reads of so many keys at once are sorted first
+MANY = 10_000
 
 
 class Events(NamedTuple):
@@ -27,7 +29,6 @@ class Events(NamedTuple):
     ts: I64
     grade: I8
     feedback: F32
-    mark_offsets: I64
     marks: F64
 
 
@@ -73,11 +74,11 @@ def _nothing(running: Running, at: F64) -> None:
 def _mark(events: Events, running: Running, marks: F64) -> None:
     at, fade = np.empty(len(running.series)), np.empty(len(running.half_life))
     for k in range(len(events.offsets) - 1):
-        start, m = events.offsets[k], events.mark_offsets[k]
+        start = events.offsets[k]
         _nothing(running, at)
-        for j in range(events.mark_offsets[k + 1] - m):
+        for j in range((events.offsets[k + 1] - start) // EVERY):
             _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at, fade)
-            marks[m + j] = at
+            marks[start // EVERY + j] = at
 
 
 @njit(cache=True, nogil=True)
@@ -98,7 +99,7 @@ def _stand(events: Events, running: Running, k: int, stop: int, at: F64, fade: F
     start = events.offsets[k]
     full = (stop - start) // EVERY
     if full:
-        at[:] = events.marks[events.mark_offsets[k] + full - 1]
+        at[:] = events.marks[start // EVERY + full - 1]
     else:
         _nothing(running, at)
     _run(events, running, start, start + full * EVERY, stop, at, fade)
@@ -109,7 +110,7 @@ def _sum_before(events: Events, running: Running, k: int, stop: int, column: int
     """Return one sum over the events of key k before the place `stop`."""
     start = events.offsets[k]
     full = (stop - start) // EVERY
-    total = events.marks[events.mark_offsets[k] + full - 1, column] if full else 0.0
+    total = events.marks[start // EVERY + full - 1, column] if full else 0.0
     for e in range(start + full * EVERY, stop):
         total += _value(events, running, e, running.series[column])
     return total
@@ -152,7 +153,8 @@ class Timeline:
 
     codes: int64[k], sorted, the keys that occur; empty where every code in [0, k) has a place of its own.
     offsets: int64[k + 1] into ts: int64[m] (never decreasing within a key), grade: int8[m] and
-    feedback: float32[m, f]. mark_offsets: int64[k + 1] into marks: float64[j, c].
+    feedback: float32[m, f]. marks: float64[m // EVERY, c], of the key that begins at o the rows from o // EVERY on:
+    row o // EVERY + j holds what has run up after (j + 1) · EVERY of its events.
     """
 
     codes: I64
@@ -160,35 +162,30 @@ class Timeline:
     ts: I64
     grade: I8
     feedback: F32
-    mark_offsets: I64
     marks: F64
 
     @classmethod
-    def build(
-        cls, plan: Plan, log: EventLog, catalog: Catalog, grades: tuple[str, ...] = (), keep: Bool | None = None
-    ) -> "Timeline":
-        """Sort the events (of those in the mask bool[n] `keep`) by key, where time order stays, and run the plan."""
+    def build(cls, plan: Plan, log: EventLog, catalog: Catalog, grades: tuple[str, ...] = ()) -> "Timeline":
+        """Sort the events by key (time order stays) and run the plan over them. Linear in the events."""
         for name in plan.feedback:
             check_event(name, grades, log.feedback_names)
         rows, code, size = key_codes(plan.key, catalog, log.user, log.item, log.surface)
-        known = np.flatnonzero(code >= 0) if keep is None else np.flatnonzero((code >= 0) & keep[rows])
-        rows, code = rows[known], code[known]
+        if len(code) and code.min() < 0:
+            known = np.flatnonzero(code >= 0)
+            rows, code = rows[known], code[known]
         order = stable_order(code, size)
-        rows, code = rows[order], code[order]
-        codes, offsets = places_of(code, size)
+        rows = rows[order]
+        codes, offsets = places_of(code, order, size)
         feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][rows]
-        mark_offsets = np.concatenate([[0], np.cumsum(np.diff(offsets) // EVERY)])
-        marks = np.empty((int(mark_offsets[-1]), len(plan.running.series)))
-        made = cls(
-            codes, offsets, log.ts[rows], log.grade[rows], np.ascontiguousarray(feedback), mark_offsets, marks
-        )  # fmt: skip
+        marks = np.zeros((len(rows) // EVERY, len(plan.running.series)))
+        made = cls(codes, offsets, log.ts[rows], log.grade[rows], np.ascontiguousarray(feedback), marks)
         _mark(made.events, plan.running, marks)
         return made
 
     @property
     def events(self) -> Events:
         """The arrays for the kernels, all of one type: written or mapped, they are read alike."""
-        arrays = (self.offsets, self.ts, self.grade, self.feedback, self.mark_offsets, self.marks)
+        arrays = (self.offsets, self.ts, self.grade, self.feedback, self.marks)
         return Events(*(_read_only(a) for a in arrays))
 
     def find(self, code: I64) -> I64:
@@ -197,7 +194,11 @@ class Timeline:
 
     def add(self, plan: Plan, rows: I64, code: I64, as_of: I64, totals: F64) -> None:
         """Add to float64[len(as_of), b] totals what this timeline knows. rows, code: from `key_codes`."""
-        _read(self.events, plan.running, plan.totals, self.find(code), rows, as_of, totals)
+        places = self.find(code)
+        if len(places) > MANY:  # in the order of the keys, memory is read in order too
+            order = stable_order(places + 1, len(self.offsets))
+            places, rows = places[order], rows[order]
+        _read(self.events, plan.running, plan.totals, places, rows, as_of, totals)
 
     def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
         """Return float32[len(as_of), counters of the plan] of this timeline alone."""
@@ -206,12 +207,23 @@ class Timeline:
         return plan.finish(totals, as_of)
 
 
-def places_of(code: I64, size: int) -> tuple[I64, I64]:
-    """Return (codes, offsets) of sorted codes: every code has a place where that is not many, else those that occur."""
-    if size <= 4 * len(code):
-        return np.empty(0, np.int64), np.concatenate([[0], np.cumsum(np.bincount(code, minlength=size))])
-    starts = np.flatnonzero(np.diff(code, prepend=-1))
-    return code[starts], np.append(starts, len(code))
+def places_of(code: I64, order: I32, size: int) -> tuple[I64, I64]:
+    """Return (codes, offsets) of codes in their sorted order: each has a place if few are, else those that occur."""
+    if size <= len(code):
+        return np.empty(0, np.int64), _offsets(code, size)
+    codes = code[order]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    return codes[starts], np.append(starts, len(code))
+
+
+@njit(cache=True, nogil=True)
+def _offsets(code: I64, size: int) -> I64:
+    offsets = np.zeros(size + 1, np.int64)
+    for k in range(len(code)):
+        offsets[code[k] + 1] += 1
+    for k in range(size):
+        offsets[k + 1] += offsets[k]
+    return offsets
 
 
 def find_places(codes: I64, offsets: I64, code: I64) -> I64:

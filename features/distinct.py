@@ -152,8 +152,8 @@ class Distinct:
         rows, pair = rows[known], pair[known]
         things = radix(thing, catalog)
         order = stable_order(pair // things, pair_size // things)
+        codes, offsets = places_of(pair // things, order, pair_size // things)
         rows, pair = rows[order], pair[order]
-        codes, offsets = places_of(pair // things, pair_size // things)
         by_pair = stable_order(pair, pair_size)
         new = np.diff(pair[by_pair], prepend=-1) != 0
         before = np.empty(len(pair), np.int32)

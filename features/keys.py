@@ -47,28 +47,40 @@ def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surf
 
     A multi-valued attribute gives a row several codes (`rows` repeats it), or none where its list is empty.
     """
-    rows = np.arange(len(item), dtype=np.int64)
+    rows: I64 | None = None  # all of them, in their order, until a multi-valued part repeats some
     code, size = np.zeros(len(item), np.int64), 1
     plain: dict[str, I32 | I16] = {"user": user, "item": item, "surface": surface}
     for part in key:
         found = None if part in plain else key_attribute(part, catalog)
-        if found is None:
-            values = plain[part][rows].astype(np.int64)
-        else:
-            side, attribute = found
-            index = (user if side == "user" else item)[rows]
-            if attribute.kind == "multi":
-                repeat, values = _lists(attribute, index)
-                rows, code = rows[repeat], code[repeat]
-            else:
-                values = np.append(attribute.codes, np.int32(-1))[index].astype(np.int64)
+        index = plain[part] if found is None else (user if found[0] == "user" else item)
+        index = index if rows is None else index[rows]
         size_of_part = radix(part, catalog)
-        code = np.where((code < 0) | (values < 0), -1, code * size_of_part + values)
+        if found is None:
+            _fold(code, index, size_of_part)
+        elif found[1].kind == "multi":
+            repeat, values = _lists(found[1], index)
+            rows, code = repeat if rows is None else rows[repeat], code[repeat]
+            _fold(code, values, size_of_part)
+        else:
+            _fold_codes(code, index, found[1].codes, size_of_part)
         size *= size_of_part
-    return rows, code, size
+    return np.arange(len(item)) if rows is None else rows, code, size
 
 
-def _lists(attribute: Attribute, index: I32) -> tuple[I64, I64]:
+@njit(cache=True, nogil=True)
+def _fold(code: I64, values: I32, size: int) -> None:
+    for k in range(len(code)):
+        code[k] = code[k] * size + values[k] if code[k] >= 0 and values[k] >= 0 else -1
+
+
+@njit(cache=True, nogil=True)
+def _fold_codes(code: I64, index: I32, codes: I32, size: int) -> None:
+    for k in range(len(code)):
+        value = codes[index[k]] if index[k] >= 0 else -1
+        code[k] = code[k] * size + value if code[k] >= 0 and value >= 0 else -1
+
+
+def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
     """Return (place in `index`, code) of every value of a multi-valued attribute."""
     if len(attribute.offsets) < 2:
         return np.empty(0, np.int64), np.empty(0, np.int64)

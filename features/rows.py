@@ -1,17 +1,23 @@
 """The feature matrix of requests: counters, attributes and context, strictly before each `as_of`.
 
-`assemble` is the one path: training calls it with all groups of the log, the server with one request.
+`assemble` is the one path: the server calls it with one request, training with all groups of the log.
+`training_rows` is for a log whose state does not fit: the same path, over one block of keys after another.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from features.schema import DAY, F32, HOUR, I32, I64, SECOND, Attribute, Catalog, Requests
-from features.spec import MAX_DEFAULT_VALUES, Counter
+from features.histories import Histories
+from features.plain import column_names, plain_column
+from features.schema import F32, I64, Bool, Catalog, EventLog, Requests
+from features.spec import Counter
 from features.store import State
+
+#: what `training_rows` needs at its peak for each event of a block, times the values of a list in its key
+BYTES_PER_EVENT = 96
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,55 +29,74 @@ class FeatureSpec:
     zone: str
 
 
-def _plain(attributes: tuple[Attribute, ...]) -> list[Attribute]:
-    """Numbers, and categories of few values: a category of many serves counters and towers only."""
-    return [
-        a
-        for a in attributes
-        if a.kind == "numeric" or (a.kind == "categorical" and len(a.values) <= MAX_DEFAULT_VALUES)
-    ]
-
-
-def make_spec(counters: tuple[Counter, ...], catalog: Catalog, zone: str) -> FeatureSpec:
-    """Return the columns in the order of `assemble`."""
-    named = [("item", a) for a in _plain(catalog.item_attributes)]
-    named += [("user", a) for a in _plain(catalog.user_attributes)]
-    columns = [c.column for c in counters] + [f"{side}_{a.name}" for side, a in named] + ["hour"]
-    categorical = [f"{side}_{a.name}" for side, a in named if a.kind == "categorical"]
-    surface = ["surface"] if catalog.surfaces else []
-    return FeatureSpec((*columns, *surface), (*categorical, *surface), zone)
-
-
-def _attribute_column(attribute: Attribute, index: I32) -> F32:
-    if attribute.kind == "numeric":
-        return np.asarray(np.append(attribute.numbers, np.float32(np.nan))[index])
-    codes = np.append(attribute.codes, np.int32(-1))[index].astype(np.float32)
-    codes[codes < 0] = np.nan
-    return codes
-
-
-def hour_of_day(ts: I64, zone: str) -> F32:
-    """Return float32[n]: hours since midnight in `zone`, 0 to 24; the zone's offset is looked up once an hour."""
-    hours, place = np.unique(ts // HOUR, return_inverse=True)
-    offset = np.array([_offset(int(hour), ZoneInfo(zone)) for hour in hours])
-    return np.asarray(((ts + offset[place]) % DAY) / HOUR, np.float32)
-
-
-def _offset(hour: int, zone: ZoneInfo) -> int:
-    """Return the offset of a zone from UTC in µs, at an hour since 1970."""
-    offset = datetime.fromtimestamp(hour * HOUR / SECOND, UTC).astimezone(zone).utcoffset()
-    return round((offset or timedelta()).total_seconds()) * SECOND
+def make_spec(
+    counters: tuple[Counter, ...], catalog: Catalog, zone: str, wanted: list[str] | None = None
+) -> FeatureSpec:
+    """Return the columns in the order of `assemble`. wanted: the plain ones (`features.plain`), else a default."""
+    plain, categorical = column_names(catalog, wanted)
+    return FeatureSpec((*(c.column for c in counters), *plain), tuple(categorical), zone)
 
 
 def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
     """Return float32[n, len(spec.columns)]: a row for each candidate, NaN where nothing is known."""
+    out = np.empty((len(requests.item), len(spec.columns)), np.float32)
+    state.counter_values(requests, out)
+    _add_plain(state, spec, requests, out, len(state.counters))
+    return out
+
+
+def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, first: int) -> None:
     owner = requests.row_request()
-    catalog = state.catalog
-    columns = [_attribute_column(a, requests.item) for a in _plain(catalog.item_attributes)]
-    columns += [_attribute_column(a, requests.user)[owner] for a in _plain(catalog.user_attributes)]
-    columns.append(hour_of_day(requests.as_of, spec.zone)[owner])
-    if "surface" in spec.categorical:
-        surface = requests.surface.astype(np.float32)
-        surface[surface < 0] = np.nan
-        columns.append(surface[owner])
-    return np.concatenate([state.counter_values(requests), np.stack(columns, axis=1)], axis=1, dtype=np.float32)
+    for place in range(first, len(spec.columns)):
+        out[:, place] = plain_column(state, spec.columns[place], spec.zone, requests, owner)
+
+
+def training_rows(
+    log: EventLog,
+    catalog: Catalog,
+    counters: tuple[Counter, ...],
+    grades: tuple[str, ...],
+    spec: FeatureSpec,
+    requests: Requests,
+    memory: int = 2 * GIB,
+) -> F32:
+    """Return what `assemble` gives with the state of the whole log, within about `memory` bytes beside log and matrix.
+
+    Counters of one key are made at a time; where its events do not fit, those of a share of its users (or items).
+    """
+    out = np.empty((len(requests.item), len(spec.columns)), np.float32)
+    bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
+    _add_plain(bare, spec, requests, out, len(counters))
+    for key in dict.fromkeys(c.key for c in counters):
+        places = [k for k, c in enumerate(counters) if c.key == key]
+        mine = tuple(counters[k] for k in places)
+        for events, rows in _blocks(log, requests, key, mine, memory):
+            part = State.build(events, catalog, mine, grades, bare.histories)
+            asked = requests if rows is None else _candidates(requests, rows)
+            values = np.empty((len(asked.item), len(mine)), np.float32)
+            part.counter_values(asked, values)
+            for k, place in enumerate(places):
+                out[slice(None) if rows is None else rows, place] = values[:, k]
+    return out
+
+
+def _blocks(
+    log: EventLog, requests: Requests, key: tuple[str, ...], counters: tuple[Counter, ...], memory: int
+) -> Iterator[tuple[EventLog, Bool | None]]:
+    """Yield (events, candidates bool[n]) that together hold every key once; None: all candidates."""
+    blocks = -(-len(log) * BYTES_PER_EVENT // memory)
+    side = next((part for part in ("user", "item") if part in key), None)
+    # A rank compares all items, so they cannot be told apart.
+    if blocks <= 1 or side is None or any(c.kind == "rank" for c in counters):
+        yield log, None
+        return
+    of_event = log.user if side == "user" else log.item
+    of_row = requests.user[requests.row_request()] if side == "user" else requests.item
+    for block in range(blocks):
+        yield log.select(of_event % blocks == block), of_row % blocks == block
+
+
+def _candidates(requests: Requests, keep: Bool) -> Requests:
+    """Return the requests with those of their candidates that the mask bool[n] keeps."""
+    kept: I64 = np.concatenate([[0], np.cumsum(keep)])
+    return replace(requests, offsets=kept[requests.offsets], item=requests.item[keep])

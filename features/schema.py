@@ -55,7 +55,11 @@ class EventLog:
     def until(self, end: int) -> "EventLog":
         """Return the events with `ts < end`: what may be seen as of `end`, as views of the same arrays."""
         n = int(np.searchsorted(self.ts, end, side="left"))
-        arrays = {f.name: getattr(self, f.name)[:n] for f in fields(self) if f.name != "feedback_names"}
+        return self.select(slice(n))
+
+    def select(self, rows: Any) -> "EventLog":
+        """Return the events of a mask, a slice or indexes (in time order)."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "feedback_names"}
         return replace(self, **arrays)
 
 

@@ -141,6 +141,12 @@ class SplitSettings(Settings):
         return self
 
 
+class FeatureSettings(Settings):
+    """`[features]`: the plain columns beside the counters, by the names of `features.plain`; None is a good default."""
+
+    columns: list[str] | None = None
+
+
 class CounterSettings(Settings):
     """`[[counters]]`: aggregates of one kind of event for one key, over several spans.
 

@@ -8,6 +8,7 @@ Totals are additive, so a value is read from the sum of the segments' totals: `e
 cost, and events may come late and in any order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -50,15 +51,22 @@ class State:
     histories: Histories
     end: int
     ranks: RankTables = field(default_factory=RankTables, compare=False)
+    made: dict[str, F32] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def build(cls, log: EventLog, catalog: Catalog, counters: tuple[Counter, ...], grades: tuple[str, ...]) -> "State":
-        """Build the state of a whole log."""
+    def build(
+        cls,
+        log: EventLog,
+        catalog: Catalog,
+        counters: tuple[Counter, ...],
+        grades: tuple[str, ...],
+        histories: Histories | None = None,
+    ) -> "State":
+        """Build the state of a whole log. histories: where they are there already."""
         plans = make_plans(counters, grades)
         first_seen = np.full(catalog.n_items, NEVER, np.int64)
-        empty = cls(
-            catalog, counters, grades, plans, (), first_seen, Histories.build(log, catalog.n_users), int(EVER)
-        )  # fmt: skip
+        histories = Histories.build(log, catalog.n_users) if histories is None else histories
+        empty = cls(catalog, counters, grades, plans, (), first_seen, histories, int(EVER))
         built = empty.extended(log)
         return replace(built, end=max(built.end, 0))
 
@@ -75,16 +83,25 @@ class State:
         )
         if not len(log):
             return replace(self, segments=(*self.segments, Segment(timelines, distincts)))
-        first_seen = self.first_seen.copy()
-        known = log.item >= 0
-        np.minimum.at(first_seen, log.item[known], log.ts[known])
         return replace(
-            self,
+            self.with_first_seen(log),
             segments=(*self.segments, Segment(timelines, distincts)),
-            first_seen=first_seen,
             end=max(self.end, int(log.ts[-1]) + 1),
             ranks=self.ranks.before(int(log.ts[0])),
         )
+
+    def with_first_seen(self, log: EventLog) -> "State":
+        """Return this state with the times of the items' first events of a log."""
+        first_seen = np.full(len(self.first_seen), NEVER, np.int64)
+        known = np.flatnonzero(log.item >= 0)[::-1]
+        first_seen[log.item[known]] = log.ts[known]  # of repeated places the last, so the earliest event, stays
+        return replace(self, first_seen=np.minimum(first_seen, self.first_seen))
+
+    def static(self, name: str, make: Callable[[], F32]) -> F32:
+        """Return an array that rests on the catalogue alone, made when it is first asked for."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
     @property
     def timelines(self) -> tuple[Timeline, ...]:
@@ -104,9 +121,13 @@ class State:
             segment.timelines[number].add(plan, rows, code, as_of, totals)
         return totals
 
-    def counter_values(self, requests: Requests) -> F32:
-        """Return float32[n, counters]: every counter of every candidate, as of its request's `as_of`."""
-        out = np.empty((len(requests.item), len(self.counters)), np.float32)
+    def counter_values(self, requests: Requests, out: F32 | None = None) -> F32:
+        """Return float32[n, counters]: every counter of every candidate, as of its request's `as_of`.
+
+        out: float32[n, at least counters], where they are to stand.
+        """
+        if out is None:
+            out = np.empty((len(requests.item), len(self.counters)), np.float32)
         owner = requests.row_request()
         user, surface, as_of = requests.user[owner], requests.surface[owner], requests.as_of[owner]
         for number, plan in enumerate(self.plans):

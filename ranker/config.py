@@ -14,6 +14,7 @@ from features.settings import (
     CounterSettings,
     Duration,
     EventsSettings,
+    FeatureSettings,
     Grade,
     ItemsSettings,
     Name,
@@ -151,6 +152,7 @@ class Config(Settings):
     pairing: PairingSettings = PairingSettings()
     split: SplitSettings = SplitSettings()
     counters: list[CounterSettings] = Field(default_factory=list)
+    features: FeatureSettings = FeatureSettings()
     sources: SourcesSettings = SourcesSettings()
     plugins: dict[Name, PluginSettings] = Field(default_factory=dict)
     ranker: RankerSettings = RankerSettings()

@@ -99,8 +99,9 @@ def prepare(config: Config) -> Prepared:
     counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
     state = State.build(log, catalog, counters, config.grade_names)
     told = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
+    told.append(config.features.model_dump())
     key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
-    spec = make_spec(counters, catalog, config.time.zone)
+    spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
     prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec)
     _refuse_empty(prepared)
     return prepared

@@ -1,0 +1,123 @@
+"""Plain features: columns of items and users, the request's context, ages and the time of day.
+
+Names: `item_<column>` and `user_<column>` (numbers, categories), for a multi-valued column `…_count` (how many
+values) and `…_main` (the value that most items or users share, a category), for a number that is seconds since
+1970 `…_age` (days since then); `item_age` (days since the item's first event), `hour` (0 to 24) and `weekday`
+(0 is Monday) in `time.zone`, and `surface`.
+"""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from features.errors import PairliftError, did_you_mean
+from features.schema import DAY, F32, HOUR, I64, SECOND, Attribute, Catalog, Requests
+from features.spec import MAX_DEFAULT_VALUES
+from features.store import NEVER, State
+
+WEEK = 7
+#: 1970-01-01 was a Thursday
+THURSDAY = 3
+CONTEXT = ("hour", "weekday", "surface")
+
+
+def column_names(catalog: Catalog, wanted: list[str] | None) -> tuple[list[str], list[str]]:
+    """Return (columns, those of them that are categorical codes): the wanted ones, or a good default.
+
+    The default has numbers, categories of at most MAX_DEFAULT_VALUES values, the hour and, if any, the surface.
+    """
+    known = _known(catalog)
+    if wanted is None:
+        plain = [name for name, (form, a) in known.items() if form in ("number", "code") and _is_small(a)]
+        wanted = [*plain, "hour", *(["surface"] if catalog.surfaces else [])]
+    for name in wanted:
+        if name not in known and name not in (*CONTEXT, "item_age"):
+            raise PairliftError(f"[features] columns: '{name}'{did_you_mean(name, [*known, *CONTEXT, 'item_age'])}")
+        if wanted.count(name) > 1:
+            raise PairliftError(f"[features] columns: '{name}' stands there twice")
+    categorical = [n for n in wanted if n == "surface" or (n in known and known[n][0] in ("code", "main"))]
+    return list(wanted), categorical
+
+
+def _known(catalog: Catalog) -> dict[str, tuple[str, Attribute]]:
+    """Return (form, attribute) of every column that the attributes give."""
+    forms = {"categorical": {"": "code"}, "multi": {"_count": "count", "_main": "main"}}
+    known: dict[str, tuple[str, Attribute]] = {}
+    for side, attributes in (("item", catalog.item_attributes), ("user", catalog.user_attributes)):
+        for attribute in attributes:
+            own = {"": "number", "_age": "age"} if attribute.kind == "numeric" else forms.get(attribute.kind, {})
+            known |= {f"{side}_{attribute.name}{ending}": (form, attribute) for ending, form in own.items()}
+    return known
+
+
+def _is_small(attribute: Attribute) -> bool:
+    return attribute.kind == "numeric" or len(attribute.values) <= MAX_DEFAULT_VALUES
+
+
+def plain_column(state: State, name: str, zone: str, requests: Requests, owner: I64) -> F32:
+    """Return float32[n] of one column. owner: int64[n], the request of each candidate."""
+    if name in ("hour", "weekday"):
+        return (hour_of_day if name == "hour" else day_of_week)(requests.as_of, zone)[owner]
+    if name == "surface":
+        return np.where(requests.surface < 0, np.nan, requests.surface).astype(np.float32)[owner]
+    if name == "item_age":
+        first = np.append(state.first_seen, NEVER)[requests.item]
+        age = (requests.as_of[owner] - first) / DAY
+        return np.where(age > 0, age, np.nan).astype(np.float32)
+    form, attribute = _known(state.catalog)[name]
+    values = state.static(name, lambda: _static(attribute, form))
+    of_item = name.startswith("item_")
+    if form == "age":
+        known = values[requests.item if of_item else requests.user[owner]]
+        return np.asarray(((requests.as_of[owner] / SECOND) - known) * SECOND / DAY, np.float32)
+    return np.asarray(values[requests.item] if of_item else values[requests.user][owner])
+
+
+def _static(attribute: Attribute, form: str) -> F32:
+    """Return float32[n + 1]: the column for each item or user, and NaN in the last place for an unknown one (-1)."""
+    if form in ("number", "age"):
+        values = attribute.numbers
+    elif form == "code":
+        values = np.where(attribute.codes < 0, np.nan, attribute.codes).astype(np.float32)
+    elif form == "count":
+        values = np.diff(attribute.offsets).astype(np.float32)
+    else:
+        values = _main(attribute)
+    return np.append(values, np.float32(np.nan)).astype(np.float32)
+
+
+def _main(attribute: Attribute) -> F32:
+    """Return float32[n]: of each list the value that is in most lists (the first of equals), NaN for an empty one."""
+    n = len(attribute.offsets) - 1
+    row = np.repeat(np.arange(n), np.diff(attribute.offsets))
+    common = np.bincount(attribute.codes, minlength=len(attribute.values))[attribute.codes]
+    order = np.lexsort((attribute.codes, -common, row))
+    first = order[np.diff(row[order], prepend=-1) != 0]
+    out = np.full(n, np.nan, np.float32)
+    out[row[first]] = attribute.codes[first]
+    return out
+
+
+def hour_of_day(ts: I64, zone: str) -> F32:
+    """Return float32[n]: hours since midnight in `zone`, 0 to 24."""
+    return np.asarray((_local(ts, zone) % DAY) / HOUR, np.float32)
+
+
+def day_of_week(ts: I64, zone: str) -> F32:
+    """Return float32[n]: the day in `zone`, 0 is Monday."""
+    return np.asarray((_local(ts, zone) // DAY + THURSDAY) % WEEK, np.float32)
+
+
+def _local(ts: I64, zone: str) -> I64:
+    """Return int64[n]: µs since 1970 on the clocks of `zone`; its offset is looked up once a quarter of an hour."""
+    quarters, place = np.unique(ts // (HOUR // 4), return_inverse=True)
+    known = ZoneInfo(zone)
+    offset = np.array([_offset(int(quarter) * (HOUR // 4), known) for quarter in quarters], np.int64)
+    return np.asarray(ts + offset[place])
+
+
+def _offset(ts: int, zone: ZoneInfo) -> int:
+    """Return the offset of a zone from UTC in µs."""
+    offset = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts)).astimezone(zone).utcoffset()
+    return round((offset or timedelta()).total_seconds()) * SECOND

@@ -1,0 +1,148 @@
+"""Rows of features: plain columns, times around midnight and leap days, and rows made block by block."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_features_counters import COUNTERS, GRADES, NONE_F, NONE_I, NONE_O, catalog, logs
+from world import make_world
+
+from features.errors import PairliftError
+from features.plain import day_of_week, hour_of_day
+from features.rows import assemble, make_spec, training_rows
+from features.schema import DAY, HOUR, SECOND, Attribute, Catalog, EventLog, Requests, one_request
+from features.settings import CounterSettings
+from features.spec import make_counters
+from features.store import State
+
+ZONES = ("Etc/GMT+12", "Etc/GMT-14", "UTC", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns", "Europe/Paris")
+
+
+def micros(text: str, zone: str = "UTC") -> int:
+    when = datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    return round((when - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+
+
+@given(
+    st.sampled_from(ZONES),
+    st.sampled_from(["2024-02-29", "2023-02-28", "2024-03-31", "2024-10-27", "2000-02-29", "2024-12-31"]),
+    st.integers(-2 * DAY, 2 * DAY),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_hour_and_the_day_are_those_of_the_zones_clocks(zone: str, day: str, shift: int) -> None:
+    ts = micros(day, zone) + shift
+    local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts)).astimezone(ZoneInfo(zone))
+    hours = local.hour + local.minute / 60 + (local.second + local.microsecond / SECOND) / 3600
+    np.testing.assert_allclose(hour_of_day(np.array([ts]), zone), [hours], rtol=1e-6, atol=1e-4)
+    assert day_of_week(np.array([ts]), zone)[0] == local.weekday()
+
+
+@pytest.mark.parametrize("zone", ["Etc/GMT+12", "Etc/GMT-14"])
+def test_a_microsecond_before_midnight_is_the_day_before(zone: str) -> None:
+    midnight = micros("2024-02-29", zone)
+    ts = np.array([midnight - 1, midnight, midnight + DAY - 1, midnight + DAY])
+    assert day_of_week(ts, zone).tolist() == [2, 3, 3, 4]
+    np.testing.assert_allclose(hour_of_day(ts, zone), [24, 0, 24, 0], atol=1e-4)
+
+
+def described() -> Catalog:
+    """Three items: numbers, categories and lists with all that can be missing."""
+    born = Attribute("born", "numeric", NONE_I, NONE_O, np.array([0, 86400 * 2, np.nan], np.float32), ())
+    genre = Attribute("genre", "categorical", np.array([1, -1, 0], np.int32), NONE_O, NONE_F, ("a", "b"))
+    codes, offsets = np.array([0, 1, 1], np.int32), np.array([0, 2, 3, 3])
+    tags = Attribute("tags", "multi", codes, offsets, NONE_F, ("x", "y"))
+    country = Attribute("country", "categorical", np.array([0, -1], np.int32), NONE_O, NONE_F, ("fr",))
+    return Catalog(np.arange(2), np.arange(3), ("feed",), (born, genre, tags), (country,))
+
+
+def test_plain_columns_are_what_their_names_say() -> None:
+    wanted = [
+        "item_born", "item_born_age", "item_genre", "item_tags_count", "item_tags_main", "item_age", "user_country",
+        "weekday", "surface",
+    ]  # fmt: skip
+    spec = make_spec((), described(), "UTC", wanted)
+    assert spec.columns == tuple(wanted)
+    assert spec.categorical == ("item_genre", "item_tags_main", "user_country", "surface")
+    world = make_world(n_users=2, n_items=8, requests_per_user=1)
+    log = world.log.select(slice(1))
+    log.item[:], log.ts[:] = 1, 3 * DAY
+    state = State.build(log, described(), (), GRADES)
+    items, nan = np.array([0, 1, 2, -1], np.int32), np.nan
+    got = assemble(state, spec, one_request(0, 4 * DAY, 0, items))
+    want = [
+        [0, 4, 1, 2, 1, nan, 0, 0, 0],
+        [86400 * 2, 2, nan, 1, 1, 1, 0, 0, 0],
+        [nan, nan, 0, 0, nan, nan, 0, 0, 0],
+        [nan, nan, nan, nan, nan, nan, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(got, np.array(want, np.float32), rtol=1e-6)
+    # An item's age is known only after its first event: not at the same instant.
+    at_once = assemble(state, spec, one_request(-1, 3 * DAY, -1, items))
+    assert np.isnan(at_once[1, [5, 6, 8]]).all()
+
+
+def test_a_wrong_plain_column_is_told() -> None:
+    with pytest.raises(PairliftError, match="did you mean 'item_genre'"):
+        make_spec((), described(), "UTC", ["item_genr"])
+    with pytest.raises(PairliftError, match="twice"):
+        make_spec((), described(), "UTC", ["hour", "hour"])
+
+
+REQUESTS = Requests(
+    np.array([0, 2, -1, 1], np.int32), np.array([3, 5, 13, 13]) * HOUR, np.array([0, 1, -1, 0], np.int16),
+    np.array([0, 3, 3, 5, 6]), np.array([0, 3, -1, 2, 2, 1], np.int32),
+)  # fmt: skip
+
+
+@given(logs(), st.sampled_from([10**9, 1000, 200]))
+@settings(max_examples=15, deadline=None)
+def test_rows_in_blocks_equal_rows_of_the_whole_state(log: EventLog, memory: int) -> None:
+    spec = make_spec(COUNTERS, catalog(), "Asia/Kathmandu", ["item_age", "user_country", "hour"])
+    whole = assemble(State.build(log, catalog(), COUNTERS, GRADES), spec, REQUESTS)
+    got = training_rows(log, catalog(), COUNTERS, GRADES, spec, REQUESTS, memory)
+    np.testing.assert_array_equal(got, whole)
+
+
+def test_training_rows_equal_single_requests_on_a_larger_log() -> None:
+    """Keys with many marks, and more reads at once than are read unsorted."""
+    world = make_world(n_users=30, n_items=40, requests_per_user=60)
+    counters = make_counters([], world.log, world.catalog, world.grades)
+    counters += make_counters(
+        [CounterSettings(key=["user"], event="like", spans=["w3d", "all"], stats=["distinct_item", "count"])],
+        world.log, world.catalog, world.grades,
+    )  # fmt: skip
+    spec = make_spec(counters, world.catalog, "UTC")
+    rng = np.random.default_rng(1)
+    at = np.sort(rng.choice(len(world.log), 1200, replace=False))
+    item = rng.integers(-1, world.catalog.n_items, 12000).astype(np.int32)
+    requests = Requests(world.log.user[at], world.log.ts[at], world.log.surface[at], np.arange(0, 12001, 10), item)
+    bulk = training_rows(world.log, world.catalog, counters, world.grades, spec, requests, 100_000)
+    state = State.build(world.log, world.catalog, counters, world.grades)
+    for r in range(0, 1200, 40):
+        one = assemble(state, spec, requests.slice(r, r + 1))
+        np.testing.assert_array_equal(one, bulk[r * 10 : r * 10 + 10])
+
+
+def test_as_of_the_instant_of_an_event_it_is_not_seen() -> None:
+    """Ties: all events of one microsecond are of the future for a request of that microsecond."""
+    world = make_world(n_users=4, n_items=8, requests_per_user=5)
+    log = world.log
+    log.ts[:] = 5 * DAY
+    counters = make_counters(
+        [CounterSettings(key=["item"], event="impression", spans=["all", "w1d", "h1d"], stats=["count"])],
+        log, world.catalog, world.grades,
+    )  # fmt: skip
+    state = State.build(log, world.catalog, counters, world.grades)
+    items = np.arange(8, dtype=np.int32)
+    at = [state.counter_values(one_request(0, 5 * DAY + late, -1, items)) for late in (0, 1)]
+    assert not at[0][:, 0].any()
+    assert at[1][:, 0].sum() == len(log)
+    # The window's start is inside it: [as_of - w, as_of).
+    window = [c.column for c in counters].index("item__impression__w1d__count")
+    inside = state.counter_values(one_request(0, 6 * DAY, -1, items))[:, window]
+    outside = state.counter_values(one_request(0, 6 * DAY + 1, -1, items))[:, window]
+    assert inside.sum() == len(log)
+    assert not outside.any()
