@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from features.errors import PairliftError
+from ranker.cli_record import record, snapshot
 from ranker.cli_serve import rank, recommend, serve
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
@@ -30,6 +31,10 @@ class Verbs(click.Group):
             return super().invoke(ctx)
         except PairliftError as error:
             raise Mistake(str(error)) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise Mistake(f"{error.filename}: {error.strerror}") from error
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -122,10 +127,11 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     from ranker.config import load_config
     from ranker.uplift import as_table, uplift_report
 
-    report = uplift_report(load_config(config), plugin)
+    loaded = load_config(config)
     out.mkdir(parents=True, exist_ok=True)
+    report = uplift_report(loaded, plugin)
     partial = out / ".uplift.json.partial"
-    partial.write_text(json.dumps(report, indent=1))
+    partial.write_text(json.dumps(report, indent=1, allow_nan=False))
     partial.replace(out / "uplift.json")
     click.echo(as_table(report))
     click.echo(f"\nwrote {out / 'uplift.json'}")
@@ -133,7 +139,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
 
 @cli.group(name="bundle", cls=Verbs)
 def bundle_group() -> None:
-    """Look at a bundle, or check that none of its bytes changed."""
+    """Look at a trained bundle, or check that none of its bytes has changed."""
 
 
 @bundle_group.command()
@@ -165,7 +171,7 @@ def verify(bundle: Path) -> None:
     click.echo(f"{bundle}: version {loaded.version}, whole and loadable")
 
 
-for verb in (serve, recommend, rank):
+for verb in (serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 

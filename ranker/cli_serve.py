@@ -41,34 +41,49 @@ TOP_FEATURES = 3
     show_default=True,
     help="Port to listen on; 0 takes any free one and prints it.",
 )
-def serve(bundle: Path, snapshot: Path | None, clock: str, host: str, port: int) -> None:
+@click.option(
+    "--log",
+    "record_to",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Record events into this folder (made where it is missing), and serve what it has.",
+)
+def serve(bundle: Path, snapshot: Path | None, clock: str, host: str, port: int, record_to: Path | None) -> None:
     """Answer Recommend and Rank requests over gRPC from BUNDLE until stopped (Ctrl-C or SIGTERM).
 
     The bundle is verified, loaded and warmed up before the port answers; then one line with the address is
     printed. The contract is proto/pairlift/v1/ranking.proto; health (grpc.health.v1) and reflection are
     served beside it. There is no encryption and no login: keep it on a private network.
 
+    With --log, RecordEvents is served too: an acknowledged event is on disk in DIR, counts once, and is in the
+    features, histories and filters of later requests within a second. At the next start DIR is read again, on top of
+    the bundle, or of --snapshot where `pairlift snapshot` wrote one (faster). DIR/events/*.parquet has what closed
+    segments of the log hold: name it in [events] source to train on it. [record] in the TOML has the limits.
+
     \b
     Examples:
       pairlift serve work/bundle
       pairlift serve work/bundle --clock snapshot --port 0     # a log of the past, any free port
+      pairlift serve work/bundle --log work/log                # record events too
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
     # Here and not above: the clients need neither LightGBM nor the kernels, and start in a fraction of the
     # time.
     from ranker.bundle import load_bundle  # noqa: PLC0415
-    from ranker.server import Server, now_wall, warn_if_old, with_snapshot  # noqa: PLC0415
+    from ranker.server import Server, now_wall, warn_if_old  # noqa: PLC0415
+    from ranker.snapshots import origin_of, with_snapshot  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     loaded = load_bundle(bundle)
     if snapshot is not None:
         loaded = with_snapshot(loaded, snapshot)
+    origin = None if snapshot is None else origin_of(snapshot)
     if clock == "wall":
         warn_if_old(loaded, now_wall())
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server = Server(loaded, clock, host, port)
+    server = Server(loaded, clock, host, port, record_to, origin)
     server.start()
     click.echo(
         f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"

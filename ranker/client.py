@@ -5,7 +5,7 @@ with Client("127.0.0.1:50051") as client:
         print(item.item, item.score, item.sources)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypedDict, Unpack
 
@@ -14,7 +14,8 @@ from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
-from ranker.wire import id_list, id_message, ids_message
+from ranker.batch import Batch, Outcome
+from ranker.wire import batch_message, id_list, id_message, ids_message
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 Id = int | str
@@ -93,6 +94,18 @@ class Description:
     default_k: int
     max_items: int
     failures: dict[str, int]
+    records: bool = False
+    recorded_events: int = 0
+    recording_problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot on the server's disk. time: µs UTC. frame: the last part of the log that is in it."""
+
+    folder: str
+    time: int
+    frame: int
 
 
 class Client:
@@ -131,6 +144,35 @@ class Client:
             self._call(self._stub.Rank, lambda: pb.RankRequest(items=ids_message(items), **_common(user, asked)))
         )
 
+    def record(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
+        """Record batches of events over one stream; yield what became of each, in order, once it is on disk.
+
+        A batch whose outcome did not come may be sent again as it is: its events count once. No timeout.
+        """
+        problems: list[Exception] = []
+
+        def messages() -> Iterator[Any]:
+            try:
+                for batch in batches:
+                    yield batch_message(batch)
+            except Exception as error:  # gRPC would end the call and say nothing of it
+                problems.append(error)
+                raise
+
+        try:
+            for r in self._stub.RecordEvents(messages()):
+                yield Outcome(r.recorded, r.duplicates, tuple(zip(r.refused, r.reasons, strict=True)))
+        except grpc.RpcError as error:
+            raise (problems[0] if problems else self._explained(error)) from error
+
+    def snapshot(self) -> Snapshot:
+        """Have the server write a snapshot of the recorded state; waits for as long as that takes."""
+        try:
+            r = self._stub.TakeSnapshot(pb.TakeSnapshotRequest())
+        except grpc.RpcError as error:
+            raise self._explained(error) from error
+        return Snapshot(r.folder, r.snapshot_time, r.frame)
+
     def describe(self) -> Description:
         """Ask what is served."""
         r = self._call(self._stub.Describe, pb.DescribeRequest)
@@ -146,6 +188,9 @@ class Client:
                 "max_k",
                 "default_k",
                 "max_items",
+                "records",
+                "recorded_events",
+                "recording_problem",
             )
         }
         return Description(

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from features.errors import PairliftError
 from features.plugin import FeaturePlugin, VectorPlugin
 from features.rows import assemble
 from features.schema import F32, F64, I32, I64
+from features.store import State
 from ranker import filters
 from ranker.bundle import Bundle
 from ranker.candidates.cooccurrence import TakenTogether
@@ -68,9 +70,15 @@ class Pipeline:
     way while as many late calls are still running.
     """
 
-    def __init__(self, bundle: Bundle, sources: Sources | None = None) -> None:
-        """sources: other than those of the bundle's configuration; PairliftError for more than 32."""
+    def __init__(
+        self, bundle: Bundle, sources: Sources | None = None, state: Callable[[], State] | None = None
+    ) -> None:
+        """sources: other than those of the bundle's configuration; PairliftError for more than 32.
+
+        state: gives the state of now, where it follows recorded events; else it is the bundle's.
+        """
         self.bundle = bundle
+        self._state = state
         self.sources = list(configured_sources(bundle) if sources is None else sources)
         if len(self.sources) > MAX_SOURCES:
             raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(self.sources)}")
@@ -87,21 +95,27 @@ class Pipeline:
         self._lanes = {name: Lane(name, 2 * bundle.config.serve.workers) for name in names}
 
     @property
+    def state(self) -> State:
+        """What a request that begins now reads to its end."""
+        return self.bundle.state if self._state is None else self._state()
+
+    @property
     def source_names(self) -> tuple[str, ...]:
         """The sources in the order of their bits."""
         return tuple(source.name for source, _ in self.sources)
 
     def recommend(self, request: Request, k: int) -> Answer:
         """Return the best k items that the sources propose and the filters keep, or as many as there are."""
-        trace = Trace()
-        candidates = dedupe(self._fetch(request, trace))
+        trace, state = Trace(), self.state
+        request = replace(request, state=state)
+        candidates = dedupe(self._fetch(request, state, trace))
         trace.mark("sources")
         for name, keep in self.filters:
-            candidates, removed = keep(candidates, request, self.bundle.state)
+            candidates, removed = keep(candidates, request, state)
             trace.removed.append((name, len(removed)))
         candidates = within_quota(candidates, [settings.quota for _, settings in self.sources])
         trace.mark("filters")
-        matrix = self._features(request, candidates.item, trace)
+        matrix = self._features(request, state, candidates.item, trace)
         trace.mark("features")
         score = self.bundle.score(matrix)
         trace.mark("score")
@@ -114,8 +128,8 @@ class Pipeline:
 
     def rank(self, request: Request, item: I32) -> Answer:
         """Return all of int32[n] items (-1 is cold, repeats stay), best first."""
-        trace = Trace()
-        matrix = self._features(request, item, trace)
+        trace, state = Trace(), self.state
+        matrix = self._features(request, state, item, trace)
         trace.mark("features")
         score = self.bundle.score(matrix)
         trace.mark("score")
@@ -127,38 +141,46 @@ class Pipeline:
 
     def warm(self) -> list[str]:
         """Run every stage, so that no request waits for a compiler or a thread; return what failed."""
-        requests = [Request(user, self.bundle.state.end) for user in (*self._a_known_user(), -1)]
-        items = np.arange(min(self.bundle.state.catalog.n_items, EXPLAINED), dtype=np.int32)
+        state = self.state
+        requests = [Request(user, state.end, state=state) for user in (*_a_known_user(state), -1)]
+        items = np.arange(min(state.catalog.n_items, EXPLAINED), dtype=np.int32)
         failed: dict[str, None] = {}
         for request in requests:
             calls: list[tuple[str, Callable[[], Any]]] = [
                 (f"sources.{source.name}", partial(_proposed, source, request, settings.quota))
                 for source, settings in self.sources
             ]
-            calls += [(f"plugins.{name}", self._values(plugin, request, items)) for name, plugin in self._plugins()]
+            calls += [
+                (f"plugins.{name}", self._values(plugin, request, state, items)) for name, plugin in self._plugins()
+            ]
             for name, call in calls:
                 try:
                     self._lanes[name].start(call).result(WARM_UP)
                 except Exception as error:
                     self.failures.add(name, error)
                     failed[name] = None
-            known = assemble(self.bundle.state, self.bundle.spec, request.requests(items))
+            known = assemble(state, self.bundle.spec, request.requests(items))
             missing = np.full((len(items), len(self.bundle.columns) - known.shape[1]), np.nan, np.float32)
             self.bundle.score(np.concatenate([known, missing], axis=1))
         return list(failed)
+
+    def refresh(self) -> None:
+        """Order the popular items anew by the state of now: too long for a request, so a server does it aside."""
+        popular = Popular(self.state)
+        self.sources = [(popular if isinstance(s, Popular) else s, settings) for s, settings in self.sources]
 
     def close(self) -> None:
         """Let the threads end."""
         for lane in self._lanes.values():
             lane.close()
 
-    def _fetch(self, request: Request, trace: Trace) -> list[I32]:
+    def _fetch(self, request: Request, state: State, trace: Trace) -> list[I32]:
         """Return what each source proposed, in parallel, each with its quota and deadline."""
         # The user's history and the exclusions will be removed: without more to choose from, a user who has
         # seen all that is popular would get nothing of it.
         surplus = len(request.exclude) + 1
         if self.bundle.config.sources.exclude_seen:
-            surplus += len(filters.history(request, self.bundle.state))
+            surplus += len(filters.history(request, state))
         begun = time.monotonic()
         calls = []
         for source, settings in self.sources:
@@ -171,7 +193,7 @@ class Pipeline:
             trace.proposed.append((len(proposals[-1]), problem))
         return proposals
 
-    def _features(self, request: Request, item: I32, trace: Trace) -> F32:
+    def _features(self, request: Request, state: State, item: I32, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
         bundle = self.bundle
         matrix = np.full((len(item), len(bundle.columns)), np.nan, np.float32)
@@ -179,11 +201,11 @@ class Pipeline:
             return matrix
         begun = time.monotonic()
         calls = [
-            (name, plugin, self._lanes[f"plugins.{name}"].start(self._values(plugin, request, item)))
+            (name, plugin, self._lanes[f"plugins.{name}"].start(self._values(plugin, request, state, item)))
             for name, plugin in self._plugins()
         ]
         column = len(bundle.spec.columns)
-        matrix[:, :column] = assemble(bundle.state, bundle.spec, request.requests(item))
+        matrix[:, :column] = assemble(state, bundle.spec, request.requests(item))
         deadline = bundle.config.serve.plugin_deadline
         for name, plugin, call in calls:
             values, _ = self._outcome(f"plugins.{name}", call, begun, deadline, trace)
@@ -203,20 +225,15 @@ class Pipeline:
     def _plugins(self) -> list[tuple[str, FeaturePlugin]]:
         return list(self.bundle.plugins.items())
 
-    def _values(self, plugin: FeaturePlugin, request: Request, item: I32) -> Callable[[], F32]:
+    def _values(self, plugin: FeaturePlugin, request: Request, state: State, item: I32) -> Callable[[], F32]:
         def call() -> F32:
-            values = plugin.values(request.requests(item), self.bundle.state.histories)
+            values = plugin.values(request.requests(item), state.histories)
             expected = (len(item), len(plugin.columns))
             if np.shape(values) != expected:
                 raise ValueError(f"values of shape {expected} were expected, found {np.shape(values)}")
             return values
 
         return call
-
-    def _a_known_user(self) -> list[int]:
-        """Return the user with the longest history, as a list of one; none where no user has any."""
-        sizes = np.diff(self.bundle.state.histories.offsets)
-        return [int(sizes.argmax())] if sizes.any() else []
 
     def _detail(self, matrix: F32, candidates: Candidates | None, trace: Trace) -> Detail:
         columns = self.bundle.columns
@@ -234,6 +251,12 @@ class Pipeline:
         base = float(parts[0, -1]) if len(parts) else 0.0
         contributions = parts[:, :-1].astype(np.float32)
         return Detail(columns, matrix, contributions, base, reports, tuple(trace.removed), tuple(trace.stages))
+
+
+def _a_known_user(state: State) -> list[int]:
+    """Return the user with the longest history, as a list of one; none where no user has any."""
+    sizes = state.histories.sizes
+    return [int(sizes.argmax())] if sizes.any() else []
 
 
 def configured_sources(bundle: Bundle) -> Sources:

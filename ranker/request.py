@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
-from features.histories import Histories
 from features.schema import F32, F64, I32, I64, Bool, Requests, one_request
-from features.store import State
+
+if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
+    from features.histories import Histories
+    from features.store import State
 
 U32 = npt.NDArray[np.uint32]
 
@@ -43,9 +46,9 @@ class Request:
     attributes: Mapping[str, str] = field(default_factory=dict)
     exclude: I32 = field(default_factory=_none)
     explain: bool = False
-    state: State | None = None
+    state: "State | None" = None
 
-    def histories(self, default: Histories) -> Histories:
+    def histories(self, default: "Histories") -> "Histories":
         """Return the histories that the request reads: its state's, or `default` where it has none."""
         return default if self.state is None else self.state.histories
 

@@ -3,28 +3,28 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
-from features.schema import Attribute, Catalog
-from features.snapshot import load_state
+from features.eventlog import LogError
 from features.split import iso
-from features.store import State
+from ranker.batch import Outcome
 from ranker.bundle import Bundle
 from ranker.pipeline import Pipeline
+from ranker.record import LimitError, Recorder
 from ranker.request import Answer, RequestError
-from ranker.wire import Wire
+from ranker.snapshots import Origin
+from ranker.wire import Wire, batch_of, outcome_message
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,11 @@ CLOCKS = ("wall", "snapshot")
 SPARE_THREADS = 8
 #: calls under way or waiting; further ones get RESOURCE_EXHAUSTED instead of an ever longer queue
 MAX_CALLS = 1000
+#: bytes of a message: a full batch of events with long texts
+MAX_MESSAGE = 64 << 20
+#: seconds between the orders of the popular items, where events are recorded
+REFRESH_EVERY = 30.0
+NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 INTERNAL = "the server failed on this request; its log has the traceback"
 
 
@@ -45,13 +50,15 @@ def now_wall() -> int:
 class RankingService(ranking_pb2_grpc.RankingServiceServicer):
     """The methods of the contract. clock: gives the as_of (µs UTC) of a request without one."""
 
-    def __init__(self, pipeline: Pipeline, clock: Callable[[], int]) -> None:
+    def __init__(self, pipeline: Pipeline, clock: Callable[[], int], wire: Wire, recorder: Recorder | None) -> None:
         self.pipeline = pipeline
         self.clock = clock
-        bundle = pipeline.bundle
-        self.wire = Wire(bundle.state.catalog, bundle.config.serve)
+        self.wire = wire
+        self.recorder = recorder
+        settings = pipeline.bundle.config
         # The pool has threads to spare for streams, so the number of requests at work is kept here.
-        self._workers = threading.BoundedSemaphore(bundle.config.serve.workers)
+        self._workers = threading.BoundedSemaphore(settings.serve.workers)
+        self._streams = threading.BoundedSemaphore(settings.record.streams)
 
     def Recommend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Propose and rank: see ranking.proto."""
@@ -85,7 +92,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             return pb.DescribeResponse(
                 bundle_version=bundle.version,
                 name=bundle.config.name,
-                snapshot_time=bundle.state.end,
+                snapshot_time=self.pipeline.state.end,
                 clock=self.clock(),
                 user_ids=kinds[self.wire.users.text],
                 item_ids=kinds[self.wire.items.text],
@@ -98,15 +105,66 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
                 default_k=self.wire.default_k,
                 max_items=limits.max_items,
                 failures=self.pipeline.failures.counts(),
+                records=self.recorder is not None,
+                recorded_events=self.recorder.count if self.recorder else 0,
+                recording_problem=self.recorder.live.problem if self.recorder else "",
             )
 
         return self._answered(context, answer)
+
+    def RecordEvents(self, request_iterator: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+        """Record batches: see ranking.proto."""
+        if self.recorder is None:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
+            return
+        if not self._streams.acquire(blocking=False):
+            most = self.pipeline.bundle.config.record.streams
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{most} RecordEvents streams are open, and [record] streams is {most}: use one for many batches",
+            )
+            return
+        recorder = self.recorder
+        try:
+            for number, message in enumerate(request_iterator):
+                outcome = self._ended_well(context, partial(_recorded, recorder, message), number)
+                yield outcome_message(number, outcome)
+        finally:
+            self._streams.release()
+
+    def TakeSnapshot(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Write a snapshot: see ranking.proto."""
+        if self.recorder is None:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
+            return None
+        folder, state, frame = self._ended_well(context, self.recorder.snapshot, None)
+        return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
+
+    def _ended_well(self, context: grpc.ServicerContext, call: Callable[[], Any], batch: int | None) -> Any:
+        """Return what a call of the recorder returns, or end the gRPC call with a status and a sentence."""
+        place = "" if batch is None else f"batch {batch}: "
+        try:
+            return call()
+        except RequestError as error:
+            code, sentence = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+        except LimitError as error:
+            code, sentence = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+        except LogError as error:
+            full = grpc.StatusCode.RESOURCE_EXHAUSTED
+            code, sentence = full if error.full else grpc.StatusCode.UNAVAILABLE, str(error)
+        except OSError as error:
+            code, sentence = grpc.StatusCode.UNAVAILABLE, f"the disk refused: {error}"
+        except Exception:
+            log.exception("a call to record failed")
+            code, sentence = grpc.StatusCode.INTERNAL, INTERNAL
+        context.abort(code, place + sentence)
+        return None
 
     def _stamped(self, response: Any, request: Any, as_of: int) -> Any:
         """Add what every answer says of its request and of what served it."""
         response.request_id = request.request_id
         response.bundle_version = self.pipeline.bundle.version
-        response.snapshot_time = self.pipeline.bundle.state.end
+        response.snapshot_time = self.pipeline.state.end
         response.as_of = as_of
         return response
 
@@ -126,27 +184,53 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         return None
 
 
+def _recorded(recorder: Recorder, message: Any) -> Outcome:
+    return recorder.record(batch_of(message))
+
+
 class Server:
     """A pipeline behind a port. Warmed before the port answers: a client sees nothing or a ready server."""
 
-    def __init__(self, bundle: Bundle, clock: str = "wall", host: str = "127.0.0.1", port: int = 0) -> None:
-        """Bind the port (0: any free one) and warm up; PairliftError where the port cannot be had."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        clock: str = "wall",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        record_to: Path | None = None,
+        origin: Origin | None = None,
+    ) -> None:
+        """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be had.
+
+        record_to: folder of the recorded log; None: nothing is recorded. origin: of the snapshot that is served.
+        """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
-        now = now_wall if clock == "wall" else lambda: bundle.state.end
+        settings = bundle.config
+        threads = settings.serve.workers + SPARE_THREADS + (settings.record.streams if record_to else 0)
         self._server = grpc.server(
-            ThreadPoolExecutor(bundle.config.serve.workers + SPARE_THREADS, thread_name_prefix="grpc"),
+            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             # Without this a second server on a taken port would be given half of the calls in silence.
-            options=[("grpc.so_reuseport", 0)],
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         self.address = self._bind(host, port)
-        self.pipeline = Pipeline(bundle)
+        wire = Wire(bundle.state.catalog, settings.serve)
+        past = clock == "snapshot"
+        self.recorder = (
+            Recorder(bundle, record_to, now_wall, wire.users.find, wire.items.find, past=past, origin=origin)
+            if record_to
+            else None
+        )
+        live = self.recorder.live if self.recorder else None
+        self.pipeline = Pipeline(bundle, state=(lambda: live.state) if live else None)
+        service = RankingService(self.pipeline, self._past if past else now_wall, wire, self.recorder)
+        self._stopped = threading.Event()
         self._health = health.HealthServicer()
         self._names = ("", SERVICE)
         for name in self._names:
             self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        ranking_pb2_grpc.add_RankingServiceServicer_to_server(RankingService(self.pipeline, now), self._server)
+        ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         for name in self.pipeline.warm():
@@ -157,12 +241,27 @@ class Server:
         for name in self._names:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
+        if self.recorder is not None:
+            threading.Thread(target=self._refresh, name="popular", daemon=True).start()
 
     def stop(self, grace: float = 5.0) -> None:
         """Report NOT_SERVING, refuse new calls, give those under way `grace` seconds, and end the threads."""
         self._health.enter_graceful_shutdown()
+        self._stopped.set()
         self._server.stop(grace).wait()
         self.pipeline.close()
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def _past(self) -> int:
+        return self.pipeline.state.end
+
+    def _refresh(self) -> None:
+        while not self._stopped.wait(REFRESH_EVERY):
+            try:
+                self.pipeline.refresh()
+            except Exception as error:
+                self.pipeline.failures.add("sources.popular", error)
 
     def _bind(self, host: str, port: int) -> str:
         shown = f"[{host}]" if ":" in host else host
@@ -176,45 +275,6 @@ class Server:
                 "choose another --port (0: any free one) or --host"
             )
         return f"{shown}:{bound}"
-
-
-def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
-    """Return the bundle with the state of another snapshot; PairliftError where that does not fit."""
-    try:
-        state = load_state(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PairliftError(f"{folder} is no snapshot, or a damaged one: {error}") from error
-    differing = _differences(bundle.state, state)
-    if differing:
-        raise PairliftError(
-            f"the snapshot {folder} does not fit the bundle {bundle.folder}: {'; '.join(differing)}. "
-            "Make it with the same TOML and the same users and items, or train the bundle again"
-        )
-    return replace(bundle, state=state)
-
-
-def _differences(expected: State, found: State) -> list[str]:
-    # Plugins and the co-occurrence table count items and users by dense index, and the booster knows
-    # categories by code: one id more, and every number behind it would mean another thing without an error.
-    problems = []
-    if expected.counters != found.counters:
-        problems.append(f"{len(expected.counters)} counters were expected, found {len(found.counters)} or other ones")
-    for side in ("user", "item"):
-        ours, theirs = (getattr(state.catalog, f"{side}_ids") for state in (expected, found))
-        if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
-            problems.append(f"{len(ours):,} {side}s were expected, found {len(theirs):,} or other ids")
-        if _vocabulary(expected.catalog, side) != _vocabulary(found.catalog, side):
-            problems.append(f"the {side}s' attributes are others")
-    if expected.catalog.surfaces != found.catalog.surfaces:
-        problems.append("the surfaces are others")
-    if expected.histories.feedback.shape[1:] != found.histories.feedback.shape[1:]:
-        problems.append("the histories have other feedback columns")
-    return problems
-
-
-def _vocabulary(catalog: Catalog, side: str) -> list[tuple[str, str, tuple[str, ...]]]:
-    attributes: tuple[Attribute, ...] = getattr(catalog, f"{side}_attributes")
-    return [(a.name, a.kind, () if a.kind == "text" else tuple(a.values)) for a in attributes]
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:

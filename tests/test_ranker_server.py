@@ -33,7 +33,8 @@ from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
 from ranker.pipeline import Pipeline
 from ranker.request import Request
-from ranker.server import SERVICE, Server, now_wall, warn_if_old, with_snapshot
+from ranker.server import SERVICE, Server, now_wall, warn_if_old
+from ranker.snapshots import with_snapshot
 from ranker.wire import ids_message
 
 ROOT = Path(__file__).parent.parent

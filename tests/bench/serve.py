@@ -93,7 +93,7 @@ def main(trees: int, leaves: int, requests: int) -> None:
             "an empty Rank over gRPC": lambda k: client._stub.Rank(pb.RankRequest(user=users[k])),
             "features.rows.assemble": lambda k: assemble(state, bundle.spec, asked[k].requests(items)),
             "ALS.values": lambda k: plugin.values(asked[k].requests(items), state.histories),
-            "Pipeline._features without plugins": lambda k: bare._features(asked[k], items, _Trace()),
+            "Pipeline._features without plugins": lambda k: bare._features(asked[k], state, items, _Trace()),
             "an empty call through a Lane": lambda k: lane.start(int).result(),
             "Bundle.score": lambda k: bundle.score(matrix),
             "Pipeline.rank": lambda k: pipeline.rank(asked[k], items),

@@ -1,0 +1,81 @@
+"""How much memory the served state takes: bytes per key and per event, and the most that recording can add."""
+
+import os
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from features.dedupe import BYTES_PER_KEY
+from features.errors import PairliftError
+from features.histories import COLUMNS
+from features.store import State
+
+GIB = 1 << 30
+#: arrays of a timeline that have an entry for each key; the others have one for each event, or a share of it
+OF_KEYS = ("codes", "offsets", "mark_offsets")
+#: share of the machine's memory that is the limit where none is given
+SHARE = 0.75
+#: events below which a state says nothing about the bytes of an event
+FEW = 1000
+#: bytes of an event for one key where the state is too small to tell
+GUESS = 40
+
+
+class Plan(NamedTuple):
+    """keys: (name, keys, bytes per key). event: bytes per event, all keys and the history. now, most: bytes."""
+
+    keys: tuple[tuple[str, int, float], ...]
+    event: float
+    now: int
+    most: int
+
+
+def _bytes(arrays: Any, names: tuple[str, ...]) -> int:
+    return sum(getattr(arrays, name).nbytes for name in names)
+
+
+def plan_memory(state: State, max_events: int) -> Plan:
+    """Return what the state takes, and the most with `max_events` recorded ones: twice, for the base is rebuilt
+    beside the served one, and the ids.
+    """
+    events = max(len(state.histories.item), 1)
+    keys, of_events, of_keys = [], 0, state.histories.offsets.nbytes
+    base = state.segments[0]
+    named: list[tuple[str, Any]] = [
+        ("_x_".join(plan.key), t) for plan, t in zip(state.plans, base.timelines, strict=True)
+    ]
+    for name, part in [*named, *((f"distinct {k}", d) for k, d in enumerate(base.distincts))]:
+        arrays = tuple(f.name for f in fields(part))
+        per_key = _bytes(part, tuple(a for a in arrays if a in OF_KEYS))
+        total = _bytes(part, arrays)
+        count = max(len(part.offsets) - 1, 1)
+        keys.append((name, count, total / count))
+        of_keys, of_events = of_keys + per_key, of_events + total - per_key
+    of_events += _bytes(state.histories, COLUMNS)
+    event = of_events / events if events >= FEW else float(GUESS * (len(named) + 1))
+    now = of_events + of_keys
+    # A history's block may have as much room as it has rows.
+    most = 2 * (now + max_events * event) + max_events * (event + BYTES_PER_KEY)
+    return Plan(tuple(keys), event, now, round(most))
+
+
+def described(plan: Plan, limit: float, max_events: int) -> list[str]:
+    """Return the lines that a server prints at its start."""
+    lines = [f"memory: {name}: {count:,} keys, {size:.0f} bytes per key" for name, count, size in plan.keys]
+    return [
+        *lines,
+        f"memory: {plan.event:.0f} bytes per event; the state takes {plan.now / GIB:.2f} GiB, and at most "
+        f"{plan.most / GIB:.2f} GiB with {max_events:,} recorded events (the limit is {limit:.2f} GiB)",
+    ]
+
+
+def memory_lines(state: State, max_events: int, limit: float | None) -> list[str]:
+    """Return the lines to print; PairliftError where the most is above the limit (GiB; None: 3/4 of the machine's)."""
+    if limit is None:
+        limit = SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    plan = plan_memory(state, max_events)
+    if plan.most > limit * GIB:
+        raise PairliftError(
+            f"the state with {max_events:,} recorded events may take {plan.most / GIB:.2f} GiB and the limit is "
+            f"{limit:.2f} GiB: lower [record] max_events, or raise [record] memory"
+        )
+    return described(plan, limit, max_events)

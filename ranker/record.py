@@ -1,0 +1,186 @@
+"""Recording: batches are checked and graded, made durable, and folded into the state that requests read.
+
+What is refused is told with its index and reason, and the rest of the batch is kept. Users and items that the
+bundle does not know stay in the log; until a training knows them they count only for keys that do not name them.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from features.errors import PairliftError
+from features.eventlog import LogWriter
+from features.live import Live, merged, picked
+from features.schema import Bool
+from features.segments import Frame, export_segment
+from features.store import State
+from ranker.batch import Batch, Outcome
+from ranker.bundle import Bundle
+from ranker.events import EventReader, Find
+from ranker.memory import memory_lines
+from ranker.request import RequestError
+from ranker.snapshots import Identity, Origin, write_snapshot
+
+log = logging.getLogger(__name__)
+
+#: events that are graded at once when the log is read again
+REPLAYED = 100_000
+#: seconds between looks for closed segments without a Parquet file
+EXPORT_EVERY = 5.0
+#: seconds that a snapshot, or what is read again at the start, may take to be folded in
+PATIENCE = 3600.0
+
+
+class LimitError(PairliftError):
+    """The log has as many events as `[record] max_events` lets it serve."""
+
+
+class Recorder:
+    """The log in a folder, and the state that follows it. `record` from any thread."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        folder: Path,
+        wall: Callable[[], int],
+        users: Find,
+        items: Find,
+        *,
+        past: bool = False,
+        origin: Origin | None = None,
+    ) -> None:
+        """Lock the log, read it again, and open it; PairliftError where it is locked, damaged or too large.
+
+        wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known. users, items:
+        give dense indexes. origin: of the snapshot that `bundle.state` is.
+        """
+        self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
+        self._wall, self._past = wall, past
+        self._reader = EventReader(bundle, users, items)
+        for line in memory_lines(bundle.state, self.settings.max_events, self.settings.memory):
+            log.info(line)
+        frame, strangers = (origin.frame, origin.strangers) if origin else (0, None)
+        self.count = 0
+        self._taken = threading.Lock()
+        self._live: Live | None = None
+        self._stop = threading.Event()
+        segment = round(self.settings.segment_mb * 1e6)
+        self._writer = LogWriter(folder, self._reader.keep, self.clock, self._recorded, segment)
+        try:
+            self._identity = Identity(folder, f"{bundle.version}@{bundle.state.end}")
+            if origin is not None and origin.log != self._identity.name:
+                raise PairliftError(f"the snapshot is of another log than {folder}: serve it with its own, or without")
+            self._live = Live(bundle.state, self._reader.feedback, strangers, frame)
+            self._replay(frame, known=origin is not None)
+            self._identity.keep(self._writer.number)
+            self._writer.start()
+        except BaseException:
+            self.close()
+            raise
+        threading.Thread(target=self._export, name="export", daemon=True).start()
+
+    @property
+    def live(self) -> Live:
+        """What folds; `live.state` is what requests read now."""
+        if self._live is None:
+            raise PairliftError("the recorder is not open")
+        return self._live
+
+    def clock(self) -> int:
+        """Return the log's time (µs UTC)."""
+        if not self._past:
+            return self._wall()
+        return (self.bundle.state if self._live is None else self._live.state).end
+
+    def record(self, batch: Batch) -> Outcome:
+        """Make a batch durable and return what became of it.
+
+        Raises RequestError for a batch that is none, LimitError, and LogError where it could not be written.
+        """
+        n, most = batch.events.num_rows, self.settings.max_batch
+        if n > most:
+            raise RequestError(f"at most {most:,} events in a batch were expected, found {n:,}")
+        good = self._reader.checked(batch, self.clock(), self._wall() + self.settings.tolerance)
+        if not len(good.log):
+            return Outcome(0, 0, good.refused)
+        self._reserve(len(good.log))
+        known = len(good.log)
+        try:
+            receipt = self._writer.append(good.table, good.log).result()
+            known = int(receipt.known.sum())
+        finally:
+            self._reserve(-known)
+        return Outcome(len(good.log) - known, known, good.refused)
+
+    def snapshot(self) -> tuple[Path, State, int]:
+        """Write what is recorded so far as a snapshot; return (folder, state, last frame)."""
+        frozen = self.live.freeze().result(PATIENCE)
+        folder = write_snapshot(self.folder / "snapshots", frozen, self._identity.name, self.bundle.version)
+        return folder, frozen.state, frozen.frame
+
+    def close(self) -> None:
+        """Finish what is under way and let the log go."""
+        self._stop.set()
+        self._writer.close()
+        if self._live is not None:
+            self._live.close()
+
+    def _reserve(self, events: int) -> None:
+        """Count events before they are written, so that streams at once do not pass the limit together."""
+        with self._taken:
+            if events > 0 and self.count + events > self.settings.max_events:
+                raise LimitError(
+                    f"{self.count:,} events are recorded and [record] max_events = {self.settings.max_events:,} can be "
+                    "served: train a bundle on them, or take a snapshot and serve it, or raise the limit"
+                )
+            self.count += events
+
+    def _recorded(self, frame: int, batches: list[tuple[Any, Bool]]) -> None:
+        self.live.add(merged([picked(events, new) for events, new in batches]), frame)
+
+    def _replay(self, frame: int, *, known: bool) -> None:
+        """Fold in what the log has behind a frame. known: the state is a snapshot of this log."""
+        begun = time.monotonic()
+        covered = 0 if known else self._identity.covered
+        for frames in _chunks(self._writer.replay(frame), covered):
+            events = self._reader.read(pa.concat_tables([f.events for f in frames]))
+            if covered is None or frames[-1].number <= covered:
+                events = picked(events, events.ts >= self.bundle.state.end)
+            self._reserve(len(events))
+            self.live.add(events, frames[-1].number)
+        self.live.drain(PATIENCE)
+        if self._writer.number:
+            took = time.monotonic() - begun
+            log.info("%s: %s recorded events were read again in %.1f s", self.folder, f"{self.count:,}", took)
+
+    def _export(self) -> None:
+        while True:
+            for path in self._writer.closed_segments():
+                if not (self.folder / "events" / f"{path.stem}.parquet").exists():
+                    try:
+                        export_segment(path, self.folder / "events")
+                    except Exception:
+                        log.exception("%s could not be written as Parquet; it will be tried again", path)
+            if self._stop.wait(EXPORT_EVERY):
+                return
+
+
+def _chunks(frames: Iterator[Frame], border: int | None) -> Iterator[list[Frame]]:
+    """Yield frames by about `REPLAYED` events, of one schema, and all up to the frame `border` or all behind it."""
+    taken: list[Frame] = []
+    events = 0
+    for frame in frames:
+        if taken and (
+            events >= REPLAYED or taken[-1].number == border or taken[0].events.schema != frame.events.schema
+        ):
+            yield taken
+            taken, events = [], 0
+        taken.append(frame)
+        events += frame.events.num_rows
+    if taken:
+        yield taken

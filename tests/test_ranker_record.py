@@ -1,0 +1,483 @@
+import contextlib
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import grpc
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from world import bundle_of, make_world, train_parts, with_config, write_world_bundle
+
+from features.dataset import Mapping, import_log, load_log
+from features.errors import PairliftError
+from features.histories import Histories
+from features.live import merged, picked
+from features.schema import DAY, HOUR, MINUTE, Requests
+from features.segments import segment_files
+from features.settings import EventsSettings, Grade
+from features.store import State
+from ranker.batch import Batch
+from ranker.bundle import load_bundle
+from ranker.cli import cli
+from ranker.client import Client, ServerError
+from ranker.config import RecordSettings
+from ranker.events import EventReader
+from ranker.server import Server, now_wall
+from ranker.snapshots import origin_of, with_snapshot
+from ranker.wire import IdTable, batch_message, batch_of
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(surfaces=("feed", "search"), n_users=20, n_items=40)
+
+
+@pytest.fixture(scope="module")
+def parts(world):
+    return train_parts(world)
+
+
+@pytest.fixture(scope="module")
+def bundle(parts):
+    return bundle_of(parts)
+
+
+@contextlib.contextmanager
+def recording(bundle, folder, **options):
+    server = Server(bundle, record_to=folder, **{"clock": "snapshot", **options})
+    server.start()
+    try:
+        with Client(server.address, timeout=20) as client:
+            yield server, client
+    finally:
+        server.stop(grace=0)
+
+
+def batch(ids, users, items, ts, play=None, **columns):
+    n = len(ids)
+    table = {
+        "event_id": ids,
+        "user_id": users,
+        "item_id": items,
+        "ts": pa.array(np.asarray(ts, np.int64)),
+        "surface": pa.array(columns.get("surface", [None] * n), pa.string()),
+        "organic": pa.array(columns.get("organic", [None] * n), pa.bool_()),
+        "request_id": pa.array(columns.get("request_id", [None] * n), pa.string()),
+        "position": pa.array(columns.get("position", [None] * n), pa.int32()),
+    }
+    feedback = {"play": pa.array(play if play is not None else [0.5] * n, pa.float64())}
+    return Batch(pa.table(table), {**feedback, **columns.get("feedback", {})}, columns.get("grades", []))
+
+
+def random_batches(rng, bundle, sizes, first=0, low=-2 * DAY, high=3 * HOUR):
+    """Batches in any order of time, with unknown users and items, ties and nulls; ids count on from `first`."""
+    catalog, end = bundle.state.catalog, bundle.state.end
+    users, items = np.append(catalog.user_ids, 1), np.append(catalog.item_ids, 1)
+    for n in sizes:
+        ts = end + rng.integers(low // MINUTE, high // MINUTE, n) * MINUTE
+        play = [None if rng.random() < 0.1 else float(v) for v in rng.choice([0.1, 0.5, 1.0], n)]
+        surface = [("feed", "search", None, "elsewhere")[k] for k in rng.integers(0, 4, n)]
+        yield batch(
+            list(range(first, first + n)), rng.choice(users, n), rng.choice(items, n), ts, play, surface=surface
+        )
+        first += n
+
+
+def log_of(bundle, batches):
+    """The same events by another way: straight into an EventLog."""
+    reader = EventReader(
+        bundle, IdTable(bundle.state.catalog.user_ids).find, IdTable(bundle.state.catalog.item_ids).find
+    )
+    return merged([reader.read(pa.table({**_columns(b.events), "play": b.feedback["play"]})) for b in batches])
+
+
+def _columns(table):
+    return {name: table[name] for name in table.column_names}
+
+
+def expected_state(bundle, world, batches):
+    log = merged([world.log, log_of(bundle, batches)])
+    state = State.build(log, world.catalog, bundle.state.counters, world.grades)
+    known = (log.user >= 0) & (log.item >= 0)
+    return replace(state, histories=Histories.build(picked(log, known), world.catalog.n_users))
+
+
+def same(state, want):
+    n_users, n_items = want.catalog.n_users, want.catalog.n_items
+    for as_of in (want.end - 2 * DAY, want.end - 1, want.end, want.end + DAY):
+        requests = Requests(
+            np.arange(n_users, dtype=np.int32), np.full(n_users, as_of, np.int64), np.zeros(n_users, np.int16),
+            np.arange(n_users + 1, dtype=np.int64) * n_items, np.tile(np.arange(n_items, dtype=np.int32), n_users),
+        )  # fmt: skip
+        np.testing.assert_allclose(state.counter_values(requests), want.counter_values(requests), rtol=1e-6, atol=1e-6)
+        (a, b), (c, d) = (
+            state.histories.before(requests.user, requests.as_of),
+            want.histories.before(requests.user, requests.as_of),
+        )
+        for user in range(n_users):
+            assert sorted(state.histories.item[a[user] : b[user]]) == sorted(want.histories.item[c[user] : d[user]])
+
+
+def test_recorded_events_are_in_the_features_histories_and_filters(bundle, world, tmp_path):
+    batches = list(random_batches(np.random.default_rng(0), bundle, [30, 1, 50]))
+    with recording(bundle, tmp_path / "log") as (server, client):
+        before = server.pipeline.state
+        outcomes = list(client.record(batches))
+        begun = time.monotonic()
+        server.recorder.live.drain(5)
+        assert time.monotonic() - begun < 1
+        assert [o.recorded for o in outcomes] == [30, 1, 50]
+        assert not any(o.refused or o.duplicates for o in outcomes)
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+        same(before, bundle.state)
+        told = client.describe()
+        assert told.records
+        assert told.recorded_events == 81
+        assert told.snapshot_time == server.pipeline.state.end
+
+
+def test_an_item_that_was_just_seen_is_no_longer_recommended(bundle, tmp_path):
+    with recording(bundle, tmp_path / "log") as (server, client):
+        user = int(bundle.state.catalog.user_ids[3])
+        first = client.recommend(user, 1).items[0].item
+        list(client.record([batch(["e"], [user], [first], [bundle.state.end])]))
+        server.recorder.live.drain(5)
+        assert first not in [item.item for item in client.recommend(user, 50).items]
+        end = bundle.state.end
+        assert first in [item.item for item in client.recommend(user, 50, as_of=end).items]  # ts < as_of alone counts
+
+
+def test_resends_count_once_and_are_told(bundle, world, tmp_path):
+    batches = list(random_batches(np.random.default_rng(1), bundle, [20, 20]))
+    with recording(bundle, tmp_path / "log") as (server, client):
+        list(client.record(batches))
+        assert [(o.recorded, o.duplicates) for o in client.record(batches)] == [(0, 20), (0, 20)]
+        server.recorder.live.drain(5)
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+    with recording(bundle, tmp_path / "log") as (server, client):
+        assert [o.duplicates for o in client.record(batches)] == [20, 20]
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+
+
+def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundle, tmp_path):
+    end, user, item = bundle.state.end, int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0])
+    n = 10
+    ts = [end] * n
+    ts[1], ts[2], ts[3] = -5, now_wall() + HOUR, end - 8 * DAY
+    inf = [0.5] * n
+    inf[4] = float("inf")
+    extra = {"plya": pa.array([None] * 5 + [1.0] + [None] * 4, pa.float64())}
+    grades = [""] * n
+    grades[6], grades[7], grades[8] = "liek", "like", "listen"
+    mixed = batch([f"e{k}" for k in range(n)], [user] * n, [item] * n, ts, inf, feedback=extra, grades=grades)
+    with recording(bundle, tmp_path / "log") as (_server, client):
+        (outcome,) = client.record([mixed])
+        assert outcome.recorded == 3  # 0, 8 and 9
+        reasons = dict(outcome.refused)
+        assert sorted(reasons) == [1, 2, 3, 4, 5, 6, 7]
+        for place, text in {
+            1: "µs since 1970 were expected, found -5",
+            2: "in the future, beyond",
+            3: r"older than \[record\] dedupe_days = 7",
+            4: "'play': a finite number was expected",
+            5: r"feedback column 'plya' is unknown \(did you mean 'play'\?\)",
+            6: r"grade 'liek' is unknown \(did you mean 'like'\?\)",
+            7: r"grade 'like': the conditions of \[\[grades\]\] give 'listen'",
+        }.items():
+            assert re.search(text, reasons[place]), reasons[place]
+        (outcome,) = client.record([batch(["x", "y"], ["one", "two"], [item] * 2, [end] * 2)])
+        assert dict(outcome.refused) == dict.fromkeys(
+            (0, 1), "user: integer ids were expected, for such are the ids of this bundle; found text"
+        )
+        (outcome,) = client.record([batch(["", "z"], [user] * 2, [item] * 2, [end] * 2)])
+        assert (outcome.recorded, [k for k, _ in outcome.refused]) == (1, [0])
+        text = {"play": pa.array(["much", None])}
+        (outcome,) = client.record([batch(["t", "u"], [user] * 2, [item] * 2, [end] * 2, feedback=text)])
+        assert outcome.refused == ((0, "feedback column 'play': numbers were expected, found texts"),)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda m: m.ts.append(3), "batch 0: ts: 2 entries were expected, one for each event id, found 3"),
+        (lambda m: m.feedback.add(name="play", numbers=[1, 2]), "each column once was expected"),
+        (lambda m: m.feedback.add(name="x", numbers=[1]), "feedback 'x': 2 entries were expected"),
+        (lambda m: m.surfaces.extend([0, 9]) or m.surfaces.__delitem__(slice(0, 2)), "surfaces: at most 0"),
+        (lambda m: m.grades.append("like"), "grades: 2 entries were expected"),
+    ],
+)
+def test_a_batch_whose_arrays_are_not_parallel_ends_the_stream(bundle, tmp_path, change, text):
+    message = batch_message(batch([1, 2], [1000, 1007], [10, 13], [bundle.state.end] * 2))
+    change(message)
+    with recording(bundle, tmp_path / "log") as (_server, client):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(client._stub.RecordEvents(iter([message])))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert text in caught.value.details()
+
+
+def test_without_a_log_recording_is_a_failed_precondition(bundle):
+    server = Server(bundle, clock="snapshot")
+    server.start()
+    with Client(server.address) as client:
+        for call in (lambda: list(client.record([batch([1], [1000], [10], [0])])), client.snapshot):
+            with pytest.raises(ServerError, match="start it with `pairlift serve BUNDLE --log DIR`") as caught:
+                call()
+            assert caught.value.code == "FAILED_PRECONDITION"
+        assert not client.describe().records
+    server.stop(0)
+
+
+def test_a_limit_of_events_a_full_disk_and_too_many_streams_are_told(bundle, tmp_path):
+    small = with_config(bundle, record=RecordSettings(max_events=25, streams=1, max_batch=20))
+    batches = list(random_batches(np.random.default_rng(2), bundle, [20, 20, 5, 21]))
+    with recording(small, tmp_path / "log") as (_server, client):
+        list(client.record(batches[:1]))
+        with pytest.raises(ServerError, match=r"20 events are recorded and .record. max_events = 25") as caught:
+            list(client.record(batches[1:2]))
+        assert caught.value.code == "RESOURCE_EXHAUSTED"
+        with pytest.raises(ServerError, match="at most 20 events in a batch were expected, found 21"):
+            list(client.record(batches[3:]))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (segment_files(tmp_path / "log")[-1].stat().st_size + 10, hard))
+        try:
+            with pytest.raises(ServerError, match="make room, then send the batch again") as caught:
+                list(client.record(batches[2:3]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert caught.value.code == "RESOURCE_EXHAUSTED"
+        assert [o.recorded for o in client.record(batches[2:3])] == [5]
+        hold = threading.Event()
+        stream = client._stub.RecordEvents(iter(lambda: hold.wait(10) or None, True))
+        time.sleep(0.2)
+        with pytest.raises(ServerError, match="1 RecordEvents streams are open"):
+            list(client.record([]))
+        hold.set()
+        stream.cancel()
+
+
+def test_a_locked_log_and_too_little_memory_are_refused_at_the_start(bundle, tmp_path):
+    with recording(bundle, tmp_path / "log"), pytest.raises(PairliftError, match="is locked: process"):
+        Server(bundle, record_to=tmp_path / "log")
+    poor = with_config(bundle, record=RecordSettings(memory=0.1))
+    with pytest.raises(PairliftError, match=r"10,000,000 recorded events may take .* the limit is 0.10 GiB: lower"):
+        Server(poor, record_to=tmp_path / "log")
+
+
+def test_the_memory_is_printed(bundle, tmp_path, caplog):
+    with caplog.at_level("INFO"), recording(bundle, tmp_path / "log"):
+        pass
+    assert re.search(r"memory: user: 20 keys, \d+ bytes per key", caplog.text)
+    assert re.search(r"\d+ bytes per event; the state takes .* at most .* GiB with 10,000,000 recorded", caplog.text)
+
+
+def test_a_snapshot_is_the_state_and_a_server_goes_on_from_it(bundle, world, tmp_path):
+    batches = list(random_batches(np.random.default_rng(3), bundle, [30, 30, 30]))
+    with recording(bundle, tmp_path / "log") as (server, client):
+        list(client.record(batches[:2]))
+        taken = client.snapshot()
+        list(client.record(batches[2:]))
+    folder = Path(taken.folder)
+    origin = origin_of(folder)
+    assert origin.frame == taken.frame
+    later = with_snapshot(bundle, folder)
+    same(later.state, expected_state(bundle, world, batches[:2]))
+    with recording(later, tmp_path / "log", origin=origin) as (server, client):
+        assert server.recorder.count == 30
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+        assert [o.duplicates for o in client.record(batches)] == [30, 30, 30]
+        again = client.snapshot()
+    same(with_snapshot(bundle, Path(again.folder)).state, expected_state(bundle, world, batches))
+    with pytest.raises(PairliftError, match="another log"):
+        Server(later, record_to=tmp_path / "other", origin=origin)
+
+
+def test_a_changed_byte_of_a_snapshot_is_refused_with_the_file(bundle, tmp_path):
+    with recording(bundle, tmp_path / "log") as (_, client):
+        folder = Path(client.snapshot().folder)
+    path = folder / "histories" / "item.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PairliftError, match=r"missing or changed: histories/item.npy"):
+        with_snapshot(bundle, folder)
+
+
+def test_a_snapshot_is_taken_while_events_flow(bundle, world, tmp_path):
+    batches = list(random_batches(np.random.default_rng(4), bundle, [20] * 60))
+    with recording(bundle, tmp_path / "log") as (server, client):
+        done = []
+        thread = threading.Thread(target=lambda: done.extend(client.record(batches)))
+        thread.start()
+        while not done:
+            time.sleep(0.001)
+        taken = [client.snapshot() for _ in range(3)]
+        thread.join()
+        server.recorder.live.drain(5)
+        assert len(done) == 60
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+    for one in {t.folder: t for t in taken}.values():
+        # One stream, a batch a frame: the frame tells how many batches are in it.
+        assert 0 < one.frame <= 60
+        same(with_snapshot(bundle, Path(one.folder)).state, expected_state(bundle, world, batches[: one.frame]))
+
+
+def test_a_new_bundle_does_not_count_what_it_was_trained_on(bundle, world, tmp_path):
+    batches = list(random_batches(np.random.default_rng(5), bundle, [30, 30], low=0))
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(batches[:1]))
+    trained = replace(bundle, version="next", state=expected_state(bundle, world, batches[:1]))
+    for _ in range(2):
+        with recording(trained, tmp_path / "log") as (server, client):
+            list(client.record(batches[1:]))
+            server.recorder.live.drain(5)
+            same(server.pipeline.state, expected_state(bundle, world, batches))
+
+
+CONDITIONS = [
+    "play < 0.3",
+    "NOT liked",
+    "liked AND play >= 0.5",
+    "liked OR tab = 'x'",
+    "play IS NULL AND ts >= TIMESTAMP '2020-01-01'",
+]
+maybe = st.none() | st.sampled_from([0.0, 0.3, 0.5, 1.0])
+
+
+@given(
+    rows=st.lists(
+        st.tuples(maybe, st.none() | st.booleans(), st.sampled_from([None, "x", "y"])), min_size=1, max_size=12
+    ),
+    whens=st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=3),
+)
+@settings(max_examples=20, deadline=None)
+def test_grades_are_those_of_the_import(bundle, tmp_path_factory, rows, whens):
+    folder = tmp_path_factory.mktemp("parity")
+    play, liked, tab = zip(*rows, strict=True)
+    ts = pa.array(1_600_000_000_000_000 + np.arange(len(rows)) * HOUR)
+    users, items = [1000] * len(rows), [10] * len(rows)
+    columns = {
+        "user_id": users,
+        "item_id": items,
+        "play": pa.array(play, pa.float64()),
+        "tab": pa.array(tab, pa.string()),
+    }
+    pq.write_table(
+        pa.table({**columns, "ts": ts.cast(pa.timestamp("us")), "liked": pa.array(liked, pa.bool_())}),
+        folder / "e.parquet",
+    )
+    grades = tuple(Grade(name=f"g{k}", when=when) for k, when in enumerate(whens))
+    events = EventsSettings(source="e.parquet", feedback={"play": "play", "liked": "liked"}, columns={"tab": "tab"})
+    import_log(Mapping(folder, "UTC", events, None, None, grades, None), folder / "log.duckdb")
+    imported, _ = load_log(folder / "log.duckdb")
+    config = bundle.config.model_copy(
+        update={"events": events, "grades": list(grades), "record": RecordSettings(texts=["tab"])}
+    )
+    reader = EventReader(
+        replace(bundle, config=config),
+        lambda ids: np.zeros(len(ids), np.int32),
+        lambda ids: np.zeros(len(ids), np.int32),
+    )
+    feedback = {
+        "liked": pa.array(liked, pa.bool_()).cast(pa.int8()).cast(pa.float64()),
+        "tab": pa.array(tab, pa.string()),
+    }
+    given_ = batch(list(range(len(rows))), users, items, ts.to_numpy(), list(play), feedback=feedback)
+    checked = reader.checked(batch_of(batch_message(given_)), 1_600_000_000_000_000, 2**60)
+    assert not checked.refused
+    assert checked.log.grade.tolist() == imported.grade.tolist()
+    np.testing.assert_array_equal(checked.log.feedback, imported.feedback)
+
+
+def test_closed_segments_can_be_trained_on(bundle, tmp_path):
+    config = bundle.config
+    batches = list(random_batches(np.random.default_rng(6), bundle, [20] * 5))
+    small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
+    with recording(small, tmp_path / "log") as (_, client):
+        list(client.record(batches))
+    with recording(small, tmp_path / "log"):  # at the next start what was open is closed
+        until = time.monotonic() + 5
+        while len(list((tmp_path / "log" / "events").glob("*.parquet"))) < 5 and time.monotonic() < until:
+            time.sleep(0.05)
+    events = config.events.model_copy(update={"source": "log/events/*.parquet"})
+    import_log(Mapping(tmp_path, "UTC", events, None, None, tuple(config.grades), None), tmp_path / "log.duckdb")
+    imported, _ = load_log(tmp_path / "log.duckdb")
+    wanted = log_of(bundle, batches)
+    assert imported.ts.tolist() == wanted.ts.tolist()
+    assert sorted(imported.grade.tolist()) == sorted(wanted.grade.tolist())
+    count = duckdb.sql(f"SELECT count(DISTINCT event_id) FROM '{tmp_path}/log/events/*.parquet'").fetchall()
+    assert count == [(100,)]
+
+
+def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
+    end = bundle.state.end
+    table = pa.table(
+        {
+            "event_id": ["a", "b", "c"],
+            "user_id": [1000, 1007, 1014],
+            "item_id": [10, 13, 16],
+            "ts": pa.array([end, end + 1, -7]).cast(pa.timestamp("us")),
+            "play": [0.2, None, 1.0],
+            "surface": ["feed", None, "feed"],
+        }
+    )
+    pq.write_table(table, tmp_path / "today.parquet")
+    run = CliRunner()
+    with recording(bundle, tmp_path / "log") as (server, _client):
+        done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address, "--batch", "2"])
+        assert "2 events recorded, 0 were recorded before, 1 refused" in done.output
+        assert "row 2: ts: µs since 1970 were expected, found -7" in done.output
+        assert done.exit_code == 2
+        done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address])
+        assert "0 events recorded, 2 were recorded before, 1 refused" in done.output
+        done = run.invoke(cli, ["snapshot", "--address", server.address])
+        assert done.exit_code == 0, done.output
+        assert Path(done.output.strip().split("\n")[-1]).is_dir()
+        pq.write_table(table.drop_columns(["event_id"]), tmp_path / "nameless.parquet")
+        done = run.invoke(cli, ["record", str(tmp_path / "nameless.parquet"), "--address", server.address])
+        assert done.exit_code == 2
+        assert "the column 'event_id' was expected, found user_id" in done.output
+
+
+def test_kill_9_of_a_server_that_records(world, parts, tmp_path):
+    """What was acknowledged is there after a kill; the rest is sent again; the state is that of all events, once."""
+    folder = tmp_path / "bundle"
+    write_world_bundle(parts, folder)
+    bundle = load_bundle(folder)
+    batches = list(random_batches(np.random.default_rng(7), bundle, [40] * 400))
+    command = [
+        sys.executable, "-m", "ranker.cli", "serve", str(folder), "--log", str(tmp_path / "log"), "--port", "0",
+        "--clock", "snapshot",
+    ]  # fmt: skip
+    path = os.pathsep.join([str(ROOT), str(ROOT / "proto")])
+    acknowledged = 0
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as process:
+        line = process.stdout.readline()
+        threading.Timer(0.4, lambda: process.send_signal(signal.SIGKILL)).start()
+        with Client(line.split()[-1], timeout=20) as client, contextlib.suppress(ServerError):
+            for _ in client.record(batches):
+                acknowledged += 1
+    assert 0 < acknowledged < len(batches)
+    with recording(bundle, tmp_path / "log") as (server, client):
+        assert server.recorder.count >= 40 * acknowledged
+        rest = [o.recorded for o in client.record(batches)]
+        assert rest[:acknowledged] == [0] * acknowledged
+        server.recorder.live.drain(10)
+        same(server.pipeline.state, expected_state(bundle, world, batches))
