@@ -5,8 +5,6 @@
 the first few of them; no row is dropped.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,12 @@ import numpy as np
 from features.errors import PairliftError
 from features.schema import Attribute, Catalog, EventLog, Ids
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
+from features.sources import explained, relation
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 NUMBERS = INTEGERS | {"UBIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BOOLEAN"}
 FIRST_FEW = 3
+MOST_SURFACES = 32_767  # codes are int16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,40 +36,21 @@ class Mapping:
     pairing_where: str | None
 
 
-@contextmanager
-def _explained(what: str, hint: str) -> Iterator[None]:
-    """Turn DuckDB's error into ours, with the place in the TOML and the next step."""
-    try:
-        yield
-    except duckdb.Error as error:
-        first = str(error).split("\n\nLINE")[0].strip()
-        raise PairliftError(f"{what}: {first}\n  {hint}") from error
-
-
-def relation(source: str, data: Path) -> str:
-    """Return the SQL that follows FROM for a source: a path or glob (quoted), or a DuckDB table expression."""
-    text = source.replace("{data}", str(data))
-    if "(" in text:
-        return text
-    path = Path(text) if Path(text).is_absolute() else data / text
-    return "'" + str(path).replace("'", "''") + "'"
-
-
 def _columns_of(con: duckdb.DuckDBPyConnection, table: str, source: str, data: Path) -> list[str]:
-    with _explained(f"[{table}] source = {source!r}", f"data root is {data}; set [data] root or PAIRLIFT_DATA"):
+    with explained(f"[{table}] source = {source!r}", f"data root is {data}; set [data] root or PAIRLIFT_DATA"):
         return [row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {relation(source, data)}").fetchall()]
 
 
 def _type_of(con: duckdb.DuckDBPyConnection, origin: str, place: str, expression: str, columns: list[str]) -> str:
     hint = f"a SQL expression over these columns was expected: {', '.join(columns)}"
-    with _explained(f"{place} = {expression!r}", hint):
+    with explained(f"{place} = {expression!r}", hint):
         return str(con.execute(f"DESCRIBE SELECT ({expression}) AS x FROM {origin}").fetchall()[0][1])
 
 
 def _check_id(place: str, kind: str) -> str:
     if kind in INTEGERS or kind == "VARCHAR":
         return "BIGINT" if kind in INTEGERS else "VARCHAR"
-    raise PairliftError(f"{place}: ids are integers or text, found {kind}; write a cast such as '(…)::BIGINT'")
+    raise PairliftError(f"{place}: ids are integers or text, found {kind}; write '(…)::BIGINT' or '(…)::VARCHAR'")
 
 
 def _utc(place: str, expression: str, kind: str, zone: str) -> str:
@@ -124,7 +105,7 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         kind(f"columns.{name}", expression)
         selected[name] = f"({expression})"
     select = ", ".join(f'{sql} AS "{name}"' for name, sql in selected.items())
-    with _explained(f"[events] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
+    with explained(f"[events] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
         con.execute(f"CREATE TEMP TABLE mapped AS SELECT row_number() OVER () AS source_row, {select} FROM {origin}")
     _refuse_nulls(con, settings.source)
 
@@ -133,7 +114,8 @@ def _refuse(con: duckdb.DuckDBPyConnection, table: str, where: str, place: str, 
     count = con.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchall()[0][0]
     if not count:
         return
-    rows = con.execute(f"SELECT * FROM {table} WHERE {where} LIMIT {FIRST_FEW}").fetchall()
+    # As text, for not every value of DuckDB's is one of Python's.
+    rows = con.execute(f"SELECT COLUMNS(*)::VARCHAR FROM {table} WHERE {where} LIMIT {FIRST_FEW}").fetchall()
     shown = "\n".join(f"    {row}" for row in rows)
     raise PairliftError(f"{place}: {problem} in {count:,} rows; the first of them:\n{shown}")
 
@@ -142,18 +124,32 @@ def _refuse_nulls(con: duckdb.DuckDBPyConnection, source: str) -> None:
     if con.execute("SELECT count(*) FROM mapped").fetchall()[0][0] == 0:
         raise PairliftError(f"[events] source = {source!r}: it has no rows")
     for column in ("user_id", "item_id", "ts"):
-        _refuse(
-            con, "mapped", f"{column} IS NULL", f"[events] {column} of {source!r}", "NULL where a value was expected"
-        )
+        place = f"[events] {column} of {source!r}"
+        _refuse(con, "mapped", f"{column} IS NULL", place, "NULL where a value was expected")
+    odd = "ts < TIMESTAMP '1900-01-01' OR ts >= TIMESTAMP '9999-01-01'"
+    problem = "a time outside the years 1900 to 9998 (are its seconds milliseconds?)"
+    _refuse(con, "mapped", odd, f"[events] ts of {source!r}", problem)
 
 
-def _grade_sql(con: duckdb.DuckDBPyConnection, grades: tuple[Grade, ...]) -> str:
-    """Return the SQL of the rank of the best grade whose condition is true, NULL for none."""
+def _grade(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
+    """Create the temporary table `graded`: `mapped` with the rank of the best true grade, and whether it makes pairs.
+
+    The conditions see the columns of `mapped` alone, so an attribute of an item or user cannot stand in their way.
+    """
     columns = [row[0] for row in con.execute("DESCRIBE mapped").fetchall()][1:]
-    for grade in grades:
-        _type_of(con, "mapped", f"[[grades]] {grade.name}: when", grade.when, columns)
-    cases = " ".join(f"WHEN ({g.when}) THEN {rank}" for rank, g in reversed(list(enumerate(grades))))
-    return f"CASE {cases} END"
+    places = {f"[[grades]] {grade.name}: when": grade.when for grade in mapping.grades}
+    if mapping.pairing_where is not None:
+        places["[pairing] where"] = mapping.pairing_where
+    for place, condition in places.items():
+        kind = _type_of(con, "mapped", place, condition, columns)
+        if kind not in ("BOOLEAN", '"NULL"'):
+            raise PairliftError(f"{place} = {condition!r}: true or false was expected, found {kind}; write '… = 1'")
+    cases = " ".join(f"WHEN ({g.when}) THEN {rank}" for rank, g in reversed(list(enumerate(mapping.grades))))
+    with explained(f"conditions on {mapping.events.source!r}", f"see {', '.join(places)}; try_cast(…) gives NULL"):
+        con.execute(f"""
+            CREATE TEMP TABLE graded AS
+            SELECT *, coalesce(CASE {cases} END, -1)::TINYINT AS "#grade",
+                   coalesce(({mapping.pairing_where or "true"}), false) AS "#pairable" FROM mapped""")
 
 
 def _side_table(con: duckdb.DuckDBPyConnection, name: str, mapping: Mapping) -> None:
@@ -175,7 +171,7 @@ def _side_table(con: duckdb.DuckDBPyConnection, name: str, mapping: Mapping) -> 
     for column, sql in settings.text.items():
         _type_of(con, origin, f"[{name}.text] {column}", sql, columns)
         selected.append(f'struct_pack(text := ({sql})::VARCHAR) AS "{column}"')
-    with _explained(f"[{name}] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
+    with explained(f"[{name}] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
         con.execute(f"CREATE TEMP TABLE {name}_mapped AS SELECT {', '.join(selected)} FROM {origin}")
     place = f"[{name}] {key} of {settings.source!r}"
     _refuse(con, f"{name}_mapped", f"{key} IS NULL", place, "NULL where an id was expected")
@@ -228,31 +224,37 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
             SELECT (row_number() OVER (ORDER BY {key}) - 1)::INTEGER AS idx, {key}, * EXCLUDE ({key})
             FROM (SELECT DISTINCT {key} FROM mapped UNION SELECT {key} FROM {name}_mapped)
             LEFT JOIN {name}_mapped USING ({key}) ORDER BY idx""")
-        _refuse_infinite(con, name)
+        _refuse_infinite(con, name, f"[{name}.columns]")
+    _refuse_infinite(con, "mapped", "[events.feedback]")
     con.execute("""
         CREATE TABLE surfaces AS
-        SELECT (row_number() OVER (ORDER BY surface) - 1)::SMALLINT AS code, surface
+        SELECT (row_number() OVER (ORDER BY surface) - 1) AS code, surface
         FROM (SELECT DISTINCT surface FROM mapped WHERE surface IS NOT NULL)""")
-    feedback = "".join(f', "{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback)
-    where = mapping.pairing_where or "true"
-    _type_of(con, "mapped", "[pairing] where", where, [row[0] for row in con.execute("DESCRIBE mapped").fetchall()][1:])
-    con.execute(f"""
-        CREATE TABLE events AS
-        SELECT u.idx AS user, i.idx AS item, epoch_us(ts) AS ts,
-               coalesce({_grade_sql(con, mapping.grades)}, -1)::TINYINT AS grade,
-               coalesce(s.code, -1)::SMALLINT AS surface,
-               coalesce(organic::INTEGER, -1)::TINYINT AS organic,
-               CASE WHEN request_id IS NULL THEN -1 ELSE dense_rank() OVER (ORDER BY request_id) END::BIGINT AS request,
-               position, coalesce(({where}), false) AS pairable{feedback}
-        FROM mapped m JOIN users u USING (user_id) JOIN items i USING (item_id)
-        LEFT JOIN surfaces s ON s.surface = m.surface
-        ORDER BY m.ts, m.source_row""")
+    count = con.execute("SELECT count(*) FROM surfaces").fetchall()[0][0]
+    if count > MOST_SURFACES:
+        raise PairliftError(
+            f"[events] surface: at most {MOST_SURFACES:,} different ones were expected, found {count:,}"
+        )
+    feedback = "".join(f', m."{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback)
+    _grade(con, mapping)
+    with explained(f"[events] of {mapping.events.source!r}", "is a feedback value out of the range of a 32-bit float?"):
+        con.execute(f"""
+            CREATE TABLE events AS
+            SELECT u.idx AS user, i.idx AS item, epoch_us(m.ts) AS ts, m."#grade" AS grade,
+                   coalesce(s.code, -1)::SMALLINT AS surface,
+                   coalesce(m.organic::INTEGER, -1)::TINYINT AS organic,
+                   CASE WHEN m.request_id IS NULL THEN -1
+                        ELSE dense_rank() OVER (ORDER BY m.request_id) END::BIGINT AS request,
+                   m.position, m."#pairable" AS pairable{feedback}
+            FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
+            LEFT JOIN surfaces s ON s.surface = m.surface
+            ORDER BY m.ts, m.source_row""")
 
 
-def _refuse_infinite(con: duckdb.DuckDBPyConnection, table: str) -> None:
+def _refuse_infinite(con: duckdb.DuckDBPyConnection, table: str, place: str) -> None:
     for column, kind, *_ in con.execute(f"DESCRIBE {table}").fetchall():
-        if kind == "FLOAT":
-            _refuse(con, table, f'isinf("{column}")', f"[{table}.columns] {column}", "an infinite number")
+        if kind in ("FLOAT", "DOUBLE"):
+            _refuse(con, table, f'isinf("{column}")', f"{place} {column}", "an infinite number")
 
 
 def load_log(database: Path) -> tuple[EventLog, Catalog]:

@@ -36,6 +36,13 @@ class Groups:
         """bool[n]: drawn as a negative, not shown."""
         return self.event < 0
 
+    def rows(self, keep: Bool) -> "Groups":
+        """Return all groups with the impressions of the mask bool[n] alone; a group may be left empty."""
+        r = self.requests
+        offsets = np.concatenate([[0], np.cumsum(keep)])[r.offsets].astype(np.int64)
+        requests = Requests(r.user, r.as_of, r.surface, offsets, r.item[keep])
+        return Groups(requests, self.period, self.validation, self.grade[keep], self.event[keep])
+
     def select(self, keep: Bool) -> "Groups":
         """Return the groups of the mask bool[g], with their impressions."""
         rows = keep[self.requests.row_request()]
@@ -120,13 +127,13 @@ def _refuse_shared_requests(log: EventLog, order: I64) -> None:
 def make_groups(log: EventLog, settings: PairingSettings, split: Split, seed: int = 0) -> Groups:
     """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
 
-    A group is a request where the log has one, else made in time order for each user. Its `as_of` is its
-    first impression's ts. Groups are cut at the boundaries of the split.
+    A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
+    request's first event, or of the first impression. Groups are cut at the boundaries of the split.
     """
     rows = np.flatnonzero((log.grade >= 0) & log.pairable & (split.period(log.ts) >= 0))
     ordered, number = _number_groups(log, rows, settings, split)
     starts = np.flatnonzero(np.diff(number, prepend=-1))
-    first = ordered[starts]
+    first = _first_events(log, ordered[starts], split)
     order = np.lexsort((starts, log.ts[first]))  # groups in time order; ties keep the order of the users
     sizes = np.diff(np.append(starts, len(ordered)))
     take = np.repeat(starts[order] - _offsets(sizes[order])[:-1], sizes[order]) + np.arange(len(ordered))
@@ -135,6 +142,16 @@ def make_groups(log: EventLog, settings: PairingSettings, split: Split, seed: in
     period = split.period(requests.as_of)
     groups = Groups(requests, period, _validation(requests, period, split), log.grade[event], event)
     return _with_negatives(groups, log, settings.negatives, seed) if settings.negatives else groups
+
+
+def _first_events(log: EventLog, first: I64, split: Split) -> I64:
+    """Return the event whose time and context are a group's, given its first impression that makes pairs.
+
+    A request began with its first event, graded or not: what was shown in it later must not see that one.
+    """
+    key = np.where(log.request >= 0, log.request * len(PERIODS) + split.period(log.ts), -1)
+    keys, earliest = np.unique(key, return_index=True)
+    return np.where(log.request[first] >= 0, earliest[np.searchsorted(keys, key[first])], first)
 
 
 def _validation(requests: Requests, period: I8, split: Split) -> Bool:

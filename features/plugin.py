@@ -82,7 +82,7 @@ def plugin_class(path: str) -> type[FeaturePlugin]:
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise PairliftError(
             f"plugin class '{path}': {error}; the form 'package.module:Class' of an importable class was expected"
         ) from error

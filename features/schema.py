@@ -52,15 +52,20 @@ class EventLog:
     def __len__(self) -> int:
         return len(self.ts)
 
-    def until(self, end: int) -> "EventLog":
-        """Return the events with `ts < end`: what may be seen as of `end`, as views of the same arrays."""
-        n = int(np.searchsorted(self.ts, end, side="left"))
-        return self.select(slice(n))
+    def between(self, start: int, end: int) -> "EventLog":
+        """Return the events with `start <= ts < end`, as views of the same arrays."""
+        first, last = (int(np.searchsorted(self.ts, t, side="left")) for t in (start, end))
+        arrays = {f.name: getattr(self, f.name)[first:last] for f in fields(self) if f.name != "feedback_names"}
+        return replace(self, **arrays)
 
     def select(self, rows: Any) -> "EventLog":
         """Return the events of a mask, a slice or indexes (in time order)."""
         arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "feedback_names"}
         return replace(self, **arrays)
+
+    def until(self, end: int) -> "EventLog":
+        """Return the events with `ts < end`: what may be seen as of `end`, as views of the same arrays."""
+        return self.between(int(self.ts[0]) if len(self) else end, end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from features.schema import DAY, HOUR, MINUTE, SAMPLED, SECOND
 
 UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
+LONGEST = 36_525 * DAY
+#: names of the contract's own, which a user's column, grade or attribute must not take
+RESERVED = {SAMPLED, "impression", "grade", "user", "item", "surface", "idx", "user_id", "item_id", "source_row"}
 
 
 def parse_duration(text: object) -> object:
@@ -19,7 +22,10 @@ def parse_duration(text: object) -> object:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"a duration such as '90s', '30m', '24h' or '7d' was expected, found {text!r}")
-    return round(float(match[1]) * UNITS[match[2]])
+    duration = round(float(match[1]) * UNITS[match[2]])
+    if duration > LONGEST:
+        raise ValueError(f"a duration of at most 100 years was expected, found {text!r}")
+    return duration
 
 
 Duration = Annotated[int, BeforeValidator(parse_duration)]
@@ -29,6 +35,8 @@ def check_name(name: str) -> str:
     """Return a name that may stand in a column `<key>__<event>__<span>__<stat>`; ValueError otherwise."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name or "_x_" in name:
         raise ValueError(f"'{name}': letters, digits and single underscores were expected, and no '_x_'")
+    if name in RESERVED:
+        raise ValueError(f"'{name}' is a reserved name: choose another")
     return name
 
 
@@ -38,7 +46,7 @@ Name = Annotated[str, AfterValidator(check_name)]
 class Settings(BaseModel):
     """The base of every table of the TOML: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class EventsSettings(Settings):
@@ -84,25 +92,19 @@ class Grade(Settings):
     name: Name
     when: str
 
-    @model_validator(mode="after")
-    def _not_reserved(self) -> Self:
-        if self.name in (SAMPLED, "impression", "grade"):
-            raise ValueError(f"'{self.name}' is a reserved name: choose another for this grade")
-        return self
-
 
 class GroupSettings(Settings):
     """How impressions without a request id become pairing groups."""
 
     window: Duration | None = None
-    max_size: int | None = Field(default=None, ge=2)
+    max_size: int | None = Field(default=None, ge=2, le=1_000_000)
 
 
 class PairingSettings(GroupSettings):
     """`[pairing]`: groups, pair weights, drawn negatives. `[pairing.towers]` overrides for the towers' period."""
 
     window: Duration = Field(default=30 * MINUTE)
-    max_size: int = Field(default=50, ge=2)
+    max_size: int = Field(default=50, ge=2, le=1_000_000)
     where: str | None = None
     weights: dict[str, float] = Field(default_factory=dict)
     negatives: int = Field(default=0, ge=0)

@@ -6,7 +6,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from features.errors import PairliftError
+from features.errors import PairliftError, did_you_mean
 from features.pairs import Pairs
 from features.schema import F32, F64, I64
 from ranker.config import BoosterSettings
@@ -25,7 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "cat_smooth": 20.0,
     "max_bin": 255,
 }
-_OURS = ("objective", "metric", "seed", "early_stopping_round", "num_iterations")
+_OURS = ("objective", "metric", "seed", "early_stopping_round", "num_iterations", "verbosity")
+#: a slice of fewer rows has smaller leaves, unless the TOML says how large
+FULL_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def fit_booster(
     ours to set, or one that LightGBM refuses.
     """
     objective = PairLogit.of(train.pairs, train.group)
-    params = _params(settings, seed) | {"objective": objective}
+    params = _params(settings, seed, len(train.matrix)) | {"objective": objective}
 
     def accuracy(score: F64, _: lgb.Dataset) -> tuple[str, float, bool]:
         return "pair_accuracy", pair_accuracy(score, validation.pairs)[0], True
@@ -69,14 +71,27 @@ def fit_booster(
             callbacks=[lgb.early_stopping(settings.stop_after, verbose=False)],
         )
     except lgb.basic.LightGBMError as error:
-        raise PairliftError(f"[booster.params]: LightGBM says: {error}") from error
+        hint = "" if settings.params else f"; are {len(train.matrix)} impressions of the booster's period enough?"
+        raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
 
 
-def _params(settings: BoosterSettings, seed: int) -> dict[str, Any]:
-    for name in _OURS:
-        if name in settings.params:
-            raise PairliftError(f"[booster.params] {name}: Pairlift sets this; see [booster] trees and stop_after")
+def _params(settings: BoosterSettings, seed: int, rows: int) -> dict[str, Any]:
+    check_params(settings)
+    defaults = DEFAULTS
+    if rows < FULL_SIZE:
+        defaults = DEFAULTS | {"min_data_in_leaf": max(2, rows // 100), "min_sum_hessian_in_leaf": 1e-3}
     fixed = {"metric": "none", "seed": seed, "verbosity": -1, "deterministic": True, "force_row_wise": True}
-    return DEFAULTS | settings.params | fixed
+    return defaults | settings.params | fixed
+
+
+def check_params(settings: BoosterSettings) -> None:
+    """Refuse a name in `[booster.params]` that LightGBM does not know, or that is ours to set, alias or not."""
+    aliases: dict[str, list[str]] = lgb.basic._ConfigAliases._get_all_param_aliases()
+    meaning = {name: known for known, names in aliases.items() for name in (known, *names)}
+    for name in settings.params:
+        if name not in meaning:
+            raise PairliftError(f"[booster.params] {name}: LightGBM has no such parameter{did_you_mean(name, meaning)}")
+        if meaning[name] in _OURS:
+            raise PairliftError(f"[booster.params] {name}: Pairlift sets this; see [booster] trees and stop_after")

@@ -73,10 +73,33 @@ def write_bundle(
     measured: dict[str, Any],
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step. measured: figures of the test."""
+    folder = folder.resolve()
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, config, spec, state, plugins, booster, cooccurrence, measured)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(
+    partial: Path,
+    config: Config,
+    spec: FeatureSpec,
+    state: State,
+    plugins: dict[str, FeaturePlugin],
+    booster: lgb.Booster,
+    cooccurrence: Cooccurrence,
+    measured: dict[str, Any],
+) -> None:
     partial.mkdir(parents=True)
-    shutil.copyfile(config.path, partial / "pairlift.toml")
+    (partial / "pairlift.toml").write_text(config.text)
     booster.save_model(str(partial / "booster.txt"))
     for name, plugin in plugins.items():
         (partial / "plugins" / name).mkdir(parents=True)
@@ -86,20 +109,27 @@ def write_bundle(
     files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
     manifest = {
         "format": FORMAT,
-        "version": hash_value(files)[:12],
         "columns": columns_of(spec, plugins),
         "spec": asdict(spec),
         "snapshot_time": state.end,
         "measured": measured,
         "files": files,
     }
+    manifest["version"] = hash_value(manifest)[:12]
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_out(folder: Path, config: Config) -> None:
+    """Refuse, before any work, a place for a bundle that is neither free nor an older bundle."""
+    place = folder.resolve()
+    if place.exists() and not (place / "manifest.json").is_file() and not (place.is_dir() and not any(place.iterdir())):
+        raise PairliftError(f"--out {folder}: it is there and is no bundle; name a new folder, or a bundle to replace")
+    above = next(parent for parent in place.parents if parent.exists())
+    if not above.is_dir():
+        raise PairliftError(f"--out {folder}: {above} is a file; name a folder")
+    for kept in (config.path, config.data_root, config.work):
+        if kept.resolve().is_relative_to(place):
+            raise PairliftError(f"--out {folder}: {kept} lies in it; name a folder of the bundle's own")
 
 
 def columns_of(spec: FeatureSpec, plugins: dict[str, FeaturePlugin]) -> list[str]:
@@ -116,9 +146,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise PairliftError(f"{folder} is no bundle: {path.name} is missing; `pairlift train` writes one") from error
     except ValueError as error:
         raise PairliftError(f"{path} is damaged: {error}; train the bundle again, or copy it again") from error
-    if manifest.get("format") != FORMAT:
-        raise PairliftError(f"{path}: format {FORMAT} was expected, found {manifest.get('format')}; train it again")
-    return manifest
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise PairliftError(f"{path}: format {FORMAT} was expected, found {found}; train it again")
+    if manifest.pop("version", None) != (version := hash_value(manifest)[:12]):
+        raise PairliftError(f"{folder} is damaged, use another copy:\n  manifest.json: changed")
+    return manifest | {"version": version}
 
 
 def verify_bundle(folder: Path) -> dict[str, Any]:
@@ -131,8 +164,8 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
             problems.append(f"  {name}: missing")
         elif hash_file(path) != expected:
             problems.append(f"  {name}: changed")
-    if manifest["version"] != hash_value(manifest["files"])[:12]:
-        problems.append("  manifest.json: changed")
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {"manifest.json"}
+    problems += [f"  {name}: not in the manifest" for name in sorted(there - manifest["files"].keys())]
     if problems:
         raise PairliftError(f"{folder} is damaged, use another copy:\n" + "\n".join(problems))
     return manifest

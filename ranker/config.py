@@ -1,12 +1,13 @@
 """The TOML file as frozen, validated objects. Unknown keys fail, with the nearest known one named."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
 from features.dataset import Mapping
 from features.errors import PairliftError, did_you_mean
@@ -53,7 +54,7 @@ class TimeSettings(Settings):
     def _known(cls, zone: str) -> str:
         try:
             ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError(f"'{zone}' is no time zone; one such as 'Europe/Paris' was expected") from error
         return zone
 
@@ -69,8 +70,15 @@ class BoosterSettings(Settings):
 class UpliftSettings(Settings):
     """`[uplift]`: seeds of both arms, and draws of the interval."""
 
-    seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default=[0, 1, 2, 3, 4], min_length=1)
     draws: int = Field(default=2000, ge=100)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"distinct seeds were expected, found {seeds}")
+        return seeds
 
 
 class SourceSettings(Settings):
@@ -81,11 +89,11 @@ class SourceSettings(Settings):
 
 
 class SourcesSettings(Settings):
-    """`[sources]`: the candidate sources of `Recommend`. `nearest` needs a served plugin with vectors."""
+    """`[sources]`: the candidate sources of `Recommend`, `false` for none. `nearest` needs a plugin with vectors."""
 
-    popular: SourceSettings | None = SourceSettings()
-    cooccurrence: SourceSettings | None = SourceSettings()
-    nearest: SourceSettings | None = SourceSettings()
+    popular: SourceSettings | Literal[False] = SourceSettings()
+    cooccurrence: SourceSettings | Literal[False] = SourceSettings()
+    nearest: SourceSettings | Literal[False] = SourceSettings()
     exclude_seen: bool = True
 
 
@@ -160,7 +168,18 @@ class Config(Settings):
     uplift: UpliftSettings = UpliftSettings()
     serve: ServeSettings = ServeSettings()
     record: RecordSettings = RecordSettings()
-    path: Path = Field(default=Path("pairlift.toml"), exclude=True)
+    _path: Path = PrivateAttr(default=Path("pairlift.toml"))
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of the file."""
+        return self._path
+
+    @property
+    def text(self) -> str:
+        """The file as it was read: what a bundle keeps."""
+        return self._text
 
     @property
     def folder(self) -> Path:
@@ -175,11 +194,8 @@ class Config(Settings):
     @property
     def data_root(self) -> Path:
         """The absolute folder of the data: `[data] root`, from the TOML's folder, with variables expanded."""
-        environment = {"PAIRLIFT_DATA": DEFAULT_DATA, **os.environ}
-        root = self.data.root
-        for key, value in environment.items():
-            if f"${key}" in root:
-                root = root.replace(f"${key}", str(Path(value).resolve()))
+        default = {"PAIRLIFT_DATA": str(Path(DEFAULT_DATA).resolve())}
+        root = re.sub(r"\$(\w+|\{\w+\})", lambda m: _variable(m[1].strip("{}"), default), self.data.root)
         return (self.folder / root).resolve()
 
     @property
@@ -203,18 +219,28 @@ class Config(Settings):
 def load_config(path: Path) -> Config:
     """Read and check a TOML file. Raises PairliftError with every problem, one a line."""
     try:
-        table = tomllib.loads(path.read_text())
+        text = path.read_text()
+        table = tomllib.loads(text)
     except OSError as error:
         raise PairliftError(f"{path}: {error.strerror}; `pairlift init DIR` writes a commented one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PairliftError(f"{path} is not a TOML file: {error}") from error
     try:
-        config = Config(**table, path=path.resolve())
+        config = Config(**table)
     except ValidationError as error:
         problems = "\n".join(f"  {_told(e['loc'], e['type'], e['msg'])}" for e in error.errors())
         raise PairliftError(f"{path} has {error.error_count()} problem(s):\n{problems}") from error
+    config._path, config._text = path.resolve(), text
     _check_names(path, config)
     return config
+
+
+def _variable(name: str, default: dict[str, str]) -> str:
+    found = os.environ.get(name, default.get(name))
+    if found is None:
+        raise PairliftError(f"[data] root: the environment variable {name} is not set")
+    # What the environment says counts from where the command runs, as a shell's paths do.
+    return str(Path(found).resolve()) if name in default else found
 
 
 def _check_names(path: Path, config: Config) -> None:
@@ -231,7 +257,7 @@ def _told(loc: tuple[int | str, ...], kind: str, message: str) -> str:
     if kind != "extra_forbidden":
         return f"{place}: {message.removeprefix('Value error, ')}"
     model = _model_at(loc[:-1])
-    known = [field.alias or name for name, field in model.model_fields.items() if not field.exclude] if model else []
+    known = [field.alias or name for name, field in model.model_fields.items()] if model else []
     return f"{place}: unknown key{did_you_mean(str(loc[-1]), known)}"
 
 

@@ -25,11 +25,12 @@ def right_by_user(score: F64, pairs: Pairs, user: I64, n_users: int) -> tuple[F6
 def ndcg(score: F64, groups: Groups, k: int = 10) -> float:
     """Return the mean NDCG@k over the groups that have two different gains.
 
-    Gain 2^rank - 1 of the grade's rank, discount 1 / log2(place + 1) (Burges et al., ICML 2005). Candidates of
-    equal score share the mean of their discounts, as in scikit-learn's `ndcg_score`. NaN where no group counts.
+    Gain 2^rank - 1 of the grade's rank (one more of each where a drawn candidate, of rank 0, is among them), discount
+    1 / log2(place + 1) (Burges et al., ICML 2005). Candidates of equal score share the mean of their discounts, as in
+    scikit-learn's `ndcg_score`. NaN where no group counts.
     """
     group = groups.requests.row_request()
-    gain = 2.0 ** np.maximum(groups.grade, 0) - 1.0
+    gain = 2.0 ** (groups.grade + bool(groups.sampled.any())) - 1.0
     n = len(groups.requests)
     clean = np.where(np.isnan(score), -np.inf, score)
     order = np.lexsort((-clean, group))
@@ -38,8 +39,10 @@ def ndcg(score: F64, groups: Groups, k: int = 10) -> float:
     ideal = np.bincount(
         group, _discounts(group, np.arange(len(group), dtype=float), k) * gain[ideal_order], minlength=n
     )
-    offsets = groups.requests.offsets[:-1]
-    counts = np.maximum.reduceat(gain, offsets) > np.minimum.reduceat(gain, offsets)
+    # A group counts where its best gain is above its worst: where some gain is below the best of the group.
+    best = np.zeros(n)
+    np.maximum.at(best, group, gain)
+    counts = np.bincount(group[gain < best[group]], minlength=n) > 0
     return float(np.mean(gained[counts] / ideal[counts])) if counts.any() else float("nan")
 
 

@@ -1,15 +1,20 @@
 """Stages that are resumed: what a stage made is kept beside the key of its inputs, and reused while that is equal."""
 
+import fcntl
 import hashlib
+import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from features.errors import PairliftError
 from ranker.hashes import hash_file, hash_value
 
 log = logging.getLogger(__name__)
@@ -21,10 +26,20 @@ def code_hash(*packages: str) -> str:
     digest = hashlib.sha256()
     for package in packages:
         found = find_spec(package)
-        for folder in (found.submodule_search_locations or []) if found else []:
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(f"{path.relative_to(folder)} {hash_file(path)}\n".encode())
+        folders = list(found.submodule_search_locations or []) if found else []
+        files = [path for folder in folders for path in sorted(Path(folder).rglob("*.py"))]
+        if found and found.origin and not folders:  # a module of one file
+            files = [Path(found.origin)]
+        for path in files:
+            digest.update(f"{path.name} {hash_file(path)}\n".encode())
+    digest.update(json.dumps(_versions()).encode())
     return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the libraries whose numbers a stage keeps."""
+    found = {d.metadata["Name"].lower(): d.version for d in distributions()}
+    return {name: found.get(name, "") for name in ("duckdb", "implicit", "lightgbm", "numpy", "torch")}
 
 
 def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None], level: int = logging.INFO) -> Path:
@@ -32,22 +47,44 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
 
     An interrupted or failed stage leaves nothing behind. level: of the line in the log that says what was done.
     """
-    target, key = folder / name, hash_value(inputs)
-    stamp = folder / f"{name}.key"
-    if target.is_dir() and stamp.is_file() and stamp.read_text() == key:
-        log.log(level, "%-28s unchanged, reused", name)
-        return target
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    started = time.monotonic()
-    try:
-        make(partial)
-        stamp.unlink(missing_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        stamp.write_text(key)
-    finally:
+    target, key, stamp = folder / name, hash_value(inputs), folder / f"{name}.key"
+    with _alone(folder):
+        if _stands(target, stamp, key):
+            log.log(level, "%-28s unchanged, reused", name)
+            return target
+        partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        started = time.monotonic()
+        try:
+            make(partial)
+            files = sorted(str(p.relative_to(partial)) for p in partial.rglob("*"))
+            stamp.unlink(missing_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            stamp.write_text(json.dumps({"key": key, "files": files}))
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     log.log(level, "%-28s %.1f s", name, time.monotonic() - started)
     return target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of stages; another run in the same folder waits for its turn."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise PairliftError(f"[data] work: {folder} cannot be a folder, for a file is in its way") from error
+
+
+def _stands(target: Path, stamp: Path, key: str) -> bool:
+    """Tell whether a stage was made with these inputs and nothing of it was taken away since."""
+    try:
+        told = json.loads(stamp.read_text())
+        return bool(told["key"] == key and all((target / name).exists() for name in told["files"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False

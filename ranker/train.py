@@ -11,7 +11,7 @@ train          the arm of the served plugins and the first seed, as a bundle
 import hashlib
 import json
 import logging
-import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from features.errors import PairliftError, did_you_mean
 from features.pairs import Groups, Pairs, cap_pairs, make_groups, make_pairs, weight_table
 from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
 from features.rows import FeatureSpec, assemble, make_spec
-from features.schema import F32, F64, Catalog, EventLog
+from features.schema import F32, F64, SAMPLED, Catalog, EventLog
+from features.sources import source_files
 from features.spec import make_counters
 from features.split import PERIODS, Split, make_split
 from features.store import State
 from ranker.booster import Slice, fit_booster
-from ranker.bundle import columns_of, write_bundle
+from ranker.bundle import check_out, columns_of, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config
 from ranker.fetch import fetch
@@ -38,6 +39,14 @@ from ranker.objective import pair_accuracy
 from ranker.stages import code_hash, run_stage
 
 logger = logging.getLogger(__name__)
+
+SHOWN = "shown"
+
+
+def of_kind(pairs: Pairs, kind: str) -> Pairs:
+    """Return the `shown` or the `sampled` pairs; all of them where there is none of that kind."""
+    keep = pairs.sampled if kind == SAMPLED else ~pairs.sampled
+    return pairs.select(keep) if keep.any() else pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +67,19 @@ class Prepared:
         """Return what a plugin may see: nothing of t1 or later."""
         groups = self.groups.of("towers")
         pairs = cap_pairs(make_pairs(groups, self.weights), groups, self.config.pairing.train_cap, seed)
-        return FitData(self.log.until(self.split.t1), self.catalog, groups, pairs, self.config.grade_names, seed)
-
-
-def source_files(config: Config) -> list[Path]:
-    """Return the files behind the sources that exist now: paths, globs, and quoted paths in table functions."""
-    found: list[Path] = []
-    for table in (config.events, config.items, config.users):
-        if table is None:
-            continue
-        text = table.source.replace("{data}", str(config.data_root))
-        for name in re.findall(r"'([^']+)'", text) if "(" in text else [text]:
-            path = Path(name) if Path(name).is_absolute() else config.data_root / name
-            if path.is_file():
-                found.append(path)
-            elif any(c in name for c in "*?["):
-                found.extend(sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
-    return found
+        log = self.log.between(self.split.t0, self.split.t1)
+        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed)
 
 
 def import_stage(config: Config) -> Path:
     """Fetch what is missing, import the log, and return the folder of `log.duckdb`."""
     if config.fetch is not None:
         fetch(config.fetch, config.data_root)
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in source_files(config)]
+    tables = [t for t in (config.events, config.items, config.users) if t is not None]
+    files = [source_files(table.source, config.data_root) for table in tables]
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for found in files for p in found]
+    if not all(files):
+        stats.append(("a source whose files are not known is read anew", 0, time.time_ns()))
     mapping = config.mapping()
     told = [t.model_dump() if t else None for t in (mapping.events, mapping.items, mapping.users)]
     inputs = [stats, told, [g.model_dump() for g in mapping.grades], mapping.pairing_where, mapping.zone]
@@ -179,6 +177,11 @@ class Arms:
         }
         return cls(prepared, groups, {name: matrix(prepared, g, {}) for name, g in groups.items()})
 
+    @property
+    def kind(self) -> str:
+        """`shown` where the test has such pairs, else `sampled`: what is reported first, and stopped by."""
+        return SAMPLED if self.pairs("test").sampled.all() else SHOWN
+
     def plugin_columns(self, plugin: FeaturePlugin) -> dict[str, F32]:
         """Return float32[n, c] of a plugin for each slice."""
         histories = self.prepared.state.histories
@@ -193,13 +196,17 @@ class Arms:
     def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
         """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""
         config = self.prepared.config
-        told = [self.prepared.key, names, _digest(columns), config.booster.model_dump(), seed, code_hash("ranker")]
+        told = [self.prepared.key, names, _digest(columns) if names else "", config.booster.model_dump(), seed]
+        told.append(code_hash("ranker"))
 
         def make(folder: Path) -> None:
             slices = {}
             for part in ("train", "validation"):
                 rows = np.concatenate([self.base[part], columns[part]], axis=1) if names else self.base[part]
-                slices[part] = Slice(rows, self.groups[part].requests.row_request(), self.pairs(part, seed))
+                pairs = self.pairs(part, seed)
+                if part == "validation":  # stop by the kind of pairs that is reported
+                    pairs = of_kind(pairs, self.kind)
+                slices[part] = Slice(rows, self.groups[part].requests.row_request(), pairs)
             spec = self.prepared.spec
             booster = fit_booster(
                 [*spec.columns, *names], list(spec.categorical), slices["train"], slices["validation"],
@@ -223,6 +230,7 @@ def _digest(columns: dict[str, F32]) -> str:
 
 def train(config: Config, out: Path) -> dict[str, Any]:
     """Train the served ranker and write its bundle to `out`; return the figures of its test."""
+    check_out(out, config)
     prepared = prepare(config)
     seed = config.uplift.seeds[0]
     plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
@@ -231,8 +239,8 @@ def train(config: Config, out: Path) -> dict[str, Any]:
     blocks = [arms.plugin_columns(plugin) for plugin in plugins.values()]
     columns = {part: np.concatenate([b[part] for b in blocks], axis=1) for part in arms.groups} if blocks else {}
     arm = arms.fit("+".join(plugins) or "without", names, columns, seed)
-    accuracy, ties = pair_accuracy(arm.scores, arms.pairs("test"))
-    measured = {"pair_accuracy": accuracy, "tie_share": ties, "trees": arm.trees, "seed": seed}
+    accuracy, ties = pair_accuracy(arm.scores, of_kind(arms.pairs("test"), arms.kind))
+    measured = {"pair_accuracy": accuracy, "pairs_kind": arms.kind, "tie_share": ties, "trees": arm.trees, "seed": seed}
     cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items)
     write_bundle(out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured)
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, accuracy, json.dumps(measured))

@@ -20,11 +20,12 @@ from ranker.config import Config
 from ranker.interval import Interval, relative_uplift
 from ranker.metrics import effective_users, ndcg, right_by_user
 from ranker.objective import pair_accuracy
-from ranker.train import Arm, Arms, Prepared, plugin_stage, prepare
+from ranker.train import SHOWN, Arm, Arms, Prepared, plugin_stage, prepare
 
 NDCG_AT = 10
 #: an uplift of this many standard errors is seen with a chance of 80 % at the 5 % level
 DETECTABLE = 2.8
+LEAST_SEEDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,16 @@ def measure(arms: list[Arm], groups: Groups, pairs: Pairs, user: I64, n_users: i
         total,
         float(tied.sum() / total.sum() / len(arms)),
         [float(r.sum() / total.sum()) for r, _, _ in by_seed],
-        float(np.mean([ndcg(arm.scores, groups, NDCG_AT) for arm in arms])),
+        _ndcg(arms, groups, shown=not pairs.sampled.any()),
         [arm.trees for arm in arms],
     )
+
+
+def _ndcg(arms: list[Arm], groups: Groups, shown: bool) -> float:
+    """Return NDCG averaged over the arms; drawn candidates are no part of a list that was shown."""
+    rows = ~groups.sampled if shown else np.ones(len(groups.grade), bool)
+    kept = groups.rows(rows)
+    return float(np.mean([ndcg(arm.scores[rows], kept, NDCG_AT) for arm in arms]))
 
 
 def uplift_report(config: Config, name: str) -> dict[str, Any]:
@@ -80,11 +88,21 @@ def uplift_report(config: Config, name: str) -> dict[str, Any]:
     }
     pairs = arms.pairs("test")
     shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
-    main = ("shown", shown) if len(shown) else (SAMPLED, drawn)
+    main = (SHOWN, shown) if len(shown) else (SAMPLED, drawn)
     report |= {"pairs_kind": main[0]} | _figures(arms, fits, main[1], columns["test"], names)
     if len(shown) and len(drawn):  # never mixed: drawn negatives have figures of their own
         report[SAMPLED] = _figures(arms, fits, drawn, columns["test"], names)
-    return report
+    told: dict[str, Any] = _finite(report)
+    return told
+
+
+def _finite(value: Any) -> Any:
+    """Replace what is not a number by None, at any depth: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _fit_all(arms: Arms, name: str, names: list[str], columns: dict[str, F32]) -> dict[str, list[Arm]]:
@@ -105,10 +123,18 @@ def _fit_all(arms: Arms, name: str, names: list[str], columns: dict[str, F32]) -
 
 
 def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
-    """Permute the rows of a plugin within each group: what is left knows the group, and nothing of its items."""
-    group = groups.requests.row_request()
-    order = np.lexsort((np.random.default_rng(seed).random(len(group)), group))
-    return values[order]
+    """Permute the rows of a plugin within each group: what is left knows the group, and nothing of its items.
+
+    Columns that are equal for all rows of each group are permuted between the groups instead.
+    """
+    group, rng = groups.requests.row_request(), np.random.default_rng(seed)
+    shuffled = values[np.lexsort((rng.random(len(group)), group))]
+    first = groups.requests.offsets[group]
+    same = (values == values[first]) | (np.isnan(values) & np.isnan(values[first]))
+    constant = same.all(axis=0)
+    between = groups.requests.offsets[rng.permutation(len(groups.requests))[group]]
+    shuffled[:, constant] = values[between][:, constant]
+    return shuffled
 
 
 def _figures(arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, columns: F32, names: list[str]) -> dict[str, Any]:
@@ -248,8 +274,11 @@ def _importance(arms: list[Arm]) -> dict[str, float]:
 def as_table(report: dict[str, Any]) -> str:
     """Return the report's main figures as text."""
 
-    def percent(value: float) -> str:
-        return f"{100 * value:+.2f} %"
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:+.2f} %"
+
+    def number(value: float | None) -> str:
+        return f"{'-':>9}" if value is None else f"{value:9.4f}"
 
     def interval(part: dict[str, Any]) -> str:
         return f"{percent(part['relative_uplift'])}   95 % [{percent(part['ci95'][0])}, {percent(part['ci95'][1])}]"
@@ -267,12 +296,27 @@ def as_table(report: dict[str, Any]) -> str:
         f"{'  ties as one half':22}{half['without']:9.4f}{half['with']:9.4f}   {interval(half)}",
         f"{'  each user weighs one':22}{macro['without']:9.4f}{macro['with']:9.4f}   {interval(macro)}",
         f"{'  columns shuffled':22}{'':9}{report['shuffled']['pair_accuracy']:9.4f}   {interval(report['shuffled'])}",
-        f"{f'NDCG@{NDCG_AT}':22}{report[k]['without']:9.4f}{report[k]['with']:9.4f}",
+        f"{f'NDCG@{NDCG_AT}':22}{number(report[k]['without'])}{number(report[k]['with'])}",
         f"{'share of ties':22}{report['tie_share']['without']:9.4f}{report['tie_share']['with']:9.4f}",
         f"{'trees (mean)':22}{np.mean(report['trees']['without']):9.0f}{np.mean(report['trees']['with']):9.0f}",
         "",
         f"random {report['random']:.4f}   popularity {report['popularity']:.4f}   alone: {alone}",
         f"{len(report['seeds'])} seeds, sd of the uplift over seeds {seed_sd}; "
-        f"smallest uplift that this test could show: {100 * report['minimum_detectable_uplift']:.2f} %",
+        f"smallest uplift that this test could show: {percent(report['minimum_detectable_uplift'])}",
+        *_doubts(report),
     ]
     return "\n".join(lines)
+
+
+def _doubts(report: dict[str, Any]) -> list[str]:
+    """Return what speaks against trusting the number."""
+    found = []
+    if not report["shuffled"]["contains_zero"]:
+        found.append(
+            "WARNING: the shuffled columns' interval leaves zero out: do not trust this uplift; more seeds, or a leak?"
+        )
+    if len(report["seeds"]) < LEAST_SEEDS:
+        found.append(f"WARNING: {len(report['seeds'])} seeds are few; at least {LEAST_SEEDS} are advised")
+    if report["relative_uplift"] is None:
+        found.append("WARNING: the arm without the column orders no pair right: there is nothing to compare with")
+    return found

@@ -5,8 +5,10 @@ import numpy as np
 from features.dataset import load_log
 from features.errors import PairliftError
 from features.pairs import count_by_grades, make_pairs
+from features.plugin import make_plugin
 from features.schema import DAY, EventLog
 from features.split import PERIODS, iso
+from ranker.booster import FULL_SIZE, check_params
 from ranker.config import Config
 from ranker.train import Prepared, import_stage, prepare
 
@@ -26,6 +28,9 @@ def validation_text(config: Config) -> str:
         prepared = prepare(config)
     except PairliftError as error:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
+    check_params(config.booster)
+    for name, settings in config.plugins.items():
+        make_plugin(name, settings.path, settings.params)
     lines += ["", *_period_lines(prepared), "", *_warning_lines(prepared)]
     return "\n".join(lines)
 
@@ -71,6 +76,21 @@ def _warning_lines(prepared: Prepared) -> list[str]:
     outside = int((prepared.split.period(log.ts) < 0).sum())
     if outside:
         found.append(f"{outside:,} events lie outside [t0, t3): those before count as history alone")
+    owner = groups.requests.row_request()
+    shown = ~groups.sampled
+    elsewhere = np.mean(log.surface[groups.event[shown]] != groups.requests.surface[owner[shown]])
+    if elsewhere:
+        found.append(
+            f"{100 * elsewhere:.1f} % of the impressions have another surface than their group, whose first one counts"
+        )
+    pairs_of_items = np.unique(np.stack([owner, groups.requests.item], axis=1), axis=0)
+    if len(pairs_of_items) < len(owner):
+        found.append(
+            f"{len(owner) - len(pairs_of_items):,} impressions repeat an item of their group: they tie with it"
+        )
+    rows = int(np.diff(groups.of("booster", False).requests.offsets).sum())
+    if rows < FULL_SIZE:
+        found.append(f"the booster learns from {rows:,} impressions: an uplift will hardly be shown")
     test = groups.of("test").requests
     start, stop = prepared.state.histories.before(test.user, test.as_of)
     cold = int((start == stop).sum())

@@ -10,6 +10,7 @@ from features.dataset import Mapping, import_log, load_log
 from features.errors import PairliftError
 from features.schema import SECOND
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
+from features.sources import source_files
 
 CSV = """who,what,when,stars,where
 bo,x,2024-03-01 10:00:00,5,feed
@@ -96,7 +97,7 @@ def test_integer_ids_stay_integers_and_sides_bring_attributes(tmp_path: Path) ->
             {"ts": '"when"::TIMESTAMP', "feedback": {"stars": "stars::INTEGER"}},
             "it has no rows",
         ),
-        (CSV, {"feedback": {"item_id": "stars"}}, "taken by a column of the contract"),
+        (CSV, {"feedback": {"ts": "stars"}}, "taken by a column of the contract"),
     ],
 )
 def test_bad_logs_are_refused_and_nothing_is_left(
@@ -130,3 +131,58 @@ def test_parquet_globs_and_json_come_in_too(tmp_path: Path) -> None:
         events = told.events.model_copy(update={"source": source})
         import_log(Mapping(tmp_path, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
         assert load_log(tmp_path / "log.duckdb")[0].item.tolist() == [1, 0, 0, 2]
+
+
+def test_conditions_may_name_what_items_and_contexts_name_too(tmp_path: Path) -> None:
+    told = mapping(tmp_path)
+    (tmp_path / "items.csv").write_text("id,stars\nx,1\n")
+    items = ItemsSettings(source="items.csv", item_id="id", columns={"stars": "stars"})
+    grades = (Grade(name="low", when="surface = 'feed' AND stars > 0"),)
+    import_log(Mapping(told.data, "UTC", told.events, items, None, grades, "surface = 'feed'"), tmp_path / "log.duckdb")
+    log, _ = load_log(tmp_path / "log.duckdb")
+    assert log.grade.tolist() == [-1, 0, -1, 0]
+    assert log.pairable.tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("grade", "where", "says"),
+    [
+        ("stars", None, "true or false was expected, found DOUBLE"),
+        ("stars > 1", "item_id", "true or false was expected, found VARCHAR"),
+        ("item_id::INTEGER > 1", None, "Could not convert"),
+    ],
+)
+def test_a_condition_that_is_none_is_told(tmp_path: Path, grade: str, where: str | None, says: str) -> None:
+    told = mapping(tmp_path)
+    bad = Mapping(told.data, "UTC", told.events, None, None, (Grade(name="low", when=grade),), where)
+    with pytest.raises(PairliftError, match=says):
+        import_log(bad, tmp_path / "log.duckdb")
+
+
+def test_milliseconds_read_as_seconds_and_odd_numbers_are_told(tmp_path: Path) -> None:
+    late = CSV.replace("5,feed", "1700000000000,feed")
+    with pytest.raises(PairliftError, match="are its seconds milliseconds"):
+        import_log(mapping(tmp_path, late, ts="to_timestamp(coalesce(stars, 0))"), tmp_path / "log.duckdb")
+    with pytest.raises(PairliftError, match="out of the range of a 32-bit float"):
+        import_log(mapping(tmp_path, feedback={"stars": "stars * 1e300"}), tmp_path / "log.duckdb")
+    with pytest.raises(PairliftError, match="an infinite number in 3 rows"):
+        import_log(mapping(tmp_path, feedback={"stars": "'inf'::DOUBLE * stars"}), tmp_path / "log.duckdb")
+
+
+def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "it's (mine)"
+    data.mkdir()
+    told = mapping(data)
+    (data / "log.csv").rename(data / "log (1).csv")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log (1).csv").write_text("who,what,when,stars,where\n")
+    for source in (
+        "log (1).csv",
+        "read_csv('log (1).csv')",
+        "read_csv('{data}/log (1).csv')",
+        '(SELECT * FROM "log (1).csv")',
+    ):
+        events = told.events.model_copy(update={"source": source})
+        import_log(Mapping(data, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
+        assert len(load_log(tmp_path / "log.duckdb")[0]) == 4, source
+        assert source_files(source, data) == [data / "log (1).csv"], source

@@ -41,8 +41,21 @@ def test_uplift_prints_and_writes(tmp_path: Path) -> None:
     assert code == 0
     assert "not shown to be useful" in said
     written = json.loads((tmp_path / "report" / "uplift.json").read_text())
-    asked = "metric pairs users effective_users without with relative_uplift ci95 ties_half tie_share macro seeds"
-    for key in [*asked.split(), *"seed_sd trees shuffled ndcg@10 random popularity column_alone slices".split()]:
+    for key in [
+        "metric",
+        "pairs",
+        "users",
+        "effective_users",
+        "without",
+        "with",
+        "relative_uplift",
+        "ci95",
+        "ties_half",
+        "tie_share",
+        "macro",
+    ]:
+        assert key in written, key
+    for key in ["seeds", "seed_sd", "trees", "shuffled", "ndcg@10", "random", "popularity", "column_alone", "slices"]:
         assert key in written, key
 
 
@@ -68,7 +81,7 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) 
 def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
     path = bundle / name
     content = path.read_bytes()
-    at = content.rindex(b'"files"') + 40 if name == "manifest.json" else len(content) // 2
+    at = content.rindex(b'"snapshot_time"') + 20 if name == "manifest.json" else len(content) // 2
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     try:
         code, said = pairlift("bundle", "verify", bundle)
@@ -126,6 +139,17 @@ def test_init_writes_once(tmp_path: Path) -> None:
             "did you mean 'user'",
         ),
         ("[grades]]", "[grades", "is not a TOML file"),
+        ("[booster]", "[sources]\nnearest = false\n[booster]", ""),
+        ("[booster]", '[time]\nzone = "Europe"\n[booster]', "no time zone"),
+        ('window = "30m"', 'window = "999999999999d"', "at most 100 years"),
+        ("seeds = [0, 1, 2]", "seeds = [-1]", "greater than or equal to 0"),
+        ("seeds = [0, 1, 2]", "seeds = [1, 1]", "distinct seeds"),
+        ("trees = 60", "trees = true", "valid integer"),
+        ('name = "world"', 'name = "world"\npath = "x"', "path: unknown key"),
+        ('root = "."', 'root = "$NO_SUCH_VARIABLE/x"', "NO_SUCH_VARIABLE is not set"),
+        ('root = "."', 'work = "log.parquet"', "a file is in its way"),
+        ("features.baselines:ALS", ".baselines:ALS", "module:Class"),
+        ("trees = 60", "params = {num_leavs = 3}", "did you mean 'num_leaves'"),
         ("play >= 0.9", "play >= 99", ""),
     ],
 )
@@ -152,3 +176,32 @@ def test_unknown_plugins_and_missing_files_are_told(tmp_path: Path) -> None:
     assert (code, "pairlift init" in said) == (2, True)
     code, said = pairlift("bundle", "show", tmp_path)
     assert (code, "is no bundle" in said) == (2, True)
+
+
+def test_a_bundle_never_takes_the_place_of_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_world(tmp_path)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    for out in (tmp_path, ".", "..", "precious", "log.parquet", "log.parquet/b"):
+        code, said = pairlift("train", config, "--out", out)
+        assert code == 2, (out, said)
+    assert (tmp_path / "precious" / "file").exists()
+    assert not (tmp_path / "work").exists()  # refused before any work
+
+
+def test_every_flipped_byte_of_a_manifest_is_refused(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    content = path.read_bytes()
+    try:
+        for at in range(0, len(content), 97):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+            with pytest.raises(PairliftError):
+                load_bundle(bundle)
+        path.write_bytes(content)
+        (bundle / "stray").touch()
+        with pytest.raises(PairliftError, match="stray: not in the manifest"):
+            load_bundle(bundle)
+    finally:
+        (bundle / "stray").unlink(missing_ok=True)
+        path.write_bytes(content)

@@ -1,6 +1,8 @@
 """The report on worlds with a known answer: a column that knows is useful, noise is not, and the figures add up."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import pytest
 from world import make_world
 
 from features.errors import PairliftError
-from ranker.config import load_config
+from features.pairs import Groups
+from features.schema import Requests
+from ranker.booster import check_params
+from ranker.config import BoosterSettings, load_config
 from ranker.interval import relative_uplift
-from ranker.stages import run_stage
+from ranker.stages import code_hash, run_stage
 from ranker.train import train
-from ranker.uplift import as_table, uplift_report
+from ranker.uplift import _shuffle, as_table, uplift_report
+from ranker.validate import validation_text
 
 TOML = """
 name = "world"
@@ -120,6 +126,7 @@ def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
     report = uplift_report(config, "als")
     assert report["pairs_kind"] == "sampled"
     assert "sampled" not in report
+    assert report["ndcg@10"]["with"] > 0  # drawn losers are worse than the log's only grade
 
 
 def test_a_log_of_positives_without_negatives_names_the_key(tmp_path: Path) -> None:
@@ -167,4 +174,77 @@ def test_stages_are_reused_remade_and_never_half_written(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         run_stage(tmp_path, "s", 3, fail)
     assert [p.name for p in (tmp_path / "s").iterdir()] == ["x"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["s", "s.key"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "s", "s.key"]
+
+
+def test_what_a_stage_made_is_made_again_when_it_is_taken_away(tmp_path: Path) -> None:
+    folder = run_stage(tmp_path, "s", 1, lambda f: (f / "x").touch())
+    (folder / "x").unlink()
+    assert (run_stage(tmp_path, "s", 1, lambda f: (f / "x").write_text("again")) / "x").exists()
+
+
+def test_two_runs_in_one_work_folder_wait_for_each_other(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(folder: Path) -> None:
+        made.append(1)
+        time.sleep(0.2)
+        (folder / "x").touch()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: run_stage(tmp_path, "s", 1, make), range(4)))
+    assert (len(made), set(found)) == (1, {tmp_path / "s"})
+
+
+def test_a_plugin_of_one_file_is_fitted_anew_when_its_code_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lone_module.py").write_text("VALUE = 1")
+    first = code_hash("lone_module")
+    (tmp_path / "lone_module.py").write_text("VALUE = 2")
+    code_hash.cache_clear()
+    assert code_hash("lone_module") != first
+
+
+def test_columns_that_are_equal_within_a_group_are_shuffled_between_groups() -> None:
+    offsets = np.array([0, 2, 4, 6])
+    requests = Requests(
+        np.zeros(3, np.int32), np.zeros(3, np.int64), np.zeros(3, np.int16), offsets, np.zeros(6, np.int32)
+    )
+    groups = Groups(requests, np.zeros(3, np.int8), np.zeros(3, bool), np.zeros(6, np.int8), np.zeros(6, np.int64))
+    values = np.stack([np.repeat([1.0, np.nan, 3.0], 2), np.arange(6.0)], axis=1).astype(np.float32)
+    seen = set()
+    for seed in range(20):
+        shuffled = _shuffle(values, groups, seed)
+        np.testing.assert_array_equal(np.sort(shuffled[:, 0]), np.sort(values[:, 0]))
+        np.testing.assert_array_equal(shuffled[::2, 0], shuffled[1::2, 0])
+        assert (shuffled[:, 1] // 2 == values[:, 1] // 2).all()
+        seen.add(str(shuffled[:, 0]))
+    assert len(seen) > 3
+
+
+def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
+    config = write_world(tmp_path, where="user_id < 3")
+    report = uplift_report(load_config(config), "noise")
+    json.dumps(report, allow_nan=False)
+    assert report["pairs"] < 300
+    assert "WARNING: 3 seeds are few" in as_table(report)
+    assert "will hardly be shown" in validation_text(load_config(config))
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"num_leavs": 7}, "did you mean 'num_leaves'"),
+        ({"n_estimators": 3}, "Pairlift sets this"),
+        ({"random_state": 3}, "Pairlift sets this"),
+        ({"min_data": 3, "eta": 0.1}, ""),
+    ],
+)
+def test_booster_parameters_are_lightgbms_and_not_ours(params: dict[str, Any], says: str) -> None:
+    if says:
+        with pytest.raises(PairliftError, match=says):
+            check_params(BoosterSettings(params=params))
+    else:
+        check_params(BoosterSettings(params=params))
