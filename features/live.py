@@ -1,13 +1,17 @@
 """The state that follows recorded events: immutable objects, and one reference that is swapped.
 
-Layers of segments, as in a log-structured merge tree: the base; then layers of recorded events, each built once
-and merged with its like; then the latest events, rebuilt with every fold. One thread folds; a second rebuilds the
-base when the layers are a quarter of it. A reader takes `Live.state` once and holds it for its request: no lock.
+Layers of segments, as in a log-structured merge tree: the base; then layers of recorded events; then the latest
+events, which are built anew with every fold. One thread folds. Another, of low priority, does what is long: it merges
+layers when they are many, and rebuilds the base when they are a quarter of it. A reader takes `Live.state` once and
+holds it for its request: no lock.
 """
 
+import contextlib
 import logging
+import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import fields, replace
 from typing import NamedTuple
@@ -16,16 +20,20 @@ import numpy as np
 
 from features.histories import Histories, HistoryBuffer
 from features.schema import Bool, EventLog
-from features.store import State
+from features.store import Segment, State
 
 log = logging.getLogger(__name__)
 
 #: seconds between the starts of two folds; an event is seen after at most this, and the time of a fold
 EVERY = 0.2
-#: events that are rebuilt with every fold, at most; more become a layer
-LATEST = 20_000
+#: events that are built anew with every fold, at most; more become a layer
+LATEST = 30_000
+#: layers are merged when there are more
+MANY = 4
 #: the base is rebuilt when the layers have this share of its events, and at least so many
 SHARE, LEAST = 0.25, 500_000
+#: priority of the long work: the nice value of its thread
+NICE = 10
 
 
 class Frozen(NamedTuple):
@@ -36,11 +44,18 @@ class Frozen(NamedTuple):
     frame: int
 
 
-class _Base(NamedTuple):
-    state: State  # the new base, with compact histories
-    layers: int  # how many layers are in it
-    strangers: EventLog
-    frame: int
+class _Layer(NamedTuple):
+    events: EventLog
+    segment: Segment
+
+
+class _Done(NamedTuple):
+    """What long work made, to stand for `layers` of them from the place `first`: one layer, or a base (first 0)."""
+
+    first: int
+    layers: int
+    layer: _Layer | None
+    frozen: Frozen | None
 
 
 class Live:
@@ -58,14 +73,14 @@ class Live:
         self._names, self._every = feedback_names, every
         self._strangers = empty_log(feedback_names) if strangers is None else strangers
         self._buffer = HistoryBuffer(state.histories)
-        self._base = replace(state, histories=self._buffer.histories)
-        self._layers: list[EventLog] = []
-        self._solid, self._latest = self._base, empty_log(feedback_names)
-        self._rebuilding: Future[_Base] | None = None
-        self._frozen_layers = 0
+        self._none = Histories.build(empty_log(feedback_names), 0)  # what is held here must not hold old arrays
+        self._base = replace(state, histories=self._none)
+        self._layers: list[_Layer] = []
+        self._solid, self._latest = self._base, empty_log(feedback_names)  # the base with the layers, and the rest
+        self._working: Future[_Done] | None = None
         self._promised: list[Future[Frozen]] = []  # who gets the base that is being built
         self._base_events = len(state.histories.ts)
-        self._known = (self._base, frame)
+        self._known = (replace(state, histories=self._buffer.histories), frame)
         self._lock = threading.Lock()
         self._pending: list[EventLog] = []
         self._pending_frame = frame
@@ -143,105 +158,112 @@ class Live:
             self._stop.wait(max(0.0, begun + self._every - time.monotonic()))
 
     def _turn(self) -> None:
-        self._take_base()
+        if self._working is not None and self._working.done():
+            self._take(self._working)
         with self._lock:
             taken, frame = list(self._pending), self._pending_frame
         if taken:
             self._fold(merged(taken), frame)
             with self._lock:
                 del self._pending[: len(taken)]
-        layered = sum(map(len, self._layers))
-        if self._rebuilding is None and (self._freeze or layered > max(LEAST, SHARE * self._base_events)):
-            self._rebuild()
+        if self._working is None:
+            layered = sum(len(layer.events) for layer in self._layers)
+            if self._freeze or layered > max(LEAST, SHARE * self._base_events):
+                self._begin_base()
+            elif len(self._layers) > MANY:
+                self._begin_merge()
 
     def _fold(self, events: EventLog, frame: int) -> None:
         strange = (events.user < 0) | (events.item < 0)
         latest = merged([self._latest, events])
-        solid, layers = self._solid, self._layers
-        if len(latest) > LATEST:
-            layers = self._with_layer(latest)
-            solid, latest = self._stacked(self._base, layers), empty_log(self._names)
-        state = solid.extended(latest) if len(latest) else solid
+        state = self._solid.extended(latest)
         # Last what cannot be undone: all before it may fail, and the turn is tried again.
         histories = self._buffer.extended(picked(events, ~strange))
         self._strangers = merged([self._strangers, picked(events, strange)])
-        self._solid, self._layers, self._latest = solid, layers, latest
+        self._latest = latest
         self._known = (replace(state, histories=histories), frame)
+        if len(latest) > LATEST:
+            self._close_latest(state)
 
-    def _with_layer(self, layer: EventLog) -> list[EventLog]:
-        """Return the layers with one more, merged with those that are not much larger."""
-        layers = list(self._layers)
-        while len(layers) > self._frozen_layers and len(layers[-1]) < 2 * len(layer):
-            layer = merged([layers.pop(), layer])
-        return [*layers, layer]
+    def _close_latest(self, state: State) -> None:
+        """Make a layer of the latest events. state: the one that has them in its last segment."""
+        self._layers = [*self._layers, _Layer(self._latest, state.segments[-1])]
+        self._solid, self._latest = replace(state, histories=self._none), empty_log(self._names)
 
-    def _stacked(self, base: State, layers: list[EventLog]) -> State:
-        """Return the base with the layers; those whose segments are there already are not built again."""
-        same = 0
-        if base is self._base:
-            pairs = zip(layers, self._layers, strict=False)
-            same = next((k for k, (a, b) in enumerate(pairs) if a is not b), min(len(layers), len(self._layers)))
-        state = base
-        if same:
-            kept = self._solid.segments[: len(base.segments) + same]
-            # first_seen and end of later layers hold for the merged ones too: they have the same events and more.
-            state = replace(self._solid, segments=kept)
-        for layer in layers[same:]:
-            state = state.extended(layer)
-        return state
+    def _begin(self, work: Callable[[], _Done]) -> None:
+        """Run long work aside; the next turn after it takes what it made."""
+        future: Future[_Done] = Future()
+        self._working = future
 
-    def _rebuild(self) -> None:
-        """Begin to build a base of all that is known, in a thread of its own."""
-        if len(self._latest):
-            self._layers = [*self._layers, self._latest]
-            self._solid, self._latest = self._solid.extended(self._latest), empty_log(self._names)
-        self._frozen_layers = len(self._layers)
-        with self._lock:
-            # Only what was added before a freeze was asked for must be in it, and all of that is.
-            self._promised, self._freeze = self._freeze, []
-        state, frame = self._known
-        strangers, count = self._strangers, len(self._layers)
-        future: Future[_Base] = Future()
-        self._rebuilding = future
-
-        def build() -> None:
+        def call() -> None:
+            with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
             try:
-                histories = state.histories.compact()
-                everything = merged([histories.log(self._names), strangers])
-                built = State.build(everything, state.catalog, state.counters, state.grades)
-                future.set_result(
-                    _Base(replace(built, histories=histories, end=max(built.end, state.end)), count, strangers, frame)
-                )
+                future.set_result(work())
             except Exception as error:
-                log.exception("the base could not be rebuilt; the layers stay")
+                log.exception("recorded events could not be compacted; they are served as they are")
                 future.set_exception(error)
             self._wake.set()
 
-        threading.Thread(target=build, name="rebuild", daemon=True).start()
+        threading.Thread(target=call, name="compact", daemon=True).start()
 
-    def _take_base(self) -> None:
-        """Put a base that is ready below the layers that are not in it."""
-        if self._rebuilding is None or not self._rebuilding.done():
-            return
-        done, self._rebuilding = self._rebuilding, None
-        waiting, self._promised = self._promised, []
-        self._frozen_layers = 0
-        try:
-            base = done.result()
-        except Exception as error:
-            for future in waiting:
+    def _begin_merge(self) -> None:
+        """Merge the newest layers, from the first that is not much larger than all behind it."""
+        sizes = np.array([len(layer.events) for layer in self._layers])
+        behind = np.cumsum(sizes[::-1])[::-1] - sizes
+        first = int(np.argmax(sizes < 2 * behind)) if (sizes < 2 * behind).any() else len(sizes) - 2
+        parts, base = [layer.events for layer in self._layers[first:]], self._base
+
+        def work() -> _Done:
+            events = merged(parts)
+            return _Done(first, len(parts), _Layer(events, base.extended(events).segments[-1]), None)
+
+        self._begin(work)
+
+    def _begin_base(self) -> None:
+        """Build a base of all that is known."""
+        if len(self._latest):
+            self._close_latest(self._solid.extended(self._latest))
+        with self._lock:
+            # Only what was added before a freeze was asked for must be in it, and all of that is.
+            self._promised, self._freeze = self._freeze, []
+        (state, frame), strangers, count = self._known, self._strangers, len(self._layers)
+
+        def work() -> _Done:
+            histories = state.histories.compact()
+            everything = merged([histories.log(self._names), strangers])
+            built = State.build(everything, state.catalog, state.counters, state.grades)
+            built = replace(built, histories=histories, end=max(built.end, state.end))
+            return _Done(0, count, None, Frozen(built, strangers, frame))
+
+        self._begin(work)
+
+    def _take(self, working: "Future[_Done]") -> None:
+        """Put what long work made in the place of its layers."""
+        self._working = None
+        promised, self._promised = self._promised, []
+        error = working.exception()
+        if error is not None:
+            for future in promised:
                 future.set_exception(error)
+            # Else it would begin again at once, and fail again.
+            self._stop.wait(1.0)
             return
-        layers = self._layers[base.layers :]
-        self._base = replace(base.state, histories=self._buffer.histories)
-        self._base_events = len(base.state.histories.ts) + len(base.strangers)
-        self._layers, self._solid = layers, self._base
-        for layer in layers:
-            self._solid = self._solid.extended(layer)
-        state = self._solid.extended(self._latest) if len(self._latest) else self._solid
-        self._known = (replace(state, histories=self._known[0].histories), self._known[1])
-        for future in waiting:
-            future.set_result(Frozen(base.state, base.strangers, base.frame))
+        done = working.result()
+        before, behind = self._layers[: done.first], self._layers[done.first + done.layers :]
+        self._layers = [*before, *([done.layer] if done.layer else []), *behind]
+        if done.frozen:
+            self._base = replace(done.frozen.state, histories=self._none)
+            self._base_events = len(done.frozen.state.histories.ts) + len(done.frozen.strangers)
+        # first_seen, end and ranks stay those of all events: they are the same ones in other segments.
+        segments = (*self._base.segments, *(layer.segment for layer in self._layers))
+        self._solid = replace(self._solid, segments=segments)
+        state, frame = self._known
+        latest = (state.segments[-1],) if len(self._latest) else ()
+        self._known = (replace(state, segments=(*segments, *latest)), frame)
+        if done.frozen:
+            for future in promised:
+                future.set_result(done.frozen)
 
 
 def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:

@@ -124,15 +124,20 @@ def same_as_a_build(state, log, first, last):
     assert state.end == max(want.end, int(WORLD.log.ts[-1]) + 1)
 
 
-@given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 60), min_size=1, max_size=10))
-@settings(max_examples=15, deadline=None)
-def test_a_live_state_is_the_state_of_the_whole_log(seed, sizes):
+@given(
+    seed=st.integers(0, 10**6),
+    least=st.sampled_from([100, 10**6]),
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=10),
+)
+@settings(max_examples=20, deadline=None)
+def test_a_live_state_is_the_state_of_the_whole_log(seed, least, sizes):
     rng = np.random.default_rng(seed)
     base = State.build(WORLD.log, WORLD.catalog, COUNTERS, WORLD.grades)
     last = int(WORLD.log.ts[-1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live, "LATEST", 40)  # so that there are layers …
-        patch.setattr(live, "LEAST", 100)
+        patch.setattr(live, "MANY", 2)  # … which are merged
+        patch.setattr(live, "LEAST", least)
         patch.setattr(live, "SHARE", 0.0)  # … and bases are rebuilt
         folded = Live(base, ("play",), every=0.001)
         log, before = WORLD.log, folded.state
