@@ -12,10 +12,13 @@ import numpy as np
 from numba import njit
 
 from features.keys import key_codes, stable_order
-from features.plans import ALL, DECAYED, HIT, LAST, SINCE, SUM, TRIAL, Plan, Running, Totals
+from features.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
 from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog
 from features.spec import check_event
 
+# Small kernels are inlined: a call would count references to every array of its arguments, which costs more than
+# what the kernel does.
+SMALL = {"cache": True, "nogil": True, "inline": "always"}
 #: a mark stands after each so many events of a key
 EVERY = 16
 #: reads of so many keys at once are sorted first
@@ -33,38 +36,43 @@ class Events(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _value(events: Events, running: Running, e: int, s: int) -> float:
-    if running.feed[s] < 0:
-        return float(running.table[min(events.grade[e] + 1, len(running.table) - 1), s])
-    value = events.feedback[e, running.feed[s]]
+def _fed(events: Events, running: Running, e: int, f: int) -> float:
+    """Return what the f-th fed column is given by an event."""
+    value = events.feedback[e, running.feed[f]]
     if np.isnan(value):
         return 0.0
-    if running.form[s] == TRIAL:
+    if running.form[f] == TRIAL:
         return 1.0
-    if running.form[s] == HIT:
+    if running.form[f] == HIT:
         return 1.0 if value != 0 else 0.0
     return float(value)
 
 
-@njit(cache=True, nogil=True)
-def _run(events: Events, running: Running, start: int, begin: int, stop: int, at: F64, fade: F64) -> None:
+@njit(**SMALL)
+def _run(events: Events, running: Running, start: int, begin: int, stop: int, at: F64) -> None:
     """Run the columns `at` on over the events [begin, stop) of a key whose events begin at `start`."""
+    h, starts, table = len(running.half_life), running.starts, running.table
     for e in range(begin, stop):
+        g = min(events.grade[e] + 1, len(table) - 1)
+        for c in range(starts[0]):
+            at[c] += table[g, c]
         passed = float(events.ts[e] - events.ts[e - 1]) if e > start else 0.0
-        for h in range(len(running.half_life)):
-            fade[h] = np.exp2(-passed / running.half_life[h]) if passed > 0 else 1.0
-        for c in range(len(running.series)):
-            value = _value(events, running, e, running.series[c])
-            decay = running.decay[c]
-            if decay >= 0:
-                at[c] = at[c] * fade[decay] + value
-            elif decay == SUM:
+        for k in range(h):
+            fade = np.exp2(-passed / running.half_life[k])
+            for c in range(starts[k], starts[k + 1]):
+                at[c] = at[c] * fade + table[g, c]
+        for c in range(starts[h], starts[h + 1]):
+            if table[g, c] != 0:
+                at[c] = float(events.ts[e])
+        for f in range(len(running.fed)):
+            c, value = running.fed[f], _fed(events, running, e, f)
+            if c < starts[h]:
                 at[c] += value
             elif value != 0:
                 at[c] = float(events.ts[e])
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def _nothing(running: Running, at: F64) -> None:
     for c in range(len(at)):
         at[c] = -np.inf if running.decay[c] == LAST else 0.0
@@ -72,16 +80,16 @@ def _nothing(running: Running, at: F64) -> None:
 
 @njit(cache=True, nogil=True)
 def _mark(events: Events, running: Running, marks: F64) -> None:
-    at, fade = np.empty(len(running.series)), np.empty(len(running.half_life))
+    at = np.empty(len(running.decay))
     for k in range(len(events.offsets) - 1):
         start = events.offsets[k]
         _nothing(running, at)
         for j in range((events.offsets[k + 1] - start) // EVERY):
-            _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at, fade)
+            _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at)
             marks[start // EVERY + j] = at
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
     """Return the first place of [lo, hi) with `ts >= cut`, hi where there is none."""
     while lo < hi:
@@ -93,16 +101,17 @@ def first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
     return lo
 
 
-@njit(cache=True, nogil=True)
-def _stand(events: Events, running: Running, k: int, stop: int, at: F64, fade: F64) -> None:
+@njit(**SMALL)
+def _stand(events: Events, running: Running, k: int, stop: int, at: F64) -> None:
     """Set the columns `at` to what has run up over the events of key k before the place `stop`."""
     start = events.offsets[k]
     full = (stop - start) // EVERY
     if full:
-        at[:] = events.marks[start // EVERY + full - 1]
+        for c in range(len(at)):
+            at[c] = events.marks[start // EVERY + full - 1, c]
     else:
         _nothing(running, at)
-    _run(events, running, start, start + full * EVERY, stop, at, fade)
+    _run(events, running, start, start + full * EVERY, stop, at)
 
 
 @njit(cache=True, nogil=True)
@@ -112,13 +121,16 @@ def _sum_before(events: Events, running: Running, k: int, stop: int, column: int
     full = (stop - start) // EVERY
     total = events.marks[start // EVERY + full - 1, column] if full else 0.0
     for e in range(start + full * EVERY, stop):
-        total += _value(events, running, e, running.series[column])
+        total += running.table[min(events.grade[e] + 1, len(running.table) - 1), column]
+        for f in range(len(running.fed)):
+            if running.fed[f] == column:
+                total += _fed(events, running, e, f)
     return total
 
 
 @njit(cache=True, nogil=True)
 def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: I64, out: F64) -> None:
-    at, fade = np.empty(len(running.series)), np.empty(len(running.half_life))
+    at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
     for i in range(len(places)):
         if places[i] < 0:
             continue
@@ -128,7 +140,7 @@ def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I
             stop = first_not_before(events.ts, start, end, as_of[r] - totals.delays[d])
             if stop == start:
                 continue
-            _stand(events, running, k, stop, at, fade)
+            _stand(events, running, k, stop, at)
             passed = float(as_of[r] - events.ts[stop - 1])
             for h in range(len(fade)):
                 fade[h] = np.exp2(-passed / running.half_life[h])
@@ -145,6 +157,16 @@ def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I
                 else:
                     begin = first_not_before(events.ts, start, stop, as_of[r] - totals.window[b])
                     out[r, b] += at[c] - _sum_before(events, running, k, begin, c)
+
+
+@njit(cache=True, nogil=True)
+def _merge(found: F64, rows: I64, kind: I64, out: F64) -> None:
+    for i in range(len(rows)):
+        for b in range(len(kind)):
+            if kind[b] == SINCE:
+                out[rows[i], b] = max(out[rows[i], b], found[i, b])
+            else:
+                out[rows[i], b] += found[i, b]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +192,14 @@ class Timeline:
         for name in plan.feedback:
             check_event(name, grades, log.feedback_names)
         rows, code, size = key_codes(plan.key, catalog, log.user, log.item, log.surface)
-        if len(code) and code.min() < 0:
+        if (code < 0).any():
             known = np.flatnonzero(code >= 0)
             rows, code = rows[known], code[known]
         order = stable_order(code, size)
         rows = rows[order]
         codes, offsets = places_of(code, order, size)
         feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][rows]
-        marks = np.zeros((len(rows) // EVERY, len(plan.running.series)))
+        marks = np.zeros((len(rows) // EVERY, len(plan.running.decay)))
         made = cls(codes, offsets, log.ts[rows], log.grade[rows], np.ascontiguousarray(feedback), marks)
         _mark(made.events, plan.running, marks)
         return made
@@ -195,10 +217,14 @@ class Timeline:
     def add(self, plan: Plan, rows: I64, code: I64, as_of: I64, totals: F64) -> None:
         """Add to float64[len(as_of), b] totals what this timeline knows. rows, code: from `key_codes`."""
         places = self.find(code)
-        if len(places) > MANY:  # in the order of the keys, memory is read in order too
-            order = stable_order(places + 1, len(self.offsets))
-            places, rows = places[order], rows[order]
-        _read(self.events, plan.running, plan.totals, places, rows, as_of, totals)
+        if len(places) < MANY:
+            _read(self.events, plan.running, plan.totals, places, rows, as_of, totals)
+            return
+        # In the order of the keys memory is read in order, and what is out of order is moved in loops of its own.
+        order = stable_order(places + 1, len(self.offsets))
+        rows, found = rows[order], plan.empty(len(order))
+        _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
+        _merge(found, rows, plan.totals.kind, totals)
 
     def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
         """Return float32[len(as_of), counters of the plan] of this timeline alone."""
@@ -211,9 +237,20 @@ def places_of(code: I64, order: I32, size: int) -> tuple[I64, I64]:
     """Return (codes, offsets) of codes in their sorted order: each has a place if few are, else those that occur."""
     if size <= len(code):
         return np.empty(0, np.int64), _offsets(code, size)
-    codes = code[order]
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    return codes[starts], np.append(starts, len(code))
+    codes, offsets = np.empty(len(code), np.int64), np.empty(len(code) + 1, np.int64)
+    n = _occurring(code, order, codes, offsets)
+    return codes[:n].copy(), offsets[: n + 1].copy()
+
+
+@njit(cache=True, nogil=True)
+def _occurring(code: I64, order: I32, codes: I64, offsets: I64) -> int:
+    n = 0
+    for k in range(len(code)):
+        if n == 0 or code[order[k]] != codes[n - 1]:
+            codes[n], offsets[n] = code[order[k]], k
+            n += 1
+    offsets[n] = len(code)
+    return n
 
 
 @njit(cache=True, nogil=True)

@@ -25,16 +25,18 @@ VALUE, HIT, TRIAL = 0, 1, 2
 
 
 class Running(NamedTuple):
-    """What is accumulated. Series: s of them; running columns: c; half-lives: h.
+    """What is accumulated: c columns, sums first, then the decayed ones of each of h half-lives, then last times.
 
-    table: float64[grades + 1, s], the value of a series by grade + 1. feed: int64[s], the feedback column of a
-    series (-1: it is read from `table`), form: int64[s]. series, decay: int64[c]. half_life: float64[h], µs.
+    table: float64[grades + 1, c], the value that an event adds by its grade + 1. fed: int64[f], the columns that add
+    a feedback column's value instead: feed: int64[f], which one, form: int64[f]. starts: int64[h + 2], the first
+    column of each half-life, of the last times, and c. decay: int64[c]. half_life: float64[h], µs.
     """
 
     table: F64
+    fed: I64
     feed: I64
     form: I64
-    series: I64
+    starts: I64
     decay: I64
     half_life: F64
 
@@ -172,13 +174,18 @@ class _Planner:
 
     def plan(self, key: tuple[str, ...], mine: list[tuple[int, Counter]]) -> Plan:
         parts = [self.quotient(counter) for _, counter in mine]
+        kinds = [
+            decay if decay >= 0 else len(self.half_life.items) if decay == LAST else -1
+            for _, decay in self.running.items
+        ]
+        order = sorted(range(len(kinds)), key=kinds.__getitem__)
         return Plan(
             key,
             tuple(self.feedback.items),
-            self._running(),
+            self._running(order, [kinds[k] for k in order]),
             Totals(
                 _column(self.totals.items, 0),
-                _column(self.totals.items, 1),
+                np.argsort(order)[_column(self.totals.items, 1)],
                 _column(self.totals.items, 2),
                 _column(self.totals.items, 3),
                 np.array(self.delays.items, np.int64),
@@ -190,18 +197,20 @@ class _Planner:
             np.array([c.prior for _, c in mine]),
         )
 
-    def _running(self) -> Running:
+    def _running(self, order: list[int], kinds: list[int]) -> Running:
         forms = ("value", "hit", "trial")
-        table = np.zeros((len(self.grades) + 1, len(self.series.items)))
-        feed = np.full(len(self.series.items), -1, np.int64)
-        form = np.zeros(len(self.series.items), np.int64)
-        for s, item in enumerate(self.series.items):
+        table = np.zeros((len(self.grades) + 1, len(order)))
+        fed = []
+        for c, k in enumerate(order):
+            item = self.series.items[self.running.items[k][0]]
             if isinstance(item[0], str):
-                feed[s], form[s] = self.feedback.items.index(item[0]), forms.index(str(item[1]))
+                fed.append((c, self.feedback.items.index(item[0]), forms.index(str(item[1]))))
             else:
-                table[:, s] = item
+                table[:, c] = item
+        starts = np.searchsorted(kinds, np.arange(len(self.half_life.items) + 2)).astype(np.int64)
+        decay = np.array([self.running.items[k][1] for k in order], np.int64)
         half_life = np.array(self.half_life.items, np.float64)
-        return Running(table, feed, form, _column(self.running.items, 0), _column(self.running.items, 1), half_life)
+        return Running(table, _column(fed, 0), _column(fed, 1), _column(fed, 2), starts, decay, half_life)
 
 
 def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from features.store import State
 #: what `training_rows` needs at its peak for each event of a block, times the values of a list in its key
 BYTES_PER_EVENT = 96
 GIB = 2**30
+#: keys that are made at the same time
+THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +70,19 @@ def training_rows(
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
     _add_plain(bare, spec, requests, out, len(counters))
-    for key in dict.fromkeys(c.key for c in counters):
+
+    def fill(key: tuple[str, ...]) -> None:
         places = [k for k, c in enumerate(counters) if c.key == key]
         mine = tuple(counters[k] for k in places)
-        for events, rows in _blocks(log, requests, key, mine, memory):
+        for events, rows in _blocks(log, requests, key, mine, memory // THREADS):
             part = State.build(events, catalog, mine, grades, bare.histories)
-            asked = requests if rows is None else _candidates(requests, rows)
-            values = np.empty((len(asked.item), len(mine)), np.float32)
-            part.counter_values(asked, values)
+            values = part.counter_values(requests if rows is None else _candidates(requests, rows))
             for k, place in enumerate(places):
                 out[slice(None) if rows is None else rows, place] = values[:, k]
+
+    # The kernels release the GIL; each thread writes columns of its own.
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(fill, dict.fromkeys(c.key for c in counters)))
     return out
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numba import njit
 
 from features.counters import Timeline
 from features.distinct import EVER, Distinct, count_over, distinct_parts
@@ -24,6 +25,13 @@ from features.spec import Counter
 
 #: `first_seen` of an item without an event
 NEVER = 2**62
+
+
+@njit(cache=True, nogil=True)
+def _see(item: I32, ts: I64, first_seen: I64) -> None:
+    for e in range(len(item)):
+        if item[e] >= 0:
+            first_seen[item[e]] = min(first_seen[item[e]], ts[e])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +100,9 @@ class State:
 
     def with_first_seen(self, log: EventLog) -> "State":
         """Return this state with the times of the items' first events of a log."""
-        first_seen = np.full(len(self.first_seen), NEVER, np.int64)
-        known = np.flatnonzero(log.item >= 0)[::-1]
-        first_seen[log.item[known]] = log.ts[known]  # of repeated places the last, so the earliest event, stays
-        return replace(self, first_seen=np.minimum(first_seen, self.first_seen))
+        first_seen = self.first_seen.copy()
+        _see(log.item, log.ts, first_seen)
+        return replace(self, first_seen=first_seen)
 
     def static(self, name: str, make: Callable[[], F32]) -> F32:
         """Return an array that rests on the catalogue alone, made when it is first asked for."""
