@@ -237,17 +237,20 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         )
     feedback = "".join(f', m."{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback)
     _grade(con, mapping)
+    con.execute("""
+        CREATE TABLE requests AS
+        SELECT dense_rank() OVER (ORDER BY request_id) AS code, request_id
+        FROM (SELECT DISTINCT request_id FROM mapped WHERE request_id IS NOT NULL)""")
     with explained(f"[events] of {mapping.events.source!r}", "is a feedback value out of the range of a 32-bit float?"):
         con.execute(f"""
             CREATE TABLE events AS
             SELECT u.idx AS user, i.idx AS item, epoch_us(m.ts) AS ts, m."#grade" AS grade,
                    coalesce(s.code, -1)::SMALLINT AS surface,
                    coalesce(m.organic::INTEGER, -1)::TINYINT AS organic,
-                   CASE WHEN m.request_id IS NULL THEN -1
-                        ELSE dense_rank() OVER (ORDER BY m.request_id) END::BIGINT AS request,
+                   coalesce(r.code, -1) AS request,
                    m.position, m."#pairable" AS pairable{feedback}
             FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
-            LEFT JOIN surfaces s ON s.surface = m.surface
+            LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN requests r ON r.request_id = m.request_id
             ORDER BY m.ts, m.source_row""")
 
 
@@ -275,6 +278,12 @@ def load_log(database: Path) -> tuple[EventLog, Catalog]:
         user_ids, user_attributes = _load_side(con, "users")
         item_ids, item_attributes = _load_side(con, "items")
     return log, Catalog(user_ids, item_ids, surfaces, item_attributes, user_attributes)
+
+
+def load_request_codes(database: Path) -> dict[str, int]:
+    """Return the code in `EventLog.request` of each request id of the log."""
+    with duckdb.connect(str(database), read_only=True) as con:
+        return {name: code for code, name in con.execute("SELECT code, request_id FROM requests").fetchall()}
 
 
 def _load_side(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Ids, tuple[Attribute, ...]]:

@@ -98,7 +98,12 @@ def validate(config: Path) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; an old one is replaced."
 )
-def train(config: Path, out: Path) -> None:
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones.",
+)
+def train(config: Path, out: Path, features: Path | None) -> None:
     """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
 
     Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
@@ -107,7 +112,7 @@ def train(config: Path, out: Path) -> None:
     from ranker.config import load_config
     from ranker.train import train as run
 
-    measured = run(load_config(config), out)
+    measured = run(load_config(config), out, features)
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}, {measured['trees']} trees; bundle in {out}")
 
 
@@ -135,6 +140,31 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     partial.replace(out / "uplift.json")
     click.echo(as_table(report))
     click.echo(f"\nwrote {out / 'uplift.json'}")
+
+
+@cli.command()
+@CONFIG
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A folder that `pairlift serve --feature-log` wrote.",
+)
+def drift(config: Path, features: Path) -> None:
+    """Compare the feature values that requests were served with, with values recomputed from the log of CONFIG.
+
+    A column that differs was served otherwise than it is trained on: late events, another version, or a bug.
+    """
+    from ranker.config import load_config
+    from ranker.train import drift_report
+
+    rows = drift_report(load_config(config), features)
+    click.echo(f"{'column':48}{'differs':>9}{'mean gap':>12}{'largest':>12}{'missing':>9}  example")
+    for row in rows:
+        click.echo(
+            f"{row['column']:48}{100 * row['differs']:7.2f} %{row['mean_gap']:12.4g}{row['largest_gap']:12.4g}"
+            f"{row['missing_in_one']:9}  {row['example'] or ''}"
+        )
 
 
 @cli.group(name="bundle", cls=Verbs)

@@ -48,7 +48,30 @@ TOP_FEATURES = 3
     type=click.Path(path_type=Path),
     help="Record events into this folder (made where it is missing), and serve what it has.",
 )
-def serve(bundle: Path, snapshot: Path | None, clock: str, host: str, port: int, record_to: Path | None) -> None:
+@click.option(
+    "--feature-log",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write the feature values that sampled requests used into this folder, as Parquet.",
+)
+@click.option(
+    "--feature-share",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Share of the requests (those with a request_id) that --feature-log takes.",
+)
+def serve(
+    *,
+    bundle: Path,
+    snapshot: Path | None,
+    clock: str,
+    host: str,
+    port: int,
+    record_to: Path | None,
+    feature_log: Path | None,
+    feature_share: float,
+) -> None:
     """Answer Recommend and Rank requests over gRPC from BUNDLE until stopped (Ctrl-C or SIGTERM).
 
     The bundle is verified, loaded and warmed up before the port answers; then one line with the address is
@@ -65,12 +88,13 @@ def serve(bundle: Path, snapshot: Path | None, clock: str, host: str, port: int,
       pairlift serve work/bundle
       pairlift serve work/bundle --clock snapshot --port 0     # a log of the past, any free port
       pairlift serve work/bundle --log work/log                # record events too
+      pairlift serve work/bundle --feature-log work/features --feature-share 0.05
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
     # Here and not above: the clients need neither LightGBM nor the kernels, and start in a fraction of the
     # time.
     from ranker.bundle import load_bundle  # noqa: PLC0415
-    from ranker.server import Server, now_wall, warn_if_old  # noqa: PLC0415
+    from ranker.server import SWITCH, Server, now_wall, warn_if_old  # noqa: PLC0415
     from ranker.snapshots import origin_of, with_snapshot  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -80,10 +104,13 @@ def serve(bundle: Path, snapshot: Path | None, clock: str, host: str, port: int,
     origin = None if snapshot is None else origin_of(snapshot)
     if clock == "wall":
         warn_if_old(loaded, now_wall())
+    if record_to is not None:
+        sys.setswitchinterval(SWITCH)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server = Server(loaded, clock, host, port, record_to, origin)
+    features_to = None if feature_log is None else (feature_log, feature_share)
+    server = Server(loaded, clock, host, port, record_to, origin, features_to)
     server.start()
     click.echo(
         f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"

@@ -124,7 +124,8 @@ class Pipeline:
         detail = self._detail(matrix[top[:EXPLAINED]], candidates, trace) if request.explain else None
         sources = candidates.sources[top]
         degraded = tuple(trace.degraded)
-        return Answer(top, candidates.item[top], score[top], sources, self.source_names, degraded, detail)
+        values = matrix[top] if request.keep_values else None
+        return Answer(top, candidates.item[top], score[top], sources, self.source_names, degraded, detail, values)
 
     def rank(self, request: Request, item: I32) -> Answer:
         """Return all of int32[n] items (-1 is cold, repeats stay), best first."""
@@ -137,7 +138,8 @@ class Pipeline:
         trace.mark("select")
         detail = self._detail(matrix[top[:EXPLAINED]], None, trace) if request.explain else None
         sources = np.ones(len(top), np.uint32)
-        return Answer(top, item[top], score[top], sources, (CALLER,), tuple(trace.degraded), detail)
+        values = matrix[top] if request.keep_values else None
+        return Answer(top, item[top], score[top], sources, (CALLER,), tuple(trace.degraded), detail, values)
 
     def warm(self) -> list[str]:
         """Run every stage, so that no request waits for a compiler or a thread; return what failed."""

@@ -34,6 +34,7 @@ def _none() -> I32:
 class Request:
     """One call. user, surface, source_item: dense, -1 where cold or missing. as_of: µs UTC.
 
+    keep_values: whether `Answer.values` is wanted.
     exclude: int32[m], items that Recommend must not give (-1 is harmless). explain: whether `Answer.detail`
     is wanted. state: what the whole request reads, where the server's state moves on; the pipeline sets it.
     """
@@ -46,6 +47,7 @@ class Request:
     attributes: Mapping[str, str] = field(default_factory=dict)
     exclude: I32 = field(default_factory=_none)
     explain: bool = False
+    keep_values: bool = False
     state: "State | None" = None
 
     def histories(self, default: "Histories") -> "Histories":
@@ -119,7 +121,8 @@ class Answer:
     """k items, best first, as parallel arrays.
 
     index: int64[k], place in the request's items (Rank) or among the candidates (Recommend). item: int32[k].
-    score: float64[k]. sources: uint32[k] masks over `source_names`. degraded: what failed or was late.
+    score: float64[k]. sources: uint32[k] masks over `source_names`. degraded: what failed or was late. values:
+    float32[k, c] that the scores were computed of, for the feature log.
     """
 
     index: I64
@@ -129,3 +132,4 @@ class Answer:
     source_names: tuple[str, ...]
     degraded: tuple[str, ...]
     detail: Detail | None
+    values: F32 | None = None

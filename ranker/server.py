@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from features.eventlog import LogError
 from features.split import iso
 from ranker.batch import Outcome
 from ranker.bundle import Bundle
+from ranker.featurelog import FeatureLog
 from ranker.pipeline import Pipeline
 from ranker.record import LimitError, Recorder
-from ranker.request import Answer, RequestError
+from ranker.request import Answer, Request, RequestError
 from ranker.snapshots import Origin
 from ranker.wire import Wire, batch_of, outcome_message
 
@@ -36,6 +38,9 @@ SPARE_THREADS = 8
 MAX_CALLS = 1000
 #: bytes of a message: a full batch of events with long texts
 MAX_MESSAGE = 64 << 20
+#: seconds after which a thread lets another run, in a process that records: at Python's 5 ms the thread that folds
+#: waits too long for its turns
+SWITCH = 0.0005
 #: seconds between the orders of the popular items, where events are recorded
 REFRESH_EVERY = 30.0
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
@@ -50,7 +55,15 @@ def now_wall() -> int:
 class RankingService(ranking_pb2_grpc.RankingServiceServicer):
     """The methods of the contract. clock: gives the as_of (µs UTC) of a request without one."""
 
-    def __init__(self, pipeline: Pipeline, clock: Callable[[], int], wire: Wire, recorder: Recorder | None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        clock: Callable[[], int],
+        wire: Wire,
+        recorder: Recorder | None,
+        feature_log: FeatureLog | None,
+    ) -> None:
+        self.feature_log = feature_log
         self.pipeline = pipeline
         self.clock = clock
         self.wire = wire
@@ -65,8 +78,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
 
         def answer() -> Any:
             k = self.wire.k(request)
-            asked = self.wire.request(request, self.clock())
+            asked = self._asked(request)
             found = self.pipeline.recommend(asked, k)
+            self._log_features(request, asked, found)
             return self._stamped(self.wire.recommended(found), request, asked.as_of)
 
         return self._answered(context, answer)
@@ -76,11 +90,21 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
 
         def answer() -> Any:
             items = self.wire.values("items", request.items)
-            asked = self.wire.request(request, self.clock())
+            asked = self._asked(request)
             found: Answer = self.pipeline.rank(asked, self.wire.items.find(items))
+            self._log_features(request, asked, found)
             return self._stamped(self.wire.ranked(found, items), request, asked.as_of)
 
         return self._answered(context, answer)
+
+    def _asked(self, request: Any) -> Request:
+        asked = self.wire.request(request, self.clock())
+        wanted = self.feature_log is not None and self.feature_log.wants(request.request_id)
+        return replace(asked, keep_values=True) if wanted else asked
+
+    def _log_features(self, request: Any, asked: Request, found: Answer) -> None:
+        if self.feature_log is not None and found.values is not None:
+            self.feature_log.offer(request.request_id, asked, found, found.values)
 
     def Describe(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Tell what is served: see ranking.proto."""
@@ -199,10 +223,12 @@ class Server:
         port: int = 0,
         record_to: Path | None = None,
         origin: Origin | None = None,
+        features_to: tuple[Path, float] | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be had.
 
         record_to: folder of the recorded log; None: nothing is recorded. origin: of the snapshot that is served.
+        features_to: folder of the feature log, and the share of the requests that it takes.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
@@ -224,7 +250,13 @@ class Server:
         )
         live = self.recorder.live if self.recorder else None
         self.pipeline = Pipeline(bundle, state=(lambda: live.state) if live else None)
-        service = RankingService(self.pipeline, self._past if past else now_wall, wire, self.recorder)
+        self.feature_log = (
+            FeatureLog(features_to[0], bundle.columns, bundle.state.catalog, bundle.version, features_to[1])
+            if features_to
+            else None
+        )
+        clock_now = self._past if past else now_wall
+        service = RankingService(self.pipeline, clock_now, wire, self.recorder, self.feature_log)
         self._stopped = threading.Event()
         self._health = health.HealthServicer()
         self._names = ("", SERVICE)
@@ -252,6 +284,8 @@ class Server:
         self.pipeline.close()
         if self.recorder is not None:
             self.recorder.close()
+        if self.feature_log is not None:
+            self.feature_log.close()
 
     def _past(self) -> int:
         return self.pipeline.state.end

@@ -12,14 +12,14 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 
-from features.dataset import import_log, load_log
+from features.dataset import import_log, load_log, load_request_codes
 from features.errors import PairliftError, did_you_mean
 from features.pairs import Groups, Pairs, cap_pairs, make_groups, make_pairs, weight_table
 from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
@@ -33,6 +33,7 @@ from ranker.booster import Slice, fit_booster
 from ranker.bundle import check_out, columns_of, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config
+from ranker.featurelog import Logged, drift, overlay, read_features
 from ranker.fetch import fetch
 from ranker.hashes import hash_value
 from ranker.objective import pair_accuracy
@@ -166,26 +167,50 @@ class Arms:
     prepared: Prepared
     groups: dict[str, Groups]
     base: dict[str, F32]
+    logged: Logged | None = None
 
     @classmethod
-    def of(cls, prepared: Prepared) -> "Arms":
-        """Assemble the rows of the booster's two slices and of the test, without plugins."""
+    def of(cls, prepared: Prepared, logged: Logged | None = None) -> "Arms":
+        """Assemble the rows of the booster's two slices and of the test, without plugins.
+
+        logged: a feature log, whose values take the place of those of the impressions that it has.
+        """
         groups = {
             "train": prepared.groups.of("booster", False),
             "validation": prepared.groups.of("booster", True),
             "test": prepared.groups.of("test"),
         }
-        return cls(prepared, groups, {name: matrix(prepared, g, {}) for name, g in groups.items()})
+        base = {name: matrix(prepared, g, {}) for name, g in groups.items()}
+        arms = cls(prepared, groups, base, logged)
+        return replace(arms, base=arms.overlaid(base, list(prepared.spec.columns)))
 
     @property
     def kind(self) -> str:
         """`shown` where the test has such pairs, else `sampled`: what is reported first, and stopped by."""
         return SAMPLED if self.pairs("test").sampled.all() else SHOWN
 
-    def plugin_columns(self, plugin: FeaturePlugin) -> dict[str, F32]:
-        """Return float32[n, c] of a plugin for each slice."""
+    def plugin_columns(self, name: str, plugin: FeaturePlugin) -> dict[str, F32]:
+        """Return float32[n, c] of the plugin of a name for each slice."""
         histories = self.prepared.state.histories
-        return {name: plugin.values(g.requests, histories) for name, g in self.groups.items()}
+        values = {part: plugin.values(g.requests, histories) for part, g in self.groups.items()}
+        return self.overlaid(values, [f"{name}__{column}" for column in plugin.columns])
+
+    def overlaid(self, values: dict[str, F32], columns: list[str]) -> dict[str, F32]:
+        """Return the values with those of the feature log in their place, where there is one."""
+        if self.logged is None:
+            return values
+        codes = load_request_codes(self.prepared.config.work / "import" / "log.duckdb")
+        out, rows = {}, 0
+        for part, matrix_ in values.items():
+            out[part], n = overlay(self.logged, codes, self.prepared.log, self.groups[part], matrix_, columns)
+            rows += n
+        if not rows:
+            raise PairliftError(
+                "no impression of the log is in the feature log: is [events] request_id mapped, and is it what "
+                "requests to the server carried?"
+            )
+        logger.info("%d of %d impressions as they were served", rows, sum(map(len, values.values())))
+        return out
 
     def pairs(self, name: str, seed: int = 0) -> Pairs:
         """Return the pairs of a slice; a cap is for training alone."""
@@ -196,7 +221,8 @@ class Arms:
     def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
         """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""
         config = self.prepared.config
-        told = [self.prepared.key, names, _digest(columns) if names else "", config.booster.model_dump(), seed]
+        digest = _digest((columns if names else {}) | (self.base if self.logged else {}))
+        told = [self.prepared.key, names, digest, config.booster.model_dump(), seed]
         told.append(code_hash("ranker"))
 
         def make(folder: Path) -> None:
@@ -220,6 +246,21 @@ class Arms:
         return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))
 
 
+def drift_report(config: Config, features: Path) -> list[dict[str, Any]]:
+    """Recompute what a feature log has, from the whole log of events, and compare: see `featurelog.drift`."""
+    prepared = prepare(config)
+    logged = read_features(features, prepared.catalog)
+    plugins = {name: plugin_stage(prepared, name, config.uplift.seeds[0]) for name in config.ranker.plugins}
+    columns = columns_of(prepared.spec, plugins)
+    if sorted(columns) != sorted(logged.columns):
+        odd = sorted(set(columns) ^ set(logged.columns))
+        raise PairliftError(f"{features} and {config.path} disagree about the columns: {', '.join(odd[:5])}")
+    blocks = [assemble(prepared.state, prepared.spec, logged.requests)]
+    blocks += [plugin.values(logged.requests, prepared.state.histories) for plugin in plugins.values()]
+    values = np.concatenate(blocks, axis=1)
+    return drift(logged, values[:, [columns.index(name) for name in logged.columns]])
+
+
 def _digest(columns: dict[str, F32]) -> str:
     digest = hashlib.sha256()
     for name, values in columns.items():
@@ -228,15 +269,18 @@ def _digest(columns: dict[str, F32]) -> str:
     return digest.hexdigest()
 
 
-def train(config: Config, out: Path) -> dict[str, Any]:
-    """Train the served ranker and write its bundle to `out`; return the figures of its test."""
+def train(config: Config, out: Path, features: Path | None = None) -> dict[str, Any]:
+    """Train the served ranker and write its bundle to `out`; return the figures of its test.
+
+    features: a feature log, whose values are learned from in place of recomputed ones.
+    """
     check_out(out, config)
     prepared = prepare(config)
     seed = config.uplift.seeds[0]
     plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
-    arms = Arms.of(prepared)
+    arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog))
     names = columns_of(prepared.spec, plugins)[len(prepared.spec.columns) :]
-    blocks = [arms.plugin_columns(plugin) for plugin in plugins.values()]
+    blocks = [arms.plugin_columns(name, plugin) for name, plugin in plugins.items()]
     columns = {part: np.concatenate([b[part] for b in blocks], axis=1) for part in arms.groups} if blocks else {}
     arm = arms.fit("+".join(plugins) or "without", names, columns, seed)
     accuracy, ties = pair_accuracy(arm.scores, of_kind(arms.pairs("test"), arms.kind))

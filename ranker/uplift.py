@@ -75,7 +75,7 @@ def uplift_report(config: Config, name: str) -> dict[str, Any]:
     prepared = prepare(config)
     plugin = plugin_stage(prepared, name, config.uplift.seeds[0])
     arms = Arms.of(prepared)
-    columns = arms.plugin_columns(plugin)
+    columns = arms.plugin_columns(name, plugin)
     names = [f"{name}__{column}" for column in plugin.columns]
     fits = _fit_all(arms, name, names, columns)
     report: dict[str, Any] = {

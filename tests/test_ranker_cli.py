@@ -69,7 +69,7 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) 
     prepared = prepare(load_config(bundle.parent / "pairlift.toml"))
     arms = Arms.of(prepared)
     plugin = plugin_stage(prepared, "als", 0)
-    columns = arms.plugin_columns(plugin)
+    columns = arms.plugin_columns("als", plugin)
     arm = arms.fit("als", ["als__dot"], columns, 0)
     import numpy as np
 

@@ -38,7 +38,7 @@ def against(config: Any, one: str, other: str) -> dict[str, Any]:
     right = []
     for name in (other, one):
         plugin = plugin_stage(prepared, name, config.uplift.seeds[0])
-        columns = arms.plugin_columns(plugin)
+        columns = arms.plugin_columns(name, plugin)
         names = [f"{name}__{column}" for column in plugin.columns]
         fits = [arms.fit(name, names, columns, seed) for seed in config.uplift.seeds]
         right.append(np.stack([right_by_user(f.scores, pairs, user, prepared.catalog.n_users)[0] for f in fits]))

@@ -1,0 +1,131 @@
+"""What was served is logged, learned from, and compared with what is recomputed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_ranker_uplift import write_world
+
+from features.dataset import load_request_codes
+from features.errors import PairliftError
+from features.pairs import Groups
+from ranker.bundle import Bundle, load_bundle
+from ranker.cli import cli
+from ranker.client import Client
+from ranker.config import Config, load_config
+from ranker.featurelog import FeatureLog, drift, read_features
+from ranker.pipeline import Pipeline
+from ranker.request import Answer, Request
+from ranker.server import Server
+from ranker.train import Arms, drift_report, prepare, train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Bundle]:
+    folder = tmp_path_factory.mktemp("features")
+    config = load_config(write_world(folder, request='request_id = "request"', request_ids=True))
+    train(config, folder / "bundle")
+    return config, load_bundle(folder / "bundle")
+
+
+def serve_groups(config: Config, bundle: Bundle, folder: Path, shift: float = 0.0) -> Groups:
+    """Ask a pipeline for every group of the booster's period, as the log names the requests, and log all of it."""
+    prepared = prepare(config)
+    groups, pipeline = prepared.groups.of("booster"), Pipeline(bundle)
+    names = {code: name for name, code in load_request_codes(config.work / "import" / "log.duckdb").items()}
+    log = FeatureLog(folder, bundle.columns, bundle.state.catalog, bundle.version, 1.0)
+    r = groups.requests
+    for g in range(len(r)):
+        rows = slice(int(r.offsets[g]), int(r.offsets[g + 1]))
+        request = Request(int(r.user[g]), int(r.as_of[g]), int(r.surface[g]), keep_values=True)
+        found = pipeline.rank(request, r.item[rows])
+        assert found.values is not None
+        log.offer(
+            names[int(prepared.log.request[groups.event[rows][0]])], request, found, found.values + np.float32(shift)
+        )
+    log.close()
+    pipeline.close()
+    assert log.dropped == 0
+    return groups
+
+
+def test_served_values_equal_recomputed_ones(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+    config, bundle = trained
+    groups = serve_groups(config, bundle, tmp_path / "log")
+    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    assert len(logged.values) == len(groups.grade)
+    report = drift_report(config, tmp_path / "log")
+    assert {row["column"] for row in report} == set(bundle.columns)
+    assert all(row["differs"] == 0 for row in report), report[0]
+
+
+def test_a_booster_learns_from_what_was_served(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+    config, bundle = trained
+    serve_groups(config, bundle, tmp_path / "log", shift=1.0)
+    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    prepared = prepare(config)
+    served, plain = Arms.of(prepared, logged), Arms.of(prepared)
+    for part in ("train", "validation"):
+        np.testing.assert_allclose(served.base[part], plain.base[part] + np.float32(1), rtol=1e-6)
+    np.testing.assert_array_equal(served.base["test"], plain.base["test"])
+    report = drift(logged, logged.values - np.float32(1))
+    assert all(row["differs"] > 0.8 for row in report if row["missing_in_one"] == 0 and row["largest_gap"] > 0.5)
+    done = CliRunner().invoke(
+        cli, ["train", str(config.path), "--out", str(tmp_path / "b"), "--features", str(tmp_path / "log")]
+    )
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(cli, ["drift", str(config.path), "--features", str(tmp_path / "log")])
+    assert done.exit_code == 0
+    assert "100.00 %" in done.output
+
+
+def test_a_server_logs_the_requests_of_the_share(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+    _, bundle = trained
+    server = Server(bundle, "snapshot", features_to=(tmp_path / "log", 0.5))
+    server.start()
+    try:
+        with Client(server.address) as client:
+            for k in range(40):
+                client.rank(1000, [10, 13, 99999], request_id=f"r{k}")
+                client.recommend(1000, k=3, request_id=f"s{k}")
+                client.rank(1000, [10])
+    finally:
+        server.stop()
+    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    assert 20 < len(logged.request_id) < 60
+    assert server.feature_log is not None
+    assert all(server.feature_log.wants(str(name)) for name in logged.request_id)
+    assert -1 in logged.requests.item.tolist()  # an item that the bundle does not know
+
+
+def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+    config, bundle = trained
+    with pytest.raises(PairliftError, match="--feature-log"):
+        read_features(tmp_path, bundle.state.catalog)
+    with pytest.raises(PairliftError, match="a share above 0"):
+        FeatureLog(tmp_path, bundle.columns, bundle.state.catalog, "v", 0.0)
+    log = FeatureLog(tmp_path / "other", ("strange",), bundle.state.catalog, "v", 1.0)
+    found = Answer(
+        np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1), np.ones(1, np.uint32), ("caller",), (), None
+    )
+    log.offer("r", Request(0, 5), found, np.ones((1, 1), np.float32))
+    log.close()
+    with pytest.raises(PairliftError, match="disagree about the columns"):
+        drift_report(config, tmp_path / "other")
+    with pytest.raises(PairliftError, match="the feature log lacks"):
+        Arms.of(prepare(config), read_features(tmp_path / "other", bundle.state.catalog))
+
+
+def test_a_slow_disk_drops_and_counts(
+    trained: tuple[Config, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bundle = trained
+    monkeypatch.setattr("ranker.featurelog.WAITING", 1)
+    monkeypatch.setattr("ranker.featurelog.FeatureLog._run", lambda self: None)
+    log = FeatureLog(tmp_path, bundle.columns, bundle.state.catalog, "v", 1.0)
+    found = Answer(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.uint32), (), (), None)
+    for _ in range(3):
+        log.offer("r", Request(0, 5), replace(found), np.zeros((0, 1), np.float32))
+    assert log.dropped == 2
