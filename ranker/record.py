@@ -28,6 +28,9 @@ from ranker.snapshots import Identity, Origin, write_snapshot
 
 log = logging.getLogger(__name__)
 
+#: seconds after which a thread lets another run, in a process that records: at Python's 5 ms the thread that folds
+#: waits too long for its turns
+SWITCH = 0.0005
 #: events that are graded at once when the log is read again
 REPLAYED = 100_000
 #: seconds between looks for closed segments without a Parquet file

@@ -25,7 +25,8 @@ def machine() -> str:
 
 def run(name: str, options: list[str]) -> int:
     """Run one benchmark, show what it prints, and keep its last line."""
-    command = [sys.executable, str(HERE / f"{name}.py"), *options]
+    # -P: a benchmark's own folder must not hide a package of the same name (`features`).
+    command = [sys.executable, "-P", str(HERE / f"{name}.py"), *options]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
