@@ -186,10 +186,17 @@ def test_a_plugin_sees_nothing_of_a_later_period() -> None:
 def test_a_request_begins_with_its_first_event_graded_or_not() -> None:
     n = 5
     log = EventLog(
-        np.zeros(n, np.int32), np.arange(n, dtype=np.int32), np.array([10, 20, 30, 40, 50]) * MINUTE,
-        np.array([-1, 0, 2, 0, 1], np.int8), np.array([1, 0, 0, 0, 0], np.int16), np.full(n, -1, np.int8),
-        np.array([7, 7, 7, 8, 8], np.int64), np.array([True, True, True, False, True]), np.empty((n, 0), np.float32), (),
-    )  # fmt: skip
+        np.zeros(n, np.int32),
+        np.arange(n, dtype=np.int32),
+        np.array([10, 20, 30, 40, 50]) * MINUTE,
+        np.array([-1, 0, 2, 0, 1], np.int8),
+        np.array([1, 0, 0, 0, 0], np.int16),
+        np.full(n, -1, np.int8),
+        np.array([7, 7, 7, 8, 8], np.int64),
+        np.array([True, True, True, False, True]),
+        np.empty((n, 0), np.float32),
+        (),
+    )
     whole = Split(0, 60 * MINUTE, 70 * MINUTE, 80 * MINUTE, 0.2)
     groups = make_groups(log, PairingSettings(), whole)
     assert groups.requests.as_of.tolist() == [10 * MINUTE, 40 * MINUTE]
