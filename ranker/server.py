@@ -17,15 +17,15 @@ from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
-from features.eventlog import LogError
 from features.split import iso
 from ranker.batch import Outcome
 from ranker.bundle import Bundle
 from ranker.featurelog import FeatureLog
 from ranker.pipeline import Pipeline
-from ranker.record import LimitError, Recorder
+from ranker.record import Recorder
 from ranker.request import Answer, Request, RequestError
 from ranker.snapshots import Origin
+from ranker.status import INTERNAL, finished
 from ranker.wire import Wire, batch_of, outcome_message
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,9 @@ SPARE_THREADS = 8
 MAX_CALLS = 1000
 #: bytes of a message: a full batch of events with long texts
 MAX_MESSAGE = 64 << 20
-#: seconds after which a thread lets another run, in a process that records: at Python's 5 ms the thread that folds
-#: waits too long for its turns
-SWITCH = 0.0005
 #: seconds between the orders of the popular items, where events are recorded
 REFRESH_EVERY = 30.0
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
-INTERNAL = "the server failed on this request; its log has the traceback"
 
 
 def now_wall() -> int:
@@ -148,10 +144,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
                 f"{most} RecordEvents streams are open, and [record] streams is {most}: use one for many batches",
             )
             return
-        recorder = self.recorder
         try:
             for number, message in enumerate(request_iterator):
-                outcome = self._ended_well(context, partial(_recorded, recorder, message), number)
+                outcome = finished(context, partial(_recorded, self.recorder, message), f"batch {number}: ")
                 yield outcome_message(number, outcome)
         finally:
             self._streams.release()
@@ -161,28 +156,8 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         if self.recorder is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
             return None
-        folder, state, frame = self._ended_well(context, self.recorder.snapshot, None)
+        folder, state, frame = finished(context, self.recorder.snapshot)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
-
-    def _ended_well(self, context: grpc.ServicerContext, call: Callable[[], Any], batch: int | None) -> Any:
-        """Return what a call of the recorder returns, or end the gRPC call with a status and a sentence."""
-        place = "" if batch is None else f"batch {batch}: "
-        try:
-            return call()
-        except RequestError as error:
-            code, sentence = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-        except LimitError as error:
-            code, sentence = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
-        except LogError as error:
-            full = grpc.StatusCode.RESOURCE_EXHAUSTED
-            code, sentence = full if error.full else grpc.StatusCode.UNAVAILABLE, str(error)
-        except OSError as error:
-            code, sentence = grpc.StatusCode.UNAVAILABLE, f"the disk refused: {error}"
-        except Exception:
-            log.exception("a call to record failed")
-            code, sentence = grpc.StatusCode.INTERNAL, INTERNAL
-        context.abort(code, place + sentence)
-        return None
 
     def _stamped(self, response: Any, request: Any, as_of: int) -> Any:
         """Add what every answer says of its request and of what served it."""
@@ -212,6 +187,18 @@ def _recorded(recorder: Recorder, message: Any) -> Outcome:
     return recorder.record(batch_of(message))
 
 
+def _pool(bundle: Bundle, records: bool) -> Any:
+    """Return a gRPC server with threads for the requests at once, and for the streams that may stay open."""
+    settings = bundle.config
+    threads = settings.serve.workers + SPARE_THREADS + (settings.record.streams if records else 0)
+    return grpc.server(
+        ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+        # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
+        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
+        maximum_concurrent_rpcs=MAX_CALLS,
+    )
+
+
 class Server:
     """A pipeline behind a port. Warmed before the port answers: a client sees nothing or a ready server."""
 
@@ -232,31 +219,22 @@ class Server:
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
-        settings = bundle.config
-        threads = settings.serve.workers + SPARE_THREADS + (settings.record.streams if record_to else 0)
-        self._server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            # Without this a second server on a taken port would be given half of the calls in silence.
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
-            maximum_concurrent_rpcs=MAX_CALLS,
-        )
-        self.address = self._bind(host, port)
-        wire = Wire(bundle.state.catalog, settings.serve)
         past = clock == "snapshot"
-        self.recorder = (
-            Recorder(bundle, record_to, now_wall, wire.users.find, wire.items.find, past=past, origin=origin)
-            if record_to
-            else None
-        )
+        self._server = _pool(bundle, record_to is not None)
+        self.address = self._bind(host, port)
+        wire = Wire(bundle.state.catalog, bundle.config.serve)
+        self.recorder = None
+        if record_to is not None:
+            found = (wire.users.find, wire.items.find)
+            self.recorder = Recorder(bundle, record_to, now_wall, *found, past=past, origin=origin)
         live = self.recorder.live if self.recorder else None
         self.pipeline = Pipeline(bundle, state=(lambda: live.state) if live else None)
-        self.feature_log = (
-            FeatureLog(features_to[0], bundle.columns, bundle.state.catalog, bundle.version, features_to[1])
-            if features_to
-            else None
-        )
-        clock_now = self._past if past else now_wall
-        service = RankingService(self.pipeline, clock_now, wire, self.recorder, self.feature_log)
+        self.feature_log = None
+        if features_to is not None:
+            folder, share = features_to
+            self.feature_log = FeatureLog(folder, bundle.columns, bundle.state.catalog, bundle.version, share)
+        now = (lambda: self.pipeline.state.end) if past else now_wall
+        service = RankingService(self.pipeline, now, wire, self.recorder, self.feature_log)
         self._stopped = threading.Event()
         self._health = health.HealthServicer()
         self._names = ("", SERVICE)
@@ -286,9 +264,6 @@ class Server:
             self.recorder.close()
         if self.feature_log is not None:
             self.feature_log.close()
-
-    def _past(self) -> int:
-        return self.pipeline.state.end
 
     def _refresh(self) -> None:
         while not self._stopped.wait(REFRESH_EVERY):
