@@ -5,6 +5,7 @@ not know) and `manifest.json`: hashes of all files, and which frame of which log
 """
 
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -24,6 +25,8 @@ from features.split import iso
 from features.store import State
 from ranker.bundle import Bundle
 from ranker.hashes import hash_file
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -82,6 +85,8 @@ def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
         if damaged:
             raise PairliftError(f"{folder} is damaged, use another snapshot; missing or changed: {', '.join(damaged)}")
         state = load_state(folder)
+        if not told:
+            logger.warning("%s has no %s: it is served without a check of its bytes", folder, MANIFEST)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PairliftError(f"{folder} is no snapshot, or a damaged one: {error}") from error
     differing = _differences(bundle.state, state)

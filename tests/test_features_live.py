@@ -224,3 +224,28 @@ def test_readers_never_see_half_of_a_batch():
     assert folded.state.histories.sizes[:2].tolist() == [400, 400]
     folded.close()
     assert not wrong
+
+
+def test_plugins_read_live_histories_as_compact_ones():
+    from features.baselines import ALS
+    from neural.histories import TokenSpec, make_tokens, visible
+
+    rng = np.random.default_rng(3)
+    histories = Histories.build(WORLD.log, 8)
+    buffer = HistoryBuffer(histories)
+    last = int(WORLD.log.ts[-1])
+    for k in range(6):
+        live_ones = buffer.extended(known_of(merged([some_log(rng, 40, 8, last - HOUR, last + k * DAY + 1)])))
+    compact = live_ones.compact()
+    users = np.arange(-1, 8, dtype=np.int32)
+    as_of = np.full(len(users), last + DAY)
+    spec = TokenSpec(20, 3, 2, (1.0, 0.5), (1.0, 1.0), 16)
+    one, two = (make_tokens(h, users, *visible(h, users, as_of, 0, 16), spec) for h in (live_ones, compact))
+    for name in ("item", "codes", "signals", "length"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+    plugin = ALS(factors=4)
+    plugin.item_vectors, plugin.best_grade = rng.random((20, 4)).astype(np.float32), 2
+    requests = Requests(
+        users, as_of, np.zeros(9, np.int16), np.arange(10, dtype=np.int64), np.arange(9, dtype=np.int32)
+    )
+    assert np.array_equal(plugin.values(requests, live_ones), plugin.values(requests, compact), equal_nan=True)
