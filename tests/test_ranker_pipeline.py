@@ -333,7 +333,7 @@ def test_warming_a_good_bundle_is_silent(pipeline):
 
 
 def test_each_source_may_be_left_out(bundle, now):
-    only = SourcesSettings(popular=None, cooccurrence=None)
+    only = SourcesSettings(popular=False, cooccurrence=False)
     pipeline = Pipeline(with_config(bundle, sources=only))
     assert pipeline.source_names == ("nearest",)
     assert len(pipeline.recommend(Request(-1, now), 5).item) == 0
