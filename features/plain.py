@@ -7,6 +7,7 @@ values) and `…_main` (the value that most items or users share, a category), f
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -65,8 +66,7 @@ def plain_column(state: State, name: str, zone: str, requests: Requests, owner: 
         first = np.append(state.first_seen, NEVER)[requests.item]
         age = (requests.as_of[owner] - first) / DAY
         return np.where(age > 0, age, np.nan).astype(np.float32)
-    form, attribute = _known(state.catalog)[name]
-    values = state.static(name, lambda: _static(attribute, form))
+    form, values = state.static(name, lambda: _static(*_known(state.catalog)[name]))
     of_item = name.startswith("item_")
     if form == "age":
         known = values[requests.item if of_item else requests.user[owner]]
@@ -74,8 +74,8 @@ def plain_column(state: State, name: str, zone: str, requests: Requests, owner: 
     return np.asarray(values[requests.item] if of_item else values[requests.user][owner])
 
 
-def _static(attribute: Attribute, form: str) -> F32:
-    """Return float32[n + 1]: the column for each item or user, and NaN in the last place for an unknown one (-1)."""
+def _static(form: str, attribute: Attribute) -> tuple[str, F32]:
+    """Return (form, float32[n + 1]): a column of each item or user, NaN in the last place for unknown ones (-1)."""
     if form in ("number", "age"):
         values = attribute.numbers
     elif form == "code":
@@ -84,7 +84,7 @@ def _static(attribute: Attribute, form: str) -> F32:
         values = np.diff(attribute.offsets).astype(np.float32)
     else:
         values = _main(attribute)
-    return np.append(values, np.float32(np.nan)).astype(np.float32)
+    return form, np.append(values, np.float32(np.nan)).astype(np.float32)
 
 
 def _main(attribute: Attribute) -> F32:
@@ -111,13 +111,16 @@ def day_of_week(ts: I64, zone: str) -> F32:
 
 def _local(ts: I64, zone: str) -> I64:
     """Return int64[n]: µs since 1970 on the clocks of `zone`; its offset is looked up once a quarter of an hour."""
+    if len(ts) == 1:
+        return ts + _offset(int(ts[0]) // (HOUR // 4), zone)
     quarters, place = np.unique(ts // (HOUR // 4), return_inverse=True)
-    known = ZoneInfo(zone)
-    offset = np.array([_offset(int(quarter) * (HOUR // 4), known) for quarter in quarters], np.int64)
+    offset = np.array([_offset(int(quarter), zone) for quarter in quarters], np.int64)
     return np.asarray(ts + offset[place])
 
 
-def _offset(ts: int, zone: ZoneInfo) -> int:
-    """Return the offset of a zone from UTC in µs."""
-    offset = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts)).astimezone(zone).utcoffset()
+@lru_cache(maxsize=100_000)
+def _offset(quarter: int, zone: str) -> int:
+    """Return the offset of a zone from UTC in µs, at a quarter of an hour since 1970."""
+    ts = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(minutes=15 * quarter)
+    offset = ts.astimezone(ZoneInfo(zone)).utcoffset()
     return round((offset or timedelta()).total_seconds()) * SECOND

@@ -69,6 +69,11 @@ class Plan:
     strength: F64
     prior: F64
 
+    def half_lives(self) -> F64:
+        """Return float64[c]: the half-life of each running column in µs, inf where nothing fades."""
+        decay = self.running.decay
+        return np.where(decay >= 0, np.append(self.running.half_life, np.inf)[decay], np.inf)
+
     def empty(self, n: int) -> F64:
         """Return float64[n, b] totals of keys without events."""
         totals = np.zeros((n, len(self.totals.kind)))

@@ -49,7 +49,8 @@ def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
 
 
 def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, first: int) -> None:
-    owner = requests.row_request()
+    # One request's columns are given once, and spread over its candidates by the assignment.
+    owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
     for place in range(first, len(spec.columns)):
         out[:, place] = plain_column(state, spec.columns[place], spec.zone, requests, owner)
 

@@ -10,6 +10,8 @@ cost, and events may come late and in any order.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -18,13 +20,50 @@ from features.counters import Timeline
 from features.distinct import EVER, Distinct, count_over, distinct_parts
 from features.histories import Histories
 from features.keys import key_codes, of_request
+from features.latest import Latest, finish_all
 from features.plans import Plan, make_plans
 from features.ranks import RankTables, rank_values
 from features.schema import F32, F64, I16, I32, I64, Catalog, EventLog, Requests
 from features.spec import Counter
 
+#: form and values of a plain column
+Static = tuple[str, F32]
 #: `first_seen` of an item without an event
 NEVER = 2**62
+
+
+class _Candidates:
+    """The candidates of requests one by one, their columns made when they are first asked for."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self.item = requests.item
+
+    @cached_property
+    def owner(self) -> I64:
+        """int64[n], the request of each."""
+        return self._requests.row_request()
+
+    @cached_property
+    def user(self) -> I32:
+        """int32[n]."""
+        return self._requests.user[self.owner]
+
+    @cached_property
+    def surface(self) -> I16:
+        """int16[n]."""
+        return self._requests.surface[self.owner]
+
+    @cached_property
+    def as_of(self) -> I64:
+        """int64[n]."""
+        return self._requests.as_of[self.owner]
+
+
+def _write(plan: Plan, totals: F64, as_of: int, out: F32) -> None:
+    """Write the counters of float64[b] totals, which all candidates share, to every row of `out`."""
+    numbers = (plan.numerator, plan.denominator, plan.strength, plan.prior)
+    finish_all(totals, *numbers, plan.totals.kind, as_of, plan.counters, out)
 
 
 @njit(cache=True, nogil=True)
@@ -40,6 +79,13 @@ class Segment:
 
     timelines: tuple[Timeline, ...]
     distincts: tuple[Distinct, ...]
+    made: dict[int, Latest | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def latest(self, number: int, plan: Plan, n_items: int) -> Latest | None:
+        """Return the table of all items for a plan, made when it is first asked for; None where there can be none."""
+        if number not in self.made:
+            self.made[number] = Latest.of(plan, self.timelines[number], n_items)
+        return self.made[number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +105,7 @@ class State:
     histories: Histories
     end: int
     ranks: RankTables = field(default_factory=RankTables, compare=False)
-    made: dict[str, F32] = field(default_factory=dict, compare=False)
+    made: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def build(
@@ -104,11 +150,12 @@ class State:
         _see(log.item, log.ts, first_seen)
         return replace(self, first_seen=first_seen)
 
-    def static(self, name: str, make: Callable[[], F32]) -> F32:
-        """Return an array that rests on the catalogue alone, made when it is first asked for."""
+    def static(self, name: str, make: Callable[[], Static]) -> Static:
+        """Return what rests on the catalogue alone, made when it is first asked for."""
         if name not in self.made:
             self.made[name] = make()
-        return self.made[name]
+        made: Static = self.made[name]
+        return made
 
     @property
     def timelines(self) -> tuple[Timeline, ...]:
@@ -135,32 +182,61 @@ class State:
         """
         if out is None:
             out = np.empty((len(requests.item), len(self.counters)), np.float32)
-        owner = requests.row_request()
-        user, surface, as_of = requests.user[owner], requests.surface[owner], requests.as_of[owner]
+        each = _Candidates(requests)
+        shared, further = self.made.get("kinds") or self._kinds()
         for number, plan in enumerate(self.plans):
-            if of_request(plan.key, self.catalog):
-                # Equal for all candidates of a request: one look-up for each request.
-                none = np.full(len(requests), -1, np.int32)
-                rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
-                out[:, plan.counters] = self.plan_values(number, plan, rows, code, requests.as_of)[owner]
-            else:
-                rows, code, _ = key_codes(plan.key, self.catalog, user, requests.item, surface)
-                out[:, plan.counters] = self.plan_values(number, plan, rows, code, as_of)
-        for place, counter in enumerate(self.counters):
-            if counter.kind == "distinct":
-                out[:, place] = self._distinct(counter, user, requests.item, surface, as_of)
-            elif counter.kind == "rank":
-                out[:, place] = self._rank(place, counter, requests.item, as_of)
+            if shared[number]:
+                self._shared(number, plan, requests, each, out)
+            elif not self._gathered(number, plan, requests, out):
+                rows, code, _ = key_codes(plan.key, self.catalog, each.user, each.item, each.surface)
+                out[:, plan.counters] = self.plan_values(number, plan, rows, code, each.as_of)
+        for place, counter in further:
+            read = self._distinct if counter.kind == "distinct" else self._rank
+            out[:, place] = read(place, counter, each)
         return out
 
-    def _distinct(self, counter: Counter, user: I32, item: I32, surface: I16, as_of: I64) -> I64:
+    def _kinds(self) -> tuple[list[bool], list[tuple[int, Counter]]]:
+        """Return which plans are the same for all candidates, and the (place, counter) that are no totals."""
+        shared = [of_request(plan.key, self.catalog) for plan in self.plans]
+        further = [(k, c) for k, c in enumerate(self.counters) if c.kind in ("distinct", "rank")]
+        self.made["kinds"] = shared, further
+        return shared, further
+
+    def _shared(self, number: int, plan: Plan, requests: Requests, each: "_Candidates", out: F32) -> None:
+        """Fill the counters that are equal for all candidates of a request: one look-up for each request."""
+        none = np.full(len(requests), -1, np.int32)
+        rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
+        totals = self._totals(number, plan, rows, code, requests.as_of)
+        if len(requests) == 1:
+            _write(plan, totals[0], int(requests.as_of[0]), out)
+        else:
+            out[:, plan.counters] = plan.finish(totals, requests.as_of)[each.owner]
+
+    def _gathered(self, number: int, plan: Plan, requests: Requests, out: F32) -> bool:
+        """Fill one request's counters of items from the base's table; return whether there is one for its as_of."""
+        if len(requests) != 1 or plan.key != ("item",):
+            return False
+        item, as_of = requests.item, int(requests.as_of[0])
+        latest = self.segments[0].latest(number, plan, self.catalog.n_items)
+        if latest is None or as_of < latest.end:
+            return False
+        latest.gather(item, as_of, out)
+        later = [segment.timelines[number].find(item.astype(np.int64)) >= 0 for segment in self.segments[1:]]
+        rows = np.flatnonzero(np.any(later, axis=0)) if later else ()
+        if len(rows):
+            times, code = np.full(len(rows), as_of, np.int64), item[rows].astype(np.int64)
+            out[np.ix_(rows, plan.counters)] = self.plan_values(number, plan, np.arange(len(rows)), code, times)
+        return True
+
+    def _distinct(self, place: int, counter: Counter, each: "_Candidates") -> I64:
         number = distinct_parts(self.counters).index((counter.key, counter.event, counter.argument))
         indexes = [segment.distincts[number] for segment in self.segments]
-        rows, code, _ = key_codes(counter.key, self.catalog, user, item, surface)
+        rows, code, _ = key_codes(counter.key, self.catalog, each.user, each.item, each.surface)
+        as_of = each.as_of
         low = as_of - counter.span.size if counter.span.kind == "w" else np.full(len(as_of), EVER)
         return count_over(indexes, [index.find(code) for index in indexes], rows, low, as_of - counter.span.delay)
 
-    def _rank(self, place: int, counter: Counter, item: I32, as_of: I64) -> F32:
+    def _rank(self, place: int, counter: Counter, each: "_Candidates") -> F32:
         number = next(k for k, plan in enumerate(self.plans) if plan.key == counter.key)
         plan = self.plans[number].only(self.plans[number].counters.tolist().index(place))
         items = np.arange(self.catalog.n_items)
@@ -169,4 +245,4 @@ class State:
             return self._totals(number, plan, items, items, np.full(len(items), time, np.int64))[:, 0]
 
         attribute = self.catalog.item_attribute(counter.argument)
-        return rank_values(self.ranks, counter.column, attribute, item, as_of, counts)
+        return rank_values(self.ranks, counter.column, attribute, each.item, each.as_of, counts)

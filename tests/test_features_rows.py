@@ -11,6 +11,7 @@ from test_features_counters import COUNTERS, GRADES, NONE_F, NONE_I, NONE_O, cat
 from world import make_world
 
 from features.errors import PairliftError
+from features.ids import IdIndex
 from features.plain import day_of_week, hour_of_day
 from features.rows import assemble, make_spec, training_rows
 from features.schema import DAY, HOUR, SECOND, Attribute, Catalog, EventLog, Requests, one_request
@@ -146,3 +147,43 @@ def test_as_of_the_instant_of_an_event_it_is_not_seen() -> None:
     outside = state.counter_values(one_request(0, 6 * DAY + 1, -1, items))[:, window]
     assert inside.sum() == len(log)
     assert not outside.any()
+
+
+def test_a_request_after_the_log_reads_the_same_from_the_table_of_items() -> None:
+    """One request takes the table of `features.latest`, two at once the timelines; also over further segments."""
+    world = make_world(n_users=20, n_items=30, requests_per_user=20)
+    declared = [
+        CounterSettings(key=["user"], event="impression", spans=["h1d", "all"], stats=["count", "since"]),
+        CounterSettings(key=["item"], event="like", spans=["h1d", "h7d"], stats=["rate", "count"], delay="2h"),
+        CounterSettings(key=["item"], event="play", spans=["h1d", "all"], stats=["mean", "sum", "ratio_listen"]),
+        CounterSettings(key=["item"], event="listen", stats=["since"]),
+    ]
+    counters = make_counters(declared, world.log, world.catalog, world.grades)
+    spec = make_spec(counters, world.catalog, "Europe/Paris", ["hour", "item_genre", "item_age", "weekday"])
+    third = len(world.log) * 2 // 3
+    whole = State.build(world.log, world.catalog, counters, world.grades)
+    base = State.build(world.log.select(slice(third)), world.catalog, counters, world.grades)
+    states = [whole, base.extended(world.log.select(slice(third, None)))]
+    items = np.array([*range(30), -1, 3, 3], np.int32)
+    for as_of in (whole.end, whole.end + 2 * HOUR, whole.end + 40 * DAY):
+        both = Requests(
+            np.array([3, -1], np.int32), np.full(2, as_of), np.array([-1, -1], np.int16), np.array([0, 33, 66]),
+            np.concatenate([items, items]),
+        )  # fmt: skip
+        bulk = assemble(whole, spec, both)
+        for state in states:
+            for user, rows in ((3, bulk[:33]), (-1, bulk[33:])):
+                one = assemble(state, spec, one_request(user, as_of, -1, items))
+                np.testing.assert_allclose(one, rows, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_ids_are_found_by_hash(text: bool) -> None:
+    numbers = np.array([-5, 0, 7, 2**40, 2**62])
+    ids = np.array([f"é{n}" for n in numbers], object) if text else numbers
+    index = IdIndex.of(ids)
+    wanted = [*ids.tolist()[::-1], "none" if text else 8]
+    assert index.find(wanted).tolist() == [4, 3, 2, 1, 0, -1]
+    assert IdIndex.of(ids[:0]).find(wanted[:2]).tolist() == [-1, -1]
+    with pytest.raises(PairliftError, match="twice"):
+        IdIndex.of(np.append(ids, ids[:1]))
