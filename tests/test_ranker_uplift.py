@@ -58,6 +58,8 @@ stop_after = 10
 [uplift]
 seeds = [0, 1, 2]
 draws = 400
+[serve]
+plugin_deadline = "20s"
 """
 
 
