@@ -148,6 +148,7 @@ def make_counters(
 ) -> tuple[Counter, ...]:
     """Resolve declarations to columns. log: the towers' period, whose overall quotients are the priors."""
     counters: dict[str, Counter] = {}
+    priors = _Priors(log, grades)
     for declared in settings or default_settings(catalog, grades):
         check_event(declared.event, grades, log.feedback_names)
         _check_key(declared.key, catalog)
@@ -156,7 +157,7 @@ def make_counters(
                 seen = Span.parse(span)
                 counter = Counter(
                     tuple(declared.key), declared.event, Span(seen.kind, seen.size, declared.delay), stat,
-                    declared.strength, _prior(stat, declared, log, grades),
+                    declared.strength, priors.of(stat, declared),
                 )  # fmt: skip
                 _check(counter, log, catalog, grades)
                 if counter.column in counters:
@@ -165,17 +166,30 @@ def make_counters(
     return tuple(counters.values())
 
 
-def _prior(stat: str, declared: CounterSettings, log: EventLog, grades: tuple[str, ...]) -> float:
-    """Return the declared prior, or the quotient of the whole log."""
-    if declared.prior is not None:
-        return declared.prior
-    kind, _, over = stat.partition("_")
-    value, trial = event_values(log, declared.event, grades)
-    if kind == "rate":
-        value = (value != 0).astype(np.float32)
-    below = event_values(log, over, grades)[0] if kind == "ratio" else trial
-    total = float(below.sum(dtype=np.float64))
-    return float(value.sum(dtype=np.float64)) / total if total > 0 else 0.0
+class _Priors:
+    """The quotients of a whole log, each made once."""
+
+    def __init__(self, log: EventLog, grades: tuple[str, ...]) -> None:
+        self._log, self._grades = log, grades
+        self._made: dict[tuple[str, str], float] = {}
+
+    def of(self, stat: str, declared: CounterSettings) -> float:
+        """Return the declared prior, or the quotient of the whole log; 0 for what is no quotient."""
+        if stat.partition("_")[0] not in ("rate", "mean", "ratio"):
+            return 0.0
+        if declared.prior is not None:
+            return declared.prior
+        if (stat, declared.event) not in self._made:
+            self._made[stat, declared.event] = self._quotient(stat, declared.event)
+        return self._made[stat, declared.event]
+
+    def _quotient(self, stat: str, event: str) -> float:
+        kind, _, over = stat.partition("_")
+        value, trial = event_values(self._log, event, self._grades)
+        below = event_values(self._log, over, self._grades)[0] if kind == "ratio" else trial
+        above = (value != 0) if kind == "rate" else value
+        total = float(below.sum(dtype=np.float64))
+        return float(above.sum(dtype=np.float64)) / total if total > 0 else 0.0
 
 
 def _check(counter: Counter, log: EventLog, catalog: Catalog, grades: tuple[str, ...]) -> None:
