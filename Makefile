@@ -47,7 +47,11 @@ proto: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto proto/pairlift/v1/ranking.proto
 
-bench: $(VENV)/.installed-dev
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PIP) -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.installed-bench
 	$(BIN)/python tests/bench/run.py $(WHAT)
 
 # The README's tables, from tests/bench/results.
@@ -58,7 +62,7 @@ figures: | $(BIN)/python
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[dev]'
+	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[dev,bench]'
 	.venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
 	rm -rf .venv-constraints
 
