@@ -10,6 +10,8 @@ cooccurrence/     neighbours of each item as of the end of the log
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,50 +75,47 @@ def write_bundle(
     measured: dict[str, Any],
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step. measured: figures of the test."""
-    folder = folder.resolve()
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with _in_its_place(folder.resolve()) as partial:
+        (partial / "pairlift.toml").write_text(config.text)
+        booster.save_model(str(partial / "booster.txt"))
+        for name, plugin in plugins.items():
+            (partial / "plugins" / name).mkdir(parents=True)
+            plugin.save(partial / "plugins" / name)
+        save_state(partial / "snapshot", state)
+        save_arrays(partial / "cooccurrence", cooccurrence)
+        files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        manifest = {
+            "format": FORMAT,
+            "columns": columns_of(spec, plugins),
+            "spec": asdict(spec),
+            "snapshot_time": state.end,
+            "measured": measured,
+            "files": files,
+        }
+        manifest["version"] = hash_value(manifest)[:12]
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+@contextmanager
+def _in_its_place(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside `folder` to write into, and put it in its place in one step where all went well."""
+    partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
+    _tidy(folder, partial, old)  # after a run that was killed
+    partial.mkdir(parents=True)
     try:
-        _write(partial, config, spec, state, plugins, booster, cooccurrence, measured)
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        yield partial
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _tidy(folder, partial, old)
 
 
-def _write(
-    partial: Path,
-    config: Config,
-    spec: FeatureSpec,
-    state: State,
-    plugins: dict[str, FeaturePlugin],
-    booster: lgb.Booster,
-    cooccurrence: Cooccurrence,
-    measured: dict[str, Any],
-) -> None:
-    partial.mkdir(parents=True)
-    (partial / "pairlift.toml").write_text(config.text)
-    booster.save_model(str(partial / "booster.txt"))
-    for name, plugin in plugins.items():
-        (partial / "plugins" / name).mkdir(parents=True)
-        plugin.save(partial / "plugins" / name)
-    save_state(partial / "snapshot", state)
-    save_arrays(partial / "cooccurrence", cooccurrence)
-    files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-    manifest = {
-        "format": FORMAT,
-        "columns": columns_of(spec, plugins),
-        "spec": asdict(spec),
-        "snapshot_time": state.end,
-        "measured": measured,
-        "files": files,
-    }
-    manifest["version"] = hash_value(manifest)[:12]
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+def _tidy(folder: Path, partial: Path, old: Path) -> None:
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def check_out(folder: Path, config: Config) -> None:

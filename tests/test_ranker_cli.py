@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
-from ranker.bundle import load_bundle
+from ranker.bundle import _in_its_place, load_bundle
 from ranker.cli import cli
 from ranker.config import load_config
 from ranker.train import Arms, plugin_stage, prepare
@@ -205,3 +205,15 @@ def test_every_flipped_byte_of_a_manifest_is_refused(bundle: Path) -> None:
     finally:
         (bundle / "stray").unlink(missing_ok=True)
         path.write_bytes(content)
+
+
+def test_a_bundle_comes_back_where_its_successor_fails(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "kept").touch()
+    with pytest.raises(OSError, match="full"), _in_its_place(tmp_path / "b"):
+        raise OSError("disk full")
+    (tmp_path / "b").rename(tmp_path / ".b.old")  # as a kill between the two renames leaves it
+    with pytest.raises(OSError, match="full"), _in_its_place(tmp_path / "b"):
+        raise OSError("disk full")
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert (tmp_path / "b" / "kept").exists()
