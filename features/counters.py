@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from features.keys import key_codes, stable_order
+from features.keys import has_list, key_codes, stable_order
 from features.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
 from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog
 from features.spec import check_event
@@ -196,7 +196,8 @@ class Timeline:
             known = np.flatnonzero(code >= 0)
             rows, code = rows[known], code[known]
         order = stable_order(code, size)
-        rows = rows[order]
+        all_once = len(rows) == len(log) and not has_list(plan.key, catalog)
+        rows = order.astype(np.int64) if all_once else rows[order]
         codes, offsets = places_of(code, order, size)
         feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][rows]
         marks = np.zeros((len(rows) // EVERY, len(plan.running.decay)))

@@ -9,6 +9,7 @@ from numba import njit
 from features.schema import I16, I32, I64, Attribute, Catalog
 
 DIGIT = 11  # bits that one pass of the sort looks at: its counters stay in the first-level cache
+MASK = (1 << DIGIT) - 1
 
 
 def key_attribute(part: str, catalog: Catalog) -> tuple[str, Attribute] | None:
@@ -33,6 +34,11 @@ def of_request(key: tuple[str, ...], catalog: Catalog) -> bool:
     """Return whether a key is the same for all candidates of a request: nothing in it is of the item."""
     own = {"user", "surface", *(f"user_{a.name}" for a in catalog.user_attributes)}
     return set(key) <= own - {a.name for a in catalog.item_attributes}
+
+
+def has_list(key: tuple[str, ...], catalog: Catalog) -> bool:
+    """Return whether a part of the key is multi-valued, so that a row can have several keys."""
+    return any(found[1].kind == "multi" for part in key if (found := key_attribute(part, catalog)))
 
 
 def radix(part: str, catalog: Catalog) -> int:
@@ -92,20 +98,23 @@ def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
 
 
 @njit(cache=True, nogil=True)
-def _radix_order(code: I64, order: I32, passes: int) -> I32:
-    other = np.empty_like(order)
-    starts = np.empty((1 << DIGIT) + 1, np.int64)
+def _radix_order(code: I64, passes: int) -> I32:
+    # Codes move with the order: to look each up by its place would wait for memory at every step.
+    keys, other_keys = code.copy(), np.empty_like(code)
+    order, other = np.arange(len(code)).astype(np.int32), np.empty(len(code), np.int32)
     for p in range(passes):
         shift = p * DIGIT
-        starts[:] = 0
-        for k in range(len(code)):
-            starts[((code[k] >> shift) & ((1 << DIGIT) - 1)) + 1] += 1
+        starts = np.zeros((1 << DIGIT) + 1, np.int64)
+        for k in range(len(keys)):
+            starts[((keys[k] >> shift) & MASK) + 1] += 1
         for d in range(1 << DIGIT):
             starts[d + 1] += starts[d]
-        for k in range(len(order)):
-            digit = (code[order[k]] >> shift) & ((1 << DIGIT) - 1)
-            other[starts[digit]] = order[k]
-            starts[digit] += 1
+        for k in range(len(keys)):
+            digit = (keys[k] >> shift) & MASK
+            at = starts[digit]
+            starts[digit] = at + 1
+            other_keys[at], other[at] = keys[k], order[k]
+        keys, other_keys = other_keys, keys
         order, other = other, order
     return order
 
@@ -113,4 +122,5 @@ def _radix_order(code: I64, order: I32, passes: int) -> I32:
 def stable_order(code: I64, size: int) -> I32:
     """Return int32[n]: the order that sorts codes in [0, size); equal ones keep their order. Linear in n."""
     passes = -(-max(size - 1, 1).bit_length() // DIGIT)
-    return np.asarray(_radix_order(code, np.arange(len(code), dtype=np.int32), passes))
+    order: I32 = _radix_order(code, passes)
+    return order

@@ -87,20 +87,9 @@ def _finish_rows(rows: F32, factor: F32, add: F32, starts: I64, counters: I64, o
             out[i, counters[b]] = rows[i, b]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def finish_all(
-    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, kind: I64, as_of: int, counters: I64,
-    out: F32,
-) -> None:  # fmt: skip
-    """Do what `Plan.finish` does to float64[b] totals of one key, and write them to every row of `out`."""
-    shown = np.empty(len(counters), np.float32)
-    for c in range(len(counters)):
-        value = totals[numerator[c]]
-        if denominator[c] >= 0:
-            value = (value + strength[c] * prior[c]) / (totals[denominator[c]] + strength[c])
-        if kind[numerator[c]] == SINCE:
-            value = (as_of - value) / SECOND if value > -np.inf else np.nan
-        shown[c] = value
+@njit(cache=True, nogil=True)
+def spread(values: F32, counters: I64, out: F32) -> None:
+    """Write float32[c] values to the columns `counters` of every row of `out`."""
     for i in range(len(out)):
         for c in range(len(counters)):
-            out[i, counters[c]] = shown[c]
+            out[i, counters[c]] = values[c]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numba import njit
 
-from features.schema import F32, F64, I64, SECOND
+from features.schema import F32, F64, I64, SECOND, Bool
 from features.spec import Counter
 
 T = TypeVar("T")
@@ -51,6 +52,20 @@ class Totals(NamedTuple):
     delays: I64
 
 
+@njit(cache=True, nogil=True)
+def _finish(
+    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
+) -> None:  # fmt: skip
+    for i in range(len(out)):
+        for c in range(len(numerator)):
+            value = totals[i, numerator[c]]
+            if denominator[c] >= 0:
+                value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
+            if since[c]:
+                value = (as_of[i] - value) / SECOND if value > -np.inf else np.nan
+            out[i, c] = value
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The counters of one key.
@@ -82,15 +97,10 @@ class Plan:
 
     def finish(self, totals: F64, as_of: I64) -> F32:
         """Turn float64[n, b] totals into float32[n, counters]: sums, smoothed quotients, seconds since (NaN: never)."""
-        values = totals[:, self.numerator]
-        smoothed = self.denominator >= 0
-        trials = totals[:, self.denominator[smoothed]]
-        strength, prior = self.strength[smoothed], self.prior[smoothed]
-        values[:, smoothed] = (values[:, smoothed] + strength * prior) / (trials + strength)
         since = self.totals.kind[self.numerator] == SINCE
-        last = np.where(np.isinf(values[:, since]), np.nan, values[:, since])
-        values[:, since] = (as_of[:, None] - last) / SECOND
-        return values.astype(np.float32)
+        out = np.empty((len(totals), len(self.counters)), np.float32)
+        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, since, as_of, out)
+        return out
 
     def only(self, k: int) -> "Plan":
         """Return the plan of the k-th counter alone, over the same running columns."""

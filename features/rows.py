@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numba import njit
 
 from features.histories import Histories
 from features.plain import column_names, plain_column
-from features.schema import F32, I64, Bool, Catalog, EventLog, Requests
+from features.schema import F32, I32, I64, Bool, Catalog, EventLog, Requests
 from features.spec import Counter
 from features.store import State
 
@@ -99,8 +100,24 @@ def _blocks(
         return
     of_event = log.user if side == "user" else log.item
     of_row = requests.user[requests.row_request()] if side == "user" else requests.item
+    order, starts = _by_block(of_event, blocks)
     for block in range(blocks):
-        yield log.select(of_event % blocks == block), of_row % blocks == block
+        yield log.select(order[starts[block] : starts[block + 1]]), of_row % blocks == block
+
+
+@njit(cache=True, nogil=True)
+def _by_block(of: I32, blocks: int) -> tuple[I32, I64]:
+    """Return (int32[n] rows, those of one block beside each other and in their order, int64[blocks + 1] starts)."""
+    starts = np.zeros(blocks + 2, np.int64)
+    for k in range(len(of)):
+        starts[of[k] % blocks + 2] += 1
+    for b in range(blocks):
+        starts[b + 1] += starts[b]
+    order = np.empty(len(of), np.int32)
+    for k in range(len(of)):
+        order[starts[of[k] % blocks + 1]] = k
+        starts[of[k] % blocks + 1] += 1
+    return order, starts[: blocks + 1]
 
 
 def _candidates(requests: Requests, keep: Bool) -> Requests:

@@ -20,7 +20,7 @@ from features.counters import Timeline
 from features.distinct import EVER, Distinct, count_over, distinct_parts
 from features.histories import Histories
 from features.keys import key_codes, of_request
-from features.latest import Latest, finish_all
+from features.latest import Latest, spread
 from features.plans import Plan, make_plans
 from features.ranks import RankTables, rank_values
 from features.schema import F32, F64, I16, I32, I64, Catalog, EventLog, Requests
@@ -58,12 +58,6 @@ class _Candidates:
     def as_of(self) -> I64:
         """int64[n]."""
         return self._requests.as_of[self.owner]
-
-
-def _write(plan: Plan, totals: F64, as_of: int, out: F32) -> None:
-    """Write the counters of float64[b] totals, which all candidates share, to every row of `out`."""
-    numbers = (plan.numerator, plan.denominator, plan.strength, plan.prior)
-    finish_all(totals, *numbers, plan.totals.kind, as_of, plan.counters, out)
 
 
 @njit(cache=True, nogil=True)
@@ -206,11 +200,11 @@ class State:
         """Fill the counters that are equal for all candidates of a request: one look-up for each request."""
         none = np.full(len(requests), -1, np.int32)
         rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
-        totals = self._totals(number, plan, rows, code, requests.as_of)
+        values = self.plan_values(number, plan, rows, code, requests.as_of)
         if len(requests) == 1:
-            _write(plan, totals[0], int(requests.as_of[0]), out)
+            spread(values[0], plan.counters, out)
         else:
-            out[:, plan.counters] = plan.finish(totals, requests.as_of)[each.owner]
+            out[:, plan.counters] = values[each.owner]
 
     def _gathered(self, number: int, plan: Plan, requests: Requests, out: F32) -> bool:
         """Fill one request's counters of items from the base's table; return whether there is one for its as_of."""
