@@ -16,11 +16,12 @@ from features.pairs import Groups, Pairs
 from features.plans import make_plans
 from features.schema import F32, F64, I64, SAMPLED, Bool
 from features.spec import Counter, Span
+from ranker.arms import SHOWN, Arm, Arms
 from ranker.config import Config
 from ranker.interval import Interval, relative_uplift
 from ranker.metrics import effective_users, ndcg, right_by_user
 from ranker.objective import pair_accuracy
-from ranker.train import SHOWN, Arm, Arms, Prepared, plugin_stage, prepare
+from ranker.prepare import Prepared, plugin_stage, prepare
 
 NDCG_AT = 10
 #: an uplift of this many standard errors is seen with a chance of 80 % at the 5 % level

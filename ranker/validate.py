@@ -10,7 +10,7 @@ from features.schema import DAY, EventLog
 from features.split import PERIODS, iso
 from ranker.booster import FULL_SIZE, check_params
 from ranker.config import Config
-from ranker.train import Prepared, import_stage, prepare
+from ranker.prepare import Prepared, import_stage, prepare
 
 
 def validation_text(config: Config) -> str:

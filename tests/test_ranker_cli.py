@@ -8,10 +8,11 @@ from click.testing import CliRunner
 from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
+from ranker.arms import Arms
 from ranker.bundle import _in_its_place, load_bundle
 from ranker.cli import cli
 from ranker.config import load_config
-from ranker.train import Arms, plugin_stage, prepare
+from ranker.prepare import plugin_stage, prepare
 
 
 def pairlift(*words: object) -> tuple[int, str]:

@@ -11,15 +11,17 @@ from test_ranker_uplift import write_world
 from features.dataset import load_request_codes
 from features.errors import PairliftError
 from features.pairs import Groups
+from ranker.arms import Arms
 from ranker.bundle import Bundle, load_bundle
 from ranker.cli import cli
 from ranker.client import Client
 from ranker.config import Config, load_config
 from ranker.featurelog import FeatureLog, drift, read_features
 from ranker.pipeline import Pipeline
+from ranker.prepare import prepare
 from ranker.request import Answer, Request
 from ranker.server import Server
-from ranker.train import Arms, drift_report, prepare, train
+from ranker.train import drift_report, train
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_the_figures_agree_with_each_other(reports: dict[str, dict[str, Any]]) -
 def test_both_arms_are_resumed_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(write_world(tmp_path))
     first = uplift_report(config, "noise")
-    monkeypatch.setattr("ranker.train.fit_booster", None)  # a second run must not fit
+    monkeypatch.setattr("ranker.arms.fit_booster", None)  # a second run must not fit
     assert uplift_report(config, "noise") == first
 
 

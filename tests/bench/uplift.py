@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
+from ranker.arms import Arms
 from ranker.config import load_config
 from ranker.examples import example_names, example_text
 from ranker.interval import relative_uplift
 from ranker.metrics import right_by_user
-from ranker.train import Arms, plugin_stage, prepare
+from ranker.prepare import plugin_stage, prepare
 from ranker.uplift import as_table, uplift_report
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,137 @@
+"""Arms: boosters of given columns and seed, fitted on the rows that all of them share, with their test scores."""
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+
+from features.dataset import load_request_codes
+from features.errors import PairliftError
+from features.pairs import Groups, Pairs, cap_pairs, make_pairs
+from features.plugin import FeaturePlugin
+from features.rows import assemble
+from features.schema import F32, F64, SAMPLED
+from ranker.booster import Slice, fit_booster
+from ranker.featurelog import Logged, overlay
+from ranker.prepare import Prepared
+from ranker.stages import code_hash, run_stage
+
+logger = logging.getLogger(__name__)
+
+SHOWN = "shown"
+
+
+def of_kind(pairs: Pairs, kind: str) -> Pairs:
+    """Return the `shown` or the `sampled` pairs; all of them where there is none of that kind."""
+    keep = pairs.sampled if kind == SAMPLED else ~pairs.sampled
+    return pairs.select(keep) if keep.any() else pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A fitted ranker. scores: float64[n] of the test's impressions."""
+
+    booster: lgb.Booster
+    scores: F64
+
+    @property
+    def trees(self) -> int:
+        """Trees up to the best validation round."""
+        return int(self.booster.num_trees())
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """The rows that all arms share, and the fits over them."""
+
+    prepared: Prepared
+    groups: dict[str, Groups]
+    base: dict[str, F32]
+    logged: Logged | None = None
+
+    @classmethod
+    def of(cls, prepared: Prepared, logged: Logged | None = None) -> "Arms":
+        """Assemble the rows of the booster's two slices and of the test, without plugins.
+
+        logged: a feature log, whose values take the place of those of the impressions that it has.
+        """
+        groups = {
+            "train": prepared.groups.of("booster", False),
+            "validation": prepared.groups.of("booster", True),
+            "test": prepared.groups.of("test"),
+        }
+        base = {name: assemble(prepared.state, prepared.spec, g.requests) for name, g in groups.items()}
+        arms = cls(prepared, groups, base, logged)
+        return replace(arms, base=arms.overlaid(base, list(prepared.spec.columns)))
+
+    @property
+    def kind(self) -> str:
+        """`shown` where the test has such pairs, else `sampled`: what is reported first, and stopped by."""
+        return SAMPLED if self.pairs("test").sampled.all() else SHOWN
+
+    def plugin_columns(self, name: str, plugin: FeaturePlugin) -> dict[str, F32]:
+        """Return float32[n, c] of the plugin of a name for each slice."""
+        histories = self.prepared.state.histories
+        values = {part: plugin.values(g.requests, histories) for part, g in self.groups.items()}
+        return self.overlaid(values, [f"{name}__{column}" for column in plugin.columns])
+
+    def overlaid(self, values: dict[str, F32], columns: list[str]) -> dict[str, F32]:
+        """Return the values with those of the feature log in their place, where there is one."""
+        if self.logged is None:
+            return values
+        codes = load_request_codes(self.prepared.config.work / "import" / "log.duckdb")
+        out, rows = {}, 0
+        for part, matrix_ in values.items():
+            out[part], n = overlay(self.logged, codes, self.prepared.log, self.groups[part], matrix_, columns)
+            rows += n
+        if not rows:
+            raise PairliftError(
+                "no impression of the log is in the feature log: is [events] request_id mapped, and is it what "
+                "requests to the server carried?"
+            )
+        logger.info("%d of %d impressions as they were served", rows, sum(map(len, values.values())))
+        return out
+
+    def pairs(self, name: str, seed: int = 0) -> Pairs:
+        """Return the pairs of a slice; a cap is for training alone."""
+        pairs = make_pairs(self.groups[name], self.prepared.weights)
+        cap = self.prepared.config.pairing.train_cap if name == "train" else None
+        return cap_pairs(pairs, self.groups[name], cap, seed)
+
+    def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
+        """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""
+        config = self.prepared.config
+        digest = _digest((columns if names else {}) | (self.base if self.logged else {}))
+        told = [self.prepared.key, names, digest, config.booster.model_dump(), seed]
+        told.append(code_hash("ranker"))
+
+        def make(folder: Path) -> None:
+            slices = {}
+            for part in ("train", "validation"):
+                rows = np.concatenate([self.base[part], columns[part]], axis=1) if names else self.base[part]
+                pairs = self.pairs(part, seed)
+                if part == "validation":  # stop by the kind of pairs that is reported
+                    pairs = of_kind(pairs, self.kind)
+                slices[part] = Slice(rows, self.groups[part].requests.row_request(), pairs)
+            spec = self.prepared.spec
+            booster = fit_booster(
+                [*spec.columns, *names], list(spec.categorical), slices["train"], slices["validation"],
+                config.booster, seed,
+            )  # fmt: skip
+            booster.save_model(str(folder / "booster.txt"))
+            test = np.concatenate([self.base["test"], columns["test"]], axis=1) if names else self.base["test"]
+            np.save(folder / "scores.npy", np.asarray(booster.predict(test, raw_score=True)))
+
+        folder = run_stage(config.work / "arms", f"{name}-seed{seed}", told, make, logging.DEBUG)
+        return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))
+
+
+def _digest(columns: dict[str, F32]) -> str:
+    digest = hashlib.sha256()
+    for name, values in columns.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""A log made ready to learn from: imported, split, grouped and paired, with its counters and its fitted plugins."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.dataset import import_log, load_log
+from features.errors import PairliftError, did_you_mean
+from features.pairs import Groups, cap_pairs, make_groups, make_pairs, weight_table
+from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
+from features.rows import FeatureSpec, make_spec
+from features.schema import F64, Catalog, EventLog
+from features.sources import source_files
+from features.spec import make_counters
+from features.split import PERIODS, Split, make_split
+from features.store import State
+from ranker.config import Config
+from ranker.fetch import fetch
+from ranker.hashes import hash_value
+from ranker.stages import code_hash, run_stage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A log that is ready to learn from. key: hash of all that it was made of."""
+
+    config: Config
+    key: str
+    log: EventLog
+    catalog: Catalog
+    split: Split
+    groups: Groups
+    weights: F64
+    state: State
+    spec: FeatureSpec
+
+    def fit_data(self, seed: int) -> FitData:
+        """Return what a plugin may see: nothing of t1 or later."""
+        groups = self.groups.of("towers")
+        pairs = cap_pairs(make_pairs(groups, self.weights), groups, self.config.pairing.train_cap, seed)
+        log = self.log.between(self.split.t0, self.split.t1)
+        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed)
+
+
+def import_stage(config: Config) -> Path:
+    """Fetch what is missing, import the log, and return the folder of `log.duckdb`."""
+    if config.fetch is not None:
+        fetch(config.fetch, config.data_root)
+    tables = [t for t in (config.events, config.items, config.users) if t is not None]
+    files = [source_files(table.source, config.data_root) for table in tables]
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for found in files for p in found]
+    if not all(files):
+        stats.append(("a source whose files are not known is read anew", 0, time.time_ns()))
+    mapping = config.mapping()
+    told = [t.model_dump() if t else None for t in (mapping.events, mapping.items, mapping.users)]
+    inputs = [stats, told, [g.model_dump() for g in mapping.grades], mapping.pairing_where, mapping.zone]
+    inputs.append(code_hash("features"))
+    return run_stage(config.work, "import", inputs, lambda folder: import_log(mapping, folder / "log.duckdb"))
+
+
+def prepare(config: Config) -> Prepared:
+    """Import, and make groups, counters and the state of the whole log."""
+    folder = import_stage(config)
+    log, catalog = load_log(folder / "log.duckdb")
+    split = make_split(config.split, log, config.time.zone)
+    groups = make_groups(log, config.pairing, split)
+    weights = weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0)
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
+    state = State.build(log, catalog, counters, config.grade_names)
+    told = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
+    told.append(config.features.model_dump())
+    key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
+    spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
+    prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec)
+    _refuse_empty(prepared)
+    return prepared
+
+
+def _refuse_empty(prepared: Prepared) -> None:
+    """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs."""
+    for period in PERIODS:
+        for held in (None,) if period == "test" else (False, True):
+            groups = prepared.groups.of(period, held)
+            place = f"the {'validation slice of the ' if held else ''}{period} period"
+            if not len(groups.requests):
+                raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
+            if not len(make_pairs(groups, prepared.weights)):
+                raise PairliftError(
+                    f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
+                    "window, move the split, or, for a log with positives only, set pairing.negatives = 4"
+                )
+
+
+def plugin_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
+    """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged."""
+    config = prepared.config
+    if name not in config.plugins:
+        raise PairliftError(f"there is no [plugins.{name}] in {config.path}{did_you_mean(name, config.plugins)}")
+    settings = config.plugins[name]
+    kind = plugin_class(settings.path)
+    plugin = make_plugin(name, settings.path, settings.params)
+    inputs = [prepared.key, settings.path, settings.params, seed, code_hash(kind.__module__.partition(".")[0])]
+
+    def make(folder: Path) -> None:
+        logger.info("fitting plugin %s (%s)", name, settings.path)
+        plugin.fit(prepared.fit_data(seed))
+        plugin.save(folder)
+
+    # What was saved is what is measured, and what a bundle serves.
+    return kind.load(run_stage(config.work / "plugins", name, inputs, make))
