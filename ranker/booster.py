@@ -1,6 +1,8 @@
 """Fit a LightGBM ranker on weighted pairs, stopped early by the PairAccuracy of the validation slice."""
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import lightgbm as lgb
@@ -11,6 +13,8 @@ from features.pairs import Pairs
 from features.schema import F32, F64, I64
 from ranker.config import BoosterSettings
 from ranker.objective import PairLogit, pair_accuracy
+
+logger = logging.getLogger(__name__)
 
 #: Slow enough to converge smoothly, with row and column sampling so that a seed means something.
 DEFAULTS: dict[str, Any] = {
@@ -25,6 +29,8 @@ DEFAULTS: dict[str, Any] = {
     "cat_smooth": 20.0,
     "max_bin": 255,
 }
+#: what every fit has
+FIXED: dict[str, Any] = {"metric": "none", "verbosity": -1, "deterministic": True, "force_row_wise": True}
 _OURS = ("objective", "metric", "seed", "early_stopping_round", "num_iterations", "verbosity")
 #: a slice of fewer rows has smaller leaves, unless the TOML says how large
 FULL_SIZE = 5_000
@@ -46,14 +52,17 @@ def fit_booster(
     validation: Slice,
     settings: BoosterSettings,
     seed: int,
+    start: lgb.Booster | None = None,
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
-    The same seed, rows and parameters give the same booster. Raises PairliftError for a parameter that is
-    ours to set, or one that LightGBM refuses.
+    The same seed, rows and parameters give the same booster. start: a booster of the same columns whose trees are
+    kept, and boosted on (a warm start); it comes back as it was where no further tree is better on the validation
+    slice. Raises PairliftError for a parameter that is ours to set, or one that LightGBM refuses.
     """
     objective = PairLogit.of(train.pairs, train.group)
-    params = _params(settings, seed, len(train.matrix)) | {"objective": objective}
+    params = parameters(settings, len(train.matrix)) | FIXED | {"seed": seed, "objective": objective}
+    params |= _monotone(settings, columns)
 
     def accuracy(score: F64, _: lgb.Dataset) -> tuple[str, float, bool]:
         return "pair_accuracy", pair_accuracy(score, validation.pairs)[0], True
@@ -69,29 +78,65 @@ def fit_booster(
             valid_sets=[held],
             feval=accuracy,
             callbacks=[lgb.early_stopping(settings.stop_after, verbose=False)],
+            init_model=start,
         )
     except lgb.basic.LightGBMError as error:
         hint = "" if settings.params else f"; are {len(train.matrix)} impressions of the booster's period enough?"
         raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
+    if start is not None:
+        old = pair_accuracy(np.asarray(start.predict(validation.matrix, raw_score=True)), validation.pairs)[0]
+        if old >= booster.best_score["valid_0"]["pair_accuracy"]:
+            logger.info("warm start: no further tree is better on the validation slice; the old trees stay alone")
+            return start
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
 
 
-def _params(settings: BoosterSettings, seed: int, rows: int) -> dict[str, Any]:
-    check_params(settings)
+def parameters(settings: BoosterSettings, rows: int) -> dict[str, Any]:
+    """Return the parameters of a fit on so many rows by LightGBM's first names: ours, and over them the TOML's."""
     defaults = DEFAULTS
     if rows < FULL_SIZE:
         defaults = DEFAULTS | {"min_data_in_leaf": max(2, rows // 100), "min_sum_hessian_in_leaf": 1e-3}
-    fixed = {"metric": "none", "seed": seed, "verbosity": -1, "deterministic": True, "force_row_wise": True}
-    return defaults | settings.params | fixed
+    return defaults | check_params(settings)
 
 
-def check_params(settings: BoosterSettings) -> None:
-    """Refuse a name in `[booster.params]` that LightGBM does not know, or that is ours to set, alias or not."""
+def _monotone(settings: BoosterSettings, columns: list[str]) -> dict[str, Any]:
+    """Return LightGBM's list of constraints by position; a column that this arm lacks is none of its own."""
+    signs = [settings.monotone.get(column, 0) for column in columns]
+    return {"monotone_constraints": signs} if any(signs) else {}
+
+
+@cache
+def _meanings() -> dict[str, str]:
+    """Return LightGBM's first name of every name of a parameter."""
     aliases: dict[str, list[str]] = lgb.basic._ConfigAliases._get_all_param_aliases()
-    meaning = {name: known for known, names in aliases.items() for name in (known, *names)}
-    for name in settings.params:
+    return {name: known for known, names in aliases.items() for name in (known, *names)}
+
+
+def check_params(settings: BoosterSettings) -> dict[str, Any]:
+    """Return `[booster.params]` by LightGBM's first names, for with two names of one thing LightGBM drops one.
+
+    Raises PairliftError for a name that LightGBM does not know, that is ours to set, or that stands there twice.
+    """
+    meaning, found = _meanings(), dict[str, Any]()
+    for name, value in settings.params.items():
+        place = f"[booster.params] {name}"
         if name not in meaning:
-            raise PairliftError(f"[booster.params] {name}: LightGBM has no such parameter{did_you_mean(name, meaning)}")
+            raise PairliftError(f"{place}: LightGBM has no such parameter{did_you_mean(name, meaning)}")
         if meaning[name] in _OURS:
-            raise PairliftError(f"[booster.params] {name}: Pairlift sets this; see [booster] trees and stop_after")
+            raise PairliftError(f"{place}: Pairlift sets this; see [booster] trees and stop_after")
+        if meaning[name] == "monotone_constraints":
+            raise PairliftError(f'{place}: name the columns instead: [booster.monotone] "column" = 1 (or -1)')
+        if meaning[name] in found:
+            raise PairliftError(f"{place}: another name of {meaning[name]}, which stands there too; keep one")
+        found[meaning[name]] = value
+    return found
+
+
+def check_monotone(settings: BoosterSettings, columns: list[str], categorical: tuple[str, ...]) -> None:
+    """Refuse in `[booster.monotone]` what is none of the columns that a booster may have, or a category."""
+    for name in settings.monotone:
+        if name not in columns:
+            raise PairliftError(f"[booster.monotone] '{name}': there is no such column{did_you_mean(name, columns)}")
+        if name in categorical:
+            raise PairliftError(f"[booster.monotone] '{name}': it is a category, which has no order to keep")

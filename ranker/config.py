@@ -60,11 +60,15 @@ class TimeSettings(Settings):
 
 
 class BoosterSettings(Settings):
-    """`[booster]`: boosting rounds, stopping, and any LightGBM parameter under `params`."""
+    """`[booster]`: boosting rounds, stopping, and any LightGBM parameter under `params`.
+
+    monotone: by column, 1 where a higher value may never lower the score, -1 where it may never raise it.
+    """
 
     trees: int = Field(default=2000, ge=1)
     stop_after: int = Field(default=100, ge=1)
     params: dict[str, bool | int | float | str | list[int]] = Field(default_factory=dict)
+    monotone: dict[str, Literal[-1, 1]] = Field(default_factory=dict)
 
 
 class UpliftSettings(Settings):

@@ -15,6 +15,7 @@ from features.sources import source_files
 from features.spec import make_counters
 from features.split import PERIODS, Split, make_split
 from features.store import State
+from ranker.booster import check_monotone, check_params
 from ranker.config import Config
 from ranker.fetch import fetch
 from ranker.hashes import hash_value
@@ -63,6 +64,7 @@ def import_stage(config: Config) -> Path:
 
 def prepare(config: Config) -> Prepared:
     """Import, and make groups, counters and the state of the whole log."""
+    check_params(config.booster)
     folder = import_stage(config)
     log, catalog = load_log(folder / "log.duckdb")
     split = make_split(config.split, log, config.time.zone)
@@ -74,9 +76,18 @@ def prepare(config: Config) -> Prepared:
     told.append(config.features.model_dump())
     key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
     spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
+    check_monotone(config.booster, [*spec.columns, *_plugin_columns(config)], spec.categorical)
     prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec)
     _refuse_empty(prepared)
     return prepared
+
+
+def _plugin_columns(config: Config) -> list[str]:
+    """Return the columns of every plugin of the TOML, served or not, where a constraint may name one."""
+    if not config.booster.monotone:
+        return []
+    plugins = {name: make_plugin(name, p.path, p.params) for name, p in config.plugins.items()}
+    return [f"{name}__{column}" for name, plugin in plugins.items() for column in plugin.columns]
 
 
 def _refuse_empty(prepared: Prepared) -> None:

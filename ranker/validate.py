@@ -8,7 +8,7 @@ from features.pairs import count_by_grades, make_pairs
 from features.plugin import make_plugin
 from features.schema import DAY, EventLog
 from features.split import PERIODS, iso
-from ranker.booster import FULL_SIZE, check_params
+from ranker.booster import FULL_SIZE
 from ranker.config import Config
 from ranker.prepare import Prepared, import_stage, prepare
 
@@ -28,7 +28,6 @@ def validation_text(config: Config) -> str:
         prepared = prepare(config)
     except PairliftError as error:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
-    check_params(config.booster)
     for name, settings in config.plugins.items():
         make_plugin(name, settings.path, settings.params)
     lines += ["", *_period_lines(prepared), "", *_warning_lines(prepared)]

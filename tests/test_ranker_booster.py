@@ -1,0 +1,120 @@
+"""Fits by name: constraints by column, parameters by any of LightGBM's names, warm starts, the plain text format."""
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+
+from features.errors import PairliftError
+from features.pairs import Pairs
+from ranker.booster import Slice, check_monotone, check_params, fit_booster, parameters
+from ranker.config import BoosterSettings
+from ranker.objective import pair_accuracy
+
+COLUMNS = ["up", "wavy", "kind"]
+
+
+def a_slice(seed: int, n: int = 1200, flip: float = 1.0) -> Slice:
+    """Groups of six rows whose worth grows in `up`, swings in `wavy`, and depends on the category `kind`."""
+    rng = np.random.default_rng(seed)
+    rows = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
+    rows[:, 2] = rng.integers(0, 12, n)
+    rows[rng.random(n) < 0.1, 0] = np.nan
+    worth = flip * np.nan_to_num(rows[:, 0]) + np.sin(6 * rows[:, 1]) + (rows[:, 2] % 3 == 1)
+    worth = worth + rng.normal(0, 0.5, n)
+    group = np.repeat(np.arange(n // 6), 6)
+    a, b = np.arange(n).reshape(-1, 6)[:, :3].ravel(), np.arange(n).reshape(-1, 6)[:, 3:].ravel()
+    winner, loser = np.where(worth[a] > worth[b], (a, b), (b, a)).astype(np.int32)
+    weight = rng.uniform(0.5, 2, len(winner)).astype(np.float32)
+    return Slice(rows, group.astype(np.int64), Pairs(winner, loser, weight, np.zeros(len(winner), bool)))
+
+
+def fit(settings: BoosterSettings, train: int = 0, start: lgb.Booster | None = None, flip: float = 1.0) -> lgb.Booster:
+    return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), settings, 0, start)
+
+
+def settings(trees: int = 60, **told: object) -> BoosterSettings:
+    params = {"num_leaves": 7, "learning_rate": 0.1, "num_threads": 1} | dict(told.pop("params", {}))  # type: ignore[call-overload]
+    return BoosterSettings(trees=trees, stop_after=20, params=params, **told)  # type: ignore[arg-type]
+
+
+def worst_step(booster: lgb.Booster, column: int) -> float:
+    """The largest fall of the score as one column grows and the others stay."""
+    rows = np.nan_to_num(a_slice(5).matrix[:200])
+    grid = []
+    for value in np.linspace(-1, 1, 40):
+        rows[:, column] = value
+        grid.append(np.asarray(booster.predict(rows, raw_score=True)))
+    return float(np.diff(np.stack(grid), axis=0).min())
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_constraint_by_name_holds_in_the_scores(column: int) -> None:
+    free = fit(settings())
+    held = fit(settings(monotone={COLUMNS[column]: 1, "of another arm": 1}))
+    assert worst_step(free, column) < -0.01
+    assert worst_step(held, column) >= 0
+    assert worst_step(fit(settings(monotone={COLUMNS[column]: -1})), column) < 0
+
+
+def test_a_wrong_constraint_is_told() -> None:
+    with pytest.raises(PairliftError, match="did you mean 'wavy'"):
+        check_monotone(settings(monotone={"wawy": 1}), COLUMNS, ("kind",))
+    with pytest.raises(PairliftError, match="'kind': it is a category"):
+        check_monotone(settings(monotone={"kind": 1}), COLUMNS, ("kind",))
+    with pytest.raises(PairliftError, match=r"\[booster.monotone\] \"column\" = 1"):
+        check_params(settings(params={"mc": [1, 0, 0]}))
+    with pytest.raises(ValueError, match="-1 or 1"):
+        settings(monotone={"up": 2})
+
+
+def test_a_parameter_may_have_any_of_lightgbms_names() -> None:
+    told = BoosterSettings(params={"eta": 0.5, "max_leaves": 3})
+    got = parameters(told, 10_000)
+    assert (got["learning_rate"], got["num_leaves"]) == (0.5, 3)
+    assert not {"eta", "max_leaves"} & got.keys()
+    one, other = (
+        fit(BoosterSettings(trees=3, params={name: 3, "num_threads": 1})) for name in ("num_leaves", "max_leaves")
+    )
+    assert one.model_to_string() == other.model_to_string()
+    with pytest.raises(PairliftError, match="another name of learning_rate"):
+        check_params(BoosterSettings(params={"eta": 0.5, "shrinkage_rate": 0.1}))
+
+
+def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
+    old = fit(settings(trees=5))
+    warm = fit(settings(), train=1, start=old)
+    assert warm.num_trees() > old.num_trees()
+    held = a_slice(99)
+    first = warm.predict(held.matrix, raw_score=True, num_iteration=old.num_trees())
+    np.testing.assert_array_equal(first, old.predict(held.matrix, raw_score=True))
+    accuracy = [pair_accuracy(np.asarray(b.predict(held.matrix, raw_score=True)), held.pairs)[0] for b in (old, warm)]
+    assert accuracy[1] > accuracy[0]
+    assert lgb.Booster(model_str=warm.model_to_string()).num_trees() == warm.num_trees()
+
+
+def test_the_new_trees_of_a_warm_start_learn_what_the_old_ones_left() -> None:
+    # A tree of a warm start is the tree that would have come next.
+    plain = settings(trees=6, params={"bagging_fraction": 1.0, "feature_fraction": 1.0})
+    whole = fit(plain)
+    half = lgb.Booster(model_str=whole.model_to_string(num_iteration=3))
+    warm = fit(plain.model_copy(update={"trees": whole.num_trees() - 3}), start=half)
+    rows = a_slice(3).matrix
+    np.testing.assert_allclose(warm.predict(rows, raw_score=True), whole.predict(rows, raw_score=True), rtol=1e-6)
+
+
+def test_a_warm_start_that_helps_nothing_gives_the_old_trees() -> None:
+    old = fit(settings(trees=200))
+    train = a_slice(7, flip=-1.0)  # what it would learn now is wrong on the validation slice
+    got = fit_booster(COLUMNS, ["kind"], train, a_slice(99), settings(params={"learning_rate": 1.0}), 0, old)
+    assert got.num_trees() == old.num_trees()
+
+
+def test_the_model_is_plain_lightgbm_text(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    booster = fit(settings())
+    booster.save_model(str(tmp_path / "booster.txt"))
+    rows = np.nan_to_num(a_slice(3).matrix)
+    want = booster.predict(rows, raw_score=True)
+    np.testing.assert_array_equal(lgb.Booster(model_file=str(tmp_path / "booster.txt")).predict(rows), want)
+    treelite = pytest.importorskip("treelite")
+    model = treelite.frontend.load_lightgbm_model(str(tmp_path / "booster.txt"))
+    np.testing.assert_allclose(treelite.gtil.predict(model, rows).ravel(), want, rtol=1e-5, atol=1e-6)
