@@ -3,17 +3,20 @@
 The same groups and weights serve the towers, the booster and the metric.
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
+from features.draw import draw_items, write_pairs
 from features.errors import PairliftError, did_you_mean
 from features.schema import F32, F64, I8, I32, I64, SAMPLED, Bool, EventLog, Requests
 from features.settings import PairingSettings
 from features.split import PERIODS, Split
 
-_DRAWS_BEFORE_GIVING_UP = 20
+#: of `Pairs`: two rows, a weight, a mark; and as much again for the copy that the objective sorts
+BYTES_OF_A_PAIR = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def _offsets(sizes: I64) -> I64:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> I64:
     """Number the groups of impressions sorted by (user, ts): new user, new period, window over, or full."""
     group = np.empty(len(user), np.int64)
@@ -166,24 +169,6 @@ def _validation(requests: Requests, period: I8, split: Split) -> Bool:
     return mark
 
 
-@njit(cache=True)
-def _draw(
-    item: I32, offsets: I64, known: I64, log_item: I32, per_positive: int, out: I32, out_offsets: I64, seed: int
-) -> None:
-    np.random.seed(seed)
-    for g in range(len(known)):
-        for k in range(out_offsets[g], out_offsets[g + 1]):
-            out[k] = -1
-            if known[g] == 0:
-                continue
-            for _ in range(_DRAWS_BEFORE_GIVING_UP):
-                # An event drawn evenly from those before as_of is an item drawn by its popularity then.
-                candidate = log_item[np.random.randint(0, known[g])]
-                if candidate not in item[offsets[g] : offsets[g + 1]]:
-                    out[k] = candidate
-                    break
-
-
 def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int) -> Groups:
     """Add drawn losers to each group: items of events before its as_of, without the group's own items."""
     r = groups.requests
@@ -191,7 +176,7 @@ def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int)
     known = np.searchsorted(log.ts, r.as_of, side="left").astype(np.int64)
     drawn_offsets = _offsets(sizes * per_positive)
     drawn = np.empty(drawn_offsets[-1], np.int32)
-    _draw(r.item, r.offsets, known, log.item, per_positive, drawn, drawn_offsets, seed)
+    draw_items(r.item, r.offsets, known, log.item, per_positive, drawn, drawn_offsets, seed)
     group = np.concatenate([r.row_request(), np.repeat(np.arange(len(r)), np.diff(drawn_offsets))])
     item = np.concatenate([r.item, drawn])
     event = np.concatenate([groups.event, np.full(len(drawn), -1, np.int64)])
@@ -242,62 +227,58 @@ def _grade_pair(key: str, names: tuple[str, ...]) -> tuple[int, int]:
     return winner, loser
 
 
-@njit(cache=True)
-def _count_pairs(offsets: I64, grade: I8, sampled: Bool, table: F64) -> I64:
-    count = np.zeros(len(offsets) - 1, np.int64)
-    for g in range(len(offsets) - 1):
-        for a in range(offsets[g], offsets[g + 1]):
-            for b in range(offsets[g], offsets[g + 1]):
-                if not sampled[a] and table[grade[a] + 1, grade[b] + 1] > 0:
-                    count[g] += 1
-    return count
+def _levels(groups: Groups, table: F64) -> I64:
+    """Return int64[g, k + 1]: impressions of each group by grade rank + 1, the row of the weight table."""
+    code = groups.requests.row_request() * len(table) + groups.grade + 1
+    return np.bincount(code, minlength=len(groups.requests) * len(table)).reshape(-1, len(table))
 
 
-@njit(cache=True)
-def _write_pairs(
-    offsets: I64, grade: I8, sampled: Bool, table: F64, starts: I64, winner: I32, loser: I32, weight: F32
-) -> None:
-    for g in range(len(offsets) - 1):
-        k = starts[g]
-        for a in range(offsets[g], offsets[g + 1]):
-            for b in range(offsets[g], offsets[g + 1]):
-                w = table[grade[a] + 1, grade[b] + 1]
-                if not sampled[a] and w > 0:
-                    winner[k], loser[k], weight[k] = a, b, w
-                    k += 1
+def count_pairs(groups: Groups, table: F64) -> I64:
+    """Return int64[g]: how many pairs each group has. Linear in the impressions."""
+    levels = _levels(groups, table)
+    beats = (table > 0).astype(np.int64)
+    return np.asarray((levels @ beats.T * levels).sum(axis=1), np.int64)
 
 
-def make_pairs(groups: Groups, table: F64) -> Pairs:
+def make_pairs(groups: Groups, table: F64, cap: int | None = None, seed: int = 0) -> Pairs:
     """Return every (winner, loser) of a group with the winner's grade above the loser's, weighted by `table`.
 
-    Rows count within `groups`. Linear in the pairs, and in the squared size of a group.
+    table: of `weight_table`; nothing beats its own level, and level 0 beats nothing. Rows count within `groups`, pairs
+    are in the order of (winner, loser). cap: for training only, never for the metric; of a group with more pairs, so
+    many are drawn, each as likely as another, the same ones for the same seed, without making the others. A group
+    whose impressions are all of one grade has no pairs. An impression that the log has twice is two rows: both make
+    pairs with the others, and none with each other unless their grades differ.
+
+    Raises PairliftError where the pairs would not fit the memory.
     """
-    offsets, sampled = groups.requests.offsets, groups.sampled
-    starts = _offsets(_count_pairs(offsets, groups.grade, sampled, table))
-    n = int(starts[-1])
+    count = count_pairs(groups, table)
+    kept = count if cap is None else np.minimum(count, cap)
+    n = int(kept.sum())
+    _refuse_too_many(n, groups)
     winner, loser, weight = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
-    _write_pairs(offsets, groups.grade, sampled, table, starts, winner, loser, weight)
-    return Pairs(winner, loser, weight, sampled[loser])
+    if n:
+        write_pairs(groups.requests.offsets, groups.grade, table, _offsets(kept), seed, winner, loser, weight)
+    return Pairs(winner, loser, weight, groups.sampled[loser])
 
 
-def cap_pairs(pairs: Pairs, groups: Groups, cap: int | None, seed: int) -> Pairs:
-    """Keep at most `cap` pairs of a group, drawn evenly: for training only, never for the metric."""
-    if cap is None or not len(pairs):
-        return pairs
-    group = groups.requests.row_request()[pairs.winner]
-    order = np.lexsort((np.random.default_rng(seed).random(len(pairs)), group))
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    keep = np.zeros(len(pairs), bool)
-    keep[order[rank < cap]] = True
-    return pairs.select(keep)
+def most_pairs() -> int:
+    """Return how many pairs may be made at once: what half of the machine's memory holds, int32 at most."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(2**31 - 1, memory // 2 // BYTES_OF_A_PAIR)
 
 
-def count_by_grades(pairs: Pairs, groups: Groups, grades: tuple[str, ...]) -> dict[str, int]:
-    """Return the number of pairs for each `winner > loser`, in the order of the grades."""
-    names = (SAMPLED, *grades)
-    code = (groups.grade[pairs.winner] + 1) * len(names) + groups.grade[pairs.loser] + 1
-    counts = np.bincount(code, minlength=len(names) ** 2)
-    return {
-        f"{names[k // len(names)]} > {names[k % len(names)]}": int(counts[k]) for k in np.flatnonzero(counts).tolist()
-    }
+def _refuse_too_many(n: int, groups: Groups) -> None:
+    if n > most_pairs():
+        largest = int(np.diff(groups.requests.offsets).max())
+        raise PairliftError(
+            f"[pairing]: {n:,} pairs, where at most {most_pairs():,} fit this machine; the largest of "
+            f"{len(groups.requests):,} groups has {largest:,} impressions. For training set train_cap (1000, say); "
+            "the metric counts every pair: make groups smaller by window, max_size, where, or a finer request_id"
+        )
+
+
+def count_by_grades(groups: Groups, table: F64, grades: tuple[str, ...]) -> dict[str, int]:
+    """Return the number of pairs for each `winner > loser` that has any, in the order of the grades. Makes no pair."""
+    names, levels = (SAMPLED, *grades), _levels(groups, table)
+    counts = np.where(table > 0, levels.T @ levels, 0)
+    return {f"{names[w]} > {names[lo]}": int(counts[w, lo]) for w, lo in np.argwhere(counts).tolist()}

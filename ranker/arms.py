@@ -10,7 +10,7 @@ import numpy as np
 
 from features.dataset import load_request_codes
 from features.errors import PairliftError
-from features.pairs import Groups, Pairs, cap_pairs, make_pairs
+from features.pairs import Groups, Pairs, make_pairs
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
@@ -97,9 +97,8 @@ class Arms:
 
     def pairs(self, name: str, seed: int = 0) -> Pairs:
         """Return the pairs of a slice; a cap is for training alone."""
-        pairs = make_pairs(self.groups[name], self.prepared.weights)
         cap = self.prepared.config.pairing.train_cap if name == "train" else None
-        return cap_pairs(pairs, self.groups[name], cap, seed)
+        return make_pairs(self.groups[name], self.prepared.weights, cap, seed)
 
     def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
         """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""

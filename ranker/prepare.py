@@ -7,7 +7,7 @@ from pathlib import Path
 
 from features.dataset import import_log, load_log
 from features.errors import PairliftError, did_you_mean
-from features.pairs import Groups, cap_pairs, make_groups, make_pairs, weight_table
+from features.pairs import Groups, count_pairs, make_groups, make_pairs, weight_table
 from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
@@ -41,7 +41,7 @@ class Prepared:
     def fit_data(self, seed: int) -> FitData:
         """Return what a plugin may see: nothing of t1 or later."""
         groups = self.groups.of("towers")
-        pairs = cap_pairs(make_pairs(groups, self.weights), groups, self.config.pairing.train_cap, seed)
+        pairs = make_pairs(groups, self.weights, self.config.pairing.train_cap, seed)
         log = self.log.between(self.split.t0, self.split.t1)
         return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed)
 
@@ -98,7 +98,7 @@ def _refuse_empty(prepared: Prepared) -> None:
             place = f"the {'validation slice of the ' if held else ''}{period} period"
             if not len(groups.requests):
                 raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
-            if not len(make_pairs(groups, prepared.weights)):
+            if not count_pairs(groups, prepared.weights).any():
                 raise PairliftError(
                     f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
                     "window, move the split, or, for a log with positives only, set pairing.negatives = 4"

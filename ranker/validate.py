@@ -4,7 +4,7 @@ import numpy as np
 
 from features.dataset import load_log
 from features.errors import PairliftError
-from features.pairs import count_by_grades, make_pairs
+from features.pairs import count_by_grades
 from features.plugin import make_plugin
 from features.schema import DAY, EventLog
 from features.split import PERIODS, iso
@@ -47,13 +47,13 @@ def _period_lines(prepared: Prepared) -> list[str]:
     bounds = (prepared.split.t0, prepared.split.t1, prepared.split.t2, prepared.split.t3)
     for number, period in enumerate(PERIODS):
         groups = prepared.groups.of(period)
-        pairs = make_pairs(groups, prepared.weights)
+        pairs = count_by_grades(groups, prepared.weights, prepared.config.grade_names)
         users = len(np.unique(groups.requests.user))
         lines.append(
             f"{period:8} [{iso(bounds[number])}, {iso(bounds[number + 1])}): {len(groups.requests):,} groups, "
-            f"{len(groups.grade):,} impressions, {users:,} users, {len(pairs):,} pairs"
+            f"{len(groups.grade):,} impressions, {users:,} users, {sum(pairs.values()):,} pairs"
         )
-        for name, count in count_by_grades(pairs, groups, prepared.config.grade_names).items():
+        for name, count in pairs.items():
             winner, loser = (("sampled", *prepared.config.grade_names).index(part) for part in name.split(" > "))
             lines.append(f"  {name:28} {count:>12,} pairs of weight {prepared.weights[winner, loser]:g}")
     return lines

@@ -1,5 +1,6 @@
 """Groups share one as_of, are disjoint and cut at the split; pairs and weights equal the oracle; time is honest."""
 
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +12,9 @@ from world import make_world
 
 from features.errors import PairliftError
 from features.histories import Histories
-from features.pairs import Groups, cap_pairs, count_by_grades, make_groups, make_pairs, weight_table
+from features.pairs import Groups, Pairs, count_by_grades, count_pairs, make_groups, make_pairs, weight_table
 from features.rows import assemble, make_spec
-from features.schema import MINUTE, EventLog
+from features.schema import MINUTE, EventLog, Requests
 from features.settings import PairingSettings, SplitSettings
 from features.spec import make_counters
 from features.split import Split, make_split
@@ -82,7 +83,9 @@ def test_pairs_equal_the_oracle(log: EventLog, negatives: bool) -> None:
         for a, b, w in oracles.pairs_of(groups.grade[start:stop].tolist(), groups.sampled[start:stop].tolist(), weights)
     ]
     assert list(zip(pairs.winner.tolist(), pairs.loser.tolist(), pairs.weight.tolist(), strict=True)) == want
-    assert sum(count_by_grades(pairs, groups, GRADES).values()) == len(want)
+    names = ("sampled", *GRADES)
+    slow = Counter(f"{names[groups.grade[a] + 1]} > {names[groups.grade[b] + 1]}" for a, b, _ in want)
+    assert count_by_grades(groups, weights, GRADES) == slow
 
 
 @given(logs())
@@ -140,18 +143,92 @@ def test_histories_are_strictly_before(log: EventLog, user: int, minute: int) ->
     assert histories.item[start[0] : stop[0]].tolist() == oracles.history(log, user, minute * MINUTE)
 
 
-def test_a_cap_is_even_seeded_and_within_the_group() -> None:
-    world = make_world(3)
-    split = make_split(SplitSettings(), world.log, "UTC")
-    groups = make_groups(world.log, PairingSettings(), split)
-    pairs = make_pairs(groups, weight_table({}, GRADES, False))
-    capped = cap_pairs(pairs, groups, 3, seed=5)
+@given(logs(), st.integers(1, 8), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_capped_pairs_are_some_of_all_pairs_as_many_as_asked_for_in_their_order(
+    log: EventLog, cap: int, seed: int
+) -> None:
+    groups, table = make_groups(log, PairingSettings(negatives=1), SPLIT), weight_table({}, GRADES, True)
+    whole, capped = make_pairs(groups, table), make_pairs(groups, table, cap, seed)
     group = groups.requests.row_request()
-    whole, kept = (np.bincount(group[p.winner], minlength=len(groups.requests)) for p in (pairs, capped))
-    np.testing.assert_array_equal(kept, np.minimum(whole, 3))
-    np.testing.assert_array_equal(capped.winner, cap_pairs(pairs, groups, 3, seed=5).winner)
-    assert not np.array_equal(capped.winner, cap_pairs(pairs, groups, 3, seed=6).winner)
-    assert cap_pairs(pairs, groups, None, seed=5) is pairs
+    every, kept = (np.bincount(group[p.winner], minlength=len(groups.requests)) for p in (whole, capped))
+    np.testing.assert_array_equal(every, count_pairs(groups, table))
+    np.testing.assert_array_equal(kept, np.minimum(every, cap))
+    place = {pair: k for k, pair in enumerate(zip(*_columns(whole), strict=True))}
+    places = [place[pair] for pair in zip(*_columns(capped), strict=True)]
+    assert places == sorted(set(places))
+    assert _columns(capped) == _columns(make_pairs(groups, table, cap, seed))
+
+
+def _columns(pairs: Pairs) -> list[list[float]]:
+    return [pairs.winner.tolist(), pairs.loser.tolist(), pairs.weight.tolist(), pairs.sampled.tolist()]
+
+
+def groups_of(*grades: list[int]) -> Groups:
+    """Groups of one user with rows of these grades; -1 is a drawn one."""
+    grade = np.array([g for members in grades for g in members], np.int8)
+    sizes, n = np.array([len(members) for members in grades]), len(grades)
+    requests = Requests(
+        np.zeros(n, np.int32), np.arange(n, dtype=np.int64) * MINUTE, np.full(n, -1, np.int16),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), np.arange(len(grade), dtype=np.int32),
+    )  # fmt: skip
+    event = np.where(grade >= 0, np.arange(len(grade)), -1).astype(np.int64)
+    return Groups(requests, np.ones(n, np.int8), np.zeros(n, bool), grade, event)
+
+
+@pytest.mark.parametrize("cap", [1, 7, 13, 22])
+def test_a_draw_is_even_over_the_pairs_and_over_pairs_of_pairs(cap: int) -> None:
+    """Chi-square of fixed seeds, against the definition: each pair, and each two, are drawn together equally often."""
+    groups, table, seeds = groups_of([0, 0, 2], [1, 0, 2, 2, 0, 1, 0, 1]), weight_table({}, GRADES, False), 4000
+    pairs = [make_pairs(groups, table, cap, seed) for seed in range(seeds)]
+    whole = make_pairs(groups, table)
+    place = np.full((11, 11), -1)
+    place[whole.winner, whole.loser] = np.arange(len(whole))
+    n, drawn = len(whole) - 2, np.zeros((seeds, len(whole)))
+    assert n == 21
+    for k, p in enumerate(pairs):
+        drawn[k, place[p.winner, p.loser]] = 1
+    cap = min(cap, n)
+    drawn = drawn[:, 2:]  # of the second group; of the first all two are kept
+    assert (drawn.sum(axis=1) == cap).all()
+    together = (drawn.T @ drawn)[np.triu_indices(n, 1)]
+    for count, chance in ((drawn.sum(axis=0), cap / n), (together, cap * (cap - 1) / (n * (n - 1)))):
+        variance = seeds * chance * (1 - chance)
+        if variance:
+            # The mean over cells of z² is about 1, with an sd under 0.35 for 21 cells: 2.5 is beyond any luck.
+            assert np.mean((count - seeds * chance) ** 2 / variance) < 2.5
+        else:
+            assert (count == seeds * chance).all()
+
+
+def test_a_draw_of_a_huge_group_makes_no_more_than_it_keeps() -> None:
+    rng = np.random.default_rng(0)
+    groups, table = groups_of(rng.integers(0, 3, 100_000).tolist(), [0, 2]), weight_table({}, GRADES, False)
+    assert count_pairs(groups, table)[0] > 2**31
+    pairs = make_pairs(groups, table, 1000, seed=1)
+    assert len(set(zip(pairs.winner.tolist(), pairs.loser.tolist(), strict=True))) == 1001
+    assert (groups.grade[pairs.winner] > groups.grade[pairs.loser]).all()
+    assert not np.array_equal(pairs.winner, make_pairs(groups, table, 1000, seed=2).winner)
+    # Winners are drawn by how many they beat: in the middle of the group on average.
+    assert abs(pairs.winner[:1000].mean() - 50_000) < 4 * 100_000 / np.sqrt(12 * 1000)
+    with pytest.raises(PairliftError, match=r"largest of 2 groups has 100,000 impressions.*train_cap"):
+        make_pairs(groups, table)
+
+
+@pytest.mark.parametrize("members", [[], [1], [2, 2, 2], [0, 0], [-1, -1], [-1]])
+def test_groups_of_one_side_have_no_pairs(members: list[int]) -> None:
+    """All winners, all losers, all drawn, one impression, none: no pair, and the group beside it keeps its own."""
+    table = weight_table({}, GRADES, True)
+    pairs = make_pairs(groups_of(members, [0, 1], members), table, 5)
+    assert (pairs.winner - len(members)).tolist() == [1]
+    assert len(make_pairs(groups_of(members), table, 5)) == 0
+    assert len(make_pairs(groups_of(), table)) == 0
+
+
+def test_an_impression_that_stands_twice_makes_its_pairs_twice_and_none_with_itself() -> None:
+    table = weight_table({}, GRADES, False)
+    assert _columns(make_pairs(groups_of([2, 0, 0]), table))[:2] == [[0, 0], [1, 2]]
+    assert _columns(make_pairs(groups_of([2, 2, 0]), table))[:2] == [[0, 1], [2, 2]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""Compiled draws: negatives for a group, and a group's pairs, all of them or an even draw that makes no others.
+
+A group's pairs are numbered by winner, then by loser, in the order of the rows.
+"""
+
+import numpy as np
+from numba import njit
+
+from features.schema import F32, F64, I8, I32, I64
+
+_DRAWS_BEFORE_GIVING_UP = 20
+
+
+@njit(cache=True, nogil=True)
+def draw_items(
+    item: I32, offsets: I64, known: I64, log_item: I32, per_positive: int, out: I32, out_offsets: I64, seed: int
+) -> None:
+    """Fill int32[out_offsets[g] ..] with items of the first known[g] events, -1 where only the group's own came up."""
+    np.random.seed(seed)
+    for g in range(len(known)):
+        for k in range(out_offsets[g], out_offsets[g + 1]):
+            out[k] = -1
+            if known[g] == 0:
+                continue
+            for _ in range(_DRAWS_BEFORE_GIVING_UP):
+                # An event drawn evenly from those before as_of is an item drawn by its popularity then.
+                candidate = log_item[np.random.randint(0, known[g])]
+                if candidate not in item[offsets[g] : offsets[g + 1]]:
+                    out[k] = candidate
+                    break
+
+
+@njit(cache=True, nogil=True)
+def _distinct(total: int, count: int) -> I64:
+    """Return `count` distinct numbers of [0, total), ascending, every such set as likely as another.
+
+    A number that came before is drawn again: seldom, for at most half of the range is asked for.
+    """
+    size = 2
+    while size < 2 * count:
+        size *= 2
+    slots = np.full(size, -1, np.int64)  # a hash table; what is drawn evenly is its own hash
+    for _ in range(count):
+        while True:
+            number = np.random.randint(0, total)
+            at = number & (size - 1)
+            while slots[at] >= 0 and slots[at] != number:
+                at = (at + 1) & (size - 1)
+            if slots[at] < 0:
+                slots[at] = number
+                break
+    drawn: I64 = np.sort(slots[slots >= 0])
+    return drawn
+
+
+@njit(cache=True, nogil=True)
+def _numbers(total: int, count: int) -> I64:
+    """Return `count` of the numbers [0, total), ascending: all, or an even draw. O(count) memory."""
+    if count == total:
+        return np.arange(total)
+    if 2 * count <= total:
+        return _distinct(total, count)
+    keep = np.ones(total, np.bool_)
+    keep[_distinct(total, total - count)] = False
+    return np.flatnonzero(keep)
+
+
+@njit(cache=True, nogil=True)
+def _beaten(grade: I8, start: int, stop: int, table: F64, losers: I32, count: I64) -> None:
+    """Write the rows that a winner of each level present beats to losers[level, :count[level]], ascending."""
+    count[:] = -1
+    for a in range(start, stop):
+        level = grade[a] + 1
+        if count[level] >= 0:
+            continue
+        count[level] = 0
+        for b in range(start, stop):
+            if table[level, grade[b] + 1] > 0:
+                losers[level, count[level]] = b
+                count[level] += 1
+
+
+@njit(cache=True, nogil=True)
+def write_pairs(
+    offsets: I64, grade: I8, table: F64, starts: I64, seed: int, winner: I32, loser: I32, weight: F32
+) -> None:
+    """Fill int32[p] winner, loser and float32[p] weight; the pairs of group g are `starts[g] .. starts[g + 1] - 1`.
+
+    They are all pairs of the group where that is their number, else so many of them drawn evenly. Linear in the pairs
+    that are written and, for each level that a group holds, in its rows.
+    """
+    np.random.seed(seed)
+    losers = np.empty((len(table), np.max(np.diff(offsets))), np.int32)
+    count = np.empty(len(table), np.int64)
+    for g in range(len(offsets) - 1):
+        if starts[g + 1] == starts[g]:
+            continue
+        _beaten(grade, offsets[g], offsets[g + 1], table, losers, count)
+        total = 0
+        for a in range(offsets[g], offsets[g + 1]):
+            total += count[grade[a] + 1]
+        numbers = _numbers(total, starts[g + 1] - starts[g])
+        a, first = offsets[g], 0  # the winner in hand, and the number of its first pair
+        for k in range(len(numbers)):
+            while numbers[k] - first >= count[grade[a] + 1]:
+                first += count[grade[a] + 1]
+                a += 1
+            b = losers[grade[a] + 1, numbers[k] - first]
+            to = starts[g] + k
+            winner[to], loser[to], weight[to] = a, b, table[grade[a] + 1, grade[b] + 1]
