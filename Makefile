@@ -12,7 +12,7 @@ help:
 	@echo "make test         the tests"
 	@echo "make lint         ruff and mypy --strict        make format   ruff format"
 	@echo "make proto        the gRPC stubs, from proto/pairlift/v1/ranking.proto"
-	@echo "make bench        all benchmarks; WHAT=NAME for one"
+	@echo "make bench        all benchmarks; WHAT=NAME for one, WHAT='NAME --option …' with options"
 	@echo "make figures      the README's tables, from the committed results"
 	@echo "make constraints  renew the exact versions in .ci/constraints.txt"
 
@@ -51,7 +51,14 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP) -e '.[bench]'
 	@touch $@
 
-bench: $(VENV)/.installed-bench
+# Feast, a peer of WHAT=features: in an environment of its own, for its pins clash with ours.
+FEAST := tests/bench/peers/requirements-feast.txt
+.venv-bench/.installed: $(FEAST)
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r $(FEAST)
+	@touch $@
+
+bench: $(VENV)/.installed-bench $(if $(filter features,$(or $(WHAT),features)),.venv-bench/.installed)
 	$(BIN)/python tests/bench/run.py $(WHAT)
 
 # The README's tables, from tests/bench/results.

@@ -1,16 +1,17 @@
-"""Training rows against DuckDB, Polars and pandas, and the serving read against a bare NumPy take.
+"""Training rows against DuckDB, Polars and pandas; the serving read against a bare NumPy take and Feast; recording.
 
-Run from the repository: python tests/bench/features.py [--events 10000000] [--rows 1000000] [--repeats 3]
+`make bench WHAT=features`, in small: make bench WHAT='features --events 200000 --rows 20000 --sizes 100000 --seconds 3'
 The log is generated: items fall in popularity like 1 / rank, users like 1 / rank ** 0.6. Every peer computes the
-default counters (running sums by window functions, joined as of each request's time, strictly before); before
-anything is timed, all agree with each other and with sums over masks. Peers: pip install 'pairlift[bench]'.
+default counters (running sums by window functions, joined as of each request's time, strictly before). Before
+anything is timed, all agree with each other and with sums over masks, and what was timed is compared too: all within
+1e-6 relative. Peers: pip install 'pairlift[bench]', and Feast in .venv-bench, which `make bench` makes.
 """
 
 import gc
 import json
+import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,11 +22,14 @@ from typing import Any
 import click
 import numpy as np
 
-# This file's own folder would hide the package of the same name.
-sys.path[0] = str(Path(__file__).parent / "peers")
+# With -P, this file's own folder, which would hide the package of the same name, is not on the path.
+PARTS = Path(__file__).parent / "peers"
+sys.path.insert(0, str(PARTS))
 
 from feature_gathers import gathers  # noqa: E402
+from feature_reads import reads  # noqa: E402
 from feature_rows import duckdb_rows, numpy_rows, pandas_rows, polars_rows  # noqa: E402
+from told import told  # noqa: E402
 
 from features.rows import make_spec, training_rows  # noqa: E402
 from features.schema import DAY, SECOND, Attribute, Catalog, EventLog, Requests  # noqa: E402
@@ -75,12 +79,20 @@ def our_rows(log: EventLog, catalog: Catalog, requests: Requests) -> np.ndarray:
     return training_rows(log, catalog, counters, GRADES, make_spec(counters, catalog, "UTC"), requests)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return how long a call took."""
-    gc.collect()
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+def timed(call: Callable[[], np.ndarray], repeats: int = 1) -> tuple[float, np.ndarray]:
+    """Return (median seconds, what the call gave)."""
+    took = []
+    for _ in range(repeats):
+        gc.collect()
+        begun = time.perf_counter()
+        given = call()
+        took.append(time.perf_counter() - begun)
+    return statistics.median(took), given
+
+
+def same(ours: np.ndarray, theirs: np.ndarray, name: str) -> None:
+    """Compare float32 values: both are float64 inside, so they differ by the last rounding at most."""
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=0, err_msg=name)
 
 
 def check(peers: list[str]) -> None:
@@ -88,28 +100,27 @@ def check(peers: list[str]) -> None:
     log, catalog, requests = make_log(40_000, 4_000, seed=1)
     counters = make_counters([], log, catalog, GRADES)
     ours = our_rows(log, catalog, requests)[:, : len(counters)]
-    few = requests.slice(0, CHECKED)
-    exact = numpy_rows(counters, log, catalog, GRADES, few)
-    np.testing.assert_allclose(ours[: len(exact)], exact, rtol=1e-5, atol=1e-6)
+    exact = numpy_rows(counters, log, catalog, GRADES, requests.slice(0, CHECKED))
+    same(ours[: len(exact)], exact, "sums over masks")
     for peer in peers:
-        theirs = PEERS[peer](counters, log, catalog, GRADES, requests)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=peer)
+        same(ours, PEERS[peer](counters, log, catalog, GRADES, requests), peer)
 
 
 def compare(made: tuple[EventLog, Catalog, Requests], peers: list[str], repeats: int) -> dict[str, Any]:
     """Return the medians of all, and each peer's over ours. pandas, whose time is long, runs once."""
     counters = make_counters([], made[0], made[1], GRADES)
-    took = {"pairlift": [seconds(lambda: our_rows(*made)) for _ in range(repeats)]}
-    for peer in peers:
-        rows_of = partial(PEERS[peer], counters, made[0], made[1], GRADES, made[2])
-        took[peer] = [seconds(rows_of) for _ in range(1 if peer == "pandas" else repeats)]
-    median = {name: statistics.median(t) for name, t in took.items()}
     rows, events = len(made[2].item), len(made[0])
     print(f"{rows:,} rows over {events:,} events, {len(counters)} counters, median of {repeats} (pandas: once)")
-    for name, t in median.items():
-        print(f"  {name:10}{t:9.2f} s{t / median['pairlift']:9.1f} times ours", flush=True)
-    ratios = {f"rows_vs_{peer}": median[peer] / median["pairlift"] for peer in peers}
-    return {"events": events, "rows": rows, "counters": len(counters), "rows_seconds": median["pairlift"]} | ratios
+    our, ours = timed(partial(our_rows, *made), repeats)
+    print(f"  {'pairlift':10}{our:9.2f} s", flush=True)
+    ratios = {}
+    for peer in peers:
+        rows_of = partial(PEERS[peer], counters, made[0], made[1], GRADES, made[2])
+        their, theirs = timed(rows_of, 1 if peer == "pandas" else repeats)
+        same(ours[:, : len(counters)], theirs, peer)
+        print(f"  {peer:10}{their:9.2f} s{their / our:9.1f} times ours", flush=True)
+        ratios[f"rows_vs_{peer}"] = their / our
+    return {"events": events, "rows": rows, "counters": len(counters), "rows_seconds": our} | ratios
 
 
 def linear(sizes: list[int]) -> dict[str, Any]:
@@ -124,18 +135,23 @@ def linear(sizes: list[int]) -> dict[str, Any]:
 
 def peak_gib(events: int, rows: int) -> tuple[float, float]:
     """Return (GiB, seconds) of our rows in a process of their own: the log and the matrix count too."""
-    command = [sys.executable, __file__, "--events", str(events), "--rows", str(rows), "--alone"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told["gib"], told["seconds"]
+    command = [sys.executable, "-P", __file__, "--events", str(events), "--rows", str(rows), "--alone"]
+    found = json.loads(told(command))
+    return found["gib"], found["seconds"]
 
 
 def alone(events: int, rows: int) -> None:
     """Make our rows once and tell what it took."""
     our_rows(*make_log(20_000, 2_000))
     made = make_log(events, rows)
-    took = seconds(lambda: our_rows(*made))
+    took, _ = timed(partial(our_rows, *made))
     print(json.dumps({"gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "seconds": took}))
+
+
+def recording(length: float) -> dict[str, Any]:
+    """Return `events_per_second` and `visible_seconds` over gRPC, and more, of two runs of so many seconds."""
+    command = [sys.executable, "-P", str(PARTS / "feature_ingest.py"), "--seconds", str(length)]
+    return json.loads(told(command, {**os.environ, "PYTHONPATH": str(PARTS.parents[1])}))
 
 
 def sized(text: str) -> list[int]:
@@ -144,14 +160,26 @@ def sized(text: str) -> list[int]:
 
 
 @click.command()
-@click.option("--events", default=1_000_000, show_default=True)
-@click.option("--rows", default=100_000, show_default=True)
-@click.option("--repeats", default=3, show_default=True)
-@click.option("--sizes", default="", help="events of further runs of ours alone: is the cost linear?")
+@click.option("--events", default=10_000_000, show_default=True)
+@click.option("--rows", default=1_000_000, show_default=True)
+@click.option("--repeats", default=3, show_default=True, help="of ours and of each peer, save pandas")
+@click.option("--sizes", default="1000000,10000000,100000000", show_default=True, help="events: is the cost linear?")
 @click.option("--peers", default="duckdb,polars,pandas", show_default=True)
 @click.option("--items", default=1_000_000, show_default=True, help="items of the serving read")
+@click.option("--feast-items", default=100_000, show_default=True, help="items of the read compared with Feast's")
+@click.option("--seconds", default=10.0, show_default=True, help="of each of the two runs that record events")
 @click.option("--alone", "is_alone", is_flag=True, hidden=True)
-def main(events: int, rows: int, repeats: int, sizes: str, peers: str, items: int, is_alone: bool) -> None:
+def main(
+    events: int,
+    rows: int,
+    repeats: int,
+    sizes: str,
+    peers: str,
+    items: int,
+    feast_items: int,
+    seconds: float,
+    is_alone: bool,
+) -> None:
     """Print tables, and one line of JSON."""
     if is_alone:
         alone(events, rows)
@@ -159,11 +187,10 @@ def main(events: int, rows: int, repeats: int, sizes: str, peers: str, items: in
     named = [p for p in peers.split(",") if p]
     # First: a process begins with the peak of the one that started it.
     gib, _ = peak_gib(events, rows)
-    further = {"rows_gib": gib, "linear": linear(sized(sizes))}
+    print(f"peak of ours {gib:.2f} GiB, the log and the rows counted; is the cost linear?", flush=True)
+    result = {"rows_gib": gib, "linear": linear(sized(sizes))}
     check(named)
-    result = compare(make_log(events, rows), named, repeats) | further
-    print(f"  peak of ours {gib:.2f} GiB, the log and the rows counted")
-    result |= gathers(items)
+    result |= compare(make_log(events, rows), named, repeats) | gathers(items) | reads(feast_items) | recording(seconds)
     print(json.dumps(result))
 
 

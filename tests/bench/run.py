@@ -1,4 +1,4 @@
-"""Run the benchmarks: `make bench` all of them, `make bench WHAT=NAME` one.
+"""Run the benchmarks: `make bench` all of them, `make bench WHAT=NAME` one, `make bench WHAT='NAME --option …'`.
 
 A benchmark is a file beside this one. It checks that what it compares agrees, prints a table, and as its last line
 one JSON object, which this writes to `tests/bench/results/<name>.json` with the machine, the date and the command.
@@ -8,9 +8,11 @@ import datetime
 import json
 import os
 import platform
-import subprocess
+import shlex
 import sys
 from pathlib import Path
+
+from peers.told import told
 
 HERE = Path(__file__).parent
 HELPERS = {"run", "figures"}
@@ -23,27 +25,20 @@ def machine() -> str:
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def run(name: str, options: list[str]) -> int:
-    """Run one benchmark, show what it prints, and keep its last line."""
+def run(name: str, options: list[str]) -> None:
+    """Run one benchmark, show what it prints, and keep its last line; leave where it fails."""
     # -P: a benchmark's own folder must not hide a package of the same name (`features`).
     command = [sys.executable, "-P", str(HERE / f"{name}.py"), *options]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            last = line.strip() or last
-    if process.returncode:
-        return process.returncode
-    told = {
-        "command": " ".join(["make bench", f"WHAT={name}", *options]),
+    last = told(command, {**os.environ, "PYTHONPATH": str(HERE.parent)})
+    print(last)
+    what = shlex.quote(" ".join([name, *options]))
+    result = {
+        "command": f"make bench WHAT={what}",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "result": json.loads(last),
     }
-    (HERE / "results" / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
-    return 0
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> int:
@@ -55,9 +50,7 @@ def main() -> int:
             print(f"there is no benchmark '{name}' (known: {', '.join(known)})", file=sys.stderr)
             return 2
         print(f"== {name}", flush=True)
-        code = run(name, sys.argv[2:])
-        if code:
-            return code
+        run(name, sys.argv[2:])
     return 0
 
 

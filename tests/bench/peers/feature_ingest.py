@@ -1,6 +1,7 @@
 """Recording over gRPC: acknowledged, durable events a second, and how soon they are in the served features.
 
-Run from the repository: PYTHONPATH=tests python -P tests/bench/ingest.py [--seconds 10] [--base 1000000]
+A part of `make bench WHAT=features`, in a process of its own, which it binds to a core. By itself, from the repository:
+PYTHONPATH=tests python -P tests/bench/peers/feature_ingest.py [--seconds 10] [--base 1000000]
 A client process sends batches of 1,000 over one stream; the server (handler, log, folding, rebuilding the base) runs
 on one core, the client on another where there is one. Two runs: as fast as it goes, for the events acknowledged a
 second; and at 50,000 events/s, for the time from a batch's acknowledgement until the served state has it (an observer
@@ -207,10 +208,17 @@ def main(seconds: float, base: int) -> None:
         p50, p99 = np.quantile(m.visible, [0.5, 0.99])
         click.echo(f"{name:18}{m.events:10,}{m.rate:10,.0f}{p50:22.3f}{p99:7.3f}{m.visible.max():7.3f}{m.segments:10}")
     click.echo(f"bytes of log per event: {full.size / full.events:.1f}")
-    told = {"bench": "ingest", "events_per_second": round(full.rate), "visible_seconds": _s(paced.visible.max())}
-    rest = {"visible_p50": _s(np.median(paced.visible)), "visible_at_full_load": _s(full.visible.max())}
-    size = {"paced": round(paced.rate), "batch": SIZE, "base_events": base, "events": full.events + paced.events}
-    click.echo(json.dumps({**told, **rest, **size}))
+    told = {
+        "events_per_second": round(full.rate),
+        "visible_seconds": _s(paced.visible.max()),
+        "visible_p50": _s(np.median(paced.visible)),
+        "visible_at_full_load": _s(full.visible.max()),
+        "paced": round(paced.rate),
+        "batch": SIZE,
+        "base_events": base,
+        "recorded": full.events + paced.events,
+    }
+    click.echo(json.dumps(told))
 
 
 def _s(value: float) -> float:
