@@ -166,7 +166,7 @@ def sized(text: str) -> list[int]:
 @click.option("--sizes", default="1000000,10000000,100000000", show_default=True, help="events: is the cost linear?")
 @click.option("--peers", default="duckdb,polars,pandas", show_default=True)
 @click.option("--items", default=1_000_000, show_default=True, help="items of the serving read")
-@click.option("--feast-items", default=100_000, show_default=True, help="items of the read compared with Feast's")
+@click.option("--feast-items", default=50_000, show_default=True, help="items of the read compared with Feast's")
 @click.option("--seconds", default=10.0, show_default=True, help="of each of the two runs that record events")
 @click.option("--alone", "is_alone", is_flag=True, hidden=True)
 def main(
