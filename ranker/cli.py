@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from features.errors import PairliftError
+from ranker.cli_bundle import bundle
 from ranker.cli_record import record, snapshot
 from ranker.cli_serve import rank, recommend, serve
+from ranker.cli_train import train
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 
 
 class Mistake(click.ClickException):
@@ -95,29 +96,6 @@ def validate(config: Path) -> None:
 
 @cli.command()
 @CONFIG
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; an old one is replaced."
-)
-@click.option(
-    "--features",
-    type=click.Path(path_type=Path),
-    help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones.",
-)
-def train(config: Path, out: Path, features: Path | None) -> None:
-    """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
-
-    Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
-    and the booster whose PairAccuracy on the test is printed.
-    """
-    from ranker.config import load_config
-    from ranker.train import train as run
-
-    measured = run(load_config(config), out, features)
-    click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}, {measured['trees']} trees; bundle in {out}")
-
-
-@cli.command()
-@CONFIG
 @click.option("--plugin", required=True, metavar="NAME", help="A [plugins.NAME] of the TOML: is it worth serving?")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of uplift.json.")
 def uplift(config: Path, plugin: str, out: Path) -> None:
@@ -167,41 +145,7 @@ def drift(config: Path, features: Path) -> None:
         )
 
 
-@cli.group(name="bundle", cls=Verbs)
-def bundle_group() -> None:
-    """Look at a trained bundle, or check that none of its bytes has changed."""
-
-
-@bundle_group.command()
-@BUNDLE
-def show(bundle: Path) -> None:
-    """Print a bundle's version, measured figures, snapshot time, columns and size."""
-    from features.split import iso
-    from ranker.bundle import read_manifest
-
-    manifest = read_manifest(bundle)
-    size = sum((bundle / name).stat().st_size for name in manifest["files"] if (bundle / name).is_file())
-    click.echo(f"version        {manifest['version']} (format {manifest['format']})")
-    click.echo(f"snapshot       {iso(manifest['snapshot_time'])}")
-    for name, value in manifest["measured"].items():
-        click.echo(f"{name:14} {value}")
-    click.echo(f"size           {size / 1e6:.1f} MB in {len(manifest['files'])} files")
-    click.echo(f"columns        {len(manifest['columns'])}")
-    for column in manifest["columns"]:
-        click.echo(f"  {column}")
-
-
-@bundle_group.command()
-@BUNDLE
-def verify(bundle: Path) -> None:
-    """Hash every file of a bundle against its manifest, and load it; exit status 2 names what differs."""
-    from ranker.bundle import load_bundle
-
-    loaded = load_bundle(bundle)
-    click.echo(f"{bundle}: version {loaded.version}, whole and loadable")
-
-
-for verb in (serve, recommend, rank, record, snapshot):
+for verb in (train, bundle, serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 

@@ -193,14 +193,14 @@ def checked_scorer(booster: lgb.Booster, rows: int = 256) -> Scorer | None:
     except UnsupportedError as error:
         log.warning("scoring with LightGBM's own predict: the forest is not compiled, for %s", error)
         return None
-    probe = _probe(scorer, rows)
+    probe = probe_rows(scorer, rows)
     if not np.array_equal(scorer.score(probe), np.asarray(booster.predict(probe, raw_score=True, num_threads=1))):
         log.error("scoring with LightGBM's own predict: the compiled forest gives other scores; please report this")
         return None
     return scorer
 
 
-def _probe(scorer: Scorer, rows: int) -> F32:
+def probe_rows(scorer: Scorer, rows: int) -> F32:
     """Return float32[rows, n_features] that try every column at its thresholds and at odd values."""
     rng = np.random.default_rng(0)
     probe = rng.normal(0, 10, (rows, scorer.n_features)).astype(np.float32)

@@ -8,6 +8,7 @@ import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -103,7 +104,8 @@ def test_every_command_of_the_readme_is_real() -> None:
     runner = CliRunner()
     for line in re.findall(r"^\s*pairlift ([^\n#]+)", readme(), re.MULTILINE):
         words = line.split()
-        known = runner.invoke(cli, [words[0], "--help"]).output
+        verb = words[:2] if isinstance(cli.commands.get(words[0]), click.Group) else words[:1]
+        known = runner.invoke(cli, [*verb, "--help"]).output
         for option in re.findall(r"--[a-z-]+", line):
             assert option in known, f"pairlift {line}: {option}"
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from test_ranker_uplift import write_world
@@ -12,6 +14,7 @@ from ranker.arms import Arms
 from ranker.bundle import _in_its_place, load_bundle
 from ranker.cli import cli
 from ranker.config import load_config
+from ranker.onnx_forest import run_onnx
 from ranker.prepare import plugin_stage, prepare
 
 
@@ -72,10 +75,21 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) 
     plugin = plugin_stage(prepared, "als", 0)
     columns = arms.plugin_columns("als", plugin)
     arm = arms.fit("als", ["als__dot"], columns, 0)
-    import numpy as np
-
     rows = np.concatenate([arms.base["test"], columns["test"]], axis=1)
     np.testing.assert_array_equal(loaded.score(rows), arm.scores)
+
+
+def test_a_bundles_forest_is_written_as_onnx(bundle: Path, tmp_path: Path) -> None:
+    code, said = pairlift("bundle", "onnx", bundle, "--out", tmp_path / "forest.onnx")
+    assert code == 0, said
+    loaded = load_bundle(bundle)
+    rows = np.random.default_rng(0).uniform(0, 3, (50, len(loaded.columns))).astype(np.float32)
+    content = (tmp_path / "forest.onnx").read_bytes()
+    np.testing.assert_allclose(run_onnx(content, rows), loaded.score(rows), rtol=1e-12)
+    told = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
+    assert (json.loads(told["columns"]), told["bundle"]) == (list(loaded.columns), loaded.version)
+    code, said = pairlift("bundle", "onnx", bundle, "--out", tmp_path / "none" / "forest.onnx")
+    assert (code, "No such file" in said) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["booster.txt", "snapshot/histories/ts.npy", "pairlift.toml", "manifest.json"])

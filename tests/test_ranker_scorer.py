@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ranker.forest import UnsupportedError
-from ranker.scorer import Scorer, _down, _probe, checked_scorer
+from ranker.scorer import Scorer, _down, checked_scorer, probe_rows
 
 COLUMNS = 6
 
@@ -58,7 +58,7 @@ def test_scores_are_the_boosters(name: str, values: list[list[float]]) -> None:
 @pytest.mark.parametrize("name", FORESTS)
 def test_scores_at_every_threshold_are_the_boosters(name: str) -> None:
     scorer = Scorer.compile(FORESTS[name])
-    rows = _probe(scorer, 5000)  # more than one pass, and a remainder
+    rows = probe_rows(scorer, 5000)  # more than one pass, and a remainder
     np.testing.assert_array_equal(scorer.score(rows), FORESTS[name].predict(rows, raw_score=True))
     for n in (1, 63, 64, 65, 511, 512, 513):
         np.testing.assert_array_equal(scorer.score(rows[:n]), scorer.score(rows)[:n])
