@@ -114,7 +114,7 @@ class Arms:
                 pairs = self.pairs(part, seed)
                 if part == "validation":  # stop by the kind of pairs that is reported
                     pairs = of_kind(pairs, self.kind)
-                slices[part] = Slice(rows, self.groups[part].requests.row_request(), pairs)
+                slices[part] = Slice(rows, self.groups[part].requests.row_request(), pairs, self.groups[part].grade)
             spec = self.prepared.spec
             booster = fit_booster(
                 [*spec.columns, *names], list(spec.categorical), slices["train"], slices["validation"],

@@ -10,7 +10,7 @@ import numpy as np
 
 from features.errors import PairliftError, did_you_mean
 from features.pairs import Pairs
-from features.schema import F32, F64, I64
+from features.schema import F32, F64, I8, I64
 from ranker.config import BoosterSettings
 from ranker.objective import PairLogit, pair_accuracy
 
@@ -38,11 +38,15 @@ FULL_SIZE = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows to learn from or to stop by. matrix: float32[n, c]; group: int64[n], never decreasing; pairs count rows."""
+    """Rows to learn from or to stop by. matrix: float32[n, c]; group: int64[n], never decreasing; pairs count rows.
+
+    grade: int8[n], -1 drawn; of rows to learn from, `[booster]` margin and ndcg_at need it.
+    """
 
     matrix: F32
     group: I64
     pairs: Pairs
+    grade: I8 | None = None
 
 
 def fit_booster(
@@ -58,9 +62,12 @@ def fit_booster(
 
     The same seed, rows and parameters give the same booster. start: a booster of the same columns whose trees are
     kept, and boosted on (a warm start); it comes back as it was where no further tree is better on the validation
-    slice. Raises PairliftError for a parameter that is ours to set, or one that LightGBM refuses.
+    slice. NaN is a missing value. Raises PairliftError for an infinite one, for a parameter that is ours to set, or
+    one that LightGBM refuses.
     """
-    objective = PairLogit.of(train.pairs, train.group)
+    for name, rows in (("training", train.matrix), ("validation", validation.matrix)):
+        _refuse_infinite(name, rows, columns)
+    objective = PairLogit.of(train.pairs, train.group, train.grade, settings.margin, settings.ndcg_at)
     params = parameters(settings, len(train.matrix)) | FIXED | {"seed": seed, "objective": objective}
     params |= _monotone(settings, columns)
 
@@ -90,6 +97,18 @@ def fit_booster(
             return start
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+def _refuse_infinite(name: str, rows: F32, columns: list[str]) -> None:
+    """Raise where a column is infinite: LightGBM would take it as the largest number, or the lowest, unasked."""
+    found = np.isinf(rows)
+    for k in np.flatnonzero(found.any(axis=0)):
+        at = np.flatnonzero(found[:, k])
+        raise PairliftError(
+            f"column '{columns[k]}' is infinite in {len(at):,} of {len(rows):,} {name} rows (first: row {at[0]}); a "
+            "finite number, or NaN for what is missing, was expected: mend its SQL, for example with "
+            "CASE WHEN isfinite(x) THEN x END, or the plugin that gives it"
+        )
 
 
 def parameters(settings: BoosterSettings, rows: int) -> dict[str, Any]:

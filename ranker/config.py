@@ -63,12 +63,17 @@ class BoosterSettings(Settings):
     """`[booster]`: boosting rounds, stopping, and any LightGBM parameter under `params`.
 
     monotone: by column, 1 where a higher value may never lower the score, -1 where it may never raise it.
+    margin: how far a winner's score should lie above a loser's for each rank of grades between them (0: above it).
+    ndcg_at: k, to multiply a pair's weight by what NDCG@k would change if the two swapped places (LambdaMART); left
+    out, pairs have their own weights alone, which is what PairAccuracy measures.
     """
 
     trees: int = Field(default=2000, ge=1)
     stop_after: int = Field(default=100, ge=1)
     params: dict[str, bool | int | float | str | list[int]] = Field(default_factory=dict)
     monotone: dict[str, Literal[-1, 1]] = Field(default_factory=dict)
+    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    ndcg_at: int | None = Field(default=None, ge=1)
 
 
 class UpliftSettings(Settings):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 
@@ -141,3 +142,40 @@ def pairs_of(grades: list[int], sampled: list[bool], weight: np.ndarray) -> list
 def pair_accuracy(scores: list[float], pairs: list[tuple[int, int, float]]) -> float:
     """Σ w·[s_winner > s_loser] / Σ w."""
     return sum(w for a, b, w in pairs if scores[a] > scores[b]) / sum(w for _, _, w in pairs)
+
+
+def pair_logit(
+    scores: list[float], grades: list[int], pairs: list[tuple[int, int, float]], margin: float
+) -> tuple[list[float], list[float]]:
+    """Gradient and Hessian of Σ w·log(1 + e^-(s_a - s_b - margin·(grade_a - grade_b))), pair by pair."""
+    gradient, hessian = [0.0] * len(scores), [0.0] * len(scores)
+    for a, b, w in pairs:
+        apart = scores[a] - scores[b] - margin * (grades[a] - grades[b])
+        wrong = 1 / (1 + math.exp(min(apart, 700)))
+        gradient[a] -= w * wrong
+        gradient[b] += w * wrong
+        hessian[a] += w * wrong * (1 - wrong)
+        hessian[b] += w * wrong * (1 - wrong)
+    return gradient, hessian
+
+
+def orders(scores: list[float]) -> list[tuple[int, ...]]:
+    """All orders of a list from the best score to the worst: several where scores are tied. NaN is the worst of all."""
+    clean = [-math.inf if math.isnan(s) else s for s in scores]
+    best = sorted(clean, reverse=True)
+    return [order for order in permutations(range(len(clean))) if [clean[k] for k in order] == best]
+
+
+def dcg(gains: list[float], order: Iterable[int], k: int) -> float:
+    """Σ gain / log2(place + 1) over the first k places."""
+    return sum(gains[row] / math.log2(place + 2) for place, row in enumerate(order) if place < k)
+
+
+def delta_ndcg(scores: list[float], gains: list[float], k: int, a: int, b: int) -> float:
+    """|ΔNDCG@k| where a and b swap their places, the mean over all orders of the ties."""
+    ideal = dcg(gains, sorted(range(len(gains)), key=lambda row: -gains[row]), k)
+    if ideal == 0:
+        return 0.0
+    swap = {a: b, b: a}
+    changes = [abs(dcg(gains, o, k) - dcg(gains, [swap.get(row, row) for row in o], k)) for o in orders(scores)]
+    return sum(changes) / len(changes) / ideal

@@ -1,5 +1,7 @@
 """Fits by name: constraints by column, parameters by any of LightGBM's names, warm starts, the plain text format."""
 
+from dataclasses import replace
+
 import lightgbm as lgb
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from features.pairs import Pairs
 from ranker.booster import Slice, check_monotone, check_params, fit_booster, parameters
 from ranker.config import BoosterSettings
 from ranker.objective import pair_accuracy
+from ranker.scorer import checked_scorer
 
 COLUMNS = ["up", "wavy", "kind"]
 
@@ -118,3 +121,41 @@ def test_the_model_is_plain_lightgbm_text(tmp_path) -> None:  # type: ignore[no-
     treelite = pytest.importorskip("treelite")
     model = treelite.frontend.load_lightgbm_model(str(tmp_path / "booster.txt"))
     np.testing.assert_allclose(treelite.gtil.predict(model, rows).ravel(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("told", [{"margin": 0.5}, {"ndcg_at": 3}, {"ndcg_at": 1}])
+def test_a_variant_of_the_objective_changes_the_fit(told: dict[str, float]) -> None:
+    rows = a_slice(0)
+    grade = np.zeros(len(rows.matrix), np.int8)
+    np.add.at(grade, rows.pairs.winner, 1 + (np.arange(len(rows.pairs)) % 2).astype(np.int8))
+
+    def text(chosen: BoosterSettings) -> str:
+        given = replace(rows, grade=grade)
+        booster = fit_booster(COLUMNS, ["kind"], given, a_slice(99), chosen, 0)
+        return booster.model_to_string()
+
+    assert text(settings(10, **told)) != text(settings(10))
+    assert text(settings(10, margin=0.0)) == fit(settings(10)).model_to_string()
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+@pytest.mark.parametrize("odd", [np.inf, -np.inf])
+def test_an_infinite_feature_is_refused_by_name(part: str, odd: float) -> None:
+    slices = {"training": a_slice(0), "validation": a_slice(99)}
+    slices[part].matrix[[7, 11], 1] = odd
+    with pytest.raises(PairliftError, match=f"'wavy' is infinite in 2 of 1,200 {part} rows \\(first: row 7\\)"):
+        fit_booster(COLUMNS, ["kind"], slices["training"], slices["validation"], settings(), 0)
+
+
+def test_infinite_and_missing_values_of_a_request_score_as_lightgbm_has_them() -> None:
+    booster = fit(settings(20))
+    rows = a_slice(3).matrix[:200]
+    rng = np.random.default_rng(0)
+    rows[rng.random(rows.shape) < 0.5] = np.nan
+    rows[rng.random(rows.shape) < 0.3] = np.inf
+    rows[rng.random(rows.shape) < 0.3] = -np.inf
+    scorer = checked_scorer(booster)
+    assert scorer is not None
+    np.testing.assert_array_equal(scorer.score(rows), np.asarray(booster.predict(rows, raw_score=True)))
+    largest = np.where(np.isinf(rows), np.sign(rows) * np.float32(1e30), rows)
+    np.testing.assert_array_equal(scorer.score(rows), scorer.score(largest))
