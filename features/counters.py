@@ -6,7 +6,7 @@ A read costs a binary search and at most `EVERY` events; an event costs 9 bytes,
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -128,35 +128,52 @@ def _sum_before(events: Events, running: Running, k: int, stop: int, column: int
     return total
 
 
+@njit(**SMALL)
+def _read_key(
+    events: Events, running: Running, totals: Totals, k: int, as_of: int, at: F64, fade: F64, out: F64
+) -> None:
+    """Add what key k knows as of a time to float64[b] totals. at, fade: room for running columns and half-lives."""
+    start, end = events.offsets[k], events.offsets[k + 1]
+    for d in range(len(totals.delays)):
+        stop = first_not_before(events.ts, start, end, as_of - totals.delays[d])
+        if stop == start:
+            continue
+        _stand(events, running, k, stop, at)
+        passed = float(as_of - events.ts[stop - 1])
+        for h in range(len(fade)):
+            fade[h] = np.exp2(-passed / running.half_life[h])
+        for b in range(len(totals.kind)):
+            if totals.delay[b] != d:
+                continue
+            c = totals.column[b]
+            if totals.kind[b] == ALL:
+                out[b] += at[c]
+            elif totals.kind[b] == DECAYED:
+                out[b] += at[c] * fade[running.decay[c]]
+            elif totals.kind[b] == SINCE:
+                out[b] = max(out[b], at[c])
+            else:
+                begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
+                out[b] += at[c] - _sum_before(events, running, k, begin, c)
+
+
 @njit(cache=True, nogil=True)
 def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: I64, out: F64) -> None:
     at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
     for i in range(len(places)):
-        if places[i] < 0:
-            continue
-        k, r = places[i], rows[i]
-        start, end = events.offsets[k], events.offsets[k + 1]
-        for d in range(len(totals.delays)):
-            stop = first_not_before(events.ts, start, end, as_of[r] - totals.delays[d])
-            if stop == start:
-                continue
-            _stand(events, running, k, stop, at)
-            passed = float(as_of[r] - events.ts[stop - 1])
-            for h in range(len(fade)):
-                fade[h] = np.exp2(-passed / running.half_life[h])
-            for b in range(len(totals.kind)):
-                if totals.delay[b] != d:
-                    continue
-                c = totals.column[b]
-                if totals.kind[b] == ALL:
-                    out[r, b] += at[c]
-                elif totals.kind[b] == DECAYED:
-                    out[r, b] += at[c] * fade[running.decay[c]]
-                elif totals.kind[b] == SINCE:
-                    out[r, b] = max(out[r, b], at[c])
-                else:
-                    begin = first_not_before(events.ts, start, stop, as_of[r] - totals.window[b])
-                    out[r, b] += at[c] - _sum_before(events, running, k, begin, c)
+        if places[i] >= 0:
+            _read_key(events, running, totals, places[i], as_of[rows[i]], at, fade, out[rows[i]])
+
+
+@njit(cache=True, nogil=True)
+def _read_one(events: Events, running: Running, totals: Totals, codes: I64, code: int, as_of: int, out: F64) -> None:
+    place = code if code < len(events.offsets) - 1 else -1
+    if len(codes):
+        place = int(np.searchsorted(codes, code))
+        place = place if place < len(codes) and codes[place] == code else -1
+    if place >= 0:
+        at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
+        _read_key(events, running, totals, place, as_of, at, fade, out)
 
 
 @njit(cache=True, nogil=True)
@@ -176,7 +193,7 @@ class Timeline:
     codes: int64[k], sorted, the keys that occur; empty where every code in [0, k) has a place of its own.
     offsets: int64[k + 1] into ts: int64[m] (never decreasing within a key), grade: int8[m] and
     feedback: float32[m, f]. marks: float64[m // EVERY, c], of the key that begins at o the rows from o // EVERY on:
-    row o // EVERY + j holds what has run up after (j + 1) · EVERY of its events.
+    row o // EVERY + j holds what has run up after (j + 1) · EVERY of its events. All are read-only.
     """
 
     codes: I64
@@ -185,6 +202,11 @@ class Timeline:
     grade: I8
     feedback: F32
     marks: F64
+
+    def __post_init__(self) -> None:
+        # Built or mapped, the arrays are of one type for the kernels.
+        for array in (self.codes, *self.events):
+            array.flags.writeable = False
 
     @classmethod
     def build(cls, plan: Plan, log: EventLog, catalog: Catalog, grades: tuple[str, ...] = ()) -> "Timeline":
@@ -201,15 +223,14 @@ class Timeline:
         codes, offsets = places_of(code, order, size)
         feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][rows]
         marks = np.zeros((len(rows) // EVERY, len(plan.running.decay)))
-        made = cls(codes, offsets, log.ts[rows], log.grade[rows], np.ascontiguousarray(feedback), marks)
-        _mark(made.events, plan.running, marks)
-        return made
+        events = Events(offsets, log.ts[rows], log.grade[rows], np.ascontiguousarray(feedback), marks)
+        _mark(events, plan.running, marks)
+        return cls(codes, *events)
 
     @property
     def events(self) -> Events:
-        """The arrays for the kernels, all of one type: written or mapped, they are read alike."""
-        arrays = (self.offsets, self.ts, self.grade, self.feedback, self.marks)
-        return Events(*(_read_only(a) for a in arrays))
+        """The arrays for the kernels."""
+        return Events(self.offsets, self.ts, self.grade, self.feedback, self.marks)
 
     def find(self, code: I64) -> I64:
         """Return the place of each code, -1 where the key has no event."""
@@ -226,6 +247,10 @@ class Timeline:
         rows, found = rows[order], plan.empty(len(order))
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
         _merge(found, rows, plan.totals.kind, totals)
+
+    def add_key(self, plan: Plan, code: int, as_of: int, totals: F64) -> None:
+        """Add to float64[b] totals what this timeline knows of one key (-1: unknown)."""
+        _read_one(self.events, plan.running, plan.totals, self.codes, code, as_of, totals)
 
     def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
         """Return float32[len(as_of), counters of the plan] of this timeline alone."""
@@ -270,11 +295,3 @@ def find_places(codes: I64, offsets: I64, code: I64) -> I64:
         return np.where(code < len(offsets) - 1, code, -1)
     at = np.minimum(np.searchsorted(codes, code), len(codes) - 1)
     return np.where(codes[at] == code, at, -1)
-
-
-def _read_only(array: Any) -> Any:
-    if not array.flags.writeable:
-        return array
-    view = array.view()
-    view.flags.writeable = False
-    return view

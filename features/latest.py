@@ -13,83 +13,112 @@ from numba import njit
 
 from features.counters import Timeline
 from features.plans import DECAYED, SINCE, WINDOW, Plan
-from features.schema import F32, F64, I32, I64, SECOND
+from features.prefetch import AHEAD, LINE, prefetch
+from features.schema import F32, F64, I32, I64, SECOND, Bool
+
+
+def has_table(plan: Plan) -> bool:
+    """Return whether the key of a plan is the item, and it has no windows."""
+    return plan.key == ("item",) and not (plan.totals.kind == WINDOW).any()
+
+
+def divisors_of(plan: Plan) -> list[tuple[int, float]]:
+    """Return the (total, strength) by which counters of a plan are divided, each once."""
+    below = zip(plan.denominator.tolist(), plan.strength.tolist(), strict=True)
+    return sorted({(total, strength) for total, strength in below if total >= 0})
+
+
+def table_bytes(plan: Plan, n_items: int) -> int:
+    """Return the bytes of the table of a plan, 0 where there can be none."""
+    return (n_items + 1) * (len(plan.counters) + len(divisors_of(plan))) * 4 if has_table(plan) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """A plan's counters as of `end` (µs), those of one divisor beside each other.
+    """A plan's counters as of `end` (µs).
 
     table: float32[n_items + 1, c + d]: what is above the line of c counters, then d divisors; the last row is that of
     an unknown item (-1). Times of last events stand as seconds before `end`, NaN for never. half_life: float64[c + d],
-    µs, inf where nothing fades. add: float32[c + d], the prior's part, or the strength. since: int64, the columns
-    that grow by the second. starts: int64[d + 2], the first counter of each divisor, those without one first.
-    counters: int64[c], their places in the whole list.
+    µs, inf where nothing fades. add: float32[c + d], the prior's part, or the strength. since: bool[c + d], the
+    columns that grow by the second. divisor: int64[c], 1 for the first, 0 for none. counters: int64[c], their places
+    in the whole list.
     """
 
     table: F32
     end: int
     half_life: F64
     add: F32
-    since: I64
-    starts: I64
+    since: Bool
+    divisor: I64
     counters: I64
 
     @classmethod
-    def of(cls, plan: Plan, timeline: Timeline, n_items: int) -> "Latest | None":
-        """Return the table of a plan whose key is the item; None where it has windows."""
+    def of(cls, plan: Plan, timeline: Timeline, n_items: int) -> "Latest":
+        """Return the table of a plan that `has_table`."""
         kind = plan.totals.kind
-        if (kind == WINDOW).any():
-            return None
         end = int(timeline.ts.max(initial=0)) + 1 + int(plan.totals.delays.max(initial=0))
         items = np.arange(n_items)
         totals = plan.empty(n_items + 1)
         timeline.add(plan, items, items, np.full(n_items, end, np.int64), totals)
         since = kind == SINCE
         totals[:, since] = (end - np.where(np.isinf(totals[:, since]), np.nan, totals[:, since])) / SECOND
-        below = list(zip(plan.denominator.tolist(), plan.strength.tolist(), strict=True))
-        divisors = sorted({(total, strength) for total, strength in below if total >= 0})
-        group = np.array([divisors.index(b) + 1 if b[0] >= 0 else 0 for b in below])
-        order = np.argsort(group, kind="stable")
-        shown = np.array([*plan.numerator[order], *(total for total, _ in divisors)], np.int64)
-        add = [*np.where(group > 0, plan.strength * plan.prior, 0)[order], *(strength for _, strength in divisors)]
+        divisors, below = divisors_of(plan), zip(plan.denominator.tolist(), plan.strength.tolist(), strict=True)
+        divisor = np.array([divisors.index(b) + 1 if b[0] >= 0 else 0 for b in below], np.int64)
+        shown = np.array([*plan.numerator, *(total for total, _ in divisors)], np.int64)
+        add = [*np.where(divisor > 0, plan.strength * plan.prior, 0), *(strength for _, strength in divisors)]
         return cls(
             np.ascontiguousarray(totals[:, shown], np.float32),
             end,
             np.where(kind == DECAYED, plan.half_lives()[plan.totals.column], np.inf)[shown],
             np.array(add, np.float32),
-            np.flatnonzero(since[shown]),
-            np.searchsorted(group[order], np.arange(len(divisors) + 2)).astype(np.int64),
-            plan.counters[order],
+            since[shown],
+            divisor,
+            plan.counters,
         )
 
-    def gather(self, item: I32, as_of: int, out: F32) -> None:
-        """Write float32[n, counters of the plan] of items (-1: unknown) to their columns of `out`. as_of >= end."""
-        passed = as_of - self.end
-        factor = np.exp2(-passed / self.half_life).astype(np.float32)
-        add = self.add.copy()
-        add[self.since] = passed / SECOND
-        # Two passes: the processor waits for many far rows at once where it has nothing else to do with each.
-        _finish_rows(self.table.take(item, axis=0), factor, add, self.starts, self.counters, out)
+    def gather(self, item: I32, as_of: int, shared: F32, out: F32) -> None:
+        """Write float32[n, width] of items (-1: unknown): the plan's counters, and `shared` float32[width] elsewhere.
+
+        as_of >= end, µs. out: C-ordered.
+        """
+        _gather(
+            item, self.table, float(as_of - self.end), self.half_life, self.add, self.since, self.divisor,
+            self.counters, shared, out,
+        )  # fmt: skip
 
 
+# Indexes are unsigned and rows are views: a test for a negative index in the inner loops keeps them from being vectors.
 @njit(cache=True, nogil=True, error_model="numpy")
-def _finish_rows(rows: F32, factor: F32, add: F32, starts: I64, counters: I64, out: F32) -> None:
-    width, c = len(factor), len(counters)
-    for i in range(len(rows)):
+def _gather(
+    item: I32, table: F32, passed: float, half_life: F64, add: F32, since: Bool, divisor: I64, counters: I64,
+    shared: F32, out: F32,
+) -> None:  # fmt: skip
+    c, width = len(divisor), len(half_life)
+    factor, plus = np.empty(width, np.float32), add.copy()
+    for b in range(width):
+        factor[b] = np.exp2(-passed / half_life[b])
+        if since[b]:
+            plus[b] = passed / SECOND
+    risen, inverse = np.empty(width, np.float32), np.ones(1 + width - c, np.float32)
+    first, last = counters[0], counters[-1]
+    beside = last - first == c - 1 and (np.diff(counters) == 1).all()
+    for i in range(len(item)):
+        ahead = item[min(i + AHEAD, len(item) - 1)]
+        start = np.int64(ahead if ahead >= 0 else len(table) - 1) * width * 4
+        for line in range(0, width * 4, LINE):
+            prefetch(table, start + line)
+        row = table[np.uint64(item[i] if item[i] >= 0 else len(table) - 1)]
+        to = out[np.uint64(i)]
+        for k in range(len(shared)):
+            to[k] = shared[k]
         for b in range(width):
-            rows[i, b] = rows[i, b] * factor[b] + add[b]
+            risen[b] = row[b] * factor[b] + plus[b]
         for d in range(c, width):
-            inverse = np.float32(1) / rows[i, d]
-            for b in range(starts[d - c + 1], starts[d - c + 2]):
-                rows[i, b] *= inverse
-        for b in range(c):
-            out[i, counters[b]] = rows[i, b]
-
-
-@njit(cache=True, nogil=True)
-def spread(values: F32, counters: I64, out: F32) -> None:
-    """Write float32[c] values to the columns `counters` of every row of `out`."""
-    for i in range(len(out)):
-        for c in range(len(counters)):
-            out[i, counters[c]] = values[c]
+            inverse[1 + d - c] = np.float32(1) / risen[d]
+        if beside:
+            part = to[first : last + 1]
+            for b in range(c):
+                part[b] = risen[b] * inverse[np.uint64(divisor[b])]
+        else:
+            for b in range(c):
+                to[np.uint64(counters[b])] = risen[b] * inverse[np.uint64(divisor[b])]

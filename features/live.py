@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.histories import Histories, HistoryBuffer
-from features.schema import Bool, EventLog
+from features.schema import EventLog
 from features.store import Segment, State
 
 log = logging.getLogger(__name__)
@@ -178,8 +178,8 @@ class Live:
         latest = merged([self._latest, events])
         state = self._solid.extended(latest)
         # Last what cannot be undone: all before it may fail, and the turn is tried again.
-        histories = self._buffer.extended(picked(events, ~strange))
-        self._strangers = merged([self._strangers, picked(events, strange)])
+        histories = self._buffer.extended(events.select(~strange))
+        self._strangers = merged([self._strangers, events.select(strange)])
         self._latest = latest
         self._known = (replace(state, histories=histories), frame)
         if len(latest) > LATEST:
@@ -231,9 +231,10 @@ class Live:
 
         def work() -> _Done:
             histories = state.histories.compact()
-            everything = merged([histories.log(self._names), strangers])
-            built = State.build(everything, state.catalog, state.counters, state.grades)
-            built = replace(built, histories=histories, end=max(built.end, state.end))
+            events = merged([histories.log(self._names), strangers])
+            built = State.build(events, state.catalog, state.counters, state.grades, histories)
+            built = replace(built, end=max(built.end, state.end))
+            built.item_table()  # made here, not by the first request
             return _Done(0, count, None, Frozen(built, strangers, frame))
 
         self._begin(work)
@@ -250,12 +251,12 @@ class Live:
             self._stop.wait(1.0)
             return
         done = working.result()
-        before, behind = self._layers[: done.first], self._layers[done.first + done.layers :]
-        self._layers = [*before, *([done.layer] if done.layer else []), *behind]
+        behind = self._layers[done.first + done.layers :]
+        self._layers = [*self._layers[: done.first], *([done.layer] if done.layer else []), *behind]
         if done.frozen:
             self._base = replace(done.frozen.state, histories=self._none)
             self._base_events = len(done.frozen.state.histories.ts) + len(done.frozen.strangers)
-        # first_seen, end and ranks stay those of all events: they are the same ones in other segments.
+        # first_seen, end and ranks stay: they are those of all events.
         segments = (*self._base.segments, *(layer.segment for layer in self._layers))
         self._solid = replace(self._solid, segments=segments)
         state, frame = self._known
@@ -292,8 +293,3 @@ def merged(logs: list[EventLog]) -> EventLog:
     whole = {name: np.concatenate([getattr(part, name) for part in logs]) for name in ARRAYS}
     order = np.argsort(whole["ts"], kind="stable")
     return EventLog(**{name: array[order] for name, array in whole.items()}, feedback_names=logs[0].feedback_names)
-
-
-def picked(events: EventLog, keep: Bool) -> EventLog:
-    """Return the events of the mask bool[n]."""
-    return replace(events, **{name: getattr(events, name)[keep] for name in ARRAYS})

@@ -8,6 +8,7 @@ values) and `…_main` (the value that most items or users share, a category), f
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -20,7 +21,10 @@ from features.store import NEVER, State
 WEEK = 7
 #: 1970-01-01 was a Thursday
 THURSDAY = 3
+#: columns of the request alone
 CONTEXT = ("hour", "weekday", "surface")
+#: µs UTC
+Times = int | I64
 
 
 def column_names(catalog: Catalog, wanted: list[str] | None) -> tuple[list[str], list[str]]:
@@ -59,7 +63,8 @@ def _is_small(attribute: Attribute) -> bool:
 def plain_column(state: State, name: str, zone: str, requests: Requests, owner: I64) -> F32:
     """Return float32[n] of one column. owner: int64[n], the request of each candidate."""
     if name in ("hour", "weekday"):
-        return (hour_of_day if name == "hour" else day_of_week)(requests.as_of, zone)[owner]
+        local: I64 = (hour_of_day if name == "hour" else day_of_week)(requests.as_of, zone)
+        return local[owner].astype(np.float32)
     if name == "surface":
         return np.where(requests.surface < 0, np.nan, requests.surface).astype(np.float32)[owner]
     if name == "item_age":
@@ -99,23 +104,32 @@ def _main(attribute: Attribute) -> F32:
     return out
 
 
-def hour_of_day(ts: I64, zone: str) -> F32:
-    """Return float32[n]: hours since midnight in `zone`, 0 to 24."""
-    return np.asarray((_local(ts, zone) % DAY) / HOUR, np.float32)
+def context_value(name: str, zone: str, requests: Requests) -> float:
+    """Return what `plain_column` gives for a column of CONTEXT and a single request."""
+    if name == "surface":
+        surface = int(requests.surface[0])
+        return surface if surface >= 0 else np.nan
+    ts = int(requests.as_of[0])
+    return float(hour_of_day(ts, zone) if name == "hour" else day_of_week(ts, zone))
 
 
-def day_of_week(ts: I64, zone: str) -> F32:
-    """Return float32[n]: the day in `zone`, 0 is Monday."""
-    return np.asarray((_local(ts, zone) // DAY + THURSDAY) % WEEK, np.float32)
+def hour_of_day(ts: Times, zone: str) -> Any:
+    """Return hours since midnight in `zone`, 0 to 24, of one time or of int64[n]."""
+    return (_local(ts, zone) % DAY) / HOUR
 
 
-def _local(ts: I64, zone: str) -> I64:
-    """Return int64[n]: µs since 1970 on the clocks of `zone`; its offset is looked up once a quarter of an hour."""
-    if len(ts) == 1:
-        return ts + _offset(int(ts[0]) // (HOUR // 4), zone)
+def day_of_week(ts: Times, zone: str) -> Any:
+    """Return the day in `zone`, 0 is Monday, of one time or of int64[n]."""
+    return (_local(ts, zone) // DAY + THURSDAY) % WEEK
+
+
+def _local(ts: Times, zone: str) -> Any:
+    """Return µs since 1970 on the clocks of `zone`; its offset is looked up once a quarter of an hour."""
+    if isinstance(ts, int):
+        return ts + _offset(ts // (HOUR // 4), zone)
     quarters, place = np.unique(ts // (HOUR // 4), return_inverse=True)
     offset = np.array([_offset(int(quarter), zone) for quarter in quarters], np.int64)
-    return np.asarray(ts + offset[place])
+    return ts + offset[place]
 
 
 @lru_cache(maxsize=100_000)

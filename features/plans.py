@@ -7,7 +7,7 @@ reads off a running column as of a time. A counter is one total, or a smoothed q
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -52,18 +52,33 @@ class Totals(NamedTuple):
     delays: I64
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _value(totals: F64, above: int, below: int, strength: float, prior: float, since: bool, as_of: int) -> Any:
+    """Return a counter from the totals of one key: a total, a smoothed quotient, or seconds since (NaN: never)."""
+    value = totals[above]
+    if below >= 0:
+        value = (value + strength * prior) / (totals[below] + strength)
+    if since:
+        value = (as_of - value) / SECOND if value > -np.inf else np.nan
+    return value
+
+
 @njit(cache=True, nogil=True)
 def _finish(
     totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
 ) -> None:  # fmt: skip
     for i in range(len(out)):
         for c in range(len(numerator)):
-            value = totals[i, numerator[c]]
-            if denominator[c] >= 0:
-                value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
-            if since[c]:
-                value = (as_of[i] - value) / SECOND if value > -np.inf else np.nan
-            out[i, c] = value
+            out[i, c] = _value(totals[i], numerator[c], denominator[c], strength[c], prior[c], since[c], as_of[i])
+
+
+@njit(cache=True, nogil=True)
+def _finish_key(
+    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: int, places: I64,
+    out: F32,
+) -> None:  # fmt: skip
+    for c in range(len(numerator)):
+        out[places[c]] = _value(totals, numerator[c], denominator[c], strength[c], prior[c], since[c], as_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,8 @@ class Plan:
     """The counters of one key.
 
     feedback: the feedback columns that they read. counters: their places in the whole list. numerator,
-    denominator: the totals of each (-1: none). strength, prior: of the quotients.
+    denominator: the totals of each (-1: none). strength, prior: of the quotients. since: which are seconds since.
+    nothing: float64[b], the totals of a key without events.
     """
 
     key: tuple[str, ...]
@@ -83,6 +99,8 @@ class Plan:
     denominator: I64
     strength: F64
     prior: F64
+    since: Bool
+    nothing: F64
 
     def half_lives(self) -> F64:
         """Return float64[c]: the half-life of each running column in µs, inf where nothing fades."""
@@ -91,16 +109,19 @@ class Plan:
 
     def empty(self, n: int) -> F64:
         """Return float64[n, b] totals of keys without events."""
-        totals = np.zeros((n, len(self.totals.kind)))
-        totals[:, self.totals.kind == SINCE] = -np.inf
-        return totals
+        return np.broadcast_to(self.nothing, (n, len(self.nothing))).copy()
 
     def finish(self, totals: F64, as_of: I64) -> F32:
-        """Turn float64[n, b] totals into float32[n, counters]: sums, smoothed quotients, seconds since (NaN: never)."""
-        since = self.totals.kind[self.numerator] == SINCE
+        """Turn float64[n, b] totals into float32[n, counters]."""
         out = np.empty((len(totals), len(self.counters)), np.float32)
-        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, since, as_of, out)
+        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, out)
         return out
+
+    def finish_key(self, totals: F64, as_of: int, out: F32) -> None:
+        """Turn float64[b] totals of one key into its counters, each at its place of float32[width] `out`."""
+        _finish_key(
+            totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, self.counters, out
+        )
 
     def only(self, k: int) -> "Plan":
         """Return the plan of the k-th counter alone, over the same running columns."""
@@ -115,6 +136,8 @@ class Plan:
             denominator=np.array([len(kept) - 1 if len(kept) > 1 else -1]),
             strength=self.strength[k : k + 1],
             prior=self.prior[k : k + 1],
+            since=self.since[k : k + 1],
+            nothing=self.nothing[kept],
         )
 
 
@@ -210,6 +233,8 @@ class _Planner:
             _column(parts, 1),
             np.array([c.strength for _, c in mine]),
             np.array([c.prior for _, c in mine]),
+            np.array([c.kind == "since" for _, c in mine]),
+            np.where(_column(self.totals.items, 0) == SINCE, -np.inf, 0.0),
         )
 
     def _running(self, order: list[int], kinds: list[int]) -> Running:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from features.histories import Histories
-from features.plain import column_names, plain_column
+from features.plain import CONTEXT, column_names, context_value, plain_column
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog, Requests
 from features.spec import Counter
 from features.store import State
@@ -44,16 +44,25 @@ def make_spec(
 def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
     """Return float32[n, len(spec.columns)]: a row for each candidate, NaN where nothing is known."""
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
-    state.counter_values(requests, out)
-    _add_plain(state, spec, requests, out, len(state.counters))
+    first = len(state.counters)
+    shared = None
+    if len(requests) == 1:
+        # What all candidates of a request share is made once, and stands in each row from the first pass on.
+        shared = np.empty(len(spec.columns), np.float32)
+        for place in range(first, len(spec.columns)):
+            if spec.columns[place] in CONTEXT:
+                shared[place] = context_value(spec.columns[place], spec.zone, requests)
+    state.counter_values(requests, out, shared)
+    _add_plain(state, spec, requests, out, first, shared is None)
     return out
 
 
-def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, first: int) -> None:
-    # One request's columns are given once, and spread over its candidates by the assignment.
+def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, first: int, context: bool) -> None:
+    """Fill the plain columns; those of the context only where they are not there yet."""
     owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
     for place in range(first, len(spec.columns)):
-        out[:, place] = plain_column(state, spec.columns[place], spec.zone, requests, owner)
+        if context or spec.columns[place] not in CONTEXT:
+            out[:, place] = plain_column(state, spec.columns[place], spec.zone, requests, owner)
 
 
 def training_rows(
@@ -71,7 +80,7 @@ def training_rows(
     """
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
-    _add_plain(bare, spec, requests, out, len(counters))
+    _add_plain(bare, spec, requests, out, len(counters), True)
 
     def fill(key: tuple[str, ...]) -> None:
         places = [k for k, c in enumerate(counters) if c.key == key]

@@ -20,7 +20,7 @@ from features.counters import Timeline
 from features.distinct import EVER, Distinct, count_over, distinct_parts
 from features.histories import Histories
 from features.keys import key_codes, of_request
-from features.latest import Latest, spread
+from features.latest import Latest, has_table
 from features.plans import Plan, make_plans
 from features.ranks import RankTables, rank_values
 from features.schema import F32, F64, I16, I32, I64, Catalog, EventLog, Requests
@@ -73,10 +73,10 @@ class Segment:
 
     timelines: tuple[Timeline, ...]
     distincts: tuple[Distinct, ...]
-    made: dict[int, Latest | None] = field(default_factory=dict, compare=False, repr=False)
+    made: dict[int, Latest] = field(default_factory=dict, compare=False, repr=False)
 
-    def latest(self, number: int, plan: Plan, n_items: int) -> Latest | None:
-        """Return the table of all items for a plan, made when it is first asked for; None where there can be none."""
+    def latest(self, number: int, plan: Plan, n_items: int) -> Latest:
+        """Return the table of all items for a plan that has one, made when it is first asked for."""
         if number not in self.made:
             self.made[number] = Latest.of(plan, self.timelines[number], n_items)
         return self.made[number]
@@ -169,19 +169,28 @@ class State:
             segment.timelines[number].add(plan, rows, code, as_of, totals)
         return totals
 
-    def counter_values(self, requests: Requests, out: F32 | None = None) -> F32:
+    def counter_values(self, requests: Requests, out: F32 | None = None, shared: F32 | None = None) -> F32:
         """Return float32[n, counters]: every counter of every candidate, as of its request's `as_of`.
 
-        out: float32[n, at least counters], where they are to stand.
+        out: float32[n, width >= counters], where they are to stand. shared: float32[width], for one request alone:
+        what is to stand in the other columns of every row, and is completed by what all candidates share.
         """
         if out is None:
             out = np.empty((len(requests.item), len(self.counters)), np.float32)
         each = _Candidates(requests)
-        shared, further = self.made.get("kinds") or self._kinds()
-        for number, plan in enumerate(self.plans):
-            if shared[number]:
-                self._shared(number, plan, requests, each, out)
-            elif not self._gathered(number, plan, requests, out):
+        single, of_each, further = self.made.get("kinds") or self._kinds()
+        done = -1
+        if len(requests) == 1:
+            shared = np.empty(out.shape[1], np.float32) if shared is None else shared
+            for number in single:
+                self._of_user(number, requests, shared)
+            done = self._gathered(requests, shared, out)
+        else:
+            for number in single:
+                self._shared(number, requests, each, out)
+        for number in of_each:
+            if number != done:
+                plan = self.plans[number]
                 rows, code, _ = key_codes(plan.key, self.catalog, each.user, each.item, each.surface)
                 out[:, plan.counters] = self.plan_values(number, plan, rows, code, each.as_of)
         for place, counter in further:
@@ -189,38 +198,59 @@ class State:
             out[:, place] = read(place, counter, each)
         return out
 
-    def _kinds(self) -> tuple[list[bool], list[tuple[int, Counter]]]:
-        """Return which plans are the same for all candidates, and the (place, counter) that are no totals."""
-        shared = [of_request(plan.key, self.catalog) for plan in self.plans]
+    def _kinds(self) -> tuple[list[int], list[int], list[tuple[int, Counter]]]:
+        """Return the plans that all candidates share, the others, and the (place, counter) that are no totals."""
+        single = [k for k, plan in enumerate(self.plans) if of_request(plan.key, self.catalog)]
+        of_each = [k for k in range(len(self.plans)) if k not in single]
         further = [(k, c) for k, c in enumerate(self.counters) if c.kind in ("distinct", "rank")]
-        self.made["kinds"] = shared, further
-        return shared, further
+        self.made["kinds"] = single, of_each, further
+        return single, of_each, further
 
-    def _shared(self, number: int, plan: Plan, requests: Requests, each: "_Candidates", out: F32) -> None:
+    def _shared(self, number: int, requests: Requests, each: "_Candidates", out: F32) -> None:
         """Fill the counters that are equal for all candidates of a request: one look-up for each request."""
-        none = np.full(len(requests), -1, np.int32)
+        plan, none = self.plans[number], np.full(len(requests), -1, np.int32)
         rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
-        values = self.plan_values(number, plan, rows, code, requests.as_of)
-        if len(requests) == 1:
-            spread(values[0], plan.counters, out)
-        else:
-            out[:, plan.counters] = values[each.owner]
+        out[:, plan.counters] = self.plan_values(number, plan, rows, code, requests.as_of)[each.owner]
 
-    def _gathered(self, number: int, plan: Plan, requests: Requests, out: F32) -> bool:
-        """Fill one request's counters of items from the base's table; return whether there is one for its as_of."""
-        if len(requests) != 1 or plan.key != ("item",):
-            return False
+    def _of_user(self, number: int, requests: Requests, out: F32) -> None:
+        """Fill one request's shared counters into float32[width]."""
+        plan = self.plans[number]
+        if plan.key != ("user",):
+            none = np.full(1, -1, np.int32)
+            rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
+            out[plan.counters] = self.plan_values(number, plan, rows, code, requests.as_of)[0]
+            return
+        user, as_of = int(requests.user[0]), int(requests.as_of[0])
+        totals = plan.nothing.copy()
+        for segment in self.segments:
+            segment.timelines[number].add_key(plan, user, as_of, totals)
+        plan.finish_key(totals, as_of, out)
+
+    def _gathered(self, requests: Requests, shared: F32, out: F32) -> int:
+        """Fill one request's rows: `shared`, and its items' counters where the base has a table for its as_of.
+
+        Returns the number of that plan, -1 where there is none.
+        """
         item, as_of = requests.item, int(requests.as_of[0])
-        latest = self.segments[0].latest(number, plan, self.catalog.n_items)
+        number, latest = self.item_table() if out.flags.c_contiguous else (-1, None)
         if latest is None or as_of < latest.end:
-            return False
-        latest.gather(item, as_of, out)
+            out[:] = shared
+            return -1
+        plan = self.plans[number]
+        latest.gather(item, as_of, shared, out)
         later = [segment.timelines[number].find(item.astype(np.int64)) >= 0 for segment in self.segments[1:]]
         rows = np.flatnonzero(np.any(later, axis=0)) if later else ()
         if len(rows):
             times, code = np.full(len(rows), as_of, np.int64), item[rows].astype(np.int64)
             out[np.ix_(rows, plan.counters)] = self.plan_values(number, plan, np.arange(len(rows)), code, times)
-        return True
+        return number
+
+    def item_table(self) -> tuple[int, Latest | None]:
+        """Return the plan of the items that has a table, and the base's table (made at the first call); or -1, None."""
+        number = next((k for k, plan in enumerate(self.plans) if has_table(plan)), -1)
+        if number < 0:
+            return -1, None
+        return number, self.segments[0].latest(number, self.plans[number], self.catalog.n_items)
 
     def _distinct(self, place: int, counter: Counter, each: "_Candidates") -> I64:
         number = distinct_parts(self.counters).index((counter.key, counter.event, counter.argument))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from features.dedupe import BYTES_PER_KEY
 from features.errors import PairliftError
 from features.histories import COLUMNS
+from features.latest import table_bytes
 from features.store import State
 
 GIB = 1 << 30
@@ -51,6 +52,10 @@ def plan_memory(state: State, max_events: int) -> Plan:
         keys.append((name, count, total / count))
         of_keys, of_events = of_keys + per_key, of_events + total - per_key
     of_events += _bytes(state.histories, COLUMNS)
+    for plan in state.plans:
+        if size := table_bytes(plan, state.catalog.n_items):
+            keys.append(("table of the items", state.catalog.n_items, size / max(state.catalog.n_items, 1)))
+            of_keys += size
     event = of_events / events if events >= FEW else float(GUESS * (len(named) + 1))
     now = of_events + of_keys
     # A history's block may have as much room as it has rows.

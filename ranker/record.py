@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from features.errors import PairliftError
 from features.eventlog import LogWriter
-from features.live import Live, merged, picked
+from features.live import Live, merged
 from features.schema import Bool
 from features.segments import Frame, export_segment
 from features.store import State
@@ -144,7 +144,7 @@ class Recorder:
             self.count += events
 
     def _recorded(self, frame: int, batches: list[tuple[Any, Bool]]) -> None:
-        self.live.add(merged([picked(events, new) for events, new in batches]), frame)
+        self.live.add(merged([events.select(new) for events, new in batches]), frame)
 
     def _replay(self, frame: int, *, known: bool) -> None:
         """Fold in what the log has behind a frame. known: the state is a snapshot of this log."""
@@ -153,7 +153,7 @@ class Recorder:
         for frames in _chunks(self._writer.replay(frame), covered):
             events = self._reader.read(pa.concat_tables([f.events for f in frames]))
             if covered is None or frames[-1].number <= covered:
-                events = picked(events, events.ts >= self.bundle.state.end)
+                events = events.select(events.ts >= self.bundle.state.end)
             self._reserve(len(events))
             self.live.add(events, frames[-1].number)
         self.live.drain(PATIENCE)

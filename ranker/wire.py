@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from pairlift.v1 import ranking_pb2 as pb
 
-from features.schema import I32, I64, Catalog, Ids, lookup
+from features.ids import IdIndex
+from features.schema import I32, I64, Catalog, Ids
 from ranker.batch import Batch, Outcome
 from ranker.config import ServeSettings
 from ranker.request import Answer, Detail, Request, RequestError
@@ -29,8 +30,7 @@ class IdTable:
     def __init__(self, ids: Ids) -> None:
         self.ids = ids
         self.text = ids.dtype == object
-        # Text is looked up by hash: a binary search compares Python strings some 20 times for each id.
-        self._index = {name: place for place, name in enumerate(ids.tolist())} if self.text else {}
+        self._index = IdIndex.of(ids)
 
     @property
     def kind(self) -> str:
@@ -39,9 +39,7 @@ class IdTable:
 
     def find(self, wanted: Sequence[Any]) -> I32:
         """Return int32[n]: the index of each id, -1 where it is not known."""
-        if self.text:
-            return np.array([self._index.get(name, -1) for name in wanted], np.int32)
-        return lookup(self.ids, np.array(wanted, np.int64))
+        return self._index.find(wanted)
 
     def refuse(self, place: str) -> RequestError:
         """Return the error of ids of the other kind."""

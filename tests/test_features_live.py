@@ -10,7 +10,7 @@ from world import make_world
 
 from features import live
 from features.histories import COLUMNS, Histories, HistoryBuffer
-from features.live import Live, merged, picked
+from features.live import Live, merged
 from features.schema import DAY, HOUR, EventLog, Requests
 from features.settings import CounterSettings
 from features.spec import make_counters
@@ -33,7 +33,7 @@ def some_log(rng, n, n_users, low, high, n_items=20):
 
 
 def known_of(log):
-    return picked(log, (log.user >= 0) & (log.item >= 0))
+    return log.select((log.user >= 0) & (log.item >= 0))
 
 
 @given(
@@ -176,6 +176,15 @@ def test_a_state_from_a_frozen_one_goes_on_and_keeps_its_strangers():
     again = second.freeze().result(10)
     second.close()
     same_as_a_build(again.state, merged([WORLD.log, *parts]), last - DAY, last + 2 * DAY)
+
+
+def test_a_rebuilt_base_has_the_table_that_requests_read():
+    declared = [CounterSettings(key=["item"], event="like", spans=["h2d"], stats=["rate"])]
+    counters = make_counters(declared, WORLD.log, WORLD.catalog, WORLD.grades)
+    live = Live(State.build(WORLD.log, WORLD.catalog, counters, WORLD.grades), ("play",))
+    frozen = live.freeze().result(10)
+    live.close()
+    assert frozen.state.segments[0].made
 
 
 def test_a_fold_that_fails_is_told_and_tried_again(monkeypatch, caplog):

@@ -178,12 +178,13 @@ def test_a_request_after_the_log_reads_the_same_from_the_table_of_items() -> Non
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_ids_are_found_by_hash(text: bool) -> None:
-    numbers = np.array([-5, 0, 7, 2**40, 2**62])
-    ids = np.array([f"é{n}" for n in numbers], object) if text else numbers
+@pytest.mark.parametrize("numbers", [[-5, 0, 7, 2**40, 2**62], [-5, -3, 0, 7, 9]], ids=["hashed", "close"])
+def test_ids_are_found(numbers: list[int], text: bool) -> None:
+    ids = np.array([f"é{n}" for n in numbers], object) if text else np.array(numbers)
     index = IdIndex.of(ids)
-    wanted = [*ids.tolist()[::-1], "none" if text else 8]
-    assert index.find(wanted).tolist() == [4, 3, 2, 1, 0, -1]
+    strangers = ["none"] if text else [8, -6, 10, -(2**63), 2**63 - 1]
+    wanted = [*ids.tolist()[::-1], *strangers]
+    assert index.find(wanted).tolist() == [4, 3, 2, 1, 0, *(-1 for _ in strangers)]
     assert IdIndex.of(ids[:0]).find(wanted[:2]).tolist() == [-1, -1]
     with pytest.raises(PairliftError, match="twice"):
         IdIndex.of(np.append(ids, ids[:1]))

@@ -24,7 +24,7 @@ from world import bundle_of, make_world, train_parts, with_config, write_world_b
 from features.dataset import Mapping, import_log, load_log
 from features.errors import PairliftError
 from features.histories import Histories
-from features.live import merged, picked
+from features.live import merged
 from features.schema import DAY, HOUR, MINUTE, Requests
 from features.segments import segment_files
 from features.settings import EventsSettings, Grade
@@ -114,7 +114,7 @@ def expected_state(bundle, world, batches):
     log = merged([world.log, log_of(bundle, batches)])
     state = State.build(log, world.catalog, bundle.state.counters, world.grades)
     known = (log.user >= 0) & (log.item >= 0)
-    return replace(state, histories=Histories.build(picked(log, known), world.catalog.n_users))
+    return replace(state, histories=Histories.build(log.select(known), world.catalog.n_users))
 
 
 def same(state, want):
@@ -283,6 +283,7 @@ def test_the_memory_is_printed(bundle, tmp_path, caplog):
     with caplog.at_level("INFO"), recording(bundle, tmp_path / "log"):
         pass
     assert re.search(r"memory: user: 20 keys, \d+ bytes per key", caplog.text)
+    assert re.search(r"memory: table of the items: \d+ keys, \d+ bytes per key", caplog.text)
     assert re.search(r"\d+ bytes per event; the state takes .* at most .* GiB with 10,000,000 recorded", caplog.text)
 
 
