@@ -85,6 +85,7 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         ("organic", "BOOLEAN"),
         ("request_id", "VARCHAR"),
         ("position", "INTEGER"),
+        ("propensity", "DOUBLE"),
     ):
         expression = getattr(settings, name)
         if expression is not None:
@@ -110,7 +111,8 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     _refuse_nulls(con, settings.source)
 
 
-def _refuse(con: duckdb.DuckDBPyConnection, table: str, where: str, place: str, problem: str) -> None:
+def refuse(con: duckdb.DuckDBPyConnection, table: str, where: str, place: str, problem: str) -> None:
+    """Raise a PairliftError that shows how many rows of a table (or subquery) `where` is true of, and the first few."""
     count = con.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchall()[0][0]
     if not count:
         return
@@ -125,10 +127,10 @@ def _refuse_nulls(con: duckdb.DuckDBPyConnection, source: str) -> None:
         raise PairliftError(f"[events] source = {source!r}: it has no rows")
     for column in ("user_id", "item_id", "ts"):
         place = f"[events] {column} of {source!r}"
-        _refuse(con, "mapped", f"{column} IS NULL", place, "NULL where a value was expected")
+        refuse(con, "mapped", f"{column} IS NULL", place, "NULL where a value was expected")
     odd = "ts < TIMESTAMP '1900-01-01' OR ts >= TIMESTAMP '9999-01-01'"
     problem = "a time outside the years 1900 to 9998 (are its seconds milliseconds?)"
-    _refuse(con, "mapped", odd, f"[events] ts of {source!r}", problem)
+    refuse(con, "mapped", odd, f"[events] ts of {source!r}", problem)
 
 
 def _grade(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
@@ -174,9 +176,9 @@ def _side_table(con: duckdb.DuckDBPyConnection, name: str, mapping: Mapping) -> 
     with explained(f"[{name}] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
         con.execute(f"CREATE TEMP TABLE {name}_mapped AS SELECT {', '.join(selected)} FROM {origin}")
     place = f"[{name}] {key} of {settings.source!r}"
-    _refuse(con, f"{name}_mapped", f"{key} IS NULL", place, "NULL where an id was expected")
+    refuse(con, f"{name}_mapped", f"{key} IS NULL", place, "NULL where an id was expected")
     repeated = f"{key} IN (SELECT {key} FROM {name}_mapped GROUP BY 1 HAVING count(*) > 1)"
-    _refuse(con, f"{name}_mapped", repeated, place, "an id that stands more than once")
+    refuse(con, f"{name}_mapped", repeated, place, "an id that stands more than once")
 
 
 def _same_kind(con: duckdb.DuckDBPyConnection, table: str, key: str, cast: str) -> None:
@@ -225,7 +227,7 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
             FROM (SELECT DISTINCT {key} FROM mapped UNION SELECT {key} FROM {name}_mapped)
             LEFT JOIN {name}_mapped USING ({key}) ORDER BY idx""")
         _refuse_infinite(con, name, f"[{name}.columns]")
-    _refuse_infinite(con, "mapped", "[events.feedback]")
+    _refuse_infinite(con, "mapped", "[events]")
     con.execute("""
         CREATE TABLE surfaces AS
         SELECT (row_number() OVER (ORDER BY surface) - 1) AS code, surface
@@ -248,7 +250,7 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
                    coalesce(s.code, -1)::SMALLINT AS surface,
                    coalesce(m.organic::INTEGER, -1)::TINYINT AS organic,
                    coalesce(r.code, -1) AS request,
-                   m.position, m."#pairable" AS pairable{feedback}
+                   m.position, m.propensity, m."#pairable" AS pairable{feedback}
             FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
             LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN requests r ON r.request_id = m.request_id
             ORDER BY m.ts, m.source_row""")
@@ -257,7 +259,7 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
 def _refuse_infinite(con: duckdb.DuckDBPyConnection, table: str, place: str) -> None:
     for column, kind, *_ in con.execute(f"DESCRIBE {table}").fetchall():
         if kind in ("FLOAT", "DOUBLE"):
-            _refuse(con, table, f'isinf("{column}")', f"{place} {column}", "an infinite number")
+            refuse(con, table, f'isinf("{column}")', f"{place} {column}", "an infinite number")
 
 
 def load_log(database: Path) -> tuple[EventLog, Catalog]:

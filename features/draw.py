@@ -58,10 +58,11 @@ def _numbers(total: int, count: int) -> I64:
     """Return `count` of the numbers [0, total), ascending: all, or an even draw. O(count) memory."""
     if count == total:
         return np.arange(total)
+    few: I64 = _distinct(total, min(count, total - count))
     if 2 * count <= total:
-        return _distinct(total, count)
+        return few
     keep = np.ones(total, np.bool_)
-    keep[_distinct(total, total - count)] = False
+    keep[few] = False
     return np.flatnonzero(keep)
 
 

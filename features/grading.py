@@ -24,6 +24,7 @@ CONTRACT = {
     "organic": "BOOLEAN",
     "request_id": "VARCHAR",
     "position": "INTEGER",
+    "propensity": "DOUBLE",
 }
 
 

@@ -54,6 +54,8 @@ class EventsSettings(Settings):
 
     feedback: what the user did (numbers or true/false, NULL unknown); counters, histories and towers read it.
     columns: whatever else the conditions of grades and of `pairing.where` read; nothing else sees them.
+    position: 1 is the first place of the list. propensity: the chance, in (0, 1], with which the logging policy showed
+    this item at this place. Both are for `[pairing]` corrections and conditions, and never features.
     """
 
     source: str
@@ -64,6 +66,7 @@ class EventsSettings(Settings):
     organic: str | None = None
     request_id: str | None = None
     position: str | None = None
+    propensity: str | None = None
     feedback: dict[Name, str] = Field(default_factory=dict)
     columns: dict[Name, str] = Field(default_factory=dict)
 
@@ -101,7 +104,14 @@ class GroupSettings(Settings):
 
 
 class PairingSettings(GroupSettings):
-    """`[pairing]`: groups, pair weights, drawn negatives. `[pairing.towers]` overrides for the towers' period."""
+    """`[pairing]`: groups, pair weights, drawn negatives. `[pairing.towers]` overrides for the towers' period.
+
+    train_cap: of a group with more pairs so many are drawn, in training alone. What else is of training alone, and
+    never changes the metric (formulas: `features.exposure`): position_power: place k is looked at with the chance
+    k ** -power; or examination, that chance for the places 1, 2, … (the last one holds for all further places);
+    propensity: weigh by the inverse of `[events] propensity`; max_correction: the most that these weigh a pair up;
+    half_life: a pair so much older than another weighs half as much.
+    """
 
     window: Duration = Field(default=30 * MINUTE)
     max_size: int = Field(default=50, ge=2, le=1_000_000)
@@ -109,7 +119,23 @@ class PairingSettings(GroupSettings):
     weights: dict[str, float] = Field(default_factory=dict)
     negatives: int = Field(default=0, ge=0)
     train_cap: int | None = Field(default=None, ge=1)
+    position_power: float | None = Field(default=None, gt=0, le=10)
+    examination: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, min_length=1)
+    propensity: bool = False
+    max_correction: float = Field(default=10.0, ge=1, allow_inf_nan=False)
+    half_life: Duration | None = Field(default=None, gt=0)
     towers: GroupSettings = GroupSettings()
+
+    @model_validator(mode="after")
+    def _one_examination(self) -> Self:
+        if self.position_power is not None and self.examination is not None:
+            raise ValueError("position_power and examination say the same thing in two ways: keep one of them")
+        return self
+
+    @property
+    def by_position(self) -> bool:
+        """Whether training pairs are corrected for the winner's position."""
+        return self.position_power is not None or self.examination is not None
 
     def for_towers(self) -> GroupSettings:
         """Return window and max_size in the towers' period."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from features.dataset import import_log, load_log
 from features.errors import PairliftError, did_you_mean
-from features.pairs import Groups, count_pairs, make_groups, make_pairs, weight_table
+from features.exposure import Exposure, corrected, load_exposure
+from features.pairs import Groups, Pairs, count_pairs, make_groups, make_pairs, weight_table
 from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A log that is ready to learn from. key: hash of all that it was made of."""
+    """A log that is ready to learn from. key: hash of all that it was made of. exposure: None weighs no pair anew."""
 
     config: Config
     key: str
@@ -37,11 +38,17 @@ class Prepared:
     weights: F64
     state: State
     spec: FeatureSpec
+    exposure: Exposure | None
+
+    def training_pairs(self, groups: Groups, seed: int) -> Pairs:
+        """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age."""
+        pairs = make_pairs(groups, self.weights, self.config.pairing.train_cap, seed)
+        return corrected(pairs, groups, self.exposure, self.config.pairing)
 
     def fit_data(self, seed: int) -> FitData:
         """Return what a plugin may see: nothing of t1 or later."""
         groups = self.groups.of("towers")
-        pairs = make_pairs(groups, self.weights, self.config.pairing.train_cap, seed)
+        pairs = self.training_pairs(groups, seed)
         log = self.log.between(self.split.t0, self.split.t1)
         return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed)
 
@@ -77,7 +84,8 @@ def prepare(config: Config) -> Prepared:
     key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
     spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
     check_monotone(config.booster, [*spec.columns, *_plugin_columns(config)], spec.categorical)
-    prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec)
+    exposure = load_exposure(folder / "log.duckdb", config.events, config.pairing)
+    prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec, exposure)
     _refuse_empty(prepared)
     return prepared
 
