@@ -4,6 +4,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -45,12 +46,17 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """The rows that all arms share, and the fits over them."""
+    """The rows that all arms share, and the fits over them.
+
+    logged: a feature log whose values take the place of computed ones. given: pairs of the train slice that are
+    learned from in place of made ones.
+    """
 
     prepared: Prepared
     groups: dict[str, Groups]
     base: dict[str, F32]
     logged: Logged | None = None
+    given: Pairs | None = None
 
     @classmethod
     def of(cls, prepared: Prepared, logged: Logged | None = None) -> "Arms":
@@ -96,14 +102,17 @@ class Arms:
         return out
 
     def pairs(self, name: str, seed: int = 0) -> Pairs:
-        """Return the pairs of a slice; a cap is for training alone."""
-        cap = self.prepared.config.pairing.train_cap if name == "train" else None
-        return make_pairs(self.groups[name], self.prepared.weights, cap, seed)
+        """Return the pairs of a slice: all of them, with the weights of the grades, but where they are learned from."""
+        if name != "train":
+            return make_pairs(self.groups[name], self.prepared.weights)
+        return self.prepared.training_pairs(self.groups[name], seed) if self.given is None else self.given
 
     def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
         """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""
         config = self.prepared.config
         digest = _digest((columns if names else {}) | (self.base if self.logged else {}))
+        if self.given is not None:
+            digest += _digest({"rows": np.stack([self.given.winner, self.given.loser]), "weight": self.given.weight})
         told = [self.prepared.key, names, digest, config.booster.model_dump(), seed]
         told.append(code_hash("ranker"))
 
@@ -128,7 +137,7 @@ class Arms:
         return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))
 
 
-def _digest(columns: dict[str, F32]) -> str:
+def _digest(columns: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, values in columns.items():
         digest.update(name.encode())
