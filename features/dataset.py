@@ -208,10 +208,12 @@ def import_log(mapping: Mapping, database: Path) -> None:
     partial.unlink(missing_ok=True)
     try:
         with duckdb.connect(str(partial)) as con:
-            con.execute("SET TimeZone = 'UTC'")
+            # A union of files with and without a zone gives the latter the session's.
+            con.execute("SET TimeZone = ?", [mapping.zone])
             _map_events(con, mapping)
             for name in ("items", "users"):
                 _side_table(con, name, mapping)
+            con.execute("SET TimeZone = 'UTC'")  # as where recorded events are graded
             _write_tables(con, mapping)
         partial.replace(database)
     finally:

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from features.dedupe import U64, SeenIds, keys_of
 from features.errors import PairliftError
-from features.schema import Bool
+from features.schema import HOUR, Bool
 from features.segments import (
     MAGIC,
     Frame,
@@ -84,20 +84,23 @@ class LogWriter:
         clock: Callable[[], int],
         recorded: Callable[[int, list[tuple[Any, Bool]]], None] = lambda *_: None,
         segment_bytes: int = 64 << 20,
+        segment_time: int = HOUR,
     ) -> None:
         """Lock the folder (made where it is missing); PairliftError where another process has it.
 
-        keep: µs for which an event's id is known after its arrival. segment_bytes: size at which a segment ends.
+        keep: µs for which an event's id is known after its arrival. segment_bytes, segment_time: size, and µs since
+        its first frame, at which a segment ends and the next frame starts another.
         """
         self.folder = folder
         self.seen = SeenIds(keep)
-        self._clock, self._recorded, self._segment_bytes = clock, recorded, segment_bytes
+        self._clock, self._recorded = clock, recorded
+        self._segment_bytes, self._segment_time = segment_bytes, segment_time
         self._lock = _locked(folder)
         self.number, self._arrival, self._broken = 0, 0, ""
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
         self._closed = threading.Event()
-        self._file, self._size, self._first = -1, 0, 0
+        self._file, self._size, self._first, self._began = -1, 0, 0, 0
 
     def replay(self, after: int) -> Iterator[Frame]:
         """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
@@ -227,8 +230,11 @@ class LogWriter:
         """Make a frame durable, or leave the log as it was."""
         if self._broken:
             raise LogError(self._broken)
-        if self._size >= max(self._segment_bytes, len(MAGIC) + 1):
+        ended = self._size >= self._segment_bytes or frame.arrival >= self._began + self._segment_time
+        if self._size > len(MAGIC) and ended:
             self._open()
+        if self._size == len(MAGIC):
+            self._began = frame.arrival
         data = encode(*frame)
         try:
             _write(self._file, data)

@@ -123,7 +123,8 @@ class RecordSettings(Settings):
     lie. texts: those of `[events.columns]` that are text, not numbers. max_events: recorded events that are served
     from memory beside the bundle's own. memory: GiB that all of it may take (default: three quarters of the
     machine's); a server that could need more does not start. max_batch: events of one batch. streams: open
-    RecordEvents calls. segment_mb: MB of one file of the log.
+    RecordEvents calls. segment_mb, segment_time: size and age at which the next event starts a new file of the log,
+    and the old one is written as Parquet too, for a training.
     """
 
     dedupe_days: float = Field(default=7, gt=0)
@@ -134,6 +135,7 @@ class RecordSettings(Settings):
     max_batch: int = Field(default=10_000, ge=1)
     streams: int = Field(default=4, ge=1)
     segment_mb: float = Field(default=64, gt=0)
+    segment_time: Duration = Field(default=3600 * 1_000_000, gt=0)
 
 
 class PluginSettings(BaseModel):

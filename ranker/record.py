@@ -72,8 +72,8 @@ class Recorder:
         self._taken = threading.Lock()
         self._live: Live | None = None
         self._stop = threading.Event()
-        segment = round(self.settings.segment_mb * 1e6)
-        self._writer = LogWriter(folder, self._reader.keep, self.clock, self._recorded, segment)
+        size, age = round(self.settings.segment_mb * 1e6), self.settings.segment_time
+        self._writer = LogWriter(folder, self._reader.keep, self.clock, self._recorded, size, age)
         try:
             self._identity = Identity(folder, f"{bundle.version}@{bundle.state.end}")
             if origin is not None and origin.log != self._identity.name:

@@ -19,7 +19,7 @@ from features import eventlog, segments
 from features.dedupe import SeenIds, keys_of
 from features.errors import PairliftError
 from features.eventlog import LogError, LogWriter
-from features.schema import DAY
+from features.schema import DAY, HOUR
 from features.segments import export_segment, segment_files
 
 ROOT = Path(__file__).parent.parent
@@ -217,6 +217,18 @@ def test_closed_segments_as_parquet_hold_the_same_events(tmp_path):
     assert rows["event_id"].to_pylist() == list(range(rows.num_rows))
     assert rows.schema.field("ts").type == pa.timestamp("us", "UTC")
     assert rows["ts"].cast(pa.int64()).to_pylist() == [NOW + k // 2 for k in range(rows.num_rows)]
+
+
+def test_a_segment_ends_by_its_age_so_that_quiet_logs_are_exported_too(tmp_path):
+    now = [NOW]
+    writer, _ = opened(tmp_path, segment_time=HOUR, clock=lambda: now[0])
+    now[0] += 5 * HOUR  # an empty segment does not age
+    for k in range(5):
+        writer.append(table([k])).result()
+        now[0] += HOUR // 2
+    closed = [export_segment(path, tmp_path / "events") for path in writer.closed_segments()]
+    writer.close()
+    assert [pq.read_table(path)["event_id"].to_pylist() for path in closed] == [[0, 1], [2, 3]]
 
 
 def test_old_segments_are_not_read_where_nothing_of_them_is_wanted(tmp_path):
