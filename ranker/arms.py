@@ -107,31 +107,34 @@ class Arms:
             return make_pairs(self.groups[name], self.prepared.weights)
         return self.prepared.training_pairs(self.groups[name], seed) if self.given is None else self.given
 
+    def rows(self, part: str, columns: dict[str, F32]) -> F32:
+        """Return float32[n, c]: the rows of a slice, with further columns where there are any."""
+        return np.concatenate([self.base[part], columns[part]], axis=1) if columns else self.base[part]
+
+    def slice(self, part: str, columns: dict[str, F32], seed: int) -> Slice:
+        """Return what is learned from, or stopped by: the pairs of the kind that is reported."""
+        pairs = self.pairs(part, seed)
+        pairs = of_kind(pairs, self.kind) if part == "validation" else pairs
+        groups = self.groups[part]
+        return Slice(self.rows(part, columns), groups.requests.row_request(), pairs, groups.grade)
+
     def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
         """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""
-        config = self.prepared.config
-        digest = _digest((columns if names else {}) | (self.base if self.logged else {}))
+        config, spec = self.prepared.config, self.prepared.spec
+        columns = columns if names else {}
+        digest = _digest(columns | (self.base if self.logged else {}))
         if self.given is not None:
             digest += _digest({"rows": np.stack([self.given.winner, self.given.loser]), "weight": self.given.weight})
         told = [self.prepared.key, names, digest, config.booster.model_dump(), seed]
         told.append(code_hash("ranker"))
 
         def make(folder: Path) -> None:
-            slices = {}
-            for part in ("train", "validation"):
-                rows = np.concatenate([self.base[part], columns[part]], axis=1) if names else self.base[part]
-                pairs = self.pairs(part, seed)
-                if part == "validation":  # stop by the kind of pairs that is reported
-                    pairs = of_kind(pairs, self.kind)
-                slices[part] = Slice(rows, self.groups[part].requests.row_request(), pairs, self.groups[part].grade)
-            spec = self.prepared.spec
+            train, validation = (self.slice(part, columns, seed) for part in ("train", "validation"))
             booster = fit_booster(
-                [*spec.columns, *names], list(spec.categorical), slices["train"], slices["validation"],
-                config.booster, seed,
-            )  # fmt: skip
+                [*spec.columns, *names], list(spec.categorical), train, validation, config.booster, seed
+            )
             booster.save_model(str(folder / "booster.txt"))
-            test = np.concatenate([self.base["test"], columns["test"]], axis=1) if names else self.base["test"]
-            np.save(folder / "scores.npy", np.asarray(booster.predict(test, raw_score=True)))
+            np.save(folder / "scores.npy", np.asarray(booster.predict(self.rows("test", columns), raw_score=True)))
 
         folder = run_stage(config.work / "arms", f"{name}-seed{seed}", told, make, logging.DEBUG)
         return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))

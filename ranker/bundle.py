@@ -3,6 +3,7 @@
 manifest.json     version, format, columns in their order, hashes of all other files
 pairlift.toml     the configuration that it was trained with
 booster.txt       LightGBM's own text format
+importance.json   what each column does (`ranker.explain`)
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
@@ -25,13 +26,17 @@ from features.plugin import FeaturePlugin, plugin_class
 from features.rows import FeatureSpec
 from features.schema import F32, F64
 from features.snapshot import load_state, save_state
+from features.split import Split
 from features.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config, load_config
 from ranker.hashes import hash_file, hash_value
 from ranker.scorer import Scorer, checked_scorer
 
-FORMAT = 1
+#: 2: importance.json, and the split in the manifest
+FORMAT = 2
+
+IMPORTANCE = "importance.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +78,17 @@ def write_bundle(
     booster: lgb.Booster,
     cooccurrence: Cooccurrence,
     measured: dict[str, Any],
+    importance: dict[str, Any],
+    split: Split,
 ) -> None:
-    """Write a bundle beside `folder`, then put it in its place in one step. measured: figures of the test."""
+    """Write a bundle beside `folder`, then put it in its place in one step.
+
+    measured: figures of the test. importance: see `ranker.explain`. split: of the log that it was trained on.
+    """
     with _in_its_place(folder.resolve()) as partial:
         (partial / "pairlift.toml").write_text(config.text)
         booster.save_model(str(partial / "booster.txt"))
+        (partial / IMPORTANCE).write_text(json.dumps(importance, indent=1))
         for name, plugin in plugins.items():
             (partial / "plugins" / name).mkdir(parents=True)
             plugin.save(partial / "plugins" / name)
@@ -89,6 +100,7 @@ def write_bundle(
             "columns": columns_of(spec, plugins),
             "spec": asdict(spec),
             "snapshot_time": state.end,
+            "split": asdict(split),
             "measured": measured,
             "files": files,
         }

@@ -15,9 +15,17 @@ def bundle() -> None:
 @bundle.command()
 @BUNDLE
 def show(folder: Path) -> None:
-    """Print a bundle's version, measured figures, snapshot time, columns and size."""
+    """Print a bundle's version, measured figures, snapshot time and size, and what each column does.
+
+    gain: share of the training loss's fall; splits: how many compare the column; |SHAP|: by how much it moves a raw
+    score, on average over rows of the validation slice; direction: +1 where a higher value raises the score, -1
+    where it lowers it, - for a category or a column that is not used. The same is in BUNDLE/importance.json.
+    """
+    import json
+
     from features.split import iso
-    from ranker.bundle import read_manifest
+    from ranker.bundle import IMPORTANCE, read_manifest
+    from ranker.explain import importance_lines
 
     manifest = read_manifest(folder)
     size = sum((folder / name).stat().st_size for name in manifest["files"] if (folder / name).is_file())
@@ -27,8 +35,8 @@ def show(folder: Path) -> None:
         click.echo(f"{name:14} {value}")
     click.echo(f"size           {size / 1e6:.1f} MB in {len(manifest['files'])} files")
     click.echo(f"columns        {len(manifest['columns'])}")
-    for column in manifest["columns"]:
-        click.echo(f"  {column}")
+    for line in importance_lines(json.loads((folder / IMPORTANCE).read_text())):
+        click.echo(line)
 
 
 @bundle.command()

@@ -21,6 +21,7 @@ from ranker.arms import Arms, of_kind
 from ranker.bundle import check_out, columns_of, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config
+from ranker.explain import explain
 from ranker.featurelog import drift, read_features
 from ranker.objective import pair_accuracy
 from ranker.prepare import plugin_stage, prepare
@@ -45,7 +46,11 @@ def train(config: Config, out: Path, features: Path | None = None) -> dict[str, 
     accuracy, ties = pair_accuracy(arm.scores, of_kind(arms.pairs("test"), arms.kind))
     measured = {"pair_accuracy": accuracy, "pairs_kind": arms.kind, "tie_share": ties, "trees": arm.trees, "seed": seed}
     cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items)
-    write_bundle(out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured)
+    importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
+    write_bundle(
+        out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured, importance,
+        prepared.split,
+    )  # fmt: skip
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, accuracy, json.dumps(measured))
     return measured
 

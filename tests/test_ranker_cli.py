@@ -68,6 +68,7 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) 
     assert code == 0
     assert "pair_accuracy" in said
     assert "als__dot" in said
+    assert json.loads((bundle / "importance.json").read_text())["columns"]["als__dot"]["direction"] > 0
     assert pairlift("bundle", "verify", bundle)[0] == 0
     loaded = load_bundle(bundle)
     prepared = prepare(load_config(bundle.parent / "pairlift.toml"))

@@ -256,7 +256,9 @@ def write_world_bundle(parts: Parts, folder: Path) -> None:
     path.write_text(TOML)
     config = load_config(path)
     p = parts
-    write_bundle(folder, config, p.spec, p.state, p.plugins, p.booster, p.cooccurrence, {})
+    write_bundle(
+        folder, config, p.spec, p.state, p.plugins, p.booster, p.cooccurrence, {}, {"rows": 0, "columns": {}}, p.split
+    )
 
 
 def with_config(bundle: Bundle, **tables: Any) -> Bundle:
