@@ -14,6 +14,7 @@ import duckdb
 import grpc
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -405,24 +406,85 @@ def test_grades_are_those_of_the_import(bundle, tmp_path_factory, rows, whens):
     np.testing.assert_array_equal(checked.log.feedback, imported.feedback)
 
 
-def test_closed_segments_can_be_trained_on(bundle, tmp_path):
-    config = bundle.config
-    batches = list(random_batches(np.random.default_rng(6), bundle, [20] * 5))
+def record_and_export(bundle, folder, batches):
+    """Record in small segments, and start again: what was open is closed, and all are written as Parquet."""
     small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
-    with recording(small, tmp_path / "log") as (_, client):
+    with recording(small, folder) as (_, client):
         list(client.record(batches))
-    with recording(small, tmp_path / "log"):  # at the next start what was open is closed
+    with recording(small, folder):
         until = time.monotonic() + 5
-        while len(list((tmp_path / "log" / "events").glob("*.parquet"))) < 5 and time.monotonic() < until:
+        while len(list((folder / "events").glob("*.parquet"))) < len(batches) and time.monotonic() < until:
             time.sleep(0.05)
-    events = config.events.model_copy(update={"source": "log/events/*.parquet"})
-    import_log(Mapping(tmp_path, "UTC", events, None, None, tuple(config.grades), None), tmp_path / "log.duckdb")
-    imported, _ = load_log(tmp_path / "log.duckdb")
+
+
+def imported_from(bundle, folder, source, zone="UTC"):
+    """The events of a source as a training reads them."""
+    events = bundle.config.events.model_copy(update={"source": source, "surface": "surface"})
+    import_log(Mapping(folder, zone, events, None, None, tuple(bundle.config.grades), None), folder / "log.duckdb")
+    return load_log(folder / "log.duckdb")
+
+
+def test_closed_segments_can_be_trained_on(bundle, tmp_path):
+    batches = list(random_batches(np.random.default_rng(6), bundle, [20] * 5))
+    record_and_export(bundle, tmp_path / "log", batches)
+    imported, _ = imported_from(bundle, tmp_path, "log/events/*.parquet")
     wanted = log_of(bundle, batches)
     assert imported.ts.tolist() == wanted.ts.tolist()
     assert sorted(imported.grade.tolist()) == sorted(wanted.grade.tolist())
     count = duckdb.sql(f"SELECT count(DISTINCT event_id) FROM '{tmp_path}/log/events/*.parquet'").fetchall()
     assert count == [(100,)]
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (
+            "read_parquet(['old.parquet', 'log/events/*.parquet'], union_by_name=true)",
+            ["user_id", "item_id", "ts", "play"],
+        ),
+        (
+            "(SELECT who AS user_id, what AS item_id, seen_at AS ts, share AS play FROM 'old.parquet'"
+            " UNION ALL BY NAME FROM 'log/events/*.parquet')",
+            ["who", "what", "seen_at", "share"],
+        ),
+    ],
+)
+def test_recorded_events_are_trained_on_behind_the_old_log(bundle, world, tmp_path, source, names):
+    log, catalog = world.log, world.catalog
+    utc = pa.array(log.ts, pa.timestamp("us", "UTC"))
+    users, items = catalog.user_ids[log.user].astype(np.int32), catalog.item_ids[log.item]
+    plays = pa.array(log.feedback[:, 0], from_pandas=True)
+    wall = pc.local_timestamp(utc.cast(pa.timestamp("us", "America/New_York")))  # as the old log has it: without a zone
+    pq.write_table(pa.table([users, items, wall, plays], names), tmp_path / "old.parquet")
+    batches = list(random_batches(np.random.default_rng(7), bundle, [20] * 3))
+    record_and_export(bundle, tmp_path / "log", batches)
+    found, ids = imported_from(bundle, tmp_path, source, "America/New_York")
+
+    recorded = [pa.table({**_columns(b.events), "play": b.feedback["play"]}) for b in batches]
+    recorded = pa.concat_tables(recorded).select(["user_id", "item_id", "ts", "play", "surface"])
+    old = {"user_id": users.astype(np.int64), "item_id": items, "ts": log.ts, "play": plays.cast(pa.float64())}
+    both = pa.concat_tables([pa.table(old), recorded], promote_options="default")
+    both = both.set_column(2, "ts", both["ts"].cast(pa.timestamp("us", "UTC")))
+    pq.write_table(both, tmp_path / "both.parquet")
+    wanted, wanted_ids = imported_from(bundle, tmp_path, "both.parquet")
+    assert len(found) == len(log) + 60
+    for name in ("user", "item", "ts", "grade", "surface", "feedback"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+    np.testing.assert_array_equal(ids.item_ids, wanted_ids.item_ids)
+
+
+def test_old_segments_that_a_bundle_was_trained_on_may_be_deleted(bundle, tmp_path):
+    batches = list(random_batches(np.random.default_rng(8), bundle, [20] * 4, low=0))
+    record_and_export(bundle, tmp_path / "log", batches)
+    trained = replace(bundle, state=State.build(
+        merged([bundle.state.histories.log(("play",)), log_of(bundle, batches[:2])]),
+        bundle.state.catalog, bundle.state.counters, bundle.state.grades,
+    ))  # fmt: skip
+    for path in segment_files(tmp_path / "log")[:2]:
+        path.unlink()
+    with recording(trained, tmp_path / "log") as (server, client):
+        assert server.recorder.count == int((log_of(bundle, batches[2:]).ts >= trained.state.end).sum())
+        assert next(iter(client.record([batches[3]]))).recorded == 0  # its ids are known still
 
 
 def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
