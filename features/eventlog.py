@@ -108,6 +108,11 @@ class LogWriter:
         Segments of which neither is wanted are not read. PairliftError where the log is damaged.
         """
         files = segment_files(self.folder)
+        if files and 0 < after < first_number(files[0]) - 1:
+            raise PairliftError(
+                f"{self.folder} begins with {files[0].name}, but the snapshot is of frame {after}: what lies between "
+                "was deleted; serve a later snapshot, or a bundle that was trained on it"
+            )
         horizon = self._clock() - self.seen.keep
         for path, behind in itertools.zip_longest(files, files[1:]):
             if behind is not None and first_number(behind) <= after + 1 and (first_arrival(behind) or 0) < horizon:

@@ -205,6 +205,23 @@ def test_a_snapshot_of_another_log_is_refused(tmp_path):
     writer.close()
 
 
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_segments_may_be_deleted_up_to_the_snapshot(tmp_path, after):
+    writer, _ = opened(tmp_path, segment_bytes=1)
+    for k in range(1, 5):
+        writer.append(table([k])).result()
+    writer.close()
+    for path in segment_files(tmp_path)[:2]:
+        path.unlink()
+    if after == 1:
+        with pytest.raises(PairliftError, match="what lies between was deleted"):
+            opened(tmp_path, after)
+        return
+    writer, frames = opened(tmp_path, after)
+    writer.close()
+    assert ids_in(frames) == [k for k in (3, 4) if k > after]
+
+
 def test_closed_segments_as_parquet_hold_the_same_events(tmp_path):
     writer, _ = opened(tmp_path, segment_bytes=400)
     for k in range(6):
