@@ -59,18 +59,11 @@ class Arms:
     given: Pairs | None = None
 
     @classmethod
-    def of(cls, prepared: Prepared, logged: Logged | None = None) -> "Arms":
-        """Assemble the rows of the booster's two slices and of the test, without plugins.
-
-        logged: a feature log, whose values take the place of those of the impressions that it has.
-        """
-        groups = {
-            "train": prepared.groups.of("booster", False),
-            "validation": prepared.groups.of("booster", True),
-            "test": prepared.groups.of("test"),
-        }
+    def of(cls, prepared: Prepared, logged: Logged | None = None, given: Pairs | None = None) -> "Arms":
+        """Assemble the rows of the booster's two slices and of the test, without plugins."""
+        groups = prepared.slices()
         base = {name: assemble(prepared.state, prepared.spec, g.requests) for name, g in groups.items()}
-        arms = cls(prepared, groups, base, logged)
+        arms = cls(prepared, groups, base, logged, given)
         return replace(arms, base=arms.overlaid(base, list(prepared.spec.columns)))
 
     @property

@@ -10,6 +10,7 @@ import click
 
 from features.errors import PairliftError
 from ranker.cli_bundle import bundle
+from ranker.cli_pairs import pairs
 from ranker.cli_record import record, snapshot
 from ranker.cli_serve import rank, recommend, serve
 from ranker.cli_train import train
@@ -145,7 +146,7 @@ def drift(config: Path, features: Path) -> None:
         )
 
 
-for verb in (train, bundle, serve, recommend, rank, record, snapshot):
+for verb in (train, pairs, bundle, serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 

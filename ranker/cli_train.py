@@ -17,7 +17,13 @@ CONFIG = click.argument("config", type=click.Path(path_type=Path))
     type=click.Path(path_type=Path),
     help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones.",
 )
-def train(config: Path, out: Path, features: Path | None) -> None:
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    help="Pairs to learn from in place of made ones: a file as `pairlift pairs --slice train` writes it. The cap and "
+    "the corrections of [pairing] do not touch them; validation and test keep the pairs that are made.",
+)
+def train(config: Path, out: Path, features: Path | None, pairs: Path | None) -> None:
     """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
 
     Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
@@ -26,5 +32,5 @@ def train(config: Path, out: Path, features: Path | None) -> None:
     from ranker.config import load_config
     from ranker.train import train as run
 
-    measured = run(load_config(config), out, features)
+    measured = run(load_config(config), out, features, pairs)
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}, {measured['trees']} trees; bundle in {out}")

@@ -40,6 +40,11 @@ class Prepared:
     spec: FeatureSpec
     exposure: Exposure | None
 
+    def slices(self) -> dict[str, Groups]:
+        """Return the groups of the booster's two slices, `train` and `validation`, and of the `test`."""
+        booster, held = self.groups.of("booster", False), self.groups.of("booster", True)
+        return {"train": booster, "validation": held, "test": self.groups.of("test")}
+
     def training_pairs(self, groups: Groups, seed: int) -> Pairs:
         """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age."""
         pairs = make_pairs(groups, self.weights, self.config.pairing.train_cap, seed)

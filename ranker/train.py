@@ -24,21 +24,24 @@ from ranker.config import Config
 from ranker.explain import explain
 from ranker.featurelog import drift, read_features
 from ranker.objective import pair_accuracy
+from ranker.pairfile import read_pairs
 from ranker.prepare import plugin_stage, prepare
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, out: Path, features: Path | None = None) -> dict[str, Any]:
+def train(config: Config, out: Path, features: Path | None = None, pairs: Path | None = None) -> dict[str, Any]:
     """Train the served ranker and write its bundle to `out`; return the figures of its test.
 
-    features: a feature log, whose values are learned from in place of recomputed ones.
+    features: a feature log, whose values are learned from in place of recomputed ones. pairs: a file of pairs of the
+    booster's train slice, which are learned from in place of made ones.
     """
     check_out(out, config)
     prepared = prepare(config)
+    given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
     seed = config.uplift.seeds[0]
     plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
-    arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog))
+    arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog), given)
     names = columns_of(prepared.spec, plugins)[len(prepared.spec.columns) :]
     blocks = [arms.plugin_columns(name, plugin) for name, plugin in plugins.items()]
     columns = {part: np.concatenate([b[part] for b in blocks], axis=1) for part in arms.groups} if blocks else {}
