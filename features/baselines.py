@@ -1,6 +1,7 @@
 """Two plugins to compare with: matrix factorisation of the `implicit` library, and a column of noise."""
 
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from features.histories import Histories
 from features.plugin import FitData
-from features.schema import F32, I8, Requests
+from features.schema import F32, I8, I32, Requests
 from features.settings import Duration, Settings
 
 
@@ -89,6 +90,12 @@ class ALS:
         users = self.user_vectors(requests, histories)[requests.row_request()]
         items = np.concatenate([self.item_vectors, np.full((1, self.item_vectors.shape[1]), np.nan, np.float32)])
         return np.asarray(np.einsum("nd,nd->n", users, items[requests.item])[:, None])
+
+    def recoded(self, items: I32, users: I32) -> Self:
+        """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""
+        moved = copy(self)
+        moved.item_vectors = np.where((items >= 0)[:, None], self.item_vectors[items], np.float32(np.nan))
+        return moved
 
     def save(self, folder: Path) -> None:
         """Write settings and item vectors."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from features.errors import PairliftError
 from features.histories import Histories
 from features.pairs import Groups, Pairs
-from features.schema import F32, Catalog, EventLog, Requests
+from features.schema import F32, I32, Catalog, EventLog, Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,17 @@ class VectorPlugin(FeaturePlugin, Protocol):
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; a row of NaN is a user without a vector."""
+
+
+@runtime_checkable
+class RecodedPlugin(FeaturePlugin, Protocol):
+    """A plugin that can be kept as it was fitted when the catalogue changes: what daily retraining asks for."""
+
+    def recoded(self, items: I32, users: I32) -> Self:
+        """Return it for another catalogue: its item k was `items[k]` of the present one, -1 for none; users likewise.
+
+        items: int32[n_items], users: int32[n_users]. An item or user that was none is as a cold one.
+        """
 
 
 def plugin_class(path: str) -> type[FeaturePlugin]:

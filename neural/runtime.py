@@ -68,6 +68,14 @@ class Vectors:
     users: F32
     user_row: I64
 
+    def recoded(self, items: I32, users: I32) -> "Vectors":
+        """Return them for another catalogue: see `features.plugin.RecodedPlugin`."""
+        cold_item, cold_user = len(self.items) - 1, len(self.users) - 1
+        at = np.append(np.where(items < 0, cold_item, items), cold_item)
+        known = np.append(self.known_items, False)[at[:-1]]
+        user_row = np.append(self.user_row, cold_user)[users]  # -1: the last place
+        return Vectors(self.items[at], known, self.expected[at], self.users, user_row)
+
     def save(self, folder: Path) -> None:
         """Write the arrays into a folder."""
         for field in fields(self):

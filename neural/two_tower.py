@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 from features.errors import PairliftError
 from features.histories import Histories
 from features.plugin import FitData
-from features.schema import F32, Requests
+from features.schema import F32, I32, Requests
 from neural.runtime import (
     ITEM_TOWER,
     SPEC,
@@ -94,6 +95,16 @@ class TwoTower:
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; a row of NaN is a user without a vector."""
         return self.runtime.user_vectors(requests, histories)
+
+    def recoded(self, items: I32, users: I32) -> Self:
+        """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""
+        folder = Path(tempfile.mkdtemp(prefix="pairlift-towers-"))
+        self.save(folder)
+        self.runtime.vectors.recoded(items, users).save(folder)
+        save_spec(folder, replace(self.runtime.spec, n_items=len(items)))
+        moved = type(self).load(folder)
+        weakref.finalize(moved, shutil.rmtree, folder, ignore_errors=True)
+        return moved
 
     def save(self, folder: Path) -> None:
         """Copy the fitted files into an empty folder: two ONNX towers, the arrays, two JSON files."""

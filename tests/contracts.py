@@ -1,5 +1,6 @@
 """What every implementation of a Protocol must hold: subclass for each one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from world import World, make_world
 
 from features.histories import Histories
 from features.pairs import make_groups, make_pairs, weight_table
-from features.plugin import FeaturePlugin, FitData, VectorPlugin
+from features.plugin import FeaturePlugin, FitData, RecodedPlugin, VectorPlugin
 from features.schema import Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.split import Split, make_split
@@ -116,3 +117,25 @@ class PluginContract:
         assert items.shape == (world.catalog.n_items, users.shape[1])
         dot = np.einsum("nd,nd->n", users[requests.row_request()], items[requests.item])
         np.testing.assert_allclose(plugin.values(requests, histories)[:, 0], dot, rtol=1e-3, atol=1e-4)
+
+    def test_a_recoded_plugin_gives_the_same_for_the_same_items_and_users(self, case: Any, tmp_path: Path) -> None:
+        plugin, world, requests, histories = case
+        if not isinstance(plugin, RecodedPlugin):
+            pytest.skip("it cannot be recoded")
+        rng = np.random.default_rng(0)
+        n_items, n_users = world.catalog.n_items, world.catalog.n_users
+        # Some are new, and all the others have another place.
+        items = np.append(rng.permutation(n_items).astype(np.int32), [-1, -1, -1]).astype(np.int32)
+        users = np.append([-1, -1], rng.permutation(n_users)).astype(np.int32)
+        moved = plugin.recoded(items, users)
+        item_at, user_at = (np.argsort(codes)[(codes < 0).sum() :].astype(np.int32) for codes in (items, users))
+        user = user_at[world.log.user]
+        later = Histories.build(replace(world.log, item=item_at[world.log.item], user=user), len(users))
+        asked = replace(requests, item=item_at[requests.item], user=user_at[requests.user])
+        want = plugin.values(requests, histories)
+        self.same(moved.values(asked, later), want)
+        moved.save(tmp_path)
+        self.same(type(plugin).load(tmp_path).values(asked, later), want)
+        new = replace(asked, item=np.full_like(asked.item, len(items) - 1))
+        cold = replace(requests, item=np.full_like(requests.item, -1))
+        self.same(moved.values(new, later), plugin.values(cold, histories))
