@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.keys import has_list, key_codes, stable_order
+from features.keys import has_list, keep_wanted, key_codes, stable_order
 from features.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
-from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog
+from features.prefetch import AHEAD, prefetch
+from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog, Requests
 from features.spec import check_event
 
 # Small kernels are inlined: a call would count references to every array of its arguments, which costs more than
@@ -209,21 +210,36 @@ class Timeline:
             array.flags.writeable = False
 
     @classmethod
-    def build(cls, plan: Plan, log: EventLog, catalog: Catalog, grades: tuple[str, ...] = ()) -> "Timeline":
-        """Sort the events by key (time order stays) and run the plan over them. Linear in the events."""
+    def build(
+        cls,
+        plan: Plan,
+        log: EventLog,
+        catalog: Catalog,
+        grades: tuple[str, ...] = (),
+        asked: Requests | None = None,
+    ) -> "Timeline":
+        """Sort the events by key (time order stays) and run the plan over them. Linear in the events.
+
+        asked: the only requests that will be; events of other keys are left out.
+        """
         for name in plan.feedback:
             check_event(name, grades, log.feedback_names)
         rows, code, size = key_codes(plan.key, catalog, log.user, log.item, log.surface)
+        if asked is not None:
+            owner = asked.row_request()
+            surface = asked.surface[owner]
+            keep_wanted(code, key_codes(plan.key, catalog, asked.user[owner], asked.item, surface)[1])
         if (code < 0).any():
             known = np.flatnonzero(code >= 0)
             rows, code = rows[known], code[known]
         order = stable_order(code, size)
         all_once = len(rows) == len(log) and not has_list(plan.key, catalog)
-        rows = order.astype(np.int64) if all_once else rows[order]
+        moved = order if all_once else rows[order]
         codes, offsets = places_of(code, order, size)
-        feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][rows]
-        marks = np.zeros((len(rows) // EVERY, len(plan.running.decay)))
-        events = Events(offsets, log.ts[rows], log.grade[rows], np.ascontiguousarray(feedback), marks)
+        feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][moved]
+        marks = np.zeros((len(moved) // EVERY, len(plan.running.decay)))
+        ts, grade = _moved(moved, log.ts, log.grade)
+        events = Events(offsets, ts, grade, np.ascontiguousarray(feedback), marks)
         _mark(events, plan.running, marks)
         return cls(codes, *events)
 
@@ -257,6 +273,18 @@ class Timeline:
         totals = plan.empty(len(as_of))
         self.add(plan, rows, code, as_of, totals)
         return plan.finish(totals, as_of)
+
+
+@njit(cache=True, nogil=True)
+def _moved(rows: I64, ts: I64, grade: I8) -> tuple[I64, I8]:
+    """Return ts and grade of the rows (in the order of keys, so far apart)."""
+    moved_ts, moved_grade = np.empty(len(rows), ts.dtype), np.empty(len(rows), grade.dtype)
+    for k in range(len(rows)):
+        ahead = rows[min(k + AHEAD, len(rows) - 1)]
+        prefetch(ts, np.int64(ahead) * 8)
+        prefetch(grade, np.int64(ahead))
+        moved_ts[k], moved_grade[k] = ts[rows[k]], grade[rows[k]]
+    return moved_ts, moved_grade
 
 
 def places_of(code: I64, order: I32, size: int) -> tuple[I64, I64]:

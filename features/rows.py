@@ -15,7 +15,7 @@ from features.histories import Histories
 from features.plain import CONTEXT, column_names, context_value, plain_column
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog, Requests
 from features.spec import Counter
-from features.store import State
+from features.store import State, place
 
 #: what `training_rows` needs at its peak for each event of a block, times the values of a list in its key
 BYTES_PER_EVENT = 96
@@ -49,9 +49,9 @@ def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
     if len(requests) == 1:
         # What all candidates of a request share is made once, and stands in each row from the first pass on.
         shared = np.empty(len(spec.columns), np.float32)
-        for place in range(first, len(spec.columns)):
-            if spec.columns[place] in CONTEXT:
-                shared[place] = context_value(spec.columns[place], spec.zone, requests)
+        for k in range(first, len(spec.columns)):
+            if spec.columns[k] in CONTEXT:
+                shared[k] = context_value(spec.columns[k], spec.zone, requests)
     state.counter_values(requests, out, shared)
     _add_plain(state, spec, requests, out, first, shared is None)
     return out
@@ -60,9 +60,9 @@ def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
 def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, first: int, context: bool) -> None:
     """Fill the plain columns; those of the context only where they are not there yet."""
     owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
-    for place in range(first, len(spec.columns)):
-        if context or spec.columns[place] not in CONTEXT:
-            out[:, place] = plain_column(state, spec.columns[place], spec.zone, requests, owner)
+    for k in range(first, len(spec.columns)):
+        if context or spec.columns[k] not in CONTEXT:
+            out[:, k] = plain_column(state, spec.columns[k], spec.zone, requests, owner)
 
 
 def training_rows(
@@ -86,10 +86,10 @@ def training_rows(
         places = [k for k, c in enumerate(counters) if c.key == key]
         mine = tuple(counters[k] for k in places)
         for events, rows in _blocks(log, requests, key, mine, memory // THREADS):
-            part = State.build(events, catalog, mine, grades, bare.histories)
-            values = part.counter_values(requests if rows is None else _candidates(requests, rows))
-            for k, place in enumerate(places):
-                out[slice(None) if rows is None else rows, place] = values[:, k]
+            asked = requests if rows is None else _candidates(requests, rows)
+            part = State.build(events, catalog, mine, grades, bare.histories, asked)
+            at = np.arange(len(out)) if rows is None else np.flatnonzero(rows)
+            place(part.counter_values(asked), at, np.array(places), out)
 
     # The kernels release the GIL; each thread writes columns of its own.
     with ThreadPoolExecutor(THREADS) as pool:

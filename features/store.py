@@ -67,6 +67,14 @@ def _see(item: I32, ts: I64, first_seen: I64) -> None:
             first_seen[item[e]] = min(first_seen[item[e]], ts[e])
 
 
+@njit(cache=True, nogil=True)
+def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
+    """Write float32[n, c] values to the given rows and columns of `out`."""
+    for i in range(len(rows)):
+        for c in range(len(columns)):
+            out[rows[i], columns[c]] = values[i, c]
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A part of the events. timelines: one for each plan; distincts: one for each index of `distinct_parts`."""
@@ -109,23 +117,30 @@ class State:
         counters: tuple[Counter, ...],
         grades: tuple[str, ...],
         histories: Histories | None = None,
+        asked: Requests | None = None,
     ) -> "State":
-        """Build the state of a whole log. histories: where they are there already."""
+        """Build the state of a whole log.
+
+        histories: where they are there already. asked: the only requests whose counters will be read, so that what
+        does not concern them can be left out.
+        """
         plans = make_plans(counters, grades)
         first_seen = np.full(catalog.n_items, NEVER, np.int64)
         histories = Histories.build(log, catalog.n_users) if histories is None else histories
         empty = cls(catalog, counters, grades, plans, (), first_seen, histories, int(EVER))
-        built = empty.extended(log)
+        built = empty.extended(log, asked)
         return replace(built, end=max(built.end, 0))
 
-    def extended(self, log: EventLog) -> "State":
+    def extended(self, log: EventLog, asked: Requests | None = None) -> "State":
         """Return this state with further events in a segment of their own; linear in those events and the items.
 
         log: in time order within itself; its events may be older than what is known. A user or item of -1 counts
         for no key that names it. Histories stay as they are. Each segment adds to the cost of a read: rebuild the
-        base now and then.
+        base now and then. asked: as in `build`.
         """
-        timelines = tuple(Timeline.build(plan, log, self.catalog, self.grades) for plan in self.plans)
+        if any(counter.kind == "rank" for counter in self.counters):
+            asked = None  # a rank compares all items
+        timelines = tuple(Timeline.build(plan, log, self.catalog, self.grades, asked) for plan in self.plans)
         distincts = tuple(
             Distinct.build(parts, log, self.catalog, self.grades) for parts in distinct_parts(self.counters)
         )
@@ -192,10 +207,10 @@ class State:
             if number != done:
                 plan = self.plans[number]
                 rows, code, _ = key_codes(plan.key, self.catalog, each.user, each.item, each.surface)
-                out[:, plan.counters] = self.plan_values(number, plan, rows, code, each.as_of)
-        for place, counter in further:
+                place(self.plan_values(number, plan, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
+        for column, counter in further:
             read = self._distinct if counter.kind == "distinct" else self._rank
-            out[:, place] = read(place, counter, each)
+            out[:, column] = read(column, counter, each)
         return out
 
     def _kinds(self) -> tuple[list[int], list[int], list[tuple[int, Counter]]]:
@@ -210,7 +225,8 @@ class State:
         """Fill the counters that are equal for all candidates of a request: one look-up for each request."""
         plan, none = self.plans[number], np.full(len(requests), -1, np.int32)
         rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
-        out[:, plan.counters] = self.plan_values(number, plan, rows, code, requests.as_of)[each.owner]
+        values = self.plan_values(number, plan, rows, code, requests.as_of)
+        place(values[each.owner], np.arange(len(out)), plan.counters, out)
 
     def _of_user(self, number: int, requests: Requests, out: F32) -> None:
         """Fill one request's shared counters into float32[width]."""
@@ -242,7 +258,7 @@ class State:
         rows = np.flatnonzero(np.any(later, axis=0)) if later else ()
         if len(rows):
             times, code = np.full(len(rows), as_of, np.int64), item[rows].astype(np.int64)
-            out[np.ix_(rows, plan.counters)] = self.plan_values(number, plan, np.arange(len(rows)), code, times)
+            place(self.plan_values(number, plan, np.arange(len(rows)), code, times), rows, plan.counters, out)
         return number
 
     def item_table(self) -> tuple[int, Latest | None]:
