@@ -4,14 +4,19 @@ import subprocess
 
 
 def told(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """Run a command, show its lines as they come, and return the last one, which is not shown; leave where it fails."""
+    """Run a command, show its lines (no blank ones) as they come, and return the last one, which is not shown.
+
+    Leave where the command fails.
+    """
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.strip():
+                continue
             if last:
                 print(last, flush=True)
-            last = line.rstrip() or last
+            last = line.rstrip()
     if process.returncode:
         print(last, flush=True)
         raise SystemExit(process.returncode)
