@@ -60,7 +60,8 @@ class _Writer:
         self.largest: dict[int, int] = {}
         self.columns: dict[tuple[int, int], int] = {}
         self.nodes: list[tuple[int, np.float32, int, int]] = []
-        self.tables: list[int] = []
+        self.tables: list[U32] = []
+        self.table_words = 0
         self.block_nodes: list[int] = [0]
         self.block_numeric: list[int] = []
         self.block_leaves: list[int] = []
@@ -84,29 +85,35 @@ class _Writer:
         for block in range(-(-len(tree.leaf) // WORD)):
             masks = [_mask(int(a), int(b), block) for a, b in zip(first, end, strict=True)]
             removing = [node for node in range(len(masks)) if masks[node] != int(_ALL)]
-            # Categories stand after numbers; in what order a block's splits are done does not matter.
-            for node in sorted(removing, key=lambda n: bool(kinds[n] == CATEGORY)):
-                self._split(tree, node, masks[node], int(kinds[node]))
-            self.block_numeric.append(len(self.nodes) - sum(kinds[node] == CATEGORY for node in removing))
+            for node in removing:
+                if kinds[node] != CATEGORY:
+                    column = self._column(int(tree.feature[node]), int(kinds[node]))
+                    self.nodes.append((column, _down(tree.threshold[node]), masks[node], 0))
+            self.block_numeric.append(len(self.nodes))
+            self._categories(tree, {node: masks[node] for node in removing if kinds[node] == CATEGORY})
             self.block_nodes.append(len(self.nodes))
             self.block_leaves.append(len(self.leaves) + block * WORD)
         self.tree_blocks.append(len(self.block_leaves))
         self.leaves += tree.leaf[np.argsort(place)].tolist()
 
-    def _split(self, tree: Tree, node: int, mask: int, kind: int) -> None:
-        feature = int(tree.feature[node])
-        column = self.columns.setdefault((feature, kind), len(self.columns))
-        if kind != CATEGORY:
-            self.nodes.append((column, _down(tree.threshold[node]), mask, 0))
-            return
-        which = int(tree.threshold[node])
-        bits = tree.bits[tree.bounds[which] : tree.bounds[which + 1]]
-        self.nodes.append((column, np.float32(0), mask, len(self.tables)))
-        inside = [
-            c // 32 < len(bits) and (int(bits[c // 32]) >> (c % 32)) & 1 for c in range(self.largest[feature] + 1)
-        ]
-        # The last place stands for missing and unknown categories, which go right.
-        self.tables += [int(_ALL) if left else mask for left in (*inside, False)]
+    def _column(self, feature: int, kind: int) -> int:
+        return self.columns.setdefault((feature, kind), len(self.columns))
+
+    def _categories(self, tree: Tree, masks: dict[int, int]) -> None:
+        """Append one node for each categorical feature of a block: its splits there are one table, and one look-up."""
+        tables: dict[int, U32] = {}
+        for node, mask in masks.items():
+            feature, which = int(tree.feature[node]), int(tree.threshold[node])
+            # The last place stands for missing and unknown categories, which go right.
+            table = tables.setdefault(feature, np.full(self.largest[feature] + 2, _ALL, np.uint32))
+            words = tree.bits[tree.bounds[which] : tree.bounds[which + 1]].astype("<u4")
+            inside = np.unpackbits(words.view(np.uint8), bitorder="little").astype(bool)
+            table[: len(inside)][~inside] &= np.uint32(mask)
+            table[len(inside) :] &= np.uint32(mask)
+        for feature, table in tables.items():
+            self.nodes.append((self._column(feature, CATEGORY), np.float32(0), 0, self.table_words))
+            self.tables.append(table)
+            self.table_words += len(table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +121,9 @@ class Scorer:
     """A forest as flat arrays. `score` gives what `Booster.predict(rows, raw_score=True)` gives, bit for bit.
 
     column_*: the columns that splits compare: a feature, on which side its missing values go (LEFT, RIGHT, or
-    CATEGORY), which values are missing, and its largest category. node_*: splits, in the order of the blocks.
-    tables: uint32, for each categorical split a word for each category. block_*: first node, end of the numeric
-    nodes, first leaf; tree_blocks: first block of each tree.
+    CATEGORY), which values are missing, and its largest category. node_*: splits, in the order of the blocks, those
+    of a block on one category as one. tables: uint32, for each of these a word for each category. block_*: first
+    node, end of the numeric nodes, first leaf; tree_blocks: first block of each tree.
     """
 
     n_features: int
@@ -156,11 +163,8 @@ class Scorer:
             np.array(threshold, np.float32),
             np.array(mask, np.uint32),
             np.array(table, np.int64),
-            np.array(w.tables, np.uint32),
-            np.array(w.block_nodes, np.int64),
-            np.array(w.block_numeric, np.int64),
-            np.array(w.block_leaves, np.int64),
-            np.array(w.tree_blocks, np.int64),
+            np.concatenate([np.empty(0, np.uint32), *w.tables]),
+            *(np.array(of, np.int64) for of in (w.block_nodes, w.block_numeric, w.block_leaves, w.tree_blocks)),
             np.array(w.leaves, np.float64),
         )
 
@@ -169,10 +173,11 @@ class Scorer:
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
             raise ValueError(f"rows of {self.n_features} columns were expected, found the shape {rows.shape}")
         out = np.zeros(len(rows))
-        # Rows that fill up a pass are scored and dropped: the compiled loops then have no remainder.
+        # Rows that fill up a pass are scored and dropped: the compiled loops then have no remainder. Unsigned codes
+        # need no check for places from the end.
         width = min(-(-len(rows) // LANES) * LANES, ROWS_AT_ONCE)
         values = np.zeros((len(self.column_feature), width), np.float32)
-        codes = np.zeros(values.shape, np.int32)
+        codes = np.zeros(values.shape, np.uint32)
         _score(
             np.ascontiguousarray(rows, np.float32),
             self.column_feature, self.column_kind, self.column_missing, self.column_largest,
@@ -216,7 +221,7 @@ def probe_rows(scorer: Scorer, rows: int) -> F32:
 
 
 @njit(cache=True, nogil=True)
-def _columns(rows: F32, feature: I64, kind: I64, missing: I64, largest: I64, values: F32, codes: I32) -> None:
+def _columns(rows: F32, feature: I64, kind: I64, missing: I64, largest: I64, values: F32, codes: U32) -> None:
     """Turn rows into columns. A missing number becomes NaN (never above a threshold) or infinity (always).
 
     An infinity of the caller's own is below it, as the greatest float32: LightGBM's infinite thresholds hold it.
@@ -227,7 +232,7 @@ def _columns(rows: F32, feature: I64, kind: I64, missing: I64, largest: I64, val
             if kind[c] == CATEGORY:
                 # As LightGBM: cut to an integer; what is missing, negative or unknown goes right.
                 known = x > np.float32(-1.0) and x < np.float32(largest[c] + 1)
-                codes[c, r] = np.int32(x) if known else np.int32(largest[c] + 1)
+                codes[c, r] = np.uint32(np.int32(x)) if known else np.uint32(largest[c] + 1)
                 continue
             if -_ZERO <= x <= _ZERO or (missing[c] != NAN and np.isnan(x)):
                 x = np.float32(np.nan) if missing[c] == ZERO else np.float32(0.0)
@@ -239,17 +244,13 @@ def _columns(rows: F32, feature: I64, kind: I64, missing: I64, largest: I64, val
 @njit(cache=True, nogil=True)
 def _narrow(
     first: int, numeric: int, end: int, width: int, column: I32, threshold: F32, mask: U32, table: I64, tables: U32,
-    values: F32, codes: I32, bits: U32,
+    values: F32, codes: U32, bits: U32,
 ) -> None:  # fmt: skip
     """Take from each row's word the leaves that the splits of one block remove. Four splits a pass: fewer stores."""
     node = first
     while node + 3 < numeric:
-        x, x1, x2, x3 = (
-            values[column[node]],
-            values[column[node + 1]],
-            values[column[node + 2]],
-            values[column[node + 3]],
-        )
+        x, x1 = values[column[node]], values[column[node + 1]]
+        x2, x3 = values[column[node + 2]], values[column[node + 3]]
         s, s1, s2, s3 = threshold[node], threshold[node + 1], threshold[node + 2], threshold[node + 3]
         m, m1, m2, m3 = mask[node], mask[node + 1], mask[node + 2], mask[node + 3]
         for r in range(width):
@@ -271,7 +272,7 @@ def _score(
     rows: F32, feature: I64, kind: I64, missing: I64, largest: I64,
     column: I32, threshold: F32, mask: U32, table: I64, tables: U32,
     block_nodes: I64, block_numeric: I64, block_leaves: I64, tree_blocks: I64, leaves: F64,
-    values: F32, codes: I32, out: F64,
+    values: F32, codes: U32, out: F64,
 ) -> None:  # fmt: skip
     bits = np.empty(values.shape[1], np.uint32)
     lowest = np.empty(values.shape[1], np.float32)
