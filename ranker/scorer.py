@@ -153,20 +153,16 @@ class Scorer:
             w.add(tree)
         features = [feature for feature, _ in w.columns]
         column, threshold, mask, table = zip(*w.nodes, strict=True) if w.nodes else ((), (), (), ())
+        missing, largest = [w.missing[f] for f in features], [w.largest.get(f, -1) for f in features]
         return cls(
             booster.num_feature(),
-            np.array(features, np.int64),
-            np.array([kind for _, kind in w.columns], np.int64),
-            np.array([w.missing[f] for f in features], np.int64),
-            np.array([w.largest.get(f, -1) for f in features], np.int64),
-            np.array(column, np.int32),
-            np.array(threshold, np.float32),
-            np.array(mask, np.uint32),
-            np.array(table, np.int64),
-            np.concatenate([np.empty(0, np.uint32), *w.tables]),
-            *(np.array(of, np.int64) for of in (w.block_nodes, w.block_numeric, w.block_leaves, w.tree_blocks)),
-            np.array(w.leaves, np.float64),
-        )
+            np.array(features, np.int64), np.array([kind for _, kind in w.columns], np.int64),
+            np.array(missing, np.int64), np.array(largest, np.int64),
+            np.array(column, np.int32), np.array(threshold, np.float32), np.array(mask, np.uint32),
+            np.array(table, np.int64), np.concatenate([np.empty(0, np.uint32), *w.tables]),
+            np.array(w.block_nodes, np.int64), np.array(w.block_numeric, np.int64),
+            np.array(w.block_leaves, np.int64), np.array(w.tree_blocks, np.int64), np.array(w.leaves, np.float64),
+        )  # fmt: skip
 
     def score(self, rows: F32) -> F64:
         """Return float64[n] raw scores of float32[n, n_features], on the calling thread; the GIL is released."""
