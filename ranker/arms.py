@@ -9,15 +9,17 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from features.dataset import load_request_codes
 from features.errors import PairliftError
+from features.dataset import load_request_codes
 from features.pairs import Groups, Pairs, make_pairs
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
 from ranker.booster import Slice, fit_booster
+from ranker.bundle import columns_of
 from ranker.featurelog import Logged, overlay
 from ranker.prepare import Prepared
+from ranker.restart import Start
 from ranker.stages import code_hash, run_stage
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,12 @@ class Arms:
         values = {part: plugin.values(g.requests, histories) for part, g in self.groups.items()}
         return self.overlaid(values, [f"{name}__{column}" for column in plugin.columns])
 
+    def served_columns(self, plugins: dict[str, FeaturePlugin]) -> tuple[list[str], dict[str, F32]]:
+        """Return the names, and by slice the float32[n, c] values, of the columns of all plugins; none for none."""
+        names = columns_of(self.prepared.spec, plugins)[len(self.prepared.spec.columns) :]
+        blocks = [self.plugin_columns(name, plugin) for name, plugin in plugins.items()]
+        return names, {p: np.concatenate([b[p] for b in blocks], axis=1) for p in self.groups} if blocks else {}
+
     def overlaid(self, values: dict[str, F32], columns: list[str]) -> dict[str, F32]:
         """Return the values with those of the feature log in their place, where there is one."""
         if self.logged is None:
@@ -111,21 +119,23 @@ class Arms:
         groups = self.groups[part]
         return Slice(self.rows(part, columns), groups.requests.row_request(), pairs, groups.grade)
 
-    def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int) -> Arm:
-        """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice."""
+    def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int, start: Start | None = None) -> Arm:
+        """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice.
+
+        start: an earlier booster to start from.
+        """
         config, spec = self.prepared.config, self.prepared.spec
         columns = columns if names else {}
         digest = _digest(columns | (self.base if self.logged else {}))
         if self.given is not None:
             digest += _digest({"rows": np.stack([self.given.winner, self.given.loser]), "weight": self.given.weight})
-        told = [self.prepared.key, names, digest, config.booster.model_dump(), seed]
+        told = [self.prepared.key, names, digest, config.booster.model_dump(), seed, start and start.key]
         told.append(code_hash("ranker"))
 
         def make(folder: Path) -> None:
             train, validation = (self.slice(part, columns, seed) for part in ("train", "validation"))
-            booster = fit_booster(
-                [*spec.columns, *names], list(spec.categorical), train, validation, config.booster, seed
-            )
+            fit = fit_booster if start is None else start.fit
+            booster = fit([*spec.columns, *names], list(spec.categorical), train, validation, config.booster, seed)
             booster.save_model(str(folder / "booster.txt"))
             np.save(folder / "scores.npy", np.asarray(booster.predict(self.rows("test", columns), raw_score=True)))
 

@@ -1,8 +1,11 @@
 """The command `train`; `ranker.cli` adds it to the group."""
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from features.errors import PairliftError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
@@ -23,14 +26,53 @@ CONFIG = click.argument("config", type=click.Path(path_type=Path))
     help="Pairs to learn from in place of made ones: a file as `pairlift pairs --slice train` writes it. The cap and "
     "the corrections of [pairing] do not touch them; validation and test keep the pairs that are made.",
 )
-def train(config: Path, out: Path, features: Path | None, pairs: Path | None) -> None:
+@click.option(
+    "--warm-start",
+    metavar="BUNDLE",
+    type=click.Path(path_type=Path),
+    help="Boost on from this earlier bundle's trees, which stay as they are, in place of from nothing.",
+)
+@click.option(
+    "--refit",
+    metavar="BUNDLE",
+    type=click.Path(path_type=Path),
+    help="Keep this earlier bundle's trees, and give their leaves new values from the rows of today.",
+)
+@click.option(
+    "--refit-decay",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="The share of an old leaf value that --refit keeps.",
+)
+def train(
+    config: Path,
+    out: Path,
+    features: Path | None,
+    pairs: Path | None,
+    warm_start: Path | None,
+    refit: Path | None,
+    refit_decay: float,
+) -> None:
     """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
 
     Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
     and the booster whose PairAccuracy on the test is printed.
+
+    For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
+    and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
+    splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
+    whose columns, counters, grades or plugins are others is refused, and so is a bundle that has seen the present
+    test. The old trees' PairAccuracy on the test is printed beside the new.
     """
     from ranker.config import load_config
     from ranker.train import train as run
 
-    measured = run(load_config(config), out, features, pairs)
-    click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}, {measured['trees']} trees; bundle in {out}")
+    if warm_start is not None and refit is not None:
+        raise PairliftError("--warm-start and --refit: choose one")
+    start: Any = None
+    if warm_start is not None or refit is not None:
+        start = ("refit", refit, refit_decay) if refit is not None else ("warm-start", warm_start, refit_decay)
+    measured = run(load_config(config), out, features, pairs, start)
+    old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
+    click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")

@@ -26,28 +26,40 @@ from ranker.featurelog import drift, read_features
 from ranker.objective import pair_accuracy
 from ranker.pairfile import read_pairs
 from ranker.prepare import plugin_stage, prepare
+from ranker.restart import Mode, load_start
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, out: Path, features: Path | None = None, pairs: Path | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    out: Path,
+    features: Path | None = None,
+    pairs: Path | None = None,
+    start: tuple[Mode, Path, float] | None = None,
+) -> dict[str, Any]:
     """Train the served ranker and write its bundle to `out`; return the figures of its test.
 
     features: a feature log, whose values are learned from in place of recomputed ones. pairs: a file of pairs of the
-    booster's train slice, which are learned from in place of made ones.
+    booster's train slice, which are learned from in place of made ones. start: `warm-start` or `refit`, the bundle to
+    start from, whose plugins are kept, and the share of the old leaf values that a refit keeps.
     """
     check_out(out, config)
     prepared = prepare(config)
     given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
     seed = config.uplift.seeds[0]
-    plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
+    old = None if start is None else load_start(start[1], prepared, start[0], start[2])
+    plugins = old.plugins if old else {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
     arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog), given)
-    names = columns_of(prepared.spec, plugins)[len(prepared.spec.columns) :]
-    blocks = [arms.plugin_columns(name, plugin) for name, plugin in plugins.items()]
-    columns = {part: np.concatenate([b[part] for b in blocks], axis=1) for part in arms.groups} if blocks else {}
-    arm = arms.fit("+".join(plugins) or "without", names, columns, seed)
-    accuracy, ties = pair_accuracy(arm.scores, of_kind(arms.pairs("test"), arms.kind))
+    names, columns = arms.served_columns(plugins)
+    label = "+".join(plugins) or "without"
+    arm = arms.fit(label if old is None else f"{label}-{old.mode}", names, columns, seed, old)
+    test = of_kind(arms.pairs("test"), arms.kind)
+    accuracy, ties = pair_accuracy(arm.scores, test)
     measured = {"pair_accuracy": accuracy, "pairs_kind": arms.kind, "tie_share": ties, "trees": arm.trees, "seed": seed}
+    if old is not None:
+        before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
+        measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test)[0]}
     cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items)
     importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(

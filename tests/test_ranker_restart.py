@@ -1,0 +1,146 @@
+"""Daily retraining from an earlier bundle: the same trees over a log that has grown, and what is refused."""
+
+from pathlib import Path
+
+import duckdb
+import lightgbm as lgb
+import numpy as np
+import pytest
+from test_ranker_cli import pairlift
+from test_ranker_uplift import write_world
+
+from features.errors import PairliftError
+from ranker.arms import Arms
+from ranker.bundle import load_bundle, read_manifest
+from ranker.config import load_config
+from ranker.objective import pair_accuracy
+from ranker.prepare import prepare
+from ranker.recode import vocabulary
+from ranker.restart import load_start
+
+#: item 3, users 5 and 6, and a kind that sorts first are not in the log of yesterday
+ABSENT = "item_id <> 3 AND user_id NOT IN (5, 6)"
+KIND = "CASE WHEN item_id = 3 THEN 'a new one' ELSE 'kind ' || item_id % 5 END"
+ITEMS = '[items]\nsource = "items.parquet"\n[items.columns]\nkind = "kind"\n[booster]'
+
+
+def write_log(folder: Path, where: str = "true") -> Path:
+    """Write a world whose log has the rows of a condition, and a kind for each item; return its TOML."""
+    folder.mkdir()
+    config = write_world(folder)
+    duckdb.sql(f"COPY (SELECT * FROM '{folder}/log.parquet' WHERE {where}) TO '{folder}/part.parquet'")
+    items = f"SELECT DISTINCT item_id, {KIND} AS kind FROM '{folder}/part.parquet'"
+    duckdb.sql(f"COPY ({items}) TO '{folder}/items.parquet'")
+    config.write_text(config.read_text().replace("log.parquet", "part.parquet").replace("[booster]", ITEMS))
+    return config
+
+
+@pytest.fixture(scope="module")
+def yesterday(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("days") / "yesterday"
+    early = "ts < (SELECT quantile_cont(ts, 0.85) FROM 'LOG')".replace("LOG", f"{folder}/log.parquet")
+    code, said = pairlift("train", write_log(folder, f"{ABSENT} AND {early}"), "--out", folder / "bundle")
+    assert code == 0, said
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def today(yesterday: Path) -> Path:
+    return write_log(yesterday.parent.parent / "today")
+
+
+def test_the_trees_mean_the_same_in_the_codes_of_today(yesterday: Path, today: Path) -> None:
+    prepared, old = prepare(load_config(today)), load_bundle(yesterday)
+    start = load_start(yesterday, prepared, "refit", 0.9)
+    was, now = old.state.catalog, prepared.catalog
+    assert vocabulary(now, "item_kind") == ("a new one", *vocabulary(was, "item_kind"))
+    arms = Arms.of(prepared)
+    _, columns = arms.served_columns(start.plugins)
+    rows, groups = arms.rows("test", columns), arms.groups["test"].requests
+    known = (now.item_ids != 3)[groups.item] & ~np.isin(now.user_ids[groups.user], (5, 6))[groups.row_request()]
+    assert (~known).any()
+    dot = old.columns.index("als__dot")
+    assert np.isnan(rows[groups.item == np.flatnonzero(now.item_ids == 3)[0], dot]).all()
+    assert np.isfinite(rows[known, dot]).mean() > 0.9
+    before = rows.copy()
+    before[:, old.columns.index("item_kind")] -= 1  # what yesterday's codes were
+    want = old.booster.predict(before[known], raw_score=True)
+    np.testing.assert_array_equal(start.booster.predict(rows[known], raw_score=True), want)
+    assert any(t["num_cat"] for t in old.booster.dump_model()["tree_info"])  # a category is split on
+
+
+@pytest.mark.parametrize("how", ["--warm-start", "--refit"])
+def test_a_bundle_goes_on_from_yesterdays(how: str, yesterday: Path, today: Path, tmp_path: Path) -> None:
+    code, said = pairlift("train", today, "--out", tmp_path / "bundle", how, yesterday)
+    assert code == 0, said
+    assert "the old trees" in said
+    old, new = load_bundle(yesterday), load_bundle(tmp_path / "bundle")
+    measured = read_manifest(tmp_path / "bundle")["measured"]
+    assert measured[how[2:]] == old.version
+    assert measured["pair_accuracy"] > measured["old_pair_accuracy"] - 0.005
+    trees = old.booster.num_trees(), new.booster.num_trees()
+    assert trees[0] == trees[1] if how == "--refit" else trees[0] < trees[1]
+    # What is measured is what the bundle gives, with the kept plugin as it was saved again.
+    prepared = prepare(load_config(today))
+    arms = Arms.of(prepared)
+    _, columns = arms.served_columns(new.plugins)
+    score = new.score(arms.rows("test", columns))
+    assert pair_accuracy(score, arms.pairs("test"))[0] == pytest.approx(measured["pair_accuracy"], abs=1e-12)
+    assert pairlift("bundle", "show", tmp_path / "bundle")[0] == 0
+
+
+def test_a_refit_that_keeps_everything_is_the_old_forest(yesterday: Path, today: Path, tmp_path: Path) -> None:
+    code, said = pairlift(
+        "train", today, "--out", tmp_path / "bundle", "--refit", yesterday, "--refit-decay", 1
+    )  # fmt: skip
+    assert code == 0, said
+    prepared = prepare(load_config(today))
+    want = load_start(yesterday, prepared, "refit", 1.0).booster
+    got = lgb.Booster(model_file=str(tmp_path / "bundle" / "booster.txt"))
+    rows = np.random.default_rng(0).uniform(0, 4, (200, got.num_feature()))
+    np.testing.assert_allclose(got.predict(rows, raw_score=True), want.predict(rows, raw_score=True), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("factors = 16", "factors = 8", "[plugins.als] of"),
+        ('plugins = ["als"]', 'plugins = ["als", "noise"]', "its plugins are als"),
+        ('plugins = ["als"]', "plugins = []", "are none"),
+        ("[booster]", "[features]\ncolumns = ['item_kind']\n[booster]", "the columns of"),
+        ('when = "play >= 0.9"', 'when = "play >= 0.8"', "[[grades]] of"),
+        ("[booster]", "[booster.monotone]\nals__dot = 1\n[booster]", "[booster.monotone]"),
+        ("[booster]", "[split]\nt1 = 0.1\n[booster]", "its t1 is"),
+        ("[booster]", "[split]\nt1 = 0.45\nt2 = 0.5\n[booster]", "it learned from this test"),
+        ('source = "part.parquet"', 'source = "part.parquet"\nitem_id = "item_id::VARCHAR"', "another kind"),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_meaning_is_refused(
+    yesterday: Path, today: Path, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    text = today.read_text()
+    assert old in text
+    other = today.with_name("other.toml")
+    other.write_text(text.replace(old, new).replace('source = "items.parquet"', _item_source(new)))
+    code, said = pairlift("train", other, "--out", tmp_path / "bundle", "--refit", yesterday)
+    assert (code, says in said) == (2, True), said
+    assert not (tmp_path / "bundle").exists()
+
+
+def _item_source(new: str) -> str:
+    return 'source = "items.parquet"' + ('\nitem_id = "item_id::VARCHAR"' if "VARCHAR" in new else "")
+
+
+def test_a_plugin_that_cannot_be_moved_is_named(yesterday: Path, today: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("features.baselines.ALS.recoded")
+    with pytest.raises(PairliftError, match=r"plugin 'als' has no `recoded`"):
+        load_start(yesterday, prepare(load_config(today)), "warm-start", 0.9)
+
+
+def test_only_one_start_is_taken(yesterday: Path, today: Path, tmp_path: Path) -> None:
+    code, said = pairlift(
+        "train", today, "--out", tmp_path / "b", "--refit", yesterday, "--warm-start", yesterday
+    )  # fmt: skip
+    assert (code, "choose one" in said) == (2, True)
+    code, said = pairlift("train", today, "--out", tmp_path / "b", "--refit", tmp_path)
+    assert (code, "is no bundle" in said) == (2, True)
