@@ -1,19 +1,16 @@
-"""Any log, through the TOML's SQL expressions, into a DuckDB file; and from there into arrays.
+"""Any log, through the TOML's SQL expressions, into a DuckDB file.
 
 `import_log` writes the tables `events`, `items`, `users` and `surfaces` in the contract's form (dense indexes,
-µs UTC, grades); `load_log` reads them. What is bad is refused with the source, the column, how many rows, and
+µs UTC, grades); `features.loading` reads them. What is bad is refused with the source, the column, how many rows, and
 the first few of them; no row is dropped.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import numpy as np
 
 from features.errors import PairliftError
-from features.schema import Attribute, Catalog, EventLog, Ids
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 from features.sources import explained, relation
 
@@ -100,6 +97,13 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
                 f"[events.feedback] {name} = {expression!r}: a number or true/false was expected, found {found}"
             )
         selected[name] = f"({expression})::{'BOOLEAN' if found == 'BOOLEAN' else 'DOUBLE'}"
+    for name, expression in settings.context.items():
+        found = _attribute_type(f"[events.context] {name}", kind(f"context.{name}", expression))
+        if found.endswith("[]"):
+            raise PairliftError(
+                f"[events.context] {name} = {expression!r}: a number or text was expected, found a list"
+            )
+        selected[f"context_{name}"] = f"({expression})::{found}"
     for name, expression in settings.columns.items():
         if name in selected:
             raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
@@ -239,7 +243,8 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         raise PairliftError(
             f"[events] surface: at most {MOST_SURFACES:,} different ones were expected, found {count:,}"
         )
-    feedback = "".join(f', m."{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback)
+    further = [f'm."{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback]
+    further += [f'm."context_{name}"' for name in mapping.events.context]
     _grade(con, mapping)
     con.execute("""
         CREATE TABLE requests AS
@@ -252,7 +257,7 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
                    coalesce(s.code, -1)::SMALLINT AS surface,
                    coalesce(m.organic::INTEGER, -1)::TINYINT AS organic,
                    coalesce(r.code, -1) AS request,
-                   m.position, m.propensity, m."#pairable" AS pairable{feedback}
+                   m.position, m.propensity, m."#pairable" AS pairable{"".join(f", {column}" for column in further)}
             FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
             LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN requests r ON r.request_id = m.request_id
             ORDER BY m.ts, m.source_row""")
@@ -262,64 +267,3 @@ def _refuse_infinite(con: duckdb.DuckDBPyConnection, table: str, place: str) -> 
     for column, kind, *_ in con.execute(f"DESCRIBE {table}").fetchall():
         if kind in ("FLOAT", "DOUBLE"):
             refuse(con, table, f'isinf("{column}")', f"{place} {column}", "an infinite number")
-
-
-def load_log(database: Path) -> tuple[EventLog, Catalog]:
-    """Read what `import_log` wrote."""
-    with duckdb.connect(str(database), read_only=True) as con:
-        arrays = con.execute("SELECT * FROM events").fetchnumpy()
-        names = tuple(name.removeprefix("feedback_") for name in arrays if name.startswith("feedback_"))
-        feedback = [np.ma.filled(arrays[f"feedback_{name}"].astype(np.float32), np.nan) for name in names]
-        log = EventLog(
-            **{
-                name: np.ascontiguousarray(arrays[name])
-                for name in ("user", "item", "ts", "grade", "surface", "organic", "request", "pairable")
-            },
-            feedback=np.stack(feedback, axis=1) if names else np.empty((len(arrays["ts"]), 0), np.float32),
-            feedback_names=names,
-        )
-        surfaces = tuple(row[0] for row in con.execute("SELECT surface FROM surfaces ORDER BY code").fetchall())
-        user_ids, user_attributes = _load_side(con, "users")
-        item_ids, item_attributes = _load_side(con, "items")
-    return log, Catalog(user_ids, item_ids, surfaces, item_attributes, user_attributes)
-
-
-def load_request_codes(database: Path) -> dict[str, int]:
-    """Return the code in `EventLog.request` of each request id of the log."""
-    with duckdb.connect(str(database), read_only=True) as con:
-        return {name: code for code, name in con.execute("SELECT code, request_id FROM requests").fetchall()}
-
-
-def _load_side(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Ids, tuple[Attribute, ...]]:
-    described = con.execute(f"DESCRIBE {table}").fetchall()
-    key, *columns = [(row[0], row[1]) for row in described][1:]
-    ids = con.execute(f"SELECT {key[0]} FROM {table} ORDER BY idx").fetchnumpy()[key[0]]
-    attributes = tuple(_load_attribute(con, table, name, kind) for name, kind in columns)
-    return np.asarray(ids), attributes
-
-
-def _load_attribute(con: duckdb.DuckDBPyConnection, table: str, name: str, kind: str) -> Attribute:
-    expression = f'"{name}".text' if kind.startswith("STRUCT") else f'"{name}"'
-    raw = [row[0] for row in con.execute(f"SELECT {expression} FROM {table} ORDER BY idx").fetchall()]
-    no_codes, no_offsets, no_numbers = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
-    if kind.startswith("STRUCT"):
-        return Attribute(name, "text", no_codes, no_offsets, no_numbers, tuple("" if v is None else v for v in raw))
-    if kind == "FLOAT":
-        numbers = np.array([np.nan if v is None else v for v in raw], np.float32)
-        return Attribute(name, "numeric", no_codes, no_offsets, numbers, ())
-    if kind == "VARCHAR":
-        values = sorted({v for v in raw if v is not None})
-        code = {v: k for k, v in enumerate(values)}
-        codes = np.array([-1 if v is None else code[v] for v in raw], np.int32)
-        return Attribute(name, "categorical", codes, no_offsets, no_numbers, tuple(values))
-    return _multi(name, raw)
-
-
-def _multi(name: str, raw: list[Any]) -> Attribute:
-    # A value that one item lists twice counts once.
-    lists = [sorted({v for v in row or () if v}) for row in raw]
-    values = sorted({v for row in lists for v in row})
-    code = {v: k for k, v in enumerate(values)}
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int64)
-    codes = np.array([code[v] for row in lists for v in row], np.int32)
-    return Attribute(name, "multi", codes, offsets, np.empty(0, np.float32), tuple(values))

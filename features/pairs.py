@@ -4,14 +4,14 @@ The same groups and weights serve the towers, the booster and the metric.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
 
 from features.draw import draw_items, write_pairs
 from features.errors import PairliftError, did_you_mean
-from features.schema import F32, F64, I8, I32, I64, SAMPLED, Bool, EventLog, Requests
+from features.schema import F32, F64, I8, I32, I64, NO_CONTEXT, SAMPLED, Bool, EventLog, Requests
 from features.settings import PairingSettings
 from features.split import PERIODS, Split
 
@@ -43,7 +43,7 @@ class Groups:
         """Return all groups with the impressions of the mask bool[n] alone; a group may be left empty."""
         r = self.requests
         offsets = np.concatenate([[0], np.cumsum(keep)])[r.offsets].astype(np.int64)
-        requests = Requests(r.user, r.as_of, r.surface, offsets, r.item[keep])
+        requests = replace(r, offsets=offsets, item=r.item[keep])
         return Groups(requests, self.period, self.validation, self.grade[keep], self.event[keep])
 
     def select(self, keep: Bool) -> "Groups":
@@ -51,7 +51,8 @@ class Groups:
         rows = keep[self.requests.row_request()]
         sizes = np.diff(self.requests.offsets)[keep]
         r = self.requests
-        requests = Requests(r.user[keep], r.as_of[keep], r.surface[keep], _offsets(sizes), r.item[rows])
+        context = r.context[keep] if len(r.context) else r.context
+        requests = Requests(r.user[keep], r.as_of[keep], r.surface[keep], _offsets(sizes), r.item[rows], context)
         return Groups(requests, self.period[keep], self.validation[keep], self.grade[rows], self.event[rows])
 
     def of(self, period: str, validation: bool | None = None) -> "Groups":
@@ -127,11 +128,14 @@ def _refuse_shared_requests(log: EventLog, order: I64) -> None:
         )
 
 
-def make_groups(log: EventLog, settings: PairingSettings, split: Split, seed: int = 0) -> Groups:
+def make_groups(
+    log: EventLog, settings: PairingSettings, split: Split, seed: int = 0, context: F32 = NO_CONTEXT
+) -> Groups:
     """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
 
     A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
-    request's first event, or of the first impression. Groups are cut at the boundaries of the split.
+    request's first event, or of the first impression, and so are its surface and context. Groups are cut at the
+    boundaries of the split. context: float32[n, c] of the log's events (`load_context`).
     """
     rows = np.flatnonzero((log.grade >= 0) & log.pairable & (split.period(log.ts) >= 0))
     ordered, number = _number_groups(log, rows, settings, split)
@@ -141,7 +145,10 @@ def make_groups(log: EventLog, settings: PairingSettings, split: Split, seed: in
     sizes = np.diff(np.append(starts, len(ordered)))
     take = np.repeat(starts[order] - _offsets(sizes[order])[:-1], sizes[order]) + np.arange(len(ordered))
     first, event = first[order], ordered[take]
-    requests = Requests(log.user[first], log.ts[first], log.surface[first], _offsets(sizes[order]), log.item[event])
+    said = context[first] if len(context) else context
+    requests = Requests(
+        log.user[first], log.ts[first], log.surface[first], _offsets(sizes[order]), log.item[event], said
+    )
     period = split.period(requests.as_of)
     groups = Groups(requests, period, _validation(requests, period, split), log.grade[event], event)
     return _with_negatives(groups, log, settings.negatives, seed) if settings.negatives else groups
@@ -184,7 +191,7 @@ def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int)
     keep = item >= 0
     order = np.flatnonzero(keep)[np.argsort(group[keep], kind="stable")]
     offsets = _offsets(np.bincount(group[order], minlength=len(r)))
-    requests = Requests(r.user, r.as_of, r.surface, offsets, item[order])
+    requests = replace(r, offsets=offsets, item=item[order])
     return Groups(requests, groups.period, groups.validation, grade[order], event[order])
 
 

@@ -2,8 +2,8 @@
 
 Names: `item_<column>` and `user_<column>` (numbers, categories), for a multi-valued column `…_count` (how many
 values) and `…_main` (the value that most items or users share, a category), for a number that is seconds since
-1970 `…_age` (days since then); `item_age` (days since the item's first event), `hour` (0 to 24) and `weekday`
-(0 is Monday) in `time.zone`, and `surface`.
+1970 `…_age` (days since then); `item_age` (days since the item's first event). Of the request: `hour` (0 to 24) and
+`weekday` (0 is Monday) in `time.zone`, `surface`, and `context_<name>` of `[events.context]`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from features.store import NEVER, State
 WEEK = 7
 #: 1970-01-01 was a Thursday
 THURSDAY = 3
-#: columns of the request alone
+#: columns of every request
 CONTEXT = ("hour", "weekday", "surface")
 #: µs UTC
 Times = int | I64
@@ -53,6 +53,8 @@ def _known(catalog: Catalog) -> dict[str, tuple[str, Attribute]]:
         for attribute in attributes:
             own = {"": "number", "_age": "age"} if attribute.kind == "numeric" else forms.get(attribute.kind, {})
             known |= {f"{side}_{attribute.name}{ending}": (form, attribute) for ending, form in own.items()}
+    for attribute in catalog.contexts:
+        known[f"context_{attribute.name}"] = ("number" if attribute.kind == "numeric" else "code", attribute)
     return known
 
 
@@ -67,6 +69,8 @@ def plain_column(state: State, name: str, zone: str, requests: Requests, owner: 
         return local[owner].astype(np.float32)
     if name == "surface":
         return np.where(requests.surface < 0, np.nan, requests.surface).astype(np.float32)[owner]
+    if name.startswith("context_"):
+        return _said(state.catalog, name, requests)[owner]
     if name == "item_age":
         first = np.append(state.first_seen, NEVER)[requests.item]
         age = (requests.as_of[owner] - first) / DAY
@@ -77,6 +81,19 @@ def plain_column(state: State, name: str, zone: str, requests: Requests, owner: 
         known = values[requests.item if of_item else requests.user[owner]]
         return np.asarray(((requests.as_of[owner] / SECOND) - known) * SECOND / DAY, np.float32)
     return np.asarray(values[requests.item] if of_item else values[requests.user][owner])
+
+
+def of_request(name: str) -> bool:
+    """Return whether a column is of the request alone."""
+    return name in CONTEXT or name.startswith("context_")
+
+
+def _said(catalog: Catalog, name: str, requests: Requests) -> F32:
+    """Return float32[g]: what each request says of itself, NaN where it is silent."""
+    if not len(requests.context):
+        return np.full(len(requests), np.nan, np.float32)
+    place = [f"context_{attribute.name}" for attribute in catalog.contexts].index(name)
+    return np.asarray(requests.context[:, place])
 
 
 def _static(form: str, attribute: Attribute) -> tuple[str, F32]:
@@ -104,8 +121,10 @@ def _main(attribute: Attribute) -> F32:
     return out
 
 
-def context_value(name: str, zone: str, requests: Requests) -> float:
-    """Return what `plain_column` gives for a column of CONTEXT and a single request."""
+def request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:
+    """Return what `plain_column` gives for a column that is `of_request`, and a single request."""
+    if name.startswith("context_"):
+        return float(_said(catalog, name, requests)[0])
     if name == "surface":
         surface = int(requests.surface[0])
         return surface if surface >= 0 else np.nan

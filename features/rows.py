@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from features.histories import Histories
-from features.plain import CONTEXT, column_names, context_value, plain_column
+from features.plain import column_names, of_request, plain_column, request_value
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog, Requests
 from features.spec import Counter
 from features.store import State, place
@@ -50,8 +50,8 @@ def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
         # What all candidates of a request share is made once, and stands in each row from the first pass on.
         shared = np.empty(len(spec.columns), np.float32)
         for k in range(first, len(spec.columns)):
-            if spec.columns[k] in CONTEXT:
-                shared[k] = context_value(spec.columns[k], spec.zone, requests)
+            if of_request(spec.columns[k]):
+                shared[k] = request_value(state.catalog, spec.columns[k], spec.zone, requests)
     state.counter_values(requests, out, shared)
     _add_plain(state, spec, requests, out, first, shared is None)
     return out
@@ -61,7 +61,7 @@ def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, fi
     """Fill the plain columns; those of the context only where they are not there yet."""
     owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
     for k in range(first, len(spec.columns)):
-        if context or spec.columns[k] not in CONTEXT:
+        if context or not of_request(spec.columns[k]):
             out[:, k] = plain_column(state, spec.columns[k], spec.zone, requests, owner)
 
 

@@ -4,7 +4,7 @@ Everything is arrays. Ids of the user's own log (integers or text) become dense 
 `features.dataset`; -1 is "not known" everywhere. Times are int64 microseconds UTC.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,8 @@ class Attribute:
 class Catalog:
     """The ids behind the dense indexes, and the attributes of items and users.
 
-    user_ids, item_ids: sorted, int64 or object (str), one kind each.
+    user_ids, item_ids: sorted, int64 or object (str), one kind each. contexts: what a request says of itself beside
+    its surface (device, locale …): `numeric`, or `categorical` of which only the vocabulary is known.
     """
 
     user_ids: Ids
@@ -96,6 +97,7 @@ class Catalog:
     surfaces: tuple[str, ...]
     item_attributes: tuple[Attribute, ...]
     user_attributes: tuple[Attribute, ...]
+    contexts: tuple[Attribute, ...] = ()
 
     @property
     def n_users(self) -> int:
@@ -112,6 +114,9 @@ class Catalog:
         return next(a for a in self.item_attributes if a.name == name)
 
 
+NO_CONTEXT = np.empty((0, 0), np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Requests:
     """g requests and the n candidates of each, flat: what features and plugins give values for.
@@ -119,6 +124,8 @@ class Requests:
     A pairing group of the log and a call to the server are the same thing here, so training and serving ask
     for features in one way. user: int32[g], -1 cold. as_of: int64[g]. surface: int16[g], -1 unknown.
     offsets: int64[g + 1], request r has the candidates `item[offsets[r]:offsets[r + 1]]`. item: int32[n], -1 cold.
+    context: float32[g, c], one column for each of `Catalog.contexts` (numbers, or codes of its vocabulary), NaN where
+    it is not known; without rows where nothing is.
     """
 
     user: I32
@@ -126,6 +133,7 @@ class Requests:
     surface: I16
     offsets: I64
     item: I32
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -143,17 +151,19 @@ class Requests:
             self.surface[start:stop],
             self.offsets[start : stop + 1] - first,
             self.item[first:last],
+            self.context[start:stop],
         )
 
 
-def one_request(user: int, as_of: int, surface: int, item: I32) -> Requests:
-    """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] item indexes."""
+def one_request(user: int, as_of: int, surface: int, item: I32, context: F32 = NO_CONTEXT) -> Requests:
+    """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] items, its context."""
     return Requests(
         np.array([user], np.int32),
         np.array([as_of], np.int64),
         np.array([surface], np.int16),
         np.array([0, len(item)], np.int64),
         np.asarray(item, np.int32),
+        context,
     )
 
 

@@ -53,6 +53,8 @@ class EventsSettings(Settings):
     """`[events]`: where the log is, and a SQL expression for each column of the contract.
 
     feedback: what the user did (numbers or true/false, NULL unknown); counters, histories and towers read it.
+    context: what a request says of itself (device, locale …): text or numbers, features `context_<name>`; a request to
+    the server carries them as `context.attributes`.
     columns: whatever else the conditions of grades and of `pairing.where` read; nothing else sees them.
     position: 1 is the first place of the list. propensity: the chance, in (0, 1], with which the logging policy showed
     this item at this place. Both are for `[pairing]` corrections and conditions, and never features.
@@ -68,6 +70,7 @@ class EventsSettings(Settings):
     position: str | None = None
     propensity: str | None = None
     feedback: dict[Name, str] = Field(default_factory=dict)
+    context: dict[Name, str] = Field(default_factory=dict)
     columns: dict[Name, str] = Field(default_factory=dict)
 
 

@@ -16,6 +16,9 @@ from features.schema import Attribute, Catalog, Ids
 from features.spec import Counter, Span
 from features.store import Segment, State
 
+#: the attributes of a catalogue
+SIDES = ("item_attributes", "user_attributes", "contexts")
+
 
 def save_state(folder: Path, state: State) -> None:
     """Write a state into an empty folder."""
@@ -57,17 +60,17 @@ def load_state(folder: Path) -> State:
 
 
 def _save_catalog(folder: Path, catalog: Catalog) -> None:
-    save_arrays(folder, replace(catalog, item_attributes=(), user_attributes=()))
-    for side in ("item", "user"):
-        attributes: tuple[Attribute, ...] = getattr(catalog, f"{side}_attributes")
-        (folder / f"{side}_attributes.json").write_text(json.dumps([a.name for a in attributes]))
+    save_arrays(folder, replace(catalog, item_attributes=(), user_attributes=(), contexts=()))
+    for side in SIDES:
+        attributes: tuple[Attribute, ...] = getattr(catalog, side)
+        (folder / f"{side}.json").write_text(json.dumps([a.name for a in attributes]))
         for number, attribute in enumerate(attributes):
             save_arrays(folder / f"{side}_{number}", attribute)
 
 
 def _load_catalog(folder: Path) -> Catalog:
     def attributes(side: str) -> tuple[Attribute, ...]:
-        names = json.loads((folder / f"{side}_attributes.json").read_text())
+        names = json.loads((folder / f"{side}.json").read_text())
         return tuple(load_arrays(folder / f"{side}_{number}", Attribute) for number in range(len(names)))
 
     bare = load_arrays(folder, Catalog)
@@ -75,8 +78,9 @@ def _load_catalog(folder: Path) -> Catalog:
         bare,
         user_ids=_ids(bare.user_ids),
         item_ids=_ids(bare.item_ids),
-        item_attributes=attributes("item"),
-        user_attributes=attributes("user"),
+        item_attributes=attributes("item_attributes"),
+        user_attributes=attributes("user_attributes"),
+        contexts=attributes("contexts"),
     )
 
 

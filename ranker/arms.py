@@ -10,7 +10,7 @@ import lightgbm as lgb
 import numpy as np
 
 from features.errors import PairliftError
-from features.dataset import load_request_codes
+from features.loading import load_request_codes
 from features.pairs import Groups, Pairs, make_pairs
 from features.plugin import FeaturePlugin
 from features.rows import assemble

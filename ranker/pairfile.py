@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from features.dataset import load_request_codes
+from features.loading import load_request_codes
 from features.errors import PairliftError
 from features.pairs import Groups, Pairs, make_pairs
 from features.schema import F32, I64, Bool

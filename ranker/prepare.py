@@ -5,15 +5,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.dataset import import_log, load_log
+from features.dataset import import_log
 from features.errors import PairliftError, did_you_mean
 from features.exposure import Exposure, corrected, load_exposure
+from features.loading import load_context, load_log
 from features.pairs import Groups, Pairs, count_pairs, make_groups, make_pairs, weight_table
 from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.sources import source_files
-from features.spec import make_counters
+from features.spec import Counter, make_counters
 from features.split import PERIODS, Split, make_split
 from features.store import State
 from ranker.booster import check_monotone, check_params
@@ -23,6 +24,20 @@ from ranker.hashes import hash_value
 from ranker.stages import code_hash, run_stage
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """An imported log with its groups and the columns that its rows will have. database: what the import wrote."""
+
+    config: Config
+    database: Path
+    log: EventLog
+    catalog: Catalog
+    split: Split
+    groups: Groups
+    counters: tuple[Counter, ...]
+    spec: FeatureSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +89,31 @@ def import_stage(config: Config) -> Path:
     return run_stage(config.work, "import", inputs, lambda folder: import_log(mapping, folder / "log.duckdb"))
 
 
+def group_log(config: Config) -> Grouped:
+    """Import, and make groups, counters and the names of the columns: all that needs no state."""
+    database = import_stage(config) / "log.duckdb"
+    log, catalog = load_log(database)
+    split = make_split(config.split, log, config.time.zone)
+    groups = make_groups(log, config.pairing, split, context=load_context(database, catalog))
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
+    spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
+    return Grouped(config, database, log, catalog, split, groups, counters, spec)
+
+
 def prepare(config: Config) -> Prepared:
     """Import, and make groups, counters and the state of the whole log."""
     check_params(config.booster)
-    folder = import_stage(config)
-    log, catalog = load_log(folder / "log.duckdb")
-    split = make_split(config.split, log, config.time.zone)
-    groups = make_groups(log, config.pairing, split)
+    made = group_log(config)
     weights = weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0)
-    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
-    state = State.build(log, catalog, counters, config.grade_names)
+    check_monotone(config.booster, [*made.spec.columns, *_plugin_columns(config)], made.spec.categorical)
+    state = State.build(made.log, made.catalog, made.counters, config.grade_names)
     told = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
     told.append(config.features.model_dump())
     key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
-    spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
-    check_monotone(config.booster, [*spec.columns, *_plugin_columns(config)], spec.categorical)
-    exposure = load_exposure(folder / "log.duckdb", config.events, config.pairing)
-    prepared = Prepared(config, key, log, catalog, split, groups, weights, state, spec, exposure)
+    exposure = load_exposure(made.database, config.events, config.pairing)
+    prepared = Prepared(
+        config, key, made.log, made.catalog, made.split, made.groups, weights, state, made.spec, exposure
+    )
     _refuse_empty(prepared)
     return prepared
 

@@ -1,6 +1,5 @@
 """One ranking request and its answer in our own terms: dense indexes and arrays, no wire and no ids."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
-from features.schema import F32, F64, I32, I64, Bool, Requests, one_request
+from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
     from features.histories import Histories
@@ -32,7 +31,8 @@ def _none() -> I32:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call. user, surface, source_item: dense, -1 where cold or missing. as_of: µs UTC.
+    """One call. user, surface, source_item: dense, -1 where cold or missing. as_of: µs UTC. context: float32[1, c], as
+    `Requests.context`.
 
     keep_values: whether `Answer.values` is wanted.
     exclude: int32[m], items that Recommend must not give (-1 is harmless). explain: whether `Answer.detail`
@@ -44,7 +44,7 @@ class Request:
     surface: int = -1
     source_item: int = -1
     query: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)
     exclude: I32 = field(default_factory=_none)
     explain: bool = False
     keep_values: bool = False
@@ -56,7 +56,7 @@ class Request:
 
     def requests(self, item: I32) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]."""
-        return one_request(self.user, self.as_of, self.surface, item)
+        return one_request(self.user, self.as_of, self.surface, item, self.context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from features.dataset import load_log
+from features.loading import load_log
 from features.errors import PairliftError
 from features.pairs import count_by_grades
 from features.plugin import make_plugin

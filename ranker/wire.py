@@ -4,7 +4,7 @@ Bulk goes through packed repeated fields: `np.array(field)` in, `.tolist()` out,
 integer ids.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.ids import IdIndex
-from features.schema import I32, I64, Catalog, Ids
+from features.schema import F32, I32, I64, NO_CONTEXT, Catalog, Ids
 from ranker.batch import Batch, Outcome
 from ranker.config import ServeSettings
 from ranker.request import Answer, Detail, Request, RequestError
@@ -57,6 +57,10 @@ class Wire:
         self.users = IdTable(catalog.user_ids)
         self.items = IdTable(catalog.item_ids)
         self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
+        self._contexts = {
+            known.name: None if known.kind == "numeric" else {value: code for code, value in enumerate(known.values)}
+            for known in catalog.contexts
+        }
 
     def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
@@ -76,10 +80,21 @@ class Wire:
             self._surfaces.get(context.surface, -1),
             _one(self.items, "context.source_item", context.source_item),
             context.query,
-            dict(context.attributes),
+            self._said(context.attributes),
             self.items.find(self.values("exclude", exclude)),
             message.explain,
         )
+
+    def _said(self, attributes: Mapping[str, str]) -> F32:
+        """Return float32[1, c] of `Catalog.contexts`; a value that the log lacks counts as missing."""
+        if not self._contexts:
+            return NO_CONTEXT
+        row = np.full((1, len(self._contexts)), np.nan, np.float32)
+        for k, (name, codes) in enumerate(self._contexts.items()):
+            if name in attributes:
+                value = attributes[name]
+                row[0, k] = _number(name, value) if codes is None else codes.get(value, np.nan)
+        return row
 
     def k(self, message: pb.RecommendRequest) -> int:
         """Return the k of a RecommendRequest, or the default."""
@@ -120,6 +135,16 @@ class Wire:
         if self.items.text:
             return pb.Ids(texts=pb.TextIds(values=values))
         return pb.Ids(integers=pb.IntegerIds(values=values))
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = np.inf
+    if abs(number) > np.finfo(np.float32).max:
+        raise RequestError(f"context.attributes '{name}': a finite number was expected, found {value!r}")
+    return number
 
 
 def _one(table: IdTable, place: str, message: pb.Id) -> int:

@@ -6,8 +6,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from features.dataset import Mapping, import_log, load_log
+from features.dataset import Mapping, import_log
 from features.errors import PairliftError
+from features.loading import load_context, load_log
 from features.schema import SECOND
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 from features.sources import source_files
@@ -131,6 +132,20 @@ def test_parquet_globs_and_json_come_in_too(tmp_path: Path) -> None:
         events = told.events.model_copy(update={"source": source})
         import_log(Mapping(tmp_path, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
         assert load_log(tmp_path / "log.duckdb")[0].item.tolist() == [1, 0, 0, 2]
+
+
+def test_what_requests_say_becomes_numbers_and_codes(tmp_path: Path) -> None:
+    told = mapping(tmp_path, context={"place": '"where"', "stars": "stars"})
+    import_log(told, tmp_path / "log.duckdb")
+    _, catalog = load_log(tmp_path / "log.duckdb")
+    assert [(c.name, c.kind, c.values) for c in catalog.contexts] == [
+        ("place", "categorical", ("feed", "search")), ("stars", "numeric", ()),
+    ]  # fmt: skip
+    nan = np.nan
+    found = load_context(tmp_path / "log.duckdb", catalog)
+    np.testing.assert_array_equal(found, [[nan, 2], [0, 5], [1, nan], [0, 3]])
+    with pytest.raises(PairliftError, match=r"\[events.context\] all = .*a number or text was expected, found a list"):
+        import_log(mapping(tmp_path, context={"all": "['a', \"where\"]"}), tmp_path / "log.duckdb")
 
 
 def test_conditions_may_name_what_items_and_contexts_name_too(tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import bundle_of, make_world, train_parts, with_config, write_world_bundle
 
-from features.dataset import Mapping, import_log, load_log
+from features.dataset import Mapping, import_log
 from features.errors import PairliftError
 from features.histories import Histories
 from features.live import merged
+from features.loading import load_log
 from features.schema import DAY, HOUR, MINUTE, Requests
 from features.segments import segment_files
 from features.settings import EventsSettings, Grade

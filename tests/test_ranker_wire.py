@@ -83,7 +83,7 @@ def test_a_request_is_read(integers):
     )
     request = integers.request(message, now=5)
     assert (request.user, request.as_of, request.surface, request.source_item) == (1, 123, 1, 3)
-    assert (request.query, request.attributes, request.explain) == ("shoes", {"device": "tv"}, True)
+    assert (request.query, request.explain) == ("shoes", True)
     assert request.exclude.tolist() == [2, -1]
 
 
