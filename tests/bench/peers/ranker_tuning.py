@@ -1,0 +1,102 @@
+"""Tuning of the ranker's benchmark: the same space and number of trials for every learner, all trials stored.
+
+Optuna's TPE, seeded by trial, chooses by the best validation PairAccuracy; the first trial is the same point for all
+learners. A trial has at most TREES trees and no limit of time, so that what is stored does not depend on the machine.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from ranker_data import Data
+from ranker_learners import LEARNERS, START, Budget, Params
+
+SPACE: dict[str, BaseDistribution] = {
+    "learning_rate": FloatDistribution(0.03, 0.2, log=True),
+    "leaves": IntDistribution(4, 48, log=True),
+    "min_data": IntDistribution(5, 200, log=True),
+    "l2": FloatDistribution(1.0, 50.0, log=True),
+    "columns": FloatDistribution(0.4, 1.0),
+    "rows": FloatDistribution(0.5, 1.0),
+    "switch": CategoricalDistribution([False, True]),
+}
+TREES, STOP_AFTER = 300, 20
+#: trials learn from at most so many rows of the training slice, its first groups
+ROWS = 40_000
+#: trials run beside each other on one thread each
+AT_ONCE = 2
+
+
+class Store:
+    """Trials in a JSON file, {data: {learner: [{params, value, trees, seconds}]}}, kept as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+        self.trials: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def of(self, data: str, learner: str) -> list[dict[str, Any]]:
+        """Return the trials of a learner so far."""
+        return self.trials.get(data, {}).get(learner, [])
+
+    def add(self, data: str, learner: str, trial: dict[str, Any]) -> None:
+        """Keep a trial, on disk too."""
+        with self.lock:
+            self.trials.setdefault(data, {}).setdefault(learner, []).append(trial)
+            self.path.write_text(_lines(self.trials))
+
+    def forget(self, data: str) -> None:
+        """Drop the trials of a data set."""
+        self.trials.pop(data, None)
+
+    def best(self, data: str, learner: str, trials: int) -> Params:
+        """Return the parameters of the best of the first trials."""
+        found = max(self.of(data, learner)[:trials], key=lambda t: t["value"])
+        return dict(found["params"])
+
+
+def _lines(trials: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    """Return JSON with one trial a line."""
+    by_data = []
+    for data, learners in sorted(trials.items()):
+        told = [
+            f"  {json.dumps(learner)}: [\n" + ",\n".join(f"   {json.dumps(t)}" for t in found) + "\n  ]"
+            for learner, found in sorted(learners.items())
+        ]
+        by_data.append(f" {json.dumps(data)}: {{\n" + ",\n".join(told) + "\n }")
+    return "{\n" + ",\n".join(by_data) + "\n}\n"
+
+
+def tune(sets: list[Data], store: Store, trials: int, say: Callable[[str], None]) -> None:
+    """Run the trials that the store lacks, those of the slowest learners first."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    order = sorted(LEARNERS, key=lambda name: not name.startswith("catboost"))
+    studies = [(data, learner) for learner in order for data in reversed(sets)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in [pool.submit(_study, data, learner, store, trials, say) for data, learner in studies]:
+            done.result()
+
+
+def _study(data: Data, learner: str, store: Store, trials: int, say: Callable[[str], None]) -> None:
+    share = ROWS / len(data.train.grade)
+    few = replace(data, train=data.train.first(share))
+    study = optuna.create_study(direction="maximize")
+    for told in store.of(data.name, learner):
+        study.add_trial(optuna.trial.create_trial(params=told["params"], distributions=SPACE, value=told["value"]))
+    while len(study.trials) < trials:
+        k = len(study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=k)
+        if k == 0:
+            study.enqueue_trial(START)
+        trial = study.ask(SPACE)
+        fit = LEARNERS[learner](few, trial.params, 0, Budget(TREES, STOP_AFTER, 1))
+        study.tell(trial, fit.value)
+        told = {"value": round(fit.value, 6), "trees": fit.trees, "seconds": round(fit.seconds, 2)}
+        store.add(data.name, learner, {"params": trial.params, **told})
+        say(f"{data.name} {learner} trial {k + 1}: {told}")
