@@ -103,7 +103,7 @@ def duckdb_rows(
     wanted = asked(catalog, requests)
     t0 = int(log.ts[0])
     with duckdb.connect() as con:
-        con.execute("SET preserve_insertion_order = false")
+        con.execute("SET preserve_insertion_order = false; SET enable_progress_bar = false")
         con.register("e_in", columns_of(log, catalog))
         con.register("q_in", wanted)
         con.execute("CREATE TABLE e AS SELECT * FROM e_in; CREATE TABLE q AS SELECT * FROM q_in")
