@@ -12,6 +12,7 @@ from features.errors import PairliftError
 from ranker.cli_bundle import bundle
 from ranker.cli_pairs import pairs
 from ranker.cli_record import record, snapshot
+from ranker.cli_rows import rows
 from ranker.cli_serve import rank, recommend, serve
 from ranker.cli_train import train
 
@@ -146,7 +147,7 @@ def drift(config: Path, features: Path) -> None:
         )
 
 
-for verb in (train, pairs, bundle, serve, recommend, rank, record, snapshot):
+for verb in (train, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from features.loading import load_request_codes
 from features.errors import PairliftError
 from features.pairs import Groups, Pairs, make_pairs
 from features.schema import F32, I64, Bool
 from ranker.config import Config
+from ranker.labels import Labels
 from ranker.prepare import Prepared, prepare
 
 logger = logging.getLogger(__name__)
@@ -171,26 +171,11 @@ def _refuse(path: Path, bad: Bool, given: tuple[I64, I64, F32], expected: str) -
 
 def _rows(prepared: Prepared, groups: Groups) -> Any:
     """Return the table of a slice's rows: what another tool needs to join features or to make a CatBoost pool."""
-    r, catalog, log = groups.requests, prepared.catalog, prepared.log
-    codes = load_request_codes(prepared.config.work / "import" / "log.duckdb")
-    names = np.full(len(codes) + 1, None, np.object_)
-    names[list(codes.values())] = list(codes)
-    owner, drawn = r.row_request(), groups.sampled
-    # The first of a group is an impression, and those of a request share it.
-    request = np.maximum(log.request[groups.event[r.offsets[:-1]]], 0)[owner]
-    grades = np.array([None, *prepared.config.grade_names], np.object_)
-    return pa.table(
-        {
-            "row": np.arange(len(owner)),
-            "group": owner,
-            "request_id": pa.array(names[request], pa.string()),
-            "user_id": pa.array(catalog.user_ids[r.user[owner]]),
-            "item_id": pa.array(catalog.item_ids[r.item]),
-            "as_of": pa.array(r.as_of[owner], pa.timestamp("us", "UTC")),
-            "grade": pa.array(grades[groups.grade + 1], pa.string()),
-            "event": pa.array(groups.event, pa.int64(), mask=drawn),
-        }
-    )
+    config = prepared.config
+    labels = Labels.of(config.work / "import" / "log.duckdb", prepared.log, prepared.catalog, config.grade_names)
+    owner, drawn = groups.requests.row_request(), groups.sampled
+    told = {"row": np.arange(len(owner)), "group": owner} | labels.columns(groups, slice(None))
+    return pa.table(told | {"event": pa.array(groups.event, pa.int64(), mask=drawn)})
 
 
 def _check_rows(path: Path, groups: Groups) -> None:
