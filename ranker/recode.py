@@ -21,10 +21,14 @@ def vocabulary(catalog: Catalog, column: str) -> tuple[str, ...]:
     """Return the values behind the codes of a categorical column of `features.plain`."""
     if column == "surface":
         return catalog.surfaces
-    for side, attributes in (("item", catalog.item_attributes), ("user", catalog.user_attributes)):
+    sides = {"item": catalog.item_attributes, "user": catalog.user_attributes, "context": catalog.contexts}
+    for side, attributes in sides.items():
         for attribute in attributes:
             if column in (f"{side}_{attribute.name}", f"{side}_{attribute.name}_main"):
                 return attribute.values
+    for said in catalog.contexts:
+        if column == f"context_{said.name}":
+            return said.values
     raise PairliftError(f"column '{column}': the catalogue has no such category")
 
 

@@ -99,6 +99,7 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[[counters]]": (was.counters, now.counters),
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),
+        "[events.context]": (was.events.context, now.events.context),
         "[time] zone": (was.time.zone, now.time.zone),
         "[booster.monotone]": (was.booster.monotone, now.booster.monotone),
     }

@@ -21,13 +21,16 @@ from ranker.restart import load_start
 #: item 3, users 5 and 6, and a kind that sorts first are not in the log of yesterday
 ABSENT = "item_id <> 3 AND user_id NOT IN (5, 6)"
 KIND = "CASE WHEN item_id = 3 THEN 'a new one' ELSE 'kind ' || item_id % 5 END"
+CONTEXT = """[events.context]
+hand = "CASE WHEN user_id IN (5, 6) THEN 'a left' ELSE 'hand ' || user_id % 2 END"
+"""
 ITEMS = '[items]\nsource = "items.parquet"\n[items.columns]\nkind = "kind"\n[booster]'
 
 
 def write_log(folder: Path, where: str = "true") -> Path:
     """Write a world whose log has the rows of a condition, and a kind for each item; return its TOML."""
     folder.mkdir()
-    config = write_world(folder)
+    config = write_world(folder, request=CONTEXT)
     duckdb.sql(f"COPY (SELECT * FROM '{folder}/log.parquet' WHERE {where}) TO '{folder}/part.parquet'")
     items = f"SELECT DISTINCT item_id, {KIND} AS kind FROM '{folder}/part.parquet'"
     duckdb.sql(f"COPY ({items}) TO '{folder}/items.parquet'")
@@ -54,6 +57,7 @@ def test_the_trees_mean_the_same_in_the_codes_of_today(yesterday: Path, today: P
     start = load_start(yesterday, prepared, "refit", 0.9)
     was, now = old.state.catalog, prepared.catalog
     assert vocabulary(now, "item_kind") == ("a new one", *vocabulary(was, "item_kind"))
+    assert vocabulary(now, "context_hand") == ("a left", *vocabulary(was, "context_hand"))
     arms = Arms.of(prepared)
     _, columns = arms.served_columns(start.plugins)
     rows, groups = arms.rows("test", columns), arms.groups["test"].requests
