@@ -23,6 +23,7 @@ from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config
 from ranker.explain import explain
 from ranker.featurelog import drift, read_features
+from ranker.metrics import shown_metrics
 from ranker.objective import pair_accuracy
 from ranker.pairfile import read_pairs
 from ranker.prepare import plugin_stage, prepare
@@ -57,6 +58,8 @@ def train(
     test = of_kind(arms.pairs("test"), arms.kind)
     accuracy, ties = pair_accuracy(arm.scores, test)
     measured = {"pair_accuracy": accuracy, "pairs_kind": arms.kind, "tie_share": ties, "trees": arm.trees, "seed": seed}
+    listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
+    measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
     if old is not None:
         before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
         measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test)[0]}

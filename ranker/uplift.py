@@ -19,11 +19,12 @@ from features.spec import Counter, Span
 from ranker.arms import SHOWN, Arm, Arms
 from ranker.config import Config
 from ranker.interval import Interval, relative_uplift
-from ranker.metrics import effective_users, ndcg, right_by_user
+from ranker.metrics import NDCG_AT, effective_users, right_by_user, shown_metrics
 from ranker.objective import pair_accuracy
 from ranker.prepare import Prepared, plugin_stage, prepare
 
-NDCG_AT = 10
+#: what stands beside PairAccuracy: its key in the report, and its name in the table
+LISTED = {f"ndcg@{NDCG_AT}": f"NDCG@{NDCG_AT}", "map": "MAP", "mrr": "MRR", "auc_by_user": "AUC by user"}
 #: an uplift of this many standard errors is seen with a chance of 80 % at the 5 % level
 DETECTABLE = 2.8
 LEAST_SEEDS = 5
@@ -31,14 +32,17 @@ LEAST_SEEDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One arm on the test's pairs. right, half (ties as ½): float64[seeds, users]; total: float64[users]."""
+    """One arm on the test's pairs. right, half (ties as ½): float64[seeds, users]; total: float64[users].
+
+    listed: NDCG, MAP, MRR and AUC by user (`metrics.list_metrics`), averaged over seeds.
+    """
 
     right: F64
     half: F64
     total: F64
     tie_share: float
     accuracy_by_seed: list[float]
-    ndcg: float
+    listed: dict[str, float]
     trees: list[int]
 
     @property
@@ -59,16 +63,14 @@ def measure(arms: list[Arm], groups: Groups, pairs: Pairs, user: I64, n_users: i
         total,
         float(tied.sum() / total.sum() / len(arms)),
         [float(r.sum() / total.sum()) for r, _, _ in by_seed],
-        _ndcg(arms, groups, shown=not pairs.sampled.any()),
+        _listed(arms, groups, shown=not pairs.sampled.any()),
         [arm.trees for arm in arms],
     )
 
 
-def _ndcg(arms: list[Arm], groups: Groups, shown: bool) -> float:
-    """Return NDCG averaged over the arms; drawn candidates are no part of a list that was shown."""
-    rows = ~groups.sampled if shown else np.ones(len(groups.grade), bool)
-    kept = groups.rows(rows)
-    return float(np.mean([ndcg(arm.scores[rows], kept, NDCG_AT) for arm in arms]))
+def _listed(arms: list[Arm], groups: Groups, shown: bool) -> dict[str, float]:
+    found = [shown_metrics(arm.scores, groups, shown) for arm in arms]
+    return {name: float(np.mean([f[name] for f in found])) for name in LISTED}
 
 
 def uplift_report(config: Config, name: str) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def _figures(arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, columns: F32,
             **control.told(),
             "contains_zero": bool(control.low <= 0 <= control.high),
         },
-        f"ndcg@{NDCG_AT}": {arm: m[arm].ndcg for arm in ("without", "with")},
+        **{name: {arm: m[arm].listed[name] for arm in ("without", "with")} for name in LISTED},
         **_simple(arms.prepared, groups, pairs, columns, names),
         "slices": _slices(arms, fits, pairs, user, len(with_pairs)),
         "importance": _importance(fits["with"]),
@@ -284,7 +286,7 @@ def as_table(report: dict[str, Any]) -> str:
     def interval(part: dict[str, Any]) -> str:
         return f"{percent(part['relative_uplift'])}   95 % [{percent(part['ci95'][0])}, {percent(part['ci95'][1])}]"
 
-    half, macro, k = report["ties_half"], report["macro"], f"ndcg@{NDCG_AT}"
+    half, macro = report["ties_half"], report["macro"]
     alone = ", ".join(f"{n} {v:.4f}" for n, v in list(report["column_alone"].items())[:4])
     verdict = "useful" if report["useful"] else "not shown to be useful"
     seed_sd = "-" if report["seed_sd"] is None else f"{100 * report['seed_sd']:.2f} %"
@@ -297,7 +299,7 @@ def as_table(report: dict[str, Any]) -> str:
         f"{'  ties as one half':22}{half['without']:9.4f}{half['with']:9.4f}   {interval(half)}",
         f"{'  each user weighs one':22}{macro['without']:9.4f}{macro['with']:9.4f}   {interval(macro)}",
         f"{'  columns shuffled':22}{'':9}{report['shuffled']['pair_accuracy']:9.4f}   {interval(report['shuffled'])}",
-        f"{f'NDCG@{NDCG_AT}':22}{number(report[k]['without'])}{number(report[k]['with'])}",
+        *(f"{told:22}{number(report[k]['without'])}{number(report[k]['with'])}" for k, told in LISTED.items()),
         f"{'share of ties':22}{report['tie_share']['without']:9.4f}{report['tie_share']['with']:9.4f}",
         f"{'trees (mean)':22}{np.mean(report['trees']['without']):9.0f}{np.mean(report['trees']['with']):9.0f}",
         "",

@@ -179,3 +179,9 @@ def delta_ndcg(scores: list[float], gains: list[float], k: int, a: int, b: int) 
     swap = {a: b, b: a}
     changes = [abs(dcg(gains, o, k) - dcg(gains, [swap.get(row, row) for row in o], k)) for o in orders(scores)]
     return sum(changes) / len(changes) / ideal
+
+
+def reciprocal_rank(scores: list[float], relevant: list[bool]) -> float:
+    """1 / place of the first relevant one, the mean over all orders of the ties."""
+    places = [1 + next(place for place, row in enumerate(order) if relevant[row]) for order in orders(scores)]
+    return sum(1 / place for place in places) / len(places)

@@ -1,6 +1,7 @@
 """The verbs on a small log: what a user sees, and what a mistake gets."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def test_uplift_prints_and_writes(tmp_path: Path) -> None:
 def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) -> None:
     code, said = pairlift("bundle", "show", bundle)
     assert code == 0
-    assert "pair_accuracy" in said
+    for figure in ("pair_accuracy", "ndcg@10", "map", "mrr", "auc_by_user"):
+        assert re.search(rf"^{figure} +0\.\d+$", said, re.MULTILINE)
     assert "als__dot" in said
     assert json.loads((bundle / "importance.json").read_text())["columns"]["als__dot"]["direction"] > 0
     assert pairlift("bundle", "verify", bundle)[0] == 0

@@ -1,4 +1,4 @@
-"""Gradient, Hessian, PairAccuracy and NDCG against finite differences, slow definitions, CatBoost and scikit-learn."""
+"""Gradient, Hessian and PairAccuracy against finite differences, slow definitions and CatBoost."""
 
 from dataclasses import replace
 
@@ -9,15 +9,12 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import ndcg_score
 from world import make_world
 
 from features.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
-from features.schema import Requests
 from features.settings import PairingSettings, SplitSettings
 from features.split import make_split
 from ranker import objective
-from ranker.metrics import effective_users, ndcg, right_by_user
 from ranker.objective import PairLogit, pair_accuracy
 
 
@@ -203,41 +200,3 @@ def test_pair_accuracy_and_loss_equal_catboost() -> None:
     assert ties > 0
     assert accuracy == pytest.approx(theirs["PairAccuracy"][-1], rel=1e-6)
     assert loss(score, pairs) / pairs.weight.sum() == pytest.approx(theirs["PairLogit"][-1], rel=1e-5)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_ndcg_equals_scikit_learn(seed: int, k: int) -> None:
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(2, 9, 5)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    n = int(offsets[-1])
-    requests = Requests(
-        np.zeros(5, np.int32), np.zeros(5, np.int64), np.zeros(5, np.int16), offsets, np.zeros(n, np.int32)
-    )
-    grade = rng.integers(0, 3, n).astype(np.int8)
-    groups = Groups(requests, np.zeros(5, np.int8), np.zeros(5, bool), grade, np.zeros(n, np.int64))
-    score = rng.integers(0, 4, n).astype(float)  # ties
-    want = []
-    for g in range(5):
-        rows = slice(offsets[g], offsets[g + 1])
-        gain = 2.0 ** grade[rows] - 1
-        if gain.max() > gain.min():
-            want.append(ndcg_score([gain], [score[rows]], k=k))
-    got = ndcg(score, groups, k)
-    assert np.isnan(got) if not want else got == pytest.approx(np.mean(want))
-
-
-def test_right_by_user_adds_up_to_the_whole() -> None:
-    groups, pairs = _world()
-    score = np.random.default_rng(1).integers(0, 3, len(groups.grade)).astype(float)
-    user = groups.requests.user[groups.requests.row_request()].astype(np.int64)
-    right, tied, total = right_by_user(score, pairs, user, 40)
-    accuracy, ties = pair_accuracy(score, pairs)
-    assert right.sum() / total.sum() == pytest.approx(accuracy)
-    assert tied.sum() / total.sum() == pytest.approx(ties)
-
-
-def test_effective_users() -> None:
-    assert effective_users(np.array([2.0, 2.0, 2.0])) == pytest.approx(3)
-    assert effective_users(np.array([1e6, 1.0])) == pytest.approx(1, abs=1e-5)

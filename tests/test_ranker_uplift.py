@@ -1,6 +1,7 @@
 """The report on worlds with a known answer: a column that knows is useful, noise is not, and the figures add up."""
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,10 +106,14 @@ def test_the_figures_agree_with_each_other(reports: dict[str, dict[str, Any]]) -
     assert half["with"] == pytest.approx(report["with"] + ties["with"] / 2)
     assert report["effective_users"] <= report["users"]
     assert len(report["trees"]["with"]) == len(report["seeds"]) == 3
+    for name in ("ndcg@10", "map", "mrr", "auc_by_user"):
+        assert 0.3 < report[name]["without"] < report[name]["with"] <= 1
     for kind in report["slices"].values():
         assert sum(part["pairs"] for part in kind.values()) == report["pairs"]
     json.dumps(report, allow_nan=False)
     assert "als is useful" in as_table(report)
+    for name in ("NDCG@10", "MAP", "MRR", "AUC by user"):
+        assert re.search(rf"^{name} +0\.\d{{4}} +0\.\d{{4}}$", as_table(report), re.MULTILINE)
 
 
 def test_both_arms_are_resumed_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ PLUGINS = ("two_tower", "als", "noise")
 KEPT = (
     "pairs", "users", "effective_users", "without", "with", "relative_uplift", "ci95", "ci95_users_only",
     "minimum_detectable_uplift", "useful", "ties_half", "tie_share", "macro", "seeds", "seed_sd", "trees", "shuffled",
-    "ndcg@10", "random", "popularity", "column_alone",
+    "ndcg@10", "map", "mrr", "auc_by_user", "random", "popularity", "column_alone",
 )  # fmt: skip
 
 
