@@ -14,7 +14,7 @@ from ranker.cli_pairs import pairs
 from ranker.cli_record import record, snapshot
 from ranker.cli_rows import rows
 from ranker.cli_serve import rank, recommend, serve
-from ranker.cli_train import train
+from ranker.cli_train import retune, train
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
@@ -147,7 +147,7 @@ def drift(config: Path, features: Path) -> None:
         )
 
 
-for verb in (train, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
+for verb in (train, retune, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 

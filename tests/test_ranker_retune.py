@@ -1,0 +1,148 @@
+"""The search for parameters: what it finds, what it says of noise, and that it goes on where it ended."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_ranker_cli import pairlift
+from test_ranker_uplift import write_world
+
+import ranker.retune as module
+from features.schema import DAY
+from ranker.arms import Arms
+from ranker.booster import parameters
+from ranker.config import Config, load_config
+from ranker.objective import pair_accuracy
+from ranker.prepare import plugin_stage, prepare
+from ranker.retune import Bench, as_table, retune
+from ranker.space import Knob, make_space, toml_lines, with_values
+
+
+def write_config(folder: Path, params: str = "") -> Path:
+    config = write_world(folder)
+    text = (
+        config.read_text().replace("trees = 60", f"trees = 25\n{params}").replace("stop_after = 10", "stop_after = 5")
+    )
+    config.write_text(text)
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("retune")
+
+
+@pytest.fixture(scope="module")
+def searched(folder: Path) -> module.Found:
+    # Trees that hardly move: nearly anything is better.
+    return retune(load_config(write_config(folder, "params = { num_leaves = 2, eta = 0.0005 }")), 10, 12)
+
+
+def test_better_parameters_are_found_and_said(searched: module.Found, folder: Path) -> None:
+    assert searched.better
+    assert searched.best.value > searched.own.value
+    table = as_table(searched)
+    assert "better than the TOML's own" in table
+    written = json.loads((folder / "work" / "retune.json").read_text())
+    assert len(written["trials"]) == 12
+    assert written["best"] == max(t["pair_accuracy"] or 0 for t in written["trials"])
+    assert written["trials"][0]["values"]["learning_rate"] == 0.0005
+    assert written["trials"][0]["values"]["num_leaves"] == 2
+    assert sum(searched.importance.values()) == pytest.approx(1, abs=0.01)
+
+
+def test_the_lines_for_the_toml_give_the_fits_that_were_measured(searched: module.Found, folder: Path) -> None:
+    lines = as_table(searched).partition(f"for {searched.config.path}:\n")[2]
+    told = tomllib.loads(lines)
+    config = load_config(folder / "pairlift.toml")
+    text = config.path.read_text().replace("params = { num_leaves = 2, eta = 0.0005 }", "")
+    merged = {t: {**tomllib.loads(text).get(t, {}), **told.get(t, {})} for t in ("booster", "pairing")}
+    pasted = Config(**{**tomllib.loads(text), **merged})
+    bench = Bench.of(prepare(config))
+    total = bench.held.pairs.weight.sum(dtype=np.float64)
+    got = [bench.fit(pasted, seed) for seed in bench.seeds]
+    assert np.mean([right.sum() / total for right, _ in got]) == pytest.approx(searched.best.value, abs=1e-9)
+    assert [trees for _, trees in got] == searched.best.user_attrs["trees"]
+
+
+def test_the_first_trial_is_what_train_would_measure(searched: module.Found, folder: Path) -> None:
+    config = load_config(folder / "pairlift.toml")
+    prepared = prepare(config)
+    arms = Arms.of(prepared)
+    names, columns = arms.served_columns({"als": plugin_stage(prepared, "als", 0)})
+    arm = arms.fit("als", names, columns, 0)
+    score = np.asarray(arm.booster.predict(arms.rows("validation", columns), raw_score=True))
+    accuracy = pair_accuracy(score, arms.pairs("validation"))[0]
+    assert searched.own.intermediate_values[0] == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_a_second_run_goes_on(searched: module.Found, folder: Path) -> None:
+    more = retune(load_config(folder / "pairlift.toml"), 10, 2)
+    assert [t.number for t in more.trials] == list(range(14))
+    assert [t.params for t in more.trials[:12]] == [t.params for t in searched.trials]
+    assert len({json.dumps(t.params) for t in more.trials}) == 14
+    assert more.own.value == searched.own.value
+
+
+def test_other_parameters_of_the_toml_are_another_study(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    code, said = pairlift("retune", config, "--trials", 1)
+    assert code == 0, said
+    assert "nothing better than the TOML's own was found" in said
+    assert "importance takes 10 finished trials" in said
+    config.write_text(config.read_text().replace("trees = 25", "trees = 24"))
+    assert len(retune(load_config(config), 10, 1).trials) == 1
+
+
+def test_noise_is_called_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, fits = np.random.default_rng(0), Bench.fit
+
+    def fit(self: Bench, config: Config, seed: int) -> tuple[np.ndarray, int]:
+        right, trees = fits(self, load_config(config.path), 0)
+        return right * rng.uniform(0.97, 1.03, len(right)), trees  # every trial is the same but for chance
+
+    monkeypatch.setattr(Bench, "fit", fit)
+    found = retune(load_config(write_config(tmp_path)), 10, 6)
+    assert found.best.number != found.own.number
+    assert "not distinguishable from the TOML's own" in as_table(found)
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, fits, count = load_config(write_config(tmp_path)), Bench.fit, iter(range(100))
+
+    def interrupted(self: Bench, config: Config, seed: int) -> tuple[np.ndarray, int]:
+        if next(count) in (1, 7):
+            raise KeyboardInterrupt
+        return fits(self, config, seed)
+
+    monkeypatch.setattr(Bench, "fit", interrupted)
+    code, said = pairlift("retune", config.path)
+    assert (code, "before the TOML's own parameters were measured" in said) == (2, True)
+    code, said = pairlift("retune", config.path)  # the TOML's own is tried again, then one more and a half
+    assert code == 0, said
+    states = [t["state"] for t in json.loads((tmp_path / "work" / "retune.json").read_text())["trials"]]
+    assert states == ["fail", "complete", "complete", "fail"]
+
+
+def test_the_ranges_hold_the_tomls_own_values(tmp_path: Path) -> None:
+    params = "params = { num_leaves = 500, lambda_l2 = 0, reg_alpha = 1 }\nmargin = 3.0\nndcg_at = 4"
+    path = write_config(tmp_path, params)
+    path.write_text(path.read_text().replace('window = "30m"', 'window = "30m"\ntrain_cap = 7\nhalf_life = "2d"'))
+    config = load_config(path)
+    knobs = make_space(config, 1000, True, 200, 10 * DAY)
+    for knob in knobs:
+        assert knob.distribution._contains(knob.distribution.to_internal_repr(knob.own)), knob.name
+    own = {knob.name: knob.own for knob in knobs}
+    assert own["train_cap"] == 7
+    assert {"cat_smooth", "half_life"} <= own.keys()
+    assert "cat_smooth" not in {k.name for k in make_space(config, 1000, False, 200, DAY)}
+    same = with_values(config, knobs, own)
+    assert parameters(same.booster, 1000) == parameters(config.booster, 1000) | {"path_smooth": 0.0}
+    assert same.pairing == config.pairing
+    lines = "\n".join(toml_lines(knobs, own))
+    assert tomllib.loads(lines)["pairing"] == {"train_cap": 7, "half_life": "2d"}
+    assert tomllib.loads(lines)["booster"]["ndcg_at"] == 4
+    none = toml_lines([Knob("pairing", "train_cap", None, knobs[0].distribution)], {"train_cap": None})
+    assert none == ["[pairing]", "# no train_cap"]
