@@ -70,7 +70,9 @@ class BoosterSettings(Settings):
 
     trees: int = Field(default=2000, ge=1)
     stop_after: int = Field(default=100, ge=1)
-    params: dict[str, bool | int | float | str | list[int]] = Field(default_factory=dict)
+    params: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]] = Field(
+        default_factory=dict
+    )
     monotone: dict[str, Literal[-1, 1]] = Field(default_factory=dict)
     margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     ndcg_at: int | None = Field(default=None, ge=1)

@@ -83,6 +83,31 @@ def test_a_parameter_may_have_any_of_lightgbms_names() -> None:
         check_params(BoosterSettings(params={"eta": 0.5, "shrinkage_rate": 0.1}))
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"data_sample_strategy": "goss"},
+        {"boosting": "goss"},
+        {"linear_tree": True},
+        {"use_quantized_grad": True},
+        {"feature_contri": [0.1, 1.0, 1.0]},
+        {"interaction_constraints": [[0, 1], [2]]},
+        {"max_bin_by_feature": [10, 20, 30]},
+    ],
+)
+def test_any_parameter_goes_through(params: dict[str, object]) -> None:
+    booster, plain = fit(settings(trees=8, params=params)), fit(settings(trees=8))
+    assert booster.num_trees() > 1
+    rows = a_slice(99).matrix
+    assert (booster.predict(rows) != plain.predict(rows)).any()
+
+
+@pytest.mark.parametrize("name", ["num_class", "sigmoid", "cat_feature", "unbalance", "early_stopping_min_delta"])
+def test_a_parameter_that_would_do_nothing_is_refused(name: str) -> None:
+    with pytest.raises(PairliftError, match="it has no effect here"):
+        check_params(settings(params={name: 1}))
+
+
 def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
     old = fit(settings(trees=5))
     warm = fit(settings(), train=1, start=old)
@@ -159,3 +184,15 @@ def test_infinite_and_missing_values_of_a_request_score_as_lightgbm_has_them() -
     np.testing.assert_array_equal(scorer.score(rows), np.asarray(booster.predict(rows, raw_score=True)))
     largest = np.where(np.isinf(rows), np.sign(rows) * np.float32(1e30), rows)
     np.testing.assert_array_equal(scorer.score(rows), scorer.score(largest))
+
+
+def test_quantised_gradients_have_bins_enough() -> None:
+    exact, quantised = fit(settings()), fit(settings(params={"use_quantized_grad": True}))
+    assert "[num_grad_quant_bins: 16]" in quantised.model_to_string()
+    assert "[quant_train_renew_leaf: 1]" in quantised.model_to_string()
+    held = a_slice(7)
+    right = [pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs)[0] for b in (exact, quantised)]
+    assert right[1] > right[0] - 0.02
+    own = settings(params={"use_quantized_grad": True, "num_grad_quant_bins": 4})
+    assert parameters(own, 10)["num_grad_quant_bins"] == 4
+    assert "quant_train_renew_leaf" not in parameters(settings(), 10)
