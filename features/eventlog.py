@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ import pyarrow as pa
 
 from features.dedupe import U64, SeenIds, keys_of
 from features.errors import PairliftError
-from features.schema import HOUR, Bool
+from features.schema import HOUR, SECOND, Bool
 from features.segments import (
     MAGIC,
     Frame,
@@ -89,7 +90,7 @@ class LogWriter:
         """Lock the folder (made where it is missing); PairliftError where another process has it.
 
         keep: µs for which an event's id is known after its arrival. segment_bytes, segment_time: size, and µs since
-        its first frame, at which a segment ends and the next frame starts another.
+        its first frame was written, at which a segment ends: the next frame starts another.
         """
         self.folder = folder
         self.seen = SeenIds(keep)
@@ -109,10 +110,8 @@ class LogWriter:
         """
         files = segment_files(self.folder)
         if files and 0 < after < first_number(files[0]) - 1:
-            raise PairliftError(
-                f"{self.folder} begins with {files[0].name}, but the snapshot is of frame {after}: what lies between "
-                "was deleted; serve a later snapshot, or a bundle that was trained on it"
-            )
+            told = f"{self.folder} begins with {files[0].name}, but the snapshot is of frame {after}: "
+            raise PairliftError(told + "what lies between was deleted; serve a later snapshot, or a newer bundle")
         horizon = self._clock() - self.seen.keep
         for path, behind in itertools.zip_longest(files, files[1:]):
             if behind is not None and first_number(behind) <= after + 1 and (first_arrival(behind) or 0) < horizon:
@@ -235,11 +234,12 @@ class LogWriter:
         """Make a frame durable, or leave the log as it was."""
         if self._broken:
             raise LogError(self._broken)
-        ended = self._size >= self._segment_bytes or frame.arrival >= self._began + self._segment_time
-        if self._size > len(MAGIC) and ended:
-            self._open()
+        now = round(monotonic() * SECOND)  # not the log's clock: that of an old log runs with its events
         if self._size == len(MAGIC):
-            self._began = frame.arrival
+            self._began = now
+        elif self._size >= self._segment_bytes or now >= self._began + self._segment_time:
+            self._open()
+            self._began = now
         data = encode(*frame)
         try:
             _write(self._file, data)

@@ -236,13 +236,15 @@ def test_closed_segments_as_parquet_hold_the_same_events(tmp_path):
     assert rows["ts"].cast(pa.int64()).to_pylist() == [NOW + k // 2 for k in range(rows.num_rows)]
 
 
-def test_a_segment_ends_by_its_age_so_that_quiet_logs_are_exported_too(tmp_path):
-    now = [NOW]
-    writer, _ = opened(tmp_path, segment_time=HOUR, clock=lambda: now[0])
-    now[0] += 5 * HOUR  # an empty segment does not age
+def test_a_segment_ends_by_its_age_so_that_quiet_logs_are_exported_too(tmp_path, monkeypatch):
+    now, clock = [1000.0], [NOW]
+    monkeypatch.setattr("features.eventlog.monotonic", lambda: now[0])
+    writer, _ = opened(tmp_path, segment_time=HOUR, clock=lambda: clock[0])
+    now[0] += 5 * 3600  # an empty segment does not age
     for k in range(5):
         writer.append(table([k])).result()
-        now[0] += HOUR // 2
+        now[0] += 1800
+        clock[0] += DAY  # an old log's time: the events', not the segment's
     closed = [export_segment(path, tmp_path / "events") for path in writer.closed_segments()]
     writer.close()
     assert [pq.read_table(path)["event_id"].to_pylist() for path in closed] == [[0, 1], [2, 3]]
