@@ -26,7 +26,8 @@ from ranker.objective import pair_accuracy
 
 #: Parameters in the learners' common words; `leaves` of symmetric trees are rounded to a power of two. `switch` is one
 #: choice of each learner's own: thresholds drawn at random (ours, regression: CatBoost draws them by itself), gradients
-#: normalised by group (XGBoost, lambdarank), categories one-hot in place of target statistics (CatBoost).
+#: normalised by group (XGBoost, lambdarank), categories one-hot in place of target statistics (CatBoost). Where it is
+#: given, `leaf_steps` is CatBoost's `leaf_estimation_iterations` (10 by default, most of its time; LightGBM has 1).
 Params = dict[str, Any]
 START: Params = {
     "learning_rate": 0.03, "leaves": 15, "min_data": 50, "l2": 5.0, "columns": 0.7, "rows": 0.8, "switch": False,
@@ -226,7 +227,7 @@ def _catboost(data: Data, own: Params, params: Params, seed: int, budget: Budget
         "bootstrap_type": "Bernoulli", "subsample": params["rows"], "iterations": budget.trees,
         "od_type": "Iter", "od_wait": budget.stop_after, "random_seed": seed, "thread_count": budget.threads,
         "allow_writing_files": False, "logging_level": "Silent", "one_hot_max_size": 1000 if params["switch"] else 2,
-        **own,
+        **own, **({"leaf_estimation_iterations": params["leaf_steps"]} if "leaf_steps" in params else {}),
     })  # fmt: skip
     model.fit(train, eval_set=validation, callbacks=[_Clock(watch)])
     values = next(v for k, v in model.get_evals_result()["validation"].items() if k.startswith("PairAccuracy"))
