@@ -100,7 +100,7 @@ def fit_booster(
             init_model=start,
         )
     except lgb.basic.LightGBMError as error:
-        hint = "" if settings.params else f"; are {len(train.matrix)} impressions of the booster's period enough?"
+        hint = _hint(settings, str(error), len(train.matrix))
         raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
     if start is not None:
         old = pair_accuracy(np.asarray(start.predict(validation.matrix, raw_score=True)), validation.pairs)[0]
@@ -109,6 +109,14 @@ def fit_booster(
             return start
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+def _hint(settings: BoosterSettings, said: str, rows: int) -> str:
+    """Return what to do about an error of LightGBM's."""
+    if "best_split_info" in said and check_params(settings).get("use_quantized_grad"):
+        # LightGBM 5994: it estimates the rows of a leaf from rounded Hessians.
+        return "; its quantised gradients fail on small leaves: raise min_data_in_leaf, or drop use_quantized_grad"
+    return "" if settings.params else f"; are {rows} impressions of the booster's period enough?"
 
 
 def _refuse_infinite(name: str, rows: F32, columns: list[str]) -> None:

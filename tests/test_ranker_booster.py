@@ -187,7 +187,8 @@ def test_infinite_and_missing_values_of_a_request_score_as_lightgbm_has_them() -
 
 
 def test_quantised_gradients_have_bins_enough() -> None:
-    exact, quantised = fit(settings()), fit(settings(params={"use_quantized_grad": True}))
+    large = {"min_data_in_leaf": 50}
+    exact, quantised = fit(settings(params=large)), fit(settings(params=large | {"use_quantized_grad": True}))
     assert "[num_grad_quant_bins: 16]" in quantised.model_to_string()
     assert "[quant_train_renew_leaf: 1]" in quantised.model_to_string()
     held = a_slice(7)
@@ -196,3 +197,14 @@ def test_quantised_gradients_have_bins_enough() -> None:
     own = settings(params={"use_quantized_grad": True, "num_grad_quant_bins": 4})
     assert parameters(own, 10)["num_grad_quant_bins"] == 4
     assert "quant_train_renew_leaf" not in parameters(settings(), 10)
+
+
+def test_a_failure_of_quantised_gradients_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise lgb.basic.LightGBMError("Check failed: (best_split_info.left_count) > (0)")
+
+    monkeypatch.setattr("ranker.booster.lgb.train", fails)
+    with pytest.raises(PairliftError, match="raise min_data_in_leaf, or drop use_quantized_grad"):
+        fit(settings(params={"use_quantized_grad": True}))
+    with pytest.raises(PairliftError, match=r"best_split_info.left_count\) > \(0\)$"):
+        fit(settings())
