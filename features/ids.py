@@ -95,6 +95,11 @@ class IdIndex:
             raise PairliftError(f"the id {ids[twice[0]]!r} stands twice")
         return cls(np.empty((0, 2), np.int64), 0, False, close, lowest)
 
+    @staticmethod
+    def most_bytes(n: int) -> int:
+        """Return the most that the index of n integers takes."""
+        return max(4 * CLOSE * n, SLOT_BYTES << max(2 * n - 1, 1).bit_length())
+
     def find(self, wanted: Sequence[Any] | Ids) -> I32:
         """Return int32[n]: the dense index of each id, -1 where it is not known."""
         out = np.empty(len(wanted), np.int32)

@@ -1,4 +1,4 @@
-"""The totals of every item as of the end of a segment, one row for each item: what a request reads.
+"""The totals of every key of items as of the end of a segment, one row for each key: what a request reads.
 
 Later than its last event nothing happens to a timeline but the passing of time, and that fades all decayed totals
 of one half-life by one factor. So a value as of any later time is a row of this table, a factor for each column and
@@ -12,14 +12,19 @@ import numpy as np
 from numba import njit
 
 from features.counters import Timeline
+from features.ids import IdIndex
+from features.keys import key_attribute
 from features.plans import DECAYED, SINCE, WINDOW, Plan
 from features.prefetch import AHEAD, LINE, prefetch
-from features.schema import F32, F64, I32, I64, SECOND, Bool
+from features.schema import F32, F64, I32, I64, SECOND, Bool, Catalog
 
 
-def has_table(plan: Plan) -> bool:
-    """Return whether the key of a plan is the item, and it has no windows."""
-    return plan.key == ("item",) and not (plan.totals.kind == WINDOW).any()
+def has_table(plan: Plan, catalog: Catalog) -> bool:
+    """Return whether a plan has no windows, and one key for each candidate that does not name the user."""
+    if "item" not in plan.key or (plan.totals.kind == WINDOW).any():
+        return False
+    attributes = [key_attribute(part, catalog) for part in plan.key if part not in ("item", "surface")]
+    return all(a is not None and a[0] == "item" and a[1].kind == "categorical" for a in attributes)
 
 
 def divisors_of(plan: Plan) -> list[tuple[int, float]]:
@@ -28,20 +33,22 @@ def divisors_of(plan: Plan) -> list[tuple[int, float]]:
     return sorted({(total, strength) for total, strength in below if total >= 0})
 
 
-def table_bytes(plan: Plan, n_items: int) -> int:
-    """Return the bytes of the table of a plan, 0 where there can be none."""
-    return (n_items + 1) * (len(plan.counters) + len(divisors_of(plan))) * 4 if has_table(plan) else 0
+def table_bytes(plan: Plan, timeline: Timeline) -> int:
+    """Return the bytes of the table of a plan that has one."""
+    keys = len(timeline.offsets) - 1
+    index = IdIndex.most_bytes(keys) if len(timeline.codes) else 0
+    return (keys + 1) * (len(plan.counters) + len(divisors_of(plan))) * 4 + index
 
 
 @dataclass(frozen=True, slots=True)
 class Latest:
     """A plan's counters as of `end` (µs).
 
-    table: float32[n_items + 1, c + d]: what is above the line of c counters, then d divisors; the last row is that of
-    an unknown item (-1). Times of last events stand as seconds before `end`, NaN for never. half_life: float64[c + d],
-    µs, inf where nothing fades. add: float32[c + d], the prior's part, or the strength. since: bool[c + d], the
-    columns that grow by the second. divisor: int64[c], 1 for the first, 0 for none. counters: int64[c], their places
-    in the whole list.
+    table: float32[k + 1, c + d]: what is above the line of c counters, then d divisors, of each of the k keys of the
+    timeline; the last row is that of a key without events (-1). Times of last events stand as seconds before `end`,
+    NaN for never. half_life: float64[c + d], µs, inf where nothing fades. add: float32[c + d], the prior's part, or
+    the strength. since: bool[c + d], the columns that grow by the second. divisor: int64[c], 1 for the first, 0 for
+    none. counters: int64[c], their places in the whole list. index: the row of each code; None where a code is its row.
     """
 
     table: F32
@@ -51,15 +58,17 @@ class Latest:
     since: Bool
     divisor: I64
     counters: I64
+    index: IdIndex | None
 
     @classmethod
-    def of(cls, plan: Plan, timeline: Timeline, n_items: int) -> "Latest":
+    def of(cls, plan: Plan, timeline: Timeline) -> "Latest":
         """Return the table of a plan that `has_table`."""
         kind = plan.totals.kind
         end = int(timeline.ts.max(initial=0)) + 1 + int(plan.totals.delays.max(initial=0))
-        items = np.arange(n_items)
-        totals = plan.empty(n_items + 1)
-        timeline.add(plan, items, items, np.full(n_items, end, np.int64), totals)
+        n = len(timeline.offsets) - 1
+        totals = plan.empty(n + 1)
+        code = timeline.codes if len(timeline.codes) else np.arange(n)
+        timeline.add(plan, np.arange(n), code, np.full(n, end, np.int64), totals)
         since = kind == SINCE
         totals[:, since] = (end - np.where(np.isinf(totals[:, since]), np.nan, totals[:, since])) / SECOND
         divisors, below = divisors_of(plan), zip(plan.denominator.tolist(), plan.strength.tolist(), strict=True)
@@ -74,15 +83,20 @@ class Latest:
             since[shown],
             divisor,
             plan.counters,
+            IdIndex.of(timeline.codes) if len(timeline.codes) else None,
         )
 
-    def gather(self, item: I32, as_of: int, shared: F32, out: F32) -> None:
-        """Write float32[n, width] of items (-1: unknown): the plan's counters, and `shared` float32[width] elsewhere.
+    def rows(self, code: I64 | I32) -> I32:
+        """Return int32[n]: the row of each code (-1: none)."""
+        return code.astype(np.int32, copy=False) if self.index is None else self.index.find(code)
 
-        as_of >= end, µs. out: C-ordered.
+    def gather(self, rows: I32, as_of: int, shared: F32, out: F32) -> None:
+        """Write float32[n, width] of rows (-1: no events): the plan's counters, and `shared` elsewhere.
+
+        as_of >= end, µs. shared: float32[width], or [0] to leave the other columns as they are. out: C-ordered.
         """
         _gather(
-            item, self.table, float(as_of - self.end), self.half_life, self.add, self.since, self.divisor,
+            rows, self.table, float(as_of - self.end), self.half_life, self.add, self.since, self.divisor,
             self.counters, shared, out,
         )  # fmt: skip
 
@@ -90,7 +104,7 @@ class Latest:
 # Indexes are unsigned and rows are views: a test for a negative index in the inner loops keeps them from being vectors.
 @njit(cache=True, nogil=True, error_model="numpy")
 def _gather(
-    item: I32, table: F32, passed: float, half_life: F64, add: F32, since: Bool, divisor: I64, counters: I64,
+    rows: I32, table: F32, passed: float, half_life: F64, add: F32, since: Bool, divisor: I64, counters: I64,
     shared: F32, out: F32,
 ) -> None:  # fmt: skip
     c, width = len(divisor), len(half_life)
@@ -102,12 +116,12 @@ def _gather(
     risen, inverse = np.empty(width, np.float32), np.ones(1 + width - c, np.float32)
     first, last = counters[0], counters[-1]
     beside = last - first == c - 1 and (np.diff(counters) == 1).all()
-    for i in range(len(item)):
-        ahead = item[min(i + AHEAD, len(item) - 1)]
+    for i in range(len(rows)):
+        ahead = rows[min(i + AHEAD, len(rows) - 1)]
         start = np.int64(ahead if ahead >= 0 else len(table) - 1) * width * 4
         for line in range(0, width * 4, LINE):
             prefetch(table, start + line)
-        row = table[np.uint64(item[i] if item[i] >= 0 else len(table) - 1)]
+        row = table[np.uint64(rows[i] if rows[i] >= 0 else len(table) - 1)]
         to = out[np.uint64(i)]
         for k in range(len(shared)):
             to[k] = shared[k]

@@ -234,7 +234,7 @@ class Live:
             events = merged([histories.log(self._names), strangers])
             built = State.build(events, state.catalog, state.counters, state.grades, histories)
             built = replace(built, end=max(built.end, state.end))
-            built.item_table()  # made here, not by the first request
+            built.make_tables()  # made here, not by the first request
             return _Done(0, count, None, Frozen(built, strangers, frame))
 
         self._begin(work)

@@ -81,6 +81,14 @@ def _finish_key(
         out[places[c]] = _value(totals, numerator[c], denominator[c], strength[c], prior[c], since[c], as_of)
 
 
+@njit(cache=True, nogil=True)
+def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
+    """Write float32[n, c] values to the given rows and columns of `out`."""
+    for i in range(len(rows)):
+        for c in range(len(columns)):
+            out[rows[i], columns[c]] = values[i, c]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The counters of one key.
@@ -105,7 +113,7 @@ class Plan:
     def half_lives(self) -> F64:
         """Return float64[c]: the half-life of each running column in µs, inf where nothing fades."""
         decay = self.running.decay
-        return np.where(decay >= 0, np.append(self.running.half_life, np.inf)[decay], np.inf)
+        return np.append(self.running.half_life, [np.inf, np.inf])[decay]  # SUM and LAST are the last two
 
     def empty(self, n: int) -> F64:
         """Return float64[n, b] totals of keys without events."""

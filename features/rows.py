@@ -13,9 +13,10 @@ from numba import njit
 
 from features.histories import Histories
 from features.plain import column_names, of_request, plain_column, request_value
+from features.plans import place
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog, Requests
 from features.spec import Counter
-from features.store import State, place
+from features.store import State
 
 #: what `training_rows` needs at its peak for each event of a block, times the values of a list in its key
 BYTES_PER_EVENT = 96

@@ -11,7 +11,7 @@ cost, and events may come late and in any order.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -21,9 +21,10 @@ from features.distinct import EVER, Distinct, count_over, distinct_parts
 from features.histories import Histories
 from features.keys import key_codes, of_request
 from features.latest import Latest, has_table
-from features.plans import Plan, make_plans
+from features.plans import Plan, make_plans, place
 from features.ranks import RankTables, rank_values
 from features.schema import F32, F64, I16, I32, I64, Catalog, EventLog, Requests
+from features.single import fill_request
 from features.spec import Counter
 
 #: form and values of a plain column
@@ -67,14 +68,6 @@ def _see(item: I32, ts: I64, first_seen: I64) -> None:
             first_seen[item[e]] = min(first_seen[item[e]], ts[e])
 
 
-@njit(cache=True, nogil=True)
-def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
-    """Write float32[n, c] values to the given rows and columns of `out`."""
-    for i in range(len(rows)):
-        for c in range(len(columns)):
-            out[rows[i], columns[c]] = values[i, c]
-
-
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A part of the events. timelines: one for each plan; distincts: one for each index of `distinct_parts`."""
@@ -83,11 +76,16 @@ class Segment:
     distincts: tuple[Distinct, ...]
     made: dict[int, Latest] = field(default_factory=dict, compare=False, repr=False)
 
-    def latest(self, number: int, plan: Plan, n_items: int) -> Latest:
-        """Return the table of all items for a plan that has one, made when it is first asked for."""
-        if number not in self.made:
-            self.made[number] = Latest.of(plan, self.timelines[number], n_items)
-        return self.made[number]
+
+class Kinds(NamedTuple):
+    """How counters are read. Numbers of plans: `single` are equal for all candidates of a request, `tabled` have a
+    table, then all others. further: (column, counter) of those that are no totals.
+    """
+
+    single: list[int]
+    tabled: list[int]
+    others: list[int]
+    further: list[tuple[int, Counter]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +174,10 @@ class State:
 
         number: place in `plans`; plan: that one, or the part `only` of it. rows, code: from `key_codes`.
         """
-        return plan.finish(self._totals(number, plan, rows, code, as_of), as_of)
+        return plan.finish(self.totals(number, plan, rows, code, as_of), as_of)
 
-    def _totals(self, number: int, plan: Plan, rows: I64, code: I64, as_of: I64) -> F64:
+    def totals(self, number: int, plan: Plan, rows: I64, code: I64, as_of: I64) -> F64:
+        """Return float64[len(as_of), totals of the plan], over all segments; arguments as of `plan_values`."""
         totals = plan.empty(len(as_of))
         for segment in self.segments:
             segment.timelines[number].add(plan, rows, code, as_of, totals)
@@ -193,33 +192,44 @@ class State:
         if out is None:
             out = np.empty((len(requests.item), len(self.counters)), np.float32)
         each = _Candidates(requests)
-        single, of_each, further = self.made.get("kinds") or self._kinds()
-        done = -1
+        kinds = self.kinds()
         if len(requests) == 1:
-            shared = np.empty(out.shape[1], np.float32) if shared is None else shared
-            for number in single:
-                self._of_user(number, requests, shared)
-            done = self._gathered(requests, shared, out)
+            fill_request(self, requests, np.empty(out.shape[1], np.float32) if shared is None else shared, out)
         else:
-            for number in single:
+            for number in kinds.single:
                 self._shared(number, requests, each, out)
-        for number in of_each:
-            if number != done:
+            for number in (*kinds.tabled, *kinds.others):
                 plan = self.plans[number]
                 rows, code, _ = key_codes(plan.key, self.catalog, each.user, each.item, each.surface)
                 place(self.plan_values(number, plan, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
-        for column, counter in further:
+        for column, counter in kinds.further:
             read = self._distinct if counter.kind == "distinct" else self._rank
             out[:, column] = read(column, counter, each)
         return out
 
-    def _kinds(self) -> tuple[list[int], list[int], list[tuple[int, Counter]]]:
-        """Return the plans that all candidates share, the others, and the (place, counter) that are no totals."""
-        single = [k for k, plan in enumerate(self.plans) if of_request(plan.key, self.catalog)]
-        of_each = [k for k in range(len(self.plans)) if k not in single]
-        further = [(k, c) for k, c in enumerate(self.counters) if c.kind in ("distinct", "rank")]
-        self.made["kinds"] = single, of_each, further
-        return single, of_each, further
+    def kinds(self) -> Kinds:
+        """Return which plan is read in which way."""
+        if "kinds" not in self.made:
+            plans = list(enumerate(self.plans))
+            single = [k for k, plan in plans if of_request(plan.key, self.catalog)]
+            tabled = [k for k, plan in plans if has_table(plan, self.catalog)]
+            others = [k for k, _ in plans if k not in (*single, *tabled)]
+            further = [(k, c) for k, c in enumerate(self.counters) if c.kind in ("distinct", "rank")]
+            self.made["kinds"] = Kinds(single, tabled, others, further)
+        kinds: Kinds = self.made["kinds"]
+        return kinds
+
+    def table(self, number: int) -> Latest:
+        """Return the base's table of a plan that has one, made when it is first asked for."""
+        made = self.segments[0].made
+        if number not in made:
+            made[number] = Latest.of(self.plans[number], self.segments[0].timelines[number])
+        return made[number]
+
+    def make_tables(self) -> None:
+        """Make all that requests read from tables, so that the first one does not wait for them."""
+        for number in self.kinds().tabled:
+            self.table(number)
 
     def _shared(self, number: int, requests: Requests, each: "_Candidates", out: F32) -> None:
         """Fill the counters that are equal for all candidates of a request: one look-up for each request."""
@@ -227,46 +237,6 @@ class State:
         rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
         values = self.plan_values(number, plan, rows, code, requests.as_of)
         place(values[each.owner], np.arange(len(out)), plan.counters, out)
-
-    def _of_user(self, number: int, requests: Requests, out: F32) -> None:
-        """Fill one request's shared counters into float32[width]."""
-        plan = self.plans[number]
-        if plan.key != ("user",):
-            none = np.full(1, -1, np.int32)
-            rows, code, _ = key_codes(plan.key, self.catalog, requests.user, none, requests.surface)
-            out[plan.counters] = self.plan_values(number, plan, rows, code, requests.as_of)[0]
-            return
-        user, as_of = int(requests.user[0]), int(requests.as_of[0])
-        totals = plan.nothing.copy()
-        for segment in self.segments:
-            segment.timelines[number].add_key(plan, user, as_of, totals)
-        plan.finish_key(totals, as_of, out)
-
-    def _gathered(self, requests: Requests, shared: F32, out: F32) -> int:
-        """Fill one request's rows: `shared`, and its items' counters where the base has a table for its as_of.
-
-        Returns the number of that plan, -1 where there is none.
-        """
-        item, as_of = requests.item, int(requests.as_of[0])
-        number, latest = self.item_table() if out.flags.c_contiguous else (-1, None)
-        if latest is None or as_of < latest.end:
-            out[:] = shared
-            return -1
-        plan = self.plans[number]
-        latest.gather(item, as_of, shared, out)
-        later = [segment.timelines[number].find(item.astype(np.int64)) >= 0 for segment in self.segments[1:]]
-        rows = np.flatnonzero(np.any(later, axis=0)) if later else ()
-        if len(rows):
-            times, code = np.full(len(rows), as_of, np.int64), item[rows].astype(np.int64)
-            place(self.plan_values(number, plan, np.arange(len(rows)), code, times), rows, plan.counters, out)
-        return number
-
-    def item_table(self) -> tuple[int, Latest | None]:
-        """Return the plan of the items that has a table, and the base's table (made at the first call); or -1, None."""
-        number = next((k for k, plan in enumerate(self.plans) if has_table(plan)), -1)
-        if number < 0:
-            return -1, None
-        return number, self.segments[0].latest(number, self.plans[number], self.catalog.n_items)
 
     def _distinct(self, place: int, counter: Counter, each: "_Candidates") -> I64:
         number = distinct_parts(self.counters).index((counter.key, counter.event, counter.argument))
@@ -282,7 +252,7 @@ class State:
         items = np.arange(self.catalog.n_items)
 
         def counts(time: int) -> F64:
-            return self._totals(number, plan, items, items, np.full(len(items), time, np.int64))[:, 0]
+            return self.totals(number, plan, items, items, np.full(len(items), time, np.int64))[:, 0]
 
         attribute = self.catalog.item_attribute(counter.argument)
         return rank_values(self.ranks, counter.column, attribute, each.item, each.as_of, counts)

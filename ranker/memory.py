@@ -52,10 +52,11 @@ def plan_memory(state: State, max_events: int) -> Plan:
         keys.append((name, count, total / count))
         of_keys, of_events = of_keys + per_key, of_events + total - per_key
     of_events += _bytes(state.histories, COLUMNS)
-    for plan in state.plans:
-        if size := table_bytes(plan, state.catalog.n_items):
-            keys.append(("table of the items", state.catalog.n_items, size / max(state.catalog.n_items, 1)))
-            of_keys += size
+    for number in state.kinds().tabled:
+        plan, timeline = state.plans[number], base.timelines[number]
+        size, count = table_bytes(plan, timeline), len(timeline.offsets) - 1
+        keys.append((f"table of {'_x_'.join(plan.key)}", count, size / max(count, 1)))
+        of_keys += size
     event = of_events / events if events >= FEW else float(GUESS * (len(named) + 1))
     now = of_events + of_keys
     # A history's block may have as much room as it has rows.

@@ -149,31 +149,39 @@ def test_as_of_the_instant_of_an_event_it_is_not_seen() -> None:
     assert not outside.any()
 
 
-def test_a_request_after_the_log_reads_the_same_from_the_table_of_items() -> None:
-    """One request takes the table of `features.latest`, two at once the timelines; also over further segments."""
-    world = make_world(n_users=20, n_items=30, requests_per_user=20)
+def test_a_request_after_the_log_reads_the_same_from_tables() -> None:
+    """One request takes the tables of `features.latest`, two at once the timelines; also over further segments."""
+    world = make_world(n_users=20, n_items=30, requests_per_user=20, surfaces=("feed", "search"))
     declared = [
         CounterSettings(key=["user"], event="impression", spans=["h1d", "all"], stats=["count", "since"]),
         CounterSettings(key=["item"], event="like", spans=["h1d", "h7d"], stats=["rate", "count"], delay="2h"),
         CounterSettings(key=["item"], event="play", spans=["h1d", "all"], stats=["mean", "sum", "ratio_listen"]),
         CounterSettings(key=["item"], event="listen", stats=["since"]),
+        CounterSettings(key=["item", "surface"], event="like", spans=["h1d", "all"], stats=["rate", "since"]),
+        CounterSettings(key=["item", "genre"], event="impression", stats=["count"]),
+        CounterSettings(key=["item", "tags"], event="impression", spans=["h1d"], stats=["count"]),
+        CounterSettings(key=["user", "genre"], event="grade", spans=["w2d", "all"], stats=["mean"]),
+        CounterSettings(key=["user", "tags"], event="like", spans=["h7d"], stats=["rate", "since"]),
+        CounterSettings(key=["surface"], event="like", stats=["rate"]),
+        CounterSettings(key=["user", "item"], event="impression", stats=["count", "since"]),
     ]
     counters = make_counters(declared, world.log, world.catalog, world.grades)
-    spec = make_spec(counters, world.catalog, "Europe/Paris", ["hour", "item_genre", "item_age", "weekday"])
+    spec = make_spec(counters, world.catalog, "Europe/Paris", ["hour", "item_genre", "item_age", "weekday", "surface"])
     third = len(world.log) * 2 // 3
     whole = State.build(world.log, world.catalog, counters, world.grades)
     base = State.build(world.log.select(slice(third)), world.catalog, counters, world.grades)
     states = [whole, base.extended(world.log.select(slice(third, None)))]
+    assert [whole.plans[k].key for k in whole.kinds().tabled] == [("item",), ("item", "surface"), ("item", "genre")]
     items = np.array([*range(30), -1, 3, 3], np.int32)
     for as_of in (whole.end, whole.end + 2 * HOUR, whole.end + 40 * DAY):
         both = Requests(
-            np.array([3, -1], np.int32), np.full(2, as_of), np.array([-1, -1], np.int16), np.array([0, 33, 66]),
+            np.array([3, -1], np.int32), np.full(2, as_of), np.array([1, -1], np.int16), np.array([0, 33, 66]),
             np.concatenate([items, items]),
         )  # fmt: skip
         bulk = assemble(whole, spec, both)
         for state in states:
-            for user, rows in ((3, bulk[:33]), (-1, bulk[33:])):
-                one = assemble(state, spec, one_request(user, as_of, -1, items))
+            for user, surface, rows in ((3, 1, bulk[:33]), (-1, -1, bulk[33:])):
+                one = assemble(state, spec, one_request(user, as_of, surface, items))
                 np.testing.assert_allclose(one, rows, rtol=1e-6, atol=1e-9)
 
 

@@ -285,7 +285,7 @@ def test_the_memory_is_printed(bundle, tmp_path, caplog):
     with caplog.at_level("INFO"), recording(bundle, tmp_path / "log"):
         pass
     assert re.search(r"memory: user: 20 keys, \d+ bytes per key", caplog.text)
-    assert re.search(r"memory: table of the items: \d+ keys, \d+ bytes per key", caplog.text)
+    assert re.search(r"memory: table of item: \d+ keys, \d+ bytes per key", caplog.text)
     assert re.search(r"\d+ bytes per event; the state takes .* at most .* GiB with 10,000,000 recorded", caplog.text)
 
 
