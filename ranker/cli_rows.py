@@ -31,7 +31,8 @@ GIB = 2**30
     show_default=True,
     metavar="GIB",
     help="What the rows and their counters may take at a time, beside the log itself (some 40 bytes an event) and its "
-    "ids. Less makes more and smaller blocks of rows, and every block reads the events before it anew.",
+    "ids; DuckDB needs about 0.5 of its own however little is given. Less makes more and smaller blocks of rows, and "
+    "every block reads the events before it anew.",
 )
 def rows(config: Path, out: Path, period: str, memory: float) -> None:
     """Write the training rows of CONFIG's log to a file: every impression with the features that a booster learns from.
