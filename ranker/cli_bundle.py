@@ -29,12 +29,12 @@ def show(folder: Path) -> None:
 
     manifest = read_manifest(folder)
     size = sum((folder / name).stat().st_size for name in manifest["files"] if (folder / name).is_file())
-    click.echo(f"version        {manifest['version']} (format {manifest['format']})")
-    click.echo(f"snapshot       {iso(manifest['snapshot_time'])}")
+    click.echo(f"version           {manifest['version']} (format {manifest['format']})")
+    click.echo(f"snapshot          {iso(manifest['snapshot_time'])}")
     for name, value in manifest["measured"].items():
-        click.echo(f"{name:14} {value}")
-    click.echo(f"size           {size / 1e6:.1f} MB in {len(manifest['files'])} files")
-    click.echo(f"columns        {len(manifest['columns'])}")
+        click.echo(f"{name:17} {value}")
+    click.echo(f"size              {size / 1e6:.1f} MB in {len(manifest['files'])} files")
+    click.echo(f"columns           {len(manifest['columns'])}")
     for line in importance_lines(json.loads((folder / IMPORTANCE).read_text())):
         click.echo(line)
 

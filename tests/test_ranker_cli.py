@@ -168,6 +168,9 @@ def test_init_writes_once(tmp_path: Path) -> None:
         ('root = "."', 'work = "log.parquet"', "a file is in its way"),
         ("features.baselines:ALS", ".baselines:ALS", "module:Class"),
         ("trees = 60", "params = {num_leavs = 3}", "did you mean 'num_leaves'"),
+        ("[booster]", "[booster.monotone]\nals__dto = 1\n[booster]", "did you mean 'als__dot'"),
+        ("[booster]", "[booster.monotone]\nals__dot = 1\nnoise__noise = -1\n[booster]", ""),
+        ("trees = 60", "params = {monotone_constraints = [1]}", "name the columns instead"),
         ("play >= 0.9", "play >= 99", ""),
     ],
 )
@@ -183,7 +186,7 @@ def test_a_mistake_is_a_sentence_and_status_2(tmp_path: Path, old: str, new: str
         assert "Traceback" not in said
         assert not (tmp_path / "bundle").exists()
     else:
-        assert code == 0  # a grade that nothing reaches is no mistake
+        assert code == 0  # a grade that nothing reaches is no mistake, nor is a constraint on another arm's column
 
 
 def test_unknown_plugins_and_missing_files_are_told(tmp_path: Path) -> None:
