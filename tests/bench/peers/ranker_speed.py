@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 THREADS = 2
-#: what OpenMP reads once, when it is loaded: waiting threads sleep (two runtimes share the cores), and none moves
+#: what OpenMP reads once, when it is loaded; waiting threads sleep, for LightGBM's and numba's share the cores
 ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "passive"}
 if __name__ == "__main__":
     os.environ.update(ENVIRONMENT | {k: v for k, v in os.environ.items() if k.startswith("OMP_")})
