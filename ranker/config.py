@@ -65,7 +65,8 @@ class BoosterSettings(Settings):
     monotone: by column, 1 where a higher value may never lower the score, -1 where it may never raise it.
     margin: how far a winner's score should lie above a loser's for each rank of grades between them (0: above it).
     ndcg_at: k, to multiply a pair's weight by what NDCG@k would change if the two swapped places (LambdaMART); left
-    out, pairs have their own weights alone, which is what PairAccuracy measures.
+    out, pairs have their own weights alone, which is what PairAccuracy measures. These factors are below 1: lower
+    lambda_l2 and min_sum_hessian_in_leaf with them.
     """
 
     trees: int = Field(default=2000, ge=1)
