@@ -9,6 +9,9 @@ from features.errors import PairliftError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
+#: LightGBM's own default of `refit_decay_rate`
+DECAY = 0.9
+
 
 @click.command()
 @CONFIG
@@ -41,9 +44,7 @@ CONFIG = click.argument("config", type=click.Path(path_type=Path))
 @click.option(
     "--refit-decay",
     type=click.FloatRange(0, 1),
-    default=0.9,
-    show_default=True,
-    help="The share of an old leaf value that --refit keeps.",
+    help="The share of an old leaf value that --refit keeps (without it 0.9).",
 )
 def train(
     config: Path,
@@ -52,7 +53,7 @@ def train(
     pairs: Path | None,
     warm_start: Path | None,
     refit: Path | None,
-    refit_decay: float,
+    refit_decay: float | None,
 ) -> None:
     """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
 
@@ -70,9 +71,11 @@ def train(
 
     if warm_start is not None and refit is not None:
         raise PairliftError("--warm-start and --refit: choose one")
-    start: Any = None
-    if warm_start is not None or refit is not None:
-        start = ("refit", refit, refit_decay) if refit is not None else ("warm-start", warm_start, refit_decay)
+    if refit is None and refit_decay is not None:
+        raise PairliftError("--refit-decay is for --refit BUNDLE, which is not there")
+    start: Any = None if warm_start is None else ("warm-start", warm_start, 1.0)
+    if refit is not None:
+        start = ("refit", refit, DECAY if refit_decay is None else refit_decay)
     measured = run(load_config(config), out, features, pairs, start)
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")

@@ -146,5 +146,7 @@ def test_only_one_start_is_taken(yesterday: Path, today: Path, tmp_path: Path) -
         "train", today, "--out", tmp_path / "b", "--refit", yesterday, "--warm-start", yesterday
     )  # fmt: skip
     assert (code, "choose one" in said) == (2, True)
+    code, said = pairlift("train", today, "--out", tmp_path / "b", "--warm-start", yesterday, "--refit-decay", 0.5)
+    assert (code, "is for --refit" in said) == (2, True)
     code, said = pairlift("train", today, "--out", tmp_path / "b", "--refit", tmp_path)
     assert (code, "is no bundle" in said) == (2, True)
