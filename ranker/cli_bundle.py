@@ -63,4 +63,4 @@ def onnx(folder: Path, out: Path) -> None:
     from ranker.onnx_forest import export_forest
 
     trees = export_forest(folder, out)
-    click.echo(f"wrote {out}: {trees} trees, {out.stat().st_size / 1e6:.1f} MB, equal to LightGBM's scores")
+    click.echo(f"wrote {out}: {trees} trees, {out.stat().st_size / 1e3:,.0f} kB, equal to LightGBM's scores")
