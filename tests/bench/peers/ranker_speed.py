@@ -55,7 +55,6 @@ def make_rows(n: int, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
     sizes = np.clip(rng.geometric(1 / 9, n // 8) + 1, 2, 60)
     sizes = sizes[np.cumsum(sizes) <= n]
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
     group = np.repeat(np.arange(len(sizes)), sizes)
     matrix = rng.standard_normal((len(group), COLUMNS), np.float32)
     worth = matrix[:, :20] @ np.linspace(-0.6, 0.6, 20, dtype=np.float32)
@@ -63,13 +62,19 @@ def make_rows(n: int, seed: int = 0) -> Rows:
     worth += rng.gumbel(0, 1.5, len(group)).astype(np.float32)
     matrix[:, 30:45] = np.floor(np.exp(matrix[:, 30:45]))  # counts: few values, skewed
     matrix[:, 5][rng.random(len(group)) < 0.1] = np.nan
+    grade, pairs = graded(worth, sizes)
+    return Rows(matrix, sizes, group, grade, pairs)
+
+
+def graded(worth: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, Pairs]:
+    """Return int8[n] grades in the order of the worth, and all pairs of the groups."""
     grade = np.searchsorted(np.quantile(worth, np.cumsum(CHANCES)[:2]), worth).astype(np.int8)
-    g = len(sizes)
+    g, n, offsets = len(sizes), len(worth), np.concatenate([[0], np.cumsum(sizes)])
     requests = Requests(
-        np.zeros(g, np.int32), np.zeros(g, np.int64), np.zeros(g, np.int16), offsets, np.zeros(len(group), np.int32)
+        np.zeros(g, np.int32), np.zeros(g, np.int64), np.zeros(g, np.int16), offsets, np.zeros(n, np.int32)
     )
-    groups = Groups(requests, np.zeros(g, np.int8), np.zeros(g, bool), grade, np.arange(len(group)))
-    return Rows(matrix, sizes, group, grade, make_pairs(groups, weight_table(WEIGHTS, GRADES, False)))
+    groups = Groups(requests, np.zeros(g, np.int8), np.zeros(g, bool), grade, np.arange(n))
+    return grade, make_pairs(groups, weight_table(WEIGHTS, GRADES, False))
 
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -194,19 +199,25 @@ CATEGORICAL = range(45, 55)
 
 
 def make_forest(categories: bool, n: int = 40_000) -> tuple[lgb.Booster, np.ndarray]:
-    """Return a forest of 300 trees with 63 leaves, as a server loads it, and float32[500, 60] candidates for it."""
-    rows = make_rows(n + 2 * CANDIDATES, seed=2)
+    """Return a forest of 300 trees with 63 leaves, as a server loads it, and float32[500, 60] candidates for it.
+
+    Fitted on pairs, as what is served is: a regression on grades that are mostly 0 has more foreseeable branches.
+    """
+    rows, fresh = make_rows(n, seed=2), make_rows(2 * CANDIDATES, seed=3)
     rng = np.random.default_rng(0)
-    worth, matrix = rows.grade.astype(np.float32), rows.matrix
+    worth, matrix = rows.grade + rng.random(len(rows.grade)), rows.matrix
     if categories:
         for column in CATEGORICAL:
             values = int(rng.integers(10, 300))
             code = np.minimum(rng.geometric(3 / values, len(matrix)) - 1, values - 1)
             matrix[:, column] = code
-            worth += rng.normal(0, 0.1, values)[code].astype(np.float32)
-    data = lgb.Dataset(matrix[:n], worth[:n], categorical_feature=list(CATEGORICAL) if categories else [])
-    booster = lgb.train(TREE | {"objective": "regression", "cat_smooth": DEFAULTS["cat_smooth"]}, data, FOREST_TREES)
-    return lgb.Booster(model_str=booster.model_to_string()), np.ascontiguousarray(matrix[n : n + CANDIDATES])
+            worth += rng.normal(0, 0.3, values)[code]
+            fresh.matrix[:, column] = rng.choice(code, len(fresh.matrix))
+    made = PairLogit.of(graded(worth, rows.sizes)[1], rows.group)
+    none = np.zeros(len(matrix), np.float32)
+    data = lgb.Dataset(matrix, none, categorical_feature=list(CATEGORICAL) if categories else [])
+    booster = lgb.train(TREE | {"objective": made, "cat_smooth": DEFAULTS["cat_smooth"]}, data, FOREST_TREES)
+    return lgb.Booster(model_str=booster.model_to_string()), np.ascontiguousarray(fresh.matrix[:CANDIDATES])
 
 
 def scorer_speedup(categories: bool, rounds: int = 201) -> dict[str, float]:
