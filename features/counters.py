@@ -167,17 +167,6 @@ def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I
 
 
 @njit(cache=True, nogil=True)
-def _read_one(events: Events, running: Running, totals: Totals, codes: I64, code: int, as_of: int, out: F64) -> None:
-    place = code if code < len(events.offsets) - 1 else -1
-    if len(codes):
-        place = int(np.searchsorted(codes, code))
-        place = place if place < len(codes) and codes[place] == code else -1
-    if place >= 0:
-        at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
-        _read_key(events, running, totals, place, as_of, at, fade, out)
-
-
-@njit(cache=True, nogil=True)
 def _merge(found: F64, rows: I64, kind: I64, out: F64) -> None:
     for i in range(len(rows)):
         for b in range(len(kind)):
@@ -263,10 +252,6 @@ class Timeline:
         rows, found = rows[order], plan.empty(len(order))
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
         _merge(found, rows, plan.totals.kind, totals)
-
-    def add_key(self, plan: Plan, code: int, as_of: int, totals: F64) -> None:
-        """Add to float64[b] totals what this timeline knows of one key (-1: unknown)."""
-        _read_one(self.events, plan.running, plan.totals, self.codes, code, as_of, totals)
 
     def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
         """Return float32[len(as_of), counters of the plan] of this timeline alone."""

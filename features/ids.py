@@ -1,7 +1,7 @@
 """Dense indexes of ids, in one read of memory that is far away.
 
-Integers that lie close together have a table of their own (4 bytes a place); others and text a hash table of 16 bytes
-a slot.
+Integers without a gap are their own index; those that lie close together have a table of 4 bytes a place; others, and
+text, a hash table of 16 bytes a slot.
 """
 
 from collections.abc import Sequence
@@ -50,8 +50,17 @@ def _find(keys: I64, slots: I64, shift: int, out: I32) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _find_between(keys: I64, lowest: int, highest: int, out: I32) -> None:
+    for k in range(len(keys)):
+        out[k] = keys[k] - lowest if lowest <= keys[k] <= highest else -1
+
+
+@njit(cache=True, nogil=True)
 def _find_close(keys: I64, lowest: int, table: I32, out: I32) -> None:
     for k in range(len(keys)):
+        ahead = keys[min(k + AHEAD, len(keys) - 1)] - lowest
+        if 0 <= ahead < len(table):
+            prefetch(table, ahead * 4)
         # The difference of far integers wraps around, and is negative then.
         at = keys[k] - lowest
         out[k] = table[at] if keys[k] >= lowest and 0 <= at < len(table) else -1
@@ -62,6 +71,7 @@ class IdIndex:
     """slots: int64[2 ** k, 2] of (key, dense index), -1 where empty. Text has Python's own 64-bit hash as its key.
 
     close: int32[range], the dense index of each integer from `lowest` on, -1 for none; empty where there are slots.
+    count: where above 0, the ids are so many integers from `lowest` on without a gap, and need neither.
     Two of n texts share a hash with a chance of n² / 2 ** 65, which is refused; an unknown text is taken for a known
     one with a chance of n / 2 ** 64. Python draws the hash's secret anew in each process, so the index is never saved.
     """
@@ -71,6 +81,7 @@ class IdIndex:
     text: bool
     close: I32
     lowest: int = 0
+    count: int = 0
 
     @classmethod
     def of(cls, ids: Ids) -> "IdIndex":
@@ -87,13 +98,15 @@ class IdIndex:
 
     @classmethod
     def _of_close(cls, ids: Ids) -> "IdIndex":
-        lowest = int(ids.min())
+        lowest, none = int(ids.min()), np.empty((0, 2), np.int64)
+        if (np.diff(ids) == 1).all():
+            return cls(none, 0, False, np.empty(0, np.int32), lowest, len(ids))
         close = np.full(int(ids.max()) - lowest + 1, -1, np.int32)
         close[ids - lowest] = np.arange(len(ids))
         twice = np.flatnonzero(close[ids - lowest] != np.arange(len(ids)))
         if len(twice):
             raise PairliftError(f"the id {ids[twice[0]]!r} stands twice")
-        return cls(np.empty((0, 2), np.int64), 0, False, close, lowest)
+        return cls(none, 0, False, close, lowest)
 
     @staticmethod
     def most_bytes(n: int) -> int:
@@ -104,7 +117,9 @@ class IdIndex:
         """Return int32[n]: the dense index of each id, -1 where it is not known."""
         out = np.empty(len(wanted), np.int32)
         keys = _keys(wanted, self.text)
-        if len(self.close):
+        if self.count:
+            _find_between(keys, self.lowest, self.lowest + self.count - 1, out)
+        elif len(self.close):
             _find_close(keys, self.lowest, self.close, out)
         else:
             _find(keys, self.slots, self.shift, out)

@@ -1,4 +1,4 @@
-"""The totals of every key of items as of the end of a segment, one row for each key: what a request reads.
+"""The totals of every key of items, or of users, as of the end of a segment, a row for each: what a request reads.
 
 Later than its last event nothing happens to a timeline but the passing of time, and that fades all decayed totals
 of one half-life by one factor. So a value as of any later time is a row of this table, a factor for each column and
@@ -13,18 +13,18 @@ from numba import njit
 
 from features.counters import Timeline
 from features.ids import IdIndex
-from features.keys import key_attribute
+from features.keys import has_list, key_attribute
 from features.plans import DECAYED, SINCE, WINDOW, Plan
 from features.prefetch import AHEAD, LINE, prefetch
 from features.schema import F32, F64, I32, I64, SECOND, Bool, Catalog
 
 
 def has_table(plan: Plan, catalog: Catalog) -> bool:
-    """Return whether a plan has no windows, and one key for each candidate that does not name the user."""
-    if "item" not in plan.key or (plan.totals.kind == WINDOW).any():
+    """Return whether a plan has no windows, and one key for a candidate: of the item, or of the user, not of both."""
+    if (plan.totals.kind == WINDOW).any() or has_list(plan.key, catalog):
         return False
-    attributes = [key_attribute(part, catalog) for part in plan.key if part not in ("item", "surface")]
-    return all(a is not None and a[0] == "item" and a[1].kind == "categorical" for a in attributes)
+    sides = {found[0] if (found := key_attribute(part, catalog)) else part for part in plan.key}
+    return not {"user", "item"} <= sides
 
 
 def divisors_of(plan: Plan) -> list[tuple[int, float]]:

@@ -7,7 +7,7 @@ reads off a running column as of a time. A counter is one total, or a smoothed q
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -52,33 +52,18 @@ class Totals(NamedTuple):
     delays: I64
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _value(totals: F64, above: int, below: int, strength: float, prior: float, since: bool, as_of: int) -> Any:
-    """Return a counter from the totals of one key: a total, a smoothed quotient, or seconds since (NaN: never)."""
-    value = totals[above]
-    if below >= 0:
-        value = (value + strength * prior) / (totals[below] + strength)
-    if since:
-        value = (as_of - value) / SECOND if value > -np.inf else np.nan
-    return value
-
-
 @njit(cache=True, nogil=True)
 def _finish(
     totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
 ) -> None:  # fmt: skip
     for i in range(len(out)):
         for c in range(len(numerator)):
-            out[i, c] = _value(totals[i], numerator[c], denominator[c], strength[c], prior[c], since[c], as_of[i])
-
-
-@njit(cache=True, nogil=True)
-def _finish_key(
-    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: int, places: I64,
-    out: F32,
-) -> None:  # fmt: skip
-    for c in range(len(numerator)):
-        out[places[c]] = _value(totals, numerator[c], denominator[c], strength[c], prior[c], since[c], as_of)
+            value = totals[i, numerator[c]]
+            if denominator[c] >= 0:
+                value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
+            if since[c]:
+                value = (as_of[i] - value) / SECOND if value > -np.inf else np.nan
+            out[i, c] = value
 
 
 @njit(cache=True, nogil=True)
@@ -120,16 +105,10 @@ class Plan:
         return np.broadcast_to(self.nothing, (n, len(self.nothing))).copy()
 
     def finish(self, totals: F64, as_of: I64) -> F32:
-        """Turn float64[n, b] totals into float32[n, counters]."""
+        """Turn float64[n, b] totals into float32[n, counters]: sums, smoothed quotients, seconds since (NaN: never)."""
         out = np.empty((len(totals), len(self.counters)), np.float32)
         _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, out)
         return out
-
-    def finish_key(self, totals: F64, as_of: int, out: F32) -> None:
-        """Turn float64[b] totals of one key into its counters, each at its place of float32[width] `out`."""
-        _finish_key(
-            totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, self.counters, out
-        )
 
     def only(self, k: int) -> "Plan":
         """Return the plan of the k-th counter alone, over the same running columns."""

@@ -4,7 +4,7 @@
 `training_rows` is for a log whose state does not fit: the same path, over one block of keys after another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -45,25 +45,23 @@ def make_spec(
 def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
     """Return float32[n, len(spec.columns)]: a row for each candidate, NaN where nothing is known."""
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
-    first = len(state.counters)
-    shared = None
+    plain, shared = list(range(len(state.counters), len(spec.columns))), None
     if len(requests) == 1:
         # What all candidates of a request share is made once, and stands in each row from the first pass on.
         shared = np.empty(len(spec.columns), np.float32)
-        for k in range(first, len(spec.columns)):
-            if of_request(spec.columns[k]):
-                shared[k] = request_value(state.catalog, spec.columns[k], spec.zone, requests)
+        for k in [k for k in plain if of_request(spec.columns[k])]:
+            shared[k] = request_value(state.catalog, spec.columns[k], spec.zone, requests)
+            plain.remove(k)
     state.counter_values(requests, out, shared)
-    _add_plain(state, spec, requests, out, first, shared is None)
+    _add_plain(state, spec, requests, out, plain)
     return out
 
 
-def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, first: int, context: bool) -> None:
-    """Fill the plain columns; those of the context only where they are not there yet."""
+def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, places: Iterable[int]) -> None:
+    """Fill the plain columns at their places."""
     owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
-    for k in range(first, len(spec.columns)):
-        if context or not of_request(spec.columns[k]):
-            out[:, k] = plain_column(state, spec.columns[k], spec.zone, requests, owner)
+    for k in places:
+        out[:, k] = plain_column(state, spec.columns[k], spec.zone, requests, owner)
 
 
 def training_rows(
@@ -81,7 +79,7 @@ def training_rows(
     """
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
-    _add_plain(bare, spec, requests, out, len(counters), True)
+    _add_plain(bare, spec, requests, out, range(len(counters), len(spec.columns)))
 
     def fill(key: tuple[str, ...]) -> None:
         places = [k for k, c in enumerate(counters) if c.key == key]

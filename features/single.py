@@ -6,13 +6,15 @@ import numpy as np
 from numba import njit
 
 from features.keys import key_codes
+from features.latest import Latest
 from features.plans import SINCE, place
 from features.schema import F32, F64, I64, Requests
 
 if TYPE_CHECKING:
     from features.store import State
 
-NONE = np.empty(0, np.float32)
+NOTHING = np.empty(0, np.float32)
+NOBODY = np.full(1, -1, np.int32)
 
 
 def fill_request(state: "State", requests: Requests, shared: F32, out: F32) -> None:
@@ -20,46 +22,41 @@ def fill_request(state: "State", requests: Requests, shared: F32, out: F32) -> N
 
     shared: float32[width]; it is completed by the counters that all candidates share.
     """
-    kinds, as_of = state.kinds(), int(requests.as_of[0])
+    kinds, row = state.kinds(), shared.reshape(1, -1)
     for number in kinds.single:
-        _share(state, number, requests, shared)
-    tables = [(number, state.table(number)) for number in kinds.tabled if out.flags.c_contiguous]
-    fresh = [number for number, table in tables if as_of >= table.end]
-    if not fresh:
+        _fill(state, number, requests, NOTHING, row)
+    if not kinds.each:
         out[:] = shared
-    for number in fresh:
-        _gather(state, number, requests, shared if number == fresh[0] else NONE, out)
-    for number in (*kinds.tabled, *kinds.others):
-        if number not in fresh:
-            _read(state, number, requests, out)
+    for k, number in enumerate(kinds.each):
+        _fill(state, number, requests, NOTHING if k else shared, out)
+
+
+def _fill(state: "State", number: int, requests: Requests, shared: F32, out: F32) -> None:
+    """Fill the counters of a plan, and `shared` elsewhere unless it is empty."""
+    table = state.table(number) if number in state.kinds().tabled else None
+    if table is not None and int(requests.as_of[0]) >= table.end:
+        _gather(state, number, table, requests, shared, out)
+        return
+    if len(shared):
+        out[:] = shared
+    _read(state, number, requests, out)
 
 
 def _codes(state: "State", number: int, requests: Requests) -> tuple[I64, I64]:
-    """Return (rows, codes) of the candidates' keys."""
-    n = len(requests.item)
-    user, surface = np.full(n, requests.user[0]), np.full(n, requests.surface[0])
-    rows, code, _ = key_codes(state.plans[number].key, state.catalog, user, requests.item, surface)
+    """Return (rows, codes) of the keys of the candidates; of one where they share it."""
+    key, item = state.plans[number].key, NOBODY if number in state.kinds().single else requests.item
+    user, surface = np.full(len(item), requests.user[0]), np.full(len(item), requests.surface[0])
+    rows, code, _ = key_codes(key, state.catalog, user, item, surface)
     return rows, code
 
 
-def _share(state: "State", number: int, requests: Requests, shared: F32) -> None:
-    """Fill the counters of a key that is the same for all candidates."""
-    plan, as_of = state.plans[number], int(requests.as_of[0])
-    if plan.key != ("user",):
-        none = np.full(1, -1, np.int32)
-        rows, code, _ = key_codes(plan.key, state.catalog, requests.user, none, requests.surface)
-        shared[plan.counters] = state.plan_values(number, plan, rows, code, requests.as_of)[0]
-        return
-    totals = plan.nothing.copy()
-    for segment in state.segments:
-        segment.timelines[number].add_key(plan, int(requests.user[0]), as_of, totals)
-    plan.finish_key(totals, as_of, shared)
-
-
-def _gather(state: "State", number: int, requests: Requests, shared: F32, out: F32) -> None:
+def _gather(state: "State", number: int, table: Latest, requests: Requests, shared: F32, out: F32) -> None:
     """Fill the counters of a plan from the base's table; those of keys that have later events from the timelines."""
-    plan, table, as_of = state.plans[number], state.table(number), int(requests.as_of[0])
-    code = requests.item.astype(np.int64) if plan.key == ("item",) else _codes(state, number, requests)[1]
+    plan, as_of = state.plans[number], int(requests.as_of[0])
+    if plan.key in (("item",), ("user",)) and table.index is None and len(state.segments) == 1:
+        table.gather(requests.item if plan.key == ("item",) else requests.user, as_of, shared, out)
+        return
+    code = _codes(state, number, requests)[1]
     table.gather(table.rows(code), as_of, shared, out)
     later = [segment.timelines[number].find(code) >= 0 for segment in state.segments[1:]]
     rows = np.flatnonzero(np.any(later, axis=0)) if later else ()
@@ -70,14 +67,13 @@ def _gather(state: "State", number: int, requests: Requests, shared: F32, out: F
 
 def _read(state: "State", number: int, requests: Requests, out: F32) -> None:
     """Fill the counters of a plan from the timelines: candidates share keys, and each key is read once."""
-    plan = state.plans[number]
+    plan, as_of = state.plans[number], requests.as_of[0]
     rows, code = _codes(state, number, requests)
     known, inverse = _distinct(code)
-    found = state.totals(number, plan, np.arange(len(known)), known, np.full(len(known), requests.as_of[0]))
+    found = state.totals(number, plan, np.arange(len(known)), known, np.full(len(known), as_of))
     totals = plan.empty(len(out))
     _add(found, inverse, rows, plan.totals.kind, totals)
-    values = plan.finish(totals, np.full(len(out), requests.as_of[0]))
-    place(values, np.arange(len(out)), plan.counters, out)
+    place(plan.finish(totals, np.full(len(out), as_of)), np.arange(len(out)), plan.counters, out)
 
 
 @njit(cache=True, nogil=True)

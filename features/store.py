@@ -78,13 +78,13 @@ class Segment:
 
 
 class Kinds(NamedTuple):
-    """How counters are read. Numbers of plans: `single` are equal for all candidates of a request, `tabled` have a
-    table, then all others. further: (column, counter) of those that are no totals.
+    """How counters are read. Numbers of plans: `single` are equal for all candidates of a request, `each` are not,
+    those with tables first; `tabled` have a table. further: (column, counter) of those that are no totals.
     """
 
     single: list[int]
-    tabled: list[int]
-    others: list[int]
+    each: list[int]
+    tabled: frozenset[int]
     further: list[tuple[int, Counter]]
 
 
@@ -198,7 +198,7 @@ class State:
         else:
             for number in kinds.single:
                 self._shared(number, requests, each, out)
-            for number in (*kinds.tabled, *kinds.others):
+            for number in kinds.each:
                 plan = self.plans[number]
                 rows, code, _ = key_codes(plan.key, self.catalog, each.user, each.item, each.surface)
                 place(self.plan_values(number, plan, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
@@ -210,12 +210,12 @@ class State:
     def kinds(self) -> Kinds:
         """Return which plan is read in which way."""
         if "kinds" not in self.made:
-            plans = list(enumerate(self.plans))
-            single = [k for k, plan in plans if of_request(plan.key, self.catalog)]
-            tabled = [k for k, plan in plans if has_table(plan, self.catalog)]
-            others = [k for k, _ in plans if k not in (*single, *tabled)]
+            numbers = range(len(self.plans))
+            tabled = frozenset(k for k in numbers if has_table(self.plans[k], self.catalog))
+            single = [k for k in numbers if of_request(self.plans[k].key, self.catalog)]
+            each = sorted((k for k in numbers if k not in single), key=lambda k: k not in tabled)
             further = [(k, c) for k, c in enumerate(self.counters) if c.kind in ("distinct", "rank")]
-            self.made["kinds"] = Kinds(single, tabled, others, further)
+            self.made["kinds"] = Kinds(single, each, tabled, further)
         kinds: Kinds = self.made["kinds"]
         return kinds
 

@@ -79,9 +79,11 @@ def gathers(items: int) -> dict[str, float]:
     rng = np.random.default_rng(1)
     floor = rng.random((items, COLUMNS), np.float32)
     integers, texts = IdIndex.of(np.arange(items)), IdIndex.of(np.array([f"item-{k}" for k in range(items)], object))
-    drawn = [[rng.choice(items, CANDIDATES, replace=False) for _ in range(CALLS)] for _ in range(3)]
+    gaps = IdIndex.of(np.arange(items) * 3)
+    drawn = [[rng.choice(items, CANDIDATES, replace=False) for _ in range(CALLS)] for _ in range(4)]
     # As from the wire: fresh strings, whose hash is not known yet.
     named = [[f"item-{k}" for k in ids.tolist()] for ids in drawn[2]]
+    apart = [ids * 3 for ids in drawn[3]]
     check(state, spec, drawn[0][0].astype(np.int32))
 
     def read(item: np.ndarray, k: int) -> None:
@@ -91,6 +93,7 @@ def gathers(items: int) -> dict[str, float]:
         {
             "take": lambda k: floor.take(drawn[0][k], axis=0),
             "integer ids": lambda k: read(integers.find(drawn[1][k]), k),
+            "with gaps": lambda k: read(gaps.find(apart[k]), k),
             "text ids": lambda k: read(texts.find(named[k]), k),
         }
     )
@@ -99,6 +102,7 @@ def gathers(items: int) -> dict[str, float]:
         print(f"  {name:14}{micros:8.1f} µs{micros / t['take']:8.2f} times the take")
     return {
         "gather_vs_take": t["integer ids"] / t["take"],
+        "gather_gaps_vs_take": t["with gaps"] / t["take"],
         "gather_text_vs_take": t["text ids"] / t["take"],
         "take_us": t["take"],
         "gather_us": t["integer ids"],
