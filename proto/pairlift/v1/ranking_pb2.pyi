@@ -206,7 +206,9 @@ class Context(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Anything else (device, locale …)."""
+        """Anything else (device, locale …). Those of the bundle's [events.context] are features: text as the log names it
+        (one that the log lacks counts as missing), numbers as text.
+        """
 
     def __init__(
         self,
