@@ -1,6 +1,7 @@
 """Fit a LightGBM ranker on weighted pairs, stopped early by the PairAccuracy of the validation slice."""
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,6 +45,9 @@ _IDLE = (
     "reg_sqrt save_binary scale_pos_weight sigmoid snapshot_freq task tweedie_variance_power two_round valid "
     "weight_column"
 )
+#: rounds whose PairAccuracy is averaged to stop by: on a slice of some thousand pairs one round's luck is larger than
+#: what 50 more trees bring
+SMOOTH = 25
 #: a slice of fewer rows has smaller leaves, unless the TOML says how large
 FULL_SIZE = 5_000
 
@@ -72,10 +76,11 @@ def fit_booster(
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
-    The same seed, rows and parameters give the same booster. start: a booster of the same columns whose trees are
-    kept, and boosted on (a warm start); it comes back as it was where no further tree is better on the validation
-    slice. NaN is a missing value. Raises PairliftError for an infinite one, for a parameter that is ours to set, or
-    one that LightGBM refuses.
+    Best is the round up to which the last SMOOTH rounds have the highest mean PairAccuracy on the slice. The same seed,
+    rows and parameters give the same booster. start: a booster of the same columns whose trees are kept, and boosted
+    on (a warm start); it comes back as it was where no further tree is better on the validation slice. NaN is a
+    missing value. Raises PairliftError for an infinite one, for a parameter that is ours to set, or one that LightGBM
+    refuses.
     """
     for name, rows in (("training", train.matrix), ("validation", validation.matrix)):
         _refuse_infinite(name, rows, columns)
@@ -83,8 +88,11 @@ def fit_booster(
     params = parameters(settings, len(train.matrix)) | FIXED | {"seed": seed, "objective": objective}
     params |= _monotone(settings, columns)
 
+    recent: deque[float] = deque(maxlen=SMOOTH)
+
     def accuracy(score: F64, _: lgb.Dataset) -> tuple[str, float, bool]:
-        return "pair_accuracy", pair_accuracy(score, validation.pairs)[0], True
+        recent.append(pair_accuracy(score, validation.pairs)[0])
+        return "pair_accuracy", sum(recent) / len(recent), True
 
     label = np.zeros(len(train.matrix), np.float32)
     data = lgb.Dataset(train.matrix, label, feature_name=columns, categorical_feature=categorical, free_raw_data=True)
@@ -102,13 +110,18 @@ def fit_booster(
     except lgb.basic.LightGBMError as error:
         hint = _hint(settings, str(error), len(train.matrix))
         raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
-    if start is not None:
-        old = pair_accuracy(np.asarray(start.predict(validation.matrix, raw_score=True)), validation.pairs)[0]
-        if old >= booster.best_score["valid_0"]["pair_accuracy"]:
-            logger.info("warm start: no further tree is better on the validation slice; the old trees stay alone")
-            return start
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
-    return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+    best = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+    if start is None:
+        return best
+    old, new = (
+        pair_accuracy(np.asarray(b.predict(validation.matrix, raw_score=True)), validation.pairs)[0]
+        for b in (start, best)
+    )
+    if old >= new:
+        logger.info("warm start: no further tree is better on the validation slice; the old trees stay alone")
+        return start
+    return best
 
 
 def _hint(settings: BoosterSettings, said: str, rows: int) -> str:

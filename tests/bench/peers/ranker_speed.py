@@ -4,6 +4,7 @@ Run from the repository: python tests/bench/peers/ranker_speed.py [--rows 200000
 Every ratio is of medians of one process, whose calls take turns, so that a busy moment hits all alike.
 """
 
+import itertools
 import json
 import os
 import statistics
@@ -195,15 +196,17 @@ def _leaves(booster: lgb.Booster) -> float:
 
 
 FOREST_TREES, CANDIDATES = 300, 500
+#: requests whose rows are scored in turns: a processor learns the branches of rows that come again and again
+REQUESTS = 64
 CATEGORICAL = range(45, 55)
 
 
 def make_forest(categories: bool, n: int = 40_000) -> tuple[lgb.Booster, np.ndarray]:
-    """Return a forest of 300 trees with 63 leaves, as a server loads it, and float32[500, 60] candidates for it.
+    """Return a forest of 300 trees with 63 leaves, as a server loads it, and float32[64, 500, 60] candidates for it.
 
     Fitted on pairs, as what is served is: a regression on grades that are mostly 0 has more foreseeable branches.
     """
-    rows, fresh = make_rows(n, seed=2), make_rows(2 * CANDIDATES, seed=3)
+    rows, fresh = make_rows(n, seed=2), make_rows((REQUESTS + 1) * CANDIDATES, seed=3)
     rng = np.random.default_rng(0)
     worth, matrix = rows.grade + rng.random(len(rows.grade)), rows.matrix
     if categories:
@@ -217,19 +220,21 @@ def make_forest(categories: bool, n: int = 40_000) -> tuple[lgb.Booster, np.ndar
     none = np.zeros(len(matrix), np.float32)
     data = lgb.Dataset(matrix, none, categorical_feature=list(CATEGORICAL) if categories else [])
     booster = lgb.train(TREE | {"objective": made, "cat_smooth": DEFAULTS["cat_smooth"]}, data, FOREST_TREES)
-    return lgb.Booster(model_str=booster.model_to_string()), np.ascontiguousarray(fresh.matrix[:CANDIDATES])
+    return lgb.Booster(model_str=booster.model_to_string()), fresh.matrix[: REQUESTS * CANDIDATES].reshape(REQUESTS, CANDIDATES, -1)
 
 
 def scorer_speedup(categories: bool, rounds: int = 201) -> dict[str, float]:
     """Return `Booster.predict`'s time over ours for 500 rows on one thread, both from float32 rows, scores equal."""
-    booster, rows = make_forest(categories)
+    booster, requests = make_forest(categories)
     scorer = checked_scorer(booster)
     if scorer is None:
         raise SystemExit("the scorer does not take this forest")
-    np.testing.assert_array_equal(scorer.score(rows), np.asarray(booster.predict(rows, raw_score=True)))
+    for rows in requests:
+        np.testing.assert_array_equal(scorer.score(rows), np.asarray(booster.predict(rows, raw_score=True)))
+    ours, theirs = itertools.cycle(requests), itertools.cycle(requests)
     calls: dict[str, Callable[[], object]] = {
-        "ours": lambda: scorer.score(rows),
-        "booster": lambda: booster.predict(rows, raw_score=True, num_threads=1),
+        "ours": lambda: scorer.score(next(ours)),
+        "booster": lambda: booster.predict(next(theirs), raw_score=True, num_threads=1),
     }
     t = medians(calls, rounds)
     name = "scorer_categorical" if categories else "scorer"
