@@ -67,7 +67,8 @@ def test_the_trees_mean_the_same_in_the_codes_of_today(yesterday: Path, today: P
     assert np.isnan(rows[groups.item == np.flatnonzero(now.item_ids == 3)[0], dot]).all()
     assert np.isfinite(rows[known, dot]).mean() > 0.9
     before = rows.copy()
-    before[:, old.columns.index("item_kind")] -= 1  # what yesterday's codes were
+    for column in ("item_kind", "context_hand"):
+        before[:, old.columns.index(column)] -= 1  # what yesterday's codes were
     want = old.booster.predict(before[known], raw_score=True)
     np.testing.assert_array_equal(start.booster.predict(rows[known], raw_score=True), want)
     assert any(t["num_cat"] for t in old.booster.dump_model()["tree_info"])  # a category is split on
