@@ -76,7 +76,8 @@ class ALS:
     def _fold_in(self, known: F32, gram: F32, histories: Histories, rows: slice) -> F32:
         confidence = self._confidence(histories.grade[rows])
         item = histories.item[rows]
-        use = (confidence > 0) & ~np.isnan(self.item_vectors[item, 0])
+        use = (confidence > 0) & (item < len(self.item_vectors))  # those behind came after the fit
+        use[use] = ~np.isnan(self.item_vectors[item[use], 0])
         if not use.any():
             return np.full(known.shape[1], np.nan, np.float32)
         items, place = np.unique(item[use], return_inverse=True)
@@ -89,7 +90,8 @@ class ALS:
         """Return float32[n, 1]: user vector · item vector."""
         users = self.user_vectors(requests, histories)[requests.row_request()]
         items = np.concatenate([self.item_vectors, np.full((1, self.item_vectors.shape[1]), np.nan, np.float32)])
-        return np.asarray(np.einsum("nd,nd->n", users, items[requests.item])[:, None])
+        known = np.where(requests.item < len(self.item_vectors), requests.item, -1)
+        return np.asarray(np.einsum("nd,nd->n", users, items[known])[:, None])
 
     def recoded(self, items: I32, users: I32) -> Self:
         """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""

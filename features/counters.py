@@ -224,7 +224,7 @@ class Timeline:
         order = stable_order(code, size)
         all_once = len(rows) == len(log) and not has_list(plan.key, catalog)
         moved = order if all_once else rows[order]
-        codes, offsets = places_of(code, order, size)
+        codes, offsets = places_of(code, order)
         feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][moved]
         marks = np.zeros((len(moved) // EVERY, len(plan.running.decay)))
         ts, grade = _moved(moved, log.ts, log.grade)
@@ -272,8 +272,11 @@ def _moved(rows: I64, ts: I64, grade: I8) -> tuple[I64, I8]:
     return moved_ts, moved_grade
 
 
-def places_of(code: I64, order: I32, size: int) -> tuple[I64, I64]:
-    """Return (codes, offsets) of codes in their sorted order: each has a place if few are, else those that occur."""
+def places_of(code: I64, order: I32) -> tuple[I64, I64]:
+    """Return (codes, offsets) of codes in their sorted order: each up to the greatest has a place if that are few, else
+    those that occur.
+    """
+    size = int(code[order[-1]]) + 1 if len(code) else 0
     if size <= len(code):
         return np.empty(0, np.int64), _offsets(code, size)
     codes, offsets = np.empty(len(code), np.int64), np.empty(len(code) + 1, np.int64)

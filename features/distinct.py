@@ -13,7 +13,7 @@ import numpy.typing as npt
 from numba import njit
 
 from features.counters import find_places, first_not_before, places_of
-from features.keys import key_codes, radix, stable_order
+from features.keys import key_codes, stable_order, without_last
 from features.schema import I32, I64, Bool, Catalog, EventLog
 from features.spec import Counter, event_values
 
@@ -150,9 +150,9 @@ class Distinct:
         rows, pair, pair_size = key_codes((*key, thing), catalog, log.user, log.item, log.surface)
         known = (pair >= 0) & (event_values(log, event, grades)[0][rows] != 0)
         rows, pair = rows[known], pair[known]
-        things = radix(thing, catalog)
-        order = stable_order(pair // things, pair_size // things)
-        codes, offsets = places_of(pair // things, order, pair_size // things)
+        code, size = without_last(pair, (*key, thing), catalog)
+        order = stable_order(code, size)
+        codes, offsets = places_of(code, order)
         rows, pair = rows[order], pair[order]
         by_pair = stable_order(pair, pair_size)
         new = np.diff(pair[by_pair], prepend=-1) != 0

@@ -204,10 +204,19 @@ class HistoryBuffer:
         a_row = sum(array.itemsize * int(np.prod(array.shape[1:])) for array in self._arrays.values())
         return self._tail * a_row + 3 * self._first.nbytes
 
+    def _make_room(self, n_users: int) -> None:
+        """Let there be at least so many users; new ones have no events and no block."""
+        new = n_users - len(self._last)
+        if new > 0:
+            # The last of `_first` is no user's.
+            self._first = np.append(self._first[:-1], np.zeros(new + 1, np.int64))
+            self._last, self._room = (np.append(a, np.zeros(new, np.int64)) for a in (self._last, self._room))
+
     def extended(self, log: EventLog) -> LiveHistories:
-        """Return the histories with the events of `log` (in time order; user and item known) put in."""
+        """Return the histories with the events of `log` (in time order; no -1; users may be new) put in."""
         order = np.argsort(log.user, kind="stable")
         users, begin = np.unique(log.user[order], return_index=True)
+        self._make_room(int(users[-1]) + 1 if len(users) else 0)
         bounds = np.append(begin, len(order)).astype(np.int64)
         new_ts = log.ts[order]
         moved = int(self.histories.sizes[users].sum()) + len(order)

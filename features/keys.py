@@ -3,7 +3,7 @@
 A part is `user`, `item`, `surface`, the name of an item attribute, or `user_` and the name of a user attribute.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -44,20 +44,45 @@ def has_list(key: tuple[str, ...], catalog: Catalog) -> bool:
     return any(found[1].kind == "multi" for part in key if (found := key_attribute(part, catalog)))
 
 
-def radix(part: str, catalog: Catalog) -> int:
-    """Return how many values a part of a key can have, at least 1."""
-    sizes = {"user": catalog.n_users, "item": catalog.n_items, "surface": len(catalog.surfaces)}
-    found = key_attribute(part, catalog)
-    return max(len(found[1].values) if found and part not in sizes else sizes[part], 1)
+class Radix(NamedTuple):
+    """How many values a part of a key can have, at least 1. wide: with new users or items, be they there or not."""
+
+    known: int
+    wide: int
+
+
+class Size(NamedTuple):
+    """How many codes a key can have. known: those of a catalogue without new users and items, which stand first."""
+
+    known: int
+    all: int
+
+    def with_part(self, part: Radix) -> "Size":
+        """Return the size of the codes that `_fold` makes of these with a further part."""
+        return Size(self.known * part.known, self.known * part.known + self.all * part.wide - part.known)
+
+
+NO_KEY = Size(1, 1)
+
+
+def radix(part: str, catalog: Catalog) -> Radix:
+    """Return how many values a part of a key can have."""
+    if part in ("user", "item"):
+        known, new = (catalog.n_users, catalog.new_users) if part == "user" else (catalog.n_items, catalog.new_items)
+        return Radix(max(known, 1), max(known, 1) + new.room)
+    found = None if part == "surface" else key_attribute(part, catalog)
+    size = max(len(found[1].values if found else catalog.surfaces), 1)
+    return Radix(size, size)
 
 
 def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surface: I16) -> tuple[I64, I64, int]:
     """Return (rows, codes, size): the key of each row as one integer in [0, size), -1 where a part is missing.
 
-    A multi-valued attribute gives a row several codes (`rows` repeats it), or none where its list is empty.
+    A multi-valued attribute gives a row several codes (`rows` repeats it), or none where its list is empty. Keys
+    without new users and items have the codes that they have in a catalogue without room for such.
     """
     rows: I64 | None = None  # all of them, in their order, until a multi-valued part repeats some
-    code, size = np.zeros(len(item), np.int64), 1
+    code, size = np.zeros(len(item), np.int64), NO_KEY
     plain: dict[str, I32 | I16] = {"user": user, "item": item, "surface": surface}
     for part in key:
         found = None if part in plain else key_attribute(part, catalog)
@@ -65,36 +90,67 @@ def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surf
         index = index if rows is None else index[rows]
         size_of_part = radix(part, catalog)
         if found is None:
-            _fold(code, index, size_of_part)
+            _fold(code, index, size.known, *size_of_part)
         elif found[1].kind == "multi":
             repeat, values = _lists(found[1], index)
             rows, code = repeat if rows is None else rows[repeat], code[repeat]
-            _fold(code, values, size_of_part)
+            _fold(code, values, size.known, *size_of_part)
         else:
-            _fold_codes(code, index, found[1].codes, size_of_part)
-        size *= size_of_part
-    return np.arange(len(item)) if rows is None else rows, code, size
+            _fold(code, _coded(index, found[1].codes), size.known, *size_of_part)
+        size = size.with_part(size_of_part)
+    return np.arange(len(item)) if rows is None else rows, code, size.all
 
 
 @njit(cache=True, nogil=True)
-def _fold(code: I64, values: I32, size: int) -> None:
+def _fold(code: I64, values: I32, known: int, radix: int, wide: int) -> None:
+    """Put a further part into the codes, of which those below `known` have nothing new in them.
+
+    Without anything new, code · radix + value; else behind all such codes, code · wide + value, less the least that
+    this can be (code 0 with the first new value), so that a key of one part is its own code.
+    """
+    behind = known * radix - radix
     for k in range(len(code)):
-        code[k] = code[k] * size + values[k] if code[k] >= 0 and values[k] >= 0 else -1
+        if code[k] < 0 or values[k] < 0:
+            code[k] = -1
+        elif code[k] < known and values[k] < radix:
+            code[k] = code[k] * radix + values[k]
+        else:
+            code[k] = behind + code[k] * wide + values[k]
 
 
 @njit(cache=True, nogil=True)
-def _fold_codes(code: I64, index: I32, codes: I32, size: int) -> None:
+def _unfold(code: I64, known: int, radix: int, wide: int) -> I64:
+    out = np.empty_like(code)
+    border, behind = known * radix, known * radix - radix
     for k in range(len(code)):
-        value = codes[index[k]] if index[k] >= 0 else -1
-        code[k] = code[k] * size + value if code[k] >= 0 and value >= 0 else -1
+        out[k] = code[k] // radix if code[k] < border else (code[k] - behind) // wide
+    return out
+
+
+def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, int]:
+    """Return (codes, size) of the key without its last part. code: of the whole key, none of them -1."""
+    size = NO_KEY
+    for part in key[:-1]:
+        size = size.with_part(radix(part, catalog))
+    return _unfold(code, size.known, *radix(key[-1], catalog)), size.all
+
+
+@njit(cache=True, nogil=True)
+def _coded(index: I32, codes: I32) -> I32:
+    """Return the code of each index, -1 where it is unknown or new."""
+    out = np.empty(len(index), np.int32)
+    for k in range(len(index)):
+        out[k] = codes[index[k]] if 0 <= index[k] < len(codes) else -1
+    return out
 
 
 def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
     """Return (place in `index`, code) of every value of a multi-valued attribute."""
     if len(attribute.offsets) < 2:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    safe = np.maximum(index, 0)
-    counts = np.where(index >= 0, np.diff(attribute.offsets)[safe], 0)
+    there = (index >= 0) & (index < len(attribute.offsets) - 1)
+    safe = np.where(there, index, 0)
+    counts = np.where(there, np.diff(attribute.offsets)[safe], 0)
     place = np.repeat(np.arange(len(index)), counts)
     within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
     return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)

@@ -33,11 +33,16 @@ def divisors_of(plan: Plan) -> list[tuple[int, float]]:
     return sorted({(total, strength) for total, strength in below if total >= 0})
 
 
+def row_bytes(plan: Plan) -> int:
+    """Return the bytes of a row of the table of a plan."""
+    return (len(plan.counters) + len(divisors_of(plan))) * 4
+
+
 def table_bytes(plan: Plan, timeline: Timeline) -> int:
     """Return the bytes of the table of a plan that has one."""
     keys = len(timeline.offsets) - 1
     index = IdIndex.most_bytes(keys) if len(timeline.codes) else 0
-    return (keys + 1) * (len(plan.counters) + len(divisors_of(plan))) * 4 + index
+    return (keys + 1) * row_bytes(plan) + index
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,10 @@ class Latest:
         )
 
     def rows(self, code: I64 | I32) -> I32:
-        """Return int32[n]: the row of each code (-1: none)."""
-        return code.astype(np.int32, copy=False) if self.index is None else self.index.find(code)
+        """Return int32[n]: the row of each code (-1, or one behind the table: none)."""
+        if self.index is None:
+            return np.minimum(code, len(self.table) - 1).astype(np.int32, copy=False)
+        return self.index.find(code)
 
     def gather(self, rows: I32, as_of: int, shared: F32, out: F32) -> None:
         """Write float32[n, width] of rows (-1: no events): the plan's counters, and `shared` elsewhere.
@@ -116,12 +123,13 @@ def _gather(
     risen, inverse = np.empty(width, np.float32), np.ones(1 + width - c, np.float32)
     first, last = counters[0], counters[-1]
     beside = last - first == c - 1 and (np.diff(counters) == 1).all()
+    none = np.uint64(len(table) - 1)
     for i in range(len(rows)):
-        ahead = rows[min(i + AHEAD, len(rows) - 1)]
-        start = np.int64(ahead if ahead >= 0 else len(table) - 1) * width * 4
+        # As an unsigned number, -1 is above all.
+        start = np.int64(min(np.uint64(rows[min(i + AHEAD, len(rows) - 1)]), none)) * width * 4
         for line in range(0, width * 4, LINE):
             prefetch(table, start + line)
-        row = table[np.uint64(rows[i] if rows[i] >= 0 else len(table) - 1)]
+        row = table[min(np.uint64(rows[i]), none)]
         to = out[np.uint64(i)]
         for k in range(len(shared)):
             to[k] = shared[k]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.histories import Histories, HistoryBuffer
+from features.newcomers import Newcomers
 from features.schema import EventLog
 from features.store import Segment, State
 
@@ -37,7 +38,7 @@ NICE = 10
 
 
 class Frozen(NamedTuple):
-    """A state of its own arrays, without layers. strangers: its events of unknown users or items; frame: its last."""
+    """A state of its own arrays, without layers. strangers: its events with a -1; frame: its last."""
 
     state: State
     strangers: EventLog
@@ -83,10 +84,9 @@ class Live:
         self._known = (replace(state, histories=self._buffer.histories), frame)
         self._lock = threading.Lock()
         self._pending: list[EventLog] = []
-        self._pending_frame = frame
+        self._pending_frame, self._pending_new = frame, (state.catalog.new_users, state.catalog.new_items)
         self._freeze: list[Future[Frozen]] = []
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self.problem = ""
+        self._wake, self._stop, self.problem = threading.Event(), threading.Event(), ""
         self._warm(state)
         self._thread = threading.Thread(target=self._work, name="fold", daemon=True)
         self._thread.start()
@@ -106,11 +106,14 @@ class Live:
         """How many events are not folded in yet."""
         return sum(len(part) for part in self._pending)
 
-    def add(self, events: EventLog, frame: int) -> None:
-        """Queue events, in any order of time. user, item: -1 where unknown. frame: where the log has them."""
+    def add(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers] | None = None) -> None:
+        """Queue events, in any order of time. user, item: -1 where unknown. frame: where the log has them.
+
+        new: the new users and items as of these events, where there are others than before.
+        """
         with self._lock:
             self._pending.append(events)
-            self._pending_frame = frame
+            self._pending_frame, self._pending_new = frame, new or self._pending_new
         self._wake.set()
 
     def freeze(self) -> "Future[Frozen]":
@@ -136,8 +139,8 @@ class Live:
         self._thread.join()
 
     def _warm(self, state: State) -> None:
-        stranger = empty_log(self._names, 1)
-        known = replace(stranger, user=np.zeros(1, np.int32), item=np.zeros(1, np.int32))
+        stranger, zero = empty_log(self._names, 1), np.zeros(1, np.int32)
+        known = replace(stranger, user=zero, item=zero)
         HistoryBuffer(Histories.build(known, 1)).extended(known)
         state.extended(stranger)
 
@@ -161,9 +164,9 @@ class Live:
         if self._working is not None and self._working.done():
             self._take(self._working)
         with self._lock:
-            taken, frame = list(self._pending), self._pending_frame
+            taken, frame, new = list(self._pending), self._pending_frame, self._pending_new
         if taken:
-            self._fold(merged(taken), frame)
+            self._fold(merged(taken), frame, new)
             with self._lock:
                 del self._pending[: len(taken)]
         if self._working is None:
@@ -173,9 +176,11 @@ class Live:
             elif len(self._layers) > MANY:
                 self._begin_merge()
 
-    def _fold(self, events: EventLog, frame: int) -> None:
+    def _fold(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers]) -> None:
         strange = (events.user < 0) | (events.item < 0)
         latest = merged([self._latest, events])
+        # Ids and events of one moment become known together.
+        self._solid = replace(self._solid, catalog=replace(self._solid.catalog, new_users=new[0], new_items=new[1]))
         state = self._solid.extended(latest)
         # Last what cannot be undone: all before it may fail, and the turn is tried again.
         histories = self._buffer.extended(events.select(~strange))
@@ -247,8 +252,7 @@ class Live:
         if error is not None:
             for future in promised:
                 future.set_exception(error)
-            # Else it would begin again at once, and fail again.
-            self._stop.wait(1.0)
+            self._stop.wait(1.0)  # else it would begin again at once, and fail again
             return
         done = working.result()
         behind = self._layers[done.first + done.layers :]

@@ -72,15 +72,19 @@ def plain_column(state: State, name: str, zone: str, requests: Requests, owner: 
     if name.startswith("context_"):
         return _said(state.catalog, name, requests)[owner]
     if name == "item_age":
-        first = np.append(state.first_seen, NEVER)[requests.item]
+        known = (requests.item >= 0) & (requests.item < len(state.first_seen))
+        first = np.full(len(known), NEVER, np.int64)
+        first[known] = state.first_seen[requests.item[known]]
         age = (requests.as_of[owner] - first) / DAY
         return np.where(age > 0, age, np.nan).astype(np.float32)
     form, values = state.static(name, lambda: _static(*_known(state.catalog)[name]))
-    of_item = name.startswith("item_")
+    if name.startswith("item_"):
+        found = values[state.catalog.described_items(requests.item)]
+    else:
+        found = values[state.catalog.described_users(requests.user)][owner]
     if form == "age":
-        known = values[requests.item if of_item else requests.user[owner]]
-        return np.asarray(((requests.as_of[owner] / SECOND) - known) * SECOND / DAY, np.float32)
-    return np.asarray(values[requests.item] if of_item else values[requests.user][owner])
+        return np.asarray(((requests.as_of[owner] / SECOND) - found) * SECOND / DAY, np.float32)
+    return np.asarray(found)
 
 
 def of_request(name: str) -> bool:

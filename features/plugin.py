@@ -53,8 +53,10 @@ class FeaturePlugin(Protocol):
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, len(columns)], NaN where the plugin knows nothing (a cold user, a cold item).
 
-        Only events of `histories` with `ts < as_of - lag` of the request count. A candidate's values do not
-        depend on the other candidates. Safe to call from several threads.
+        Only events of `histories` with `ts < as_of - lag` of the request count. Users of requests, and items of
+        histories, may have indexes behind those of the fit: a server gives them to ids that came with recorded
+        events, and such a user or item is as a cold one, but for the history. A candidate's values do not depend on
+        the other candidates. Safe to call from several threads.
         """
 
     def save(self, folder: Path) -> None:

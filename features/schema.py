@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.newcomers import Newcomers
+
 I8 = npt.NDArray[np.int8]
 I16 = npt.NDArray[np.int16]
 I32 = npt.NDArray[np.int32]
@@ -26,6 +28,8 @@ DAY = 24 * HOUR
 
 #: name of the grade that a drawn (not shown) loser has in pair weights and in reports
 SAMPLED = "sampled"
+#: of a log that is not recorded into
+NO_NEWCOMERS = Newcomers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,9 @@ class Catalog:
     """The ids behind the dense indexes, and the attributes of items and users.
 
     user_ids, item_ids: sorted, int64 or object (str), one kind each. contexts: what a request says of itself beside
-    its surface (device, locale …): `numeric`, or `categorical` of which only the vocabulary is known.
+    its surface (device, locale …): `numeric`, or `categorical` of which only the vocabulary is known. new_users,
+    new_items: those that came with recorded events, with the dense indexes from `n_users` and `n_items` on; they have
+    no attributes.
     """
 
     user_ids: Ids
@@ -98,20 +104,57 @@ class Catalog:
     item_attributes: tuple[Attribute, ...]
     user_attributes: tuple[Attribute, ...]
     contexts: tuple[Attribute, ...] = ()
+    new_users: Newcomers = NO_NEWCOMERS
+    new_items: Newcomers = NO_NEWCOMERS
 
     @property
     def n_users(self) -> int:
-        """Number of known users."""
+        """Number of users without new ones."""
         return len(self.user_ids)
 
     @property
     def n_items(self) -> int:
-        """Number of known items."""
+        """Number of items without new ones."""
         return len(self.item_ids)
+
+    @property
+    def all_users(self) -> int:
+        """Number of users with new ones."""
+        return self.n_users + self.new_users.count
+
+    @property
+    def all_items(self) -> int:
+        """Number of items with new ones."""
+        return self.n_items + self.new_items.count
+
+    def described_users(self, user: I32) -> I32:
+        """Return int32[n] with -1 for new users: of them no attribute is known."""
+        return np.where(user < self.n_users, user, np.int32(-1)) if self.new_users.room else user
+
+    def described_items(self, item: I32) -> I32:
+        """Return int32[n] with -1 for new items: neither attributes nor plugins know them."""
+        return np.where(item < self.n_items, item, np.int32(-1)) if self.new_items.room else item
+
+    def ids_of_users(self, user: I32) -> list[Any]:
+        """Return the id behind each dense index, None behind -1."""
+        return _ids_behind(self.user_ids, self.new_users, user)
+
+    def ids_of_items(self, item: I32) -> list[Any]:
+        """Return the id behind each dense index, None behind -1."""
+        return _ids_behind(self.item_ids, self.new_items, item)
 
     def item_attribute(self, name: str) -> Attribute:
         """Return the item attribute of that name; KeyError where there is none."""
         return next(a for a in self.item_attributes if a.name == name)
+
+
+def _ids_behind(known: Ids, new: Newcomers, index: I32) -> list[Any]:
+    inside = (index >= 0) & (index < len(known))
+    ids: list[Any] = known[index[inside]].tolist()
+    if len(ids) < len(index):
+        of_known, rest = iter(ids), (new.ids[k - len(known)] if k >= 0 else None for k in index[~inside].tolist())
+        ids = [next(of_known) if own else next(rest) for own in inside.tolist()]
+    return ids
 
 
 NO_CONTEXT = np.empty((0, 0), np.float32)

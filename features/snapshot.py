@@ -1,7 +1,7 @@
 """A snapshot: the state as of a time in a folder of memory-mapped arrays, immutable."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from features.arrays import load_array, load_arrays, save_arrays
 from features.counters import Timeline
 from features.distinct import Distinct, distinct_parts
 from features.histories import Histories
+from features.newcomers import Newcomers
 from features.plans import make_plans
 from features.schema import Attribute, Catalog, Ids
 from features.spec import Counter, Span
@@ -18,6 +19,8 @@ from features.store import Segment, State
 
 #: the attributes of a catalogue
 SIDES = ("item_attributes", "user_attributes", "contexts")
+#: ids of new users and items, and the room for them; only where a server recorded
+NEWCOMERS = "newcomers.json"
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -30,6 +33,10 @@ def save_state(folder: Path, state: State) -> None:
             for number, arrays in enumerate(getattr(segment, name)):
                 save_arrays(folder / f"segment{place}" / f"{name}{number}", arrays)
     _save_catalog(folder / "catalog", state.catalog)
+    sides = {"users": state.catalog.new_users, "items": state.catalog.new_items}
+    if any(side.room for side in sides.values()):
+        new = {name: {"room": side.room, "ids": side.known} for name, side in sides.items()}
+        (folder / NEWCOMERS).write_text(json.dumps(new, ensure_ascii=False))
     told = {
         "end": state.end,
         "grades": state.grades,
@@ -56,11 +63,27 @@ def load_state(folder: Path) -> State:
     histories = load_arrays(folder / "histories", Histories)
     first_seen = load_array(folder / "first_seen.npy")
     catalog = _load_catalog(folder / "catalog")
+    if (folder / NEWCOMERS).exists():
+        new = json.loads((folder / NEWCOMERS).read_text())
+        users, items = (Newcomers.of(new[side]["ids"], new[side]["room"]) for side in ("users", "items"))
+        catalog = replace(catalog, new_users=users, new_items=items)
     return State(catalog, counters, grades, plans, segments, first_seen, histories, told["end"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Bare:
+    """What the catalogue's own files have; the rest has files of its own."""
+
+    user_ids: Ids | tuple[str, ...]
+    item_ids: Ids | tuple[str, ...]
+    surfaces: tuple[str, ...]
+    item_attributes: tuple[Attribute, ...] = ()
+    user_attributes: tuple[Attribute, ...] = ()
+    contexts: tuple[Attribute, ...] = ()
+
+
 def _save_catalog(folder: Path, catalog: Catalog) -> None:
-    save_arrays(folder, replace(catalog, item_attributes=(), user_attributes=(), contexts=()))
+    save_arrays(folder, _Bare(catalog.user_ids, catalog.item_ids, catalog.surfaces))
     for side in SIDES:
         attributes: tuple[Attribute, ...] = getattr(catalog, side)
         (folder / f"{side}.json").write_text(json.dumps([a.name for a in attributes]))
@@ -73,15 +96,10 @@ def _load_catalog(folder: Path) -> Catalog:
         names = json.loads((folder / f"{side}.json").read_text())
         return tuple(load_arrays(folder / f"{side}_{number}", Attribute) for number in range(len(names)))
 
-    bare = load_arrays(folder, Catalog)
-    return replace(
-        bare,
-        user_ids=_ids(bare.user_ids),
-        item_ids=_ids(bare.item_ids),
-        item_attributes=attributes("item_attributes"),
-        user_attributes=attributes("user_attributes"),
-        contexts=attributes("contexts"),
-    )
+    bare = load_arrays(folder, _Bare)
+    ids = _ids(bare.user_ids), _ids(bare.item_ids)
+    items, users, contexts = (attributes(side) for side in SIDES)
+    return Catalog(*ids, bare.surfaces, items, users, contexts)
 
 
 def _ids(ids: Any) -> Ids:

@@ -93,7 +93,7 @@ class State:
     """Everything known of events with `ts < end` (µs UTC).
 
     plans: one for each key. segments: the base, then what came after it was built. first_seen: int64[n_items],
-    µs of the item's first event, NEVER without one.
+    µs of the item's first event, NEVER without one; new items too.
     """
 
     catalog: Catalog
@@ -123,8 +123,8 @@ class State:
         does not concern them can be left out.
         """
         plans = make_plans(counters, grades)
-        first_seen = np.full(catalog.n_items, NEVER, np.int64)
-        histories = Histories.build(log, catalog.n_users) if histories is None else histories
+        first_seen = np.full(catalog.all_items, NEVER, np.int64)
+        histories = Histories.build(log, catalog.all_users) if histories is None else histories
         empty = cls(catalog, counters, grades, plans, (), first_seen, histories, int(EVER))
         built = empty.extended(log, asked)
         return replace(built, end=max(built.end, 0))
@@ -153,7 +153,8 @@ class State:
 
     def with_first_seen(self, log: EventLog) -> "State":
         """Return this state with the times of the items' first events of a log."""
-        first_seen = self.first_seen.copy()
+        first_seen = np.full(max(len(self.first_seen), int(log.item.max(initial=-1)) + 1), NEVER, np.int64)
+        first_seen[: len(self.first_seen)] = self.first_seen
         _see(log.item, log.ts, first_seen)
         return replace(self, first_seen=first_seen)
 
@@ -247,6 +248,7 @@ class State:
         return count_over(indexes, [index.find(code) for index in indexes], rows, low, as_of - counter.span.delay)
 
     def _rank(self, place: int, counter: Counter, each: "_Candidates") -> F32:
+        # New items have no attributes, so they neither have ranks nor change those of others.
         number = next(k for k, plan in enumerate(self.plans) if plan.key == counter.key)
         plan = self.plans[number].only(self.plans[number].counters.tolist().index(place))
         items = np.arange(self.catalog.n_items)
@@ -255,4 +257,5 @@ class State:
             return self.totals(number, plan, items, items, np.full(len(items), time, np.int64))[:, 0]
 
         attribute = self.catalog.item_attribute(counter.argument)
-        return rank_values(self.ranks, counter.column, attribute, each.item, each.as_of, counts)
+        described = self.catalog.described_items(each.item)
+        return rank_values(self.ranks, counter.column, attribute, described, each.as_of, counts)

@@ -79,7 +79,8 @@ def serve(
     served beside it. There is no encryption and no login: keep it on a private network.
 
     With --log, RecordEvents is served too: an acknowledged event is on disk in DIR, counts once, and is in the
-    features, histories and filters of later requests within a second. At the next start DIR is read again, on top of
+    features, histories and filters of later requests within a second, for users and items that BUNDLE does not know too
+    ([record] new_users, new_items). At the next start DIR is read again, on top of
     the bundle, or of --snapshot where `pairlift snapshot` wrote one (faster). DIR/events/*.parquet has what closed
     segments of the log hold: name it in [events] source to train on it. [record] in the TOML has the limits.
 
@@ -136,7 +137,7 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | Non
 def _asking(command: Any) -> Any:
     """Add the options that both clients share."""
     options = [
-        click.option("--user", required=True, help="Id of the user; an unknown one is cold."),
+        click.option("--user", required=True, help="Id of the user; one that is neither known nor recorded is cold."),
         click.option("--surface", default="", help="Where the list is shown, as the log names it."),
         click.option("--source-item", help="The item that the list is related to."),
         click.option("--as-of", callback=_time, help="ISO time before which data counts; default: the server's clock."),
@@ -191,7 +192,7 @@ def recommend(
 
 @click.command()
 @_asking
-@click.option("--items", required=True, help="Ids of the items to rank, comma-separated; an unknown one is cold.")
+@click.option("--items", required=True, help="Ids of the items to rank, comma-separated; unknown ones are cold.")
 def rank(
     *,
     user: str,

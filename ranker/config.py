@@ -124,8 +124,10 @@ class RecordSettings(Settings):
 
     dedupe_days: for how long ids are known; older events are refused. tolerance: how far in the future a time may
     lie. texts: those of `[events.columns]` that are text, not numbers. max_events: recorded events that are served
-    from memory beside the bundle's own. memory: GiB that all of it may take (default: three quarters of the
-    machine's); a server that could need more does not start. max_batch: events of one batch. streams: open
+    from memory beside the bundle's own. new_users, new_items: how many users and items that the bundle does not know
+    are served from what is recorded of them; further ones are recorded, and cold until a training knows them. memory:
+    GiB that all of it may take (default: three quarters of the machine's); a server that could need more does not
+    start. max_batch: events of one batch. streams: open
     RecordEvents calls. segment_mb, segment_time: size and age at which the next event starts a new file of the log,
     and the old one is written as Parquet too, for a training.
     """
@@ -134,6 +136,8 @@ class RecordSettings(Settings):
     tolerance: Duration = Field(default=5 * 60 * 1_000_000)
     texts: list[Name] = Field(default_factory=list)
     max_events: int = Field(default=10_000_000, ge=1)
+    new_users: int = Field(default=1_000_000, ge=0, le=1_000_000_000)
+    new_items: int = Field(default=100_000, ge=0, le=1_000_000_000)
     memory: float | None = Field(default=None, gt=0)
     max_batch: int = Field(default=10_000, ge=1)
     streams: int = Field(default=4, ge=1)

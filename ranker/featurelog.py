@@ -50,7 +50,7 @@ class FeatureLog:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
         self.folder, self.columns, self.catalog, self.version, self.share = folder, columns, catalog, version, share
         self.dropped = 0
-        self._queue: queue.Queue[tuple[str, Request, Answer, F32] | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[tuple[Catalog, str, Request, Answer, F32] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
         self._thread.start()
 
@@ -61,7 +61,9 @@ class FeatureLog:
     def offer(self, request_id: str, request: Request, answer: Answer, values: F32) -> None:
         """Take an answer and float32[k, c] of its items; never waits."""
         try:
-            self._queue.put_nowait((request_id, request, answer, values))
+            # Of the state only the ids: what waits must not hold old counters.
+            catalog = self.catalog if request.state is None else request.state.catalog
+            self._queue.put_nowait((catalog, request_id, replace(request, state=None), answer, values))
         except queue.Full:
             self.dropped += 1
             if self.dropped & (self.dropped - 1) == 0:
@@ -87,18 +89,15 @@ class FeatureLog:
             if taken is None:
                 return
 
-    def _table(self, request_id: str, request: Request, answer: Answer, values: F32) -> pa.Table:
+    def _table(self, catalog: Catalog, request_id: str, request: Request, answer: Answer, values: F32) -> pa.Table:
         n = len(answer.item)
-
-        def ids(known: Ids, index: Any) -> pa.Array:
-            kind = pa.string() if known.dtype == object else pa.int64()
-            return pa.array([known[k] if k >= 0 else None for k in index], kind)
-
+        users, items = catalog.ids_of_users(np.full(n, request.user, np.int32)), catalog.ids_of_items(answer.item)
+        kinds = [pa.string() if known.dtype == object else pa.int64() for known in (catalog.user_ids, catalog.item_ids)]
         surface = self.catalog.surfaces[request.surface] if request.surface >= 0 else None
         keys = {
             "request_id": pa.array([request_id] * n, pa.string()),
-            "user_id": ids(self.catalog.user_ids, [request.user] * n),
-            "item_id": ids(self.catalog.item_ids, answer.item.tolist()),
+            "user_id": pa.array(users, kinds[0]),
+            "item_id": pa.array(items, kinds[1]),
             "as_of": pa.array([request.as_of] * n, pa.int64()),
             "surface": pa.array([surface] * n, pa.string()),
             "rank": pa.array(range(n), pa.int32()),

@@ -13,7 +13,7 @@ Filter = Callable[[Candidates, Request, State], tuple[Candidates, Candidates]]
 
 def unknown(candidates: Candidates, request: Request, state: State) -> tuple[Candidates, Candidates]:
     """Remove what is no item of the catalogue."""
-    return candidates.split((candidates.item >= 0) & (candidates.item < state.catalog.n_items))
+    return candidates.split((candidates.item >= 0) & (candidates.item < state.catalog.all_items))
 
 
 def excluded(candidates: Candidates, request: Request, state: State) -> tuple[Candidates, Candidates]:

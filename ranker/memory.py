@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 from features.dedupe import BYTES_PER_KEY
 from features.errors import PairliftError
 from features.histories import COLUMNS
-from features.latest import table_bytes
+from features.ids import SLOT_BYTES
+from features.latest import row_bytes, table_bytes
+from features.newcomers import BYTES_PER_ID
 from features.store import State
 
 GIB = 1 << 30
+#: bytes of an int64
+WORD = 8
 #: arrays of a timeline that have an entry for each key; the others have one for each event, or a share of it
 OF_KEYS = ("codes", "offsets", "mark_offsets")
 #: share of the machine's memory that is the limit where none is given
@@ -22,16 +26,35 @@ GUESS = 40
 
 
 class Plan(NamedTuple):
-    """keys: (name, keys, bytes per key). event: bytes per event, all keys and the history. now, most: bytes."""
+    """keys: (name, keys, bytes per key). event: bytes per event, all keys and the history. new: (name, room, bytes of
+    each) of new users and items. now, most: bytes.
+    """
 
     keys: tuple[tuple[str, int, float], ...]
     event: float
+    new: tuple[tuple[str, int, int], ...]
     now: int
     most: int
 
 
 def _bytes(arrays: Any, names: tuple[str, ...]) -> int:
     return sum(getattr(arrays, name).nbytes for name in names)
+
+
+def _of_newcomers(state: State, max_events: int) -> tuple[tuple[str, int, int], ...]:
+    """Return (name, room, bytes of each) of new users and items; none comes without an event.
+
+    Each has a key in the base's timelines that name its side (code and offset), and a row in their tables, both twice
+    while the base is rebuilt. A user has bounds of a history (3), two of which are copied with each fold; an item the
+    time of its first event.
+    """
+    rooms = {"user": state.catalog.new_users.room, "item": state.catalog.new_items.room}
+    each = {"user": BYTES_PER_ID + 5 * WORD, "item": BYTES_PER_ID + 2 * WORD}
+    for number, plan in enumerate(state.plans):
+        row = row_bytes(plan) + 4 * SLOT_BYTES if number in state.kinds().tabled else 0
+        for side in set(plan.key) & rooms.keys():
+            each[side] += 2 * (2 * WORD + row)
+    return tuple((f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
 
 
 def plan_memory(state: State, max_events: int) -> Plan:
@@ -61,12 +84,15 @@ def plan_memory(state: State, max_events: int) -> Plan:
     now = of_events + of_keys
     # A history's block may have as much room as it has rows.
     most = 2 * (now + max_events * event) + max_events * (event + BYTES_PER_KEY)
-    return Plan(tuple(keys), event, now, round(most))
+    new = _of_newcomers(state, max_events)
+    most += sum(room * size for _, room, size in new)
+    return Plan(tuple(keys), event, new, now, round(most))
 
 
 def described(plan: Plan, limit: float, max_events: int) -> list[str]:
     """Return the lines that a server prints at its start."""
     lines = [f"memory: {name}: {count:,} keys, {size:.0f} bytes per key" for name, count, size in plan.keys]
+    lines += [f"memory: {name}: room for {room:,}, {size} bytes each" for name, room, size in plan.new]
     return [
         *lines,
         f"memory: {plan.event:.0f} bytes per event; the state takes {plan.now / GIB:.2f} GiB, and at most "
@@ -82,6 +108,6 @@ def memory_lines(state: State, max_events: int, limit: float | None) -> list[str
     if plan.most > limit * GIB:
         raise PairliftError(
             f"the state with {max_events:,} recorded events may take {plan.most / GIB:.2f} GiB and the limit is "
-            f"{limit:.2f} GiB: lower [record] max_events, or raise [record] memory"
+            f"{limit:.2f} GiB: lower [record] max_events, new_users or new_items, or raise [record] memory"
         )
     return described(plan, limit, max_events)

@@ -79,7 +79,7 @@ class Pipeline:
         """
         self.bundle = bundle
         self._state = state
-        self.sources = list(configured_sources(bundle) if sources is None else sources)
+        self.sources = list(configured_sources(bundle, self.state) if sources is None else sources)
         if len(self.sources) > MAX_SOURCES:
             raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(self.sources)}")
         self.filters: list[tuple[str, filters.Filter]] = [
@@ -106,7 +106,7 @@ class Pipeline:
 
     def recommend(self, request: Request, k: int) -> Answer:
         """Return the best k items that the sources propose and the filters keep, or as many as there are."""
-        trace, state = Trace(), self.state
+        trace, state = Trace(), request.state or self.state
         request = replace(request, state=state)
         candidates = dedupe(self._fetch(request, state, trace))
         trace.mark("sources")
@@ -129,7 +129,7 @@ class Pipeline:
 
     def rank(self, request: Request, item: I32) -> Answer:
         """Return all of int32[n] items (-1 is cold, repeats stay), best first."""
-        trace, state = Trace(), self.state
+        trace, state = Trace(), request.state or self.state
         matrix = self._features(request, state, item, trace)
         trace.mark("features")
         score = self.bundle.score(matrix)
@@ -229,7 +229,8 @@ class Pipeline:
 
     def _values(self, plugin: FeaturePlugin, request: Request, state: State, item: I32) -> Callable[[], F32]:
         def call() -> F32:
-            values = plugin.values(request.requests(item), state.histories)
+            known = state.catalog.described_items(item)  # a plugin knows those that it was fitted on
+            values = plugin.values(request.requests(known), state.histories)
             expected = (len(item), len(plugin.columns))
             if np.shape(values) != expected:
                 raise ValueError(f"values of shape {expected} were expected, found {np.shape(values)}")
@@ -261,21 +262,22 @@ def _a_known_user(state: State) -> list[int]:
     return [int(sizes.argmax())] if sizes.any() else []
 
 
-def configured_sources(bundle: Bundle) -> Sources:
-    """Return the sources of `[sources]`, each with its settings, in the order of their bits."""
-    settings, state = bundle.config.sources, bundle.state
+def configured_sources(bundle: Bundle, state: State) -> Sources:
+    """Return the sources of `[sources]`, each with its settings, in the order of their bits. state: of now."""
+    # Histories are those of a request's state; what is held here must not be arrays that recording leaves behind.
+    settings, histories = bundle.config.sources, bundle.state.histories
     found: list[tuple[CandidateSource, SourceSettings]] = []
     if settings.popular:
         found.append((Popular(state), settings.popular))
     if settings.cooccurrence:
         floor = min(len(bundle.config.grades) - 1, 1)
-        found.append((TakenTogether(bundle.cooccurrence, state.histories, floor), settings.cooccurrence))
+        found.append((TakenTogether(bundle.cooccurrence, histories, floor), settings.cooccurrence))
     if settings.nearest:
         vectors = next((plugin for plugin in bundle.plugins.values() if isinstance(plugin, VectorPlugin)), None)
         if vectors is None:
             log.info("source 'nearest' is left out: none of the served plugins has vectors")
         else:
-            found.append((Nearest(vectors, state.histories), settings.nearest))
+            found.append((Nearest(vectors, histories), settings.nearest))
     return found
 
 

@@ -1,7 +1,8 @@
 """Recording: batches are checked and graded, made durable, and folded into the state that requests read.
 
 What is refused is told with its index and reason, and the rest of the batch is kept. Users and items that the
-bundle does not know stay in the log; until a training knows them they count only for keys that do not name them.
+bundle does not know are served like known ones, without attributes, as far as `[record] new_users` and `new_items` give
+room; beyond that, until a training knows them, they count only for keys that do not name them.
 """
 
 import logging
@@ -9,20 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from features.errors import PairliftError
 from features.eventlog import LogWriter
-from features.live import Live, merged
-from features.schema import Bool
+from features.live import Live, empty_log, merged
+from features.schema import Bool, EventLog
 from features.segments import Frame, export_segment
 from features.store import State
 from ranker.batch import Batch, Outcome
 from ranker.bundle import Bundle
-from ranker.events import EventReader, Find
+from ranker.events import Checked, EventReader, Find
 from ranker.memory import memory_lines
+from ranker.numbering import Numbering, with_room
 from ranker.request import RequestError
 from ranker.snapshots import Identity, Origin, write_snapshot
 
@@ -60,14 +61,16 @@ class Recorder:
         """Lock the log, read it again, and open it; PairliftError where it is locked, damaged or too large.
 
         wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known. users, items:
-        give dense indexes. origin: of the snapshot that `bundle.state` is.
+        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is.
         """
         self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
         self._wall, self._past = wall, past
         self._reader = EventReader(bundle, users, items)
-        for line in memory_lines(bundle.state, self.settings.max_events, self.settings.memory):
+        frame, strangers = (origin.frame, origin.strangers) if origin else (0, empty_log(self._reader.feedback))
+        state = with_room(bundle.state, strangers, self.settings.new_users, self.settings.new_items)
+        for line in memory_lines(state, self.settings.max_events, self.settings.memory):
             log.info(line)
-        frame, strangers = (origin.frame, origin.strangers) if origin else (0, None)
+        self._numbering = Numbering(state.catalog)
         self.count = 0
         self._taken = threading.Lock()
         self._live: Live | None = None
@@ -78,7 +81,7 @@ class Recorder:
             self._identity = Identity(folder, f"{bundle.version}@{bundle.state.end}")
             if origin is not None and origin.log != self._identity.name:
                 raise PairliftError(f"the snapshot is of another log than {folder}: serve it with its own, or without")
-            self._live = Live(bundle.state, self._reader.feedback, strangers, frame)
+            self._live = Live(state, self._reader.feedback, strangers, frame)
             self._replay(frame, known=origin is not None)
             self._identity.keep(self._writer.number)
             self._writer.start()
@@ -114,7 +117,7 @@ class Recorder:
         self._reserve(len(good.log))
         known = len(good.log)
         try:
-            receipt = self._writer.append(good.table, good.log).result()
+            receipt = self._writer.append(good.table, good).result()
             known = int(receipt.known.sum())
         finally:
             self._reserve(-known)
@@ -143,19 +146,26 @@ class Recorder:
                 )
             self.count += events
 
-    def _recorded(self, frame: int, batches: list[tuple[Any, Bool]]) -> None:
-        self.live.add(merged([events.select(new) for events, new in batches]), frame)
+    def _recorded(self, frame: int, batches: list[tuple[Checked, Bool]]) -> None:
+        # Numbers are given in the order of the log, and that is not the order of time.
+        self._add([(good.log.select(new), good.table.filter(pa.array(new))) for good, new in batches], frame)
+
+    def _add(self, batches: list[tuple[EventLog, pa.Table]], frame: int) -> None:
+        events = [self._numbering.numbered(*batch) for batch in batches]
+        self.live.add(merged(events), frame, self._numbering.new)
 
     def _replay(self, frame: int, *, known: bool) -> None:
         """Fold in what the log has behind a frame. known: the state is a snapshot of this log."""
         begun = time.monotonic()
         covered = 0 if known else self._identity.covered
         for frames in _chunks(self._writer.replay(frame), covered):
-            events = self._reader.read(pa.concat_tables([f.events for f in frames]))
+            table = pa.concat_tables([f.events for f in frames])
+            events = self._reader.read(table)
             if covered is None or frames[-1].number <= covered:
-                events = events.select(events.ts >= self.bundle.state.end)
+                later = events.ts >= self.bundle.state.end
+                events, table = events.select(later), table.filter(pa.array(later))
             self._reserve(len(events))
-            self.live.add(events, frames[-1].number)
+            self._add([(events, table)], frames[-1].number)
         self.live.drain(PATIENCE)
         if self._writer.number:
             took = time.monotonic() - begun

@@ -36,7 +36,7 @@ class Request:
 
     keep_values: whether `Answer.values` is wanted.
     exclude: int32[m], items that Recommend must not give (-1 is harmless). explain: whether `Answer.detail`
-    is wanted. state: what the whole request reads, where the server's state moves on; the pipeline sets it.
+    is wanted. state: what the whole request reads, where the server's state moves on; None: the pipeline sets it.
     """
 
     user: int

@@ -77,7 +77,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             asked = self._asked(request)
             found = self.pipeline.recommend(asked, k)
             self._log_features(request, asked, found)
-            return self._stamped(self.wire.recommended(found), request, asked.as_of)
+            return self._stamped(self.wire.recommended(found, asked.state), request, asked.as_of)
 
         return self._answered(context, answer)
 
@@ -87,14 +87,15 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         def answer() -> Any:
             items = self.wire.values("items", request.items)
             asked = self._asked(request)
-            found: Answer = self.pipeline.rank(asked, self.wire.items.find(items))
+            found: Answer = self.pipeline.rank(asked, self.wire.candidates(items, asked.state))
             self._log_features(request, asked, found)
             return self._stamped(self.wire.ranked(found, items), request, asked.as_of)
 
         return self._answered(context, answer)
 
     def _asked(self, request: Any) -> Request:
-        asked = self.wire.request(request, self.clock())
+        # Ids, counters and histories of one moment.
+        asked = self.wire.request(request, self.clock(), self.pipeline.state)
         wanted = self.feature_log is not None and self.feature_log.wants(request.request_id)
         return replace(asked, keep_values=True) if wanted else asked
 
@@ -107,7 +108,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
 
         def answer() -> Any:
             bundle, limits = self.pipeline.bundle, self.wire.limits
-            catalog = bundle.state.catalog
+            catalog = self.pipeline.state.catalog
             kinds = {False: pb.ID_KIND_INTEGER, True: pb.ID_KIND_TEXT}
             return pb.DescribeResponse(
                 bundle_version=bundle.version,
@@ -116,8 +117,8 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
                 clock=self.clock(),
                 user_ids=kinds[self.wire.users.text],
                 item_ids=kinds[self.wire.items.text],
-                users=catalog.n_users,
-                items=catalog.n_items,
+                users=catalog.all_users,
+                items=catalog.all_items,
                 surfaces=catalog.surfaces,
                 source_names=self.pipeline.source_names,
                 feature_names=bundle.columns,
@@ -294,7 +295,5 @@ def warn_if_old(bundle: Bundle, now: int) -> None:
         log.warning(
             "the snapshot ends at %s, %.0f h before the clock (at most %.0f h were expected): "
             "recent windows are empty. Load a newer one with --snapshot, or use --clock snapshot",
-            iso(bundle.state.end),
-            age / hours,
-            most / hours,
+            *(iso(bundle.state.end), age / hours, most / hours),
         )

@@ -1,7 +1,7 @@
 """Snapshots of a server that records, and what ties a recorded log to bundles and snapshots.
 
-A snapshot folder is a state (`features.snapshot`), `strangers/` (its events of users or items that the bundle does
-not know) and `manifest.json`: hashes of all files, and which frame of which log it goes up to.
+A snapshot folder is a state (`features.snapshot`), `strangers/` (its events of users or items for which there was no
+room) and `manifest.json`: hashes of all files, and which frame of which log it goes up to.
 """
 
 import json

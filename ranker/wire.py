@@ -5,17 +5,21 @@ integer ids.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.ids import IdIndex
-from features.schema import F32, I32, I64, NO_CONTEXT, Catalog, Ids
+from features.newcomers import Newcomers
+from features.schema import F32, I32, I64, NO_CONTEXT, NO_NEWCOMERS, Catalog, Ids
 from ranker.batch import Batch, Outcome
 from ranker.config import ServeSettings
 from ranker.request import Answer, Detail, Request, RequestError
+
+if TYPE_CHECKING:  # the clients load this file, and need no counters
+    from features.store import State
 
 DEFAULT_K = 10
 #: fields of RecordEventsRequest with ids, and the columns of a batch
@@ -37,9 +41,13 @@ class IdTable:
         """`text` or `integer`."""
         return "text" if self.text else "integer"
 
-    def find(self, wanted: Sequence[Any]) -> I32:
-        """Return int32[n]: the index of each id, -1 where it is not known."""
-        return self._index.find(wanted)
+    def find(self, wanted: Sequence[Any], new: Newcomers = NO_NEWCOMERS) -> I32:
+        """Return int32[n]: the index of each id, -1 where it is not known. new: those that the bundle does not know."""
+        found = self._index.find(wanted)
+        if new.count and (unknown := np.flatnonzero(found < 0)).size:
+            number = new.find([wanted[k] for k in unknown.tolist()])
+            found[unknown] = np.where(number < 0, -1, len(self.ids) + number)
+        return found
 
     def refuse(self, place: str) -> RequestError:
         """Return the error of ids of the other kind."""
@@ -53,7 +61,7 @@ class Wire:
     """Reads requests and writes answers for one catalogue."""
 
     def __init__(self, catalog: Catalog, limits: ServeSettings) -> None:
-        self.limits = limits
+        self.limits, self._catalog = limits, catalog
         self.users = IdTable(catalog.user_ids)
         self.items = IdTable(catalog.item_ids)
         self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
@@ -62,11 +70,12 @@ class Wire:
             for known in catalog.contexts
         }
 
-    def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int) -> Request:
+    def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int, state: "State | None" = None) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
 
-        now: the as_of (µs UTC) of a request without one.
+        now: the as_of (µs UTC) of a request without one. state: what the request is to read, new users and items too.
         """
+        catalog = self._known(state)
         context = message.context
         as_of = message.as_of if message.HasField("as_of") else now
         if not EARLIEST <= as_of <= LATEST:
@@ -75,14 +84,15 @@ class Wire:
             )
         exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
         return Request(
-            _one(self.users, "user", message.user),
+            _one(self.users, catalog.new_users, "user", message.user),
             as_of,
             self._surfaces.get(context.surface, -1),
-            _one(self.items, "context.source_item", context.source_item),
+            _one(self.items, catalog.new_items, "context.source_item", context.source_item),
             context.query,
             self._said(context.attributes),
-            self.items.find(self.values("exclude", exclude)),
+            self.items.find(self.values("exclude", exclude), catalog.new_items),
             message.explain,
+            state=state,
         )
 
     def _said(self, attributes: Mapping[str, str]) -> F32:
@@ -120,9 +130,16 @@ class Wire:
             raise self.items.refuse(place)
         return values
 
-    def recommended(self, answer: Answer) -> pb.RecommendResponse:
-        """Return the RecommendResponse of an answer."""
-        ids = self.items.ids[answer.item].tolist()
+    def candidates(self, items: Sequence[Any], state: "State | None" = None) -> I32:
+        """Return int32[n]: the indexes of what `values` gave. state: of the request."""
+        return self.items.find(items, self._known(state).new_items)
+
+    def _known(self, state: "State | None") -> Catalog:
+        return self._catalog if state is None else state.catalog
+
+    def recommended(self, answer: Answer, state: "State | None" = None) -> pb.RecommendResponse:
+        """Return the RecommendResponse of an answer. state: of its request."""
+        ids = self._known(state).ids_of_items(answer.item)
         return pb.RecommendResponse(items=self._ids(ids), **_common(answer))
 
     def ranked(self, answer: Answer, items: Sequence[Any]) -> pb.RankResponse:
@@ -147,14 +164,14 @@ def _number(name: str, value: str) -> float:
     return number
 
 
-def _one(table: IdTable, place: str, message: pb.Id) -> int:
+def _one(table: IdTable, new: Newcomers, place: str, message: pb.Id) -> int:
     """Return the index of a single id, -1 where it is absent or not known."""
     kind = message.WhichOneof("kind")
     if kind is None:
         return -1
     if (kind == "text") != table.text:
         raise table.refuse(place)
-    return int(table.find([getattr(message, kind)])[0])
+    return int(table.find([getattr(message, kind)], new)[0])
 
 
 def _common(answer: Answer) -> dict[str, Any]:

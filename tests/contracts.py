@@ -92,6 +92,23 @@ class PluginContract:
         )
         assert plugin.values(requests.slice(0, 0), histories).shape == (0, len(plugin.columns))
 
+    def test_new_users_and_items_of_histories_are_as_cold_ones_but_for_the_history(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        log, n_users, n_items = world.log, world.catalog.n_users, world.catalog.n_items
+        as_of, items = int(requests.as_of[-1]), np.arange(6, dtype=np.int32)
+        found = []
+        for shift in (0, 57):
+            third = np.where(np.arange(len(log)) % 3 == 0, n_items + shift + log.item % 5, log.item)
+            mixed = Histories.build(replace(log, item=third.astype(np.int32)), n_users)
+            found.append(plugin.values(one_request(3, as_of, 0, items), mixed))
+        self.same(*found)  # which new item it is says nothing
+        if isinstance(plugin, VectorPlugin):
+            later = Histories.build(replace(log, user=np.where(log.user == 3, n_users + 2, log.user)), n_users + 3)
+            known = plugin.user_vectors(one_request(3, as_of, 0, items), histories)
+            self.same(plugin.user_vectors(one_request(n_users + 2, as_of, 0, items), later), known)
+            assert np.isfinite(known).all()
+            assert np.isnan(plugin.user_vectors(one_request(n_users + 1, as_of, 0, items), later)).all()
+
     def test_what_is_saved_is_loaded_and_can_be_saved_again(self, case: Any, tmp_path: Path) -> None:
         plugin, _, requests, histories = case
         before = plugin.values(requests, histories)

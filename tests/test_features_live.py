@@ -1,6 +1,8 @@
+import tempfile
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +12,15 @@ from world import make_world
 
 from features import live
 from features.histories import COLUMNS, Histories, HistoryBuffer
+from features.keys import key_codes, without_last
 from features.live import Live, merged
-from features.schema import DAY, HOUR, EventLog, Requests
+from features.newcomers import Newcomers
+from features.rows import assemble, make_spec
+from features.schema import DAY, HOUR, EventLog, Requests, one_request
 from features.settings import CounterSettings
+from features.snapshot import load_state, save_state
 from features.spec import make_counters
-from features.store import State
+from features.store import NEVER, State
 
 
 def some_log(rng, n, n_users, low, high, n_items=20):
@@ -102,8 +108,7 @@ COUNTERS = make_counters(
 )
 
 
-def values(state, as_of):
-    n_users, n_items = WORLD.catalog.n_users, WORLD.catalog.n_items
+def values(state, as_of, n_users=WORLD.catalog.n_users, n_items=WORLD.catalog.n_items):
     item = np.tile(np.arange(-1, n_items, dtype=np.int32), n_users)
     requests = Requests(
         np.arange(n_users, dtype=np.int32),
@@ -159,6 +164,178 @@ def test_a_live_state_is_the_state_of_the_whole_log(seed, least, sizes):
     same_as_a_build(frozen.state, log, last - 20 * DAY, last + 20 * DAY)
     assert len(frozen.strangers) == int(((log.user < 0) | (log.item < 0)).sum())
     assert np.array_equal(values(before, last), untouched, equal_nan=True)
+
+
+def halved():
+    """Return the catalogue without the later half, one with it, and the log of the known half."""
+    c = WORLD.catalog
+    genre, length, tags = c.item_attributes
+    known = (
+        replace(genre, codes=genre.codes[:10]),
+        replace(length, numbers=length.numbers[:10]),
+        replace(tags, offsets=tags.offsets[:11], codes=tags.codes[: tags.offsets[10]]),
+    )
+    nothing = (
+        replace(genre, codes=np.where(np.arange(20) < 10, genre.codes, -1).astype(np.int32)),
+        replace(length, numbers=np.where(np.arange(20) < 10, length.numbers, np.nan).astype(np.float32)),
+        replace(tags, offsets=np.minimum(tags.offsets, tags.offsets[10]), codes=tags.codes[: tags.offsets[10]]),
+    )
+    country = replace(genre, name="country", codes=np.array([0, 1, -1, 1], np.int32))
+    padded = replace(country, codes=np.append(country.codes, np.full(4, -1, np.int32)))
+    bare = replace(
+        c, user_ids=c.user_ids[:4], item_ids=c.item_ids[:10], item_attributes=known, user_attributes=(country,)
+    )
+    whole = replace(c, item_attributes=nothing, user_attributes=(padded,))
+    log = WORLD.log.select((WORLD.log.user < 4) & (WORLD.log.item < 10))
+    return bare, whole, log
+
+
+BARE, WHOLE, KNOWN = halved()
+OF_ALL_KINDS = make_counters(
+    [
+        CounterSettings(key=["user"], event="impression", spans=["all", "w1d", "h6h"], stats=["count"]),
+        CounterSettings(key=["user"], event="impression", spans=["all", "w1d"], stats=["distinct_item"]),
+        CounterSettings(key=["item"], event="like", spans=["h2d", "all"], stats=["rate"]),
+        CounterSettings(key=["item"], event="like", spans=["h2d"], stats=["count", "rank_genre", "rank_tags"]),
+        CounterSettings(key=["user", "item"], event="play", spans=["w3d", "all"], stats=["sum", "mean"]),
+        CounterSettings(key=["user", "tags"], event="play", spans=["all", "w7d"], stats=["sum", "distinct_item"]),
+        CounterSettings(key=["item", "surface"], event="impression", stats=["since", "distinct_user"]),
+        CounterSettings(key=["surface", "item", "user"], event="impression", spans=["w7d"], stats=["count"]),
+        CounterSettings(key=["user_country", "item"], event="impression", stats=["count", "distinct_user"]),
+        CounterSettings(key=["genre"], event="impression", spans=["w7d", "all"], stats=["distinct_user"]),
+        CounterSettings(key=["user"], event="impression", spans=["w3d"], stats=["distinct_tags"]),
+    ],
+    KNOWN,
+    BARE,
+    WORLD.grades,
+)
+SPEC = make_spec(OF_ALL_KINDS, BARE, "UTC", ["item_genre", "item_length", "item_tags_main", "user_country", "item_age"])
+
+
+class Arrivals:
+    """Gives new users and items their indexes in the order of their events, as a server does from its log."""
+
+    def __init__(self, room=(10, 20)):
+        self.new = tuple(Newcomers(room=n) for n in room)
+
+    def numbered(self, log):
+        out = []
+        for k, (asked, known) in enumerate(((log.user, 4), (log.item, 10))):
+            index, rows = asked.copy(), np.flatnonzero(asked >= known)
+            found, later = self.new[k].extended(index[rows].tolist())
+            index[rows] = np.where(found < 0, -1, known + found)
+            self.new = (later, self.new[1]) if k == 0 else (self.new[0], later)
+            out.append(index)
+        return replace(log, user=out[0], item=out[1])
+
+    def start(self):
+        state = State.build(KNOWN, BARE, OF_ALL_KINDS, WORLD.grades)
+        return replace(state, catalog=replace(BARE, new_users=self.new[0], new_items=self.new[1]))
+
+
+def all_values(state, as_of, items=20, users=8):
+    """Every column of every user and item, many requests at once and one by one."""
+    item = np.arange(-1, items, dtype=np.int32)
+    each = [one_request(user, as_of, 0, item) for user in range(-1, users)]
+    whole = Requests(
+        np.arange(-1, users, dtype=np.int32), np.full(len(each), as_of), np.zeros(len(each), np.int16),
+        np.arange(len(each) + 1) * len(item), np.tile(item, len(each)),
+    )  # fmt: skip
+    together, alone = assemble(state, SPEC, whole), np.concatenate([assemble(state, SPEC, one) for one in each])
+    np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
+    return together
+
+
+def same_as_if_known(state, log, first, last):
+    want = State.build(log, WHOLE, OF_ALL_KINDS, WORLD.grades)
+    for as_of in np.linspace(first, last, 4).astype(np.int64).tolist():
+        np.testing.assert_allclose(all_values(state, as_of), all_values(want, as_of), rtol=1e-6, atol=1e-6)
+    assert np.array_equal(np.append(state.first_seen, np.full(20, NEVER))[:20], want.first_seen)
+    histories, known = state.histories, Histories.build(known_of(log), 8)
+    users, cut = np.arange(-1, 9, dtype=np.int32), np.full(10, last)
+    for (a, b), (c, d) in zip(
+        zip(*histories.before(users, cut), strict=True), zip(*known.before(users, cut), strict=True), strict=True
+    ):
+        assert histories.item[a:b].tolist() == known.item[c:d].tolist()
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    least=st.sampled_from([100, 10**6]),
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+)
+@settings(max_examples=15, deadline=None)
+def test_new_users_and_items_are_as_if_the_catalogue_knew_them(seed, least, sizes):
+    rng = np.random.default_rng(seed)
+    arrivals, last = Arrivals(), int(WORLD.log.ts[-1])
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(live, "LATEST", 40)
+        patch.setattr(live, "MANY", 2)
+        patch.setattr(live, "LEAST", least)
+        patch.setattr(live, "SHARE", 0.0)
+        folded, log = Live(arrivals.start(), ("play",), every=0.001), KNOWN
+        held = []
+        for k, n in enumerate(sizes):
+            low = last - 20 * DAY if k % 3 == 0 else last
+            new = arrivals.numbered(merged([some_log(rng, n, 8, low, last + (k + 1) * DAY)]))
+            log = merged([log, new])
+            folded.add(new, k + 1, arrivals.new)
+            if k % 2:
+                folded.drain(20)
+                held.append((folded.state, log))
+        folded.drain(20)
+        same_as_if_known(folded.state, log, last - 20 * DAY, last + 20 * DAY)
+        frozen = folded.freeze().result(20)
+        folded.close()
+        same_as_if_known(frozen.state, log, last - 20 * DAY, last + 20 * DAY)
+        for state, then in held[:1]:
+            same_as_if_known(state, then, last - 20 * DAY, last + 20 * DAY)
+            assert state.catalog.all_users == max(int(then.user.max()) + 1, 4)
+        save_state(Path(folder) / "state", frozen.state)
+        loaded = load_state(Path(folder) / "state")
+        catalog = loaded.catalog
+        assert (catalog.new_users, catalog.new_items) == arrivals.new
+        assert catalog.new_items.known == arrivals.new[1].known
+        second = Live(loaded, ("play",), frozen.strangers, frozen.frame, every=0.001)
+        new = arrivals.numbered(merged([some_log(rng, 40, 8, last, last + DAY)]))
+        second.add(new, len(sizes) + 1, arrivals.new)
+        second.drain(20)
+        second.close()
+        same_as_if_known(second.state, merged([log, new]), last - 20 * DAY, last + 20 * DAY)
+
+
+def test_room_leaves_the_codes_of_known_keys_as_they_are():
+    rng = np.random.default_rng(0)
+    log = some_log(rng, 300, 4, 0, 100, n_items=10)
+    roomy = replace(BARE, new_users=Newcomers(room=7), new_items=Newcomers(room=5))
+    for key in (("user",), ("item", "user"), ("surface", "user", "item"), ("user", "tags", "item", "user_country")):
+        rows, code, size = key_codes(key, BARE, log.user, log.item, log.surface)
+        again, same, larger = key_codes(key, roomy, log.user, log.item, log.surface)
+        assert np.array_equal(rows, again)
+        assert np.array_equal(code, same)
+        assert larger >= size
+    user, item, surface = (a.ravel() for a in np.meshgrid(np.arange(11), np.arange(15), np.arange(2)))
+    for key in (("user", "item", "surface"), ("item", "surface", "user"), ("surface", "item", "user")):
+        _, code, size = key_codes(key, roomy, user.astype(np.int32), item.astype(np.int32), surface.astype(np.int16))
+        assert len(np.unique(code)) == len(code)
+        assert code.min() >= 0
+        assert code.max() < size
+        _, part, part_size = key_codes(key[:-1], roomy, user.astype(np.int32), item.astype(np.int32), surface)
+        found, found_size = without_last(code, key, roomy)
+        assert np.array_equal(found, part)
+        assert found_size == part_size
+    assert np.array_equal(key_codes(("item",), roomy, user, item.astype(np.int32), surface)[1], item)
+
+
+def test_newcomers_of_a_moment_stay_as_they_are():
+    none = Newcomers(room=3)
+    numbers, one = none.extended(["b", "a", "b"])
+    assert numbers.tolist() == [0, 1, 0]
+    numbers, two = one.extended(["c", "d", "a"])
+    assert numbers.tolist() == [2, -1, 1]
+    assert none.find(["a", "b"]).tolist() == [-1, -1]
+    assert one.find(["a", "b", "c"]).tolist() == [1, 0, -1]
+    assert (one.known, two.known) == (["b", "a"], ["b", "a", "c"])
 
 
 def test_a_state_from_a_frozen_one_goes_on_and_keeps_its_strangers():

@@ -24,9 +24,9 @@ from world import bundle_of, make_world, train_parts, with_config, write_world_b
 
 from features.dataset import Mapping, import_log
 from features.errors import PairliftError
-from features.histories import Histories
-from features.live import merged
+from features.live import empty_log, merged
 from features.loading import load_log
+from features.newcomers import Newcomers
 from features.schema import DAY, HOUR, MINUTE, Requests
 from features.segments import segment_files
 from features.settings import EventsSettings, Grade
@@ -37,11 +37,15 @@ from ranker.cli import cli
 from ranker.client import Client, ServerError
 from ranker.config import RecordSettings
 from ranker.events import EventReader
+from ranker.memory import plan_memory
+from ranker.numbering import Numbering, with_room
 from ranker.server import Server, now_wall
 from ranker.snapshots import origin_of, with_snapshot
 from ranker.wire import IdTable, batch_message, batch_of
 
 ROOT = Path(__file__).parent.parent
+#: users and items that no bundle of this file was trained on
+NEW = (1, 2, 5)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def batch(ids, users, items, ts, play=None, **columns):
 def random_batches(rng, bundle, sizes, first=0, low=-2 * DAY, high=3 * HOUR):
     """Batches in any order of time, with unknown users and items, ties and nulls; ids count on from `first`."""
     catalog, end = bundle.state.catalog, bundle.state.end
-    users, items = np.append(catalog.user_ids, 1), np.append(catalog.item_ids, 1)
+    users, items = np.append(catalog.user_ids, NEW), np.append(catalog.item_ids, NEW)
     for n in sizes:
         ts = end + rng.integers(low // MINUTE, high // MINUTE, n) * MINUTE
         play = [None if rng.random() < 0.1 else float(v) for v in rng.choice([0.1, 0.5, 1.0], n)]
@@ -100,11 +104,10 @@ def random_batches(rng, bundle, sizes, first=0, low=-2 * DAY, high=3 * HOUR):
         first += n
 
 
-def log_of(bundle, batches):
+def log_of(bundle, batches, catalog=None):
     """The same events by another way: straight into an EventLog."""
-    reader = EventReader(
-        bundle, IdTable(bundle.state.catalog.user_ids).find, IdTable(bundle.state.catalog.item_ids).find
-    )
+    catalog = catalog or bundle.state.catalog
+    reader = EventReader(bundle, IdTable(catalog.user_ids).find, IdTable(catalog.item_ids).find)
     return merged([reader.read(pa.table({**_columns(b.events), "play": b.feedback["play"]})) for b in batches])
 
 
@@ -112,11 +115,35 @@ def _columns(table):
     return {name: table[name] for name in table.column_names}
 
 
+def padded(attribute, n):
+    """The attribute with n more users or items, of which nothing is known."""
+    return replace(
+        attribute,
+        codes=attribute.codes if attribute.kind == "multi" else np.append(attribute.codes, np.full(n, -1, np.int32)),
+        offsets=np.append(attribute.offsets, np.repeat(attribute.offsets[-1:], n)),
+        numbers=np.append(attribute.numbers, np.full(n, np.nan, np.float32)),
+    )
+
+
+def knowing(catalog, batches):
+    """The catalogue with the new users and items of batches, in their order, behind its own."""
+    users, items = (
+        [one for b in batches for one in dict.fromkeys(b.events[name].to_pylist()) if one not in known]
+        for name, known in (("user_id", catalog.user_ids), ("item_id", catalog.item_ids))
+    )
+    users, items = list(dict.fromkeys(users)), list(dict.fromkeys(items))
+    return replace(
+        catalog,
+        user_ids=np.append(catalog.user_ids, np.array(users, np.int64)),
+        item_ids=np.append(catalog.item_ids, np.array(items, np.int64)),
+        item_attributes=tuple(padded(a, len(items)) for a in catalog.item_attributes),
+    )
+
+
 def expected_state(bundle, world, batches):
-    log = merged([world.log, log_of(bundle, batches)])
-    state = State.build(log, world.catalog, bundle.state.counters, world.grades)
-    known = (log.user >= 0) & (log.item >= 0)
-    return replace(state, histories=Histories.build(log.select(known), world.catalog.n_users))
+    catalog = knowing(world.catalog, batches)
+    log = merged([world.log, log_of(bundle, batches, catalog)])
+    return State.build(log, catalog, bundle.state.counters, world.grades)
 
 
 def same(state, want):
@@ -131,6 +158,7 @@ def same(state, want):
             state.histories.before(requests.user, requests.as_of),
             want.histories.before(requests.user, requests.as_of),
         )
+        assert n_users <= state.catalog.all_users or not (d - c)[state.catalog.all_users :].any()
         for user in range(n_users):
             assert sorted(state.histories.item[a[user] : b[user]]) == sorted(want.histories.item[c[user] : d[user]])
 
@@ -162,6 +190,136 @@ def test_an_item_that_was_just_seen_is_no_longer_recommended(bundle, tmp_path):
         assert first not in [item.item for item in client.recommend(user, 50).items]
         end = bundle.state.end
         assert first in [item.item for item in client.recommend(user, 50, as_of=end).items]  # ts < as_of alone counts
+
+
+def shown(client, user, item, surface="feed"):
+    """The features of one item for one user, by name, as `rank --explain` shows them."""
+    answer = client.rank(user, [item], surface=surface, explain=True)
+    return {name: value for name, value, _ in answer.items[0].features}
+
+
+def alike(found, want):
+    for one, other in zip(found, want, strict=True):
+        assert one == pytest.approx(other, rel=1e-6, nan_ok=True)
+
+
+def of_newcomers(bundle):
+    """Events of a new user with a new item and known ones, and 41 of a known user with the new item."""
+    user, item, end = int(bundle.state.catalog.user_ids[3]), int(bundle.state.catalog.item_ids[5]), bundle.state.end
+    users, items = [1, 1, 1, *[user] * 41], [2, 2, item, *[2] * 41]
+    play = [1.0, 1.0, 0.5, *[0.1] * 41]
+    return batch(list(range(44)), users, items, end + np.arange(44) * MINUTE, play)
+
+
+def test_a_new_user_and_a_new_item_are_served_as_known_ones(bundle, tmp_path):
+    """Within a second; after a restart; from a snapshot; and by --snapshot without the log."""
+    events, log = of_newcomers(bundle), tmp_path / "log"
+    user, item = int(bundle.state.catalog.user_ids[3]), int(bundle.state.catalog.item_ids[5])
+
+    def told(server, client):
+        assert client.describe().users == len(bundle.state.catalog.user_ids) + 1
+        assert client.describe().items == len(bundle.state.catalog.item_ids) + 1
+        return [shown(client, *pair) for pair in ((1, 2), (1, item), (user, 2), (-7, 2), (1, -7))]
+
+    with recording(bundle, log) as (server, client):
+        cold = shown(client, 1, 2)
+        list(client.record([events]))
+        begun = time.monotonic()
+        server.recorder.live.drain(5)
+        assert time.monotonic() - begun < 1
+        want = told(server, client)
+        new, nobody = want[0], want[3]
+        assert (cold["user__impression__all__count"], new["user__impression__all__count"]) == (0, 3)
+        assert (cold["item__impression__all__count"], new["item__impression__all__count"]) == (0, 43)
+        assert nobody["user__impression__all__count"] == 0
+        assert nobody["item__impression__all__count"] == 43
+        assert want[1]["als__dot"] == want[1]["als__dot"]  # folded in from the item that ALS knows
+        assert new["als__dot"] != new["als__dot"]  # of the new item it knows nothing
+        seen = [one.item for one in client.recommend(1, 50).items]
+        assert 2 not in seen
+        assert item not in seen
+        folder = Path(client.snapshot().folder)
+        server.pipeline.refresh()
+        assert 2 in [one.item for one in client.recommend(-7, 50).items]  # popular now
+        assert 2 not in [one.item for one in client.recommend(-7, 50, exclude=[2]).items]
+        related = client.recommend(1, 50, source_item=2)
+        assert 2 not in [one.item for one in related.items]
+        assert not related.degraded
+    later, origin = with_snapshot(bundle, folder), origin_of(folder)
+    rooms = with_config(later, record=RecordSettings(new_users=50, new_items=7))
+    for served, options in ((bundle, {}), (later, {"origin": origin}), (rooms, {"origin": origin})):
+        with recording(served, log, **options) as (server, client):
+            alike(told(server, client), want)
+            catalog = server.pipeline.state.catalog
+            assert (catalog.new_users.known, catalog.new_items.known) == ([1], [2])
+            assert 2 in [one.item for one in client.recommend(-7, 50).items]
+    server = Server(later, clock="snapshot")
+    server.start()
+    with Client(server.address) as client:
+        alike(told(server, client), want)
+    server.stop(0)
+
+
+def test_new_ids_beyond_the_room_are_recorded_and_stay_cold(bundle, tmp_path, caplog):
+    small = with_config(bundle, record=RecordSettings(new_users=2, new_items=0))
+    user, item, end = int(bundle.state.catalog.user_ids[3]), int(bundle.state.catalog.item_ids[5]), bundle.state.end
+    first = batch(list(range(5)), [1, 2, 3, 2, user], [item, item, item, 5, 5], end + np.arange(5))
+    again = batch([7, 8], [3, 4], [item, 6], end + np.arange(2))
+
+    def counts(client):
+        return [shown(client, one, item)["user__impression__all__count"] for one in (1, 2, 3, 4, user)]
+
+    with recording(small, tmp_path / "log") as (server, client):
+        before = counts(client)
+        assert [o.recorded for o in client.record([first, again])] == [5, 2]
+        server.recorder.live.drain(5)
+        found = counts(client)
+        assert found == [1, 2, 0, 0, before[-1] + 1]  # an item without room counts for the keys that do not name it
+        assert shown(client, 1, 5)["item__impression__all__count"] == 0
+    assert caplog.text.count("new_users = 2 is full") == 1
+    assert caplog.text.count("new_items = 0 is full") == 1
+    with recording(small, tmp_path / "log") as (server, client):
+        assert counts(client) == found
+    with recording(bundle, tmp_path / "log") as (server, client):  # with more room, all are served
+        assert counts(client) == [1, 2, 2, 1, before[-1] + 1]
+        assert shown(client, 1, 5)["item__impression__all__count"] == 2
+
+
+def test_numbers_of_new_ids_follow_the_log_and_not_the_time_or_the_batches(bundle, tmp_path):
+    rng, end = np.random.default_rng(0), bundle.state.end
+    users, items = rng.integers(1, 60, 300), rng.integers(1, 9, 300)
+    whole = batch(list(range(300)), users, items, end - rng.integers(0, DAY, 300))
+    parts = [Batch(whole.events[k : k + 7], {"play": whole.feedback["play"][k : k + 7]}, []) for k in range(0, 300, 7)]
+    order = [list(dict.fromkeys(ids.tolist())) for ids in (users, items)]
+    for name, batches in (("one", [whole]), ("many", parts)):
+        for _ in range(2):  # the second time from the log
+            with recording(bundle, tmp_path / name) as (server, client):
+                list(client.record(batches))
+                server.recorder.live.drain(5)
+                catalog = server.pipeline.state.catalog
+                assert [catalog.new_users.known, catalog.new_items.known] == order
+                assert catalog.ids_of_users(np.array([-1, 0, catalog.n_users + 4], np.int32)) == [
+                    None, bundle.state.catalog.user_ids[0], order[0][4],
+                ]  # fmt: skip
+
+
+def test_ids_of_another_kind_than_the_bundles_get_no_numbers(bundle):
+    numbering = Numbering(replace(bundle.state.catalog, new_users=Newcomers(room=5), new_items=Newcomers(room=5)))
+    table = pa.table({"user_id": ["a", "b"], "item_id": [1, 2]})
+    events = numbering.numbered(empty_log(("play",), 2), table)
+    assert events.user.tolist() == [-1, -1]
+    assert (events.item - bundle.state.catalog.n_items).tolist() == [0, 1]
+    assert [new.count for new in numbering.new] == [0, 2]
+
+
+def test_what_was_served_of_new_ids_is_logged_by_their_ids(bundle, tmp_path):
+    with recording(bundle, tmp_path / "log", features_to=(tmp_path / "features", 1.0)) as (server, client):
+        list(client.record([of_newcomers(bundle)]))
+        server.recorder.live.drain(5)
+        client.rank(1, [2, int(bundle.state.catalog.item_ids[5]), -7], request_id="r")
+    rows = pq.read_table(next((tmp_path / "features").glob("*.parquet")))
+    assert rows["user_id"].to_pylist() == [1] * 3
+    assert set(rows["item_id"].to_pylist()) == {2, int(bundle.state.catalog.item_ids[5]), None}
 
 
 def test_resends_count_once_and_are_told(bundle, world, tmp_path):
@@ -285,6 +443,13 @@ def test_the_memory_is_printed(bundle, tmp_path, caplog):
     with caplog.at_level("INFO"), recording(bundle, tmp_path / "log"):
         pass
     assert re.search(r"memory: user: 20 keys, \d+ bytes per key", caplog.text)
+    assert re.search(r"memory: new users: room for 1,000,000, \d+ bytes each", caplog.text)
+    assert re.search(r"memory: new items: room for 100,000, \d+ bytes each", caplog.text)
+    without, roomy = (
+        plan_memory(with_room(bundle.state, empty_log(("play",)), *room), 10_000_000).most
+        for room in ((0, 0), (3_000_000, 10_000))
+    )
+    assert roomy - without > 3_000_000 * 200 + 10_000 * 200
     assert re.search(r"memory: table of item: \d+ keys, \d+ bytes per key", caplog.text)
     assert re.search(r"\d+ bytes per event; the state takes .* at most .* GiB with 10,000,000 recorded", caplog.text)
 

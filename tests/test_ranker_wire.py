@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairlift.v1 import ranking_pb2 as pb
 
+from features.newcomers import Newcomers
 from features.schema import Catalog
 from ranker.config import ServeSettings
 from ranker.request import Answer, Detail, RequestError, SourceReport
@@ -231,3 +233,14 @@ def test_every_part_of_the_contract_has_a_comment():
             ("//", "syntax", "package", "option ", "oneof")
         )
         assert not declares or before.startswith("//"), f"no comment: {line}"
+
+
+@pytest.mark.parametrize(("catalog", "new"), [(INTEGERS, [5, 2**62 - 1]), (TEXTS, ["zoë", "ann "])])
+def test_new_ids_stand_behind_those_of_the_bundle(catalog, new):
+    known = catalog.item_ids.tolist()
+    grown = replace(catalog, new_items=Newcomers.of(new[:1], 2))
+    table, wanted = IdTable(catalog.item_ids), [new[1], known[2], new[0], known[0]]
+    found = table.find(wanted, grown.new_items)
+    assert found.tolist() == [-1, 2, len(known), 0]
+    assert table.find(wanted).tolist() == [-1, 2, -1, 0]
+    assert grown.ids_of_items(found) == [None, *wanted[1:]]

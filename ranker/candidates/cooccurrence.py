@@ -100,5 +100,6 @@ class TakenTogether:
         latest = taken[::-1]
         if request.source_item >= 0:
             latest = np.concatenate([np.array([request.source_item], np.int32), latest])
+        latest = latest[latest < len(self._table.neighbour)]  # a new item has no neighbours
         first = np.sort(np.unique(latest, return_index=True)[1])  # an item taken twice speaks once, where it is latest
         return latest[first][:SEEDS]

@@ -26,7 +26,7 @@ class Popular:
 
     def __init__(self, state: State) -> None:
         self._end = state.end
-        self._n_items = state.catalog.n_items
+        self._n_items = state.catalog.all_items
         self._state, self._number, self.plan = _item_counter(state)
         # Decay fades all items alike, so without new events their order stays: from the snapshot's end on it
         # is this one, however late the request (there the counts themselves may have faded to zero).

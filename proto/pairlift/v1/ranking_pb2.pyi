@@ -6,7 +6,8 @@ The wire contract of Pairlift: a feed service asks for a user's list, or for the
 Rules that hold everywhere:
 - Ids are the caller's own, integers or text: one kind for the users and one for the items of a bundle
   (`Describe` tells which). The other kind is INVALID_ARGUMENT.
-- An id that the bundle does not know is no error: such a user or item is cold, and is ranked.
+- An id that is not known is no error: such a user or item is cold, and is ranked. Known are those of the bundle, and
+  those of recorded events.
 - Times are microseconds since 1970-01-01T00:00:00 UTC.
 - Answers are parallel arrays, best first: entry i of each belongs together.
 
@@ -702,9 +703,9 @@ class DescribeResponse(_message.Message):
     item_ids: Global___IdKind.ValueType
     """The kind of the items' ids."""
     users: _builtins.int
-    """How many users are known."""
+    """How many users are known, new ones of recorded events too."""
     items: _builtins.int
-    """How many items are known."""
+    """How many items are known, new ones of recorded events too."""
     max_k: _builtins.int
     """The greatest k of Recommend."""
     default_k: _builtins.int
@@ -786,7 +787,7 @@ class RecordEventsRequest(_message.Message):
 
     @_builtins.property
     def users(self) -> Global___Ids:
-        """Who did it. A user or item that the bundle does not know is recorded too, and counts once a bundle knows it."""
+        """Who did it. A user or item that the bundle does not know is recorded too, and served from what is recorded of it."""
 
     @_builtins.property
     def items(self) -> Global___Ids:
