@@ -94,10 +94,10 @@ def serve(
     """
     # Here and not above: the clients need neither LightGBM nor the kernels, and start in a fraction of the
     # time.
-    from ranker.bundle import load_bundle  # noqa: PLC0415
-    from ranker.record import SWITCH  # noqa: PLC0415
-    from ranker.server import Server, now_wall, warn_if_old  # noqa: PLC0415
-    from ranker.snapshots import origin_of, with_snapshot  # noqa: PLC0415
+    from ranker.bundle import load_bundle
+    from ranker.record import SWITCH
+    from ranker.server import Server, now_wall, warn_if_old
+    from ranker.snapshots import origin_of, with_snapshot
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     loaded = load_bundle(bundle)

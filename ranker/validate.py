@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from features.loading import load_log
 from features.errors import PairliftError
+from features.loading import load_log
 from features.pairs import count_by_grades
 from features.plugin import make_plugin
 from features.schema import DAY, EventLog

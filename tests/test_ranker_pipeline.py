@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from world import bundle_of, full_matrix, make_world, train_parts, with_config
+from world import full_matrix, with_config
 
 from features.errors import PairliftError
 from features.plugin import VectorPlugin
@@ -16,21 +16,6 @@ from ranker.pipeline import CALLER, Pipeline, select
 from ranker.request import ABSENT, Request
 
 ITEMS = np.arange(80, dtype=np.int32)
-
-
-@pytest.fixture(scope="module")
-def world():
-    return make_world(surfaces=("feed", "search"))
-
-
-@pytest.fixture(scope="module")
-def parts(world):
-    return train_parts(world)
-
-
-@pytest.fixture(scope="module")
-def bundle(parts):
-    return bundle_of(parts)
 
 
 @pytest.fixture(scope="module")

@@ -51,21 +51,6 @@ def serving(bundle, **options):
 
 
 @pytest.fixture(scope="module")
-def world():
-    return make_world(surfaces=("feed", "search"))
-
-
-@pytest.fixture(scope="module")
-def parts(world):
-    return train_parts(world)
-
-
-@pytest.fixture(scope="module")
-def bundle(parts):
-    return bundle_of(parts)
-
-
-@pytest.fixture(scope="module")
 def folder(parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "bundle"
     write_world_bundle(parts, folder)

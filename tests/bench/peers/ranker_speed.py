@@ -220,7 +220,9 @@ def make_forest(categories: bool, n: int = 40_000) -> tuple[lgb.Booster, np.ndar
     none = np.zeros(len(matrix), np.float32)
     data = lgb.Dataset(matrix, none, categorical_feature=list(CATEGORICAL) if categories else [])
     booster = lgb.train(TREE | {"objective": made, "cat_smooth": DEFAULTS["cat_smooth"]}, data, FOREST_TREES)
-    return lgb.Booster(model_str=booster.model_to_string()), fresh.matrix[: REQUESTS * CANDIDATES].reshape(REQUESTS, CANDIDATES, -1)
+    return lgb.Booster(model_str=booster.model_to_string()), fresh.matrix[: REQUESTS * CANDIDATES].reshape(
+        REQUESTS, CANDIDATES, -1
+    )
 
 
 def scorer_speedup(categories: bool, rounds: int = 201) -> dict[str, float]:
