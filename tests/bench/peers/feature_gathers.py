@@ -51,13 +51,18 @@ def served(items: int) -> tuple[State, FeatureSpec]:
     return State.build(log, catalog, counters, GRADES), spec
 
 
-def medians(calls: dict[str, Callable[[int], Any]]) -> dict[str, float]:
-    """Return the median µs of each call, in turns, so that a busy moment hits all alike."""
+def medians(calls: dict[str, Callable[[Any, int], Any]], ids: dict[str, list[Any]]) -> dict[str, float]:
+    """Return the median µs of each call, in turns, so that a busy moment hits all alike.
+
+    Each is given ids of its own, made just before the clock starts, as a request's are when its message is read.
+    """
     took: dict[str, list[float]] = {name: [] for name in calls}
     for k in range(CALLS):
         for name, call in calls.items():
+            read = ids[name][k]
+            given = read.split(" ") if isinstance(read, str) else read.copy()
             begun = time.perf_counter()
-            call(k)
+            call(given, k)
             took[name].append((time.perf_counter() - begun) * 1e6)
     return {name: statistics.median(t) for name, t in took.items()}
 
@@ -80,22 +85,25 @@ def gathers(items: int) -> dict[str, float]:
     floor = rng.random((items, COLUMNS), np.float32)
     integers, texts = IdIndex.of(np.arange(items)), IdIndex.of(np.array([f"item-{k}" for k in range(items)], object))
     gaps = IdIndex.of(np.arange(items) * 3)
-    drawn = [[rng.choice(items, CANDIDATES, replace=False) for _ in range(CALLS)] for _ in range(4)]
-    # As from the wire: fresh strings, whose hash is not known yet.
-    named = [[f"item-{k}" for k in ids.tolist()] for ids in drawn[2]]
-    apart = [ids * 3 for ids in drawn[3]]
-    check(state, spec, drawn[0][0].astype(np.int32))
+    names = ("take", "integer ids", "with gaps", "text ids")
+    drawn = {name: [rng.choice(items, CANDIDATES, replace=False) for _ in range(CALLS)] for name in names}
+    check(state, spec, drawn["take"][0].astype(np.int32))
 
     def read(item: np.ndarray, k: int) -> None:
         assemble(state, spec, one_request(k, state.end + k, -1, item))
 
     t = medians(
         {
-            "take": lambda k: floor.take(drawn[0][k], axis=0),
-            "integer ids": lambda k: read(integers.find(drawn[1][k]), k),
-            "with gaps": lambda k: read(gaps.find(apart[k]), k),
-            "text ids": lambda k: read(texts.find(named[k]), k),
-        }
+            "take": lambda ids, k: floor.take(ids, axis=0),
+            "integer ids": lambda ids, k: read(integers.find(ids), k),
+            "with gaps": lambda ids, k: read(gaps.find(ids), k),
+            "text ids": lambda ids, k: read(texts.find(ids), k),
+        },
+        drawn
+        | {
+            "with gaps": [ids * 3 for ids in drawn["with gaps"]],
+            "text ids": [" ".join(f"item-{k}" for k in ids.tolist()) for ids in drawn["text ids"]],
+        },
     )
     print(f"{CANDIDATES} candidates of {items:,} items, {COLUMNS} values each, median of {CALLS}")
     for name, micros in t.items():
