@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from features.errors import PairliftError
 from features.schema import F32, F64
+from ranker.bitvectors import NAN as MISSING_NAN
+from ranker.bitvectors import ZERO as MISSING_ZERO
 from ranker.bundle import verify_bundle
 from ranker.forest import Tree, UnsupportedError, parse
-from ranker.scorer import NAN as MISSING_NAN
-from ranker.scorer import ZERO as MISSING_ZERO
 from ranker.scorer import Scorer, probe_rows
 
 LEQ, MEMBER = 0, 6  # modes of a split: not above a value, or in a set

@@ -4,7 +4,7 @@ QuickScorer (Lucchese et al., SIGIR 2015): the leaves of a tree are numbered fro
 sends a row to the right removes the leaves of its left subtree; the first leaf that remains is the row's. Here the
 rows of a request are the inner loop, so that the compiler compares eight or sixteen of them at a time. Leaves are
 worked on in blocks of 32, for a word is then as wide as the float32 that it is compared for; a tree may have any
-number of them.
+number of them. A category is looked up in a table of words, for two blocks at a time.
 """
 
 import logging
@@ -12,33 +12,33 @@ from dataclasses import dataclass
 
 import lightgbm as lgb
 import numpy as np
-from numba import njit
 
 from features.schema import F32, F64, I32, I64
+from ranker.bitvectors import (
+    ALL,
+    ALL_OF_TWO,
+    BELOW_MAX,
+    CATEGORY,
+    LANES,
+    LEFT,
+    MAX,
+    NAN,
+    RIGHT,
+    ROWS_AT_ONCE,
+    U32,
+    U64,
+    WORD,
+    score_rows,
+)
 from ranker.forest import Tree, UnsupportedError, left_leaves, parse
 
 log = logging.getLogger(__name__)
-
-WORD = 32
-#: rows of one pass: their words and one column of each fit the first cache
-ROWS_AT_ONCE = 512
-#: a multiple of the rows that any processor compares at a time
-LANES = 64
-#: kinds of a split: a number whose missing values go left, one whose go right, a category
-LEFT, RIGHT, CATEGORY = 0, 1, 2
-#: LightGBM's kinds of missing values (bits 2 and 3 of its `decision_type`)
-NONE, ZERO, NAN = 0, 1, 2
-_ZERO = np.float32(1e-35)  # LightGBM's kZeroThreshold
-_ALL = np.uint32(0xFFFFFFFF)
-_MAX = np.finfo(np.float32).max
-_BELOW_MAX = np.nextafter(_MAX, np.float32(0))
-U32 = np.ndarray[tuple[int], np.dtype[np.uint32]]
 
 
 def _mask(first: int, end: int, block: int) -> int:
     """Return the word of a block without the leaves first .. end - 1."""
     low, high = max(first - block * WORD, 0), min(end - block * WORD, WORD)
-    return int(_ALL) if high <= low else int(_ALL) & ~(((1 << (high - low)) - 1) << low)
+    return int(ALL) if high <= low else int(ALL) & ~(((1 << (high - low)) - 1) << low)
 
 
 def _down(threshold: float) -> np.float32:
@@ -47,8 +47,8 @@ def _down(threshold: float) -> np.float32:
     An infinite threshold, which only a missing value passes, becomes the greatest float32: see `_columns`.
     """
     if np.isinf(threshold):
-        return np.float32(np.sign(threshold)) * _MAX
-    rounded = np.float32(min(max(threshold, -float(_MAX)), float(_BELOW_MAX)))
+        return np.float32(np.sign(threshold)) * MAX
+    rounded = np.float32(min(max(threshold, -float(MAX)), float(BELOW_MAX)))
     return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))
 
 
@@ -59,13 +59,15 @@ class _Writer:
         self.missing: dict[int, int] = {}
         self.largest: dict[int, int] = {}
         self.columns: dict[tuple[int, int], int] = {}
-        self.nodes: list[tuple[int, np.float32, int, int]] = []
-        self.tables: list[U32] = []
+        self.nodes: list[tuple[int, np.float32, int]] = []
+        self.lookups: list[tuple[int, int]] = []
+        self.tables: list[U64] = []
         self.table_words = 0
         self.block_nodes: list[int] = [0]
-        self.block_numeric: list[int] = []
         self.block_leaves: list[int] = []
-        self.tree_blocks: list[int] = [0]
+        self.pair_lookups: list[int] = [0]
+        self.pair_blocks: list[int] = [0]
+        self.tree_pairs: list[int] = [0]
         self.leaves: list[float] = []
 
     def note(self, tree: Tree) -> None:
@@ -79,39 +81,44 @@ class _Writer:
                 self.largest[feature] = max(self.largest.get(feature, 0), 32 * words - 1)
 
     def add(self, tree: Tree) -> None:
-        """Append a tree, block by block."""
+        """Append a tree, block by block, two of them a pair."""
         first, end, place = left_leaves(tree)
         kinds = np.where(tree.decision & 1, CATEGORY, np.where(tree.decision & 2, LEFT, RIGHT))
-        for block in range(-(-len(tree.leaf) // WORD)):
-            masks = [_mask(int(a), int(b), block) for a, b in zip(first, end, strict=True)]
-            removing = [node for node in range(len(masks)) if masks[node] != int(_ALL)]
-            for node in removing:
-                if kinds[node] != CATEGORY:
+        blocks = -(-len(tree.leaf) // WORD)
+        for begin in range(0, blocks, 2):
+            wide = np.full(len(kinds), ALL_OF_TWO)
+            for block in range(begin, min(begin + 2, blocks)):
+                masks = [_mask(int(a), int(b), block) for a, b in zip(first, end, strict=True)]
+                gone = ~np.array(masks, np.uint64) & np.uint64(ALL)
+                wide &= ~(gone << np.uint64(WORD * (block - begin)))
+                for node in np.flatnonzero((np.array(masks) != int(ALL)) & (kinds != CATEGORY)).tolist():
                     column = self._column(int(tree.feature[node]), int(kinds[node]))
-                    self.nodes.append((column, _down(tree.threshold[node]), masks[node], 0))
-            self.block_numeric.append(len(self.nodes))
-            self._categories(tree, {node: masks[node] for node in removing if kinds[node] == CATEGORY})
-            self.block_nodes.append(len(self.nodes))
-            self.block_leaves.append(len(self.leaves) + block * WORD)
-        self.tree_blocks.append(len(self.block_leaves))
+                    self.nodes.append((column, _down(tree.threshold[node]), masks[node]))
+                self.block_nodes.append(len(self.nodes))
+                self.block_leaves.append(len(self.leaves) + block * WORD)
+            removing = np.flatnonzero((wide != ALL_OF_TWO) & (kinds == CATEGORY))
+            self._categories(tree, {node: wide[node] for node in removing.tolist()})
+            self.pair_lookups.append(len(self.lookups))
+            self.pair_blocks.append(len(self.block_leaves))
+        self.tree_pairs.append(len(self.pair_blocks) - 1)
         self.leaves += tree.leaf[np.argsort(place)].tolist()
 
     def _column(self, feature: int, kind: int) -> int:
         return self.columns.setdefault((feature, kind), len(self.columns))
 
-    def _categories(self, tree: Tree, masks: dict[int, int]) -> None:
-        """Append one node for each categorical feature of a block: its splits there are one table, and one look-up."""
-        tables: dict[int, U32] = {}
+    def _categories(self, tree: Tree, masks: dict[int, np.uint64]) -> None:
+        """Append one look-up for each categorical feature of a pair of blocks: its splits there are one table."""
+        tables: dict[int, U64] = {}
         for node, mask in masks.items():
             feature, which = int(tree.feature[node]), int(tree.threshold[node])
             # The last place stands for missing and unknown categories, which go right.
-            table = tables.setdefault(feature, np.full(self.largest[feature] + 2, _ALL, np.uint32))
+            table = tables.setdefault(feature, np.full(self.largest[feature] + 2, ALL_OF_TWO))
             words = tree.bits[tree.bounds[which] : tree.bounds[which + 1]].astype("<u4")
             inside = np.unpackbits(words.view(np.uint8), bitorder="little").astype(bool)
-            table[: len(inside)][~inside] &= np.uint32(mask)
-            table[len(inside) :] &= np.uint32(mask)
+            table[: len(inside)][~inside] &= mask
+            table[len(inside) :] &= mask
         for feature, table in tables.items():
-            self.nodes.append((self._column(feature, CATEGORY), np.float32(0), 0, self.table_words))
+            self.lookups.append((self._column(feature, CATEGORY), self.table_words))
             self.tables.append(table)
             self.table_words += len(table)
 
@@ -121,9 +128,10 @@ class Scorer:
     """A forest as flat arrays. `score` gives what `Booster.predict(rows, raw_score=True)` gives, bit for bit.
 
     column_*: the columns that splits compare: a feature, on which side its missing values go (LEFT, RIGHT, or
-    CATEGORY), which values are missing, and its largest category. node_*: splits, in the order of the blocks, those
-    of a block on one category as one. tables: uint32, for each of these a word for each category. block_*: first
-    node, end of the numeric nodes, first leaf; tree_blocks: first block of each tree.
+    CATEGORY), which values are missing, and its largest category. node_*: numeric splits, in the order of the blocks.
+    lookup_*: column and first word of the table of the splits of two blocks on one category. tables: uint64, a word
+    for each category, the first block in its lower half. block_*: first node, first leaf; pair_*: first look-up, first
+    block; tree_pairs: first pair of each tree.
     """
 
     n_features: int
@@ -134,12 +142,14 @@ class Scorer:
     node_column: I32
     node_threshold: F32
     node_mask: U32
-    node_table: I64
-    tables: U32
+    lookup_column: I32
+    lookup_table: I64
+    tables: U64
     block_nodes: I64
-    block_numeric: I64
     block_leaves: I64
-    tree_blocks: I64
+    pair_lookups: I64
+    pair_blocks: I64
+    tree_pairs: I64
     leaves: F64
 
     @classmethod
@@ -152,16 +162,18 @@ class Scorer:
         for tree in trees:
             w.add(tree)
         features = [feature for feature, _ in w.columns]
-        column, threshold, mask, table = zip(*w.nodes, strict=True) if w.nodes else ((), (), (), ())
+        column, threshold, mask = zip(*w.nodes, strict=True) if w.nodes else ((), (), ())
+        lookup_column, lookup_table = zip(*w.lookups, strict=True) if w.lookups else ((), ())
         missing, largest = [w.missing[f] for f in features], [w.largest.get(f, -1) for f in features]
         return cls(
             booster.num_feature(),
             np.array(features, np.int64), np.array([kind for _, kind in w.columns], np.int64),
             np.array(missing, np.int64), np.array(largest, np.int64),
             np.array(column, np.int32), np.array(threshold, np.float32), np.array(mask, np.uint32),
-            np.array(table, np.int64), np.concatenate([np.empty(0, np.uint32), *w.tables]),
-            np.array(w.block_nodes, np.int64), np.array(w.block_numeric, np.int64),
-            np.array(w.block_leaves, np.int64), np.array(w.tree_blocks, np.int64), np.array(w.leaves, np.float64),
+            np.array(lookup_column, np.int32), np.array(lookup_table, np.int64),
+            np.concatenate([np.empty(0, np.uint64), *w.tables]), np.array(w.block_nodes, np.int64),
+            np.array(w.block_leaves, np.int64), np.array(w.pair_lookups, np.int64), np.array(w.pair_blocks, np.int64),
+            np.array(w.tree_pairs, np.int64), np.array(w.leaves, np.float64),
         )  # fmt: skip
 
     def score(self, rows: F32) -> F64:
@@ -174,11 +186,12 @@ class Scorer:
         width = min(-(-len(rows) // LANES) * LANES, ROWS_AT_ONCE)
         values = np.zeros((len(self.column_feature), width), np.float32)
         codes = np.zeros(values.shape, np.uint32)
-        _score(
+        score_rows(
             np.ascontiguousarray(rows, np.float32),
             self.column_feature, self.column_kind, self.column_missing, self.column_largest,
-            self.node_column, self.node_threshold, self.node_mask, self.node_table, self.tables,
-            self.block_nodes, self.block_numeric, self.block_leaves, self.tree_blocks, self.leaves, values, codes, out,
+            self.node_column, self.node_threshold, self.node_mask, self.lookup_column, self.lookup_table, self.tables,
+            self.block_nodes, self.block_leaves, self.pair_lookups, self.pair_blocks, self.tree_pairs, self.leaves,
+            values, codes, out,
         )  # fmt: skip
         return out
 
@@ -214,83 +227,3 @@ def probe_rows(scorer: Scorer, rows: int) -> F32:
         values.append(np.arange(-1, scorer.column_largest[column] + 3, dtype=np.float32))
         probe[: rows * 7 // 8, feature] = rng.choice(np.concatenate(values), rows * 7 // 8)
     return probe
-
-
-@njit(cache=True, nogil=True)
-def _columns(rows: F32, feature: I64, kind: I64, missing: I64, largest: I64, values: F32, codes: U32) -> None:
-    """Turn rows into columns. A missing number becomes NaN (never above a threshold) or infinity (always).
-
-    An infinity of the caller's own is below it, as the greatest float32: LightGBM's infinite thresholds hold it.
-    """
-    for c in range(len(feature)):
-        for r in range(len(rows)):
-            x = rows[r, feature[c]]
-            if kind[c] == CATEGORY:
-                # As LightGBM: cut to an integer; what is missing, negative or unknown goes right.
-                known = x > np.float32(-1.0) and x < np.float32(largest[c] + 1)
-                codes[c, r] = np.uint32(np.int32(x)) if known else np.uint32(largest[c] + 1)
-                continue
-            if -_ZERO <= x <= _ZERO or (missing[c] != NAN and np.isnan(x)):
-                x = np.float32(np.nan) if missing[c] == ZERO else np.float32(0.0)
-            elif x >= _MAX:
-                x = _MAX if np.isinf(x) else _BELOW_MAX
-            values[c, r] = np.float32(np.inf) if kind[c] == RIGHT and np.isnan(x) else x
-
-
-@njit(cache=True, nogil=True)
-def _narrow(
-    first: int, numeric: int, end: int, width: int, column: I32, threshold: F32, mask: U32, table: I64, tables: U32,
-    values: F32, codes: U32, bits: U32,
-) -> None:  # fmt: skip
-    """Take from each row's word the leaves that the splits of one block remove. Four splits a pass: fewer stores."""
-    node = first
-    while node + 3 < numeric:
-        x, x1 = values[column[node]], values[column[node + 1]]
-        x2, x3 = values[column[node + 2]], values[column[node + 3]]
-        s, s1, s2, s3 = threshold[node], threshold[node + 1], threshold[node + 2], threshold[node + 3]
-        m, m1, m2, m3 = mask[node], mask[node + 1], mask[node + 2], mask[node + 3]
-        for r in range(width):
-            w = (m if x[r] > s else _ALL) & (m1 if x1[r] > s1 else _ALL)
-            bits[r] &= w & (m2 if x2[r] > s2 else _ALL) & (m3 if x3[r] > s3 else _ALL)
-        node += 4
-    for last in range(node, numeric):
-        x, s, m = values[column[last]], threshold[last], mask[last]
-        for r in range(width):
-            bits[r] &= m if x[r] > s else _ALL
-    for node in range(numeric, end):
-        c, words = codes[column[node]], tables[table[node] :]
-        for r in range(width):
-            bits[r] &= words[c[r]]
-
-
-@njit(cache=True, nogil=True)
-def _score(
-    rows: F32, feature: I64, kind: I64, missing: I64, largest: I64,
-    column: I32, threshold: F32, mask: U32, table: I64, tables: U32,
-    block_nodes: I64, block_numeric: I64, block_leaves: I64, tree_blocks: I64, leaves: F64,
-    values: F32, codes: U32, out: F64,
-) -> None:  # fmt: skip
-    bits = np.empty(values.shape[1], np.uint32)
-    lowest = np.empty(values.shape[1], np.float32)
-    exponent = lowest.view(np.int32)
-    leaf = np.empty(values.shape[1], np.int32)
-    for start in range(0, len(rows), max(values.shape[1], 1)):
-        n = min(values.shape[1], len(rows) - start)
-        width = (n + LANES - 1) // LANES * LANES
-        _columns(rows[start : start + n], feature, kind, missing, largest, values, codes)
-        for tree in range(len(tree_blocks) - 1):
-            # From the last block to the first: the first one in which a leaf remains has the last word.
-            for block in range(tree_blocks[tree + 1] - 1, tree_blocks[tree] - 1, -1):
-                bits[:width] = _ALL
-                _narrow(
-                    block_nodes[block], block_numeric[block], block_nodes[block + 1], width,
-                    column, threshold, mask, table, tables, values, codes, bits,
-                )  # fmt: skip
-                for r in range(width):
-                    lowest[r] = np.float32(bits[r] & (~bits[r] + np.uint32(1)))
-                begin = np.int32(block_leaves[block] - 127)
-                for r in range(width):
-                    # The exponent of a power of two is the place of its bit.
-                    leaf[r] = begin + (exponent[r] >> 23) if bits[r] != 0 else leaf[r]
-            for r in range(n):
-                out[start + r] += leaves[leaf[r]]
