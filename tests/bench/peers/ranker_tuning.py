@@ -29,9 +29,9 @@ SPACE: dict[str, BaseDistribution] = {
     "rows": FloatDistribution(0.5, 1.0),
     "switch": CategoricalDistribution([False, True]),
 }
-TREES, STOP_AFTER = 200, 20
+TREES, STOP_AFTER = 300, 20
 #: trials learn from at most so many rows of the training slice, its first groups
-ROWS = 15_000
+ROWS = 40_000
 #: seeds of a trial, where the validation slice has fewer pairs than FEW_PAIRS
 SEEDS, FEW_PAIRS = 3, 10_000
 #: trials run beside each other on one thread each
