@@ -167,7 +167,8 @@ def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I
 
 
 @njit(cache=True, nogil=True)
-def _merge(found: F64, rows: I64, kind: I64, out: F64) -> None:
+def merge_totals(found: F64, rows: I64, kind: I64, out: F64) -> None:
+    """Put float64[n, b] totals, of kinds int64[b], to those of the given rows of `out`: sums, or the later time."""
     for i in range(len(rows)):
         for b in range(len(kind)):
             if kind[b] == SINCE:
@@ -251,7 +252,7 @@ class Timeline:
         order = stable_order(places + 1, len(self.offsets))
         rows, found = rows[order], plan.empty(len(order))
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
-        _merge(found, rows, plan.totals.kind, totals)
+        merge_totals(found, rows, plan.totals.kind, totals)
 
     def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
         """Return float32[len(as_of), counters of the plan] of this timeline alone."""

@@ -23,14 +23,15 @@ SLOT_BYTES = 16
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _slot(key: int, shift: int) -> Any:
+def slot_of(key: int, shift: int) -> Any:
+    """Return the place of an int64 key in a table of 2 ** (64 - shift) slots: int64, spread by Fibonacci hashing."""
     return np.int64(np.uint64(key * GOLDEN) >> np.uint64(shift))
 
 
 @njit(cache=True, nogil=True)
 def _fill(keys: I64, slots: I64, shift: int) -> int:
     for k in range(len(keys)):
-        s = _slot(keys[k], shift)
+        s = slot_of(keys[k], shift)
         while slots[s, 1] >= 0:
             if slots[s, 0] == keys[k]:
                 return k
@@ -42,8 +43,8 @@ def _fill(keys: I64, slots: I64, shift: int) -> int:
 @njit(cache=True, nogil=True)
 def _find(keys: I64, slots: I64, shift: int, out: I32) -> None:
     for k in range(len(keys)):
-        prefetch(slots, _slot(keys[min(k + AHEAD, len(keys) - 1)], shift) * SLOT_BYTES)
-        s = _slot(keys[k], shift)
+        prefetch(slots, slot_of(keys[min(k + AHEAD, len(keys) - 1)], shift) * SLOT_BYTES)
+        s = slot_of(keys[k], shift)
         while slots[s, 1] >= 0 and slots[s, 0] != keys[k]:
             s = (s + 1) & (len(slots) - 1)
         out[k] = slots[s, 1]

@@ -3,12 +3,12 @@
 A part is `user`, `item`, `surface`, the name of an item attribute, or `user_` and the name of a user attribute.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from features.ids import GOLDEN
+from features.ids import slot_of
 from features.schema import I16, I32, I64, Attribute, Catalog
 
 DIGIT = 11  # bits that one pass of the sort looks at: its counters stay in the first-level cache
@@ -156,19 +156,14 @@ def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
     return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _bit(code: int, shift: int) -> Any:
-    return np.int64(np.uint64(code * GOLDEN) >> np.uint64(shift))
-
-
 @njit(cache=True, nogil=True)
 def _keep(code: I64, wanted: I64, shift: int) -> None:
     bits = np.zeros((1 << (64 - shift)) // 8, np.uint8)
     for k in range(len(wanted)):
-        at = _bit(wanted[k], shift)
+        at = slot_of(wanted[k], shift)
         bits[at >> 3] |= np.uint8(1 << (at & 7))
     for k in range(len(code)):
-        at = _bit(code[k], shift)
+        at = slot_of(code[k], shift)
         if not bits[at >> 3] & np.uint8(1 << (at & 7)):
             code[k] = -1
 

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from features.counters import merge_totals
+from features.ids import slot_of
 from features.keys import key_codes
 from features.latest import Latest
-from features.plans import SINCE, place
-from features.schema import F32, F64, I64, Requests
+from features.plans import place
+from features.schema import F32, I64, Requests
 
 if TYPE_CHECKING:
     from features.store import State
@@ -71,24 +73,25 @@ def _read(state: "State", number: int, requests: Requests, out: F32) -> None:
     rows, code = _codes(state, number, requests)
     known, inverse = _distinct(code)
     found = state.totals(number, plan, np.arange(len(known)), known, np.full(len(known), as_of))
-    totals = plan.empty(len(out))
-    _add(found, inverse, rows, plan.totals.kind, totals)
+    totals, there = plan.empty(len(out)), inverse >= 0
+    merge_totals(found[inverse[there]], rows[there], plan.totals.kind, totals)
     place(plan.finish(totals, np.full(len(out), as_of)), np.arange(len(out)), plan.counters, out)
 
 
 @njit(cache=True, nogil=True)
 def _distinct(code: I64) -> tuple[I64, I64]:
     """Return (codes, each once, int64[n] place of each row's among them; -1 of a missing one)."""
-    size = 4
-    while size < 2 * len(code):
-        size *= 2
+    bits = 2
+    while 1 << bits < 2 * len(code):
+        bits += 1
+    size = 1 << bits
     slots, known, inverse = np.full(size, -1, np.int64), np.empty(len(code), np.int64), np.empty(len(code), np.int64)
     n = 0
     for k in range(len(code)):
         if code[k] < 0:
             inverse[k] = -1
             continue
-        at = (code[k] ^ (code[k] >> 17)) & (size - 1)
+        at = slot_of(code[k], 64 - bits)
         while slots[at] >= 0 and known[slots[at]] != code[k]:
             at = (at + 1) & (size - 1)
         if slots[at] < 0:
@@ -96,16 +99,3 @@ def _distinct(code: I64) -> tuple[I64, I64]:
             n += 1
         inverse[k] = slots[at]
     return known[:n].copy(), inverse
-
-
-@njit(cache=True, nogil=True)
-def _add(found: F64, inverse: I64, rows: I64, kind: I64, totals: F64) -> None:
-    for k in range(len(inverse)):
-        if inverse[k] < 0:
-            continue
-        for b in range(len(kind)):
-            value = found[inverse[k], b]
-            if kind[b] == SINCE:
-                totals[rows[k], b] = max(totals[rows[k], b], value)
-            else:
-                totals[rows[k], b] += value

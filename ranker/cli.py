@@ -14,9 +14,7 @@ from ranker.cli_pairs import pairs
 from ranker.cli_record import record, snapshot
 from ranker.cli_rows import rows
 from ranker.cli_serve import rank, recommend, serve
-from ranker.cli_train import retune, train
-
-CONFIG = click.argument("config", type=click.Path(path_type=Path))
+from ranker.cli_train import CONFIG, retune, train
 
 
 class Mistake(click.ClickException):

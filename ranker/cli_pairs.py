@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from ranker.cli_train import CONFIG
+
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@CONFIG
 @click.option(
     "--slice",
     "name",

@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from features.split import PERIODS
+from ranker.cli_train import CONFIG
 
 GIB = 2**30
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@CONFIG
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
