@@ -52,18 +52,24 @@ def _exponentials(x: F64) -> None:
         x[k] = (p * r * r + r + 1.0) * power[k]
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _push(a: int, b: int, weight: float, wrong: float, gradient: F64, hessian: F64) -> None:
+    """Add what a pair of the rows a and b has, whose order is wrong with that chance."""
+    g = weight * wrong
+    h = g * (1.0 - wrong)
+    gradient[a] -= g
+    gradient[b] += g
+    hessian[a] += h
+    hessian[b] += h
+
+
 @njit(cache=True, nogil=True)
 def _add(odds: F64, winner: I32, loser: I32, weight: F64, first: int, gradient: F64, hessian: F64) -> None:
     """Add up the pairs of rows that count from `first`. odds: e^score, up to a factor for each group."""
     for k in range(len(winner)):
         a, b = winner[k] - first, loser[k] - first
         wrong = odds[b] / (odds[a] + odds[b])
-        g = weight[k] * wrong
-        h = g * (1.0 - wrong)
-        gradient[a] -= g
-        gradient[b] += g
-        hessian[a] += h
-        hessian[b] += h
+        _push(a, b, weight[k], wrong, gradient, hessian)
 
 
 @njit(cache=True, nogil=True)
@@ -72,12 +78,7 @@ def _add_far(score: F64, winner: I32, loser: I32, weight: F64, first: int, gradi
     for k in range(len(winner)):
         a, b = winner[k] - first, loser[k] - first
         wrong = 1.0 / (1.0 + np.exp(score[a] - score[b]))
-        g = weight[k] * wrong
-        h = g * (1.0 - wrong)
-        gradient[a] -= g
-        gradient[b] += g
-        hessian[a] += h
-        hessian[b] += h
+        _push(a, b, weight[k], wrong, gradient, hessian)
 
 
 @njit(cache=True, nogil=True)
