@@ -57,8 +57,8 @@ def train(
     arm = arms.fit(label if old is None else f"{label}-{old.mode}", names, columns, seed, old)
     test = of_kind(arms.pairs("test"), arms.kind)
     found = pair_accuracy(arm.scores, test)
-    measured = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost, "tie_share": found.ties}
-    measured |= {"pairs_kind": arms.kind, "trees": arm.trees, "seed": seed}
+    measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
+    measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees, "seed": seed}
     listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
     measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
     if old is not None:

@@ -145,7 +145,7 @@ def test_init_writes_once(tmp_path: Path) -> None:
         ('plugins = ["als"]', 'plugins = ["asl"]', "did you mean 'als'"),
         ("factors = 16", "factors = 0", "[plugins.als]: factors"),
         ("features.baselines:ALS", "features.baselines:SLA", "has no attribute 'SLA'"),
-        ("draws = 400", "draws = 4", "uplift.draws"),
+        ("fits = 2", "draws = 400", "uplift: draws: intervals are computed"),
         ("trees = 60", "params = {seed = 1}", "Pairlift sets this"),
         ('name = "like"', 'name = "sampled"', "reserved name"),
         ("[booster]", "[split]\nt1 = 0.999999\n[booster]", "t0 < t1 < t2 < t3"),
