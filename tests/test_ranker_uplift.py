@@ -64,13 +64,15 @@ plugin_deadline = "20s"
 """
 
 
-def write_world(folder: Path, pairing: str = "", request: str = "", where: str = "true", **world: Any) -> Path:
-    """Write a world's log as Parquet and its TOML; return the TOML."""
+def write_world(
+    folder: Path, pairing: str = "", request: str = "", where: str = "true", rows: str = "", **world: Any
+) -> Path:
+    """Write a world's log as Parquet and its TOML; return the TOML. rows: a SELECT over the log's columns."""
     log = make_world(7, n_users=60, requests_per_user=20, **world).log
     shown = pa.table(  # noqa: F841  (DuckDB reads it by its name)
         {"user_id": log.user, "item_id": log.item, "ts": log.ts, "play": log.feedback[:, 0], "request": log.request}
     )
-    rows = f"SELECT * REPLACE (nullif(play, 'nan'::FLOAT) AS play) FROM shown WHERE {where}"
+    rows = f"{rows or 'SELECT *'} FROM (SELECT * REPLACE (nullif(play, 'nan'::FLOAT) AS play) FROM shown WHERE {where})"
     duckdb.sql(f"COPY ({rows}) TO '{folder}/log.parquet'")
     (folder / "pairlift.toml").write_text(TOML.format(pairing=pairing, request=request))
     return folder / "pairlift.toml"
