@@ -28,7 +28,8 @@ def uplift_table(told: dict[str, Any]) -> str:
     crossed = f"{r['fits']} fits of each plugin, each with {len(r['seeds'])} booster seeds"
     lines += [
         "",
-        f"PairAccuracy on the test, ties as one half. `{told['command']}`, {told['date']}, {crossed}; {told['machine']}.",
+        f"PairAccuracy on the test, ties as one half. `{told['command']}`, {told['date']}, {crossed}; "
+        f"{told['machine']}.",
     ]
     return "\n".join(lines)
 
