@@ -55,12 +55,26 @@ def test_uplift_prints_and_writes(tmp_path: Path) -> None:
         "with",
         "relative_uplift",
         "ci95",
-        "ties_half",
+        "pair_accuracy_catboost",
         "tie_share",
         "macro",
     ]:
         assert key in written, key
-    for key in ["seeds", "seed_sd", "trees", "shuffled", "ndcg@10", "random", "popularity", "column_alone", "slices"]:
+    for key in [
+        "fits",
+        "seeds",
+        "seed_sd",
+        "fit_sd",
+        "controls",
+        "missingness",
+        "trees",
+        "shuffled",
+        "ndcg@10",
+        "random",
+        "popularity",
+        "column_alone",
+        "slices",
+    ]:
         assert key in written, key
 
 
