@@ -92,8 +92,8 @@ def retune(config: Path, minutes: float, trials: int | None) -> None:
 
     Every change of the stack moves the optimum: run this after one. Trial 0 has the TOML's own parameters. A trial
     is two fits of other seeds, judged by PairAccuracy on the booster's validation slice, the one that also stops
-    each fit; the test is not read. The gain, of five fits each, has an interval about new users and seeds; where
-    that holds zero, it is called "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
+    each fit; the test is not read. The gain, of five fits each, has an interval about new users and seeds; where that
+    holds zero, it is "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
 
     The plugins are those of [ranker], fitted once: where [pairing] values change, `pairlift train` fits towers anew.
     A run goes on where an earlier one on the same rows, parameters and code ended; Ctrl-C keeps what is finished. Every
