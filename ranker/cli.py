@@ -86,7 +86,7 @@ def validate(config: Path) -> None:
     """Check the file and the data of CONFIG before anything is trained.
 
     Prints rows, users, items and the time span, events per grade, pairs per grade pair and per period of the
-    split, and what looks wrong.
+    split, how many groups each boundary of the split cuts in two or leaves outside, and what looks wrong.
     """
     from ranker.config import load_config
     from ranker.validate import validation_text
