@@ -5,9 +5,7 @@ from pathlib import Path
 import click
 
 from features.split import PERIODS
-from ranker.cli_train import CONFIG
-
-GIB = 2**30
+from ranker.cli_train import CONFIG, GIB
 
 
 @click.command()

@@ -128,6 +128,27 @@ def time_groups(rows: Iterable[tuple[int, int, int]], window: int, max_size: int
     return groups
 
 
+def taken_together(log: EventLog, n_items: int, k: int, within: int) -> list[list[tuple[int, float]]]:
+    """The k best (item, score) of each item: how often they are within so many taken events of one user, as cosine."""
+    floor = 1 if any(grade > 0 for grade in log.grade) else 0
+    times = [[0] * n_items for _ in range(n_items)]
+    taken = [0] * n_items
+    for user in set(log.user.tolist()):
+        items = [int(log.item[r]) for r in range(len(log)) if log.user[r] == user and log.grade[r] >= floor]
+        for p, a in enumerate(items):
+            taken[a] += 1
+            for b in items[p + 1 : p + 1 + within]:
+                if a != b:
+                    times[a][b] += 1
+                    times[b][a] += 1
+    found = []
+    for a in range(n_items):
+        norm = [np.sqrt(np.float32(max(n, 1))) for n in taken]
+        scored = [(b, float(np.float32(times[a][b]) / (norm[a] * norm[b]))) for b in range(n_items) if times[a][b]]
+        found.append(sorted(scored, key=lambda row: (-row[1], row[0]))[:k])
+    return found
+
+
 def groups(
     events: Iterable[tuple[int, int, int, int, bool]], window: int, max_size: int, bounds: list[int]
 ) -> list[tuple[int, list[int]]]:

@@ -14,6 +14,7 @@ from test_ranker_uplift import write_world
 from features.errors import PairliftError
 from ranker.arms import Arms
 from ranker.bundle import _in_its_place, load_bundle
+from ranker.candidates import cooccurrence
 from ranker.cli import cli
 from ranker.config import load_config
 from ranker.onnx_forest import run_onnx
@@ -62,6 +63,21 @@ def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
         if beyond is not None:
             n = sum(graded and (ts < bound) == (name == "t0") for ts, _, graded in rows)
             assert f"; {len(beyond):,} groups of {n:,} impressions lie" in line, said
+
+
+def test_little_memory_makes_more_blocks_and_the_same_table(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    blocks = cooccurrence._blocks
+    monkeypatch.setattr(cooccurrence, "_blocks", lambda *of: made.append(len(list(blocks(*of)))) or blocks(*of))
+    for memory in ("2", "0.000001"):
+        code, said = pairlift("train", bundle.parent / "pairlift.toml", "--out", tmp_path / memory, "--memory", memory)
+        assert code == 0, said
+        for name in ("neighbour.npy", "score.npy"):
+            wanted = (bundle / "cooccurrence" / name).read_bytes()
+            assert (tmp_path / memory / "cooccurrence" / name).read_bytes() == wanted
+    assert made[0] < made[1] == 80  # of one item each
 
 
 def test_uplift_prints_and_writes(tmp_path: Path) -> None:
