@@ -131,7 +131,9 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
 def drift(config: Path, features: Path) -> None:
     """Compare the feature values that requests were served with, with values recomputed from the log of CONFIG.
 
-    A column that differs was served otherwise than it is trained on: late events, another version, or a bug.
+    The two are equal up to rounding: a value differs where it is off by more than 1e-6 of itself (and 1e-6), a plugin's
+    also by more than 1e-5 of its column's standard deviation, or where it is missing in one of the two. A column that
+    differs was served otherwise than it is trained on: late events, another version, or a bug.
     """
     from ranker.config import load_config
     from ranker.train import drift_report

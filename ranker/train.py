@@ -87,4 +87,5 @@ def drift_report(config: Config, features: Path) -> list[dict[str, Any]]:
     blocks = [assemble(prepared.state, prepared.spec, logged.requests)]
     blocks += [plugin.values(logged.requests, prepared.state.histories) for plugin in plugins.values()]
     values = np.concatenate(blocks, axis=1)
-    return drift(logged, values[:, [columns.index(name) for name in logged.columns]])
+    order = [columns.index(name) for name in logged.columns]
+    return drift(logged, values[:, order], columns[len(prepared.spec.columns) :])
