@@ -54,7 +54,7 @@ GIB = 2**30
     show_default=True,
     metavar="GIB",
     help="What counting the items that are taken together may take, beside the log itself and the table of neighbours "
-    "(800 bytes an item); some 5 bytes an event and 40 an item are needed however little is given. Less makes more and "
+    "(800 bytes an item); 5 to 9 bytes an event and 40 an item are needed however little is given. Less makes more and "
     "smaller blocks of items, the same numbers, and every block reads all events anew.",
 )
 def train(

@@ -39,7 +39,7 @@ class Cooccurrence:
 
         Only events whose grade is above the worst count (all, where the log has one grade). The score is
         count(a, b) / sqrt(count(a) · count(b)), the cosine of Sarwar et al. (WWW 2001); ties stand in the order of the
-        items. memory: bytes, beside the log and the table: items are done in blocks that fit it (some 5 bytes an event,
+        items. memory: bytes, beside the log and the table: items are done in blocks that fit it (5 to 9 bytes an event,
         8 a user and 40 an item are needed however little it is).
         """
         grade: I8 = log.grade
