@@ -27,6 +27,7 @@ from features.errors import PairliftError
 from features.live import empty_log, merged
 from features.loading import load_log
 from features.newcomers import Newcomers
+from features.recorded import load_recorded
 from features.schema import DAY, HOUR, MINUTE, Requests
 from features.segments import segment_files
 from features.settings import EventsSettings, Grade
@@ -505,18 +506,6 @@ def test_a_snapshot_is_taken_while_events_flow(bundle, world, tmp_path):
         same(with_snapshot(bundle, Path(one.folder)).state, expected_state(bundle, world, batches[: one.frame]))
 
 
-def test_a_new_bundle_does_not_count_what_it_was_trained_on(bundle, world, tmp_path):
-    batches = list(random_batches(np.random.default_rng(5), bundle, [30, 30], low=0))
-    with recording(bundle, tmp_path / "log") as (_, client):
-        list(client.record(batches[:1]))
-    trained = replace(bundle, version="next", state=expected_state(bundle, world, batches[:1]))
-    for _ in range(2):
-        with recording(trained, tmp_path / "log") as (server, client):
-            list(client.record(batches[1:]))
-            server.recorder.live.drain(5)
-            same(server.pipeline.state, expected_state(bundle, world, batches))
-
-
 CONDITIONS = [
     "play < 0.3",
     "NOT liked",
@@ -642,14 +631,16 @@ def test_recorded_events_are_trained_on_behind_the_old_log(bundle, world, tmp_pa
 def test_old_segments_that_a_bundle_was_trained_on_may_be_deleted(bundle, tmp_path):
     batches = list(random_batches(np.random.default_rng(8), bundle, [20] * 4, low=0))
     record_and_export(bundle, tmp_path / "log", batches)
-    trained = replace(bundle, state=State.build(
+    first, second = sorted((tmp_path / "log" / "events").glob("*.parquet"))[:2]
+    imported_from(bundle, tmp_path, f"read_parquet(['{first}', '{second}'])")
+    trained = replace(bundle, recorded=load_recorded(tmp_path / "log.duckdb"), state=State.build(
         merged([bundle.state.histories.log(("play",)), log_of(bundle, batches[:2])]),
         bundle.state.catalog, bundle.state.counters, bundle.state.grades,
     ))  # fmt: skip
     for path in segment_files(tmp_path / "log")[:2]:
         path.unlink()
     with recording(trained, tmp_path / "log") as (server, client):
-        assert server.recorder.count == int((log_of(bundle, batches[2:]).ts >= trained.state.end).sum())
+        assert server.recorder.count == 40
         assert next(iter(client.record([batches[3]]))).recorded == 0  # its ids are known still
 
 
