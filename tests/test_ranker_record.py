@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from world import bundle_of, make_world, train_parts, with_config, write_world_b
 
 from features.dataset import Mapping, import_log
 from features.errors import PairliftError
-from features.live import empty_log, merged
+from features.live import Live, empty_log, merged
 from features.loading import load_log
 from features.newcomers import Newcomers
 from features.recorded import load_recorded
@@ -41,7 +42,7 @@ from ranker.events import EventReader
 from ranker.memory import plan_memory
 from ranker.numbering import Numbering, with_room
 from ranker.server import Server, now_wall
-from ranker.snapshots import origin_of, with_snapshot
+from ranker.snapshots import origin_of, with_snapshot, write_snapshot
 from ranker.wire import IdTable, batch_message, batch_of
 
 ROOT = Path(__file__).parent.parent
@@ -474,6 +475,40 @@ def test_a_snapshot_is_the_state_and_a_server_goes_on_from_it(bundle, world, tmp
     same(with_snapshot(bundle, Path(again.folder)).state, expected_state(bundle, world, batches))
     with pytest.raises(PairliftError, match="another log"):
         Server(later, record_to=tmp_path / "other", origin=origin)
+
+
+def test_a_snapshot_is_the_served_bundles_own_and_replaces_no_other(bundle, world, tmp_path):
+    batches = list(random_batches(np.random.default_rng(9), bundle, [30], low=0))
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(batches))
+        first = client.snapshot()
+        assert client.snapshot() == first  # nothing has come since
+    less = State.build(world.log.select(world.log.user != 3), world.catalog, bundle.state.counters, bundle.state.grades)
+    other = replace(bundle, version="other", state=replace(less, end=bundle.state.end))
+    with recording(other, tmp_path / "log") as (_, client):
+        second = client.snapshot()
+    folders = [Path(taken.folder) for taken in (first, second)]
+    assert [folder.name.rpartition("-")[2] for folder in folders] == ["world", "other"]
+    assert (first.time, first.frame) == (second.time, second.frame)
+    same(with_snapshot(bundle, folders[0]).state, expected_state(bundle, world, batches))
+    assert len(with_snapshot(other, folders[1]).state.histories.ts) == len(less.histories.ts) + 30
+    (folders[1].parent / ".killed.partial").mkdir()
+    with recording(bundle, tmp_path / "log") as (_, client):  # started again: it cannot know that it is the same
+        third = Path(client.snapshot().folder)
+        folders[0].rename(tmp_path / "away")
+        assert Path(client.snapshot().folder).name == third.name == f"{folders[0].name}-2"
+    assert sorted(path.name for path in third.parent.iterdir()) == sorted([third.name, folders[1].name])
+
+
+def test_two_writers_of_one_snapshot_get_a_folder_each(bundle, tmp_path):
+    live = Live(with_room(bundle.state, empty_log(("play",)), 5, 5), ("play",), empty_log(("play",)), 0)
+    frozen = live.freeze().result(20)
+    live.close()
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(write_snapshot, tmp_path / "snapshots", frozen, "log", "v") for _ in range(4)]
+    assert sorted(p.result().name[-4:] for p in made) == ["-0-v", "-v-2", "-v-3", "-v-4"]
+    for done in made:
+        with_snapshot(bundle, done.result())
 
 
 def test_a_changed_byte_of_a_snapshot_is_refused_with_the_file(bundle, tmp_path):
