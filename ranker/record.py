@@ -66,14 +66,19 @@ class Recorder:
         *,
         past: bool = False,
         origin: Origin | None = None,
+        health: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Lock the log, read it again, and open it; PairliftError where it is locked, damaged or too large.
 
         wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known. users, items:
-        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is.
+        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is. health: is told
+        False where there is a `problem`, and True where it is over.
         """
         self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
         self._wall, self._past = wall, past
+        self._health, self._well = health, True
+        self._events = folder / "events"
+        self._failing: dict[Path, str] = {}  # segments that cannot be exported, and why
         self._reader = EventReader(bundle, users, items)
         frame, strangers = (origin.frame, origin.strangers) if origin else (0, empty_log(self._reader.feedback))
         state = with_room(bundle.state, strangers, self.settings.new_users, self.settings.new_items)
@@ -100,6 +105,14 @@ class Recorder:
             self.close()
             raise
         threading.Thread(target=self._export, name="export", daemon=True).start()
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the recording at the moment: serving, writing or exporting; empty: nothing."""
+        failing = list(self._failing.values())
+        more = f", and {len(failing) - 1} more; a training lacks their events" if failing[1:] else ""
+        told = [self.live.problem, self._writer.problem, *(one + more for one in failing[:1])]
+        return "; ".join(one for one in told if one)
 
     @property
     def live(self) -> Live:
@@ -189,15 +202,29 @@ class Recorder:
             log.warning(UNTRAINED, self.folder, f"{late:,}", self.folder / "events")
 
     def _export(self) -> None:
+        """Export closed segments, and tell whether all is well, until the end."""
         while True:
-            for path in self._writer.closed_segments():
-                if not (self.folder / "events" / f"{path.stem}.parquet").exists():
-                    try:
-                        export_segment(path, self.folder / "events")
-                    except Exception:
-                        log.exception("%s could not be written as Parquet; it will be tried again", path)
+            self._export_closed()
+            if (well := not self.problem) != self._well:
+                self._well = well
+                self._health(well)
             if self._stop.wait(EXPORT_EVERY):
                 return
+
+    def _export_closed(self) -> None:
+        failing: dict[Path, str] = {}
+        for path in self._writer.closed_segments():
+            try:
+                if not (self._events / f"{path.stem}.parquet").exists():
+                    export_segment(path, self._events)
+            except Exception as error:
+                failing[path] = told = f"{path} could not be written as Parquet into {self._events} ({error})"
+                if self._failing.get(path) != told:
+                    expected = isinstance(error, OSError | PairliftError)
+                    log.error("%s; it is tried again every %g s", told, EXPORT_EVERY, exc_info=not expected)
+        for path in self._failing.keys() - failing.keys():
+            log.info("%s is exported again or no longer there", path)
+        self._failing = failing
 
 
 class _Frames:

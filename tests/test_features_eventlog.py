@@ -236,6 +236,17 @@ def test_closed_segments_as_parquet_hold_the_same_events(tmp_path):
     assert rows["ts"].cast(pa.int64()).to_pylist() == [NOW + k // 2 for k in range(rows.num_rows)]
 
 
+def test_a_segment_that_is_being_opened_is_not_closed(tmp_path, monkeypatch):
+    """Its file is there before the writer knows it as its own: an export of it would lack what is written next."""
+    writer, _ = opened(tmp_path, segment_bytes=1)
+    seen = []
+    monkeypatch.setattr("features.eventlog.sync_folder", lambda _: seen.append(writer.closed_segments()))
+    for k in range(3):
+        writer.append(table([k])).result()
+    writer.close()
+    assert [[int(path.stem) for path in closed] for closed in seen] == [[], [1]]
+
+
 def test_a_segment_ends_by_its_age_so_that_quiet_logs_are_exported_too(tmp_path, monkeypatch):
     now, clock = [1000.0], [NOW]
     monkeypatch.setattr("features.eventlog.monotonic", lambda: now[0])

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import bundle_of, make_world, train_parts, with_config, write_world_bundle
@@ -41,7 +42,7 @@ from ranker.config import RecordSettings
 from ranker.events import EventReader
 from ranker.memory import plan_memory
 from ranker.numbering import Numbering, with_room
-from ranker.server import Server, now_wall
+from ranker.server import RECORDING, SERVICE, Server, now_wall
 from ranker.snapshots import origin_of, with_snapshot, write_snapshot
 from ranker.wire import IdTable, batch_message, batch_of
 
@@ -431,6 +432,76 @@ def test_a_limit_of_events_a_full_disk_and_too_many_streams_are_told(bundle, tmp
             list(client.record([]))
         hold.set()
         stream.cancel()
+
+
+def health_of(server, name):
+    with grpc.insecure_channel(server.address) as channel:
+        request = health_pb2.HealthCheckRequest(service=name)
+        status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+
+
+def within(seconds, true):
+    until = time.monotonic() + seconds
+    while not true() and time.monotonic() < until:
+        time.sleep(0.02)
+    return true()
+
+
+def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
+    """By Describe, a health name of its own, and one line of the log for each problem; ranking goes on."""
+    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    caplog.set_level("INFO")
+    small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
+    batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 3))
+    events = tmp_path / "log" / "events"
+    with recording(small, tmp_path / "log") as (server, client):
+        assert health_of(server, RECORDING) == "SERVING"
+        events.write_text("in the way")
+        list(client.record(batches[:2]))
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        told = client.describe().recording_problem
+        assert re.search(r"0001\.log could not be written as Parquet into .*/events \(.*File exists", told)
+        assert [health_of(server, name) for name in ("", SERVICE)] == ["SERVING"] * 2
+        assert client.rank(int(bundle.state.catalog.user_ids[3]), [int(bundle.state.catalog.item_ids[5])]).items
+        list(client.record(batches[2:]))
+        assert within(5, lambda: "and 1 more" in client.describe().recording_problem)
+        time.sleep(0.2)
+        assert caplog.text.count("could not be written as Parquet") == 2  # of two segments, however often it is tried
+        events.unlink()
+        assert within(5, lambda: health_of(server, RECORDING) == "SERVING")
+        assert client.describe().recording_problem == ""
+        assert caplog.text.count("is exported again or no longer there") == 2
+        assert len(list(events.glob("*.parquet"))) == 2
+
+
+def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 2))
+    with recording(bundle, tmp_path / "log") as (server, client), monkeypatch.context() as broken:
+        broken.setattr("features.live.Live._turn", lambda _: 1 / 0)
+        list(client.record(batches[:1]))
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        assert "ZeroDivisionError" in client.describe().recording_problem
+        broken.undo()
+        assert within(5, lambda: health_of(server, RECORDING) == "SERVING")
+
+        def failing(_):
+            raise OSError(5, "Input/output error")
+
+        broken.setattr("features.eventlog.os.fsync", failing)
+        with pytest.raises(ServerError, match="fsync failed"):
+            list(client.record(batches[1:]))
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        assert "mend the disk, then start the server again" in client.describe().recording_problem
+
+
+def test_a_server_that_records_nothing_has_no_health_of_recording(bundle):
+    server = Server(bundle, clock="snapshot")
+    server.start()
+    with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+        health_of(server, RECORDING)
+    server.stop(0)
 
 
 def test_a_locked_log_and_too_little_memory_are_refused_at_the_start(bundle, tmp_path):
