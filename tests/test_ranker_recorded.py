@@ -234,6 +234,18 @@ def test_a_copy_of_a_log_that_went_on_by_itself_is_another(
         same(server.pipeline.state, expected_state(bundle, world, [*batches, *further]))
 
 
+def test_a_log_that_may_count_twice_is_warned_of(
+    bundle: Bundle, world: World, log: tuple[Path, list[Batch]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training that read the same events from elsewhere cannot be known; a few late events are nothing to tell."""
+    folder, batches = log
+    shutil.copytree(folder / "log", tmp_path / "log")
+    later = replace(bundle.state, end=min(b.events["ts"].to_numpy().min() for b in batches) + 1)
+    for state, warned in ((later, 0), (next_bundle(bundle, world, batches, {}).state, 1)):
+        with recording(replace(bundle, state=state), tmp_path / "log"):
+            assert caplog.text.count("If it read the same events from elsewhere, they count twice") == warned
+
+
 def test_a_compacted_log_and_one_sent_on_to_another_server(
     bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path
 ) -> None:
