@@ -1,8 +1,8 @@
 """Any log, through the TOML's SQL expressions, into a DuckDB file.
 
 `import_log` writes the tables `events`, `items`, `users` and `surfaces` in the contract's form (dense indexes,
-µs UTC, grades); `features.loading` reads them. What is bad is refused with the source, the column, how many rows, and
-the first few of them; no row is dropped.
+µs UTC, grades), which `features.loading` reads, and `recorded` (`features.recorded`). What is bad is refused with the
+source, the column, how many rows, and the first few of them; no row is dropped.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from pathlib import Path
 import duckdb
 
 from features.errors import PairliftError
+from features.recorded import recorded_in, recorded_in_files, same_files, write_recorded
+from features.segments import FRAME, SEGMENT
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
-from features.sources import explained, relation
+from features.sources import explained, relation, source_files
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 NUMBERS = INTEGERS | {"UBIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BOOLEAN"}
@@ -109,10 +111,15 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
             raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
         kind(f"columns.{name}", expression)
         selected[name] = f"({expression})"
+    marked = {SEGMENT, FRAME} <= set(columns)
+    selected |= {name: name for name in (SEGMENT, FRAME) if marked}
     select = ", ".join(f'{sql} AS "{name}"' for name, sql in selected.items())
+    told = recorded_in_files(con, source_files(settings.source, data), marked=marked)
     with explained(f"[events] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
         con.execute(f"CREATE TEMP TABLE mapped AS SELECT row_number() OVER () AS source_row, {select} FROM {origin}")
     _refuse_nulls(con, settings.source)
+    same_files(told, recorded_in_files(con, source_files(settings.source, data), marked=marked), settings.source)
+    write_recorded(con, told | (recorded_in(con, "mapped") if marked else {}))
 
 
 def refuse(con: duckdb.DuckDBPyConnection, table: str, where: str, place: str, problem: str) -> None:

@@ -103,6 +103,11 @@ class LogWriter:
         self._closed = threading.Event()
         self._file, self._size, self._first, self._began = -1, 0, 0, 0
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can be written any more; empty: it can."""
+        return self._broken
+
     def replay(self, after: int) -> Iterator[Frame]:
         """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
 
@@ -156,7 +161,8 @@ class LogWriter:
 
     def closed_segments(self) -> list[Path]:
         """Return the segments that no more is written to."""
-        return [path for path in segment_files(self.folder) if first_number(path) != self._first]
+        # Not "all but the open one": while a segment is opened, its file is there before it is known as that.
+        return [path for path in segment_files(self.folder) if first_number(path) < self._first]
 
     def close(self) -> None:
         """Finish what is queued, then close the segment and let the folder go."""

@@ -20,7 +20,7 @@ from features.dedupe import SeenIds, keys_of
 from features.errors import PairliftError
 from features.eventlog import LogError, LogWriter
 from features.schema import DAY, HOUR
-from features.segments import export_segment, segment_files
+from features.segments import FRAME, SEGMENT, export_segment, segment_files, segment_name
 
 ROOT = Path(__file__).parent.parent
 NOW = 20_000 * DAY
@@ -234,6 +234,19 @@ def test_closed_segments_as_parquet_hold_the_same_events(tmp_path):
     assert rows["event_id"].to_pylist() == list(range(rows.num_rows))
     assert rows.schema.field("ts").type == pa.timestamp("us", "UTC")
     assert rows["ts"].cast(pa.int64()).to_pylist() == [NOW + k // 2 for k in range(rows.num_rows)]
+    assert rows[FRAME].to_pylist() == [k // 2 + 1 for k in range(rows.num_rows)]
+    assert rows[SEGMENT].unique().to_pylist() == [segment_name(path) for path in closed]
+
+
+def test_a_segment_that_is_being_opened_is_not_closed(tmp_path, monkeypatch):
+    """Its file is there before the writer knows it as its own: an export of it would lack what is written next."""
+    writer, _ = opened(tmp_path, segment_bytes=1)
+    seen = []
+    monkeypatch.setattr("features.eventlog.sync_folder", lambda _: seen.append(writer.closed_segments()))
+    for k in range(3):
+        writer.append(table([k])).result()
+    writer.close()
+    assert [[int(path.stem) for path in closed] for closed in seen] == [[], [1]]
 
 
 def test_a_segment_ends_by_its_age_so_that_quiet_logs_are_exported_too(tmp_path, monkeypatch):

@@ -717,7 +717,9 @@ class DescribeResponse(_message.Message):
     recorded_events: _builtins.int
     """How many events it recorded, those of the log that it started with included."""
     recording_problem: _builtins.str
-    """Why recorded events do not reach the served features at the moment; empty: they do."""
+    """What is wrong with the recording at the moment, empty for nothing: events do not reach the served features, cannot
+    be written, or are not exported for a training. Health says so too, as the service pairlift.v1.Recording.
+    """
     @_builtins.property
     def surfaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The surfaces of the log."""
