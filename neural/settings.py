@@ -25,7 +25,8 @@ class TowerSettings(Settings):
     """What the plugin gives, the sizes of the towers, and how they are trained.
 
     columns: `dot`, and `user_vector` or `item_vector`, which stand for `width` columns each. lag: a duration, or
-    `daily` for the vectors of the last 00:00 UTC. history: the most events of a user that are read, the latest ones.
+    `daily` for the vectors of the last 00:00 of `[time] zone`. history: the most events of a user that are read, the
+    latest ones.
 
     id_dropout: how often training hides an item's id, so that attributes speak for new items. id_shrink: an id of
     n events weighs n / (n + id_shrink). max_steps: of each phase; epochs beyond it are left out, but never the first

@@ -78,7 +78,7 @@ class Prepared:
         groups = self.groups.of("towers")
         pairs = self.training_pairs(groups, seed)
         log = self.log.between(self.split.t0, self.split.t1)
-        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed)
+        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed, self.config.time.zone)
 
 
 def import_stage(config: Config) -> Path:
