@@ -18,7 +18,6 @@ from features.pairs import Groups
 from features.schema import Requests
 from ranker.booster import check_params
 from ranker.config import BoosterSettings, load_config
-from ranker.interval import relative_uplift
 from ranker.stages import code_hash, run_stage
 from ranker.train import train
 from ranker.uplift import _shuffle, as_table, uplift_report
@@ -140,27 +139,6 @@ def test_a_log_of_positives_without_negatives_names_the_key(tmp_path: Path) -> N
     with pytest.raises(PairliftError, match=r"pairing\.negatives"):
         train(load_config(write_world(tmp_path, where="play >= 0.9")), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
-
-
-def test_the_interval_covers_the_truth() -> None:
-    """Of 100 worlds in which both arms are equal but for luck, the 95 % interval leaves zero out in few."""
-    missed = 0
-    for world in range(100):
-        rng = np.random.default_rng(world)
-        skill = rng.uniform(5, 15, 200)
-        luck = rng.normal(0, 0.01, (2, 6, 1))
-        without, with_ = (skill * (1 + luck[arm]) + rng.normal(0, 1, (6, 200)) for arm in (0, 1))
-        found = relative_uplift(without, with_, 400, seed=world)
-        missed += not found.low <= 0 <= found.high
-    assert missed <= 14
-
-
-def test_the_interval_of_a_real_gain_and_of_nothing() -> None:
-    base = np.random.default_rng(0).uniform(1, 2, (5, 100))
-    gain = relative_uplift(base, base * 1.02, 200)
-    assert gain.uplift == pytest.approx(0.02)
-    assert gain.low == pytest.approx(gain.high) == pytest.approx(0.02)
-    assert np.isnan(relative_uplift(base * 0, base, 100).uplift)
 
 
 def test_stages_are_reused_remade_and_never_half_written(tmp_path: Path) -> None:
