@@ -225,6 +225,17 @@ def import_log(mapping: Mapping, database: Path) -> None:
         Path(f"{partial}.wal").unlink(missing_ok=True)
 
 
+def cut_log(database: Path, target: Path, end: int) -> None:
+    """Copy what `import_log` wrote to the new file `target`, without the events with `ts >= end` (µs UTC)."""
+    quoted = str(database).replace("'", "''")
+    with duckdb.connect(str(target)) as con:
+        con.execute(f"ATTACH '{quoted}' AS whole (READ_ONLY)")
+        tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'whole'").fetchall()
+        for (name,) in tables:
+            where = f"WHERE ts < {end}" if name == "events" else ""
+            con.execute(f'CREATE TABLE "{name}" AS SELECT * FROM whole."{name}" {where}')
+
+
 def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     for name, key in (("items", "item_id"), ("users", "user_id")):
         con.execute(f"""

@@ -74,9 +74,12 @@ class Arms:
         return SAMPLED if self.pairs("test").sampled.all() else SHOWN
 
     def plugin_columns(self, name: str, plugin: FeaturePlugin) -> dict[str, F32]:
-        """Return float32[n, c] of the plugin of a name for each slice."""
-        histories = self.prepared.state.histories
-        values = {part: plugin.values(g.requests, histories) for part, g in self.groups.items()}
+        """Return float32[n, c] of the plugin of a name for each slice, from histories that end at its last `as_of`."""
+        whole = self.prepared.state.histories
+        values = {
+            part: plugin.values(g.requests, whole.until(int(g.requests.as_of.max(initial=0))))
+            for part, g in self.groups.items()
+        }
         return self.overlaid(values, [f"{name}__{column}" for column in plugin.columns])
 
     def served_columns(self, plugins: dict[str, FeaturePlugin]) -> tuple[list[str], dict[str, F32]]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -46,7 +46,7 @@ _IDLE = (
     "weight_column"
 )
 #: rounds whose PairAccuracy is averaged to stop by: on a slice of some thousand pairs one round's luck is larger than
-#: what 50 more trees bring
+#: what 50 more trees bring. No round before so many can be the best: a mean of fewer has more luck, and would win by it
 SMOOTH = 25
 #: a slice of fewer rows has smaller leaves, unless the TOML says how large
 FULL_SIZE = 5_000
@@ -76,11 +76,12 @@ def fit_booster(
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
-    Best is the round up to which the last SMOOTH rounds have the highest mean PairAccuracy on the slice. The same seed,
-    rows and parameters give the same booster. start: a booster of the same columns whose trees are kept, and boosted
-    on (a warm start); it comes back as it was where no further tree is better on the validation slice. NaN is a
-    missing value. Raises PairliftError for an infinite one, for a parameter that is ours to set, or one that LightGBM
-    refuses.
+    Best is the round up to which the last SMOOTH rounds have the highest mean PairAccuracy on the slice; where there
+    are not so many rounds, the last one. The same seed, rows and parameters give the same booster.
+
+    start: a booster of the same columns whose trees are kept, and boosted on (a warm start); it comes back as it was
+    where no further tree is better on the validation slice. NaN is a missing value. Raises PairliftError for an
+    infinite one, for a parameter that is ours to set, or one that LightGBM refuses.
     """
     for name, rows in (("training", train.matrix), ("validation", validation.matrix)):
         _refuse_infinite(name, rows, columns)
@@ -88,11 +89,10 @@ def fit_booster(
     params = parameters(settings, len(train.matrix)) | FIXED | {"seed": seed, "objective": objective}
     params |= _monotone(settings, columns)
 
-    recent: deque[float] = deque(maxlen=SMOOTH)
+    stop = _Stop(settings.stop_after)
 
     def accuracy(score: F64, _: lgb.Dataset) -> tuple[str, float, bool]:
-        recent.append(pair_accuracy(score, validation.pairs)[0])
-        return "pair_accuracy", sum(recent) / len(recent), True
+        return "pair_accuracy", pair_accuracy(score, validation.pairs).value, True
 
     label = np.zeros(len(train.matrix), np.float32)
     data = lgb.Dataset(train.matrix, label, feature_name=columns, categorical_feature=categorical, free_raw_data=True)
@@ -104,24 +104,45 @@ def fit_booster(
             num_boost_round=settings.trees,
             valid_sets=[held],
             feval=accuracy,
-            callbacks=[lgb.early_stopping(settings.stop_after, verbose=False)],
+            callbacks=[stop],
             init_model=start,
         )
     except lgb.basic.LightGBMError as error:
         hint = _hint(settings, str(error), len(train.matrix))
         raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
-    best = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+    best = lgb.Booster(model_str=booster.model_to_string(num_iteration=stop.best))
     if start is None:
         return best
     old, new = (
-        pair_accuracy(np.asarray(b.predict(validation.matrix, raw_score=True)), validation.pairs)[0]
+        pair_accuracy(np.asarray(b.predict(validation.matrix, raw_score=True)), validation.pairs).value
         for b in (start, best)
     )
     if old >= new:
         logger.info("warm start: no further tree is better on the validation slice; the old trees stay alone")
         return start
     return best
+
+
+@dataclass(eq=False)  # LightGBM keeps callbacks in a set
+class _Stop:
+    """A callback of `lgb.train` that ends it `after` rounds behind the best one. best: its number of trees."""
+
+    after: int
+    best: int = 0
+    _mean: float = -np.inf
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))
+
+    def __call__(self, env: Any) -> None:
+        """Take the PairAccuracy of a round."""
+        self._recent.append(env.evaluation_result_list[0][2])
+        rounds = env.iteration + 1
+        full = len(self._recent) == SMOOTH
+        mean = sum(self._recent) / SMOOTH if full else -np.inf
+        if not full or mean > self._mean:
+            self.best, self._mean = rounds, mean
+        elif rounds - self.best >= self.after:
+            raise lgb.callback.EarlyStopException(self.best - 1, env.evaluation_result_list)
 
 
 def _hint(settings: BoosterSettings, said: str, rows: int) -> str:

@@ -101,14 +101,19 @@ def validate(config: Path) -> None:
 def uplift(config: Path, plugin: str, out: Path) -> None:
     """Train rankers with and without a plugin's columns and report the relative uplift in PairAccuracy.
 
-    Same rows, pairs, weights, parameters and seeds for both arms. Prints a table and writes OUT/uplift.json: the
-    uplift with its 95 % interval (users and seeds drawn anew), ties as one half, shuffled columns as a control,
-    NDCG@10, slices and the gain's shares.
+    Same rows, pairs, weights, parameters and seeds for both arms; the plugin is fitted [uplift] fits times, and each
+    fit meets each seed. Prints a table and writes OUT/uplift.json: the uplift with its 95 % interval (about new users,
+    fits and seeds), what each user weighing one, ties wrong, and knowing which values are missing give, shuffled
+    columns, slices and the gain's shares.
+
+    Two controls look for leaks: values of sampled groups from histories cut at their as_of, and values of a fit on
+    the log cut at t1. Exit status 1 where one is found.
     """
     import json
 
     from ranker.config import load_config
-    from ranker.uplift import as_table, uplift_report
+    from ranker.uplift import uplift_report
+    from ranker.uplift_table import as_table
 
     loaded = load_config(config)
     out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +123,8 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     partial.replace(out / "uplift.json")
     click.echo(as_table(report))
     click.echo(f"\nwrote {out / 'uplift.json'}")
+    if report["leaks"]:
+        sys.exit(1)
 
 
 @cli.command()

@@ -92,7 +92,7 @@ def retune(config: Path, minutes: float, trials: int | None) -> None:
 
     Every change of the stack moves the optimum: run this after one. Trial 0 has the TOML's own parameters. A trial
     is two fits of other seeds, judged by PairAccuracy on the booster's validation slice, the one that also stops
-    each fit; the test is not read. The gain's interval draws users and seeds anew, and a gain within that noise is
+    each fit; the test is not read. The gain's interval is about new users and seeds, and a gain within that noise is
     called "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
 
     The plugins are those of [ranker], fitted once: where [pairing] values change, `pairlift train` fits towers anew.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from features.dataset import Mapping
 from features.errors import PairliftError, did_you_mean
@@ -80,10 +80,16 @@ class BoosterSettings(Settings):
 
 
 class UpliftSettings(Settings):
-    """`[uplift]`: seeds of both arms, and draws of the interval."""
+    """`[uplift]`: what a report crosses, and what it tells apart.
 
+    fits: how often the plugin is fitted anew, each time with another seed. seeds: of the boosters, for both arms; every
+    fit meets every seed. familiar: item attributes by which pairs are told apart, beside the item itself: had the user
+    met an item with this value before?
+    """
+
+    fits: int = Field(default=3, ge=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default=[0, 1, 2, 3, 4], min_length=1)
-    draws: int = Field(default=2000, ge=100)
+    familiar: list[Name] = Field(default_factory=list)
 
     @field_validator("seeds")
     @classmethod
@@ -91,6 +97,18 @@ class UpliftSettings(Settings):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"distinct seeds were expected, found {seeds}")
         return seeds
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_draws(cls, table: Any) -> Any:
+        if isinstance(table, dict) and "draws" in table:
+            raise ValueError("draws: intervals are computed from variances and draw nothing now; take the key out")
+        return table
+
+    @property
+    def fit_seeds(self) -> list[int]:
+        """Seeds of the plugin's fits; the first one is that of the fit that a bundle has."""
+        return list(range(self.seeds[0], self.seeds[0] + self.fits))
 
 
 class SourceSettings(Settings):

@@ -1,4 +1,4 @@
-"""What a ranking is worth: weighted PairAccuracy by user; NDCG@k, MAP and MRR of the groups; AUC by user."""
+"""What a ranking is worth: weighted PairAccuracy by user; NDCG@k, MAP, MRR and AUC of the groups."""
 
 import numpy as np
 from numba import njit
@@ -111,20 +111,20 @@ def _mean_by(key: I64, score: F64, relevant: Bool) -> F64:
 
 
 def list_metrics(score: F64, groups: Groups, relevant: int | None = None) -> dict[str, float]:
-    """Return `ndcg@10`, `map`, `mrr` and `auc_by_user` of float64[n] scores; NaN where there is nothing to order.
+    """Return `ndcg@10`, `map`, `mrr` and `auc` of float64[n] scores; NaN where there is nothing to order.
 
     relevant: the lowest rank of a grade that counts as relevant; by default whatever NDCG gives a gain: 1 (all but
-    the worst grade), or 0 where drawn candidates are there to be worse. MAP and MRR are means over the groups, AUC
-    over the users (all their groups as one list, each user weighing one), that have both relevant candidates and
-    others. A NaN score counts as minus infinity. Ties: in MAP each has the precision behind the last of them, as
-    in scikit-learn's `average_precision_score`; in MRR the expected value over their orders; in AUC one half.
+    the worst grade), or 0 where drawn candidates are there to be worse. MAP, MRR and AUC are means over the groups that
+    have both relevant candidates and others. A list is ranked within one request: an AUC over all of a user's groups
+    would compare scores of different `as_of`, which no list does. A NaN score counts as minus infinity. Ties: in MAP
+    each has the precision behind the last of them, as in scikit-learn's `average_precision_score`; in MRR the expected
+    value over their orders; in AUC one half.
     """
     lowest = int(not groups.sampled.any()) if relevant is None else relevant
     clean = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
     hit, group = groups.grade >= lowest, groups.requests.row_request()
-    average, reciprocal, _ = _mean_by(group, clean, hit)
-    auc = _mean_by(groups.requests.user[group].astype(np.int64), clean, hit)[2]
-    told = {"map": average, "mrr": reciprocal, "auc_by_user": auc}
+    average, reciprocal, auc = _mean_by(group, clean, hit)
+    told = {"map": average, "mrr": reciprocal, "auc": auc}
     return {f"ndcg@{NDCG_AT}": ndcg(score, groups, NDCG_AT)} | {name: float(value) for name, value in told.items()}
 
 

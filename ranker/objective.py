@@ -7,6 +7,7 @@ compiled, linear in the pairs (and the sort of each group, where |ΔNDCG| scales
 
 from dataclasses import dataclass
 from math import factorial
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
@@ -223,14 +224,28 @@ def _shares(score: F64, winner: I32, loser: I32, weight: F32) -> tuple[float, fl
     return right, tied, total
 
 
-def pair_accuracy(score: F64, pairs: Pairs) -> tuple[float, float]:
-    """Return (PairAccuracy, tie share): Σ w·[s_winner > s_loser] / Σ w, a tie being wrong, as in CatBoost.
+class PairAccuracy(NamedTuple):
+    """Shares of the weight of all pairs.
 
-    A NaN score counts as minus infinity. Without pairs both are NaN.
+    value: right, and half of the tied: the metric. catboost: right alone, a tie being wrong, as CatBoost's PairAccuracy
+    has it: a column of noise that breaks ties "gains" by it. ties: tied.
+    """
+
+    value: float
+    catboost: float
+    ties: float
+
+
+def pair_accuracy(score: F64, pairs: Pairs) -> PairAccuracy:
+    """Return Σ w·([s_winner > s_loser] + ½·[s_winner = s_loser]) / Σ w, and what stands beside it.
+
+    A NaN score counts as minus infinity. Without pairs all are NaN.
     """
     clean = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
     right, tied, total = _shares(clean, pairs.winner, pairs.loser, pairs.weight)
-    return (right / total, tied / total) if total else (np.nan, np.nan)
+    if not total:
+        return PairAccuracy(np.nan, np.nan, np.nan)
+    return PairAccuracy((right + tied / 2) / total, right / total, tied / total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from features.dataset import import_log
+from features.dataset import cut_log, import_log
 from features.errors import PairliftError, did_you_mean
 from features.exposure import Exposure, corrected, load_exposure
 from features.loading import load_context, load_log
@@ -42,10 +43,14 @@ class Grouped:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A log that is ready to learn from. key: hash of all that it was made of. exposure: None weighs no pair anew."""
+    """A log that is ready to learn from.
+
+    key: hash of all that it was made of. database: what the import wrote. exposure: None weighs no pair anew.
+    """
 
     config: Config
     key: str
+    database: Path
     log: EventLog
     catalog: Catalog
     split: Split
@@ -112,7 +117,7 @@ def prepare(config: Config) -> Prepared:
     key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
     exposure = load_exposure(made.database, config.events, config.pairing)
     prepared = Prepared(
-        config, key, made.log, made.catalog, made.split, made.groups, weights, state, made.spec, exposure
+        config, key, made.database, made.log, made.catalog, made.split, made.groups, weights, state, made.spec, exposure
     )
     _refuse_empty(prepared)
     return prepared
@@ -143,6 +148,15 @@ def _refuse_empty(prepared: Prepared) -> None:
 
 def plugin_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
     """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged."""
+    return _fitted(prepared, name, seed, f"{name}-seed{seed}", lambda: prepared)
+
+
+def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
+    """Fit a plugin as `plugin_stage` does, on a log from which everything at or after t1 was deleted, on disk."""
+    return _fitted(prepared, name, seed, f"{name}-seed{seed}-cut", lambda: _cut(prepared))
+
+
+def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callable[[], Prepared]) -> FeaturePlugin:
     config = prepared.config
     if name not in config.plugins:
         raise PairliftError(f"there is no [plugins.{name}] in {config.path}{did_you_mean(name, config.plugins)}")
@@ -152,9 +166,28 @@ def plugin_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
     inputs = [prepared.key, settings.path, settings.params, seed, code_hash(kind.__module__.partition(".")[0])]
 
     def make(folder: Path) -> None:
-        logger.info("fitting plugin %s (%s)", name, settings.path)
-        plugin.fit(prepared.fit_data(seed))
+        logger.info("fitting plugin %s (%s)", label, settings.path)
+        plugin.fit(source().fit_data(seed))
         plugin.save(folder)
 
     # What was saved is what is measured, and what a bundle serves.
-    return kind.load(run_stage(config.work / "plugins", name, inputs, make))
+    return kind.load(run_stage(config.work / "plugins", label, inputs, make))
+
+
+def _cut(prepared: Prepared) -> Prepared:
+    """Return it as it would be on a log that ends at t1, with the same numbering of users, items and categories."""
+    config, t1 = prepared.config, prepared.split.t1
+    inputs = [prepared.key, t1]
+    folder = run_stage(
+        config.work, "cut", inputs, lambda folder: cut_log(prepared.database, folder / "log.duckdb", t1), logging.DEBUG
+    )
+    database = folder / "log.duckdb"
+    log, _ = load_log(database)
+    context = load_context(database, prepared.catalog)
+    return replace(
+        prepared,
+        database=database,
+        log=log,
+        groups=make_groups(log, config.pairing, prepared.split, context=context),
+        exposure=load_exposure(database, config.events, config.pairing),
+    )

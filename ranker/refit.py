@@ -31,7 +31,8 @@ def refit_booster(
     objective = PairLogit.of(train.pairs, train.group, train.grade, settings.margin, settings.ndcg_at)
     new = refit(old, train.matrix, objective, parameters(settings, len(train.matrix)), decay)
     before, after = (
-        pair_accuracy(np.asarray(b.predict(validation.matrix, raw_score=True)), validation.pairs)[0] for b in (old, new)
+        pair_accuracy(np.asarray(b.predict(validation.matrix, raw_score=True)), validation.pairs).value
+        for b in (old, new)
     )
     say = logger.warning if after < before else logger.info
     say("refit: PairAccuracy on the validation slice %.4f before, %.4f after", before, after)

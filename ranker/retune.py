@@ -81,14 +81,15 @@ class Bench:
         return make_space(prepared.config, rows, categorical, size * (size - 1) // 2, span)
 
     def fit(self, config: Config, seed: int) -> tuple[F64, int]:
-        """Fit with a configuration; return float64[n_users] weight of the right validation pairs, and the trees."""
+        """Fit; return float64[n_users] weight of the right validation pairs (a tie is half), and the trees."""
         prepared = replace(self.arms.prepared, config=config)
         arms = replace(self.arms, prepared=prepared)
         train = replace(self.train, pairs=arms.pairs("train", seed))
         columns = [*prepared.spec.columns, *self.names]
         booster = fit_booster(columns, list(prepared.spec.categorical), train, self.held, config.booster, seed)
         score = np.asarray(booster.predict(self.held.matrix, raw_score=True))
-        return right_by_user(score, self.held.pairs, self.user, self.n_users)[0], int(booster.num_trees())
+        right, tied, _ = right_by_user(score, self.held.pairs, self.user, self.n_users)
+        return right + tied / 2, int(booster.num_trees())
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,7 @@ def _found(study: optuna.Study, config: Config, knobs: list[Knob], folder: Path,
         raise PairliftError("retune: stopped before the TOML's own parameters were measured; give it more minutes")
     best = study.best_trial
     right, more = (np.load(folder / f"right{trial.number}.npy") for trial in (own, best))
-    gain = relative_uplift(right, more, config.uplift.draws)
+    gain = relative_uplift(right[None], more[None])
     importance = None
     if len(done) >= LEAST_FOR_IMPORTANCE:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()

@@ -56,20 +56,21 @@ def train(
     label = "+".join(plugins) or "without"
     arm = arms.fit(label if old is None else f"{label}-{old.mode}", names, columns, seed, old)
     test = of_kind(arms.pairs("test"), arms.kind)
-    accuracy, ties = pair_accuracy(arm.scores, test)
-    measured = {"pair_accuracy": accuracy, "pairs_kind": arms.kind, "tie_share": ties, "trees": arm.trees, "seed": seed}
+    found = pair_accuracy(arm.scores, test)
+    measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
+    measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees, "seed": seed}
     listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
     measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
     if old is not None:
         before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
-        measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test)[0]}
+        measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
     cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items)
     importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(
         out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured, importance,
         prepared.split,
     )  # fmt: skip
-    logger.info("bundle %s: test PairAccuracy %.4f, %s", out, accuracy, json.dumps(measured))
+    logger.info("bundle %s: test PairAccuracy %.4f, %s", out, found.value, json.dumps(measured))
     return measured
 
 

@@ -1,128 +1,123 @@
 """Is a feature worth serving? Two rankers, with and without a plugin's columns, all else equal; and the controls.
 
 Equal: rows, pairs, weights, parameters, seeds, stopping rule and maximum trees. Each arm stops by itself on the same
-validation slice. `with` adds the plugin's columns to the counters and attributes alone, whatever else is served.
+validation slice. `with` adds the plugin's columns to the counters and attributes alone, whatever else is served. The
+plugin is fitted several times, and each fit meets each seed of the boosters.
+
+uplift_report   the log of a TOML, the plugin's fits, the leak controls      (fits are resumed)
+report_of       the boosters of all arms, and every figure                   (boosters are resumed)
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from features.counters import Timeline
-from features.keys import key_codes
 from features.pairs import Groups, Pairs
-from features.plans import make_plans
-from features.schema import F32, F64, I64, SAMPLED, Bool
-from features.spec import Counter, Span
-from ranker.arms import SHOWN, Arm, Arms
+from features.schema import F32, SAMPLED, Bool
+from ranker.arms import SHOWN, Arms
 from ranker.config import Config
-from ranker.interval import Interval, relative_uplift
-from ranker.metrics import NDCG_AT, effective_users, right_by_user, shown_metrics
+from ranker.interval import relative_uplift
+from ranker.leaks import Columns, Control, find_leaks
+from ranker.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
+from ranker.metrics import effective_users
 from ranker.objective import pair_accuracy
-from ranker.prepare import Prepared, plugin_stage, prepare
+from ranker.prepare import plugin_stage, prepare
+from ranker.slices import check_familiar, events_before, slices
 
-#: what stands beside PairAccuracy: its key in the report, and its name in the table
-LISTED = {f"ndcg@{NDCG_AT}": f"NDCG@{NDCG_AT}", "map": "MAP", "mrr": "MRR", "auc_by_user": "AUC by user"}
-#: an uplift of this many standard errors is seen with a chance of 80 % at the 5 % level
-DETECTABLE = 2.8
-LEAST_SEEDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One arm on the test's pairs. right, half (ties as ½): float64[seeds, users]; total: float64[users].
-
-    listed: NDCG, MAP, MRR and AUC by user (`metrics.list_metrics`), averaged over seeds.
-    """
-
-    right: F64
-    half: F64
-    total: F64
-    tie_share: float
-    accuracy_by_seed: list[float]
-    listed: dict[str, float]
-    trees: list[int]
-
-    @property
-    def accuracy(self) -> float:
-        """PairAccuracy, ties wrong."""
-        return float(self.right.sum() / self.total.sum() / len(self.right))
-
-
-def measure(arms: list[Arm], groups: Groups, pairs: Pairs, user: I64, n_users: int) -> Measured:
-    """Evaluate one arm's fits (one for each seed). user: int64[n], the row's user in [0, n_users)."""
-    by_seed = [right_by_user(arm.scores, pairs, user, n_users) for arm in arms]
-    right = np.stack([r for r, _, _ in by_seed])
-    tied = np.stack([t for _, t, _ in by_seed])
-    total = by_seed[0][2]
-    return Measured(
-        right,
-        right + tied / 2,
-        total,
-        float(tied.sum() / total.sum() / len(arms)),
-        [float(r.sum() / total.sum()) for r, _, _ in by_seed],
-        _listed(arms, groups, shown=not pairs.sampled.any()),
-        [arm.trees for arm in arms],
-    )
-
-
-def _listed(arms: list[Arm], groups: Groups, shown: bool) -> dict[str, float]:
-    found = [shown_metrics(arm.scores, groups, shown) for arm in arms]
-    return {name: float(np.mean([f[name] for f in found])) for name in LISTED}
+METRIC = "PairAccuracy, ties as one half"
+#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls
+FORMAT = 2
 
 
 def uplift_report(config: Config, name: str) -> dict[str, Any]:
     """Return the whole report of a plugin as what `uplift.json` holds. Fits are resumed where inputs are unchanged."""
     prepared = prepare(config)
-    plugin = plugin_stage(prepared, name, config.uplift.seeds[0])
+    check_familiar(prepared)
+    plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
     arms = Arms.of(prepared)
-    columns = arms.plugin_columns(name, plugin)
-    names = [f"{name}__{column}" for column in plugin.columns]
-    fits = _fit_all(arms, name, names, columns)
+    fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
+    controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
+    return report_of(arms, name, [f"{name}__{column}" for column in plugins[0].columns], fits, controls)
+
+
+def report_of(
+    arms: Arms, name: str, columns: list[str], fits: list[Columns], controls: dict[str, Control]
+) -> dict[str, Any]:
+    """Return the report. columns: the names of the plugin's; fits: their values by slice, for each fit of the plugin.
+
+    controls: what `find_leaks` found.
+    """
+    config = arms.prepared.config
+    boosters = _fit_all(arms, name, columns, fits)
+    leaks = sum(len(control.leaks) for control in controls.values())
     report: dict[str, Any] = {
+        "format": FORMAT,
+        "metric": METRIC,
         "data": config.name,
         "plugin": name,
-        "columns": names,
+        "columns": columns,
+        "fits": len(fits),
+        "fit_seeds": config.uplift.fit_seeds[: len(fits)],
         "seeds": list(config.uplift.seeds),
-        "plugin_fits": "one fit of the plugin for all seeds",
-        "draws": config.uplift.draws,
+        "holds_for": _holds_for(len(fits), len(config.uplift.seeds)),
+        "leaks": leaks,
+        "controls": {kind: control.told() for kind, control in controls.items()},
     }
+    trusted = not leaks and all(control.groups for control in controls.values())
     pairs = arms.pairs("test")
     shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
     main = (SHOWN, shown) if len(shown) else (SAMPLED, drawn)
-    report |= {"pairs_kind": main[0]} | _figures(arms, fits, main[1], columns["test"], names)
+    values = fits[0]["test"]
+    report |= {"pairs_kind": main[0]} | _figures(arms, boosters, main[1], values, columns, trusted)
     if len(shown) and len(drawn):  # never mixed: drawn negatives have figures of their own
-        report[SAMPLED] = _figures(arms, fits, drawn, columns["test"], names)
+        report[SAMPLED] = _figures(arms, boosters, drawn, values, columns, trusted)
     told: dict[str, Any] = _finite(report)
     return told
+
+
+def _holds_for(fits: int, seeds: int) -> str:
+    """Return in words what the interval is about."""
+    new = ["users", *(["fits of the plugin"] if fits > 1 else []), *(["seeds of the boosters"] if seeds > 1 else [])]
+    this = [*(["this one fit of the plugin"] if fits == 1 else []), *(["this one seed"] if seeds == 1 else [])]
+    told = "new " + (", ".join(new[:-1]) + " and " + new[-1] if len(new) > 1 else new[0])
+    return told + (f", but for {' and '.join(this)} alone" if this else "") + "; the training log is fixed"
 
 
 def _finite(value: Any) -> Any:
     """Replace what is not a number by None, at any depth: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _fit_all(arms: Arms, name: str, names: list[str], columns: dict[str, F32]) -> dict[str, list[Arm]]:
-    seeds = arms.prepared.config.uplift.seeds
-    fits: dict[str, list[Arm]] = {"without": [], "with": [], "shuffled": []}
-    with tqdm(total=3 * len(seeds), desc="fitting both arms and the control", unit="fit") as bar:
+def _fit_all(arms: Arms, name: str, names: list[str], fits: list[Columns]) -> dict[str, Fits]:
+    """Fit the boosters of every arm: `with` for each fit and seed, the others (of the first fit) for each seed.
+
+    Where the plugin's values are missing nowhere, or everywhere, the arm of missingness is the arm without.
+    """
+    seeds, first = arms.prepared.config.uplift.seeds, fits[0]
+    known = {part: np.where(np.isnan(values), np.float32(np.nan), np.float32(1)) for part, values in first.items()}
+    told_apart = len(np.unique(np.concatenate([np.isnan(values) for values in known.values()]), axis=0)) > 1
+    boosters: dict[str, Fits] = {arm: [[]] for arm in ("without", "shuffled", "missingness")}
+    boosters["with"] = [[] for _ in fits]
+    with tqdm(total=(2 + told_apart + len(fits)) * len(seeds), desc="fitting all arms", unit="fit") as bar:
+
+        def fit(arm: str, place: int, label: str, own: list[str], given: Columns, seed: int) -> None:
+            boosters[arm][place].append(arms.fit(label, own, given, seed))
+            bar.update()
+
         for seed in seeds:
-            shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in columns.items()}
-            none = {part: values[:, :0] for part, values in columns.items()}
-            for arm, label, own, given in (
-                ("without", "without", [], none),
-                ("with", name, names, columns),
-                ("shuffled", f"{name}-shuffled", names, shuffled),
-            ):
-                fits[arm].append(arms.fit(label, own, given, seed))
-                bar.update()
-    return fits
+            fit("without", 0, "without", [], {}, seed)
+            for k, columns in enumerate(fits):
+                fit("with", k, f"{name}-fit{k}", names, columns, seed)
+            shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.items()}
+            fit("shuffled", 0, f"{name}-shuffled", names, shuffled, seed)
+            if told_apart:
+                fit("missingness", 0, f"{name}-missingness", names, known, seed)
+    return boosters if told_apart else boosters | {"missingness": boosters["without"]}
 
 
 def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
@@ -140,186 +135,105 @@ def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
     return shuffled
 
 
-def _figures(arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, columns: F32, names: list[str]) -> dict[str, Any]:
-    """Return every figure of DESIGN section 8 for one kind of pairs."""
+def _figures(
+    arms: Arms, boosters: dict[str, Fits], pairs: Pairs, values: F32, names: list[str], trusted: bool
+) -> dict[str, Any]:
+    """Return every figure of DESIGN section 8 for one kind of pairs. trusted: no control found or missed a leak."""
     groups = arms.groups["test"]
-    row_user = groups.requests.user[groups.requests.row_request()].astype(np.int64)
-    with_pairs, user_code = np.unique(row_user[pairs.winner], return_inverse=True)
-    user = np.full(len(row_user), -1, np.int64)
-    user[pairs.winner] = user_code
-    m = {arm: measure(fit, groups, pairs, user, len(with_pairs)) for arm, fit in fits.items()}
-    draws = arms.prepared.config.uplift.draws
-    wrong = relative_uplift(m["without"].right, m["with"].right, draws)
-    half = relative_uplift(m["without"].half, m["with"].half, draws)
-    control = relative_uplift(m["without"].right, m["shuffled"].right, draws)
-    by_seed = np.divide(m["with"].accuracy_by_seed, m["without"].accuracy_by_seed) - 1
-    useful = wrong.low > 0 and half.low > 0
+    judged = Judged.of(groups, pairs)
+    m = {arm: Measured.of(fits, judged) for arm, fits in boosters.items()}
+    without, with_ = m["without"], m["with"]
+    main = relative_uplift(without.right, with_.right)
+    missing = _missingness(boosters, m, judged, np.asarray(~np.isnan(values).all(axis=1)))
+    beyond = relative_uplift(m["missingness"].right, with_.right)
+    shuffled = relative_uplift(without.right, m["shuffled"].right)
     return {
-        "metric": "PairAccuracy",
         "pairs": len(pairs),
-        "users": len(with_pairs),
-        "effective_users": effective_users(m["without"].total),
-        "without": m["without"].accuracy,
-        "with": m["with"].accuracy,
-        **wrong.told(),
-        "minimum_detectable_uplift": DETECTABLE * wrong.error,
-        "useful": bool(useful),
-        "ties_half": _ties_half(m, half),
-        "tie_share": {arm: m[arm].tie_share for arm in ("without", "with")},
-        "macro": _macro(m, draws),
-        "seed_sd": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
-        "trees": {arm: m[arm].trees for arm in ("without", "with", "shuffled")},
-        "shuffled": {
-            "pair_accuracy": m["shuffled"].accuracy,
-            **control.told(),
-            "contains_zero": bool(control.low <= 0 <= control.high),
-        },
-        **{name: {arm: m[arm].listed[name] for arm in ("without", "with")} for name in LISTED},
-        **_simple(arms.prepared, groups, pairs, columns, names),
-        "slices": _slices(arms, fits, pairs, user, len(with_pairs)),
-        "importance": _importance(fits["with"]),
+        "users": judged.n_users,
+        "effective_users": effective_users(without.total),
+        **compared(without, with_),
+        "minimum_detectable_uplift": main.detectable,
+        "useful": bool(trusted and main.low > 0 and beyond.low > 0),
+        "macro": _macro(without, with_),
+        "pair_accuracy_catboost": _catboost(without, with_),
+        "tie_share": {"without": without.tie_share, "with": with_.tie_share},
+        "missingness": missing | {"beyond": beyond.told()},
+        "shuffled": {"pair_accuracy": m["shuffled"].accuracy, **shuffled.told(), "above_zero": bool(shuffled.low > 0)},
+        **_spread(without, with_),
+        "trees": {arm: [[b.trees for b in of_seeds] for of_seeds in fits] for arm, fits in boosters.items()},
+        **_listed(boosters, judged),
+        **_simple(arms, groups, pairs, values, names),
+        "slices": slices(arms.prepared, boosters["without"], boosters["with"], judged),
+        "importance": _importance(boosters["with"]),
     }
 
 
-def _ties_half(m: dict[str, Measured], half: Interval) -> dict[str, Any]:
-    accuracy = {arm: float(np.mean(m[arm].half.sum(axis=1)) / m[arm].total.sum()) for arm in ("without", "with")}
-    return accuracy | half.told()
-
-
-def _macro(m: dict[str, Measured], draws: int) -> dict[str, Any]:
+def _macro(without: Measured, with_: Measured) -> dict[str, Any]:
     """Return the figure in which each user weighs one."""
-    without, with_ = (m[arm].right / m[arm].total for arm in ("without", "with"))
-    interval = relative_uplift(without, with_, draws)
-    return {"without": float(without.mean()), "with": float(with_.mean())} | interval.told()
+    one, other = without.by_user, with_.by_user
+    return {"without": float(one.mean()), "with": float(other.mean())} | relative_uplift(one, other).told()
 
 
-def _simple(prepared: Prepared, groups: Groups, pairs: Pairs, columns: F32, names: list[str]) -> dict[str, Any]:
-    """Return PairAccuracy of scores that learn nothing: random, popularity as of the group, each column alone."""
+def _catboost(without: Measured, with_: Measured) -> dict[str, Any]:
+    """Return the figure with ties wrong: a column of noise that breaks ties "gains" by it."""
+    accuracy = {"without": without.accuracy_catboost, "with": with_.accuracy_catboost}
+    return accuracy | relative_uplift(without.catboost, with_.catboost).told()
+
+
+def _missingness(boosters: dict[str, Fits], m: dict[str, Measured], judged: Judged, known: Bool) -> dict[str, Any]:
+    """Return what the columns' being known is worth without their values, and the uplift by who is known.
+
+    That a vector is known says that an item is old. known: bool[n] of the test's rows, any column has a value.
+    """
+    sides = known[judged.pairs.winner].astype(int) + known[judged.pairs.loser]
+    by_sides = {
+        name: uplift_of(boosters["without"], boosters["with"], judged.only(sides == n))
+        for n, name in ((2, "both_sides"), (1, "one_side"), (0, "no_side"))
+    }
+    interval = relative_uplift(m["without"].right, m["missingness"].right)
+    return {"pair_accuracy": m["missingness"].accuracy} | interval.told() | by_sides
+
+
+def _spread(without: Measured, with_: Measured) -> dict[str, float | None]:
+    """Return the standard deviation of the uplift over fits (mean of the seeds) and over seeds (mean of the fits)."""
+    right, base = with_.right.sum(axis=2), without.right.sum(axis=2)[0]
+
+    def sd(values: Any) -> float | None:
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    return {"fit_sd": sd(right.mean(axis=1) / base.mean() - 1), "seed_sd": sd(right.mean(axis=0) / base - 1)}
+
+
+def _listed(boosters: dict[str, Fits], judged: Judged) -> dict[str, dict[str, float]]:
+    by_arm = {arm: listed(boosters[arm], judged) for arm in ("without", "with")}
+    return {name: {arm: by_arm[arm][name] for arm in by_arm} for name in LISTED}
+
+
+def _simple(arms: Arms, groups: Groups, pairs: Pairs, values: F32, names: list[str]) -> dict[str, Any]:
+    """Return PairAccuracy of scores that learn nothing: random, popularity as of the group, each column alone.
+
+    A column is judged on the pairs of which both sides are known, and their share of all pairs' weight is told.
+    """
     random = np.random.default_rng(0).random(len(groups.grade))
-    popularity = popularity_as_of(prepared, groups)
-    alone = {name: pair_accuracy(columns[:, k].astype(np.float64), pairs)[0] for k, name in enumerate(names)}
+    popularity = events_before(arms.prepared, groups, ("item",))
+    alone, total = {}, float(pairs.weight.sum(dtype=np.float64))
+    for k, name in enumerate(names):
+        known = ~np.isnan(values[:, k])
+        both = pairs.select(known[pairs.winner] & known[pairs.loser])
+        share = float(both.weight.sum(dtype=np.float64)) / total if total else float("nan")
+        value = pair_accuracy(values[:, k].astype(np.float64), both).value
+        alone[name] = {"pair_accuracy": value, "comparable": share}
     return {
-        "random": pair_accuracy(random, pairs)[0],
-        "popularity": pair_accuracy(popularity, pairs)[0],
+        "random": pair_accuracy(random, pairs).value,
+        "popularity": pair_accuracy(popularity, pairs).value,
         "column_alone": alone,
     }
 
 
-def popularity_as_of(prepared: Prepared, groups: Groups) -> F64:
-    """Return float64[n]: how many events each candidate had before its group's as_of."""
-    counter = Counter(("item",), "impression", Span("all", 0), "count")
-    plan = make_plans((counter,))[0]
-    timeline = Timeline.build(plan, prepared.log, prepared.catalog, prepared.config.grade_names)
-    r = groups.requests
-    owner = r.row_request()
-    rows, code, _ = key_codes(plan.key, prepared.catalog, r.user[owner], r.item, r.surface[owner])
-    return timeline.values(plan, rows, code, r.as_of[owner])[:, 0].astype(np.float64)
-
-
-def _slices(arms: Arms, fits: dict[str, list[Arm]], pairs: Pairs, user: I64, n_users: int) -> dict[str, dict[str, Any]]:
-    """Return the uplift by grade pair, surface, user activity and the winner's popularity as of the group."""
-    groups, prepared = arms.groups["test"], arms.prepared
-    owner = groups.requests.row_request()[pairs.winner]
-    names = (SAMPLED, *prepared.config.grade_names)
-    winner, loser = (np.array(names)[groups.grade[rows] + 1] for rows in (pairs.winner, pairs.loser))
-    grade_pair = np.char.add(np.char.add(winner, " > "), loser)
-    start, stop = prepared.state.histories.before(groups.requests.user, groups.requests.as_of)
-    labels = {
-        "grade_pair": grade_pair,
-        "user_activity": _bucket((stop - start)[owner], "events"),
-        "winner_popularity": _bucket(popularity_as_of(prepared, groups)[pairs.winner].astype(np.int64), "events"),
-    }
-    if prepared.catalog.surfaces:
-        surfaces = np.array([*prepared.catalog.surfaces, "none"])
-        labels["surface"] = surfaces[groups.requests.surface[owner]]
-    return {
-        kind: {
-            str(value): _slice(fits, groups, pairs.select(label == value), user, n_users, prepared.config.uplift.draws)
-            for value in np.unique(label)
-        }
-        for kind, label in labels.items()
-    }
-
-
-def _bucket(count: I64, unit: str) -> Any:
-    """Return labels of counts: none, then up to 9, 99, 999 … (they sort as text)."""
-    digits = np.where(count > 0, np.floor(np.log10(np.maximum(count, 1))).astype(int) + 1, 0)
-    return np.array([f"{d}: 0 {unit}" if d == 0 else f"{d}: {10 ** (d - 1)}-{10**d - 1} {unit}" for d in digits])
-
-
-def _slice(
-    fits: dict[str, list[Arm]], groups: Groups, pairs: Pairs, user: I64, n_users: int, draws: int
-) -> dict[str, Any]:
-    def right(arm: str) -> F64:
-        return np.stack([right_by_user(f.scores, pairs, user, n_users)[0] for f in fits[arm]])
-
-    without, with_ = right("without"), right("with")
-    total = float(pairs.weight.sum(dtype=np.float64))
-    present: Bool = np.bincount(user[pairs.winner], minlength=n_users) > 0
-    interval = relative_uplift(without[:, present], with_[:, present], draws)
-    return {
-        "pairs": len(pairs),
-        "users": int(present.sum()),
-        "without": float(without.sum() / total / len(without)),
-        "with": float(with_.sum() / total / len(with_)),
-    } | interval.told()
-
-
-def _importance(arms: list[Arm]) -> dict[str, float]:
-    """Return each column's share of the gain, averaged over seeds, largest first."""
-    gains = np.mean([a.booster.feature_importance("gain") for a in arms], axis=0)
+def _importance(fits: Fits) -> dict[str, float]:
+    """Return each column's share of the gain, averaged over fits and seeds, largest first."""
+    boosters = [arm.booster for of_seeds in fits for arm in of_seeds]
+    gains = np.mean([b.feature_importance("gain") for b in boosters], axis=0)
     shares = gains / max(gains.sum(), 1e-12)
-    order = np.argsort(-shares)
-    columns = arms[0].booster.feature_name()
-    return {columns[k]: float(shares[k]) for k in order}
-
-
-def as_table(report: dict[str, Any]) -> str:
-    """Return the report's main figures as text."""
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:+.2f} %"
-
-    def number(value: float | None) -> str:
-        return f"{'-':>9}" if value is None else f"{value:9.4f}"
-
-    def interval(part: dict[str, Any]) -> str:
-        return f"{percent(part['relative_uplift'])}   95 % [{percent(part['ci95'][0])}, {percent(part['ci95'][1])}]"
-
-    half, macro = report["ties_half"], report["macro"]
-    alone = ", ".join(f"{n} {v:.4f}" for n, v in list(report["column_alone"].items())[:4])
-    verdict = "useful" if report["useful"] else "not shown to be useful"
-    seed_sd = "-" if report["seed_sd"] is None else f"{100 * report['seed_sd']:.2f} %"
-    lines = [
-        f"{report['data']}: {report['plugin']} is {verdict} ({report['pairs']:,} {report['pairs_kind']} pairs, "
-        f"{report['users']:,} users, {report['effective_users']:.0f} effective)",
-        "",
-        f"{'':22}{'without':>9}{'with':>9}   uplift",
-        f"{'PairAccuracy':22}{report['without']:9.4f}{report['with']:9.4f}   {interval(report)}",
-        f"{'  ties as one half':22}{half['without']:9.4f}{half['with']:9.4f}   {interval(half)}",
-        f"{'  each user weighs one':22}{macro['without']:9.4f}{macro['with']:9.4f}   {interval(macro)}",
-        f"{'  columns shuffled':22}{'':9}{report['shuffled']['pair_accuracy']:9.4f}   {interval(report['shuffled'])}",
-        *(f"{told:22}{number(report[k]['without'])}{number(report[k]['with'])}" for k, told in LISTED.items()),
-        f"{'share of ties':22}{report['tie_share']['without']:9.4f}{report['tie_share']['with']:9.4f}",
-        f"{'trees (mean)':22}{np.mean(report['trees']['without']):9.0f}{np.mean(report['trees']['with']):9.0f}",
-        "",
-        f"random {report['random']:.4f}   popularity {report['popularity']:.4f}   alone: {alone}",
-        f"{len(report['seeds'])} seeds, sd of the uplift over seeds {seed_sd}; "
-        f"smallest uplift that this test could show: {percent(report['minimum_detectable_uplift'])}",
-        *_doubts(report),
-    ]
-    return "\n".join(lines)
-
-
-def _doubts(report: dict[str, Any]) -> list[str]:
-    """Return what speaks against trusting the number."""
-    found = []
-    if not report["shuffled"]["contains_zero"]:
-        found.append(
-            "WARNING: the shuffled columns' interval leaves zero out: do not trust this uplift; more seeds, or a leak?"
-        )
-    if len(report["seeds"]) < LEAST_SEEDS:
-        found.append(f"WARNING: {len(report['seeds'])} seeds are few; at least {LEAST_SEEDS} are advised")
-    if report["relative_uplift"] is None:
-        found.append("WARNING: the arm without the column orders no pair right: there is nothing to compare with")
-    return found
+    columns = boosters[0].feature_name()
+    return {columns[k]: float(shares[k]) for k in np.argsort(-shares)}

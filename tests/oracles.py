@@ -141,8 +141,9 @@ def pairs_of(grades: list[int], sampled: list[bool], weight: np.ndarray) -> list
 
 
 def pair_accuracy(scores: list[float], pairs: list[tuple[int, int, float]]) -> float:
-    """Σ w·[s_winner > s_loser] / Σ w."""
-    return sum(w for a, b, w in pairs if scores[a] > scores[b]) / sum(w for _, _, w in pairs)
+    """Σ w·([s_winner > s_loser] + ½·[equal]) / Σ w."""
+    right = sum(w * (1.0 if scores[a] > scores[b] else 0.5) for a, b, w in pairs if scores[a] >= scores[b])
+    return right / sum(w for _, _, w in pairs)
 
 
 def pair_logit(

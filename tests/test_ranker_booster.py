@@ -8,9 +8,10 @@ import pytest
 
 from features.errors import PairliftError
 from features.pairs import Pairs
+from ranker import booster as booster_module
 from ranker.booster import Slice, check_monotone, check_params, fit_booster, parameters
 from ranker.config import BoosterSettings
-from ranker.objective import pair_accuracy
+from ranker.objective import PairAccuracy, pair_accuracy
 from ranker.scorer import checked_scorer
 
 COLUMNS = ["up", "wavy", "kind"]
@@ -108,6 +109,36 @@ def test_a_parameter_that_would_do_nothing_is_refused(name: str) -> None:
         check_params(settings(params={name: 1}))
 
 
+def test_the_best_round_has_a_whole_window_behind_it() -> None:
+    """On a flat curve the early means are of few rounds: they have the most luck, and would win half of the time."""
+    rng = np.random.default_rng(0)
+    picked = []
+    for seed in range(12):
+        slices = [a_slice(2 * seed + k, n=600) for k in range(2)]
+        noise = [replace(s, matrix=rng.random(s.matrix.shape).astype(np.float32)) for s in slices]
+        told = BoosterSettings(trees=120, stop_after=30, params={"num_leaves": 4, "num_threads": 1})
+        picked.append(fit_booster(COLUMNS, [], *noise, told, seed).num_trees())
+    assert min(picked) >= booster_module.SMOOTH
+
+
+def test_one_lucky_round_does_not_stop_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracies of the rounds as they come: a spike at 30 on a curve that rises until 60. Without a mean it wins."""
+    curve = [0.5 + 0.001 * min(k, 60) + (0.2 if k == 30 else 0.0) for k in range(200)]
+    rounds = iter(curve)
+    monkeypatch.setattr(booster_module, "pair_accuracy", lambda *_: PairAccuracy(next(rounds), 0.0, 0.0))
+    told = BoosterSettings(trees=200, stop_after=40, params={"num_leaves": 4, "num_threads": 1})
+    means = [np.mean(curve[k - booster_module.SMOOTH + 1 : k + 1]) for k in range(booster_module.SMOOTH - 1, 200)]
+    best = fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), told, 0).num_trees()
+    assert best == int(np.argmax(means[:90])) + booster_module.SMOOTH
+    assert best != 31
+
+
+@pytest.mark.parametrize("trees", [1, 7, 24])
+def test_fewer_rounds_than_a_window_are_all_kept(trees: int) -> None:
+    told = BoosterSettings(trees=trees, stop_after=3, params={"num_leaves": 4, "num_threads": 1})
+    assert fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), told, 0).num_trees() == trees
+
+
 def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
     old = fit(settings(trees=5))
     warm = fit(settings(), train=1, start=old)
@@ -115,7 +146,9 @@ def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
     held = a_slice(99)
     first = warm.predict(held.matrix, raw_score=True, num_iteration=old.num_trees())
     np.testing.assert_array_equal(first, old.predict(held.matrix, raw_score=True))
-    accuracy = [pair_accuracy(np.asarray(b.predict(held.matrix, raw_score=True)), held.pairs)[0] for b in (old, warm)]
+    accuracy = [
+        pair_accuracy(np.asarray(b.predict(held.matrix, raw_score=True)), held.pairs).value for b in (old, warm)
+    ]
     assert accuracy[1] > accuracy[0]
     assert lgb.Booster(model_str=warm.model_to_string()).num_trees() == warm.num_trees()
 
@@ -192,7 +225,7 @@ def test_quantised_gradients_have_bins_enough() -> None:
     assert "[num_grad_quant_bins: 16]" in quantised.model_to_string()
     assert "[quant_train_renew_leaf: 1]" in quantised.model_to_string()
     held = a_slice(7)
-    right = [pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs)[0] for b in (exact, quantised)]
+    right = [pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs).value for b in (exact, quantised)]
     assert right[1] > right[0] - 0.02
     own = settings(params={"use_quantized_grad": True, "num_grad_quant_bins": 4})
     assert parameters(own, 10)["num_grad_quant_bins"] == 4

@@ -67,7 +67,7 @@ def test_uplift_prints_and_writes(tmp_path: Path) -> None:
 def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) -> None:
     code, said = pairlift("bundle", "show", bundle)
     assert code == 0
-    for figure in ("pair_accuracy", "ndcg@10", "map", "mrr", "auc_by_user"):
+    for figure in ("pair_accuracy", "ndcg@10", "map", "mrr", "auc", "pair_accuracy_catboost"):
         assert re.search(rf"^{figure} +0\.\d+$", said, re.MULTILINE)
     assert "als__dot" in said
     assert json.loads((bundle / "importance.json").read_text())["columns"]["als__dot"]["direction"] > 0
@@ -145,7 +145,7 @@ def test_init_writes_once(tmp_path: Path) -> None:
         ('plugins = ["als"]', 'plugins = ["asl"]', "did you mean 'als'"),
         ("factors = 16", "factors = 0", "[plugins.als]: factors"),
         ("features.baselines:ALS", "features.baselines:SLA", "has no attribute 'SLA'"),
-        ("draws = 400", "draws = 4", "uplift.draws"),
+        ("fits = 2", "draws = 400", "uplift: draws: intervals are computed"),
         ("trees = 60", "params = {seed = 1}", "Pairlift sets this"),
         ('name = "like"', 'name = "sampled"', "reserved name"),
         ("[booster]", "[split]\nt1 = 0.999999\n[booster]", "t0 < t1 < t2 < t3"),

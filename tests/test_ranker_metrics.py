@@ -48,10 +48,9 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else np.nan
 
 
-def lists_of(groups: Groups, score: np.ndarray, by_user: bool, lowest: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(relevant, finite score) of each group or user that has both kinds of rows."""
-    group = groups.requests.row_request()
-    key = groups.requests.user[group] if by_user else group
+def lists_of(groups: Groups, score: np.ndarray, lowest: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(relevant, finite score) of each group that has both kinds of rows."""
+    key = groups.requests.row_request()
     clean = np.where(score > -np.inf, score, -1e9)  # scikit-learn takes no infinities; NaN > -inf is false
     found = [(groups.grade[key == k] >= lowest, clean[key == k]) for k in np.unique(key)]
     return [(hit, s) for hit, s in found if 0 < hit.sum() < len(hit)]
@@ -63,19 +62,19 @@ def test_map_and_auc_equal_scikit_learn(case: tuple[Groups, np.ndarray], relevan
     groups, score = case
     lowest = relevant if relevant is not None else 1 - bool((groups.grade < 0).any())
     told = list_metrics(score, groups, relevant)
-    lists = lists_of(groups, score, False, lowest)
+    lists = lists_of(groups, score, lowest)
     for score_of in (average_precision_score, lambda hit, s: label_ranking_average_precision_score([hit], [s])):
         want = mean([score_of(hit, s) for hit, s in lists])
         assert told["map"] == pytest.approx(want, nan_ok=True)
-    want = mean([roc_auc_score(hit, s) for hit, s in lists_of(groups, score, True, lowest)])
-    assert told["auc_by_user"] == pytest.approx(want, nan_ok=True)
+    want = mean([roc_auc_score(hit, s) for hit, s in lists])
+    assert told["auc"] == pytest.approx(want, nan_ok=True)
 
 
 @given(scored(), st.sampled_from([None, 2]))
 @settings(max_examples=100, deadline=None)
 def test_mrr_is_the_mean_over_all_orders_of_the_ties(case: tuple[Groups, np.ndarray], relevant: int | None) -> None:
     groups, score = case
-    lists = lists_of(groups, score, False, relevant or 1)
+    lists = lists_of(groups, score, relevant or 1)
     want = mean([oracles.reciprocal_rank(s.tolist(), hit.tolist()) for hit, s in lists])
     assert list_metrics(score, groups, relevant)["mrr"] == pytest.approx(want, nan_ok=True)
 
@@ -86,14 +85,14 @@ def test_figures_worked_out_by_hand() -> None:
     told = list_metrics(score, groups)
     assert told["map"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 / 2) / 2)
     assert told["mrr"] == pytest.approx((1 / 2 + 3 / 4) / 2)
-    assert told["auc_by_user"] == pytest.approx((0 + 0 + 0 + 1 + 1 / 2 + 1 / 2) / 6)
+    assert told["auc"] == pytest.approx((0 + 1 / 2) / 2)
     assert list_metrics(score, groups, relevant=2)["mrr"] == pytest.approx((1 / 3 + 1 / 2) / 2)
 
 
 def test_nothing_to_order_is_nan() -> None:
     for groups in (make_groups([], []), make_groups([2, 0], [1, 1]), make_groups([2], [0, 0])):
         told = list_metrics(np.zeros(len(groups.grade)), groups)
-        assert list(told) == ["ndcg@10", "map", "mrr", "auc_by_user"]
+        assert list(told) == ["ndcg@10", "map", "mrr", "auc"]
         assert np.isnan(list(told.values())).all()
 
 
@@ -133,11 +132,12 @@ def test_right_by_user_adds_up_to_the_whole(seed: int) -> None:
     )  # fmt: skip
     score = rng.choice([0.0, 1.0, 2.0, np.nan], 60)
     right, tied, total = right_by_user(score, pairs, user, 11)
-    accuracy, ties = pair_accuracy(score, pairs)
-    assert right.sum() / total.sum() == pytest.approx(accuracy)
-    assert tied.sum() / total.sum() == pytest.approx(ties)
+    whole = pair_accuracy(score, pairs)
+    assert right.sum() / total.sum() == pytest.approx(whole.catboost)
+    assert (right + tied / 2).sum() / total.sum() == pytest.approx(whole.value)
+    assert tied.sum() / total.sum() == pytest.approx(whole.ties)
     one = pairs.select(user[pairs.winner] == 3)
-    assert right[3] / total[3] == pytest.approx(pair_accuracy(score, one)[0])
+    assert right[3] / total[3] == pytest.approx(pair_accuracy(score, one).catboost)
     assert total[10] == 0
 
 

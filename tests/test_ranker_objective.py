@@ -158,19 +158,20 @@ def test_pair_accuracy_equals_its_definition(
     if not told:
         assert np.isnan(pair_accuracy(score, pairs)).all()
         return
-    accuracy, ties = pair_accuracy(score, pairs)
+    accuracy, catboost_, ties = found = pair_accuracy(score, pairs)
     assert accuracy == pytest.approx(oracles.pair_accuracy(score.tolist(), told))
+    assert catboost_ == pytest.approx(accuracy - ties / 2, abs=1e-9)
     swapped = Pairs(pairs.loser, pairs.winner, pairs.weight, pairs.sampled)
-    assert pair_accuracy(score, swapped)[0] == pytest.approx(1 - accuracy - ties)
-    assert pair_accuracy(np.exp(score / 10) * scale, pairs) == pytest.approx((accuracy, ties))
+    assert pair_accuracy(score, swapped).value == pytest.approx(1 - accuracy)
+    assert pair_accuracy(np.exp(score / 10) * scale, pairs) == pytest.approx(found)
     scaled = Pairs(pairs.winner, pairs.loser, pairs.weight * np.float32(scale), pairs.sampled)
     assert pair_accuracy(score, scaled)[0] == pytest.approx(accuracy, rel=1e-6)
 
 
 def test_a_nan_score_is_last() -> None:
     one = Pairs(np.array([0, 1], np.int32), np.array([1, 0], np.int32), np.array([1, 3], np.float32), np.zeros(2, bool))
-    assert pair_accuracy(np.array([0.0, np.nan]), one) == (0.25, 0.0)
-    assert pair_accuracy(np.array([np.nan, np.nan]), one) == (0.0, 1.0)
+    assert pair_accuracy(np.array([0.0, np.nan]), one) == (0.25, 0.25, 0.0)
+    assert pair_accuracy(np.array([np.nan, np.nan]), one) == (0.5, 0.0, 1.0)
 
 
 def _world() -> tuple[Groups, Pairs]:
@@ -196,7 +197,7 @@ def test_pair_accuracy_and_loss_equal_catboost() -> None:
     model.fit(pool)
     score = np.asarray(model.predict(pool))
     theirs = model.eval_metrics(pool, ["PairAccuracy", "PairLogit"])
-    accuracy, ties = pair_accuracy(score, pairs)
-    assert ties > 0
-    assert accuracy == pytest.approx(theirs["PairAccuracy"][-1], rel=1e-6)
+    found = pair_accuracy(score, pairs)
+    assert found.ties > 0
+    assert found.catboost == pytest.approx(theirs["PairAccuracy"][-1], rel=1e-6)
     assert loss(score, pairs) / pairs.weight.sum() == pytest.approx(theirs["PairLogit"][-1], rel=1e-5)

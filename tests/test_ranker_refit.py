@@ -73,7 +73,7 @@ def test_a_refit_follows_what_has_changed(caplog: pytest.LogCaptureFixture) -> N
     train, held = a_slice(5, flip=-1.0), a_slice(6, flip=-1.0)  # `up` now goes down
     with caplog.at_level("INFO"):
         new = refit_booster(old, train, held, booster_settings(), 0.2)
-    before, after = (pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs)[0] for b in (old, new))
+    before, after = (pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs).value for b in (old, new))
     assert after > before + 0.02
     assert f"{before:.4f} before, {after:.4f} after" in caplog.text
     assert [t["num_leaves"] for t in new.dump_model()["tree_info"]] == [

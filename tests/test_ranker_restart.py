@@ -90,7 +90,7 @@ def test_a_bundle_goes_on_from_yesterdays(how: str, yesterday: Path, today: Path
     arms = Arms.of(prepared)
     _, columns = arms.served_columns(new.plugins)
     score = new.score(arms.rows("test", columns))
-    assert pair_accuracy(score, arms.pairs("test"))[0] == pytest.approx(measured["pair_accuracy"], abs=1e-12)
+    assert pair_accuracy(score, arms.pairs("test")).value == pytest.approx(measured["pair_accuracy"], abs=1e-12)
     assert pairlift("bundle", "show", tmp_path / "bundle")[0] == 0
 
 

@@ -74,7 +74,7 @@ def test_the_first_trial_is_what_train_would_measure(searched: module.Found, fol
     names, columns = arms.served_columns({"als": plugin_stage(prepared, "als", 0)})
     arm = arms.fit("als", names, columns, 0)
     score = np.asarray(arm.booster.predict(arms.rows("validation", columns), raw_score=True))
-    accuracy = pair_accuracy(score, arms.pairs("validation"))[0]
+    accuracy = pair_accuracy(score, arms.pairs("validation")).value
     assert searched.own.intermediate_values[0] == pytest.approx(accuracy, abs=1e-9)
 
 

@@ -22,7 +22,7 @@ from ranker_data import Data, Part
 from features.schema import F32, F64
 from ranker import booster
 from ranker.config import BoosterSettings
-from ranker.objective import pair_accuracy
+from ranker.objective import PairAccuracy, pair_accuracy
 
 #: Parameters in the learners' common words; `leaves` of symmetric trees are rounded to a power of two. `switch` is one
 #: choice of each learner's own: thresholds drawn at random (ours, regression: CatBoost draws them by itself), gradients
@@ -98,9 +98,10 @@ def ours(data: Data, params: Params, seed: int, budget: Budget) -> Fit:
     settings = BoosterSettings(trees=budget.trees, stop_after=budget.stop_after, params=own)
     watch = Watch()
 
-    def watched(score: F64, pairs: Any) -> tuple[float, float]:
-        value, ties = pair_accuracy(score, pairs)
-        return watch.tell(value), ties
+    def watched(score: F64, pairs: Any) -> PairAccuracy:
+        found = pair_accuracy(score, pairs)
+        watch.tell(found.value)
+        return found
 
     # fit_booster calls this once a round, to stop by: the clock is read there, and nothing else is changed.
     with _ONE_AT_A_TIME, mock.patch.object(booster, "pair_accuracy", watched):
@@ -118,7 +119,7 @@ def _peer_of_lightgbm(data: Data, own: Params, params: Params, seed: int, budget
     validation = lgb.Dataset(held.rows.matrix, held.grade, group=held.sizes, reference=train)
 
     def accuracy(score: F64, _: lgb.Dataset) -> tuple[str, float, bool]:
-        return "pair_accuracy", watch.tell(pair_accuracy(score, held.rows.pairs)[0]), True
+        return "pair_accuracy", watch.tell(pair_accuracy(score, held.rows.pairs).value), True
 
     model = lgb.train(
         {"cat_smooth": booster.DEFAULTS["cat_smooth"]}
@@ -177,7 +178,7 @@ def xgboost(data: Data, params: Params, seed: int, budget: Budget) -> Fit:
         train,
         num_boost_round=budget.trees,
         evals=[(matrix(held, train), "validation")],
-        custom_metric=lambda s, _: ("pair_accuracy", watch.tell(pair_accuracy(s, held.rows.pairs)[0])),
+        custom_metric=lambda s, _: ("pair_accuracy", watch.tell(pair_accuracy(s, held.rows.pairs).value)),
         callbacks=[xgb.callback.EarlyStopping(budget.stop_after, maximize=True)],
         verbose_eval=False,
     )

@@ -87,7 +87,7 @@ def _weights(data: Data, scores: dict[str, list[F64]]) -> tuple[F64, F64, F64]:
     """Return right float64[learners, seeds, users], tied float64[learners, seeds], all float64[users] pair weight."""
     part, users = data.test, int(data.test.user.max()) + 1
     found = [[right_by_user(s, part.rows.pairs, part.user, users) for s in of_seeds] for of_seeds in scores.values()]
-    right = np.stack([np.stack([r for r, _, _ in by_seed]) for by_seed in found])
+    right = np.stack([np.stack([r + t / 2 for r, t, _ in by_seed]) for by_seed in found])
     tied = np.array([[t.sum() for _, t, _ in by_seed] for by_seed in found])
     return right, tied, found[0][0][2]
 

@@ -186,7 +186,7 @@ def quantised_quality(n: int = 200_000, trees: int = 150) -> dict[str, float]:
         data = lgb.Dataset(rows.matrix, np.zeros(len(rows.group)), params={"max_bin": 255})
         booster = lgb.train(TREE | params | {"objective": made}, data, trees)
         score = np.asarray(booster.predict(held.matrix, raw_score=True))
-        told[f"pair_accuracy_{name}"] = pair_accuracy(score, held.pairs)[0]
+        told[f"pair_accuracy_{name}"] = pair_accuracy(score, held.pairs).value
     return told
 
 

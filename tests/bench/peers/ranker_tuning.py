@@ -38,8 +38,12 @@ SEEDS, FEW_PAIRS = 3, 10_000
 AT_ONCE = 2
 
 
+#: what `value` of a trial is; trials of another (those without a word had ties wrong) are kept and not compared with
+METRIC = "PairAccuracy, ties as one half"
+
+
 class Store:
-    """Trials in a JSON file, {data: {learner: [{params, value, trees, seconds}]}}, kept as they come."""
+    """Trials in a JSON file, {data: {learner: [{params, value, trees, seconds, metric}]}}, kept as they come."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,12 +52,12 @@ class Store:
 
     def of(self, data: str, learner: str) -> list[dict[str, Any]]:
         """Return the trials of a learner so far."""
-        return self.trials.get(data, {}).get(learner, [])
+        return [t for t in self.trials.get(data, {}).get(learner, []) if t.get("metric") == METRIC]
 
     def add(self, data: str, learner: str, trial: dict[str, Any]) -> None:
         """Keep a trial, on disk too."""
         with self.lock:
-            self.trials.setdefault(data, {}).setdefault(learner, []).append(trial)
+            self.trials.setdefault(data, {}).setdefault(learner, []).append(trial | {"metric": METRIC})
             self.path.write_text(_lines(self.trials))
 
     def forget(self, data: str) -> None:

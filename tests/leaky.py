@@ -1,0 +1,155 @@
+"""Plugins that know what they must not, each in its own way; and honest ones that are easily taken for useful."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from features.baselines import ALS, Noise
+from features.histories import Histories
+from features.plugin import FitData
+from features.schema import F32, Requests
+
+
+class Leaky:
+    """A column of one value for each candidate, which `of` computes from all that histories hold."""
+
+    columns: tuple[str, ...] = ("x",)
+
+    def __init__(self) -> None:
+        self.item_values = np.empty(0, np.float32)
+
+    def fit(self, data: FitData) -> None:
+        """Learn nothing."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]."""
+        owner = requests.row_request()
+        rows = zip(requests.user[owner].tolist(), requests.item.tolist(), requests.as_of[owner].tolist(), strict=True)
+        return np.array([self.of(u, i, t, histories) for u, i, t in rows], np.float32).reshape(-1, 1)
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return one value."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write what was learned."""
+        (folder / "leaky.json").write_text(json.dumps(self.item_values.tolist()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read it."""
+        plugin = cls()
+        plugin.item_values = np.array(json.loads((folder / "leaky.json").read_text()), np.float32)
+        return plugin
+
+
+def _rows(user: int, histories: Histories) -> slice:
+    # The bounds of the arrays, not `ends`: all that lies there, whatever it may be asked for.
+    return slice(int(histories.offsets[user]), int(histories.offsets[user + 1]))
+
+
+class Label(Leaky):
+    """The candidate's own grade, of the user's next event with it."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return the grade, NaN where there is no such event."""
+        rows = _rows(user, histories)
+        mine = (histories.item[rows] == item) & (histories.ts[rows] >= as_of)
+        return float(histories.grade[rows][mine][0]) if mine.any() else np.nan
+
+
+class NoisyLabel(Label):
+    """The same, with noise as large as it."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return grade and noise."""
+        noise = np.random.default_rng([user, item, as_of % 2**32]).normal()
+        return float(np.nan_to_num(super().of(user, item, as_of, histories)) + noise)
+
+
+class LaterEvent(Leaky):
+    """What the user did between `as_of` and the candidate's own event: features as of each row's own time."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return the mean grade so far."""
+        rows = _rows(user, histories)
+        ts, mine = histories.ts[rows], histories.item[rows] == item
+        own = ts[mine & (ts >= as_of)]
+        before = ts < (own[0] if len(own) else as_of)
+        return float(histories.grade[rows][before].mean()) if before.any() else np.nan
+
+
+class AtAsOf(Leaky):
+    """`ts <= as_of` in place of `<`: leaks where events share a time."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return the last grade that the user gave the item."""
+        rows = _rows(user, histories)
+        mine = (histories.item[rows] == item) & (histories.ts[rows] <= as_of)
+        return float(histories.grade[rows][mine][-1]) if mine.any() else -1.0
+
+
+class WholeLog(Leaky):
+    """The item's mean grade over the whole log."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]."""
+        n = int(max(histories.item.max(initial=0), requests.item.max(initial=0))) + 1
+        total = np.bincount(histories.item, histories.grade, minlength=n)
+        mean = total / np.maximum(np.bincount(histories.item, minlength=n), 1)
+        return mean[requests.item, None].astype(np.float32)
+
+
+class LookedAhead(Leaky):
+    """The item's mean grade over all that lies behind the arrays that `fit` is given views of."""
+
+    def fit(self, data: FitData) -> None:
+        """Look at the whole arrays."""
+        item, grade = (a if a.base is None else a.base for a in (data.log.item, data.log.grade))
+        n = data.catalog.n_items
+        self.item_values = (np.bincount(item, grade, n) / np.maximum(np.bincount(item, minlength=n), 1)).astype(
+            np.float32
+        )
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]."""
+        return self.item_values[requests.item, None]
+
+
+LEAKS = (Label, NoisyLabel, LaterEvent, AtAsOf, WholeLog, LookedAhead)
+
+
+class OnlyKnown(ALS):
+    """Honest, and worth nothing for its values: noise, known where the user may like the item."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1], NaN below the median of ALS's product."""
+        dot = super().values(requests, histories)
+        noise = Noise().values(requests, histories)
+        return np.where(dot > 0.2, noise, np.float32(np.nan))
+
+
+class Unsteady(ALS):
+    """Honest, and never twice the same: declared so."""
+
+    deterministic = False
+
+    def fit(self, data: FitData) -> None:
+        """Fit with a seed that nobody gave."""
+        super().fit(data)
+        self.item_vectors = self.item_vectors + np.random.default_rng().normal(0, 0.02, self.item_vectors.shape).astype(
+            np.float32
+        )
+
+
+class Undeclared(Unsteady):
+    """The same, not declared."""
+
+    deterministic = True
+
+
+def plugin_of(kind: type[Any]) -> str:
+    """Return the path of a class for the TOML."""
+    return f"{kind.__module__}:{kind.__name__}"
