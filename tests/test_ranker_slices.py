@@ -1,6 +1,5 @@
 """Labels of pairs against slow definitions: had the user met the item, or its author, and how old is the item?"""
 
-
 import duckdb
 import numpy as np
 import pyarrow as pa
