@@ -16,6 +16,9 @@ from features.plugin import FitData
 from features.schema import F32, I8, I32, Requests
 from features.settings import Duration, Settings
 
+#: item vectors that are multiplied at a time
+GRAM_ROWS = 65_536
+
 
 class ALSSettings(Settings):
     """factors, regularisation, iterations and alpha of Hu, Koren, Volinsky (2008), as `implicit` has them."""
@@ -39,11 +42,23 @@ class ALS:
 
     def __init__(self, **params: Any) -> None:
         self.settings = ALSSettings(**params)
-        self.item_vectors: F32 = np.empty((0, self.settings.factors), np.float32)
         self.best_grade = 0
+        self._take(np.empty((0, self.settings.factors), np.float32))
+
+    def _take(self, item_vectors: F32) -> None:
+        """Set float32[n_items, factors], and what all users' vectors need of it: a pass over all items is no request's.
+
+        gram: float32[factors, factors], the sum of v·vᵀ over the items with a vector, plus the regularisation.
+        """
+        factors = item_vectors.shape[1]
+        gram = self.settings.regularization * np.eye(factors)
+        for start in range(0, len(item_vectors), GRAM_ROWS):  # in parts, or a copy of all vectors would stand beside
+            part = np.nan_to_num(item_vectors[start : start + GRAM_ROWS])
+            gram += part.T @ part
+        self.item_vectors, self.gram = item_vectors, gram.astype(np.float32)
 
     def fit(self, data: FitData) -> None:
-        """Factorise the users' graded events of the towers' period."""
+        """Factorise the users' graded events of the towers' period. The same data and seed give the same bits."""
         s = self.settings
         self.best_grade = int(data.log.grade.max(initial=0))
         confidence = self._confidence(data.log.grade)
@@ -56,7 +71,7 @@ class ALS:
             )
             model.fit(matrix, show_progress=False)
         seen = np.bincount(data.log.item[keep], minlength=data.catalog.n_items) > 0
-        self.item_vectors = np.where(seen[:, None], model.item_factors, np.nan).astype(np.float32)
+        self._take(np.where(seen[:, None], model.item_factors, np.nan).astype(np.float32))
 
     def _confidence(self, grade: I8) -> F32:
         """Return float32[n]: c of the paper's equation 3, 0 for an event that says nothing."""
@@ -66,37 +81,36 @@ class ALS:
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, factors]: the least-squares vector of each visible history (paper, equation 4)."""
-        known = np.nan_to_num(self.item_vectors)
-        gram = known.T @ known + self.settings.regularization * np.eye(known.shape[1], dtype=np.float32)
         start, stop = histories.before(requests.user, requests.as_of - self.settings.lag)
         states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)
-        vectors = [self._fold_in(known, gram, histories, slice(int(a), int(b))) for a, b in states]
-        return np.asarray(np.stack(vectors)[place.ravel()] if vectors else known[:0])
+        vectors = [self._fold_in(histories, slice(int(a), int(b))) for a, b in states]
+        return np.asarray(np.stack(vectors)[place.ravel()] if vectors else self.item_vectors[:0])
 
-    def _fold_in(self, known: F32, gram: F32, histories: Histories, rows: slice) -> F32:
+    def _fold_in(self, histories: Histories, rows: slice) -> F32:
         confidence = self._confidence(histories.grade[rows])
         item = histories.item[rows]
         use = (confidence > 0) & (item < len(self.item_vectors))  # those behind came after the fit
         use[use] = ~np.isnan(self.item_vectors[item[use], 0])
         if not use.any():
-            return np.full(known.shape[1], np.nan, np.float32)
+            return np.full(len(self.gram), np.nan, np.float32)
         items, place = np.unique(item[use], return_inverse=True)
         c = np.bincount(place, confidence[use]).astype(np.float32)
-        vectors = known[items]
-        left = gram + (vectors * (c - 1)[:, None]).T @ vectors
+        vectors = self.item_vectors[items]
+        left = self.gram + (vectors * (c - 1)[:, None]).T @ vectors
         return np.linalg.solve(left, vectors.T @ c).astype(np.float32)
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, 1]: user vector · item vector."""
         users = self.user_vectors(requests, histories)[requests.row_request()]
-        items = np.concatenate([self.item_vectors, np.full((1, self.item_vectors.shape[1]), np.nan, np.float32)])
-        known = np.where(requests.item < len(self.item_vectors), requests.item, -1)
-        return np.asarray(np.einsum("nd,nd->n", users, items[known])[:, None])
+        known = (requests.item >= 0) & (requests.item < len(self.item_vectors))
+        out = np.full((len(known), 1), np.nan, np.float32)
+        out[known, 0] = np.einsum("nd,nd->n", users[known], self.item_vectors[requests.item[known]])
+        return out
 
     def recoded(self, items: I32, users: I32) -> Self:
         """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""
         moved = copy(self)
-        moved.item_vectors = np.where((items >= 0)[:, None], self.item_vectors[items], np.float32(np.nan))
+        moved._take(np.where((items >= 0)[:, None], self.item_vectors[items], np.float32(np.nan)))
         return moved
 
     def save(self, folder: Path) -> None:
@@ -112,7 +126,7 @@ class ALS:
         plugin = cls.__new__(cls)
         plugin.settings = ALSSettings.model_construct(**told["settings"])
         plugin.best_grade = told["best_grade"]
-        plugin.item_vectors = np.load(folder / "item_vectors.npy")
+        plugin._take(np.load(folder / "item_vectors.npy"))
         return plugin
 
 

@@ -83,12 +83,15 @@ def _offsets(sizes: I64) -> I64:
 
 
 @njit(cache=True, nogil=True)
-def _time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> I64:
-    """Number the groups of impressions sorted by (user, ts): new user, new period, window over, or full."""
+def time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> I64:
+    """Number the groups of impressions sorted by (user, ts): new user, new period, window over, or full.
+
+    period: int8[n], each of [0, p); window (µs), max_size: int64[p].
+    """
     group = np.empty(len(user), np.int64)
     current, start, size = -1, 0, 0
     for k in range(len(user)):
-        p = max(period[k], 0)
+        p = period[k]
         new = k == 0 or user[k] != user[k - 1] or period[k] != period[k - 1]
         if new or ts[k] >= ts[start] + window[p] or size >= max_size[p]:
             current, start, size = current + 1, k, 0
@@ -97,28 +100,32 @@ def _time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> 
     return group
 
 
+def group_limits(settings: PairingSettings) -> tuple[I64, I64]:
+    """Return int64[3]: the window (µs) and the most impressions of a group made in time order, by period."""
+    each = (settings.for_towers(), settings, settings)
+    return np.array([s.window for s in each], np.int64), np.array([s.max_size for s in each], np.int64)
+
+
 def _number_groups(log: EventLog, rows: I64, settings: PairingSettings, split: Split) -> tuple[I64, I64]:
     """Return (rows in the order of their groups, group number of each)."""
     by_request = rows[log.request[rows] >= 0]
     by_time = rows[log.request[rows] < 0]
     order = by_request[np.lexsort((by_request, log.request[by_request]))]
-    _refuse_shared_requests(log, order)
     period = split.period(log.ts[order])
     # A request whose impressions straddle a boundary is cut there, as every group is.
     new = np.ones(len(order), bool)
     new[1:] = (np.diff(log.request[order]) != 0) | (np.diff(period) != 0)
     request_group = np.cumsum(new) - 1
     timed = by_time[np.lexsort((by_time, log.user[by_time]))]
-    towers = settings.for_towers()
-    window = np.array([towers.window, settings.window, settings.window], np.int64)
-    max_size = np.array([towers.max_size, settings.max_size, settings.max_size], np.int64)
-    timed_period = split.period(log.ts[timed])
-    time_group = _time_groups(log.user[timed], log.ts[timed], timed_period, window, max_size)
+    time_group = time_groups(log.user[timed], log.ts[timed], split.period(log.ts[timed]), *group_limits(settings))
     shift = request_group[-1] + 1 if len(request_group) else 0
     return np.concatenate([order, timed]), np.concatenate([request_group, time_group + shift])
 
 
-def _refuse_shared_requests(log: EventLog, order: I64) -> None:
+def _refuse_shared_requests(log: EventLog, split: Split) -> None:
+    """Raise where two users share a request: graded or not, for its first event gives the group's user and as_of."""
+    rows = np.flatnonzero((log.request >= 0) & (split.period(log.ts) >= 0))
+    order = rows[np.argsort(log.request[rows], kind="stable")]
     same = np.diff(log.request[order]) == 0
     bad = int(np.sum(same & (np.diff(log.user[order]) != 0)))
     if bad:
@@ -126,6 +133,24 @@ def _refuse_shared_requests(log: EventLog, order: I64) -> None:
             f"[events] request_id: a request belongs to one user, but {bad:,} rows share one with another user; "
             "make it unique, for example concat(user_id, ':', request_id)"
         )
+
+
+def _check(groups: Groups, log: EventLog) -> Groups:
+    """Return groups of shown impressions alone; raise RuntimeError where one is not of its user or of no period."""
+    owner = groups.requests.row_request()
+    strange = int(np.sum(log.user[groups.event] != groups.requests.user[owner]))
+    lost = int(np.sum(groups.period < 0))
+    if strange or lost:
+        raise RuntimeError(
+            f"a fault of Pairlift, please report it: {strange:,} impressions are in a group of another user, and "
+            f"{lost:,} groups are in no period, where each was expected to be of its own user and period"
+        )
+    return groups
+
+
+def may_pair(log: EventLog) -> Bool:
+    """Return bool[n]: graded, and `pairing.where` is true of it."""
+    return np.asarray((log.grade >= 0) & log.pairable)
 
 
 def make_groups(
@@ -137,7 +162,8 @@ def make_groups(
     request's first event, or of the first impression, and so are its surface and context. Groups are cut at the
     boundaries of the split. context: float32[n, c] of the log's events (`load_context`).
     """
-    rows = np.flatnonzero((log.grade >= 0) & log.pairable & (split.period(log.ts) >= 0))
+    _refuse_shared_requests(log, split)
+    rows = np.flatnonzero(may_pair(log) & (split.period(log.ts) >= 0))
     ordered, number = _number_groups(log, rows, settings, split)
     starts = np.flatnonzero(np.diff(number, prepend=-1))
     first = _first_events(log, ordered[starts], split)
@@ -150,7 +176,7 @@ def make_groups(
         log.user[first], log.ts[first], log.surface[first], _offsets(sizes[order]), log.item[event], said
     )
     period = split.period(requests.as_of)
-    groups = Groups(requests, period, _validation(requests, period, split), log.grade[event], event)
+    groups = _check(Groups(requests, period, _validation(requests, period, split), log.grade[event], event), log)
     return _with_negatives(groups, log, settings.negatives, seed) if settings.negatives else groups
 
 
@@ -159,7 +185,9 @@ def _first_events(log: EventLog, first: I64, split: Split) -> I64:
 
     A request began with its first event, graded or not: what was shown in it later must not see that one.
     """
-    key = np.where(log.request >= 0, log.request * len(PERIODS) + split.period(log.ts), -1)
+    # -1, outside [t0, t3), needs a number of its own beside the periods': else it is a period of another request.
+    part = split.period(log.ts) + 1
+    key = np.where(log.request >= 0, log.request * (len(PERIODS) + 1) + part, -1)
     keys, earliest = np.unique(key, return_index=True)
     return np.where(log.request[first] >= 0, earliest[np.searchsorted(keys, key[first])], first)
 

@@ -2,7 +2,8 @@
 
 A plugin is named in the TOML by its path (`neural.two_tower:TwoTower`) and never imported by name in
 `ranker`. It declares its columns, fits as of a time, and gives values for `Requests`: the groups of the log
-in training and the one call in serving, by the same method, so the two cannot differ.
+in training and the one call in serving, by the same method, so the two differ by rounding alone: in a batch a tower may
+sum in another order, by which a value moves less than 1e-5 of its column's standard deviation.
 """
 
 import importlib

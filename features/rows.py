@@ -1,6 +1,8 @@
 """The feature matrix of requests: counters, attributes and context, strictly before each `as_of`.
 
-`assemble` is the one path: the server calls it with one request, training with all groups of the log.
+`assemble` is the one path: the server calls it with one request, training with all groups of the log. The numbers are
+the same to the last bit for a time within the log that the state was built of, and equal up to rounding (6.6e-7 of a
+value) for one request after its end, which reads the tables of `features.latest`.
 `training_rows` is for a log whose state does not fit: the same path, over one block of keys after another.
 """
 

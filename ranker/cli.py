@@ -86,7 +86,7 @@ def validate(config: Path) -> None:
     """Check the file and the data of CONFIG before anything is trained.
 
     Prints rows, users, items and the time span, events per grade, pairs per grade pair and per period of the
-    split, and what looks wrong.
+    split, how many groups each boundary of the split cuts in two or leaves outside, and what looks wrong.
     """
     from ranker.config import load_config
     from ranker.validate import validation_text
@@ -138,7 +138,9 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
 def drift(config: Path, features: Path) -> None:
     """Compare the feature values that requests were served with, with values recomputed from the log of CONFIG.
 
-    A column that differs was served otherwise than it is trained on: late events, another version, or a bug.
+    The two are equal up to rounding: a value differs where it is off by more than 1e-6 of itself (and 1e-6), a plugin's
+    also by more than 1e-5 of its column's standard deviation, or where it is missing in one of the two. A column that
+    differs was served otherwise than it is trained on: late events, another version, or a bug.
     """
     from ranker.config import load_config
     from ranker.train import drift_report

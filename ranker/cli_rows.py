@@ -5,9 +5,7 @@ from pathlib import Path
 import click
 
 from features.split import PERIODS
-from ranker.cli_train import CONFIG
-
-GIB = 2**30
+from ranker.cli_train import CONFIG, GIB
 
 
 @click.command()
@@ -39,8 +37,8 @@ def rows(config: Path, out: Path, period: str, memory: float) -> None:
     """Write the training rows of CONFIG's log to a file: every impression with the features that a booster learns from.
 
     Nothing is trained. All features of a row are strictly before the `as_of` of its group (a request, or a sitting), as
-    they would be served then; they are the numbers that `pairlift train` uses. Use the file to look at a feature, to
-    train another learner on the same rows, or to check for yourself that nothing leaks.
+    they would be served then, up to rounding; they are the numbers that `pairlift train` uses. Use the file to look at
+    a feature, to train another learner on the same rows, or to check for yourself that nothing leaks.
 
     \b
     A row has, in this order:

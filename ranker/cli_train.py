@@ -11,6 +11,7 @@ CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 #: LightGBM's own default of `refit_decay_rate`
 DECAY = 0.9
+GIB = 2**30
 
 
 @click.command()
@@ -46,6 +47,16 @@ DECAY = 0.9
     type=click.FloatRange(0, 1),
     help="The share of an old leaf value that --refit keeps (without it 0.9).",
 )
+@click.option(
+    "--memory",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="GIB",
+    help="What counting the items that are taken together may take, beside the log itself and the table of neighbours "
+    "(800 bytes an item); 5 to 9 bytes an event and 40 an item are needed however little is given. Less makes more and "
+    "smaller blocks of items, the same numbers, and every block reads all events anew.",
+)
 def train(
     config: Path,
     out: Path,
@@ -54,6 +65,7 @@ def train(
     warm_start: Path | None,
     refit: Path | None,
     refit_decay: float | None,
+    memory: float,
 ) -> None:
     """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
 
@@ -76,7 +88,7 @@ def train(
     start: Any = None if warm_start is None else ("warm-start", warm_start, 1.0)
     if refit is not None:
         start = ("refit", refit, DECAY if refit_decay is None else refit_decay)
-    measured = run(load_config(config), out, features, pairs, start)
+    measured = run(load_config(config), out, features, pairs, start, int(memory * GIB))
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
 
@@ -92,8 +104,8 @@ def retune(config: Path, minutes: float, trials: int | None) -> None:
 
     Every change of the stack moves the optimum: run this after one. Trial 0 has the TOML's own parameters. A trial
     is two fits of other seeds, judged by PairAccuracy on the booster's validation slice, the one that also stops
-    each fit; the test is not read. The gain's interval is about new users and seeds, and a gain within that noise is
-    called "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
+    each fit; the test is not read. The gain, of five fits each, has an interval about new users and seeds; where that
+    holds zero, it is "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
 
     The plugins are those of [ranker], fitted once: where [pairing] values change, `pairlift train` fits towers anew.
     A run goes on where an earlier one on the same rows, parameters and code ended; Ctrl-C keeps what is finished. Every

@@ -24,8 +24,9 @@ from ranker.prepare import Prepared, refit_stage
 
 #: groups of each slice that are compared
 SAMPLE = 256
-#: values agree within this share of their column's standard deviation, and float32's rounding of their sums
-TOLERANCE, ROUNDING = 1e-5, 8 * float(np.finfo(np.float32).eps)
+#: values of the same call agree within this share of their column's standard deviation; those of a batch and of one
+#: request, whose sums are rounded in another order, within the second
+TOLERANCE, BATCHED = 1e-5, 1e-3
 #: a fit that does not repeat may be so many times as far from the first as fits of other seeds are; `make bench
 #: WHAT=trust` counts what honest plugins need
 MARGIN = 1.5
@@ -65,14 +66,18 @@ class Sample:
     """Up to SAMPLE groups of each slice, always the same ones, with the values that a plugin's fits gave them."""
 
     prepared: Prepared
+    plugin: FeaturePlugin  # the first fit
     names: list[str]  # of the columns
     groups: dict[str, Groups]
     fits: list[Columns]
     scale: F64  # [c] standard deviation of the first fit's known values, over all rows of all slices
 
     @classmethod
-    def of(cls, prepared: Prepared, names: list[str], groups: dict[str, Groups], fits: list[Columns]) -> "Sample":
+    def of(
+        cls, prepared: Prepared, plugin: FeaturePlugin, name: str, groups: dict[str, Groups], fits: list[Columns]
+    ) -> "Sample":
         """groups, fits: all groups by slice, and the plugin's columns for them, by fit."""
+        names = [f"{name}__{column}" for column in plugin.columns]
         keep = {}
         for part, whole in groups.items():
             n = len(whole.requests)
@@ -80,7 +85,8 @@ class Sample:
             keep[part][np.random.default_rng(0).permutation(n)[:SAMPLE]] = True
         rows = {part: keep[part][whole.requests.row_request()] for part, whole in groups.items()}
         chosen = {part: whole.select(keep[part]) for part, whole in groups.items()}
-        return cls(prepared, names, chosen, [{p: fit[p][rows[p]] for p in fit} for fit in fits], _scale(fits[0]))
+        given = [{p: fit[p][rows[p]] for p in fit} for fit in fits]
+        return cls(prepared, plugin, names, chosen, given, _scale(fits[0]))
 
     def __len__(self) -> int:
         return sum(len(g.requests) for g in self.groups.values())
@@ -90,44 +96,58 @@ def find_leaks(
     prepared: Prepared, name: str, plugin: FeaturePlugin, groups: dict[str, Groups], fits: list[Columns]
 ) -> dict[str, Control]:
     """Run both controls. plugin: the first fit; fits: the columns of all of them, by slice of `groups`."""
-    names = [f"{name}__{column}" for column in plugin.columns]
-    sample = Sample.of(prepared, names, groups, fits)
-    found = {"as_of": as_of_control(sample, plugin)}
+    sample = Sample.of(prepared, plugin, name, groups, fits)
+    found = {"as_of": as_of_control(sample)}
     again = refit_stage(prepared, name, prepared.config.uplift.fit_seeds[0])
     return found | {"refit": refit_control(sample, again)}
 
 
-def as_of_control(sample: Sample, plugin: FeaturePlugin) -> Control:
-    """Compare the first fit's values with those from histories without any event at or after each group's `as_of`."""
-    histories, found = sample.prepared.state.histories, list[Leak]()
+def as_of_control(sample: Sample) -> Control:
+    """Compare values with those from histories without any event at or after each group's `as_of`.
+
+    The values that the boosters read, of all groups at once, are compared within rounding; those of the one request,
+    from the whole and from the cut histories, within TOLERANCE.
+    """
+    whole, found = sample.prepared.state.histories, list[Leak]()
     with tqdm(total=len(sample), desc="values as of a cut log", unit="group", leave=False) as bar:
         for part, groups in sample.groups.items():
-            again = []
+            alone, cut = [sample.fits[0][part][:0]], [sample.fits[0][part][:0]]
             for g in range(len(groups.requests)):
                 one = groups.requests.slice(g, g + 1)
-                again.append(plugin.values(one, histories.until(int(one.as_of[0])).compact()))
+                alone.append(sample.plugin.values(one, whole))
+                cut.append(sample.plugin.values(one, whole.until(int(one.as_of[0])).compact()))
                 bar.update()
-            found += _leaks(sample, part, np.concatenate(again) if again else sample.fits[0][part])
+            known = np.concatenate(cut)
+            gap = _gap(np.concatenate(alone), known, sample.scale)
+            batch = _gap(sample.fits[0][part], known, sample.scale)
+            found += _leaks(sample, part, np.where(batch > BATCHED, batch, gap))
     return Control(len(sample), tuple(found))
 
 
 def refit_control(sample: Sample, again: FeaturePlugin) -> Control:
-    """Compare the first fit's values with those of `again`, the same fit on the log that ends at t1.
+    """Compare values with those of `again`, the first fit made anew on the log that ends at t1.
 
     Of a plugin that declares itself not deterministic, the root mean square of the gaps may be MARGIN times the
     largest among its fits.
     """
-    histories = sample.prepared.state.histories
-    values = {part: again.values(groups.requests, histories) for part, groups in sample.groups.items()}
-    if getattr(again, "deterministic", True):
-        leaks = [leak for part in sample.groups for leak in _leaks(sample, part, values[part])]
-        return Control(len(sample), tuple(leaks))
+    first, values = (
+        {part: plugin.values(g.requests, sample.prepared.state.histories) for part, g in sample.groups.items()}
+        for plugin in (sample.plugin, again)
+    )
+    if not getattr(again, "deterministic", True):
+        return _unrepeated(sample, values)
+    gaps = {part: _gap(first[part], values[part], sample.scale) for part in sample.groups}
+    return Control(len(sample), tuple(leak for part, gap in gaps.items() for leak in _leaks(sample, part, gap)))
+
+
+def _unrepeated(sample: Sample, values: Columns) -> Control:
+    """Compare by the size of gaps, where the same fit gives other values each time."""
     if len(sample.fits) < 2:
         return Control(0, (), "its fits do not repeat, and one fit says nothing: [uplift] fits = 2 or more are needed")
     first, *others = sample.fits
     among = np.max([_size(first, other, sample.scale) for other in others], axis=0)
     apart = _size(first, values, sample.scale)
-    shown = _shown(sample, next(iter(sample.groups)), np.arange(FIRST_FEW))
+    shown = _shown(sample, "test", np.arange(min(FIRST_FEW, len(sample.groups["test"].requests))))
     leaks = [
         Leak(sample.names[k], "all", len(sample), float(apart[k]), shown)
         for k in np.flatnonzero(apart > MARGIN * among).tolist()
@@ -137,11 +157,9 @@ def refit_control(sample: Sample, again: FeaturePlugin) -> Control:
     return Control(len(sample), tuple(leaks), f"its fits do not repeat; gap in standard deviations of {sizes}")
 
 
-def _leaks(sample: Sample, part: str, now: F32) -> Iterator[Leak]:
-    """Yield a leak for each column of which a value is not what the first fit gave."""
-    groups = sample.groups[part]
-    gap = _gap(sample.fits[0][part], now, sample.scale)
-    owner = groups.requests.row_request()
+def _leaks(sample: Sample, part: str, gap: F64) -> Iterator[Leak]:
+    """Yield a leak for each column that has a gap. gap: float64[n, c] by row of the slice's groups."""
+    owner = sample.groups[part].requests.row_request()
     for k, name in enumerate(sample.names):
         bad = np.unique(owner[gap[:, k] > TOLERANCE])
         if len(bad):
@@ -164,9 +182,9 @@ def _scale(columns: Columns) -> F64:
 
 
 def _gap(was: F32, now: F32, scale: F64) -> F64:
-    """Return float64[n, c] |was - now| beyond rounding, in standard deviations; infinite where one alone is NaN."""
+    """Return float64[n, c] |was - now| in standard deviations; infinite where one alone is NaN."""
     a, b = was.astype(np.float64), now.astype(np.float64)
-    gap = np.nan_to_num(np.maximum(np.abs(a - b) - ROUNDING * np.abs(a), 0.0))
+    gap = np.nan_to_num(np.abs(a - b))
     gap = np.divide(gap, scale, out=np.where(gap > 0, np.inf, 0.0), where=np.broadcast_to(scale > 0, gap.shape))
     return np.where(np.isnan(a) != np.isnan(b), np.inf, gap)
 

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: fits of a trial, whose mean it is judged by
 SEEDS = 2
+#: fits by which the best is compared with the TOML's own in the end: two seeds say nothing of the seeds' luck
+CONFIRMED = 5
 #: after so many trials, one whose first fit is below the median of the first fits is given up
 STARTUP = 8
 #: the attribute of the trial that has the TOML's own parameters
@@ -127,7 +129,7 @@ def retune(config: Config, minutes: float, trials: int | None) -> Found:
         _search(study, bench, knobs, folder, minutes, trials)
     except KeyboardInterrupt:
         logger.warning("stopped: the trials that are finished are kept")
-    found = _found(study, config, knobs, folder, len(bench.held.pairs))
+    found = _found(study, bench, knobs, folder)
     (config.work / "retune.json").write_text(json.dumps(as_json(found), indent=1))
     return found
 
@@ -166,8 +168,7 @@ def _run(
 ) -> None:
     """Run one trial: a fit for each seed; given up after the first where that is among the worse half."""
     own = OWN in trial.user_attrs
-    config = bench.arms.prepared.config
-    config = config if own else with_values(config, knobs, {k.name: k.rounded(trial.params[k.name]) for k in knobs})
+    config = _config_of(bench, knobs, trial)
     total, rights, trees = float(bench.held.pairs.weight.sum(dtype=np.float64)), [], []
     try:
         for step, seed in enumerate(bench.seeds):
@@ -194,25 +195,41 @@ def _run(
             path.unlink()
 
 
+def _config_of(bench: Bench, knobs: list[Knob], trial: Trial | FrozenTrial) -> Config:
+    config = bench.arms.prepared.config
+    if OWN in trial.user_attrs:
+        return config
+    return with_values(config, knobs, {k.name: k.rounded(trial.params[k.name]) for k in knobs})
+
+
+def _confirmed(bench: Bench, knobs: list[Knob], folder: Path, trial: FrozenTrial) -> F64:
+    """Return float64[1, CONFIRMED, users] weight of the right pairs: of the trial's fits, and of further seeds'."""
+    path = folder / f"right{trial.number}.npy"
+    rights, first = list(np.load(path)), bench.seeds[0]
+    for seed in range(first + len(rights), first + CONFIRMED):
+        rights.append(bench.fit(_config_of(bench, knobs, trial), seed)[0])
+        np.save(path, np.stack(rights))
+    return np.stack(rights)[None]
+
+
 def _own(trials: list[FrozenTrial]) -> FrozenTrial | None:
     """Return the finished trial of the TOML's own parameters."""
     return next((t for t in trials if OWN in t.user_attrs and t.state == TrialState.COMPLETE), None)
 
 
-def _found(study: optuna.Study, config: Config, knobs: list[Knob], folder: Path, pairs: int) -> Found:
+def _found(study: optuna.Study, bench: Bench, knobs: list[Knob], folder: Path) -> Found:
     trials = study.get_trials()
     done = [t for t in trials if t.state == TrialState.COMPLETE]
     own = _own(trials)
     if own is None:
         raise PairliftError("retune: stopped before the TOML's own parameters were measured; give it more minutes")
     best = study.best_trial
-    right, more = (np.load(folder / f"right{trial.number}.npy") for trial in (own, best))
-    gain = relative_uplift(right[None], more[None])
+    gain = relative_uplift(*(_confirmed(bench, knobs, folder, trial) for trial in (own, best)))
     importance = None
     if len(done) >= LEAST_FOR_IMPORTANCE:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return Found(config, knobs, trials, own, best, gain, importance, pairs)
+    return Found(bench.arms.prepared.config, knobs, trials, own, best, gain, importance, len(bench.held.pairs))
 
 
 def as_json(found: Found) -> dict[str, Any]:
@@ -254,7 +271,8 @@ def as_table(found: Found) -> str:
     values, mine = _values(found, best), _values(found, own)
     lines = [
         f"{found.config.name}: {states.count(TrialState.COMPLETE)} trials, {states.count(TrialState.PRUNED)} given up "
-        f"after one fit; {found.pairs:,} pairs of the booster's validation slice, {SEEDS} fits each",
+        f"after one fit; {found.pairs:,} pairs of the booster's validation slice, {SEEDS} fits each, "
+        f"{CONFIRMED} for the gain",
         "",
         f"{'':24}{'PairAccuracy':>13}   trees",
         f"{'the TOML' + chr(39) + 's own':24}{own.value:13.4f}   {_trees(own)}",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.rows import assemble
+from features.rows import GIB, assemble
 from ranker.arms import Arms, of_kind
 from ranker.bundle import check_out, columns_of, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
@@ -38,12 +38,14 @@ def train(
     features: Path | None = None,
     pairs: Path | None = None,
     start: tuple[Mode, Path, float] | None = None,
+    memory: int = 2 * GIB,
 ) -> dict[str, Any]:
     """Train the served ranker and write its bundle to `out`; return the figures of its test.
 
     features: a feature log, whose values are learned from in place of recomputed ones. pairs: a file of pairs of the
     booster's train slice, which are learned from in place of made ones. start: `warm-start` or `refit`, the bundle to
-    start from, whose plugins are kept, and the share of the old leaf values that a refit keeps.
+    start from, whose plugins are kept, and the share of the old leaf values that a refit keeps. memory: bytes, of
+    `Cooccurrence.build`.
     """
     check_out(out, config)
     prepared = prepare(config)
@@ -64,7 +66,7 @@ def train(
     if old is not None:
         before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
         measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
-    cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items)
+    cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory)
     importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(
         out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured, importance,
@@ -86,4 +88,5 @@ def drift_report(config: Config, features: Path) -> list[dict[str, Any]]:
     blocks = [assemble(prepared.state, prepared.spec, logged.requests)]
     blocks += [plugin.values(logged.requests, prepared.state.histories) for plugin in plugins.values()]
     values = np.concatenate(blocks, axis=1)
-    return drift(logged, values[:, [columns.index(name) for name in logged.columns]])
+    order = [columns.index(name) for name in logged.columns]
+    return drift(logged, values[:, order], columns[len(prepared.spec.columns) :])

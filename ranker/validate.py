@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from features.cuts import count_cuts
 from features.errors import PairliftError
 from features.loading import load_log
 from features.pairs import count_by_grades
@@ -30,7 +31,7 @@ def validation_text(config: Config) -> str:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
     for name, settings in config.plugins.items():
         make_plugin(name, settings.path, settings.params)
-    lines += ["", *_period_lines(prepared), "", *_warning_lines(prepared)]
+    lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_warning_lines(prepared)]
     return "\n".join(lines)
 
 
@@ -56,6 +57,22 @@ def _period_lines(prepared: Prepared) -> list[str]:
         for name, count in pairs.items():
             winner, loser = (("sampled", *prepared.config.grade_names).index(part) for part in name.split(" > "))
             lines.append(f"  {name:28} {count:>12,} pairs of weight {prepared.weights[winner, loser]:g}")
+    return lines
+
+
+def _boundary_lines(prepared: Prepared) -> list[str]:
+    """Return, for each boundary, how many groups it cuts in two, and what lies before t0 and after t3."""
+    split = prepared.split
+    cuts = count_cuts(prepared.log, prepared.config.pairing, split)
+    lines = ["boundaries of the split: a group that one cuts in two is two groups (a sitting: made in time order)"]
+    outside = {0: (0, "before it"), 3: (1, "at or after it")}
+    for k, bound in enumerate((split.t0, split.t1, split.t2, split.t3)):
+        line = f"  t{k} {iso(bound)}: cuts {cuts.requests[k]:,} requests and {cuts.sittings[k]:,} sittings"
+        if k in outside:
+            side, where = outside[k]
+            groups, impressions = cuts.groups_outside[side], cuts.impressions_outside[side]
+            line += f"; {groups:,} groups of {impressions:,} impressions lie {where} and make no pairs"
+        lines.append(line)
     return lines
 
 

@@ -57,12 +57,14 @@ class PluginContract:
         assert np.isfinite(values).mean() > 0.9
         assert not np.isinf(values).any()
 
-    def test_a_batch_equals_one_request_at_a_time(self, case: Any) -> None:
+    def test_a_batch_equals_one_request_at_a_time_up_to_rounding(self, case: Any) -> None:
         plugin, _, requests, histories = case
         values = plugin.values(requests, histories)
-        for r in range(len(requests)):
-            rows = slice(int(requests.offsets[r]), int(requests.offsets[r + 1]))
-            self.same(plugin.values(requests.slice(r, r + 1), histories), values[rows])
+        alone = np.concatenate([plugin.values(requests.slice(r, r + 1), histories) for r in range(len(requests))])
+        # What `features.plugin` and `pairlift drift` say: within 1e-5 of the column's standard deviation.
+        bound = np.zeros(values.shape[1]) if self.exact else 1e-5 * np.nanstd(values, axis=0)
+        np.testing.assert_array_equal(np.isnan(alone), np.isnan(values))
+        assert (np.nanmax(np.abs(alone - values), axis=0) <= bound).all()
 
     def test_a_candidate_does_not_depend_on_the_others(self, case: Any) -> None:
         plugin, _, requests, histories = case

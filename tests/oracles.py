@@ -129,6 +129,74 @@ def time_groups(rows: Iterable[tuple[int, int, int]], window: int, max_size: int
     return groups
 
 
+def taken_together(log: EventLog, n_items: int, k: int, within: int) -> list[list[tuple[int, float]]]:
+    """The k best (item, score) of each item: how often they are within so many taken events of one user, as cosine."""
+    floor = 1 if any(grade > 0 for grade in log.grade) else 0
+    times = [[0] * n_items for _ in range(n_items)]
+    taken = [0] * n_items
+    for user in set(log.user.tolist()):
+        items = [int(log.item[r]) for r in range(len(log)) if log.user[r] == user and log.grade[r] >= floor]
+        for p, a in enumerate(items):
+            taken[a] += 1
+            for b in items[p + 1 : p + 1 + within]:
+                if a != b:
+                    times[a][b] += 1
+                    times[b][a] += 1
+    found = []
+    for a in range(n_items):
+        norm = [np.sqrt(np.float32(max(n, 1))) for n in taken]
+        scored = [(b, float(np.float32(times[a][b]) / (norm[a] * norm[b]))) for b in range(n_items) if times[a][b]]
+        found.append(sorted(scored, key=lambda row: (-row[1], row[0]))[:k])
+    return found
+
+
+def groups(
+    events: Iterable[tuple[int, int, int, int, bool]], window: int, max_size: int, bounds: list[int]
+) -> list[tuple[int, list[int]]]:
+    """(first row, members) of each group of (row, user, ts, request or -1, makes pairs) in log order.
+
+    bounds: t0 to t3. The first row of a request's part of a period is its first event there, graded or not.
+    """
+    inside = [event for event in events if bounds[0] <= event[2] < bounds[3]]
+    timed = [(row, user, ts) for row, user, ts, request, member in inside if request < 0 and member]
+    found = [(members[0], members) for members in time_groups(timed, window, max_size, bounds)]
+    parts: dict[tuple[int, int], list[tuple[int, bool]]] = {}
+    for row, _, ts, request, member in inside:
+        if request >= 0:
+            parts.setdefault((request, sum(ts >= b for b in bounds)), []).append((row, member))
+    for part in parts.values():
+        members = [row for row, member in part if member]
+        if members:
+            found.append((part[0][0], members))
+    return found
+
+
+def cuts(
+    events: Iterable[tuple[int, int, int, int, bool]], window: int, max_size: int, bounds: list[int]
+) -> list[tuple[int, int]]:
+    """(requests, sittings) that each of t0 to t3 cuts in two. Arguments as of `groups`.
+
+    A sitting is cut where the last group before the boundary would take in the user's next impression after it.
+    """
+    members = [event for event in events if event[4]]
+    found = []
+    for bound in bounds:
+        sides: dict[int, set[bool]] = {}
+        sittings = 0
+        for _, _, ts, request, _ in members:
+            if request >= 0:
+                sides.setdefault(request, set()).add(ts >= bound)
+        for user in {event[1] for event in members}:
+            timed = [(row, user, ts) for row, of, ts, request, _ in members if request < 0 and of == user]
+            before, after = ([row for row in timed if (row[2] >= bound) == side] for side in (False, True))
+            if before and after:
+                last = time_groups(before, window, max_size, bounds)[-1]
+                joined = [row for row in before if row[0] in last] + after[:1]
+                sittings += len(time_groups(joined, window, max_size, [])) == 1
+        found.append((sum(len(side) == 2 for side in sides.values()), sittings))
+    return found
+
+
 def pairs_of(grades: list[int], sampled: list[bool], weight: np.ndarray) -> list[tuple[int, int, float]]:
     """All (winner, loser, weight) of one group, by position."""
     n = len(grades)

@@ -1,13 +1,18 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
+import oracles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from world import make_bundle, make_world
 
-from features.schema import DAY
+from features.schema import DAY, EventLog
 from features.spec import Counter, Span
 from features.store import State
-from ranker.candidates.cooccurrence import SEEDS, Cooccurrence, TakenTogether
+from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import best
@@ -153,6 +158,53 @@ def test_nearest_finds_the_users_taste(world, bundle):
         for user in range(40)
     ]
     assert np.mean(shares) > 0.6  # by chance: 0.25
+
+
+@st.composite
+def logs(draw):
+    """Of one user or few, with items that come again and again, all of one grade or of several."""
+    n = draw(st.integers(0, 60))
+    users, best_grade = draw(st.sampled_from([0, 3])), draw(st.sampled_from([-1, 0, 2]))
+    ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)), np.int64)  # noqa: E731
+    return EventLog(
+        ints(0, users).astype(np.int32), ints(0, 12).astype(np.int32), np.arange(n),
+        ints(-1, best_grade).astype(np.int8), np.full(n, -1, np.int16), np.full(n, -1, np.int8), np.full(n, -1),
+        np.ones(n, bool), np.empty((n, 0), np.float32), (),
+    )  # fmt: skip
+
+
+@given(logs(), st.integers(1, 15), st.sampled_from([1, 900, 2**30]))
+@settings(max_examples=300, deadline=None)
+def test_cooccurrence_equals_the_oracle_in_blocks_of_any_size(log, k, memory):
+    found = Cooccurrence.build(log, 14, k, memory)
+    want = oracles.taken_together(log, 14, k, WITHIN)
+    for a in range(14):
+        rest = k - len(want[a])
+        assert found.neighbour[a].tolist() == [b for b, _ in want[a]] + [-1] * rest
+        assert found.score[a].tolist() == [score for _, score in want[a]] + [0] * rest
+
+
+def test_cooccurrence_of_a_million_events_stays_within_its_memory():
+    """The process may take 8 MiB for this, the table's 8, two threads' stacks and 16 of room: counts took 290."""
+    text = """
+import resource
+import numpy as np
+from features.schema import EventLog
+from ranker.candidates.cooccurrence import Cooccurrence
+
+n, rng = 1_000_000, np.random.default_rng(0)
+user, item = rng.integers(0, n // 20, n), (10_000 * rng.random(n) ** 3).astype(np.int32)
+grade, none = np.zeros(n, np.int8), np.full(n, -1)
+log = EventLog(user.astype(np.int32), item, np.arange(n), grade, none.astype(np.int16), grade, none, grade == 0,
+               np.empty((n, 0), np.float32), ())
+Cooccurrence.build(log.until(1000), 10_000)  # compiled
+told = dict(line.split(":") for line in open("/proc/self/status"))
+limit = int(told["VmData"].split()[0]) * 1024 + (8 + 8 + 2 * 8 + 16) * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print((Cooccurrence.build(log, 10_000, memory=8 * 2**20).score > 0).any())
+"""
+    done = subprocess.run([sys.executable, "-c", text], check=False, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def table(rows, k=3):

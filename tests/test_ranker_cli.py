@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +14,7 @@ from test_ranker_uplift import write_world
 from features.errors import PairliftError
 from ranker.arms import Arms
 from ranker.bundle import _in_its_place, load_bundle
+from ranker.candidates import cooccurrence
 from ranker.cli import cli
 from ranker.config import load_config
 from ranker.onnx_forest import run_onnx
@@ -41,6 +43,43 @@ def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> Non
         assert part in said, part
 
 
+def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
+    """The ids are hashes, as UUIDs in no order of time; t0 and t3 cut off both ends, and each boundary some request."""
+    config = write_world(tmp_path, request='request_id = "md5(request::VARCHAR)"', request_ids=True)
+    quantiles = {"t0": 0.1, "t1": 0.45, "t2": 0.7, "t3": 0.9}
+    config.write_text(config.read_text() + "[split]\n" + "".join(f"{k} = {q}\n" for k, q in quantiles.items()))
+    code, said = pairlift("validate", config)
+    assert code == 0, said
+    rows = duckdb.sql(f"SELECT ts, request, play IS NOT NULL FROM '{tmp_path}/log.parquet' ORDER BY ts").fetchall()
+    bounds = [rows[int(q * len(rows))][0] for q in quantiles.values()]
+    for k, period in enumerate(("towers", "booster", "test")):
+        inside = [request for ts, request, graded in rows if graded and bounds[k] <= ts < bounds[k + 1]]
+        assert re.search(rf"^{period} .*: {len(set(inside)):,} groups, {len(inside):,} imp", said, re.MULTILINE), said
+    for name, bound in zip(quantiles, bounds, strict=True):
+        before, after = ({r for ts, r, graded in rows if graded and (ts < bound) == side} for side in (True, False))
+        line = next(line for line in said.splitlines() if line.startswith(f"  {name} "))
+        assert f": cuts {len(before & after):,} requests and 0 sittings" in line, said
+        beyond = {"t0": before, "t3": after}.get(name)
+        if beyond is not None:
+            n = sum(graded and (ts < bound) == (name == "t0") for ts, _, graded in rows)
+            assert f"; {len(beyond):,} groups of {n:,} impressions lie" in line, said
+
+
+def test_little_memory_makes_more_blocks_and_the_same_table(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    blocks = cooccurrence._blocks
+    monkeypatch.setattr(cooccurrence, "_blocks", lambda *of: made.append(len(list(blocks(*of)))) or blocks(*of))
+    for memory in ("2", "0.000001"):
+        code, said = pairlift("train", bundle.parent / "pairlift.toml", "--out", tmp_path / memory, "--memory", memory)
+        assert code == 0, said
+        for name in ("neighbour.npy", "score.npy"):
+            wanted = (bundle / "cooccurrence" / name).read_bytes()
+            assert (tmp_path / memory / "cooccurrence" / name).read_bytes() == wanted
+    assert made[0] < made[1] == 80  # of one item each
+
+
 def test_uplift_prints_and_writes(tmp_path: Path) -> None:
     code, said = pairlift("uplift", write_world(tmp_path), "--plugin", "noise", "--out", tmp_path / "report")
     assert code == 0
@@ -55,12 +94,26 @@ def test_uplift_prints_and_writes(tmp_path: Path) -> None:
         "with",
         "relative_uplift",
         "ci95",
-        "ties_half",
+        "pair_accuracy_catboost",
         "tie_share",
         "macro",
     ]:
         assert key in written, key
-    for key in ["seeds", "seed_sd", "trees", "shuffled", "ndcg@10", "random", "popularity", "column_alone", "slices"]:
+    for key in [
+        "fits",
+        "seeds",
+        "seed_sd",
+        "fit_sd",
+        "controls",
+        "missingness",
+        "trees",
+        "shuffled",
+        "ndcg@10",
+        "random",
+        "popularity",
+        "column_alone",
+        "slices",
+    ]:
         assert key in written, key
 
 

@@ -1,12 +1,16 @@
 """Item-to-item co-occurrence: what is taken together with what the user took last."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from numba import njit
 
 from features.histories import Histories
-from features.schema import F32, I8, I32, I64, EventLog
+from features.rows import GIB
+from features.schema import F32, I8, I32, I64, Bool, EventLog
 from ranker.candidates.source import best
 from ranker.request import Request
 
@@ -15,6 +19,11 @@ WITHIN = 10
 #: how many of the items that the user took last speak, and how many last events are searched for them
 SEEDS = 20
 RECENT = 500
+#: blocks of items that are counted at the same time; about how many there are at least, so that no thread waits for
+#: another, and at most
+THREADS, BLOCKS, MOST_BLOCKS = 2, 16, 1000
+#: of an event of `Taken`, of its place in a block, and of an item for the counts of one thread
+BYTES_OF_AN_EVENT, BYTES_OF_A_PLACE, BYTES_OF_A_ROW = 5, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,46 +34,130 @@ class Cooccurrence:
     score: F32
 
     @classmethod
-    def build(cls, log: EventLog, n_items: int, k: int = NEIGHBOURS) -> "Cooccurrence":
+    def build(cls, log: EventLog, n_items: int, k: int = NEIGHBOURS, memory: int = 2 * GIB) -> "Cooccurrence":
         """Count, for each item, the items that follow or precede it within `WITHIN` events of the same user.
 
         Only events whose grade is above the worst count (all, where the log has one grade). The score is
-        count(a, b) / sqrt(count(a) · count(b)), the cosine of Sarwar et al. (WWW 2001).
+        count(a, b) / sqrt(count(a) · count(b)), the cosine of Sarwar et al. (WWW 2001); ties stand in the order of the
+        items. memory: bytes, beside the log and the table: items are done in blocks that fit it (5 to 9 bytes an event,
+        8 a user and 40 an item are needed however little it is).
         """
-        item, user = _taken(log)
-        first: list[I32] = []
-        second: list[I32] = []
-        for step in range(1, WITHIN + 1):
-            same = user[step:] == user[:-step]
-            first.append(item[:-step][same])
-            second.append(item[step:][same])
-        a, b = np.concatenate(first), np.concatenate(second)
-        keep = a != b
-        ones = np.ones(int(keep.sum()), np.float32)
-        counts = csr_matrix((ones, (a[keep], b[keep])), shape=(n_items, n_items))
-        counts = (counts + counts.T).tocsr()
-        norm = np.sqrt(np.maximum(np.bincount(item, minlength=n_items), 1)).astype(np.float32)
-        return cls(*_top(counts, norm, k))
+        grade: I8 = log.grade
+        taken = _taken(log.user, log.item, grade, 0 if grade.max(initial=-1) <= 0 else 1)
+        seen = np.bincount(taken.item, minlength=n_items)
+        starts: I64 = np.concatenate([[0], np.cumsum(seen)])
+        norm = np.sqrt(np.maximum(seen, 1)).astype(np.float32)
+        del seen
+        table = cls(np.full((n_items, k), -1, np.int32), np.zeros((n_items, k), np.float32))
+        fixed = BYTES_OF_AN_EVENT * len(taken.item) + (12 + BYTES_OF_A_ROW * THREADS) * n_items
+        # However little is left: each block goes through all events, and the least block is a small part of them.
+        most = max((memory - fixed) // (BYTES_OF_A_PLACE * THREADS), len(taken.item) // MOST_BLOCKS)
+
+        def fill(block: tuple[int, int]) -> None:
+            at = _places(taken.item, starts, *block)
+            _fill(taken, at, starts, norm, block[0], block[1], table.neighbour, table.score)
+
+        # The kernels release the GIL; each thread writes rows of its own.
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(fill, _blocks(starts, min(most, len(taken.item) // BLOCKS))))
+        return table
 
 
-def _taken(log: EventLog) -> tuple[I32, I32]:
-    grade: I8 = log.grade
-    floor = 0 if grade.max(initial=-1) <= 0 else 1
-    rows: I64 = np.flatnonzero(grade >= floor)
-    rows = rows[np.argsort(log.user[rows], kind="stable")]
-    return log.item[rows], log.user[rows]
+class Taken(NamedTuple):
+    """Taken events by user, each one's in time order. item: int32[m]; first: bool[m], the first of its user."""
+
+    item: I32
+    first: Bool
 
 
-def _top(counts: csr_matrix, norm: F32, k: int) -> tuple[I32, F32]:
-    n = counts.shape[0]
-    neighbour, score = np.full((n, k), -1, np.int32), np.zeros((n, k), np.float32)
-    for a in range(n):
-        row = slice(counts.indptr[a], counts.indptr[a + 1])
-        other = counts.indices[row]
-        value = counts.data[row] / (norm[a] * norm[other])
-        best = np.lexsort((other, -value))[:k]
-        neighbour[a, : len(best)], score[a, : len(best)] = other[best], value[best]
-    return neighbour, score
+@njit(cache=True, nogil=True)
+def _taken(user: I32, item: I32, grade: I8, floor: int) -> Taken:
+    """Sort the events of a grade >= floor by user. Linear in the events."""
+    starts, n = np.zeros(user.max() + 2 if len(user) else 1, np.int64), 0
+    for e in range(len(user)):
+        if grade[e] >= floor:
+            starts[user[e] + 1] += 1
+            n += 1
+    for u in range(len(starts) - 1):
+        starts[u + 1] += starts[u]
+    sorted_item, first = np.empty(n, np.int32), np.zeros(n, np.bool_)
+    for u in range(len(starts) - 1):
+        if starts[u] < n:
+            first[starts[u]] = True
+    for e in range(len(user)):
+        if grade[e] >= floor:
+            sorted_item[starts[user[e]]] = item[e]
+            starts[user[e]] += 1
+    return Taken(sorted_item, first)
+
+
+def _blocks(starts: I64, most: int) -> Iterator[tuple[int, int]]:
+    """Yield (low, high) of consecutive items that together have at most so many events, or one item each."""
+    low, n_items = 0, len(starts) - 1
+    while low < n_items:
+        high = max(low + 1, int(np.searchsorted(starts, starts[low] + most, side="right")) - 1)
+        yield low, high
+        low = high
+
+
+@njit(cache=True, nogil=True)
+def _places(item: I32, starts: I64, low: int, high: int) -> I32:
+    """Return int32[starts[high] - starts[low]]: where each of the items [low, high) stands, item by item."""
+    at, free = np.empty(starts[high] - starts[low], np.int32), starts[low:high] - starts[low]
+    for p in range(len(item)):
+        if low <= item[p] < high:
+            at[free[item[p] - low]] = p
+            free[item[p] - low] += 1
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _fill(taken: Taken, at: I32, starts: I64, norm: F32, low: int, high: int, neighbour: I32, score: F32) -> None:
+    """Write the rows [low, high) of the table. at: of `_places`.
+
+    for each item a:
+        count[b] += 1 for each b beside each place of a
+        insert each b that was met into the row of a, if it is among the best k
+    """
+    count, met = np.zeros(len(norm), np.int32), np.empty(len(norm), np.int32)
+    for a in range(low, high):
+        n = 0
+        for p in at[starts[a] - starts[low] : starts[a + 1] - starts[low]]:
+            n = _meet(taken, a, p, count, met, n)
+        kept = 0
+        for b in met[:n]:
+            kept = _insert(b, np.float32(count[b]) / (norm[a] * norm[b]), neighbour[a], score[a], kept)
+            count[b] = 0
+
+
+@njit(cache=True, nogil=True)
+def _meet(taken: Taken, a: int, p: int, count: I32, met: I32, n: int) -> int:
+    """Count the items other than a that are within WITHIN places of p; return how many are in `met`."""
+    left, right = p, p
+    while left > p - WITHIN and not taken.first[left]:
+        left -= 1
+    while right < p + WITHIN and right + 1 < len(taken.item) and not taken.first[right + 1]:
+        right += 1
+    for b in taken.item[left : right + 1]:
+        if b != a:
+            if count[b] == 0:
+                met[n] = b
+                n += 1
+            count[b] += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _insert(b: int, value: float, neighbour: I32, score: F32, kept: int) -> int:
+    """Put b where it belongs among the `kept` best of a row: by score, then by item; return how many there are now."""
+    k = min(kept, len(neighbour) - 1)
+    if kept > k and (value < score[k] or (value == score[k] and b > neighbour[k])):
+        return kept
+    while k > 0 and (value > score[k - 1] or (value == score[k - 1] and b < neighbour[k - 1])):
+        neighbour[k], score[k] = neighbour[k - 1], score[k - 1]
+        k -= 1
+    neighbour[k], score[k] = b, value
+    return min(kept + 1, len(neighbour))
 
 
 class TakenTogether:

@@ -13,20 +13,30 @@ PLUGINS = {"two_tower": "transformer towers, `dot`", "als": "ALS, `dot` (baselin
 def uplift_table(told: dict[str, Any]) -> str:
     """Return the headline table as Markdown."""
     lines = [
-        "| data | column | PairAccuracy without | with | uplift | 95 % interval |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| data | column | without | with | uplift [95 %] | each user weighs one [95 %] | effective users | useful |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for data, reports in told["result"].items():
         for plugin, label in PLUGINS.items():
             r = reports[plugin]
-            low, high = r["ci95"]
             lines.append(
-                f"| {NAMES.get(data, data)} | {label} | {r['without']:.4f} | {r['with']:.4f} "
-                f"| {100 * r['relative_uplift']:+.2f} % | {100 * low:+.2f} to {100 * high:+.2f} % |"
+                f"| {NAMES.get(data, data)} | {label} | {r['without']:.4f} | {r['with']:.4f} | {_interval(r)} "
+                f"| {_interval(r['macro'])} | {r['effective_users']:.0f} of {r['users']:,} "
+                f"| {'yes' if r['useful'] else 'not shown'} |"
             )
-    seeds = len(next(iter(told["result"].values()))["noise"]["seeds"])
-    lines += ["", f"`{told['command']}`, {told['date']}, {seeds} seeds; {told['machine']}."]
+    r = next(iter(told["result"].values()))["noise"]
+    crossed = f"{r['fits']} fits of each plugin, each with {len(r['seeds'])} booster seeds"
+    lines += [
+        "",
+        f"PairAccuracy on the test, ties as one half. `{told['command']}`, {told['date']}, {crossed}; "
+        f"{told['machine']}.",
+    ]
     return "\n".join(lines)
+
+
+def _interval(part: dict[str, Any]) -> str:
+    low, high = part["ci95"]
+    return f"{100 * part['relative_uplift']:+.2f} % [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def with_figures(readme: str) -> str:

@@ -1,7 +1,8 @@
 """The uplift of the tower beside that of ALS and of noise, on both example data sets; and tower against ALS.
 
-The comparison draws the same users and seeds for both. Work folders are kept below .pairlift/bench, so a second run
-resumes. KuaiRand needs PAIRLIFT_DATA; it is left out, with a word, where that folder has none.
+Each plugin is fitted `--fits` times and each fit meets `--seeds` booster seeds; the comparison has the same users and
+seeds for both. Work folders are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it
+is left out, with a word, where that folder has none.
 """
 
 import json
@@ -10,51 +11,60 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import click
 
 from features.errors import PairliftError
 from ranker.arms import Arms
-from ranker.config import load_config
+from ranker.config import Config, load_config
 from ranker.examples import example_names, example_text
 from ranker.interval import relative_uplift
-from ranker.metrics import right_by_user
+from ranker.measured import Judged, Measured
 from ranker.prepare import plugin_stage, prepare
-from ranker.uplift import as_table, uplift_report
+from ranker.uplift import uplift_report
+from ranker.uplift_table import as_table
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ("two_tower", "als", "noise")
-KEPT = (
-    "pairs", "users", "effective_users", "without", "with", "relative_uplift", "ci95", "ci95_users_only",
-    "minimum_detectable_uplift", "useful", "ties_half", "tie_share", "macro", "seeds", "seed_sd", "trees", "shuffled",
-    "ndcg@10", "map", "mrr", "auc_by_user", "random", "popularity", "column_alone",
-)  # fmt: skip
+LEFT_OUT = ("slices", "importance", "data", "plugin", "columns")
 
 
-def against(config: Any, one: str, other: str) -> dict[str, Any]:
+def example(data: str, fits: int, seeds: int) -> Config:
+    """Write an example's TOML into a work folder, with so many fits and seeds, and read it."""
+    folder = ROOT / ".pairlift" / "bench" / data
+    folder.mkdir(parents=True, exist_ok=True)
+    text = example_text(data)
+    assert "[uplift]\n" in text
+    crossed = f"[uplift]\nfits = {fits}\nseeds = {list(range(seeds))}\n"
+    (folder / "pairlift.toml").write_text(text.replace("[uplift]\n", crossed))
+    return load_config(folder / "pairlift.toml")
+
+
+def against(config: Config, one: str, other: str) -> dict[str, Any]:
     """Return how much more right the arm with plugin `one` is than the arm with `other`; all fits are resumed."""
-    prepared = prepare(config)
-    arms = Arms.of(prepared)
-    groups, pairs = arms.groups["test"], arms.pairs("test")
-    user = groups.requests.user[groups.requests.row_request()].astype(np.int64)
+    arms = Arms.of(prepare(config))
+    judged = Judged.of(arms.groups["test"], arms.pairs("test"))
     right = []
     for name in (other, one):
-        plugin = plugin_stage(prepared, name, config.uplift.seeds[0])
-        columns = arms.plugin_columns(name, plugin)
-        names = [f"{name}__{column}" for column in plugin.columns]
-        fits = [arms.fit(name, names, columns, seed) for seed in config.uplift.seeds]
-        right.append(np.stack([right_by_user(f.scores, pairs, user, prepared.catalog.n_users)[0] for f in fits]))
-    return relative_uplift(right[0], right[1], config.uplift.draws).told()
+        fits = []
+        for k, seed in enumerate(config.uplift.fit_seeds):
+            plugin = plugin_stage(arms.prepared, name, seed)
+            columns = arms.plugin_columns(name, plugin)
+            names = [f"{name}__{column}" for column in plugin.columns]
+            fits.append([arms.fit(f"{name}-fit{k}", names, columns, s) for s in config.uplift.seeds])
+        right.append(Measured.of(fits, judged).right)
+    return relative_uplift(*right).told()
 
 
-def main() -> None:
+@click.command()
+@click.option("--fits", default=5, show_default=True, help="of each plugin")
+@click.option("--seeds", default=10, show_default=True, help="of the boosters")
+@click.option("--data", "only", multiple=True, type=click.Choice(example_names()), help="one data set alone")
+def main(fits: int, seeds: int, only: tuple[str, ...]) -> None:
     """Print one table for each data set and plugin, then the JSON."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     found: dict[str, Any] = {}
-    for data in reversed(example_names()):
-        folder = ROOT / ".pairlift" / "bench" / data
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "pairlift.toml").write_text(example_text(data))
-        config = load_config(folder / "pairlift.toml")
+    for data in only or reversed(example_names()):
+        config = example(data, fits, seeds)
         try:
             prepare(config)
         except PairliftError as error:
@@ -64,7 +74,7 @@ def main() -> None:
         for plugin in PLUGINS:
             report = uplift_report(config, plugin)
             print(as_table(report), end="\n\n", flush=True)
-            found[data][plugin] = {key: report[key] for key in KEPT}
+            found[data][plugin] = {key: value for key, value in report.items() if key not in LEFT_OUT}
         found[data]["two_tower against als"] = told = against(config, "two_tower", "als")
         low, high = (100 * bound for bound in told["ci95"])
         print(f"{data}: two_tower against als {100 * told['relative_uplift']:+.2f} % [{low:+.2f} %, {high:+.2f} %]\n")
