@@ -55,10 +55,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """An independent part of the variance. margin: the mean square that it was read from, which has df degrees."""
+    """A part of the variance that is independent of the others, and the degrees of freedom that it was read with."""
 
     variance: float
-    margin: float
     df: float
 
 
@@ -94,7 +93,7 @@ def _unknown(uplift: float, fits: int) -> Interval:
 def _interval(uplift: float, users: _Part, fits: list[_Part], seeds: list[_Part], n_fits: int) -> Interval:
     parts = [users, *fits, *seeds]
     error2 = sum(p.variance for p in parts)
-    spread = sum(p.margin**2 / p.df for p in parts)
+    spread = sum(p.variance**2 / p.df for p in parts)
     df = error2**2 / spread if spread > 0 else users.df
     one_t = student.ppf(0.975, df) * np.sqrt(error2)
     own_t = np.sqrt(sum(student.ppf(0.975, p.df) ** 2 * p.variance for p in parts))
@@ -116,9 +115,9 @@ def _users(d: F64, share: F64) -> _Part:
     squares = _squares(d, share)
     total, n = squares.sum(), len(d)
     if not total > 0:
-        return _Part(0.0, 0.0, n - 1)
+        return _Part(0.0, n - 1)
     unequal = ((squares / total) ** 2).sum() - 1 / n
-    return _Part(float(total), float(total), float(min(n - 1, 2 / max(unequal, 1e-12))))
+    return _Part(float(total), float(min(n - 1, 2 / max(unequal, 1e-12))))
 
 
 def _squares(d: F64, share: F64) -> F64:
@@ -134,7 +133,7 @@ def _margin(x: F64, share: F64, shared: float = 0.0) -> _Part:
     """
     k = len(x)
     between, within = _mean_squares(x - x.mean(axis=0), share, k - 1, k)
-    return _Part(max(between - within - shared, 0.0), between, k - 1)
+    return _Part(max(between - within - shared, 0.0), k - 1)
 
 
 def _shared(arm: F64, share: F64) -> float:

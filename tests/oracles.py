@@ -1,13 +1,14 @@
 """Slow, obvious definitions in plain Python that the fast ones are held to."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 
 import numpy as np
 
-from features.schema import HOUR, SECOND, Attribute, Catalog, EventLog
+from features.schema import F64, HOUR, SECOND, Attribute, Catalog, EventLog
 from features.spec import Counter
 
 
@@ -254,3 +255,51 @@ def reciprocal_rank(scores: list[float], relevant: list[bool]) -> float:
     """1 / place of the first relevant one, the mean over all orders of the ties."""
     places = [1 + next(place for place, row in enumerate(order) if relevant[row]) for order in orders(scores)]
     return sum(1 / place for place in places) / len(places)
+
+
+def uplift_variance(without: F64, with_: F64) -> tuple[float, dict[str, float]]:
+    """The relative uplift and the parts of its variance, users left out one by one. Arrays: [fits, seeds, users]."""
+    fits, seeds, n = with_.shape
+    users = range(n)
+
+    def total(arm: F64, fit: int | None, seed: int | None, out: int) -> float:
+        rows = [
+            sum(float(arm[f, s, u]) for u in users if u != out)
+            for f in (range(len(arm)) if fit is None else [fit])
+            for s in (range(seeds) if seed is None else [seed])
+        ]
+        return sum(rows) / len(rows)
+
+    ratio = total(with_, None, None, -1) / total(without, None, None, -1)
+
+    def statistic(fit: int | None, seed: int | None, out: int = -1) -> float:
+        """How far one fit or seed, or all, lies from the ratio."""
+        base = total(without, None, None, out)
+        return (total(with_, fit, seed, out) - ratio * total(without, None, seed, out)) / base
+
+    def jackknife(of: Callable[[int], float]) -> float:
+        return (n - 1) / n * sum((of(u) - of(-1)) ** 2 for u in users)
+
+    def mean_squares(cells: list[Callable[[int], float]], df: int) -> tuple[float, float]:
+        """Between the cells; and what the users who are there explain of it."""
+        k = len(cells)
+        return sum(cell(-1) ** 2 for cell in cells) / df / k, sum(map(jackknife, cells)) / df / k
+
+    def of_fit(f: int, out: int) -> float:
+        return statistic(f, None, out) - statistic(None, None, out)
+
+    def of_seed(s: int, out: int) -> float:
+        return statistic(None, s, out) - statistic(None, None, out)
+
+    def of_both(f: int, s: int, out: int) -> float:
+        return statistic(f, s, out) - statistic(None, s, out) - of_fit(f, out)
+
+    between, within = mean_squares([partial(of_fit, f) for f in range(fits)], fits - 1)
+    fits_part = max(between - within, 0.0)
+    both = [partial(of_both, f, s) for f in range(fits) for s in range(seeds)]
+    between, within = mean_squares(both, (fits - 1) * (seeds - 1))
+    shared = max(between - within, 0.0)
+    between, within = mean_squares([partial(of_seed, s) for s in range(seeds)], seeds - 1)
+    seeds_part = max(between - within - shared, 0.0)
+    whole = jackknife(lambda out: statistic(None, None, out))
+    return ratio - 1, {"users": whole, "fits": fits_part, "seeds": seeds_part}

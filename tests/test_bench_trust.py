@@ -1,0 +1,102 @@
+"""The benchmark of the report's word: a few reports of each kind, so that it cannot rot, and its figures add up."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
+
+import trust_reports as reports
+from trust_plugins import HONEST, USELESS, Knows
+from trust_world import TRAIN_USERS, World
+
+from ranker.config import UpliftSettings
+
+
+@pytest.fixture(scope="module")
+def trust() -> Any:
+    spec = importlib.util.spec_from_file_location("trust_benchmark", Path(__file__).parent / "bench" / "trust.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "USERS", 60)
+    monkeypatch.setattr(reports, "MANY", 60)
+    monkeypatch.setattr(reports, "DRAWS", 4)
+    monkeypatch.setattr(reports, "SEEDS", 2)
+    some = {name: HONEST[name] for name in ("decayed", "last_grade", "unsteady_mean")}
+    monkeypatch.setattr(reports, "HONEST", some)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_benchmark_runs_is_resumed_and_adds_up(trust: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = trust.Store(tmp_path / "reports.jsonl")
+    tasks = [("leaking", (1,)), ("honest", (0,))]
+    tasks += [("truth", (name, 0)) for name in list(reports.SETTINGS)[:2]]
+    tasks += [("covered", (name, 0, k)) for k, name in enumerate(list(reports.SETTINGS)[:2])]
+    tasks += [("useless", (kind, 1, 0)) for kind in USELESS]
+    trust.run(tasks, store, 1)
+    with store.path.open("a") as file:
+        file.write('[["useless", ["noi')  # as where a run was stopped
+    again = trust.Store(store.path)
+    monkeypatch.setattr(trust, "run_task", None)  # nothing is left to run
+    trust.run(tasks, again, 1)
+    assert again.found == store.found
+    told = trust.summary(again.found)
+    assert told["leaks_found"] == 1
+    assert told["false_leaks"] == 0
+    assert told["reports"] == {"coverage": 2, "useless": dict.fromkeys(USELESS, 1), "honest": 3, "leaks": 6}
+    assert told["false_useful"] == max(told["false_useful_by_kind"].values())
+    assert json.loads(json.dumps(told)) == told
+    assert "leaks told of honest plugins" in trust.table(told)
+
+
+def test_the_figures_are_of_the_results(trust: Any) -> None:
+    names = list(reports.SETTINGS)[:2]
+    found: dict[Any, Any] = {("truth", (name, 0)): {"uplift": 0.01, "error": 0.001} for name in names}
+    found |= {("covered", (names[0], 0, k)): {"ci95": [0.0, 0.02]} for k in range(3)}
+    found |= {("covered", (names[1], 0, k)): {"ci95": [0.0, 0.02] if k else [0.011, 0.02]} for k in range(4)}
+    found |= {("useless", (kind, 0, k)): {"useful": k == 0 and kind == "noise"} for kind in USELESS for k in range(4)}
+    found["honest", (0,)] = {"a": {"leaks": 0, "ratio": None}, "b": {"leaks": 2, "ratio": 1.2}}
+    found["leaking", (0,)] = {"x": {"leaks": 1}, "y": {"leaks": 0}}
+    told = trust.summary(found)
+    assert told["coverage"] == pytest.approx(6 / 7, abs=1e-4)
+    assert (told["smallest_coverage"], told["largest_coverage"]) == (0.75, 1)
+    assert (told["false_useful"], told["false_useful_by_kind"]["constant_in_group"]) == (0.25, 0)
+    assert (told["leaks_found"], told["false_leaks"], told["unsteady_largest_ratio"]) == (0.5, 1, 1.2)
+    assert "NOT KEPT" in trust.table(told)
+
+
+def test_all_tasks_are_there(trust: Any) -> None:
+    tasks = trust.tasks_of(1000)
+    count = {part: sum(t[0] == part for t in tasks) for part in trust.PARTS}
+    assert len(set(tasks)) == len(tasks)
+    assert count["covered"] == 1000
+    assert count["useless"] == 3000
+    assert count["honest"] * len(HONEST) >= 200
+    assert {t[1][:2] for t in tasks if t[0] == "covered"} == {t[1] for t in tasks if t[0] == "truth"}
+
+
+def test_the_training_log_is_fixed_and_the_test_is_new(tmp_path: Path) -> None:
+    world = World(reports.SETTINGS["large gain, luck 4, ties"], 3)
+    first, second = (world.prepared(draw, 50, UpliftSettings(), tmp_path) for draw in (7, 8))
+    one, other = first.log.until(first.split.t2), second.log.until(first.split.t2)
+    for name in ("user", "item", "ts", "grade"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.user.max() < TRAIN_USERS <= first.groups.of("test").requests.user.min()
+    assert len(first.log) != len(second.log)
+    plugin, again, new = Knows(world, 7, 50), Knows(world, 7, 50), Knows(world, 7, 50)
+    for fitted, seed in ((plugin, 1), (again, 1), (new, 2)):
+        fitted.fit(first.fit_data(seed))
+    requests, histories = first.groups.requests, first.state.histories
+    np.testing.assert_array_equal(plugin.values(requests, histories), again.values(requests, histories))
+    assert (plugin.values(requests, histories) != new.values(requests, histories)).any()
