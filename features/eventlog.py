@@ -38,6 +38,7 @@ from features.segments import (
     read_segment,
     segment_files,
     sync_folder,
+    with_text_ids,
 )
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,8 @@ class LogWriter:
         self._thread.start()
 
     def append(self, events: pa.Table, aside: Any = None) -> "Future[Receipt]":
-        """Queue a batch (column `event_id`: int64 or text). The future has its receipt, or raises LogError.
+        """Queue a batch (column `event_id`: int64 or text; 7 and "7" are one id). The future has its receipt, or raises
+        LogError.
 
         aside: what `recorded` gets for the batch, beside the log.
         """
@@ -156,6 +158,7 @@ class LogWriter:
         if self._closed.is_set():
             receipt.set_exception(LogError("the log is closed: the server is stopping"))
         else:
+            events = with_text_ids(events)
             self._queue.put(_Waiting(events, aside, keys_of(_ids(events)), receipt))
         return receipt
 

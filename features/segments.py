@@ -4,6 +4,9 @@ A segment `<first frame, 20 digits>.log` starts with MAGIC. A frame is what one 
 (mark, checksum of the rest, number, time of arrival in µs, length) and an Arrow stream of the events. Frames
 count on from 1 through all segments. What follows the last whole frame of the last segment was never
 acknowledged: a crash tore it. A damaged frame anywhere else is an error, for frames behind it were acknowledged.
+
+Event ids are text, whatever they were on the wire. Older segments have integers too, also beside text in one segment:
+what is read from them has the form of today.
 """
 
 import hashlib
@@ -39,6 +42,12 @@ class Frame(NamedTuple):
     events: pa.Table
 
 
+def with_text_ids(events: pa.Table) -> pa.Table:
+    """Return events with `event_id` as text: 7 is "7"."""
+    place = events.schema.get_field_index("event_id")
+    return events.set_column(place, "event_id", events.column(place).cast(pa.string()))
+
+
 def encode(number: int, arrival: int, events: pa.Table) -> bytes:
     """Return the bytes of a frame."""
     sink = pa.BufferOutputStream()
@@ -62,7 +71,7 @@ def _decode(data: memoryview, at: int) -> tuple[Frame, int] | None:
     if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(number, arrival, length))) != checksum:
         return None
     with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
-        return Frame(number, arrival, reader.read_all()), behind
+        return Frame(number, arrival, with_text_ids(reader.read_all())), behind
 
 
 def segment_files(folder: Path) -> list[Path]:

@@ -82,9 +82,9 @@ class Recorder:
         self._reader = EventReader(bundle, users, items)
         frame, strangers = (origin.frame, origin.strangers) if origin else (0, empty_log(self._reader.feedback))
         state = with_room(bundle.state, strangers, self.settings.new_users, self.settings.new_items)
-        for line in memory_lines(state, self.settings.max_events, self.settings.memory):
+        for line in memory_lines(state, self.settings):
             log.info(line)
-        self._numbering = Numbering(state.catalog)
+        self._numbering = Numbering(state.catalog, self.settings.max_id_bytes)
         self.count = 0
         self._taken = threading.Lock()
         self._live: Live | None = None

@@ -225,7 +225,7 @@ class Server:
         past = clock == "snapshot"
         self._server = _pool(bundle, record_to is not None)
         self.address = self._bind(host, port)
-        wire = Wire(bundle.state.catalog, bundle.config.serve)
+        wire = Wire(bundle.state.catalog, bundle.config.serve, bundle.config.record.max_id_bytes)
         self.recorder = None
         self._health = health.HealthServicer()
         if record_to is not None:

@@ -26,6 +26,7 @@ from world import bundle_of, make_world, train_parts, with_config, write_world_b
 
 from features.dataset import Mapping, import_log
 from features.errors import PairliftError
+from features.eventlog import LogWriter
 from features.live import Live, empty_log, merged
 from features.loading import load_log
 from features.newcomers import Newcomers
@@ -372,6 +373,40 @@ def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundl
         text = {"play": pa.array(["much", None])}
         (outcome,) = client.record([batch(["t", "u"], [user] * 2, [item] * 2, [end] * 2, feedback=text)])
         assert outcome.refused == ((0, "feedback column 'play': numbers were expected, found texts"),)
+
+
+def test_feedback_beyond_a_32_bit_float_is_refused_and_counters_stay_finite(bundle, tmp_path):
+    user, item, end = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0]), bundle.state.end
+    largest = float(np.finfo(np.float32).max)
+    # The last but one rounds to the largest 32-bit float, the last to infinity.
+    play = [0.5, 1e300, -1e300, 3.4028235677973306e38, 3.4028236691953142e38]
+    with recording(bundle, tmp_path / "log") as (server, client):
+        (outcome,) = client.record([batch(list("abcde"), [user] * 5, [item] * 5, [end] * 5, play)])
+        told = "feedback column 'play': a number within a 32-bit float (at most 3.4e+38) was expected, found "
+        assert dict(outcome.refused) == {1: f"{told}1e+300", 2: f"{told}-1e+300", 4: f"{told}{play[4]!r}"}
+        assert outcome.recorded == 2
+        server.recorder.live.drain(5)
+        found = shown(client, user, item)
+        assert not any(np.isinf(list(found.values())))
+        assert server.pipeline.state.histories.feedback[:, 0].tolist().count(largest) == 1
+
+
+def test_feedback_beyond_a_32_bit_float_in_an_older_log_is_not_known_and_told(bundle, world, tmp_path, caplog):
+    user, item, end = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0]), bundle.state.end
+    events = batch(["a", "b", "c"], [user] * 3, [item] * 3, [end] * 3, [1e300, 0.5, -1e300])
+    writer = LogWriter(tmp_path / "log", DAY, lambda: end)
+    list(writer.replay(0))
+    writer.start()
+    writer.append(events.events.append_column("play", events.feedback["play"])).result()
+    writer.close()
+    with recording(bundle, tmp_path / "log") as (server, _client):
+        assert server.recorder.count == 3
+        unknown = Batch(events.events, {"play": pa.array([None, 0.5, None], pa.float64())}, [])
+        same(server.pipeline.state, expected_state(bundle, world, [unknown]))
+    told = (
+        "recorded feedback 'play' is beyond a 32-bit float in 2 events and counts as unknown: event id 'a' (1e+300), "
+    )
+    assert told + "'c' (-1e+300)" in caplog.text
 
 
 @pytest.mark.parametrize(
