@@ -5,6 +5,8 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features.dataset import Mapping, import_log
 from features.errors import PairliftError
@@ -196,6 +198,7 @@ def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monk
         "read_csv('log (1).csv')",
         "read_csv('{data}/log (1).csv')",
         '(SELECT * FROM "log (1).csv")',
+        f"(SELECT * FROM 'log (1).csv' WHERE 'no {'name ' * 60}' <> '')",  # longer than a file's name can be
     ):
         events = told.events.model_copy(update={"source": source})
         import_log(Mapping(data, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
@@ -268,6 +271,40 @@ def test_rows_that_repeat_an_event_id_are_dropped_the_first_kept_and_counted(
         assert load_repeats(tmp_path / "log.duckdb") == repeats
     import_log(mapping(tmp_path), tmp_path / "log.duckdb")
     assert load_repeats(tmp_path / "log.duckdb") is None
+
+
+rows_of = st.lists(st.tuples(st.integers(-2, 6) | st.none() | st.sampled_from(["a", "1", "01"]), st.integers(0, 3)))
+
+
+@given(parts=st.lists(rows_of, min_size=1, max_size=3), distinct=st.integers(1, 9))
+@settings(max_examples=15, deadline=None)
+def test_of_repeats_the_earliest_then_first_one_stays(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[tuple[int | str | None, int]]], distinct: int
+) -> None:
+    folder = tmp_path_factory.mktemp("repeats")
+    parts[0] += [(f"other {k}", 0) for k in range(distinct)]
+    rows = [(k, part, one, ts) for part, found in enumerate(parts) for k, (one, ts) in enumerate(found)]
+    for part in range(len(parts)):
+        lines = [f"{'' if one is None else one},u{part},i{k},{ts}" for k, p, one, ts in rows if p == part]
+        (folder / f"{part}.csv").write_text("\n".join(["event_id,who,what,sec", *lines]))
+    files = [
+        f"read_csv('{part}.csv', types = {{'event_id': 'VARCHAR', 'sec': 'DOUBLE'}})" for part in range(len(parts))
+    ]
+    source = "(" + " UNION ALL BY NAME ".join(f"FROM {file}" for file in files) + ")"
+    given = {"ts": "to_timestamp(sec)", "surface": None, "feedback": {}, "event_id": "event_id"}
+    events = mapping(folder, source=source, **given).events
+    import_log(Mapping(folder, "UTC", events, None, None, (Grade(name="any", when="true"),), None), folder / "db")
+    log, catalog = load_log(folder / "db")
+    kept: dict[str, int] = {}
+    for place, (_, _, one, ts) in enumerate(rows):
+        first = kept.setdefault(str(one), place)
+        if ts < rows[first][3]:
+            kept[str(one)] = place
+    left = [(ts, place) for place, (_, _, one, ts) in enumerate(rows) if one is None or kept[str(one)] == place]
+    wanted = [(f"u{rows[place][1]}", f"i{rows[place][0]}") for _, place in sorted(left)]
+    users, items = catalog.user_ids[log.user].tolist(), catalog.item_ids[log.item].tolist()
+    assert list(zip(users, items, strict=True)) == wanted
+    assert load_repeats(folder / "db") == len(rows) - len(left)
 
 
 def test_event_ids_of_old_and_new_files_are_one_as_integer_and_text(tmp_path: Path) -> None:

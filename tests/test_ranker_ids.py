@@ -4,7 +4,6 @@ import gc
 import itertools
 import struct
 import threading
-import time
 import tracemalloc
 import zlib
 
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from pairlift.v1 import ranking_pb2 as pb
-from test_ranker_record import batch, imported_from, recording, shown
+from test_ranker_record import batch, exported, imported_from, recording, shown
 from test_ranker_uplift import write_world
 from world import bundle_of, make_world, train_parts, with_config
 
@@ -48,16 +47,6 @@ def events(bundle, ids, start=0):
     catalog, n = bundle.state.catalog, len(ids)
     users, items = catalog.user_ids[np.arange(n) % 20], catalog.item_ids[np.arange(n) % 40]
     return batch(ids, users, items, bundle.state.end + (start + np.arange(n)) * MINUTE)
-
-
-def exported(bundle, folder):
-    """Start a server on a log, and return its Parquet files once every segment that was closed has one."""
-    with recording(bundle, folder):
-        closed = [path.stem for path in segment_files(folder)[:-1]]
-        until = time.monotonic() + 5
-        while {p.stem for p in (folder / "events").glob("*.parquet")} != set(closed) and time.monotonic() < until:
-            time.sleep(0.05)
-    return sorted((folder / "events").glob("*.parquet"))
 
 
 def test_integer_and_text_event_ids_of_one_segment_are_exported_replayed_and_known(bundle, tmp_path):

@@ -407,6 +407,16 @@ def test_feedback_beyond_a_32_bit_float_in_an_older_log_is_not_known_and_told(bu
         "recorded feedback 'play' is beyond a 32-bit float in 2 events and counts as unknown: event id 'a' (1e+300), "
     )
     assert told + "'c' (-1e+300)" in caplog.text
+    (file,) = exported(bundle, tmp_path / "log")
+    for source, row in (
+        ("log/events/*.parquet", f"row 3 of log/events/{file.name}: ("),
+        ("(FROM 'log/events/*.parquet')", "row 3: ("),
+    ):
+        with pytest.raises(
+            PairliftError, match=r"\[events.feedback\] play of .*: a number beyond .* in 2 rows"
+        ) as caught:
+            imported_from(bundle, tmp_path, source)
+        assert row in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -711,6 +721,16 @@ def record_and_export(bundle, folder, batches):
         until = time.monotonic() + 5
         while len(list((folder / "events").glob("*.parquet"))) < len(batches) and time.monotonic() < until:
             time.sleep(0.05)
+
+
+def exported(bundle, folder):
+    """Start a server on a log, and return its Parquet files once every segment that was closed has one."""
+    with recording(bundle, folder):
+        closed = {path.stem for path in segment_files(folder)[:-1]}
+        until = time.monotonic() + 5
+        while {p.stem for p in (folder / "events").glob("*.parquet")} != closed and time.monotonic() < until:
+            time.sleep(0.05)
+    return sorted((folder / "events").glob("*.parquet"))
 
 
 def imported_from(bundle, folder, source, zone="UTC"):
