@@ -15,7 +15,7 @@ KuaiRand-Pure needs PAIRLIFT_DATA, and is made smaller: every USERS_OF-th user t
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
