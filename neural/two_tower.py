@@ -43,9 +43,9 @@ class TwoTower:
     """ARGUS-like towers (`neural.model`) behind the FeaturePlugin Protocol; its options are `TowerSettings`.
 
     The product is trained as what is left over the items' mean grade, which the ranker's counters know. It is NaN
-    for an item outside the catalogue, for an item of which neither an event of the fit period nor an attribute is
-    known, and for a user of whom neither a visible event nor an attribute is known. A user with attributes and no
-    history has a vector, for the attributes say something.
+    for an item outside the catalogue, for an item of which neither an attribute is known nor an event that was trained
+    on (one before the validation slice), and for a user of whom neither a visible event nor an attribute is known. A
+    user with attributes and no history has a vector, for the attributes say something.
     """
 
     def __init__(self, **params: Any) -> None:

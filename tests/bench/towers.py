@@ -15,7 +15,7 @@ KuaiRand-Pure needs PAIRLIFT_DATA, and is made smaller: every USERS_OF-th user t
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
@@ -168,22 +168,27 @@ def wanted() -> list[tuple[dict[str, Any], int]]:
     return [(changed, seed) for changed, seeds in kinds for seed in seeds]
 
 
+def kept() -> dict[str, Any]:
+    """Return the trials that stand."""
+    found: dict[str, Any] = json.loads(TRIALS.read_text()) if TRIALS.exists() else {}
+    return found
+
+
 def run(names: list[str], until: float) -> dict[str, Any]:
     """Run what is lacking, the data sets by turns, until the time is over; return all trials."""
-    done = json.loads(TRIALS.read_text()) if TRIALS.exists() else {}
     studies: dict[str, Study] = {}
     for changed, seed in wanted():
         for data in names:
             place = f"{data} {name_of(changed)} seed={seed}"
-            if place in done or time.monotonic() > until:
+            if place in kept() or time.monotonic() > until:
                 continue
             if data not in studies:
                 studies[data] = load(data, ROOT / ".pairlift" / "bench" / "towers" / data)
-            done[place] = trial(studies[data], changed, seed, USERS_OF[data])
-            done[place]["date"] = time.strftime("%Y-%m-%d", time.gmtime())
-            print(f"{place}: {100 * done[place]['uplift']:+.2f} %, {done[place]['seconds']} s", file=sys.stderr)
-            keep(done)
-    return done
+            told = trial(studies[data], changed, seed, USERS_OF[data])
+            told["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+            print(f"{place}: {100 * told['uplift']:+.2f} %, {told['seconds']} s", file=sys.stderr)
+            keep(kept() | {place: told})
+    return kept()
 
 
 def keep(done: dict[str, Any]) -> None:
