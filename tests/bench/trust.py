@@ -28,8 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 if __name__ in ("__main__", "__mp_main__"):
     # This file's own folder would hide the package `features`.
-    sys.path[0] = str(HERE / "peers")
-    sys.path.append(str(HERE.parent))
+    sys.path[:] = [str(HERE / "peers"), str(HERE.parent), *(path for path in sys.path if Path(path) != HERE)]
 
 import click  # noqa: E402
 import numpy as np  # noqa: E402
