@@ -43,7 +43,9 @@ class FeaturePlugin(Protocol):
     """What the ranker needs of a plugin. `tests/contracts.py` holds every plugin to it.
 
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
-    raises PairliftError. `columns` are the names of its columns without the plugin's name.
+    raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
+    the same values, to the bit on one machine; a class whose fits do not repeat has the attribute
+    `deterministic = False`, and a report allows for how much its fits differ (`ranker.leaks`).
     """
 
     columns: tuple[str, ...]

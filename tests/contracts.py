@@ -66,6 +66,13 @@ class PluginContract:
         np.testing.assert_array_equal(np.isnan(alone), np.isnan(values))
         assert (np.nanmax(np.abs(alone - values), axis=0) <= bound).all()
 
+    def test_the_same_data_and_seed_give_the_same_values(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        again = self.make()
+        again.fit(fit_data(world, make_split(SplitSettings(), world.log, "UTC")))
+        same = np.array_equal(again.values(requests, histories), plugin.values(requests, histories), equal_nan=True)
+        assert same or not getattr(plugin, "deterministic", True)
+
     def test_a_candidate_does_not_depend_on_the_others(self, case: Any) -> None:
         plugin, _, requests, histories = case
         user, as_of = int(requests.user[0]), int(requests.as_of[0])
