@@ -1,23 +1,33 @@
 """Any log, through the TOML's SQL expressions, into a DuckDB file.
 
 `import_log` writes the tables `events`, `items`, `users` and `surfaces` in the contract's form (dense indexes,
-µs UTC, grades); `features.loading` reads them. What is bad is refused with the source, the column, how many rows, and
-the first few of them; no row is dropped.
+µs UTC, grades), which `features.loading` reads, and `recorded` (`features.recorded`). What is bad is refused with the
+source, the column, how many rows, and the first few of them (`features.refusals`); no row is dropped but those that
+repeat an event id.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
 from features.errors import PairliftError
+from features.recorded import recorded_in, recorded_in_files, same_files, write_recorded
+from features.refusals import Rows, refuse, refuse_beyond_float, refuse_numbers
+from features.repeats import drop_repeats
+from features.segments import FRAME, SEGMENT
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
-from features.sources import explained, relation
+from features.sources import explained, relation, source_files
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 NUMBERS = INTEGERS | {"UBIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BOOLEAN"}
-FIRST_FEW = 3
+#: of event ids, which become text
+ID_KINDS = INTEGERS | {"UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "VARCHAR", '"NULL"'}
 MOST_SURFACES = 32_767  # codes are int16
+
+#: gives the SQL type of an expression of [events], by the key that has it
+Kind = Callable[[str, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +74,48 @@ def _utc(place: str, expression: str, kind: str, zone: str) -> str:
 
 
 def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
-    """Create the temporary table `mapped`: one row for each row of the source, in its order."""
-    settings, data = mapping.events, mapping.data
-    origin = relation(settings.source, data)
-    columns = _columns_of(con, "events", settings.source, data)
+    """Create the temporary table `mapped`, one row for each event of the source, in its order; and `repeats`."""
+    settings, origin = mapping.events, relation(mapping.events.source, mapping.data)
+    columns = _columns_of(con, "events", settings.source, mapping.data)
 
     def kind(name: str, expression: str) -> str:
         return _type_of(con, origin, f"[events] {name}", expression, columns)
 
+    selected = _contract(settings, kind, mapping.zone)
+    floats = _feedback(settings, kind, selected) | _context(settings, kind, selected)
+    for name, expression in settings.columns.items():
+        if name in selected:
+            raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
+        kind(f"columns.{name}", expression)
+        selected[name] = f"({expression})"
+    selected["#event_id"] = f"({_event_id(settings, kind, columns)})::VARCHAR"
+    marked = {SEGMENT, FRAME} <= set(columns)
+    selected |= {name: name for name in (SEGMENT, FRAME) if marked}
+    select = ", ".join(f'{sql} AS "{name}"' for name, sql in selected.items())
+    told = recorded_in_files(con, source_files(settings.source, mapping.data), marked=marked)
+    with explained(f"[events] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
+        con.execute(f"CREATE TEMP TABLE mapped AS SELECT row_number() OVER () AS source_row, {select} FROM {origin}")
+    rows = Rows(origin, mapping.data)
+    _refuse_nulls(con, settings.source, rows)
+    same_files(
+        told, recorded_in_files(con, source_files(settings.source, mapping.data), marked=marked), settings.source
+    )
+    # Before repeats go: what one repeats was read all the same.
+    write_recorded(con, told | (recorded_in(con, "mapped") if marked else {}))
+    others = {name: f"[events.columns] {name} of {settings.source!r}" for name in settings.columns}
+    refuse_numbers(con, "mapped", {"propensity": "[events] propensity"} | floats | others, rows)
+    refuse_beyond_float(con, "mapped", floats, rows)
+    _narrow(con, "mapped", [name for name in floats if name.startswith("context_")])
+    drop_repeats(con, settings.source, asked=settings.event_id is not None)
+
+
+def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]:
+    """Return the SQL of each column of the contract."""
     selected = {
         name: f"({expression})::{_check_id(f'[events] {name}', kind(name, expression))}"
         for name, expression in (("user_id", settings.user_id), ("item_id", settings.item_id))
     }
-    selected["ts"] = _utc("[events] ts", settings.ts, kind("ts", settings.ts), mapping.zone)
+    selected["ts"] = _utc("[events] ts", settings.ts, kind("ts", settings.ts), zone)
     for name, cast in (
         ("surface", "VARCHAR"),
         ("organic", "BOOLEAN"),
@@ -88,6 +127,25 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         if expression is not None:
             kind(name, expression)
         selected[name] = f"({expression or 'NULL'})::{cast}"
+    return selected
+
+
+def _event_id(settings: EventsSettings, kind: Kind, columns: list[str]) -> str:
+    """Return the expression of the event id, `NULL` for none."""
+    named = next((column for column in columns if column.lower() == "event_id"), None)
+    expression = settings.event_id or named or "NULL"
+    found = kind("event_id", expression)
+    if found not in ID_KINDS:
+        raise PairliftError(
+            f"[events] event_id = {expression!r}: ids are integers or text, found {found}; write '(…)::BIGINT' or "
+            "'(…)::VARCHAR', or 'NULL' where nothing names the events"
+        )
+    return expression
+
+
+def _feedback(settings: EventsSettings, kind: Kind, selected: dict[str, str]) -> dict[str, str]:
+    """Add the columns of feedback to `selected`; return the place in the TOML of each column of numbers."""
+    places = {}
     for name, expression in settings.feedback.items():
         if name in selected:
             raise PairliftError(f"[events.feedback] {name}: this name is taken by a column of the contract; rename it")
@@ -97,44 +155,45 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
                 f"[events.feedback] {name} = {expression!r}: a number or true/false was expected, found {found}"
             )
         selected[name] = f"({expression})::{'BOOLEAN' if found == 'BOOLEAN' else 'DOUBLE'}"
+        if found != "BOOLEAN":
+            places[name] = f"[events.feedback] {name} of {settings.source!r}"
+    return places
+
+
+def _context(settings: EventsSettings, kind: Kind, selected: dict[str, str]) -> dict[str, str]:
+    """Add the columns `context_<name>` to `selected`; return the place in the TOML of each column of numbers."""
+    places = {}
     for name, expression in settings.context.items():
         found = _attribute_type(f"[events.context] {name}", kind(f"context.{name}", expression))
         if found.endswith("[]"):
             raise PairliftError(
                 f"[events.context] {name} = {expression!r}: a number or text was expected, found a list"
             )
-        selected[f"context_{name}"] = f"({expression})::{found}"
-    for name, expression in settings.columns.items():
-        if name in selected:
-            raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
-        kind(f"columns.{name}", expression)
-        selected[name] = f"({expression})"
-    select = ", ".join(f'{sql} AS "{name}"' for name, sql in selected.items())
-    with explained(f"[events] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
-        con.execute(f"CREATE TEMP TABLE mapped AS SELECT row_number() OVER () AS source_row, {select} FROM {origin}")
-    _refuse_nulls(con, settings.source)
+        selected[f"context_{name}"] = f"({expression})::{_wide(found)}"
+        if found == "FLOAT":
+            places[f"context_{name}"] = f"[events.context] {name} of {settings.source!r}"
+    return places
 
 
-def refuse(con: duckdb.DuckDBPyConnection, table: str, where: str, place: str, problem: str) -> None:
-    """Raise a PairliftError that shows how many rows of a table (or subquery) `where` is true of, and the first few."""
-    count = con.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchall()[0][0]
-    if not count:
-        return
-    # As text, for not every value of DuckDB's is one of Python's.
-    rows = con.execute(f"SELECT COLUMNS(*)::VARCHAR FROM {table} WHERE {where} LIMIT {FIRST_FEW}").fetchall()
-    shown = "\n".join(f"    {row}" for row in rows)
-    raise PairliftError(f"{place}: {problem} in {count:,} rows; the first of them:\n{shown}")
+def _wide(kind: str) -> str:
+    """Return the type in which a value of a kind is read, so that what a 32-bit float cannot hold is still seen."""
+    return "DOUBLE" if kind == "FLOAT" else kind
 
 
-def _refuse_nulls(con: duckdb.DuckDBPyConnection, source: str) -> None:
+def _narrow(con: duckdb.DuckDBPyConnection, table: str, columns: Iterable[str]) -> None:
+    for column in columns:
+        con.execute(f'ALTER TABLE {table} ALTER "{column}" TYPE FLOAT')
+
+
+def _refuse_nulls(con: duckdb.DuckDBPyConnection, source: str, rows: Rows) -> None:
     if con.execute("SELECT count(*) FROM mapped").fetchall()[0][0] == 0:
         raise PairliftError(f"[events] source = {source!r}: it has no rows")
     for column in ("user_id", "item_id", "ts"):
         place = f"[events] {column} of {source!r}"
-        refuse(con, "mapped", f"{column} IS NULL", place, "NULL where a value was expected")
+        refuse(con, "mapped", f"{column} IS NULL", place, "NULL where a value was expected", rows)
     odd = "ts < TIMESTAMP '1900-01-01' OR ts >= TIMESTAMP '9999-01-01'"
     problem = "a time outside the years 1900 to 9998 (are its seconds milliseconds?)"
-    refuse(con, "mapped", odd, f"[events] ts of {source!r}", problem)
+    refuse(con, "mapped", odd, f"[events] ts of {source!r}", problem, rows)
 
 
 def _grade(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
@@ -163,26 +222,34 @@ def _side_table(con: duckdb.DuckDBPyConnection, name: str, mapping: Mapping) -> 
     settings = mapping.items if name == "items" else mapping.users
     key = "item_id" if name == "items" else "user_id"
     if settings is None:
-        con.execute(f"CREATE TEMP TABLE {name}_mapped AS SELECT {key} FROM mapped WHERE false")
+        con.execute(f"CREATE TEMP TABLE {name}_mapped AS SELECT source_row, {key} FROM mapped WHERE false")
         return
     origin = relation(settings.source, mapping.data)
     columns = _columns_of(con, name, settings.source, mapping.data)
     expression = getattr(settings, key)
     cast = _check_id(f"[{name}] {key}", _type_of(con, origin, f"[{name}] {key}", expression, columns))
     _same_kind(con, name, key, cast)
-    selected = [f"({expression})::{cast} AS {key}"]
+    selected, narrow = [f"({expression})::{cast} AS {key}"], {}
     for column, sql in settings.columns.items():
         kind = _type_of(con, origin, f"[{name}.columns] {column}", sql, columns)
-        selected.append(f'({sql})::{_attribute_type(f"[{name}.columns] {column}", kind)} AS "{column}"')
+        kind = _attribute_type(f"[{name}.columns] {column}", kind)
+        selected.append(f'({sql})::{_wide(kind)} AS "{column}"')
+        if kind == "FLOAT":
+            narrow[column] = f"[{name}.columns] {column} of {settings.source!r}"
     for column, sql in settings.text.items():
         _type_of(con, origin, f"[{name}.text] {column}", sql, columns)
         selected.append(f'struct_pack(text := ({sql})::VARCHAR) AS "{column}"')
     with explained(f"[{name}] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
-        con.execute(f"CREATE TEMP TABLE {name}_mapped AS SELECT {', '.join(selected)} FROM {origin}")
+        select = f"SELECT row_number() OVER () AS source_row, {', '.join(selected)} FROM {origin}"
+        con.execute(f"CREATE TEMP TABLE {name}_mapped AS {select}")
+    rows = Rows(origin, mapping.data)
     place = f"[{name}] {key} of {settings.source!r}"
-    refuse(con, f"{name}_mapped", f"{key} IS NULL", place, "NULL where an id was expected")
+    refuse(con, f"{name}_mapped", f"{key} IS NULL", place, "NULL where an id was expected", rows)
     repeated = f"{key} IN (SELECT {key} FROM {name}_mapped GROUP BY 1 HAVING count(*) > 1)"
-    refuse(con, f"{name}_mapped", repeated, place, "an id that stands more than once")
+    refuse(con, f"{name}_mapped", repeated, place, "an id that stands more than once", rows)
+    refuse_numbers(con, f"{name}_mapped", narrow, rows)
+    refuse_beyond_float(con, f"{name}_mapped", narrow, rows)
+    _narrow(con, f"{name}_mapped", narrow)
 
 
 def _same_kind(con: duckdb.DuckDBPyConnection, table: str, key: str, cast: str) -> None:
@@ -240,11 +307,9 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     for name, key in (("items", "item_id"), ("users", "user_id")):
         con.execute(f"""
             CREATE TABLE {name} AS
-            SELECT (row_number() OVER (ORDER BY {key}) - 1)::INTEGER AS idx, {key}, * EXCLUDE ({key})
+            SELECT (row_number() OVER (ORDER BY {key}) - 1)::INTEGER AS idx, {key}, * EXCLUDE ({key}, source_row)
             FROM (SELECT DISTINCT {key} FROM mapped UNION SELECT {key} FROM {name}_mapped)
             LEFT JOIN {name}_mapped USING ({key}) ORDER BY idx""")
-        _refuse_infinite(con, name, f"[{name}.columns]")
-    _refuse_infinite(con, "mapped", "[events]")
     con.execute("""
         CREATE TABLE surfaces AS
         SELECT (row_number() OVER (ORDER BY surface) - 1) AS code, surface
@@ -261,20 +326,13 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         CREATE TABLE requests AS
         SELECT dense_rank() OVER (ORDER BY request_id) AS code, request_id
         FROM (SELECT DISTINCT request_id FROM mapped WHERE request_id IS NOT NULL)""")
-    with explained(f"[events] of {mapping.events.source!r}", "is a feedback value out of the range of a 32-bit float?"):
-        con.execute(f"""
-            CREATE TABLE events AS
-            SELECT u.idx AS user, i.idx AS item, epoch_us(m.ts) AS ts, m."#grade" AS grade,
-                   coalesce(s.code, -1)::SMALLINT AS surface,
-                   coalesce(m.organic::INTEGER, -1)::TINYINT AS organic,
-                   coalesce(r.code, -1) AS request,
-                   m.position, m.propensity, m."#pairable" AS pairable{"".join(f", {column}" for column in further)}
-            FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
-            LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN requests r ON r.request_id = m.request_id
-            ORDER BY m.ts, m.source_row""")
-
-
-def _refuse_infinite(con: duckdb.DuckDBPyConnection, table: str, place: str) -> None:
-    for column, kind, *_ in con.execute(f"DESCRIBE {table}").fetchall():
-        if kind in ("FLOAT", "DOUBLE"):
-            refuse(con, table, f'isinf("{column}")', f"{place} {column}", "an infinite number")
+    con.execute(f"""
+        CREATE TABLE events AS
+        SELECT u.idx AS user, i.idx AS item, epoch_us(m.ts) AS ts, m."#grade" AS grade,
+               coalesce(s.code, -1)::SMALLINT AS surface,
+               coalesce(m.organic::INTEGER, -1)::TINYINT AS organic,
+               coalesce(r.code, -1) AS request,
+               m.position, m.propensity, m."#pairable" AS pairable{"".join(f", {column}" for column in further)}
+        FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
+        LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN requests r ON r.request_id = m.request_id
+        ORDER BY m.ts, m.source_row""")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from numba import njit
 
 from features.schema import DAY, Bool
@@ -14,15 +15,22 @@ U64 = npt.NDArray[np.uint64]
 #: slots of a new table; a table is at most half full, so a key takes at most 64 bytes and 32 at best
 SMALLEST = 1 << 12
 BYTES_PER_KEY = 64
+#: texts that are an integer of at most 18 digits, as `str` writes it: nothing is hashed for them
+INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
 
 
 def keys_of(ids: pa.Array) -> U64:
-    """Return uint64[n, 2], never (0, 0): an integer with a mark, or 128 bits of a text's BLAKE2b."""
-    if pa.types.is_integer(ids.type):
-        keys = np.ones((len(ids), 2), np.uint64)
-        keys[:, 0] = np.asarray(ids.to_numpy(zero_copy_only=False)).astype(np.int64).view(np.uint64)
-        return keys
-    digests = b"".join([blake2b(text.encode(), digest_size=16).digest() for text in ids.to_pylist()])
+    """Return uint64[n, 2], never (0, 0), of n texts: an integer with a mark, or 128 bits of any other's BLAKE2b."""
+    integer = pc.match_substring_regex(ids, INTEGER)
+    keys = np.ones((len(ids), 2), np.uint64)
+    rows = integer.to_numpy(zero_copy_only=False)
+    keys[rows, 0] = ids.filter(integer).cast(pa.int64()).to_numpy().view(np.uint64)
+    keys[~rows] = _hashed(ids.filter(pc.invert(integer)).to_pylist())
+    return keys
+
+
+def _hashed(texts: list[str]) -> U64:
+    digests = b"".join([blake2b(text.encode(), digest_size=16).digest() for text in texts])
     keys = np.frombuffer(digests, np.uint64).reshape(-1, 2).copy()
     # The second half of an integer's key is 1: an even one cannot be taken for it, nor (with the bit) be zero.
     keys[:, 1] |= np.uint64(2)

@@ -38,6 +38,7 @@ from features.segments import (
     read_segment,
     segment_files,
     sync_folder,
+    with_text_ids,
 )
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,11 @@ class LogWriter:
         self._closed = threading.Event()
         self._file, self._size, self._first, self._began = -1, 0, 0, 0
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can be written any more; empty: it can."""
+        return self._broken
+
     def replay(self, after: int) -> Iterator[Frame]:
         """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
 
@@ -143,7 +149,8 @@ class LogWriter:
         self._thread.start()
 
     def append(self, events: pa.Table, aside: Any = None) -> "Future[Receipt]":
-        """Queue a batch (column `event_id`: int64 or text). The future has its receipt, or raises LogError.
+        """Queue a batch (column `event_id`: int64 or text; 7 and "7" are one id). The future has its receipt, or raises
+        LogError.
 
         aside: what `recorded` gets for the batch, beside the log.
         """
@@ -151,12 +158,14 @@ class LogWriter:
         if self._closed.is_set():
             receipt.set_exception(LogError("the log is closed: the server is stopping"))
         else:
+            events = with_text_ids(events)
             self._queue.put(_Waiting(events, aside, keys_of(_ids(events)), receipt))
         return receipt
 
     def closed_segments(self) -> list[Path]:
         """Return the segments that no more is written to."""
-        return [path for path in segment_files(self.folder) if first_number(path) != self._first]
+        # Not "all but the open one": while a segment is opened, its file is there before it is known as that.
+        return [path for path in segment_files(self.folder) if first_number(path) < self._first]
 
     def close(self) -> None:
         """Finish what is queued, then close the segment and let the folder go."""

@@ -20,9 +20,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from features.dataset import refuse
 from features.errors import PairliftError
 from features.pairs import Groups, Pairs
+from features.refusals import refuse
 from features.schema import F32, F64, I64, Bool
 from features.settings import EventsSettings, PairingSettings
 

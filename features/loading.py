@@ -72,6 +72,13 @@ def load_request_codes(database: Path) -> dict[str, int]:
         return {name: code for code, name in con.execute("SELECT code, request_id FROM requests").fetchall()}
 
 
+def load_repeats(database: Path) -> int | None:
+    """Return how many rows the import dropped, for they repeated an event id; None where the log has no event ids."""
+    with duckdb.connect(str(database), read_only=True) as con:
+        found = con.execute("SELECT rows FROM repeats").fetchall()[0][0]
+        return None if found is None else int(found)
+
+
 def _load_side(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Ids, tuple[Attribute, ...]]:
     described = con.execute(f"DESCRIBE {table}").fetchall()
     key, *columns = [(row[0], row[1]) for row in described][1:]

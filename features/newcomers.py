@@ -12,8 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: bytes of an id in the list and in the dict, with its object
+#: bytes of an id in the list and in the dict, with its object and its number's, without a text's characters
 BYTES_PER_ID = 200
+
+
+def bytes_per_id(text: bool, most: int) -> int:
+    """Return the most that an id takes. most: bytes of UTF-8 that a text may have.
+
+    One character beyond the 16-bit ones makes all of a Python text four bytes wide, and an answer with it keeps its
+    UTF-8 beside it: five bytes for each.
+    """
+    return BYTES_PER_ID + (5 * most if text else 0)
 
 
 @dataclass(frozen=True, slots=True)

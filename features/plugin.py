@@ -25,7 +25,8 @@ class FitData:
     """All that a plugin may see while it fits: nothing in it is of the booster's period or later.
 
     log: the events before t1. groups, pairs: of the towers' period (`groups.validation` marks its last
-    part; pairs count rows of `groups`). grades: names from worst to best. seed: of all randomness.
+    part; pairs count rows of `groups`). grades: names from worst to best. seed: of all randomness. zone: in which a
+    day starts.
     """
 
     log: EventLog
@@ -34,6 +35,7 @@ class FitData:
     pairs: Pairs
     grades: tuple[str, ...]
     seed: int
+    zone: str = "UTC"
 
 
 @runtime_checkable

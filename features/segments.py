@@ -4,8 +4,12 @@ A segment `<first frame, 20 digits>.log` starts with MAGIC. A frame is what one 
 (mark, checksum of the rest, number, time of arrival in µs, length) and an Arrow stream of the events. Frames
 count on from 1 through all segments. What follows the last whole frame of the last segment was never
 acknowledged: a crash tore it. A damaged frame anywhere else is an error, for frames behind it were acknowledged.
+
+Event ids are text, whatever they were on the wire. Older segments have integers too, also beside text in one segment:
+what is read from them has the form of today.
 """
 
+import hashlib
 import logging
 import os
 import struct
@@ -14,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,6 +30,8 @@ MAGIC = b"pairlift-log-1\n\0"
 MARK = b"\xf6PLf"
 HEAD = struct.Struct("<4sIQqQ")
 _CHECKED = struct.Struct("<QqQ")
+#: columns of an exported file that say from which segment (`segment_name`) and frame of it a row is
+SEGMENT, FRAME = "pairlift_segment", "pairlift_frame"
 
 
 class Frame(NamedTuple):
@@ -33,6 +40,12 @@ class Frame(NamedTuple):
     number: int
     arrival: int
     events: pa.Table
+
+
+def with_text_ids(events: pa.Table) -> pa.Table:
+    """Return events with `event_id` as text: 7 is "7"."""
+    place = events.schema.get_field_index("event_id")
+    return events.set_column(place, "event_id", events.column(place).cast(pa.string()))
 
 
 def encode(number: int, arrival: int, events: pa.Table) -> bytes:
@@ -58,7 +71,7 @@ def _decode(data: memoryview, at: int) -> tuple[Frame, int] | None:
     if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(number, arrival, length))) != checksum:
         return None
     with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
-        return Frame(number, arrival, reader.read_all()), behind
+        return Frame(number, arrival, with_text_ids(reader.read_all())), behind
 
 
 def segment_files(folder: Path) -> list[Path]:
@@ -69,6 +82,12 @@ def segment_files(folder: Path) -> list[Path]:
 def first_number(path: Path) -> int:
     """Return the number of a segment's first frame."""
     return int(path.stem)
+
+
+def segment_name(path: Path) -> str:
+    """Return the name of a closed segment that no other has, of any log: its first frame and a hash of its bytes."""
+    with path.open("rb") as file:
+        return f"{path.stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
 
 
 def first_arrival(path: Path) -> int | None:
@@ -126,11 +145,15 @@ def _cut(path: Path, size: int) -> None:
 def export_segment(path: Path, folder: Path) -> Path:
     """Write a closed segment as `<folder>/<first frame>.parquet`, `ts` as a timestamp in UTC; return the file.
 
-    The file appears whole or not at all.
+    SEGMENT and FRAME say where each row is from. The file appears whole or not at all.
     """
     folder.mkdir(exist_ok=True)
     target = folder / f"{path.stem}.parquet"
-    events = pa.concat_tables([f.events for f in read_segment(path, last=False)], promote_options="permissive")
+    frames = list(read_segment(path, last=False))
+    events = pa.concat_tables([f.events for f in frames], promote_options="permissive")
+    number = np.repeat([f.number for f in frames], [f.events.num_rows for f in frames])
+    events = events.append_column(SEGMENT, pa.array([segment_name(path)] * len(number), pa.string()))
+    events = events.append_column(FRAME, pa.array(number, pa.int64()))
     place = events.schema.get_field_index("ts")
     events = events.set_column(place, "ts", events["ts"].cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")))
     partial = target.with_suffix(".partial")

@@ -58,12 +58,15 @@ class EventsSettings(Settings):
     columns: whatever else the conditions of grades and of `pairing.where` read; nothing else sees them.
     position: 1 is the first place of the list. propensity: the chance, in (0, 1], with which the logging policy showed
     this item at this place. Both are for `[pairing]` corrections and conditions, and never features.
+    event_id: an integer or text that names each event (7 and '7' are one name): of rows with the same one, the first
+    is imported and the others are counted. Left out: the column `event_id` where the source has one; "NULL" for none.
     """
 
     source: str
     user_id: str = "user_id"
     item_id: str = "item_id"
     ts: str = "ts"
+    event_id: str | None = None
     surface: str | None = None
     organic: str | None = None
     request_id: str | None = None

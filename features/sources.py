@@ -1,5 +1,6 @@
 """What a TOML's `source` stands for: a path or glob, or a DuckDB table expression; and errors that say where."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,12 +52,13 @@ def _unquoted(literal: str) -> str:
 def _as_path(source: str, data: Path) -> Path | None:
     """Return the path or glob that a source is, None for a table expression such as `read_csv('log.csv')`."""
     path = data / source.replace("{data}", str(data))
-    return path if path.exists() or "(" not in source else None
+    # An expression may be longer than a file's name can be, which os.path takes for a file that is not there.
+    return path if os.path.exists(path) or "(" not in source else None
 
 
 def _files(name: str, data: Path) -> list[Path]:
     full = data / name
-    found = [full] if full.is_file() else [Path(p) for p in glob(str(full), recursive=True)]
+    found = [full] if os.path.isfile(full) else [Path(p) for p in glob(str(full), recursive=True)]
     return sorted(p for p in found if p.is_file())
 
 

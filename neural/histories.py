@@ -5,15 +5,21 @@ NumPy and numba alone: training and serving build their batches with this code.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numba import njit
 
 from features.histories import Histories
-from features.schema import DAY, F32, I8, I16, I32, I64, SECOND
+from features.schema import F32, HOUR, I8, I16, I32, I64, SECOND
+from features.split import utc
 
-#: `lag` of vectors that are computed once a day, at 00:00 UTC
+#: `lag` of vectors that are computed once a day, at 00:00 of `[time] zone`
 DAILY = "daily"
+#: a zone's offset from UTC changes at a quarter of an hour only
+QUARTER = HOUR // 4
 #: code columns of a token, in this order
 CODES = ("grade", "surface", "organic", "gap")
 N_GAPS = 14
@@ -60,30 +66,50 @@ class TokenSpec:
 class Tokens:
     """b histories, right padded to t tokens, oldest event first; k signals.
 
-    item: int64[b, t], `n_items` for an unknown one and for padding. codes: int64[b, t, 4] as `CODES`, 0 unknown.
-    signals: float32[b, t, 2k], the scaled values (0 where unknown) and then whether they are known.
-    length: int64[b].
+    item: int64[b, t], `n_items` for an unknown one and for padding. ts: int64[b, t], 0 for padding. codes:
+    int64[b, t, 4] as `CODES`, 0 unknown. signals: float32[b, t, 2k], the scaled values (0 where unknown) and then
+    whether they are known. length: int64[b].
     """
 
     item: I64
+    ts: I64
     codes: I64
     signals: F32
     length: I64
 
     def surprise(self, expected: F32) -> F32:
-        """Return float32[b, t, k]: each known signal less what its item leads one to expect, 0 where unknown.
+        """Return float32[b, t, k]: each known signal less what its item led one to expect, 0 where unknown.
 
-        expected: float32[n_items + 1, k], the items' mean signals. A like of what everyone likes says little of a user.
+        expected: float32[b, t, k], `ItemSignals.before` each event. A like of what everyone likes says little of a
+        user.
         """
-        k = expected.shape[1]
-        return self.signals[..., :k] - expected[self.item] * self.signals[..., k:]
+        k = expected.shape[-1]
+        return self.signals[..., :k] - expected * self.signals[..., k:]
 
 
-def cut_times(as_of: I64, lag: int | str) -> I64:
-    """Return int64[g]: events with `ts <` this are visible at `as_of`, for a lag in µs or `DAILY`."""
-    if lag == DAILY:
-        return as_of // DAY * DAY
-    return as_of - int(lag)
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How much later than it happened an event is seen: µs, or `DAILY` at 00:00 of a time zone."""
+
+    value: int | str
+    zone: str = "UTC"
+
+    def cut(self, as_of: I64) -> I64:
+        """Return int64[g]: events with `ts <` this are visible at `as_of`."""
+        if self.value != DAILY:
+            return as_of - int(self.value)
+        quarters, place = np.unique(as_of // QUARTER, return_inverse=True)
+        return np.array([_midnight(int(quarter), self.zone) for quarter in quarters], np.int64)[place]
+
+
+@lru_cache(maxsize=100_000)
+def _midnight(quarter: int, zone: str) -> int:
+    """Return µs UTC at which the day of a quarter of an hour since 1970 began on the clocks of a zone.
+
+    Where 00:00 comes twice it is the first one; where clocks skip it, the instant at which they do.
+    """
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(minutes=15 * quarter)
+    return utc(at.astimezone(ZoneInfo(zone)).date(), zone)
 
 
 def raw_signals(grade: I8, feedback: F32) -> F32:
@@ -118,13 +144,14 @@ def _code(value: int, size: int) -> int:
 @njit(cache=True, nogil=True)
 def _fill(
     start: I64, stop: I64, first: I64, item_in: I32, ts: I64, grade: I8, surface: I16, organic: I8, feedback: F32,
-    sizes: I64, mean: F32, scale: F32, n_items: int, item: I64, codes: I64, signals: F32,
+    sizes: I64, mean: F32, scale: F32, n_items: int, item: I64, at: I64, codes: I64, signals: F32,
 ) -> None:  # fmt: skip
     k = len(mean)
     for b in range(len(start)):
         for row in range(start[b], stop[b]):
             t = row - start[b]
             item[b, t] = item_in[row] if 0 <= item_in[row] < n_items else n_items
+            at[b, t] = ts[row]
             codes[b, t, 0] = _code(grade[row], sizes[0])
             codes[b, t, 1] = _code(surface[row], sizes[1])
             codes[b, t, 2] = _code(organic[row], sizes[2])
@@ -146,6 +173,7 @@ def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: To
     length = (stop - start).astype(np.int64)
     b, t = len(start), max(int(length.max(initial=0)), 1)
     item = np.full((b, t), spec.n_items, np.int64)
+    ts = np.zeros((b, t), np.int64)
     codes = np.zeros((b, t, len(CODES)), np.int64)
     signals = np.zeros((b, t, 2 * spec.n_signals), np.float32)
     h = histories
@@ -154,14 +182,14 @@ def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: To
     _fill(
         start, stop, first, h.item, h.ts, h.grade, h.surface, h.organic, h.feedback,
         np.array(spec.code_sizes, np.int64), np.array(spec.signal_mean, np.float32),
-        np.array(spec.signal_scale, np.float32), spec.n_items, item, codes, signals,
+        np.array(spec.signal_scale, np.float32), spec.n_items, item, ts, codes, signals,
     )  # fmt: skip
-    return Tokens(item, codes, signals, length)
+    return Tokens(item, ts, codes, signals, length)
 
 
-def visible(histories: Histories, user: I32, as_of: I64, lag: int | str, length: int) -> tuple[I64, I64]:
+def visible(histories: Histories, user: I32, as_of: I64, lag: Lag, length: int) -> tuple[I64, I64]:
     """Return int64[g] start and stop rows of each user's last `length` events with `ts < as_of` less the lag."""
-    start, stop = histories.before(user, cut_times(as_of, lag))
+    start, stop = histories.before(user, lag.cut(as_of))
     return np.maximum(start, stop - length), stop
 
 

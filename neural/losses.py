@@ -23,8 +23,9 @@ def next_item(
     the target is in it once, uncorrected, so a negative equal to it is left out (Khrylchenko et al., arXiv 2507.09331).
     """
     scale = 1 / clipped_temperature(log_temperature)
-    positive = (query * key[target]).sum(-1) * scale
-    logits = query @ key[negative].T * scale - log_expected
+    # Not `key[target]`: the gradient of that has no fixed order, or one thread.
+    positive = (query * F.embedding(target, key)).sum(-1) * scale
+    logits = query @ F.embedding(negative, key).T * scale - log_expected
     logits = logits.masked_fill(target[:, None] == negative[None, :], float("-inf"))
     return (torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1) - positive).mean()
 

@@ -1,65 +1,17 @@
 """What training reads: windows of whole histories, and what is looked up in their states. NumPy alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from features.histories import Histories
 from features.pairs import Groups, Pairs
 from features.plugin import FitData
-from features.schema import F32, I32, I64, Bool, EventLog
+from features.schema import F32, I32, I64, Bool, Catalog, EventLog
 from neural.entities import Entities, count_values, encode, table_rows
-from neural.histories import (
-    Tokens,
-    TokenSpec,
-    Windows,
-    batches,
-    cut_times,
-    known_scale,
-    make_tokens,
-    raw_signals,
-)
+from neural.expected import ItemSignals, ranges
+from neural.histories import Lag, Tokens, TokenSpec, Windows, batches, known_scale, make_tokens, raw_signals
 from neural.settings import TowerSettings
-
-#: an item's mean signal is drawn towards the mean of all, as by so many events of the latter
-PRIOR_EVENTS = 10.0
-
-
-def ranges(start: I64, stop: I64) -> I64:
-    """Return the concatenation of `start[k] .. stop[k] - 1`."""
-    sizes = stop - start
-    ends = np.cumsum(sizes)
-    return np.repeat(start - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
-
-
-def expected_signals(log: EventLog, spec: TokenSpec) -> F32:
-    """Return float32[n_items + 1, k]: the items' mean scaled signals, 0 (the mean of all) for an unknown one."""
-    raw = raw_signals(log.grade, log.feedback)
-    scaled = (raw - np.array(spec.signal_mean)) / np.array(spec.signal_scale)
-    columns = []
-    for k in range(spec.n_signals):
-        known = np.isfinite(scaled[:, k])
-        item = log.item[known]
-        total = np.bincount(item, scaled[known, k], minlength=spec.n_items + 1)
-        columns.append(total / (np.bincount(item, minlength=spec.n_items + 1) + PRIOR_EVENTS))
-    return np.asarray(np.stack(columns, axis=1), np.float32)
-
-
-class ItemGrades:
-    """The items' mean scaled grade as of any time: what the ranker's counters know without a tower."""
-
-    def __init__(self, log: EventLog, spec: TokenSpec) -> None:
-        self._events = Histories.build(replace(log, user=log.item, item=log.user), spec.n_items)
-        known = self._events.grade >= 0
-        scaled = np.where(known, (self._events.grade - spec.signal_mean[0]) / spec.signal_scale[0], 0.0)
-        self._count = np.concatenate([[0], np.cumsum(known)])
-        self._total = np.concatenate([[0.0], np.cumsum(scaled)])
-
-    def before(self, item: I32, cut: I64) -> F32:
-        """Return float32[n]: over each item's events with `ts < cut`, drawn towards 0; 0 for an unknown item."""
-        start, stop = self._events.before(item, cut)
-        count = self._count[stop] - self._count[start]
-        return np.asarray((self._total[stop] - self._total[start]) / (count + PRIOR_EVENTS), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +80,13 @@ class Lookout:
     A group's state is that of (as_of - lag); there is never one pass for each impression.
     """
 
-    def __init__(self, histories: Histories, groups: Groups, pairs: Pairs, spec: TokenSpec, lag: int | str) -> None:
+    def __init__(self, histories: Histories, groups: Groups, pairs: Pairs, spec: TokenSpec, lag: Lag) -> None:
         self.histories, self.spec, self.requests = histories, spec, groups.requests
         self.windows = Windows.build(histories, spec.length)
         user = np.repeat(np.arange(len(histories.offsets) - 1, dtype=np.int32), np.diff(histories.offsets))
         rows = np.arange(len(user), dtype=np.int64)
         self.events = Lookups.build(self.windows, user, rows - histories.offsets[user], rows)
-        start, stop = histories.before(self.requests.user, cut_times(self.requests.as_of, lag))
+        start, stop = histories.before(self.requests.user, lag.cut(self.requests.as_of))
         known = np.flatnonzero(self.requests.user >= 0)
         self.groups = Lookups.build(self.windows, self.requests.user[known], (stop - start)[known], known)
         self.surface = spec.surface_code(self.requests.surface)
@@ -184,10 +136,10 @@ class Lookout:
 class Prepared:
     """All inputs of a fit.
 
-    rows: of the shared table. popularity: int64[n_items] events. expected: float32[n_items + 1, k]. binary:
-    bool[k - 1], the feedback columns of 0 and 1 alone. event_offset: float32[rows of the histories] and
-    candidate_offset: float32[impressions], `ItemGrades` before each. events: bool[rows of the histories], tuned, held:
-    bool[groups], what pre-training, fine-tuning and the choice of the epoch may read.
+    rows: of the shared table. popularity: int64[n_items] events before the validation slice. expected: of all events.
+    binary: bool[k - 1], the feedback columns of 0 and 1 alone. event_offset: float32[rows of the histories] and
+    candidate_offset: float32[impressions], the item's mean grade before each. events: bool[rows of the histories],
+    tuned, held: bool[groups], what pre-training, fine-tuning and the choice of the epoch may read.
     """
 
     spec: TokenSpec
@@ -196,7 +148,7 @@ class Prepared:
     users: Entities
     rows: int
     popularity: I64
-    expected: F32
+    expected: ItemSignals
     binary: Bool
     lookout: Lookout
     event_offset: F32
@@ -206,20 +158,29 @@ class Prepared:
     held: Bool
 
 
+def _spec(learned: EventLog, catalog: Catalog, n_grades: int, length: int) -> TokenSpec:
+    """Return the vocabulary and the scale of what is learned from, whatever else the catalogue has."""
+    mean, scale = known_scale(raw_signals(learned.grade, learned.feedback))
+    n_surfaces = int(learned.surface.max(initial=-1)) + 1
+    return TokenSpec(catalog.n_items, n_grades, n_surfaces, mean, scale, length)
+
+
 def prepare(data: FitData, settings: TowerSettings) -> Prepared:
-    """Arrange the data of a fit. What is of the validation slice's time is a target of neither phase."""
-    log, catalog = data.log, data.catalog
-    raw = raw_signals(log.grade, log.feedback)
-    mean, scale = known_scale(raw)
-    spec = TokenSpec(catalog.n_items, len(data.grades), len(catalog.surfaces), mean, scale, settings.history)
-    histories = Histories.build(log, catalog.n_users)
-    popularity = np.bincount(log.item, minlength=catalog.n_items)
-    activity = np.bincount(log.user, minlength=catalog.n_users)
+    """Arrange the data of a fit.
+
+    What is of the validation slice's time is a target of neither phase, and nothing is counted or scaled by it: it
+    is read as what stands in the histories of the held groups, and the towers are served as they were trained.
+    """
+    catalog, r, validation = data.catalog, data.groups.requests, data.groups.validation
+    boundary = int(r.as_of[validation].min()) if validation.any() else np.iinfo(np.int64).max
+    learned = data.log.until(boundary)
+    spec = _spec(learned, catalog, len(data.grades), settings.history)
+    histories = Histories.build(data.log, catalog.n_users)
+    popularity = np.bincount(learned.item, minlength=catalog.n_items)
+    activity = np.bincount(learned.user, minlength=catalog.n_users)
     rows = table_rows(count_values(catalog.n_items, catalog.item_attributes + catalog.user_attributes))
-    grades = ItemGrades(log, spec)
-    r, validation = data.groups.requests, data.groups.validation
-    lookout = Lookout(histories, data.groups, data.pairs, spec, settings.lag)
-    boundary = r.as_of[validation].min() if validation.any() else np.iinfo(np.int64).max
+    expected = ItemSignals.build(data.log, spec)
+    lookout = Lookout(histories, data.groups, data.pairs, spec, Lag(settings.lag, data.zone))
     return Prepared(
         spec=spec,
         histories=histories,
@@ -227,11 +188,11 @@ def prepare(data: FitData, settings: TowerSettings) -> Prepared:
         users=encode(activity, catalog.user_attributes, rows, None, salt=2),
         rows=rows,
         popularity=popularity,
-        expected=expected_signals(log, spec),
-        binary=np.all(~np.isfinite(log.feedback) | (log.feedback == 0) | (log.feedback == 1), axis=0),
+        expected=expected,
+        binary=np.all(~np.isfinite(learned.feedback) | np.isin(learned.feedback, (0, 1)), axis=0),
         lookout=lookout,
-        event_offset=grades.before(histories.item, histories.ts),
-        candidate_offset=grades.before(r.item, r.as_of[r.row_request()]),
+        event_offset=expected.before(histories.item, histories.ts)[:, 0],
+        candidate_offset=expected.before(r.item, r.as_of[r.row_request()])[:, 0],
         events=histories.ts < boundary,
         tuned=~validation & lookout.with_pairs,
         held=validation & lookout.with_pairs,

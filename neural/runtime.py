@@ -11,15 +11,19 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 
+from features.arrays import load_arrays
 from features.errors import PairliftError
 from features.histories import Histories
 from features.schema import F32, I32, I64, Bool, Requests
 from neural.entities import Entities
-from neural.histories import TokenSpec, batches, make_tokens, visible
+from neural.expected import ItemSignals
+from neural.histories import Lag, TokenSpec, batches, make_tokens, visible
 
 log = logging.getLogger(__name__)
 
 USER_TOWER, ITEM_TOWER, SPEC = "user_tower.onnx", "item_tower.onnx", "tokens.json"
+#: a folder, of `ItemSignals`
+EXPECTED = "expected"
 USER_INPUTS = ("item", "codes", "signals", "surprise", "user", "length", "surface")
 ITEM_INPUTS = ("slots", "weight", "numbers")
 #: padded tokens of one call to the user tower: enough for speed, and little enough for the caches
@@ -55,16 +59,14 @@ def open_session(path: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What the towers were asked once, after fit; d = width, k signals. One .npy file each.
+    """What the towers were asked once, after fit; d = width. One .npy file each.
 
     items: float32[n_items + 1, d], the unknown item's last. known_items: bool[n_items].
-    expected: float32[n_items + 1, k], as for `Tokens.surprise`.
     users: float32[u, d], the first tokens of all distinct users, the unknown one's last. user_row: int64[n_users].
     """
 
     items: F32
     known_items: Bool
-    expected: F32
     users: F32
     user_row: I64
 
@@ -74,7 +76,7 @@ class Vectors:
         at = np.append(np.where(items < 0, cold_item, items), cold_item)
         known = np.append(self.known_items, False)[at[:-1]]
         user_row = np.append(self.user_row, cold_user)[users]  # -1: the last place
-        return Vectors(self.items[at], known, self.expected[at], self.users, user_row)
+        return Vectors(self.items[at], known, self.users, user_row)
 
     def save(self, folder: Path) -> None:
         """Write the arrays into a folder."""
@@ -90,8 +92,8 @@ class Vectors:
 class Runtime:
     """The user tower's session with the vectors. Immutable, so any number of threads may share it."""
 
-    def __init__(self, session: Any, spec: TokenSpec, vectors: Vectors, lag: int | str) -> None:
-        self.session, self.spec, self.vectors, self.lag = session, spec, vectors, lag
+    def __init__(self, session: Any, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag) -> None:
+        self.session, self.spec, self.vectors, self.expected, self.lag = session, spec, vectors, expected, lag
         # The row of a cold item is the last one, of NaN.
         self._candidates = np.where(np.append(vectors.known_items, False)[:, None], vectors.items, np.float32(np.nan))
 
@@ -132,9 +134,10 @@ class Runtime:
         vectors = np.empty((key.shape[1], self.vectors.items.shape[1]), np.float32)
         for at in batches(stop - start, BUDGET):
             tokens = make_tokens(histories, user[at].astype(np.int32), start[at], stop[at], self.spec)
+            surprise = tokens.surprise(self.expected.before(tokens.item, tokens.ts))
             inputs = (
-                self.vectors.items[tokens.item], tokens.codes, tokens.signals,
-                tokens.surprise(self.vectors.expected), self.vectors.users[token[at]], tokens.length, surface[at],
+                self.vectors.items[tokens.item], tokens.codes, tokens.signals, surprise,
+                self.vectors.users[token[at]], tokens.length, surface[at],
             )  # fmt: skip
             vectors[at] = self.session.run(None, dict(zip(USER_INPUTS, inputs, strict=True)))[0]
         vectors[(start == stop) & (token == len(self.vectors.users) - 1)] = np.nan
@@ -164,9 +167,10 @@ def save_spec(folder: Path, spec: TokenSpec) -> None:
     (folder / SPEC).write_text(json.dumps(asdict(spec)))
 
 
-def load_runtime(folder: Path, lag: int | str) -> Runtime:
+def load_runtime(folder: Path, lag: Lag) -> Runtime:
     """Open what a fit wrote into a folder."""
     told: dict[str, Any] = json.loads((folder / SPEC).read_text())
     told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
     spec = TokenSpec(**told)
-    return Runtime(open_session(folder / USER_TOWER), spec, Vectors.load(folder), lag)
+    expected = load_arrays(folder / EXPECTED, ItemSignals)
+    return Runtime(open_session(folder / USER_TOWER), spec, Vectors.load(folder), expected, lag)

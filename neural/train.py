@@ -1,13 +1,16 @@
 """Pre-train on the events before the validation slice, fine-tune on the pairs before it, keep the best epoch."""
 
+import contextlib
 import copy
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -47,7 +50,7 @@ class Seen:
 
     def of(self, item: I64) -> Tensor:
         """Return the vectors of items, [..., d]."""
-        return self.items[self.places(item)]
+        return take(self.items, self.places(item))
 
     def places(self, item: I64) -> Tensor:
         """Return int64[...] rows of `items`."""
@@ -55,8 +58,13 @@ class Seen:
 
     def at(self, window: I64, state: I64) -> tuple[Tensor, Tensor]:
         """Return [n, d] states and tastes."""
-        place = torch.from_numpy(window), torch.from_numpy(state)
-        return self.states[place], self.taste[place]
+        place = torch.from_numpy(window * self.states.shape[1] + state)
+        return take(self.states.flatten(0, 1), place), take(self.taste.flatten(0, 1), place)
+
+
+def take(rows: Tensor, places: Tensor) -> Tensor:
+    """Return `rows[places]`, [..., d] of [n, d]; its gradient is summed in one order, and by several threads."""
+    return F.embedding(places, rows)
 
 
 def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,10 +117,10 @@ class Trainer:
         items = self.item_vectors(ids)
         users = torch.from_numpy(batch.user.astype(np.int64))
         states, taste = self.model.user.states(
-            items[torch.from_numpy(np.searchsorted(ids, tokens.item))],
+            take(items, torch.from_numpy(np.searchsorted(ids, tokens.item))),
             torch.from_numpy(tokens.codes),
             torch.from_numpy(tokens.signals),
-            torch.from_numpy(tokens.surprise(self.inputs.expected)),
+            torch.from_numpy(tokens.surprise(self.inputs.expected.before(tokens.item, tokens.ts))),
             self.model.user_token(*entity_inputs(self.inputs.users, users)),
         )
         return Seen(states, taste, items, ids)
@@ -121,7 +129,7 @@ class Trainer:
         """Return [m]: the training score of every candidate of the batch's groups."""
         states, taste = seen.at(batch.group_at, batch.group_state)
         users = self.model.user.vectors(states, taste, torch.from_numpy(batch.surface))
-        dot = (users[torch.from_numpy(batch.group)] * seen.of(batch.item)).sum(-1)
+        dot = (take(users, torch.from_numpy(batch.group)) * seen.of(batch.item)).sum(-1)
         return self.model.residual(dot, torch.from_numpy(self.inputs.candidate_offset[batch.row]))
 
     # The losses of a batch
@@ -165,13 +173,13 @@ class Trainer:
     def finetune_loss(self, batch: Batch) -> Tensor:
         """The ranker's own loss over the pairs of the batch's groups."""
         score = self.scores(batch, self.look(batch, np.empty(0, np.int64)))
-        winner, loser = score[torch.from_numpy(batch.winner)], score[torch.from_numpy(batch.loser)]
+        winner, loser = (score.index_select(0, torch.from_numpy(rows)) for rows in (batch.winner, batch.loser))
         return losses.pairwise(winner, loser, torch.from_numpy(batch.weight))
 
     # Epochs
 
     def accuracy(self, groups: Bool) -> float:
-        """Return the PairAccuracy (a tie is wrong) of the training score on the groups of the mask."""
+        """Return the PairAccuracy of the training score on the groups of the mask."""
         self.model.eval()
         right = total = 0.0
         lookout = self.inputs.lookout
@@ -179,7 +187,8 @@ class Trainer:
             for chosen in lookout.plan(self.no_events, groups, 4 * self.settings.batch_tokens, None):
                 batch = lookout.make(chosen, self.no_events, groups)
                 score = self.scores(batch, self.look(batch, np.empty(0, np.int64))).numpy()
-                right += float(batch.weight[score[batch.winner] > score[batch.loser]].sum(dtype=np.float64))
+                ahead = score[batch.winner] - score[batch.loser]
+                right += float((batch.weight * (np.sign(ahead) + 1) / 2).sum(dtype=np.float64))
                 total += float(batch.weight.sum(dtype=np.float64))
         return right / max(total, 1e-12)
 
@@ -246,27 +255,36 @@ def make_optimizer(model: Argus, settings: TowerSettings) -> torch.optim.Optimiz
     )
 
 
-def fit(data: FitData, settings: TowerSettings) -> Trained:
-    """Train the towers; the same data, settings and seed give the same model on one machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
+@contextlib.contextmanager
+def repeatable(threads: int, seed: int) -> Iterator[None]:
+    """Let torch compute on so many threads, from this seed and with deterministic kernels alone; then as before."""
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(data.seed)
-            trainer = Trainer(prepare(data, settings), settings, data.seed)
-            optimizer = make_optimizer(trainer.model, settings)
-            trainer.phase("pre-train", optimizer, settings.learning_rate, settings.pretrain_epochs)
-            rate = settings.finetune_rate * settings.learning_rate
-            trainer.phase("fine-tune", optimizer, rate, settings.finetune_epochs)
+            torch.manual_seed(seed)
+            yield
     finally:
-        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+        torch.set_num_threads(before)
+
+
+def fit(data: FitData, settings: TowerSettings) -> Trained:
+    """Train the towers; the same data, settings (threads too) and seed give the same bits on one machine."""
+    with repeatable(settings.threads, data.seed):
+        trainer = Trainer(prepare(data, settings), settings, data.seed)
+        optimizer = make_optimizer(trainer.model, settings)
+        trainer.phase("pre-train", optimizer, settings.learning_rate, settings.pretrain_epochs)
+        rate = settings.finetune_rate * settings.learning_rate
+        trainer.phase("fine-tune", optimizer, rate, settings.finetune_epochs)
     trainer.model.eval()
     return Trained(trainer.model, trainer.inputs, {"epochs": trainer.epochs})
 
 
-def user_tokens(trained: Trained) -> tuple[F32, I64]:
+def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
     """Return the distinct users' first tokens, float32[k, d] (the unknown one's last), and int64[n_users] places."""
     rows, place = trained.inputs.users.distinct()
-    with torch.no_grad():
+    with repeatable(threads, 0), torch.no_grad():
         tokens = trained.model.user_token(*entity_inputs(trained.inputs.users, torch.from_numpy(rows)))
     return np.asarray(tokens.numpy(), np.float32), place.astype(np.int64)

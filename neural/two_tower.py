@@ -4,17 +4,21 @@ import json
 import shutil
 import tempfile
 import weakref
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from features.arrays import save_arrays
 from features.errors import PairliftError
 from features.histories import Histories
 from features.plugin import FitData
 from features.schema import F32, I32, Requests
+from neural.expected import ItemSignals
+from neural.histories import Lag
 from neural.runtime import (
+    EXPECTED,
     ITEM_TOWER,
     SPEC,
     USER_TOWER,
@@ -29,21 +33,25 @@ from neural.settings import TowerSettings
 
 ABOUT = "two_tower.json"
 ARRAYS = tuple(f"{name}.npy" for name in Vectors.__slots__)
-FILES = (ABOUT, SPEC, USER_TOWER, ITEM_TOWER, *ARRAYS)
+SIGNALS = tuple(f"{EXPECTED}/{name}" for name in ("fields.json", *(f"{f.name}.npy" for f in fields(ItemSignals))))
+FILES = (ABOUT, SPEC, USER_TOWER, ITEM_TOWER, *ARRAYS, *SIGNALS)
+#: of what `save` writes; in the first one, an item's expected signals were one mean of the whole fit period
+FORMAT = 2
 
 
 class TwoTower:
     """ARGUS-like towers (`neural.model`) behind the FeaturePlugin Protocol; its options are `TowerSettings`.
 
     The product is trained as what is left over the items' mean grade, which the ranker's counters know. It is NaN
-    for an item outside the catalogue, for an item of which neither an event of the fit period nor an attribute is
-    known, and for a user of whom neither a visible event nor an attribute is known. A user with attributes and no
-    history has a vector, for the attributes say something.
+    for an item outside the catalogue, for an item of which neither an attribute is known nor an event that was trained
+    on (one before the validation slice), and for a user of whom neither a visible event nor an attribute is known. A
+    user with attributes and no history has a vector, for the attributes say something.
     """
 
     def __init__(self, **params: Any) -> None:
         self.settings = TowerSettings(**params)
         self.columns: tuple[str, ...] = _column_names(self.settings)
+        self.zone = "UTC"
         self.report: dict[str, Any] = {}
         self._runtime: Runtime | None = None
         self._folder: Path | None = None
@@ -61,17 +69,18 @@ class TwoTower:
         from neural.train import fit, user_tokens
 
         trained = fit(data, self.settings)
-        inputs = trained.inputs
+        inputs, self.zone = trained.inputs, data.zone
         self._folder = folder = Path(tempfile.mkdtemp(prefix="pairlift-towers-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
-        Vectors(items, inputs.items.known[:-1], inputs.expected, *user_tokens(trained)).save(folder)
+        Vectors(items, inputs.items.known[:-1], *user_tokens(trained, self.settings.threads)).save(folder)
+        save_arrays(folder / EXPECTED, inputs.expected)
         save_spec(folder, inputs.spec)
         self.report = trained.report
-        about = {"settings": self.settings.model_dump(), "report": self.report}
+        about = {"format": FORMAT, "settings": self.settings.model_dump(), "zone": self.zone, "report": self.report}
         (folder / ABOUT).write_text(json.dumps(about, indent=1))
-        self._runtime = load_runtime(folder, self.settings.lag)
+        self._runtime = load_runtime(folder, Lag(self.settings.lag, self.zone))
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, len(columns)] in the order of `columns`."""
@@ -101,6 +110,7 @@ class TwoTower:
         folder = Path(tempfile.mkdtemp(prefix="pairlift-towers-"))
         self.save(folder)
         self.runtime.vectors.recoded(items, users).save(folder)
+        save_arrays(folder / EXPECTED, self.runtime.expected.recoded(items))
         save_spec(folder, replace(self.runtime.spec, n_items=len(items)))
         moved = type(self).load(folder)
         weakref.finalize(moved, shutil.rmtree, folder, ignore_errors=True)
@@ -110,6 +120,7 @@ class TwoTower:
         """Copy the fitted files into an empty folder: two ONNX towers, the arrays, two JSON files."""
         if self._folder is None:
             raise PairliftError("TwoTower is not fitted: call fit() or load() first")
+        (folder / EXPECTED).mkdir()
         for name in FILES:
             shutil.copyfile(self._folder / name, folder / name)
 
@@ -117,10 +128,14 @@ class TwoTower:
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. The folder must stay for as long as the plugin may be saved again."""
         about = json.loads((folder / ABOUT).read_text())
+        if about.get("format") != FORMAT:
+            raise PairliftError(
+                f"{folder / ABOUT}: towers of format {FORMAT} were expected, found {about.get('format', 1)}; train anew"
+            )
         plugin = cls(**about["settings"])
-        plugin.report = about["report"]
+        plugin.zone, plugin.report = about["zone"], about["report"]
         plugin._folder = folder
-        plugin._runtime = load_runtime(folder, plugin.settings.lag)
+        plugin._runtime = load_runtime(folder, Lag(plugin.settings.lag, plugin.zone))
         return plugin
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
+from features.segments import FRAME, SEGMENT
 
 #: columns of `Batch.events` beside the ids and ts; a file may lack them
 OPTIONAL = {"surface": pa.string(), "organic": pa.bool_(), "request_id": pa.string(), "position": pa.int32()}
@@ -66,7 +67,8 @@ def _batch(path: Path, table: pa.Table) -> Batch:
             columns["ts"] = table["ts"].cast(pa.timestamp("us", table["ts"].type.tz)).cast(pa.int64())
         for name, kind in OPTIONAL.items():
             columns[name] = table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)
-        rest = [name for name in table.column_names if name not in columns and name != "grade"]
+        # A file that a server exported may be recorded into another log.
+        rest = [name for name in table.column_names if name not in {*columns, "grade", SEGMENT, FRAME}]
         feedback = {name: _feedback(table[name].combine_chunks()) for name in rest}
     except pa.ArrowInvalid as error:
         raise PairliftError(f"{path}: {error}") from error

@@ -23,6 +23,7 @@ import numpy as np
 from features.arrays import load_arrays, save_arrays
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin, plugin_class
+from features.recorded import Recorded
 from features.rows import FeatureSpec
 from features.schema import F32, F64
 from features.snapshot import load_state, save_state
@@ -34,7 +35,8 @@ from ranker.hashes import hash_file, hash_value
 from ranker.scorer import Scorer, checked_scorer
 
 #: 2: importance.json, and the split in the manifest
-FORMAT = 2
+#: 3: PairAccuracy counts ties as one half; which recorded events the training read
+FORMAT = 3
 
 IMPORTANCE = "importance.json"
 
@@ -43,7 +45,8 @@ IMPORTANCE = "importance.json"
 class Bundle:
     """A loaded bundle, immutable. columns: the booster's, in order: those of `spec`, then `<plugin>__<column>`.
 
-    scorer: the compiled booster, None where LightGBM's own predict must do.
+    scorer: the compiled booster, None where LightGBM's own predict must do. recorded: what of recorded
+    logs `state` has.
     """
 
     folder: Path
@@ -55,6 +58,7 @@ class Bundle:
     plugins: dict[str, FeaturePlugin]
     booster: lgb.Booster
     cooccurrence: Cooccurrence
+    recorded: Recorded = field(default_factory=dict)
     scorer: Scorer | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,10 +84,12 @@ def write_bundle(
     measured: dict[str, Any],
     importance: dict[str, Any],
     split: Split,
+    recorded: Recorded,
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step.
 
     measured: figures of the test. importance: see `ranker.explain`. split: of the log that it was trained on.
+    recorded: which recorded events are in that log.
     """
     with _in_its_place(folder.resolve()) as partial:
         (partial / "pairlift.toml").write_text(config.text)
@@ -102,6 +108,7 @@ def write_bundle(
             "snapshot_time": state.end,
             "split": asdict(split),
             "measured": measured,
+            "recorded": {segment: list(frames) for segment, frames in recorded.items()},
             "files": files,
         }
         manifest["version"] = hash_value(manifest)[:12]
@@ -165,6 +172,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest | {"version": version}
 
 
+def recorded_of(manifest: dict[str, Any]) -> Recorded:
+    """Return which recorded events a bundle's training read, and so its snapshot has."""
+    return {segment: (first, last) for segment, (first, last) in manifest["recorded"].items()}
+
+
 def verify_bundle(folder: Path) -> dict[str, Any]:
     """Hash every file against the manifest and return it; PairliftError names the files that differ."""
     manifest = read_manifest(folder)
@@ -197,5 +209,5 @@ def load_bundle(folder: Path) -> Bundle:
         raise PairliftError(f"{folder}: booster, plugins and manifest disagree about the columns; train it again")
     return Bundle(
         folder, manifest["version"], config, columns, spec, load_state(folder / "snapshot"), plugins, booster,
-        load_arrays(folder / "cooccurrence", Cooccurrence),
+        load_arrays(folder / "cooccurrence", Cooccurrence), recorded_of(manifest),
     )  # fmt: skip

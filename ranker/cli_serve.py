@@ -82,7 +82,9 @@ def serve(
     features, histories and filters of later requests within a second, for users and items that BUNDLE does not know too
     ([record] new_users, new_items). At the next start DIR is read again, on top of
     the bundle, or of --snapshot where `pairlift snapshot` wrote one (faster). DIR/events/*.parquet has what closed
-    segments of the log hold: name it in [events] source to train on it. [record] in the TOML has the limits.
+    segments of the log hold: name it in [events] source to train on it. The bundle then knows which events it was
+    trained on, and each counts once. [record] in the TOML has the limits. Where events cannot be written, served or
+    exported, Describe says why (recording_problem), and the health of pairlift.v1.Recording is NOT_SERVING.
 
     \b
     Examples:

@@ -26,6 +26,8 @@ from features.settings import (
 )
 
 DEFAULT_DATA = "../shared/data"
+#: of `[record] max_id_bytes`
+MAX_ID_BYTES = 256
 
 
 class DataSettings(Settings):
@@ -143,11 +145,12 @@ class RecordSettings(Settings):
     dedupe_days: for how long ids are known; older events are refused. tolerance: how far in the future a time may
     lie. texts: those of `[events.columns]` that are text, not numbers. max_events: recorded events that are served
     from memory beside the bundle's own. new_users, new_items: how many users and items that the bundle does not know
-    are served from what is recorded of them; further ones are recorded, and cold until a training knows them. memory:
-    GiB that all of it may take (default: three quarters of the machine's); a server that could need more does not
-    start. max_batch: events of one batch. streams: open
-    RecordEvents calls. segment_mb, segment_time: size and age at which the next event starts a new file of the log,
-    and the old one is written as Parquet too, for a training.
+    are served from what is recorded of them; further ones are recorded, and cold until a training knows them.
+    max_id_bytes: of a text id in UTF-8, in events and in requests: longer ones are refused, but for users and items
+    that the bundle knows. memory: GiB that all of it may take (default: three quarters of the machine's); a server that
+    could need more does not start. max_batch: events of one batch. streams: open RecordEvents calls. segment_mb,
+    segment_time: size and age at which the next event starts a new file of the log, and the old one is written as
+    Parquet too, for a training.
     """
 
     dedupe_days: float = Field(default=7, gt=0)
@@ -156,6 +159,7 @@ class RecordSettings(Settings):
     max_events: int = Field(default=10_000_000, ge=1)
     new_users: int = Field(default=1_000_000, ge=0, le=1_000_000_000)
     new_items: int = Field(default=100_000, ge=0, le=1_000_000_000)
+    max_id_bytes: int = Field(default=MAX_ID_BYTES, ge=1)
     memory: float | None = Field(default=None, gt=0)
     max_batch: int = Field(default=10_000, ge=1)
     streams: int = Field(default=4, ge=1)

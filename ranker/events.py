@@ -1,5 +1,6 @@
 """Events as they come in: checked one by one, graded, and put into the arrays that the state is built from."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,14 +10,21 @@ import pyarrow.compute as pc
 
 from features.errors import PairliftError, did_you_mean
 from features.grading import GradeError, Grading
-from features.schema import DAY, F32, I8, I32, Bool, EventLog
+from features.schema import DAY, F32, F64, I8, I32, Bool, EventLog
 from features.split import iso
 from ranker.batch import Batch
 from ranker.bundle import Bundle
+from ranker.request import too_long
+
+log = logging.getLogger(__name__)
 
 Find = Callable[[Sequence[Any]], I32]
+#: events that a line of the log names
+FIRST_FEW = 3
 #: rank of an event that the conditions cannot be evaluated on
 FAILED = -2
+#: columns of ids, and what their refusals call them
+IDS = {"user_id": "user", "item_id": "item", "event_id": "event id", "request_id": "request id"}
 
 
 class Checked(NamedTuple):
@@ -88,8 +96,8 @@ class EventReader:
         if batch.grades:
             self._compare(batch.grades, rank, refusals)
         table = table.filter(pa.array(refusals.good))
-        log = self._log(table, rank[refusals.good])
-        return Checked(table, log, tuple(sorted(refusals.reasons.items())))
+        events = self._log(table, rank[refusals.good])
+        return Checked(table, events, tuple(sorted(refusals.reasons.items())))
 
     def read(self, table: pa.Table) -> EventLog:
         """Return recorded events as the state has them. PairliftError where a bundle's conditions do not fit them."""
@@ -102,6 +110,8 @@ class EventReader:
                 known = known.set_column(known.column_names.index(name), name, known[name].cast(kind))
             except pa.ArrowInvalid as error:
                 raise PairliftError(f"recorded events do not fit the bundle: column '{name}': {error}") from error
+        for name in self.feedback:
+            known = _within_float(known, name) if name in mine else known
         return self._log(known, self._grading.ranks(known))
 
     def _with_feedback(self, batch: Batch) -> pa.Table:
@@ -127,6 +137,19 @@ class EventReader:
         ids = events["event_id"]
         if pa.types.is_string(ids.type):
             refusals.add(pc.equal(ids, "").to_numpy(), "event id: a name was expected, found an empty text")
+        for name, place in IDS.items():
+            if pa.types.is_string(events[name].type):
+                self._check_lengths(place, events[name], refusals)
+
+    def _check_lengths(self, place: str, ids: pa.ChunkedArray, refusals: _Refusals) -> None:
+        """Refuse ids that are too long, but for users and items that the bundle knows."""
+        most, size = self.settings.max_id_bytes, pc.fill_null(pc.binary_length(ids), 0).to_numpy()
+        long = np.flatnonzero(size > most)
+        if len(long) and self._text.get(place):
+            long = long[self._find[place](ids.take(pa.array(long)).to_pylist()) < 0]
+        bad = np.zeros(len(ids), bool)
+        bad[long] = True
+        refusals.add(bad, lambda k: too_long(place, most, size[k]))
 
     def _check_times(self, ts: Any, now: int, latest: int, refusals: _Refusals) -> None:
         refusals.add(ts < 0, lambda k: f"ts: µs since 1970 were expected, found {ts[k]}")
@@ -148,8 +171,12 @@ class EventReader:
             expected, found = ("numbers", "texts") if text else ("texts", "numbers")
             refusals.add(given, f"feedback column '{name}': {expected} were expected, found {found}")
         elif not text:
-            infinite = np.isinf(values.to_numpy(zero_copy_only=False))
-            refusals.add(infinite, f"feedback column '{name}': a finite number was expected, found an infinite one")
+            numbers = values.to_numpy(zero_copy_only=False)
+            finite = f"feedback column '{name}': a finite number was expected, found an infinite one"
+            refusals.add(np.isinf(numbers), finite)
+            if name in self.feedback:
+                within = f"feedback column '{name}': a number within a 32-bit float (at most 3.4e+38) was expected"
+                refusals.add(_beyond(numbers), lambda k: f"{within}, found {float(numbers[k])!r}")
 
     def _graded(self, table: pa.Table) -> Iterator[int | str]:
         """Yield each event's rank, or why it has none: a condition that fails on one event is that event's matter."""
@@ -198,6 +225,32 @@ class EventReader:
             if name in table.column_names:
                 out[:, k] = table[name].to_numpy()
         return out
+
+
+def _beyond(numbers: F64) -> Bool:
+    """Return bool[n]: which are infinite as the 32-bit floats that the state has."""
+    with np.errstate(over="ignore"):
+        return np.isinf(numbers.astype(np.float32))
+
+
+def _within_float(events: pa.Table, name: str) -> pa.Table:
+    """Return recorded events with NULL for feedback that a 32-bit float cannot hold: once, such was acknowledged."""
+    numbers = events[name].to_numpy()
+    bad = np.flatnonzero(_beyond(numbers))
+    if not len(bad):
+        return events
+    ids = events["event_id"].take(pa.array(bad[:FIRST_FEW])).to_pylist()
+    told = ", ".join(f"{one!r} ({numbers[k]:g})" for one, k in zip(ids, bad, strict=False))
+    log.warning(
+        "recorded feedback '%s' is beyond a 32-bit float in %s events and counts as unknown: event id %s",
+        name,
+        f"{len(bad):,}",
+        told,
+    )
+    kept = np.ones(len(numbers), bool)
+    kept[bad] = False
+    values = pc.if_else(pa.array(kept), events[name], pa.scalar(None, pa.float64()))
+    return events.set_column(events.column_names.index(name), name, values)
 
 
 def _time(ts: int) -> str:

@@ -5,14 +5,17 @@ A booster can be trained on them in place of recomputed values (`overlay`), and 
 """
 
 import logging
+import os
 import queue
 import threading
+import time
+import uuid
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import duckdb
 import numpy as np
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 from features.errors import PairliftError
 from features.pairs import Groups
 from features.schema import F32, I64, Catalog, EventLog, Ids, Requests, lookup
+from features.segments import sync_folder
 from ranker.request import Answer, Request
 
 log = logging.getLogger(__name__)
@@ -111,17 +115,40 @@ class FeatureLog:
             return
         table = pa.concat_tables(waiting)
         waiting.clear()
-        number = len(list(self.folder.glob("part-*.parquet")))
-        target = self.folder / f"part-{number:08d}-{self.version}.parquet"
-        partial = target.with_suffix(".partial")
         try:
-            pq.write_table(table, partial)
-            partial.replace(target)
+            write_part(self.folder, table, self.version)
         except OSError:
             # Serving goes on; what is lost is counted.
             self.dropped += len(table)
             log.exception("feature log: %d rows could not be written to %s", len(table), self.folder)
-            partial.unlink(missing_ok=True)
+
+
+def write_part(folder: Path, table: pa.Table, version: str) -> None:
+    """Write rows as a new file of a feature log, durable: it appears whole or not at all, and replaces no other."""
+    target, file = _own_name(folder, version)
+    partial = target.with_suffix(".partial")
+    try:
+        with file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def _own_name(folder: Path, version: str) -> tuple[Path, BinaryIO]:
+    """Return a name that no file has, and its partial file, by which it is ours: other servers may write here too."""
+    while True:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        target = folder / f"part-{stamp}-{uuid.uuid4().hex[:16]}-{version}.parquet"
+        with suppress(FileExistsError):
+            file = target.with_suffix(".partial").open("xb")
+            if not target.exists():
+                return target, file
+            file.close()
+            target.with_suffix(".partial").unlink()
 
 
 @dataclass(frozen=True, slots=True)

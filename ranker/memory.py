@@ -9,8 +9,9 @@ from features.errors import PairliftError
 from features.histories import COLUMNS
 from features.ids import SLOT_BYTES
 from features.latest import row_bytes, table_bytes
-from features.newcomers import BYTES_PER_ID
+from features.newcomers import bytes_per_id
 from features.store import State
+from ranker.config import MAX_ID_BYTES, RecordSettings
 
 GIB = 1 << 30
 #: bytes of an int64
@@ -41,15 +42,19 @@ def _bytes(arrays: Any, names: tuple[str, ...]) -> int:
     return sum(getattr(arrays, name).nbytes for name in names)
 
 
-def _of_newcomers(state: State, max_events: int) -> tuple[tuple[str, int, int], ...]:
+def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[tuple[str, int, int], ...]:
     """Return (name, room, bytes of each) of new users and items; none comes without an event.
 
     Each has a key in the base's timelines that name its side (code and offset), and a row in their tables, both twice
     while the base is rebuilt. A user has bounds of a history (3), two of which are copied with each fold; an item the
     time of its first event.
     """
-    rooms = {"user": state.catalog.new_users.room, "item": state.catalog.new_items.room}
-    each = {"user": BYTES_PER_ID + 5 * WORD, "item": BYTES_PER_ID + 2 * WORD}
+    catalog = state.catalog
+    rooms = {"user": catalog.new_users.room, "item": catalog.new_items.room}
+    each = {
+        "user": bytes_per_id(catalog.user_ids.dtype == object, max_id_bytes) + 5 * WORD,
+        "item": bytes_per_id(catalog.item_ids.dtype == object, max_id_bytes) + 2 * WORD,
+    }
     for number, plan in enumerate(state.plans):
         row = row_bytes(plan) + 4 * SLOT_BYTES if number in state.kinds().tabled else 0
         for side in set(plan.key) & rooms.keys():
@@ -57,9 +62,9 @@ def _of_newcomers(state: State, max_events: int) -> tuple[tuple[str, int, int], 
     return tuple((f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
 
 
-def plan_memory(state: State, max_events: int) -> Plan:
+def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES) -> Plan:
     """Return what the state takes, and the most with `max_events` recorded ones: twice, for the base is rebuilt
-    beside the served one, and the ids.
+    beside the served one, and the ids, of at most `max_id_bytes` where they are text.
     """
     events = max(len(state.histories.item), 1)
     keys, of_events, of_keys = [], 0, state.histories.offsets.nbytes
@@ -84,7 +89,7 @@ def plan_memory(state: State, max_events: int) -> Plan:
     now = of_events + of_keys
     # A history's block may have as much room as it has rows.
     most = 2 * (now + max_events * event) + max_events * (event + BYTES_PER_KEY)
-    new = _of_newcomers(state, max_events)
+    new = _of_newcomers(state, max_events, max_id_bytes)
     most += sum(room * size for _, room, size in new)
     return Plan(tuple(keys), event, new, now, round(most))
 
@@ -100,14 +105,15 @@ def described(plan: Plan, limit: float, max_events: int) -> list[str]:
     ]
 
 
-def memory_lines(state: State, max_events: int, limit: float | None) -> list[str]:
-    """Return the lines to print; PairliftError where the most is above the limit (GiB; None: 3/4 of the machine's)."""
+def memory_lines(state: State, settings: RecordSettings) -> list[str]:
+    """Return the lines to print; PairliftError where the most is above `memory` (GiB; None: 3/4 of the machine's)."""
+    limit, max_events = settings.memory, settings.max_events
     if limit is None:
         limit = SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    plan = plan_memory(state, max_events)
+    plan = plan_memory(state, max_events, settings.max_id_bytes)
     if plan.most > limit * GIB:
         raise PairliftError(
             f"the state with {max_events:,} recorded events may take {plan.most / GIB:.2f} GiB and the limit is "
-            f"{limit:.2f} GiB: lower [record] max_events, new_users or new_items, or raise [record] memory"
+            f"{limit:.2f} GiB: lower [record] max_events, new_users, new_items or max_id_bytes, or raise memory"
         )
     return described(plan, limit, max_events)

@@ -12,6 +12,7 @@ from features.exposure import Exposure, corrected, load_exposure
 from features.loading import load_context, load_log
 from features.pairs import Groups, Pairs, count_pairs, make_groups, make_pairs, weight_table
 from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
+from features.recorded import Recorded, load_recorded
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.sources import source_files
@@ -46,6 +47,7 @@ class Prepared:
     """A log that is ready to learn from.
 
     key: hash of all that it was made of. database: what the import wrote. exposure: None weighs no pair anew.
+    recorded: which events of recorded logs are in it.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Prepared:
     state: State
     spec: FeatureSpec
     exposure: Exposure | None
+    recorded: Recorded
 
     def slices(self) -> dict[str, Groups]:
         """Return the groups of the booster's two slices, `train` and `validation`, and of the `test`."""
@@ -75,7 +78,7 @@ class Prepared:
         groups = self.groups.of("towers")
         pairs = self.training_pairs(groups, seed)
         log = self.log.between(self.split.t0, self.split.t1)
-        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed)
+        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed, self.config.time.zone)
 
 
 def import_stage(config: Config) -> Path:
@@ -117,8 +120,9 @@ def prepare(config: Config) -> Prepared:
     key = hash_value([(config.work / "import.key").read_text(), told, code_hash("features")])
     exposure = load_exposure(made.database, config.events, config.pairing)
     prepared = Prepared(
-        config, key, made.database, made.log, made.catalog, made.split, made.groups, weights, state, made.spec, exposure
-    )
+        config, key, made.database, made.log, made.catalog, made.split, made.groups, weights, state, made.spec,
+        exposure, load_recorded(made.database),
+    )  # fmt: skip
     _refuse_empty(prepared)
     return prepared
 

@@ -8,6 +8,7 @@ room; beyond that, until a training knows them, they count only for keys that do
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import pyarrow as pa
 from features.errors import PairliftError
 from features.eventlog import LogWriter
 from features.live import Live, empty_log, merged
+from features.recorded import Recorded
 from features.schema import Bool, EventLog
-from features.segments import Frame, export_segment
+from features.segments import Frame, export_segment, segment_files, segment_name
 from features.store import State
 from ranker.batch import Batch, Outcome
 from ranker.bundle import Bundle
@@ -25,7 +27,7 @@ from ranker.events import Checked, EventReader, Find
 from ranker.memory import memory_lines
 from ranker.numbering import Numbering, with_room
 from ranker.request import RequestError
-from ranker.snapshots import Identity, Origin, write_snapshot
+from ranker.snapshots import Origin, log_name, tidy_snapshots, write_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,13 @@ REPLAYED = 100_000
 EXPORT_EVERY = 5.0
 #: seconds that a snapshot, or what is read again at the start, may take to be folded in
 PATIENCE = 3600.0
+#: folder in the log's
+SNAPSHOTS = "snapshots"
+UNTRAINED = (
+    "%s: %s recorded events are older than the end of what the bundle was trained on, and its training read no file of "
+    "%s: they are counted beside it. If it read the same events from elsewhere, they count twice: name these files in "
+    "[events] source in their place, or start another --log"
+)
 
 
 class LimitError(PairliftError):
@@ -57,38 +66,53 @@ class Recorder:
         *,
         past: bool = False,
         origin: Origin | None = None,
+        health: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Lock the log, read it again, and open it; PairliftError where it is locked, damaged or too large.
 
         wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known. users, items:
-        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is.
+        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is. health: is told
+        False where there is a `problem`, and True where it is over.
         """
         self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
         self._wall, self._past = wall, past
+        self._health, self._well = health, True
+        self._events = folder / "events"
+        self._failing: dict[Path, str] = {}  # segments that cannot be exported, and why
         self._reader = EventReader(bundle, users, items)
         frame, strangers = (origin.frame, origin.strangers) if origin else (0, empty_log(self._reader.feedback))
         state = with_room(bundle.state, strangers, self.settings.new_users, self.settings.new_items)
-        for line in memory_lines(state, self.settings.max_events, self.settings.memory):
+        for line in memory_lines(state, self.settings):
             log.info(line)
-        self._numbering = Numbering(state.catalog)
+        self._numbering = Numbering(state.catalog, self.settings.max_id_bytes)
         self.count = 0
         self._taken = threading.Lock()
         self._live: Live | None = None
         self._stop = threading.Event()
+        self._snapping = threading.Lock()
+        self._snapped: tuple[Path, int] | None = None
         size, age = round(self.settings.segment_mb * 1e6), self.settings.segment_time
         self._writer = LogWriter(folder, self._reader.keep, self.clock, self._recorded, size, age)
         try:
-            self._identity = Identity(folder, f"{bundle.version}@{bundle.state.end}")
-            if origin is not None and origin.log != self._identity.name:
+            self._name = log_name(folder)
+            if origin is not None and origin.log != self._name:
                 raise PairliftError(f"the snapshot is of another log than {folder}: serve it with its own, or without")
             self._live = Live(state, self._reader.feedback, strangers, frame)
-            self._replay(frame, known=origin is not None)
-            self._identity.keep(self._writer.number)
+            self._replay(frame, {} if origin is not None else bundle.recorded)
             self._writer.start()
+            tidy_snapshots(folder / SNAPSHOTS)
         except BaseException:
             self.close()
             raise
         threading.Thread(target=self._export, name="export", daemon=True).start()
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the recording at the moment: serving, writing or exporting; empty: nothing."""
+        failing = list(self._failing.values())
+        more = f", and {len(failing) - 1} more; a training lacks their events" if failing[1:] else ""
+        told = [self.live.problem, self._writer.problem, *(one + more for one in failing[:1])]
+        return "; ".join(one for one in told if one)
 
     @property
     def live(self) -> Live:
@@ -125,9 +149,13 @@ class Recorder:
 
     def snapshot(self) -> tuple[Path, State, int]:
         """Write what is recorded so far as a snapshot; return (folder, state, last frame)."""
-        frozen = self.live.freeze().result(PATIENCE)
-        folder = write_snapshot(self.folder / "snapshots", frozen, self._identity.name, self.bundle.version)
-        return folder, frozen.state, frozen.frame
+        with self._snapping:
+            frozen = self.live.freeze().result(PATIENCE)
+            # Of the same frame it would be the same again.
+            if self._snapped is None or self._snapped[1] != frozen.frame or not self._snapped[0].exists():
+                folder = write_snapshot(self.folder / SNAPSHOTS, frozen, self._name, self.bundle.version)
+                self._snapped = folder, frozen.frame
+            return self._snapped[0], frozen.state, frozen.frame
 
     def close(self) -> None:
         """Finish what is under way and let the log go."""
@@ -154,43 +182,79 @@ class Recorder:
         events = [self._numbering.numbered(*batch) for batch in batches]
         self.live.add(merged(events), frame, self._numbering.new)
 
-    def _replay(self, frame: int, *, known: bool) -> None:
-        """Fold in what the log has behind a frame. known: the state is a snapshot of this log."""
+    def _replay(self, frame: int, trained: Recorded) -> None:
+        """Fold in what the log has behind a frame, but for what the bundle was trained on."""
         begun = time.monotonic()
-        covered = 0 if known else self._identity.covered
-        for frames in _chunks(self._writer.replay(frame), covered):
-            table = pa.concat_tables([f.events for f in frames])
+        skipped = _frames_of(self.folder, trained)
+        late = 0
+        for frames in _chunks(self._writer.replay(frame)):
+            # A frame that is skipped is passed on without its events: a snapshot must know that it is in the state.
+            table = pa.concat_tables([f.events.slice(0, 0 if f.number in skipped else None) for f in frames])
             events = self._reader.read(table)
-            if covered is None or frames[-1].number <= covered:
-                later = events.ts >= self.bundle.state.end
-                events, table = events.select(later), table.filter(pa.array(later))
+            late += int((events.ts < self.bundle.state.end).sum())
             self._reserve(len(events))
             self._add([(events, table)], frames[-1].number)
         self.live.drain(PATIENCE)
         if self._writer.number:
             took = time.monotonic() - begun
             log.info("%s: %s recorded events were read again in %.1f s", self.folder, f"{self.count:,}", took)
+        if late > self.count / 2 and not frame and not len(skipped):
+            log.warning(UNTRAINED, self.folder, f"{late:,}", self.folder / "events")
 
     def _export(self) -> None:
+        """Export closed segments, and tell whether all is well, until the end."""
         while True:
-            for path in self._writer.closed_segments():
-                if not (self.folder / "events" / f"{path.stem}.parquet").exists():
-                    try:
-                        export_segment(path, self.folder / "events")
-                    except Exception:
-                        log.exception("%s could not be written as Parquet; it will be tried again", path)
+            self._export_closed()
+            if (well := not self.problem) != self._well:
+                self._well = well
+                self._health(well)
             if self._stop.wait(EXPORT_EVERY):
                 return
 
+    def _export_closed(self) -> None:
+        failing: dict[Path, str] = {}
+        for path in self._writer.closed_segments():
+            try:
+                if not (self._events / f"{path.stem}.parquet").exists():
+                    export_segment(path, self._events)
+            except Exception as error:
+                failing[path] = told = f"{path} could not be written as Parquet into {self._events} ({error})"
+                if self._failing.get(path) != told:
+                    expected = isinstance(error, OSError | PairliftError)
+                    log.error("%s; it is tried again every %g s", told, EXPORT_EVERY, exc_info=not expected)
+        for path in self._failing.keys() - failing.keys():
+            log.info("%s is exported again or no longer there", path)
+        self._failing = failing
 
-def _chunks(frames: Iterator[Frame], border: int | None) -> Iterator[list[Frame]]:
-    """Yield frames by about `REPLAYED` events, of one schema, and all up to the frame `border` or all behind it."""
+
+class _Frames:
+    """Numbers of frames, as ranges: first, last."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        self._ranges = sorted(ranges)
+        self._firsts = [first for first, _ in self._ranges]
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __contains__(self, number: int) -> bool:
+        place = bisect_right(self._firsts, number) - 1
+        return place >= 0 and number <= self._ranges[place][1]
+
+
+def _frames_of(folder: Path, trained: Recorded) -> _Frames:
+    """Return the frames of a log that were trained on. Only a segment of the very bytes is the one that is meant."""
+    firsts = {name.partition("-")[0] for name in trained}
+    names = [segment_name(path) for path in segment_files(folder) if path.stem in firsts]
+    return _Frames([trained[name] for name in names if name in trained])
+
+
+def _chunks(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
+    """Yield frames by about `REPLAYED` events, of one schema."""
     taken: list[Frame] = []
     events = 0
     for frame in frames:
-        if taken and (
-            events >= REPLAYED or taken[-1].number == border or taken[0].events.schema != frame.events.schema
-        ):
+        if taken and (events >= REPLAYED or taken[0].events.schema != frame.events.schema):
             yield taken
             taken, events = [], 0
         taken.append(frame)

@@ -25,6 +25,11 @@ class RequestError(PairliftError):
     """A request that the caller must mend: it becomes INVALID_ARGUMENT on the wire."""
 
 
+def too_long(place: str, most: int, found: int) -> str:
+    """Return why a text id of so many bytes is refused."""
+    return f"{place}: an id of at most {most} bytes in UTF-8 ([record] max_id_bytes) was expected, found one of {found}"
+
+
 def _none() -> I32:
     return np.empty(0, np.int32)
 

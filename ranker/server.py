@@ -31,6 +31,8 @@ from ranker.wire import Wire, batch_of, outcome_message
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
+#: the name by which health tells whether recording is well; only where the server records
+RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
 #: threads beside the workers', for health checks and open reflection streams (a stream holds its thread)
 SPARE_THREADS = 8
@@ -128,7 +130,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
                 failures=self.pipeline.failures.counts(),
                 records=self.recorder is not None,
                 recorded_events=self.recorder.count if self.recorder else 0,
-                recording_problem=self.recorder.live.problem if self.recorder else "",
+                recording_problem=self.recorder.problem if self.recorder else "",
             )
 
         return self._answered(context, answer)
@@ -223,11 +225,13 @@ class Server:
         past = clock == "snapshot"
         self._server = _pool(bundle, record_to is not None)
         self.address = self._bind(host, port)
-        wire = Wire(bundle.state.catalog, bundle.config.serve)
+        wire = Wire(bundle.state.catalog, bundle.config.serve, bundle.config.record.max_id_bytes)
         self.recorder = None
+        self._health = health.HealthServicer()
         if record_to is not None:
-            found = (wire.users.find, wire.items.find)
-            self.recorder = Recorder(bundle, record_to, now_wall, *found, past=past, origin=origin)
+            self._tell_recording(True)
+            found, told = (wire.users.find, wire.items.find), self._tell_recording
+            self.recorder = Recorder(bundle, record_to, now_wall, *found, past=past, origin=origin, health=told)
         live = self.recorder.live if self.recorder else None
         self.pipeline = Pipeline(bundle, state=(lambda: live.state) if live else None)
         self.feature_log = None
@@ -237,7 +241,6 @@ class Server:
         now = (lambda: self.pipeline.state.end) if past else now_wall
         service = RankingService(self.pipeline, now, wire, self.recorder, self.feature_log)
         self._stopped = threading.Event()
-        self._health = health.HealthServicer()
         self._names = ("", SERVICE)
         for name in self._names:
             self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -265,6 +268,10 @@ class Server:
             self.recorder.close()
         if self.feature_log is not None:
             self.feature_log.close()
+
+    def _tell_recording(self, well: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        self._health.set(RECORDING, status.SERVING if well else status.NOT_SERVING)
 
     def _refresh(self) -> None:
         while not self._stopped.wait(REFRESH_EVERY):

@@ -4,6 +4,8 @@ A snapshot folder is a state (`features.snapshot`), `strangers/` (its events of 
 room) and `manifest.json`: hashes of all files, and which frame of which log it goes up to.
 """
 
+import errno
+import itertools
 import json
 import logging
 import os
@@ -18,19 +20,21 @@ import numpy as np
 from features.arrays import load_arrays, save_arrays
 from features.errors import PairliftError
 from features.live import Frozen
+from features.recorded import Recorded
 from features.schema import Attribute, Catalog, EventLog
 from features.segments import sync_folder
 from features.snapshot import load_state, save_state
 from features.split import iso
 from features.store import State
-from ranker.bundle import Bundle
+from ranker.bundle import Bundle, read_manifest, recorded_of
 from ranker.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-#: file of a log's folder: its name, and with which bundles it was served
+PARTIAL = ".partial"
+#: file of a log's folder: its name
 IDENTITY = "log.json"
 
 
@@ -44,23 +48,47 @@ class Origin:
 
 
 def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str) -> Path:
-    """Write a snapshot into a new folder of `parent`, named by its end and frame; it appears whole or not at all."""
+    """Write a snapshot into a new folder of `parent`; it appears whole or not at all, and never in another's place.
+
+    Its name is its end, its last frame and the version of the bundle that it fits, and a number where that is taken.
+    """
     stamp = iso(frozen.state.end).replace(":", "").replace(" ", "T")
-    folder = parent / f"{stamp}-{frozen.frame}"
-    if folder.exists():
-        return folder
-    partial = parent / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_state(partial, frozen.state)
-    save_arrays(partial / "strangers", frozen.strangers)
-    files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-    told = {"format": FORMAT, "end": frozen.state.end, "log": log, "frame": frozen.frame, "bundle": bundle}
-    (partial / MANIFEST).write_text(json.dumps({**told, "files": files}, indent=1))
-    _sync(partial)
-    partial.rename(folder)
+    name = f"{stamp}-{frozen.frame}-{bundle}"
+    partial = parent / f".{name}.{uuid.uuid4().hex}{PARTIAL}"
+    parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir()
+    try:
+        save_state(partial, frozen.state)
+        save_arrays(partial / "strangers", frozen.strangers)
+        files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        told = {"format": FORMAT, "end": frozen.state.end, "log": log, "frame": frozen.frame, "bundle": bundle}
+        (partial / MANIFEST).write_text(json.dumps({**told, "files": files}, indent=1))
+        _sync(partial)
+        folder = _placed(partial, parent / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     sync_folder(parent)
     return folder
+
+
+def _placed(partial: Path, wanted: Path) -> Path:
+    """Rename a folder to the wanted name, or to the first free one of `<name>-2`, `<name>-3`, …; return it."""
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            partial.rename(folder)  # over a folder that has files, or a file, it fails
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            return folder
+    raise AssertionError("a count has no end")
+
+
+def tidy_snapshots(parent: Path) -> None:
+    """Remove what a server that was killed left half written. The caller holds the log's lock."""
+    for left in parent.glob(f".*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
@@ -95,7 +123,15 @@ def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
             f"the snapshot {folder} does not fit the bundle {bundle.folder}: {'; '.join(differing)}. "
             "Make it with the same TOML and the same users and items, or train the bundle again"
         )
-    return replace(bundle, state=state)
+    return replace(bundle, state=state, recorded={} if told else _recorded_beside(folder))
+
+
+def _recorded_beside(folder: Path) -> Recorded:
+    """Return which recorded events a snapshot without a manifest has: it is a bundle's own, or has none."""
+    bundle = folder.resolve().parent
+    if folder.name != "snapshot" or not (bundle / MANIFEST).is_file():
+        return {}
+    return recorded_of(read_manifest(bundle))
 
 
 def origin_of(folder: Path) -> Origin | None:
@@ -143,35 +179,19 @@ def _has_hash(path: Path, expected: str) -> bool:
     return path.is_file() and hash_file(path) == expected
 
 
-class Identity:
-    """The name of a log, and up to which frame it was there when a bundle was first served with it.
-
-    A bundle is trained on what was recorded before (`[events] source` reads the log's Parquet files), so events of
-    such frames with `ts` before the bundle's end are in it already. All others are not, be they as late as they may.
-    """
-
-    def __init__(self, folder: Path, bundle: str) -> None:
-        """bundle: the version and the end of its state. PairliftError where the file is damaged."""
-        self._path, self._bundle = folder / IDENTITY, bundle
-        try:
-            told = json.loads(self._path.read_text()) if self._path.exists() else {}
-            self.name = str(told.get("log") or uuid.uuid4())
-            self._served: dict[str, int] = dict(told.get("served", {}))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise PairliftError(f"{self._path} is damaged ({error}); restore it from a copy") from error
-
-    @property
-    def covered(self) -> int | None:
-        """The last frame that the bundle may have in it; None: it was never served, so all that are there now."""
-        return self._served.get(self._bundle)
-
-    def keep(self, last: int) -> None:
-        """Remember that the bundle was first served when the log ended with the frame `last`; durable."""
-        self._served.setdefault(self._bundle, last)
-        partial = self._path.with_suffix(".partial")
-        with partial.open("w") as file:
-            json.dump({"log": self.name, "served": self._served}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self._path)
-        sync_folder(self._path.parent)
+def log_name(folder: Path) -> str:
+    """Return the name of the log in a folder, which it is given for ever; PairliftError where the file is damaged."""
+    path = folder / IDENTITY
+    try:
+        if path.exists():
+            return str(json.loads(path.read_text())["log"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise PairliftError(f"{path} is damaged ({error}); restore it from a copy") from error
+    name, partial = str(uuid.uuid4()), path.with_suffix(PARTIAL)
+    with partial.open("w") as file:
+        json.dump({"log": name}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    sync_folder(folder)
+    return name

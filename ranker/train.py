@@ -70,7 +70,7 @@ def train(
     importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(
         out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured, importance,
-        prepared.split,
+        prepared.split, prepared.recorded,
     )  # fmt: skip
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, found.value, json.dumps(measured))
     return measured

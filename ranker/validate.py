@@ -4,7 +4,7 @@ import numpy as np
 
 from features.cuts import count_cuts
 from features.errors import PairliftError
-from features.loading import load_log
+from features.loading import load_log, load_repeats
 from features.pairs import count_by_grades
 from features.plugin import make_plugin
 from features.schema import DAY, EventLog
@@ -21,6 +21,7 @@ def validation_text(config: Config) -> str:
     lines = [
         f"{config.name}: {len(log):,} events, {catalog.n_users:,} users, {catalog.n_items:,} items",
         f"from {iso(int(log.ts[0]))} to {iso(int(log.ts[-1]))} ({(log.ts[-1] - log.ts[0]) / DAY:.1f} days)",
+        *_repeat_lines(load_repeats(folder / "log.duckdb")),
         "",
         "events per grade, worst to best",
         *_grade_lines(log, config),
@@ -33,6 +34,12 @@ def validation_text(config: Config) -> str:
         make_plugin(name, settings.path, settings.params)
     lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_warning_lines(prepared)]
     return "\n".join(lines)
+
+
+def _repeat_lines(repeats: int | None) -> list[str]:
+    if repeats is None:
+        return []
+    return [f"{repeats:,} rows repeated the event_id of another and were dropped, the first of each kept"]
 
 
 def _grade_lines(log: EventLog, config: Config) -> list[str]:

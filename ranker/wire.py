@@ -15,8 +15,8 @@ from features.ids import IdIndex
 from features.newcomers import Newcomers
 from features.schema import F32, I32, I64, NO_CONTEXT, NO_NEWCOMERS, Catalog, Ids
 from ranker.batch import Batch, Outcome
-from ranker.config import ServeSettings
-from ranker.request import Answer, Detail, Request, RequestError
+from ranker.config import MAX_ID_BYTES, ServeSettings
+from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need no counters
     from features.store import State
@@ -60,8 +60,8 @@ class IdTable:
 class Wire:
     """Reads requests and writes answers for one catalogue."""
 
-    def __init__(self, catalog: Catalog, limits: ServeSettings) -> None:
-        self.limits, self._catalog = limits, catalog
+    def __init__(self, catalog: Catalog, limits: ServeSettings, max_id_bytes: int = MAX_ID_BYTES) -> None:
+        self.limits, self._most, self._catalog = limits, max_id_bytes, catalog
         self.users = IdTable(catalog.user_ids)
         self.items = IdTable(catalog.item_ids)
         self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
@@ -77,6 +77,7 @@ class Wire:
         """
         catalog = self._known(state)
         context = message.context
+        self._check_length("request_id", message.request_id)
         as_of = message.as_of if message.HasField("as_of") else now
         if not EARLIEST <= as_of <= LATEST:
             raise RequestError(
@@ -84,13 +85,13 @@ class Wire:
             )
         exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
         return Request(
-            _one(self.users, catalog.new_users, "user", message.user),
+            self._one(self.users, catalog.new_users, "user", message.user),
             as_of,
             self._surfaces.get(context.surface, -1),
-            _one(self.items, catalog.new_items, "context.source_item", context.source_item),
+            self._one(self.items, catalog.new_items, "context.source_item", context.source_item),
             context.query,
             self._said(context.attributes),
-            self.items.find(self.values("exclude", exclude), catalog.new_items),
+            self._indexes(self.items, catalog.new_items, "exclude", self.values("exclude", exclude)),
             message.explain,
             state=state,
         )
@@ -132,7 +133,29 @@ class Wire:
 
     def candidates(self, items: Sequence[Any], state: "State | None" = None) -> I32:
         """Return int32[n]: the indexes of what `values` gave. state: of the request."""
-        return self.items.find(items, self._known(state).new_items)
+        return self._indexes(self.items, self._known(state).new_items, "items", items)
+
+    def _one(self, table: IdTable, new: Newcomers, place: str, message: pb.Id) -> int:
+        """Return the index of a single id, -1 where it is absent or not known."""
+        kind = message.WhichOneof("kind")
+        if kind is None:
+            return -1
+        if (kind == "text") != table.text:
+            raise table.refuse(place)
+        return int(self._indexes(table, new, place, [getattr(message, kind)])[0])
+
+    def _indexes(self, table: IdTable, new: Newcomers, place: str, ids: Sequence[Any]) -> I32:
+        """Return int32[n]: the index of each id, -1 where it is not known; RequestError for one that could not be."""
+        found = table.find(ids, new)
+        if table.text:
+            for k in np.flatnonzero(found < 0).tolist():
+                self._check_length(place, ids[k])
+        return found
+
+    def _check_length(self, place: str, text: str) -> None:
+        size = len(text.encode())
+        if size > self._most:
+            raise RequestError(too_long(place, self._most, size))
 
     def _known(self, state: "State | None") -> Catalog:
         return self._catalog if state is None else state.catalog
@@ -162,16 +185,6 @@ def _number(name: str, value: str) -> float:
     if abs(number) > np.finfo(np.float32).max:
         raise RequestError(f"context.attributes '{name}': a finite number was expected, found {value!r}")
     return number
-
-
-def _one(table: IdTable, new: Newcomers, place: str, message: pb.Id) -> int:
-    """Return the index of a single id, -1 where it is absent or not known."""
-    kind = message.WhichOneof("kind")
-    if kind is None:
-        return -1
-    if (kind == "text") != table.text:
-        raise table.refuse(place)
-    return int(table.find([getattr(message, kind)], new)[0])
 
 
 def _common(answer: Answer) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features.dataset import Mapping, import_log
 from features.errors import PairliftError
-from features.loading import load_context, load_log
+from features.loading import load_context, load_log, load_repeats
 from features.schema import SECOND
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 from features.sources import source_files
@@ -178,7 +180,7 @@ def test_milliseconds_read_as_seconds_and_odd_numbers_are_told(tmp_path: Path) -
     late = CSV.replace("5,feed", "1700000000000,feed")
     with pytest.raises(PairliftError, match="are its seconds milliseconds"):
         import_log(mapping(tmp_path, late, ts="to_timestamp(coalesce(stars, 0))"), tmp_path / "log.duckdb")
-    with pytest.raises(PairliftError, match="out of the range of a 32-bit float"):
+    with pytest.raises(PairliftError, match=r"beyond a 32-bit float .* in 3 rows"):
         import_log(mapping(tmp_path, feedback={"stars": "stars * 1e300"}), tmp_path / "log.duckdb")
     with pytest.raises(PairliftError, match="an infinite number in 3 rows"):
         import_log(mapping(tmp_path, feedback={"stars": "'inf'::DOUBLE * stars"}), tmp_path / "log.duckdb")
@@ -196,8 +198,146 @@ def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monk
         "read_csv('log (1).csv')",
         "read_csv('{data}/log (1).csv')",
         '(SELECT * FROM "log (1).csv")',
+        f"(SELECT * FROM 'log (1).csv' WHERE 'no {'name ' * 60}' <> '')",  # longer than a file's name can be
     ):
         events = told.events.model_copy(update={"source": source})
         import_log(Mapping(data, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
         assert len(load_log(tmp_path / "log.duckdb")[0]) == 4, source
         assert source_files(source, data) == [data / "log (1).csv"], source
+
+
+F32_MAX = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize("table", ["events.feedback", "events.context", "items.columns", "users.columns"])
+def test_a_number_beyond_a_32_bit_float_is_told_with_file_and_row(tmp_path: Path, table: str) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for part, rows in enumerate([["al,1.5", f"bo,{F32_MAX!r}"], ["cy,2", "di,-1e300", "ed,"]]):
+        lines = [f"{row},x{k},2024-03-0{1 + k},9" for k, row in enumerate(rows)]
+        (folder / f"{part}.csv").write_text("\n".join(["who,x,what,when,y", *lines]))
+    odd = {"odd": "x::DOUBLE"}
+    change = {table.removeprefix("events."): odd} if table.startswith("events.") else {}
+    told = mapping(tmp_path, source="parts/*.csv", surface=None, **({"feedback": {}} | change))
+    items = ItemsSettings(source="parts/*.csv", item_id="who", columns=odd) if table == "items.columns" else None
+    users = UsersSettings(source="parts/*.csv", user_id="who", columns=odd) if table == "users.columns" else None
+    events = told.events if items is None else told.events.model_copy(update={"item_id": "who"})
+    grades = (Grade(name="low", when="true"),)
+    with pytest.raises(PairliftError) as caught:
+        import_log(Mapping(tmp_path, "UTC", events, items, users, grades, None), tmp_path / "log.duckdb")
+    for part in (
+        f"[{table}] odd of 'parts/*.csv': a number beyond a 32-bit float",
+        "CASE WHEN abs(…) < 3.4e38 THEN … END",
+        "row 2 of parts/1.csv: (",
+        "-1e+300",
+        "in 1 rows",
+    ):
+        assert part in str(caught.value), str(caught.value)
+    assert not (tmp_path / "log.duckdb").exists()
+
+
+def test_the_largest_32_bit_floats_come_in(tmp_path: Path) -> None:
+    events = CSV.replace(",5,", f",{F32_MAX!r},").replace(",2,", ",3.4028235677973306e+38,")  # rounds to the largest
+    import_log(mapping(tmp_path, events), tmp_path / "log.duckdb")
+    assert load_log(tmp_path / "log.duckdb")[0].feedback[[0, 1], 0].tolist() == [F32_MAX, F32_MAX]
+
+
+REPEATS = """event_id,who,what,when,stars
+7,bo,x,2024-03-01 10:00:00,5
+8,al,y,2024-03-01 09:00:00,2
+,al,x,2024-03-01 08:00:00,4
+,al,x,2024-03-01 08:00:00,4
+7,bo,z,2024-03-01 09:30:00,3
+7,bo,w,2024-03-01 09:30:00,3
+8,al,y,2024-03-01 09:00:00,2
+"""
+
+
+def test_rows_that_repeat_an_event_id_are_dropped_the_first_kept_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = mapping(tmp_path, REPEATS, surface=None)
+    with caplog.at_level("INFO", "features"):
+        import_log(told, tmp_path / "log.duckdb")
+    log, catalog = load_log(tmp_path / "log.duckdb")
+    kept = [(catalog.user_ids[u], catalog.item_ids[i]) for u, i in zip(log.user, log.item, strict=True)]
+    assert kept == [("al", "x"), ("al", "x"), ("al", "y"), ("bo", "z")]  # the earliest; then the source's order
+    assert load_repeats(tmp_path / "log.duckdb") == 3
+    assert "3 of 7 rows of 'log.csv' repeat the event_id of another: the first of each is kept" in caplog.text
+    for event_id, rows, repeats in (("NULL", 7, None), ("event_id % 1", 3, 4), ("who || what", 5, 2)):
+        changed = mapping(tmp_path, REPEATS, surface=None, event_id=event_id)
+        import_log(changed, tmp_path / "log.duckdb")
+        assert len(load_log(tmp_path / "log.duckdb")[0]) == rows
+        assert load_repeats(tmp_path / "log.duckdb") == repeats
+    import_log(mapping(tmp_path), tmp_path / "log.duckdb")
+    assert load_repeats(tmp_path / "log.duckdb") is None
+
+
+rows_of = st.lists(st.tuples(st.integers(-2, 6) | st.none() | st.sampled_from(["a", "1", "01"]), st.integers(0, 3)))
+
+
+@given(parts=st.lists(rows_of, min_size=1, max_size=3), distinct=st.integers(1, 9))
+@settings(max_examples=15, deadline=None)
+def test_of_repeats_the_earliest_then_first_one_stays(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[tuple[int | str | None, int]]], distinct: int
+) -> None:
+    folder = tmp_path_factory.mktemp("repeats")
+    parts[0] += [(f"other {k}", 0) for k in range(distinct)]
+    rows = [(k, part, one, ts) for part, found in enumerate(parts) for k, (one, ts) in enumerate(found)]
+    for part in range(len(parts)):
+        lines = [f"{'' if one is None else one},u{part},i{k},{ts}" for k, p, one, ts in rows if p == part]
+        (folder / f"{part}.csv").write_text("\n".join(["event_id,who,what,sec", *lines]))
+    files = [
+        f"read_csv('{part}.csv', types = {{'event_id': 'VARCHAR', 'sec': 'DOUBLE'}})" for part in range(len(parts))
+    ]
+    source = "(" + " UNION ALL BY NAME ".join(f"FROM {file}" for file in files) + ")"
+    given = {"ts": "to_timestamp(sec)", "surface": None, "feedback": {}, "event_id": "event_id"}
+    events = mapping(folder, source=source, **given).events
+    import_log(Mapping(folder, "UTC", events, None, None, (Grade(name="any", when="true"),), None), folder / "db")
+    log, catalog = load_log(folder / "db")
+    kept: dict[str, int] = {}
+    for place, (_, _, one, ts) in enumerate(rows):
+        first = kept.setdefault(str(one), place)
+        if ts < rows[first][3]:
+            kept[str(one)] = place
+    left = [(ts, place) for place, (_, _, one, ts) in enumerate(rows) if one is None or kept[str(one)] == place]
+    wanted = [(f"u{rows[place][1]}", f"i{rows[place][0]}") for _, place in sorted(left)]
+    users, items = catalog.user_ids[log.user].tolist(), catalog.item_ids[log.item].tolist()
+    assert list(zip(users, items, strict=True)) == wanted
+    assert load_repeats(folder / "db") == len(rows) - len(left)
+
+
+def test_event_ids_of_old_and_new_files_are_one_as_integer_and_text(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(REPEATS)
+    duckdb.sql(f"COPY (SELECT * FROM '{tmp_path}/log.csv' LIMIT 2) TO '{tmp_path}/old.parquet'")
+    text = "SELECT * REPLACE (event_id::VARCHAR AS event_id)"
+    duckdb.sql(f"COPY ({text} FROM '{tmp_path}/log.csv' UNION ALL SELECT 'seven', * EXCLUDE (event_id) FROM "
+               f"'{tmp_path}/log.csv' LIMIT 9) TO '{tmp_path}/new.parquet'")  # fmt: skip
+    for source in (
+        "read_parquet(['old.parquet', 'new.parquet'], union_by_name=true)",
+        "(SELECT * FROM 'old.parquet' UNION ALL BY NAME FROM 'new.parquet')",
+    ):
+        told = mapping(tmp_path, REPEATS, surface=None, source=source)
+        import_log(told, tmp_path / "log.duckdb")
+        assert load_repeats(tmp_path / "log.duckdb") == 6  # of 7: 3; of 8: 2; of seven: 1
+
+
+@pytest.mark.parametrize(
+    ("event_id", "says"),
+    [
+        ("stars / 2", r"\[events\] event_id = 'stars / 2': ids are integers or text, found DOUBLE"),
+        ("nothing", "a SQL expression over these columns was expected"),
+    ],
+)
+def test_an_event_id_that_is_none_is_told(tmp_path: Path, event_id: str, says: str) -> None:
+    with pytest.raises(PairliftError, match=says):
+        import_log(mapping(tmp_path, REPEATS, surface=None, event_id=event_id), tmp_path / "log.duckdb")
+
+
+def test_a_column_of_that_name_that_names_kinds_of_events_does_not_empty_the_log(tmp_path: Path) -> None:
+    kinds = "event_id,who,what,when,stars\n" + "".join(f"{k % 2},u{k},x,2024-03-01,5\n" for k in range(30))
+    told = r"28 of 30 rows of .* repeat .* event_id = \"event_id\" .* event_id = \"NULL\"$"
+    with pytest.raises(PairliftError, match=told):
+        import_log(mapping(tmp_path, kinds, surface=None), tmp_path / "log.duckdb")
+    import_log(mapping(tmp_path, kinds, surface=None, event_id="event_id"), tmp_path / "log.duckdb")
+    assert len(load_log(tmp_path / "log.duckdb")[0]) == 2

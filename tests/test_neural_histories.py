@@ -1,8 +1,11 @@
 """Histories cut as of a time, against a slow oracle; windows, batches, hashed entities."""
 
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from world import make_world
 
@@ -11,18 +14,18 @@ from features.histories import Histories
 from features.plugin import make_plugin
 from features.schema import DAY, HOUR, SECOND, Attribute, EventLog
 from neural.entities import HASHES, encode, table_rows
+from neural.expected import PRIOR_EVENTS, ItemSignals, ranges
 from neural.histories import (
     DAILY,
+    Lag,
     TokenSpec,
     Windows,
     batches,
-    cut_times,
     known_scale,
     make_tokens,
     raw_signals,
     visible,
 )
-from neural.prepare import PRIOR_EVENTS, ItemGrades, expected_signals, ranges
 
 NONE_I, NONE_O, NONE_F = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
 
@@ -57,7 +60,7 @@ def test_a_history_holds_the_last_events_strictly_before(seed: int, n: int, lag:
     histories = Histories.build(log, 4)
     user = rng.integers(-1, 6, 8).astype(np.int32)  # cold ones, and one that came after the catalogue
     as_of = rng.integers(0, 80, 8) * HOUR
-    start, stop = visible(histories, user, as_of, lag, length)
+    start, stop = visible(histories, user, as_of, Lag(lag), length)
     tokens = make_tokens(histories, user, start, stop, spec_of(length))
     for k in range(8):
         cut = as_of[k] // DAY * DAY if lag == DAILY else as_of[k] - lag
@@ -65,6 +68,7 @@ def test_a_history_holds_the_last_events_strictly_before(seed: int, n: int, lag:
         before, rows = rows[:-length], rows[-length:]
         assert tokens.length[k] == len(rows)
         assert tokens.item[k, : len(rows)].tolist() == log.item[rows].tolist()
+        assert tokens.ts[k, : len(rows)].tolist() == log.ts[rows].tolist()
         assert (tokens.item[k, len(rows) :] == 6).all()
         for t, r in enumerate(rows):
             previous = rows[t - 1] if t else before[-1] if before else None
@@ -81,7 +85,7 @@ def test_an_event_at_as_of_is_not_seen() -> None:
     log = random_log(np.random.default_rng(0), 30, users=1)
     histories = Histories.build(log, 1)
     at = np.array([log.ts[10]])
-    start, stop = visible(histories, np.array([0], np.int32), at, 0, 100)
+    start, stop = visible(histories, np.array([0], np.int32), at, Lag(0), 100)
     assert stop - start == (log.ts < at).sum() < 11
 
 
@@ -97,36 +101,76 @@ def test_codes_out_of_the_vocabulary_become_unknown() -> None:
     assert spec_of(9).surface_code(np.array([-1, 0, 1, 2, 300], np.int16)).tolist() == [0, 1, 2, 0, 0]
 
 
-def test_surprise_is_what_the_item_does_not_explain() -> None:
+def expected_slowly(log: EventLog, spec: TokenSpec, item: int, cut: int) -> np.ndarray:
+    """The item's mean scaled signals over its events strictly before the cut, drawn towards 0."""
+    raw = (raw_signals(log.grade, log.feedback) - np.array(spec.signal_mean)) / np.array(spec.signal_scale)
+    rows = raw[(log.item == item) & (log.ts < cut)]
+    return np.asarray(np.nansum(rows, axis=0) / (np.isfinite(rows).sum(0) + PRIOR_EVENTS))
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.integers(0, 10_000), st.integers(0, 60))
+def test_what_is_expected_of_an_item_is_its_mean_strictly_before(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    log, spec = random_log(rng, n), spec_of(9)
+    item, cut = rng.integers(-1, 8, (3, 5)), rng.integers(-1, 90, (3, 5)) * HOUR
+    found = ItemSignals.build(log, spec).before(item, cut)
+    assert found.shape == (3, 5, 3)
+    for at in np.ndindex(3, 5):
+        slow = expected_slowly(log, spec, item[at], cut[at]) if 0 <= item[at] < 6 else np.zeros(3)
+        np.testing.assert_allclose(found[at], slow, atol=1e-6)
+
+
+def test_surprise_is_what_the_item_did_not_explain_by_then() -> None:
     log = random_log(np.random.default_rng(2), 25, users=1)
-    mean, scale = known_scale(raw_signals(log.grade, log.feedback))
-    spec = TokenSpec(6, 3, 2, mean, scale, 25)
-    expected = expected_signals(log, spec)
+    spec = TokenSpec(6, 3, 2, *known_scale(raw_signals(log.grade, log.feedback)), 25)
     one = np.zeros(1, np.int64)
     tokens = make_tokens(Histories.build(log, 1), one.astype(np.int32), one, one + 25, spec)
-    surprise = tokens.surprise(expected)[0]
-    raw = (raw_signals(log.grade, log.feedback) - np.array(mean)) / np.array(scale)
+    surprise = tokens.surprise(ItemSignals.build(log, spec).before(tokens.item, tokens.ts))[0]
+    raw = (raw_signals(log.grade, log.feedback) - np.array(spec.signal_mean)) / np.array(spec.signal_scale)
     for r in range(25):
-        same = raw[log.item == log.item[r]]
-        drawn = np.nansum(same, axis=0) / (np.isfinite(same).sum(0) + PRIOR_EVENTS)
-        np.testing.assert_allclose(surprise[r], np.nan_to_num(raw[r] - drawn), atol=1e-5)
-    assert (expected[6] == 0).all()
+        slow = expected_slowly(log, spec, log.item[r], log.ts[r])
+        np.testing.assert_allclose(surprise[r], np.nan_to_num(raw[r] - slow), atol=1e-5)
 
 
-def test_the_items_grades_are_those_strictly_before() -> None:
-    log = random_log(np.random.default_rng(3), 60)
-    spec = spec_of(9)
-    item, cut = np.array([0, 1, 2, -1, 5], np.int32), np.array([DAY, 2 * DAY, 0, DAY, log.ts[40]])
-    found = ItemGrades(log, spec).before(item, cut)
-    for k in range(5):
-        rows = (log.item == item[k]) & (log.ts < cut[k]) & (log.grade >= 0)
-        assert found[k] == pytest.approx((log.grade[rows] - 1.0).sum() / (rows.sum() + PRIOR_EVENTS))
+def test_an_items_signals_move_with_it_to_another_catalogue() -> None:
+    log = random_log(np.random.default_rng(4), 60)
+    known = ItemSignals.build(log, spec_of(9))
+    items = np.array([-1, 5, 0, -1, 2, 2], np.int32)
+    moved, cut = known.recoded(items), np.full(6, 2 * DAY)
+    np.testing.assert_array_equal(moved.before(np.arange(6), cut), known.before(items, cut))
+    assert moved.before(np.arange(6), cut)[[0, 3]].any() == np.False_
 
 
 def test_the_cut_of_each_lag() -> None:
     as_of = np.array([3 * DAY, 3 * DAY + 1, 4 * DAY - 1])
-    assert cut_times(as_of, DAILY).tolist() == [3 * DAY] * 3
-    assert cut_times(as_of, 10 * SECOND).tolist() == (as_of - 10 * SECOND).tolist()
+    assert Lag(DAILY).cut(as_of).tolist() == [3 * DAY] * 3
+    assert Lag(10 * SECOND, "Europe/Paris").cut(as_of).tolist() == (as_of - 10 * SECOND).tolist()
+
+
+def at(text: str) -> int:
+    """µs since 1970 of a time UTC."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * SECOND
+
+
+@settings(deadline=None)
+@given(
+    st.integers(at("2015-01-01"), at("2030-01-01")),
+    st.sampled_from(["UTC", "Europe/Paris", "America/New_York", "Asia/Kathmandu", "America/Havana", "Pacific/Apia"]),
+)
+@example(at("2026-03-29T20:00"), "Europe/Paris")  # a day of 23 hours
+@example(at("2026-10-25T21:00"), "Europe/Paris")  # a day of 25 hours
+@example(at("2025-11-02T04:30"), "America/Havana")  # 00:30 for the first time; clocks go back from 01:00 to 00:00
+@example(at("2025-11-02T05:30"), "America/Havana")  # 00:30 for the second time
+@example(at("2018-11-04T12:00"), "America/Sao_Paulo")  # no 00:00: the day began at 01:00
+def test_a_daily_lag_cuts_where_the_day_began_on_the_clocks(as_of: int, zone: str) -> None:
+    def day(ts: int) -> object:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts)).astimezone(ZoneInfo(zone)).date()
+
+    cut = int(Lag(DAILY, zone).cut(np.array([as_of]))[0])
+    assert cut <= as_of
+    assert day(cut) == day(as_of) != day(cut - 1)
+    assert all(day(ts) == day(as_of) for ts in range(cut, as_of, HOUR // 4))
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 200))

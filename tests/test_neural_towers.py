@@ -1,32 +1,41 @@
 """The towers and their plugin: torch and ONNX Runtime agree, one pass and one pass per group, a known answer."""
 
+import hashlib
+import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from contracts import PluginContract, fit_data
-from world import World, make_world
+from world import TOML, World, make_world
 
 from features.errors import PairliftError
 from features.histories import Histories
 from features.pairs import make_groups, make_pairs, weight_table
-from features.plugin import FeaturePlugin
-from features.schema import DAY, HOUR, Requests, one_request
+from features.plugin import FeaturePlugin, FitData
+from features.schema import DAY, HOUR, I64, EventLog, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.split import make_split
 from neural.entities import Layout, encode, table_rows
 from neural.export import check_parity, export_towers, random_user_batch
-from neural.histories import DAILY, TokenSpec, make_tokens, visible
+from neural.histories import DAILY, Lag, TokenSpec, make_tokens, visible
 from neural.model import Argus, Shape
-from neural.prepare import prepare
+from neural.prepare import Prepared, prepare
 from neural.runtime import USER_INPUTS, USER_TOWER
 from neural.settings import TowerSettings
-from neural.train import Trainer
+from neural.train import Trainer, fit
 from neural.two_tower import TwoTower
+from ranker.config import load_config
+from ranker.prepare import prepare as prepare_log
 
 SMALL: dict[str, Any] = {
     "width": 16, "heads": 2, "layers": 2, "history": 12, "pretrain_epochs": 2, "finetune_epochs": 1, "threads": 1,
@@ -117,24 +126,24 @@ def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int 
     trainer = Trainer(inputs, settings, 0)
     trainer.model.eval()
     everything = np.ones(len(data.groups.requests), bool)
-    r, lookout, checked = data.groups.requests, inputs.lookout, 0
+    r, lookout, checked, cut = data.groups.requests, inputs.lookout, 0, 0
     with torch.no_grad():
         for chosen in lookout.plan(trainer.no_events, everything, 600, None):
             batch = lookout.make(chosen, trainer.no_events, everything)
             found = trainer.scores(batch, trainer.look(batch, np.empty(0, np.int64)))
-            start, stop = visible(inputs.histories, r.user, r.as_of, lag, 10_000)
+            start, stop = visible(inputs.histories, r.user, r.as_of, Lag(lag), 10_000)
             owner = r.row_request()[batch.row]
             for g in np.unique(owner)[::5]:
                 state = batch.group_state[batch.group[owner == g][0]]
                 one = np.array([stop[g]])
                 tokens = make_tokens(inputs.histories, r.user[g : g + 1], one - state, one, inputs.spec)
-                assert history < 200 or state == stop[g] - start[g]
+                assert min(stop[g] - start[g], history - history // 2 + 1) <= state <= min(stop[g] - start[g], history)
                 items = trainer.item_vectors(np.arange(inputs.spec.n_items + 1))
                 vector = trainer.model.user(
                     items[torch.from_numpy(tokens.item)],
                     torch.from_numpy(tokens.codes),
                     torch.from_numpy(tokens.signals),
-                    torch.from_numpy(tokens.surprise(inputs.expected)),
+                    torch.from_numpy(tokens.surprise(inputs.expected.before(tokens.item, tokens.ts))),
                     trainer.model.user_token(*(torch.from_numpy(x[r.user[g : g + 1]]) for x in (
                         inputs.users.slots, inputs.users.weight, inputs.users.numbers))),
                     torch.from_numpy(tokens.length),
@@ -143,10 +152,10 @@ def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int 
                 rows = np.arange(r.offsets[g], r.offsets[g + 1])
                 dot = items[torch.from_numpy(lookout.item[rows])] @ vector[0]
                 expected = trainer.model.residual(dot, torch.from_numpy(inputs.candidate_offset[rows]))
-                if history == 200:
-                    torch.testing.assert_close(found[owner == g], expected, rtol=1e-3, atol=1e-4)
-                checked += 1
+                torch.testing.assert_close(found[owner == g], expected, rtol=1e-3, atol=1e-4)
+                checked, cut = checked + 1, cut + int(state < stop[g] - start[g])
     assert checked > 20
+    assert (cut > 20) == (history < 200)
 
 
 def test_pairs_of_a_batch_are_the_pairs_of_the_log(world: World) -> None:
@@ -169,6 +178,135 @@ def test_nothing_of_the_validation_slice_is_a_target(world: World) -> None:
     assert (inputs.events == (inputs.histories.ts < first)).all()
     assert not (inputs.tuned & data.groups.validation).any()
     assert inputs.held.sum() > 0
+
+
+def permuted(log: EventLog, rows: I64) -> EventLog:
+    """Return the log with the labels (grade and feedback) of some events handed to others of them."""
+    others = np.random.default_rng(0).permutation(rows)
+    grade, feedback = log.grade.copy(), log.feedback.copy()
+    grade[rows], feedback[rows] = log.grade[others], log.feedback[others]
+    assert (grade != log.grade).any()
+    return replace(log, grade=grade, feedback=feedback)
+
+
+def first_held(data: FitData) -> int:
+    return int(data.groups.requests.as_of[data.groups.validation].min())
+
+
+def fed(inputs: Prepared, user: int, ts: int, offset: Any) -> list[Any]:
+    """Return what the model reads for a target at a time: the tokens before it, their surprise, and the offset."""
+    one, at = np.array([user], np.int32), np.array([ts])
+    tokens = make_tokens(inputs.histories, one, *visible(inputs.histories, one, at, Lag(0), 99), inputs.spec)
+    surprise = tokens.surprise(inputs.expected.before(tokens.item, tokens.ts))
+    entities = (inputs.items.weight, inputs.items.numbers, inputs.users.weight, inputs.popularity)
+    return [tokens.item, tokens.codes, tokens.signals, surprise, offset, *entities]
+
+
+def test_a_target_is_fed_no_label_of_its_own_or_a_later_event(world: World) -> None:
+    """An item is met again by many: what is expected of it must not tell how that ends, at the same instant either."""
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    data = replace(data, log=replace(data.log, ts=data.log.ts // DAY * DAY))  # days of equal times, each a tie
+    before, r, boundary = prepare(data, TowerSettings(**SMALL)), data.groups.requests, first_held(data)
+    h = before.histories
+    user = np.repeat(np.arange(len(h.sizes)), h.sizes)
+    for ts in np.unique(data.log.ts)[1:-3:4].tolist():
+        later = np.flatnonzero((data.log.ts >= ts) & (data.log.ts < boundary))
+        after = prepare(replace(data, log=permuted(data.log, later)), TowerSettings(**SMALL))
+        for row in np.flatnonzero(h.ts == ts)[::7].tolist():
+            pair = [fed(inputs, user[row], ts, inputs.event_offset[row]) for inputs in (before, after)]
+            for a, b in zip(*pair, strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-5)  # the scale is of the same labels, summed in another order
+        rows = np.flatnonzero(r.as_of[r.row_request()] <= ts)
+        np.testing.assert_allclose(before.candidate_offset[rows], after.candidate_offset[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("phase", ["pretrain_epochs", "finetune_epochs"])
+def test_labels_of_the_validation_slice_train_nothing(world: World, phase: str) -> None:
+    """One epoch, so that they cannot choose one: the trained state is the same to the last bit."""
+    settings = TowerSettings(**{**SMALL, "pretrain_epochs": 0, "finetune_epochs": 0, phase: 1})
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    held = np.flatnonzero(data.log.ts >= first_held(data))
+    log = permuted(data.log, held)
+    log.feedback[held] *= 3
+    before, after = fit(data, settings), fit(replace(data, log=log), settings)
+    assert before.inputs.spec == after.inputs.spec
+    for name in ("weight", "numbers"):
+        np.testing.assert_array_equal(getattr(before.inputs.items, name), getattr(after.inputs.items, name))
+    start = Trainer(before.inputs, settings, 0).model.state_dict()
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(tensor, after.model.state_dict()[name]), name
+    assert not torch.equal(before.model.state_dict()["user.out.weight"], start["user.out.weight"])
+
+
+def test_items_of_the_validation_slice_alone_are_as_cold_ones(world: World) -> None:
+    """Their ids were never trained, and an item is as often there as training saw it."""
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    inputs, first = prepare(data, TowerSettings(**SMALL)), first_held(data)
+    log = replace(data.log, item=np.where(data.log.ts >= first, 7, np.where(data.log.item == 7, 8, data.log.item)))
+    moved = prepare(replace(data, log=log), TowerSettings(**SMALL))
+    assert (inputs.popularity == np.bincount(data.log.item[data.log.ts < first], minlength=80)).all()
+    assert inputs.items.weight[7, 0] > 0 == moved.items.weight[7, 0] == moved.popularity[7]
+
+
+# -- The same bits --------------------------------------------------------------------------------------------
+
+#: width and threads at which torch shares its sums among threads
+LARGE = {**SMALL, "width": 64, "history": 64, "batch_tokens": 4096, "negatives": 256, "threads": 2, "columns": ["dot"]}
+DIGEST = f"""
+import hashlib, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_neural_towers import *
+print(digest(fitted_on(make_world(5, surfaces=("feed", "search")))))
+"""
+
+
+def fitted_on(world: World) -> tuple[Any, ...]:
+    """Return the item vectors, user vectors and dots of a fit on two threads, and its epochs."""
+    split = make_split(SplitSettings(), world.log, "UTC")
+    plugin = TwoTower(**LARGE)
+    plugin.fit(fit_data(world, split))
+    requests = make_groups(world.log, PairingSettings(), split).of("test").requests
+    histories = Histories.build(world.log, world.catalog.n_users)
+    users, dots = plugin.user_vectors(requests, histories), plugin.values(requests, histories)
+    return plugin.item_vectors, users, dots, plugin.report["epochs"]
+
+
+def digest(found: tuple[Any, ...]) -> str:
+    *arrays, epochs = found
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays) + json.dumps(epochs).encode()).hexdigest()
+
+
+def test_two_fits_give_the_same_bits_in_one_process_and_in_two(world: World) -> None:
+    found = digest(fitted_on(world))
+    assert digest(fitted_on(world)) == found
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", DIGEST], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == found
+
+
+def test_a_fit_leaves_torch_as_it_was(world: World) -> None:
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fit(fit_data(world, make_split(SplitSettings(), world.log, "UTC")), TowerSettings(**{**SMALL, "threads": 2}))
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_refit_on_a_log_that_ends_at_t1_gives_the_same(world: World) -> None:
+    """Nothing that came later is handed to a fit, a surface that was new then neither."""
+    split = make_split(SplitSettings(), world.log, "UTC")
+    later = world.log.ts >= split.t1
+    surface = np.where(later & (world.log.item % 3 == 0), 2, world.log.surface).astype(np.int16)
+    catalog = replace(world.catalog, surfaces=("feed", "search", "watch"))
+    whole = world._replace(log=replace(world.log, surface=surface), catalog=catalog)
+    cut = world._replace(log=world.log.until(split.t1))
+    a, b = (fit(fit_data(w, split), TowerSettings(**SMALL)) for w in (whole, cut))
+    assert a.inputs.spec == b.inputs.spec
+    for name, tensor in a.model.state_dict().items():
+        assert torch.equal(tensor, b.model.state_dict()[name]), name
 
 
 def test_the_answer_of_the_world_is_learnt() -> None:
@@ -204,9 +342,91 @@ def test_a_lag_hides_the_latest_events(fitted: Any) -> None:
     plugin, requests, histories = fitted
     later = Requests(requests.user, requests.as_of - 4 * DAY, requests.surface, requests.offsets, requests.item)
     plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
-    plain._runtime = type(plugin.runtime)(plugin.runtime.session, plugin.runtime.spec, plugin.runtime.vectors, 0)
+    r = plugin.runtime
+    plain._runtime = type(r)(r.session, r.spec, r.vectors, r.expected, Lag(0))
     np.testing.assert_array_equal(plugin.values(requests, histories), plain.values(later, histories))
     assert not np.array_equal(plugin.values(requests, histories), plain.values(requests, histories))
+
+
+def test_what_is_served_is_what_was_trained(world: World) -> None:
+    """A token means the same: the served product of the held groups is that of one training pass over them."""
+    settings = {**SMALL, "history": 200}
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    plugin, trained = TwoTower(**settings), fit(data, TowerSettings(**settings))
+    plugin.fit(data)
+    trainer = Trainer(trained.inputs, TowerSettings(**settings), data.seed)
+    trainer.model = trained.model.eval()
+    r, inputs = data.groups.requests, trained.inputs
+    served = plugin.values(r, Histories.build(world.log, world.catalog.n_users))[:, 0]
+    checked = 0
+    with torch.no_grad():
+        for chosen in inputs.lookout.plan(trainer.no_events, inputs.held, 600, None):
+            batch = inputs.lookout.make(chosen, trainer.no_events, inputs.held)
+            score = trainer.scores(batch, trainer.look(batch, np.empty(0, np.int64))).numpy()
+            known = float(trained.model.known) * inputs.candidate_offset[batch.row]
+            np.testing.assert_allclose(served[batch.row], score - known, rtol=1e-3, atol=1e-4)
+            checked += len(batch.row)
+    assert checked > 100
+
+
+def test_an_event_after_the_fit_is_expected_to_be_as_its_whole_period(fitted: Any, world: World) -> None:
+    """A server knows no more of an item than the fit did: other users' later events do not change a token."""
+    plugin, requests, _ = fitted
+    t1, log, user = make_split(SplitSettings(), world.log, "UTC").t1, world.log, int(requests.user[-1])
+    later = np.flatnonzero((log.ts >= t1) & (log.user != user))
+    one = one_request(user, int(requests.as_of[-1]), 0, np.arange(9, dtype=np.int32))
+    found = [plugin.values(one, Histories.build(x, world.catalog.n_users)) for x in (log, permuted(log, later))]
+    np.testing.assert_array_equal(*found)
+    expected, item = plugin.runtime.expected, np.arange(80)
+    at_t1, at_the_end = (expected.before(item, np.full(80, ts)) for ts in (t1, int(log.ts[-1]) + DAY))
+    np.testing.assert_array_equal(at_t1, at_the_end)
+
+
+def test_the_zone_of_a_daily_lag_is_saved(world: World, tmp_path: Path) -> None:
+    """At 02:00 in New York it is 06:00 or 07:00 UTC: the last 00:00 there was 04:00 or 05:00 UTC."""
+    split = make_split(SplitSettings(), world.log, "UTC")
+    plugin = TwoTower(**{**SMALL, "pretrain_epochs": 1, "finetune_epochs": 0}, lag="daily")
+    plugin.fit(replace(fit_data(world, split), zone="America/New_York"))
+    (tmp_path / "first").mkdir()
+    plugin.save(tmp_path / "first")
+    loaded = TwoTower.load(tmp_path / "first")
+    moved = loaded.recoded(np.arange(80, dtype=np.int32), np.arange(40, dtype=np.int32))
+    (tmp_path / "second").mkdir()
+    moved.save(tmp_path / "second")
+    histories = Histories.build(world.log, world.catalog.n_users)
+    r = make_groups(world.log, PairingSettings(), split).of("test").requests.slice(0, 40)
+    midnight = np.array([at_midnight(int(ts), "America/New_York") for ts in r.as_of])
+    assert (midnight % DAY > 0).all()
+    plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
+    p = plugin.runtime
+    plain._runtime = type(p)(p.session, p.spec, p.vectors, p.expected, Lag(0))
+    expected = plain.values(replace(r, as_of=midnight), histories)
+    for known in (plugin, loaded, moved, TwoTower.load(tmp_path / "second")):
+        np.testing.assert_array_equal(known.values(r, histories), expected)
+        assert known.zone == "America/New_York"
+
+
+def test_the_zone_of_the_toml_is_handed_to_a_fit(world: World, tmp_path: Path) -> None:
+    log = world.log
+    columns = {"user_id": log.user, "item_id": log.item, "ts": log.ts.view("M8[us]"), "play": log.feedback[:, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
+    (tmp_path / "pairlift.toml").write_text(f'{TOML}\n[time]\nzone = "Asia/Tokyo"\n')
+    assert prepare_log(load_config(tmp_path / "pairlift.toml")).fit_data(0).zone == "Asia/Tokyo"
+
+
+def at_midnight(ts: int, zone: str) -> int:
+    local = datetime.fromtimestamp(ts / 1e6, ZoneInfo(zone))
+    return int(datetime(local.year, local.month, local.day, tzinfo=ZoneInfo(zone)).timestamp()) * 1_000_000
+
+
+def test_towers_of_an_older_format_are_refused(fitted: Any, tmp_path: Path) -> None:
+    plugin, _, _ = fitted
+    plugin.save(tmp_path)
+    about = json.loads((tmp_path / "two_tower.json").read_text())
+    del about["format"]
+    (tmp_path / "two_tower.json").write_text(json.dumps(about))
+    with pytest.raises(PairliftError, match="format 2 were expected, found 1; train anew"):
+        TwoTower.load(tmp_path)
 
 
 def test_a_history_over_the_length_is_cut_to_the_latest(fitted: Any) -> None:

@@ -1,9 +1,15 @@
 """What was served is logged, learned from, and compared with what is recomputed."""
 
+import threading
+import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from test_ranker_uplift import write_world
@@ -18,7 +24,7 @@ from ranker.bundle import Bundle, load_bundle
 from ranker.cli import cli
 from ranker.client import Client
 from ranker.config import Config, load_config
-from ranker.featurelog import FeatureLog, Logged, drift, read_features
+from ranker.featurelog import FeatureLog, Logged, drift, read_features, write_part
 from ranker.pipeline import Pipeline
 from ranker.prepare import prepare
 from ranker.request import Answer, Request
@@ -162,6 +168,59 @@ def test_a_server_logs_the_requests_of_the_share(trained: tuple[Config, Bundle],
     assert server.feature_log is not None
     assert all(server.feature_log.wants(str(name)) for name in logged.request_id)
     assert -1 in logged.requests.item.tolist()  # an item that the bundle does not know
+
+
+def rows_in(folder: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("part-*.parquet"))
+
+
+def test_a_part_never_takes_the_place_of_another(
+    trained: tuple[Config, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two servers on one folder that write in the same moment, and files that were deleted."""
+    _, bundle = trained
+    user, items = int(bundle.state.catalog.user_ids[0]), [int(i) for i in bundle.state.catalog.item_ids[:3]]
+    both, write = threading.Barrier(2), pq.write_table
+
+    def together(*args: Any, **options: Any) -> None:
+        both.wait(20)
+        write(*args, **options)
+
+    def asked(*servers: Server) -> None:
+        for number, server in enumerate(servers):
+            server.start()
+            with Client(server.address, timeout=20) as client:
+                client.rank(user, items[: number + 1], request_id="r")
+        stopping = [threading.Thread(target=server.stop, args=(0,)) for server in servers]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+
+    monkeypatch.setattr(pq, "write_table", together)
+    asked(*(Server(bundle, features_to=(tmp_path, 1.0)) for _ in range(2)))
+    monkeypatch.setattr(pq, "write_table", write)
+    assert rows_in(tmp_path) == 3
+    first = min(tmp_path.glob("part-*.parquet"))
+    left = rows_in(tmp_path) - pq.read_metadata(first).num_rows
+    first.unlink()
+    asked(Server(bundle, features_to=(tmp_path, 1.0)))
+    assert rows_in(tmp_path) == left + 1
+    assert all(bundle.version in path.name for path in tmp_path.iterdir())
+    assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}
+
+
+def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fixed:
+        hex = "0" * 32
+
+    names = iter([Fixed, Fixed, uuid.uuid4()])
+    monkeypatch.setattr("ranker.featurelog.uuid.uuid4", lambda: next(names))
+    monkeypatch.setattr("ranker.featurelog.time.gmtime", lambda: time.struct_time((2020, 1, 1, 0, 0, 0, 0, 1, 0)))
+    for k in range(2):
+        write_part(tmp_path, pa.table({"k": [k]}), "v")
+    assert sorted(pq.read_table(path)["k"][0].as_py() for path in tmp_path.glob("part-*.parquet")) == [0, 1]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +19,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import bundle_of, make_world, train_parts, with_config, write_world_bundle
 
 from features.dataset import Mapping, import_log
 from features.errors import PairliftError
-from features.live import empty_log, merged
+from features.eventlog import LogWriter
+from features.live import Live, empty_log, merged
 from features.loading import load_log
 from features.newcomers import Newcomers
+from features.recorded import load_recorded
 from features.schema import DAY, HOUR, MINUTE, Requests
 from features.segments import segment_files
 from features.settings import EventsSettings, Grade
@@ -39,8 +43,8 @@ from ranker.config import RecordSettings
 from ranker.events import EventReader
 from ranker.memory import plan_memory
 from ranker.numbering import Numbering, with_room
-from ranker.server import Server, now_wall
-from ranker.snapshots import origin_of, with_snapshot
+from ranker.server import RECORDING, SERVICE, Server, now_wall
+from ranker.snapshots import origin_of, with_snapshot, write_snapshot
 from ranker.wire import IdTable, batch_message, batch_of
 
 ROOT = Path(__file__).parent.parent
@@ -371,6 +375,50 @@ def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundl
         assert outcome.refused == ((0, "feedback column 'play': numbers were expected, found texts"),)
 
 
+def test_feedback_beyond_a_32_bit_float_is_refused_and_counters_stay_finite(bundle, tmp_path):
+    user, item, end = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0]), bundle.state.end
+    largest = float(np.finfo(np.float32).max)
+    # The last but one rounds to the largest 32-bit float, the last to infinity.
+    play = [0.5, 1e300, -1e300, 3.4028235677973306e38, 3.4028236691953142e38]
+    with recording(bundle, tmp_path / "log") as (server, client):
+        (outcome,) = client.record([batch(list("abcde"), [user] * 5, [item] * 5, [end] * 5, play)])
+        told = "feedback column 'play': a number within a 32-bit float (at most 3.4e+38) was expected, found "
+        assert dict(outcome.refused) == {1: f"{told}1e+300", 2: f"{told}-1e+300", 4: f"{told}{play[4]!r}"}
+        assert outcome.recorded == 2
+        server.recorder.live.drain(5)
+        found = shown(client, user, item)
+        assert not any(np.isinf(list(found.values())))
+        assert server.pipeline.state.histories.feedback[:, 0].tolist().count(largest) == 1
+
+
+def test_feedback_beyond_a_32_bit_float_in_an_older_log_is_not_known_and_told(bundle, world, tmp_path, caplog):
+    user, item, end = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0]), bundle.state.end
+    events = batch(["a", "b", "c"], [user] * 3, [item] * 3, [end] * 3, [1e300, 0.5, -1e300])
+    writer = LogWriter(tmp_path / "log", DAY, lambda: end)
+    list(writer.replay(0))
+    writer.start()
+    writer.append(events.events.append_column("play", events.feedback["play"])).result()
+    writer.close()
+    with recording(bundle, tmp_path / "log") as (server, _client):
+        assert server.recorder.count == 3
+        unknown = Batch(events.events, {"play": pa.array([None, 0.5, None], pa.float64())}, [])
+        same(server.pipeline.state, expected_state(bundle, world, [unknown]))
+    told = (
+        "recorded feedback 'play' is beyond a 32-bit float in 2 events and counts as unknown: event id 'a' (1e+300), "
+    )
+    assert told + "'c' (-1e+300)" in caplog.text
+    (file,) = exported(bundle, tmp_path / "log")
+    for source, row in (
+        ("log/events/*.parquet", f"row 3 of log/events/{file.name}: ("),
+        ("(FROM 'log/events/*.parquet')", "row 3: ("),
+    ):
+        with pytest.raises(
+            PairliftError, match=r"\[events.feedback\] play of .*: a number beyond .* in 2 rows"
+        ) as caught:
+            imported_from(bundle, tmp_path, source)
+        assert row in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -431,6 +479,76 @@ def test_a_limit_of_events_a_full_disk_and_too_many_streams_are_told(bundle, tmp
         stream.cancel()
 
 
+def health_of(server, name):
+    with grpc.insecure_channel(server.address) as channel:
+        request = health_pb2.HealthCheckRequest(service=name)
+        status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+
+
+def within(seconds, true):
+    until = time.monotonic() + seconds
+    while not true() and time.monotonic() < until:
+        time.sleep(0.02)
+    return true()
+
+
+def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
+    """By Describe, a health name of its own, and one line of the log for each problem; ranking goes on."""
+    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    caplog.set_level("INFO")
+    small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
+    batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 3))
+    events = tmp_path / "log" / "events"
+    with recording(small, tmp_path / "log") as (server, client):
+        assert health_of(server, RECORDING) == "SERVING"
+        events.write_text("in the way")
+        list(client.record(batches[:2]))
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        told = client.describe().recording_problem
+        assert re.search(r"0001\.log could not be written as Parquet into .*/events \(.*File exists", told)
+        assert [health_of(server, name) for name in ("", SERVICE)] == ["SERVING"] * 2
+        assert client.rank(int(bundle.state.catalog.user_ids[3]), [int(bundle.state.catalog.item_ids[5])]).items
+        list(client.record(batches[2:]))
+        assert within(5, lambda: "and 1 more" in client.describe().recording_problem)
+        time.sleep(0.2)
+        assert caplog.text.count("could not be written as Parquet") == 2  # of two segments, however often it is tried
+        events.unlink()
+        assert within(5, lambda: health_of(server, RECORDING) == "SERVING")
+        assert client.describe().recording_problem == ""
+        assert caplog.text.count("is exported again or no longer there") == 2
+        assert len(list(events.glob("*.parquet"))) == 2
+
+
+def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 2))
+    with recording(bundle, tmp_path / "log") as (server, client), monkeypatch.context() as broken:
+        broken.setattr("features.live.Live._turn", lambda _: 1 / 0)
+        list(client.record(batches[:1]))
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        assert "ZeroDivisionError" in client.describe().recording_problem
+        broken.undo()
+        assert within(5, lambda: health_of(server, RECORDING) == "SERVING")
+
+        def failing(_):
+            raise OSError(5, "Input/output error")
+
+        broken.setattr("features.eventlog.os.fsync", failing)
+        with pytest.raises(ServerError, match="fsync failed"):
+            list(client.record(batches[1:]))
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        assert "mend the disk, then start the server again" in client.describe().recording_problem
+
+
+def test_a_server_that_records_nothing_has_no_health_of_recording(bundle):
+    server = Server(bundle, clock="snapshot")
+    server.start()
+    with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+        health_of(server, RECORDING)
+    server.stop(0)
+
+
 def test_a_locked_log_and_too_little_memory_are_refused_at_the_start(bundle, tmp_path):
     with recording(bundle, tmp_path / "log"), pytest.raises(PairliftError, match="is locked: process"):
         Server(bundle, record_to=tmp_path / "log")
@@ -475,6 +593,40 @@ def test_a_snapshot_is_the_state_and_a_server_goes_on_from_it(bundle, world, tmp
         Server(later, record_to=tmp_path / "other", origin=origin)
 
 
+def test_a_snapshot_is_the_served_bundles_own_and_replaces_no_other(bundle, world, tmp_path):
+    batches = list(random_batches(np.random.default_rng(9), bundle, [30], low=0))
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(batches))
+        first = client.snapshot()
+        assert client.snapshot() == first  # nothing has come since
+    less = State.build(world.log.select(world.log.user != 3), world.catalog, bundle.state.counters, bundle.state.grades)
+    other = replace(bundle, version="other", state=replace(less, end=bundle.state.end))
+    with recording(other, tmp_path / "log") as (_, client):
+        second = client.snapshot()
+    folders = [Path(taken.folder) for taken in (first, second)]
+    assert [folder.name.rpartition("-")[2] for folder in folders] == ["world", "other"]
+    assert (first.time, first.frame) == (second.time, second.frame)
+    same(with_snapshot(bundle, folders[0]).state, expected_state(bundle, world, batches))
+    assert len(with_snapshot(other, folders[1]).state.histories.ts) == len(less.histories.ts) + 30
+    (folders[1].parent / ".killed.partial").mkdir()
+    with recording(bundle, tmp_path / "log") as (_, client):  # started again: it cannot know that it is the same
+        third = Path(client.snapshot().folder)
+        folders[0].rename(tmp_path / "away")
+        assert Path(client.snapshot().folder).name == third.name == f"{folders[0].name}-2"
+    assert sorted(path.name for path in third.parent.iterdir()) == sorted([third.name, folders[1].name])
+
+
+def test_two_writers_of_one_snapshot_get_a_folder_each(bundle, tmp_path):
+    live = Live(with_room(bundle.state, empty_log(("play",)), 5, 5), ("play",), empty_log(("play",)), 0)
+    frozen = live.freeze().result(20)
+    live.close()
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(write_snapshot, tmp_path / "snapshots", frozen, "log", "v") for _ in range(4)]
+    assert sorted(p.result().name[-4:] for p in made) == ["-0-v", "-v-2", "-v-3", "-v-4"]
+    for done in made:
+        with_snapshot(bundle, done.result())
+
+
 def test_a_changed_byte_of_a_snapshot_is_refused_with_the_file(bundle, tmp_path):
     with recording(bundle, tmp_path / "log") as (_, client):
         folder = Path(client.snapshot().folder)
@@ -503,18 +655,6 @@ def test_a_snapshot_is_taken_while_events_flow(bundle, world, tmp_path):
         # One stream, a batch a frame: the frame tells how many batches are in it.
         assert 0 < one.frame <= 60
         same(with_snapshot(bundle, Path(one.folder)).state, expected_state(bundle, world, batches[: one.frame]))
-
-
-def test_a_new_bundle_does_not_count_what_it_was_trained_on(bundle, world, tmp_path):
-    batches = list(random_batches(np.random.default_rng(5), bundle, [30, 30], low=0))
-    with recording(bundle, tmp_path / "log") as (_, client):
-        list(client.record(batches[:1]))
-    trained = replace(bundle, version="next", state=expected_state(bundle, world, batches[:1]))
-    for _ in range(2):
-        with recording(trained, tmp_path / "log") as (server, client):
-            list(client.record(batches[1:]))
-            server.recorder.live.drain(5)
-            same(server.pipeline.state, expected_state(bundle, world, batches))
 
 
 CONDITIONS = [
@@ -583,6 +723,16 @@ def record_and_export(bundle, folder, batches):
             time.sleep(0.05)
 
 
+def exported(bundle, folder):
+    """Start a server on a log, and return its Parquet files once every segment that was closed has one."""
+    with recording(bundle, folder):
+        closed = {path.stem for path in segment_files(folder)[:-1]}
+        until = time.monotonic() + 5
+        while {p.stem for p in (folder / "events").glob("*.parquet")} != closed and time.monotonic() < until:
+            time.sleep(0.05)
+    return sorted((folder / "events").glob("*.parquet"))
+
+
 def imported_from(bundle, folder, source, zone="UTC"):
     """The events of a source as a training reads them."""
     events = bundle.config.events.model_copy(update={"source": source, "surface": "surface"})
@@ -642,14 +792,16 @@ def test_recorded_events_are_trained_on_behind_the_old_log(bundle, world, tmp_pa
 def test_old_segments_that_a_bundle_was_trained_on_may_be_deleted(bundle, tmp_path):
     batches = list(random_batches(np.random.default_rng(8), bundle, [20] * 4, low=0))
     record_and_export(bundle, tmp_path / "log", batches)
-    trained = replace(bundle, state=State.build(
+    first, second = sorted((tmp_path / "log" / "events").glob("*.parquet"))[:2]
+    imported_from(bundle, tmp_path, f"read_parquet(['{first}', '{second}'])")
+    trained = replace(bundle, recorded=load_recorded(tmp_path / "log.duckdb"), state=State.build(
         merged([bundle.state.histories.log(("play",)), log_of(bundle, batches[:2])]),
         bundle.state.catalog, bundle.state.counters, bundle.state.grades,
     ))  # fmt: skip
     for path in segment_files(tmp_path / "log")[:2]:
         path.unlink()
     with recording(trained, tmp_path / "log") as (server, client):
-        assert server.recorder.count == int((log_of(bundle, batches[2:]).ts >= trained.state.end).sum())
+        assert server.recorder.count == 40
         assert next(iter(client.record([batches[3]]))).recorded == 0  # its ids are known still
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from features.baselines import ALS
 from features.pairs import Groups, make_groups, make_pairs, weight_table
 from features.plugin import FeaturePlugin, FitData
+from features.recorded import Recorded
 from features.rows import FeatureSpec, assemble, make_spec
 from features.schema import (
     DAY,
@@ -250,15 +251,16 @@ def make_bundle(world: World) -> Bundle:
     return bundle_of(train_parts(world))
 
 
-def write_world_bundle(parts: Parts, folder: Path) -> None:
+def write_world_bundle(parts: Parts, folder: Path, recorded: Recorded | None = None) -> None:
     """Write trained parts as a bundle to `folder` (its TOML lies beside it)."""
     path = folder.parent / "world.toml"
     path.write_text(TOML)
     config = load_config(path)
     p = parts
     write_bundle(
-        folder, config, p.spec, p.state, p.plugins, p.booster, p.cooccurrence, {}, {"rows": 0, "columns": {}}, p.split
-    )
+        folder, config, p.spec, p.state, p.plugins, p.booster, p.cooccurrence, {}, {"rows": 0, "columns": {}}, p.split,
+        recorded or {},
+    )  # fmt: skip
 
 
 def with_config(bundle: Bundle, **tables: Any) -> Bundle:

@@ -8,6 +8,8 @@ Rules that hold everywhere:
   (`Describe` tells which). The other kind is INVALID_ARGUMENT.
 - An id that is not known is no error: such a user or item is cold, and is ranked. Known are those of the bundle, and
   those of recorded events.
+- A text id, a request's too, that is not known and longer than the bundle's [record] max_id_bytes (256 where the TOML
+  is silent; bytes of UTF-8) is INVALID_ARGUMENT in a request, and a reason to refuse an event.
 - Times are microseconds since 1970-01-01T00:00:00 UTC.
 - Answers are parallel arrays, best first: entry i of each belongs together.
 
@@ -717,7 +719,9 @@ class DescribeResponse(_message.Message):
     recorded_events: _builtins.int
     """How many events it recorded, those of the log that it started with included."""
     recording_problem: _builtins.str
-    """Why recorded events do not reach the served features at the moment; empty: they do."""
+    """What is wrong with the recording at the moment, empty for nothing: events do not reach the served features, cannot
+    be written, or are not exported for a training. Health says so too, as the service pairlift.v1.Recording.
+    """
     @_builtins.property
     def surfaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The surfaces of the log."""
@@ -783,7 +787,7 @@ class RecordEventsRequest(_message.Message):
     GRADES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event_ids(self) -> Global___Ids:
-        """A name for each event that no other event has, integers or text: by it a resend is known."""
+        """A name for each event that no other event has, integers or text (7 and "7" are one name): by it a resend is known."""
 
     @_builtins.property
     def users(self) -> Global___Ids:
@@ -863,7 +867,7 @@ class FeedbackColumn(_message.Message):
     """As the TOML names it."""
     @_builtins.property
     def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """NaN is not known; 1 and 0 stand for true and false."""
+        """NaN is not known; 1 and 0 stand for true and false. What a 32-bit float cannot hold is refused."""
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -1,0 +1,93 @@
+"""What an item leads one to expect of an event, as of any time. NumPy and numba alone."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numba import njit
+
+from features.histories import Histories
+from features.schema import F32, F64, I32, I64, EventLog
+from neural.histories import TokenSpec, raw_signals
+
+#: an item's mean signal is drawn towards the mean of all, as by so many events of the latter
+PRIOR_EVENTS = 10.0
+
+
+def ranges(start: I64, stop: I64) -> I64:
+    """Return the concatenation of `start[k] .. stop[k] - 1`."""
+    sizes = stop - start
+    ends = np.cumsum(sizes)
+    return np.repeat(start - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
+
+
+@njit(cache=True, nogil=True)
+def _running_means(offsets: I64, scaled: F64, mean: F32) -> None:
+    """Each item's sums start at 0, so that no other item's signals change the last bit of its means."""
+    total, count = np.zeros(scaled.shape[1]), np.zeros(scaled.shape[1])
+    for item in range(len(offsets) - 1):
+        total[:], count[:] = 0.0, 0.0
+        for row in range(offsets[item], offsets[item + 1]):
+            for k in range(scaled.shape[1]):
+                if np.isfinite(scaled[row, k]):
+                    total[k] += scaled[row, k]
+                    count[k] += 1.0
+                mean[row, k] = total[k] / (count[k] + PRIOR_EVENTS)
+
+
+@njit(cache=True, nogil=True)
+def _look_up(offsets: I64, ts: I64, mean: F32, item: I64, cut: I64, out: F32) -> None:
+    """Write the mean after the item's last event with `ts <` the cut; 0 stays where there is none."""
+    for n in range(len(item)):
+        if not 0 <= item[n] < len(offsets) - 1:
+            continue
+        first, low, high = offsets[item[n]], offsets[item[n]], offsets[item[n] + 1]
+        while low < high:
+            middle = (low + high) // 2
+            if ts[middle] < cut[n]:
+                low = middle + 1
+            else:
+                high = middle
+        if low > first:
+            out[n] = mean[low - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSignals:
+    """The items' mean scaled signals as of any time, over the events of the fit: what is known without a tower.
+
+    Item i has the rows `offsets[i] .. offsets[i + 1] - 1`: ts: int64[n], never decreasing within an item; mean:
+    float32[n, k], its mean signals once that event is known, drawn towards 0 (the mean of all). An event of after
+    the fit is expected to be as the whole fit period's. So an event's token is the same in training and in serving.
+    """
+
+    offsets: I64
+    ts: I64
+    mean: F32
+
+    @classmethod
+    def build(cls, log: EventLog, spec: TokenSpec) -> Self:
+        """Take the events of a log, which is in time order."""
+        by_item = Histories.build(replace(log, user=log.item, item=log.user), spec.n_items)
+        raw = raw_signals(by_item.grade, by_item.feedback)
+        scaled = (raw - np.array(spec.signal_mean)) / np.array(spec.signal_scale)
+        mean = np.empty(scaled.shape, np.float32)
+        _running_means(by_item.offsets, scaled, mean)
+        return cls(by_item.offsets, by_item.ts, mean)
+
+    def before(self, item: I32 | I64, cut: I64) -> F32:
+        """Return float32[..., k] over each item's events with `ts < cut`; 0 for an unknown item.
+
+        item, cut: of one shape.
+        """
+        out = np.zeros((item.size, self.mean.shape[1]), np.float32)
+        _look_up(self.offsets, self.ts, self.mean, item.ravel().astype(np.int64), cut.ravel(), out)
+        return out.reshape(*item.shape, -1)
+
+    def recoded(self, items: I32) -> "ItemSignals":
+        """Return it for another catalogue: its item k was `items[k]` of the present one, -1 for none."""
+        known = np.where(items >= 0, items, 0)
+        start, stop = self.offsets[known], np.where(items >= 0, self.offsets[known + 1], self.offsets[known])
+        rows = ranges(start, stop)
+        offsets = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
+        return ItemSignals(offsets, self.ts[rows], self.mean[rows])

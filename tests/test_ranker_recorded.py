@@ -1,0 +1,284 @@
+"""Each recorded event counts once in what a bundle serves, whatever its training read of the log."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from test_ranker_record import (
+    ROOT,
+    batch,
+    expected_state,
+    imported_from,
+    log_of,
+    record_and_export,
+    recording,
+    same,
+)
+from test_ranker_uplift import write_world
+from world import Parts, World, with_config, write_world_bundle
+
+from features.errors import PairliftError
+from features.live import merged
+from features.loading import load_log
+from features.recorded import Recorded, load_recorded
+from features.schema import DAY, HOUR, MINUTE, EventLog
+from features.segments import FRAME, SEGMENT
+from features.store import State
+from ranker.batch import Batch
+from ranker.bundle import Bundle, load_bundle
+from ranker.cli import cli
+from ranker.client import Client
+from ranker.config import RecordSettings, load_config
+from ranker.snapshots import origin_of, with_snapshot
+
+OLD = "SELECT user_id, item_id, make_timestamp(ts) AS ts, play FROM 'log.parquet'"
+
+
+def trained(folder: Path, source: str, out: str) -> Bundle:
+    """What `pairlift train` makes of a source."""
+    toml = folder / "pairlift.toml"
+    toml.write_text(toml.read_text().replace('"make_timestamp(ts)"', '"ts"'))
+    lines = [f'source = "{source}"' if line.startswith("source") else line for line in toml.read_text().split("\n")]
+    toml.write_text("\n".join(lines))
+    done = CliRunner().invoke(cli, ["train", str(toml), "--out", str(folder / out)])
+    assert done.exit_code == 0, done.output
+    return load_bundle(folder / out)
+
+
+def known_batches(rng: np.random.Generator, bundle: Bundle, sizes: list[int], first: int, low: int) -> list[Batch]:
+    """Batches of users and items that the bundle knows, from `low` µs before its end on."""
+    made = []
+    for n in sizes:
+        users, items = (rng.choice(ids, n) for ids in (bundle.state.catalog.user_ids, bundle.state.catalog.item_ids))
+        ts = bundle.state.end + rng.integers(-low // MINUTE, HOUR // MINUTE, n) * MINUTE
+        made.append(batch(list(range(first, first + n)), users, items, ts, rng.choice([0.1, 0.5, 1.0], n).tolist()))
+        first += n
+    return made
+
+
+def state_of(bundle: Bundle, old: EventLog, batches: list[Batch]) -> State:
+    """Each event once, by another way."""
+    log = merged([old, log_of(bundle, batches)])
+    return State.build(log, bundle.state.catalog, bundle.state.counters, bundle.state.grades)
+
+
+@contextlib.contextmanager
+def served(folder: Path, bundle: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """`pairlift serve` with the log of the folder."""
+    command = [sys.executable, "-m", "ranker.cli", "serve", str(folder / bundle), "--log", str(folder / "log")]
+    command += ["--port", "0", "--clock", "snapshot"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
+    with (folder / "serve.err").open("a") as told:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            with Client(line.split()[-1], timeout=20) as client:
+                yield process, client
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_what_a_training_did_not_read_is_folded_in(tmp_path: Path) -> None:
+    """Train on the exported files, serve, record late events, restart, kill: each event is there once."""
+    write_world(tmp_path)
+    rng = np.random.default_rng(0)
+    first = trained(tmp_path, f"({OLD})", "first")
+    old, _ = load_log(load_config(tmp_path / "pairlift.toml").work / "import" / "log.duckdb")
+    batches = known_batches(rng, first, [30, 30, 17], 0, DAY)
+    record_and_export(first, tmp_path / "log", batches)
+    late = known_batches(rng, first, [5, 5], 77, 2 * DAY)
+    with recording(first, tmp_path / "log") as (_, client):
+        list(client.record(late[:1]))  # in a segment that is open while the training reads
+        second = trained(tmp_path, f"({OLD} UNION ALL BY NAME FROM 'log/events/*.parquet')", "second")
+        list(client.record(late[1:]))  # recorded behind the training, and before the bundle is first served
+    assert len(second.state.histories.ts) == len(old) + 77
+
+    def check(batches: list[Batch]) -> None:
+        with recording(second, tmp_path / "log") as (server, client):
+            assert client.describe().recorded_events == sum(len(b.events) for b in batches) - 77
+            same(server.pipeline.state, state_of(second, old, batches))
+
+    with served(tmp_path, "second") as (process, client):
+        assert client.describe().recorded_events == 10
+        later = known_batches(rng, second, [9], 87, 3 * DAY)
+        assert [o.recorded for o in client.record(later)] == [9]
+        process.send_signal(signal.SIGKILL)
+    for _ in range(2):
+        check([*batches, *late, *later])
+
+
+@pytest.fixture(scope="module")
+def log(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Batch]]:
+    """A log whose segments hold a batch each, all but the last exported."""
+    folder = tmp_path_factory.mktemp("recorded")
+    batches = known_batches(np.random.default_rng(11), bundle, [20] * 6, 0, 2 * DAY)
+    record_and_export(bundle, folder / "log", batches[:5])
+    with recording(bundle, folder / "log") as (_, client):
+        list(client.record(batches[5:]))
+    return folder, batches
+
+
+def read_by(bundle: Bundle, folder: Path, source: str) -> tuple[EventLog, Recorded]:
+    found, _ = imported_from(bundle, folder, source)
+    return found, load_recorded(folder / "log.duckdb")
+
+
+def exported(folder: Path, name: str = "log") -> list[Path]:
+    return sorted((folder / name / "events").glob("*.parquet"))
+
+
+def next_bundle(bundle: Bundle, world: World, batches: list[Batch], recorded: Recorded) -> Bundle:
+    """What a training on the world and these batches would make."""
+    return replace(bundle, version="next", state=expected_state(bundle, world, batches), recorded=recorded)
+
+
+STAR = "read_parquet([{files}])"
+NAMED = "(SELECT user_id, item_id, ts, play, surface FROM read_parquet([{files}]))"
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("source", [STAR, NAMED])
+def test_any_part_of_a_log_may_have_been_read_wherever_it_lies(
+    bundle: Bundle, world: World, log: tuple[Path, list[Batch]], tmp_path: Path, seed: int, source: str
+) -> None:
+    """Two servings and a snapshot each count every event once, late or not, trained or not."""
+    folder, batches = log
+    shutil.copytree(folder / "log", tmp_path / "log")
+    rng = np.random.default_rng(seed)
+    chosen = [k for k in range(5) if rng.random() < 0.5] or [seed % 5]
+    files = [exported(folder)[k] for k in chosen]
+    for number, path in enumerate(files):
+        shutil.copy(path, tmp_path / f"moved-{number}.parquet")
+    names = ", ".join(f"'moved-{number}.parquet'" for number in range(len(files)))
+    found, recorded = read_by(bundle, tmp_path, source.format(files=names))
+    assert len(found) == 20 * len(chosen)
+    assert [name[:20] for name in recorded] == [path.stem for path in files]
+    trained = next_bundle(bundle, world, [batches[k] for k in chosen], recorded)
+    for _ in range(2):
+        with recording(trained, tmp_path / "log") as (server, client):
+            assert server.recorder.count == 120 - 20 * len(chosen)
+            same(server.pipeline.state, expected_state(bundle, world, batches))
+            taken = Path(client.snapshot().folder)
+    later = with_snapshot(trained, taken)
+    with recording(later, tmp_path / "log", origin=origin_of(taken)) as (server, _):
+        assert server.recorder.count == 0
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+
+
+def test_what_is_cut_off_by_time_was_not_read(
+    bundle: Bundle, world: World, log: tuple[Path, list[Batch]], tmp_path: Path
+) -> None:
+    """`WHERE` on frames or times leaves out the ends of segments; those frames are folded in."""
+    folder, batches = log
+    shutil.copytree(folder / "log", tmp_path / "log")
+    _, recorded = read_by(bundle, tmp_path, f"(SELECT * FROM 'log/events/*.parquet' WHERE {FRAME} < 4)")
+    assert list(recorded.values()) == [(1, 1), (2, 2), (3, 3)]
+    with recording(next_bundle(bundle, world, batches[:3], recorded), tmp_path / "log") as (server, _):
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+
+
+def test_files_that_were_exported_before_they_said_so(
+    bundle: Bundle, world: World, log: tuple[Path, list[Batch]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their name is their segment's, above them; elsewhere nobody can tell, and that is said."""
+    folder, batches = log
+    shutil.copytree(folder / "log", tmp_path / "log")
+    for path in exported(tmp_path)[:2]:
+        pq.write_table(pq.read_table(path).drop_columns([SEGMENT, FRAME]), path)
+    for source in ("log/events/*.parquet", "read_parquet('log/events/*.parquet', union_by_name=true)"):
+        _, recorded = read_by(bundle, tmp_path, source)
+        read = len(exported(tmp_path))  # a server that starts exports what was open
+        assert list(recorded.values()) == [(k + 1, k + 1) for k in range(read)]
+        with recording(next_bundle(bundle, world, batches[:read], recorded), tmp_path / "log") as (server, _):
+            same(server.pipeline.state, expected_state(bundle, world, batches))
+    assert not caplog.text.count("does not say of which log")
+    shutil.move(exported(tmp_path)[0], tmp_path)
+    assert not read_by(bundle, tmp_path, f"{'0' * 19}1.parquet")[1]
+    assert "does not say of which log" in caplog.text
+
+
+def test_a_copy_of_a_log_that_went_on_by_itself_is_another(
+    bundle: Bundle, world: World, log: tuple[Path, list[Batch]], tmp_path: Path
+) -> None:
+    """Two servers went on from one log: frame 7 of the one is not frame 7 of the other."""
+    folder, batches = log
+    further = known_batches(np.random.default_rng(12), bundle, [20, 20], 200, DAY)
+    small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
+    for name, more in zip(("one", "two"), further, strict=True):
+        shutil.copytree(folder / "log", tmp_path / name)
+        with recording(small, tmp_path / name) as (_, client):
+            list(client.record([more]))
+    with recording(bundle, tmp_path / "one"):
+        until = time.monotonic() + 5
+        while len(exported(tmp_path, "one")) < 7 and time.monotonic() < until:
+            time.sleep(0.05)
+    _, recorded = read_by(bundle, tmp_path, "one/events/*.parquet")
+    assert list(recorded.values()) == [(k, k) for k in range(1, 8)]
+    trained = next_bundle(bundle, world, [*batches, further[0]], recorded)
+    with recording(trained, tmp_path / "two") as (server, _):
+        assert server.recorder.count == 20
+        same(server.pipeline.state, expected_state(bundle, world, [*batches, *further]))
+
+
+def test_a_log_that_may_count_twice_is_warned_of(
+    bundle: Bundle, world: World, log: tuple[Path, list[Batch]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training that read the same events from elsewhere cannot be known; a few late events are nothing to tell."""
+    folder, batches = log
+    shutil.copytree(folder / "log", tmp_path / "log")
+    later = replace(bundle.state, end=min(b.events["ts"].to_numpy().min() for b in batches) + 1)
+    for state, warned in ((later, 0), (next_bundle(bundle, world, batches, {}).state, 1)):
+        with recording(replace(bundle, state=state), tmp_path / "log"):
+            assert caplog.text.count("If it read the same events from elsewhere, they count twice") == warned
+
+
+def test_a_compacted_log_and_one_sent_on_to_another_server(
+    bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path
+) -> None:
+    """DuckDB's own COPY keeps what rows say of themselves; `pairlift record` takes such a file."""
+    folder, _ = log
+    duckdb.sql(f"COPY (FROM '{folder}/log/events/*.parquet') TO '{tmp_path}/all.parquet'")
+    assert read_by(bundle, tmp_path, "all.parquet")[1] == read_by(bundle, folder, "log/events/*.parquet")[1]
+    with recording(bundle, tmp_path / "log") as (server, _):
+        done = CliRunner().invoke(cli, ["record", str(tmp_path / "all.parquet"), "--address", server.address])
+        assert "100 events recorded, 0 were recorded before, 0 refused" in done.output
+
+
+def test_a_file_that_comes_while_the_log_is_read(
+    bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = log
+    shutil.copytree(folder / "log" / "events", tmp_path / "events")
+    late = shutil.move(tmp_path / "events" / exported(folder)[-1].name, tmp_path)
+    monkeypatch.setattr("features.dataset._refuse_nulls", lambda *_: shutil.move(late, tmp_path / "events"))
+    with pytest.raises(PairliftError, match="files came or went while they were read; run it again"):
+        read_by(bundle, tmp_path, "(SELECT user_id, item_id, ts, play, surface FROM 'events/*.parquet')")
+
+
+def test_a_bundles_own_snapshot_says_what_it_has_read(folder_of: Path, tmp_path: Path) -> None:
+    """`--snapshot OTHER/snapshot` brings along what the training of OTHER read."""
+    bundle = load_bundle(folder_of)
+    assert with_snapshot(replace(bundle, recorded={}), folder_of / "snapshot").recorded == {"a-b": (1, 2)}
+    shutil.copytree(folder_of / "snapshot", tmp_path / "alone")
+    assert with_snapshot(bundle, tmp_path / "alone").recorded == {}
+
+
+@pytest.fixture
+def folder_of(parts: Parts, tmp_path: Path) -> Path:
+    """A bundle whose training read two frames of a log."""
+    write_world_bundle(parts, tmp_path / "bundle", {"a-b": (1, 2)})
+    return tmp_path / "bundle"
