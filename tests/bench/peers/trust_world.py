@@ -64,7 +64,7 @@ class World:
         rng = np.random.default_rng([self.seed, 1])
         price, length, genre = rng.normal(size=ITEMS), rng.normal(size=ITEMS), rng.integers(0, 4, ITEMS)
         if self.setting.tied:
-            price, length, genre = np.sign(np.round(price / 2)), np.sign(np.round(length)), genre // 2 * 2
+            price, length, genre = np.sign(np.round(price / 2)), np.sign(np.round(length / 2)), genre // 3 * 3
         quality = 0.6 * price + 0.4 * length + 0.3 * (genre - 1.5)
         for numbers in (price, length):
             numbers[rng.random(ITEMS) < self.setting.missing] = np.nan
