@@ -120,17 +120,18 @@ class World:
         log, catalog, split = self.log(draw, users), self._catalog(users), Split(START, T1, T2, T3, 0.2)
         grades = config.grade_names
         return Prepared(
-            config,
-            f"{self} {draw} {users}",
-            work / "none",
-            log,
-            catalog,
-            split,
-            make_groups(log, config.pairing, split),
-            weight_table({}, grades, negatives=False),
-            State.build(log, catalog, (), grades),
-            make_spec((), catalog, "UTC", config.features.columns),
-            None,
+            config=config,
+            key=f"{self} {draw} {users}",
+            database=work / "none",
+            log=log,
+            catalog=catalog,
+            split=split,
+            groups=make_groups(log, config.pairing, split),
+            weights=weight_table({}, grades, negatives=False),
+            state=State.build(log, catalog, (), grades),
+            spec=make_spec((), catalog, "UTC", config.features.columns),
+            exposure=None,
+            recorded={},
         )
 
     def _catalog(self, users: int) -> Catalog:
