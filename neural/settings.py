@@ -35,9 +35,9 @@ class TowerSettings(Settings):
 
     The defaults were first chosen without a record, perhaps on a test slice, and were tried again on 26 November 2026
     with `make bench WHAT=towers`: one option at a time (which, and to what value, stands in the trials:
-    `tests/bench/results/towers_trials.json`), on MovieLens-100K and a third of KuaiRand-Pure's users, by what `dot`
-    gains the booster on its validation slice; no test group is read. A default is changed where both logs agree by
-    more than the fits of one setting differ.
+    `tests/bench/results/towers_trials.json`), on the logs of both examples, by what `dot` gains the booster on its
+    validation slice; no test group is read. A default is changed where both logs agree by more than the fits of one
+    setting differ.
     """
 
     columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(default=["dot"], min_length=1)

@@ -414,7 +414,7 @@ def test_readers_never_see_half_of_a_batch():
 
 def test_plugins_read_live_histories_as_compact_ones():
     from features.baselines import ALS
-    from neural.histories import TokenSpec, make_tokens, visible
+    from neural.histories import Lag, TokenSpec, make_tokens, visible
 
     rng = np.random.default_rng(3)
     histories = Histories.build(WORLD.log, 8)
@@ -426,7 +426,7 @@ def test_plugins_read_live_histories_as_compact_ones():
     users = np.arange(-1, 8, dtype=np.int32)
     as_of = np.full(len(users), last + DAY)
     spec = TokenSpec(20, 3, 2, (1.0, 0.5), (1.0, 1.0), 16)
-    one, two = (make_tokens(h, users, *visible(h, users, as_of, 0, 16), spec) for h in (live_ones, compact))
+    one, two = (make_tokens(h, users, *visible(h, users, as_of, Lag(0), 16), spec) for h in (live_ones, compact))
     for name in ("item", "codes", "signals", "length"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
     plugin = ALS(factors=4)
