@@ -50,6 +50,10 @@ class Exposure:
         known = np.where(np.isnan(shown), 1.0, shown)
         return cls(known * np.where(np.isnan(seen), 1.0, seen), known)
 
+    def until(self, n: int) -> "Exposure":
+        """Return it for the first n events of the log."""
+        return Exposure(self.won[:n], self.lost[:n])
+
     def correction(self, pairs: Pairs, event: I64) -> F64:
         """Return float64[p], not clipped. event: int64[n] of the rows that the pairs count, -1 drawn."""
         winner, loser = event[pairs.winner], event[pairs.loser]

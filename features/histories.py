@@ -5,6 +5,7 @@ events reads: a `HistoryBuffer` appends to the same arrays behind the rows that 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -100,9 +101,18 @@ class Histories:
 
     def compact(self) -> "Histories":
         """Return a copy without the gaps that a live form has."""
-        _, row = self.rows()
         offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
-        return Histories(offsets, **{name: getattr(self, name)[row] for name in COLUMNS})
+        arrays = {name: getattr(self, name) for name in COLUMNS}
+        return Histories(offsets, **{name: _packed(self.offsets, offsets, a) for name, a in arrays.items()})
+
+
+@njit(cache=True, nogil=True)
+def _packed(first: I64, offsets: I64, values: Any) -> Any:
+    """Return the rows of each user, from first[u] on, beside those of the user before."""
+    out = np.empty((offsets[-1], *values.shape[1:]), values.dtype)
+    for u in range(len(offsets) - 1):
+        out[offsets[u] : offsets[u + 1]] = values[first[u] : first[u] + offsets[u + 1] - offsets[u]]
+    return out
 
 
 @dataclass(frozen=True, slots=True)

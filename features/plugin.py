@@ -61,7 +61,8 @@ class FeaturePlugin(Protocol):
         Only events of `histories` with `ts < as_of - lag` of the request count. Users of requests, and items of
         histories, may have indexes behind those of the fit: a server gives them to ids that came with recorded
         events, and such a user or item is as a cold one, but for the history. A candidate's values do not depend on
-        the other candidates. Safe to call from several threads.
+        the other candidates, nor on their order, and is the same whatever happens at or after `as_of`: sums over all
+        events in float32 are not (sum in float64). Safe to call from several threads.
         """
 
     def save(self, folder: Path) -> None:

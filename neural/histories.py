@@ -18,7 +18,8 @@ from features.split import utc
 
 #: `lag` of vectors that are computed once a day, at 00:00 of `[time] zone`
 DAILY = "daily"
-#: a zone's offset from UTC changes at a quarter of an hour only
+#: zones change their offset from UTC at a quarter of an hour, but for some minutes of the past: a day that begins
+#: within one is then seen to begin the day before
 QUARTER = HOUR // 4
 #: code columns of a token, in this order
 CODES = ("grade", "surface", "organic", "gap")

@@ -24,6 +24,15 @@ from features.schema import F64
 NAN = float("nan")
 
 
+def finite(value: Any) -> Any:
+    """Replace what is not a number by None, at any depth: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A relative uplift (0.01 is one per cent), its interval of 95 %, and its standard error.

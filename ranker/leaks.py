@@ -1,16 +1,18 @@
 """Two controls that can see a leak: a plugin's values as of a cut log, and those of a fit on a cut log.
 
-as_of   values of sampled groups are computed again from histories that end at each group's `as_of`: a plugin that
-        reads a label, a later event of the group or a total of the whole log gives other ones
+as_of   values of sampled groups are computed again from histories that end at each group's `as_of`, by a plugin that
+        has read no other, its candidates in another order: one that reads a label, a later event of the group, a total
+        of the whole log or the place of a candidate gives other ones
 refit   the plugin is fitted again on a log from which every event at or after t1 was deleted, on disk: one that looked
         ahead while it was fitted gives other ones
 
-What neither can find: a plugin that reads a file of its own (vectors that were trained elsewhere), and an attribute of
-`[items]` or `[users]` that says what happened later. What such a file has seen is for its owner to know.
+What neither can find: a plugin that reads a file of its own (vectors that were trained elsewhere) or keeps values
+outside of itself, an attribute of `[items]` or `[users]` that says what happened later, and, where fits do not repeat,
+a leak that is smaller than their own luck. What such a file has seen is for its owner to know.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,13 @@ from features.pairs import Groups
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64
 from features.split import iso
-from ranker.prepare import Prepared, refit_stage
+from ranker.prepare import Prepared, plugin_stage, refit_stage
 
 #: groups of each slice that are compared
 SAMPLE = 256
-#: values of the same call agree within this share of their column's standard deviation; those of a batch and of one
-#: request, whose sums are rounded in another order, within the second
-TOLERANCE, BATCHED = 1e-5, 1e-3
+#: values of the same call agree within this share of their column's spread; those of a batch and of one request, whose
+#: sums are rounded in another order, within the second and some roundings of float32
+TOLERANCE, BATCHED, ROUNDING = 1e-5, 1e-3, 8 * float(np.finfo(np.float32).eps)
 #: a fit that does not repeat may be so many times as far from the first as fits of other seeds are; `make bench
 #: WHAT=trust` counts what honest plugins need
 MARGIN = 1.5
@@ -44,7 +46,8 @@ class Leak:
     column: str
     slice: str
     groups: int  # how many of the compared ones
-    largest: float  # gap in standard deviations of the column; infinite where one value alone was missing
+    largest: float  # gap, by the column's spread; of fits that do not repeat, the root mean square of all gaps
+    missing: bool  # somewhere one of the two values alone was missing
     first: tuple[dict[str, Any], ...]  # user and as_of of the first few groups
 
 
@@ -70,7 +73,7 @@ class Sample:
     names: list[str]  # of the columns
     groups: dict[str, Groups]
     fits: list[Columns]
-    scale: F64  # [c] standard deviation of the first fit's known values, over all rows of all slices
+    scale: F64  # [c] spread of the first fit's known values, over all rows of all slices
 
     @classmethod
     def of(
@@ -97,30 +100,41 @@ def find_leaks(
 ) -> dict[str, Control]:
     """Run both controls. plugin: the first fit; fits: the columns of all of them, by slice of `groups`."""
     sample = Sample.of(prepared, plugin, name, groups, fits)
-    found = {"as_of": as_of_control(sample)}
-    again = refit_stage(prepared, name, prepared.config.uplift.fit_seeds[0])
-    return found | {"refit": refit_control(sample, again)}
+    seed = prepared.config.uplift.fit_seeds[0]
+    # What a plugin keeps for later (vectors of users, say) must not bring the whole log's values into the comparison.
+    unread = plugin_stage(prepared, name, seed)
+    return {
+        "as_of": as_of_control(sample, unread),
+        "refit": refit_control(sample, refit_stage(prepared, name, seed)),
+    }
 
 
-def as_of_control(sample: Sample) -> Control:
+def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
     """Compare values with those from histories without any event at or after each group's `as_of`.
 
-    The values that the boosters read, of all groups at once, are compared within rounding; those of the one request,
-    from the whole and from the cut histories, within TOLERANCE.
+    unread: the first fit, loaded anew: it gives the values of cut histories alone. The values that the boosters read,
+    of all groups at once, are compared within rounding; those of the one request, from the whole and from the cut
+    histories, within TOLERANCE.
     """
     whole, found = sample.prepared.state.histories, list[Leak]()
+    rng = np.random.default_rng(0)
     with tqdm(total=len(sample), desc="values as of a cut log", unit="group", leave=False) as bar:
         for part, groups in sample.groups.items():
             alone, cut = [sample.fits[0][part][:0]], [sample.fits[0][part][:0]]
             for g in range(len(groups.requests)):
                 one = groups.requests.slice(g, g + 1)
+                order = rng.permutation(len(one.item))
+                values = np.empty((len(order), len(sample.names)), np.float32)
+                values[order] = unread.values(
+                    replace(one, item=one.item[order]), whole.until(int(one.as_of[0])).compact()
+                )
                 alone.append(sample.plugin.values(one, whole))
-                cut.append(sample.plugin.values(one, whole.until(int(one.as_of[0])).compact()))
+                cut.append(values)
                 bar.update()
-            known = np.concatenate(cut)
+            known, batch = np.concatenate(cut), sample.fits[0][part]
+            apart = _gap(batch, known, sample.scale) > BATCHED + ROUNDING * np.abs(_in_scale(batch, sample.scale))
             gap = _gap(np.concatenate(alone), known, sample.scale)
-            batch = _gap(sample.fits[0][part], known, sample.scale)
-            found += _leaks(sample, part, np.where(batch > BATCHED, batch, gap))
+            found += _leaks(sample, part, np.where(apart, _gap(batch, known, sample.scale), gap))
     return Control(len(sample), tuple(found))
 
 
@@ -135,35 +149,35 @@ def refit_control(sample: Sample, again: FeaturePlugin) -> Control:
         for plugin in (sample.plugin, again)
     )
     if not getattr(again, "deterministic", True):
-        return _unrepeated(sample, values)
+        return _unrepeated(sample, first, values)
     gaps = {part: _gap(first[part], values[part], sample.scale) for part in sample.groups}
     return Control(len(sample), tuple(leak for part, gap in gaps.items() for leak in _leaks(sample, part, gap)))
 
 
-def _unrepeated(sample: Sample, values: Columns) -> Control:
-    """Compare by the size of gaps, where the same fit gives other values each time."""
+def _unrepeated(sample: Sample, first: Columns, values: Columns) -> Control:
+    """Compare by the size of gaps, where the same fit gives other values each time. first: values of the first fit."""
     if len(sample.fits) < 2:
         return Control(0, (), "its fits do not repeat, and one fit says nothing: [uplift] fits = 2 or more are needed")
-    first, *others = sample.fits
-    among = np.max([_size(first, other, sample.scale) for other in others], axis=0)
+    among = np.max([_size(sample.fits[0], other, sample.scale) for other in sample.fits[1:]], axis=0)
     apart = _size(first, values, sample.scale)
-    shown = _shown(sample, "test", np.arange(min(FIRST_FEW, len(sample.groups["test"].requests))))
     leaks = [
-        Leak(sample.names[k], "all", len(sample), float(apart[k]), shown)
-        for k in np.flatnonzero(apart > MARGIN * among).tolist()
+        Leak(sample.names[k], "all", len(sample), float(apart[k]), missing=False, first=())
+        for k in np.flatnonzero(apart > np.maximum(MARGIN * among, BATCHED)).tolist()
     ]
     worst = int(np.argmax(apart / np.maximum(among, 1e-12)))
-    sizes = f"{sample.names[worst]}: {apart[worst]:.3g}, among its fits {among[worst]:.3g}"
-    return Control(len(sample), tuple(leaks), f"its fits do not repeat; gap in standard deviations of {sizes}")
+    sizes = f"by {apart[worst]:.3g} of its spread, its fits among themselves by up to {among[worst]:.3g}"
+    return Control(len(sample), tuple(leaks), f"its fits do not repeat: {sample.names[worst]} differs {sizes}")
 
 
 def _leaks(sample: Sample, part: str, gap: F64) -> Iterator[Leak]:
     """Yield a leak for each column that has a gap. gap: float64[n, c] by row of the slice's groups."""
     owner = sample.groups[part].requests.row_request()
     for k, name in enumerate(sample.names):
-        bad = np.unique(owner[gap[:, k] > TOLERANCE])
+        bad = np.unique(owner[~(gap[:, k] <= TOLERANCE)])
         if len(bad):
-            yield Leak(name, part, len(bad), float(gap[:, k].max()), _shown(sample, part, bad[:FIRST_FEW]))
+            largest = float(np.nanmax(gap[:, k])) if not np.isnan(gap[:, k]).all() else 0.0
+            missing = bool(np.isnan(gap[:, k]).any())
+            yield Leak(name, part, len(bad), largest, missing, _shown(sample, part, bad[:FIRST_FEW]))
 
 
 def _shown(sample: Sample, part: str, chosen: Any) -> tuple[dict[str, Any], ...]:
@@ -173,23 +187,35 @@ def _shown(sample: Sample, part: str, chosen: Any) -> tuple[dict[str, Any], ...]
 
 
 def _scale(columns: Columns) -> F64:
-    """Return float64[c]: the standard deviation of each column's known values over all slices."""
+    """Return float64[c]: the spread of each column's known values over all slices, 0 of a constant.
+
+    The standard deviation, or what it would be by the quartiles of a normal column where that is less: a few far
+    values must not make room for all others.
+    """
     values = np.concatenate(list(columns.values())).astype(np.float64)
-    known = ~np.isnan(values)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, values, 0).sum(axis=0) / count
-    return np.asarray(np.sqrt((np.where(known, values - mean, 0) ** 2).sum(axis=0) / count))
+    spreads = []
+    for column in values.T:
+        known = column[~np.isnan(column)]
+        spread = float(np.std(known)) if len(known) else 0.0
+        quartiles = float(np.subtract(*np.percentile(known, [75, 25]))) / 1.349 if len(known) else 0.0
+        spreads.append(min(spread, quartiles) if quartiles > 0 else spread)
+    return np.array(spreads)
+
+
+def _in_scale(values: Any, scale: F64) -> F64:
+    """Return float64[n, c] values by their columns' spread; infinite where a constant is not 0."""
+    wide = np.broadcast_to(scale > 0, values.shape)
+    return np.asarray(np.divide(values, scale, out=np.where(values == 0, 0.0, np.inf), where=wide))
 
 
 def _gap(was: F32, now: F32, scale: F64) -> F64:
-    """Return float64[n, c] |was - now| in standard deviations; infinite where one alone is NaN."""
-    a, b = was.astype(np.float64), now.astype(np.float64)
-    gap = np.nan_to_num(np.abs(a - b))
-    gap = np.divide(gap, scale, out=np.where(gap > 0, np.inf, 0.0), where=np.broadcast_to(scale > 0, gap.shape))
-    return np.where(np.isnan(a) != np.isnan(b), np.inf, gap)
+    """Return float64[n, c] |was - now| by the column's spread; NaN where one alone is missing."""
+    gap = np.abs(was.astype(np.float64) - now)
+    gap[np.isnan(was) & np.isnan(now)] = 0.0
+    return _in_scale(gap, scale)
 
 
 def _size(one: Columns, other: Columns, scale: F64) -> F64:
-    """Return float64[c]: the root mean square of the gaps over all slices; one that is infinite counts as 1."""
+    """Return float64[c]: the root mean square of the gaps over all slices; one without a size counts as 1."""
     gap = np.concatenate([_gap(one[part], other[part], scale) for part in one])
-    return np.asarray(np.sqrt((np.where(np.isinf(gap), 1.0, gap) ** 2).mean(axis=0)))
+    return np.asarray(np.sqrt((np.where(np.isfinite(gap), gap, 1.0) ** 2).mean(axis=0)))

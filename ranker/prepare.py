@@ -193,5 +193,5 @@ def _cut(prepared: Prepared) -> Prepared:
         database=database,
         log=log,
         groups=make_groups(log, config.pairing, prepared.split, context=context),
-        exposure=load_exposure(database, config.events, config.pairing),
+        exposure=prepared.exposure and prepared.exposure.until(len(log)),
     )

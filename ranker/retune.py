@@ -24,7 +24,7 @@ from ranker.arms import Arms
 from ranker.booster import Slice, fit_booster
 from ranker.config import Config
 from ranker.hashes import hash_value
-from ranker.interval import Interval, relative_uplift
+from ranker.interval import Interval, finite, relative_uplift
 from ranker.metrics import right_by_user
 from ranker.prepare import Prepared, plugin_stage, prepare
 from ranker.space import Knob, make_space, told, toml_lines, with_values
@@ -104,6 +104,7 @@ class Found:
     own: FrozenTrial
     best: FrozenTrial
     gain: Interval
+    gain_fits: int
     importance: dict[str, float] | None
     pairs: int
 
@@ -125,12 +126,14 @@ def retune(config: Config, minutes: float, trials: int | None) -> Found:
     study = _study(folder, key)
     if _own(study.get_trials()) is None and not study.get_trials(states=(TrialState.WAITING,)):
         study.enqueue_trial({knob.name: knob.own for knob in knobs}, user_attrs={OWN: True})
+    fits = CONFIRMED
     try:
         _search(study, bench, knobs, folder, minutes, trials)
     except KeyboardInterrupt:
-        logger.warning("stopped: the trials that are finished are kept")
-    found = _found(study, bench, knobs, folder)
-    (config.work / "retune.json").write_text(json.dumps(as_json(found), indent=1))
+        logger.warning("stopped: the trials that are finished are kept, and compared by their own fits alone")
+        fits = SEEDS
+    found = _found(study, bench, knobs, folder, fits)
+    (config.work / "retune.json").write_text(json.dumps(finite(as_json(found)), indent=1, allow_nan=False))
     return found
 
 
@@ -202,14 +205,14 @@ def _config_of(bench: Bench, knobs: list[Knob], trial: Trial | FrozenTrial) -> C
     return with_values(config, knobs, {k.name: k.rounded(trial.params[k.name]) for k in knobs})
 
 
-def _confirmed(bench: Bench, knobs: list[Knob], folder: Path, trial: FrozenTrial) -> F64:
-    """Return float64[1, CONFIRMED, users] weight of the right pairs: of the trial's fits, and of further seeds'."""
+def _confirmed(bench: Bench, knobs: list[Knob], folder: Path, trial: FrozenTrial, fits: int) -> F64:
+    """Return float64[1, fits, users] weight of the right pairs: of the trial's own fits, and of further seeds'."""
     path = folder / f"right{trial.number}.npy"
     rights, first = list(np.load(path)), bench.seeds[0]
-    for seed in range(first + len(rights), first + CONFIRMED):
+    for seed in range(first + len(rights), first + fits):
         rights.append(bench.fit(_config_of(bench, knobs, trial), seed)[0])
         np.save(path, np.stack(rights))
-    return np.stack(rights)[None]
+    return np.stack(rights[:fits])[None]
 
 
 def _own(trials: list[FrozenTrial]) -> FrozenTrial | None:
@@ -217,19 +220,19 @@ def _own(trials: list[FrozenTrial]) -> FrozenTrial | None:
     return next((t for t in trials if OWN in t.user_attrs and t.state == TrialState.COMPLETE), None)
 
 
-def _found(study: optuna.Study, bench: Bench, knobs: list[Knob], folder: Path) -> Found:
+def _found(study: optuna.Study, bench: Bench, knobs: list[Knob], folder: Path, fits: int) -> Found:
     trials = study.get_trials()
     done = [t for t in trials if t.state == TrialState.COMPLETE]
     own = _own(trials)
     if own is None:
         raise PairliftError("retune: stopped before the TOML's own parameters were measured; give it more minutes")
     best = study.best_trial
-    gain = relative_uplift(*(_confirmed(bench, knobs, folder, trial) for trial in (own, best)))
+    gain = relative_uplift(*(_confirmed(bench, knobs, folder, trial, fits) for trial in (own, best)))
     importance = None
     if len(done) >= LEAST_FOR_IMPORTANCE:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return Found(bench.arms.prepared.config, knobs, trials, own, best, gain, importance, len(bench.held.pairs))
+    return Found(bench.arms.prepared.config, knobs, trials, own, best, gain, fits, importance, len(bench.held.pairs))
 
 
 def as_json(found: Found) -> dict[str, Any]:
@@ -272,7 +275,7 @@ def as_table(found: Found) -> str:
     lines = [
         f"{found.config.name}: {states.count(TrialState.COMPLETE)} trials, {states.count(TrialState.PRUNED)} given up "
         f"after one fit; {found.pairs:,} pairs of the booster's validation slice, {SEEDS} fits each, "
-        f"{CONFIRMED} for the gain",
+        f"{found.gain_fits} for the gain",
         "",
         f"{'':24}{'PairAccuracy':>13}   trees",
         f"{'the TOML' + chr(39) + 's own':24}{own.value:13.4f}   {_trees(own)}",

@@ -39,7 +39,10 @@ def code_hash(*packages: str) -> str:
 def _versions() -> dict[str, str]:
     """Return the versions of the libraries whose numbers a stage keeps."""
     found = {d.metadata["Name"].lower(): d.version for d in distributions()}
-    return {name: found.get(name, "") for name in ("duckdb", "implicit", "lightgbm", "numpy", "torch")}
+    return {
+        name: found.get(name, "")
+        for name in ("duckdb", "implicit", "lightgbm", "numba", "numpy", "onnxruntime-gpu", "scipy", "torch")
+    }
 
 
 def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None], level: int = logging.INFO) -> Path:

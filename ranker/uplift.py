@@ -17,7 +17,7 @@ from features.pairs import Groups, Pairs
 from features.schema import F32, SAMPLED, Bool
 from ranker.arms import SHOWN, Arms
 from ranker.config import Config
-from ranker.interval import relative_uplift
+from ranker.interval import finite, relative_uplift
 from ranker.leaks import Columns, Control, find_leaks
 from ranker.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
 from ranker.metrics import effective_users
@@ -72,7 +72,7 @@ def report_of(
     report |= {"pairs_kind": main[0]} | _figures(arms, boosters, main[1], values, columns, trusted)
     if len(shown) and len(drawn):  # never mixed: drawn negatives have figures of their own
         report[SAMPLED] = _figures(arms, boosters, drawn, values, columns, trusted)
-    told: dict[str, Any] = _finite(report)
+    told: dict[str, Any] = finite(report)
     return told
 
 
@@ -82,15 +82,6 @@ def _holds_for(fits: int, seeds: int) -> str:
     this = [*(["this one fit of the plugin"] if fits == 1 else []), *(["this one seed"] if seeds == 1 else [])]
     told = "new " + (", ".join(new[:-1]) + " and " + new[-1] if len(new) > 1 else new[0])
     return told + (f", but for {' and '.join(this)} alone" if this else "") + "; the training log is fixed"
-
-
-def _finite(value: Any) -> Any:
-    """Replace what is not a number by None, at any depth: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _fit_all(arms: Arms, name: str, names: list[str], fits: list[Columns]) -> dict[str, Fits]:

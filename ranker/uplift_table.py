@@ -50,7 +50,8 @@ def verdict(report: dict[str, Any]) -> str:
         return "LEAKS: its values know what they must not, so no figure below says anything"
     if not report["useful"]:
         return "is not shown to be useful"
-    alone = ", with this one fit alone" if report["fits"] == 1 else ""
+    one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
+    alone = f", with this one {' and one '.join(one)} alone" if one else ""
     uplift, least = report["relative_uplift"], report["minimum_detectable_uplift"]
     small = "; how much is uncertain, for it is less than this test shows reliably" if uplift < least else ""
     return f"is useful{alone}{small}"
@@ -67,6 +68,8 @@ def doubts(report: dict[str, Any]) -> list[str]:
         found.append(f"WARNING: {_count(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised")
     if len(report["seeds"]) < LEAST_SEEDS:
         found.append(f"WARNING: {_count(len(report['seeds']), 'seed')}; at least {LEAST_SEEDS} are advised")
+    if report["relative_uplift"] is not None and report["ci95"][0] is None:
+        found.append("WARNING: one user has all that is right: there is no interval without others")
     if report["relative_uplift"] is None:
         found.append("WARNING: the arm without the column orders no pair right: there is nothing to compare with")
     return found
@@ -79,19 +82,23 @@ def _controls(report: dict[str, Any]) -> list[str]:
         control = report["controls"].get(kind)
         if control is None:
             continue
-        for leak in control["leaks"]:
-            first = ", ".join(f"user {group['user']} at {group['as_of']}" for group in leak["first"])
-            gap = "missing in one" if leak["largest"] is None else f"{leak['largest']:.3g} standard deviations"
-            lines.append(
-                f"LEAK: {leak['column']} differs {told} in {leak['groups']:,} groups of the slice '{leak['slice']}' "
-                f"(by up to {gap}): {first}"
-            )
+        lines += [_leak(leak, told, control["remark"]) for leak in control["leaks"]]
         if not control["groups"]:
             lines.append(f"WARNING: values {told} could not be compared: {control['remark']}")
         elif not control["leaks"]:
-            remark = f" ({control['remark']})" if control["remark"] else ""
-            lines.append(f"values {told} agree in all of {control['groups']:,} groups{remark}")
+            agree = f"differ no more than its fits do: {control['remark']}" if control["remark"] else "agree"
+            lines.append(f"values {told}, {control['groups']:,} groups: {agree}")
     return lines
+
+
+def _leak(leak: dict[str, Any], told: str, remark: str) -> str:
+    if not leak["first"]:
+        return f"LEAK: {leak['column']} differs {told} more than its fits do: {remark}"
+    gap = "a constant that is another" if leak["largest"] is None else f"by up to {leak['largest']:.3g} of its spread"
+    missing = ", missing in one of the two" if leak["missing"] else ""
+    first = ", ".join(f"user {group['user']} at {group['as_of']}" for group in leak["first"])
+    groups = f"{leak['groups']:,} groups of the slice '{leak['slice']}'"
+    return f"LEAK: {leak['column']} differs {told} in {groups} ({gap}{missing}): {first}"
 
 
 def _parts(report: dict[str, Any]) -> str:

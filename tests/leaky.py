@@ -118,6 +118,56 @@ class LookedAhead(Leaky):
         return self.item_values[requests.item, None]
 
 
+class Remembered(Label):
+    """The label, kept for whoever asks again: a cache hides a leak from a comparison that it has served before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[tuple[int, int, int], float] = {}
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return what was said first."""
+        return self._kept.setdefault((user, item, as_of), super().of(user, item, as_of, histories))
+
+
+class BesideFarValues(Label):
+    """The label, and values that are far away for some users: they must not make room for it."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return it."""
+        return -1e9 if user % 10 == 0 else super().of(user, item, as_of, histories)
+
+
+class InBatchAlone(Label):
+    """The label where many requests are asked for at once, as in training; the user's number where it is one."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]."""
+        if len(requests) > 1:
+            return super().values(requests, histories)
+        return requests.user[requests.row_request(), None].astype(np.float32)
+
+
+class Place(Leaky):
+    """The candidate's place in its group: in a log with drawn losers, or sorted by what was liked, a label."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]."""
+        owner = requests.row_request()
+        return (np.arange(len(owner)) - requests.offsets[owner])[:, None].astype(np.float32)
+
+
+class UnsteadyAhead(LookedAhead):
+    """Looks ahead, and hides behind fits that do not repeat."""
+
+    deterministic = False
+
+    def fit(self, data: FitData) -> None:
+        """Look, and add a little noise."""
+        super().fit(data)
+        self.item_values += np.random.default_rng().normal(0, 0.01, len(self.item_values)).astype(np.float32)
+
+
 LEAKS = (Label, NoisyLabel, LaterEvent, AtAsOf, WholeLog, LookedAhead)
 
 
@@ -144,10 +194,19 @@ class Unsteady(ALS):
         )
 
 
+class Steady(ALS):
+    """Honest, declared as one that does not repeat, and it does."""
+
+    deterministic = False
+
+
 class Undeclared(Unsteady):
     """The same, not declared."""
 
     deterministic = True
+
+
+MORE_LEAKS = (Remembered, BesideFarValues, InBatchAlone, Place, UnsteadyAhead)
 
 
 def plugin_of(kind: type[Any]) -> str:

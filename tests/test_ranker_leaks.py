@@ -30,17 +30,19 @@ def uplift(folder: Path, kind: type[Any], fits: int = 1, more: str = "", **world
     return result, json.loads((folder / "report" / "uplift.json").read_text())
 
 
-@pytest.mark.parametrize("kind", leaky.LEAKS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", leaky.LEAKS + leaky.MORE_LEAKS, ids=lambda kind: kind.__name__)
 def test_a_planted_leak_is_found(kind: type[Any], tmp_path: Path) -> None:
     equal_times = "SELECT * REPLACE (ts // 3600000000 * 3600000000 AS ts)" if kind is leaky.AtAsOf else ""
-    result, report = uplift(tmp_path, kind, rows=equal_times)
+    drawn = {"pairing": "negatives = 2", "where": "play >= 0.9"} if kind is leaky.Place else {}
+    result, report = uplift(tmp_path, kind, fits=2 if kind is leaky.UnsteadyAhead else 1, rows=equal_times, **drawn)
     assert result.exit_code == 1, result.output
     assert "LEAK: tried__x differs" in result.output
     assert "LEAKS: its values know what they must not" in result.output
     assert not report["useful"]
-    control = report["controls"]["refit" if kind is leaky.LookedAhead else "as_of"]
+    control = report["controls"]["refit" if issubclass(kind, leaky.LookedAhead) else "as_of"]
     assert {leak["column"] for leak in control["leaks"]} == {"tried__x"}
-    assert all(leak["groups"] > 0 and leak["first"][0].keys() == {"user", "as_of"} for leak in control["leaks"])
+    if kind is not leaky.UnsteadyAhead:
+        assert all(leak["groups"] > 0 and leak["first"][0].keys() == {"user", "as_of"} for leak in control["leaks"])
 
 
 def test_a_leak_would_have_been_called_useful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +67,10 @@ def test_what_only_says_that_it_is_known_is_not_useful(tmp_path: Path) -> None:
 def test_a_fit_that_does_not_repeat_says_so(tmp_path: Path) -> None:
     result, report = uplift(tmp_path / "unsteady", leaky.Unsteady, fits=3)
     assert result.exit_code == 0, result.output
-    assert report["controls"]["refit"]["remark"].startswith("its fits do not repeat; gap")
+    assert report["controls"]["refit"]["remark"].startswith("its fits do not repeat: tried__dot differs by")
+    assert "groups: differ no more than its fits do" in result.output
+    result, report = uplift(tmp_path / "steady", leaky.Steady, fits=2)
+    assert (result.exit_code, report["leaks"]) == (0, 0)
     result, report = uplift(tmp_path / "one", leaky.Unsteady)
     assert (result.exit_code, report["useful"]) == (0, False)
     assert "[uplift] fits = 2 or more are needed" in result.output
@@ -116,6 +121,21 @@ def test_the_cut_log_gives_a_plugin_what_the_whole_log_does(tmp_path: Path) -> N
     for name in ("winner", "loser", "weight"):
         np.testing.assert_array_equal(getattr(one.pairs, name), getattr(other.pairs, name))
     assert one.catalog is other.catalog
+
+
+def test_a_position_that_is_known_later_on_alone_is_no_fault_of_the_cut_log(tmp_path: Path) -> None:
+    columns = (
+        "request_id = \"concat(user_id, ts // 3600000000)\"\nposition = 'CASE WHEN ts > middle THEN item_id + 1 END'"
+    )
+    rows = "SELECT *, (max(ts) OVER () + min(ts) OVER ()) // 2 + 1 AS middle"
+    result, _ = uplift(tmp_path, leaky.Noise, request=columns, pairing="position_power = 1.0", rows=rows)
+    assert result.exit_code == 0, result.output
+
+
+def test_one_seed_and_one_user_are_told(tmp_path: Path) -> None:
+    _, report = uplift(tmp_path, leaky.ALS, fits=2)
+    assert "is useful, with this one seed alone" in as_table(report | {"seeds": [0]})
+    assert "one user has all that is right" in as_table(report | {"ci95": [None, None]})
 
 
 def test_what_is_no_attribute_is_told_before_anything_is_fitted(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_better_parameters_are_found_and_said(searched: module.Found, folder: Pa
     assert searched.best.value > searched.own.value
     table = as_table(searched)
     assert "better than the TOML's own" in table
-    written = json.loads((folder / "work" / "retune.json").read_text())
+    written = json.loads((folder / "work" / "retune.json").read_text(), parse_constant=pytest.fail)
     assert len(written["trials"]) == 12
     assert written["best"] == max(t["pair_accuracy"] or 0 for t in written["trials"])
     assert written["trials"][0]["values"]["learning_rate"] == 0.0005

@@ -166,6 +166,6 @@ def leaking(seed: int) -> dict[str, Any]:
 
 def _leaks(report: dict[str, Any]) -> dict[str, Any]:
     """Return the number of leaks, and of an unsteady plugin the gap of its refit over that among its fits."""
-    said = re.search(r": ([\d.e-]+), among its fits ([\d.e-]+)", report["controls"]["refit"]["remark"])
+    said = re.search(r"by ([\d.e-]+) of its spread, .* by up to ([\d.e-]+)$", report["controls"]["refit"]["remark"])
     ratio = float(said[1]) / float(said[2]) if said else None
     return {"leaks": report["leaks"], "useful": report["useful"], "ratio": ratio}
