@@ -38,7 +38,7 @@ from trust_plugins import HONEST, USELESS  # noqa: E402
 from ranker.hashes import hash_file, hash_value  # noqa: E402
 
 #: training logs of each setting of the coverage, and of each kind of useless column
-WORLDS, USELESS_WORLDS = 2, 12
+WORLDS, USELESS_WORLDS = 2, 50
 LEAKING_WORLDS = 2
 TARGETS = "coverage within .93 and .97, false_useful at most .035, leaks_found 1, false_leaks 0"
 

@@ -54,8 +54,9 @@ SETTINGS = {
         _S("large gain, luck 4, missing", 0.6, 0.15, missing=0.2),
     )
 }
-#: worlds of the columns that know nothing
-USELESS_SETTINGS = tuple(_S("useless", tied=tied, missing=missing) for tied in (False, True) for missing in (0.0, 0.2))
+#: worlds of the columns that know nothing: the base knows all of an item's quality there. Where it misses some, a
+#: column that tells items apart, as a popularity does, says what is missing of those of the training, and is useful
+USELESS_SETTINGS = tuple(_S("useless", tied=tied) for tied in (False, True))
 
 
 @contextmanager
