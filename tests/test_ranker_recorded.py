@@ -262,9 +262,11 @@ def test_a_backup_of_a_live_log_has_less_of_the_segment_and_counts_it_once(
             assert server.recorder.count == sum(len(batch.events) for batch in missing)
             same(server.pipeline.state, expected_state(bundle, world, [*has[read], *missing]))
     exported_by(bundle, tmp_path / "copy")
-    found, recorded = read_by(bundle, tmp_path, "read_parquet(['log/events/*.parquet', 'copy/events/*.parquet'])")
+    both = "'log/events/*.parquet', 'copy/events/*.parquet'"
+    found, recorded = read_by(bundle, tmp_path, STAR.format(files=both))
     assert len(found) == 48 + 20
     assert [(1, 3)] in recorded.values()
+    assert read_by(bundle, tmp_path, NAMED.format(files=both))[1] == recorded
 
 
 def test_logs_that_begin_with_one_batch_are_two(bundle: Bundle, world: World, tmp_path: Path) -> None:
