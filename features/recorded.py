@@ -74,6 +74,18 @@ def recorded_in_files(con: duckdb.DuckDBPyConnection, files: Sequence[Path], *, 
     return found
 
 
+def warn_of_a_cut(con: duckdb.DuckDBPyConnection, files: Sequence[Path], source: str) -> None:
+    """Warn where the table `mapped`, whose rows do not say where they are from, lacks rows of exported files."""
+    whole = sum(pq.read_metadata(file).num_rows for file in files if SEGMENT in _columns(file))
+    read = con.execute("SELECT count(*) FROM mapped").fetchall()[0][0]
+    if read < whole:
+        log.warning(
+            "%r: %s rows were read, but the exported files have %s, and count as read whole: the others are neither "
+            "trained on nor served. Select the columns %s and %s too, and a server adds them",
+            *(source, f"{read:,}", f"{whole:,}", SEGMENT, FRAME),
+        )
+
+
 def _columns(file: Path) -> list[str]:
     if file.suffix != ".parquet":
         return []

@@ -332,6 +332,16 @@ def test_a_file_of_another_segment_is_a_problem_and_not_an_export(
         assert pq.read_metadata(exported(tmp_path)[0]).num_rows == 9
 
 
+def test_what_a_where_leaves_out_beside_dropped_columns_is_warned_of(
+    bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which rows were read nobody can tell: all count as read."""
+    shutil.copytree(log[0] / "log", tmp_path / "log")
+    for source, warned in ((NAMED, 0), (STAR, 0), (NAMED.replace(")", ") WHERE play < 1", 1), 1)):
+        read_by(bundle, tmp_path, source.format(files="'log/events/*.parquet'"))
+        assert caplog.text.count("the others are neither trained on nor served") == warned
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_commits_that_a_where_leaves_out_are_added(bundle: Bundle, tmp_path: Path, seed: int) -> None:
     """By time, with late events, or by anything: each event is trained on, or served, or left out beside one read."""
