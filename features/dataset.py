@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from features.errors import PairliftError
-from features.recorded import recorded_in, recorded_in_files, same_files, write_recorded
+from features.recorded import joined, recorded_in, recorded_in_files, same_files, warn_of_a_cut, write_recorded
 from features.refusals import Rows, refuse, refuse_beyond_float, refuse_numbers
 from features.repeats import drop_repeats
 from features.segments import FRAME, SEGMENT
@@ -100,8 +100,10 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     same_files(
         told, recorded_in_files(con, source_files(settings.source, mapping.data), marked=marked), settings.source
     )
+    if not marked:
+        warn_of_a_cut(con, source_files(settings.source, mapping.data), settings.source)
     # Before repeats go: what one repeats was read all the same.
-    write_recorded(con, told | (recorded_in(con, "mapped") if marked else {}))
+    write_recorded(con, joined(told, recorded_in(con, "mapped") if marked else {}))
     others = {name: f"[events.columns] {name} of {settings.source!r}" for name in settings.columns}
     refuse_numbers(con, "mapped", {"propensity": "[events] propensity"} | floats | others, rows)
     refuse_beyond_float(con, "mapped", floats, rows)

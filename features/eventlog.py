@@ -35,6 +35,7 @@ from features.segments import (
     encode,
     first_arrival,
     first_number,
+    last_exported,
     read_segment,
     segment_files,
     sync_folder,
@@ -43,6 +44,8 @@ from features.segments import (
 
 log = logging.getLogger(__name__)
 
+#: folder in the log's, of closed segments as Parquet
+EVENTS = "events"
 #: events of one frame, at most (one batch more is taken whole)
 GROUP = 1 << 16
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -98,7 +101,7 @@ class LogWriter:
         self._clock, self._recorded = clock, recorded
         self._segment_bytes, self._segment_time = segment_bytes, segment_time
         self._lock = _locked(folder)
-        self.number, self._arrival, self._broken = 0, 0, ""
+        self.number, self._arrival, self._broken, self._failed = 0, 0, "", ""
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
         self._closed = threading.Event()
@@ -106,17 +109,21 @@ class LogWriter:
 
     @property
     def problem(self) -> str:
-        """Why nothing can be written any more; empty: it can."""
-        return self._broken
+        """Why nothing can be written any more, or the last batch could not be; empty: it can."""
+        return self._broken or self._failed
 
     def replay(self, after: int) -> Iterator[Frame]:
         """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
 
-        Segments of which neither is wanted are not read. PairliftError where the log is damaged.
+        An event whose id is known is dropped, as `append` would: older logs have 7 and "7". Segments of which nothing
+        is wanted are not read. Where all were deleted, numbers go on behind what was exported. PairliftError where the
+        log is damaged.
         """
         files = segment_files(self.folder)
-        if files and 0 < after < first_number(files[0]) - 1:
-            told = f"{self.folder} begins with {files[0].name}, but the snapshot is of frame {after}: "
+        begin = first_number(files[0]) if files else last_exported(self.folder / EVENTS) + 1
+        self.number = begin - 1
+        if 0 < after < begin - 1:
+            told = f"{self.folder} begins with frame {begin}, but the snapshot is of frame {after}: "
             raise PairliftError(told + "what lies between was deleted; serve a later snapshot, or a newer bundle")
         horizon = self._clock() - self.seen.keep
         for path, behind in itertools.zip_longest(files, files[1:]):
@@ -127,15 +134,22 @@ class LogWriter:
                 raise PairliftError(f"{self.folder}: frame {self.number + 1} was expected, {path.name} comes next")
             for frame in read_segment(path, last=behind is None):
                 self.number, self._arrival = frame.number, max(self._arrival, frame.arrival)
-                if frame.arrival >= horizon:
-                    self.seen.add(keys_of(_ids(frame.events)), frame.arrival)
                 if frame.number > after:
-                    yield frame
+                    yield self._unknown(frame)
+                elif frame.arrival >= horizon:
+                    self._unknown(frame)
         if self.number < after:
             raise PairliftError(
                 f"{self.folder} ends with frame {self.number}, but the snapshot is of frame {after}: "
                 "it is another log, or a part of it is missing"
             )
+
+    def _unknown(self, frame: Frame) -> Frame:
+        """Return a frame without the events whose ids are known, and learn its ids."""
+        keys = keys_of(_ids(frame.events))
+        known = self.seen.known(keys)
+        self.seen.add(keys[~known], frame.arrival)
+        return frame._replace(events=frame.events.filter(pa.array(~known))) if known.any() else frame
 
     def start(self) -> None:
         """Open a new segment and take appends; LogError where it cannot be made."""
@@ -201,6 +215,7 @@ class LogWriter:
                 self._commit(group)
             except Exception as error:  # whatever it is, the callers must hear of it and the thread must go on
                 told = self._explained(error) if isinstance(error, OSError) else error
+                self._failed = str(told)
                 log.error("a batch of events was not recorded: %s", told, exc_info=not isinstance(error, OSError))
                 for waiting in group:
                     if not waiting.receipt.done():
@@ -234,6 +249,7 @@ class LogWriter:
             whole = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
             frame = Frame(self.number + 1, self._arrival, whole.filter(pa.array(~known)))
             self._store(frame)
+            self._failed = ""
             self.seen.add(keys[~known], self._arrival)
             self._recorded(frame.number, [(w.aside, ~part) for w, part in zip(group, parts, strict=True)])
         for waiting, part in zip(group, parts, strict=True):

@@ -7,12 +7,16 @@ acknowledged: a crash tore it. A damaged frame anywhere else is an error, for fr
 
 Event ids are text, whatever they were on the wire. Older segments have integers too, also beside text in one segment:
 what is read from them has the form of today.
+
+One process writes a segment, and it ends with it. So a segment is known by its first frame: what two files of that name
+both have is the same, and a backup's, copied while it was written, is only shorter.
 """
 
 import hashlib
 import logging
 import os
 import struct
+import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
@@ -49,7 +54,8 @@ def with_text_ids(events: pa.Table) -> pa.Table:
 
 
 def encode(number: int, arrival: int, events: pa.Table) -> bytes:
-    """Return the bytes of a frame."""
+    """Return the bytes of a frame. No two are alike, so that two logs which begin with one batch can be told apart."""
+    events = events.replace_schema_metadata({"frame": uuid.uuid4().hex})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, events.schema) as writer:
         writer.write_table(events.combine_chunks())
@@ -71,12 +77,12 @@ def _decode(data: memoryview, at: int) -> tuple[Frame, int] | None:
     if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(number, arrival, length))) != checksum:
         return None
     with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
-        return Frame(number, arrival, with_text_ids(reader.read_all())), behind
+        return Frame(number, arrival, with_text_ids(reader.read_all().replace_schema_metadata())), behind
 
 
 def segment_files(folder: Path) -> list[Path]:
-    """Return the segments of a log in their order."""
-    return sorted(folder.glob("[0-9]*.log"))
+    """Return the segments of a log in their order. Files of other names are none of it."""
+    return sorted(folder.glob("[0-9]" * 20 + ".log"))
 
 
 def first_number(path: Path) -> int:
@@ -85,9 +91,32 @@ def first_number(path: Path) -> int:
 
 
 def segment_name(path: Path) -> str:
-    """Return the name of a closed segment that no other has, of any log: its first frame and a hash of its bytes."""
+    """Return the name of a segment that no other has, of any log: its first frame's number and a hash of its bytes."""
     with path.open("rb") as file:
-        return f"{path.stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
+        file.seek(len(MAGIC))
+        head = file.read(HEAD.size)
+        length = HEAD.unpack(head)[-1] if len(head) == HEAD.size else 0
+        first = head + file.read(min(length, path.stat().st_size))
+    return f"{path.stem}-{hashlib.sha256(first).hexdigest()[:32]}"
+
+
+def frame_heads(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield (number, checksum) of a segment's frames up to the first that is not whole. Their events are not read."""
+    size, at = path.stat().st_size, len(MAGIC)
+    with path.open("rb") as file:
+        while at + HEAD.size <= size:
+            file.seek(at)
+            mark, checksum, number, _, length = HEAD.unpack(file.read(HEAD.size))
+            at += HEAD.size + length
+            if mark != MARK or at > size:
+                return
+            yield number, checksum
+
+
+def checksum_of(folder: Path, number: int) -> int | None:
+    """Return the checksum of a frame of a log, None where the log does not have it."""
+    before = [path for path in segment_files(folder) if first_number(path) <= number]
+    return dict(frame_heads(before[-1])).get(number) if before else None
 
 
 def first_arrival(path: Path) -> int | None:
@@ -163,6 +192,37 @@ def export_segment(path: Path, folder: Path) -> Path:
     partial.rename(target)
     sync_folder(folder)
     return target
+
+
+def check_export(path: Path, exported: Path) -> None:
+    """Raise PairliftError where an exported file is not that of the whole closed segment."""
+    name, last = _told_by(exported)
+    if name and (name, last) != (segment_name(path), max((number for number, _ in frame_heads(path)), default=0)):
+        raise PairliftError(
+            f"{exported.name} is there and has other events, or not all: move it elsewhere, for its events may be "
+            "nowhere else, and the segment is exported"
+        )
+
+
+def last_exported(folder: Path) -> int:
+    """Return the last frame of the exported files in a folder, 0 without any; PairliftError where it is damaged."""
+    files = sorted(folder.glob("[0-9]" * 20 + ".parquet"))
+    try:
+        return _told_by(files[-1])[1] if files else 0
+    except (OSError, pa.ArrowException) as error:
+        raise PairliftError(f"{files[-1]} cannot be read ({error}): restore it from a copy, or move it away") from error
+
+
+def _told_by(exported: Path) -> tuple[str, int]:
+    """Return the segment and the last frame that an exported file says it is of.
+
+    One from before exports said so: no segment, and a frame for each row, more than which it cannot have.
+    """
+    file = pq.ParquetFile(exported)
+    if not {SEGMENT, FRAME} <= set(file.schema_arrow.names):
+        return "", int(exported.stem) - 1 + file.metadata.num_rows
+    rows = pq.read_table(exported, columns=[SEGMENT, FRAME], read_dictionary=[SEGMENT])
+    return "/".join(rows[SEGMENT].unique().to_pylist()), pc.max(rows[FRAME]).as_py()
 
 
 def sync_folder(folder: Path) -> None:

@@ -36,7 +36,8 @@ from ranker.scorer import Scorer, checked_scorer
 
 #: 2: importance.json, and the split in the manifest
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read
-FORMAT = 3
+#: 4: they are noted frame by frame
+FORMAT = 4
 
 IMPORTANCE = "importance.json"
 
@@ -108,7 +109,7 @@ def write_bundle(
             "snapshot_time": state.end,
             "split": asdict(split),
             "measured": measured,
-            "recorded": {segment: list(frames) for segment, frames in recorded.items()},
+            "recorded": recorded,
             "files": files,
         }
         manifest["version"] = hash_value(manifest)[:12]
@@ -174,7 +175,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def recorded_of(manifest: dict[str, Any]) -> Recorded:
     """Return which recorded events a bundle's training read, and so its snapshot has."""
-    return {segment: (first, last) for segment, (first, last) in manifest["recorded"].items()}
+    return {name: [(first, last) for first, last in ranges] for name, ranges in manifest["recorded"].items()}
 
 
 def verify_bundle(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from ranker.batch import Batch, Outcome
 from ranker.wire import batch_message, id_list, id_message, ids_message
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+#: what gRPC says where there is nobody; a server that is there may be UNAVAILABLE too, with its own words
+NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 Id = int | str
 
 
@@ -216,8 +218,9 @@ class Client:
     def _explained(self, error: Any) -> ServerError:
         code, detail = error.code(), error.details()
         if code is grpc.StatusCode.UNAVAILABLE:
-            why = "" if "failed to connect" in detail else f" ({detail})"
-            sentence = f"no server answers at {self.address}; `pairlift serve BUNDLE` starts one{why}"
+            lost = any(told in detail for told in NOT_CONNECTED)
+            none = f"no server answers at {self.address}; `pairlift serve BUNDLE` starts one"
+            sentence = none if lost else f"the server at {self.address} cannot do it now: {detail}"
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             sentence = f"the server at {self.address} did not answer within {self.timeout:g} s"
         elif code is grpc.StatusCode.UNIMPLEMENTED:

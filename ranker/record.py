@@ -6,20 +6,30 @@ room; beyond that, until a training knows them, they count only for keys that do
 """
 
 import logging
+import sys
 import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pyarrow as pa
 
 from features.errors import PairliftError
-from features.eventlog import LogWriter
+from features.eventlog import EVENTS, LogWriter
 from features.live import Live, empty_log, merged
 from features.recorded import Recorded
 from features.schema import Bool, EventLog
-from features.segments import Frame, export_segment, segment_files, segment_name
+from features.segments import (
+    Frame,
+    check_export,
+    checksum_of,
+    export_segment,
+    first_number,
+    segment_files,
+    segment_name,
+)
 from features.store import State
 from ranker.batch import Batch, Outcome
 from ranker.bundle import Bundle
@@ -27,7 +37,7 @@ from ranker.events import Checked, EventReader, Find
 from ranker.memory import memory_lines
 from ranker.numbering import Numbering, with_room
 from ranker.request import RequestError
-from ranker.snapshots import Origin, log_name, tidy_snapshots, write_snapshot
+from ranker.snapshots import MANIFEST, Origin, log_name, tidy_snapshots, write_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +53,9 @@ PATIENCE = 3600.0
 #: folder in the log's
 SNAPSHOTS = "snapshots"
 UNTRAINED = (
-    "%s: %s recorded events are older than the end of what the bundle was trained on, and its training read no file of "
-    "%s: they are counted beside it. If it read the same events from elsewhere, they count twice: name these files in "
-    "[events] source in their place, or start another --log"
+    "%s: %s recorded events are older than the end of what the bundle was trained on, and its training did not read "
+    "them from %s: they are counted beside it. If it read the same events from elsewhere, they count twice: name these "
+    "files in [events] source in their place, or start another --log"
 )
 
 
@@ -77,8 +87,10 @@ class Recorder:
         self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
         self._wall, self._past = wall, past
         self._health, self._well = health, True
-        self._events = folder / "events"
+        self._events = folder / EVENTS
         self._failing: dict[Path, str] = {}  # segments that cannot be exported, and why
+        self._trouble = ""  # why the last look for closed segments failed
+        self._compared: set[Path] = set()  # segments whose Parquet file is known to be theirs
         self._reader = EventReader(bundle, users, items)
         frame, strangers = (origin.frame, origin.strangers) if origin else (0, empty_log(self._reader.feedback))
         state = with_room(bundle.state, strangers, self.settings.new_users, self.settings.new_items)
@@ -91,11 +103,14 @@ class Recorder:
         self._stop = threading.Event()
         self._snapping = threading.Lock()
         self._snapped: tuple[Path, int] | None = None
+        self._origin = origin
         size, age = round(self.settings.segment_mb * 1e6), self.settings.segment_time
-        self._writer = LogWriter(folder, self._reader.keep, self.clock, self._recorded, size, age)
+        # An event may come `tolerance` before its time, and again until its time is `keep` ago.
+        keep = self._reader.keep + self.settings.tolerance
+        self._writer = LogWriter(folder, keep, self.clock, self._recorded, size, age)
         try:
             self._name = log_name(folder)
-            if origin is not None and origin.log != self._name:
+            if origin is not None and not _is_of(origin, self._name, folder):
                 raise PairliftError(f"the snapshot is of another log than {folder}: serve it with its own, or without")
             self._live = Live(state, self._reader.feedback, strangers, frame)
             self._replay(frame, {} if origin is not None else bundle.recorded)
@@ -111,7 +126,7 @@ class Recorder:
         """What is wrong with the recording at the moment: serving, writing or exporting; empty: nothing."""
         failing = list(self._failing.values())
         more = f", and {len(failing) - 1} more; a training lacks their events" if failing[1:] else ""
-        told = [self.live.problem, self._writer.problem, *(one + more for one in failing[:1])]
+        told = [self.live.problem, self._writer.problem, self._trouble, *(one + more for one in failing[:1])]
         return "; ".join(one for one in told if one)
 
     @property
@@ -152,8 +167,11 @@ class Recorder:
         with self._snapping:
             frozen = self.live.freeze().result(PATIENCE)
             # Of the same frame it would be the same again.
-            if self._snapped is None or self._snapped[1] != frozen.frame or not self._snapped[0].exists():
-                folder = write_snapshot(self.folder / SNAPSHOTS, frozen, self._name, self.bundle.version)
+            if self._snapped is None or self._snapped[1] != frozen.frame or not (self._snapped[0] / MANIFEST).exists():
+                checksum = checksum_of(self.folder, frozen.frame)
+                if checksum is None and self._origin is not None and self._origin.frame == frozen.frame:
+                    checksum = self._origin.checksum
+                folder = write_snapshot(self.folder / SNAPSHOTS, frozen, self._name, self.bundle.version, checksum)
                 self._snapped = folder, frozen.frame
             return self._snapped[0], frozen.state, frozen.frame
 
@@ -198,13 +216,19 @@ class Recorder:
         if self._writer.number:
             took = time.monotonic() - begun
             log.info("%s: %s recorded events were read again in %.1f s", self.folder, f"{self.count:,}", took)
-        if late > self.count / 2 and not frame and not len(skipped):
-            log.warning(UNTRAINED, self.folder, f"{late:,}", self.folder / "events")
+        if late > self.count / 2 and not frame:
+            log.warning(UNTRAINED, self.folder, f"{late:,}", self._events)
 
     def _export(self) -> None:
         """Export closed segments, and tell whether all is well, until the end."""
         while True:
-            self._export_closed()
+            try:
+                self._export_closed()
+                self._trouble = ""
+            except Exception as error:  # this thread must not end: nothing else exports, or tells health
+                if not self._trouble:
+                    log.exception("%s: closed segments cannot be looked for", self.folder)
+                self._trouble = f"{self.folder}: closed segments cannot be looked for ({error})"
             if (well := not self.problem) != self._well:
                 self._well = well
                 self._health(well)
@@ -215,8 +239,7 @@ class Recorder:
         failing: dict[Path, str] = {}
         for path in self._writer.closed_segments():
             try:
-                if not (self._events / f"{path.stem}.parquet").exists():
-                    export_segment(path, self._events)
+                self._export_one(path)
             except Exception as error:
                 failing[path] = told = f"{path} could not be written as Parquet into {self._events} ({error})"
                 if self._failing.get(path) != told:
@@ -226,9 +249,17 @@ class Recorder:
             log.info("%s is exported again or no longer there", path)
         self._failing = failing
 
+    def _export_one(self, path: Path) -> None:
+        exported = self._events / f"{path.stem}.parquet"
+        if not exported.exists():
+            export_segment(path, self._events)
+        elif path not in self._compared:
+            check_export(path, exported)
+        self._compared.add(path)
+
 
 class _Frames:
-    """Numbers of frames, as ranges: first, last."""
+    """Numbers of frames, as ranges (first, last) that do not overlap."""
 
     def __init__(self, ranges: list[tuple[int, int]]) -> None:
         self._ranges = sorted(ranges)
@@ -243,10 +274,23 @@ class _Frames:
 
 
 def _frames_of(folder: Path, trained: Recorded) -> _Frames:
-    """Return the frames of a log that were trained on. Only a segment of the very bytes is the one that is meant."""
+    """Return the frames of a log that were trained on: those that a segment of the very name has.
+
+    The same segment of another copy may have more, and this log other frames of these numbers, in its next segment.
+    """
     firsts = {name.partition("-")[0] for name in trained}
-    names = [segment_name(path) for path in segment_files(folder) if path.stem in firsts]
-    return _Frames([trained[name] for name in names if name in trained])
+    ranges: list[tuple[int, int]] = []
+    for path, behind in zip_longest(files := segment_files(folder), files[1:]):
+        if path.stem in firsts:
+            end = first_number(behind) - 1 if behind is not None else sys.maxsize
+            ranges += [(first, min(last, end)) for first, last in trained.get(segment_name(path), []) if first <= end]
+    return _Frames(ranges)
+
+
+def _is_of(origin: Origin, name: str, folder: Path) -> bool:
+    """Tell whether a snapshot is of a log, as far as the log's files show: its last frame may have been deleted."""
+    found = checksum_of(folder, origin.frame)
+    return origin.log == name and (found == origin.checksum or found is None or origin.checksum is None)
 
 
 def _chunks(frames: Iterator[Frame]) -> Iterator[list[Frame]]:

@@ -1,7 +1,8 @@
 """Snapshots of a server that records, and what ties a recorded log to bundles and snapshots.
 
 A snapshot folder is a state (`features.snapshot`), `strangers/` (its events of users or items for which there was no
-room) and `manifest.json`: hashes of all files, and which frame of which log it goes up to.
+room) and `manifest.json`: hashes of all files, and which frame of which log it goes up to, with that frame's checksum:
+a copy of the log may have gone on with others.
 """
 
 import errno
@@ -40,17 +41,22 @@ IDENTITY = "log.json"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a snapshot is from: the log's name, its last frame that is in it, its events of strangers."""
+    """Where a snapshot is from: the log's name, its last frame that is in it, its events of strangers.
+
+    checksum: of that frame; None where the log did not have it any more, or the snapshot is of an older Pairlift.
+    """
 
     log: str
     frame: int
     strangers: EventLog
+    checksum: int | None = None
 
 
-def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str) -> Path:
+def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str, checksum: int | None = None) -> Path:
     """Write a snapshot into a new folder of `parent`; it appears whole or not at all, and never in another's place.
 
     Its name is its end, its last frame and the version of the bundle that it fits, and a number where that is taken.
+    checksum: of its last frame in the log, None where that is not known.
     """
     stamp = iso(frozen.state.end).replace(":", "").replace(" ", "T")
     name = f"{stamp}-{frozen.frame}-{bundle}"
@@ -62,6 +68,7 @@ def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str) -> Path:
         save_arrays(partial / "strangers", frozen.strangers)
         files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         told = {"format": FORMAT, "end": frozen.state.end, "log": log, "frame": frozen.frame, "bundle": bundle}
+        told["checksum"] = checksum
         (partial / MANIFEST).write_text(json.dumps({**told, "files": files}, indent=1))
         _sync(partial)
         folder = _placed(partial, parent / name)
@@ -137,7 +144,9 @@ def _recorded_beside(folder: Path) -> Recorded:
 def origin_of(folder: Path) -> Origin | None:
     """Return where a snapshot that `with_snapshot` took is from; None where it is of no recorded log."""
     told = _manifest(folder)
-    return Origin(told["log"], told["frame"], load_arrays(folder / "strangers", EventLog)) if told else None
+    if not told:
+        return None
+    return Origin(told["log"], told["frame"], load_arrays(folder / "strangers", EventLog), told.get("checksum"))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,15 @@ from features.dedupe import SeenIds, keys_of
 from features.errors import PairliftError
 from features.eventlog import LogError, LogWriter
 from features.schema import DAY, HOUR
-from features.segments import FRAME, SEGMENT, export_segment, segment_files, segment_name
+from features.segments import (
+    FRAME,
+    SEGMENT,
+    checksum_of,
+    export_segment,
+    frame_heads,
+    segment_files,
+    segment_name,
+)
 
 ROOT = Path(__file__).parent.parent
 NOW = 20_000 * DAY
@@ -148,6 +156,44 @@ def test_a_missing_segment_is_refused(tmp_path):
     writer.close()
 
 
+def test_numbers_go_on_where_old_segments_were_deleted(tmp_path):
+    """All but the newest, in which nothing is; and all."""
+    writer, _ = opened(tmp_path, segment_bytes=1)
+    for k in range(4):
+        writer.append(table([k], ts=NOW)).result()
+    for path in writer.closed_segments():
+        export_segment(path, tmp_path / "events")
+    writer.close()
+    opened(tmp_path)[0].close()
+    for path in segment_files(tmp_path)[:-1]:
+        path.unlink()
+    for want in (5, 4):  # then all go, of which frames 1 to 3 were exported
+        writer, _ = opened(tmp_path)
+        assert writer.append(table([9], ts=NOW)).result().number == want
+        writer.close()
+        for path in segment_files(tmp_path):
+            path.unlink()
+
+
+def test_a_torn_first_frame_has_a_name_and_no_head(tmp_path):
+    writer, _ = opened(tmp_path)
+    writer.append(table([1])).result()
+    writer.append(table([2])).result()
+    writer.close()
+    (path,) = segment_files(tmp_path)
+    whole, name = path.read_bytes(), segment_name(path)
+    (_, first), (_, second) = frame_heads(path)
+    assert [checksum_of(tmp_path, k) for k in range(4)] == [None, first, second, None]
+    names = set()
+    for size in range(0, len(whole), 7):
+        path.write_bytes(whole[:size])
+        heads = [checksum for _, checksum in frame_heads(path)]
+        assert heads == [first][: len(heads)]
+        names.add(segment_name(path))
+        assert (segment_name(path) == name) == bool(heads)
+    assert name in names
+
+
 def test_one_process_at_a_time(tmp_path):
     writer, _ = opened(tmp_path)
     with pytest.raises(PairliftError, match=rf"locked: process {os.getpid()} records into it"):
@@ -239,6 +285,19 @@ def test_closed_segments_as_parquet_hold_the_same_events(tmp_path):
     assert rows["ts"].cast(pa.int64()).to_pylist() == [NOW + k // 2 for k in range(rows.num_rows)]
     assert rows[FRAME].to_pylist() == [k // 2 + 1 for k in range(rows.num_rows)]
     assert rows[SEGMENT].unique().to_pylist() == [segment_name(path) for path in closed]
+
+
+def test_files_of_other_names_are_no_segments(tmp_path):
+    writer, _ = opened(tmp_path, segment_bytes=1)
+    for k in range(3):
+        writer.append(table([k], ts=NOW)).result()
+    for name in ("00000000000000000001-backup.log", "1.log", "2024-01-01.log"):
+        (tmp_path / name).write_bytes(b"stray")
+    assert [path.stem for path in writer.closed_segments()] == [f"{k:020d}" for k in (1, 2)]
+    writer.close()
+    writer, frames = opened(tmp_path)
+    writer.close()
+    assert ids_in(frames) == [0, 1, 2]
 
 
 def test_a_segment_that_is_being_opened_is_not_closed(tmp_path, monkeypatch):

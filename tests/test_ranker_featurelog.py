@@ -223,6 +223,20 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_partial_file_of_another_server_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fixed:
+        hex = "0" * 32
+
+    names = iter([Fixed, uuid.uuid4()])
+    monkeypatch.setattr("ranker.featurelog.uuid.uuid4", lambda: next(names))
+    monkeypatch.setattr("ranker.featurelog.time.gmtime", lambda: time.struct_time((2020, 1, 1, 0, 0, 0, 0, 1, 0)))
+    theirs = tmp_path / f"part-20200101T000000-{Fixed.hex[:16]}-v.partial"
+    theirs.write_bytes(b"half")
+    write_part(tmp_path, pa.table({"k": [1]}), "v")
+    assert theirs.read_bytes() == b"half"
+    assert rows_in(tmp_path) == 1
+
+
 def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     config, bundle = trained
     with pytest.raises(PairliftError, match="--feature-log"):

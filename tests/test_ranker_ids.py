@@ -20,7 +20,7 @@ from world import bundle_of, make_world, train_parts, with_config
 from features.live import empty_log
 from features.loading import load_repeats
 from features.newcomers import Newcomers, bytes_per_id
-from features.schema import MINUTE
+from features.schema import DAY, MINUTE
 from features.segments import segment_files
 from ranker.cli import cli
 from ranker.client import ServerError
@@ -125,6 +125,18 @@ def test_a_segment_with_ids_of_both_kinds_is_still_read(bundle, tmp_path):
     files = exported(bundle, tmp_path / "log")
     ids = [i for file in files for i in pq.read_table(file)["event_id"].to_pylist()]
     assert ids == [*map(str, KINDS[0]), *KINDS[1], "7", "8", "9"]
+
+
+@pytest.mark.parametrize("days", [0, 30])
+def test_an_integer_and_its_text_in_an_old_log_are_served_once_as_they_are_trained_on(bundle, tmp_path, days):
+    """Also where the log is older than ids are known for."""
+    one, other = (events(bundle, ids) for ids in ([7, 8], ["7", "9"]))
+    tables = [b.events.append_column("play", b.feedback["play"]).combine_chunks() for b in (one, other)]
+    old_segment(tmp_path / "log", tables, bundle.state.end - days * DAY)
+    with recording(bundle, tmp_path / "log") as (server, _):
+        assert server.recorder.count == 3
+    exported(bundle, tmp_path / "log")
+    assert len(imported_from(bundle, tmp_path, "log/events/*.parquet")[0]) == 3
 
 
 def test_old_files_with_integer_ids_and_new_ones_are_read_together(bundle, tmp_path):

@@ -1,7 +1,10 @@
 import contextlib
+import errno
+import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -541,6 +544,63 @@ def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tm
         assert "mend the disk, then start the server again" in client.describe().recording_problem
 
 
+def test_writes_that_fail_are_seen_until_one_succeeds(bundle, tmp_path, monkeypatch):
+    """A client is told the server's own words: that is there, and answers."""
+    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 2))
+    with recording(bundle, tmp_path / "log") as (server, client):
+        for code, status in ((errno.ENOSPC, "RESOURCE_EXHAUSTED"), (errno.EIO, "UNAVAILABLE")):
+
+            def failing(_, __, code=code):
+                raise OSError(code, os.strerror(code))
+
+            with monkeypatch.context() as broken:
+                broken.setattr("features.eventlog._write", failing)
+                with pytest.raises(ServerError, match=os.strerror(code)) as caught:
+                    list(client.record(batches[:1]))
+                assert caught.value.code == status
+                assert "no server answers" not in str(caught.value)
+                assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+                assert os.strerror(code) in client.describe().recording_problem
+            assert [o.recorded for o in client.record(batches[:1])] == [20]
+            assert within(5, lambda: health_of(server, RECORDING) == "SERVING")
+            assert client.describe().recording_problem == ""
+            batches = batches[1:]
+
+
+def test_a_look_for_segments_that_fails_is_told_and_the_next_exports(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
+    batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 3))
+    with recording(small, tmp_path / "log") as (server, client):
+        with monkeypatch.context() as broken:
+            broken.setattr(server.recorder._writer, "closed_segments", lambda: int("1-backup"))
+            assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+            assert "1-backup" in client.describe().recording_problem
+        (tmp_path / "log" / f"{1:020d}-backup.log").write_bytes(b"a stray file")
+        list(client.record(batches))
+        assert within(5, lambda: health_of(server, RECORDING) == "SERVING")
+        assert within(5, lambda: len(list((tmp_path / "log" / "events").glob("*.parquet"))) == 2)
+        assert client.describe().recording_problem == ""
+
+
+def test_an_event_from_the_future_counts_once_for_as_long_as_it_is_taken(bundle, tmp_path, monkeypatch):
+    """At the end of `dedupe_days` behind its time, which is up to `tolerance` behind its arrival."""
+    settings, now = bundle.config.record, [bundle.state.end // DAY * DAY + DAY - 1]  # ids are forgotten day by day
+    monkeypatch.setattr("ranker.server.now_wall", lambda: now[0])
+    user, item = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0])
+    early = batch(["early"], [user], [item], [now[0] + settings.tolerance])
+    with recording(bundle, tmp_path / "log", clock="wall") as (_, client):
+        assert [o.recorded for o in client.record([early])] == [1]
+        now[0] += round(settings.dedupe_days * DAY) + settings.tolerance
+        list(client.record([batch(["other"], [user], [item], [now[0]])]))
+        assert [o.duplicates for o in client.record([early])] == [1]
+    with recording(bundle, tmp_path / "log", clock="wall") as (_, client):
+        assert [o.duplicates for o in client.record([early])] == [1]
+        now[0] += 1
+        assert [len(o.refused) for o in client.record([early])] == [1]  # from here on it is too old
+
+
 def test_a_server_that_records_nothing_has_no_health_of_recording(bundle):
     server = Server(bundle, clock="snapshot")
     server.start()
@@ -614,6 +674,46 @@ def test_a_snapshot_is_the_served_bundles_own_and_replaces_no_other(bundle, worl
         folders[0].rename(tmp_path / "away")
         assert Path(client.snapshot().folder).name == third.name == f"{folders[0].name}-2"
     assert sorted(path.name for path in third.parent.iterdir()) == sorted([third.name, folders[1].name])
+
+
+def test_a_snapshot_that_lost_its_manifest_is_taken_again(bundle, tmp_path):
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(list(random_batches(np.random.default_rng(9), bundle, [30]))))
+        first = Path(client.snapshot().folder)
+        (first / "manifest.json").unlink()
+        second = Path(client.snapshot().folder)
+        assert second != first
+        assert origin_of(second).frame == 1
+
+
+def test_a_snapshot_of_another_copy_of_the_log_is_refused(bundle, world, tmp_path):
+    """Two servers went on from a copy: frame 2 of the one is not frame 2 of the other."""
+    batches = list(random_batches(np.random.default_rng(10), bundle, [20, 15, 13], low=0))
+    with recording(bundle, tmp_path / "one") as (_, client):
+        list(client.record(batches[:1]))
+        before = Path(client.snapshot().folder)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    with recording(bundle, tmp_path / "two") as (_, client):
+        list(client.record(batches[2:]))
+    with recording(bundle, tmp_path / "one") as (_, client):
+        list(client.record(batches[1:2]))
+        later = Path(client.snapshot().folder)
+    with pytest.raises(PairliftError, match=r"the snapshot is of another log than .*two: serve it with its own"):
+        Server(with_snapshot(bundle, later), record_to=tmp_path / "two", origin=origin_of(later), clock="snapshot")
+    for taken, name, want in ((before, "two", [0, 2]), (before, "one", [0, 1]), (later, "one", [0, 1])):
+        with recording(with_snapshot(bundle, taken), tmp_path / name, origin=origin_of(taken)) as (server, _):
+            same(server.pipeline.state, expected_state(bundle, world, [batches[k] for k in want]))
+    exported(bundle, tmp_path / "one")
+    for path in segment_files(tmp_path / "one"):
+        path.unlink()
+    with recording(with_snapshot(bundle, later), tmp_path / "one", origin=origin_of(later)) as (_, client):
+        again = origin_of(Path(client.snapshot().folder))  # of a frame that the log has no more
+        assert (again.frame, again.checksum) == (2, origin_of(later).checksum)
+    told = json.loads((before / "manifest.json").read_text())
+    del told["checksum"]  # as Pairlift wrote it before
+    (before / "manifest.json").write_text(json.dumps(told))
+    with recording(with_snapshot(bundle, before), tmp_path / "two", origin=origin_of(before)) as (server, _):
+        assert server.recorder.count == 13
 
 
 def test_two_writers_of_one_snapshot_get_a_folder_each(bundle, tmp_path):

@@ -25,7 +25,9 @@ from test_ranker_record import (
     record_and_export,
     recording,
     same,
+    within,
 )
+from test_ranker_record import exported as exported_by
 from test_ranker_uplift import write_world
 from world import Parts, World, with_config, write_world_bundle
 
@@ -34,13 +36,14 @@ from features.live import merged
 from features.loading import load_log
 from features.recorded import Recorded, load_recorded
 from features.schema import DAY, HOUR, MINUTE, EventLog
-from features.segments import FRAME, SEGMENT
+from features.segments import FRAME, SEGMENT, segment_files
 from features.store import State
 from ranker.batch import Batch
 from ranker.bundle import Bundle, load_bundle
 from ranker.cli import cli
 from ranker.client import Client
 from ranker.config import RecordSettings, load_config
+from ranker.server import Server
 from ranker.snapshots import origin_of, with_snapshot
 
 OLD = "SELECT user_id, item_id, make_timestamp(ts) AS ts, play FROM 'log.parquet'"
@@ -186,7 +189,7 @@ def test_what_is_cut_off_by_time_was_not_read(
     folder, batches = log
     shutil.copytree(folder / "log", tmp_path / "log")
     _, recorded = read_by(bundle, tmp_path, f"(SELECT * FROM 'log/events/*.parquet' WHERE {FRAME} < 4)")
-    assert list(recorded.values()) == [(1, 1), (2, 2), (3, 3)]
+    assert list(recorded.values()) == [[(1, 1)], [(2, 2)], [(3, 3)]]
     with recording(next_bundle(bundle, world, batches[:3], recorded), tmp_path / "log") as (server, _):
         same(server.pipeline.state, expected_state(bundle, world, batches))
 
@@ -202,13 +205,16 @@ def test_files_that_were_exported_before_they_said_so(
     for source in ("log/events/*.parquet", "read_parquet('log/events/*.parquet', union_by_name=true)"):
         _, recorded = read_by(bundle, tmp_path, source)
         read = len(exported(tmp_path))  # a server that starts exports what was open
-        assert list(recorded.values()) == [(k + 1, k + 1) for k in range(read)]
+        assert list(recorded.values()) == [[(k + 1, k + 1)] for k in range(read)]
         with recording(next_bundle(bundle, world, batches[:read], recorded), tmp_path / "log") as (server, _):
             same(server.pipeline.state, expected_state(bundle, world, batches))
+    (tmp_path / "log" / f"{'0' * 19}1.log").unlink()  # as the README allows: no server has its events any more
+    assert len(read_by(bundle, tmp_path, f"log/events/{'0' * 19}1.parquet")[0]) == 20
     assert not caplog.text.count("does not say of which log")
     shutil.move(exported(tmp_path)[0], tmp_path)
     assert not read_by(bundle, tmp_path, f"{'0' * 19}1.parquet")[1]
     assert "does not say of which log" in caplog.text
+    assert "delete" not in caplog.text  # it may be the only copy
 
 
 def test_a_copy_of_a_log_that_went_on_by_itself_is_another(
@@ -227,11 +233,135 @@ def test_a_copy_of_a_log_that_went_on_by_itself_is_another(
         while len(exported(tmp_path, "one")) < 7 and time.monotonic() < until:
             time.sleep(0.05)
     _, recorded = read_by(bundle, tmp_path, "one/events/*.parquet")
-    assert list(recorded.values()) == [(k, k) for k in range(1, 8)]
+    assert list(recorded.values()) == [[(k, k)] for k in range(1, 8)]
     trained = next_bundle(bundle, world, [*batches, further[0]], recorded)
     with recording(trained, tmp_path / "two") as (server, _):
         assert server.recorder.count == 20
         same(server.pipeline.state, expected_state(bundle, world, [*batches, *further]))
+
+
+@pytest.mark.parametrize("copied", [1, 2, 3])
+def test_a_backup_of_a_live_log_has_less_of_the_segment_and_counts_it_once(
+    bundle: Bundle, world: World, tmp_path: Path, copied: int
+) -> None:
+    """Copied while the server wrote a segment; a bundle trained on the one is served on the other, and the reverse."""
+    batches = known_batches(np.random.default_rng(13), bundle, [20, 15, 13], 0, 2 * DAY)
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(batches[:copied]))
+        shutil.copytree(tmp_path / "log", tmp_path / "copy")
+        list(client.record(batches[copied:]))
+    further = known_batches(np.random.default_rng(14), bundle, [11, 9], 100, DAY)
+    with recording(bundle, tmp_path / "copy") as (_, client):
+        list(client.record(further))  # its frames have numbers that the log has too
+    has = {"log": batches, "copy": [*batches[:copied], *further]}
+    for read, on in (("log", "copy"), ("copy", "log")):
+        assert exported_by(bundle, tmp_path / read)
+        _, recorded = read_by(bundle, tmp_path, f"{read}/events/*.parquet")
+        missing = [batch for batch in has[on] if not any(batch is one for one in has[read])]
+        with recording(next_bundle(bundle, world, has[read], recorded), tmp_path / on) as (server, _):
+            assert server.recorder.count == sum(len(batch.events) for batch in missing)
+            same(server.pipeline.state, expected_state(bundle, world, [*has[read], *missing]))
+    exported_by(bundle, tmp_path / "copy")
+    both = "'log/events/*.parquet', 'copy/events/*.parquet'"
+    found, recorded = read_by(bundle, tmp_path, STAR.format(files=both))
+    assert len(found) == 48 + 20
+    assert [(1, 3)] in recorded.values()
+    assert read_by(bundle, tmp_path, NAMED.format(files=both))[1] == recorded
+
+
+def test_logs_that_begin_with_one_batch_are_two(bundle: Bundle, world: World, tmp_path: Path) -> None:
+    """Sent to both, in a server's time that stands still: only what was read of the one is left out, of the one."""
+    batches = known_batches(np.random.default_rng(15), bundle, [20, 15, 13], 0, 2 * DAY)
+    for name, sent in (("one", batches[:2]), ("two", [batches[0], batches[2]])):
+        with recording(bundle, tmp_path / name) as (_, client):
+            list(client.record(sent))
+    exported_by(bundle, tmp_path / "one")
+    _, recorded = read_by(bundle, tmp_path, "one/events/*.parquet")
+    with recording(next_bundle(bundle, world, batches[:2], recorded), tmp_path / "two") as (server, _):
+        assert server.recorder.count == 33
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_log_whose_segments_were_all_deleted_goes_on_behind_them(
+    bundle: Bundle, world: World, tmp_path: Path, old: bool
+) -> None:
+    """Its next segments are exported too, and a snapshot from before lacks none of their events."""
+    batches = known_batches(np.random.default_rng(16), bundle, [20, 15, 13], 0, 2 * DAY)
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(batches[:1]))
+        taken = Path(client.snapshot().folder)
+    (file,) = exported_by(bundle, tmp_path / "log")
+    if old:
+        pq.write_table(pq.read_table(file).drop_columns([SEGMENT, FRAME]), file)
+    for path in segment_files(tmp_path / "log"):
+        path.unlink()
+    for one in batches[1:]:
+        with recording(bundle, tmp_path / "log") as (_, client):
+            assert [o.recorded for o in client.record([one])] == [len(one.events)]
+    files = exported_by(bundle, tmp_path / "log")
+    assert [pq.read_metadata(path).num_rows for path in files] == [20, 15, 13]
+    if old:  # such a file does not say its last frame: one for each row is the most
+        return
+    with recording(with_snapshot(bundle, taken), tmp_path / "log", origin=origin_of(taken)) as (server, _):
+        assert server.recorder.count == 28
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+    segment_files(tmp_path / "log")[0].unlink()
+    with pytest.raises(PairliftError, match=r"begins with frame 3, but the snapshot is of frame 1: what lies between"):
+        Server(with_snapshot(bundle, taken), record_to=tmp_path / "log", origin=origin_of(taken), clock="snapshot")
+
+
+def test_a_file_of_another_segment_is_a_problem_and_not_an_export(
+    bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another log, or of a copy that had less of the segment."""
+    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    folder, _ = log
+    batches = known_batches(np.random.default_rng(17), bundle, [5, 4], 0, DAY)
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(batches[:1]))
+        shutil.copytree(tmp_path / "log", tmp_path / "copy")
+        list(client.record(batches[1:]))
+    (short,) = exported_by(bundle, tmp_path / "copy")
+    (tmp_path / "log" / "events").mkdir()
+    for file in (exported(folder)[0], short):
+        shutil.copy(file, tmp_path / "log" / "events" / short.name)
+        with recording(bundle, tmp_path / "log") as (_, client):
+            assert within(5, lambda: "has other events, or not all" in client.describe().recording_problem)
+            (tmp_path / "log" / "events" / short.name).unlink()
+            assert within(5, lambda: not client.describe().recording_problem)
+        assert pq.read_metadata(exported(tmp_path)[0]).num_rows == 9
+
+
+def test_what_a_where_leaves_out_beside_dropped_columns_is_warned_of(
+    bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which rows were read nobody can tell: all count as read."""
+    shutil.copytree(log[0] / "log", tmp_path / "log")
+    for source, warned in ((NAMED, 0), (STAR, 0), (NAMED.replace(")", ") WHERE play < 1", 1), 1)):
+        read_by(bundle, tmp_path, source.format(files="'log/events/*.parquet'"))
+        assert caplog.text.count("the others are neither trained on nor served") == warned
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_commits_that_a_where_leaves_out_are_added(bundle: Bundle, tmp_path: Path, seed: int) -> None:
+    """By time, with late events, or by anything: each event is trained on, or served, or left out beside one read."""
+    rng, end = np.random.default_rng(seed), bundle.state.end
+    users, items = bundle.state.catalog.user_ids, bundle.state.catalog.item_ids
+    batches = []
+    for k in range(12):
+        n, late = int(rng.integers(1, 4)), rng.random() < 0.3
+        ts = end + (0 if late else k) * MINUTE + np.arange(n)
+        batches.append(batch([f"{k}-{j}" for j in range(n)], rng.choice(users, n), rng.choice(items, n), ts))
+    with recording(bundle, tmp_path / "log") as (_, client):
+        list(client.record(batches))
+    exported_by(bundle, tmp_path / "log")
+    for where in (f"epoch_us(ts) < {end + 5 * MINUTE}", f"{FRAME} % 4 = 1 OR item_id % 3 = 0", "true"):
+        kept = duckdb.sql(f"SELECT {FRAME} - 1 FROM '{tmp_path}/log/events/*.parquet' WHERE {where}").fetchall()
+        found, recorded = read_by(bundle, tmp_path, f"(SELECT * FROM 'log/events/*.parquet' WHERE {where})")
+        assert len(found) == len(kept)
+        added = [len(batch.events) for k, batch in enumerate(batches) if (k,) not in kept]
+        with recording(replace(bundle, version="next", recorded=recorded), tmp_path / "log") as (server, _):
+            assert server.recorder.count == sum(added)
 
 
 def test_a_log_that_may_count_twice_is_warned_of(
@@ -244,6 +374,11 @@ def test_a_log_that_may_count_twice_is_warned_of(
     for state, warned in ((later, 0), (next_bundle(bundle, world, batches, {}).state, 1)):
         with recording(replace(bundle, state=state), tmp_path / "log"):
             assert caplog.text.count("If it read the same events from elsewhere, they count twice") == warned
+    _, recorded = read_by(
+        bundle, tmp_path, f"log/events/{'0' * 19}1.parquet"
+    )  # of one file it is known, of the rest not
+    with recording(next_bundle(bundle, world, batches, recorded), tmp_path / "log"):
+        assert caplog.text.count("If it read the same events from elsewhere, they count twice") == 2
 
 
 def test_a_compacted_log_and_one_sent_on_to_another_server(
@@ -272,7 +407,7 @@ def test_a_file_that_comes_while_the_log_is_read(
 def test_a_bundles_own_snapshot_says_what_it_has_read(folder_of: Path, tmp_path: Path) -> None:
     """`--snapshot OTHER/snapshot` brings along what the training of OTHER read."""
     bundle = load_bundle(folder_of)
-    assert with_snapshot(replace(bundle, recorded={}), folder_of / "snapshot").recorded == {"a-b": (1, 2)}
+    assert with_snapshot(replace(bundle, recorded={}), folder_of / "snapshot").recorded == {"a-b": [(1, 2)]}
     shutil.copytree(folder_of / "snapshot", tmp_path / "alone")
     assert with_snapshot(bundle, tmp_path / "alone").recorded == {}
 
@@ -280,5 +415,5 @@ def test_a_bundles_own_snapshot_says_what_it_has_read(folder_of: Path, tmp_path:
 @pytest.fixture
 def folder_of(parts: Parts, tmp_path: Path) -> Path:
     """A bundle whose training read two frames of a log."""
-    write_world_bundle(parts, tmp_path / "bundle", {"a-b": (1, 2)})
+    write_world_bundle(parts, tmp_path / "bundle", {"a-b": [(1, 2)]})
     return tmp_path / "bundle"
