@@ -35,9 +35,8 @@ from ranker.hashes import hash_file, hash_value
 from ranker.scorer import Scorer, checked_scorer
 
 #: 2: importance.json, and the split in the manifest
-#: 3: PairAccuracy counts ties as one half; which recorded events the training read
-#: 4: they are noted frame by frame
-FORMAT = 4
+#: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
+FORMAT = 3
 
 IMPORTANCE = "importance.json"
 
