@@ -14,7 +14,7 @@ import duckdb
 
 from features.errors import PairliftError
 from features.recorded import recorded_in, recorded_in_files, same_files, write_recorded
-from features.refusals import Rows, refuse, refuse_beyond_float, refuse_numbers
+from features.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
 from features.repeats import drop_repeats
 from features.segments import FRAME, SEGMENT
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
@@ -82,7 +82,7 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         return _type_of(con, origin, f"[events] {name}", expression, columns)
 
     selected = _contract(settings, kind, mapping.zone)
-    floats = _feedback(settings, kind, selected) | _context(settings, kind, selected)
+    feedback, context = _feedback(settings, kind, selected), _context(settings, kind, selected)
     for name, expression in settings.columns.items():
         if name in selected:
             raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
@@ -103,9 +103,10 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     # Before repeats go: what one repeats was read all the same.
     write_recorded(con, told | (recorded_in(con, "mapped") if marked else {}))
     others = {name: f"[events.columns] {name} of {settings.source!r}" for name in settings.columns}
-    refuse_numbers(con, "mapped", {"propensity": "[events] propensity"} | floats | others, rows)
-    refuse_beyond_float(con, "mapped", floats, rows)
-    _narrow(con, "mapped", [name for name in floats if name.startswith("context_")])
+    refuse_numbers(con, "mapped", {"propensity": "[events] propensity"} | feedback | context | others, rows)
+    refuse_large_feedback(con, "mapped", feedback, rows)
+    refuse_beyond_float(con, "mapped", context, rows)
+    _narrow(con, "mapped", context)
     drop_repeats(con, settings.source, asked=settings.event_id is not None)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import duckdb
 
 from features.errors import PairliftError
+from features.schema import LARGEST_FEEDBACK
 
 FIRST_FEW = 3
 #: SQL that is true of a finite number whose 32-bit float is infinite
@@ -66,3 +67,14 @@ def refuse_beyond_float(con: duckdb.DuckDBPyConnection, table: str, places: dict
     hint = "(mend it, or let CASE WHEN abs(…) < 3.4e38 THEN … END make it unknown)"
     for column, place in places.items():
         refuse(con, table, BEYOND.format(column), place, f"a number beyond a 32-bit float {hint}", source)
+
+
+def refuse_large_feedback(con: duckdb.DuckDBPyConnection, table: str, places: dict[str, str], source: Rows) -> None:
+    """Refuse numbers beyond LARGEST_FEEDBACK in the given DOUBLE columns of a table."""
+    most = f"{LARGEST_FEEDBACK:g}"
+    problem = (
+        f"a number beyond {most}, beside which running sums lose other values (scale the column, for example seconds "
+        f"in place of microseconds, or let CASE WHEN abs(…) <= {most} THEN … END make it unknown)"
+    )
+    for column, place in places.items():
+        refuse(con, table, f'abs("{column}") > {LARGEST_FEEDBACK!r}', place, problem, source)

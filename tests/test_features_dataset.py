@@ -180,7 +180,7 @@ def test_milliseconds_read_as_seconds_and_odd_numbers_are_told(tmp_path: Path) -
     late = CSV.replace("5,feed", "1700000000000,feed")
     with pytest.raises(PairliftError, match="are its seconds milliseconds"):
         import_log(mapping(tmp_path, late, ts="to_timestamp(coalesce(stars, 0))"), tmp_path / "log.duckdb")
-    with pytest.raises(PairliftError, match=r"beyond a 32-bit float .* in 3 rows"):
+    with pytest.raises(PairliftError, match=r"a number beyond 1e\+12, beside which .* in 3 rows"):
         import_log(mapping(tmp_path, feedback={"stars": "stars * 1e300"}), tmp_path / "log.duckdb")
     with pytest.raises(PairliftError, match="an infinite number in 3 rows"):
         import_log(mapping(tmp_path, feedback={"stars": "'inf'::DOUBLE * stars"}), tmp_path / "log.duckdb")
@@ -209,7 +209,7 @@ def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monk
 F32_MAX = float(np.finfo(np.float32).max)
 
 
-@pytest.mark.parametrize("table", ["events.feedback", "events.context", "items.columns", "users.columns"])
+@pytest.mark.parametrize("table", ["events.context", "items.columns", "users.columns"])
 def test_a_number_beyond_a_32_bit_float_is_told_with_file_and_row(tmp_path: Path, table: str) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
@@ -238,8 +238,27 @@ def test_a_number_beyond_a_32_bit_float_is_told_with_file_and_row(tmp_path: Path
 
 def test_the_largest_32_bit_floats_come_in(tmp_path: Path) -> None:
     events = CSV.replace(",5,", f",{F32_MAX!r},").replace(",2,", ",3.4028235677973306e+38,")  # rounds to the largest
-    import_log(mapping(tmp_path, events), tmp_path / "log.duckdb")
-    assert load_log(tmp_path / "log.duckdb")[0].feedback[[0, 1], 0].tolist() == [F32_MAX, F32_MAX]
+    import_log(
+        mapping(tmp_path, events, feedback={}, context={"stars": "stars"}, columns={"stars": "stars"}),
+        tmp_path / "log.duckdb",
+    )
+    catalog = load_log(tmp_path / "log.duckdb")[1]
+    assert load_context(tmp_path / "log.duckdb", catalog)[[0, 1], 0].tolist() == [F32_MAX, F32_MAX]
+
+
+def test_feedback_that_sums_cannot_bear_is_told_with_file_and_row(tmp_path: Path) -> None:
+    import_log(mapping(tmp_path, CSV.replace(",5,", ",1e12,").replace(",2,", ",-1e12,")), tmp_path / "log.duckdb")
+    assert np.abs(load_log(tmp_path / "log.duckdb")[0].feedback[[0, 1], 0]).tolist() == [np.float32(1e12)] * 2
+    for worse in ("1.0000001e12", "-3.3e38", "1e300"):
+        with pytest.raises(PairliftError) as caught:
+            import_log(mapping(tmp_path, CSV.replace(",5,", f",{worse},")), tmp_path / "log.duckdb")
+        for part in (
+            "[events.feedback] stars of 'log.csv': a number beyond 1e+12, beside which running sums lose other values",
+            "scale the column, for example seconds in place of microseconds",
+            "in 1 rows",
+            " of log.csv: (",
+        ):
+            assert part in str(caught.value), str(caught.value)
 
 
 REPEATS = """event_id,who,what,when,stars
