@@ -209,7 +209,7 @@ class EventReader:
         return EventLog(
             self._indexes("user", table["user_id"]),
             self._indexes("item", table["item_id"]),
-            table["ts"].to_numpy(),
+            table["ts"].to_numpy().copy(),  # else a whole segment is held that it was read from
             rank,
             np.array(code, np.int16),
             table["organic"].cast(pa.int8()).fill_null(-1).to_numpy(),
