@@ -15,7 +15,7 @@ import duckdb
 from features.errors import PairliftError
 from features.recorded import recorded_in, recorded_in_files, same_files, write_recorded
 from features.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
-from features.repeats import drop_repeats
+from features.repeats import drop_repeats, refuse_other_kind
 from features.segments import FRAME, SEGMENT
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 from features.sources import explained, relation, source_files
@@ -88,7 +88,11 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
             raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
         kind(f"columns.{name}", expression)
         selected[name] = f"({expression})"
-    selected["#event_id"] = f"({_event_id(settings, kind, columns)})::VARCHAR"
+    event_id = _event_id(settings, kind, columns)
+    selected["#event_id"] = f"nullif(({event_id})::VARCHAR, '')"
+    read = "event_id" in map(str.lower, columns) and "event_id" in event_id.lower()
+    if read and "event_id" not in settings.source.lower():  # where a SELECT names it, it may cast it
+        refuse_other_kind(settings.source, source_files(settings.source, mapping.data), kind("event_id", "event_id"))
     marked = {SEGMENT, FRAME} <= set(columns)
     selected |= {name: name for name in (SEGMENT, FRAME) if marked}
     select = ", ".join(f'{sql} AS "{name}"' for name, sql in selected.items())

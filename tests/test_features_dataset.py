@@ -311,7 +311,7 @@ def test_of_repeats_the_earliest_then_first_one_stays(
     ]
     source = "(" + " UNION ALL BY NAME ".join(f"FROM {file}" for file in files) + ")"
     given = {"ts": "to_timestamp(sec)", "surface": None, "feedback": {}, "event_id": "event_id"}
-    events = mapping(folder, source=source, **given).events
+    events = mapping(folder, source=source, **more).events
     import_log(Mapping(folder, "UTC", events, None, None, (Grade(name="any", when="true"),), None), folder / "db")
     log, catalog = load_log(folder / "db")
     kept: dict[str, int] = {}
@@ -360,3 +360,60 @@ def test_a_column_of_that_name_that_names_kinds_of_events_does_not_empty_the_log
         import_log(mapping(tmp_path, kinds, surface=None), tmp_path / "log.duckdb")
     import_log(mapping(tmp_path, kinds, surface=None, event_id="event_id"), tmp_path / "log.duckdb")
     assert len(load_log(tmp_path / "log.duckdb")[0]) == 2
+
+
+def test_an_empty_event_id_repeats_nothing(tmp_path: Path) -> None:
+    import_log(mapping(tmp_path, REPEATS, surface=None, event_id="coalesce(event_id::VARCHAR, '')"), tmp_path / "db")
+    assert load_repeats(tmp_path / "db") == 3
+    (tmp_path / "my.csv").write_text(REPEATS.replace("event_id", "my_event_id"))
+    import_log(mapping(tmp_path, surface=None, source="my.csv", event_id="my_event_id"), tmp_path / "db")
+    assert load_repeats(tmp_path / "db") == 3
+    for at in ("''", "NULL"):
+        import_log(mapping(tmp_path, REPEATS, surface=None, event_id=f"{at}::VARCHAR"), tmp_path / "db")
+        assert load_repeats(tmp_path / "db") is None
+
+
+@pytest.mark.parametrize(("each", "refused"), [(1, False), (3, False), (4, True), (5, True)])
+def test_a_column_that_nobody_asked_for_drops_at_most_two_of_three_rows(
+    tmp_path: Path, each: int, refused: bool
+) -> None:
+    rows = [f"{k // each},u{k},x,2024-03-01,5\n" for k in range(60)]
+    told = mapping(tmp_path, "event_id,who,what,when,stars\n" + "".join(rows), surface=None)
+    if refused:
+        with pytest.raises(PairliftError, match=f"{60 - 60 // each} of 60 rows of .* repeat the event_id of another"):
+            import_log(told, tmp_path / "db")
+    else:
+        import_log(told, tmp_path / "db")
+        assert len(load_log(tmp_path / "db")[0]) == 60 // each
+
+
+@pytest.mark.parametrize("text", ["lpad(event_id::VARCHAR, 9, '0')", "'x' || event_id"])
+def test_files_with_integer_then_text_event_ids_are_told_to_be_united(tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "ev"
+    folder.mkdir()
+    (tmp_path / "log.csv").write_text(REPEATS)
+    rows = f"FROM '{tmp_path}/log.csv' WHERE event_id IS NOT NULL"
+    duckdb.sql(f"COPY (SELECT DISTINCT ON (event_id) * {rows}) TO '{folder}/1.parquet'")
+    duckdb.sql(f"COPY (SELECT DISTINCT ON (event_id) * REPLACE ({text} AS event_id) {rows}) TO '{folder}/2.parquet'")
+    for source in (
+        "ev/*.parquet",
+        "read_parquet('ev/*.parquet')",
+        "read_parquet(['ev/1.parquet', 'ev/2.parquet'])",
+        "(SELECT * FROM 'ev/*.parquet')",
+    ):
+        for more in ({}, {"event_id": "event_id"}):
+            with pytest.raises(PairliftError) as caught:
+                import_log(mapping(tmp_path, REPEATS, surface=None, source=source, **more), tmp_path / "db")
+            for part in (
+                f"[events] source = {source!r}: event_id is text in 2.parquet but BIGINT as the files are read",
+                "union_by_name=true",
+            ):
+                assert part in str(caught.value), str(caught.value)
+    for source, event_id in (
+        ("read_parquet('ev/*.parquet', union_by_name=true)", None),
+        ("(FROM 'ev/1.parquet' UNION ALL BY NAME FROM 'ev/2.parquet')", None),
+        ("(SELECT * EXCLUDE (event_id) FROM 'ev/*.parquet')", None),
+        ("read_parquet('ev/*.parquet', union_by_name=true)", "NULL"),
+    ):
+        import_log(mapping(tmp_path, REPEATS, surface=None, source=source, event_id=event_id), tmp_path / "db")
+        assert len(load_log(tmp_path / "db")[0]) == 4, source
