@@ -311,7 +311,7 @@ def test_of_repeats_the_earliest_then_first_one_stays(
     ]
     source = "(" + " UNION ALL BY NAME ".join(f"FROM {file}" for file in files) + ")"
     given = {"ts": "to_timestamp(sec)", "surface": None, "feedback": {}, "event_id": "event_id"}
-    events = mapping(folder, source=source, **more).events
+    events = mapping(folder, source=source, **given).events
     import_log(Mapping(folder, "UTC", events, None, None, (Grade(name="any", when="true"),), None), folder / "db")
     log, catalog = load_log(folder / "db")
     kept: dict[str, int] = {}

@@ -1,8 +1,10 @@
 """What was served is logged, learned from, and compared with what is recomputed."""
 
+import re
 import threading
 import time
 import uuid
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,18 @@ def test_a_request_on_the_wire_says_it_too(trained: tuple[Config, Bundle]) -> No
             np.testing.assert_array_equal(seen, [(1, 0.25), (np.nan, np.nan), (np.nan, np.nan)])
             with pytest.raises(PairliftError, match="'battery': a finite number was expected, found 'full'"):
                 client.rank(1000, [10], attributes={"battery": "full"})
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                for far in ("1e300", "-3.5e38"):
+                    told = f"'battery': a number within a 32-bit float (at most 3.4e+38) was expected, found '{far}'"
+                    with pytest.raises(PairliftError, match=re.escape(told)):
+                        client.rank(1000, [10], attributes={"battery": far})
+                for none in ("inf", "-inf"):
+                    with pytest.raises(PairliftError, match=f"'battery': a finite number was expected, found '{none}'"):
+                        client.rank(1000, [10], attributes={"battery": none})
+                client.rank(1000, [10], attributes={"battery": "-3.4e38"})
+                client.rank(1000, [10], attributes={"battery": "nan"})
+            assert not [str(one.message) for one in warned if issubclass(one.category, RuntimeWarning)]
     finally:
         server.stop()
 
