@@ -8,6 +8,7 @@ import duckdb
 
 from features.errors import PairliftError
 from features.schema import LARGEST_FEEDBACK
+from features.sources import source_files
 
 FIRST_FEW = 3
 #: SQL that is true of a finite number whose 32-bit float is infinite
@@ -22,13 +23,28 @@ class Rows(NamedTuple):
 
     def names(self, con: duckdb.DuckDBPyConnection, rows: list[int]) -> list[str]:
         """Return `row 3 of log.csv` for each row (from 1, in its file), or `row 3` where files cannot be told."""
-        counted = f"SELECT filename, row_number() OVER () AS row FROM {self.sql}"
-        try:
-            files = con.execute(f"SELECT min(row), filename FROM ({counted}) GROUP BY filename ORDER BY 1").fetchall()
-        except duckdb.Error:  # a subquery, or anything else that is no list of files
+        files = self._files(con)
+        if not files:
             return [f"row {row}" for row in rows]
         found = [files[bisect_right(files, row, key=lambda file: file[0]) - 1] for row in rows]
         return [f"row {row - first + 1} of {self._short(name)}" for row, (first, name) in zip(rows, found, strict=True)]
+
+    def _files(self, con: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
+        """Return (first row, name) of each file; [] where they cannot be told.
+
+        That is: for a subquery, a column `filename` of the source's own, or a file that is read more than once.
+        """
+        read = source_files(self.sql, self.data)
+        if len(set(read)) < len(read):
+            return []
+        counted = f"SELECT filename, row_number() OVER () AS row FROM {self.sql}"
+        try:
+            columns = [row[0].lower() for row in con.execute(f"DESCRIBE SELECT * FROM {self.sql}").fetchall()]
+            if "filename" in columns:
+                return []
+            return con.execute(f"SELECT min(row), filename FROM ({counted}) GROUP BY filename ORDER BY 1").fetchall()
+        except duckdb.Error:  # a subquery, or anything else that is no list of files
+            return []
 
     def _short(self, name: str) -> str:
         path = Path(name)

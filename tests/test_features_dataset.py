@@ -417,3 +417,28 @@ def test_files_with_integer_then_text_event_ids_are_told_to_be_united(tmp_path: 
     ):
         import_log(mapping(tmp_path, REPEATS, surface=None, source=source, event_id=event_id), tmp_path / "db")
         assert len(load_log(tmp_path / "db")[0]) == 4, source
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("ev/*.csv", "row 2 of ev/b.csv: ("),
+        ("read_csv(['ev/b.csv', 'ev/a.csv'])", "row 2 of ev/b.csv: ("),
+        ("read_csv(['ev/b.csv', 'ev/a.csv', 'ev/b.csv'])", "    row 2: ("),
+        ("read_csv(['ev/a.csv', 'ev/a.csv', 'ev/b.csv'])", "    row 8: ("),
+        ("read_csv(['ev/a.csv', 'ev/*.csv'])", "    row 8: ("),
+        ("(SELECT * FROM 'ev/b.csv')", "    row 2: ("),
+        ("own.csv", "    row 2: ("),
+        ("(SELECT *, 'clip' AS filename FROM 'ev/b.csv')", "    row 2: ("),
+    ],
+)
+def test_the_place_of_a_bad_row_is_right_or_only_its_number(tmp_path: Path, source: str, place: str) -> None:
+    head, *rows = CSV.splitlines()
+    (tmp_path / "ev").mkdir()
+    (tmp_path / "ev" / "a.csv").write_text("\n".join([head, *rows[:3]]))
+    (tmp_path / "ev" / "b.csv").write_text("\n".join([head, rows[0], rows[1].replace(",2,", ",1e300,")]))
+    own = [f"{row},clip{k}.mp4" for k, row in enumerate((tmp_path / "ev" / "b.csv").read_text().splitlines()[1:])]
+    (tmp_path / "own.csv").write_text("\n".join([f"{head},FileName", *own]))
+    with pytest.raises(PairliftError) as caught:
+        import_log(mapping(tmp_path, source=source), tmp_path / "log.duckdb")
+    assert place in str(caught.value), str(caught.value)
