@@ -256,7 +256,7 @@ def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path
 
 
 def test_a_slow_disk_drops_and_counts(
-    trained: tuple[Config, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Config, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, bundle = trained
     monkeypatch.setattr("ranker.featurelog.WAITING", 1)
@@ -266,3 +266,43 @@ def test_a_slow_disk_drops_and_counts(
     for _ in range(3):
         log.offer("r", Request(0, 5), replace(found), np.zeros((0, 1), np.float32))
     assert log.dropped == 2
+    assert "feature log: 1 answers lost so far: they come faster than the disk takes them" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), pa.ArrowInvalid("odd")])
+def test_answers_that_a_failing_disk_loses_are_counted_as_answers(
+    trained: tuple[Config, Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    _, bundle = trained
+    user, items = int(bundle.state.catalog.user_ids[0]), [int(i) for i in bundle.state.catalog.item_ids[:5]]
+    monkeypatch.setattr("ranker.featurelog.SECONDS", 0.1)
+    write, failing = pq.write_table, threading.Event()
+    failing.set()
+
+    def written(*args: Any, **options: Any) -> None:
+        if failing.is_set():
+            raise failure
+        write(*args, **options)
+
+    monkeypatch.setattr(pq, "write_table", written)
+    server = Server(bundle, features_to=(tmp_path, 1.0))
+    server.start()
+    with Client(server.address, timeout=20) as client:
+        for k in range(3):
+            client.rank(user, items, request_id=f"lost {k}")
+        assert server.feature_log is not None
+        until = time.monotonic() + 20
+        while server.feature_log.dropped < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        failing.clear()
+        client.rank(user, items, request_id="kept")
+    server.stop(0)
+    assert server.feature_log.dropped == 3
+    assert rows_in(tmp_path) == 5  # the thread goes on
+    assert "feature log: 3 answers lost so far: they could not be written to" in caplog.text
+    assert str(failure) in caplog.text
+    assert "faster than the disk" not in caplog.text
