@@ -14,8 +14,8 @@ import duckdb
 
 from features.errors import PairliftError
 from features.recorded import joined, recorded_in, recorded_in_files, same_files, warn_of_a_cut, write_recorded
-from features.refusals import Rows, refuse, refuse_beyond_float, refuse_numbers
-from features.repeats import drop_repeats
+from features.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
+from features.repeats import drop_repeats, refuse_other_kind
 from features.segments import FRAME, SEGMENT
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 from features.sources import explained, relation, source_files
@@ -82,13 +82,17 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         return _type_of(con, origin, f"[events] {name}", expression, columns)
 
     selected = _contract(settings, kind, mapping.zone)
-    floats = _feedback(settings, kind, selected) | _context(settings, kind, selected)
+    feedback, context = _feedback(settings, kind, selected), _context(settings, kind, selected)
     for name, expression in settings.columns.items():
         if name in selected:
             raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
         kind(f"columns.{name}", expression)
         selected[name] = f"({expression})"
-    selected["#event_id"] = f"({_event_id(settings, kind, columns)})::VARCHAR"
+    event_id = _event_id(settings, kind, columns)
+    selected["#event_id"] = f"nullif(({event_id})::VARCHAR, '')"
+    read = "event_id" in map(str.lower, columns) and "event_id" in event_id.lower()
+    if read and "event_id" not in settings.source.lower():  # where a SELECT names it, it may cast it
+        refuse_other_kind(settings.source, source_files(settings.source, mapping.data), kind("event_id", "event_id"))
     marked = {SEGMENT, FRAME} <= set(columns)
     selected |= {name: name for name in (SEGMENT, FRAME) if marked}
     select = ", ".join(f'{sql} AS "{name}"' for name, sql in selected.items())
@@ -104,11 +108,23 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         warn_of_a_cut(con, source_files(settings.source, mapping.data), settings.source)
     # Before repeats go: what one repeats was read all the same.
     write_recorded(con, joined(told, recorded_in(con, "mapped") if marked else {}))
-    others = {name: f"[events.columns] {name} of {settings.source!r}" for name in settings.columns}
-    refuse_numbers(con, "mapped", {"propensity": "[events] propensity"} | floats | others, rows)
-    refuse_beyond_float(con, "mapped", floats, rows)
-    _narrow(con, "mapped", [name for name in floats if name.startswith("context_")])
+    _check_numbers(con, settings, feedback, context, rows)
     drop_repeats(con, settings.source, asked=settings.event_id is not None)
+
+
+def _check_numbers(
+    con: duckdb.DuckDBPyConnection,
+    settings: EventsSettings,
+    feedback: dict[str, str],
+    context: dict[str, str],
+    rows: Rows,
+) -> None:
+    """Refuse what is no number that can be kept. feedback, context: the place in the TOML of each column."""
+    others = {name: f"[events.columns] {name} of {settings.source!r}" for name in settings.columns}
+    refuse_numbers(con, "mapped", {"propensity": "[events] propensity"} | feedback | context | others, rows)
+    refuse_large_feedback(con, "mapped", feedback, rows)
+    refuse_beyond_float(con, "mapped", context, rows)
+    _narrow(con, "mapped", context)
 
 
 def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]:

@@ -70,7 +70,10 @@ class Grading:
             with self._lock:
                 self._con.register("batch", events)
                 query = f"SELECT {self._case} FROM (SELECT {', '.join(self._selected(events))} FROM batch)"
-                (ranks,) = self._con.execute(query).fetchnumpy().values()
+                try:
+                    (ranks,) = self._con.execute(query).fetchnumpy().values()
+                finally:
+                    self._con.unregister("batch")  # else it holds the events, and the segment that they were read from
                 return np.asarray(ranks, np.int8)
         except duckdb.Error as error:
             raise GradeError(str(error).split("\n\nLINE")[0].strip()) from error

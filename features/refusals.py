@@ -7,6 +7,8 @@ from typing import NamedTuple
 import duckdb
 
 from features.errors import PairliftError
+from features.schema import LARGEST_FEEDBACK
+from features.sources import source_files
 
 FIRST_FEW = 3
 #: SQL that is true of a finite number whose 32-bit float is infinite
@@ -21,13 +23,28 @@ class Rows(NamedTuple):
 
     def names(self, con: duckdb.DuckDBPyConnection, rows: list[int]) -> list[str]:
         """Return `row 3 of log.csv` for each row (from 1, in its file), or `row 3` where files cannot be told."""
-        counted = f"SELECT filename, row_number() OVER () AS row FROM {self.sql}"
-        try:
-            files = con.execute(f"SELECT min(row), filename FROM ({counted}) GROUP BY filename ORDER BY 1").fetchall()
-        except duckdb.Error:  # a subquery, or anything else that is no list of files
+        files = self._files(con)
+        if not files:
             return [f"row {row}" for row in rows]
         found = [files[bisect_right(files, row, key=lambda file: file[0]) - 1] for row in rows]
         return [f"row {row - first + 1} of {self._short(name)}" for row, (first, name) in zip(rows, found, strict=True)]
+
+    def _files(self, con: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
+        """Return (first row, name) of each file; [] where they cannot be told.
+
+        That is: for a subquery, a column `filename` of the source's own, or a file that is read more than once.
+        """
+        read = source_files(self.sql, self.data)
+        if len(set(read)) < len(read):
+            return []
+        counted = f"SELECT filename, row_number() OVER () AS row FROM {self.sql}"
+        try:
+            columns = [row[0].lower() for row in con.execute(f"DESCRIBE SELECT * FROM {self.sql}").fetchall()]
+            if "filename" in columns:
+                return []
+            return con.execute(f"SELECT min(row), filename FROM ({counted}) GROUP BY filename ORDER BY 1").fetchall()
+        except duckdb.Error:  # a subquery, or anything else that is no list of files
+            return []
 
     def _short(self, name: str) -> str:
         path = Path(name)
@@ -66,3 +83,14 @@ def refuse_beyond_float(con: duckdb.DuckDBPyConnection, table: str, places: dict
     hint = "(mend it, or let CASE WHEN abs(…) < 3.4e38 THEN … END make it unknown)"
     for column, place in places.items():
         refuse(con, table, BEYOND.format(column), place, f"a number beyond a 32-bit float {hint}", source)
+
+
+def refuse_large_feedback(con: duckdb.DuckDBPyConnection, table: str, places: dict[str, str], source: Rows) -> None:
+    """Refuse numbers beyond LARGEST_FEEDBACK in the given DOUBLE columns of a table."""
+    most = f"{LARGEST_FEEDBACK:g}"
+    problem = (
+        f"a number beyond {most}, beside which running sums lose other values (scale the column, for example seconds "
+        f"in place of microseconds, or let CASE WHEN abs(…) <= {most} THEN … END make it unknown)"
+    )
+    for column, place in places.items():
+        refuse(con, table, f'abs("{column}") > {LARGEST_FEEDBACK!r}', place, problem, source)

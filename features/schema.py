@@ -28,6 +28,8 @@ DAY = 24 * HOUR
 
 #: name of the grade that a drawn (not shown) loser has in pair weights and in reports
 SAMPLED = "sampled"
+#: the largest feedback, either way: a float64 running sum that has held it still knows thousandths of what comes later
+LARGEST_FEEDBACK = 1e12
 #: of a log that is not recorded into
 NO_NEWCOMERS = Newcomers()
 

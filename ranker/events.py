@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from features.errors import PairliftError, did_you_mean
 from features.grading import GradeError, Grading
-from features.schema import DAY, F32, F64, I8, I32, Bool, EventLog
+from features.schema import DAY, F32, F64, I8, I32, LARGEST_FEEDBACK, Bool, EventLog
 from features.split import iso
 from ranker.batch import Batch
 from ranker.bundle import Bundle
@@ -23,6 +23,11 @@ Find = Callable[[Sequence[Any]], I32]
 FIRST_FEW = 3
 #: rank of an event that the conditions cannot be evaluated on
 FAILED = -2
+#: why feedback is bounded, and what to do
+LARGER = (
+    "running sums would lose later values beside a larger one; scale the column, for example seconds in place of "
+    "microseconds"
+)
 #: columns of ids, and what their refusals call them
 IDS = {"user_id": "user", "item_id": "item", "event_id": "event id", "request_id": "request id"}
 
@@ -111,7 +116,7 @@ class EventReader:
             except pa.ArrowInvalid as error:
                 raise PairliftError(f"recorded events do not fit the bundle: column '{name}': {error}") from error
         for name in self.feedback:
-            known = _within_float(known, name) if name in mine else known
+            known = _within_bound(known, name) if name in mine else known
         return self._log(known, self._grading.ranks(known))
 
     def _with_feedback(self, batch: Batch) -> pa.Table:
@@ -175,8 +180,8 @@ class EventReader:
             finite = f"feedback column '{name}': a finite number was expected, found an infinite one"
             refusals.add(np.isinf(numbers), finite)
             if name in self.feedback:
-                within = f"feedback column '{name}': a number within a 32-bit float (at most 3.4e+38) was expected"
-                refusals.add(_beyond(numbers), lambda k: f"{within}, found {float(numbers[k])!r}")
+                within = f"feedback column '{name}': at most {LARGEST_FEEDBACK:g} either way was expected, found "
+                refusals.add(_beyond(numbers), lambda k: f"{within}{float(numbers[k])!r}: {LARGER}")
 
     def _graded(self, table: pa.Table) -> Iterator[int | str]:
         """Yield each event's rank, or why it has none: a condition that fails on one event is that event's matter."""
@@ -204,7 +209,7 @@ class EventReader:
         return EventLog(
             self._indexes("user", table["user_id"]),
             self._indexes("item", table["item_id"]),
-            table["ts"].to_numpy(),
+            table["ts"].to_numpy().copy(),  # else a whole segment is held that it was read from
             rank,
             np.array(code, np.int16),
             table["organic"].cast(pa.int8()).fill_null(-1).to_numpy(),
@@ -228,13 +233,12 @@ class EventReader:
 
 
 def _beyond(numbers: F64) -> Bool:
-    """Return bool[n]: which are infinite as the 32-bit floats that the state has."""
-    with np.errstate(over="ignore"):
-        return np.isinf(numbers.astype(np.float32))
+    """Return bool[n]: which are larger than sums can bear, either way."""
+    return np.abs(numbers) > LARGEST_FEEDBACK
 
 
-def _within_float(events: pa.Table, name: str) -> pa.Table:
-    """Return recorded events with NULL for feedback that a 32-bit float cannot hold: once, such was acknowledged."""
+def _within_bound(events: pa.Table, name: str) -> pa.Table:
+    """Return recorded events with NULL for feedback beyond LARGEST_FEEDBACK: once, such was acknowledged."""
     numbers = events[name].to_numpy()
     bad = np.flatnonzero(_beyond(numbers))
     if not len(bad):
@@ -242,10 +246,8 @@ def _within_float(events: pa.Table, name: str) -> pa.Table:
     ids = events["event_id"].take(pa.array(bad[:FIRST_FEW])).to_pylist()
     told = ", ".join(f"{one!r} ({numbers[k]:g})" for one, k in zip(ids, bad, strict=False))
     log.warning(
-        "recorded feedback '%s' is beyond a 32-bit float in %s events and counts as unknown: event id %s",
-        name,
-        f"{len(bad):,}",
-        told,
+        "recorded feedback '%s' is beyond %g in %s events and counts as unknown: event id %s; %s",
+        *(name, LARGEST_FEEDBACK, f"{len(bad):,}", told, LARGER),
     )
     kept = np.ones(len(numbers), bool)
     kept[bad] = False

@@ -36,6 +36,8 @@ WAITING = 1000
 ROWS, SECONDS = 100_000, 10.0
 _KEYS = ("request_id", "user_id", "item_id", "as_of", "surface", "rank", "score", "bundle_version")
 
+_Taken = tuple[Catalog, str, Request, Answer, F32]
+
 
 class FeatureLog:
     """Writes what answers used. The request path only puts an answer into a queue; one thread writes.
@@ -53,8 +55,9 @@ class FeatureLog:
         except OSError as error:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
         self.folder, self.columns, self.catalog, self.version, self.share = folder, columns, catalog, version, share
-        self.dropped = 0
-        self._queue: queue.Queue[tuple[Catalog, str, Request, Answer, F32] | None] = queue.Queue(WAITING)
+        self.dropped = 0  # answers
+        self._counting = threading.Lock()
+        self._queue: queue.Queue[_Taken | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
         self._thread.start()
 
@@ -69,9 +72,15 @@ class FeatureLog:
             catalog = self.catalog if request.state is None else request.state.catalog
             self._queue.put_nowait((catalog, request_id, replace(request, state=None), answer, values))
         except queue.Full:
-            self.dropped += 1
-            if self.dropped & (self.dropped - 1) == 0:
-                log.warning("feature log: %d answers dropped, for the disk is too slow", self.dropped)
+            dropped = self._drop(1)
+            if dropped & (dropped - 1) == 0:
+                log.warning("feature log: %d answers lost so far: they come faster than the disk takes them", dropped)
+
+    def _drop(self, answers: int) -> int:
+        """Count answers that are lost; return how many are by now."""
+        with self._counting:
+            self.dropped += answers
+            return self.dropped
 
     def close(self) -> None:
         """Write what waits, and stop."""
@@ -79,7 +88,7 @@ class FeatureLog:
         self._thread.join()
 
     def _run(self) -> None:
-        waiting: list[pa.Table] = []
+        waiting: list[_Taken] = []
         while True:
             try:
                 taken = self._queue.get(timeout=SECONDS)
@@ -87,8 +96,8 @@ class FeatureLog:
                 self._write(waiting)
                 continue
             if taken is not None:
-                waiting.append(self._table(*taken))
-            if taken is None or sum(len(t) for t in waiting) >= ROWS:
+                waiting.append(taken)
+            if taken is None or sum(len(values) for *_, values in waiting) >= ROWS:
                 self._write(waiting)
             if taken is None:
                 return
@@ -110,17 +119,15 @@ class FeatureLog:
         }
         return pa.table(keys | {name: pa.array(values[:, k], pa.float32()) for k, name in enumerate(self.columns)})
 
-    def _write(self, waiting: list[pa.Table]) -> None:
+    def _write(self, waiting: list[_Taken]) -> None:
         if not waiting:
             return
-        table = pa.concat_tables(waiting)
-        waiting.clear()
         try:
-            write_part(self.folder, table, self.version)
-        except OSError:
-            # Serving goes on; what is lost is counted.
-            self.dropped += len(table)
-            log.exception("feature log: %d rows could not be written to %s", len(table), self.folder)
+            write_part(self.folder, pa.concat_tables([self._table(*taken) for taken in waiting]), self.version)
+        except Exception as error:  # serving goes on, and so does this thread; what is lost is counted
+            told = "feature log: %d answers lost so far: they could not be written to %s (%s)"
+            log.error(told, self._drop(len(waiting)), self.folder, error, exc_info=not isinstance(error, OSError))
+        waiting.clear()
 
 
 def write_part(folder: Path, table: pa.Table, version: str) -> None:

@@ -75,6 +75,7 @@ class Lane:
                 future.set_result(result)
             else:
                 future.set_exception(error)
+            del job, future, call, result, error  # an idle thread must not hold the state of its last request
 
 
 class Failures:

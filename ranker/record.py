@@ -94,8 +94,7 @@ class Recorder:
         self._reader = EventReader(bundle, users, items)
         frame, strangers = (origin.frame, origin.strangers) if origin else (0, empty_log(self._reader.feedback))
         state = with_room(bundle.state, strangers, self.settings.new_users, self.settings.new_items)
-        for line in memory_lines(state, self.settings):
-            log.info(line)
+        memory_lines(state, self.settings)  # before the log is read, which takes time
         self._numbering = Numbering(state.catalog, self.settings.max_id_bytes)
         self.count = 0
         self._taken = threading.Lock()
@@ -114,6 +113,9 @@ class Recorder:
                 raise PairliftError(f"the snapshot is of another log than {folder}: serve it with its own, or without")
             self._live = Live(state, self._reader.feedback, strangers, frame)
             self._replay(frame, {} if origin is not None else bundle.recorded)
+            # Those of events that the bundle or a snapshot has are known too, for `dedupe_days`.
+            for line in memory_lines(state, self.settings, max(len(self._writer.seen) - self.count, 0)):
+                log.info(line)
             self._writer.start()
             tidy_snapshots(folder / SNAPSHOTS)
         except BaseException:

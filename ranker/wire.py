@@ -178,12 +178,15 @@ class Wire:
 
 
 def _number(name: str, value: str) -> float:
+    """Return the number of an attribute, NaN for an unknown one; RequestError where a 32-bit float cannot hold it."""
     try:
         number = float(value)
     except ValueError:
         number = np.inf
-    if abs(number) > np.finfo(np.float32).max:
-        raise RequestError(f"context.attributes '{name}': a finite number was expected, found {value!r}")
+    # As Python's floats: NumPy would make a 32-bit one of `number` first, and warn.
+    if abs(number) > float(np.finfo(np.float32).max):
+        expected = "a finite number" if np.isinf(number) else "a number within a 32-bit float (at most 3.4e+38)"
+        raise RequestError(f"context.attributes '{name}': {expected} was expected, found {value!r}")
     return number
 
 

@@ -180,7 +180,7 @@ def test_milliseconds_read_as_seconds_and_odd_numbers_are_told(tmp_path: Path) -
     late = CSV.replace("5,feed", "1700000000000,feed")
     with pytest.raises(PairliftError, match="are its seconds milliseconds"):
         import_log(mapping(tmp_path, late, ts="to_timestamp(coalesce(stars, 0))"), tmp_path / "log.duckdb")
-    with pytest.raises(PairliftError, match=r"beyond a 32-bit float .* in 3 rows"):
+    with pytest.raises(PairliftError, match=r"a number beyond 1e\+12, beside which .* in 3 rows"):
         import_log(mapping(tmp_path, feedback={"stars": "stars * 1e300"}), tmp_path / "log.duckdb")
     with pytest.raises(PairliftError, match="an infinite number in 3 rows"):
         import_log(mapping(tmp_path, feedback={"stars": "'inf'::DOUBLE * stars"}), tmp_path / "log.duckdb")
@@ -209,7 +209,7 @@ def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monk
 F32_MAX = float(np.finfo(np.float32).max)
 
 
-@pytest.mark.parametrize("table", ["events.feedback", "events.context", "items.columns", "users.columns"])
+@pytest.mark.parametrize("table", ["events.context", "items.columns", "users.columns"])
 def test_a_number_beyond_a_32_bit_float_is_told_with_file_and_row(tmp_path: Path, table: str) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
@@ -238,8 +238,27 @@ def test_a_number_beyond_a_32_bit_float_is_told_with_file_and_row(tmp_path: Path
 
 def test_the_largest_32_bit_floats_come_in(tmp_path: Path) -> None:
     events = CSV.replace(",5,", f",{F32_MAX!r},").replace(",2,", ",3.4028235677973306e+38,")  # rounds to the largest
-    import_log(mapping(tmp_path, events), tmp_path / "log.duckdb")
-    assert load_log(tmp_path / "log.duckdb")[0].feedback[[0, 1], 0].tolist() == [F32_MAX, F32_MAX]
+    import_log(
+        mapping(tmp_path, events, feedback={}, context={"stars": "stars"}, columns={"stars": "stars"}),
+        tmp_path / "log.duckdb",
+    )
+    catalog = load_log(tmp_path / "log.duckdb")[1]
+    assert load_context(tmp_path / "log.duckdb", catalog)[[0, 1], 0].tolist() == [F32_MAX, F32_MAX]
+
+
+def test_feedback_that_sums_cannot_bear_is_told_with_file_and_row(tmp_path: Path) -> None:
+    import_log(mapping(tmp_path, CSV.replace(",5,", ",1e12,").replace(",2,", ",-1e12,")), tmp_path / "log.duckdb")
+    assert np.abs(load_log(tmp_path / "log.duckdb")[0].feedback[[0, 1], 0]).tolist() == [np.float32(1e12)] * 2
+    for worse in ("1.0000001e12", "-3.3e38", "1e300"):
+        with pytest.raises(PairliftError) as caught:
+            import_log(mapping(tmp_path, CSV.replace(",5,", f",{worse},")), tmp_path / "log.duckdb")
+        for part in (
+            "[events.feedback] stars of 'log.csv': a number beyond 1e+12, beside which running sums lose other values",
+            "scale the column, for example seconds in place of microseconds",
+            "in 1 rows",
+            " of log.csv: (",
+        ):
+            assert part in str(caught.value), str(caught.value)
 
 
 REPEATS = """event_id,who,what,when,stars
@@ -341,3 +360,85 @@ def test_a_column_of_that_name_that_names_kinds_of_events_does_not_empty_the_log
         import_log(mapping(tmp_path, kinds, surface=None), tmp_path / "log.duckdb")
     import_log(mapping(tmp_path, kinds, surface=None, event_id="event_id"), tmp_path / "log.duckdb")
     assert len(load_log(tmp_path / "log.duckdb")[0]) == 2
+
+
+def test_an_empty_event_id_repeats_nothing(tmp_path: Path) -> None:
+    import_log(mapping(tmp_path, REPEATS, surface=None, event_id="coalesce(event_id::VARCHAR, '')"), tmp_path / "db")
+    assert load_repeats(tmp_path / "db") == 3
+    (tmp_path / "my.csv").write_text(REPEATS.replace("event_id", "my_event_id"))
+    import_log(mapping(tmp_path, surface=None, source="my.csv", event_id="my_event_id"), tmp_path / "db")
+    assert load_repeats(tmp_path / "db") == 3
+    for at in ("''", "NULL"):
+        import_log(mapping(tmp_path, REPEATS, surface=None, event_id=f"{at}::VARCHAR"), tmp_path / "db")
+        assert load_repeats(tmp_path / "db") is None
+
+
+@pytest.mark.parametrize(("each", "refused"), [(1, False), (3, False), (4, True), (5, True)])
+def test_a_column_that_nobody_asked_for_drops_at_most_two_of_three_rows(
+    tmp_path: Path, each: int, refused: bool
+) -> None:
+    rows = [f"{k // each},u{k},x,2024-03-01,5\n" for k in range(60)]
+    told = mapping(tmp_path, "event_id,who,what,when,stars\n" + "".join(rows), surface=None)
+    if refused:
+        with pytest.raises(PairliftError, match=f"{60 - 60 // each} of 60 rows of .* repeat the event_id of another"):
+            import_log(told, tmp_path / "db")
+    else:
+        import_log(told, tmp_path / "db")
+        assert len(load_log(tmp_path / "db")[0]) == 60 // each
+
+
+@pytest.mark.parametrize("text", ["lpad(event_id::VARCHAR, 9, '0')", "'x' || event_id"])
+def test_files_with_integer_then_text_event_ids_are_told_to_be_united(tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "ev"
+    folder.mkdir()
+    (tmp_path / "log.csv").write_text(REPEATS)
+    rows = f"FROM '{tmp_path}/log.csv' WHERE event_id IS NOT NULL"
+    duckdb.sql(f"COPY (SELECT DISTINCT ON (event_id) * {rows}) TO '{folder}/1.parquet'")
+    duckdb.sql(f"COPY (SELECT DISTINCT ON (event_id) * REPLACE ({text} AS event_id) {rows}) TO '{folder}/2.parquet'")
+    for source in (
+        "ev/*.parquet",
+        "read_parquet('ev/*.parquet')",
+        "read_parquet(['ev/1.parquet', 'ev/2.parquet'])",
+        "(SELECT * FROM 'ev/*.parquet')",
+    ):
+        for more in ({}, {"event_id": "event_id"}):
+            with pytest.raises(PairliftError) as caught:
+                import_log(mapping(tmp_path, REPEATS, surface=None, source=source, **more), tmp_path / "db")
+            for part in (
+                f"[events] source = {source!r}: event_id is text in 2.parquet but BIGINT as the files are read",
+                "union_by_name=true",
+            ):
+                assert part in str(caught.value), str(caught.value)
+    for source, event_id in (
+        ("read_parquet('ev/*.parquet', union_by_name=true)", None),
+        ("(FROM 'ev/1.parquet' UNION ALL BY NAME FROM 'ev/2.parquet')", None),
+        ("(SELECT * EXCLUDE (event_id) FROM 'ev/*.parquet')", None),
+        ("read_parquet('ev/*.parquet', union_by_name=true)", "NULL"),
+    ):
+        import_log(mapping(tmp_path, REPEATS, surface=None, source=source, event_id=event_id), tmp_path / "db")
+        assert len(load_log(tmp_path / "db")[0]) == 4, source
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("ev/*.csv", "row 2 of ev/b.csv: ("),
+        ("read_csv(['ev/b.csv', 'ev/a.csv'])", "row 2 of ev/b.csv: ("),
+        ("read_csv(['ev/b.csv', 'ev/a.csv', 'ev/b.csv'])", "    row 2: ("),
+        ("read_csv(['ev/a.csv', 'ev/a.csv', 'ev/b.csv'])", "    row 8: ("),
+        ("read_csv(['ev/a.csv', 'ev/*.csv'])", "    row 8: ("),
+        ("(SELECT * FROM 'ev/b.csv')", "    row 2: ("),
+        ("own.csv", "    row 2: ("),
+        ("(SELECT *, 'clip' AS filename FROM 'ev/b.csv')", "    row 2: ("),
+    ],
+)
+def test_the_place_of_a_bad_row_is_right_or_only_its_number(tmp_path: Path, source: str, place: str) -> None:
+    head, *rows = CSV.splitlines()
+    (tmp_path / "ev").mkdir()
+    (tmp_path / "ev" / "a.csv").write_text("\n".join([head, *rows[:3]]))
+    (tmp_path / "ev" / "b.csv").write_text("\n".join([head, rows[0], rows[1].replace(",2,", ",1e300,")]))
+    own = [f"{row},clip{k}.mp4" for k, row in enumerate((tmp_path / "ev" / "b.csv").read_text().splitlines()[1:])]
+    (tmp_path / "own.csv").write_text("\n".join([f"{head},FileName", *own]))
+    with pytest.raises(PairliftError) as caught:
+        import_log(mapping(tmp_path, source=source), tmp_path / "log.duckdb")
+    assert place in str(caught.value), str(caught.value)

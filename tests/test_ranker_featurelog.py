@@ -1,8 +1,10 @@
 """What was served is logged, learned from, and compared with what is recomputed."""
 
+import re
 import threading
 import time
 import uuid
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,18 @@ def test_a_request_on_the_wire_says_it_too(trained: tuple[Config, Bundle]) -> No
             np.testing.assert_array_equal(seen, [(1, 0.25), (np.nan, np.nan), (np.nan, np.nan)])
             with pytest.raises(PairliftError, match="'battery': a finite number was expected, found 'full'"):
                 client.rank(1000, [10], attributes={"battery": "full"})
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                for far in ("1e300", "-3.5e38"):
+                    told = f"'battery': a number within a 32-bit float (at most 3.4e+38) was expected, found '{far}'"
+                    with pytest.raises(PairliftError, match=re.escape(told)):
+                        client.rank(1000, [10], attributes={"battery": far})
+                for none in ("inf", "-inf"):
+                    with pytest.raises(PairliftError, match=f"'battery': a finite number was expected, found '{none}'"):
+                        client.rank(1000, [10], attributes={"battery": none})
+                client.rank(1000, [10], attributes={"battery": "-3.4e38"})
+                client.rank(1000, [10], attributes={"battery": "nan"})
+            assert not [str(one.message) for one in warned if issubclass(one.category, RuntimeWarning)]
     finally:
         server.stop()
 
@@ -256,7 +270,7 @@ def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path
 
 
 def test_a_slow_disk_drops_and_counts(
-    trained: tuple[Config, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Config, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, bundle = trained
     monkeypatch.setattr("ranker.featurelog.WAITING", 1)
@@ -266,3 +280,43 @@ def test_a_slow_disk_drops_and_counts(
     for _ in range(3):
         log.offer("r", Request(0, 5), replace(found), np.zeros((0, 1), np.float32))
     assert log.dropped == 2
+    assert "feature log: 1 answers lost so far: they come faster than the disk takes them" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), pa.ArrowInvalid("odd")])
+def test_answers_that_a_failing_disk_loses_are_counted_as_answers(
+    trained: tuple[Config, Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    _, bundle = trained
+    user, items = int(bundle.state.catalog.user_ids[0]), [int(i) for i in bundle.state.catalog.item_ids[:5]]
+    monkeypatch.setattr("ranker.featurelog.SECONDS", 0.1)
+    write, failing = pq.write_table, threading.Event()
+    failing.set()
+
+    def written(*args: Any, **options: Any) -> None:
+        if failing.is_set():
+            raise failure
+        write(*args, **options)
+
+    monkeypatch.setattr(pq, "write_table", written)
+    server = Server(bundle, features_to=(tmp_path, 1.0))
+    server.start()
+    with Client(server.address, timeout=20) as client:
+        for k in range(3):
+            client.rank(user, items, request_id=f"lost {k}")
+        assert server.feature_log is not None
+        until = time.monotonic() + 20
+        while server.feature_log.dropped < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        failing.clear()
+        client.rank(user, items, request_id="kept")
+    server.stop(0)
+    assert server.feature_log.dropped == 3
+    assert rows_in(tmp_path) == 5  # the thread goes on
+    assert "feature log: 3 answers lost so far: they could not be written to" in caplog.text
+    assert str(failure) in caplog.text
+    assert "faster than the disk" not in caplog.text

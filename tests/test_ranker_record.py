@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from world import bundle_of, make_world, train_parts, with_config, write_world_bundle
+from world import TOML, bundle_of, make_world, train_parts, with_config, write_world_bundle
 
 from features.dataset import Mapping, import_log
 from features.errors import PairliftError
@@ -42,7 +43,7 @@ from ranker.batch import Batch
 from ranker.bundle import load_bundle
 from ranker.cli import cli
 from ranker.client import Client, ServerError
-from ranker.config import RecordSettings
+from ranker.config import Config, RecordSettings
 from ranker.events import EventReader
 from ranker.memory import plan_memory
 from ranker.numbering import Numbering, with_room
@@ -378,25 +379,46 @@ def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundl
         assert outcome.refused == ((0, "feedback column 'play': numbers were expected, found texts"),)
 
 
-def test_feedback_beyond_a_32_bit_float_is_refused_and_counters_stay_finite(bundle, tmp_path):
-    user, item, end = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0]), bundle.state.end
-    largest = float(np.finfo(np.float32).max)
-    # The last but one rounds to the largest 32-bit float, the last to infinity.
-    play = [0.5, 1e300, -1e300, 3.4028235677973306e38, 3.4028236691953142e38]
-    with recording(bundle, tmp_path / "log") as (server, client):
-        (outcome,) = client.record([batch(list("abcde"), [user] * 5, [item] * 5, [end] * 5, play)])
-        told = "feedback column 'play': a number within a 32-bit float (at most 3.4e+38) was expected, found "
-        assert dict(outcome.refused) == {1: f"{told}1e+300", 2: f"{told}-1e+300", 4: f"{told}{play[4]!r}"}
-        assert outcome.recorded == 2
+SUMS = """
+[[counters]]
+key = ["item"]
+event = "play"
+spans = ["all", "w7d", "h3d"]
+stats = ["sum", "mean"]
+"""
+
+
+def test_feedback_that_sums_cannot_bear_is_refused_and_later_windows_stay_right(world, tmp_path, monkeypatch):
+    summing = bundle_of(train_parts(world, Config(**tomllib.loads(TOML + SUMS))))
+    user, item, end = (
+        int(summing.state.catalog.user_ids[0]),
+        int(summing.state.catalog.item_ids[0]),
+        summing.state.end,
+    )
+    now = [end]
+    monkeypatch.setattr("ranker.server.now_wall", lambda: now[0])
+    play = [3.3e38, 3.3e38, 1e17, -1e30, 1.0000001e12, 1e12, -1e12, 1e12]
+    with recording(summing, tmp_path / "log", clock="wall") as (server, client):
+        (outcome,) = client.record([batch(list("abcdefgh"), [user] * 8, [item] * 8, [end] * 8, play)])
+        told = (
+            "feedback column 'play': at most 1e+12 either way was expected, found {!r}: running sums would lose later "
+        )
+        told += "values beside a larger one; scale the column, for example seconds in place of microseconds"
+        assert dict(outcome.refused) == {k: told.format(play[k]) for k in range(5)}
+        server.recorder.live.drain(5)
+        now[0] = end + 1
+        assert shown(client, user, item)["item__play__all__sum"] == pytest.approx(1e12, rel=1e-6)
+        now[0] = end + 20 * DAY
+        list(client.record([batch(["x", "y"], [user] * 2, [item] * 2, [now[0] - 1] * 2, [0.5, 0.25])]))
         server.recorder.live.drain(5)
         found = shown(client, user, item)
+        assert found["item__play__w7d__sum"] == pytest.approx(0.75, abs=1e-3)
         assert not any(np.isinf(list(found.values())))
-        assert server.pipeline.state.histories.feedback[:, 0].tolist().count(largest) == 1
 
 
-def test_feedback_beyond_a_32_bit_float_in_an_older_log_is_not_known_and_told(bundle, world, tmp_path, caplog):
+def test_feedback_beyond_the_bound_in_an_older_log_is_not_known_and_told(bundle, world, tmp_path, caplog):
     user, item, end = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0]), bundle.state.end
-    events = batch(["a", "b", "c"], [user] * 3, [item] * 3, [end] * 3, [1e300, 0.5, -1e300])
+    events = batch(["a", "b", "c"], [user] * 3, [item] * 3, [end] * 3, [1e300, 0.5, -1e13])
     writer = LogWriter(tmp_path / "log", DAY, lambda: end)
     list(writer.replay(0))
     writer.start()
@@ -406,10 +428,10 @@ def test_feedback_beyond_a_32_bit_float_in_an_older_log_is_not_known_and_told(bu
         assert server.recorder.count == 3
         unknown = Batch(events.events, {"play": pa.array([None, 0.5, None], pa.float64())}, [])
         same(server.pipeline.state, expected_state(bundle, world, [unknown]))
-    told = (
-        "recorded feedback 'play' is beyond a 32-bit float in 2 events and counts as unknown: event id 'a' (1e+300), "
+    told = "recorded feedback 'play' is beyond 1e+12 in 2 events and counts as unknown: event id 'a' (1e+300), "
+    assert (
+        told + "'c' (-1e+13); running sums would lose later values beside a larger one; scale the column" in caplog.text
     )
-    assert told + "'c' (-1e+300)" in caplog.text
     (file,) = exported(bundle, tmp_path / "log")
     for source, row in (
         ("log/events/*.parquet", f"row 3 of log/events/{file.name}: ("),

@@ -1,13 +1,16 @@
 """Popular now: the items with the highest decayed counter as of the request."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
+from features.histories import Histories
+from features.live import empty_log
 from features.plans import Plan
 from features.schema import DAY, F32, I32
 from features.spec import Counter, Span
-from features.store import State
+from features.store import Segment, State
 from ranker.candidates.source import best
 from ranker.request import Request
 
@@ -45,6 +48,13 @@ class Popular:
         return np.where(counts > 0, counts, np.nan)
 
 
+def _alone(state: State, number: int) -> State:
+    """Return a state with one plan and no histories: what is held here must not hold what recording leaves behind."""
+    segments = tuple(Segment((segment.timelines[number],), ()) for segment in state.segments)
+    none = Histories.build(empty_log(()), 0)
+    return replace(state, plans=(state.plans[number],), segments=segments, histories=none, made={})
+
+
 def _item_counter(state: State) -> tuple[State, int, Plan]:
     """Return a state, the number of one of its plans, and of that plan one decayed count for each item."""
     for number, plan in enumerate(state.plans):
@@ -52,10 +62,10 @@ def _item_counter(state: State) -> tuple[State, int, Plan]:
             found = [k for k, place in enumerate(plan.counters) if _decayed_count(state.counters[place])]
             if found:
                 best_one = min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))
-                return state, number, plan.only(best_one)
+                return _alone(state, number), 0, plan.only(best_one)
     counter = Counter(("item",), "impression", Span("h", HALF_LIFE), "count")
     own = State.build(state.histories.log(()), state.catalog, (counter,), ())
-    return own, 0, own.plans[0]
+    return _alone(own, 0), 0, own.plans[0]
 
 
 def _decayed_count(counter: Counter) -> bool:

@@ -867,7 +867,7 @@ class FeedbackColumn(_message.Message):
     """As the TOML names it."""
     @_builtins.property
     def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """NaN is not known; 1 and 0 stand for true and false. What a 32-bit float cannot hold is refused."""
+        """NaN is not known; 1 and 0 stand for true and false. Beyond 1e12 either way it is refused."""
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
