@@ -52,7 +52,8 @@ class Settings(BaseModel):
 class EventsSettings(Settings):
     """`[events]`: where the log is, and a SQL expression for each column of the contract.
 
-    feedback: what the user did (numbers or true/false, NULL unknown); counters, histories and towers read it.
+    feedback: what the user did (numbers of at most 1e12 either way or true/false, NULL unknown); counters, histories
+    and towers read it.
     context: what a request says of itself (device, locale …): text or numbers, features `context_<name>`; a request to
     the server carries them as `context.attributes`.
     columns: whatever else the conditions of grades and of `pairing.where` read; nothing else sees them.

@@ -147,10 +147,10 @@ class RecordSettings(Settings):
     from memory beside the bundle's own. new_users, new_items: how many users and items that the bundle does not know
     are served from what is recorded of them; further ones are recorded, and cold until a training knows them.
     max_id_bytes: of a text id in UTF-8, in events and in requests: longer ones are refused, but for users and items
-    that the bundle knows. memory: GiB that all of it may take (default: three quarters of the machine's); a server that
-    could need more does not start. max_batch: events of one batch. streams: open RecordEvents calls. segment_mb,
-    segment_time: size and age at which the next event starts a new file of the log, and the old one is written as
-    Parquet too, for a training.
+    that the bundle knows. memory: GiB that all of it may take, also while it is rebuilt (default: three quarters of the
+    machine's); a server that could need more does not start. max_batch: events of one batch. streams: open RecordEvents
+    calls. segment_mb, segment_time: size and age at which the next event starts a new file of the log, and the old one
+    is written as Parquet too, for a training.
     """
 
     dedupe_days: float = Field(default=7, gt=0)

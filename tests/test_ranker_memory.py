@@ -1,7 +1,9 @@
 """What a server that records may take is told before it takes it: the plan is measured against what was allocated."""
 
 import gc
+import time
 import tracemalloc
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,7 +18,9 @@ from features.live import empty_log
 from features.schema import DAY, HOUR, SECOND
 from features.segments import segment_files, segment_name
 from features.store import State
+from ranker.candidates.popular import Popular
 from ranker.config import RecordSettings
+from ranker.lanes import Lane
 from ranker.memory import GIB, plan_memory
 from ranker.server import Server
 
@@ -120,3 +124,26 @@ def test_the_peak_of_a_rebuild_is_planned_and_no_guess(bundle, tmp_path, n):
                 gc.collect()
     assert max(peaks) <= plan.most, (peaks, plan)
     assert max(peaks) > plan.most / 2, (peaks, plan)
+
+
+class Thing:
+    """What a call returns."""
+
+
+def test_an_idle_lane_holds_nothing_of_its_last_call():
+    lane, thing = Lane("some", 1), Thing()
+    known, future = weakref.ref(thing), lane.start(lambda one=thing: one)
+    assert future.result(10) is thing
+    del thing, future
+    until = time.monotonic() + 10
+    while known() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert known() is None
+    lane.close()
+
+
+def test_popular_items_hold_no_histories_and_one_timeline(bundle):
+    held = Popular(bundle.state)._state
+    assert len(bundle.state.histories.ts)
+    assert len(held.histories.ts) == 0
+    assert [len(segment.timelines) for segment in held.segments] == [1]
