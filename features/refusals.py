@@ -93,4 +93,5 @@ def refuse_large_feedback(con: duckdb.DuckDBPyConnection, table: str, places: di
         f"in place of microseconds, or let CASE WHEN abs(…) <= {most} THEN … END make it unknown)"
     )
     for column, place in places.items():
-        refuse(con, table, f'abs("{column}") > {LARGEST_FEEDBACK!r}', place, problem, source)
+        # Not a number says nothing, and stands above all numbers.
+        refuse(con, table, f'NOT isnan("{column}") AND abs("{column}") > {LARGEST_FEEDBACK!r}', place, problem, source)

@@ -249,6 +249,8 @@ def test_the_largest_32_bit_floats_come_in(tmp_path: Path) -> None:
 def test_feedback_that_sums_cannot_bear_is_told_with_file_and_row(tmp_path: Path) -> None:
     import_log(mapping(tmp_path, CSV.replace(",5,", ",1e12,").replace(",2,", ",-1e12,")), tmp_path / "log.duckdb")
     assert np.abs(load_log(tmp_path / "log.duckdb")[0].feedback[[0, 1], 0]).tolist() == [np.float32(1e12)] * 2
+    import_log(mapping(tmp_path, CSV.replace(",5,", ",nan,")), tmp_path / "log.duckdb")
+    assert np.isnan(load_log(tmp_path / "log.duckdb")[0].feedback[:, 0]).any()
     for worse in ("1.0000001e12", "-3.3e38", "1e300"):
         with pytest.raises(PairliftError) as caught:
             import_log(mapping(tmp_path, CSV.replace(",5,", f",{worse},")), tmp_path / "log.duckdb")

@@ -57,7 +57,7 @@ def trained(bundle, tmp_path_factory):
         writer.append(some.events.append_column("play", some.feedback["play"])).result()
     writer.close()
     (segment,) = segment_files(folder)
-    return with_config(replace(bundle, recorded={segment_name(segment): (1, COMMITS)}), record=SMALL), folder
+    return with_config(replace(bundle, recorded={segment_name(segment): [(1, COMMITS)]}), record=SMALL), folder
 
 
 def test_ids_of_trained_events_are_in_the_budget(trained, caplog):
