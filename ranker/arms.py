@@ -18,7 +18,7 @@ from features.schema import F32, F64, SAMPLED
 from ranker.booster import Slice, fit_booster
 from ranker.bundle import columns_of
 from ranker.featurelog import Logged, overlay
-from ranker.prepare import Prepared
+from ranker.prepare import Prepared, plugin_errors
 from ranker.restart import Start
 from ranker.stages import code_hash, run_stage
 
@@ -75,11 +75,15 @@ class Arms:
 
     def plugin_columns(self, name: str, plugin: FeaturePlugin) -> dict[str, F32]:
         """Return float32[n, c] of the plugin of a name for each slice, from histories that end at its last `as_of`."""
-        whole = self.prepared.state.histories
-        values = {
-            part: plugin.values(g.requests, whole.until(int(g.requests.as_of.max(initial=0))))
-            for part, g in self.groups.items()
-        }
+        whole, values = self.prepared.state.histories, {}
+        for part, g in self.groups.items():
+            with plugin_errors(name, "values"):
+                values[part] = plugin.values(g.requests, whole.until(int(g.requests.as_of.max(initial=0))))
+            expected, found = (len(g.requests.item), len(plugin.columns)), np.shape(values[part])
+            if found != expected:
+                raise PairliftError(
+                    f"[plugins.{name}] values(): an array of shape {expected} was expected, found {found}"
+                )
         return self.overlaid(values, [f"{name}__{column}" for column in plugin.columns])
 
     def served_columns(self, plugins: dict[str, FeaturePlugin]) -> tuple[list[str], dict[str, F32]]:

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 WAITING = 1000
 #: rows of one file at most, and seconds after which a shorter one is written
 ROWS, SECONDS = 100_000, 10.0
-_KEYS = ("request_id", "user_id", "item_id", "as_of", "surface", "rank", "score", "bundle_version")
+# Not `surface`: so a feature is called, a code, and it would take the name's place.
+_KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version")
 
 _Taken = tuple[Catalog, str, Request, Answer, F32]
 
@@ -43,7 +44,7 @@ class FeatureLog:
     """Writes what answers used. The request path only puts an answer into a queue; one thread writes.
 
     columns: of the bundle, float32 each, beside `request_id`, `user_id` and `item_id` (null where cold), `as_of` (µs
-    UTC), `surface` (null where missing), `rank` (0 first), `score` and `bundle_version`.
+    UTC), `surface_name` (null where missing), `rank` (0 first), `score` and `bundle_version`.
     """
 
     def __init__(self, folder: Path, columns: tuple[str, ...], catalog: Catalog, version: str, share: float) -> None:
@@ -112,7 +113,7 @@ class FeatureLog:
             "user_id": pa.array(users, kinds[0]),
             "item_id": pa.array(items, kinds[1]),
             "as_of": pa.array([request.as_of] * n, pa.int64()),
-            "surface": pa.array([surface] * n, pa.string()),
+            "surface_name": pa.array([surface] * n, pa.string()),
             "rank": pa.array(range(n), pa.int32()),
             "score": pa.array(answer.score, pa.float64()),
             "bundle_version": pa.array([self.version] * n, pa.string()),
@@ -189,7 +190,9 @@ def read_features(folder: Path, catalog: Catalog) -> Logged:
     starts = np.flatnonzero(np.append(True, request_id[1:] != request_id[:-1])) if len(rows) else np.empty(0, np.int64)
     user = _index(catalog.user_ids, rows["user_id"])
     surface_code = {name: code for code, name in enumerate(catalog.surfaces)}
-    surface = np.array([surface_code.get(s, -1) for s in rows["surface"].to_pylist()], np.int16)
+    if "surface_name" not in rows.column_names:
+        raise PairliftError(f"{folder}: written by an earlier version, in which a feature took the surface's place")
+    surface = np.array([surface_code.get(s, -1) for s in rows["surface_name"].to_pylist()], np.int16)
     requests = Requests(
         user[starts],
         rows["as_of"].to_numpy()[starts].astype(np.int64),

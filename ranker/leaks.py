@@ -22,7 +22,7 @@ from features.pairs import Groups
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64
 from features.split import iso
-from ranker.prepare import Prepared, plugin_stage, refit_stage
+from ranker.prepare import Prepared, plugin_errors, plugin_stage, refit_stage
 
 #: groups of each slice that are compared
 SAMPLE = 256
@@ -103,10 +103,11 @@ def find_leaks(
     seed = prepared.config.uplift.fit_seeds[0]
     # What a plugin keeps for later (vectors of users, say) must not bring the whole log's values into the comparison.
     unread = plugin_stage(prepared, name, seed)
-    return {
-        "as_of": as_of_control(sample, unread),
-        "refit": refit_control(sample, refit_stage(prepared, name, seed)),
-    }
+    with plugin_errors(name, "values"):
+        return {
+            "as_of": as_of_control(sample, unread),
+            "refit": refit_control(sample, refit_stage(prepared, name, seed)),
+        }
 
 
 def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:

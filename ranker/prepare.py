@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -171,11 +172,26 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)
-        plugin.fit(source().fit_data(seed))
-        plugin.save(folder)
+        data = source().fit_data(seed)
+        with plugin_errors(name, "fit"):
+            plugin.fit(data)
+            plugin.save(folder)
 
-    # What was saved is what is measured, and what a bundle serves.
-    return kind.load(run_stage(config.work / "plugins", label, inputs, make))
+    folder = run_stage(config.work / "plugins", label, inputs, make)
+    with plugin_errors(name, "load"):
+        return kind.load(folder)  # what was saved is what is measured, and what a bundle serves
+
+
+@contextmanager
+def plugin_errors(name: str, call: str) -> Iterator[None]:
+    """Tell what a plugin raises as its own, and as a mistake of its author's, with where it was raised in the log."""
+    try:
+        yield
+    except PairliftError:
+        raise
+    except Exception as error:
+        logger.exception("[plugins.%s] raised in %s()", name, call)
+        raise PairliftError(f"[plugins.{name}] {call}() raised {type(error).__name__}: {error}") from error
 
 
 def _cut(prepared: Prepared) -> Prepared:

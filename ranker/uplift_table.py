@@ -60,6 +60,11 @@ def verdict(report: dict[str, Any]) -> str:
 def doubts(report: dict[str, Any]) -> list[str]:
     """Return what speaks against trusting the number."""
     found = []
+    for name, alone in report["column_alone"].items():
+        if not alone["comparable"]:
+            found.append(
+                f"WARNING: {name} is missing on a side of every pair of the test: is it computed as it should be?"
+            )
     if report["shuffled"]["above_zero"]:
         found.append(
             "WARNING: shuffled columns gain as well: a further column is lucky here; more seeds, or more users"

@@ -168,6 +168,30 @@ class UnsteadyAhead(LookedAhead):
         self.item_values += np.random.default_rng().normal(0, 0.01, len(self.item_values)).astype(np.float32)
 
 
+class Raises(Leaky):
+    """Has a mistake in it."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Look up what is not there."""
+        return float({}["price_cents"])
+
+
+class Flat(Leaky):
+    """Gives one number a candidate, and no column of them."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n]."""
+        return np.zeros(len(requests.item), np.float32)
+
+
+class Nothing(Leaky):
+    """Knows nothing of anything, perhaps by a mistake."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return NaN."""
+        return np.nan
+
+
 LEAKS = (Label, NoisyLabel, LaterEvent, AtAsOf, WholeLog, LookedAhead)
 
 

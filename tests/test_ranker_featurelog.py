@@ -34,6 +34,7 @@ from ranker.server import Server
 from ranker.train import drift_report, train
 
 CONTEXT = """request_id = "request"
+surface = "case user_id % 3 when 0 then 'home' when 1 then 'search' end"
 [events.context]
 device = "case request % 3 when 0 then 'tv' when 1 then 'phone' end"
 battery = "nullif(request % 5, 4) / 10.0"

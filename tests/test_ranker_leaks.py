@@ -132,6 +132,27 @@ def test_a_position_that_is_known_later_on_alone_is_no_fault_of_the_cut_log(tmp_
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (leaky.Raises, "[plugins.tried] values() raised KeyError: 'price_cents'"),
+        (leaky.Flat, "[plugins.tried] values(): an array of shape ("),
+    ],
+)
+def test_a_plugin_with_a_mistake_is_told_by_its_name_and_is_no_leak(kind: type[Any], says: str, tmp_path: Path) -> None:
+    toml = write_world(tmp_path)
+    toml.write_text(f'{toml.read_text()}\n[plugins.tried]\nclass = "{leaky.plugin_of(kind)}"\n')
+    result = CliRunner().invoke(cli, ["uplift", str(toml), "--plugin", "tried", "--out", str(tmp_path / "report")])
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_column_that_is_missing_everywhere_is_doubted(tmp_path: Path) -> None:
+    result, report = uplift(tmp_path, leaky.Nothing, fits=2)
+    assert (result.exit_code, report["useful"]) == (0, False)
+    assert "WARNING: tried__x is missing on a side of every pair" in result.output
+
+
 def test_one_seed_and_one_user_are_told(tmp_path: Path) -> None:
     _, report = uplift(tmp_path, leaky.ALS, fits=2)
     assert "is useful, with this one seed alone" in as_table(report | {"seeds": [0]})
