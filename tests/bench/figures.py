@@ -21,7 +21,7 @@ def uplift_table(told: dict[str, Any]) -> str:
             r = reports[plugin]
             lines.append(
                 f"| {NAMES.get(data, data)} | {label} | {r['without']:.4f} | {r['with']:.4f} | {_interval(r)} "
-                f"| {_interval(r['macro'])} | {r['effective_users']:.0f} of {r['users']:,} "
+                f"| {_interval(r['macro'])} | {r['effective_users']:,.0f} of {r['users']:,} "
                 f"| {'yes' if r['useful'] else 'not shown'} |"
             )
     r = next(iter(told["result"].values()))["noise"]
