@@ -39,12 +39,24 @@ def _interval(part: dict[str, Any]) -> str:
     return f"{100 * part['relative_uplift']:+.2f} % [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
+def trust_line(told: dict[str, Any]) -> str:
+    """Return what simulated reports say of the report, as a sentence."""
+    r = told["result"]
+    found = round(r["leaks_found"] * r["reports"]["leaks"])
+    return (
+        f"Can it be trusted? `{told['command']}`: the interval held the truth in {r['coverage']:.3f} of "
+        f"{r['reports']['coverage']:,} simulated reports; columns that know nothing were called useful in at most "
+        f"{r['false_useful']:.3f}; {found} of {r['reports']['leaks']} planted leaks were found, and "
+        f"{r['false_leaks']} of {r['reports']['honest']} honest columns called one."
+    )
+
+
 def with_figures(readme: str) -> str:
     """Return the README with its tables as the results have them."""
-    told = json.loads((HERE / "results" / "uplift.json").read_text())
+    told, trust = (json.loads((HERE / "results" / f"{name}.json").read_text()) for name in ("uplift", "trust"))
     start, end = "<!-- figures: uplift -->\n", "<!-- /figures -->"
     before, _, rest = readme.partition(start)
-    return before + start + uplift_table(told) + "\n" + end + rest.partition(end)[2]
+    return before + start + uplift_table(told) + "\n\n" + trust_line(trust) + "\n" + end + rest.partition(end)[2]
 
 
 if __name__ == "__main__":
