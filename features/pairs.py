@@ -13,8 +13,10 @@ from features.draw import draw_items, write_pairs
 from features.errors import PairliftError, did_you_mean
 from features.schema import F32, F64, I8, I32, I64, NO_CONTEXT, SAMPLED, Bool, EventLog, Requests
 from features.settings import PairingSettings
-from features.split import PERIODS, Split
+from features.split import PERIODS, Split, iso
 
+#: rows that an error tells of
+FIRST_FEW = 3
 #: of `Pairs`: two rows, a weight, a mark; and as much again for the copy that the objective sorts
 BYTES_OF_A_PAIR = 26
 
@@ -126,12 +128,12 @@ def _refuse_shared_requests(log: EventLog, split: Split) -> None:
     """Raise where two users share a request: graded or not, for its first event gives the group's user and as_of."""
     rows = np.flatnonzero((log.request >= 0) & (split.period(log.ts) >= 0))
     order = rows[np.argsort(log.request[rows], kind="stable")]
-    same = np.diff(log.request[order]) == 0
-    bad = int(np.sum(same & (np.diff(log.user[order]) != 0)))
-    if bad:
+    bad = order[1:][(np.diff(log.request[order]) == 0) & (np.diff(log.user[order]) != 0)]
+    if len(bad):
+        first = ", ".join(iso(ts) for ts in log.ts[np.sort(bad)[:FIRST_FEW]].tolist())
         raise PairliftError(
-            f"[events] request_id: a request belongs to one user, but {bad:,} rows share one with another user; "
-            "make it unique, for example concat(user_id, ':', request_id)"
+            f"[events] request_id: a request belongs to one user, but {len(bad):,} rows share one with another user "
+            f"(the first at {first}); make it unique, for example concat(user_id, ':', request_id), or mend those rows"
         )
 
 
