@@ -73,7 +73,11 @@ def test_the_figures_are_of_the_results(trust: Any) -> None:
     assert (told["smallest_coverage"], told["largest_coverage"]) == (0.75, 1)
     assert (told["false_useful"], told["false_useful_by_kind"]["constant_in_group"]) == (0.25, 0)
     assert (told["leaks_found"], told["false_leaks"], told["unsteady_largest_ratio"]) == (0.5, 1, 1.2)
-    assert "NOT KEPT" in trust.table(told)
+    assert "a try, for fewer than 1,000 reports tell little" in trust.table(told)
+    many = told | {"reports": told["reports"] | {"coverage": 1000}}
+    assert "NOT KEPT: " in trust.table(many)
+    right = many | {"coverage": 0.95, "false_useful": 0.03, "leaks_found": 1.0, "false_leaks": 0}
+    assert "\nkept: " in trust.table(right)
 
 
 def test_all_tasks_are_there(trust: Any) -> None:

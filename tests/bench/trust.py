@@ -40,6 +40,8 @@ from ranker.hashes import hash_file, hash_value  # noqa: E402
 #: training logs of each setting of the coverage, and of each kind of useless column
 WORLDS, USELESS_WORLDS = 2, 50
 LEAKING_WORLDS = 2
+#: reports of the coverage from which its share tells something
+ENOUGH = 1000
 TARGETS = "coverage within .93 and .97, false_useful at most .035, leaks_found 1, false_leaks 0"
 
 #: part, then the arguments of its function in `trust_reports`
@@ -167,7 +169,9 @@ def table(told: dict[str, Any]) -> str:
     lines += [f"{'leaks told of honest plugins':44}{told['false_leaks']:8d}   of {told['reports']['honest']}"]
     good = 0.93 <= told["coverage"] <= 0.97 and told["false_useful"] <= 0.035
     good = good and told["leaks_found"] == 1 and told["false_leaks"] == 0
-    return "\n".join([*lines, f"{'kept' if good else 'NOT KEPT'}: {TARGETS}"])
+    enough = told["reports"]["coverage"] >= ENOUGH
+    verdict = ("kept" if good else "NOT KEPT") if enough else f"a try, for fewer than {ENOUGH:,} reports tell little"
+    return "\n".join([*lines, f"{verdict}: {TARGETS}"])
 
 
 @click.command()
