@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from features.errors import PairliftError
 from features.segments import FRAME, SEGMENT, first_number, read_segment, segment_files, segment_name
-from features.sources import relation
+from features.sources import parquet_columns, relation
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def recorded_in_files(con: duckdb.DuckDBPyConnection, files: Sequence[Path], *, 
     """
     found: Recorded = {}
     for file in files:
-        columns = _columns(file)
+        columns = parquet_columns(file)
         if SEGMENT in columns and FRAME in columns:
             if not marked:
                 found = joined(found, recorded_in(con, relation(str(file), file.parent)))
@@ -76,7 +76,7 @@ def recorded_in_files(con: duckdb.DuckDBPyConnection, files: Sequence[Path], *, 
 
 def warn_of_a_cut(con: duckdb.DuckDBPyConnection, files: Sequence[Path], source: str) -> None:
     """Warn where the table `mapped`, whose rows do not say where they are from, lacks rows of exported files."""
-    whole = sum(pq.read_metadata(file).num_rows for file in files if SEGMENT in _columns(file))
+    whole = sum(pq.read_metadata(file).num_rows for file in files if SEGMENT in parquet_columns(file))
     read = con.execute("SELECT count(*) FROM mapped").fetchall()[0][0]
     if read < whole:
         log.warning(
@@ -84,15 +84,6 @@ def warn_of_a_cut(con: duckdb.DuckDBPyConnection, files: Sequence[Path], source:
             "trained on nor served. Select the columns %s and %s too, and a server adds them",
             *(source, f"{read:,}", f"{whole:,}", SEGMENT, FRAME),
         )
-
-
-def _columns(file: Path) -> list[str]:
-    if file.suffix != ".parquet":
-        return []
-    try:
-        return list(pq.read_schema(file).names)
-    except pa.ArrowInvalid:  # it is no Parquet, whatever its name
-        return []
 
 
 def _of_old_export(file: Path) -> Recorded:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from features.errors import PairliftError
+from features.sources import parquet_columns
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,5 @@ def refuse_other_kind(source: str, files: Sequence[Path], kind: str) -> None:
 
 
 def _has_text_ids(file: Path) -> bool:
-    if file.suffix != ".parquet":
-        return False
-    try:
-        fields = {field.name.lower(): field.type for field in pq.read_schema(file)}
-    except pa.ArrowInvalid:  # it is no Parquet, whatever its name
-        return False
-    kind = fields.get("event_id")
+    kind = {name.lower(): kind for name, kind in parquet_columns(file).items()}.get("event_id")
     return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))

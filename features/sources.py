@@ -8,6 +8,8 @@ from glob import glob
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from features.errors import PairliftError
 
@@ -69,3 +71,13 @@ def source_files(source: str, data: Path) -> list[Path]:
         return _files(str(path), data)
     literals = _QUOTED.findall(source.replace("{data}", str(data).replace("'", "''")))
     return [file for literal in literals for file in _files(_unquoted(literal), data)]
+
+
+def parquet_columns(file: Path) -> dict[str, pa.DataType]:
+    """Return the columns of a Parquet file and their types; none where it is no Parquet, whatever its name."""
+    if file.suffix != ".parquet":
+        return {}
+    try:
+        return {column.name: column.type for column in pq.read_schema(file)}
+    except pa.ArrowInvalid:
+        return {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from features.split import PERIODS
-from ranker.cli_train import CONFIG, GIB
+from ranker.cli_train import CONFIG, GIB, memory_option
 
 
 @click.command()
@@ -23,13 +23,8 @@ from ranker.cli_train import CONFIG, GIB
     show_default=True,
     help="The impressions of one period of [split], or of all three.",
 )
-@click.option(
-    "--memory",
-    type=click.FloatRange(0, min_open=True),
-    default=2.0,
-    show_default=True,
-    metavar="GIB",
-    help="What the rows and their counters may take at a time, beside the log itself (some 40 bytes an event) and its "
+@memory_option(
+    "What the rows and their counters may take at a time, beside the log itself (some 40 bytes an event) and its "
     "ids; DuckDB needs about 0.5 of its own however little is given. Less makes more and smaller blocks of rows, and "
     "every block reads the events before it anew.",
 )

@@ -1,7 +1,8 @@
 """The commands `train` and `retune`; `ranker.cli` adds them to the group."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -9,9 +10,17 @@ from features.errors import PairliftError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
+FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
+
 #: LightGBM's own default of `refit_decay_rate`
 DECAY = 0.9
 GIB = 2**30
+
+
+def memory_option(text: str) -> Callable[[FC], FC]:
+    """Return `--memory GIB` with its help."""
+    kind = click.FloatRange(0, min_open=True)
+    return click.option("--memory", type=kind, default=2.0, show_default=True, metavar="GIB", help=text)
 
 
 @click.command()
@@ -47,13 +56,8 @@ GIB = 2**30
     type=click.FloatRange(0, 1),
     help="The share of an old leaf value that --refit keeps (without it 0.9).",
 )
-@click.option(
-    "--memory",
-    type=click.FloatRange(0, min_open=True),
-    default=2.0,
-    show_default=True,
-    metavar="GIB",
-    help="What counting the items that are taken together may take, beside the log itself and the table of neighbours "
+@memory_option(
+    "What counting the items that are taken together may take, beside the log itself and the table of neighbours "
     "(800 bytes an item); 5 to 9 bytes an event and 40 an item are needed however little is given. Less makes more and "
     "smaller blocks of items, the same numbers, and every block reads all events anew.",
 )

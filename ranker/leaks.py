@@ -132,10 +132,11 @@ def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
                 alone.append(sample.plugin.values(one, whole))
                 cut.append(values)
                 bar.update()
-            known, batch = np.concatenate(cut), sample.fits[0][part]
-            apart = _gap(batch, known, sample.scale) > BATCHED + ROUNDING * np.abs(_in_scale(batch, sample.scale))
-            gap = _gap(np.concatenate(alone), known, sample.scale)
-            found += _leaks(sample, part, np.where(apart, _gap(batch, known, sample.scale), gap))
+            known, read = np.concatenate(cut), sample.fits[0][part]
+            batch = _gap(read, known, sample.scale)
+            apart = batch > BATCHED + ROUNDING * np.abs(_in_scale(read, sample.scale))
+            gap = np.where(apart, batch, _gap(np.concatenate(alone), known, sample.scale))
+            found += _leaks(sample, part, gap)
     return Control(len(sample), tuple(found))
 
 
