@@ -11,10 +11,10 @@ from pydantic import Field
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from features.histories import Histories
 from features.plugin import FitData
 from features.schema import F32, I8, I32, Requests
 from features.settings import Duration, Settings
+from features.state.histories import Histories
 
 #: item vectors that are multiplied at a time
 GRAM_ROWS = 65_536

@@ -2,7 +2,7 @@
 
 A `Newcomers` is what one side (users, or items) has as of a moment, in the order of the event log. The list and the
 dict behind it are shared with later ones, which only add to them, so whoever holds one reads the same for ever and
-needs no lock. How many there can be is fixed: codes of keys (`features.keys`) count on it.
+needs no lock. How many there can be is fixed: codes of keys (`features.counters.keys`) count on it.
 """
 
 from collections.abc import Collection

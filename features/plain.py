@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from features.counters.spec import MAX_DEFAULT_VALUES
 from features.errors import PairliftError, did_you_mean
 from features.schema import DAY, F32, HOUR, I64, SECOND, Attribute, Catalog, Requests
-from features.spec import MAX_DEFAULT_VALUES
-from features.store import NEVER, State
+from features.state.store import NEVER, State
 
 WEEK = 7
 #: 1970-01-01 was a Thursday

@@ -15,9 +15,9 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 from pydantic import ValidationError
 
 from features.errors import PairliftError
-from features.histories import Histories
-from features.pairs import Groups, Pairs
+from features.pairing.pairs import Groups, Pairs
 from features.schema import F32, I32, Catalog, EventLog, Requests
+from features.state.histories import Histories
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class FeaturePlugin(Protocol):
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
     raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
     the same values, to the bit on one machine; a class whose fits do not repeat has the attribute
-    `deterministic = False`, and a report allows for how much its fits differ (`ranker.leaks`).
+    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`).
     """
 
     columns: tuple[str, ...]

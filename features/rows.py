@@ -2,7 +2,7 @@
 
 `assemble` is the one path: the server calls it with one request, training with all groups of the log. The numbers are
 the same to the last bit for a time within the log that the state was built of, and equal up to rounding (6.6e-7 of a
-value) for one request after its end, which reads the tables of `features.latest`.
+value) for one request after its end, which reads the tables of `features.counters.latest`.
 `training_rows` is for a log whose state does not fit: the same path, over one block of keys after another.
 """
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import njit
 
-from features.histories import Histories
+from features.counters.plans import place
+from features.counters.spec import Counter
 from features.plain import column_names, of_request, plain_column, request_value
-from features.plans import place
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog, Requests
-from features.spec import Counter
-from features.store import State
+from features.state.histories import Histories
+from features.state.store import State
 
 #: what `training_rows` needs at its peak for each event of a block, times the values of a list in its key
 BYTES_PER_EVENT = 96

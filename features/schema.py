@@ -1,7 +1,7 @@
 """The in-memory contract: the event log, the catalogue, and the requests that features are asked for.
 
 Everything is arrays. Ids of the user's own log (integers or text) become dense indexes once, in
-`features.dataset`; -1 is "not known" everywhere. Times are int64 microseconds UTC.
+`features.log.dataset`; -1 is "not known" everywhere. Times are int64 microseconds UTC.
 """
 
 from dataclasses import dataclass, field, fields, replace

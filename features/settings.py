@@ -114,8 +114,8 @@ class PairingSettings(GroupSettings):
     """`[pairing]`: groups, pair weights, drawn negatives. `[pairing.towers]` overrides for the towers' period.
 
     train_cap: of a group with more pairs so many are drawn, in training alone. What else is of training alone, and
-    never changes the metric (formulas: `features.exposure`): position_power: place k is looked at with the chance
-    k ** -power; or examination, that chance for the places 1, 2, … (the last one holds for all further places);
+    never changes the metric (formulas: `features.pairing.exposure`): position_power: place k is looked at with the
+    chance k ** -power; or examination, that chance for the places 1, 2, … (the last one holds for all further places);
     propensity: weigh by the inverse of `[events] propensity`; max_correction: the most that these weigh a pair up;
     half_life: a pair so much older than another weighs half as much.
     """

@@ -6,8 +6,8 @@ from typing import Self
 import numpy as np
 from numba import njit
 
-from features.histories import Histories
 from features.schema import F32, F64, I32, I64, EventLog
+from features.state.histories import Histories
 from neural.histories import TokenSpec, raw_signals
 
 #: an item's mean signal is drawn towards the mean of all, as by so many events of the latter

@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numba import njit
 
-from features.histories import Histories
+from features.pairing.split import utc
 from features.schema import F32, HOUR, I8, I16, I32, I64, SECOND
-from features.split import utc
+from features.state.histories import Histories
 
 #: `lag` of vectors that are computed once a day, at 00:00 of `[time] zone`
 DAILY = "daily"

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.histories import Histories
-from features.pairs import Groups, Pairs
+from features.pairing.pairs import Groups, Pairs
 from features.plugin import FitData
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog
+from features.state.histories import Histories
 from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals, ranges
 from neural.histories import Lag, Tokens, TokenSpec, Windows, batches, known_scale, make_tokens, raw_signals

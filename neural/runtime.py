@@ -13,8 +13,8 @@ import onnxruntime as ort
 
 from features.arrays import load_arrays
 from features.errors import PairliftError
-from features.histories import Histories
 from features.schema import F32, I32, I64, Bool, Requests
+from features.state.histories import Histories
 from neural.entities import Entities
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, batches, make_tokens, visible

@@ -12,9 +12,9 @@ import numpy as np
 
 from features.arrays import save_arrays
 from features.errors import PairliftError
-from features.histories import Histories
 from features.plugin import FitData
 from features.schema import F32, I32, Requests
+from features.state.histories import Histories
 from neural.expected import ItemSignals
 from neural.histories import Lag
 from neural.runtime import (

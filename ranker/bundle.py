@@ -3,7 +3,7 @@
 manifest.json     version, format, columns in their order, hashes of all other files
 pairlift.toml     the configuration that it was trained with
 booster.txt       LightGBM's own text format
-importance.json   what each column does (`ranker.explain`)
+importance.json   what each column does (`ranker.metrics.importance`)
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
@@ -22,17 +22,17 @@ import numpy as np
 
 from features.arrays import load_arrays, save_arrays
 from features.errors import PairliftError
+from features.log.recorded import Recorded
+from features.pairing.split import Split
 from features.plugin import FeaturePlugin, plugin_class
-from features.recorded import Recorded
 from features.rows import FeatureSpec
 from features.schema import F32, F64
-from features.snapshot import load_state, save_state
-from features.split import Split
-from features.store import State
+from features.state.snapshot import load_state, save_state
+from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config, load_config
+from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import hash_file, hash_value
-from ranker.scorer import Scorer, checked_scorer
 
 #: 2: importance.json, and the split in the manifest
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
@@ -88,8 +88,8 @@ def write_bundle(
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step.
 
-    measured: figures of the test. importance: see `ranker.explain`. split: of the log that it was trained on.
-    recorded: which recorded events are in that log.
+    measured: figures of the test. importance: see `ranker.metrics.importance`. split: of the log that it was trained
+    on. recorded: which recorded events are in that log.
     """
     with _in_its_place(folder.resolve()) as partial:
         (partial / "pairlift.toml").write_text(config.text)

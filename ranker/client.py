@@ -14,7 +14,7 @@ from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
-from ranker.batch import Batch, Outcome
+from ranker.recording.batch import Batch, Outcome
 from ranker.wire import batch_message, id_list, id_message, ids_message
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from features.dataset import Mapping
 from features.errors import PairliftError, did_you_mean
+from features.log.dataset import Mapping
 from features.settings import (
     CounterSettings,
     Duration,

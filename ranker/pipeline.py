@@ -19,9 +19,9 @@ from features.errors import PairliftError
 from features.plugin import FeaturePlugin, VectorPlugin
 from features.rows import assemble
 from features.schema import F32, F64, I32, I64
-from features.store import State
-from ranker import filters
+from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.candidates import filters
 from ranker.candidates.cooccurrence import TakenTogether
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.nearest import Nearest

@@ -10,8 +10,8 @@ from features.errors import PairliftError
 from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
-    from features.histories import Histories
-    from features.store import State
+    from features.state.histories import Histories
+    from features.state.store import State
 
 U32 = npt.NDArray[np.uint32]
 

@@ -17,14 +17,14 @@ from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
-from features.split import iso
-from ranker.batch import Outcome
+from features.pairing.split import iso
 from ranker.bundle import Bundle
-from ranker.featurelog import FeatureLog
 from ranker.pipeline import Pipeline
-from ranker.record import Recorder
+from ranker.recording.batch import Outcome
+from ranker.recording.featurelog import FeatureLog
+from ranker.recording.recorder import Recorder
+from ranker.recording.snapshots import Origin
 from ranker.request import Answer, Request, RequestError
-from ranker.snapshots import Origin
 from ranker.status import INTERNAL, finished
 from ranker.wire import Wire, batch_of, outcome_message
 

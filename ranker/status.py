@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import grpc
 
-from features.eventlog import LogError
-from ranker.record import LimitError
+from features.log.writer import LogError
+from ranker.recording.recorder import LimitError
 from ranker.request import RequestError
 
 log = logging.getLogger(__name__)

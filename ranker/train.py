@@ -17,17 +17,17 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.rows import GIB, assemble
-from ranker.arms import Arms, of_kind
 from ranker.bundle import check_out, columns_of, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config
-from ranker.explain import explain
-from ranker.featurelog import drift, read_features
-from ranker.metrics import shown_metrics
-from ranker.objective import pair_accuracy
-from ranker.pairfile import read_pairs
-from ranker.prepare import plugin_stage, prepare
-from ranker.restart import Mode, load_start
+from ranker.export.pairfile import read_pairs
+from ranker.metrics.importance import explain
+from ranker.metrics.lists import shown_metrics
+from ranker.recording.featurelog import drift, read_features
+from ranker.training.arms import Arms, of_kind
+from ranker.training.objective import pair_accuracy
+from ranker.training.prepare import plugin_stage, prepare
+from ranker.training.restart import Mode, load_start
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from pairlift.v1 import ranking_pb2 as pb
 from features.ids import IdIndex
 from features.newcomers import Newcomers
 from features.schema import F32, I32, I64, NO_CONTEXT, NO_NEWCOMERS, Catalog, Ids
-from ranker.batch import Batch, Outcome
 from ranker.config import MAX_ID_BYTES, ServeSettings
+from ranker.recording.batch import Batch, Outcome
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need no counters
-    from features.store import State
+    from features.state.store import State
 
 DEFAULT_K = 10
 #: fields of RecordEventsRequest with ids, and the columns of a batch

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from world import World, make_world
 
-from features.histories import Histories
-from features.pairs import make_groups, make_pairs, weight_table
+from features.pairing.pairs import make_groups, make_pairs, weight_table
+from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData, RecodedPlugin, VectorPlugin
 from features.schema import Requests, one_request
 from features.settings import PairingSettings, SplitSettings
-from features.split import Split, make_split
+from features.state.histories import Histories
 
 
 def fit_data(world: World, split: Split, seed: int = 3) -> FitData:

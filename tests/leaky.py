@@ -7,9 +7,9 @@ from typing import Any, Self
 import numpy as np
 
 from features.baselines import ALS, Noise
-from features.histories import Histories
 from features.plugin import FitData
 from features.schema import F32, Requests
+from features.state.histories import Histories
 
 
 class Leaky:

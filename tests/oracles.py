@@ -8,8 +8,8 @@ from itertools import permutations
 
 import numpy as np
 
+from features.counters.spec import Counter
 from features.schema import F64, HOUR, SECOND, Attribute, Catalog, EventLog
-from features.spec import Counter
 
 
 def event_value(log: EventLog, row: int, event: str, grades: tuple[str, ...]) -> float | None:

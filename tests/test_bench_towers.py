@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from world import TOML, make_world
 
-from features.pairs import Pairs
+from features.pairing.pairs import Pairs
 from ranker.config import load_config
 
 # Not by its folder on the path: a file there has the name of a package, `features`.

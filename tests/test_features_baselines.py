@@ -14,11 +14,11 @@ from world import make_world
 
 from features.baselines import ALS, Noise
 from features.errors import PairliftError
-from features.histories import Histories
+from features.pairing.split import make_split
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
 from features.schema import one_request
 from features.settings import SplitSettings
-from features.split import make_split
+from features.state.histories import Histories
 
 
 class TestALS(PluginContract):

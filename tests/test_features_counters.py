@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.counters.spec import Counter, Span, default_settings, make_counters, parse_column
 from features.errors import PairliftError
 from features.rows import assemble, make_spec
 from features.schema import HOUR, Attribute, Catalog, EventLog, Requests, one_request
 from features.settings import CounterSettings
-from features.snapshot import load_state, save_state
-from features.spec import Counter, Span, default_settings, make_counters, parse_column
-from features.store import State
+from features.state.snapshot import load_state, save_state
+from features.state.store import State
 
 GRADES = ("skip", "listen", "like")
 NONE_I, NONE_O, NONE_F = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)

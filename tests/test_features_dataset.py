@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.dataset import Mapping, import_log
 from features.errors import PairliftError
-from features.loading import load_context, load_log, load_repeats
+from features.log.dataset import Mapping, import_log
+from features.log.loading import load_context, load_log, load_repeats
+from features.log.sources import source_files
 from features.schema import SECOND
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
-from features.sources import source_files
 
 CSV = """who,what,when,stars,where
 bo,x,2024-03-01 10:00:00,5,feed

@@ -16,11 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features import eventlog, segments
-from features.dedupe import SeenIds, keys_of
 from features.errors import PairliftError
-from features.eventlog import LogError, LogWriter
-from features.schema import DAY, HOUR
-from features.segments import (
+from features.log.dedupe import SeenIds, keys_of
+from features.log.segments import (
     FRAME,
     SEGMENT,
     checksum_of,
@@ -29,6 +27,8 @@ from features.segments import (
     segment_files,
     segment_name,
 )
+from features.log.writer import LogError, LogWriter
+from features.schema import DAY, HOUR
 
 ROOT = Path(__file__).parent.parent
 NOW = 20_000 * DAY
@@ -304,7 +304,7 @@ def test_a_segment_that_is_being_opened_is_not_closed(tmp_path, monkeypatch):
     """Its file is there before the writer knows it as its own: an export of it would lack what is written next."""
     writer, _ = opened(tmp_path, segment_bytes=1)
     seen = []
-    monkeypatch.setattr("features.eventlog.sync_folder", lambda _: seen.append(writer.closed_segments()))
+    monkeypatch.setattr("features.log.writer.sync_folder", lambda _: seen.append(writer.closed_segments()))
     for k in range(3):
         writer.append(table([k])).result()
     writer.close()
@@ -313,7 +313,7 @@ def test_a_segment_that_is_being_opened_is_not_closed(tmp_path, monkeypatch):
 
 def test_a_segment_ends_by_its_age_so_that_quiet_logs_are_exported_too(tmp_path, monkeypatch):
     now, clock = [1000.0], [NOW]
-    monkeypatch.setattr("features.eventlog.monotonic", lambda: now[0])
+    monkeypatch.setattr("features.log.writer.monotonic", lambda: now[0])
     writer, _ = opened(tmp_path, segment_time=HOUR, clock=lambda: clock[0])
     now[0] += 5 * 3600  # an empty segment does not age
     for k in range(5):

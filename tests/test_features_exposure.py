@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_features_pairs import groups_of
 
-from features.dataset import Mapping, import_log
 from features.errors import PairliftError
-from features.exposure import Exposure, corrected, load_exposure
-from features.grading import Grading
-from features.pairs import Groups, Pairs, make_pairs, weight_table
+from features.log.dataset import Mapping, import_log
+from features.log.grading import Grading
+from features.pairing.exposure import Exposure, corrected, load_exposure
+from features.pairing.pairs import Groups, Pairs, make_pairs, weight_table
 from features.schema import DAY, F64, MINUTE
 from features.settings import EventsSettings, Grade, PairingSettings
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from world import make_world
 
 from features import pairs
-from features.cuts import count_cuts
 from features.errors import PairliftError
-from features.pairs import make_groups
+from features.pairing.cuts import count_cuts
+from features.pairing.pairs import make_groups
+from features.pairing.split import Split
 from features.schema import MINUTE, EventLog
 from features.settings import PairingSettings
-from features.split import Split
 
 BOUNDS = [10 * MINUTE, 25 * MINUTE, 40 * MINUTE, 55 * MINUTE]
 SPLIT = Split(*BOUNDS, 0.2)

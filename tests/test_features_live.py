@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from world import make_world
 
 from features import live
-from features.histories import COLUMNS, Histories, HistoryBuffer
-from features.keys import key_codes, without_last
-from features.live import Live, merged
+from features.counters.keys import key_codes, without_last
+from features.counters.spec import make_counters
 from features.newcomers import Newcomers
 from features.rows import assemble, make_spec
 from features.schema import DAY, HOUR, EventLog, Requests, one_request
 from features.settings import CounterSettings
-from features.snapshot import load_state, save_state
-from features.spec import make_counters
-from features.store import NEVER, State
+from features.state.histories import COLUMNS, Histories, HistoryBuffer
+from features.state.live import Live, merged
+from features.state.snapshot import load_state, save_state
+from features.state.store import NEVER, State
 
 
 def some_log(rng, n, n_users, low, high, n_items=20):

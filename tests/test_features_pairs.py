@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_world
 
+from features.counters.spec import make_counters
 from features.errors import PairliftError
-from features.histories import Histories
-from features.pairs import Groups, Pairs, count_by_grades, count_pairs, make_groups, make_pairs, weight_table
+from features.pairing.pairs import Groups, Pairs, count_by_grades, count_pairs, make_groups, make_pairs, weight_table
+from features.pairing.split import Split, make_split
 from features.rows import assemble, make_spec
 from features.schema import MINUTE, EventLog, Requests
 from features.settings import PairingSettings, SplitSettings
-from features.spec import make_counters
-from features.split import Split, make_split
-from features.store import State
-from ranker.objective import pair_accuracy
+from features.state.histories import Histories
+from features.state.store import State
+from ranker.training.objective import pair_accuracy
 
 GRADES = ("skip", "listen", "like")
 

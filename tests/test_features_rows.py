@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from test_features_counters import COUNTERS, GRADES, NONE_F, NONE_I, NONE_O, catalog, logs
 from world import make_world
 
+from features.counters.spec import make_counters
 from features.errors import PairliftError
 from features.ids import IdIndex
 from features.plain import day_of_week, hour_of_day
 from features.rows import assemble, make_spec, training_rows
 from features.schema import DAY, HOUR, SECOND, Attribute, Catalog, EventLog, Requests, one_request
 from features.settings import CounterSettings
-from features.spec import make_counters
-from features.store import State
+from features.state.store import State
 
 ZONES = ("Etc/GMT+12", "Etc/GMT-14", "UTC", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns", "Europe/Paris")
 
@@ -150,9 +150,9 @@ def test_as_of_the_instant_of_an_event_it_is_not_seen() -> None:
 
 
 def test_a_request_after_the_log_reads_the_same_from_tables_up_to_rounding() -> None:
-    """One request takes the tables of `features.latest`, two at once the timelines; also over further segments.
+    """One request takes the tables of `counters.latest`, two at once the timelines; also over further segments.
 
-    Counts and grades are never negative, so the bound of `features.latest` holds: 11 roundings of float32.
+    Counts and grades are never negative, so the bound of `features.counters.latest` holds: 11 roundings of float32.
     """
     world = make_world(n_users=20, n_items=30, requests_per_user=20, surfaces=("feed", "search"))
     declared = [

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ranker.cli import cli
+from ranker.cli.main import cli
 from ranker.config import Config, load_config
 from ranker.examples import example_names, example_text
 
@@ -63,7 +63,7 @@ def test_torch_is_for_training_alone() -> None:
 def test_only_examples_name_a_data_set() -> None:
     for package in MAY_IMPORT:
         for path in (ROOT / package).rglob("*.py"):
-            if path.name in ("cli.py", "demo.py"):
+            if path.name in ("main.py", "demo.py"):
                 continue  # their help and the demo say which example to begin with
             assert not re.search(r"movielens|kuairand|ml-100k", path.read_text(), re.IGNORECASE), path
 

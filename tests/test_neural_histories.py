@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from world import make_world
 
 from features.errors import PairliftError
-from features.histories import Histories
 from features.plugin import make_plugin
 from features.schema import DAY, HOUR, SECOND, Attribute, EventLog
+from features.state.histories import Histories
 from neural.entities import HASHES, encode, table_rows
 from neural.expected import PRIOR_EVENTS, ItemSignals, ranges
 from neural.histories import (

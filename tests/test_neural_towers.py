@@ -19,12 +19,12 @@ from contracts import PluginContract, fit_data
 from world import TOML, World, make_world
 
 from features.errors import PairliftError
-from features.histories import Histories
-from features.pairs import make_groups, make_pairs, weight_table
+from features.pairing.pairs import make_groups, make_pairs, weight_table
+from features.pairing.split import make_split
 from features.plugin import FeaturePlugin, FitData
 from features.schema import DAY, HOUR, I64, EventLog, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
-from features.split import make_split
+from features.state.histories import Histories
 from neural.entities import Layout, encode, table_rows
 from neural.export import check_parity, export_towers, random_user_batch
 from neural.histories import DAILY, Lag, TokenSpec, make_tokens, visible
@@ -35,7 +35,7 @@ from neural.settings import TowerSettings
 from neural.train import Trainer, fit
 from neural.two_tower import TwoTower
 from ranker.config import load_config
-from ranker.prepare import prepare as prepare_log
+from ranker.training.prepare import prepare as prepare_log
 
 SMALL: dict[str, Any] = {
     "width": 16, "heads": 2, "layers": 2, "history": 12, "pretrain_epochs": 2, "finetune_epochs": 1, "threads": 1,
@@ -493,7 +493,7 @@ def test_loading_and_serving_never_import_torch(fitted: Any, tmp_path: Path) -> 
     code = f"""
 import sys, numpy as np
 from pathlib import Path
-from features.histories import Histories
+from features.state.histories import Histories
 from features.schema import one_request
 from neural.two_tower import TwoTower
 folder = Path({str(tmp_path)!r})

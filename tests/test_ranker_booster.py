@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from features.errors import PairliftError
-from features.pairs import Pairs
+from features.pairing.pairs import Pairs
 from ranker import booster as booster_module
-from ranker.booster import Slice, check_monotone, check_params, fit_booster, parameters
 from ranker.config import BoosterSettings
-from ranker.objective import PairAccuracy, pair_accuracy
-from ranker.scorer import checked_scorer
+from ranker.forest.scorer import checked_scorer
+from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, parameters
+from ranker.training.objective import PairAccuracy, pair_accuracy
 
 COLUMNS = ["up", "wavy", "kind"]
 
@@ -236,7 +236,7 @@ def test_a_failure_of_quantised_gradients_is_told(monkeypatch: pytest.MonkeyPatc
     def fails(*_: object, **__: object) -> None:
         raise lgb.basic.LightGBMError("Check failed: (best_split_info.left_count) > (0)")
 
-    monkeypatch.setattr("ranker.booster.lgb.train", fails)
+    monkeypatch.setattr("ranker.training.booster.lgb.train", fails)
     with pytest.raises(PairliftError, match="raise min_data_in_leaf, or drop use_quantized_grad"):
         fit(settings(params={"use_quantized_grad": True}))
     with pytest.raises(PairliftError, match=r"best_split_info.left_count\) > \(0\)$"):

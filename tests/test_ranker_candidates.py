@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_bundle, make_world
 
+from features.counters.spec import Counter, Span
 from features.schema import DAY, EventLog
-from features.spec import Counter, Span
-from features.store import State
+from features.state.store import State
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
-from ranker.arms import Arms
 from ranker.bundle import _in_its_place, load_bundle
 from ranker.candidates import cooccurrence
-from ranker.cli import cli
+from ranker.cli.main import cli
 from ranker.config import load_config
-from ranker.onnx_forest import run_onnx
-from ranker.prepare import plugin_stage, prepare
+from ranker.export.onnx import run_onnx
+from ranker.training.arms import Arms
+from ranker.training.prepare import plugin_stage, prepare
 
 
 def pairlift(*words: object) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import math
 import lightgbm as lgb
 import numpy as np
 
-from ranker.explain import SAMPLE, explain, importance_lines
+from ranker.metrics.importance import SAMPLE, explain, importance_lines
 
 NAMES = ["rises", "falls", "kind", "idle", "constant"]
 

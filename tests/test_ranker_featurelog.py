@@ -17,21 +17,21 @@ from click.testing import CliRunner
 from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
-from features.loading import load_request_codes
-from features.pairs import Groups
+from features.log.loading import load_request_codes
+from features.pairing.pairs import Groups
 from features.rows import assemble
 from features.schema import one_request
-from ranker.arms import Arms
 from ranker.bundle import Bundle, load_bundle
-from ranker.cli import cli
+from ranker.cli.main import cli
 from ranker.client import Client
 from ranker.config import Config, load_config
-from ranker.featurelog import FeatureLog, Logged, drift, read_features, write_part
 from ranker.pipeline import Pipeline
-from ranker.prepare import prepare
+from ranker.recording.featurelog import FeatureLog, Logged, drift, read_features, write_part
 from ranker.request import Answer, Request
 from ranker.server import Server
 from ranker.train import drift_report, train
+from ranker.training.arms import Arms
+from ranker.training.prepare import prepare
 
 CONTEXT = """request_id = "request"
 surface = "case user_id % 3 when 0 then 'home' when 1 then 'search' end"
@@ -230,8 +230,10 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.
         hex = "0" * 32
 
     names = iter([Fixed, Fixed, uuid.uuid4()])
-    monkeypatch.setattr("ranker.featurelog.uuid.uuid4", lambda: next(names))
-    monkeypatch.setattr("ranker.featurelog.time.gmtime", lambda: time.struct_time((2020, 1, 1, 0, 0, 0, 0, 1, 0)))
+    monkeypatch.setattr("ranker.recording.featurelog.uuid.uuid4", lambda: next(names))
+    monkeypatch.setattr(
+        "ranker.recording.featurelog.time.gmtime", lambda: time.struct_time((2020, 1, 1, 0, 0, 0, 0, 1, 0))
+    )
     for k in range(2):
         write_part(tmp_path, pa.table({"k": [k]}), "v")
     assert sorted(pq.read_table(path)["k"][0].as_py() for path in tmp_path.glob("part-*.parquet")) == [0, 1]
@@ -243,8 +245,10 @@ def test_a_partial_file_of_another_server_is_left_alone(tmp_path: Path, monkeypa
         hex = "0" * 32
 
     names = iter([Fixed, uuid.uuid4()])
-    monkeypatch.setattr("ranker.featurelog.uuid.uuid4", lambda: next(names))
-    monkeypatch.setattr("ranker.featurelog.time.gmtime", lambda: time.struct_time((2020, 1, 1, 0, 0, 0, 0, 1, 0)))
+    monkeypatch.setattr("ranker.recording.featurelog.uuid.uuid4", lambda: next(names))
+    monkeypatch.setattr(
+        "ranker.recording.featurelog.time.gmtime", lambda: time.struct_time((2020, 1, 1, 0, 0, 0, 0, 1, 0))
+    )
     theirs = tmp_path / f"part-20200101T000000-{Fixed.hex[:16]}-v.partial"
     theirs.write_bytes(b"half")
     write_part(tmp_path, pa.table({"k": [1]}), "v")
@@ -274,8 +278,8 @@ def test_a_slow_disk_drops_and_counts(
     trained: tuple[Config, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, bundle = trained
-    monkeypatch.setattr("ranker.featurelog.WAITING", 1)
-    monkeypatch.setattr("ranker.featurelog.FeatureLog._run", lambda self: None)
+    monkeypatch.setattr("ranker.recording.featurelog.WAITING", 1)
+    monkeypatch.setattr("ranker.recording.featurelog.FeatureLog._run", lambda self: None)
     log = FeatureLog(tmp_path, bundle.columns, bundle.state.catalog, "v", 1.0)
     found = Answer(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.uint32), (), (), None)
     for _ in range(3):
@@ -294,7 +298,7 @@ def test_answers_that_a_failing_disk_loses_are_counted_as_answers(
 ) -> None:
     _, bundle = trained
     user, items = int(bundle.state.catalog.user_ids[0]), [int(i) for i in bundle.state.catalog.item_ids[:5]]
-    monkeypatch.setattr("ranker.featurelog.SECONDS", 0.1)
+    monkeypatch.setattr("ranker.recording.featurelog.SECONDS", 0.1)
     write, failing = pq.write_table, threading.Event()
     failing.set()
 

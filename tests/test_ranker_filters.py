@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from world import make_bundle, make_world
 
-from ranker import filters
+from ranker.candidates import filters
 from ranker.request import ABSENT, Candidates, Request
 
 

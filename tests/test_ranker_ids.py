@@ -17,16 +17,16 @@ from test_ranker_record import batch, exported, imported_from, recording, shown
 from test_ranker_uplift import write_world
 from world import bundle_of, make_world, train_parts, with_config
 
-from features.live import empty_log
-from features.loading import load_repeats
+from features.log.loading import load_repeats
+from features.log.segments import segment_files
 from features.newcomers import Newcomers, bytes_per_id
 from features.schema import DAY, MINUTE
-from features.segments import segment_files
-from ranker.cli import cli
+from features.state.live import empty_log
+from ranker.cli.main import cli
 from ranker.client import ServerError
 from ranker.config import RecordSettings
-from ranker.memory import plan_memory
-from ranker.numbering import with_room
+from ranker.recording.memory import plan_memory
+from ranker.recording.numbering import with_room
 
 KINDS = ([0, 1, -5, 10**18, 2**63 - 1, -(2**63)], ["a", "é-日本", "007", "-0", "1e3", "9223372036854775808"])
 

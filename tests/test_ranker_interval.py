@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracles import uplift_variance
 
 from features.schema import F64
-from ranker.interval import relative_uplift
+from ranker.metrics.interval import relative_uplift
 
 TRUTH = 0.01
 #: how users' pairs are spread: alike, and with a tail of which a few users have most

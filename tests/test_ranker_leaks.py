@@ -11,12 +11,12 @@ from click.testing import CliRunner, Result
 from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
-from features.loading import load_log
-from ranker.cli import cli
+from features.log.loading import load_log
+from ranker.cli.main import cli
 from ranker.config import load_config
-from ranker.prepare import _cut, prepare
-from ranker.uplift import uplift_report
-from ranker.uplift_table import as_table
+from ranker.training.prepare import _cut, prepare
+from ranker.uplift.report import uplift_report
+from ranker.uplift.table import as_table
 
 
 def uplift(folder: Path, kind: type[Any], fits: int = 1, more: str = "", **world: Any) -> tuple[Result, dict[str, Any]]:
@@ -46,7 +46,7 @@ def test_a_planted_leak_is_found(kind: type[Any], tmp_path: Path) -> None:
 
 
 def test_a_leak_would_have_been_called_useful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ranker.uplift.find_leaks", lambda *_: {})
+    monkeypatch.setattr("ranker.uplift.report.find_leaks", lambda *_: {})
     result, report = uplift(tmp_path, leaky.NoisyLabel)
     assert (result.exit_code, report["useful"]) == (0, True)
     assert not report["shuffled"]["above_zero"]

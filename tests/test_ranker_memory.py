@@ -13,15 +13,15 @@ from test_ranker_record import batch, random_batches, recording
 from world import bundle_of, make_world, train_parts, with_config
 
 from features.errors import PairliftError
-from features.eventlog import LogWriter
-from features.live import empty_log
+from features.log.segments import segment_files, segment_name
+from features.log.writer import LogWriter
 from features.schema import DAY, HOUR, SECOND
-from features.segments import segment_files, segment_name
-from features.store import State
+from features.state.live import empty_log
+from features.state.store import State
 from ranker.candidates.popular import Popular
 from ranker.config import RecordSettings
 from ranker.lanes import Lane
-from ranker.memory import GIB, plan_memory
+from ranker.recording.memory import GIB, plan_memory
 from ranker.server import Server
 
 #: commits of a log that was trained on, and events of each

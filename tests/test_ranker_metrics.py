@@ -12,10 +12,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from features.pairs import Groups, Pairs
+from features.pairing.pairs import Groups, Pairs
 from features.schema import Requests
-from ranker.metrics import effective_users, list_metrics, ndcg, right_by_user, shown_metrics
-from ranker.objective import pair_accuracy
+from ranker.metrics.lists import effective_users, list_metrics, ndcg, right_by_user, shown_metrics
+from ranker.training.objective import pair_accuracy
 
 SCORES = st.sampled_from([np.nan, -np.inf, -1.0, 0.0, 0.5, 2.0])
 

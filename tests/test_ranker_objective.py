@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_world
 
-from features.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
+from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
+from features.pairing.split import make_split
 from features.settings import PairingSettings, SplitSettings
-from features.split import make_split
 from ranker import objective
-from ranker.objective import PairLogit, pair_accuracy
+from ranker.training.objective import PairLogit, pair_accuracy
 
 
 def loss(score: np.ndarray, pairs: Pairs, grade: np.ndarray | None = None, margin: float = 0.0) -> float:

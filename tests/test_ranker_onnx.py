@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_ranker_scorer import COLUMNS, FORESTS, ODD
 
 from features.errors import PairliftError
-from ranker.onnx_forest import make_onnx, run_onnx
-from ranker.scorer import Scorer, probe_rows
+from ranker.export.onnx import make_onnx, run_onnx
+from ranker.forest.scorer import Scorer, probe_rows
 
 MODELS = {name: make_onnx(booster).SerializeToString() for name, booster in FORESTS.items()}
 

@@ -16,14 +16,14 @@ from test_ranker_uplift import write_world
 from world import make_world
 
 from features.errors import PairliftError
-from features.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
+from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
+from features.pairing.split import make_split
 from features.settings import PairingSettings, SplitSettings
-from features.split import make_split
 from ranker.bundle import load_bundle
 from ranker.config import load_config
-from ranker.objective import pair_accuracy
-from ranker.pairfile import read_pairs, rows_path, write_pairs
-from ranker.prepare import prepare
+from ranker.export.pairfile import read_pairs, rows_path, write_pairs
+from ranker.training.objective import pair_accuracy
+from ranker.training.prepare import prepare
 
 TABLE = weight_table({}, GRADES, negatives=True)
 SUFFIXES = (".parquet", ".tsv", ".txt", ".pairs")

@@ -28,27 +28,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import TOML, bundle_of, make_world, train_parts, with_config, write_world_bundle
 
-from features.dataset import Mapping, import_log
 from features.errors import PairliftError
-from features.eventlog import LogWriter
-from features.live import Live, empty_log, merged
-from features.loading import load_log
+from features.log.dataset import Mapping, import_log
+from features.log.loading import load_log
+from features.log.recorded import load_recorded
+from features.log.segments import segment_files
+from features.log.writer import LogWriter
 from features.newcomers import Newcomers
-from features.recorded import load_recorded
 from features.schema import DAY, HOUR, MINUTE, Requests
-from features.segments import segment_files
 from features.settings import EventsSettings, Grade
-from features.store import State
-from ranker.batch import Batch
+from features.state.live import Live, empty_log, merged
+from features.state.store import State
 from ranker.bundle import load_bundle
-from ranker.cli import cli
+from ranker.cli.main import cli
 from ranker.client import Client, ServerError
 from ranker.config import Config, RecordSettings
-from ranker.events import EventReader
-from ranker.memory import plan_memory
-from ranker.numbering import Numbering, with_room
+from ranker.recording.batch import Batch
+from ranker.recording.events import EventReader
+from ranker.recording.memory import plan_memory
+from ranker.recording.numbering import Numbering, with_room
+from ranker.recording.snapshots import origin_of, with_snapshot, write_snapshot
 from ranker.server import RECORDING, SERVICE, Server, now_wall
-from ranker.snapshots import origin_of, with_snapshot, write_snapshot
 from ranker.wire import IdTable, batch_message, batch_of
 
 ROOT = Path(__file__).parent.parent
@@ -520,7 +520,7 @@ def within(seconds, true):
 
 def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
     """By Describe, a health name of its own, and one line of the log for each problem; ranking goes on."""
-    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
     caplog.set_level("INFO")
     small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 3))
@@ -546,10 +546,10 @@ def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
 
 
 def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 2))
     with recording(bundle, tmp_path / "log") as (server, client), monkeypatch.context() as broken:
-        broken.setattr("features.live.Live._turn", lambda _: 1 / 0)
+        broken.setattr("features.state.live.Live._turn", lambda _: 1 / 0)
         list(client.record(batches[:1]))
         assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
         assert "ZeroDivisionError" in client.describe().recording_problem
@@ -559,7 +559,7 @@ def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tm
         def failing(_):
             raise OSError(5, "Input/output error")
 
-        broken.setattr("features.eventlog.os.fsync", failing)
+        broken.setattr("features.log.writer.os.fsync", failing)
         with pytest.raises(ServerError, match="fsync failed"):
             list(client.record(batches[1:]))
         assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
@@ -568,7 +568,7 @@ def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tm
 
 def test_writes_that_fail_are_seen_until_one_succeeds(bundle, tmp_path, monkeypatch):
     """A client is told the server's own words: that is there, and answers."""
-    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 2))
     with recording(bundle, tmp_path / "log") as (server, client):
         for code, status in ((errno.ENOSPC, "RESOURCE_EXHAUSTED"), (errno.EIO, "UNAVAILABLE")):
@@ -577,7 +577,7 @@ def test_writes_that_fail_are_seen_until_one_succeeds(bundle, tmp_path, monkeypa
                 raise OSError(code, os.strerror(code))
 
             with monkeypatch.context() as broken:
-                broken.setattr("features.eventlog._write", failing)
+                broken.setattr("features.log.writer._write", failing)
                 with pytest.raises(ServerError, match=os.strerror(code)) as caught:
                     list(client.record(batches[:1]))
                 assert caught.value.code == status
@@ -591,7 +591,7 @@ def test_writes_that_fail_are_seen_until_one_succeeds(bundle, tmp_path, monkeypa
 
 
 def test_a_look_for_segments_that_fails_is_told_and_the_next_exports(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
     small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 3))
     with recording(small, tmp_path / "log") as (server, client):

@@ -32,19 +32,19 @@ from test_ranker_uplift import write_world
 from world import Parts, World, with_config, write_world_bundle
 
 from features.errors import PairliftError
-from features.live import merged
-from features.loading import load_log
-from features.recorded import Recorded, load_recorded
+from features.log.loading import load_log
+from features.log.recorded import Recorded, load_recorded
+from features.log.segments import FRAME, SEGMENT, segment_files
 from features.schema import DAY, HOUR, MINUTE, EventLog
-from features.segments import FRAME, SEGMENT, segment_files
-from features.store import State
-from ranker.batch import Batch
+from features.state.live import merged
+from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
-from ranker.cli import cli
+from ranker.cli.main import cli
 from ranker.client import Client
 from ranker.config import RecordSettings, load_config
+from ranker.recording.batch import Batch
+from ranker.recording.snapshots import origin_of, with_snapshot
 from ranker.server import Server
-from ranker.snapshots import origin_of, with_snapshot
 
 OLD = "SELECT user_id, item_id, make_timestamp(ts) AS ts, play FROM 'log.parquet'"
 
@@ -314,7 +314,7 @@ def test_a_file_of_another_segment_is_a_problem_and_not_an_export(
     bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another log, or of a copy that had less of the segment."""
-    monkeypatch.setattr("ranker.record.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
     folder, _ = log
     batches = known_batches(np.random.default_rng(17), bundle, [5, 4], 0, DAY)
     with recording(bundle, tmp_path / "log") as (_, client):
@@ -399,7 +399,7 @@ def test_a_file_that_comes_while_the_log_is_read(
     folder, _ = log
     shutil.copytree(folder / "log" / "events", tmp_path / "events")
     late = shutil.move(tmp_path / "events" / exported(folder)[-1].name, tmp_path)
-    monkeypatch.setattr("features.dataset._refuse_nulls", lambda *_: shutil.move(late, tmp_path / "events"))
+    monkeypatch.setattr("features.log.dataset._refuse_nulls", lambda *_: shutil.move(late, tmp_path / "events"))
     with pytest.raises(PairliftError, match="files came or went while they were read; run it again"):
         read_by(bundle, tmp_path, "(SELECT user_id, item_id, ts, play, surface FROM 'events/*.parquet')")
 

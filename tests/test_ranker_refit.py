@@ -9,9 +9,9 @@ from test_ranker_booster import a_slice, fit
 from test_ranker_booster import settings as booster_settings
 from test_ranker_scorer import FORESTS
 
-from ranker.objective import PairLogit, pair_accuracy
-from ranker.recode import moved_codes, recode
-from ranker.refit import refit, refit_booster
+from ranker.training.objective import PairLogit, pair_accuracy
+from ranker.training.recode import moved_codes, recode
+from ranker.training.refit import refit, refit_booster
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.6, 1.0])

@@ -10,13 +10,13 @@ from test_ranker_cli import pairlift
 from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
-from ranker.arms import Arms
 from ranker.bundle import load_bundle, read_manifest
 from ranker.config import load_config
-from ranker.objective import pair_accuracy
-from ranker.prepare import prepare
-from ranker.recode import vocabulary
-from ranker.restart import load_start
+from ranker.training.arms import Arms
+from ranker.training.objective import pair_accuracy
+from ranker.training.prepare import prepare
+from ranker.training.recode import vocabulary
+from ranker.training.restart import load_start
 
 #: item 3, users 5 and 6, and a kind that sorts first are not in the log of yesterday
 ABSENT = "item_id <> 3 AND user_id NOT IN (5, 6)"

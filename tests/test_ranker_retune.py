@@ -9,15 +9,15 @@ import pytest
 from test_ranker_cli import pairlift
 from test_ranker_uplift import write_world
 
-import ranker.retune as module
+import ranker.training.retune as module
 from features.schema import DAY
-from ranker.arms import Arms
-from ranker.booster import parameters
 from ranker.config import Config, load_config
-from ranker.objective import pair_accuracy
-from ranker.prepare import plugin_stage, prepare
-from ranker.retune import Bench, as_table, retune
-from ranker.space import Knob, make_space, toml_lines, with_values
+from ranker.training.arms import Arms
+from ranker.training.booster import parameters
+from ranker.training.objective import pair_accuracy
+from ranker.training.prepare import plugin_stage, prepare
+from ranker.training.retune import Bench, as_table, retune
+from ranker.training.space import Knob, make_space, toml_lines, with_values
 
 
 def write_config(folder: Path, params: str = "") -> Path:

@@ -16,12 +16,12 @@ from test_ranker_cli import pairlift
 from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
-from features.pairs import Groups
+from features.pairing.pairs import Groups
+from features.pairing.split import PERIODS
 from features.rows import assemble, training_rows
-from features.split import PERIODS
 from ranker.config import load_config
-from ranker.prepare import Prepared, prepare
-from ranker.rows_out import OWN, _blocks, write_rows
+from ranker.export.rows import OWN, _blocks, write_rows
+from ranker.training.prepare import Prepared, prepare
 
 #: so little that groups, and the keys of their counters, come in several blocks
 LITTLE = 1_000_000
@@ -83,7 +83,7 @@ def test_rows_are_those_that_are_learned_from(
         asked.append(given[-1])
         return training_rows(*given)
 
-    monkeypatch.setattr("ranker.rows_out.training_rows", watched)
+    monkeypatch.setattr("ranker.export.rows.training_rows", watched)
     out = config.parent / f"{period}-{memory}{suffix}"
     groups = prepared.groups if period == "all" else prepared.groups.of(period)
     columns = prepared.spec.columns

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranker.forest import UnsupportedError
-from ranker.scorer import Scorer, _down, checked_scorer, probe_rows
+from ranker.forest.scorer import Scorer, _down, checked_scorer, probe_rows
+from ranker.forest.text import UnsupportedError
 
 COLUMNS = 6
 
@@ -93,7 +93,7 @@ def test_what_is_not_compiled_falls_back_with_the_reason(caplog: pytest.LogCaptu
 
 def test_a_scorer_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     assert checked_scorer(FORESTS["numbers and categories"]) is not None
-    monkeypatch.setattr("ranker.scorer._down", lambda threshold: np.float32(threshold) + np.float32(1e-3))
+    monkeypatch.setattr("ranker.forest.scorer._down", lambda threshold: np.float32(threshold) + np.float32(1e-3))
     assert checked_scorer(FORESTS["numbers and categories"]) is None
     assert "please report this" in caplog.text
 

@@ -24,17 +24,17 @@ from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 from world import bundle_of, make_world, train_parts, write_world_bundle
 
+from features.counters.spec import Counter, Span
 from features.errors import PairliftError
-from features.snapshot import save_state
-from features.spec import Counter, Span
-from features.store import State
+from features.state.snapshot import save_state
+from features.state.store import State
 from ranker import cli_serve
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
 from ranker.pipeline import Pipeline
+from ranker.recording.snapshots import with_snapshot
 from ranker.request import Request
 from ranker.server import SERVICE, Server, now_wall, warn_if_old
-from ranker.snapshots import with_snapshot
 from ranker.wire import ids_message
 
 ROOT = Path(__file__).parent.parent
@@ -482,7 +482,7 @@ def test_help_teaches(command):
     assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
 
 
-SERVE = "import sys; from ranker.cli_serve import serve; serve(sys.argv[1:], standalone_mode=False)"
+SERVE = "import sys; from ranker.cli.serve import serve; serve(sys.argv[1:], standalone_mode=False)"
 
 
 def spawn(*arguments):

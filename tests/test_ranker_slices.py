@@ -5,11 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.pairs import make_pairs
+from features.pairing.pairs import make_pairs
 from features.schema import DAY
 from ranker.config import load_config
-from ranker.prepare import Prepared, prepare
-from ranker.slices import events_before, labels
+from ranker.training.prepare import Prepared, prepare
+from ranker.uplift.slices import events_before, labels
 
 TOML = """
 name = "known"

@@ -14,15 +14,15 @@ import pytest
 from world import make_world
 
 from features.errors import PairliftError
-from features.pairs import Groups
+from features.pairing.pairs import Groups
 from features.schema import Requests
-from ranker.booster import check_params
 from ranker.config import BoosterSettings, load_config
-from ranker.stages import code_hash, run_stage
 from ranker.train import train
-from ranker.uplift import _shuffle, uplift_report
-from ranker.uplift_table import as_table
-from ranker.validate import validation_text
+from ranker.training.booster import check_params
+from ranker.training.stages import code_hash, run_stage
+from ranker.training.validate import validation_text
+from ranker.uplift.report import _shuffle, uplift_report
+from ranker.uplift.table import as_table
 
 TOML = """
 name = "world"
@@ -124,7 +124,7 @@ def test_the_figures_agree_with_each_other(reports: dict[str, dict[str, Any]]) -
 def test_both_arms_are_resumed_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(write_world(tmp_path))
     first = uplift_report(config, "noise")
-    monkeypatch.setattr("ranker.arms.fit_booster", None)  # a second run must not fit
+    monkeypatch.setattr("ranker.training.arms.fit_booster", None)  # a second run must not fit
     assert uplift_report(config, "noise") == first
 
 

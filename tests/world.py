@@ -18,9 +18,11 @@ import lightgbm as lgb
 import numpy as np
 
 from features.baselines import ALS
-from features.pairs import Groups, make_groups, make_pairs, weight_table
+from features.counters.spec import make_counters
+from features.log.recorded import Recorded
+from features.pairing.pairs import Groups, make_groups, make_pairs, weight_table
+from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData
-from features.recorded import Recorded
 from features.rows import FeatureSpec, assemble, make_spec
 from features.schema import (
     DAY,
@@ -35,9 +37,7 @@ from features.schema import (
     Ids,
     Requests,
 )
-from features.spec import make_counters
-from features.split import Split, make_split
-from features.store import State
+from features.state.store import State
 from ranker.bundle import Bundle, columns_of, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config, load_config

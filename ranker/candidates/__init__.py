@@ -1,0 +1,1 @@
+"""Candidate sources, one a file, and what becomes of their proposals: filters and the merge."""

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.histories import Histories
 from features.rows import GIB
 from features.schema import F32, I8, I32, I64, Bool, EventLog
+from features.state.histories import Histories
 from ranker.candidates.source import best
 from ranker.request import Request
 

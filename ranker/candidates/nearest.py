@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from features.histories import Histories
 from features.plugin import VectorPlugin
 from features.schema import I32
+from features.state.histories import Histories
 from ranker.candidates.source import best
 from ranker.request import Request
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from features.histories import Histories
-from features.live import empty_log
-from features.plans import Plan
+from features.counters.plans import Plan
+from features.counters.spec import Counter, Span
 from features.schema import DAY, F32, I32
-from features.spec import Counter, Span
-from features.store import Segment, State
+from features.state.histories import Histories
+from features.state.live import empty_log
+from features.state.store import Segment, State
 from ranker.candidates.source import best
 from ranker.request import Request
 

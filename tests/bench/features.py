@@ -31,9 +31,9 @@ from feature_reads import reads  # noqa: E402
 from feature_rows import duckdb_rows, numpy_rows, pandas_rows, polars_rows  # noqa: E402
 from told import told  # noqa: E402
 
+from features.counters.spec import make_counters  # noqa: E402
 from features.rows import make_spec, training_rows  # noqa: E402
 from features.schema import DAY, SECOND, Attribute, Catalog, EventLog, Requests  # noqa: E402
-from features.spec import make_counters  # noqa: E402
 
 GRADES = ("skip", "listen", "like")
 CATEGORIES = 50

@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.pairs import Groups, Pairs, make_groups, make_pairs
+from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs
 from features.plugin import FitData
 from features.rows import assemble
 from features.schema import F32, F64
-from features.store import State
+from features.state.store import State
 from neural.two_tower import TwoTower
-from ranker.booster import Slice, fit_booster
 from ranker.config import Config, load_config
 from ranker.examples import example_text
-from ranker.prepare import Prepared, prepare
+from ranker.training.booster import Slice, fit_booster
+from ranker.training.prepare import Prepared, prepare
 
 ROOT = Path(__file__).parents[2]
 TRIALS = Path(__file__).parent / "results" / "towers_trials.json"

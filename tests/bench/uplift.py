@@ -14,14 +14,14 @@ from typing import Any
 import click
 
 from features.errors import PairliftError
-from ranker.arms import Arms
 from ranker.config import Config, load_config
 from ranker.examples import example_names, example_text
-from ranker.interval import relative_uplift
-from ranker.measured import Judged, Measured
-from ranker.prepare import plugin_stage, prepare
-from ranker.uplift import uplift_report
-from ranker.uplift_table import as_table
+from ranker.metrics.interval import relative_uplift
+from ranker.training.arms import Arms
+from ranker.training.prepare import plugin_stage, prepare
+from ranker.uplift.measured import Judged, Measured
+from ranker.uplift.report import uplift_report
+from ranker.uplift.table import as_table
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ("two_tower", "als", "noise")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from features.counters.spec import make_counters
 from features.ids import IdIndex
 from features.rows import FeatureSpec, assemble, make_spec
 from features.schema import DAY, Catalog, EventLog, Requests, one_request
 from features.settings import CounterSettings
-from features.spec import make_counters
-from features.store import State
+from features.state.store import State
 
 GRADES = ("skip", "listen", "like", "share", "save")
 CANDIDATES, COLUMNS, CALLS = 500, 60, 400

@@ -25,15 +25,15 @@ import numpy as np
 import pyarrow as pa
 from world import bundle_of, make_world, train_parts, with_config
 
-from features.histories import Histories
-from features.live import empty_log
 from features.schema import SECOND, EventLog, Requests
-from features.store import State
-from ranker.batch import Batch
+from features.state.histories import Histories
+from features.state.live import empty_log
+from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.client import Client
 from ranker.config import RecordSettings
-from ranker.record import SWITCH
+from ranker.recording.batch import Batch
+from ranker.recording.recorder import SWITCH
 from ranker.server import Server
 from ranker.wire import batch_message
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from told import told
 
+from features.counters.spec import make_counters
 from features.ids import IdIndex
 from features.rows import FeatureSpec, assemble, make_spec
 from features.schema import DAY, F32, SECOND, Catalog, EventLog, one_request
 from features.settings import CounterSettings
-from features.spec import make_counters
-from features.store import State
+from features.state.store import State
 
 HERE = Path(__file__).parent
 #: Feast has an environment of its own: its pins clash with ours

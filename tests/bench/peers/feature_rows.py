@@ -11,8 +11,8 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from features.counters.spec import Counter
 from features.schema import SECOND, Catalog, EventLog, Requests
-from features.spec import Counter
 
 os.environ.setdefault("POLARS_SKIP_CPU_CHECK", "1")
 

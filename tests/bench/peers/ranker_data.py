@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.pairs import Pairs
+from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I64
-from ranker.arms import Arms
-from ranker.booster import Slice
 from ranker.config import load_config
 from ranker.examples import example_text
-from ranker.prepare import prepare
+from ranker.training.arms import Arms
+from ranker.training.booster import Slice
+from ranker.training.prepare import prepare
 
 
 @dataclass(frozen=True, slots=True)

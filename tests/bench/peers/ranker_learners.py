@@ -1,9 +1,9 @@
 """The learners that the ranker's benchmark compares, behind one function: `fit`.
 
 All see the same rows, pairs (where they take any), categories and missing values, and stop early by the weighted
-PairAccuracy of the same validation slice. `ours` is `ranker.booster.fit_booster`, what users run. CatBoost is given the
-same pair weights, and the grade as label for its category statistics. XGBoost and LightGBM's lambdarank take no weights
-of pairs: they get grades and groups, and all pairs of a group (no truncation).
+PairAccuracy of the same validation slice. `ours` is `ranker.training.booster.fit_booster`, what users run. CatBoost
+is given the same pair weights, and the grade as label for its category statistics. XGBoost and LightGBM's lambdarank
+take no weights of pairs: they get grades and groups, and all pairs of a group (no truncation).
 """
 
 import time
@@ -22,7 +22,7 @@ from ranker_data import Data, Part
 from features.schema import F32, F64
 from ranker import booster
 from ranker.config import BoosterSettings
-from ranker.objective import PairAccuracy, pair_accuracy
+from ranker.training.objective import PairAccuracy, pair_accuracy
 
 #: Parameters in the learners' common words; `leaves` of symmetric trees are rounded to a power of two. `switch` is one
 #: choice of each learner's own: thresholds drawn at random (ours, regression: CatBoost draws them by itself), gradients

@@ -14,12 +14,12 @@ import numpy as np
 from ranker_data import Data
 from ranker_learners import LEARNERS, Budget, Params
 
-from features.pairs import Pairs
+from features.pairing.pairs import Pairs
 from features.schema import F64
 from ranker import booster, objective
 from ranker.hashes import hash_file
-from ranker.metrics import right_by_user
-from ranker.stages import code_hash, run_stage
+from ranker.metrics.lists import right_by_user
+from ranker.training.stages import code_hash, run_stage
 
 DRAWS, AT_ONCE = 2_000, 100
 

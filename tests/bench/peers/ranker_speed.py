@@ -24,11 +24,11 @@ import lightgbm as lgb  # noqa: E402
 import numpy as np  # noqa: E402
 from numba import njit, prange  # noqa: E402
 
-from features.pairs import Groups, Pairs, make_pairs, weight_table  # noqa: E402
+from features.pairing.pairs import Groups, Pairs, make_pairs, weight_table  # noqa: E402
 from features.schema import Requests  # noqa: E402
-from ranker.booster import DEFAULTS, FIXED, QUANTISED  # noqa: E402
-from ranker.objective import PairLogit, pair_accuracy  # noqa: E402
-from ranker.scorer import checked_scorer  # noqa: E402
+from ranker.forest.scorer import checked_scorer  # noqa: E402
+from ranker.training.booster import DEFAULTS, FIXED, QUANTISED  # noqa: E402
+from ranker.training.objective import PairLogit, pair_accuracy  # noqa: E402
 
 COLUMNS = 60
 ROUNDS = 15

@@ -14,9 +14,9 @@ from leaky import Leaky
 from trust_world import DIMENSIONS, ITEMS, TRAIN_USERS, TRAINING, World
 
 from features.baselines import ALS, Noise
-from features.histories import Histories
 from features.plugin import FitData
 from features.schema import DAY, F32, HOUR, Requests
+from features.state.histories import Histories
 
 
 class Simulated:

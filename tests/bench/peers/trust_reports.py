@@ -20,11 +20,11 @@ from trust_plugins import HONEST, USELESS, Knows, Simulated, as_toml
 from trust_world import Setting, World
 
 from features.schema import F64, HOUR
-from ranker.arms import Arms
 from ranker.config import Config, UpliftSettings, load_config
-from ranker.leaks import Control
-from ranker.measured import Judged, Measured
-from ranker.uplift import report_of, uplift_report
+from ranker.training.arms import Arms
+from ranker.uplift.leaks import Control
+from ranker.uplift.measured import Judged, Measured
+from ranker.uplift.report import report_of, uplift_report
 
 FITS, SEEDS = 3, 5
 #: of the columns that know nothing: fewer boosters have more luck

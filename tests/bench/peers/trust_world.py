@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from features.pairs import make_groups, weight_table
+from features.pairing.pairs import make_groups, weight_table
+from features.pairing.split import Split
 from features.rows import make_spec
 from features.schema import DAY, F64, HOUR, SECOND, Attribute, Catalog, EventLog
-from features.split import Split
-from features.store import State
+from features.state.store import State
 from ranker.config import Config, UpliftSettings
-from ranker.prepare import Prepared
+from ranker.training.prepare import Prepared
 
 TOML = """
 name = "trust"
@@ -114,7 +114,7 @@ class World:
         )
 
     def prepared(self, draw: int, users: int, uplift: UpliftSettings, work: Path) -> Prepared:
-        """Return it as `ranker.prepare.prepare` would of a log on disk. work: a folder for what is fitted."""
+        """Return it as `ranker.training.prepare.prepare` would of a log on disk. work: a folder for what is fitted."""
         config = Config(**tomllib.loads(TOML)).model_copy(update={"uplift": uplift})
         config._path = work / "trust.toml"
         log, catalog, split = self.log(draw, users), self._catalog(users), Split(START, T1, T2, T3, 0.2)

@@ -1,0 +1,244 @@
+"""Plans: how all counters of one key are computed from one pass over its events.
+
+Counters share what they have in common. A *series* is a value that each event has (is it a `like`?). A *running
+column* accumulates a series: a sum, a decayed sum, or the time of the last event. A *total* is what a counter
+reads off a running column as of a time. A counter is one total, or a smoothed quotient of two.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numba import njit
+
+from features.counters.spec import Counter
+from features.schema import F32, F64, I64, SECOND, Bool
+
+T = TypeVar("T")
+
+#: `Running.decay` of a plain sum, and of the time of the last event; a half-life's number otherwise
+SUM, LAST = -1, -2
+#: `Totals.kind`
+ALL, WINDOW, DECAYED, SINCE = 0, 1, 2, 3
+#: `Running.form` of a series that is a feedback column: its value, whether it is not 0, whether it is known
+VALUE, HIT, TRIAL = 0, 1, 2
+
+
+class Running(NamedTuple):
+    """What is accumulated: c columns, sums first, then the decayed ones of each of h half-lives, then last times.
+
+    table: float64[grades + 1, c], the value that an event adds by its grade + 1. fed: int64[f], the columns that add
+    a feedback column's value instead: feed: int64[f], which one, form: int64[f]. starts: int64[h + 2], the first
+    column of each half-life, of the last times, and c. decay: int64[c]. half_life: float64[h], µs.
+    """
+
+    table: F64
+    fed: I64
+    feed: I64
+    form: I64
+    starts: I64
+    decay: I64
+    half_life: F64
+
+
+class Totals(NamedTuple):
+    """What is read. kind, column (running), window (µs), delay (number): int64[b]; delays: int64[d], µs."""
+
+    kind: I64
+    column: I64
+    window: I64
+    delay: I64
+    delays: I64
+
+
+@njit(cache=True, nogil=True)
+def _finish(
+    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
+) -> None:  # fmt: skip
+    for i in range(len(out)):
+        for c in range(len(numerator)):
+            value = totals[i, numerator[c]]
+            if denominator[c] >= 0:
+                value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
+            if since[c]:
+                value = (as_of[i] - value) / SECOND if value > -np.inf else np.nan
+            out[i, c] = value
+
+
+@njit(cache=True, nogil=True)
+def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
+    """Write float32[n, c] values to the given rows and columns of `out`."""
+    for i in range(len(rows)):
+        for c in range(len(columns)):
+            out[rows[i], columns[c]] = values[i, c]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The counters of one key.
+
+    feedback: the feedback columns that they read. counters: their places in the whole list. numerator,
+    denominator: the totals of each (-1: none). strength, prior: of the quotients. since: which are seconds since.
+    nothing: float64[b], the totals of a key without events.
+    """
+
+    key: tuple[str, ...]
+    feedback: tuple[str, ...]
+    running: Running
+    totals: Totals
+    counters: I64
+    numerator: I64
+    denominator: I64
+    strength: F64
+    prior: F64
+    since: Bool
+    nothing: F64
+
+    def half_lives(self) -> F64:
+        """Return float64[c]: the half-life of each running column in µs, inf where nothing fades."""
+        decay = self.running.decay
+        return np.append(self.running.half_life, [np.inf, np.inf])[decay]  # SUM and LAST are the last two
+
+    def empty(self, n: int) -> F64:
+        """Return float64[n, b] totals of keys without events."""
+        return np.broadcast_to(self.nothing, (n, len(self.nothing))).copy()
+
+    def finish(self, totals: F64, as_of: I64) -> F32:
+        """Turn float64[n, b] totals into float32[n, counters]: sums, smoothed quotients, seconds since (NaN: never)."""
+        out = np.empty((len(totals), len(self.counters)), np.float32)
+        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, out)
+        return out
+
+    def only(self, k: int) -> "Plan":
+        """Return the plan of the k-th counter alone, over the same running columns."""
+        kept = [int(t[k]) for t in (self.numerator, self.denominator) if t[k] >= 0]
+        t = self.totals
+        totals = Totals(t.kind[kept], t.column[kept], t.window[kept], t.delay[kept], t.delays)
+        return replace(
+            self,
+            totals=totals,
+            counters=np.zeros(1, np.int64),
+            numerator=np.zeros(1, np.int64),
+            denominator=np.array([len(kept) - 1 if len(kept) > 1 else -1]),
+            strength=self.strength[k : k + 1],
+            prior=self.prior[k : k + 1],
+            since=self.since[k : k + 1],
+            nothing=self.nothing[kept],
+        )
+
+
+class _Numbers(Generic[T]):
+    """Numbers things in the order in which they are first asked for."""
+
+    def __init__(self) -> None:
+        self.items: list[T] = []
+
+    def __call__(self, item: T) -> int:
+        if item not in self.items:
+            self.items.append(item)
+        return self.items.index(item)
+
+
+def make_plans(counters: tuple[Counter, ...], grades: tuple[str, ...] = ()) -> tuple[Plan, ...]:
+    """Return one plan for each key, so that counters of a key share their events, search and running columns."""
+    summed = [(place, c) for place, c in enumerate(counters) if c.kind != "distinct"]
+    keys = dict.fromkeys(c.key for _, c in summed)
+    return tuple(_Planner(grades).plan(key, [(p, c) for p, c in summed if c.key == key]) for key in keys)
+
+
+def series_values(event: str, form: str, grades: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Return the value of a series for each grade + 1; None where it is a feedback column."""
+    ranks = range(-1, len(grades))
+    if event == "impression":
+        return tuple(1.0 for _ in ranks)
+    if event != "grade" and event not in grades:
+        return None
+    if form == "trial":
+        return tuple(float(rank >= 0) for rank in ranks)
+    if event == "grade":
+        return tuple(float(max(rank, 0) if form == "value" else rank > 0) for rank in ranks)
+    return tuple(float(rank == grades.index(event)) for rank in ranks)
+
+
+class _Planner:
+    """Collects what the counters of one key need."""
+
+    def __init__(self, grades: tuple[str, ...]) -> None:
+        self.grades = grades
+        self.feedback: _Numbers[str] = _Numbers()
+        self.series: _Numbers[tuple[float, ...] | tuple[str, str]] = _Numbers()
+        self.half_life: _Numbers[int] = _Numbers()
+        self.running: _Numbers[tuple[int, int]] = _Numbers()
+        self.delays: _Numbers[int] = _Numbers()
+        self.totals: _Numbers[tuple[int, int, int, int]] = _Numbers()
+
+    def total(self, counter: Counter, event: str, form: str) -> int:
+        values = series_values(event, form, self.grades)
+        if values is None:
+            self.feedback(event)
+        series = self.series((event, form) if values is None else values)
+        delay = self.delays(counter.span.delay)
+        if counter.kind == "since":
+            return self.totals((SINCE, self.running((series, LAST)), 0, delay))
+        if counter.span.kind == "h":
+            column = self.running((series, self.half_life(counter.span.size)))
+            return self.totals((DECAYED, column, 0, delay))
+        kind = WINDOW if counter.span.kind == "w" else ALL
+        return self.totals((kind, self.running((series, SUM)), counter.span.size, delay))
+
+    def quotient(self, counter: Counter) -> tuple[int, int]:
+        """Return numerator and denominator (-1: none)."""
+        if counter.kind == "ratio":
+            over = self.total(counter, counter.argument, "value")
+            return self.total(counter, counter.event, "value"), over
+        form = "value" if counter.kind in ("sum", "mean") else "hit"
+        numerator = self.total(counter, counter.event, form)
+        smoothed = counter.kind in ("rate", "mean")
+        return numerator, self.total(counter, counter.event, "trial") if smoothed else -1
+
+    def plan(self, key: tuple[str, ...], mine: list[tuple[int, Counter]]) -> Plan:
+        parts = [self.quotient(counter) for _, counter in mine]
+        kinds = [
+            decay if decay >= 0 else len(self.half_life.items) if decay == LAST else -1
+            for _, decay in self.running.items
+        ]
+        order = sorted(range(len(kinds)), key=kinds.__getitem__)
+        return Plan(
+            key,
+            tuple(self.feedback.items),
+            self._running(order, [kinds[k] for k in order]),
+            Totals(
+                _column(self.totals.items, 0),
+                np.argsort(order)[_column(self.totals.items, 1)],
+                _column(self.totals.items, 2),
+                _column(self.totals.items, 3),
+                np.array(self.delays.items, np.int64),
+            ),
+            np.array([place for place, _ in mine], np.int64),
+            _column(parts, 0),
+            _column(parts, 1),
+            np.array([c.strength for _, c in mine]),
+            np.array([c.prior for _, c in mine]),
+            np.array([c.kind == "since" for _, c in mine]),
+            np.where(_column(self.totals.items, 0) == SINCE, -np.inf, 0.0),
+        )
+
+    def _running(self, order: list[int], kinds: list[int]) -> Running:
+        forms = ("value", "hit", "trial")
+        table = np.zeros((len(self.grades) + 1, len(order)))
+        fed = []
+        for c, k in enumerate(order):
+            item = self.series.items[self.running.items[k][0]]
+            if isinstance(item[0], str):
+                fed.append((c, self.feedback.items.index(item[0]), forms.index(str(item[1]))))
+            else:
+                table[:, c] = item
+        starts = np.searchsorted(kinds, np.arange(len(self.half_life.items) + 2)).astype(np.int64)
+        decay = np.array([self.running.items[k][1] for k in order], np.int64)
+        half_life = np.array(self.half_life.items, np.float64)
+        return Running(table, _column(fed, 0), _column(fed, 1), _column(fed, 2), starts, decay, half_life)
+
+
+def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:
+    return np.array([row[k] for row in rows], np.int64)

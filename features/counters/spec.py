@@ -1,0 +1,218 @@
+"""Counter declarations: which aggregates exist, and what their columns are called.
+
+A column is `<key>__<event>__<span>__<stat>`, for example `user_x_genres__like__h3d__rate`: the one place where
+such names are built and parsed is here.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from features.counters.keys import key_attribute, key_parts
+from features.errors import PairliftError, did_you_mean
+from features.schema import DAY, F32, HOUR, MINUTE, SECOND, Catalog, EventLog
+from features.settings import CounterSettings
+
+#: statistics as they are, and those that name something: `ratio_<event>`, `distinct_<part>`, `rank_<attribute>`
+STATS = ("count", "sum", "rate", "mean", "since")
+NAMING = ("ratio", "distinct", "rank")
+#: default counters are declared for item attributes with no more values than this
+MAX_DEFAULT_VALUES = 1000
+UNITS = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a counter sees. kind: `w` (window of `size` µs), `h` (half-life of `size` µs) or `all`.
+
+    An event counts from `delay` µs after it on: as of a time it is seen if `ts < as_of - delay`. Windows and
+    half-lives are measured from as_of all the same: a window is `[as_of - size, as_of - delay)`.
+    """
+
+    kind: str
+    size: int
+    delay: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "Span":
+        """Read `w7d`, `w12h`, `h3d`, `h6h` or `all`, then `_d30m` where there is a delay; PairliftError otherwise."""
+        match = re.fullmatch(r"(?:all|([wh])(\d+)([hd]))(?:_d(\d+)([smhd]))?", text)
+        if match is None or (match[2] and not int(match[2])):
+            raise PairliftError(f"counter span '{text}': 'w7d' (window), 'h12h' (half-life) or 'all' was expected")
+        delay = int(match[4]) * UNITS[match[5]] if match[4] else 0
+        return cls(match[1], int(match[2]) * UNITS[match[3]], delay) if match[1] else cls("all", 0, delay)
+
+    def __str__(self) -> str:
+        name = "all"
+        if self.kind != "all":
+            unit = "d" if self.size % DAY == 0 else "h"
+            name = f"{self.kind}{self.size // UNITS[unit]}{unit}"
+        if not self.delay:
+            return name
+        unit = next(u for u, size in UNITS.items() if self.delay % size == 0)
+        return f"{name}_d{self.delay // UNITS[unit]}{unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One column. key: names of `features.counters.keys`. prior: what a quotient without trials is.
+
+    event: `impression`, the name of a grade, `grade` (its rank) or of a feedback column. stat: one of STATS, or
+    one of NAMING with what it names, as in `distinct_item`.
+    """
+
+    key: tuple[str, ...]
+    event: str
+    span: Span
+    stat: str
+    strength: float = 10.0
+    prior: float = 0.0
+
+    @property
+    def column(self) -> str:
+        """The column's name."""
+        return f"{'_x_'.join(self.key)}__{self.event}__{self.span}__{self.stat}"
+
+    @property
+    def kind(self) -> str:
+        """The statistic without what it names."""
+        return self.stat.partition("_")[0]
+
+    @property
+    def argument(self) -> str:
+        """What the statistic names, empty for one of STATS."""
+        return self.stat.partition("_")[2]
+
+
+def parse_column(name: str) -> Counter:
+    """Read a column name back (strength and prior are not in it); PairliftError for another form."""
+    parts = name.split("__")
+    if len(parts) != 4 or not _is_stat(parts[3]):
+        raise PairliftError(f"'{name}' is no counter column: '<key>__<event>__<span>__<stat>' was expected")
+    return Counter(tuple(parts[0].split("_x_")), parts[1], Span.parse(parts[2]), parts[3])
+
+
+def _is_stat(stat: str) -> bool:
+    kind, _, argument = stat.partition("_")
+    return stat in STATS or (kind in NAMING and argument != "")
+
+
+def check_event(event: str, grades: tuple[str, ...], feedback: tuple[str, ...]) -> None:
+    """Raise PairliftError for an event that is neither built in nor a grade nor a feedback column."""
+    names = ("impression", "grade", *grades, *feedback)
+    if event not in names:
+        raise PairliftError(f"[[counters]] event = '{event}' is not known{did_you_mean(event, names)}")
+
+
+def event_values(log: EventLog, event: str, grades: tuple[str, ...]) -> tuple[F32, F32]:
+    """Return float32[n] value and float32[n] trial (1 where the value is known) of each event of the log."""
+    check_event(event, grades, log.feedback_names)
+    if event == "impression":
+        ones = np.ones(len(log), np.float32)
+        return ones, ones
+    graded = (log.grade >= 0).astype(np.float32)
+    if event == "grade":
+        return np.maximum(log.grade, 0).astype(np.float32), graded
+    if event in grades:
+        return (log.grade == grades.index(event)).astype(np.float32), graded
+    column = log.feedback[:, log.feedback_names.index(event)]
+    known = ~np.isnan(column)
+    return np.where(known, column, 0).astype(np.float32), known.astype(np.float32)
+
+
+def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterSettings]:
+    """Return counters that are good on any log, for a TOML that declares none."""
+    attributes = [
+        a.name
+        for a in catalog.item_attributes
+        if a.kind in ("categorical", "multi") and 2 <= len(a.values) <= MAX_DEFAULT_VALUES
+    ]
+    keys = [["user"], ["item"], *(["user", name] for name in attributes)]
+    if len(catalog.surfaces) > 1:
+        keys.append(["item", "surface"])
+    declared = []
+    for key in keys:
+        declared.append(CounterSettings(key=key, event="impression", spans=["h1d", "h7d", "all"], stats=["count"]))
+        if len(grades) > 1:
+            declared.append(CounterSettings(key=key, event="grade", spans=["h7d", "all"], stats=["mean"]))
+            declared.extend(
+                CounterSettings(key=key, event=grade, spans=["h7d", "all"], stats=["rate"]) for grade in grades[1:]
+            )
+    declared.extend(CounterSettings(key=key, event="impression", stats=["since"]) for key in (["user"], ["item"]))
+    return declared
+
+
+def make_counters(
+    settings: list[CounterSettings], log: EventLog, catalog: Catalog, grades: tuple[str, ...]
+) -> tuple[Counter, ...]:
+    """Resolve declarations to columns. log: the towers' period, whose overall quotients are the priors."""
+    counters: dict[str, Counter] = {}
+    priors = _Priors(log, grades)
+    for declared in settings or default_settings(catalog, grades):
+        check_event(declared.event, grades, log.feedback_names)
+        _check_key(declared.key, catalog)
+        for span in declared.spans:
+            for stat in declared.stats:
+                seen = Span.parse(span)
+                counter = Counter(
+                    tuple(declared.key), declared.event, Span(seen.kind, seen.size, declared.delay), stat,
+                    declared.strength, priors.of(stat, declared),
+                )  # fmt: skip
+                _check(counter, log, catalog, grades)
+                if counter.column in counters:
+                    raise PairliftError(f"[[counters]]: the column '{counter.column}' is declared twice")
+                counters[counter.column] = counter
+    return tuple(counters.values())
+
+
+class _Priors:
+    """The quotients of a whole log, each made once."""
+
+    def __init__(self, log: EventLog, grades: tuple[str, ...]) -> None:
+        self._log, self._grades = log, grades
+        self._made: dict[tuple[str, str], float] = {}
+
+    def of(self, stat: str, declared: CounterSettings) -> float:
+        """Return the declared prior, or the quotient of the whole log; 0 for what is no quotient."""
+        if stat.partition("_")[0] not in ("rate", "mean", "ratio"):
+            return 0.0
+        if declared.prior is not None:
+            return declared.prior
+        if (stat, declared.event) not in self._made:
+            self._made[stat, declared.event] = self._quotient(stat, declared.event)
+        return self._made[stat, declared.event]
+
+    def _quotient(self, stat: str, event: str) -> float:
+        kind, _, over = stat.partition("_")
+        value, trial = event_values(self._log, event, self._grades)
+        below = event_values(self._log, over, self._grades)[0] if kind == "ratio" else trial
+        above = (value != 0) if kind == "rate" else value
+        total = float(below.sum(dtype=np.float64))
+        return float(above.sum(dtype=np.float64)) / total if total > 0 else 0.0
+
+
+def _check(counter: Counter, log: EventLog, catalog: Catalog, grades: tuple[str, ...]) -> None:
+    place, span = f"[[counters]] stat '{counter.stat}'", counter.span
+    if not _is_stat(counter.stat):
+        known = (*STATS, *(f"{kind}_…" for kind in NAMING))
+        raise PairliftError(f"{place} is not known{did_you_mean(counter.stat, known)}")
+    if span.kind == "w" and span.delay >= span.size:
+        raise PairliftError(f"[[counters]] delay: the window of '{counter.column}' is over before an event is seen")
+    if counter.kind == "ratio":
+        check_event(counter.argument, grades, log.feedback_names)
+    if counter.kind == "distinct":
+        _check_key([counter.argument], catalog)
+        if span.kind == "h":
+            raise PairliftError(f"{place}: a window or 'all' was expected, found the half-life '{span}'")
+    if counter.kind == "rank":
+        found = key_attribute(counter.argument, catalog)
+        if counter.key != ("item",) or found is None or found[0] != "item":
+            raise PairliftError(f"{place}: key = ['item'] and an item attribute were expected")
+
+
+def _check_key(key: list[str], catalog: Catalog) -> None:
+    known = key_parts(catalog)
+    for part in key:
+        if part not in known:
+            raise PairliftError(f"[[counters]] key '{part}' is not known{did_you_mean(part, known)}")

@@ -1,0 +1,314 @@
+"""Counters as of any time: each key's events in time order, with what has run up beside every sixteenth.
+
+The value of a counter for (key, as_of) is read off the events of the key with `ts < as_of`: the running columns
+as they stood at the last mark, run on over the few events since. Training rows and requests take this one path.
+A read costs a binary search and at most `EVERY` events; an event costs 9 bytes, and a mark's share.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from features.counters.keys import has_list, keep_wanted, key_codes, stable_order
+from features.counters.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
+from features.counters.spec import check_event
+from features.prefetch import AHEAD, prefetch
+from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog, Requests
+
+# Small kernels are inlined: a call would count references to every array of its arguments, which costs more than
+# what the kernel does.
+SMALL = {"cache": True, "nogil": True, "inline": "always"}
+#: a mark stands after each so many events of a key
+EVERY = 16
+#: reads of so many keys at once are sorted first
+MANY = 10_000
+
+
+class Events(NamedTuple):
+    """What the kernels read of a timeline."""
+
+    offsets: I64
+    ts: I64
+    grade: I8
+    feedback: F32
+    marks: F64
+
+
+@njit(cache=True, nogil=True)
+def _fed(events: Events, running: Running, e: int, f: int) -> float:
+    """Return what the f-th fed column is given by an event."""
+    value = events.feedback[e, running.feed[f]]
+    if np.isnan(value):
+        return 0.0
+    if running.form[f] == TRIAL:
+        return 1.0
+    if running.form[f] == HIT:
+        return 1.0 if value != 0 else 0.0
+    return float(value)
+
+
+@njit(**SMALL)
+def _run(events: Events, running: Running, start: int, begin: int, stop: int, at: F64) -> None:
+    """Run the columns `at` on over the events [begin, stop) of a key whose events begin at `start`."""
+    h, starts, table = len(running.half_life), running.starts, running.table
+    for e in range(begin, stop):
+        g = min(events.grade[e] + 1, len(table) - 1)
+        for c in range(starts[0]):
+            at[c] += table[g, c]
+        passed = float(events.ts[e] - events.ts[e - 1]) if e > start else 0.0
+        for k in range(h):
+            fade = np.exp2(-passed / running.half_life[k])
+            for c in range(starts[k], starts[k + 1]):
+                at[c] = at[c] * fade + table[g, c]
+        for c in range(starts[h], starts[h + 1]):
+            if table[g, c] != 0:
+                at[c] = float(events.ts[e])
+        for f in range(len(running.fed)):
+            c, value = running.fed[f], _fed(events, running, e, f)
+            if c < starts[h]:
+                at[c] += value
+            elif value != 0:
+                at[c] = float(events.ts[e])
+
+
+@njit(**SMALL)
+def _nothing(running: Running, at: F64) -> None:
+    for c in range(len(at)):
+        at[c] = -np.inf if running.decay[c] == LAST else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _mark(events: Events, running: Running, marks: F64) -> None:
+    at = np.empty(len(running.decay))
+    for k in range(len(events.offsets) - 1):
+        start = events.offsets[k]
+        _nothing(running, at)
+        for j in range((events.offsets[k + 1] - start) // EVERY):
+            _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at)
+            marks[start // EVERY + j] = at
+
+
+@njit(**SMALL)
+def first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
+    """Return the first place of [lo, hi) with `ts >= cut`, hi where there is none."""
+    while lo < hi:
+        middle = (lo + hi) // 2
+        if ts[middle] < cut:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
+
+
+@njit(**SMALL)
+def _stand(events: Events, running: Running, k: int, stop: int, at: F64) -> None:
+    """Set the columns `at` to what has run up over the events of key k before the place `stop`."""
+    start = events.offsets[k]
+    full = (stop - start) // EVERY
+    if full:
+        for c in range(len(at)):
+            at[c] = events.marks[start // EVERY + full - 1, c]
+    else:
+        _nothing(running, at)
+    _run(events, running, start, start + full * EVERY, stop, at)
+
+
+@njit(cache=True, nogil=True)
+def _sum_before(events: Events, running: Running, k: int, stop: int, column: int) -> float:
+    """Return one sum over the events of key k before the place `stop`."""
+    start = events.offsets[k]
+    full = (stop - start) // EVERY
+    total = events.marks[start // EVERY + full - 1, column] if full else 0.0
+    for e in range(start + full * EVERY, stop):
+        total += running.table[min(events.grade[e] + 1, len(running.table) - 1), column]
+        for f in range(len(running.fed)):
+            if running.fed[f] == column:
+                total += _fed(events, running, e, f)
+    return total
+
+
+@njit(**SMALL)
+def _read_key(
+    events: Events, running: Running, totals: Totals, k: int, as_of: int, at: F64, fade: F64, out: F64
+) -> None:
+    """Add what key k knows as of a time to float64[b] totals. at, fade: room for running columns and half-lives."""
+    start, end = events.offsets[k], events.offsets[k + 1]
+    for d in range(len(totals.delays)):
+        stop = first_not_before(events.ts, start, end, as_of - totals.delays[d])
+        if stop == start:
+            continue
+        _stand(events, running, k, stop, at)
+        passed = float(as_of - events.ts[stop - 1])
+        for h in range(len(fade)):
+            fade[h] = np.exp2(-passed / running.half_life[h])
+        for b in range(len(totals.kind)):
+            if totals.delay[b] != d:
+                continue
+            c = totals.column[b]
+            if totals.kind[b] == ALL:
+                out[b] += at[c]
+            elif totals.kind[b] == DECAYED:
+                out[b] += at[c] * fade[running.decay[c]]
+            elif totals.kind[b] == SINCE:
+                out[b] = max(out[b], at[c])
+            else:
+                begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
+                out[b] += at[c] - _sum_before(events, running, k, begin, c)
+
+
+@njit(cache=True, nogil=True)
+def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: I64, out: F64) -> None:
+    at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
+    for i in range(len(places)):
+        if places[i] >= 0:
+            _read_key(events, running, totals, places[i], as_of[rows[i]], at, fade, out[rows[i]])
+
+
+@njit(cache=True, nogil=True)
+def merge_totals(found: F64, rows: I64, kind: I64, out: F64) -> None:
+    """Put float64[n, b] totals, of kinds int64[b], to those of the given rows of `out`: sums, or the later time."""
+    for i in range(len(rows)):
+        for b in range(len(kind)):
+            if kind[b] == SINCE:
+                out[rows[i], b] = max(out[rows[i], b], found[i, b])
+            else:
+                out[rows[i], b] += found[i, b]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The events of each key, and the running columns of the plan after each `EVERY` of them.
+
+    codes: int64[k], sorted, the keys that occur; empty where every code in [0, k) has a place of its own.
+    offsets: int64[k + 1] into ts: int64[m] (never decreasing within a key), grade: int8[m] and
+    feedback: float32[m, f]. marks: float64[m // EVERY, c], of the key that begins at o the rows from o // EVERY on:
+    row o // EVERY + j holds what has run up after (j + 1) · EVERY of its events. All are read-only.
+    """
+
+    codes: I64
+    offsets: I64
+    ts: I64
+    grade: I8
+    feedback: F32
+    marks: F64
+
+    def __post_init__(self) -> None:
+        # Built or mapped, the arrays are of one type for the kernels.
+        for array in (self.codes, *self.events):
+            array.flags.writeable = False
+
+    @classmethod
+    def build(
+        cls,
+        plan: Plan,
+        log: EventLog,
+        catalog: Catalog,
+        grades: tuple[str, ...] = (),
+        asked: Requests | None = None,
+    ) -> "Timeline":
+        """Sort the events by key (time order stays) and run the plan over them. Linear in the events.
+
+        asked: the only requests that will be; events of other keys are left out.
+        """
+        for name in plan.feedback:
+            check_event(name, grades, log.feedback_names)
+        rows, code, size = key_codes(plan.key, catalog, log.user, log.item, log.surface)
+        if asked is not None:
+            owner = asked.row_request()
+            surface = asked.surface[owner]
+            keep_wanted(code, key_codes(plan.key, catalog, asked.user[owner], asked.item, surface)[1])
+        if (code < 0).any():
+            known = np.flatnonzero(code >= 0)
+            rows, code = rows[known], code[known]
+        order = stable_order(code, size)
+        all_once = len(rows) == len(log) and not has_list(plan.key, catalog)
+        moved = order if all_once else rows[order]
+        codes, offsets = places_of(code, order)
+        feedback = log.feedback[:, [log.feedback_names.index(name) for name in plan.feedback]][moved]
+        marks = np.zeros((len(moved) // EVERY, len(plan.running.decay)))
+        ts, grade = _moved(moved, log.ts, log.grade)
+        events = Events(offsets, ts, grade, np.ascontiguousarray(feedback), marks)
+        _mark(events, plan.running, marks)
+        return cls(codes, *events)
+
+    @property
+    def events(self) -> Events:
+        """The arrays for the kernels."""
+        return Events(self.offsets, self.ts, self.grade, self.feedback, self.marks)
+
+    def find(self, code: I64) -> I64:
+        """Return the place of each code, -1 where the key has no event."""
+        return find_places(self.codes, self.offsets, code)
+
+    def add(self, plan: Plan, rows: I64, code: I64, as_of: I64, totals: F64) -> None:
+        """Add to float64[len(as_of), b] totals what this timeline knows. rows, code: from `key_codes`."""
+        places = self.find(code)
+        if len(places) < MANY:
+            _read(self.events, plan.running, plan.totals, places, rows, as_of, totals)
+            return
+        # In the order of the keys memory is read in order, and what is out of order is moved in loops of its own.
+        order = stable_order(places + 1, len(self.offsets))
+        rows, found = rows[order], plan.empty(len(order))
+        _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
+        merge_totals(found, rows, plan.totals.kind, totals)
+
+    def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
+        """Return float32[len(as_of), counters of the plan] of this timeline alone."""
+        totals = plan.empty(len(as_of))
+        self.add(plan, rows, code, as_of, totals)
+        return plan.finish(totals, as_of)
+
+
+@njit(cache=True, nogil=True)
+def _moved(rows: I64, ts: I64, grade: I8) -> tuple[I64, I8]:
+    """Return ts and grade of the rows (in the order of keys, so far apart)."""
+    moved_ts, moved_grade = np.empty(len(rows), ts.dtype), np.empty(len(rows), grade.dtype)
+    for k in range(len(rows)):
+        ahead = rows[min(k + AHEAD, len(rows) - 1)]
+        prefetch(ts, np.int64(ahead) * 8)
+        prefetch(grade, np.int64(ahead))
+        moved_ts[k], moved_grade[k] = ts[rows[k]], grade[rows[k]]
+    return moved_ts, moved_grade
+
+
+def places_of(code: I64, order: I32) -> tuple[I64, I64]:
+    """Return (codes, offsets) of codes in their sorted order: each up to the greatest has a place if that are few, else
+    those that occur.
+    """
+    size = int(code[order[-1]]) + 1 if len(code) else 0
+    if size <= len(code):
+        return np.empty(0, np.int64), _offsets(code, size)
+    codes, offsets = np.empty(len(code), np.int64), np.empty(len(code) + 1, np.int64)
+    n = _occurring(code, order, codes, offsets)
+    return codes[:n].copy(), offsets[: n + 1].copy()
+
+
+@njit(cache=True, nogil=True)
+def _occurring(code: I64, order: I32, codes: I64, offsets: I64) -> int:
+    n = 0
+    for k in range(len(code)):
+        if n == 0 or code[order[k]] != codes[n - 1]:
+            codes[n], offsets[n] = code[order[k]], k
+            n += 1
+    offsets[n] = len(code)
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _offsets(code: I64, size: int) -> I64:
+    offsets = np.zeros(size + 1, np.int64)
+    for k in range(len(code)):
+        offsets[code[k] + 1] += 1
+    for k in range(size):
+        offsets[k + 1] += offsets[k]
+    return offsets
+
+
+def find_places(codes: I64, offsets: I64, code: I64) -> I64:
+    """Return the place of each code by what `places_of` gave, -1 where it has none."""
+    if not len(codes):
+        return np.where(code < len(offsets) - 1, code, -1)
+    at = np.minimum(np.searchsorted(codes, code), len(codes) - 1)
+    return np.where(codes[at] == code, at, -1)

@@ -1,0 +1,1 @@
+"""Any log through the TOML's SQL into DuckDB and out as arrays, and the durable log of recorded events."""

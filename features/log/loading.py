@@ -1,0 +1,114 @@
+"""The tables that `features.log.dataset` writes, as arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from features.schema import F32, NO_CONTEXT, Attribute, Catalog, EventLog, Ids
+
+
+def load_log(database: Path) -> tuple[EventLog, Catalog]:
+    """Read what `import_log` wrote."""
+    with duckdb.connect(str(database), read_only=True) as con:
+        arrays = con.execute("SELECT * FROM events").fetchnumpy()
+        names = tuple(name.removeprefix("feedback_") for name in arrays if name.startswith("feedback_"))
+        feedback = [np.ma.filled(arrays[f"feedback_{name}"].astype(np.float32), np.nan) for name in names]
+        log = EventLog(
+            **{
+                name: np.ascontiguousarray(arrays[name])
+                for name in ("user", "item", "ts", "grade", "surface", "organic", "request", "pairable")
+            },
+            feedback=np.stack(feedback, axis=1) if names else np.empty((len(arrays["ts"]), 0), np.float32),
+            feedback_names=names,
+        )
+        surfaces = tuple(row[0] for row in con.execute("SELECT surface FROM surfaces ORDER BY code").fetchall())
+        user_ids, user_attributes = _load_side(con, "users")
+        item_ids, item_attributes = _load_side(con, "items")
+        contexts = tuple(_load_vocabulary(con, name, kind) for name, kind in _context_columns(con))
+    return log, Catalog(user_ids, item_ids, surfaces, item_attributes, user_attributes, contexts)
+
+
+def _context_columns(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """Return (name, SQL type) of the columns of `[events.context]`."""
+    found = [(row[0], row[1]) for row in con.execute("DESCRIBE events").fetchall()]
+    return [(name.removeprefix("context_"), kind) for name, kind in found if name.startswith("context_")]
+
+
+def _load_vocabulary(con: duckdb.DuckDBPyConnection, name: str, kind: str) -> Attribute:
+    values: tuple[str, ...] = ()
+    if kind == "VARCHAR":
+        column = f'"context_{name}"'
+        asked = f"SELECT DISTINCT {column} FROM events WHERE {column} IS NOT NULL ORDER BY 1"
+        values = tuple(row[0] for row in con.execute(asked).fetchall())
+    form = "categorical" if kind == "VARCHAR" else "numeric"
+    return Attribute(name, form, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32), values)
+
+
+def load_context(database: Path, catalog: Catalog) -> F32:
+    """Return float32[n, c] of the events of `load_log`: numbers and codes of `Catalog.contexts`, NaN where unknown."""
+    if not catalog.contexts:
+        return NO_CONTEXT
+    columns = []
+    with duckdb.connect(str(database), read_only=True) as con:
+        for known in catalog.contexts:
+            read = f'"context_{known.name}"'
+            if known.kind == "categorical":
+                con.register("vocabulary", pa.table({"value": list(known.values), "code": range(len(known.values))}))
+                joined = f"events LEFT JOIN vocabulary ON value = {read}"
+                read, source = "code", f"(SELECT code, events.rowid AS place FROM {joined}) ORDER BY place"
+            else:
+                source = "events"
+            values = con.execute(f"SELECT {read}::FLOAT AS x FROM {source}").fetchnumpy()["x"]
+            columns.append(np.ma.filled(values.astype(np.float32), np.nan))
+    return np.stack(columns, axis=1)
+
+
+def load_request_codes(database: Path) -> dict[str, int]:
+    """Return the code in `EventLog.request` of each request id of the log."""
+    with duckdb.connect(str(database), read_only=True) as con:
+        return {name: code for code, name in con.execute("SELECT code, request_id FROM requests").fetchall()}
+
+
+def load_repeats(database: Path) -> int | None:
+    """Return how many rows the import dropped, for they repeated an event id; None where the log has no event ids."""
+    with duckdb.connect(str(database), read_only=True) as con:
+        found = con.execute("SELECT rows FROM repeats").fetchall()[0][0]
+        return None if found is None else int(found)
+
+
+def _load_side(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Ids, tuple[Attribute, ...]]:
+    described = con.execute(f"DESCRIBE {table}").fetchall()
+    key, *columns = [(row[0], row[1]) for row in described][1:]
+    ids = con.execute(f"SELECT {key[0]} FROM {table} ORDER BY idx").fetchnumpy()[key[0]]
+    attributes = tuple(_load_attribute(con, table, name, kind) for name, kind in columns)
+    return np.asarray(ids), attributes
+
+
+def _load_attribute(con: duckdb.DuckDBPyConnection, table: str, name: str, kind: str) -> Attribute:
+    expression = f'"{name}".text' if kind.startswith("STRUCT") else f'"{name}"'
+    raw = [row[0] for row in con.execute(f"SELECT {expression} FROM {table} ORDER BY idx").fetchall()]
+    no_codes, no_offsets, no_numbers = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
+    if kind.startswith("STRUCT"):
+        return Attribute(name, "text", no_codes, no_offsets, no_numbers, tuple("" if v is None else v for v in raw))
+    if kind == "FLOAT":
+        numbers = np.array([np.nan if v is None else v for v in raw], np.float32)
+        return Attribute(name, "numeric", no_codes, no_offsets, numbers, ())
+    if kind == "VARCHAR":
+        values = sorted({v for v in raw if v is not None})
+        code = {v: k for k, v in enumerate(values)}
+        codes = np.array([-1 if v is None else code[v] for v in raw], np.int32)
+        return Attribute(name, "categorical", codes, no_offsets, no_numbers, tuple(values))
+    return _multi(name, raw)
+
+
+def _multi(name: str, raw: list[Any]) -> Attribute:
+    # A value that one item lists twice counts once.
+    lists = [sorted({v for v in row or () if v}) for row in raw]
+    values = sorted({v for row in lists for v in row})
+    code = {v: k for k, v in enumerate(values)}
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int64)
+    codes = np.array([code[v] for row in lists for v in row], np.int32)
+    return Attribute(name, "multi", codes, offsets, np.empty(0, np.float32), tuple(values))

@@ -1,0 +1,130 @@
+"""Which recorded events an import read, so that a server of its log counts each event once.
+
+The server exports a closed segment of its log as Parquet whose rows say which segment and frame they are from. An
+import notes the frames of each segment that it read a row of. What its SQL leaves out of such a frame (bots, say)
+counts as read; a frame that it leaves out as a whole does not, and a server adds it.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.errors import PairliftError
+from features.log.segments import FRAME, SEGMENT, first_number, read_segment, segment_files, segment_name
+from features.log.sources import parquet_columns, relation
+
+log = logging.getLogger(__name__)
+
+#: name of a segment -> the frames of it that were read, as ranges (first, last) in their order, with gaps between them
+Recorded = dict[str, list[tuple[int, int]]]
+_EXPORTED = re.compile(r"\d{20}")
+
+
+def recorded_in(con: duckdb.DuckDBPyConnection, table: str) -> Recorded:
+    """Return what the rows of a table (or file) with the columns SEGMENT and FRAME say that they are."""
+    ranges = con.execute(f"""
+        SELECT segment, min(frame), max(frame) FROM (
+            SELECT segment, frame, frame - row_number() OVER (PARTITION BY segment ORDER BY frame) AS run
+            FROM (SELECT DISTINCT {SEGMENT} AS segment, {FRAME} AS frame FROM {table} WHERE {SEGMENT} IS NOT NULL))
+        GROUP BY segment, run ORDER BY 1, 2""").fetchall()
+    return _by_segment(ranges)
+
+
+def _by_segment(ranges: Sequence[tuple[str, int, int]]) -> Recorded:
+    found: Recorded = {}
+    for segment, first, last in ranges:
+        found.setdefault(segment, []).append((first, last))
+    return found
+
+
+def joined(one: Recorded, other: Recorded) -> Recorded:
+    """Return what either was read: a copy of a log may have less of a segment than the log."""
+    return {name: _union(one.get(name, []) + other.get(name, [])) for name in sorted(one.keys() | other.keys())}
+
+
+def _union(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    out: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if out and first <= out[-1][1] + 1:
+            out[-1] = out[-1][0], max(out[-1][1], last)
+        else:
+            out.append((first, last))
+    return out
+
+
+def recorded_in_files(con: duckdb.DuckDBPyConnection, files: Sequence[Path], *, marked: bool) -> Recorded:
+    """Return what whole files have of recorded segments, where the rows that were read do not say it.
+
+    marked: the rows say it, so that only files from before exports said it are looked at: a file that is named like an
+    export, without the columns, is the whole of the segment `../<same name>.log`.
+    """
+    found: Recorded = {}
+    for file in files:
+        columns = parquet_columns(file)
+        if SEGMENT in columns and FRAME in columns:
+            if not marked:
+                found = joined(found, recorded_in(con, relation(str(file), file.parent)))
+        elif _EXPORTED.fullmatch(file.stem) and "event_id" in columns:
+            found = joined(found, _of_old_export(file))
+    return found
+
+
+def warn_of_a_cut(con: duckdb.DuckDBPyConnection, files: Sequence[Path], source: str) -> None:
+    """Warn where the table `mapped`, whose rows do not say where they are from, lacks rows of exported files."""
+    whole = sum(pq.read_metadata(file).num_rows for file in files if SEGMENT in parquet_columns(file))
+    read = con.execute("SELECT count(*) FROM mapped").fetchall()[0][0]
+    if read < whole:
+        log.warning(
+            "%r: %s rows were read, but the exported files have %s, and count as read whole: the others are neither "
+            "trained on nor served. Select the columns %s and %s too, and a server adds them",
+            *(source, f"{read:,}", f"{whole:,}", SEGMENT, FRAME),
+        )
+
+
+def _of_old_export(file: Path) -> Recorded:
+    segment = file.parent.parent / f"{file.stem}.log"
+    if not segment.exists():
+        if not _begins_behind(segment):
+            log.warning(
+                "%s has recorded events but does not say of which log, and no %s lies above it: if a server has them "
+                "in its log, they count twice there. Name the file where it lies in that log's own events/",
+                *(file, segment.name),
+            )
+        return {}
+    last = first_number(segment) - 1 + sum(1 for _ in read_segment(segment, last=False))
+    return {segment_name(segment): [(first_number(segment), last)]}
+
+
+def _begins_behind(segment: Path) -> bool:
+    """Tell whether a log has deleted its oldest segments, with this one: its server cannot have those events."""
+    rest = segment_files(segment.parent)
+    return first_number(rest[0]) > first_number(segment) if rest else (segment.parent / "lock").exists()
+
+
+def same_files(before: Recorded, after: Recorded, source: str) -> None:
+    """Raise PairliftError where a server exported a file while they were read."""
+    if before != after:
+        raise PairliftError(f"[events] source = {source!r}: files came or went while they were read; run it again")
+
+
+def write_recorded(con: duckdb.DuckDBPyConnection, recorded: Recorded) -> None:
+    """Write the table `recorded` of an import."""
+    con.execute("CREATE TABLE recorded (segment VARCHAR, first BIGINT, last BIGINT)")
+    rows = [[segment, *ends] for segment, ranges in recorded.items() for ends in ranges]
+    if rows:
+        columns = {name: [row[k] for row in rows] for k, name in enumerate(("segment", "first", "last"))}
+        con.register("ranges", pa.table(columns))
+        con.execute("INSERT INTO recorded FROM ranges")
+        con.unregister("ranges")
+
+
+def load_recorded(database: Path) -> Recorded:
+    """Read what `import_log` noted."""
+    with duckdb.connect(str(database), read_only=True) as con:
+        rows = con.execute("SELECT segment, first, last FROM recorded ORDER BY segment, first").fetchall()
+    return _by_segment(rows)

@@ -1,0 +1,324 @@
+"""The recorded event log: what is acknowledged is on disk, and nothing counts twice.
+
+DIR/<first frame>.log      segments (see `features.log.segments`): the truth, only ever appended to
+DIR/events/<first>.parquet each closed segment again, for `[events] source`, DuckDB and anything else
+DIR/lock                   held by the one process that writes
+
+Batches that arrive together are one frame, one write and one fsync (group commit). Parquet and not a DuckDB file:
+a DuckDB file has one writer and no reader beside it, and a log of its own; immutable Parquet files are read by a
+training run while the server goes on recording.
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from features.errors import PairliftError
+from features.log.dedupe import U64, SeenIds, keys_of
+from features.log.segments import (
+    MAGIC,
+    Frame,
+    encode,
+    first_arrival,
+    first_number,
+    last_exported,
+    read_segment,
+    segment_files,
+    sync_folder,
+    with_text_ids,
+)
+from features.schema import HOUR, SECOND, Bool
+
+log = logging.getLogger(__name__)
+
+#: folder in the log's, of closed segments as Parquet
+EVENTS = "events"
+#: events of one frame, at most (one batch more is taken whole)
+GROUP = 1 << 16
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class LogError(PairliftError):
+    """Events could not be made durable: none of the batch is recorded. full: for want of space."""
+
+    def __init__(self, sentence: str, *, full: bool = False) -> None:
+        super().__init__(sentence)
+        self.full = full
+
+
+class Receipt(NamedTuple):
+    """What became of a batch: it is on disk. number: its frame's. known: bool[n], recorded before."""
+
+    number: int
+    known: Bool
+
+
+class _Waiting(NamedTuple):
+    events: pa.Table
+    aside: Any
+    keys: U64
+    receipt: "Future[Receipt]"
+
+
+class LogWriter:
+    """Appends to the log in a folder, from any thread.
+
+    Use: `for frame in writer.replay(after)`, then `start()`, then `append(…).result()`, at last `close()`.
+    clock gives the time (µs UTC) that arrivals are stamped with. `recorded` is called with the number of every new
+    frame, in order, on the writer's thread, once it is on disk and before it is acknowledged, and with its batches:
+    what `append` was given aside, and bool[n] which of the events are new. It must not raise.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        clock: Callable[[], int],
+        recorded: Callable[[int, list[tuple[Any, Bool]]], None] = lambda *_: None,
+        segment_bytes: int = 64 << 20,
+        segment_time: int = HOUR,
+    ) -> None:
+        """Lock the folder (made where it is missing); PairliftError where another process has it.
+
+        keep: µs for which an event's id is known after its arrival. segment_bytes, segment_time: size, and µs since
+        its first frame was written, at which a segment ends: the next frame starts another.
+        """
+        self.folder = folder
+        self.seen = SeenIds(keep)
+        self._clock, self._recorded = clock, recorded
+        self._segment_bytes, self._segment_time = segment_bytes, segment_time
+        self._lock = _locked(folder)
+        self.number, self._arrival, self._broken, self._failed = 0, 0, "", ""
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
+        self._closed = threading.Event()
+        self._file, self._size, self._first, self._began = -1, 0, 0, 0
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be written any more, or the last batch could not be; empty: it can."""
+        return self._broken or self._failed
+
+    def replay(self, after: int) -> Iterator[Frame]:
+        """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
+
+        An event whose id is known is dropped, as `append` would: older logs have 7 and "7". Segments of which nothing
+        is wanted are not read. Where all were deleted, numbers go on behind what was exported. PairliftError where the
+        log is damaged.
+        """
+        files = segment_files(self.folder)
+        begin = first_number(files[0]) if files else last_exported(self.folder / EVENTS) + 1
+        self.number = begin - 1
+        if 0 < after < begin - 1:
+            told = f"{self.folder} begins with frame {begin}, but the snapshot is of frame {after}: "
+            raise PairliftError(told + "what lies between was deleted; serve a later snapshot, or a newer bundle")
+        horizon = self._clock() - self.seen.keep
+        for path, behind in itertools.zip_longest(files, files[1:]):
+            if behind is not None and first_number(behind) <= after + 1 and (first_arrival(behind) or 0) < horizon:
+                self.number = first_number(behind) - 1
+                continue
+            if path != files[0] and first_number(path) != self.number + 1:
+                raise PairliftError(f"{self.folder}: frame {self.number + 1} was expected, {path.name} comes next")
+            for frame in read_segment(path, last=behind is None):
+                self.number, self._arrival = frame.number, max(self._arrival, frame.arrival)
+                if frame.number > after:
+                    yield self._unknown(frame)
+                elif frame.arrival >= horizon:
+                    self._unknown(frame)
+        if self.number < after:
+            raise PairliftError(
+                f"{self.folder} ends with frame {self.number}, but the snapshot is of frame {after}: "
+                "it is another log, or a part of it is missing"
+            )
+
+    def _unknown(self, frame: Frame) -> Frame:
+        """Return a frame without the events whose ids are known, and learn its ids."""
+        keys = keys_of(_ids(frame.events))
+        known = self.seen.known(keys)
+        self.seen.add(keys[~known], frame.arrival)
+        return frame._replace(events=frame.events.filter(pa.array(~known))) if known.any() else frame
+
+    def start(self) -> None:
+        """Open a new segment and take appends; LogError where it cannot be made."""
+        for path in segment_files(self.folder)[-1:]:
+            if first_number(path) > self.number:  # no frame in it
+                path.unlink()
+        try:
+            self._open()
+        except OSError as error:
+            raise self._explained(error) from error
+        self._thread.start()
+
+    def append(self, events: pa.Table, aside: Any = None) -> "Future[Receipt]":
+        """Queue a batch (column `event_id`: int64 or text; 7 and "7" are one id). The future has its receipt, or raises
+        LogError.
+
+        aside: what `recorded` gets for the batch, beside the log.
+        """
+        receipt: Future[Receipt] = Future()
+        if self._closed.is_set():
+            receipt.set_exception(LogError("the log is closed: the server is stopping"))
+        else:
+            events = with_text_ids(events)
+            self._queue.put(_Waiting(events, aside, keys_of(_ids(events)), receipt))
+        return receipt
+
+    def closed_segments(self) -> list[Path]:
+        """Return the segments that no more is written to."""
+        # Not "all but the open one": while a segment is opened, its file is there before it is known as that.
+        return [path for path in segment_files(self.folder) if first_number(path) < self._first]
+
+    def close(self) -> None:
+        """Finish what is queued, then close the segment and let the folder go."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._queue.put(None)
+            if self._thread.is_alive():
+                self._thread.join()
+            if self._file >= 0:
+                os.close(self._file)
+            os.close(self._lock)
+
+    def _open(self) -> None:
+        path = self.folder / f"{self.number + 1:020d}.log"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            _write(handle, MAGIC)
+            os.fsync(handle)
+            sync_folder(self.folder)
+        except OSError:
+            os.close(handle)
+            path.unlink(missing_ok=True)
+            raise
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._size, self._first = handle, len(MAGIC), self.number + 1
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            group, last = self._group()
+            try:
+                self._commit(group)
+            except Exception as error:  # whatever it is, the callers must hear of it and the thread must go on
+                told = self._explained(error) if isinstance(error, OSError) else error
+                self._failed = str(told)
+                log.error("a batch of events was not recorded: %s", told, exc_info=not isinstance(error, OSError))
+                for waiting in group:
+                    if not waiting.receipt.done():
+                        waiting.receipt.set_exception(told)
+
+    def _group(self) -> tuple[list[_Waiting], bool]:
+        """Wait for a batch and take what else waits; return (batches, whether the end was asked for)."""
+        group: list[_Waiting] = []
+        taken = self._queue.get()
+        while taken is not None:
+            group.append(taken)
+            if sum(len(waiting.keys) for waiting in group) >= GROUP:
+                return group, False
+            try:
+                taken = self._queue.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        if not group:
+            return
+        keys = np.concatenate([waiting.keys for waiting in group])
+        # A clock that goes back must not make an id be forgotten too early.
+        self._arrival = max(self._arrival, self._clock())
+        known = self.seen.known(keys)
+        bounds = np.cumsum([len(waiting.keys) for waiting in group])[:-1]
+        parts = np.split(known, bounds)
+        if not known.all():
+            tables = [waiting.events for waiting in group]
+            whole = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
+            frame = Frame(self.number + 1, self._arrival, whole.filter(pa.array(~known)))
+            self._store(frame)
+            self._failed = ""
+            self.seen.add(keys[~known], self._arrival)
+            self._recorded(frame.number, [(w.aside, ~part) for w, part in zip(group, parts, strict=True)])
+        for waiting, part in zip(group, parts, strict=True):
+            waiting.receipt.set_result(Receipt(self.number, part))
+
+    def _store(self, frame: Frame) -> None:
+        """Make a frame durable, or leave the log as it was."""
+        if self._broken:
+            raise LogError(self._broken)
+        now = round(monotonic() * SECOND)  # not the log's clock: that of an old log runs with its events
+        if self._size == len(MAGIC):
+            self._began = now
+        elif self._size >= self._segment_bytes or now >= self._began + self._segment_time:
+            self._open()
+            self._began = now
+        data = encode(*frame)
+        try:
+            _write(self._file, data)
+        except OSError:
+            self._undo()
+            raise
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            # What the kernel could not write it may have forgotten: a second fsync that succeeds says nothing.
+            self._broken = f"{self.folder}: fsync failed ({error.strerror}); mend the disk, then start the server again"
+            self._undo()
+            raise LogError(self._broken) from error
+        self._size += len(data)
+        self.number = frame.number
+
+    def _undo(self) -> None:
+        try:
+            os.ftruncate(self._file, self._size)
+            os.lseek(self._file, self._size, os.SEEK_SET)
+        except OSError as error:
+            self._broken = f"{self.folder}: a torn frame cannot be cut off ({error.strerror}); start the server again"
+
+    def _explained(self, error: OSError) -> LogError:
+        full = error.errno in FULL
+        hint = "make room, then send the batch again" if full else "nothing of the batch is recorded"
+        return LogError(f"{self.folder}: events cannot be written ({error.strerror}); {hint}", full=full)
+
+
+def _ids(events: pa.Table) -> pa.Array:
+    return events["event_id"].combine_chunks()
+
+
+def _write(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
+def _locked(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise PairliftError(f"{folder} cannot be used as a log: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "?"
+        os.close(handle)
+        raise PairliftError(
+            f"{folder} is locked: process {holder} records into it; stop that server, or choose another --log"
+        ) from error
+    with contextlib.suppress(OSError):  # a full disk keeps the number out, not the lock
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+    return handle

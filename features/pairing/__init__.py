@@ -1,0 +1,1 @@
+"""The split in time, pairing groups, weighted pairs, drawn negatives, and corrections for exposure."""

@@ -1,0 +1,118 @@
+"""Weights of training pairs beside their grades: against what position and the logging policy did to exposure, and age.
+
+    weight' = c · weight · min(max_correction, 1 / (examination(k) · propensity_winner · propensity_loser))
+                · 2 ** (-age / half_life)
+
+k is the winner's position: it got its feedback although place k is looked at with the chance examination(k) only, so
+it counts for all those who did not look (Joachims, Swaminathan and Schnabel, "Unbiased Learning-to-Rank with Biased
+Feedback", WSDM 2017). That is exact for a winner against all others of its list; against those without feedback alone,
+which is what a pair is, nearly so, and the more nearly the rarer feedback is. propensity is the chance with which the
+policy showed the item at its place, so what it seldom showed counts for what it kept back. age is counted from the
+youngest group, and c keeps the mean of the weights, so any other reference, the end of the period say, gives the same.
+
+What is not known (NULL), or not shown (a drawn loser), has a factor of 1. The metric never sees any of this, nor do the
+pairs of a validation slice: both keep the weights of the grades.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from features.errors import PairliftError
+from features.log.refusals import refuse
+from features.pairing.pairs import Groups, Pairs
+from features.schema import F32, F64, I64, Bool
+from features.settings import EventsSettings, PairingSettings
+
+#: weights stay above zero, however old their pair is
+LEAST = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Inverse chances of each event, float64[n], at least 1: that it won (seen and shown), that it lost (shown)."""
+
+    won: F64
+    lost: F64
+
+    @classmethod
+    def of(cls, position: F64, propensity: F64, settings: PairingSettings) -> "Exposure":
+        """position: float64[n], 1 is first; propensity: float64[n] in (0, 1]; NaN is not known, in both."""
+        shown = 1 / propensity if settings.propensity else np.ones(len(propensity))
+        seen = np.ones(len(position))
+        if settings.position_power is not None:
+            seen = position**settings.position_power
+        if settings.examination is not None:
+            table = np.array([np.nan, *settings.examination])  # the place of what is not known, then 1, 2, …
+            seen = 1 / table[np.nan_to_num(np.minimum(position, len(table) - 1)).astype(np.int64)]
+        known = np.where(np.isnan(shown), 1.0, shown)
+        return cls(known * np.where(np.isnan(seen), 1.0, seen), known)
+
+    def until(self, n: int) -> "Exposure":
+        """Return it for the first n events of the log."""
+        return Exposure(self.won[:n], self.lost[:n])
+
+    def correction(self, pairs: Pairs, event: I64) -> F64:
+        """Return float64[p], not clipped. event: int64[n] of the rows that the pairs count, -1 drawn."""
+        winner, loser = event[pairs.winner], event[pairs.loser]
+        return np.where(winner < 0, 1.0, self.won[winner]) * np.where(loser < 0, 1.0, self.lost[loser])
+
+
+def load_exposure(database: Path, events: EventsSettings, settings: PairingSettings) -> Exposure | None:
+    """Read position and propensity of the log that `import_log` wrote; None where `[pairing]` asks for neither.
+
+    Raises PairliftError where `[events]` does not name what is asked for, or a value is none of its kind.
+    """
+    wanted = {
+        "position": (settings.by_position, "position < 1", "a position below 1, which is the first place,"),
+        "propensity": (settings.propensity, "NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"),
+    }
+    if not any(asked for asked, _, _ in wanted.values()):
+        return None
+    with duckdb.connect(str(database), read_only=True) as con:
+        for name, (asked, bad, problem) in wanted.items():
+            if asked:
+                _check(con, events, name, bad, problem)
+        arrays = con.execute("SELECT position::DOUBLE AS position, propensity FROM events").fetchnumpy()
+    position, propensity = (np.ma.filled(arrays[name].astype(np.float64), np.nan) for name in wanted)
+    return Exposure.of(position, propensity, settings)
+
+
+def _check(con: duckdb.DuckDBPyConnection, events: EventsSettings, name: str, bad: str, problem: str) -> None:
+    expression = getattr(events, name)
+    key = "propensity" if name == "propensity" else "position_power or examination"
+    place = f"[events] {name} = {expression!r}"
+    if expression is None:
+        raise PairliftError(f"[pairing] {key} needs [events] {name}, which is not there: map it, or leave the key out")
+    readable = f"""(SELECT user_id, item_id, make_timestamp(ts) AS ts, {name} FROM events
+        JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
+    refuse(con, readable, bad, place, problem)
+    if not con.execute(f"SELECT count({name}) FROM events").fetchall()[0][0]:
+        raise PairliftError(f"{place}: NULL in every row, so [pairing] {key} would correct nothing: leave it out")
+
+
+def corrected(pairs: Pairs, groups: Groups, exposure: Exposure | None, settings: PairingSettings) -> Pairs:
+    """Return pairs for training with the weights of this module's formula; those of validation slices keep theirs.
+
+    The mean weight stays what it was. Without a correction and a half-life the pairs come back as they are.
+    """
+    group = groups.requests.row_request()[pairs.winner]
+    learned = ~groups.validation[group]
+    if (exposure is None and settings.half_life is None) or not learned.any():
+        return pairs
+    factor = np.ones(len(pairs))
+    if exposure is not None:
+        factor = np.minimum(exposure.correction(pairs, groups.event), settings.max_correction)
+    if settings.half_life is not None:
+        as_of = groups.requests.as_of[group]
+        age = np.maximum(as_of[learned].max() - as_of, 0)
+        factor = factor * 0.5 ** (age / settings.half_life)
+    return Pairs(pairs.winner, pairs.loser, _scaled(pairs.weight, factor, learned), pairs.sampled)
+
+
+def _scaled(weight: F32, factor: F64, learned: Bool) -> F32:
+    new = weight * factor
+    new *= weight[learned].sum(dtype=np.float64) / new[learned].sum()
+    return np.where(learned, np.maximum(new, LEAST), weight).astype(np.float32)

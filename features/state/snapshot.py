@@ -1,0 +1,107 @@
+"""A snapshot: the state as of a time in a folder of memory-mapped arrays, immutable."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.arrays import load_array, load_arrays, save_arrays
+from features.counters.distinct import Distinct, distinct_parts
+from features.counters.plans import make_plans
+from features.counters.spec import Counter, Span
+from features.counters.timeline import Timeline
+from features.newcomers import Newcomers
+from features.schema import Attribute, Catalog, Ids
+from features.state.histories import Histories
+from features.state.store import Segment, State
+
+#: the attributes of a catalogue
+SIDES = ("item_attributes", "user_attributes", "contexts")
+#: ids of new users and items, and the room for them; only where a server recorded
+NEWCOMERS = "newcomers.json"
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write a state into an empty folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_arrays(folder / "histories", state.histories)
+    np.save(folder / "first_seen.npy", state.first_seen)
+    for place, segment in enumerate(state.segments):
+        for name in ("timelines", "distincts"):
+            for number, arrays in enumerate(getattr(segment, name)):
+                save_arrays(folder / f"segment{place}" / f"{name}{number}", arrays)
+    _save_catalog(folder / "catalog", state.catalog)
+    sides = {"users": state.catalog.new_users, "items": state.catalog.new_items}
+    if any(side.room for side in sides.values()):
+        new = {name: {"room": side.room, "ids": side.known} for name, side in sides.items()}
+        (folder / NEWCOMERS).write_text(json.dumps(new, ensure_ascii=False))
+    told = {
+        "end": state.end,
+        "grades": state.grades,
+        "segments": len(state.segments),
+        "counters": [asdict(c) for c in state.counters],
+    }
+    (folder / "state.json").write_text(json.dumps(told, indent=1))
+
+
+def load_state(folder: Path) -> State:
+    """Map a state that `save_state` wrote."""
+    told = json.loads((folder / "state.json").read_text())
+    counters = tuple(Counter(**{**c, "key": tuple(c["key"]), "span": Span(**c["span"])}) for c in told["counters"])
+    grades = tuple(told["grades"])
+    plans = make_plans(counters, grades)
+    indexes = len(distinct_parts(counters))
+    segments = tuple(
+        Segment(
+            tuple(load_arrays(folder / f"segment{k}" / f"timelines{n}", Timeline) for n in range(len(plans))),
+            tuple(load_arrays(folder / f"segment{k}" / f"distincts{n}", Distinct) for n in range(indexes)),
+        )
+        for k in range(told["segments"])
+    )
+    histories = load_arrays(folder / "histories", Histories)
+    first_seen = load_array(folder / "first_seen.npy")
+    catalog = _load_catalog(folder / "catalog")
+    if (folder / NEWCOMERS).exists():
+        new = json.loads((folder / NEWCOMERS).read_text())
+        users, items = (Newcomers.of(new[side]["ids"], new[side]["room"]) for side in ("users", "items"))
+        catalog = replace(catalog, new_users=users, new_items=items)
+    return State(catalog, counters, grades, plans, segments, first_seen, histories, told["end"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Bare:
+    """What the catalogue's own files have; the rest has files of its own."""
+
+    user_ids: Ids | tuple[str, ...]
+    item_ids: Ids | tuple[str, ...]
+    surfaces: tuple[str, ...]
+    item_attributes: tuple[Attribute, ...] = ()
+    user_attributes: tuple[Attribute, ...] = ()
+    contexts: tuple[Attribute, ...] = ()
+
+
+def _save_catalog(folder: Path, catalog: Catalog) -> None:
+    save_arrays(folder, _Bare(catalog.user_ids, catalog.item_ids, catalog.surfaces))
+    for side in SIDES:
+        attributes: tuple[Attribute, ...] = getattr(catalog, side)
+        (folder / f"{side}.json").write_text(json.dumps([a.name for a in attributes]))
+        for number, attribute in enumerate(attributes):
+            save_arrays(folder / f"{side}_{number}", attribute)
+
+
+def _load_catalog(folder: Path) -> Catalog:
+    def attributes(side: str) -> tuple[Attribute, ...]:
+        names = json.loads((folder / f"{side}.json").read_text())
+        return tuple(load_arrays(folder / f"{side}_{number}", Attribute) for number in range(len(names)))
+
+    bare = load_arrays(folder, _Bare)
+    ids = _ids(bare.user_ids), _ids(bare.item_ids)
+    items, users, contexts = (attributes(side) for side in SIDES)
+    return Catalog(*ids, bare.surfaces, items, users, contexts)
+
+
+def _ids(ids: Any) -> Ids:
+    # Ids of text are written as a list; a tuple comes back.
+    return np.array(ids, dtype=object) if isinstance(ids, tuple) else np.asarray(ids)

@@ -1,0 +1,5 @@
+"""`python -m ranker.cli`."""
+
+from ranker.cli.main import main
+
+main()

@@ -1,0 +1,66 @@
+"""The commands of `pairlift bundle`; `ranker.cli.main` adds the group."""
+
+from pathlib import Path
+
+import click
+
+BUNDLE = click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
+
+
+@click.group()
+def bundle() -> None:
+    """Look at a trained bundle, or check that none of its bytes has changed."""
+
+
+@bundle.command()
+@BUNDLE
+def show(folder: Path) -> None:
+    """Print a bundle's version, measured figures, snapshot time and size, and what each column does.
+
+    gain: share of the training loss's fall; splits: how many compare the column; |SHAP|: by how much it moves a raw
+    score, on average over rows of the validation slice; direction: +1 where a higher value raises the score, -1
+    where it lowers it, - for a category or a column that is not used. The same is in BUNDLE/importance.json.
+    """
+    import json
+
+    from features.pairing.split import iso
+    from ranker.bundle import IMPORTANCE, read_manifest
+    from ranker.metrics.importance import importance_lines
+
+    manifest = read_manifest(folder)
+    size = sum((folder / name).stat().st_size for name in manifest["files"] if (folder / name).is_file())
+    click.echo(f"version           {manifest['version']} (format {manifest['format']})")
+    click.echo(f"snapshot          {iso(manifest['snapshot_time'])}")
+    for name, value in manifest["measured"].items():
+        click.echo(f"{name:17} {value}")
+    click.echo(f"size              {size / 1e6:.1f} MB in {len(manifest['files'])} files")
+    click.echo(f"columns           {len(manifest['columns'])}")
+    for line in importance_lines(json.loads((folder / IMPORTANCE).read_text())):
+        click.echo(line)
+
+
+@bundle.command()
+@BUNDLE
+def verify(folder: Path) -> None:
+    """Hash every file of a bundle against its manifest, and load it; exit status 2 names what differs."""
+    from ranker.bundle import load_bundle
+
+    loaded = load_bundle(folder)
+    click.echo(f"{folder}: version {loaded.version}, whole and loadable")
+
+
+@bundle.command()
+@BUNDLE
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, such as forest.onnx.")
+def onnx(folder: Path, out: Path) -> None:
+    """Write a bundle's forest as an ONNX graph, for what does not read LightGBM's text (booster.txt is that).
+
+    Input `features`: float32[n, columns] in the bundle's order, NaN where missing; output `score`: float64[n], the
+    raw score. It is one TreeEnsemble of ai.onnx.ml 5 (ONNX Runtime 1.20 or later), categories and missing values
+    included, and is compared with LightGBM on rows at every threshold before it is written. The columns' names are in
+    the file's metadata.
+    """
+    from ranker.export.onnx import export_forest
+
+    trees = export_forest(folder, out)
+    click.echo(f"wrote {out}: {trees} trees, {out.stat().st_size / 1e3:,.0f} kB, equal to LightGBM's scores")

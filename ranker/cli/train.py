@@ -1,0 +1,122 @@
+"""The commands `train` and `retune`; `ranker.cli.main` adds them to the group."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from features.errors import PairliftError
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+
+FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
+
+#: LightGBM's own default of `refit_decay_rate`
+DECAY = 0.9
+GIB = 2**30
+
+
+def memory_option(text: str) -> Callable[[FC], FC]:
+    """Return `--memory GIB` with its help."""
+    kind = click.FloatRange(0, min_open=True)
+    return click.option("--memory", type=kind, default=2.0, show_default=True, metavar="GIB", help=text)
+
+
+@click.command()
+@CONFIG
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; an old one is replaced."
+)
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones.",
+)
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    help="Pairs to learn from in place of made ones: a file as `pairlift pairs --slice train` writes it. The cap and "
+    "the corrections of [pairing] do not touch them; validation and test keep the pairs that are made.",
+)
+@click.option(
+    "--warm-start",
+    metavar="BUNDLE",
+    type=click.Path(path_type=Path),
+    help="Boost on from this earlier bundle's trees, which stay as they are, in place of from nothing.",
+)
+@click.option(
+    "--refit",
+    metavar="BUNDLE",
+    type=click.Path(path_type=Path),
+    help="Keep this earlier bundle's trees, and give their leaves new values from the rows of today.",
+)
+@click.option(
+    "--refit-decay",
+    type=click.FloatRange(0, 1),
+    help="The share of an old leaf value that --refit keeps (without it 0.9).",
+)
+@memory_option(
+    "What counting the items that are taken together may take, beside the log itself and the table of neighbours "
+    "(800 bytes an item); 5 to 9 bytes an event and 40 an item are needed however little is given. Less makes more and "
+    "smaller blocks of items, the same numbers, and every block reads all events anew.",
+)
+def train(
+    config: Path,
+    out: Path,
+    features: Path | None,
+    pairs: Path | None,
+    warm_start: Path | None,
+    refit: Path | None,
+    refit_decay: float | None,
+    memory: float,
+) -> None:
+    """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
+
+    Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
+    and the booster whose PairAccuracy on the test is printed.
+
+    For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
+    and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
+    splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
+    whose columns, counters, grades or plugins are others is refused, and so is a bundle that has seen the present
+    test. The old trees' PairAccuracy on the test is printed beside the new.
+    """
+    from ranker.config import load_config
+    from ranker.train import train as run
+
+    if warm_start is not None and refit is not None:
+        raise PairliftError("--warm-start and --refit: choose one")
+    if refit is None and refit_decay is not None:
+        raise PairliftError("--refit-decay is for --refit BUNDLE, which is not there")
+    start: Any = None if warm_start is None else ("warm-start", warm_start, 1.0)
+    if refit is not None:
+        start = ("refit", refit, DECAY if refit_decay is None else refit_decay)
+    measured = run(load_config(config), out, features, pairs, start, int(memory * GIB))
+    old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
+    click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
+
+
+@click.command()
+@CONFIG
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="No trial starts later."
+)
+@click.option("--trials", type=click.IntRange(1), help="At most so many trials in this run.")
+def retune(config: Path, minutes: float, trials: int | None) -> None:
+    """Search for better [booster] and [pairing] parameters of CONFIG, with Optuna, and print them for the TOML.
+
+    Every change of the stack moves the optimum: run this after one. Trial 0 has the TOML's own parameters. A trial
+    is two fits of other seeds, judged by PairAccuracy on the booster's validation slice, the one that also stops
+    each fit; the test is not read. The gain, of five fits each, has an interval about new users and seeds; where that
+    holds zero, it is "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
+
+    The plugins are those of [ranker], fitted once: where [pairing] values change, `pairlift train` fits towers anew.
+    A run goes on where an earlier one on the same rows, parameters and code ended; Ctrl-C keeps what is finished. Every
+    trial is in retune.json of CONFIG's work folder. The TOML is not changed.
+    """
+    from ranker.config import load_config
+    from ranker.training.retune import as_table
+    from ranker.training.retune import retune as run
+
+    click.echo(as_table(run(load_config(config), minutes, trials)))

@@ -1,0 +1,1 @@
+"""Pairs, rows and the forest as files for other tools."""

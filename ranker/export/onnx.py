@@ -1,0 +1,183 @@
+"""A booster as an ONNX graph: the operator TreeEnsemble of ai.onnx.ml 5, in float64, so that nothing is rounded.
+
+Input `features`: float32[n, columns], in the order of the bundle's columns, NaN where missing. Output `score`:
+float64[n], LightGBM's raw score; sums may differ in the last bits, for the runtime adds trees in an order of its own.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from features.errors import PairliftError
+from features.schema import F32, F64
+from ranker.bundle import verify_bundle
+from ranker.forest.bitvectors import NAN as MISSING_NAN
+from ranker.forest.bitvectors import ZERO as MISSING_ZERO
+from ranker.forest.scorer import Scorer, probe_rows
+from ranker.forest.text import Tree, UnsupportedError, parse
+
+LEQ, MEMBER = 0, 6  # modes of a split: not above a value, or in a set
+#: as ONNX Runtime 1.20 and later read them
+OPSET, ML_OPSET = 18, 5
+ZERO = np.float32(1e-35)  # LightGBM's kZeroThreshold, a float32
+#: scores may differ by so much of the largest one, for sums are made in another order
+TOLERANCE = 1e-12
+#: rows of the proof
+PROBE = 4096
+
+
+class _Ensemble:
+    """Collects the arrays of one TreeEnsemble."""
+
+    def __init__(self) -> None:
+        self.roots: list[int] = []
+        self.feature: list[int] = []
+        self.mode: list[int] = []
+        self.split: list[float] = []
+        self.missing_left: list[int] = []
+        self.children: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        self.members: list[float] = []
+        self.leaf: list[float] = []
+
+    def add(self, tree: Tree) -> None:
+        """Append a tree; one of a single leaf becomes a split whose sides are that leaf."""
+        node, leaf = len(self.feature), len(self.leaf)
+        self.roots.append(node)
+        self.leaf += tree.leaf.tolist()
+        if not len(tree.feature):
+            self._split(0, LEQ, 0.0, False, (leaf, 1), (leaf, 1))
+        for k in range(len(tree.feature)):
+            sides = [(leaf + ~int(c), 1) if c < 0 else (node + int(c), 0) for c in (tree.left[k], tree.right[k])]
+            if tree.decision[k] & 1:
+                self.members += [*_categories(tree, k), float("nan")]
+                self._split(int(tree.feature[k]), MEMBER, 0.0, False, *sides)
+            else:
+                self._split(int(tree.feature[k]), LEQ, float(tree.threshold[k]), _missing_left(tree, k), *sides)
+
+    def _split(
+        self, feature: int, mode: int, value: float, missing_left: bool, left: tuple[int, int], right: tuple[int, int]
+    ) -> None:
+        self.feature.append(feature)
+        self.mode.append(mode)
+        self.split.append(value)
+        self.missing_left.append(int(missing_left))
+        self.children[True].append(left)
+        self.children[False].append(right)
+
+    def node(self) -> onnx.NodeProto:
+        """Return the operator, from `numbers` to `sums`."""
+        sides: dict[str, list[int]] = {}
+        for side, name in ((True, "true"), (False, "false")):
+            ids, leaves = zip(*self.children[side], strict=True)
+            sides |= {f"nodes_{name}nodeids": list(ids), f"nodes_{name}leafs": list(leaves)}
+        tensors = {
+            "nodes_modes": np.array(self.mode, np.uint8),
+            "nodes_splits": np.array(self.split),
+            "leaf_weights": np.array(self.leaf),
+        }
+        if self.members:
+            tensors["membership_values"] = np.array(self.members)
+        return helper.make_node(
+            "TreeEnsemble", ["numbers"], ["sums"], domain="ai.onnx.ml", n_targets=1, aggregate_function=1,
+            post_transform=0, tree_roots=self.roots, nodes_featureids=self.feature,
+            nodes_missing_value_tracks_true=self.missing_left, leaf_targetids=[0] * len(self.leaf),
+            **sides, **{name: numpy_helper.from_array(values) for name, values in tensors.items()},
+        )  # fmt: skip
+
+
+def _categories(tree: Tree, node: int) -> list[float]:
+    """Return the categories that go left."""
+    which = int(tree.threshold[node])
+    words = tree.bits[tree.bounds[which] : tree.bounds[which + 1]]
+    return [float(32 * w + b) for w, word in enumerate(words.tolist()) for b in range(32) if word >> b & 1]
+
+
+def _missing_left(tree: Tree, node: int) -> bool:
+    """Tell where NaN goes: to the default side, or where LightGBM knows no missing values, as a zero."""
+    kind = int(tree.decision[node]) >> 2 & 3
+    return bool(tree.decision[node] & 2) if kind in (MISSING_ZERO, MISSING_NAN) else bool(tree.threshold[node] >= 0)
+
+
+def make_onnx(booster: lgb.Booster) -> onnx.ModelProto:
+    """Return the graph of a booster. Raises PairliftError for what it cannot say (linear trees, several classes)."""
+    ensemble = _Ensemble()
+    try:
+        trees = parse(booster.model_to_string(num_iteration=-1))
+    except UnsupportedError as error:
+        raise PairliftError(f"this booster has no ONNX form: {error}") from error
+    for tree in trees:
+        ensemble.add(tree)
+    zeros = _features(trees, lambda decision: not decision & 1 and decision >> 2 & 3 == MISSING_ZERO)
+    categorical = _features(trees, lambda decision: bool(decision & 1))
+    width = booster.num_feature()
+    constants, nodes = _clean(width, zeros, categorical)
+    graph = helper.make_graph(
+        [*nodes, ensemble.node(), helper.make_node("Squeeze", ["sums", "last"], ["score"])],
+        "forest",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("score", TensorProto.DOUBLE, ["n"])],
+        [*constants, numpy_helper.from_array(np.array([1]), "last")],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="pairlift")
+
+
+def _features(trees: list[Tree], which: Callable[[int], bool]) -> set[int]:
+    """Return the features that some split compares whose decision is such a one."""
+    found = ((f, d) for t in trees for f, d in zip(t.feature.tolist(), t.decision.tolist(), strict=True))
+    return {feature for feature, decision in found if which(decision)}
+
+
+def _clean(width: int, zeros: set[int], categorical: set[int]) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """Return constants and nodes from `features` to `numbers`, as LightGBM reads a row.
+
+    In float64; what is almost 0 is 0, or missing where the forest was fitted so; a category is cut to an integer.
+    """
+    column = np.arange(width)
+    constants = {
+        "almost_zero": np.array(np.float64(ZERO)),
+        "zero": np.where(np.isin(column, list(zeros)), np.nan, 0.0)[None, :],
+        "is_category": np.isin(column, list(categorical))[None, :],
+    }
+    nodes = [
+        helper.make_node("Cast", ["features"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("Abs", ["wide"], ["size"]),
+        helper.make_node("LessOrEqual", ["size", "almost_zero"], ["is_zero"]),
+        helper.make_node("Where", ["is_zero", "zero", "wide"], ["number"]),
+        helper.make_node("Floor", ["size"], ["whole"]),
+        helper.make_node("Sign", ["wide"], ["sign"]),
+        helper.make_node("Mul", ["whole", "sign"], ["category"]),
+        helper.make_node("Where", ["is_category", "category", "number"], ["numbers"]),
+    ]
+    return [numpy_helper.from_array(value, name) for name, value in constants.items()], nodes
+
+
+def export_forest(bundle: Path, out: Path) -> int:
+    """Write the forest of a bundle, proved equal on rows at its thresholds; return the number of its trees.
+
+    The file's metadata has the columns in their order, the categorical ones among them, and the bundle's version.
+    """
+    manifest = verify_bundle(bundle)
+    booster = lgb.Booster(model_file=str(bundle / "booster.txt"))
+    model = make_onnx(booster)
+    told = {"columns": manifest["columns"], "categorical": manifest["spec"]["categorical"]}
+    helper.set_model_props(model, {k: json.dumps(v) for k, v in told.items()} | {"bundle": manifest["version"]})
+    content = model.SerializeToString()
+    rows = probe_rows(Scorer.compile(booster), PROBE)
+    want = np.asarray(booster.predict(rows, raw_score=True))
+    if np.abs(run_onnx(content, rows) - want).max(initial=0) > TOLERANCE * max(np.abs(want).max(initial=0), 1):
+        raise PairliftError(f"{out}: not written: ONNX Runtime gives other scores than LightGBM; please report this")
+    out.write_bytes(content)
+    return int(booster.num_trees())
+
+
+def run_onnx(content: bytes, rows: F32) -> F64:
+    """Return float64[n] scores of ONNX Runtime on the CPU."""
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["score"], {"features": rows})[0])

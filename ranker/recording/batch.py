@@ -1,0 +1,82 @@
+"""A batch of events to record, and what became of it, in our own terms. The clients load this, and no more."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.errors import PairliftError
+from features.log.segments import FRAME, SEGMENT
+
+#: columns of `Batch.events` beside the ids and ts; a file may lack them
+OPTIONAL = {"surface": pa.string(), "organic": pa.bool_(), "request_id": pa.string(), "position": pa.int32()}
+NEEDED = ("event_id", "user_id", "item_id", "ts")
+
+
+class Batch(NamedTuple):
+    """n events as they came.
+
+    events: event_id, user_id, item_id (int64 or text), ts (int64 µs UTC), surface, organic, request_id, position;
+    null unknown. feedback: n numbers or texts by name, null unknown. grades: n names, empty for none; or nothing.
+    """
+
+    events: pa.Table
+    feedback: dict[str, pa.Array]
+    grades: Sequence[str]
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: events on disk, known before, and (index, reason) of the refused ones."""
+
+    recorded: int
+    duplicates: int
+    refused: tuple[tuple[int, str], ...]
+
+
+def read_batches(path: Path, size: int) -> Iterator[Batch]:
+    """Yield the rows of a Parquet file in batches: the columns of `Batch.events`, `grade`, and any others as feedback.
+
+    ts: a timestamp, or an integer of µs UTC. PairliftError where a needed column is missing or cannot be read so.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PairliftError(f"{path} is no Parquet file that can be read: {error}") from error
+    missing = [name for name in NEEDED if name not in file.schema_arrow.names]
+    if missing:
+        found = ", ".join(file.schema_arrow.names)
+        raise PairliftError(
+            f"{path}: the column '{missing[0]}' was expected, found {found}. Each event needs {', '.join(NEEDED)}; "
+            "an event_id that it has for ever is what keeps a resend from counting twice"
+        )
+    for part in file.iter_batches(size):
+        yield _batch(path, pa.table(part))
+
+
+def _batch(path: Path, table: pa.Table) -> Batch:
+    columns = {}
+    try:
+        for name in NEEDED:
+            if table[name].null_count:
+                raise PairliftError(f"{path}: NULL in the column '{name}' where a value was expected")
+            text = pa.types.is_string(table[name].type) or pa.types.is_large_string(table[name].type)
+            columns[name] = table[name].cast(pa.string() if text else pa.int64())
+        if pa.types.is_timestamp(table["ts"].type):
+            columns["ts"] = table["ts"].cast(pa.timestamp("us", table["ts"].type.tz)).cast(pa.int64())
+        for name, kind in OPTIONAL.items():
+            columns[name] = table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)
+        # A file that a server exported may be recorded into another log.
+        rest = [name for name in table.column_names if name not in {*columns, "grade", SEGMENT, FRAME}]
+        feedback = {name: _feedback(table[name].combine_chunks()) for name in rest}
+    except pa.ArrowInvalid as error:
+        raise PairliftError(f"{path}: {error}") from error
+    grades = [g or "" for g in table["grade"].to_pylist()] if "grade" in table.column_names else []
+    return Batch(pa.table(columns), feedback, grades)
+
+
+def _feedback(values: pa.Array) -> pa.Array:
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
+    return values.cast(pa.string() if pa.types.is_string(values.type) else pa.float64())

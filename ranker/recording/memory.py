@@ -1,0 +1,157 @@
+"""How much memory the served state takes: bytes per key and per event, and the most that recording can add."""
+
+import math
+import os
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from features.counters.latest import row_bytes, table_bytes
+from features.errors import PairliftError
+from features.ids import SLOT_BYTES
+from features.log.dedupe import BYTES_PER_KEY
+from features.newcomers import bytes_per_id
+from features.state.histories import COLUMNS
+from features.state.store import State
+from ranker.config import MAX_ID_BYTES, RecordSettings
+
+GIB = 1 << 30
+#: bytes of an int64
+WORD = 8
+#: arrays of a timeline that have an entry for each key; the others have one for each event, or a share of it
+OF_KEYS = ("codes", "offsets", "mark_offsets")
+#: share of the machine's memory that is the limit where none is given
+SHARE = 0.75
+#: events below which a state says nothing about the bytes of an event
+FEW = 1000
+#: bytes of an event for one key, and entries of it in one timeline, where the state is too small to tell
+GUESS, ENTRIES = 40, 2
+#: bytes of an event in an `EventLog` that a history lacks: user, request, pairable
+BESIDE = 13
+#: bytes of an entry of a timeline while it is built, at most: its row and code, and both twice while they are sorted
+SORTED = 64
+#: times the rows of the histories that their buffer takes, at most: gaps of blocks that moved, blocks with twice their
+#: rows, and the buffer before it while all is moved
+BUFFER = 4
+
+
+class Plan(NamedTuple):
+    """keys: (name, keys, bytes per key). event: bytes per event, all keys and the history. new: (name, room, bytes of
+    each) of new users and items. ids: event ids that are known without an event to serve. now, most: bytes.
+    """
+
+    keys: tuple[tuple[str, int, float], ...]
+    event: float
+    new: tuple[tuple[str, int, int], ...]
+    ids: int
+    now: int
+    most: int
+
+
+def _bytes(arrays: Any, names: tuple[str, ...]) -> int:
+    return sum(getattr(arrays, name).nbytes for name in names)
+
+
+def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[tuple[str, int, int], ...]:
+    """Return (name, room, bytes of each) of new users and items; none comes without an event.
+
+    Each has a key in the base's timelines that name its side (code and offset), and a row in their tables, both twice
+    while the base is rebuilt. A user has bounds of a history (3), two of which are copied with each fold; an item the
+    time of its first event.
+    """
+    catalog = state.catalog
+    rooms = {"user": catalog.new_users.room, "item": catalog.new_items.room}
+    each = {
+        "user": bytes_per_id(catalog.user_ids.dtype == object, max_id_bytes) + 5 * WORD,
+        "item": bytes_per_id(catalog.item_ids.dtype == object, max_id_bytes) + 2 * WORD,
+    }
+    for number, plan in enumerate(state.plans):
+        row = row_bytes(plan) + 4 * SLOT_BYTES if number in state.kinds().tabled else 0
+        for side in set(plan.key) & rooms.keys():
+            each[side] += 2 * (2 * WORD + row)
+    return tuple((f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
+
+
+def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES, ids: int = 0) -> Plan:
+    """Return what the state takes, and the most with `max_events` recorded ones, ids of at most `max_id_bytes` where
+    they are text, and `ids` event ids beside those of these events.
+
+    The most is that of a rebuild: the state of the start, which the bundle holds (mapped, where it is of a file), the
+    served one, the one that is built, and what building it takes for a while.
+    """
+    events = max(len(state.histories.item), 1)
+    keys, of_events, of_keys = [], 0, state.histories.offsets.nbytes
+    base = state.segments[0]
+    named: list[tuple[str, Any]] = [
+        ("_x_".join(plan.key), t) for plan, t in zip(state.plans, base.timelines, strict=True)
+    ]
+    for name, part in [*named, *((f"distinct {k}", d) for k, d in enumerate(base.distincts))]:
+        arrays = tuple(f.name for f in fields(part))
+        per_key = _bytes(part, tuple(a for a in arrays if a in OF_KEYS))
+        total = _bytes(part, arrays)
+        count = max(len(part.offsets) - 1, 1)
+        keys.append((name, count, total / count))
+        of_keys, of_events = of_keys + per_key, of_events + total - per_key
+    of_events += _bytes(state.histories, COLUMNS)
+    for number in state.kinds().tabled:
+        plan, timeline = state.plans[number], base.timelines[number]
+        size, count = table_bytes(plan, timeline), len(timeline.offsets) - 1
+        keys.append((f"table of {'_x_'.join(plan.key)}", count, size / max(count, 1)))
+        of_keys += size
+    event = of_events / events if events >= FEW else float(GUESS * (len(named) + 1))
+    now = of_events + of_keys
+    most = 3 * now + 2 * max_events * event + (max_events + ids) * BYTES_PER_KEY
+    most += (events + max_events) * _for_a_while(state) + max_events * _row_bytes(state)
+    new = _of_newcomers(state, max_events, max_id_bytes)
+    most += sum(room * size for _, room, size in new)
+    return Plan(tuple(keys), event, new, ids, now, round(most))
+
+
+def _row_bytes(state: State) -> int:
+    """Return the bytes of an event in an `EventLog`: layers keep theirs, to be merged."""
+    return _history_bytes(state) + BESIDE
+
+
+def _history_bytes(state: State) -> int:
+    columns = [getattr(state.histories, name) for name in COLUMNS]
+    return sum(column.itemsize * math.prod(column.shape[1:]) for column in columns)
+
+
+def _for_a_while(state: State) -> float:
+    """Return the bytes for each event, in a rebuild, of what is in neither state: the log that it reads, the largest
+    timeline while it is sorted, and the histories' buffer.
+    """
+    events, base = len(state.histories.item), state.segments[0]
+    parts = *(t.ts for t in base.timelines), *(d.ts for d in base.distincts)
+    entries = max((len(ts) for ts in parts), default=0)
+    share = entries / events if events >= FEW else ENTRIES
+    return _row_bytes(state) + SORTED * share + (BUFFER - 1) * _history_bytes(state)
+
+
+def described(plan: Plan, limit: float, max_events: int) -> list[str]:
+    """Return the lines that a server prints at its start."""
+    lines = [f"memory: {name}: {count:,} keys, {size:.0f} bytes per key" for name, count, size in plan.keys]
+    lines += [f"memory: {name}: room for {room:,}, {size} bytes each" for name, room, size in plan.new]
+    lines += [f"memory: {plan.ids:,} event ids beside those of recorded events to serve, {BYTES_PER_KEY} bytes each"]
+    return [
+        *lines,
+        f"memory: {plan.event:.0f} bytes per event; the state takes {plan.now / GIB:.2f} GiB, and at most "
+        f"{plan.most / GIB:.2f} GiB with {max_events:,} recorded events (the limit is {limit:.2f} GiB)",
+    ]
+
+
+def memory_lines(state: State, settings: RecordSettings, ids: int = 0) -> list[str]:
+    """Return the lines to print; PairliftError where the most is above `memory` (GiB; None: 3/4 of the machine's).
+
+    ids: as of `plan_memory`.
+    """
+    limit, max_events = settings.memory, settings.max_events
+    if limit is None:
+        limit = SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    plan = plan_memory(state, max_events, settings.max_id_bytes, ids)
+    if plan.most > limit * GIB:
+        further = f" and the {ids:,} event ids that the log has beside them" if ids else ""
+        raise PairliftError(
+            f"the state with {max_events:,} recorded events{further} may take {plan.most / GIB:.2f} GiB and the limit "
+            f"is {limit:.2f} GiB: lower [record] max_events, new_users, new_items or max_id_bytes, or raise memory"
+        )
+    return described(plan, limit, max_events)

@@ -1,0 +1,94 @@
+"""Numbers of users and items that the bundle does not know: given in the order of the event log, so always the same."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.newcomers import Newcomers
+from features.schema import I32, I64, Catalog, EventLog
+from features.state.live import merged
+from features.state.store import State
+from ranker.config import MAX_ID_BYTES
+
+log = logging.getLogger(__name__)
+
+SIDES = ("users", "items")
+
+
+def with_room(state: State, strangers: EventLog, users: int, items: int) -> State:
+    """Return a state with room for so many new users and items, or as many as it has.
+
+    Codes of keys with new ones rest on the room, so a state that has such (of a snapshot) is built anew where its room
+    is another. strangers: its events that are not in its histories.
+    """
+    was = state.catalog
+    # Copies: what a state has must not grow because a server was started on it.
+    new_users, new_items = Newcomers.of(was.new_users.known, users), Newcomers.of(was.new_items.known, items)
+    catalog = replace(was, new_users=new_users, new_items=new_items)
+    moved = (was.new_users.room, was.new_items.room) != (new_users.room, new_items.room)
+    if not moved or not was.new_users.count + was.new_items.count:
+        return replace(state, catalog=catalog)
+    log.info("[record] new_users or new_items is another than the snapshot's: its counters are built anew")
+    events = merged([state.histories.log(strangers.feedback_names), strangers])
+    built = State.build(events, catalog, state.counters, state.grades, state.histories)
+    return replace(built, end=state.end)
+
+
+class Numbering:
+    """Gives the dense indexes of new users and items. For one thread, which brings the events as the log has them."""
+
+    def __init__(self, catalog: Catalog, max_id_bytes: int = MAX_ID_BYTES) -> None:
+        """catalog: with room, and what a snapshot had already. max_id_bytes: of a new text id in UTF-8."""
+        self._known = catalog.n_users, catalog.n_items
+        self._text = catalog.user_ids.dtype == object, catalog.item_ids.dtype == object
+        self._most = max_id_bytes
+        self._told: set[str] = set()
+        self.new = catalog.new_users, catalog.new_items
+
+    def numbered(self, events: EventLog, table: pa.Table) -> EventLog:
+        """Return events of the state with the indexes of new ids for -1. table: the same events as the log has them.
+
+        Where there is no room, or the id is of the other kind (integer, text) than the bundle's, or too long, as it may
+        be in an older log, -1 stays.
+        """
+        user, new_users = self._side(0, events.user, table["user_id"])
+        item, new_items = self._side(1, events.item, table["item_id"])
+        self.new = new_users, new_items
+        return replace(events, user=user, item=item)
+
+    def _side(self, side: int, index: I32, ids: pa.ChunkedArray) -> tuple[I32, Newcomers]:
+        new = self.new[side]
+        rows = np.flatnonzero(index < 0)
+        if not len(rows) or pa.types.is_string(ids.type) != self._text[side]:
+            return index, new
+        rows = self._fitting(side, ids, rows) if self._text[side] else rows
+        wanted: list[Any] = ids.take(pa.array(rows)).to_pylist()
+        found, new = new.extended(wanted)
+        if (found < 0).any():
+            name = SIDES[side]
+            self._tell(f"[record] new_{name} = {new.room:,} is full: further new {name} are recorded, and", "the room")
+        out = index.copy()
+        out[rows] = np.where(found < 0, -1, self._known[side] + found)
+        return out, new
+
+    def _fitting(self, side: int, ids: pa.ChunkedArray, rows: I64) -> I64:
+        """Return those rows whose text ids are not too long, or have a number already."""
+        size = pc.binary_length(ids.take(pa.array(rows))).to_numpy()
+        long = rows[size > self._most]
+        if not len(long):
+            return rows
+        long = long[self.new[side].find(ids.take(pa.array(long)).to_pylist()) < 0]
+        if len(long):
+            told = f"the log has new {SIDES[side]} with ids of more than [record] max_id_bytes = {self._most}: they"
+            self._tell(told, "the limit")
+        return np.setdiff1d(rows, long)
+
+    def _tell(self, what: str, limit: str) -> None:
+        """Say once who stays cold, and until when."""
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("%s stay cold until a bundle is trained on them, or %s is raised", what, limit)

@@ -1,0 +1,206 @@
+"""Snapshots of a server that records, and what ties a recorded log to bundles and snapshots.
+
+A snapshot folder is a state (`features.state.snapshot`), `strangers/` (its events of users or items for which there was
+no room) and `manifest.json`: hashes of all files, and which frame of which log it goes up to, with that frame's
+checksum: a copy of the log may have gone on with others.
+"""
+
+import errno
+import itertools
+import json
+import logging
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.arrays import load_arrays, save_arrays
+from features.errors import PairliftError
+from features.log.recorded import Recorded
+from features.log.segments import sync_folder
+from features.pairing.split import iso
+from features.schema import Attribute, Catalog, EventLog
+from features.state.live import Frozen
+from features.state.snapshot import load_state, save_state
+from features.state.store import State
+from ranker.bundle import Bundle, read_manifest, recorded_of
+from ranker.hashes import hash_file
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+#: file of a log's folder: its name
+IDENTITY = "log.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a snapshot is from: the log's name, its last frame that is in it, its events of strangers.
+
+    checksum: of that frame; None where the log did not have it any more, or the snapshot is of an older Pairlift.
+    """
+
+    log: str
+    frame: int
+    strangers: EventLog
+    checksum: int | None = None
+
+
+def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str, checksum: int | None = None) -> Path:
+    """Write a snapshot into a new folder of `parent`; it appears whole or not at all, and never in another's place.
+
+    Its name is its end, its last frame and the version of the bundle that it fits, and a number where that is taken.
+    checksum: of its last frame in the log, None where that is not known.
+    """
+    stamp = iso(frozen.state.end).replace(":", "").replace(" ", "T")
+    name = f"{stamp}-{frozen.frame}-{bundle}"
+    partial = parent / f".{name}.{uuid.uuid4().hex}{PARTIAL}"
+    parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir()
+    try:
+        save_state(partial, frozen.state)
+        save_arrays(partial / "strangers", frozen.strangers)
+        files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        told = {"format": FORMAT, "end": frozen.state.end, "log": log, "frame": frozen.frame, "bundle": bundle}
+        told["checksum"] = checksum
+        (partial / MANIFEST).write_text(json.dumps({**told, "files": files}, indent=1))
+        _sync(partial)
+        folder = _placed(partial, parent / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_folder(parent)
+    return folder
+
+
+def _placed(partial: Path, wanted: Path) -> Path:
+    """Rename a folder to the wanted name, or to the first free one of `<name>-2`, `<name>-3`, …; return it."""
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            partial.rename(folder)  # over a folder that has files, or a file, it fails
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            return folder
+    raise AssertionError("a count has no end")
+
+
+def tidy_snapshots(parent: Path) -> None:
+    """Remove what a server that was killed left half written. The caller holds the log's lock."""
+    for left in parent.glob(f".*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
+    """Return the bundle with the state of another snapshot; PairliftError where that does not fit.
+
+    Every file is checked by its hash, and the ones that changed are named; only a snapshot without a manifest (as in
+    a bundle, whose manifest has the hashes) is taken as it is.
+    """
+    try:
+        told = _manifest(folder)
+        damaged = [name for name, expected in told.get("files", {}).items() if not _has_hash(folder / name, expected)]
+        if damaged:
+            raise PairliftError(f"{folder} is damaged, use another snapshot; missing or changed: {', '.join(damaged)}")
+        state = load_state(folder)
+        if not told:
+            logger.warning("%s has no %s: it is served without a check of its bytes", folder, MANIFEST)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PairliftError(f"{folder} is no snapshot, or a damaged one: {error}") from error
+    differing = _differences(bundle.state, state)
+    if differing:
+        raise PairliftError(
+            f"the snapshot {folder} does not fit the bundle {bundle.folder}: {'; '.join(differing)}. "
+            "Make it with the same TOML and the same users and items, or train the bundle again"
+        )
+    return replace(bundle, state=state, recorded={} if told else _recorded_beside(folder))
+
+
+def _recorded_beside(folder: Path) -> Recorded:
+    """Return which recorded events a snapshot without a manifest has: it is a bundle's own, or has none."""
+    bundle = folder.resolve().parent
+    if folder.name != "snapshot" or not (bundle / MANIFEST).is_file():
+        return {}
+    return recorded_of(read_manifest(bundle))
+
+
+def origin_of(folder: Path) -> Origin | None:
+    """Return where a snapshot that `with_snapshot` took is from; None where it is of no recorded log."""
+    told = _manifest(folder)
+    if not told:
+        return None
+    return Origin(told["log"], told["frame"], load_arrays(folder / "strangers", EventLog), told.get("checksum"))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest, empty where there is none."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    told: dict[str, Any] = json.loads(path.read_text())
+    if told.get("format") != FORMAT:
+        raise PairliftError(f"{path}: format {FORMAT} was expected, found {told.get('format')}")
+    return told
+
+
+def _differences(expected: State, found: State) -> list[str]:
+    # Plugins and the co-occurrence table count items and users by dense index, and the booster knows
+    # categories by code: one id more, and every number behind it would mean another thing without an error.
+    problems = []
+    if expected.counters != found.counters:
+        problems.append(f"{len(expected.counters)} counters were expected, found {len(found.counters)} or other ones")
+    for side in ("user", "item"):
+        ours, theirs = (getattr(state.catalog, f"{side}_ids") for state in (expected, found))
+        if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
+            problems.append(f"{len(ours):,} {side}s were expected, found {len(theirs):,} or other ids")
+        if _vocabulary(expected.catalog, side) != _vocabulary(found.catalog, side):
+            problems.append(f"the {side}s' attributes are others")
+    if expected.catalog.surfaces != found.catalog.surfaces:
+        problems.append("the surfaces are others")
+    if expected.histories.feedback.shape[1:] != found.histories.feedback.shape[1:]:
+        problems.append("the histories have other feedback columns")
+    return problems
+
+
+def _vocabulary(catalog: Catalog, side: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    attributes: tuple[Attribute, ...] = getattr(catalog, f"{side}_attributes")
+    return [(a.name, a.kind, () if a.kind == "text" else tuple(a.values)) for a in attributes]
+
+
+def _has_hash(path: Path, expected: str) -> bool:
+    return path.is_file() and hash_file(path) == expected
+
+
+def log_name(folder: Path) -> str:
+    """Return the name of the log in a folder, which it is given for ever; PairliftError where the file is damaged."""
+    path = folder / IDENTITY
+    try:
+        if path.exists():
+            return str(json.loads(path.read_text())["log"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise PairliftError(f"{path} is damaged ({error}); restore it from a copy") from error
+    name, partial = str(uuid.uuid4()), path.with_suffix(PARTIAL)
+    with partial.open("w") as file:
+        json.dump({"log": name}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    sync_folder(folder)
+    return name

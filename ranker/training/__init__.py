@@ -1,0 +1,1 @@
+"""From a prepared log to fitted boosters: stages, the pairwise objective, arms, restarts and tuning."""

@@ -1,0 +1,144 @@
+"""Daily retraining: the trees and plugins of an earlier bundle, checked against the present log and put in its codes.
+
+Plugins are kept as they were fitted, for a tower that is trained anew gives columns of another meaning, on which
+old splits would be nonsense. Codes of items, users and categories are places in sorted lists, so new ones shift the
+old: plugins and splits are moved along.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightgbm as lgb
+
+from features.errors import PairliftError
+from features.pairing.split import iso
+from features.plugin import FeaturePlugin, RecodedPlugin
+from features.schema import Catalog, lookup
+from ranker.bundle import Bundle, columns_of, load_bundle, read_manifest
+from ranker.config import BoosterSettings
+from ranker.hashes import hash_value
+from ranker.training.booster import Slice, fit_booster
+from ranker.training.prepare import Prepared
+from ranker.training.recode import moved_codes, recode, vocabulary
+from ranker.training.refit import refit_booster
+
+Mode = Literal["warm-start", "refit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a fit starts from. booster and plugins count items, users and categories as the present log does.
+
+    mode: `warm-start` boosts on from the old trees, `refit` keeps them and gives their leaves new values. decay: the
+    share of an old leaf value that a refit keeps.
+    """
+
+    mode: Mode
+    version: str
+    booster: lgb.Booster
+    plugins: dict[str, FeaturePlugin]
+    decay: float
+
+    @property
+    def key(self) -> str:
+        """A hash of all that a fit takes from it."""
+        return hash_value([self.mode, self.booster.model_to_string(num_iteration=-1), self.decay])
+
+    def fit(
+        self,
+        columns: list[str],
+        categorical: list[str],
+        train: Slice,
+        validation: Slice,
+        settings: BoosterSettings,
+        seed: int,
+    ) -> lgb.Booster:
+        """Return the new booster: see `fit_booster` and `refit_booster`."""
+        if self.mode == "refit":
+            return refit_booster(self.booster, train, validation, settings, self.decay)
+        return fit_booster(columns, categorical, train, validation, settings, seed, self.booster)
+
+
+def load_start(folder: Path, prepared: Prepared, mode: Mode, decay: float) -> Start:
+    """Read an earlier bundle to start from; PairliftError where its trees would mean something else on this log."""
+    old = load_bundle(folder)
+    place = f"--{mode} {folder}"
+    _refuse_other_columns(place, old, prepared)
+    _refuse_other_meanings(place, old, prepared)
+    _refuse_later_split(place, read_manifest(folder)["split"], prepared)
+    if mode == "refit" and prepared.config.booster.monotone:
+        raise PairliftError(f"{place}: new leaf values could break [booster.monotone]; use --warm-start, or train anew")
+    was, now = old.state.catalog, prepared.catalog
+    moved = {}
+    for column in prepared.spec.categorical:
+        values = vocabulary(was, column), vocabulary(now, column)
+        if values[0] != values[1]:
+            moved[column] = moved_codes(*values)
+    plugins = {name: _recoded(place, name, plugin, was, now) for name, plugin in old.plugins.items()}
+    return Start(mode, old.version, recode(old.booster, moved), plugins, decay)
+
+
+def _refuse_other_columns(place: str, old: Bundle, prepared: Prepared) -> None:
+    config = prepared.config
+    if old.config.ranker.plugins != config.ranker.plugins:
+        found, wanted = (", ".join(c.ranker.plugins) or "none" for c in (old.config, config))
+        raise PairliftError(f"{place}: its plugins are {found}, [ranker] plugins of {config.path} are {wanted}")
+    columns = columns_of(prepared.spec, old.plugins)
+    if columns != list(old.columns) or prepared.spec.categorical != old.spec.categorical:
+        odd = sorted(set(columns) ^ set(old.columns)) or ["their order, or which are categories"]
+        raise PairliftError(
+            f"{place}: the columns of {config.path} are others: {', '.join(odd[:5])}; put them back or train anew"
+        )
+
+
+def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
+    """Raise where columns of one name are made in another way."""
+    was, now = old.config, prepared.config
+    told = {
+        "[[counters]]": (was.counters, now.counters),
+        "[[grades]]": (was.grades, now.grades),
+        "[events.feedback]": (was.events.feedback, now.events.feedback),
+        "[events.context]": (was.events.context, now.events.context),
+        "[time] zone": (was.time.zone, now.time.zone),
+        "[booster.monotone]": (was.booster.monotone, now.booster.monotone),
+    }
+    told |= {f"[plugins.{name}]": (was.plugins[name], now.plugins[name]) for name in now.ranker.plugins}
+    differ = [table for table, (a, b) in told.items() if a != b]
+    if differ:
+        raise PairliftError(
+            f"{place}: {', '.join(differ)} of {now.path} are not what it was trained with, so its trees would mean "
+            "something else: train without it, or put them back"
+        )
+
+
+def _refuse_later_split(place: str, old: dict[str, int], prepared: Prepared) -> None:
+    """Raise where it has learned from what is now the test, or its plugins from what the booster learns from."""
+    split = prepared.split
+    for name, what in (("t1", "its plugins saw what the booster learns from now"), ("t2", "it learned from this test")):
+        if old[name] > getattr(split, name):
+            raise PairliftError(
+                f"{place}: its {name} is {iso(old[name])}, here it is {iso(getattr(split, name))}: {what}. Move "
+                f"[split] {name} of {prepared.config.path}, or train without it"
+            )
+
+
+def _recoded(place: str, name: str, plugin: FeaturePlugin, was: Catalog, now: Catalog) -> FeaturePlugin:
+    """Return a plugin of the old bundle for the present catalogue."""
+    if was.surfaces != now.surfaces[: len(was.surfaces)]:
+        raise PairliftError(
+            f"{place}: the surfaces are others ({', '.join(was.surfaces)}; now {', '.join(now.surfaces)}), and plugin "
+            f"'{name}' knows the old ones: train without it"
+        )
+    ids = ((was.item_ids, now.item_ids), (was.user_ids, now.user_ids))
+    if any(a.dtype != b.dtype for a, b in ids if len(a)):
+        raise PairliftError(f"{place}: its ids are of another kind (integers, or text) than those of this log")
+    if all(len(a) == len(b) and (a == b).all() for a, b in ids):
+        return plugin
+    if not isinstance(plugin, RecodedPlugin):
+        raise PairliftError(
+            f"{place}: there are other items or users now, and the class of plugin '{name}' has no `recoded` "
+            "(features.plugin.RecodedPlugin) that takes it to them: train without it"
+        )
+    items, users = (lookup(a, b) for a, b in ids)
+    return plugin.recoded(items, users)

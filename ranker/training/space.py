@@ -1,0 +1,105 @@
+"""What `pairlift retune` tries: parameters of the booster and of its pairs, with their ranges."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from features.schema import DAY
+from ranker.config import Config
+from ranker.training.booster import check_params, parameters
+
+#: significant digits: what is tried is what stands in the table, and then in the TOML
+DIGITS = 3
+#: (name, low, high, by ratio) of LightGBM's parameters; whole numbers where both ends are
+_PARAMS: tuple[tuple[str, float, float, bool], ...] = (
+    ("learning_rate", 0.01, 0.2, True),
+    ("num_leaves", 4, 127, True),
+    ("min_data_in_leaf", 5, 500, True),
+    ("lambda_l2", 0.1, 100.0, True),
+    ("path_smooth", 0.0, 20.0, False),
+    ("feature_fraction", 0.3, 1.0, False),
+    ("bagging_fraction", 0.4, 1.0, False),
+)
+_CATEGORICAL = ("cat_smooth", 1.0, 200.0, True)
+_CAPS = (30, 100, 300, 1000)
+_HALF_LIVES = (1, 3, 7, 14, 30, 90)
+_NDCG_AT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One parameter. table: where it stands in the TOML. own: its value there, or our default."""
+
+    table: str
+    name: str
+    own: Any
+    distribution: BaseDistribution
+
+    def rounded(self, value: Any) -> Any:
+        """Return a value with few digits."""
+        return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def make_space(config: Config, rows: int, categorical: bool, most_pairs: int, span: int) -> list[Knob]:
+    """Return the knobs of a log; a range is stretched to the TOML's own value.
+
+    rows: of the training slice. most_pairs: of its largest group. span: µs from its first group to its last. Of
+    [pairing] only what a metric over uncorrected pairs can judge: not the corrections for exposure.
+    """
+    own = parameters(config.booster, rows)
+    ranges = (*_PARAMS, _CATEGORICAL) if categorical else _PARAMS
+    knobs = [
+        Knob("booster.params", name, value, _range(value, low, high, log))
+        for name, low, high, log in ranges
+        if isinstance(value := own.get(name, 0.0 if name == "path_smooth" else None), (int, float))
+    ]
+    margin, ndcg_at, pairing = config.booster.margin, config.booster.ndcg_at, config.pairing
+    knobs.append(Knob("booster", "margin", margin, _range(margin, 0.0, 1.0, False)))
+    knobs.append(Knob("booster", "ndcg_at", ndcg_at, _choice(ndcg_at, [_NDCG_AT])))
+    caps = [cap for cap in _CAPS if cap < most_pairs]
+    lives = [days * DAY for days in _HALF_LIVES if days * DAY < span]
+    for name, values in (("train_cap", caps), ("half_life", lives)):
+        if values:
+            knobs.append(Knob("pairing", name, getattr(pairing, name), _choice(getattr(pairing, name), values)))
+    return knobs
+
+
+def _range(own: float, low: float, high: float, log: bool) -> BaseDistribution:
+    log = log and own > 0
+    if isinstance(low, int) and isinstance(own, int):
+        return IntDistribution(min(int(low), own), max(int(high), own), log=log)
+    return FloatDistribution(min(float(low), own), max(float(high), own), log=log)
+
+
+def _choice(own: Any, values: list[int]) -> BaseDistribution:
+    return CategoricalDistribution([None, *sorted({*values, *([] if own is None else [own])})])
+
+
+def with_values(config: Config, knobs: list[Knob], values: dict[str, Any]) -> Config:
+    """Return the configuration with other values of the knobs."""
+    of = {table: {k.name: values[k.name] for k in knobs if k.table == table} for table in ("booster", "pairing")}
+    params = check_params(config.booster) | {k.name: values[k.name] for k in knobs if k.table == "booster.params"}
+    booster = config.booster.model_copy(update=of["booster"] | {"params": params})
+    return config.model_copy(update={"booster": booster, "pairing": config.pairing.model_copy(update=of["pairing"])})
+
+
+def toml_lines(knobs: list[Knob], values: dict[str, Any]) -> list[str]:
+    """Return the lines that stand for the values in a TOML, table by table; a value of None is a key left out."""
+    lines: list[str] = []
+    for table in ("booster", "booster.params", "pairing"):
+        of_table = [k for k in knobs if k.table == table]
+        if not of_table:
+            continue
+        lines.append(f"[{table}]")
+        for knob in of_table:
+            value = values[knob.name]
+            lines.append(f"# no {knob.name}" if value is None else f"{knob.name} = {told(knob, value)}")
+    return lines
+
+
+def told(knob: Knob, value: Any) -> str:
+    """Return a value as a TOML has it, `-` for none."""
+    if value is None:
+        return "-"
+    return f'"{value / DAY:g}d"' if knob.name == "half_life" else f"{value:g}"

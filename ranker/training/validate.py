@@ -1,0 +1,125 @@
+"""What `pairlift validate` says of a file and its data, before anything is trained."""
+
+import numpy as np
+
+from features.errors import PairliftError
+from features.log.loading import load_log, load_repeats
+from features.pairing.cuts import count_cuts
+from features.pairing.pairs import count_by_grades
+from features.pairing.split import PERIODS, iso
+from features.plugin import make_plugin
+from features.schema import DAY, EventLog
+from ranker.config import Config
+from ranker.training.booster import FULL_SIZE
+from ranker.training.prepare import Prepared, import_stage, prepare
+
+
+def validation_text(config: Config) -> str:
+    """Import the log, make groups and pairs, and return the report. Raises PairliftError for what stops a training."""
+    folder = import_stage(config)
+    log, catalog = load_log(folder / "log.duckdb")
+    lines = [
+        f"{config.name}: {len(log):,} events, {catalog.n_users:,} users, {catalog.n_items:,} items",
+        f"from {iso(int(log.ts[0]))} to {iso(int(log.ts[-1]))} ({(log.ts[-1] - log.ts[0]) / DAY:.1f} days)",
+        *_repeat_lines(load_repeats(folder / "log.duckdb")),
+        "",
+        "events per grade, worst to best",
+        *_grade_lines(log, config),
+    ]
+    try:
+        prepared = prepare(config)
+    except PairliftError as error:
+        raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
+    for name, settings in config.plugins.items():
+        make_plugin(name, settings.path, settings.params)
+    lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_warning_lines(prepared)]
+    return "\n".join(lines)
+
+
+def _repeat_lines(repeats: int | None) -> list[str]:
+    if repeats is None:
+        return []
+    return [f"{repeats:,} rows repeated the event_id of another and were dropped, the first of each kept"]
+
+
+def _grade_lines(log: EventLog, config: Config) -> list[str]:
+    counts = np.bincount(log.grade + 1, minlength=len(config.grades) + 1)
+    names = ("(no grade)", *config.grade_names)
+    return [
+        f"  {name:20} {count:>12,} {100 * count / len(log):6.1f} %" for name, count in zip(names, counts, strict=True)
+    ]
+
+
+def _period_lines(prepared: Prepared) -> list[str]:
+    lines = []
+    bounds = (prepared.split.t0, prepared.split.t1, prepared.split.t2, prepared.split.t3)
+    for number, period in enumerate(PERIODS):
+        groups = prepared.groups.of(period)
+        pairs = count_by_grades(groups, prepared.weights, prepared.config.grade_names)
+        users = len(np.unique(groups.requests.user))
+        lines.append(
+            f"{period:8} [{iso(bounds[number])}, {iso(bounds[number + 1])}): {len(groups.requests):,} groups, "
+            f"{len(groups.grade):,} impressions, {users:,} users, {sum(pairs.values()):,} pairs"
+        )
+        for name, count in pairs.items():
+            winner, loser = (("sampled", *prepared.config.grade_names).index(part) for part in name.split(" > "))
+            lines.append(f"  {name:28} {count:>12,} pairs of weight {prepared.weights[winner, loser]:g}")
+    return lines
+
+
+def _boundary_lines(prepared: Prepared) -> list[str]:
+    """Return, for each boundary, how many groups it cuts in two, and what lies before t0 and after t3."""
+    split = prepared.split
+    cuts = count_cuts(prepared.log, prepared.config.pairing, split)
+    lines = ["boundaries of the split: a group that one cuts in two is two groups (a sitting: made in time order)"]
+    outside = {0: (0, "before it"), 3: (1, "at or after it")}
+    for k, bound in enumerate((split.t0, split.t1, split.t2, split.t3)):
+        line = f"  t{k} {iso(bound)}: cuts {cuts.requests[k]:,} requests and {cuts.sittings[k]:,} sittings"
+        if k in outside:
+            side, where = outside[k]
+            groups, impressions = cuts.groups_outside[side], cuts.impressions_outside[side]
+            line += f"; {groups:,} groups of {impressions:,} impressions lie {where} and make no pairs"
+        lines.append(line)
+    return lines
+
+
+def _warning_lines(prepared: Prepared) -> list[str]:
+    """Return what does not stop a training and is worth a look."""
+    log, groups = prepared.log, prepared.groups
+    found = []
+    same = np.lexsort((log.ts, log.item, log.user))
+    repeated = int(
+        np.sum((np.diff(log.user[same]) == 0) & (np.diff(log.item[same]) == 0) & (np.diff(log.ts[same]) == 0))
+    )
+    if repeated:
+        found.append(f"{repeated:,} events repeat the user, item and time of another: is the log doubled?")
+    left_out = int(((log.grade >= 0) & ~log.pairable).sum())
+    if left_out:
+        found.append(f"{left_out:,} graded events make no pairs, for pairing.where is not true of them")
+    outside = int((prepared.split.period(log.ts) < 0).sum())
+    if outside:
+        found.append(f"{outside:,} events lie outside [t0, t3): those before count as history alone")
+    owner = groups.requests.row_request()
+    shown = ~groups.sampled
+    elsewhere = np.mean(log.surface[groups.event[shown]] != groups.requests.surface[owner[shown]])
+    if elsewhere:
+        found.append(
+            f"{100 * elsewhere:.1f} % of the impressions have another surface than their group, whose first one counts"
+        )
+    pairs_of_items = np.unique(np.stack([owner, groups.requests.item], axis=1), axis=0)
+    if len(pairs_of_items) < len(owner):
+        found.append(
+            f"{len(owner) - len(pairs_of_items):,} impressions repeat an item of their group: they tie with it"
+        )
+    rows = int(np.diff(groups.of("booster", False).requests.offsets).sum())
+    if rows < FULL_SIZE:
+        found.append(f"the booster learns from {rows:,} impressions: an uplift will hardly be shown")
+    test = groups.of("test").requests
+    start, stop = prepared.state.histories.before(test.user, test.as_of)
+    cold = int((start == stop).sum())
+    found.append(f"{100 * cold / len(test):.1f} % of the test's groups have no history before as_of")
+    for column, name in enumerate(log.feedback_names):
+        unknown = float(np.isnan(log.feedback[:, column]).mean())
+        if unknown:
+            found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")
+    return ["worth a look", *(f"  {line}" for line in found)]

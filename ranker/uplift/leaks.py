@@ -1,0 +1,223 @@
+"""Two controls that can see a leak: a plugin's values as of a cut log, and those of a fit on a cut log.
+
+as_of   values of sampled groups are computed again from histories that end at each group's `as_of`, by a plugin that
+        has read no other, its candidates in another order: one that reads a label, a later event of the group, a total
+        of the whole log or the place of a candidate gives other ones
+refit   the plugin is fitted again on a log from which every event at or after t1 was deleted, on disk: one that looked
+        ahead while it was fitted gives other ones
+
+What neither can find: a plugin that reads a file of its own (vectors that were trained elsewhere) or keeps values
+outside of itself, an attribute of `[items]` or `[users]` that says what happened later, and, where fits do not repeat,
+a leak that is smaller than their own luck. What such a file has seen is for its owner to know.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from features.pairing.pairs import Groups
+from features.pairing.split import iso
+from features.plugin import FeaturePlugin
+from features.schema import F32, F64
+from ranker.training.prepare import Prepared, plugin_errors, plugin_stage, refit_stage
+
+#: groups of each slice that are compared
+SAMPLE = 256
+#: values of the same call agree within this share of their column's spread; those of a batch and of one request, whose
+#: sums are rounded in another order, within the second and some roundings of float32
+TOLERANCE, BATCHED, ROUNDING = 1e-5, 1e-3, 8 * float(np.finfo(np.float32).eps)
+#: a fit that does not repeat may be so many times as far from the first as fits of other seeds are; `make bench
+#: WHAT=trust` counts what honest plugins need
+MARGIN = 1.5
+#: groups that are shown of a leak
+FIRST_FEW = 3
+
+#: of a plugin: float32[n, c] by slice
+Columns = dict[str, F32]
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A column whose values knew more than they may, in one slice (`all` where it is not told by group)."""
+
+    column: str
+    slice: str
+    groups: int  # how many of the compared ones
+    largest: float  # gap, by the column's spread; of fits that do not repeat, the root mean square of all gaps
+    missing: bool  # somewhere one of the two values alone was missing
+    first: tuple[dict[str, Any], ...]  # user and as_of of the first few groups
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What one of the two controls found."""
+
+    groups: int  # how many were compared; 0 where that was not possible
+    leaks: tuple[Leak, ...]
+    remark: str = ""  # why it was not possible, or what was compared in place of values
+
+    def told(self) -> dict[str, Any]:
+        """Return it as the report has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Up to SAMPLE groups of each slice, always the same ones, with the values that a plugin's fits gave them."""
+
+    prepared: Prepared
+    plugin: FeaturePlugin  # the first fit
+    names: list[str]  # of the columns
+    groups: dict[str, Groups]
+    fits: list[Columns]
+    scale: F64  # [c] spread of the first fit's known values, over all rows of all slices
+
+    @classmethod
+    def of(
+        cls, prepared: Prepared, plugin: FeaturePlugin, name: str, groups: dict[str, Groups], fits: list[Columns]
+    ) -> "Sample":
+        """groups, fits: all groups by slice, and the plugin's columns for them, by fit."""
+        names = [f"{name}__{column}" for column in plugin.columns]
+        keep = {}
+        for part, whole in groups.items():
+            n = len(whole.requests)
+            keep[part] = np.zeros(n, bool)
+            keep[part][np.random.default_rng(0).permutation(n)[:SAMPLE]] = True
+        rows = {part: keep[part][whole.requests.row_request()] for part, whole in groups.items()}
+        chosen = {part: whole.select(keep[part]) for part, whole in groups.items()}
+        given = [{p: fit[p][rows[p]] for p in fit} for fit in fits]
+        return cls(prepared, plugin, names, chosen, given, _scale(fits[0]))
+
+    def __len__(self) -> int:
+        return sum(len(g.requests) for g in self.groups.values())
+
+
+def find_leaks(
+    prepared: Prepared, name: str, plugin: FeaturePlugin, groups: dict[str, Groups], fits: list[Columns]
+) -> dict[str, Control]:
+    """Run both controls. plugin: the first fit; fits: the columns of all of them, by slice of `groups`."""
+    sample = Sample.of(prepared, plugin, name, groups, fits)
+    seed = prepared.config.uplift.fit_seeds[0]
+    # What a plugin keeps for later (vectors of users, say) must not bring the whole log's values into the comparison.
+    unread = plugin_stage(prepared, name, seed)
+    with plugin_errors(name, "values"):
+        return {
+            "as_of": as_of_control(sample, unread),
+            "refit": refit_control(sample, refit_stage(prepared, name, seed)),
+        }
+
+
+def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
+    """Compare values with those from histories without any event at or after each group's `as_of`.
+
+    unread: the first fit, loaded anew: it gives the values of cut histories alone. The values that the boosters read,
+    of all groups at once, are compared within rounding; those of the one request, from the whole and from the cut
+    histories, within TOLERANCE.
+    """
+    whole, found = sample.prepared.state.histories, list[Leak]()
+    rng = np.random.default_rng(0)
+    with tqdm(total=len(sample), desc="values as of a cut log", unit="group", leave=False) as bar:
+        for part, groups in sample.groups.items():
+            alone, cut = [sample.fits[0][part][:0]], [sample.fits[0][part][:0]]
+            for g in range(len(groups.requests)):
+                one = groups.requests.slice(g, g + 1)
+                order = rng.permutation(len(one.item))
+                values = np.empty((len(order), len(sample.names)), np.float32)
+                values[order] = unread.values(
+                    replace(one, item=one.item[order]), whole.until(int(one.as_of[0])).compact()
+                )
+                alone.append(sample.plugin.values(one, whole))
+                cut.append(values)
+                bar.update()
+            known, read = np.concatenate(cut), sample.fits[0][part]
+            batch = _gap(read, known, sample.scale)
+            apart = batch > BATCHED + ROUNDING * np.abs(_in_scale(read, sample.scale))
+            gap = np.where(apart, batch, _gap(np.concatenate(alone), known, sample.scale))
+            found += _leaks(sample, part, gap)
+    return Control(len(sample), tuple(found))
+
+
+def refit_control(sample: Sample, again: FeaturePlugin) -> Control:
+    """Compare values with those of `again`, the first fit made anew on the log that ends at t1.
+
+    Of a plugin that declares itself not deterministic, the root mean square of the gaps may be MARGIN times the
+    largest among its fits.
+    """
+    first, values = (
+        {part: plugin.values(g.requests, sample.prepared.state.histories) for part, g in sample.groups.items()}
+        for plugin in (sample.plugin, again)
+    )
+    if not getattr(again, "deterministic", True):
+        return _unrepeated(sample, first, values)
+    gaps = {part: _gap(first[part], values[part], sample.scale) for part in sample.groups}
+    return Control(len(sample), tuple(leak for part, gap in gaps.items() for leak in _leaks(sample, part, gap)))
+
+
+def _unrepeated(sample: Sample, first: Columns, values: Columns) -> Control:
+    """Compare by the size of gaps, where the same fit gives other values each time. first: values of the first fit."""
+    if len(sample.fits) < 2:
+        return Control(0, (), "its fits do not repeat, and one fit says nothing: [uplift] fits = 2 or more are needed")
+    among = np.max([_size(sample.fits[0], other, sample.scale) for other in sample.fits[1:]], axis=0)
+    apart = _size(first, values, sample.scale)
+    leaks = [
+        Leak(sample.names[k], "all", len(sample), float(apart[k]), missing=False, first=())
+        for k in np.flatnonzero(apart > np.maximum(MARGIN * among, BATCHED)).tolist()
+    ]
+    worst = int(np.argmax(apart / np.maximum(among, 1e-12)))
+    sizes = f"by {apart[worst]:.3g} of its spread, its fits among themselves by up to {among[worst]:.3g}"
+    return Control(len(sample), tuple(leaks), f"its fits do not repeat: {sample.names[worst]} differs {sizes}")
+
+
+def _leaks(sample: Sample, part: str, gap: F64) -> Iterator[Leak]:
+    """Yield a leak for each column that has a gap. gap: float64[n, c] by row of the slice's groups."""
+    owner = sample.groups[part].requests.row_request()
+    for k, name in enumerate(sample.names):
+        bad = np.unique(owner[~(gap[:, k] <= TOLERANCE)])
+        if len(bad):
+            largest = float(np.nanmax(gap[:, k])) if not np.isnan(gap[:, k]).all() else 0.0
+            missing = bool(np.isnan(gap[:, k]).any())
+            yield Leak(name, part, len(bad), largest, missing, _shown(sample, part, bad[:FIRST_FEW]))
+
+
+def _shown(sample: Sample, part: str, chosen: Any) -> tuple[dict[str, Any], ...]:
+    r = sample.groups[part].requests
+    users = sample.prepared.catalog.ids_of_users(r.user[chosen])
+    return tuple({"user": u, "as_of": iso(t)} for u, t in zip(users, r.as_of[chosen].tolist(), strict=True))
+
+
+def _scale(columns: Columns) -> F64:
+    """Return float64[c]: the spread of each column's known values over all slices, 0 of a constant.
+
+    The standard deviation, or what it would be by the quartiles of a normal column where that is less: a few far
+    values must not make room for all others.
+    """
+    values = np.concatenate(list(columns.values())).astype(np.float64)
+    spreads = []
+    for column in values.T:
+        known = column[~np.isnan(column)]
+        spread = float(np.std(known)) if len(known) else 0.0
+        quartiles = float(np.subtract(*np.percentile(known, [75, 25]))) / 1.349 if len(known) else 0.0
+        spreads.append(min(spread, quartiles) if quartiles > 0 else spread)
+    return np.array(spreads)
+
+
+def _in_scale(values: Any, scale: F64) -> F64:
+    """Return float64[n, c] values by their columns' spread; infinite where a constant is not 0."""
+    wide = np.broadcast_to(scale > 0, values.shape)
+    return np.asarray(np.divide(values, scale, out=np.where(values == 0, 0.0, np.inf), where=wide))
+
+
+def _gap(was: F32, now: F32, scale: F64) -> F64:
+    """Return float64[n, c] |was - now| by the column's spread; NaN where one alone is missing."""
+    gap = np.abs(was.astype(np.float64) - now)
+    gap[np.isnan(was) & np.isnan(now)] = 0.0
+    return _in_scale(gap, scale)
+
+
+def _size(one: Columns, other: Columns, scale: F64) -> F64:
+    """Return float64[c]: the root mean square of the gaps over all slices; one without a size counts as 1."""
+    gap = np.concatenate([_gap(one[part], other[part], scale) for part in one])
+    return np.asarray(np.sqrt((np.where(np.isfinite(gap), gap, 1.0) ** 2).mean(axis=0)))

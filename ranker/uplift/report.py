@@ -1,0 +1,230 @@
+"""Is a feature worth serving? Two rankers, with and without a plugin's columns, all else equal; and the controls.
+
+Equal: rows, pairs, weights, parameters, seeds, stopping rule and maximum trees. Each arm stops by itself on the same
+validation slice. `with` adds the plugin's columns to the counters and attributes alone, whatever else is served. The
+plugin is fitted several times, and each fit meets each seed of the boosters.
+
+uplift_report   the log of a TOML, the plugin's fits, the leak controls      (fits are resumed)
+report_of       the boosters of all arms, and every figure                   (boosters are resumed)
+"""
+
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from features.pairing.pairs import Groups, Pairs
+from features.schema import F32, SAMPLED, Bool
+from ranker.config import Config
+from ranker.metrics.interval import finite, relative_uplift
+from ranker.metrics.lists import effective_users
+from ranker.training.arms import SHOWN, Arms
+from ranker.training.objective import pair_accuracy
+from ranker.training.prepare import plugin_stage, prepare
+from ranker.uplift.leaks import Columns, Control, find_leaks
+from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
+from ranker.uplift.slices import check_familiar, events_before, slices
+
+METRIC = "PairAccuracy, ties as one half"
+#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls
+FORMAT = 2
+
+
+def uplift_report(config: Config, name: str) -> dict[str, Any]:
+    """Return the whole report of a plugin as what `uplift.json` holds. Fits are resumed where inputs are unchanged."""
+    prepared = prepare(config)
+    check_familiar(prepared)
+    plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
+    arms = Arms.of(prepared)
+    fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
+    controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
+    return report_of(arms, name, [f"{name}__{column}" for column in plugins[0].columns], fits, controls)
+
+
+def report_of(
+    arms: Arms, name: str, columns: list[str], fits: list[Columns], controls: dict[str, Control]
+) -> dict[str, Any]:
+    """Return the report. columns: the names of the plugin's; fits: their values by slice, for each fit of the plugin.
+
+    controls: what `find_leaks` found.
+    """
+    config = arms.prepared.config
+    boosters = _fit_all(arms, name, columns, fits)
+    leaks = sum(len(control.leaks) for control in controls.values())
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "metric": METRIC,
+        "data": config.name,
+        "plugin": name,
+        "columns": columns,
+        "fits": len(fits),
+        "fit_seeds": config.uplift.fit_seeds[: len(fits)],
+        "seeds": list(config.uplift.seeds),
+        "holds_for": _holds_for(len(fits), len(config.uplift.seeds)),
+        "leaks": leaks,
+        "controls": {kind: control.told() for kind, control in controls.items()},
+    }
+    trusted = not leaks and all(control.groups for control in controls.values())
+    pairs = arms.pairs("test")
+    shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
+    main = (SHOWN, shown) if len(shown) else (SAMPLED, drawn)
+    values = fits[0]["test"]
+    report |= {"pairs_kind": main[0]} | _figures(arms, boosters, main[1], values, columns, trusted)
+    if len(shown) and len(drawn):  # never mixed: drawn negatives have figures of their own
+        report[SAMPLED] = _figures(arms, boosters, drawn, values, columns, trusted)
+    told: dict[str, Any] = finite(report)
+    return told
+
+
+def _holds_for(fits: int, seeds: int) -> str:
+    """Return in words what the interval is about."""
+    new = ["users", *(["fits of the plugin"] if fits > 1 else []), *(["seeds of the boosters"] if seeds > 1 else [])]
+    this = [*(["this one fit of the plugin"] if fits == 1 else []), *(["this one seed"] if seeds == 1 else [])]
+    told = "new " + (", ".join(new[:-1]) + " and " + new[-1] if len(new) > 1 else new[0])
+    return told + (f", but for {' and '.join(this)} alone" if this else "") + "; the training log is fixed"
+
+
+def _fit_all(arms: Arms, name: str, names: list[str], fits: list[Columns]) -> dict[str, Fits]:
+    """Fit the boosters of every arm: `with` for each fit and seed, the others (of the first fit) for each seed.
+
+    Where the plugin's values are missing nowhere, or everywhere, the arm of missingness is the arm without.
+    """
+    seeds, first = arms.prepared.config.uplift.seeds, fits[0]
+    known = {part: np.where(np.isnan(values), np.float32(np.nan), np.float32(1)) for part, values in first.items()}
+    told_apart = len(np.unique(np.concatenate([np.isnan(values) for values in known.values()]), axis=0)) > 1
+    boosters: dict[str, Fits] = {arm: [[]] for arm in ("without", "shuffled", "missingness")}
+    boosters["with"] = [[] for _ in fits]
+    with tqdm(total=(2 + told_apart + len(fits)) * len(seeds), desc="fitting all arms", unit="fit") as bar:
+
+        def fit(arm: str, place: int, label: str, own: list[str], given: Columns, seed: int) -> None:
+            boosters[arm][place].append(arms.fit(label, own, given, seed))
+            bar.update()
+
+        for seed in seeds:
+            fit("without", 0, "without", [], {}, seed)
+            for k, columns in enumerate(fits):
+                fit("with", k, f"{name}-fit{k}", names, columns, seed)
+            shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.items()}
+            fit("shuffled", 0, f"{name}-shuffled", names, shuffled, seed)
+            if told_apart:
+                fit("missingness", 0, f"{name}-missingness", names, known, seed)
+    return boosters if told_apart else boosters | {"missingness": boosters["without"]}
+
+
+def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
+    """Permute the rows of a plugin within each group: what is left knows the group, and nothing of its items.
+
+    Columns that are equal for all rows of each group are permuted between the groups instead.
+    """
+    group, rng = groups.requests.row_request(), np.random.default_rng(seed)
+    shuffled = values[np.lexsort((rng.random(len(group)), group))]
+    first = groups.requests.offsets[group]
+    same = (values == values[first]) | (np.isnan(values) & np.isnan(values[first]))
+    constant = same.all(axis=0)
+    between = groups.requests.offsets[rng.permutation(len(groups.requests))[group]]
+    shuffled[:, constant] = values[between][:, constant]
+    return shuffled
+
+
+def _figures(
+    arms: Arms, boosters: dict[str, Fits], pairs: Pairs, values: F32, names: list[str], trusted: bool
+) -> dict[str, Any]:
+    """Return every figure of DESIGN section 8 for one kind of pairs. trusted: no control found or missed a leak."""
+    groups = arms.groups["test"]
+    judged = Judged.of(groups, pairs)
+    m = {arm: Measured.of(fits, judged) for arm, fits in boosters.items()}
+    without, with_ = m["without"], m["with"]
+    main = relative_uplift(without.right, with_.right)
+    missing = _missingness(boosters, m, judged, np.asarray(~np.isnan(values).all(axis=1)))
+    beyond = relative_uplift(m["missingness"].right, with_.right)
+    shuffled = relative_uplift(without.right, m["shuffled"].right)
+    return {
+        "pairs": len(pairs),
+        "users": judged.n_users,
+        "effective_users": effective_users(without.total),
+        **compared(without, with_),
+        "minimum_detectable_uplift": main.detectable,
+        "useful": bool(trusted and main.low > 0 and beyond.low > 0),
+        "macro": _macro(without, with_),
+        "pair_accuracy_catboost": _catboost(without, with_),
+        "tie_share": {"without": without.tie_share, "with": with_.tie_share},
+        "missingness": missing | {"beyond": beyond.told()},
+        "shuffled": {"pair_accuracy": m["shuffled"].accuracy, **shuffled.told(), "above_zero": bool(shuffled.low > 0)},
+        **_spread(without, with_),
+        "trees": {arm: [[b.trees for b in of_seeds] for of_seeds in fits] for arm, fits in boosters.items()},
+        **_listed(boosters, judged),
+        **_simple(arms, groups, pairs, values, names),
+        "slices": slices(arms.prepared, boosters["without"], boosters["with"], judged),
+        "importance": _importance(boosters["with"]),
+    }
+
+
+def _macro(without: Measured, with_: Measured) -> dict[str, Any]:
+    """Return the figure in which each user weighs one."""
+    one, other = without.by_user, with_.by_user
+    return {"without": float(one.mean()), "with": float(other.mean())} | relative_uplift(one, other).told()
+
+
+def _catboost(without: Measured, with_: Measured) -> dict[str, Any]:
+    """Return the figure with ties wrong: a column of noise that breaks ties "gains" by it."""
+    accuracy = {"without": without.accuracy_catboost, "with": with_.accuracy_catboost}
+    return accuracy | relative_uplift(without.catboost, with_.catboost).told()
+
+
+def _missingness(boosters: dict[str, Fits], m: dict[str, Measured], judged: Judged, known: Bool) -> dict[str, Any]:
+    """Return what the columns' being known is worth without their values, and the uplift by who is known.
+
+    That a vector is known says that an item is old. known: bool[n] of the test's rows, any column has a value.
+    """
+    sides = known[judged.pairs.winner].astype(int) + known[judged.pairs.loser]
+    by_sides = {
+        name: uplift_of(boosters["without"], boosters["with"], judged.only(sides == n))
+        for n, name in ((2, "both_sides"), (1, "one_side"), (0, "no_side"))
+    }
+    interval = relative_uplift(m["without"].right, m["missingness"].right)
+    return {"pair_accuracy": m["missingness"].accuracy} | interval.told() | by_sides
+
+
+def _spread(without: Measured, with_: Measured) -> dict[str, float | None]:
+    """Return the standard deviation of the uplift over fits (mean of the seeds) and over seeds (mean of the fits)."""
+    right, base = with_.right.sum(axis=2), without.right.sum(axis=2)[0]
+
+    def sd(values: Any) -> float | None:
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    return {"fit_sd": sd(right.mean(axis=1) / base.mean() - 1), "seed_sd": sd(right.mean(axis=0) / base - 1)}
+
+
+def _listed(boosters: dict[str, Fits], judged: Judged) -> dict[str, dict[str, float]]:
+    by_arm = {arm: listed(boosters[arm], judged) for arm in ("without", "with")}
+    return {name: {arm: by_arm[arm][name] for arm in by_arm} for name in LISTED}
+
+
+def _simple(arms: Arms, groups: Groups, pairs: Pairs, values: F32, names: list[str]) -> dict[str, Any]:
+    """Return PairAccuracy of scores that learn nothing: random, popularity as of the group, each column alone.
+
+    A column is judged on the pairs of which both sides are known, and their share of all pairs' weight is told.
+    """
+    random = np.random.default_rng(0).random(len(groups.grade))
+    popularity = events_before(arms.prepared, groups, ("item",))
+    alone, total = {}, float(pairs.weight.sum(dtype=np.float64))
+    for k, name in enumerate(names):
+        known = ~np.isnan(values[:, k])
+        both = pairs.select(known[pairs.winner] & known[pairs.loser])
+        share = float(both.weight.sum(dtype=np.float64)) / total if total else float("nan")
+        value = pair_accuracy(values[:, k].astype(np.float64), both).value
+        alone[name] = {"pair_accuracy": value, "comparable": share}
+    return {
+        "random": pair_accuracy(random, pairs).value,
+        "popularity": pair_accuracy(popularity, pairs).value,
+        "column_alone": alone,
+    }
+
+
+def _importance(fits: Fits) -> dict[str, float]:
+    """Return each column's share of the gain, averaged over fits and seeds, largest first."""
+    boosters = [arm.booster for of_seeds in fits for arm in of_seeds]
+    gains = np.mean([b.feature_importance("gain") for b in boosters], axis=0)
+    shares = gains / max(gains.sum(), 1e-12)
+    columns = boosters[0].feature_name()
+    return {columns[k]: float(shares[k]) for k in np.argsort(-shares)}

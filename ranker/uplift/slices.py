@@ -1,0 +1,98 @@
+"""Where an uplift comes from: labels of the test's pairs, by what was known of user and item as of the group."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from features.counters.keys import key_codes
+from features.counters.plans import make_plans
+from features.counters.spec import Counter, Span
+from features.counters.timeline import Timeline
+from features.errors import PairliftError, did_you_mean
+from features.pairing.pairs import Groups, Pairs
+from features.schema import DAY, F64, I64, SAMPLED, Bool
+from ranker.training.prepare import Prepared
+from ranker.uplift.measured import Fits, Judged, uplift_of
+
+#: item ages are told apart at these days
+AGES = (1, 7, 30)
+
+
+def slices(prepared: Prepared, without: Fits, with_: Fits, judged: Judged) -> dict[str, dict[str, Any]]:
+    """Return the uplift for each value of each kind of label, over the pairs that have it."""
+    found = {}
+    for kind, label in labels(prepared, judged.groups, judged.pairs).items():
+        found[kind] = {str(v): uplift_of(without, with_, judged.only(label == v)) for v in np.unique(label)}
+    return found
+
+
+def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
+    """Return text[p] by kind: grade pair, activity of the user, popularity and age of the winner, familiarity, surface.
+
+    Familiarity: whether the user had an event with the item before `as_of`, of the winner and of the loser; and
+    likewise for each attribute of `[uplift] familiar` with any of the item's values.
+    """
+    owner = groups.requests.row_request()[pairs.winner]
+    names = np.array([SAMPLED, *prepared.config.grade_names])
+    winner, loser = (names[groups.grade[rows] + 1] for rows in (pairs.winner, pairs.loser))
+    start, stop = prepared.state.histories.before(groups.requests.user, groups.requests.as_of)
+    found = {
+        "grade_pair": np.char.add(np.char.add(winner, " > "), loser),
+        "user_activity": _bucket((stop - start)[owner], "events"),
+        "winner_popularity": _bucket(
+            events_before(prepared, groups, ("item",))[pairs.winner].astype(np.int64), "events"
+        ),
+        "winner_age": _ages(prepared, groups)[pairs.winner],
+        "familiarity": _both((events_before(prepared, groups, ("user", "item")) > 0), pairs),
+    }
+    for attribute in prepared.config.uplift.familiar:
+        found[f"familiarity_{attribute}"] = _both(events_before(prepared, groups, ("user", attribute)) > 0, pairs)
+    if prepared.catalog.surfaces:
+        surfaces = np.array([*prepared.catalog.surfaces, "none"])
+        found["surface"] = surfaces[groups.requests.surface[owner]]
+    return found
+
+
+def check_familiar(prepared: Prepared) -> None:
+    """Refuse what `[uplift] familiar` names and the items do not have, before anything is fitted."""
+    known = [a.name for a in prepared.catalog.item_attributes if a.kind in ("categorical", "multi")]
+    for name in prepared.config.uplift.familiar:
+        if name not in known:
+            raise PairliftError(
+                f"[uplift] familiar: '{name}' is no text or list of [items.columns]{did_you_mean(name, known)}"
+            )
+
+
+def events_before(prepared: Prepared, groups: Groups, key: tuple[str, ...]) -> F64:
+    """Return float64[n]: how many events of each candidate's key (`counters.keys`) came before its group's as_of."""
+    plan = make_plans((Counter(key, "impression", Span("all", 0), "count"),))[0]
+    timeline = Timeline.build(plan, prepared.log, prepared.catalog, prepared.config.grade_names)
+    r = groups.requests
+    owner = r.row_request()
+    rows, code, _ = key_codes(plan.key, prepared.catalog, r.user[owner], r.item, r.surface[owner])
+    return timeline.values(plan, rows, code, r.as_of[owner])[:, 0].astype(np.float64)
+
+
+def _bucket(count: I64, unit: str) -> Any:
+    """Return labels of counts: none, then up to 9, 99, 999 … (they sort as text)."""
+    digits = np.where(count > 0, np.floor(np.log10(np.maximum(count, 1))).astype(int) + 1, 0)
+    return np.array([f"{d}: 0 {unit}" if d == 0 else f"{d}: {10 ** (d - 1)}-{10**d - 1} {unit}" for d in digits])
+
+
+def _ages(prepared: Prepared, groups: Groups) -> Any:
+    """Return text[n]: how long before `as_of` each candidate had its first event."""
+    r = groups.requests
+    age = (r.as_of[r.row_request()] - prepared.state.first_seen[r.item]) / DAY
+    shown = [
+        "under 1 day",
+        *(f"{a}-{b} days" for a, b in itertools.pairwise(AGES)),
+        f"{AGES[-1]} days and more",
+    ]
+    names = np.array(["0: not seen before", *(f"{k}: {name}" for k, name in enumerate(shown, 1))])
+    return names[np.where(age > 0, 1 + np.searchsorted(AGES, age, side="right"), 0)]
+
+
+def _both(known: Bool, pairs: Pairs) -> Any:
+    names = np.array(["neither met", "winner met", "loser met", "both met"])
+    return names[known[pairs.winner] + 2 * known[pairs.loser]]

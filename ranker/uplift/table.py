@@ -1,0 +1,134 @@
+"""An uplift report as text: the verdict, the figures, and what speaks against trusting them."""
+
+from typing import Any
+
+import numpy as np
+
+from ranker.uplift.measured import LISTED
+
+#: fewer fits of the plugin, or seeds, give an interval that is wide or holds for less than one wants
+LEAST_FITS, LEAST_SEEDS = 3, 5
+
+
+def as_table(report: dict[str, Any]) -> str:
+    """Return the report's main figures as text."""
+    macro, catboost, missing = report["macro"], report["pair_accuracy_catboost"], report["missingness"]
+    alone = ", ".join(
+        f"{name} {_number(of['pair_accuracy'])} ({100 * (of['comparable'] or 0):.0f} % of the pairs)"
+        for name, of in list(report["column_alone"].items())[:4]
+    )
+    lines = [
+        f"{report['data']}: {report['plugin']} {verdict(report)}",
+        f"({report['pairs']:,} {report['pairs_kind']} pairs, {report['users']:,} users, "
+        f"{report['effective_users']:.0f} effective)",
+        "",
+        f"{'':26}{'without':>9}{'with':>9}   uplift",
+        _line("PairAccuracy", report),
+        _line("  each user weighs one", macro),
+        _line("  ties wrong (CatBoost)", catboost),
+        _line("  known or not, no values", missing | {"with": missing["pair_accuracy"]}, without=False),
+        _line("  columns shuffled", report["shuffled"] | {"with": report["shuffled"]["pair_accuracy"]}, without=False),
+        *(_line(told, report[name], uplift=False) for name, told in LISTED.items()),
+        _line("share of ties", report["tie_share"], uplift=False),
+        f"{'trees (mean)':26}{np.mean(report['trees']['without']):9.0f}{np.mean(report['trees']['with']):9.0f}",
+        "",
+        f"the interval is about {report['holds_for']}; its parts: {_parts(report)}",
+        f"over the arm of 'known or not': {_interval(missing['beyond'])}; pairs with the column on both sides "
+        f"{missing['both_sides']['pairs']:,} ({_percent(missing['both_sides']['relative_uplift'])}), on one "
+        f"{missing['one_side']['pairs']:,}, on none {missing['no_side']['pairs']:,}",
+        f"random {_number(report['random'])}   popularity {_number(report['popularity'])}   alone: {alone}",
+        f"smallest uplift that this test could show: {_percent(report['minimum_detectable_uplift'])}",
+        *_controls(report),
+        *doubts(report),
+    ]
+    return "\n".join(lines)
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """Return in words what the report says, and no more."""
+    if report["leaks"]:
+        return "LEAKS: its values know what they must not, so no figure below says anything"
+    if not report["useful"]:
+        return "is not shown to be useful"
+    one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
+    alone = f", with this one {' and one '.join(one)} alone" if one else ""
+    uplift, least = report["relative_uplift"], report["minimum_detectable_uplift"]
+    small = "; how much is uncertain, for it is less than this test shows reliably" if uplift < least else ""
+    return f"is useful{alone}{small}"
+
+
+def doubts(report: dict[str, Any]) -> list[str]:
+    """Return what speaks against trusting the number."""
+    found = []
+    for name, alone in report["column_alone"].items():
+        if not alone["comparable"]:
+            found.append(
+                f"WARNING: {name} is missing on a side of every pair of the test: is it computed as it should be?"
+            )
+    if report["shuffled"]["above_zero"]:
+        found.append(
+            "WARNING: shuffled columns gain as well: a further column is lucky here; more seeds, or more users"
+        )
+    if report["fits"] < LEAST_FITS:
+        found.append(f"WARNING: {_count(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised")
+    if len(report["seeds"]) < LEAST_SEEDS:
+        found.append(f"WARNING: {_count(len(report['seeds']), 'seed')}; at least {LEAST_SEEDS} are advised")
+    if report["relative_uplift"] is not None and report["ci95"][0] is None:
+        found.append("WARNING: one user has all that is right: there is no interval without others")
+    if report["relative_uplift"] is None:
+        found.append("WARNING: the arm without the column orders no pair right: there is nothing to compare with")
+    return found
+
+
+def _controls(report: dict[str, Any]) -> list[str]:
+    """Return what the leak controls found."""
+    lines = []
+    for kind, told in (("as_of", "from histories cut at as_of"), ("refit", "of a fit on the log cut at t1")):
+        control = report["controls"].get(kind)
+        if control is None:
+            continue
+        lines += [_leak(leak, told, control["remark"]) for leak in control["leaks"]]
+        if not control["groups"]:
+            lines.append(f"WARNING: values {told} could not be compared: {control['remark']}")
+        elif not control["leaks"]:
+            agree = f"differ no more than its fits do: {control['remark']}" if control["remark"] else "agree"
+            lines.append(f"values {told}, {control['groups']:,} groups: {agree}")
+    return lines
+
+
+def _leak(leak: dict[str, Any], told: str, remark: str) -> str:
+    if not leak["first"]:
+        return f"LEAK: {leak['column']} differs {told} more than its fits do: {remark}"
+    gap = "a constant that is another" if leak["largest"] is None else f"by up to {leak['largest']:.3g} of its spread"
+    missing = ", missing in one of the two" if leak["missing"] else ""
+    first = ", ".join(f"user {group['user']} at {group['as_of']}" for group in leak["first"])
+    groups = f"{leak['groups']:,} groups of the slice '{leak['slice']}'"
+    return f"LEAK: {leak['column']} differs {told} in {groups} ({gap}{missing}): {first}"
+
+
+def _parts(report: dict[str, Any]) -> str:
+    """Return the standard errors that users, fits and seeds bring."""
+    parts = [(name, of) for name, of in report["variance"].items() if of is not None]
+    return ", ".join(f"{name} {100 * np.sqrt(of):.2f} %" for name, of in parts) or "-"
+
+
+def _line(name: str, of: dict[str, Any], *, without: bool = True, uplift: bool = True) -> str:
+    first = f"{_number(of['without']):>9}" if without else f"{'':9}"
+    return f"{name:26}{first}{_number(of['with']):>9}" + (f"   {_interval(of)}" if uplift else "")
+
+
+def _interval(part: dict[str, Any]) -> str:
+    low, high = part["ci95"]
+    return f"{_percent(part['relative_uplift'])}   95 % [{_percent(low)}, {_percent(high)}]"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.2f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"only {n} {what}{'' if n == 1 else 's'}"
