@@ -27,6 +27,7 @@ from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import CandidateSource
+from ranker.columns import plugin_values, row_matrix
 from ranker.config import SourceSettings
 from ranker.lanes import Failures, Lane
 from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Request, SourceReport
@@ -153,7 +154,8 @@ class Pipeline:
                 for source, settings in self.sources
             ]
             calls += [
-                (f"plugins.{name}", self._values(plugin, request, state, items)) for name, plugin in self._plugins()
+                (f"plugins.{name}", self._values(name, plugin, request, state, items))
+                for name, plugin in self._plugins()
             ]
             for name, call in calls:
                 try:
@@ -162,8 +164,7 @@ class Pipeline:
                     self.failures.add(name, error)
                     failed[name] = None
             known = assemble(state, self.bundle.spec, request.requests(items))
-            missing = np.full((len(items), len(self.bundle.columns) - known.shape[1]), np.nan, np.float32)
-            self.bundle.score(np.concatenate([known, missing], axis=1))
+            self.bundle.score(row_matrix(known, self.bundle.plugins, {}))
         return list(failed)
 
     def refresh(self) -> None:
@@ -198,23 +199,17 @@ class Pipeline:
     def _features(self, request: Request, state: State, item: I32, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
         bundle = self.bundle
-        matrix = np.full((len(item), len(bundle.columns)), np.nan, np.float32)
         if not len(item):
-            return matrix
+            return np.empty((0, len(bundle.columns)), np.float32)
         begun = time.monotonic()
         calls = [
-            (name, plugin, self._lanes[f"plugins.{name}"].start(self._values(plugin, request, state, item)))
+            (name, self._lanes[f"plugins.{name}"].start(self._values(name, plugin, request, state, item)))
             for name, plugin in self._plugins()
         ]
-        column = len(bundle.spec.columns)
-        matrix[:, :column] = assemble(state, bundle.spec, request.requests(item))
+        known = assemble(state, bundle.spec, request.requests(item))
         deadline = bundle.config.serve.plugin_deadline
-        for name, plugin, call in calls:
-            values, _ = self._outcome(f"plugins.{name}", call, begun, deadline, trace)
-            if values is not None:
-                matrix[:, column : column + len(plugin.columns)] = values
-            column += len(plugin.columns)
-        return matrix
+        outcomes = [(name, self._outcome(f"plugins.{name}", call, begun, deadline, trace)[0]) for name, call in calls]
+        return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
 
     def _outcome(self, name: str, call: "Future[Any]", begun: float, deadline: int, trace: Trace) -> tuple[Any, str]:
         """Wait for a call until `deadline` µs after `begun`; return (result, "") or (None, its problem)."""
@@ -227,14 +222,10 @@ class Pipeline:
     def _plugins(self) -> list[tuple[str, FeaturePlugin]]:
         return list(self.bundle.plugins.items())
 
-    def _values(self, plugin: FeaturePlugin, request: Request, state: State, item: I32) -> Callable[[], F32]:
+    def _values(self, name: str, plugin: FeaturePlugin, request: Request, state: State, item: I32) -> Callable[[], F32]:
         def call() -> F32:
             known = state.catalog.described_items(item)  # a plugin knows those that it was fitted on
-            values = plugin.values(request.requests(known), state.histories)
-            expected = (len(item), len(plugin.columns))
-            if np.shape(values) != expected:
-                raise ValueError(f"values of shape {expected} were expected, found {np.shape(values)}")
-            return values
+            return plugin_values(name, plugin, request.requests(known), state.histories)
 
         return call
 

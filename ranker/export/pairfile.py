@@ -22,7 +22,7 @@ from features.pairing.pairs import Groups, Pairs, make_pairs
 from features.schema import F32, I64, Bool
 from ranker.config import Config
 from ranker.export.labels import Labels
-from ranker.training.prepare import Prepared, prepare
+from ranker.training.prepared import Prepared, prepare
 
 logger = logging.getLogger(__name__)
 

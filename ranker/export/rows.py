@@ -25,7 +25,7 @@ from features.rows import training_rows
 from features.schema import F32, I64
 from ranker.config import Config
 from ranker.export.labels import Labels, indexes, moments
-from ranker.training.prepare import Grouped, group_log
+from ranker.training.prepared import Grouped, group_log
 
 logger = logging.getLogger(__name__)
 

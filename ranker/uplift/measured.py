@@ -8,7 +8,8 @@ import numpy as np
 from features.pairing.pairs import Groups, Pairs
 from features.schema import F64, I64, Bool
 from ranker.metrics.interval import relative_uplift
-from ranker.metrics.lists import NDCG_AT, right_by_user, shown_metrics
+from ranker.metrics.lists import NDCG_AT, shown_metrics
+from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training.arms import Arm
 
 #: what stands beside PairAccuracy: its key in the report, and its name in the table

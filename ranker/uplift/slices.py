@@ -12,7 +12,7 @@ from features.counters.timeline import Timeline
 from features.errors import PairliftError, did_you_mean
 from features.pairing.pairs import Groups, Pairs
 from features.schema import DAY, F64, I64, SAMPLED, Bool
-from ranker.training.prepare import Prepared
+from ranker.training.prepared import Prepared
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
 #: item ages are told apart at these days
