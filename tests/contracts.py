@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from world import World, make_world
 
-from features.pairing.pairs import make_groups, make_pairs, weight_table
+from features.pairing.groups import make_groups
+from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData, RecodedPlugin, VectorPlugin
 from features.schema import Requests, one_request

@@ -12,7 +12,8 @@ from features.errors import PairliftError
 from features.log.dataset import Mapping, import_log
 from features.log.grading import Grading
 from features.pairing.exposure import Exposure, corrected, load_exposure
-from features.pairing.pairs import Groups, Pairs, make_pairs, weight_table
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs, make_pairs, weight_table
 from features.schema import DAY, F64, MINUTE
 from features.settings import EventsSettings, Grade, PairingSettings
 

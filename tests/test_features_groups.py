@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_world
 
-from features import pairs
 from features.errors import PairliftError
+from features.pairing import groups as grouping
 from features.pairing.cuts import count_cuts
-from features.pairing.pairs import make_groups
+from features.pairing.groups import make_groups
 from features.pairing.split import Split
 from features.schema import MINUTE, EventLog
 from features.settings import PairingSettings
@@ -84,6 +84,6 @@ def test_a_group_of_another_user_or_of_no_period_stops_the_build(monkeypatch: py
     log = make_world(1, request_ids=True).log
     low, high = int(log.ts[0]), int(log.ts[-1])
     split = Split(low, low + (high - low) // 2, low + (high - low) * 3 // 4, high, 0.2)
-    monkeypatch.setattr(pairs, "_first_events", lambda log, first, split: np.full_like(first, wrong % len(log)))
+    monkeypatch.setattr(grouping, "_first_events", lambda log, first, split: np.full_like(first, wrong % len(log)))
     with pytest.raises(RuntimeError, match="a fault of Pairlift"):
         make_groups(log, PairingSettings(), split)

@@ -12,7 +12,8 @@ from world import make_world
 
 from features.counters.spec import make_counters
 from features.errors import PairliftError
-from features.pairing.pairs import Groups, Pairs, count_by_grades, count_pairs, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, count_by_grades, count_pairs, make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.rows import assemble, make_spec
 from features.schema import MINUTE, EventLog, Requests

@@ -18,7 +18,7 @@ from test_ranker_uplift import write_world
 
 from features.errors import PairliftError
 from features.log.loading import load_request_codes
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.rows import assemble
 from features.schema import one_request
 from ranker.bundle import Bundle, load_bundle

@@ -12,7 +12,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import Requests
 from ranker.metrics.lists import effective_users, list_metrics, ndcg, right_by_user, shown_metrics
 from ranker.training.objective import pair_accuracy

@@ -16,7 +16,8 @@ from test_ranker_uplift import write_world
 from world import make_world
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, make_pairs, weight_table
 from features.pairing.split import make_split
 from features.settings import PairingSettings, SplitSettings
 from ranker.bundle import load_bundle

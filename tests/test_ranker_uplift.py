@@ -14,7 +14,7 @@ import pytest
 from world import make_world
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.schema import Requests
 from ranker.config import BoosterSettings, load_config
 from ranker.train import train

@@ -20,7 +20,8 @@ import numpy as np
 from features.baselines import ALS
 from features.counters.spec import make_counters
 from features.log.recorded import Recorded
-from features.pairing.pairs import Groups, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData
 from features.rows import FeatureSpec, assemble, make_spec
