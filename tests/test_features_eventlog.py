@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import eventlog, segments
+from features.log import segments
 from features.errors import PairliftError
 from features.log.dedupe import SeenIds, keys_of
 from features.log.segments import (
@@ -228,7 +228,7 @@ def test_after_a_failed_fsync_nothing_more_is_acknowledged(tmp_path, monkeypatch
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(eventlog.os, "fsync", fail)
+        patch.setattr("features.log.writer.os.fsync", fail)
         with pytest.raises(LogError, match="fsync failed"):
             writer.append(table([2])).result()
     with pytest.raises(LogError, match="fsync failed"):

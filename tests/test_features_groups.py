@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_world
 
-from features import pairs
+from features.pairing import pairs
 from features.errors import PairliftError
 from features.pairing.cuts import count_cuts
 from features.pairing.pairs import make_groups

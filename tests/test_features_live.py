@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_world
 
-from features import live
+from features.state import live
 from features.counters.keys import key_codes, without_last
 from features.counters.spec import make_counters
 from features.newcomers import Newcomers

@@ -8,7 +8,7 @@ import pytest
 
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
-from ranker import booster as booster_module
+from ranker.training import booster as booster_module
 from ranker.config import BoosterSettings
 from ranker.forest.scorer import checked_scorer
 from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, parameters

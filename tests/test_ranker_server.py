@@ -28,7 +28,7 @@ from features.counters.spec import Counter, Span
 from features.errors import PairliftError
 from features.state.snapshot import save_state
 from features.state.store import State
-from ranker import cli_serve
+from ranker.cli import serve as cli_serve
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
 from ranker.pipeline import Pipeline
