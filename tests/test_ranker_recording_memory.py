@@ -126,7 +126,7 @@ def test_the_peak_of_a_rebuild_is_planned_and_no_guess(bundle, tmp_path, n):
 def test_the_memory_is_printed(bundle, tmp_path, caplog):
     with caplog.at_level("INFO"), recording(bundle, tmp_path / "log"):
         pass
-    assert re.search(r"memory: user: 20 keys, \d+ bytes per key", caplog.text)
+    assert re.search(r"memory: user: 40 keys, \d+ bytes per key", caplog.text)
     assert re.search(r"memory: new users: room for 1,000,000, \d+ bytes each", caplog.text)
     assert re.search(r"memory: new items: room for 100,000, \d+ bytes each", caplog.text)
     without, roomy = (
@@ -194,7 +194,7 @@ def bytes_each(ids, text):
     try:
         _, new = Newcomers(room=len(array)).extended(array.to_pylist())
         if text:
-            pb.Ids(text_bundle=pb.TextIds(values=new.known))
+            pb.Ids(texts=pb.TextIds(values=new.known))
         gc.collect()
         return tracemalloc.get_traced_memory()[0] / len(new.known)
     finally:
