@@ -38,10 +38,8 @@ def a_slice(seed: int, n: int = 1200, flip: float = 1.0) -> Slice:
     return Slice(rows, group.astype(np.int64), Pairs(winner, loser, weight, np.zeros(len(winner), bool)))
 
 
-def fit(
-    booster_settings: BoosterSettings, train: int = 0, start: lgb.Booster | None = None, flip: float = 1.0
-) -> lgb.Booster:
-    return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), settings, 0, start)
+def fit(config: BoosterSettings, train: int = 0, start: lgb.Booster | None = None, flip: float = 1.0) -> lgb.Booster:
+    return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), config, 0, start)
 
 
 def booster_settings(trees: int = 60, **told: object) -> BoosterSettings:
