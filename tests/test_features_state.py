@@ -25,16 +25,16 @@ from features.state.store import NEVER, State
 
 def some_log(rng, n, n_users, low, high, n_items=20):
     return EventLog(
-        rng.integers(-1, n_users, n).astype(np.int32),
-        rng.integers(-1, n_items, n).astype(np.int32),
-        rng.integers(low, high, n).astype(np.int64),
-        rng.integers(-1, 3, n).astype(np.int8),
-        rng.integers(-1, 2, n).astype(np.int16),
-        np.full(n, -1, np.int8),
-        np.full(n, -1, np.int64),
-        np.ones(n, bool),
-        np.where(rng.random((n, 1)) < 0.2, np.nan, rng.random((n, 1))).astype(np.float32),
-        ("play",),
+        user=rng.integers(-1, n_users, n).astype(np.int32),
+        item=rng.integers(-1, n_items, n).astype(np.int32),
+        ts=rng.integers(low, high, n).astype(np.int64),
+        grade=rng.integers(-1, 3, n).astype(np.int8),
+        surface=rng.integers(-1, 2, n).astype(np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=np.where(rng.random((n, 1)) < 0.2, np.nan, rng.random((n, 1))).astype(np.float32),
+        feedback_names=("play",),
     )
 
 

@@ -27,24 +27,22 @@ from neural.histories import (
     visible,
 )
 
-NONE_I, NONE_O, NONE_F = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
-
 
 def random_log(rng: np.random.Generator, n: int, users: int = 4, items: int = 6) -> EventLog:
     """Events on few distinct times, so that ties are common."""
     feedback = rng.normal(size=(n, 2)).astype(np.float32)
     feedback[rng.random((n, 2)) < 0.3] = np.nan
     return EventLog(
-        rng.integers(0, users, n).astype(np.int32),
-        rng.integers(0, items, n).astype(np.int32),
-        np.sort(rng.integers(0, 3 * DAY // HOUR, n)) * HOUR,
-        rng.integers(-1, 3, n).astype(np.int8),
-        rng.integers(-1, 2, n).astype(np.int16),
-        rng.integers(-1, 2, n).astype(np.int8),
-        np.full(n, -1, np.int64),
-        np.ones(n, bool),
-        feedback,
-        ("play", "watch"),
+        user=rng.integers(0, users, n).astype(np.int32),
+        item=rng.integers(0, items, n).astype(np.int32),
+        ts=np.sort(rng.integers(0, 3 * DAY // HOUR, n)) * HOUR,
+        grade=rng.integers(-1, 3, n).astype(np.int8),
+        surface=rng.integers(-1, 2, n).astype(np.int16),
+        organic=rng.integers(-1, 2, n).astype(np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=feedback,
+        feedback_names=("play", "watch"),
     )
 
 
@@ -202,11 +200,15 @@ def test_ranges_are_concatenated() -> None:
 
 
 def test_what_the_fit_never_saw_weighs_nothing() -> None:
-    genre = Attribute("genre", "categorical", np.array([0, 1, 2, -1], np.int32), NONE_O, NONE_F, ("a", "b", "c"))
+    genre = Attribute("genre", "categorical", codes=np.array([0, 1, 2, -1], np.int32), values=("a", "b", "c"))
     tags = Attribute(
-        "tags", "multi", np.array([0, 1, 1, 2], np.int32), np.array([0, 2, 3, 4, 4]), NONE_F, ("x", "y", "z")
+        "tags",
+        "multi",
+        codes=np.array([0, 1, 1, 2], np.int32),
+        offsets=np.array([0, 2, 3, 4, 4]),
+        values=("x", "y", "z"),
     )
-    length = Attribute("length", "numeric", NONE_I, NONE_O, np.array([1, np.nan, 9, 3], np.float32), ())
+    length = Attribute("length", "numeric", numbers=np.array([1, np.nan, 9, 3], np.float32))
     entities = encode(np.array([20, 5, 0, 0]), (genre, tags, length), table_rows(10), 20.0, salt=1)
     assert entities.layout.slots == (1, 1, 2)
     assert entities.slots.shape == (5, 4, HASHES)

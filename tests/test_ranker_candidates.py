@@ -137,10 +137,17 @@ def logs(draw):
     users, best_grade = draw(st.sampled_from([0, 3])), draw(st.sampled_from([-1, 0, 2]))
     ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)), np.int64)  # noqa: E731
     return EventLog(
-        ints(0, users).astype(np.int32), ints(0, 12).astype(np.int32), np.arange(n),
-        ints(-1, best_grade).astype(np.int8), np.full(n, -1, np.int16), np.full(n, -1, np.int8), np.full(n, -1),
-        np.ones(n, bool), np.empty((n, 0), np.float32), (),
-    )  # fmt: skip
+        user=ints(0, users).astype(np.int32),
+        item=ints(0, 12).astype(np.int32),
+        ts=np.arange(n),
+        grade=ints(-1, best_grade).astype(np.int8),
+        surface=np.full(n, -1, np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1),
+        pairable=np.ones(n, bool),
+        feedback=np.empty((n, 0), np.float32),
+        feedback_names=(),
+    )
 
 
 @given(logs(), st.integers(1, 15), st.sampled_from([1, 900, 2**30]))
@@ -165,8 +172,9 @@ from ranker.candidates.cooccurrence import Cooccurrence
 n, rng = 1_000_000, np.random.default_rng(0)
 user, item = rng.integers(0, n // 20, n), (10_000 * rng.random(n) ** 3).astype(np.int32)
 grade, none = np.zeros(n, np.int8), np.full(n, -1)
-log = EventLog(user.astype(np.int32), item, np.arange(n), grade, none.astype(np.int16), grade, none, grade == 0,
-               np.empty((n, 0), np.float32), ())
+log = EventLog(
+    user=user.astype(np.int32), item=item, ts=np.arange(n), grade=grade, surface=none.astype(np.int16), organic=grade,
+    request=none, pairable=grade == 0, feedback=np.empty((n, 0), np.float32), feedback_names=())
 Cooccurrence.build(log.until(1000), 10_000)  # compiled
 told = dict(line.split(":") for line in open("/proc/self/status"))
 limit = int(told["VmData"].split()[0]) * 1024 + (8 + 8 + 2 * 8 + 16) * 2**20

@@ -17,8 +17,12 @@ from ranker.wire import EARLIEST, LATEST, IdTable, Wire, id_list, id_message, id
 
 ROOT = Path(__file__).parent.parent
 LIMITS = ServeSettings(max_items=5, max_k=7)
-INTEGERS = Catalog(np.array([-3, 4, 2**62]), np.array([-(2**63), -1, 0, 7, 2**63 - 1]), ("feed", "search"), (), ())
-TEXTS = Catalog(np.array(["ann", "bob"], dtype=object), np.array(["", "a", "é", "日本"], dtype=object), (), (), ())
+INTEGERS = Catalog(
+    user_ids=np.array([-3, 4, 2**62]), item_ids=np.array([-(2**63), -1, 0, 7, 2**63 - 1]), surfaces=("feed", "search")
+)
+TEXTS = Catalog(
+    user_ids=np.array(["ann", "bob"], dtype=object), item_ids=np.array(["", "a", "é", "日本"], dtype=object)
+)
 
 
 def recommend(**fields):
