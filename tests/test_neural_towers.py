@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from contracts import PluginContract, fit_data
+from contracts import VectorContract, fit_data
 from world import TOML, World, make_world
 
 from features.errors import PairliftError
@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-class TestTwoTower(PluginContract):
+class TestTwoTower(VectorContract):
     exact = False
 
     def make(self) -> FeaturePlugin:

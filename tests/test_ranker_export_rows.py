@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ranker_cli import pairlift
-from test_ranker_uplift import write_world
+from served import pairlift
+from world import write_world
 
 from features.errors import PairliftError
 from features.pairing.groups import Groups

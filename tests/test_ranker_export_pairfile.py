@@ -10,10 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_features_pairs import GRADES, groups_of
-from test_ranker_cli import pairlift
-from test_ranker_uplift import write_world
-from world import make_world
+from served import pairlift
+from world import GRADES, groups_of, make_world, write_world
 
 from features.errors import PairliftError
 from features.pairing.groups import Groups, make_groups

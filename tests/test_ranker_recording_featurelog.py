@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from test_ranker_uplift import write_world
+from world import write_world
 
 from features.errors import PairliftError
 from features.log.loading import load_request_codes
