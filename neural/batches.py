@@ -92,7 +92,7 @@ class Batches:
         self.event_offset = expected.before(histories.item, histories.ts)[:, 0]  # [rows of the histories]
         self.surface = spec.surface_code(r.surface)  # [groups]
         self.item = spec.item_row(r.item)  # [impressions]
-        self.offset = expected.before(r.item, r.as_of[r.row_request()])[:, 0]  # [impressions]
+        self.impression_offset = expected.before(r.item, r.as_of[r.row_request()])[:, 0]  # [impressions]
         group = r.row_request()[pairs.winner]
         order = np.argsort(group, kind="stable")  # pairs, by group
         self.winner, self.loser = pairs.winner[order].astype(np.int64), pairs.loser[order].astype(np.int64)
@@ -155,7 +155,7 @@ class Batches:
             row=row,
             item=self.item[row],
             group=np.repeat(np.arange(len(group)), last - first),
-            offset=self.offset[row],
+            offset=self.impression_offset[row],
             winner=self.winner[pair] + shift,
             loser=self.loser[pair] + shift,
             weight=self.weight[pair],
