@@ -25,7 +25,8 @@ def fit_data(world: World, split: Split, seed: int = 3) -> FitData:
     """Return what the towers' period of a world shows to a plugin."""
     groups = make_groups(world.log, PairingSettings(), split).of("towers")
     pairs = make_pairs(groups, weight_table({}, world.grades, False))
-    return FitData(world.log.until(split.t1), world.catalog, groups, pairs, world.grades, seed)
+    log = world.log.until(split.t1)
+    return FitData(log=log, catalog=world.catalog, groups=groups, pairs=pairs, grades=world.grades, seed=seed)
 
 
 class PluginContract:
