@@ -10,7 +10,6 @@ from numba import njit
 
 from features.rows import GIB
 from features.schema import F32, I8, I32, I64, Bool, EventLog
-from features.state.histories import Histories
 from ranker.candidates.source import best
 from ranker.request import Request
 
@@ -28,10 +27,10 @@ BYTES_OF_AN_EVENT, BYTES_OF_A_PLACE, BYTES_OF_A_ROW = 5, 4, 8
 
 @dataclass(frozen=True, slots=True)
 class Cooccurrence:
-    """neighbour: int32[n_items, k], nearest first, -1 where there are fewer; score: float32[n_items, k]."""
+    """The items that are taken together with each item."""
 
-    neighbour: I32
-    score: F32
+    neighbour: I32  # [n_items, k], nearest first; -1 where there are fewer
+    score: F32  # [n_items, k]
 
     @classmethod
     def build(cls, log: EventLog, n_items: int, k: int = NEIGHBOURS, memory: int = 2 * GIB) -> "Cooccurrence":
@@ -64,10 +63,10 @@ class Cooccurrence:
 
 
 class Taken(NamedTuple):
-    """Taken events by user, each one's in time order. item: int32[m]; first: bool[m], the first of its user."""
+    """Taken events by user, those of a user in time order."""
 
-    item: I32
-    first: Bool
+    item: I32  # [m]
+    first: Bool  # [m], whether it is the first of its user
 
 
 @njit(cache=True, nogil=True)
@@ -170,10 +169,9 @@ class TakenTogether:
 
     name = "cooccurrence"
 
-    def __init__(self, table: Cooccurrence, histories: Histories, floor: int) -> None:
+    def __init__(self, table: Cooccurrence, floor: int) -> None:
         """floor: the lowest grade that counts as taken (0 where the log has one grade, else 1)."""
         self._table = table
-        self._histories = histories
         self._floor = floor
 
     def propose(self, request: Request, limit: int) -> I32:
@@ -186,7 +184,7 @@ class TakenTogether:
         return items[best(np.bincount(place, weight[known], len(items)).astype(np.float64), limit)]
 
     def _seeds(self, request: Request) -> I32:
-        histories = request.histories(self._histories)
+        histories = request.state.histories
         start, stop = histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
         rows = slice(max(int(start[0]), int(stop[0]) - RECENT), int(stop[0]))
         taken = histories.item[rows][histories.grade[rows] >= self._floor]
