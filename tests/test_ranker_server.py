@@ -36,7 +36,7 @@ def stub(server):
 def test_recommend_over_the_wire_is_the_pipelines_answer(client, bundle, world):
     pipeline = Pipeline(bundle)
     for k in (0, 7, 21):
-        expected = pipeline.recommend(Request(k, bundle.state.end, surface=1), 8)
+        expected = pipeline.recommend(Request(k, bundle.state.end, surface=1, state=bundle.state), 8)
         reply = client.recommend(user_id(world, k), 8, surface="search", request_id=f"r{k}")
         assert [item.item for item in reply.items] == world.catalog.item_ids[expected.item].tolist()
         assert [item.score for item in reply.items] == expected.score.tolist()
@@ -80,7 +80,7 @@ def test_own_as_of_wins_over_the_clock(client, bundle, world):
     reply = client.rank(user_id(world, 2), [10, 13], as_of=as_of)
     assert reply.as_of == as_of
     pipeline = Pipeline(bundle)
-    expected = pipeline.rank(Request(2, as_of), np.array([0, 1], np.int32))
+    expected = pipeline.rank(Request(2, as_of, state=bundle.state), np.array([0, 1], np.int32))
     assert [item.score for item in reply.items] == expected.score.tolist()
     pipeline.close()
 
