@@ -60,6 +60,12 @@ def test_torch_is_for_training_alone() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_a_client_loads_no_kernels() -> None:
+    loaded = "import ranker.client, sys; print({'numba', 'lightgbm', 'duckdb', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"
+
+
 def test_only_examples_name_a_data_set() -> None:
     for package in MAY_IMPORT:
         for path in (ROOT / package).rglob("*.py"):

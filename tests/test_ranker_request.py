@@ -1,18 +1,14 @@
 """A request reads one state, the one that it carries, also where the state of now moves on while it is under way."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import numpy as np
-import pyarrow as pa
 import pytest
+from served import batch
 from world import World
 
-from features.log.writer import LogError
 from features.newcomers import Newcomers
 from features.schema import I32, SECOND, EventLog
 from features.state.live import Live, empty_log
@@ -21,12 +17,9 @@ from ranker.bundle import Bundle
 from ranker.client import Client, Reply
 from ranker.config import SourceSettings
 from ranker.pipeline import Pipeline
-from ranker.recording.batch import Batch
 from ranker.recording.numbering import with_room
-from ranker.recording.recorder import LimitError
-from ranker.request import Answer, Request, RequestError
+from ranker.request import Answer, Request
 from ranker.server import RecordTo, Server
-from ranker.status import INTERNAL, status_of
 
 USER = 3
 ITEMS = np.arange(20, dtype=np.int32)
@@ -170,8 +163,9 @@ def test_the_answer_over_the_wire_is_of_the_state_that_the_request_began_with(
         first = server.pipeline.state.end
         ids = [int(world.catalog.item_ids[k]) for k in ITEMS] + new[1:]
         for who in (user, new[0]):
-            recorder.record(_batch(number, who, ids, first + SECOND))
-            number += len(ids)
+            n = len(ids)
+            recorder.record(batch(list(range(number, number + n)), [who] * n, ids, [first + SECOND] * n, [1.0] * n))
+            number += n
         recorder.live.drain(20)
 
     # In the place of a source, so that it has a lane.
@@ -203,21 +197,6 @@ def _items(reply: Reply) -> list[int | str]:
     return [one.item for one in reply.items]
 
 
-def _batch(first: int, user: int, items: list[int], ts: int) -> Batch:
-    n = len(items)
-    columns = {
-        "event_id": pa.array(range(first, first + n)),
-        "user_id": pa.array([user] * n),
-        "item_id": pa.array(items),
-        "ts": pa.array([ts] * n),
-        "surface": pa.nulls(n, pa.string()),
-        "organic": pa.nulls(n, pa.bool_()),
-        "request_id": pa.nulls(n, pa.string()),
-        "position": pa.nulls(n, pa.int32()),
-    }
-    return Batch(pa.table(columns), {"play": pa.array([1.0] * n)}, [])
-
-
 def test_what_is_told_of_a_state_is_told_of_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state that is another whenever one looks: all of an answer is of one look."""
     server = Server(bundle, clock="snapshot")
@@ -246,24 +225,3 @@ def test_the_version_is_of_the_bundle_that_answered(bundle: Bundle) -> None:
         pipeline = Pipeline(replace(bundle, version=version), [])
         assert pipeline.rank(asked(bundle.state), ITEMS).bundle_version == version
         pipeline.close()
-
-
-def test_a_client_loads_no_kernels() -> None:
-    loaded = "import ranker.client, sys; print({'numba', 'lightgbm', 'duckdb', 'torch'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "sentence"),
-    [
-        (RequestError("k: 1 was expected"), grpc.StatusCode.INVALID_ARGUMENT, "k: 1 was expected"),
-        (LimitError("10 events are recorded"), grpc.StatusCode.RESOURCE_EXHAUSTED, "10 events are recorded"),
-        (LogError("no space", full=True), grpc.StatusCode.RESOURCE_EXHAUSTED, "no space"),
-        (LogError("a lost disk"), grpc.StatusCode.UNAVAILABLE, "a lost disk"),
-        (OSError("a lost disk"), grpc.StatusCode.UNAVAILABLE, "the disk refused: a lost disk"),
-        (ValueError("secret"), grpc.StatusCode.INTERNAL, INTERNAL),
-    ],
-)
-def test_each_error_has_one_status(error: Exception, code: grpc.StatusCode, sentence: str) -> None:
-    assert status_of(error) == (code, sentence)

@@ -20,10 +20,13 @@ from pairlift.v1 import ranking_pb2_grpc
 from served import ROOT, serving, user_id
 
 from features.errors import PairliftError
+from features.log.writer import LogError
 from ranker.client import Client, ServerError
 from ranker.pipeline import Pipeline
-from ranker.request import Request
+from ranker.recording.recorder import LimitError
+from ranker.request import Request, RequestError
 from ranker.server import SERVICE, Server, now_wall, warn_if_old
+from ranker.status import INTERNAL, status_of
 from ranker.wire import ids_message
 
 
@@ -334,3 +337,18 @@ def test_the_contract_is_what_feed_services_compile(stub):
     response = stub.Rank(pb.RankRequest(items=ids_message([10, 13]), request_id="x"), timeout=20)
     assert response.request_id == "x"
     assert list(response.indexes) in ([0, 1], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (RequestError("k: 1 was expected"), grpc.StatusCode.INVALID_ARGUMENT, "k: 1 was expected"),
+        (LimitError("10 events are recorded"), grpc.StatusCode.RESOURCE_EXHAUSTED, "10 events are recorded"),
+        (LogError("no space", full=True), grpc.StatusCode.RESOURCE_EXHAUSTED, "no space"),
+        (LogError("a lost disk"), grpc.StatusCode.UNAVAILABLE, "a lost disk"),
+        (OSError("a lost disk"), grpc.StatusCode.UNAVAILABLE, "the disk refused: a lost disk"),
+        (ValueError("secret"), grpc.StatusCode.INTERNAL, INTERNAL),
+    ],
+)
+def test_each_error_has_one_status(error, code, sentence):
+    assert status_of(error) == (code, sentence)
