@@ -14,32 +14,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import lightgbm as lgb
 import numpy as np
+import pyarrow as pa
 
 from features.baselines import ALS
 from features.counters.spec import make_counters
 from features.log.recorded import Recorded
-from features.pairing.pairs import Groups, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData
-from features.rows import FeatureSpec, assemble, make_spec
-from features.schema import (
-    DAY,
-    F32,
-    F64,
-    HOUR,
-    I32,
-    SECOND,
-    Attribute,
-    Catalog,
-    EventLog,
-    Ids,
-    Requests,
-)
+from features.rows import FeatureSpec, make_spec
+from features.schema import DAY, F64, HOUR, I32, MINUTE, SECOND, Attribute, Catalog, EventLog, Ids, Requests
 from features.state.store import State
-from ranker.bundle import Bundle, columns_of, write_bundle
+from ranker.bundle import Bundle, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.columns import columns_of, full_matrix
 from ranker.config import Config, load_config
 
 START = 1_700_000_000 * SECOND
@@ -131,23 +123,22 @@ def make_world(
     play[rng.random(len(play)) < 0.05] = np.nan
     order = np.argsort(ts, kind="stable")
     log = EventLog(
-        user[order].astype(np.int32),
-        item[order].astype(np.int32),
-        ts[order],
-        grade[order].astype(np.int8),
-        np.repeat(surface, PER_REQUEST)[order].astype(np.int16),
-        np.zeros(len(order), np.int8),
-        np.repeat(request, PER_REQUEST)[order].astype(np.int64),
-        np.ones(len(order), bool),
-        play[order, None].astype(np.float32),
-        ("play",),
+        user=user[order].astype(np.int32),
+        item=item[order].astype(np.int32),
+        ts=ts[order],
+        grade=grade[order].astype(np.int8),
+        surface=np.repeat(surface, PER_REQUEST)[order].astype(np.int16),
+        organic=np.zeros(len(order), np.int8),
+        request=np.repeat(request, PER_REQUEST)[order].astype(np.int64),
+        pairable=np.ones(len(order), bool),
+        feedback=play[order, None].astype(np.float32),
+        feedback_names=("play",),
     )
     catalog = Catalog(
-        _ids("user", n_users, 1000, 7, text_ids),
-        _ids("item", n_items, 10, 3, text_ids),
-        tuple(sorted(surfaces)),
-        _item_attributes(rng, item_taste),
-        (),
+        user_ids=_ids("user", n_users, 1000, 7, text_ids),
+        item_ids=_ids("item", n_items, 10, 3, text_ids),
+        surfaces=tuple(sorted(surfaces)),
+        item_attributes=_item_attributes(rng, item_taste),
     )
     return World(log, catalog, GRADES, chances @ np.arange(3.0), user_taste, item_taste)
 
@@ -172,7 +163,6 @@ def _ids(side: str, n: int, start: int, step: int, text: bool) -> Ids:
 
 
 def _item_attributes(rng: np.random.Generator, taste: Any) -> tuple[Attribute, ...]:
-    none_i, none_o, none_f = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
     n = len(taste)
     genre = np.where(rng.random(n) < 0.5, taste, rng.integers(0, TASTES, n)).astype(np.int32)
     genre[rng.random(n) < 0.1] = -1
@@ -182,9 +172,9 @@ def _item_attributes(rng: np.random.Generator, taste: Any) -> tuple[Attribute, .
     offsets = np.cumsum([0, *map(len, tags)]).astype(np.int64)
     codes = np.array([tag for row in tags for tag in row], np.int32)
     return (
-        Attribute("genre", "categorical", genre, none_o, none_f, tuple("abcd")),
-        Attribute("length", "numeric", none_i, none_o, length, ()),
-        Attribute("tags", "multi", codes, offsets, none_f, tuple("vwxyz")),
+        Attribute("genre", "categorical", codes=genre, values=tuple("abcd")),
+        Attribute("length", "numeric", numbers=length),
+        Attribute("tags", "multi", codes=codes, offsets=offsets, values=tuple("vwxyz")),
     )
 
 
@@ -215,7 +205,9 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     plugins: dict[str, FeaturePlugin] = {}
     for name in config.ranker.plugins:
         plugins[name] = ALS(**config.plugins[name].params)
-        plugins[name].fit(FitData(log.until(split.t1), catalog, towers, pairs, world.grades, seed=0))
+        plugins[name].fit(
+            FitData(log=log.until(split.t1), catalog=catalog, groups=towers, pairs=pairs, grades=world.grades, seed=0)
+        )
     booster_groups = groups.of("booster")
     matrix = full_matrix(state, spec, plugins, booster_groups.requests)
     data = lgb.Dataset(matrix, booster_groups.grade, feature_name=columns_of(spec, plugins))
@@ -229,12 +221,6 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     booster = lgb.train(params, data, 20)
     booster = lgb.Booster(model_str=booster.model_to_string())
     return Parts(config, split, groups, state, spec, plugins, booster, Cooccurrence.build(log, catalog.n_items))
-
-
-def full_matrix(state: State, spec: FeatureSpec, plugins: dict[str, FeaturePlugin], requests: Requests) -> F32:
-    """Return float32[n, columns] of requests, as training makes it: all groups at once."""
-    columns = [plugin.values(requests, state.histories) for plugin in plugins.values()]
-    return np.concatenate([assemble(state, spec, requests), *columns], axis=1, dtype=np.float32)
 
 
 def bundle_of(parts: Parts) -> Bundle:
@@ -271,3 +257,69 @@ def with_config(bundle: Bundle, **tables: Any) -> Bundle:
 def right_order(world: World, user: int, item: I32) -> F64:
     """Return the expected grade of each item for a user: what a perfect ranker sorts by."""
     return world.affinity[user, item]
+
+
+LOGGED = """
+name = "world"
+[data]
+root = "."
+[events]
+source = "log.parquet"
+ts = "make_timestamp(ts)"
+{request}
+[events.feedback]
+play = "play"
+[[grades]]
+name = "skip"
+when = "play < 0.3"
+[[grades]]
+name = "listen"
+when = "play >= 0.3"
+[[grades]]
+name = "like"
+when = "play >= 0.9"
+[pairing]
+window = "30m"
+{pairing}
+[plugins.noise]
+class = "features.baselines:Noise"
+[plugins.als]
+class = "features.baselines:ALS"
+factors = 16
+[ranker]
+plugins = ["als"]
+[booster]
+trees = 60
+stop_after = 10
+[uplift]
+seeds = [0, 1, 2]
+fits = 2
+[serve]
+plugin_deadline = "20s"
+"""
+
+
+def write_world(
+    folder: Path, pairing: str = "", request: str = "", where: str = "true", rows: str = "", **world: Any
+) -> Path:
+    """Write a world's log as Parquet and its TOML; return the TOML. rows: a SELECT over the log's columns."""
+    log = make_world(7, n_users=60, requests_per_user=20, **world).log
+    shown = pa.table(  # noqa: F841  (DuckDB reads it by its name)
+        {"user_id": log.user, "item_id": log.item, "ts": log.ts, "play": log.feedback[:, 0], "request": log.request}
+    )
+    rows = f"{rows or 'SELECT *'} FROM (SELECT * REPLACE (nullif(play, 'nan'::FLOAT) AS play) FROM shown WHERE {where})"
+    duckdb.sql(f"COPY ({rows}) TO '{folder}/log.parquet'")
+    (folder / "pairlift.toml").write_text(LOGGED.format(pairing=pairing, request=request))
+    return folder / "pairlift.toml"
+
+
+def groups_of(*grades: list[int]) -> Groups:
+    """Groups of one user with rows of these grades; -1 is a drawn one."""
+    grade = np.array([g for members in grades for g in members], np.int8)
+    sizes, n = np.array([len(members) for members in grades]), len(grades)
+    requests = Requests(
+        np.zeros(n, np.int32), np.arange(n, dtype=np.int64) * MINUTE, np.full(n, -1, np.int16),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), np.arange(len(grade), dtype=np.int32),
+    )  # fmt: skip
+    event = np.where(grade >= 0, np.arange(len(grade)), -1).astype(np.int64)
+    return Groups(requests=requests, period=np.ones(n, np.int8), validation=np.zeros(n, bool), grade=grade, event=event)

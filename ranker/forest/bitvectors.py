@@ -136,7 +136,7 @@ def _narrow(
 def score_rows(forest: Forest, rows: F32, values: F32, codes: U32, out: F64) -> None:
     """Add the scores of float32[n, features] rows to `out`, tree after tree: see the module.
 
-    values, codes: [columns, width] to work in, width being a multiple of LANES.
+    forest: as plain tuples. values, codes: [columns, width] to work in, width being a multiple of LANES.
     """
     columns, splits, lookups, block_splits, block_leaves, pair_lookups, pair_blocks, tree_pairs, leaves = forest
     column, threshold, mask = splits

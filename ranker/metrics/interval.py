@@ -51,7 +51,7 @@ class Interval:
     detectable: float
     fits: int
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """Return it as the report has it."""
         return {
             "relative_uplift": self.uplift,

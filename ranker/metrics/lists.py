@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.schema import F64, I64, Bool
 from ranker.metrics.ndcg import ndcg
 

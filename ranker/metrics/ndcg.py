@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.schema import F64, I8, I64
 
 

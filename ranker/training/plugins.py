@@ -9,7 +9,7 @@ from pathlib import Path
 from features.errors import PairliftError, did_you_mean
 from features.log.dataset import cut_log
 from features.log.loading import load_context, load_log
-from features.pairing.pairs import make_groups
+from features.pairing.groups import make_groups
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
 from ranker.training.prepared import Prepared
 from ranker.training.stages import code_hash, run_stage

@@ -8,7 +8,8 @@ from features.errors import PairliftError
 from features.log.loading import load_context, load_log
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, corrected, load_exposure
-from features.pairing.pairs import Groups, Pairs, count_pairs, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
 from features.plugin import FitData, make_plugin
 from features.rows import FeatureSpec, make_spec
@@ -80,7 +81,15 @@ class Prepared(Grouped):
         groups = self.groups.of("towers")
         pairs = self.training_pairs(groups, seed)
         log = self.log.between(self.split.t0, self.split.t1)
-        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed, self.config.time.zone)
+        return FitData(
+            log=log,
+            catalog=self.catalog,
+            groups=groups,
+            pairs=pairs,
+            grades=self.config.grade_names,
+            seed=seed,
+            zone=self.config.time.zone,
+        )
 
 
 def group_log(config: Config) -> Grouped:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64
@@ -61,7 +61,7 @@ class Control:
     leaks: tuple[Leak, ...]
     remark: str = ""  # why it was not possible, or what was compared in place of values
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """Return it as the report has it."""
         return asdict(self)
 

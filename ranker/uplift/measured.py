@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import F64, I64, Bool
 from ranker.metrics.interval import relative_uplift
 from ranker.metrics.lists import NDCG_AT, shown_metrics
@@ -95,7 +96,7 @@ def listed(fits: Fits, judged: Judged) -> dict[str, float]:
 def compared(without: Measured, with_: Measured) -> dict[str, Any]:
     """Return PairAccuracy of both and the uplift with its interval, as a part of a report has them."""
     interval = relative_uplift(without.right, with_.right)
-    return {"without": without.accuracy, "with": with_.accuracy} | interval.told()
+    return {"without": without.accuracy, "with": with_.accuracy} | interval.reported()
 
 
 def uplift_of(without: Fits, with_: Fits, judged: Judged) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import F32, SAMPLED, Bool
 from ranker.columns import Columns
 from ranker.config import Config
@@ -59,7 +60,7 @@ def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Co
         "seeds": list(config.uplift.seeds),
         "holds_for": _holds_for(len(fits), len(config.uplift.seeds)),
         "leaks": leaks,
-        "controls": {kind: control.told() for kind, control in controls.items()},
+        "controls": {kind: control.reported() for kind, control in controls.items()},
     }
     trusted = not leaks and all(control.groups for control in controls.values())
     pairs = arms.pairs("test")
@@ -144,8 +145,12 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
         "macro": _macro(without, with_),
         "pair_accuracy_catboost": _catboost(without, with_),
         "tie_share": {"without": without.tie_share, "with": with_.tie_share},
-        "missingness": missing | {"beyond": beyond.told()},
-        "shuffled": {"pair_accuracy": m["shuffled"].accuracy, **shuffled.told(), "above_zero": bool(shuffled.low > 0)},
+        "missingness": missing | {"beyond": beyond.reported()},
+        "shuffled": {
+            "pair_accuracy": m["shuffled"].accuracy,
+            **shuffled.reported(),
+            "above_zero": bool(shuffled.low > 0),
+        },
         **_spread(without, with_),
         "trees": {arm: [[b.trees for b in of_seeds] for of_seeds in fits] for arm, fits in boosters.items()},
         **_listed(boosters, judged),
@@ -158,13 +163,13 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
 def _macro(without: Measured, with_: Measured) -> dict[str, Any]:
     """Return the figure in which each user weighs one."""
     one, other = without.by_user, with_.by_user
-    return {"without": float(one.mean()), "with": float(other.mean())} | relative_uplift(one, other).told()
+    return {"without": float(one.mean()), "with": float(other.mean())} | relative_uplift(one, other).reported()
 
 
 def _catboost(without: Measured, with_: Measured) -> dict[str, Any]:
     """Return the figure with ties wrong: a column of noise that breaks ties "gains" by it."""
     accuracy = {"without": without.accuracy_catboost, "with": with_.accuracy_catboost}
-    return accuracy | relative_uplift(without.catboost, with_.catboost).told()
+    return accuracy | relative_uplift(without.catboost, with_.catboost).reported()
 
 
 def _missingness(boosters: dict[str, Fits], m: dict[str, Measured], judged: Judged, known: Bool) -> dict[str, Any]:
@@ -178,7 +183,7 @@ def _missingness(boosters: dict[str, Fits], m: dict[str, Measured], judged: Judg
         for n, name in ((2, "both_sides"), (1, "one_side"), (0, "no_side"))
     }
     interval = relative_uplift(m["without"].right, m["missingness"].right)
-    return {"pair_accuracy": m["missingness"].accuracy} | interval.told() | by_sides
+    return {"pair_accuracy": m["missingness"].accuracy} | interval.reported() | by_sides
 
 
 def _spread(without: Measured, with_: Measured) -> dict[str, float | None]:

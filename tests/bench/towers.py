@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, make_pairs
 from features.plugin import FitData
 from features.rows import assemble
 from features.schema import F32, F64
@@ -38,7 +39,7 @@ from neural.two_tower import TwoTower
 from ranker.config import Config, load_config
 from ranker.examples import example_text
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.prepare import Prepared, prepare
+from ranker.training.prepared import Prepared, prepare
 
 ROOT = Path(__file__).parents[2]
 TRIALS = Path(__file__).parent / "results" / "towers_trials.json"

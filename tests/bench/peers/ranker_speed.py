@@ -24,11 +24,13 @@ import lightgbm as lgb  # noqa: E402
 import numpy as np  # noqa: E402
 from numba import njit, prange  # noqa: E402
 
-from features.pairing.pairs import Groups, Pairs, make_pairs, weight_table  # noqa: E402
+from features.pairing.groups import Groups  # noqa: E402
+from features.pairing.pairs import Pairs, make_pairs, weight_table  # noqa: E402
 from features.schema import Requests  # noqa: E402
 from ranker.forest.scorer import checked_scorer  # noqa: E402
+from ranker.metrics.pair_accuracy import pair_accuracy  # noqa: E402
 from ranker.training.booster import DEFAULTS, FIXED, QUANTISED  # noqa: E402
-from ranker.training.objective import PairLogit, pair_accuracy  # noqa: E402
+from ranker.training.objective import PairLogit  # noqa: E402
 
 COLUMNS = 60
 ROUNDS = 15
@@ -74,7 +76,8 @@ def graded(worth: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, Pairs]:
     requests = Requests(
         np.zeros(g, np.int32), np.zeros(g, np.int64), np.zeros(g, np.int16), offsets, np.zeros(n, np.int32)
     )
-    groups = Groups(requests, np.zeros(g, np.int8), np.zeros(g, bool), grade, np.arange(n))
+    period, held = np.zeros(g, np.int8), np.zeros(g, bool)
+    groups = Groups(requests=requests, period=period, validation=held, grade=grade, event=np.arange(n))
     return grade, make_pairs(groups, weight_table(WEIGHTS, GRADES, False))
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from features.pairing.pairs import make_groups, weight_table
+from features.pairing.groups import make_groups
+from features.pairing.pairs import weight_table
 from features.pairing.split import Split
 from features.rows import make_spec
 from features.schema import DAY, F64, HOUR, SECOND, Attribute, Catalog, EventLog
 from features.state.store import State
 from ranker.config import Config, UpliftSettings
-from ranker.training.prepare import Prepared
+from ranker.training.prepared import Prepared
 
 TOML = """
 name = "trust"
@@ -101,20 +102,20 @@ class World:
         order = np.argsort(ts, kind="stable")
         n = len(order)
         return EventLog(
-            np.repeat(user, SIZE)[order].astype(np.int32),
-            item[order].astype(np.int32),
-            ts[order].astype(np.int64),
-            grade[order].astype(np.int8),
-            np.full(n, -1, np.int16),
-            np.zeros(n, np.int8),
-            np.repeat(np.arange(len(user)), SIZE)[order].astype(np.int64),
-            np.ones(n, bool),
-            np.empty((n, 0), np.float32),
-            (),
+            user=np.repeat(user, SIZE)[order].astype(np.int32),
+            item=item[order].astype(np.int32),
+            ts=ts[order].astype(np.int64),
+            grade=grade[order].astype(np.int8),
+            surface=np.full(n, -1, np.int16),
+            organic=np.zeros(n, np.int8),
+            request=np.repeat(np.arange(len(user)), SIZE)[order].astype(np.int64),
+            pairable=np.ones(n, bool),
+            feedback=np.empty((n, 0), np.float32),
+            feedback_names=(),
         )
 
     def prepared(self, draw: int, users: int, uplift: UpliftSettings, work: Path) -> Prepared:
-        """Return it as `ranker.training.prepare.prepare` would of a log on disk. work: a folder for what is fitted."""
+        """Return it as `ranker.training.prepared.prepare` would of a log on disk. work: a folder for what is fitted."""
         config = Config(**tomllib.loads(TOML)).model_copy(update={"uplift": uplift})
         config._path = work / "trust.toml"
         log, catalog, split = self.log(draw, users), self._catalog(users), Split(START, T1, T2, T3, 0.2)
@@ -129,6 +130,7 @@ class World:
             groups=make_groups(log, config.pairing, split),
             weights=weight_table({}, grades, negatives=False),
             state=State.build(log, catalog, (), grades),
+            counters=(),
             spec=make_spec((), catalog, "UTC", config.features.columns),
             exposure=None,
             recorded={},
@@ -139,15 +141,15 @@ class World:
         items = [_number(name, self.items[name]) for name in ("price", "length")]
         items.append(_category("genre", self.items["genre"], 4))
         country = _category("country", np.resize(self.items["country"], n), COUNTRIES)
-        return Catalog(np.arange(n), np.arange(ITEMS), (), tuple(items), (country,))
+        return Catalog(
+            user_ids=np.arange(n), item_ids=np.arange(ITEMS), item_attributes=tuple(items), user_attributes=(country,)
+        )
 
 
 def _number(name: str, values: F64) -> Attribute:
-    return Attribute(name, "numeric", np.empty(0, np.int32), np.empty(0, np.int64), values.astype(np.float32), ())
+    return Attribute(name, "numeric", numbers=values.astype(np.float32))
 
 
 def _category(name: str, codes: Any, n: int) -> Attribute:
     values = tuple(str(k) for k in range(n))
-    return Attribute(
-        name, "categorical", codes.astype(np.int32), np.empty(0, np.int64), np.empty(0, np.float32), values
-    )
+    return Attribute(name, "categorical", codes=codes.astype(np.int32), values=values)

@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ranker_cli import pairlift
-from test_ranker_uplift import write_world
+from served import pairlift
+from world import write_world
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.pairing.split import PERIODS
 from features.rows import assemble, training_rows
 from ranker.config import load_config
 from ranker.export.rows import OWN, _blocks, write_rows
-from ranker.training.prepare import Prepared, prepare
+from ranker.training.prepared import Prepared, prepare
 
 #: so little that groups, and the keys of their counters, come in several blocks
 LITTLE = 1_000_000
