@@ -54,7 +54,8 @@ VARIANTS = st.sampled_from([(0.0, None), (0.7, None), (0.0, 2), (0.25, 9)])
 def derivatives(made: PairLogit, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient and Hessian before they are rounded to float32."""
     n = len(score)
-    return replace(made, gradient=np.full(n, np.nan), hessian=np.full(n, np.nan))(score)  # type: ignore[return-value]
+    out = objective.Gradients(np.full(n, np.nan), np.full(n, np.nan))  # type: ignore[arg-type]
+    return replace(made, out=out)(score)  # type: ignore[return-value]
 
 
 def effective(pairs: Pairs, group: np.ndarray, score: np.ndarray, grade: np.ndarray, k: int | None) -> Pairs:
