@@ -45,7 +45,8 @@ class FeaturePlugin(Protocol):
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
     raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
     the same values, to the bit on one machine; a class whose fits do not repeat has the attribute
-    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`).
+    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). A class whose
+    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them.
     """
 
     columns: tuple[str, ...]

@@ -27,9 +27,9 @@ from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import CandidateSource
-from ranker.config import SourceSettings
 from ranker.lanes import Failures, Lane
 from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Request, SourceReport
+from ranker.settings import SourceSettings
 
 log = logging.getLogger(__name__)
 

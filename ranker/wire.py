@@ -14,9 +14,9 @@ from pairlift.v1 import ranking_pb2 as pb
 from features.ids import IdIndex
 from features.newcomers import Newcomers
 from features.schema import F32, I32, I64, NO_CONTEXT, NO_NEWCOMERS, Catalog, Ids
-from ranker.config import MAX_ID_BYTES, ServeSettings
 from ranker.recording.batch import Batch, Outcome
 from ranker.request import Answer, Detail, Request, RequestError, too_long
+from ranker.settings import MAX_ID_BYTES, ServeSettings
 
 if TYPE_CHECKING:  # the clients load this file, and need no counters
     from features.state.store import State

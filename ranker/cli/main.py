@@ -10,6 +10,7 @@ import click
 
 from features.errors import PairliftError
 from ranker.cli.bundle import bundle
+from ranker.cli.config import config
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
 from ranker.cli.rows import rows
@@ -155,7 +156,7 @@ def drift(config: Path, features: Path) -> None:
         )
 
 
-for verb in (train, retune, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
+for verb in (config, train, retune, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 
