@@ -149,7 +149,7 @@ class SourcesSettings(Settings):
     )
     nearest: SourceSettings | Literal[False] = Field(
         default=SourceSettings(),
-        description="Items with the vectors nearest to the user's, of a served plugin that has vectors. false turns it off.",
+        description="Items whose vectors are nearest to the user's, of a served plugin. false turns it off.",
     )
     exclude_seen: bool = Field(default=True, description="Do not propose items that are in the user's history.")
 
