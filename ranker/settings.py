@@ -157,7 +157,9 @@ class SourcesSettings(Settings):
 class ServeSettings(Settings):
     """`[serve]`: limits of requests."""
 
-    max_items: int = Field(default=2000, ge=1, description="The most items of a Rank request.")
+    max_items: int = Field(
+        default=2000, ge=1, description="The most items that a Rank request has, or that a request excludes."
+    )
     max_k: int = Field(default=500, ge=1, description="The longest list that a Recommend request may ask for.")
     workers: int = Field(default=2, ge=1, description="How many requests are answered at a time, each by a thread.")
     plugin_deadline: Duration = Field(
