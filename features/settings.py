@@ -189,7 +189,7 @@ class PairingSettings(GroupSettings):
     negatives: int = Field(
         default=0,
         ge=0,
-        description="For a log of positives only: draw so many losers for each positive, by their popularity until then.",
+        description="For a log of positives only: so many losers are drawn for each positive, by popularity till then.",
     )
     train_cap: int | None = Field(
         default=None,
