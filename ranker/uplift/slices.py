@@ -10,7 +10,8 @@ from features.counters.plans import make_plans
 from features.counters.spec import Counter, Span
 from features.counters.timeline import Timeline
 from features.errors import PairliftError, did_you_mean
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import DAY, F64, I64, SAMPLED, Bool
 from ranker.training.prepare import Prepared
 from ranker.uplift.measured import Fits, Judged, uplift_of
