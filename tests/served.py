@@ -20,10 +20,10 @@ from features.state.live import merged
 from features.state.store import State
 from ranker.cli.main import cli
 from ranker.client import Client
-from ranker.config import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.recording.events import EventReader
 from ranker.server import Server
+from ranker.settings import RecordSettings
 from ranker.wire import IdTable
 
 

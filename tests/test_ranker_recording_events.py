@@ -21,10 +21,11 @@ from features.log.writer import LogWriter
 from features.schema import DAY, HOUR
 from features.settings import EventsSettings, Grade
 from ranker.client import ServerError
-from ranker.config import Config, RecordSettings
+from ranker.config import Config
 from ranker.recording.batch import Batch
 from ranker.recording.events import EventReader
 from ranker.server import now_wall
+from ranker.settings import RecordSettings
 from ranker.wire import batch_message, batch_of
 
 

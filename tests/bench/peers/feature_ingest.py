@@ -31,10 +31,10 @@ from features.state.live import empty_log
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.client import Client
-from ranker.config import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.recording.recorder import SWITCH
 from ranker.server import Server
+from ranker.settings import RecordSettings
 from ranker.wire import batch_message
 
 SIZE = 1000
