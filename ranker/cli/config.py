@@ -76,13 +76,13 @@ def config(section: str | None, as_json: bool) -> None:
     if section is None:
         chosen = list(tables(schema))
     elif ":" in section:
-        chosen = [plugin_options(section)]
+        chosen = list(plugin_options(section))
     else:
         chosen = choose(list(tables(schema)), section.strip("[]"))
     if as_json:
         asked = chosen[0].schema
         needed = {"$defs": schema["$defs"]} if "$ref" in json.dumps(asked) else {}
-        click.echo(json.dumps(asked | needed, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(needed | asked, indent=1, ensure_ascii=False))
     else:
         click.echo("\n\n".join("\n".join(lines) for lines in pages(chosen)))
 
@@ -122,8 +122,8 @@ def table_form(schema: Schema) -> tuple[str, str] | None:
     return None
 
 
-def plugin_options(path: str) -> Table:
-    """Return the options of a plugin's class, which names their model in the attribute `options`."""
+def plugin_options(path: str) -> Iterator[Table]:
+    """Give the options of a plugin's class, which names their model in the attribute `options`, as `tables` does."""
     model = getattr(plugin_class(path), "options", None)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise PairliftError(
@@ -132,7 +132,8 @@ def plugin_options(path: str) -> Table:
         )
     schema = model.model_json_schema(schema_generator=FileSchema)
     meaning = schema.get("description", "").partition("\n\n")[0]
-    return Table(path, f'[plugins.NAME] with class = "{path}"', " ".join(meaning.split()), False, schema)
+    yield Table(path, f'[plugins.NAME] with class = "{path}"', " ".join(meaning.split()), False, schema)
+    yield from _within(schema, "plugins.NAME.", schema.get("$defs", {}))
 
 
 def choose(known: list[Table], name: str) -> list[Table]:
