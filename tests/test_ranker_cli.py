@@ -203,6 +203,7 @@ def test_init_writes_once(tmp_path: Path) -> None:
         ('when = "play < 0.3"', 'when = "plays < 0.3"', "plays"),
         ('plugins = ["als"]', 'plugins = ["asl"]', "did you mean 'als'"),
         ("factors = 16", "factors = 0", "[plugins.als]: factors"),
+        ("factors = 16", "factros = 16", "[plugins.als]: factros: unknown key (did you mean 'factors'?)"),
         ("features.baselines:ALS", "features.baselines:SLA", "has no attribute 'SLA'"),
         ("fits = 2", "draws = 400", "uplift: draws: intervals are computed"),
         ("trees = 60", "params = {seed = 1}", "Pairlift sets this"),
