@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from features.errors import PairliftError
-from ranker.config import FetchSettings
+from ranker.settings import FetchSettings
 
 logger = logging.getLogger(__name__)
 

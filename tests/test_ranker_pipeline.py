@@ -14,10 +14,10 @@ from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.columns import full_matrix
-from ranker.config import ServeSettings, SourceSettings, SourcesSettings
 from ranker.lanes import BusyError, Failures, Lane
 from ranker.pipeline import CALLER, Pipeline, select
 from ranker.request import ABSENT, Request
+from ranker.settings import ServeSettings, SourceSettings, SourcesSettings
 
 ITEMS = np.arange(80, dtype=np.int32)
 

@@ -12,7 +12,7 @@ from features.log.dedupe import BYTES_PER_KEY
 from features.newcomers import bytes_per_id
 from features.state.histories import COLUMNS
 from features.state.store import State
-from ranker.config import MAX_ID_BYTES, RecordSettings
+from ranker.settings import MAX_ID_BYTES, RecordSettings
 
 GIB = 1 << 30
 #: bytes of an int64

@@ -12,8 +12,8 @@ import numpy as np
 from features.errors import PairliftError, did_you_mean
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I64
-from ranker.config import BoosterSettings
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.settings import BoosterSettings
 from ranker.training.objective import PairLogit
 
 logger = logging.getLogger(__name__)

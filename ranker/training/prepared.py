@@ -24,7 +24,6 @@ from ranker.training.stages import code_hash
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (
-    "features.arrays",
     "features.counters",
     "features.errors",
     "features.ids",

@@ -11,9 +11,9 @@ import lightgbm as lgb
 import numpy as np
 
 from features.schema import F32, F64, I64
-from ranker.config import BoosterSettings
 from ranker.forest.text import read_trees
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.settings import BoosterSettings
 from ranker.training.booster import Slice, parameters
 from ranker.training.objective import PairLogit
 

@@ -7,8 +7,8 @@ from typing import Literal
 import lightgbm as lgb
 
 from features.plugin import FeaturePlugin
-from ranker.config import BoosterSettings
 from ranker.hashes import hash_value
+from ranker.settings import BoosterSettings
 from ranker.training.booster import Slice, fit_booster
 from ranker.training.refit import refit_booster
 

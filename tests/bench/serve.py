@@ -20,11 +20,11 @@ from features.rows import assemble
 from ranker.bundle import Bundle
 from ranker.client import Client
 from ranker.columns import columns_of, full_matrix
-from ranker.config import ServeSettings, SourcesSettings
 from ranker.lanes import Lane
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.server import Server
+from ranker.settings import ServeSettings, SourcesSettings
 from ranker.wire import id_message, ids_message
 
 CANDIDATES = 500

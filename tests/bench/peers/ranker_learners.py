@@ -20,8 +20,8 @@ import xgboost as xgb
 from ranker_data import Data, Part
 
 from features.schema import F32, F64
-from ranker.config import BoosterSettings
 from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
+from ranker.settings import BoosterSettings
 from ranker.training import booster
 
 #: Parameters in the learners' common words; `leaves` of symmetric trees are rounded to a power of two. `switch` is one

@@ -21,7 +21,8 @@ from trust_world import Setting, World
 
 from features.schema import F64, HOUR
 from ranker.columns import Columns
-from ranker.config import Config, UpliftSettings, load_config
+from ranker.config import Config, load_config
+from ranker.settings import UpliftSettings
 from ranker.training.arms import Arms
 from ranker.uplift.leaks import Control
 from ranker.uplift.measured import Judged, Measured
