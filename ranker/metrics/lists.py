@@ -27,6 +27,11 @@ def _by_list(score: F64, relevant: Bool, starts: I64) -> F64:
     """Return float64[lists, 3]: average precision, reciprocal rank and AUC; NaN where a list has one kind of rows.
 
     Rows are sorted by list, best score first; list k has the rows starts[k] .. starts[k + 1] - 1.
+
+    for each list, for each run of equal scores:
+        average precision += hits of the run · hits up to its end / rows up to its end
+        reciprocal rank    = the expected 1 / place of a hit, in the first run that has one   `_first_place`
+        pairs in order    += hits of the run · (other rows behind it + half of its own others)
     """
     out = np.full((len(starts) - 1, 3), np.nan)
     for k in range(len(starts) - 1):

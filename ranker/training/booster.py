@@ -55,15 +55,12 @@ FULL_SIZE = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows to learn from or to stop by. matrix: float32[n, c]; group: int64[n], never decreasing; pairs count rows.
+    """Rows to learn from or to stop by."""
 
-    grade: int8[n], -1 drawn; of rows to learn from, `[booster]` margin and ndcg_at need it.
-    """
-
-    matrix: F32
-    group: I64
-    pairs: Pairs
-    grade: I8 | None = None
+    matrix: F32  # [n, c]
+    group: I64  # [n], never decreasing
+    pairs: Pairs  # of these rows
+    grade: I8 | None = None  # [n], -1 drawn; `[booster]` margin and ndcg_at need it of rows to learn from
 
 
 def fit_booster(
@@ -127,10 +124,10 @@ def fit_booster(
 
 @dataclass(eq=False)  # LightGBM keeps callbacks in a set
 class _Stop:
-    """A callback of `lgb.train` that ends it `after` rounds behind the best one. best: its number of trees."""
+    """A callback of `lgb.train` that ends it `after` rounds behind the best one."""
 
     after: int
-    best: int = 0
+    best: int = 0  # trees of the best round
     _mean: float = -np.inf
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))
 
@@ -171,10 +168,10 @@ def parameters(settings: BoosterSettings, rows: int) -> dict[str, Any]:
     defaults = DEFAULTS
     if rows < FULL_SIZE:
         defaults = DEFAULTS | {"min_data_in_leaf": max(2, rows // 100), "min_sum_hessian_in_leaf": 1e-3}
-    told = check_params(settings)
-    if "goss" in (told.get("boosting"), told.get("data_sample_strategy")):  # which takes the place of bagging
+    given = check_params(settings)
+    if "goss" in (given.get("boosting"), given.get("data_sample_strategy")):  # which takes the place of bagging
         defaults = {name: value for name, value in defaults.items() if not name.startswith("bagging")}
-    return defaults | (QUANTISED if told.get("use_quantized_grad") else {}) | told
+    return defaults | (QUANTISED if given.get("use_quantized_grad") else {}) | given
 
 
 def _monotone(settings: BoosterSettings, columns: list[str]) -> dict[str, Any]:

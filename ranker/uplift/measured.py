@@ -22,12 +22,12 @@ Fits = list[list[Arm]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The pairs that arms are judged by. user: int64[n] of the test's rows, -1 or in [0, n_users)."""
+    """The pairs that arms are judged by."""
 
-    groups: Groups
+    groups: Groups  # of the test
     pairs: Pairs
-    user: I64
-    n_users: int
+    user: I64  # [n] of the test's rows, in [0, n_users) or, of one who has no pairs, -1
+    n_users: int  # who have pairs
 
     @classmethod
     def of(cls, groups: Groups, pairs: Pairs) -> "Judged":

@@ -16,7 +16,7 @@ from features.schema import DAY, F64, I64, SAMPLED, Bool
 from ranker.training.prepared import Prepared
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
-#: item ages are told apart at these days
+#: item ages are split at these days
 AGES = (1, 7, 30)
 
 
@@ -61,7 +61,7 @@ def check_familiar(prepared: Prepared) -> None:
     for name in prepared.config.uplift.familiar:
         if name not in known:
             raise PairliftError(
-                f"[uplift] familiar: '{name}' is no text or list of [items.columns]{did_you_mean(name, known)}"
+                f"[uplift] familiar: '{name}' is not a text or list of [items.columns]{did_you_mean(name, known)}"
             )
 
 
