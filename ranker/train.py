@@ -69,9 +69,18 @@ def train(
     cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory)
     importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(
-        out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured, importance,
-        prepared.split, prepared.recorded,
-    )  # fmt: skip
+        out,
+        config=config,
+        spec=prepared.spec,
+        state=prepared.state,
+        plugins=plugins,
+        booster=arm.booster,
+        cooccurrence=cooccurrence,
+        measured=measured,
+        importance=importance,
+        split=prepared.split,
+        recorded=prepared.recorded,
+    )
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, found.value, json.dumps(measured))
     return measured
 
