@@ -13,7 +13,7 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.ids import IdIndex
 from features.newcomers import Newcomers
-from features.schema import F32, I32, I64, NO_CONTEXT, NO_NEWCOMERS, Catalog, Ids
+from features.schema import F32, I32, I64, NO_CONTEXT, NO_NEWCOMERS, Catalog, Ids, is_text
 from ranker.config import MAX_ID_BYTES, ServeSettings
 from ranker.recording.batch import Batch, Outcome
 from ranker.request import Answer, Detail, Request, RequestError, too_long
@@ -33,7 +33,7 @@ class IdTable:
 
     def __init__(self, ids: Ids) -> None:
         self.ids = ids
-        self.text = ids.dtype == object
+        self.text = is_text(ids)
         self._index = IdIndex.of(ids)
 
     @property
@@ -64,7 +64,7 @@ class Wire:
         self.limits, self._most, self._catalog = limits, max_id_bytes, catalog
         self.users = IdTable(catalog.user_ids)
         self.items = IdTable(catalog.item_ids)
-        self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
+        self._surfaces = catalog.surface_codes()
         self._contexts = {
             known.name: None if known.kind == "numeric" else {value: code for code, value in enumerate(known.values)}
             for known in catalog.contexts
