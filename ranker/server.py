@@ -230,14 +230,24 @@ class Server:
         self._health = health.HealthServicer()
         if record_to is not None:
             self._tell_recording(True)
-            found, told = (wire.users.find, wire.items.find), self._tell_recording
-            self.recorder = Recorder(bundle, record_to, now_wall, *found, past=past, origin=origin, health=told)
+            self.recorder = Recorder(
+                bundle,
+                record_to,
+                wall=now_wall,
+                users=wire.users.find,
+                items=wire.items.find,
+                past=past,
+                origin=origin,
+                health=self._tell_recording,
+            )
         live = self.recorder.live if self.recorder else None
         self.pipeline = Pipeline(bundle, state=(lambda: live.state) if live else None)
         self.feature_log = None
         if features_to is not None:
             folder, share = features_to
-            self.feature_log = FeatureLog(folder, bundle.columns, bundle.state.catalog, bundle.version, share)
+            self.feature_log = FeatureLog(
+                folder, columns=bundle.columns, catalog=bundle.state.catalog, version=bundle.version, share=share
+            )
         now = (lambda: self.pipeline.state.end) if past else now_wall
         service = RankingService(self.pipeline, now, wire, self.recorder, self.feature_log)
         self._stopped = threading.Event()

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import grpc
 
-from features.log.writer import LogError
+from features.log.tail import LogError
 from ranker.recording.recorder import LimitError
 from ranker.request import RequestError
 

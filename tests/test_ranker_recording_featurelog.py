@@ -26,7 +26,8 @@ from ranker.cli.main import cli
 from ranker.client import Client
 from ranker.config import Config, load_config
 from ranker.pipeline import Pipeline
-from ranker.recording.featurelog import FeatureLog, Logged, drift, read_features, write_part
+from ranker.recording.featurelog import FeatureLog, write_part
+from ranker.recording.logged import Logged, drift, read_features
 from ranker.request import Answer, Request
 from ranker.server import Server
 from ranker.train import drift_report, train
@@ -54,7 +55,7 @@ def serve_groups(config: Config, bundle: Bundle, folder: Path, shift: float = 0.
     prepared = prepare(config)
     groups, pipeline = prepared.groups.of("booster"), Pipeline(bundle)
     names = {code: name for name, code in load_request_codes(config.work / "import" / "log.duckdb").items()}
-    log = FeatureLog(folder, bundle.columns, bundle.state.catalog, bundle.version, 1.0)
+    log = FeatureLog(folder, columns=bundle.columns, catalog=bundle.state.catalog, version=bundle.version, share=1.0)
     r = groups.requests
     for g in range(len(r)):
         rows = slice(int(r.offsets[g]), int(r.offsets[g + 1]))
@@ -261,8 +262,8 @@ def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path
     with pytest.raises(PairliftError, match="--feature-log"):
         read_features(tmp_path, bundle.state.catalog)
     with pytest.raises(PairliftError, match="a share above 0"):
-        FeatureLog(tmp_path, bundle.columns, bundle.state.catalog, "v", 0.0)
-    log = FeatureLog(tmp_path / "other", ("strange",), bundle.state.catalog, "v", 1.0)
+        FeatureLog(tmp_path, columns=bundle.columns, catalog=bundle.state.catalog, version="v", share=0.0)
+    log = FeatureLog(tmp_path / "other", columns=("strange",), catalog=bundle.state.catalog, version="v", share=1.0)
     found = Answer(
         np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1), np.ones(1, np.uint32), ("caller",), (), None
     )
@@ -280,7 +281,7 @@ def test_a_slow_disk_drops_and_counts(
     _, bundle = trained
     monkeypatch.setattr("ranker.recording.featurelog.WAITING", 1)
     monkeypatch.setattr("ranker.recording.featurelog.FeatureLog._run", lambda self: None)
-    log = FeatureLog(tmp_path, bundle.columns, bundle.state.catalog, "v", 1.0)
+    log = FeatureLog(tmp_path, columns=bundle.columns, catalog=bundle.state.catalog, version="v", share=1.0)
     found = Answer(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.uint32), (), (), None)
     for _ in range(3):
         log.offer("r", Request(0, 5), replace(found), np.zeros((0, 1), np.float32))

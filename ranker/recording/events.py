@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from features.errors import PairliftError, did_you_mean
 from features.log.grading import GradeError, Grading
 from features.pairing.split import iso
-from features.schema import DAY, F32, F64, I8, I32, LARGEST_FEEDBACK, Bool, EventLog
+from features.schema import DAY, F32, F64, I8, I32, LARGEST_FEEDBACK, Bool, EventLog, is_text
 from ranker.bundle import Bundle
 from ranker.recording.batch import Batch
 from ranker.request import too_long
@@ -33,11 +33,11 @@ IDS = {"user_id": "user", "item_id": "item", "event_id": "event id", "request_id
 
 
 class Checked(NamedTuple):
-    """The m good events of a batch as the log has them and as the state has them, and (index, reason) of the rest."""
+    """What the checks made of a batch: m good events, and the rest."""
 
-    table: pa.Table
-    log: EventLog
-    refused: tuple[tuple[int, str], ...]
+    table: pa.Table  # the good ones as the log has them
+    log: EventLog  # the good ones as the state has them, -1 for users and items that the bundle does not know
+    refused: tuple[tuple[int, str], ...]  # (index in the batch, reason) of the rest
 
 
 class _Refusals:
@@ -66,8 +66,8 @@ class EventReader:
         config, catalog = bundle.config, bundle.state.catalog
         self.settings = config.record
         self._find = {"user": users, "item": items}
-        self._text = {"user": catalog.user_ids.dtype == object, "item": catalog.item_ids.dtype == object}
-        self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
+        self._text = {"user": is_text(catalog.user_ids), "item": is_text(catalog.item_ids)}
+        self._surfaces = catalog.surface_codes()
         self.feedback = tuple(config.events.feedback)
         texts = set(self.settings.texts)
         unknown = texts - set(config.events.columns)
@@ -244,10 +244,10 @@ def _within_bound(events: pa.Table, name: str) -> pa.Table:
     if not len(bad):
         return events
     ids = events["event_id"].take(pa.array(bad[:FIRST_FEW])).to_pylist()
-    told = ", ".join(f"{one!r} ({numbers[k]:g})" for one, k in zip(ids, bad, strict=False))
+    shown = ", ".join(f"{one!r} ({numbers[k]:g})" for one, k in zip(ids, bad, strict=False))
     log.warning(
         "recorded feedback '%s' is beyond %g in %s events and counts as unknown: event id %s; %s",
-        *(name, LARGEST_FEEDBACK, f"{len(bad):,}", told, LARGER),
+        *(name, LARGEST_FEEDBACK, f"{len(bad):,}", shown, LARGER),
     )
     kept = np.ones(len(numbers), bool)
     kept[bad] = False
