@@ -345,7 +345,7 @@ def test_a_group_of_another_user_or_of_no_period_stops_the_build(monkeypatch: py
     low, high = int(log.ts[0]), int(log.ts[-1])
     split = Split(low, low + (high - low) // 2, low + (high - low) * 3 // 4, high, 0.2)
     monkeypatch.setattr(
-        "features.pairing.pairs._first_events", lambda log, first, split: np.full_like(first, wrong % len(log))
+        "features.pairing.groups._first_events", lambda log, first, split: np.full_like(first, wrong % len(log))
     )
     with pytest.raises(RuntimeError, match="a fault of Pairlift"):
         make_groups(log, PairingSettings(), split)
