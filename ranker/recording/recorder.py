@@ -27,7 +27,8 @@ from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.hashes import MANIFEST
 from ranker.recording.batch import Batch, Outcome
-from ranker.recording.events import Checked, EventReader, Find
+from ranker.recording.checks import Find
+from ranker.recording.events import Checked, EventReader
 from ranker.recording.exports import Exporter
 from ranker.recording.memory import memory_lines
 from ranker.recording.numbering import Numbering, with_room
