@@ -105,8 +105,7 @@ def write_bundle(
             "recorded": recorded,
             "files": hash_files(partial),
         }
-        manifest["version"] = _version_of(manifest)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (partial / MANIFEST).write_text(json.dumps(manifest | {"version": _version_of(manifest)}, indent=1))
 
 
 def _version_of(manifest: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What users have on disk still loads: a bundle, a recorded log and a snapshot, as an earlier version wrote them.
+"""What users have on disk still loads, as an earlier version wrote it: a bundle, a recorded log and a snapshot of it.
 
 `golden/bundle-3-log-1.tar.xz` has a bundle of format 3, which was trained on a small world; a log of four batches of
 eight events, among them new users (there is room for one) and items, exported; a snapshot of its end; and in
@@ -6,6 +6,7 @@ eight events, among them new users (there is room for one) and items, exported; 
 """
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from served import recording
-from world import full_matrix
+from world import Parts, full_matrix, write_world_bundle
 
 from features.errors import PairliftError
 from features.log.dataset import Mapping, import_log
@@ -21,9 +22,10 @@ from features.log.loading import load_log
 from features.log.recorded import load_recorded
 from features.log.segments import check_export, segment_files
 from features.schema import F64, Requests
+from features.state.live import Frozen, empty_log
 from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
-from ranker.recording.snapshots import origin_of, with_snapshot
+from ranker.recording.snapshots import origin_of, with_snapshot, write_snapshot
 
 GOLDEN = Path(__file__).parent / "golden" / "bundle-3-log-1.tar.xz"
 
@@ -101,8 +103,35 @@ def test_exported_segments_are_theirs_and_are_trained_on(old: Path, expected: An
         check_export(path, file)
     bundle = load_bundle(old / "bundle")
     events = bundle.config.events.model_copy(update={"source": "log/events/*.parquet"})
-    import_log(Mapping(old, "UTC", events, None, None, tuple(bundle.config.grades), None), old / "log.duckdb")
+    import_log(Mapping(data=old, zone="UTC", events=events, grades=tuple(bundle.config.grades)), old / "log.duckdb")
     log, _ = load_log(old / "log.duckdb")
     assert len(log) == expected["events"]
     ranges = list(load_recorded(old / "log.duckdb").values())
     assert [(first, last) for frames in ranges for first, last in frames] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Places of what was synced, as they were then."""
+    places: set[str] = set()
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        places.add(os.readlink(f"/proc/self/fd/{handle}"))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return places
+
+
+def test_all_of_a_bundle_is_synced(parts: Parts, tmp_path: Path, synced: set[str]) -> None:
+    folder = tmp_path / "b"
+    write_world_bundle(parts, folder)
+    partial = tmp_path / ".b.partial"
+    assert synced == {str(tmp_path), str(partial), *(str(partial / p.relative_to(folder)) for p in folder.rglob("*"))}
+
+
+def test_all_of_a_snapshot_is_synced(parts: Parts, tmp_path: Path, synced: set[str]) -> None:
+    folder = write_snapshot(tmp_path, Frozen(parts.state, empty_log(("play",)), 7), "log", "v")
+    (partial,) = (Path(place) for place in synced if place.endswith(".partial"))
+    assert synced == {str(tmp_path), str(partial), *(str(partial / p.relative_to(folder)) for p in folder.rglob("*"))}

@@ -92,12 +92,7 @@ class Recorder:
         state = with_room(bundle.state, unplaced, self.settings.new_users, self.settings.new_items)
         memory_lines(state, self.settings)  # before the log is read, which takes time
         self._numbering = Numbering(state.catalog, self.settings.max_id_bytes)
-        # An event may come `tolerance` before its time, and again until its time is `keep` ago.
-        keep = self._reader.keep + self.settings.tolerance
-        size, age = round(self.settings.segment_mb * 1e6), self.settings.segment_time
-        self._writer = LogWriter(
-            folder, keep, self.clock, recorded=self._recorded, segment_bytes=size, segment_time=age
-        )
+        self._writer = self._log_writer()
         self._exporter = Exporter(self._writer, self._tell_health)
         try:
             self._open(state, unplaced)
@@ -182,6 +177,12 @@ class Recorder:
         self._writer.close()
         if self._live is not None:
             self._live.close()
+
+    def _log_writer(self) -> LogWriter:
+        # An event may come `tolerance` before its time, and again until its time is `keep` ago.
+        keep = self._reader.keep + self.settings.tolerance
+        size, age = round(self.settings.segment_mb * 1e6), self.settings.segment_time
+        return LogWriter(self.folder, keep, self.clock, recorded=self._recorded, segment_bytes=size, segment_time=age)
 
     def _open(self, state: State, unplaced: EventLog) -> None:
         """Read the log again, on top of a state and its events without a place, and begin to write."""
