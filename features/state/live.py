@@ -274,16 +274,16 @@ class Live:
 def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:
     """Return n events of nobody with nothing, at time 0."""
     return EventLog(
-        np.full(n, -1, np.int32),
-        np.full(n, -1, np.int32),
-        np.zeros(n, np.int64),
-        np.full(n, -1, np.int8),
-        np.full(n, -1, np.int16),
-        np.full(n, -1, np.int8),
-        np.full(n, -1, np.int64),
-        np.ones(n, bool),
-        np.full((n, len(feedback_names)), np.nan, np.float32),
-        feedback_names,
+        user=np.full(n, -1, np.int32),
+        item=np.full(n, -1, np.int32),
+        ts=np.zeros(n, np.int64),
+        grade=np.full(n, -1, np.int8),
+        surface=np.full(n, -1, np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=np.full((n, len(feedback_names)), np.nan, np.float32),
+        feedback_names=feedback_names,
     )
 
 

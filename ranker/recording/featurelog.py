@@ -12,7 +12,6 @@ import time
 import uuid
 import zlib
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -36,13 +35,15 @@ KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "sc
 
 
 class _Taken(NamedTuple):
-    """An answer that waits for the writer."""
+    """An answer that waits to be written. Not with its request, which would hold the counters of an old state."""
 
-    catalog: Catalog  # as of the answer: with its new users and items
+    catalog: Catalog  # of the request's state
     request_id: str
-    request: Request
+    user: int
+    as_of: int
+    surface: int
     answer: Answer
-    values: F32  # [k, c], of the k items of the answer
+    values: F32  # [k, c]
 
 
 class FeatureLog:
@@ -52,7 +53,7 @@ class FeatureLog:
     UTC), `surface_name` (null where missing), `rank` (0 first), `score` and `bundle_version`.
     """
 
-    def __init__(self, folder: Path, *, columns: tuple[str, ...], catalog: Catalog, version: str, share: float) -> None:
+    def __init__(self, folder: Path, *, columns: tuple[str, ...], version: str, share: float) -> None:
         """version: of the bundle. share: of the requests that are logged, in (0, 1]; the request's id decides, so a
         resend decides alike.
         """
@@ -62,7 +63,7 @@ class FeatureLog:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
-        self.folder, self.columns, self.catalog, self.version, self.share = folder, columns, catalog, version, share
+        self.folder, self.columns, self.version, self.share = folder, columns, version, share
         self.dropped = 0  # answers
         self._counting = threading.Lock()
         self._queue: queue.Queue[_Taken | None] = queue.Queue(WAITING)
@@ -73,12 +74,19 @@ class FeatureLog:
         """Tell whether a request is sampled; one without an id cannot be joined to its feedback and never is."""
         return bool(request_id) and zlib.crc32(request_id.encode()) < self.share * 2**32
 
-    def offer(self, request_id: str, request: Request, answer: Answer, values: F32) -> None:
+    def offer(self, request: Request, answer: Answer, values: F32) -> None:
         """Take an answer and float32[k, c] of its items; never waits."""
+        taken = _Taken(
+            catalog=request.state.catalog,
+            request_id=request.request_id,
+            user=request.user,
+            as_of=request.as_of,
+            surface=request.surface,
+            answer=answer,
+            values=values,
+        )
         try:
-            # Of the state only the ids: what waits must not hold old counters.
-            catalog = self.catalog if request.state is None else request.state.catalog
-            self._queue.put_nowait(_Taken(catalog, request_id, replace(request, state=None), answer, values))
+            self._queue.put_nowait(taken)
         except queue.Full:
             dropped = self._drop(1)
             if dropped & (dropped - 1) == 0:
@@ -111,20 +119,20 @@ class FeatureLog:
                 return
 
     def _table(self, taken: _Taken) -> pa.Table:
-        catalog, request, answer = taken.catalog, taken.request, taken.answer
+        catalog, answer = taken.catalog, taken.answer
         n = len(answer.item)
-        users, items = catalog.ids_of_users(np.full(n, request.user, np.int32)), catalog.ids_of_items(answer.item)
+        users, items = catalog.ids_of_users(np.full(n, taken.user, np.int32)), catalog.ids_of_items(answer.item)
         kinds = [pa.string() if is_text(known) else pa.int64() for known in (catalog.user_ids, catalog.item_ids)]
-        surface = self.catalog.surfaces[request.surface] if request.surface >= 0 else None
+        surface = catalog.surfaces[taken.surface] if taken.surface >= 0 else None
         keys = {
             "request_id": pa.array([taken.request_id] * n, pa.string()),
             "user_id": pa.array(users, kinds[0]),
             "item_id": pa.array(items, kinds[1]),
-            "as_of": pa.array([request.as_of] * n, pa.int64()),
+            "as_of": pa.array([taken.as_of] * n, pa.int64()),
             "surface_name": pa.array([surface] * n, pa.string()),
             "rank": pa.array(range(n), pa.int32()),
             "score": pa.array(answer.score, pa.float64()),
-            "bundle_version": pa.array([self.version] * n, pa.string()),
+            "bundle_version": pa.array([answer.bundle_version] * n, pa.string()),
         }
         features = {name: pa.array(taken.values[:, k], pa.float32()) for k, name in enumerate(self.columns)}
         return pa.table(keys | features)
