@@ -103,7 +103,9 @@ def test_exported_segments_are_theirs_and_are_trained_on(old: Path, expected: An
         check_export(path, file)
     bundle = load_bundle(old / "bundle")
     events = bundle.config.events.model_copy(update={"source": "log/events/*.parquet"})
-    import_log(Mapping(data=old, zone="UTC", events=events, grades=tuple(bundle.config.grades)), old / "log.duckdb")
+    grades = tuple(bundle.config.grades)
+    mapping = Mapping(data=old, zone="UTC", events=events, items=None, users=None, grades=grades, pairing_where=None)
+    import_log(mapping, old / "log.duckdb")
     log, _ = load_log(old / "log.duckdb")
     assert len(log) == expected["events"]
     ranges = list(load_recorded(old / "log.duckdb").values())

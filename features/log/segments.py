@@ -213,7 +213,7 @@ def last_exported(folder: Path) -> int:
 def _segment_and_last(exported: Path) -> tuple[str, int]:
     """Return the name of the segment that an exported file says it is of, and the last frame.
 
-    One from before exports said so: no name, and a frame for each row, more than which it cannot have.
+    One from before exports said so: no name, and the last frame that it could have, with an event in each.
     """
     file = pq.ParquetFile(exported)
     if not {SEGMENT, FRAME} <= set(file.schema_arrow.names):
