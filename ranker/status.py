@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import grpc
 
+from features.errors import PairliftError
 from features.log.tail import LogError
 from ranker.recording.recorder import LimitError
 from ranker.request import RequestError
@@ -35,7 +36,7 @@ def finished(context: grpc.ServicerContext, call: Callable[[], T], place: str = 
         return call()
     except Exception as error:
         code, sentence = status_of(error)
-        if code is grpc.StatusCode.INTERNAL:
+        if not isinstance(error, PairliftError):  # nobody foresaw it
             log.exception("a call failed")
     context.abort(code, place + sentence)
     raise AssertionError("abort() raises")
