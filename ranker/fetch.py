@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from features.errors import PairliftError
 from features.files import written_folder
-from ranker.config import FetchSettings
+from ranker.settings import FetchSettings
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need neither compiled kernels nor DuckDB
     from features.state.store import State
-    from ranker.config import ServeSettings
     from ranker.ids import IdTable
+    from ranker.settings import ServeSettings
 
 DEFAULT_K = 10
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning

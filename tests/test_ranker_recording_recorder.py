@@ -22,8 +22,8 @@ from features.log.segments import segment_files
 from features.schema import DAY
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
-from ranker.config import RecordSettings
 from ranker.server import RECORDING, SERVICE, RecordTo, Server
+from ranker.settings import RecordSettings
 
 
 def test_recorded_events_are_in_the_features_histories_and_filters(bundle, world, tmp_path):

@@ -44,10 +44,11 @@ from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
 from ranker.cli.main import cli
 from ranker.client import Client
-from ranker.config import RecordSettings, load_config
+from ranker.config import load_config
 from ranker.recording.batch import Batch
 from ranker.recording.snapshots import origin_of, with_snapshot
 from ranker.server import RecordTo, Server
+from ranker.settings import RecordSettings
 
 
 def test_closed_segments_can_be_trained_on(bundle, tmp_path):

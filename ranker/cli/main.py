@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from features.errors import PairliftError
+from ranker.cli.ask import rank, recommend
 from ranker.cli.bundle import bundle
+from ranker.cli.config import config
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
 from ranker.cli.rows import rows
-from ranker.cli.serve import rank, recommend, serve
+from ranker.cli.serve import serve
 from ranker.cli.train import CONFIG, retune, train
 
 
@@ -140,8 +142,8 @@ def drift(config: Path, features: Path) -> None:
 
     The two are equal up to rounding: a value differs where it is off by more than 1e-6 of itself (and 1e-6), a plugin's
     also by more than 1e-5 of its column's standard deviation, or where it is missing in one of the two. A column that
-    differs was served otherwise than it is trained on: late events, another version, or a bug. Plugins and priors are
-    those of the present log: where [split] has quantiles in place of dates, they move as it grows.
+    differs was served with other values than it is trained on: late events, another version, or a bug. Plugins and
+    priors are those of the present log: where [split] has quantiles in place of dates, they move as it grows.
     """
     from ranker.config import load_config
     from ranker.train import drift_report
@@ -155,7 +157,7 @@ def drift(config: Path, features: Path) -> None:
         )
 
 
-for verb in (train, retune, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
+for verb in (config, train, retune, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from features.errors import did_you_mean
 from features.pairing.split import iso
 from features.schema import DAY, F64, I32, LARGEST_FEEDBACK, Bool
-from ranker.config import RecordSettings
+from ranker.settings import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.request import too_long
 

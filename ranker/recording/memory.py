@@ -13,7 +13,7 @@ from features.newcomers import bytes_per_id
 from features.schema import is_text
 from features.state.histories import COLUMNS
 from features.state.store import State
-from ranker.config import MAX_ID_BYTES, RecordSettings
+from ranker.settings import MAX_ID_BYTES, RecordSettings
 
 GIB = 1 << 30
 #: bytes of an int64

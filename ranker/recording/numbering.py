@@ -12,7 +12,7 @@ from features.newcomers import Newcomers
 from features.schema import I32, I64, Catalog, EventLog, is_text
 from features.state.live import merged
 from features.state.store import State
-from ranker.config import MAX_ID_BYTES
+from ranker.settings import MAX_ID_BYTES
 
 log = logging.getLogger(__name__)
 
