@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from features.errors import did_you_mean
 from features.pairing.split import iso
 from features.schema import DAY, F64, I32, LARGEST_FEEDBACK, Bool
-from ranker.settings import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.request import too_long
+from ranker.settings import RecordSettings
 
 Find = Callable[[Sequence[Any]], I32]
 #: why feedback is bounded, and what to do
