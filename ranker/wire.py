@@ -37,7 +37,7 @@ class Wire:
         """catalog: of the bundle; users, items: its ids. max_id_bytes: of a text id that is not known."""
         self.users, self.items = users, items
         self.limits, self._most = limits, max_id_bytes
-        self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
+        self._surfaces = catalog.surface_codes()
         self._contexts = {
             known.name: None if known.kind == "numeric" else {value: code for code, value in enumerate(known.values)}
             for known in catalog.contexts

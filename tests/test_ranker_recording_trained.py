@@ -384,7 +384,7 @@ def test_a_file_of_another_segment_is_a_problem_and_not_an_export(
     bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another log, or of a copy that had less of the segment."""
-    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
     folder, _ = log
     batches = known_batches(np.random.default_rng(17), bundle, [5, 4], 0, DAY)
     with recording(bundle, tmp_path / "log") as (_, client):

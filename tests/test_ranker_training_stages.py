@@ -94,11 +94,12 @@ UNREAD = {
     "ranker.settings": "its values enter the keys",
     "ranker.fetch": "the files that it fetches enter the import's key",
     "ranker.hashes": "it makes keys alone",
+    "features.files": "it writes what it is given",
     "ranker.training.stages": "it makes keys, and keeps what was made",
     "ranker.training.booster.check_params": "it refuses settings, or does nothing",
     "ranker.training.booster.check_monotone": "it refuses settings, or does nothing",
     "ranker.columns.plugin_columns": "it gives names for `check_monotone`; the arms have the module itself",
-    "ranker.recording.featurelog": "the values that it puts in place enter the arms' key",
+    "ranker.recording.logged": "the values that it puts in place enter the arms' key",
 }
 PATHS = {name: path for package in PACKAGES for name, path in modules(package).items()}
 

@@ -113,6 +113,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     """
     import json
 
+    from features.files import written
     from ranker.config import load_config
     from ranker.uplift.report import uplift_report
     from ranker.uplift.table import as_table
@@ -120,9 +121,8 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     loaded = load_config(config)
     out.mkdir(parents=True, exist_ok=True)
     report = uplift_report(loaded, plugin)
-    partial = out / ".uplift.json.partial"
-    partial.write_text(json.dumps(report, indent=1, allow_nan=False))
-    partial.replace(out / "uplift.json")
+    with written(out / "uplift.json") as partial:
+        partial.write_text(json.dumps(report, indent=1, allow_nan=False))
     click.echo(as_table(report))
     click.echo(f"\nwrote {out / 'uplift.json'}")
     if report["leaks"]:

@@ -18,7 +18,7 @@ from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
 from ranker.columns import Columns, plugin_columns, plugin_values
-from ranker.recording.featurelog import Logged, overlay
+from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared

@@ -110,8 +110,11 @@ def fit_booster(
         raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     best = lgb.Booster(model_str=booster.model_to_string(num_iteration=stop.best))
-    if start is None:
-        return best
+    return best if start is None else _better(start, best, validation)
+
+
+def _better(start: lgb.Booster, best: lgb.Booster, validation: Slice) -> lgb.Booster:
+    """Return what a warm start brought, or what it started from where that is as good."""
     old, new = (
         pair_accuracy(np.asarray(b.predict(validation.matrix, raw_score=True)), validation.pairs).value
         for b in (start, best)
