@@ -1,12 +1,14 @@
 """Random logs of a small catalogue, with ties, nulls and cold keys, and counters of every kind over them."""
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import strategies as st
 
 from features.counters.spec import Counter, Span
+from features.log.dataset import Mapping
 from features.schema import HOUR, Attribute, Catalog, EventLog
-
-GRADES = ("skip", "listen", "like")
+from features.settings import EventsSettings, Grade
 
 
 def catalog() -> Catalog:
@@ -84,3 +86,8 @@ COUNTERS = (
         for span in ("all", "w3h", "h2h", "w5h_d1h")
     ),
 )
+
+
+def mapping_of(folder: Path, events: EventsSettings, grades: tuple[Grade, ...], zone: str = "UTC") -> Mapping:
+    """A log of events alone: no tables of items and users, and every event may make pairs."""
+    return Mapping(data=folder, zone=zone, events=events, items=None, users=None, grades=grades, pairing_where=None)

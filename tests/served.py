@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from logs import mapping_of
 from world import with_config
 
-from features.log.dataset import Mapping, import_log
+from features.log.dataset import import_log
 from features.log.loading import load_log
 from features.log.segments import segment_files
 from features.schema import DAY, HOUR, MINUTE, Requests
@@ -192,7 +193,7 @@ def exported(bundle, folder):
 def imported_from(bundle, folder, source, zone="UTC"):
     """The events of a source as a training reads them."""
     events = bundle.config.events.model_copy(update={"source": source, "surface": "surface"})
-    import_log(Mapping(folder, zone, events, None, None, tuple(bundle.config.grades), None), folder / "log.duckdb")
+    import_log(mapping_of(folder, events, tuple(bundle.config.grades), zone), folder / "log.duckdb")
     return load_log(folder / "log.duckdb")
 
 
