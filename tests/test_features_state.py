@@ -425,7 +425,7 @@ def test_plugins_read_live_histories_as_compact_ones():
     compact = live_ones.compact()
     users = np.arange(-1, 8, dtype=np.int32)
     as_of = np.full(len(users), last + DAY)
-    spec = TokenSpec(20, 3, 2, (1.0, 0.5), (1.0, 1.0), 16)
+    spec = TokenSpec(n_items=20, n_grades=3, n_surfaces=2, signal_mean=(1.0, 0.5), signal_scale=(1.0, 1.0), length=16)
     one, two = (make_tokens(h, users, *visible(h, users, as_of, Lag(0), 16), spec) for h in (live_ones, compact))
     for name in ("item", "codes", "signals", "length"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name

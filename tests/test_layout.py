@@ -131,6 +131,12 @@ def test_the_ways_through_the_modules(bundle: Bundle, parts: Parts, tmp_path: Pa
     assert next(iter(ways["rows.assemble, one request"].steps.values())) == "features.rows"
 
 
+def test_a_client_loads_no_kernels() -> None:
+    loaded = "import ranker.client, sys; print({'numba', 'lightgbm', 'duckdb', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"
+
+
 def test_only_examples_name_a_data_set() -> None:
     for package in MAY_IMPORT:
         for path in (ROOT / package).rglob("*.py"):

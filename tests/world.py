@@ -204,7 +204,9 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     plugins: dict[str, FeaturePlugin] = {}
     for name in config.ranker.plugins:
         plugins[name] = ALS(**config.plugins[name].params)
-        plugins[name].fit(FitData(log.until(split.t1), catalog, towers, pairs, world.grades, seed=0))
+        plugins[name].fit(
+            FitData(log=log.until(split.t1), catalog=catalog, groups=towers, pairs=pairs, grades=world.grades, seed=0)
+        )
     booster_groups = groups.of("booster")
     matrix = full_matrix(state, spec, plugins, booster_groups.requests)
     data = lgb.Dataset(matrix, booster_groups.grade, feature_name=columns_of(spec, plugins))
@@ -325,4 +327,4 @@ def groups_of(*grades: list[int]) -> Groups:
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), np.arange(len(grade), dtype=np.int32),
     )  # fmt: skip
     event = np.where(grade >= 0, np.arange(len(grade)), -1).astype(np.int64)
-    return Groups(requests, np.ones(n, np.int8), np.zeros(n, bool), grade, event)
+    return Groups(requests=requests, period=np.ones(n, np.int8), validation=np.zeros(n, bool), grade=grade, event=event)
