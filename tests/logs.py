@@ -1,5 +1,6 @@
 """Random logs of a small catalogue, with ties, nulls and cold keys, and counters of every kind over them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from features.counters.spec import Counter, Span
 from features.log.dataset import Mapping
-from features.schema import HOUR, Attribute, Catalog, EventLog
+from features.schema import HOUR, I64, Attribute, Catalog, EventLog
 from features.settings import EventsSettings, Grade
 
 
@@ -91,3 +92,12 @@ COUNTERS = (
 def mapping_of(folder: Path, events: EventsSettings, grades: tuple[Grade, ...], zone: str = "UTC") -> Mapping:
     """A log of events alone: no tables of items and users, and every event may make pairs."""
     return Mapping(data=folder, zone=zone, events=events, items=None, users=None, grades=grades, pairing_where=None)
+
+
+def permuted(log: EventLog, rows: I64) -> EventLog:
+    """Return the log with the labels (grade and feedback) of some events handed to others of them."""
+    others = np.random.default_rng(0).permutation(rows)
+    grade, feedback = log.grade.copy(), log.feedback.copy()
+    grade[rows], feedback[rows] = log.grade[others], log.feedback[others]
+    assert (grade != log.grade).any()
+    return replace(log, grade=grade, feedback=feedback)
