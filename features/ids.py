@@ -13,7 +13,7 @@ from numba import njit
 
 from features.errors import PairliftError
 from features.prefetch import AHEAD, prefetch
-from features.schema import I32, I64, Ids
+from features.schema import I32, I64, Ids, is_text
 
 #: bits of a hash that the multiplication of Fibonacci hashing (Knuth, vol. 3, 6.4) makes
 GOLDEN = -7046029254386353131
@@ -87,7 +87,7 @@ class IdIndex:
     @classmethod
     def of(cls, ids: Ids) -> "IdIndex":
         """Index ids int64[n] or object[n] of text; PairliftError where one stands twice."""
-        text = ids.dtype == object
+        text = is_text(ids)
         if not text and len(ids) and int(ids.max()) - int(ids.min()) < CLOSE * len(ids):
             return cls._of_close(ids)
         bits = max(2 * len(ids) - 1, 1).bit_length()
