@@ -16,7 +16,7 @@ import pytest
 import torch
 from contracts import VectorContract, fit_data
 from logs import permuted
-from world import SMALL_TOWERS, TOML, World
+from world import SMALL_TOWERS, TOML, World, make_world
 
 from features.errors import PairliftError
 from features.pairing.groups import make_groups
@@ -182,7 +182,8 @@ def test_cold_users_and_items_have_no_value(fitted: Any, world: World) -> None:
     assert np.isnan(plugin.user_vectors(one_request(0, 0, 0, items), histories)).all()
 
 
-def test_an_unseen_item_has_the_vector_of_its_attributes(world: World) -> None:
+def test_an_unseen_item_has_the_vector_of_its_attributes() -> None:
+    world = make_world(5)  # in which an unseen item shares no row of the table with a seen one's attributes
     attributes, n = world.catalog.item_attributes, world.catalog.n_items
     count = np.ones(n, np.int64)
     count[[4, 9]] = 0
