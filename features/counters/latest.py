@@ -94,21 +94,22 @@ class Latest:
             IdIndex.of(timeline.codes) if len(timeline.codes) else None,
         )
 
-    def rows(self, code: I64 | I32) -> I32:
-        """Return int32[n]: the row of each code (-1, or one behind the table: none)."""
-        if self.index is None:
-            return np.minimum(code, len(self.table) - 1).astype(np.int32, copy=False)
-        return self.index.find(code)
-
-    def gather(self, rows: I32, as_of: int, shared: F32, out: F32) -> None:
-        """Write float32[n, width] of rows (-1: no events): the plan's counters, and `shared` elsewhere.
+    def gather(self, code: I64 | I32, as_of: int, shared: F32, out: F32) -> None:
+        """Write float32[n, width]: the plan's counters of keys (-1: no events), and `shared` elsewhere.
 
         as_of >= end, µs. shared: float32[width], or [0] to leave the other columns as they are. out: C-ordered.
         """
         _gather(
-            rows, self.table, float(as_of - self.end), self.half_life, self.add, self.since, self.divisor,
+            self._rows(code), self.table, float(as_of - self.end), self.half_life, self.add, self.since, self.divisor,
             self.counters, shared, out,
         )  # fmt: skip
+
+    def _rows(self, code: I64 | I32) -> I32:
+        """Return int32[n]: the row of each code (-1, or one behind the table: none)."""
+        if self.index is not None:
+            return self.index.find(code)
+        wide = code.dtype == np.int64  # a code behind the table may be more than an int32 holds
+        return (np.minimum(code, len(self.table) - 1) if wide else code).astype(np.int32, copy=False)
 
 
 # Indexes are unsigned and rows are views: a test for a negative index in the inner loops keeps them from being vectors.

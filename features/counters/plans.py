@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numba import njit
 
-from features.counters.spec import Counter
+from features.counters.spec import Counter, worth_by_grade
 from features.schema import F32, F64, I64, SECOND, Bool
 
 T = TypeVar("T")
@@ -147,20 +147,6 @@ def make_plans(counters: tuple[Counter, ...], grades: tuple[str, ...] = ()) -> t
     return tuple(_Planner(grades).plan(key, [(p, c) for p, c in summed if c.key == key]) for key in keys)
 
 
-def series_values(event: str, form: str, grades: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Return the value of a series for each grade + 1; None where it is a feedback column."""
-    ranks = range(-1, len(grades))
-    if event == "impression":
-        return tuple(1.0 for _ in ranks)
-    if event != "grade" and event not in grades:
-        return None
-    if form == "trial":
-        return tuple(float(rank >= 0) for rank in ranks)
-    if event == "grade":
-        return tuple(float(max(rank, 0) if form == "value" else rank > 0) for rank in ranks)
-    return tuple(float(rank == grades.index(event)) for rank in ranks)
-
-
 class _Planner:
     """Collects what the counters of one key need."""
 
@@ -174,10 +160,10 @@ class _Planner:
         self.totals: _Numbers[tuple[int, int, int, int]] = _Numbers()
 
     def total(self, counter: Counter, event: str, form: str) -> int:
-        values = series_values(event, form, self.grades)
-        if values is None:
+        worth = worth_by_grade(event, self.grades)
+        if worth is None:
             self.feedback(event)
-        series = self.series((event, form) if values is None else values)
+        series = self.series((event, form) if worth is None else getattr(worth, form))
         delay = self.delays(counter.span.delay)
         if counter.kind == "since":
             return self.totals((SINCE, self.running((series, LAST)), 0, delay))

@@ -6,6 +6,7 @@ such names are built and parsed is here.
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -105,17 +106,39 @@ def check_event(event: str, grades: tuple[str, ...], feedback: tuple[str, ...]) 
         raise PairliftError(f"[[counters]] event = '{event}' is not known{did_you_mean(event, names)}")
 
 
+class Worth(NamedTuple):
+    """What an event is worth to a counter by its grade: float[grades + 1], of no grade first."""
+
+    value: tuple[float, ...]  # what sums and means add
+    trial: tuple[float, ...]  # 1 where the value is known: what means and rates are over
+
+    @property
+    def hit(self) -> tuple[float, ...]:
+        """1 where the value is not 0: what counts and rates add."""
+        return tuple(float(value != 0) for value in self.value)
+
+
+def worth_by_grade(event: str, grades: tuple[str, ...]) -> Worth | None:
+    """Return what a log's event is worth to counters of `event`; None where that is a feedback column's value."""
+    ranks = range(-1, len(grades))
+    graded = tuple(float(rank >= 0) for rank in ranks)
+    if event == "impression":
+        ones = tuple(1.0 for _ in ranks)
+        return Worth(ones, ones)
+    if event == "grade":
+        return Worth(tuple(float(max(rank, 0)) for rank in ranks), graded)
+    if event in grades:
+        return Worth(tuple(float(rank == grades.index(event)) for rank in ranks), graded)
+    return None
+
+
 def event_values(log: EventLog, event: str, grades: tuple[str, ...]) -> tuple[F32, F32]:
     """Return float32[n] value and float32[n] trial (1 where the value is known) of each event of the log."""
     check_event(event, grades, log.feedback_names)
-    if event == "impression":
-        ones = np.ones(len(log), np.float32)
-        return ones, ones
-    graded = (log.grade >= 0).astype(np.float32)
-    if event == "grade":
-        return np.maximum(log.grade, 0).astype(np.float32), graded
-    if event in grades:
-        return (log.grade == grades.index(event)).astype(np.float32), graded
+    worth = worth_by_grade(event, grades)
+    if worth is not None:
+        at = np.minimum(log.grade + 1, len(grades))
+        return np.array(worth.value, np.float32)[at], np.array(worth.trial, np.float32)[at]
     column = log.feedback[:, log.feedback_names.index(event)]
     known = ~np.isnan(column)
     return np.where(known, column, 0).astype(np.float32), known.astype(np.float32)

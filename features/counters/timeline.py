@@ -238,7 +238,7 @@ class Timeline:
         """The arrays for the kernels."""
         return Events(self.offsets, self.ts, self.grade, self.feedback, self.marks)
 
-    def find(self, code: I64) -> I64:
+    def find(self, code: I64 | I32) -> I64:
         """Return the place of each code, -1 where the key has no event."""
         return find_places(self.codes, self.offsets, code)
 
@@ -253,12 +253,6 @@ class Timeline:
         rows, found = rows[order], plan.empty(len(order))
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
         merge_totals(found, rows, plan.totals.kind, totals)
-
-    def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
-        """Return float32[len(as_of), counters of the plan] of this timeline alone."""
-        totals = plan.empty(len(as_of))
-        self.add(plan, rows, code, as_of, totals)
-        return plan.finish(totals, as_of)
 
 
 @njit(cache=True, nogil=True)
@@ -306,7 +300,7 @@ def _offsets(code: I64, size: int) -> I64:
     return offsets
 
 
-def find_places(codes: I64, offsets: I64, code: I64) -> I64:
+def find_places(codes: I64, offsets: I64, code: I64 | I32) -> I64:
     """Return the place of each code by what `places_of` gave, -1 where it has none."""
     if not len(codes):
         return np.where(code < len(offsets) - 1, code, -1)

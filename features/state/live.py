@@ -21,6 +21,7 @@ import numpy as np
 from features.newcomers import Newcomers
 from features.schema import EventLog
 from features.state.histories import Histories, HistoryBuffer
+from features.state.read import make_tables
 from features.state.store import Segment, State
 
 log = logging.getLogger(__name__)
@@ -239,7 +240,7 @@ class Live:
             events = merged([histories.log(self._names), strangers])
             built = State.build(events, state.catalog, state.counters, state.grades, histories)
             built = replace(built, end=max(built.end, state.end))
-            built.make_tables()  # made here, not by the first request
+            make_tables(built)  # made here, not by the first request
             return _Done(0, count, None, Frozen(built, strangers, frame))
 
         self._begin(work)
