@@ -1,4 +1,4 @@
-"""Open addressing, as the compiled kernels do it: slots of (key, number), Fibonacci hashing, linear probing.
+"""Hashes, and the hash table of the compiled kernels: slots of (key, number), Fibonacci hashing, linear probing.
 
 A table is int64[2 ** bits, 2]; a slot whose number is -1 is empty. It is at most half full, so a probe looks at 1.5
 slots for a key that is there, and at 2.5 for one that is not (Knuth, vol. 3, 6.4). Tables of keys that are wider than
@@ -12,10 +12,20 @@ from numba import njit
 
 from features.schema import I64
 
-#: 2 ** 64 over the golden ratio, as an int64: multiples of it lie evenly in the range of integers
+#: 2 ** 64 over the golden ratio, as an int64: multiples of it lie evenly in the range of integers (Knuth, vol. 3, 6.4)
 GOLDEN = -7046029254386353131
 #: bytes of a slot
 SLOT_BYTES = 16
+
+
+def mix(x: Any, salt: int = 1) -> Any:
+    """Return uint64 of uint64 `x`, every bit of which rests on all of x: what SplitMix64 (Steele, Lea, Flood 2014) with
+    the seed x gives as its `salt`-th number.
+    """
+    x = x + np.uint64(salt * GOLDEN % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @njit(cache=True, nogil=True)

@@ -7,9 +7,8 @@ import numpy as np
 
 from features.counters.plans import Plan
 from features.counters.spec import Counter, Span
-from features.schema import DAY, F32, I32
+from features.schema import DAY, F32, I32, empty_log
 from features.state.histories import Histories
-from features.state.live import empty_log
 from features.state.read import item_totals
 from features.state.store import Segment, State
 from ranker.candidates.source import best

@@ -28,8 +28,8 @@ from features.log.segments import (
     segment_name,
 )
 from features.log.writer import EVENTS, LogWriter
-from features.schema import Bool, EventLog
-from features.state.live import Live, empty_log, merged
+from features.schema import Bool, EventLog, empty_log, merged
+from features.state.live import Live
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.recording.batch import Batch, Outcome
