@@ -15,7 +15,8 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 from pydantic import ValidationError
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import F32, I32, Catalog, EventLog, Requests
 from features.state.histories import Histories
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.plugin import FitData
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog
 from features.state.histories import Histories

@@ -1,5 +1,6 @@
 """What every implementation of a Protocol must hold: subclass for each one."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,16 @@ import numpy as np
 import pytest
 from world import World, make_world
 
-from features.pairing.pairs import make_groups, make_pairs, weight_table
+from features.pairing.groups import make_groups
+from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData, RecodedPlugin, VectorPlugin
-from features.schema import Requests, one_request
+from features.schema import DAY, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
+from ranker.bundle import Bundle
+from ranker.candidates.source import CandidateSource
+from ranker.request import Request
 
 
 def fit_data(world: World, split: Split, seed: int = 3) -> FitData:
@@ -101,8 +106,8 @@ class PluginContract:
         )
         assert plugin.values(requests.slice(0, 0), histories).shape == (0, len(plugin.columns))
 
-    def test_new_users_and_items_of_histories_are_as_cold_ones_but_for_the_history(self, case: Any) -> None:
-        plugin, world, requests, histories = case
+    def test_new_items_of_histories_are_as_cold_ones(self, case: Any) -> None:
+        plugin, world, requests, _ = case
         log, n_users, n_items = world.log, world.catalog.n_users, world.catalog.n_items
         as_of, items = int(requests.as_of[-1]), np.arange(6, dtype=np.int32)
         found = []
@@ -111,12 +116,6 @@ class PluginContract:
             mixed = Histories.build(replace(log, item=third.astype(np.int32)), n_users)
             found.append(plugin.values(one_request(3, as_of, 0, items), mixed))
         self.same(*found)  # which new item it is says nothing
-        if isinstance(plugin, VectorPlugin):
-            later = Histories.build(replace(log, user=np.where(log.user == 3, n_users + 2, log.user)), n_users + 3)
-            known = plugin.user_vectors(one_request(3, as_of, 0, items), histories)
-            self.same(plugin.user_vectors(one_request(n_users + 2, as_of, 0, items), later), known)
-            assert np.isfinite(known).all()
-            assert np.isnan(plugin.user_vectors(one_request(n_users + 1, as_of, 0, items), later)).all()
 
     def test_what_is_saved_is_loaded_and_can_be_saved_again(self, case: Any, tmp_path: Path) -> None:
         plugin, _, requests, histories = case
@@ -134,15 +133,6 @@ class PluginContract:
         np.testing.assert_allclose(
             again.values(requests, histories), plugin.values(requests, histories), rtol=1e-3, atol=1e-4
         )
-
-    def test_vectors_give_the_dot(self, case: Any) -> None:
-        plugin, world, requests, histories = case
-        if not isinstance(plugin, VectorPlugin) or plugin.columns != ("dot",):
-            pytest.skip("no vectors")
-        users, items = plugin.user_vectors(requests, histories), plugin.item_vectors
-        assert items.shape == (world.catalog.n_items, users.shape[1])
-        dot = np.einsum("nd,nd->n", users[requests.row_request()], items[requests.item])
-        np.testing.assert_allclose(plugin.values(requests, histories)[:, 0], dot, rtol=1e-3, atol=1e-4)
 
     def test_a_recoded_plugin_gives_the_same_for_the_same_items_and_users(self, case: Any, tmp_path: Path) -> None:
         plugin, world, requests, histories = case
@@ -165,3 +155,94 @@ class PluginContract:
         new = replace(asked, item=np.full_like(asked.item, len(items) - 1))
         cold = replace(requests, item=np.full_like(requests.item, -1))
         self.same(moved.values(new, later), plugin.values(cold, histories))
+
+
+class VectorContract(PluginContract):
+    """A VectorPlugin: what a candidate source needs of one, beside all that a FeaturePlugin holds."""
+
+    def test_every_user_and_item_has_a_row_of_the_same_width(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        assert isinstance(plugin, VectorPlugin)
+        items, users = plugin.item_vectors, plugin.user_vectors(requests, histories)
+        assert items.shape == (world.catalog.n_items, users.shape[1])
+        assert len(users) == len(requests)
+        assert items.dtype == users.dtype == np.float32
+        for vectors in (items, users):
+            known = ~np.isnan(vectors)
+            np.testing.assert_array_equal(known.all(axis=1), known.any(axis=1))  # a row is known as a whole, or NaN
+            assert np.isfinite(vectors[known]).all()
+            assert known.mean() > 0.8
+
+    def test_vectors_give_the_dot(self, case: Any) -> None:
+        plugin, _, requests, histories = case
+        assert plugin.columns == ("dot",)
+        users, items = plugin.user_vectors(requests, histories), plugin.item_vectors
+        dot = np.einsum("nd,nd->n", users[requests.row_request()], items[requests.item])
+        np.testing.assert_allclose(plugin.values(requests, histories)[:, 0], dot, rtol=1e-3, atol=1e-4)
+
+    def test_a_users_vector_is_of_the_events_before_as_of_alone(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        for r in range(0, len(requests), 8):
+            one = requests.slice(r, r + 1)
+            past = Histories.build(world.log.until(int(one.as_of[0])), world.catalog.n_users)
+            self.same(plugin.user_vectors(one, past), plugin.user_vectors(one, histories))
+
+    def test_a_user_without_a_history_has_no_vector(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        as_of = int(requests.as_of[0])
+        for user in (-1, world.catalog.n_users + 1):
+            assert np.isnan(plugin.user_vectors(one_request(user, as_of, -1, np.zeros(1, np.int32)), histories)).all()
+
+    def test_a_new_user_has_the_vector_of_the_same_history(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        log, n_users = world.log, world.catalog.n_users
+        as_of, items = int(requests.as_of[-1]), np.arange(6, dtype=np.int32)
+        later = Histories.build(replace(log, user=np.where(log.user == 3, n_users + 2, log.user)), n_users + 3)
+        known = plugin.user_vectors(one_request(3, as_of, 0, items), histories)
+        self.same(plugin.user_vectors(one_request(n_users + 2, as_of, 0, items), later), known)
+        assert np.isfinite(known).all()
+        assert np.isnan(plugin.user_vectors(one_request(n_users + 1, as_of, 0, items), later)).all()
+
+
+class SourceContract:
+    """A CandidateSource. Set `make`, which builds one of the small served world."""
+
+    def make(self, bundle: Bundle) -> CandidateSource:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def source(self, bundle: Bundle) -> CandidateSource:
+        return self.make(bundle)
+
+    @pytest.mark.parametrize("limit", [1, 7, 1000])
+    @pytest.mark.parametrize("user", [0, 13, -1])
+    def test_distinct_known_items_within_the_limit(
+        self, source: CandidateSource, bundle: Bundle, user: int, limit: int
+    ) -> None:
+        items = source.propose(Request(user, bundle.state.end), limit)
+        assert items.dtype == np.int32
+        assert items.ndim == 1
+        assert len(items) <= limit
+        assert len(set(items.tolist())) == len(items)
+        assert ((items >= 0) & (items < bundle.state.catalog.n_items)).all()
+
+    def test_a_smaller_limit_is_a_prefix(self, source: CandidateSource, bundle: Bundle) -> None:
+        request = Request(3, bundle.state.end)
+        assert len(source.propose(request, 5)) == 5
+        assert source.propose(request, 5).tolist() == source.propose(request, 50)[:5].tolist()
+
+    def test_the_same_request_gives_the_same_items(self, source: CandidateSource, bundle: Bundle) -> None:
+        request = Request(3, bundle.state.end - DAY, source_item=4)
+        again = self.make(bundle)
+        assert len(source.propose(request, 20))
+        for other in (source, again):
+            assert other.propose(request, 20).tolist() == source.propose(request, 20).tolist()
+
+    def test_several_threads_get_the_items_of_one(self, source: CandidateSource, bundle: Bundle) -> None:
+        requests = [Request(user, bundle.state.end) for user in range(40)]
+        alone = [source.propose(request, 20).tolist() for request in requests]
+        with ThreadPoolExecutor(4) as pool:
+            assert [items.tolist() for items in pool.map(lambda r: source.propose(r, 20), requests)] == alone
+
+    def test_before_the_first_event_there_is_nothing(self, source: CandidateSource, world: World) -> None:
+        assert len(source.propose(Request(0, int(world.log.ts[0])), 20)) == 0

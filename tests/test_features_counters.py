@@ -9,77 +9,16 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import COUNTERS, catalog, logs
+from world import GRADES
 
-from features.counters.spec import Counter, Span, default_settings, make_counters, parse_column
+from features.counters.spec import default_settings, make_counters, parse_column
 from features.errors import PairliftError
 from features.rows import assemble, make_spec
-from features.schema import HOUR, Attribute, Catalog, EventLog, Requests, one_request
+from features.schema import HOUR, EventLog, Requests, one_request
 from features.settings import CounterSettings
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
-
-GRADES = ("skip", "listen", "like")
-NONE_I, NONE_O, NONE_F = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
-
-
-def catalog() -> Catalog:
-    genre = Attribute("genre", "categorical", np.array([0, 1, -1, 1], np.int32), NONE_O, NONE_F, ("a", "b"))
-    tags = Attribute("tags", "multi", np.array([0, 1, 1, 0], np.int32), np.array([0, 2, 2, 3, 4]), NONE_F, ("x", "y"))
-    size = Attribute("size", "numeric", NONE_I, NONE_O, np.array([1, np.nan, 3, 4], np.float32), ())
-    country = Attribute("country", "categorical", np.array([1, -1, 0], np.int32), NONE_O, NONE_F, ("fr", "no"))
-    likes = Attribute("likes", "multi", np.array([0, 0, 1], np.int32), np.array([0, 1, 1, 3]), NONE_F, ("u", "v"))
-    return Catalog(np.arange(3), np.arange(4), ("feed", "search"), (genre, tags, size), (country, likes))
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> EventLog:
-    n = draw(st.integers(0, 30))
-    ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)))  # noqa: E731
-    # Few distinct times, an hour apart: ties everywhere.
-    ts = np.sort(ints(0, 12)) * HOUR
-    feedback = ints(-1, 3).astype(np.float32)[:, None]
-    feedback[feedback < 0] = np.nan
-    return EventLog(
-        ints(0, 2).astype(np.int32), ints(0, 3).astype(np.int32), ts.astype(np.int64), ints(-1, 2).astype(np.int8),
-        ints(-1, 1).astype(np.int16), np.full(n, -1, np.int8), np.full(n, -1, np.int64), np.ones(n, bool),
-        feedback.reshape(n, 1), ("stars",),
-    )  # fmt: skip
-
-
-KEYS = (
-    ("user",), ("item",), ("genre",), ("user", "genre"), ("user", "tags"), ("item", "surface"), ("user", "item"),
-    ("user_country",), ("user_likes", "tags"), ("surface", "user_country", "genre"),
-)  # fmt: skip
-SPANS = ("all", "w3h", "w1d", "h2h", "w4h_d90m", "h3h_d1h", "all_d2h")
-COUNTERS = (
-    *(
-        Counter(key, event, Span.parse(span), stat, strength=4.0, prior=0.3)
-        for key in KEYS
-        for event in ("impression", "grade", "like", "stars")
-        for span in SPANS
-        for stat in ("count", "sum", "rate", "mean")
-    ),
-    *(Counter(key, event, Span("all", 0), "since") for key in KEYS for event in ("impression", "like", "stars")),
-    *(Counter(key, "listen", Span.parse("all_d1h"), "since") for key in KEYS),
-    *(
-        Counter(key, event, Span.parse(span), f"ratio_{over}", strength=2.0, prior=0.1)
-        for key in KEYS
-        for event, over in (("like", "listen"), ("stars", "impression"))
-        for span in ("w3h", "h2h")
-    ),
-    *(
-        Counter(key, event, Span.parse(span), f"distinct_{thing}")
-        for key in KEYS
-        for event, thing in (("impression", "item"), ("like", "user"), ("stars", "tags"), ("grade", "surface"))
-        for span in ("all", "w3h", "w5h_d1h")
-    ),
-    *(
-        Counter(("item",), event, Span.parse(span), f"rank_{attribute}")
-        for event in ("impression", "like")
-        for attribute in ("genre", "tags")
-        for span in ("all", "w3h", "h2h", "w5h_d1h")
-    ),
-)
 
 
 def asked_at(asked: list[tuple[int, int, int, int]]) -> Requests:

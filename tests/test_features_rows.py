@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_features_counters import COUNTERS, GRADES, NONE_F, NONE_I, NONE_O, catalog, logs
-from world import make_world
+from logs import COUNTERS, NONE_F, NONE_I, NONE_O, catalog, logs
+from world import GRADES, make_world
 
 from features.counters.spec import make_counters
 from features.errors import PairliftError

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from contracts import PluginContract, fit_data
+from contracts import VectorContract, fit_data
 from world import TOML, World, make_world
 
 from features.errors import PairliftError
-from features.pairing.pairs import make_groups, make_pairs, weight_table
+from features.pairing.groups import make_groups
+from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import make_split
 from features.plugin import FeaturePlugin, FitData
 from features.schema import DAY, HOUR, I64, EventLog, Requests, one_request
@@ -43,7 +44,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-class TestTwoTower(PluginContract):
+class TestTwoTower(VectorContract):
     exact = False
 
     def make(self) -> FeaturePlugin:

@@ -1,3 +1,5 @@
+"""Every source keeps the contract and equals its plain definition; filters part what is kept from what is removed."""
+
 import subprocess
 import sys
 from dataclasses import replace
@@ -5,66 +7,34 @@ from dataclasses import replace
 import numpy as np
 import oracles
 import pytest
+from contracts import SourceContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from world import make_bundle, make_world
 
 from features.counters.spec import Counter, Span
 from features.schema import DAY, EventLog
 from features.state.store import State
+from ranker.candidates import filters
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import best
-from ranker.request import Request
+from ranker.request import ABSENT, Candidates, Request
 
 
-@pytest.fixture(scope="module")
-def world():
-    return make_world()
+class TestPopular(SourceContract):
+    def make(self, bundle):
+        return Popular(bundle.state)
 
 
-@pytest.fixture(scope="module")
-def bundle(world):
-    return make_bundle(world)
+class TestTakenTogether(SourceContract):
+    def make(self, bundle):
+        return TakenTogether(bundle.cooccurrence, bundle.state.histories, 1)
 
 
-def build(name, bundle):
-    state = bundle.state
-    return {
-        "popular": lambda: Popular(state),
-        "cooccurrence": lambda: TakenTogether(bundle.cooccurrence, state.histories, 1),
-        "nearest": lambda: Nearest(bundle.plugins["als"], state.histories),
-    }[name]()
-
-
-class TestContract:
-    """What ranker.candidates.source.CandidateSource promises, of every source."""
-
-    @pytest.fixture(params=["popular", "cooccurrence", "nearest"])
-    def source(self, request, bundle):
-        return build(request.param, bundle)
-
-    @pytest.mark.parametrize("limit", [1, 7, 1000])
-    @pytest.mark.parametrize("user", [0, 13, -1])
-    def test_distinct_known_items_within_the_limit(self, source, bundle, user, limit):
-        items = source.propose(Request(user, bundle.state.end), limit)
-        assert items.dtype == np.int32
-        assert items.ndim == 1
-        assert len(items) <= limit
-        assert len(set(items.tolist())) == len(items)
-        assert ((items >= 0) & (items < bundle.state.catalog.n_items)).all()
-
-    def test_a_smaller_limit_is_a_prefix(self, source, bundle):
-        request = Request(3, bundle.state.end)
-        assert source.propose(request, 5).tolist() == source.propose(request, 50)[:5].tolist()
-
-    def test_the_same_request_gives_the_same_items(self, source, bundle):
-        request = Request(3, bundle.state.end - DAY, source_item=4)
-        assert source.propose(request, 20).tolist() == source.propose(request, 20).tolist()
-
-    def test_before_the_first_event_there_is_nothing(self, source, world):
-        assert len(source.propose(Request(0, int(world.log.ts[0])), 20)) == 0
+class TestNearest(SourceContract):
+    def make(self, bundle):
+        return Nearest(bundle.plugins["als"], bundle.state.histories)
 
 
 def test_best_sorts_by_score_then_place_and_leaves_out_what_is_no_number():
@@ -251,3 +221,81 @@ def test_taken_together_hears_an_item_once_and_no_more_than_the_last_seeds():
 def test_an_empty_log_proposes_nothing(world):
     state = State.build(world.log.until(0), world.catalog, (), world.grades)
     assert len(Popular(replace(state)).propose(Request(0, 10), 5)) == 0
+
+
+def test_popular_items_hold_no_histories_and_one_timeline(bundle):
+    held = Popular(bundle.state)._state
+    assert len(bundle.state.histories.ts)
+    assert len(held.histories.ts) == 0
+    assert [len(segment.timelines) for segment in held.segments] == [1]
+
+
+def candidates(items):
+    item = np.array(items, np.int32)
+    return Candidates(item, np.arange(len(item), dtype=np.int32)[:, None])
+
+
+FILTERS = [filters.unknown, filters.excluded, filters.seen]
+
+
+@pytest.mark.parametrize("keep", FILTERS)
+def test_kept_and_removed_are_a_partition_in_order(bundle, keep):
+    given = candidates([3, -1, 79, 80, 0, 17])
+    request = Request(user=1, as_of=bundle.state.end, exclude=np.array([17], np.int32))
+    kept, removed = keep(given, request, bundle.state)
+    assert sorted([*kept.item, *removed.item]) == sorted(given.item)
+    assert list(kept.item) == [i for i in given.item if i in kept.item]
+    assert len(kept.place) == len(kept)
+    assert len(removed.place) == len(removed)
+
+
+@pytest.mark.parametrize("keep", FILTERS)
+def test_nothing_in_gives_nothing_out(bundle, keep):
+    kept, removed = keep(candidates([]), Request(-1, bundle.state.end), bundle.state)
+    assert len(kept) == len(removed) == 0
+
+
+def test_unknown_is_what_the_catalogue_lacks(bundle):
+    kept, removed = filters.unknown(candidates([-1, 0, 79, 80]), Request(0, 0), bundle.state)
+    assert list(kept.item) == [0, 79]
+    assert list(removed.item) == [-1, 80]
+
+
+def test_excluded_are_the_callers_items_and_the_source_item(bundle):
+    request = Request(0, bundle.state.end, source_item=5, exclude=np.array([2, -1, 2], np.int32))
+    kept, removed = filters.excluded(candidates([1, 2, 5, 7]), request, bundle.state)
+    assert list(kept.item) == [1, 7]
+    assert list(removed.item) == [2, 5]
+
+
+def test_seen_is_strictly_before_as_of(bundle):
+    histories = bundle.state.histories
+    user = 4
+    start, stop = histories.offsets[user : user + 2]
+    k = start + (stop - start) // 2
+    item, ts = int(histories.item[k]), int(histories.ts[k])
+    first = int(histories.ts[start:stop][histories.item[start:stop] == item][0])
+    for as_of, removed_count in ((first, 0), (first + 1, 1), (ts + 1, 1)):
+        _, removed = filters.seen(candidates([item]), Request(user, as_of), bundle.state)
+        assert len(removed) == removed_count
+
+
+def test_seen_equals_the_plain_definition(bundle, world):
+    log = world.log
+    everything = candidates(range(80))
+    for user in range(0, 40, 7):
+        for as_of in (log.ts[0], log.ts[len(log) // 3], log.ts[-1], log.ts[-1] + 1):
+            expected = {int(i) for u, i, t in zip(log.user, log.item, log.ts, strict=True) if u == user and t < as_of}
+            _, removed = filters.seen(everything, Request(user, int(as_of)), bundle.state)
+            assert set(removed.item.tolist()) == expected
+
+
+def test_a_cold_user_has_seen_nothing(bundle):
+    kept, removed = filters.seen(candidates(range(80)), Request(-1, bundle.state.end), bundle.state)
+    assert len(kept) == 80
+    assert len(removed) == 0
+
+
+def test_sources_are_bits_of_the_places():
+    place = np.array([[0, ABSENT, 3], [ABSENT, 1, ABSENT], [2, 0, 0]], np.int32)
+    assert Candidates(np.arange(3, dtype=np.int32), place).sources.tolist() == [0b101, 0b010, 0b111]

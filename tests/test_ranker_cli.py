@@ -1,34 +1,39 @@
 """The verbs on a small log: what a user sees, and what a mistake gets."""
 
 import json
+import os
 import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from test_ranker_uplift import write_world
+from served import ROOT, pairlift, recording, user_id
+from world import write_world
 
 from features.errors import PairliftError
 from ranker.bundle import _in_its_place, load_bundle
 from ranker.candidates import cooccurrence
+from ranker.cli import serve as cli_serve
 from ranker.cli.main import cli
+from ranker.client import Client
 from ranker.config import load_config
 from ranker.export.onnx import run_onnx
 from ranker.training.arms import Arms
 from ranker.training.prepare import plugin_stage, prepare
 
 
-def pairlift(*words: object) -> tuple[int, str]:
-    done = CliRunner().invoke(cli, [str(w) for w in words])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
-
-
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     code, said = pairlift("train", write_world(folder), "--out", folder / "bundle")
     assert code == 0, said
@@ -66,16 +71,16 @@ def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
 
 
 def test_little_memory_makes_more_blocks_and_the_same_table(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
     blocks = cooccurrence._blocks
     monkeypatch.setattr(cooccurrence, "_blocks", lambda *of: made.append(len(list(blocks(*of)))) or blocks(*of))
     for memory in ("2", "0.000001"):
-        code, said = pairlift("train", bundle.parent / "pairlift.toml", "--out", tmp_path / memory, "--memory", memory)
+        code, said = pairlift("train", trained.parent / "pairlift.toml", "--out", tmp_path / memory, "--memory", memory)
         assert code == 0, said
         for name in ("neighbour.npy", "score.npy"):
-            wanted = (bundle / "cooccurrence" / name).read_bytes()
+            wanted = (trained / "cooccurrence" / name).read_bytes()
             assert (tmp_path / memory / "cooccurrence" / name).read_bytes() == wanted
     assert made[0] < made[1] == 80  # of one item each
 
@@ -117,16 +122,16 @@ def test_uplift_prints_and_writes(tmp_path: Path) -> None:
         assert key in written, key
 
 
-def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) -> None:
-    code, said = pairlift("bundle", "show", bundle)
+def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(trained: Path) -> None:
+    code, said = pairlift("bundle", "show", trained)
     assert code == 0
     for figure in ("pair_accuracy", "ndcg@10", "map", "mrr", "auc", "pair_accuracy_catboost"):
         assert re.search(rf"^{figure} +0\.\d+$", said, re.MULTILINE)
     assert "als__dot" in said
-    assert json.loads((bundle / "importance.json").read_text())["columns"]["als__dot"]["direction"] > 0
-    assert pairlift("bundle", "verify", bundle)[0] == 0
-    loaded = load_bundle(bundle)
-    prepared = prepare(load_config(bundle.parent / "pairlift.toml"))
+    assert json.loads((trained / "importance.json").read_text())["columns"]["als__dot"]["direction"] > 0
+    assert pairlift("bundle", "verify", trained)[0] == 0
+    loaded = load_bundle(trained)
+    prepared = prepare(load_config(trained.parent / "pairlift.toml"))
     arms = Arms.of(prepared)
     plugin = plugin_stage(prepared, "als", 0)
     columns = arms.plugin_columns("als", plugin)
@@ -135,47 +140,47 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(bundle: Path) 
     np.testing.assert_array_equal(loaded.score(rows), arm.scores)
 
 
-def test_a_bundles_forest_is_written_as_onnx(bundle: Path, tmp_path: Path) -> None:
-    code, said = pairlift("bundle", "onnx", bundle, "--out", tmp_path / "forest.onnx")
+def test_a_bundles_forest_is_written_as_onnx(trained: Path, tmp_path: Path) -> None:
+    code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "forest.onnx")
     assert code == 0, said
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(trained)
     rows = np.random.default_rng(0).uniform(0, 3, (50, len(loaded.columns))).astype(np.float32)
     content = (tmp_path / "forest.onnx").read_bytes()
     np.testing.assert_allclose(run_onnx(content, rows), loaded.score(rows), rtol=1e-12)
     told = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
     assert (json.loads(told["columns"]), told["bundle"]) == (list(loaded.columns), loaded.version)
-    code, said = pairlift("bundle", "onnx", bundle, "--out", tmp_path / "none" / "forest.onnx")
+    code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "none" / "forest.onnx")
     assert (code, "No such file" in said) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["booster.txt", "snapshot/histories/ts.npy", "pairlift.toml", "manifest.json"])
-def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
-    path = bundle / name
+def test_a_changed_byte_is_refused(trained: Path, name: str) -> None:
+    path = trained / name
     content = path.read_bytes()
     at = content.rindex(b'"snapshot_time"') + 20 if name == "manifest.json" else len(content) // 2
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     try:
-        code, said = pairlift("bundle", "verify", bundle)
+        code, said = pairlift("bundle", "verify", trained)
         assert code == 2
         assert "damaged" in said
         assert name in said
         with pytest.raises(PairliftError):
-            load_bundle(bundle)
+            load_bundle(trained)
     finally:
         path.write_bytes(content)
 
 
-def test_a_failed_training_leaves_the_old_bundle_alone(bundle: Path) -> None:
-    before = sorted(p.name for p in bundle.parent.iterdir())
-    config = bundle.parent / "broken.toml"
+def test_a_failed_training_leaves_the_old_bundle_alone(trained: Path) -> None:
+    before = sorted(p.name for p in trained.parent.iterdir())
+    config = trained.parent / "broken.toml"
     config.write_text(
-        (bundle.parent / "pairlift.toml").read_text().replace("trees = 60", "trees = 60\nparams.num_leaves = -4")
+        (trained.parent / "pairlift.toml").read_text().replace("trees = 60", "trees = 60\nparams.num_leaves = -4")
     )
-    code, said = pairlift("train", config, "--out", bundle)
+    code, said = pairlift("train", config, "--out", trained)
     assert (code, "num_leaves" in said) == (2, True)
     config.unlink()
-    assert sorted(p.name for p in bundle.parent.iterdir()) == before
-    assert pairlift("bundle", "verify", bundle)[0] == 0
+    assert sorted(p.name for p in trained.parent.iterdir()) == before
+    assert pairlift("bundle", "verify", trained)[0] == 0
 
 
 def test_init_writes_once(tmp_path: Path) -> None:
@@ -264,20 +269,20 @@ def test_a_bundle_never_takes_the_place_of_anything_else(tmp_path: Path, monkeyp
     assert not (tmp_path / "work").exists()  # refused before any work
 
 
-def test_every_flipped_byte_of_a_manifest_is_refused(bundle: Path) -> None:
-    path = bundle / "manifest.json"
+def test_every_flipped_byte_of_a_manifest_is_refused(trained: Path) -> None:
+    path = trained / "manifest.json"
     content = path.read_bytes()
     try:
         for at in range(0, len(content), 97):
             path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
             with pytest.raises(PairliftError):
-                load_bundle(bundle)
+                load_bundle(trained)
         path.write_bytes(content)
-        (bundle / "stray").touch()
+        (trained / "stray").touch()
         with pytest.raises(PairliftError, match="stray: not in the manifest"):
-            load_bundle(bundle)
+            load_bundle(trained)
     finally:
-        (bundle / "stray").unlink(missing_ok=True)
+        (trained / "stray").unlink(missing_ok=True)
         path.write_bytes(content)
 
 
@@ -291,3 +296,173 @@ def test_a_bundle_comes_back_where_its_successor_fails(tmp_path: Path) -> None:
         raise OSError("disk full")
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
     assert (tmp_path / "b" / "kept").exists()
+
+
+def test_validate_tells_how_many_rows_repeat_an_event_id_also_when_the_import_is_reused(tmp_path):
+    path = write_world(tmp_path)
+    rows = pq.read_table(tmp_path / "log.parquet")
+    rows = rows.append_column("event_id", pa.array(range(len(rows))))
+    pq.write_table(pa.concat_tables([rows, rows.slice(5, 20)]), tmp_path / "log.parquet")
+    for _ in range(2):
+        done = CliRunner().invoke(cli, ["validate", str(path)])
+        assert done.exit_code == 0, done.output
+        assert "9,600 events, 60 users" in done.output
+        assert "20 rows repeated the event_id of another and were dropped, the first of each kept" in done.output
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, list(arguments))
+
+
+def test_the_recommend_command(server, world, client):
+    result = run(cli_serve.recommend, "--user", str(user_id(world, 3)), "--k", "4", "--address", server.address)
+    assert result.exit_code == 0, result.output
+    head, *rows, foot = result.stdout.splitlines()
+    assert head.split() == ["rank", "item", "score", "sources"]
+    expected = client.recommend(user_id(world, 3), 4)
+    assert [row.split()[1] for row in rows] == [str(item.item) for item in expected.items]
+    assert "bundle world, snapshot 2023-" in foot
+
+
+def test_the_commands_explain(server, world):
+    result = run(
+        cli_serve.recommend,
+        "--user",
+        str(user_id(world, 3)),
+        "--explain",
+        "--surface",
+        "feed",
+        "--address",
+        server.address,
+    )
+    assert "source popular:" in result.stdout
+    assert "filter seen:" in result.stdout
+    assert "took sources" in result.stdout
+    assert "item__" in result.stdout or "als__dot" in result.stdout
+
+
+def test_the_rank_command_and_its_json(server, world):
+    arguments = [
+        "--user",
+        str(user_id(world, 3)),
+        "--items",
+        "10, 13,999999",
+        "--address",
+        server.address,
+        "--json",
+    ]
+    told = json.loads(run(cli_serve.rank, *arguments, "--explain").stdout)
+    assert {item["item"] for item in told["items"]} == {10, 13, 999999}
+    assert set(told["items"][0]["features"][0]) == {"name", "value", "contribution"}
+    assert told["as_of"] == told["snapshot_time"]
+    at = json.loads(run(cli_serve.rank, *arguments, "--as-of", "2023-11-20T10:00:00+02:00").stdout)
+    assert at["as_of"] == "2023-11-20T08:00:00+00:00"
+
+
+def test_the_commands_take_text_ids_as_they_are(text_server):
+    result = run(cli_serve.rank, "--user", "user-0001", "--items", "item-0002,7", "--address", text_server.address)
+    assert result.exit_code == 0, result.output
+    assert "item-0002" in result.stdout
+    assert "caller" in result.stdout
+
+
+def test_the_commands_tell_what_is_wrong(server):
+    result = run(cli_serve.recommend, "--user", "ann", "--address", server.address)
+    assert isinstance(result.exception, PairliftError)
+    assert str(result.exception) == "'ann' is no id: the user ids of the served bundle are integers"
+    result = run(cli_serve.recommend, "--user", "1", "--as-of", "noon", "--address", server.address)
+    assert result.exit_code == 2
+    assert "a time such as 1998-04-22" in result.output
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    result = run(cli_serve.recommend, "--user", "1", "--address", address)
+    assert isinstance(result.exception, PairliftError)
+    assert "`pairlift serve BUNDLE` starts one" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", [cli_serve.serve, cli_serve.recommend, cli_serve.rank])
+def test_help_teaches(command):
+    text = run(command, "--help").output
+    assert "Examples:" in text
+    assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
+
+
+SERVE = "import sys; from ranker.cli.serve import serve; serve(sys.argv[1:], standalone_mode=False)"
+
+
+def spawn(*arguments):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "proto"), str(ROOT / "tests")])
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", SERVE, *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_serve_command_prints_its_address_answers_and_stops(bundle_folder, world, number):
+    process = spawn(bundle_folder, "--port", "0", "--clock", "snapshot")
+    try:
+        line = process.stdout.readline()
+        assert "pairlift serves bundle" in line, process.stderr.read() if process.poll() else line
+        with Client(line.split()[-1], timeout=20) as client:
+            assert len(client.recommend(user_id(world, 3), 5).items) == 5
+            assert client.describe().bundle_version == load_bundle(bundle_folder).version
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+        assert "is stopping" in out
+        assert "older" not in err
+        assert "h before the clock" not in err
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_serve_command_refuses_a_taken_port_and_warns_of_an_old_snapshot(bundle_folder, server):
+    port = server.address.rpartition(":")[2]
+    process = spawn(bundle_folder, "--port", port)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "cannot be listened on" in err
+    assert "h before the clock" in err
+
+
+def test_the_serve_command_refuses_a_damaged_bundle(bundle_folder, tmp_path):
+    shutil.copytree(bundle_folder, tmp_path / "bad")
+    with (tmp_path / "bad" / "booster.txt").open("a") as file:
+        file.write(" ")
+    result = run(cli_serve.serve, str(tmp_path / "bad"), "--port", "0")
+    assert isinstance(result.exception, PairliftError)
+    assert "booster.txt: changed" in str(result.exception)
+
+
+def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
+    end = bundle.state.end
+    table = pa.table(
+        {
+            "event_id": ["a", "b", "c"],
+            "user_id": [1000, 1007, 1014],
+            "item_id": [10, 13, 16],
+            "ts": pa.array([end, end + 1, -7]).cast(pa.timestamp("us")),
+            "play": [0.2, None, 1.0],
+            "surface": ["feed", None, "feed"],
+        }
+    )
+    pq.write_table(table, tmp_path / "today.parquet")
+    run = CliRunner()
+    with recording(bundle, tmp_path / "log") as (server, _client):
+        done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address, "--batch", "2"])
+        assert "2 events recorded, 0 were recorded before, 1 refused" in done.output
+        assert "row 2: ts: µs since 1970 were expected, found -7" in done.output
+        assert done.exit_code == 2
+        done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address])
+        assert "0 events recorded, 2 were recorded before, 1 refused" in done.output
+        done = run.invoke(cli, ["snapshot", "--address", server.address])
+        assert done.exit_code == 0, done.output
+        assert Path(done.output.strip().split("\n")[-1]).is_dir()
+        pq.write_table(table.drop_columns(["event_id"]), tmp_path / "nameless.parquet")
+        done = run.invoke(cli, ["record", str(tmp_path / "nameless.parquet"), "--address", server.address])
+        assert done.exit_code == 2
+        assert "the column 'event_id' was expected, found user_id" in done.output

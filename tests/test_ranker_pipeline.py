@@ -1,5 +1,8 @@
+"""The request path: scores equal the offline matrix, a failing or late part is named, and the answer still comes."""
+
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -403,3 +406,19 @@ def test_failures_are_logged_ever_more_rarely(caplog):
         failures.add("sources.x", TimeoutError())
     assert failures.counts() == {"sources.x": 9}
     assert len(caplog.records) == 4  # the 1st, 2nd, 4th and 8th
+
+
+class Thing:
+    """What a call returns."""
+
+
+def test_an_idle_lane_holds_nothing_of_its_last_call():
+    lane, thing = Lane("some", 1), Thing()
+    known, future = weakref.ref(thing), lane.start(lambda one=thing: one)
+    assert future.result(10) is thing
+    del thing, future
+    until = time.monotonic() + 10
+    while known() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert known() is None
+    lane.close()

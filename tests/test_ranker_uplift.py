@@ -1,81 +1,30 @@
-"""The report on worlds with a known answer: a column that knows is useful, noise is not, and the figures add up."""
+"""The report on worlds with a known answer: what is useful, what leaks, which slices; and the figures add up."""
 
 import json
 import re
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import leaky
 import numpy as np
 import pyarrow as pa
 import pytest
-from world import make_world
+from click.testing import CliRunner, Result
+from world import write_world
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups
-from features.schema import Requests
-from ranker.config import BoosterSettings, load_config
-from ranker.train import train
-from ranker.training.booster import check_params
-from ranker.training.stages import code_hash, run_stage
+from features.log.loading import load_log
+from features.pairing.groups import Groups
+from features.pairing.pairs import make_pairs
+from features.schema import DAY, Requests
+from ranker.cli.main import cli
+from ranker.config import load_config
+from ranker.training.prepare import Prepared, _cut, prepare
 from ranker.training.validate import validation_text
 from ranker.uplift.report import _shuffle, uplift_report
+from ranker.uplift.slices import events_before, labels
 from ranker.uplift.table import as_table
-
-TOML = """
-name = "world"
-[data]
-root = "."
-[events]
-source = "log.parquet"
-ts = "make_timestamp(ts)"
-{request}
-[events.feedback]
-play = "play"
-[[grades]]
-name = "skip"
-when = "play < 0.3"
-[[grades]]
-name = "listen"
-when = "play >= 0.3"
-[[grades]]
-name = "like"
-when = "play >= 0.9"
-[pairing]
-window = "30m"
-{pairing}
-[plugins.noise]
-class = "features.baselines:Noise"
-[plugins.als]
-class = "features.baselines:ALS"
-factors = 16
-[ranker]
-plugins = ["als"]
-[booster]
-trees = 60
-stop_after = 10
-[uplift]
-seeds = [0, 1, 2]
-fits = 2
-[serve]
-plugin_deadline = "20s"
-"""
-
-
-def write_world(
-    folder: Path, pairing: str = "", request: str = "", where: str = "true", rows: str = "", **world: Any
-) -> Path:
-    """Write a world's log as Parquet and its TOML; return the TOML. rows: a SELECT over the log's columns."""
-    log = make_world(7, n_users=60, requests_per_user=20, **world).log
-    shown = pa.table(  # noqa: F841  (DuckDB reads it by its name)
-        {"user_id": log.user, "item_id": log.item, "ts": log.ts, "play": log.feedback[:, 0], "request": log.request}
-    )
-    rows = f"{rows or 'SELECT *'} FROM (SELECT * REPLACE (nullif(play, 'nan'::FLOAT) AS play) FROM shown WHERE {where})"
-    duckdb.sql(f"COPY ({rows}) TO '{folder}/log.parquet'")
-    (folder / "pairlift.toml").write_text(TOML.format(pairing=pairing, request=request))
-    return folder / "pairlift.toml"
 
 
 @pytest.fixture(scope="module")
@@ -141,63 +90,6 @@ def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
     assert report["ndcg@10"]["with"] > 0  # drawn losers are worse than the log's only grade
 
 
-def test_a_log_of_positives_without_negatives_names_the_key(tmp_path: Path) -> None:
-    with pytest.raises(PairliftError, match=r"pairing\.negatives"):
-        train(load_config(write_world(tmp_path, where="play >= 0.9")), tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
-
-
-def test_stages_are_reused_remade_and_never_half_written(tmp_path: Path) -> None:
-    made: list[int] = []
-
-    def make(folder: Path) -> None:
-        made.append(1)
-        (folder / "x").write_text("done")
-
-    for inputs in (1, 1, 2):
-        assert (run_stage(tmp_path, "s", inputs, make) / "x").read_text() == "done"
-    assert len(made) == 2
-
-    def fail(folder: Path) -> None:
-        (folder / "y").write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_stage(tmp_path, "s", 3, fail)
-    assert [p.name for p in (tmp_path / "s").iterdir()] == ["x"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "s", "s.key"]
-
-
-def test_what_a_stage_made_is_made_again_when_it_is_taken_away(tmp_path: Path) -> None:
-    folder = run_stage(tmp_path, "s", 1, lambda f: (f / "x").touch())
-    (folder / "x").unlink()
-    assert (run_stage(tmp_path, "s", 1, lambda f: (f / "x").write_text("again")) / "x").exists()
-
-
-def test_two_runs_in_one_work_folder_wait_for_each_other(tmp_path: Path) -> None:
-    made: list[int] = []
-
-    def make(folder: Path) -> None:
-        made.append(1)
-        time.sleep(0.2)
-        (folder / "x").touch()
-
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: run_stage(tmp_path, "s", 1, make), range(4)))
-    assert (len(made), set(found)) == (1, {tmp_path / "s"})
-
-
-def test_a_plugin_of_one_file_is_fitted_anew_when_its_code_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "lone_module.py").write_text("VALUE = 1")
-    first = code_hash("lone_module")
-    (tmp_path / "lone_module.py").write_text("VALUE = 2")
-    code_hash.cache_clear()
-    assert code_hash("lone_module") != first
-
-
 def test_columns_that_are_equal_within_a_group_are_shuffled_between_groups() -> None:
     offsets = np.array([0, 2, 4, 6])
     requests = Requests(
@@ -225,18 +117,243 @@ def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
     assert "will hardly be shown" in validation_text(load_config(config))
 
 
+def uplift(folder: Path, kind: type[Any], fits: int = 1, more: str = "", **world: Any) -> tuple[Result, dict[str, Any]]:
+    """Run `pairlift uplift` for a plugin class on a small world; return what it said and the report."""
+    folder.mkdir(exist_ok=True)
+    toml = write_world(folder, **world)
+    text = toml.read_text().replace("fits = 2", f"fits = {fits}").replace("seeds = [0, 1, 2]", "seeds = [0, 1]")
+    params = "factors = 8\n" if issubclass(kind, leaky.ALS) else ""
+    toml.write_text(f'{text}\n{more}\n[plugins.tried]\nclass = "{leaky.plugin_of(kind)}"\n{params}')
+    result = CliRunner().invoke(cli, ["uplift", str(toml), "--plugin", "tried", "--out", str(folder / "report")])
+    return result, json.loads((folder / "report" / "uplift.json").read_text())
+
+
+@pytest.mark.parametrize("kind", leaky.LEAKS + leaky.MORE_LEAKS, ids=lambda kind: kind.__name__)
+def test_a_planted_leak_is_found(kind: type[Any], tmp_path: Path) -> None:
+    equal_times = "SELECT * REPLACE (ts // 3600000000 * 3600000000 AS ts)" if kind is leaky.AtAsOf else ""
+    drawn = {"pairing": "negatives = 2", "where": "play >= 0.9"} if kind is leaky.Place else {}
+    result, report = uplift(tmp_path, kind, fits=2 if kind is leaky.UnsteadyAhead else 1, rows=equal_times, **drawn)
+    assert result.exit_code == 1, result.output
+    assert "LEAK: tried__x differs" in result.output
+    assert "LEAKS: its values know what they must not" in result.output
+    assert not report["useful"]
+    control = report["controls"]["refit" if issubclass(kind, leaky.LookedAhead) else "as_of"]
+    assert {leak["column"] for leak in control["leaks"]} == {"tried__x"}
+    if kind is not leaky.UnsteadyAhead:
+        assert all(leak["groups"] > 0 and leak["first"][0].keys() == {"user", "as_of"} for leak in control["leaks"])
+
+
+def test_a_leak_would_have_been_called_useful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ranker.uplift.report.find_leaks", lambda *_: {})
+    result, report = uplift(tmp_path, leaky.NoisyLabel)
+    assert (result.exit_code, report["useful"]) == (0, True)
+    assert not report["shuffled"]["above_zero"]
+
+
+def test_what_only_says_that_it_is_known_is_not_useful(tmp_path: Path) -> None:
+    result, report = uplift(tmp_path, leaky.OnlyKnown, fits=2)
+    assert result.exit_code == 0, result.output
+    missing = report["missingness"]
+    assert missing["ci95"][0] > 0
+    assert report["ci95"][0] > 0  # it gains, and all of it by being known
+    assert not report["useful"]
+    assert missing["both_sides"]["pairs"] < report["pairs"]
+    assert report["column_alone"]["tried__dot"]["comparable"] < 0.9
+    assert abs(report["column_alone"]["tried__dot"]["pair_accuracy"] - 0.5) < 0.1
+
+
+def test_a_fit_that_does_not_repeat_says_so(tmp_path: Path) -> None:
+    result, report = uplift(tmp_path / "unsteady", leaky.Unsteady, fits=3)
+    assert result.exit_code == 0, result.output
+    assert report["controls"]["refit"]["remark"].startswith("its fits do not repeat: tried__dot differs by")
+    assert "groups: differ no more than its fits do" in result.output
+    result, report = uplift(tmp_path / "steady", leaky.Steady, fits=2)
+    assert (result.exit_code, report["leaks"]) == (0, 0)
+    result, report = uplift(tmp_path / "one", leaky.Unsteady)
+    assert (result.exit_code, report["useful"]) == (0, False)
+    assert "[uplift] fits = 2 or more are needed" in result.output
+    result, report = uplift(tmp_path / "undeclared", leaky.Undeclared, fits=3)
+    assert result.exit_code == 1
+    assert report["controls"]["refit"]["leaks"]
+
+
+def test_one_fit_holds_for_itself_alone(tmp_path: Path) -> None:
+    _, report = uplift(tmp_path, leaky.ALS)
+    assert report["useful"]
+    assert report["variance"]["fits"] is None
+    assert "but for this one fit of the plugin alone" in report["holds_for"]
+    table = as_table(report)
+    assert "tried is useful, with this one fit alone" in table
+    assert "WARNING: only 1 fit of the plugin" in table
+    small = report | {"relative_uplift": 0.01, "minimum_detectable_uplift": 0.02}
+    assert "how much is uncertain" in as_table(small)
+    assert "how much is uncertain" not in table
+
+
+def test_noise_gains_nothing_from_ties(tmp_path: Path) -> None:
+    """The base knows the user alone, so it ties on every pair: with ties wrong, noise gains without end."""
+    counters = '[[counters]]\nkey = ["user"]\nevent = "impression"\nstats = ["count"]\n[features]\ncolumns = ["hour"]'
+    _, report = uplift(tmp_path, leaky.Noise, fits=2, more=counters)
+    assert report["without"] == 0.5
+    assert abs(report["with"] - 0.5) < 0.05
+    assert not report["useful"]
+    assert report["pair_accuracy_catboost"]["without"] == 0
+    assert report["pair_accuracy_catboost"]["with"] > 0.4
+
+
+def test_the_cut_log_gives_a_plugin_what_the_whole_log_does(tmp_path: Path) -> None:
+    """An honest fit is the same: equal events, groups, pairs and numbering; and nothing of t1 or later is there."""
+    config = load_config(
+        write_world(tmp_path, pairing="negatives = 2", request='request_id = "concat(user_id, ts // 3600000000)"')
+    )
+    prepared = prepare(config)
+    cut = _cut(prepared)
+    assert load_log(cut.database)[0].ts.max() < prepared.split.t1
+    assert cut.log.item.base is None or len(cut.log.item.base) < len(prepared.log)
+    one, other = prepared.fit_data(3), cut.fit_data(3)
+    for name in ("user", "item", "ts", "grade", "request", "feedback"):
+        np.testing.assert_array_equal(getattr(one.log, name), getattr(other.log, name))
+    for name in ("user", "as_of", "offsets", "item", "surface"):
+        np.testing.assert_array_equal(getattr(one.groups.requests, name), getattr(other.groups.requests, name))
+    np.testing.assert_array_equal(one.groups.validation, other.groups.validation)
+    for name in ("winner", "loser", "weight"):
+        np.testing.assert_array_equal(getattr(one.pairs, name), getattr(other.pairs, name))
+    assert one.catalog is other.catalog
+
+
+def test_a_position_that_is_known_later_on_alone_is_no_fault_of_the_cut_log(tmp_path: Path) -> None:
+    columns = (
+        "request_id = \"concat(user_id, ts // 3600000000)\"\nposition = 'CASE WHEN ts > middle THEN item_id + 1 END'"
+    )
+    rows = "SELECT *, (max(ts) OVER () + min(ts) OVER ()) // 2 + 1 AS middle"
+    result, _ = uplift(tmp_path, leaky.Noise, request=columns, pairing="position_power = 1.0", rows=rows)
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
-    ("params", "says"),
+    ("kind", "says"),
     [
-        ({"num_leavs": 7}, "did you mean 'num_leaves'"),
-        ({"n_estimators": 3}, "Pairlift sets this"),
-        ({"random_state": 3}, "Pairlift sets this"),
-        ({"min_data": 3, "eta": 0.1}, ""),
+        (leaky.Raises, "[plugins.tried] values() raised KeyError: 'price_cents'"),
+        (leaky.Flat, "[plugins.tried] values(): an array of shape ("),
     ],
 )
-def test_booster_parameters_are_lightgbms_and_not_ours(params: dict[str, Any], says: str) -> None:
-    if says:
-        with pytest.raises(PairliftError, match=says):
-            check_params(BoosterSettings(params=params))
-    else:
-        check_params(BoosterSettings(params=params))
+def test_a_plugin_with_a_mistake_is_told_by_its_name_and_is_no_leak(kind: type[Any], says: str, tmp_path: Path) -> None:
+    toml = write_world(tmp_path)
+    toml.write_text(f'{toml.read_text()}\n[plugins.tried]\nclass = "{leaky.plugin_of(kind)}"\n')
+    result = CliRunner().invoke(cli, ["uplift", str(toml), "--plugin", "tried", "--out", str(tmp_path / "report")])
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_column_that_is_missing_everywhere_is_doubted(tmp_path: Path) -> None:
+    result, report = uplift(tmp_path, leaky.Nothing, fits=2)
+    assert (result.exit_code, report["useful"]) == (0, False)
+    assert "WARNING: tried__x is missing on a side of every pair" in result.output
+
+
+def test_one_seed_and_one_user_are_told(tmp_path: Path) -> None:
+    _, report = uplift(tmp_path, leaky.ALS, fits=2)
+    assert "is useful, with this one seed alone" in as_table(report | {"seeds": [0]})
+    assert "one user has all that is right" in as_table(report | {"ci95": [None, None]})
+
+
+def test_what_is_no_attribute_is_told_before_anything_is_fitted(tmp_path: Path) -> None:
+    toml = write_world(tmp_path)
+    toml.write_text(toml.read_text().replace("[uplift]", '[uplift]\nfamiliar = ["genre"]'))
+    with pytest.raises(PairliftError, match=r"\[uplift\] familiar: 'genre' is no text or list"):
+        uplift_report(load_config(toml), "noise")
+
+
+SLICED = """
+name = "known"
+[events]
+source = "events.parquet"
+ts = "make_timestamp(ts)"
+surface = "surface"
+[items]
+source = "items.parquet"
+[items.columns]
+author = "author"
+tags = "tags"
+[[grades]]
+name = "no"
+when = "NOT yes"
+[[grades]]
+name = "yes"
+when = "yes"
+[events.feedback]
+yes = "yes"
+[pairing]
+window = "1h"
+[uplift]
+familiar = ["author", "tags"]
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """40 days of 12 users and 60 items, most of which come late; equal times among them."""
+    folder = tmp_path_factory.mktemp("slices")
+    rng = np.random.default_rng(0)
+    n = 3000
+    day = np.sort(rng.integers(0, 40, n))
+    item = (rng.random(n) * (8 + 1.3 * day)).astype(int)
+    events = {"user_id": rng.integers(0, 12, n), "item_id": item, "ts": day * DAY + rng.integers(0, 40, n) * 60_000_000}
+    yes, surface = rng.random(n) < 0.4, np.where(rng.random(n) < 0.5, "feed", "search")
+    con = duckdb.connect()
+    columns = {**events, "yes": yes, "surface": surface}
+    shown = pa.table(columns)  # noqa: F841  (DuckDB reads it by its name)
+    con.execute(f"COPY (SELECT * FROM shown) TO '{folder}/events.parquet'")
+    con.execute(
+        f"COPY (SELECT range AS item_id, CASE WHEN range % 7 THEN 'a' || range % 5 END AS author, "
+        f"['t' || range % 3, 't' || range % 4] AS tags FROM range(60)) TO '{folder}/items.parquet'"
+    )
+    (folder / "pairlift.toml").write_text(SLICED)
+    return prepare(load_config(folder / "pairlift.toml"))
+
+
+def test_labels_are_what_the_log_says(prepared: Prepared) -> None:
+    groups = prepared.slices()["test"]
+    pairs = make_pairs(groups, prepared.weights)
+    found, log, r = labels(prepared, groups, pairs), prepared.log, groups.requests
+    author = prepared.catalog.item_attribute("author").codes
+    tags = prepared.catalog.item_attribute("tags")
+    of_item = [set(tags.codes[tags.offsets[i] : tags.offsets[i + 1]].tolist()) for i in range(60)]
+    owner = r.row_request()
+
+    def met(row: int, kind: str) -> bool:
+        item, before = int(r.item[row]), log.ts < r.as_of[owner[row]]
+        mine = log.item[before & (log.user == r.user[owner[row]])].tolist()
+        if kind == "familiarity":
+            return item in mine
+        if kind == "familiarity_author":
+            return author[item] >= 0 and any(author[i] == author[item] for i in mine)
+        return any(of_item[i] & of_item[item] for i in mine)
+
+    names = {
+        (False, False): "neither met",
+        (True, False): "winner met",
+        (False, True): "loser met",
+        (True, True): "both met",
+    }
+    sample = np.random.default_rng(1).permutation(len(pairs))[:400].tolist()
+    for kind in ("familiarity", "familiarity_author", "familiarity_tags"):
+        for k in sample:
+            assert found[kind][k] == names[met(pairs.winner[k], kind), met(pairs.loser[k], kind)]
+        assert len(np.unique(found[kind])) > 1 or kind == "familiarity_tags"
+    bounds = {"0: not seen before": (-np.inf, 0), "1: under 1 day": (0, 1), "2: 1-7 days": (1, 7)}
+    bounds |= {"3: 7-30 days": (7, 30), "4: 30 days and more": (30, np.inf)}
+    for k in sample:
+        row = pairs.winner[k]
+        age = (r.as_of[owner[row]] - log.ts[log.item == r.item[row]].min()) / DAY
+        low, high = bounds[found["winner_age"][k]]
+        assert low <= age < high or (age == 0 and high == 0)
+    assert len(np.unique(found["winner_age"])) >= 3
+
+
+def test_events_before_an_as_of_do_not_count_those_of_its_instant(prepared: Prepared) -> None:
+    groups = prepared.slices()["test"]
+    r, log = groups.requests, prepared.log
+    owner = r.row_request()
+    want = [np.sum((log.item == i) & (log.ts < r.as_of[g])) for i, g in zip(r.item, owner, strict=True)]
+    np.testing.assert_array_equal(events_before(prepared, groups, ("item",)), want)

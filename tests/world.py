@@ -14,29 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import lightgbm as lgb
 import numpy as np
+import pyarrow as pa
 
 from features.baselines import ALS
 from features.counters.spec import make_counters
 from features.log.recorded import Recorded
-from features.pairing.pairs import Groups, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData
 from features.rows import FeatureSpec, assemble, make_spec
-from features.schema import (
-    DAY,
-    F32,
-    F64,
-    HOUR,
-    I32,
-    SECOND,
-    Attribute,
-    Catalog,
-    EventLog,
-    Ids,
-    Requests,
-)
+from features.schema import DAY, F32, F64, HOUR, I32, MINUTE, SECOND, Attribute, Catalog, EventLog, Ids, Requests
 from features.state.store import State
 from ranker.bundle import Bundle, columns_of, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
@@ -271,3 +262,69 @@ def with_config(bundle: Bundle, **tables: Any) -> Bundle:
 def right_order(world: World, user: int, item: I32) -> F64:
     """Return the expected grade of each item for a user: what a perfect ranker sorts by."""
     return world.affinity[user, item]
+
+
+LOGGED = """
+name = "world"
+[data]
+root = "."
+[events]
+source = "log.parquet"
+ts = "make_timestamp(ts)"
+{request}
+[events.feedback]
+play = "play"
+[[grades]]
+name = "skip"
+when = "play < 0.3"
+[[grades]]
+name = "listen"
+when = "play >= 0.3"
+[[grades]]
+name = "like"
+when = "play >= 0.9"
+[pairing]
+window = "30m"
+{pairing}
+[plugins.noise]
+class = "features.baselines:Noise"
+[plugins.als]
+class = "features.baselines:ALS"
+factors = 16
+[ranker]
+plugins = ["als"]
+[booster]
+trees = 60
+stop_after = 10
+[uplift]
+seeds = [0, 1, 2]
+fits = 2
+[serve]
+plugin_deadline = "20s"
+"""
+
+
+def write_world(
+    folder: Path, pairing: str = "", request: str = "", where: str = "true", rows: str = "", **world: Any
+) -> Path:
+    """Write a world's log as Parquet and its TOML; return the TOML. rows: a SELECT over the log's columns."""
+    log = make_world(7, n_users=60, requests_per_user=20, **world).log
+    shown = pa.table(  # noqa: F841  (DuckDB reads it by its name)
+        {"user_id": log.user, "item_id": log.item, "ts": log.ts, "play": log.feedback[:, 0], "request": log.request}
+    )
+    rows = f"{rows or 'SELECT *'} FROM (SELECT * REPLACE (nullif(play, 'nan'::FLOAT) AS play) FROM shown WHERE {where})"
+    duckdb.sql(f"COPY ({rows}) TO '{folder}/log.parquet'")
+    (folder / "pairlift.toml").write_text(LOGGED.format(pairing=pairing, request=request))
+    return folder / "pairlift.toml"
+
+
+def groups_of(*grades: list[int]) -> Groups:
+    """Groups of one user with rows of these grades; -1 is a drawn one."""
+    grade = np.array([g for members in grades for g in members], np.int8)
+    sizes, n = np.array([len(members) for members in grades]), len(grades)
+    requests = Requests(
+        np.zeros(n, np.int32), np.arange(n, dtype=np.int64) * MINUTE, np.full(n, -1, np.int16),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), np.arange(len(grade), dtype=np.int32),
+    )  # fmt: skip
+    event = np.where(grade >= 0, np.arange(len(grade)), -1).astype(np.int64)
+    return Groups(requests, np.ones(n, np.int8), np.zeros(n, bool), grade, event)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.pairing.pairs import group_limits, may_pair, time_groups
+from features.pairing.groups import group_limits, may_pair, time_groups
 from features.pairing.split import PERIODS, Split
 from features.schema import I8, I64, Bool, EventLog
 from features.settings import PairingSettings

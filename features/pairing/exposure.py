@@ -22,7 +22,8 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.log.refusals import refuse
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I64, Bool
 from features.settings import EventsSettings, PairingSettings
 

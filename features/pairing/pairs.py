@@ -1,66 +1,20 @@
-"""Pairing groups with one `as_of` each, and the feedback-weighted (winner, loser) pairs within them.
+"""The feedback-weighted (winner, loser) pairs within groups.
 
-The same groups and weights serve the towers, the booster and the metric.
+The same weights serve the towers, the booster and the metric.
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError, did_you_mean
-from features.pairing.draw import draw_items, write_pairs
-from features.pairing.split import PERIODS, Split, iso
-from features.schema import F32, F64, I8, I32, I64, NO_CONTEXT, SAMPLED, Bool, EventLog, Requests
-from features.settings import PairingSettings
+from features.pairing.draw import write_pairs
+from features.pairing.groups import Groups, offsets_of
+from features.schema import F32, F64, I32, I64, SAMPLED, Bool
 
-#: rows that an error tells of
-FIRST_FEW = 3
 #: of `Pairs`: two rows, a weight, a mark; and as much again for the copy that the objective sorts
 BYTES_OF_A_PAIR = 26
-
-
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """Pairing groups in time order of `as_of`, with their impressions.
-
-    requests: the groups as `Requests` (user, as_of and surface of the group's first impression; candidates are
-    its impressions in time order, then drawn negatives). period: int8[g]. validation: bool[g], in the
-    last part of its period. grade: int8[n], -1 no grade (or drawn). event: int64[n] row of the log, -1 drawn.
-    """
-
-    requests: Requests
-    period: I8
-    validation: Bool
-    grade: I8
-    event: I64
-
-    @property
-    def sampled(self) -> Bool:
-        """bool[n]: drawn as a negative, not shown."""
-        return self.event < 0
-
-    def rows(self, keep: Bool) -> "Groups":
-        """Return all groups with the impressions of the mask bool[n] alone; a group may be left empty."""
-        r = self.requests
-        offsets = np.concatenate([[0], np.cumsum(keep)])[r.offsets].astype(np.int64)
-        requests = replace(r, offsets=offsets, item=r.item[keep])
-        return Groups(requests, self.period, self.validation, self.grade[keep], self.event[keep])
-
-    def select(self, keep: Bool) -> "Groups":
-        """Return the groups of the mask bool[g], with their impressions."""
-        rows = keep[self.requests.row_request()]
-        sizes = np.diff(self.requests.offsets)[keep]
-        r = self.requests
-        context = r.context[keep] if len(r.context) else r.context
-        requests = Requests(r.user[keep], r.as_of[keep], r.surface[keep], _offsets(sizes), r.item[rows], context)
-        return Groups(requests, self.period[keep], self.validation[keep], self.grade[rows], self.event[rows])
-
-    def of(self, period: str, validation: bool | None = None) -> "Groups":
-        """Return the groups of `towers`, `booster` or `test`; of its validation slice or of the rest where asked."""
-        keep = self.period == PERIODS.index(period)
-        return self.select(keep if validation is None else keep & (self.validation == validation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,151 +32,6 @@ class Pairs:
     def select(self, keep: Bool) -> "Pairs":
         """Return the pairs of the mask bool[p]."""
         return Pairs(self.winner[keep], self.loser[keep], self.weight[keep], self.sampled[keep])
-
-
-def _offsets(sizes: I64) -> I64:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-@njit(cache=True, nogil=True)
-def time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> I64:
-    """Number the groups of impressions sorted by (user, ts): new user, new period, window over, or full.
-
-    period: int8[n], each of [0, p); window (µs), max_size: int64[p].
-    """
-    group = np.empty(len(user), np.int64)
-    current, start, size = -1, 0, 0
-    for k in range(len(user)):
-        p = period[k]
-        new = k == 0 or user[k] != user[k - 1] or period[k] != period[k - 1]
-        if new or ts[k] >= ts[start] + window[p] or size >= max_size[p]:
-            current, start, size = current + 1, k, 0
-        group[k] = current
-        size += 1
-    return group
-
-
-def group_limits(settings: PairingSettings) -> tuple[I64, I64]:
-    """Return int64[3]: the window (µs) and the most impressions of a group made in time order, by period."""
-    each = (settings.for_towers(), settings, settings)
-    return np.array([s.window for s in each], np.int64), np.array([s.max_size for s in each], np.int64)
-
-
-def _number_groups(log: EventLog, rows: I64, settings: PairingSettings, split: Split) -> tuple[I64, I64]:
-    """Return (rows in the order of their groups, group number of each)."""
-    by_request = rows[log.request[rows] >= 0]
-    by_time = rows[log.request[rows] < 0]
-    order = by_request[np.lexsort((by_request, log.request[by_request]))]
-    period = split.period(log.ts[order])
-    # A request whose impressions straddle a boundary is cut there, as every group is.
-    new = np.ones(len(order), bool)
-    new[1:] = (np.diff(log.request[order]) != 0) | (np.diff(period) != 0)
-    request_group = np.cumsum(new) - 1
-    timed = by_time[np.lexsort((by_time, log.user[by_time]))]
-    time_group = time_groups(log.user[timed], log.ts[timed], split.period(log.ts[timed]), *group_limits(settings))
-    shift = request_group[-1] + 1 if len(request_group) else 0
-    return np.concatenate([order, timed]), np.concatenate([request_group, time_group + shift])
-
-
-def _refuse_shared_requests(log: EventLog, split: Split) -> None:
-    """Raise where two users share a request: graded or not, for its first event gives the group's user and as_of."""
-    rows = np.flatnonzero((log.request >= 0) & (split.period(log.ts) >= 0))
-    order = rows[np.argsort(log.request[rows], kind="stable")]
-    bad = order[1:][(np.diff(log.request[order]) == 0) & (np.diff(log.user[order]) != 0)]
-    if len(bad):
-        first = ", ".join(iso(ts) for ts in log.ts[np.sort(bad)[:FIRST_FEW]].tolist())
-        raise PairliftError(
-            f"[events] request_id: a request belongs to one user, but {len(bad):,} rows share one with another user "
-            f"(the first at {first}); make it unique, for example concat(user_id, ':', request_id), or mend those rows"
-        )
-
-
-def _check(groups: Groups, log: EventLog) -> Groups:
-    """Return groups of shown impressions alone; raise RuntimeError where one is not of its user or of no period."""
-    owner = groups.requests.row_request()
-    strange = int(np.sum(log.user[groups.event] != groups.requests.user[owner]))
-    lost = int(np.sum(groups.period < 0))
-    if strange or lost:
-        raise RuntimeError(
-            f"a fault of Pairlift, please report it: {strange:,} impressions are in a group of another user, and "
-            f"{lost:,} groups are in no period, where each was expected to be of its own user and period"
-        )
-    return groups
-
-
-def may_pair(log: EventLog) -> Bool:
-    """Return bool[n]: graded, and `pairing.where` is true of it."""
-    return np.asarray((log.grade >= 0) & log.pairable)
-
-
-def make_groups(
-    log: EventLog, settings: PairingSettings, split: Split, seed: int = 0, context: F32 = NO_CONTEXT
-) -> Groups:
-    """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
-
-    A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
-    request's first event, or of the first impression, and so are its surface and context. Groups are cut at the
-    boundaries of the split. context: float32[n, c] of the log's events (`load_context`).
-    """
-    _refuse_shared_requests(log, split)
-    rows = np.flatnonzero(may_pair(log) & (split.period(log.ts) >= 0))
-    ordered, number = _number_groups(log, rows, settings, split)
-    starts = np.flatnonzero(np.diff(number, prepend=-1))
-    first = _first_events(log, ordered[starts], split)
-    order = np.lexsort((starts, log.ts[first]))  # groups in time order; ties keep the order of the users
-    sizes = np.diff(np.append(starts, len(ordered)))
-    take = np.repeat(starts[order] - _offsets(sizes[order])[:-1], sizes[order]) + np.arange(len(ordered))
-    first, event = first[order], ordered[take]
-    said = context[first] if len(context) else context
-    requests = Requests(
-        log.user[first], log.ts[first], log.surface[first], _offsets(sizes[order]), log.item[event], said
-    )
-    period = split.period(requests.as_of)
-    groups = _check(Groups(requests, period, _validation(requests, period, split), log.grade[event], event), log)
-    return _with_negatives(groups, log, settings.negatives, seed) if settings.negatives else groups
-
-
-def _first_events(log: EventLog, first: I64, split: Split) -> I64:
-    """Return the event whose time and context are a group's, given its first impression that makes pairs.
-
-    A request began with its first event, graded or not: what was shown in it later must not see that one.
-    """
-    # -1, outside [t0, t3), needs a number of its own beside the periods': else it is a period of another request.
-    part = split.period(log.ts) + 1
-    key = np.where(log.request >= 0, log.request * (len(PERIODS) + 1) + part, -1)
-    keys, earliest = np.unique(key, return_index=True)
-    return np.where(log.request[first] >= 0, earliest[np.searchsorted(keys, key[first])], first)
-
-
-def _validation(requests: Requests, period: I8, split: Split) -> Bool:
-    """Mark the last groups of each training period that hold `split.validation` of its impressions."""
-    mark = np.zeros(len(period), bool)
-    sizes = np.diff(requests.offsets)
-    for k in (0, 1):
-        members = np.flatnonzero(period == k)
-        if len(members):
-            through = np.cumsum(sizes[members])
-            mark[members[through > (1 - split.validation) * through[-1]]] = True
-    return mark
-
-
-def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int) -> Groups:
-    """Add drawn losers to each group: items of events before its as_of, without the group's own items."""
-    r = groups.requests
-    sizes = np.diff(r.offsets)
-    known = np.searchsorted(log.ts, r.as_of, side="left").astype(np.int64)
-    drawn_offsets = _offsets(sizes * per_positive)
-    drawn = np.empty(drawn_offsets[-1], np.int32)
-    draw_items(r.item, r.offsets, known, log.item, per_positive, drawn, drawn_offsets, seed)
-    group = np.concatenate([r.row_request(), np.repeat(np.arange(len(r)), np.diff(drawn_offsets))])
-    item = np.concatenate([r.item, drawn])
-    event = np.concatenate([groups.event, np.full(len(drawn), -1, np.int64)])
-    grade = np.concatenate([groups.grade, np.full(len(drawn), -1, np.int8)])
-    keep = item >= 0
-    order = np.flatnonzero(keep)[np.argsort(group[keep], kind="stable")]
-    offsets = _offsets(np.bincount(group[order], minlength=len(r)))
-    requests = replace(r, offsets=offsets, item=item[order])
-    return Groups(requests, groups.period, groups.validation, grade[order], event[order])
 
 
 def weight_table(weights: dict[str, float], grades: tuple[str, ...], negatives: bool) -> F64:
@@ -294,7 +103,7 @@ def make_pairs(groups: Groups, table: F64, cap: int | None = None, seed: int = 0
     _refuse_too_many(n, groups)
     winner, loser, weight = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
     if n:
-        write_pairs(groups.requests.offsets, groups.grade, table, _offsets(kept), seed, winner, loser, weight)
+        write_pairs(groups.requests.offsets, groups.grade, table, offsets_of(kept), seed, winner, loser, weight)
     return Pairs(winner, loser, weight, groups.sampled[loser])
 
 

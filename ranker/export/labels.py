@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.schema import I64, Bool, Catalog, EventLog
 
 

@@ -18,7 +18,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups, Pairs, make_pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs, make_pairs
 from features.schema import F32, I64, Bool
 from ranker.config import Config
 from ranker.export.labels import Labels

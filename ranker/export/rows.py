@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.log.sources import source_files
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.pairing.split import PERIODS
 from features.rows import training_rows
 from features.schema import F32, I64

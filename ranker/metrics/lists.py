@@ -3,7 +3,8 @@
 import numpy as np
 from numba import njit
 
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import F64, I64, Bool
 
 #: the k of NDCG@k in reports

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from features.errors import PairliftError
 from features.log.segments import sync_folder
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.schema import F32, I64, Catalog, EventLog, Ids, Requests, lookup
 from ranker.request import Answer, Request
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.log.loading import load_request_codes
-from features.pairing.pairs import Groups, Pairs, make_pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs, make_pairs
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED

@@ -14,7 +14,8 @@ from features.log.loading import load_context, load_log
 from features.log.recorded import Recorded, load_recorded
 from features.log.sources import source_files
 from features.pairing.exposure import Exposure, corrected, load_exposure
-from features.pairing.pairs import Groups, Pairs, count_pairs, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
 from features.plugin import FeaturePlugin, FitData, make_plugin, plugin_class
 from features.rows import FeatureSpec, make_spec

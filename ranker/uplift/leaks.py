@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import F64, I64, Bool
 from ranker.metrics.interval import relative_uplift
 from ranker.metrics.lists import NDCG_AT, right_by_user, shown_metrics

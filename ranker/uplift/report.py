@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import F32, SAMPLED, Bool
 from ranker.config import Config
 from ranker.metrics.interval import finite, relative_uplift

@@ -7,7 +7,8 @@ import numpy as np
 
 from features.counters.spec import Counter, Span
 from features.errors import PairliftError, did_you_mean
-from features.pairing.pairs import Groups, Pairs
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.schema import DAY, F64, I64, SAMPLED, Bool
 from features.state.read import counter_values
 from features.state.store import State

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, make_pairs
 from features.plugin import FitData
 from features.rows import assemble
 from features.schema import F32, F64

@@ -20,8 +20,8 @@ import xgboost as xgb
 from ranker_data import Data, Part
 
 from features.schema import F32, F64
-from ranker import booster
 from ranker.config import BoosterSettings
+from ranker.training import booster
 from ranker.training.objective import PairAccuracy, pair_accuracy
 
 #: Parameters in the learners' common words; `leaves` of symmetric trees are rounded to a power of two. `switch` is one

@@ -24,7 +24,8 @@ import lightgbm as lgb  # noqa: E402
 import numpy as np  # noqa: E402
 from numba import njit, prange  # noqa: E402
 
-from features.pairing.pairs import Groups, Pairs, make_pairs, weight_table  # noqa: E402
+from features.pairing.groups import Groups  # noqa: E402
+from features.pairing.pairs import Pairs, make_pairs, weight_table  # noqa: E402
 from features.schema import Requests  # noqa: E402
 from ranker.forest.scorer import checked_scorer  # noqa: E402
 from ranker.training.booster import DEFAULTS, FIXED, QUANTISED  # noqa: E402

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from features.pairing.pairs import make_groups, weight_table
+from features.pairing.groups import make_groups
+from features.pairing.pairs import weight_table
 from features.pairing.split import Split
 from features.rows import make_spec
 from features.schema import DAY, F64, HOUR, SECOND, Attribute, Catalog, EventLog

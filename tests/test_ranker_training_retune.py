@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_ranker_cli import pairlift
-from test_ranker_uplift import write_world
+from served import pairlift
+from world import write_world
 
 import ranker.training.retune as module
 from features.schema import DAY

@@ -1,18 +1,24 @@
-"""Fits by name: constraints by column, parameters by any of LightGBM's names, warm starts, the plain text format."""
+"""Fits by name: constraints by column, parameters by any of LightGBM's names, warm starts, refits, moved categories."""
 
 from dataclasses import replace
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import pytest
+from forests import FORESTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
-from ranker import booster as booster_module
 from ranker.config import BoosterSettings
 from ranker.forest.scorer import checked_scorer
+from ranker.training import booster as booster_module
 from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, parameters
-from ranker.training.objective import PairAccuracy, pair_accuracy
+from ranker.training.objective import PairAccuracy, PairLogit, pair_accuracy
+from ranker.training.recode import moved_codes, recode
+from ranker.training.refit import refit, refit_booster
 
 COLUMNS = ["up", "wavy", "kind"]
 
@@ -32,11 +38,11 @@ def a_slice(seed: int, n: int = 1200, flip: float = 1.0) -> Slice:
     return Slice(rows, group.astype(np.int64), Pairs(winner, loser, weight, np.zeros(len(winner), bool)))
 
 
-def fit(settings: BoosterSettings, train: int = 0, start: lgb.Booster | None = None, flip: float = 1.0) -> lgb.Booster:
-    return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), settings, 0, start)
+def fit(config: BoosterSettings, train: int = 0, start: lgb.Booster | None = None, flip: float = 1.0) -> lgb.Booster:
+    return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), config, 0, start)
 
 
-def settings(trees: int = 60, **told: object) -> BoosterSettings:
+def booster_settings(trees: int = 60, **told: object) -> BoosterSettings:
     params = {"num_leaves": 7, "learning_rate": 0.1, "num_threads": 1} | dict(told.pop("params", {}))  # type: ignore[call-overload]
     return BoosterSettings(trees=trees, stop_after=20, params=params, **told)  # type: ignore[arg-type]
 
@@ -53,22 +59,22 @@ def worst_step(booster: lgb.Booster, column: int) -> float:
 
 @pytest.mark.parametrize("column", [0, 1])
 def test_a_constraint_by_name_holds_in_the_scores(column: int) -> None:
-    free = fit(settings())
-    held = fit(settings(monotone={COLUMNS[column]: 1, "of another arm": 1}))
+    free = fit(booster_settings())
+    held = fit(booster_settings(monotone={COLUMNS[column]: 1, "of another arm": 1}))
     assert worst_step(free, column) < -0.01
     assert worst_step(held, column) >= 0
-    assert worst_step(fit(settings(monotone={COLUMNS[column]: -1})), column) < 0
+    assert worst_step(fit(booster_settings(monotone={COLUMNS[column]: -1})), column) < 0
 
 
 def test_a_wrong_constraint_is_told() -> None:
     with pytest.raises(PairliftError, match="did you mean 'wavy'"):
-        check_monotone(settings(monotone={"wawy": 1}), COLUMNS, ("kind",))
+        check_monotone(booster_settings(monotone={"wawy": 1}), COLUMNS, ("kind",))
     with pytest.raises(PairliftError, match="'kind': it is a category"):
-        check_monotone(settings(monotone={"kind": 1}), COLUMNS, ("kind",))
+        check_monotone(booster_settings(monotone={"kind": 1}), COLUMNS, ("kind",))
     with pytest.raises(PairliftError, match=r"\[booster.monotone\] \"column\" = 1"):
-        check_params(settings(params={"mc": [1, 0, 0]}))
+        check_params(booster_settings(params={"mc": [1, 0, 0]}))
     with pytest.raises(ValueError, match="-1 or 1"):
-        settings(monotone={"up": 2})
+        booster_settings(monotone={"up": 2})
 
 
 def test_a_parameter_may_have_any_of_lightgbms_names() -> None:
@@ -97,7 +103,7 @@ def test_a_parameter_may_have_any_of_lightgbms_names() -> None:
     ],
 )
 def test_any_parameter_goes_through(params: dict[str, object]) -> None:
-    booster, plain = fit(settings(trees=8, params=params)), fit(settings(trees=8))
+    booster, plain = fit(booster_settings(trees=8, params=params)), fit(booster_settings(trees=8))
     assert booster.num_trees() > 1
     rows = a_slice(99).matrix
     assert (booster.predict(rows) != plain.predict(rows)).any()
@@ -106,7 +112,7 @@ def test_any_parameter_goes_through(params: dict[str, object]) -> None:
 @pytest.mark.parametrize("name", ["num_class", "sigmoid", "cat_feature", "unbalance", "early_stopping_min_delta"])
 def test_a_parameter_that_would_do_nothing_is_refused(name: str) -> None:
     with pytest.raises(PairliftError, match="it has no effect here"):
-        check_params(settings(params={name: 1}))
+        check_params(booster_settings(params={name: 1}))
 
 
 def test_the_best_round_has_a_whole_window_behind_it() -> None:
@@ -140,8 +146,8 @@ def test_fewer_rounds_than_a_window_are_all_kept(trees: int) -> None:
 
 
 def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
-    old = fit(settings(trees=5))
-    warm = fit(settings(), train=1, start=old)
+    old = fit(booster_settings(trees=5))
+    warm = fit(booster_settings(), train=1, start=old)
     assert warm.num_trees() > old.num_trees()
     held = a_slice(99)
     first = warm.predict(held.matrix, raw_score=True, num_iteration=old.num_trees())
@@ -155,7 +161,7 @@ def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
 
 def test_the_new_trees_of_a_warm_start_learn_what_the_old_ones_left() -> None:
     # A tree of a warm start is the tree that would have come next.
-    plain = settings(trees=6, params={"bagging_fraction": 1.0, "feature_fraction": 1.0})
+    plain = booster_settings(trees=6, params={"bagging_fraction": 1.0, "feature_fraction": 1.0})
     whole = fit(plain)
     half = lgb.Booster(model_str=whole.model_to_string(num_iteration=3))
     warm = fit(plain.model_copy(update={"trees": whole.num_trees() - 3}), start=half)
@@ -164,14 +170,14 @@ def test_the_new_trees_of_a_warm_start_learn_what_the_old_ones_left() -> None:
 
 
 def test_a_warm_start_that_helps_nothing_gives_the_old_trees() -> None:
-    old = fit(settings(trees=200))
+    old = fit(booster_settings(trees=200))
     train = a_slice(7, flip=-1.0)  # what it would learn now is wrong on the validation slice
-    got = fit_booster(COLUMNS, ["kind"], train, a_slice(99), settings(params={"learning_rate": 1.0}), 0, old)
+    got = fit_booster(COLUMNS, ["kind"], train, a_slice(99), booster_settings(params={"learning_rate": 1.0}), 0, old)
     assert got.num_trees() == old.num_trees()
 
 
 def test_the_model_is_plain_lightgbm_text(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    booster = fit(settings())
+    booster = fit(booster_settings())
     booster.save_model(str(tmp_path / "booster.txt"))
     rows = np.nan_to_num(a_slice(3).matrix)
     want = booster.predict(rows, raw_score=True)
@@ -192,8 +198,8 @@ def test_a_variant_of_the_objective_changes_the_fit(told: dict[str, float]) -> N
         booster = fit_booster(COLUMNS, ["kind"], given, a_slice(99), chosen, 0)
         return booster.model_to_string()
 
-    assert text(settings(10, **told)) != text(settings(10))
-    assert text(settings(10, margin=0.0)) == fit(settings(10)).model_to_string()
+    assert text(booster_settings(10, **told)) != text(booster_settings(10))
+    assert text(booster_settings(10, margin=0.0)) == fit(booster_settings(10)).model_to_string()
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])
@@ -202,11 +208,11 @@ def test_an_infinite_feature_is_refused_by_name(part: str, odd: float) -> None:
     slices = {"training": a_slice(0), "validation": a_slice(99)}
     slices[part].matrix[[7, 11], 1] = odd
     with pytest.raises(PairliftError, match=f"'wavy' is infinite in 2 of 1,200 {part} rows \\(first: row 7\\)"):
-        fit_booster(COLUMNS, ["kind"], slices["training"], slices["validation"], settings(), 0)
+        fit_booster(COLUMNS, ["kind"], slices["training"], slices["validation"], booster_settings(), 0)
 
 
 def test_infinite_and_missing_values_of_a_request_score_as_lightgbm_has_them() -> None:
-    booster = fit(settings(20))
+    booster = fit(booster_settings(20))
     rows = a_slice(3).matrix[:200]
     rng = np.random.default_rng(0)
     rows[rng.random(rows.shape) < 0.5] = np.nan
@@ -221,15 +227,18 @@ def test_infinite_and_missing_values_of_a_request_score_as_lightgbm_has_them() -
 
 def test_quantised_gradients_have_bins_enough() -> None:
     large = {"min_data_in_leaf": 50}
-    exact, quantised = fit(settings(params=large)), fit(settings(params=large | {"use_quantized_grad": True}))
+    exact, quantised = (
+        fit(booster_settings(params=large)),
+        fit(booster_settings(params=large | {"use_quantized_grad": True})),
+    )
     assert "[num_grad_quant_bins: 16]" in quantised.model_to_string()
     assert "[quant_train_renew_leaf: 1]" in quantised.model_to_string()
     held = a_slice(7)
     right = [pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs).value for b in (exact, quantised)]
     assert right[1] > right[0] - 0.02
-    own = settings(params={"use_quantized_grad": True, "num_grad_quant_bins": 4})
+    own = booster_settings(params={"use_quantized_grad": True, "num_grad_quant_bins": 4})
     assert parameters(own, 10)["num_grad_quant_bins"] == 4
-    assert "quant_train_renew_leaf" not in parameters(settings(), 10)
+    assert "quant_train_renew_leaf" not in parameters(booster_settings(), 10)
 
 
 def test_a_failure_of_quantised_gradients_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +247,120 @@ def test_a_failure_of_quantised_gradients_is_told(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("ranker.training.booster.lgb.train", fails)
     with pytest.raises(PairliftError, match="raise min_data_in_leaf, or drop use_quantized_grad"):
-        fit(settings(params={"use_quantized_grad": True}))
+        fit(booster_settings(params={"use_quantized_grad": True}))
     with pytest.raises(PairliftError, match=r"best_split_info.left_count\) > \(0\)$"):
-        fit(settings())
+        fit(booster_settings())
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"num_leavs": 7}, "did you mean 'num_leaves'"),
+        ({"n_estimators": 3}, "Pairlift sets this"),
+        ({"random_state": 3}, "Pairlift sets this"),
+        ({"min_data": 3, "eta": 0.1}, ""),
+    ],
+)
+def test_booster_parameters_are_lightgbms_and_not_ours(params: dict[str, Any], says: str) -> None:
+    if says:
+        with pytest.raises(PairliftError, match=says):
+            check_params(BoosterSettings(params=params))
+    else:
+        check_params(BoosterSettings(params=params))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.6, 1.0])
+def test_a_refit_is_lightgbms_own_where_it_has_one(decay: float) -> None:
+    rng = np.random.default_rng(0)
+    rows, fresh = rng.normal(size=(2, 600, 3)).astype(np.float32)
+    params = {
+        "objective": "regression", "boost_from_average": False, "lambda_l2": 3.0, "lambda_l1": 0.5, "num_leaves": 6,
+        "max_delta_step": 0.4, "verbosity": -1, "num_threads": 1, "min_data_in_leaf": 40,
+    }  # fmt: skip
+    booster = lgb.train(params, lgb.Dataset(rows, rows @ [1, 2, -1]), 70)  # more trees than are looked up at a time
+    label = (fresh @ [2, 1, 1]).astype(np.float32)
+    want = booster.refit(fresh, label, decay_rate=decay)
+    got = refit(booster, fresh, lambda score: (score - label, np.ones(len(label))), params, decay)
+    probe = rng.normal(size=(200, 3))
+    np.testing.assert_allclose(got.predict(probe), want.predict(probe), rtol=1e-5, atol=1e-6)
+    assert (decay == 1.0) == np.allclose(got.predict(probe), booster.predict(probe), rtol=1e-6)
+
+
+def test_leaves_of_pairs_are_those_of_a_plain_sum() -> None:
+    old, fresh = fit(booster_settings(trees=4)), a_slice(3, n=120)
+    params = {"lambda_l2": 2.0}
+    decay = 0.3
+    new = refit(old, fresh.matrix, PairLogit.of(fresh.pairs, fresh.group), params, decay)
+    leaf = old.predict(fresh.matrix, pred_leaf=True)
+    score = np.zeros(len(fresh.matrix))
+    empty = 0
+    for tree in range(old.num_trees()):
+        g, h = np.zeros(8), np.zeros(8)
+        for a, b, w in zip(fresh.pairs.winner, fresh.pairs.loser, fresh.pairs.weight, strict=True):
+            wrong = 1 / (1 + np.exp(score[a] - score[b]))
+            for row, sign in ((a, -1), (b, 1)):
+                g[leaf[row, tree]] += sign * w * wrong
+                h[leaf[row, tree]] += w * wrong * (1 - wrong)
+        for k in range(7):
+            was, is_ = old.get_leaf_output(tree, k), new.get_leaf_output(tree, k)
+            if not (leaf[:, tree] == k).any():
+                empty += 1
+                assert is_ == was
+                continue
+            assert is_ == pytest.approx(decay * was + (1 - decay) * 0.1 * -g[k] / (h[k] + 2.0), rel=1e-4, abs=1e-7)
+        score += [new.get_leaf_output(tree, int(k)) for k in leaf[:, tree]]
+    np.testing.assert_allclose(new.predict(fresh.matrix, raw_score=True), score, rtol=1e-9)
+    assert empty < 7 * old.num_trees()
+
+
+def test_a_leaf_that_no_row_reaches_keeps_its_value() -> None:
+    old, fresh = fit(booster_settings(trees=3)), a_slice(3, n=6)
+    new = refit(old, fresh.matrix, PairLogit.of(fresh.pairs, fresh.group), {}, 0.0)
+    reached = old.predict(fresh.matrix, pred_leaf=True)
+    kept = [(t, k) for t in range(old.num_trees()) for k in range(7) if k not in reached[:, t]]
+    assert kept
+    for tree, k in kept:
+        assert new.get_leaf_output(tree, k) == old.get_leaf_output(tree, k)
+
+
+def test_a_refit_follows_what_has_changed(caplog: pytest.LogCaptureFixture) -> None:
+    old = fit(booster_settings(trees=60))
+    train, held = a_slice(5, flip=-1.0), a_slice(6, flip=-1.0)  # `up` now goes down
+    with caplog.at_level("INFO"):
+        new = refit_booster(old, train, held, booster_settings(), 0.2)
+    before, after = (pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs).value for b in (old, new))
+    assert after > before + 0.02
+    assert f"{before:.4f} before, {after:.4f} after" in caplog.text
+    assert [t["num_leaves"] for t in new.dump_model()["tree_info"]] == [
+        t["num_leaves"] for t in old.dump_model()["tree_info"]
+    ]
+
+
+@given(st.permutations(range(70)), st.sets(st.integers(0, 69), max_size=20), st.integers(0, 50))
+@settings(max_examples=15, deadline=None)
+def test_moved_categories_are_scored_as_before(order: list[int], gone: set[int], more: int) -> None:
+    booster = FORESTS["numbers and categories"]
+    old = [str(k) for k in range(70)]
+    new = sorted([v for v in (old[k] for k in order) if int(v) not in gone] + [f"{k}x" for k in range(more)])
+    moved = moved_codes(old, new)
+    got = recode(booster, {booster.feature_name()[4]: moved})
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 6)).astype(np.float32)
+    rows[:, 4] = rng.choice([k for k in range(70) if k not in gone], 300)
+    rows[:, 5] = rng.integers(-1, 6, 300)
+    rows[::9, 4] = np.nan
+    there = rows.copy()
+    known = ~np.isnan(rows[:, 4])
+    there[known, 4] = moved[rows[known, 4].astype(int)]
+    np.testing.assert_array_equal(got.predict(there), booster.predict(rows))
+    unknown = rows.copy()
+    unknown[:, 4] = np.nan
+    there[:, 4] = next((k for k, v in enumerate(new) if v.endswith("x")), np.nan)  # a new value is like no value
+    np.testing.assert_array_equal(got.predict(there), booster.predict(unknown))
+
+
+def test_nothing_moved_is_the_same_booster() -> None:
+    booster = FORESTS["numbers and categories"]
+    assert recode(booster, {}) is booster
+    assert moved_codes(("a", "c"), ("a", "b", "c")).tolist() == [0, 2]
+    assert moved_codes(("a", "c"), ("c",)).tolist() == [-1, 0]

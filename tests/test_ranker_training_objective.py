@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_world
 
-from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, make_pairs, weight_table
 from features.pairing.split import make_split
 from features.settings import PairingSettings, SplitSettings
-from ranker import objective
+from ranker.training import objective
 from ranker.training.objective import PairLogit, pair_accuracy
 
 

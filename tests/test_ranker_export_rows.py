@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ranker_cli import pairlift
-from test_ranker_uplift import write_world
+from served import pairlift
+from world import write_world
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.pairing.split import PERIODS
 from features.rows import assemble, training_rows
 from ranker.config import load_config

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_world
 
-from features import live
 from features.counters.keys import key_codes, without_last
 from features.counters.spec import make_counters
 from features.newcomers import Newcomers
 from features.rows import assemble, make_spec
 from features.schema import DAY, HOUR, EventLog, Requests, one_request
 from features.settings import CounterSettings
+from features.state import live
 from features.state.histories import COLUMNS, Histories, HistoryBuffer
 from features.state.live import Live, merged
 from features.state.snapshot import load_state, save_state

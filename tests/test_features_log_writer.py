@@ -15,18 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import eventlog, segments
 from features.errors import PairliftError
+from features.log import segments
 from features.log.dedupe import SeenIds, keys_of
-from features.log.segments import (
-    FRAME,
-    SEGMENT,
-    checksum_of,
-    export_segment,
-    frame_heads,
-    segment_files,
-    segment_name,
-)
+from features.log.segments import FRAME, SEGMENT, checksum_of, export_segment, frame_heads, segment_files, segment_name
 from features.log.writer import LogError, LogWriter
 from features.schema import DAY, HOUR
 
@@ -228,7 +220,7 @@ def test_after_a_failed_fsync_nothing_more_is_acknowledged(tmp_path, monkeypatch
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(eventlog.os, "fsync", fail)
+        patch.setattr("features.log.writer.os.fsync", fail)
         with pytest.raises(LogError, match="fsync failed"):
             writer.append(table([2])).result()
     with pytest.raises(LogError, match="fsync failed"):
@@ -390,7 +382,7 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from test_features_eventlog import opened, table
+from test_features_log_writer import opened, table
 writer, _ = opened(Path(sys.argv[1]), segment_bytes=3000)
 for k in range(10**9):
     writer.append(table([3 * k, 3 * k + 1, 3 * k + 2])).result()

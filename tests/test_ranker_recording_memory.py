@@ -1,37 +1,34 @@
 """What a server that records may take is told before it takes it: the plan is measured against what was allocated."""
 
 import gc
-import time
+import itertools
+import re
 import tracemalloc
-import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from test_ranker_record import batch, random_batches, recording
-from world import bundle_of, make_world, train_parts, with_config
+from pairlift.v1 import ranking_pb2 as pb
+from served import batch, random_batches, recording
+from world import with_config
 
 from features.errors import PairliftError
 from features.log.segments import segment_files, segment_name
 from features.log.writer import LogWriter
+from features.newcomers import Newcomers, bytes_per_id
 from features.schema import DAY, HOUR, SECOND
 from features.state.live import empty_log
 from features.state.store import State
-from ranker.candidates.popular import Popular
 from ranker.config import RecordSettings
-from ranker.lanes import Lane
 from ranker.recording.memory import GIB, plan_memory
+from ranker.recording.numbering import with_room
 from ranker.server import Server
 
 #: commits of a log that was trained on, and events of each
 COMMITS, EACH = 5, 60_000
 SMALL = RecordSettings(max_events=1000, new_users=0, new_items=0)
-
-
-@pytest.fixture(scope="module")
-def bundle():
-    return bundle_of(train_parts(make_world(surfaces=("feed", "search"), n_users=20, n_items=40)))
 
 
 @contextmanager
@@ -126,24 +123,79 @@ def test_the_peak_of_a_rebuild_is_planned_and_no_guess(bundle, tmp_path, n):
     assert max(peaks) > plan.most / 2, (peaks, plan)
 
 
-class Thing:
-    """What a call returns."""
+def test_the_memory_is_printed(bundle, tmp_path, caplog):
+    with caplog.at_level("INFO"), recording(bundle, tmp_path / "log"):
+        pass
+    assert re.search(r"memory: user: 40 keys, \d+ bytes per key", caplog.text)
+    assert re.search(r"memory: new users: room for 1,000,000, \d+ bytes each", caplog.text)
+    assert re.search(r"memory: new items: room for 100,000, \d+ bytes each", caplog.text)
+    without, roomy = (
+        plan_memory(with_room(bundle.state, empty_log(("play",)), *room), 10_000_000).most
+        for room in ((0, 0), (3_000_000, 10_000))
+    )
+    assert roomy - without > 3_000_000 * 200 + 10_000 * 200
+    assert re.search(r"memory: table of item: \d+ keys, \d+ bytes per key", caplog.text)
+    assert re.search(r"\d+ bytes per event; the state takes .* at most .* GiB with 10,000,000 recorded", caplog.text)
 
 
-def test_an_idle_lane_holds_nothing_of_its_last_call():
-    lane, thing = Lane("some", 1), Thing()
-    known, future = weakref.ref(thing), lane.start(lambda one=thing: one)
-    assert future.result(10) is thing
-    del thing, future
-    until = time.monotonic() + 10
-    while known() is not None and time.monotonic() < until:
-        time.sleep(0.01)
-    assert known() is None
-    lane.close()
+#: the id of so many bytes of UTF-8 that takes the most memory: one character makes all of them four bytes wide
+WIDEST = "\N{GRINNING FACE}"
 
 
-def test_popular_items_hold_no_histories_and_one_timeline(bundle):
-    held = Popular(bundle.state)._state
-    assert len(bundle.state.histories.ts)
-    assert len(held.histories.ts) == 0
-    assert [len(segment.timelines) for segment in held.segments] == [1]
+@pytest.mark.parametrize("limit", [16, 36, 256])
+@pytest.mark.parametrize("text", [True, False])
+def test_the_budget_of_new_ids_is_what_they_take_at_the_limit(bundle, text_bundle, text, limit):
+    state = (text_bundle if text else bundle).state
+    state = with_room(state, empty_log(("play",)), 10**6, 10**6)
+    (_, _, budget), *_ = plan_memory(state, 10_000_000, limit).new
+    # The dict is largest, beside its entries, when it has just grown.
+    sizes = [87_382, 174_763]
+    measured = max(bytes_each(ids_at(limit, n) if text else range(2**40, 2**40 + n), text) for n in sizes)
+    assert measured <= bytes_per_id(text, limit) <= budget
+    assert bytes_per_id(text, limit) < 2 * measured  # a budget, and no guess
+
+
+def test_a_server_full_of_ids_at_the_limit_stays_within_its_budget(text_bundle, tmp_path):
+    n, limit = 20_000, 256
+    full = with_config(text_bundle, record=RecordSettings(max_id_bytes=limit, max_events=n, new_users=n, new_items=n))
+    state = with_room(text_bundle.state, empty_log(("play",)), n, n)
+    plan = plan_memory(state, n, limit)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with recording(full, tmp_path / "log") as (server, client):
+            before = tracemalloc.get_traced_memory()[0]
+            for k in range(0, n, 5000):
+                ids = list(itertools.islice(ids_at(limit, k + 5000), k, None))
+                (outcome,) = client.record([batch(ids, ids, ids, [text_bundle.state.end] * 5000)])
+                assert outcome.recorded == 5000
+            server.recorder.live.drain(60)
+            assert server.pipeline.state.catalog.new_items.count == n
+            assert len(client.rank(ids[0], ids[:200]).items) == 200
+            del ids, outcome
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken < plan.most - plan.now
+    assert taken > 2 * n * 4 * limit  # it is the ids that were measured
+
+
+def ids_at(limit, n):
+    """n different ids of so many bytes in UTF-8, as wide in memory as can be."""
+    return (WIDEST + str(k).rjust(limit - len(WIDEST.encode()), "0") for k in range(n))
+
+
+def bytes_each(ids, text):
+    """Measured bytes of an id in Newcomers, after it was in an answer too (which keeps its UTF-8 beside it)."""
+    array = pa.array(ids, pa.string() if text else pa.int64())
+    gc.collect()
+    tracemalloc.start()
+    try:
+        _, new = Newcomers(room=len(array)).extended(array.to_pylist())
+        if text:
+            pb.Ids(texts=pb.TextIds(values=new.known))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] / len(new.known)
+    finally:
+        tracemalloc.stop()

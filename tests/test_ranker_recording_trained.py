@@ -13,23 +13,26 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from test_ranker_record import (
+from served import (
     ROOT,
+    _columns,
     batch,
     expected_state,
+    exported,
     imported_from,
     log_of,
+    random_batches,
     record_and_export,
     recording,
     same,
     within,
 )
-from test_ranker_record import exported as exported_by
-from test_ranker_uplift import write_world
-from world import Parts, World, with_config, write_world_bundle
+from world import Parts, World, with_config, write_world, write_world_bundle
 
 from features.errors import PairliftError
 from features.log.loading import load_log
@@ -45,6 +48,72 @@ from ranker.config import RecordSettings, load_config
 from ranker.recording.batch import Batch
 from ranker.recording.snapshots import origin_of, with_snapshot
 from ranker.server import Server
+
+
+def test_closed_segments_can_be_trained_on(bundle, tmp_path):
+    batches = list(random_batches(np.random.default_rng(6), bundle, [20] * 5))
+    record_and_export(bundle, tmp_path / "log", batches)
+    imported, _ = imported_from(bundle, tmp_path, "log/events/*.parquet")
+    wanted = log_of(bundle, batches)
+    assert imported.ts.tolist() == wanted.ts.tolist()
+    assert sorted(imported.grade.tolist()) == sorted(wanted.grade.tolist())
+    count = duckdb.sql(f"SELECT count(DISTINCT event_id) FROM '{tmp_path}/log/events/*.parquet'").fetchall()
+    assert count == [(100,)]
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (
+            "read_parquet(['old.parquet', 'log/events/*.parquet'], union_by_name=true)",
+            ["user_id", "item_id", "ts", "play"],
+        ),
+        (
+            "(SELECT who AS user_id, what AS item_id, seen_at AS ts, share AS play FROM 'old.parquet'"
+            " UNION ALL BY NAME FROM 'log/events/*.parquet')",
+            ["who", "what", "seen_at", "share"],
+        ),
+    ],
+)
+def test_recorded_events_are_trained_on_behind_the_old_log(bundle, world, tmp_path, source, names):
+    log, catalog = world.log, world.catalog
+    utc = pa.array(log.ts, pa.timestamp("us", "UTC"))
+    users, items = catalog.user_ids[log.user].astype(np.int32), catalog.item_ids[log.item]
+    plays = pa.array(log.feedback[:, 0], from_pandas=True)
+    wall = pc.local_timestamp(utc.cast(pa.timestamp("us", "America/New_York")))  # as the old log has it: without a zone
+    pq.write_table(pa.table([users, items, wall, plays], names), tmp_path / "old.parquet")
+    batches = list(random_batches(np.random.default_rng(7), bundle, [20] * 3))
+    record_and_export(bundle, tmp_path / "log", batches)
+    found, ids = imported_from(bundle, tmp_path, source, "America/New_York")
+
+    recorded = [pa.table({**_columns(b.events), "play": b.feedback["play"]}) for b in batches]
+    recorded = pa.concat_tables(recorded).select(["user_id", "item_id", "ts", "play", "surface"])
+    old = {"user_id": users.astype(np.int64), "item_id": items, "ts": log.ts, "play": plays.cast(pa.float64())}
+    both = pa.concat_tables([pa.table(old), recorded], promote_options="default")
+    both = both.set_column(2, "ts", both["ts"].cast(pa.timestamp("us", "UTC")))
+    pq.write_table(both, tmp_path / "both.parquet")
+    wanted, wanted_ids = imported_from(bundle, tmp_path, "both.parquet")
+    assert len(found) == len(log) + 60
+    for name in ("user", "item", "ts", "grade", "surface", "feedback"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+    np.testing.assert_array_equal(ids.item_ids, wanted_ids.item_ids)
+
+
+def test_old_segments_that_a_bundle_was_trained_on_may_be_deleted(bundle, tmp_path):
+    batches = list(random_batches(np.random.default_rng(8), bundle, [20] * 4, low=0))
+    record_and_export(bundle, tmp_path / "log", batches)
+    first, second = sorted((tmp_path / "log" / "events").glob("*.parquet"))[:2]
+    imported_from(bundle, tmp_path, f"read_parquet(['{first}', '{second}'])")
+    trained = replace(bundle, recorded=load_recorded(tmp_path / "log.duckdb"), state=State.build(
+        merged([bundle.state.histories.log(("play",)), log_of(bundle, batches[:2])]),
+        bundle.state.catalog, bundle.state.counters, bundle.state.grades,
+    ))  # fmt: skip
+    for path in segment_files(tmp_path / "log")[:2]:
+        path.unlink()
+    with recording(trained, tmp_path / "log") as (server, client):
+        assert server.recorder.count == 40
+        assert next(iter(client.record([batches[3]]))).recorded == 0  # its ids are known still
+
 
 OLD = "SELECT user_id, item_id, make_timestamp(ts) AS ts, play FROM 'log.parquet'"
 
@@ -78,7 +147,7 @@ def state_of(bundle: Bundle, old: EventLog, batches: list[Batch]) -> State:
 
 
 @contextlib.contextmanager
-def served(folder: Path, bundle: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+def served_by_command(folder: Path, bundle: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
     """`pairlift serve` with the log of the folder."""
     command = [sys.executable, "-m", "ranker.cli", "serve", str(folder / bundle), "--log", str(folder / "log")]
     command += ["--port", "0", "--clock", "snapshot"]
@@ -115,7 +184,7 @@ def test_what_a_training_did_not_read_is_folded_in(tmp_path: Path) -> None:
             assert client.describe().recorded_events == sum(len(b.events) for b in batches) - 77
             same(server.pipeline.state, state_of(second, old, batches))
 
-    with served(tmp_path, "second") as (process, client):
+    with served_by_command(tmp_path, "second") as (process, client):
         assert client.describe().recorded_events == 10
         later = known_batches(rng, second, [9], 87, 3 * DAY)
         assert [o.recorded for o in client.record(later)] == [9]
@@ -140,7 +209,7 @@ def read_by(bundle: Bundle, folder: Path, source: str) -> tuple[EventLog, Record
     return found, load_recorded(folder / "log.duckdb")
 
 
-def exported(folder: Path, name: str = "log") -> list[Path]:
+def files_of(folder: Path, name: str = "log") -> list[Path]:
     return sorted((folder / name / "events").glob("*.parquet"))
 
 
@@ -163,7 +232,7 @@ def test_any_part_of_a_log_may_have_been_read_wherever_it_lies(
     shutil.copytree(folder / "log", tmp_path / "log")
     rng = np.random.default_rng(seed)
     chosen = [k for k in range(5) if rng.random() < 0.5] or [seed % 5]
-    files = [exported(folder)[k] for k in chosen]
+    files = [files_of(folder)[k] for k in chosen]
     for number, path in enumerate(files):
         shutil.copy(path, tmp_path / f"moved-{number}.parquet")
     names = ", ".join(f"'moved-{number}.parquet'" for number in range(len(files)))
@@ -200,18 +269,18 @@ def test_files_that_were_exported_before_they_said_so(
     """Their name is their segment's, above them; elsewhere nobody can tell, and that is said."""
     folder, batches = log
     shutil.copytree(folder / "log", tmp_path / "log")
-    for path in exported(tmp_path)[:2]:
+    for path in files_of(tmp_path)[:2]:
         pq.write_table(pq.read_table(path).drop_columns([SEGMENT, FRAME]), path)
     for source in ("log/events/*.parquet", "read_parquet('log/events/*.parquet', union_by_name=true)"):
         _, recorded = read_by(bundle, tmp_path, source)
-        read = len(exported(tmp_path))  # a server that starts exports what was open
+        read = len(files_of(tmp_path))  # a server that starts exports what was open
         assert list(recorded.values()) == [[(k + 1, k + 1)] for k in range(read)]
         with recording(next_bundle(bundle, world, batches[:read], recorded), tmp_path / "log") as (server, _):
             same(server.pipeline.state, expected_state(bundle, world, batches))
     (tmp_path / "log" / f"{'0' * 19}1.log").unlink()  # as the README allows: no server has its events any more
     assert len(read_by(bundle, tmp_path, f"log/events/{'0' * 19}1.parquet")[0]) == 20
     assert not caplog.text.count("does not say of which log")
-    shutil.move(exported(tmp_path)[0], tmp_path)
+    shutil.move(files_of(tmp_path)[0], tmp_path)
     assert not read_by(bundle, tmp_path, f"{'0' * 19}1.parquet")[1]
     assert "does not say of which log" in caplog.text
     assert "delete" not in caplog.text  # it may be the only copy
@@ -230,7 +299,7 @@ def test_a_copy_of_a_log_that_went_on_by_itself_is_another(
             list(client.record([more]))
     with recording(bundle, tmp_path / "one"):
         until = time.monotonic() + 5
-        while len(exported(tmp_path, "one")) < 7 and time.monotonic() < until:
+        while len(files_of(tmp_path, "one")) < 7 and time.monotonic() < until:
             time.sleep(0.05)
     _, recorded = read_by(bundle, tmp_path, "one/events/*.parquet")
     assert list(recorded.values()) == [[(k, k)] for k in range(1, 8)]
@@ -255,13 +324,13 @@ def test_a_backup_of_a_live_log_has_less_of_the_segment_and_counts_it_once(
         list(client.record(further))  # its frames have numbers that the log has too
     has = {"log": batches, "copy": [*batches[:copied], *further]}
     for read, on in (("log", "copy"), ("copy", "log")):
-        assert exported_by(bundle, tmp_path / read)
+        assert exported(bundle, tmp_path / read)
         _, recorded = read_by(bundle, tmp_path, f"{read}/events/*.parquet")
         missing = [batch for batch in has[on] if not any(batch is one for one in has[read])]
         with recording(next_bundle(bundle, world, has[read], recorded), tmp_path / on) as (server, _):
             assert server.recorder.count == sum(len(batch.events) for batch in missing)
             same(server.pipeline.state, expected_state(bundle, world, [*has[read], *missing]))
-    exported_by(bundle, tmp_path / "copy")
+    exported(bundle, tmp_path / "copy")
     both = "'log/events/*.parquet', 'copy/events/*.parquet'"
     found, recorded = read_by(bundle, tmp_path, STAR.format(files=both))
     assert len(found) == 48 + 20
@@ -275,7 +344,7 @@ def test_logs_that_begin_with_one_batch_are_two(bundle: Bundle, world: World, tm
     for name, sent in (("one", batches[:2]), ("two", [batches[0], batches[2]])):
         with recording(bundle, tmp_path / name) as (_, client):
             list(client.record(sent))
-    exported_by(bundle, tmp_path / "one")
+    exported(bundle, tmp_path / "one")
     _, recorded = read_by(bundle, tmp_path, "one/events/*.parquet")
     with recording(next_bundle(bundle, world, batches[:2], recorded), tmp_path / "two") as (server, _):
         assert server.recorder.count == 33
@@ -290,7 +359,7 @@ def test_a_log_whose_segments_were_all_deleted_goes_on_behind_them(
     with recording(bundle, tmp_path / "log") as (_, client):
         list(client.record(batches[:1]))
         taken = Path(client.snapshot().folder)
-    (file,) = exported_by(bundle, tmp_path / "log")
+    (file,) = exported(bundle, tmp_path / "log")
     if old:
         pq.write_table(pq.read_table(file).drop_columns([SEGMENT, FRAME]), file)
     for path in segment_files(tmp_path / "log"):
@@ -298,7 +367,7 @@ def test_a_log_whose_segments_were_all_deleted_goes_on_behind_them(
     for one in batches[1:]:
         with recording(bundle, tmp_path / "log") as (_, client):
             assert [o.recorded for o in client.record([one])] == [len(one.events)]
-    files = exported_by(bundle, tmp_path / "log")
+    files = exported(bundle, tmp_path / "log")
     assert [pq.read_metadata(path).num_rows for path in files] == [20, 15, 13]
     if old:  # such a file does not say its last frame: one for each row is the most
         return
@@ -321,15 +390,15 @@ def test_a_file_of_another_segment_is_a_problem_and_not_an_export(
         list(client.record(batches[:1]))
         shutil.copytree(tmp_path / "log", tmp_path / "copy")
         list(client.record(batches[1:]))
-    (short,) = exported_by(bundle, tmp_path / "copy")
+    (short,) = exported(bundle, tmp_path / "copy")
     (tmp_path / "log" / "events").mkdir()
-    for file in (exported(folder)[0], short):
+    for file in (files_of(folder)[0], short):
         shutil.copy(file, tmp_path / "log" / "events" / short.name)
         with recording(bundle, tmp_path / "log") as (_, client):
             assert within(5, lambda: "has other events, or not all" in client.describe().recording_problem)
             (tmp_path / "log" / "events" / short.name).unlink()
             assert within(5, lambda: not client.describe().recording_problem)
-        assert pq.read_metadata(exported(tmp_path)[0]).num_rows == 9
+        assert pq.read_metadata(files_of(tmp_path)[0]).num_rows == 9
 
 
 def test_what_a_where_leaves_out_beside_dropped_columns_is_warned_of(
@@ -354,7 +423,7 @@ def test_commits_that_a_where_leaves_out_are_added(bundle: Bundle, tmp_path: Pat
         batches.append(batch([f"{k}-{j}" for j in range(n)], rng.choice(users, n), rng.choice(items, n), ts))
     with recording(bundle, tmp_path / "log") as (_, client):
         list(client.record(batches))
-    exported_by(bundle, tmp_path / "log")
+    exported(bundle, tmp_path / "log")
     for where in (f"epoch_us(ts) < {end + 5 * MINUTE}", f"{FRAME} % 4 = 1 OR item_id % 3 = 0", "true"):
         kept = duckdb.sql(f"SELECT {FRAME} - 1 FROM '{tmp_path}/log/events/*.parquet' WHERE {where}").fetchall()
         found, recorded = read_by(bundle, tmp_path, f"(SELECT * FROM 'log/events/*.parquet' WHERE {where})")
@@ -398,7 +467,7 @@ def test_a_file_that_comes_while_the_log_is_read(
 ) -> None:
     folder, _ = log
     shutil.copytree(folder / "log" / "events", tmp_path / "events")
-    late = shutil.move(tmp_path / "events" / exported(folder)[-1].name, tmp_path)
+    late = shutil.move(tmp_path / "events" / files_of(folder)[-1].name, tmp_path)
     monkeypatch.setattr("features.log.dataset._refuse_nulls", lambda *_: shutil.move(late, tmp_path / "events"))
     with pytest.raises(PairliftError, match="files came or went while they were read; run it again"):
         read_by(bundle, tmp_path, "(SELECT user_id, item_id, ts, play, surface FROM 'events/*.parquet')")

@@ -10,13 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_features_pairs import GRADES, groups_of
-from test_ranker_cli import pairlift
-from test_ranker_uplift import write_world
-from world import make_world
+from served import pairlift
+from world import GRADES, groups_of, make_world, write_world
 
 from features.errors import PairliftError
-from features.pairing.pairs import Groups, Pairs, make_groups, make_pairs, weight_table
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, make_pairs, weight_table
 from features.pairing.split import make_split
 from features.settings import PairingSettings, SplitSettings
 from ranker.bundle import load_bundle

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from test_ranker_uplift import write_world
+from world import write_world
 
 from features.errors import PairliftError
 from features.log.loading import load_request_codes
-from features.pairing.pairs import Groups
+from features.pairing.groups import Groups
 from features.rows import assemble
 from features.schema import one_request
 from ranker.bundle import Bundle, load_bundle

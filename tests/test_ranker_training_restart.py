@@ -6,8 +6,8 @@ import duckdb
 import lightgbm as lgb
 import numpy as np
 import pytest
-from test_ranker_cli import pairlift
-from test_ranker_uplift import write_world
+from served import pairlift
+from world import write_world
 
 from features.errors import PairliftError
 from ranker.bundle import load_bundle, read_manifest

@@ -4,9 +4,9 @@ import lightgbm as lgb
 import numpy as np
 import onnx
 import pytest
+from forests import COLUMNS, FORESTS, ODD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_ranker_scorer import COLUMNS, FORESTS, ODD
 
 from features.errors import PairliftError
 from ranker.export.onnx import make_onnx, run_onnx
