@@ -31,8 +31,8 @@ def _fill(keys: I64, slots: I64, shift: int) -> int:
     return -1
 
 
-# The three ways to find. A table is larger than the caches, so each read of it would wait for memory: the line that
-# holds what the 12th key from here begins at is fetched while this one is compared.
+# The three ways to find: by hash, by difference where no integer is missing, by a table of a range. A large table is
+# not in the caches, so each read would wait for memory: the line that a key some places ahead needs is asked for first.
 
 
 @njit(cache=True, nogil=True)

@@ -96,7 +96,7 @@ def _blocks(
     """Yield (events, candidates bool[n]) that together hold every key once; None: all candidates."""
     blocks = -(-len(log) * BYTES_PER_EVENT // memory)
     side = next((part for part in ("user", "item") if part in key), None)
-    # A rank compares all items, so they cannot be told apart.
+    # A rank compares all items, so a block needs all of them.
     if blocks <= 1 or side is None or any(c.kind == "rank" for c in counters):
         yield log, None
         return

@@ -50,23 +50,18 @@ def table_bytes(plan: Plan, timeline: Timeline) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """A plan's counters as of `end` (µs).
+    """A plan's c counters as of `end`, and the d numbers that some of them are divided by."""
 
-    table: float32[k + 1, c + d]: what is above the line of c counters, then d divisors, of each of the k keys of the
-    timeline; the last row is that of a key without events (-1). Times of last events stand as seconds before `end`,
-    NaN for never. half_life: float64[c + d], µs, inf where nothing fades. add: float32[c + d], the prior's part, or
-    the strength. since: bool[c + d], the columns that grow by the second. divisor: int64[c], 1 for the first, 0 for
-    none. counters: int64[c], their places in the whole list. index: the row of each code; None where a code is its row.
-    """
-
+    #: [k + 1, c + d]: what is above the line of each counter, then the divisors, of each of the k keys of the timeline;
+    #: the last row is that of a key without events (-1). Times of last events stand as seconds before `end`, NaN: never
     table: F32
-    end: int
-    half_life: F64
-    add: F32
-    since: Bool
-    divisor: I64
-    counters: I64
-    index: IdIndex | None
+    end: int  # µs
+    half_life: F64  # [c + d], µs, inf where nothing fades
+    add: F32  # [c + d], the prior's part, or the strength
+    since: Bool  # [c + d], the columns that grow by the second
+    divisor: I64  # [c], 1 for the first, 0 for none
+    counters: I64  # [c], their places in the whole list
+    index: IdIndex | None  # the row of each code; None where a code is its row
 
     @classmethod
     def of(cls, plan: Plan, timeline: Timeline) -> "Latest":
@@ -112,6 +107,15 @@ class Latest:
         return (np.minimum(code, len(self.table) - 1) if wide else code).astype(np.int32, copy=False)
 
 
+# Once for all keys: factor[b] = 2 ** (-passed / half_life[b]), the fading since `end`, and plus[b], what comes to it.
+# Then for each key i:
+#     ask for the lines of the row that the 12th key from here has
+#     out[i] ← shared
+#     risen ← row · factor + plus                     the c numerators, then the d divisors, as of now
+#     inverse ← 1, 1 / each divisor
+#     out[i, counters] ← risen[:c] · inverse[divisor] by a slice where the counters stand side by side
+# A row is read once, and all of out[i] is written while it is in the first-level cache.
+#
 # Indexes are unsigned and rows are views: a test for a negative index in the inner loops keeps them from being vectors.
 @njit(cache=True, nogil=True, error_model="numpy")
 def _gather(

@@ -26,36 +26,32 @@ VALUE, HIT, TRIAL = 0, 1, 2
 
 
 class Running(NamedTuple):
-    """What is accumulated: c columns, sums first, then the decayed ones of each of h half-lives, then last times.
+    """What is accumulated: c columns, sums first, then the decayed ones of each of h half-lives, then last times."""
 
-    table: float64[grades + 1, c], the value that an event adds by its grade + 1. fed: int64[f], the columns that add
-    a feedback column's value instead: feed: int64[f], which one, form: int64[f]. starts: int64[h + 2], the first
-    column of each half-life, of the last times, and c. decay: int64[c]. half_life: float64[h], µs.
-    """
-
-    table: F64
-    fed: I64
-    feed: I64
-    form: I64
-    starts: I64
-    decay: I64
-    half_life: F64
+    table: F64  # [grades + 1, c], the value that an event adds by its grade + 1
+    fed: I64  # [f], the columns that add a feedback column's value instead, …
+    feed: I64  # [f], … of `Plan.feedback` this one, …
+    form: I64  # [f], … in this form: VALUE, HIT or TRIAL
+    starts: I64  # [h + 2], the first column of each half-life, the first of the last times, and c
+    decay: I64  # [c], the half-life's number, SUM or LAST
+    half_life: F64  # [h], µs
 
 
 class Totals(NamedTuple):
-    """What is read. kind, column (running), window (µs), delay (number): int64[b]; delays: int64[d], µs."""
+    """What is read: b totals, each off a running column."""
 
-    kind: I64
-    column: I64
-    window: I64
-    delay: I64
-    delays: I64
+    kind: I64  # [b], ALL, WINDOW, DECAYED or SINCE
+    column: I64  # [b], of `Running`
+    window: I64  # [b], µs, of a WINDOW
+    delay: I64  # [b], which one of `delays`
+    delays: I64  # [d], µs: an event is seen this long after it; totals of one delay share a search
 
 
 @njit(cache=True, nogil=True)
 def _finish(
     totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
 ) -> None:  # fmt: skip
+    """Turn each row of totals into counters: a total, a smoothed quotient of two, or the seconds since a time."""
     for i in range(len(out)):
         for c in range(len(numerator)):
             value = totals[i, numerator[c]]
@@ -76,24 +72,19 @@ def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The counters of one key.
+    """The n counters of one key, of b totals."""
 
-    feedback: the feedback columns that they read. counters: their places in the whole list. numerator,
-    denominator: the totals of each (-1: none). strength, prior: of the quotients. since: which are seconds since.
-    nothing: float64[b], the totals of a key without events.
-    """
-
-    key: tuple[str, ...]
-    feedback: tuple[str, ...]
+    key: tuple[str, ...]  # parts, as in `features.counters.keys`
+    feedback: tuple[str, ...]  # the feedback columns that the counters read
     running: Running
     totals: Totals
-    counters: I64
-    numerator: I64
-    denominator: I64
-    strength: F64
-    prior: F64
-    since: Bool
-    nothing: F64
+    counters: I64  # [n], their places in the whole list
+    numerator: I64  # [n], the total of each
+    denominator: I64  # [n], the total that it is divided by, -1 for none
+    strength: F64  # [n], of a quotient: so many trials at the prior are added
+    prior: F64  # [n], of a quotient
+    since: Bool  # [n], which are seconds since the time that their total is
+    nothing: F64  # [b], the totals of a key without events
 
     def half_lives(self) -> F64:
         """Return float64[c]: the half-life of each running column in µs, inf where nothing fades."""
@@ -148,18 +139,19 @@ def make_plans(counters: tuple[Counter, ...], grades: tuple[str, ...] = ()) -> t
 
 
 class _Planner:
-    """Collects what the counters of one key need."""
+    """Collects what the counters of one key need, each thing once and by its number."""
 
     def __init__(self, grades: tuple[str, ...]) -> None:
         self.grades = grades
-        self.feedback: _Numbers[str] = _Numbers()
-        self.series: _Numbers[tuple[float, ...] | tuple[str, str]] = _Numbers()
-        self.half_life: _Numbers[int] = _Numbers()
-        self.running: _Numbers[tuple[int, int]] = _Numbers()
-        self.delays: _Numbers[int] = _Numbers()
-        self.totals: _Numbers[tuple[int, int, int, int]] = _Numbers()
+        self.feedback: _Numbers[str] = _Numbers()  # names of columns
+        self.series: _Numbers[tuple[float, ...] | tuple[str, str]] = _Numbers()  # values by grade; or (column, form)
+        self.half_life: _Numbers[int] = _Numbers()  # µs
+        self.running: _Numbers[tuple[int, int]] = _Numbers()  # (series, decay)
+        self.delays: _Numbers[int] = _Numbers()  # µs
+        self.totals: _Numbers[tuple[int, int, int, int]] = _Numbers()  # (kind, running, window, delay)
 
     def total(self, counter: Counter, event: str, form: str) -> int:
+        """Return the number of the total of an event's series. form: `value`, `hit` or `trial`."""
         worth = worth_by_grade(event, self.grades)
         if worth is None:
             self.feedback(event)
@@ -184,6 +176,7 @@ class _Planner:
         return numerator, self.total(counter, counter.event, "trial") if smoothed else -1
 
     def plan(self, key: tuple[str, ...], mine: list[tuple[int, Counter]]) -> Plan:
+        """Return the plan of counters, each with its place: running columns sorted by kind, as `Running` has them."""
         parts = [self.quotient(counter) for _, counter in mine]
         kinds = [
             decay if decay >= 0 else len(self.half_life.items) if decay == LAST else -1

@@ -25,15 +25,15 @@ UNITS = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What a counter sees. kind: `w` (window of `size` µs), `h` (half-life of `size` µs) or `all`.
+    """What a counter sees.
 
     An event counts from `delay` µs after it on: as of a time it is seen if `ts < as_of - delay`. Windows and
     half-lives are measured from as_of all the same: a window is `[as_of - size, as_of - delay)`.
     """
 
-    kind: str
-    size: int
-    delay: int = 0
+    kind: str  # `w` (window), `h` (half-life) or `all`
+    size: int  # µs, of a window or a half-life
+    delay: int = 0  # µs
 
     @classmethod
     def parse(cls, text: str) -> "Span":
@@ -57,18 +57,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """One column. key: names of `features.counters.keys`. prior: what a quotient without trials is.
+    """One column."""
 
-    event: `impression`, the name of a grade, `grade` (its rank) or of a feedback column. stat: one of STATS, or
-    one of NAMING with what it names, as in `distinct_item`.
-    """
-
-    key: tuple[str, ...]
-    event: str
+    key: tuple[str, ...]  # parts, as in `features.counters.keys`
+    event: str  # `impression`, the name of a grade, `grade` (its rank) or the name of a feedback column
     span: Span
-    stat: str
-    strength: float = 10.0
-    prior: float = 0.0
+    stat: str  # one of STATS, or one of NAMING with what it names, as in `distinct_item`
+    strength: float = 10.0  # how many trials the prior weighs
+    prior: float = 0.0  # what a quotient without trials is
 
     @property
     def column(self) -> str:
@@ -90,7 +86,7 @@ def parse_column(name: str) -> Counter:
     """Read a column name back (strength and prior are not in it); PairliftError for another form."""
     parts = name.split("__")
     if len(parts) != 4 or not _is_stat(parts[3]):
-        raise PairliftError(f"'{name}' is no counter column: '<key>__<event>__<span>__<stat>' was expected")
+        raise PairliftError(f"'{name}' is not a counter column: '<key>__<event>__<span>__<stat>' was expected")
     return Counter(tuple(parts[0].split("_x_")), parts[1], Span.parse(parts[2]), parts[3])
 
 
@@ -197,7 +193,7 @@ class _Priors:
         self._made: dict[tuple[str, str], float] = {}
 
     def of(self, stat: str, declared: CounterSettings) -> float:
-        """Return the declared prior, or the quotient of the whole log; 0 for what is no quotient."""
+        """Return the declared prior, or the quotient of the whole log; 0 for any other statistic."""
         if stat.partition("_")[0] not in ("rate", "mean", "ratio"):
             return 0.0
         if declared.prior is not None:

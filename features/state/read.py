@@ -4,7 +4,7 @@
                     │                  one and the request comes after it; else each different key once, of timelines
                     ├─ _many_requests  for each plan: the key of each candidate (one key for each request, where its
                     │                  candidates share it), of timelines
-                    └─ _further        distinct counts and ranks, which are no totals of a plan
+                    └─ _further        distinct counts and ranks, which are not totals of a plan
 
 A plan holds the counters of one key (`features.counters.plans`), and a segment of the state has a timeline for each
 plan. What all segments say of a key is added up in `_totals`, and `Plan.finish` makes values of totals. Both readers
@@ -253,7 +253,7 @@ def _totals(state: State, number: int, plan: Plan, rows: I64, code: I64, as_of: 
 
 
 def _further(state: State, order: Order, requests: Requests, out: F32) -> None:
-    """Write what is no total of a plan."""
+    """Write distinct counts and ranks."""
     each = _Candidates(requests)
     for column, counter, number in order.distinct:
         out[:, column] = _distinct_count(state, counter, number, each)

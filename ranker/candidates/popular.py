@@ -32,7 +32,7 @@ class Popular:
         self._n_items = state.catalog.all_items
         self._state, self.plan = _item_counter(state)
         # Decay fades all items alike, so without new events their order stays: from the snapshot's end on it
-        # is this one, however late the request (there the counts themselves may have faded to zero).
+        # is this one at any time (much later the counts themselves may have faded to zero).
         self._order_at_end = best(self._counts(state.end), self._n_items)
 
     def propose(self, request: Request, limit: int) -> I32:

@@ -15,7 +15,7 @@ from features.state.store import State
 from ranker.training.prepare import Prepared
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
-#: item ages are told apart at these days
+#: the borders between the labels of item ages, in days
 AGES = (1, 7, 30)
 
 
@@ -60,7 +60,7 @@ def check_familiar(prepared: Prepared) -> None:
     for name in prepared.config.uplift.familiar:
         if name not in known:
             raise PairliftError(
-                f"[uplift] familiar: '{name}' is no text or list of [items.columns]{did_you_mean(name, known)}"
+                f"[uplift] familiar: '{name}' is not a text or a list of [items.columns]{did_you_mean(name, known)}"
             )
 
 
