@@ -22,13 +22,13 @@ GRAM_ROWS = 65_536
 
 
 class ALSSettings(Settings):
-    """factors, regularisation, iterations and alpha of Hu, Koren, Volinsky (2008), as `implicit` has them."""
+    """The options of Hu, Koren, Volinsky (2008), as `implicit` names them, and the lag of what serving sees."""
 
-    factors: int = Field(default=64, ge=1)
+    factors: int = Field(default=64, ge=1)  # width of the vectors
     regularization: float = Field(default=0.05, gt=0)
     iterations: int = Field(default=20, ge=1)
-    alpha: float = Field(default=5.0, gt=0)
-    lag: Duration = Field(default=0)
+    alpha: float = Field(default=5.0, gt=0)  # how much the best grade adds to a confidence of 1
+    lag: Duration = Field(default=0)  # µs; an event is seen so much later than it happened
 
 
 class ALS:
@@ -47,13 +47,13 @@ class ALS:
         self._take(np.empty((0, self.settings.factors), np.float32))
 
     def _take(self, item_vectors: F32) -> None:
-        """Set float32[n_items, factors], and what all users' vectors need of it: a pass over all items is no request's.
+        """Set float32[n_items, factors], and once for all requests what takes a pass over all items.
 
         gram: float32[factors, factors], the sum of v·vᵀ over the items with a vector, plus the regularisation.
         """
         factors = item_vectors.shape[1]
         gram = self.settings.regularization * np.eye(factors)
-        for start in range(0, len(item_vectors), GRAM_ROWS):  # in parts, or a copy of all vectors would stand beside
+        for start in range(0, len(item_vectors), GRAM_ROWS):  # in parts: of all at once a whole copy would be made
             part = np.nan_to_num(item_vectors[start : start + GRAM_ROWS])
             gram += part.T @ part
         self.item_vectors, self.gram = item_vectors, gram.astype(np.float32)
@@ -88,9 +88,14 @@ class ALS:
         return np.asarray(np.stack(vectors)[place.ravel()] if vectors else self.item_vectors[:0])
 
     def _fold_in(self, histories: Histories, rows: slice) -> F32:
+        """Return float32[factors], the vector of one history; NaN where none of its events says anything.
+
+        It solves (YᵀY + λI + Σ (c_i - 1) · y_i y_iᵀ) x = Σ c_i · y_i over the history's items i: y_i is the item's
+        vector, c_i the sum of its events' confidence, and YᵀY + λI, over all items, is `gram`.
+        """
         confidence = self._confidence(histories.grade[rows])
         item = histories.item[rows]
-        use = (confidence > 0) & (item < len(self.item_vectors))  # those behind came after the fit
+        use = (confidence > 0) & (item < len(self.item_vectors))  # items behind these came after the fit
         use[use] = ~np.isnan(self.item_vectors[item[use], 0])
         if not use.any():
             return np.full(len(self.gram), np.nan, np.float32)
@@ -116,17 +121,17 @@ class ALS:
 
     def save(self, folder: Path) -> None:
         """Write settings and item vectors."""
-        told = {"settings": self.settings.model_dump(), "best_grade": self.best_grade}
-        (folder / "als.json").write_text(json.dumps(told))
+        about = {"settings": self.settings.model_dump(), "best_grade": self.best_grade}
+        (folder / "als.json").write_text(json.dumps(about))
         np.save(folder / "item_vectors.npy", self.item_vectors)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        told = json.loads((folder / "als.json").read_text())
+        about = json.loads((folder / "als.json").read_text())
         plugin = cls.__new__(cls)
-        plugin.settings = ALSSettings.model_construct(**told["settings"])
-        plugin.best_grade = told["best_grade"]
+        plugin.settings = ALSSettings.model_construct(**about["settings"])
+        plugin.best_grade = about["best_grade"]
         plugin._take(np.load(folder / "item_vectors.npy"))
         return plugin
 

@@ -21,22 +21,17 @@ from features.schema import F32, I32, Catalog, EventLog, Requests
 from features.state.histories import Histories
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitData:
-    """All that a plugin may see while it fits: nothing in it is of the booster's period or later.
+    """All that a plugin may see while it fits: nothing in it is of the booster's period or later."""
 
-    log: the events before t1. groups, pairs: of the towers' period (`groups.validation` marks its last
-    part; pairs count rows of `groups`). grades: names from worst to best. seed: of all randomness. zone: in which a
-    day starts.
-    """
-
-    log: EventLog
+    log: EventLog  # the events before t1
     catalog: Catalog
-    groups: Groups
-    pairs: Pairs
-    grades: tuple[str, ...]
-    seed: int
-    zone: str = "UTC"
+    groups: Groups  # of the towers' period; `groups.validation` marks its last part
+    pairs: Pairs  # of these groups: they count rows of `groups`
+    grades: tuple[str, ...]  # names, from worst to best
+    seed: int  # of all randomness
+    zone: str = "UTC"  # in which a day starts
 
 
 @runtime_checkable
@@ -45,7 +40,7 @@ class FeaturePlugin(Protocol):
 
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
     raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
-    the same values, to the bit on one machine; a class whose fits do not repeat has the attribute
+    the same values, to the bit on one machine. A class whose fits do not repeat has the attribute
     `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`).
     """
 
@@ -61,8 +56,8 @@ class FeaturePlugin(Protocol):
 
         Only events of `histories` with `ts < as_of - lag` of the request count. Users of requests, and items of
         histories, may have indexes behind those of the fit: a server gives them to ids that came with recorded
-        events, and such a user or item is as a cold one, but for the history. A candidate's values do not depend on
-        the other candidates, nor on their order, and is the same whatever happens at or after `as_of`: sums over all
+        events. Such an item is cold, and such a user too, but for the history. A candidate's values do not depend on
+        the other candidates, nor on their order, and are the same whatever happens at or after `as_of`: sums over all
         events in float32 are not (sum in float64). Safe to call from several threads.
         """
 
@@ -93,7 +88,7 @@ class RecodedPlugin(FeaturePlugin, Protocol):
     def recoded(self, items: I32, users: I32) -> Self:
         """Return it for another catalogue: its item k was `items[k]` of the present one, -1 for none; users likewise.
 
-        items: int32[n_items], users: int32[n_users]. An item or user that was none is as a cold one.
+        items: int32[n_items], users: int32[n_users]. An item or user that it did not have (-1) is cold.
         """
 
 
@@ -113,11 +108,11 @@ def plugin_class(path: str) -> type[FeaturePlugin]:
 
 
 def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugin:
-    """Build the plugin of a TOML table, with its errors told by the table's name."""
+    """Build the plugin of a TOML table; a PairliftError names the table."""
     try:
         return plugin_class(path)(**params)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise PairliftError(f"[plugins.{name}]: {told}") from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PairliftError(f"[plugins.{name}]: {problems}") from error
     except TypeError as error:
         raise PairliftError(f"[plugins.{name}]: {error}") from error

@@ -4,7 +4,7 @@ Everything is arrays. Ids of the user's own log (integers or text) become dense 
 `features.log.dataset`; -1 is "not known" everywhere. Times are int64 microseconds UTC.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -32,28 +32,24 @@ SAMPLED = "sampled"
 LARGEST_FEEDBACK = 1e12
 #: of a log that is not recorded into
 NO_NEWCOMERS = Newcomers()
+#: what an attribute of another kind has
+NO_CODES, NO_OFFSETS, NO_NUMBERS = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventLog:
-    """All events in time order; events of the same instant keep the order of the source.
+    """All n events in time order; events of the same instant keep the order of the source."""
 
-    user, item: int32[n], dense. ts: int64[n], never decreasing. grade: int8[n], rank of the feedback
-    grade from worst (0) to best, -1 for none. surface: int16[n] code, -1 unknown. organic: int8[n], 1 / 0,
-    -1 unknown. request: int64[n] code of the source's request id, -1 none. pairable: bool[n], whether
-    `pairing.where` lets the event make pairs. feedback: float32[n, k], NaN where unknown.
-    """
-
-    user: I32
-    item: I32
-    ts: I64
-    grade: I8
-    surface: I16
-    organic: I8
-    request: I64
-    pairable: Bool
-    feedback: F32
-    feedback_names: tuple[str, ...]
+    user: I32  # [n], dense; -1 unknown
+    item: I32  # [n], dense; -1 unknown
+    ts: I64  # [n], µs UTC, never decreasing
+    grade: I8  # [n], rank of the feedback grade from worst (0) to best; -1 none
+    surface: I16  # [n], code; -1 unknown
+    organic: I8  # [n], 1 or 0; -1 unknown
+    request: I64  # [n], code of the source's request id; -1 none
+    pairable: Bool  # [n], whether `pairing.where` lets the event make pairs
+    feedback: F32  # [n, k], NaN where unknown
+    feedback_names: tuple[str, ...]  # [k]
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -81,16 +77,16 @@ _ARRAYS = tuple(f.name for f in fields(EventLog) if f.name != "feedback_names")
 def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:
     """Return n events of nobody with nothing, at time 0."""
     return EventLog(
-        np.full(n, -1, np.int32),
-        np.full(n, -1, np.int32),
-        np.zeros(n, np.int64),
-        np.full(n, -1, np.int8),
-        np.full(n, -1, np.int16),
-        np.full(n, -1, np.int8),
-        np.full(n, -1, np.int64),
-        np.ones(n, bool),
-        np.full((n, len(feedback_names)), np.nan, np.float32),
-        feedback_names,
+        user=np.full(n, -1, np.int32),
+        item=np.full(n, -1, np.int32),
+        ts=np.zeros(n, np.int64),
+        grade=np.full(n, -1, np.int8),
+        surface=np.full(n, -1, np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=np.full((n, len(feedback_names)), np.nan, np.float32),
+        feedback_names=feedback_names,
     )
 
 
@@ -105,38 +101,29 @@ def merged(logs: list[EventLog]) -> EventLog:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One column of the items or of the users.
-
-    kind is `categorical` (`codes`: int32[n], -1 missing, `values` its vocabulary), `multi` (`offsets`:
-    int64[n + 1] into `codes`), `numeric` (`numbers`: float32[n], NaN missing) or `text` (`values` only).
-    """
+    """One column of the n items or of the n users; its kind says which of the fields it fills."""
 
     name: str
-    kind: str
-    codes: I32
-    offsets: I64
-    numbers: F32
-    values: tuple[str, ...]
+    kind: str  # `categorical`, `multi`, `numeric` or `text`
+    _: KW_ONLY
+    codes: I32 = field(default_factory=lambda: NO_CODES)  # places in `values`: [n], -1 missing; multi: all in one
+    offsets: I64 = field(default_factory=lambda: NO_OFFSETS)  # multi: [n + 1], the bounds of each row in `codes`
+    numbers: F32 = field(default_factory=lambda: NO_NUMBERS)  # numeric: [n], NaN missing
+    values: tuple[str, ...] = ()  # categorical, multi: the vocabulary; text: [n]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """The ids behind the dense indexes, and the attributes of items and users.
+    """The ids behind the dense indexes, and the attributes of items and users."""
 
-    user_ids, item_ids: sorted, int64 or object (str), one kind each. contexts: what a request says of itself beside
-    its surface (device, locale …): `numeric`, or `categorical` of which only the vocabulary is known. new_users,
-    new_items: those that came with recorded events, with the dense indexes from `n_users` and `n_items` on; they have
-    no attributes.
-    """
-
-    user_ids: Ids
-    item_ids: Ids
-    surfaces: tuple[str, ...]
-    item_attributes: tuple[Attribute, ...]
-    user_attributes: tuple[Attribute, ...]
-    contexts: tuple[Attribute, ...] = ()
-    new_users: Newcomers = NO_NEWCOMERS
-    new_items: Newcomers = NO_NEWCOMERS
+    user_ids: Ids  # [n_users], sorted, all int64 or all text
+    item_ids: Ids  # [n_items], sorted, all int64 or all text
+    surfaces: tuple[str, ...] = ()  # the name of each code
+    item_attributes: tuple[Attribute, ...] = ()
+    user_attributes: tuple[Attribute, ...] = ()
+    contexts: tuple[Attribute, ...] = ()  # what a request says of itself (device …): numeric or categorical
+    new_users: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_users on, no attributes
+    new_items: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_items on, no attributes
 
     @property
     def n_users(self) -> int:
@@ -188,6 +175,7 @@ def _ids_behind(known: Ids, new: Newcomers, index: I32) -> list[Any]:
     return ids
 
 
+#: of requests that say nothing of themselves: without rows
 NO_CONTEXT = np.empty((0, 0), np.float32)
 
 
@@ -196,18 +184,15 @@ class Requests:
     """g requests and the n candidates of each, flat: what features and plugins give values for.
 
     A pairing group of the log and a call to the server are the same thing here, so training and serving ask
-    for features in one way. user: int32[g], -1 cold. as_of: int64[g]. surface: int16[g], -1 unknown.
-    offsets: int64[g + 1], request r has the candidates `item[offsets[r]:offsets[r + 1]]`. item: int32[n], -1 cold.
-    context: float32[g, c], one column for each of `Catalog.contexts` (numbers, or codes of its vocabulary), NaN where
-    it is not known; without rows where nothing is.
+    for features in one way.
     """
 
-    user: I32
-    as_of: I64
-    surface: I16
-    offsets: I64
-    item: I32
-    context: F32 = field(default_factory=lambda: NO_CONTEXT)
+    user: I32  # [g], -1 cold
+    as_of: I64  # [g], µs UTC
+    surface: I16  # [g], -1 unknown
+    offsets: I64  # [g + 1], request r has the candidates item[offsets[r]:offsets[r + 1]]
+    item: I32  # [n], -1 cold
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [g, contexts], numbers or codes; NaN unknown
 
     def __len__(self) -> int:
         return len(self.user)

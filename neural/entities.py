@@ -7,32 +7,29 @@ import numpy as np
 from features.hashing import mix
 from features.schema import F32, I32, I64, Attribute, Bool
 
+#: rows of the shared table that one value has
 HASHES = 2
 #: an entity's values of one multi-valued attribute beyond so many (the rarest ones first) are left out
 MOST_VALUES = 32
-LARGEST_TABLE = 20  # as a power of two
+#: rows of the largest table, as a power of two
+LARGEST_TABLE = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """slots: how many slots each embedded feature has, in order. n_numbers: width of `Entities.numbers`."""
+    """Which columns of `Entities` are of which feature."""
 
-    slots: tuple[int, ...]
-    n_numbers: int
+    slots: tuple[int, ...]  # how many of the s slots each embedded feature has, in order: the id, then attributes
+    n_numbers: int  # width of `Entities.numbers`
 
 
 @dataclass(frozen=True, slots=True)
 class Entities:
-    """n entities and, as the last row, one of which nothing is known.
+    """n entities and, as the last row, one of which nothing is known. A slot holds one embedded value."""
 
-    slots: int64[n + 1, s, HASHES] rows of the shared table. weight: float32[n + 1, s], 0 for a value that is
-    missing or that no event of the fit period had: an embedding that was never trained is never read.
-    numbers: float32[n + 1, m], the scaled numbers (0 where missing) and then whether they are known.
-    """
-
-    slots: I64
-    weight: F32
-    numbers: F32
+    slots: I64  # [n + 1, s, HASHES], rows of the shared table
+    weight: F32  # [n + 1, s]; 0: missing, or not in any event of the fit period (what was never trained is never read)
+    numbers: F32  # [n + 1, m]: the scaled numbers (0 where missing), then whether they are known (1 or 0)
     layout: Layout
 
     @property
@@ -49,12 +46,6 @@ class Entities:
         swap = np.arange(len(rows), dtype=np.int32)
         swap[[place[-1], -1]] = swap[[-1, place[-1]]]  # the unknown one and the last one change places
         return rows[swap], swap[place[:-1]]
-
-
-def _mix(x: I64, salt: int) -> I64:
-    """Return int64 >= 0, mixed of each value and a salt."""
-    mixed: I64 = (mix(x.astype(np.uint64), salt) >> np.uint64(1)).astype(np.int64)
-    return mixed
 
 
 def table_rows(n_values: int) -> int:
@@ -77,14 +68,12 @@ def encode(count: I64, attributes: tuple[Attribute, ...], rows: int, id_shrink: 
     n = len(count)
     columns = [] if id_shrink is None else [np.where(count > 0, np.arange(n), -1)[:, None]]
     embedded = [a for a in attributes if a.kind in ("categorical", "multi")]
-    columns += [_fitted(_codes(a, n), count, len(a.values)) for a in embedded]
+    columns += [_fitted(_codes(a, n), count, len(a.values)) for a in embedded]  # [n, slots of the feature] each
     slots, weights = [np.zeros((n + 1, 0, HASHES), np.int64)], [np.zeros((n + 1, 0), np.float32)]
     for feature, codes in enumerate(columns):
-        padded = np.concatenate([codes, np.full((1, codes.shape[1]), -1)]).astype(np.int64)
+        padded = np.concatenate([codes, np.full((1, codes.shape[1]), -1)]).astype(np.int64)  # [n + 1, …]
         present = padded >= 0
-        key = _mix(padded, salt * 1000 + feature)
-        hashed = np.stack([_mix(key, k + 1) % rows for k in range(HASHES)], axis=-1)
-        slots.append(np.where(present[..., None], hashed, 0))
+        slots.append(np.where(present[..., None], _hashed(padded, rows, salt * 1000 + feature), 0))
         weights.append((present / np.maximum(present.sum(1, keepdims=True), 1)).astype(np.float32))
     if id_shrink is not None:
         weights[1][:-1, 0] *= count / np.maximum(count + id_shrink, 1e-9)
@@ -135,3 +124,15 @@ def _numbers(attributes: list[Attribute], count: I64) -> F32:
         scaled.append(np.append(np.where(present, z, 0), 0))
         known.append(np.append(present, False))
     return np.stack(scaled + known, axis=1).astype(np.float32)
+
+
+def _hashed(codes: I64, rows: int, salt: int) -> I64:
+    """Return int64[..., HASHES] rows of the shared table for the codes of one feature."""
+    key = _mix(codes, salt)
+    return np.stack([_mix(key, k + 1) % rows for k in range(HASHES)], axis=-1)
+
+
+def _mix(x: I64, salt: int) -> I64:
+    """Return int64 >= 0, mixed of each value and a salt."""
+    mixed: I64 = (mix(x.astype(np.uint64), salt) >> np.uint64(1)).astype(np.int64)
+    return mixed

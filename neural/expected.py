@@ -1,4 +1,4 @@
-"""What an item leads one to expect of an event, as of any time. NumPy and numba alone."""
+"""What an item leads one to expect of an event, as of any time, and how far an event differs. NumPy and numba alone."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -8,22 +8,20 @@ from numba import njit
 
 from features.schema import F32, F64, I32, I64, EventLog
 from features.state.histories import Histories
-from neural.histories import TokenSpec, raw_signals
+from neural.histories import Tokens, TokenSpec, ranges, raw_signals
 
 #: an item's mean signal is drawn towards the mean of all, as by so many events of the latter
 PRIOR_EVENTS = 10.0
 
 
-def ranges(start: I64, stop: I64) -> I64:
-    """Return the concatenation of `start[k] .. stop[k] - 1`."""
-    sizes = stop - start
-    ends = np.cumsum(sizes)
-    return np.repeat(start - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
-
-
 @njit(cache=True, nogil=True)
 def _running_means(offsets: I64, scaled: F64, mean: F32) -> None:
-    """Each item's sums start at 0, so that no other item's signals change the last bit of its means."""
+    """Fill float32[n, k] mean from float64[n, k] scaled signals (NaN unknown); rows are by item, then in time order.
+
+    for each item
+        sums and counts of its k signals start at 0 (no other item's signals change the last bit of its means)
+        for each of its rows: add the known signals; mean[row] = sum / (count + PRIOR_EVENTS)
+    """
     total, count = np.zeros(scaled.shape[1]), np.zeros(scaled.shape[1])
     for item in range(len(offsets) - 1):
         total[:], count[:] = 0.0, 0.0
@@ -37,7 +35,14 @@ def _running_means(offsets: I64, scaled: F64, mean: F32) -> None:
 
 @njit(cache=True, nogil=True)
 def _look_up(offsets: I64, ts: I64, mean: F32, item: I64, cut: I64, out: F32) -> None:
-    """Write the mean after the item's last event with `ts <` the cut; 0 stays where there is none."""
+    """Write the mean after the item's last event with `ts <` the cut; 0 stays where there is none.
+
+        for each n with an item of the fit
+            bisect the item's rows for the first one with ts >= cut[n]
+            out[n] = mean of the row before it, where the item has one
+
+    offsets: int64[n_items + 1], ts: int64[rows], mean: float32[rows, k]. item, cut: int64[n]. out: float32[n, k].
+    """
     for n in range(len(item)):
         if not 0 <= item[n] < len(offsets) - 1:
             continue
@@ -54,16 +59,15 @@ def _look_up(offsets: I64, ts: I64, mean: F32, item: I64, cut: I64, out: F32) ->
 
 @dataclass(frozen=True, slots=True)
 class ItemSignals:
-    """The items' mean scaled signals as of any time, over the events of the fit: what is known without a tower.
+    """The items' mean scaled signals as of any time, over the n events of the fit: what is known without a tower.
 
-    Item i has the rows `offsets[i] .. offsets[i + 1] - 1`: ts: int64[n], never decreasing within an item; mean:
-    float32[n, k], its mean signals once that event is known, drawn towards 0 (the mean of all). An event of after
-    the fit is expected to be as the whole fit period's. So an event's token is the same in training and in serving.
+    After the fit an item's mean stays that of the whole fit period. So an event's token is the same in training and in
+    serving.
     """
 
-    offsets: I64
-    ts: I64
-    mean: F32
+    offsets: I64  # [n_items + 1]; item i has the rows offsets[i] .. offsets[i + 1] - 1
+    ts: I64  # [n], µs, never decreasing within an item
+    mean: F32  # [n, k], the item's mean signals once this event is known, drawn towards 0 (the mean of all)
 
     @classmethod
     def build(cls, log: EventLog, spec: TokenSpec) -> Self:
@@ -83,6 +87,15 @@ class ItemSignals:
         out = np.zeros((item.size, self.mean.shape[1]), np.float32)
         _look_up(self.offsets, self.ts, self.mean, item.ravel().astype(np.int64), cut.ravel(), out)
         return out.reshape(*item.shape, -1)
+
+    def surprise(self, tokens: Tokens) -> F32:
+        """Return float32[b, t, k]: each known signal less what its item led one to expect, 0 where unknown.
+
+        A like of what everyone likes says little of a user.
+        """
+        expected = self.before(tokens.item, tokens.ts)
+        k = expected.shape[-1]
+        return tokens.signals[..., :k] - expected * tokens.signals[..., k:]
 
     def recoded(self, items: I32) -> "ItemSignals":
         """Return it for another catalogue: its item k was `items[k]` of the present one, -1 for none."""

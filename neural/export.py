@@ -24,83 +24,6 @@ OPSET = 23
 TOLERANCE = 1e-4
 
 
-def random_user_batch(spec: TokenSpec, width: int, b: int, t: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """Return inputs of the user tower, with every length from empty to full."""
-    arrays = (
-        rng.normal(size=(b, t, width)).astype(np.float32),
-        np.stack([rng.integers(0, size, (b, t)) for size in spec.code_sizes], axis=-1),
-        rng.normal(size=(b, t, 2 * spec.n_signals)).astype(np.float32),
-        rng.normal(size=(b, t, spec.n_signals)).astype(np.float32),
-        rng.normal(size=(b, width)).astype(np.float32),
-        np.linspace(t, 0, b).astype(np.int64),
-        rng.integers(0, spec.n_surfaces + 1, b),
-    )
-    return tuple(torch.from_numpy(a) for a in arrays)
-
-
-def random_item_batch(layout: Layout, rows: int, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """Return inputs of the item tower."""
-    slots = sum(layout.slots)
-    arrays = (
-        rng.integers(0, rows, (n, slots, HASHES)),
-        rng.random((n, slots)).astype(np.float32),
-        rng.normal(size=(n, layout.n_numbers)).astype(np.float32),
-    )
-    return tuple(torch.from_numpy(a) for a in arrays)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what the exporter tells of its passes, of packages that we do not use, of names that it merges."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _export(
-    module: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...], dynamic: tuple[object, ...], path: Path
-) -> None:
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            example,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(names),
-            output_names=["vector"],
-            dynamic_shapes=dynamic,
-            external_data=False,
-            verbose=False,
-        )
-        if program is None:
-            raise PairliftError(f"torch gave no ONNX program for {path.name}; torch {torch.__version__} is not fit")
-        program.save(str(path), external_data=False)
-
-
-def check_parity(module: nn.Module, path: Path, names: tuple[str, ...], batches: list[tuple[Tensor, ...]]) -> None:
-    """Raise PairliftError where ONNX Runtime's answers differ from torch's."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch in batches:
-        with torch.no_grad():
-            expected = module(*batch).numpy()
-        found = session.run(None, dict(zip(names, (x.numpy() for x in batch), strict=True)))[0]
-        worst = float(np.abs(found - expected).max(initial=0.0))
-        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
-        if not worst <= allowed:  # NaN fails too
-            raise PairliftError(
-                f"{path.name}: ONNX Runtime differs from torch by {worst:.2e}, more than {allowed:.0e}, on a batch "
-                f"of shape {tuple(batch[0].shape)}; it is not fit to serve: try another onnxruntime or torch"
-            )
-
-
 def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> None:
     """Write both towers into the folder; PairliftError where they differ from torch.
 
@@ -123,3 +46,80 @@ def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> Non
     user_batches = [random_user_batch(spec, width, size, tokens, rng) for size, tokens in shapes]
     check_parity(model.user, user_path, USER_INPUTS, user_batches)
     check_parity(model.item, item_path, ITEM_INPUTS, [random_item_batch(layout, rows, k, rng) for k in (1, 64)])
+
+
+def _export(
+    module: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...], dynamic: tuple[object, ...], path: Path
+) -> None:
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=["vector"],
+            dynamic_shapes=dynamic,
+            external_data=False,
+            verbose=False,
+        )
+        if program is None:
+            raise PairliftError(f"torch gave no ONNX program for {path.name}; torch {torch.__version__} does not suit")
+        program.save(str(path), external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporter prints about its passes, packages that we do not use, and names that it merges."""
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def check_parity(module: nn.Module, path: Path, names: tuple[str, ...], batches: list[tuple[Tensor, ...]]) -> None:
+    """Raise PairliftError where ONNX Runtime's answers differ from torch's."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch in batches:
+        with torch.no_grad():
+            expected = module(*batch).numpy()
+        found = session.run(None, dict(zip(names, (x.numpy() for x in batch), strict=True)))[0]
+        worst = float(np.abs(found - expected).max(initial=0.0))
+        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0)))
+        if not worst <= allowed:  # NaN fails too
+            raise PairliftError(
+                f"{path.name}: ONNX Runtime differs from torch by {worst:.2e}, more than {allowed:.0e}, on a batch "
+                f"of shape {tuple(batch[0].shape)}; it is not fit to serve: try another onnxruntime or torch"
+            )
+
+
+def random_user_batch(spec: TokenSpec, width: int, b: int, t: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return inputs of the user tower, as USER_INPUTS, with every length from empty to full."""
+    arrays = (
+        rng.normal(size=(b, t, width)).astype(np.float32),  # item
+        np.stack([rng.integers(0, size, (b, t)) for size in spec.code_sizes], axis=-1),  # codes
+        rng.normal(size=(b, t, 2 * spec.n_signals)).astype(np.float32),  # signals
+        rng.normal(size=(b, t, spec.n_signals)).astype(np.float32),  # surprise
+        rng.normal(size=(b, width)).astype(np.float32),  # user
+        np.linspace(t, 0, b).astype(np.int64),  # length
+        rng.integers(0, spec.n_surfaces + 1, b),  # surface
+    )
+    return tuple(torch.from_numpy(a) for a in arrays)
+
+
+def random_item_batch(layout: Layout, rows: int, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return inputs of the item tower, as ITEM_INPUTS."""
+    slots = sum(layout.slots)
+    arrays = (
+        rng.integers(0, rows, (n, slots, HASHES)),  # slots
+        rng.random((n, slots)).astype(np.float32),  # weight
+        rng.normal(size=(n, layout.n_numbers)).astype(np.float32),  # numbers
+    )
+    return tuple(torch.from_numpy(a) for a in arrays)

@@ -24,24 +24,20 @@ QUARTER = HOUR // 4
 #: code columns of a token, in this order
 CODES = ("grade", "surface", "organic", "gap")
 N_GAPS = 14
-#: a signal further from its mean than so many standard deviations is cut to that
+#: a signal is clipped to so many standard deviations from its mean
 FARTHEST = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpec:
-    """What the tokens' vocabulary was during fit; what lies outside it later is clamped to "unknown".
-
-    signal_mean, signal_scale: of the grade's rank and then of each feedback column, over the known values
-    of the fit period. length: the most events that a history may have, the latest ones.
-    """
+    """What the tokens' vocabulary was during fit; what lies outside it later is clamped to "unknown"."""
 
     n_items: int
     n_grades: int
     n_surfaces: int
-    signal_mean: tuple[float, ...]
-    signal_scale: tuple[float, ...]
-    length: int
+    signal_mean: tuple[float, ...]  # [k], of the grade's rank, then of each feedback column, where known during fit
+    signal_scale: tuple[float, ...]  # [k], standard deviations of the same
+    length: int  # the most events that a history may have, the latest ones
 
     @property
     def n_signals(self) -> int:
@@ -65,35 +61,21 @@ class TokenSpec:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """b histories, right padded to t tokens, oldest event first; k signals.
+    """b histories, right padded to t tokens, oldest event first; k signals."""
 
-    item: int64[b, t], `n_items` for an unknown one and for padding. ts: int64[b, t], 0 for padding. codes:
-    int64[b, t, 4] as `CODES`, 0 unknown. signals: float32[b, t, 2k], the scaled values (0 where unknown) and then
-    whether they are known. length: int64[b].
-    """
-
-    item: I64
-    ts: I64
-    codes: I64
-    signals: F32
-    length: I64
-
-    def surprise(self, expected: F32) -> F32:
-        """Return float32[b, t, k]: each known signal less what its item led one to expect, 0 where unknown.
-
-        expected: float32[b, t, k], `ItemSignals.before` each event. A like of what everyone likes says little of a
-        user.
-        """
-        k = expected.shape[-1]
-        return self.signals[..., :k] - expected * self.signals[..., k:]
+    item: I64  # [b, t]; `n_items` for an unknown one and for padding
+    ts: I64  # [b, t], µs; 0 for padding
+    codes: I64  # [b, t, 4] as `CODES`; 0 unknown
+    signals: F32  # [b, t, 2k]: the scaled values (0 where unknown), then whether they are known (1 or 0)
+    length: I64  # [b], events of each history
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How much later than it happened an event is seen: µs, or `DAILY` at 00:00 of a time zone."""
+    """How much later than it happened an event is seen: a duration, or until the next 00:00 of a time zone."""
 
-    value: int | str
-    zone: str = "UTC"
+    value: int | str  # µs, or DAILY
+    zone: str = "UTC"  # whose 00:00 it is
 
     def cut(self, as_of: I64) -> I64:
         """Return int64[g]: events with `ts <` this are visible at `as_of`."""
@@ -139,6 +121,7 @@ def _gap_code(gap: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _code(value: int, size: int) -> int:
+    """Return the value's code of `size`: 0 for unknown (-1) or new, else one more than the value."""
     return value + 1 if 0 <= value < size - 1 else 0
 
 
@@ -147,6 +130,15 @@ def _fill(
     start: I64, stop: I64, first: I64, item_in: I32, ts: I64, grade: I8, surface: I16, organic: I8, feedback: F32,
     sizes: I64, mean: F32, scale: F32, n_items: int, item: I64, at: I64, codes: I64, signals: F32,
 ) -> None:  # fmt: skip
+    """Fill the arrays of `Tokens` (`at` is its ts) from rows of `Histories`; what is not written is padding.
+
+        for each history b, for each of its rows start[b] .. stop[b] - 1, which is token t = row - start[b]
+            item, or n_items where it is outside the vocabulary; ts
+            codes of grade, surface, organic, and of the gap since the user's event before (none before first[b]: 0)
+            for each known signal (the grade's rank, then the feedback columns): scaled and clipped, and its mark
+
+    sizes: int64[4], codes of each kind. mean, scale: float32[k].
+    """
     k = len(mean)
     for b in range(len(start)):
         for row in range(start[b], stop[b]):
@@ -194,7 +186,7 @@ def visible(histories: Histories, user: I32, as_of: I64, lag: Lag, length: int) 
     return np.maximum(start, stop - length), stop
 
 
-def batches(length: I64, budget: int) -> Iterator[I64]:
+def length_buckets(length: I64, budget: int) -> Iterator[I64]:
     """Yield index arrays of histories of like length: at most `budget` tokens once padded, or one history."""
     order = np.argsort(length, kind="stable")
     first = 0
@@ -207,17 +199,16 @@ def batches(length: I64, budget: int) -> Iterator[I64]:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Users' whole histories, cut into windows of at most `length` events that overlap by half.
+    """Users' whole histories, cut into w windows of at most `length` events that overlap by half.
 
-    user: int32[w]. start, stop: int64[w] rows of the histories. A state that has seen n events of its user is
-    looked up in the first window that holds the n-th: it has seen all n there, or at least the last `length / 2`.
-    first_window: int64[n_users + 1].
+    A state that has seen n events of its user is looked up in the first window that holds the n-th: it has seen all n
+    there, or at least the last `length / 2`.
     """
 
-    user: I32
-    start: I64
-    stop: I64
-    first_window: I64
+    user: I32  # [w], never decreasing
+    start: I64  # [w], row of the histories
+    stop: I64  # [w], row behind the last
+    first_window: I64  # [n_users + 1]; user u has the windows first_window[u] .. first_window[u + 1] - 1
     length: int
 
     @classmethod
@@ -237,3 +228,10 @@ class Windows:
         hop = max(self.length // 2, 1)
         window = np.maximum(-(-(seen - self.length) // hop), 0)
         return self.first_window[user] + window, seen - hop * window
+
+
+def ranges(start: I64, stop: I64) -> I64:
+    """Return the concatenation of `start[k] .. stop[k] - 1`."""
+    sizes = stop - start
+    ends = np.cumsum(sizes)
+    return np.repeat(start - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)

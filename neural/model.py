@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
 
-#: what a masked score is: finite, for infinities part the runtimes
+#: what a masked score is: finite, for torch and ONNX Runtime differ on infinities
 MASKED = -1e4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of the model. rows: of the shared embedding table."""
+    """Sizes of the model."""
 
-    width: int
-    layers: int
-    heads: int
+    width: int  # d
+    layers: int  # blocks of the transformer
+    heads: int  # of each block; they divide d
     dropout: float
-    rows: int
+    rows: int  # of the embedding table that items and users share
     tokens: TokenSpec
     item: Layout
     user: Layout
@@ -80,10 +80,10 @@ class EntityTower(nn.Module):
 
     def forward(self, slots: Tensor, weight: Tensor, numbers: Tensor) -> Tensor:
         """slots: int64[n, s, HASHES], weight: [n, s], numbers: [n, m] -> [n, d]."""
-        x: Tensor = self.numbers(numbers)
-        looked = self.table(slots).flatten(2) * weight.unsqueeze(-1)
+        x: Tensor = self.numbers(numbers)  # [n, d]
+        looked = self.table(slots).flatten(2) * weight.unsqueeze(-1)  # [n, s, HASHES, d / HASHES] -> [n, s, d]
         for feature, rows in zip(self.features, looked.split(self.slots, dim=1), strict=True):
-            x = x + feature(rows.sum(1))
+            x = x + feature(rows.sum(1))  # [n, slots of the feature, d] -> [n, d]
         out: Tensor = x + self.mlp(x)
         return out
 
@@ -113,15 +113,16 @@ class Block(nn.Module):
         last: int64[b], the one query that is wanted of each history: then -> [b, 1, d] instead of [b, s, d].
         """
         normed = self.norm(x)
-        asked = normed
+        asked = normed  # [b, q, d]: q = s queries, or the last one alone
         if last is not None:
             at = last.view(-1, 1, 1).expand(-1, 1, x.shape[2])
-            x, asked = x.gather(1, at), normed.gather(1, at)
+            x, asked = x.gather(1, at), normed.gather(1, at)  # [b, 1, d]
             distance, future = distance[last].unsqueeze(1).unsqueeze(1), future[last].unsqueeze(1).unsqueeze(1)
+        # distance, future: [s, s], or [b, 1, 1, s] -> [1 or b, heads, q, s]
         mask = (self.slope.view(1, -1, 1, 1) * distance).masked_fill(future, MASKED)
-        key, value = self.key_value(normed).chunk(2, dim=-1)
+        key, value = self.key_value(normed).chunk(2, dim=-1)  # [b, s, d] each
         q, k, v = self._split(self.query(asked)), self._split(key), self._split(value)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)  # [b, q, heads, d / heads]
         # The clone is for the exporter, which cannot view the transposed result otherwise.
         x = x + self.dropout(self.out(attended.clone(memory_format=torch.contiguous_format).flatten(2)))
         out: Tensor = x + self.mlp(x)
@@ -139,8 +140,8 @@ class UserTower(nn.Module):
     what can be learnt, and the transformer adds order, context and interactions where there is data for them.
     """
 
-    distance: Tensor
-    future: Tensor
+    distance: Tensor  # [s, s] of the longest history: log(1 + how many states back the key is), 0 for a later one
+    future: Tensor  # bool[s, s], the key is later than the query
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -166,13 +167,16 @@ class UserTower(nn.Module):
         self.register_buffer("distance", torch.log1p(back.clamp(min=0).float()), persistent=False)
 
     def tokens(self, item: Tensor, codes: Tensor, signals: Tensor, gate: Tensor, user: Tensor) -> Tensor:
-        """item, gate: [b, t, d], codes: int64[b, t, 4], signals: [b, t, 2k], user: [b, d] -> [b, s, d]."""
-        signal = self.signals(signals) + gate
+        """Mix an event's parts into its token, and put the user's before them.
+
+        item, gate: [b, t, d], codes: int64[b, t, 4], signals: [b, t, 2k], user: [b, d] -> [b, s, d].
+        """
+        signal = self.signals(signals) + gate  # [b, t, 2k] -> [b, t, d]
         for place, table in enumerate(self.codes):
             signal = signal + table(codes[..., place])
         # What was done scales what it was done to: a like and a skip of one item point opposite ways.
         x = self.item(item) + signal + self.mix(item) * signal
-        x = torch.cat([user.unsqueeze(1), x], dim=1)
+        x = torch.cat([user.unsqueeze(1), x], dim=1)  # [b, t, d] -> [b, s, d]
         out: Tensor = self.dropout(x + self.input(x))
         return out
 
@@ -182,8 +186,8 @@ class UserTower(nn.Module):
         As a factor model folds a user in (cf. SVD++, Koren 2008), with gates from the surprise in each signal.
         total: how a [b, t, d] is summed over the events that each of the s states has seen.
         """
-        own, all_ = self.shrink.exp()
-        mean = total(gate) / (seen + own)
+        own, all_ = self.shrink.exp()  # as so many events, drawing the mean gate and the sum towards 0
+        mean = total(gate) / (seen + own)  # [b, s, d]
         taste: Tensor = self.pooled((total(gate * item) - mean * total(item)) / (seen + all_).sqrt())
         return taste
 
@@ -191,12 +195,12 @@ class UserTower(nn.Module):
         self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `tokens`, with surprise: [b, t, k] -> [b, s, d] twice: every state, and its taste."""
-        gate = self.gate(surprise)
-        x = self.tokens(item, codes, signals, gate, user)
+        gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
+        x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
         for block in self.blocks:
             x = block(x, self.distance[:s, :s], self.future[:s, :s])
-        seen = torch.arange(s, dtype=x.dtype).view(1, -1, 1)
+        seen = torch.arange(s, dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
         taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
         return self.norm(x), taste
 
@@ -216,15 +220,15 @@ class UserTower(nn.Module):
         surface: Tensor,
     ) -> Tensor:
         """As `states`, with length, surface: int64[b] -> [b, d]: the user vector after each history's last event."""
-        gate = self.gate(surprise)
-        x = self.tokens(item, codes, signals, gate, user)
+        gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
+        x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
         for place, block in enumerate(self.blocks):
             is_last = place == len(self.blocks) - 1
-            x = block(x, self.distance[:s, :s], self.future[:s, :s], length if is_last else None)
-        there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)
-        seen = length.to(x.dtype).view(-1, 1, 1)
-        taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))
+            x = block(x, self.distance[:s, :s], self.future[:s, :s], length if is_last else None)  # at last [b, 1, d]
+        there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
+        seen = length.to(x.dtype).view(-1, 1, 1)  # [b, 1, 1]
+        taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))  # [b, 1, d]
         return self.vectors(self.norm(x).squeeze(1), taste.squeeze(1), surface)
 
 

@@ -17,13 +17,15 @@ from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories
 from neural.entities import Entities
 from neural.expected import ItemSignals
-from neural.histories import Lag, TokenSpec, batches, make_tokens, visible
+from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visible
 
 log = logging.getLogger(__name__)
 
+#: files of a fit: the towers, and the `TokenSpec`
 USER_TOWER, ITEM_TOWER, SPEC = "user_tower.onnx", "item_tower.onnx", "tokens.json"
-#: a folder, of `ItemSignals`
+#: folder of a fit: the `ItemSignals`
 EXPECTED = "expected"
+#: names of the towers' inputs, in the order of `UserTower.forward` and `EntityTower.forward`
 USER_INPUTS = ("item", "codes", "signals", "surprise", "user", "length", "surface")
 ITEM_INPUTS = ("slots", "weight", "numbers")
 #: padded tokens of one call to the user tower: enough for speed, and little enough for the caches
@@ -32,7 +34,7 @@ BUDGET = 8192
 
 @cache
 def _providers() -> tuple[str, ...]:
-    """Return the execution providers to ask for, told once in the log.
+    """Return the execution providers to ask for; logged once that there is no CUDA device.
 
     `get_available_providers` lists CUDA for a package that was built with it, device or not, and asking for it in
     vain prints a page: the driver's library is looked for first.
@@ -59,16 +61,12 @@ def open_session(path: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What the towers were asked once, after fit; d = width. One .npy file each.
+    """What is computed once, after fit; d = width. One .npy file each."""
 
-    items: float32[n_items + 1, d], the unknown item's last. known_items: bool[n_items].
-    users: float32[u, d], the first tokens of all distinct users, the unknown one's last. user_row: int64[n_users].
-    """
-
-    items: F32
-    known_items: Bool
-    users: F32
-    user_row: I64
+    items: F32  # [n_items + 1, d], from the item tower, the unknown item's last
+    known_items: Bool  # [n_items], at least one thing is known of it
+    users: F32  # [u, d], first tokens of all distinct users, the unknown one's last
+    user_row: I64  # [n_users], row of `users`
 
     def recoded(self, items: I32, users: I32) -> "Vectors":
         """Return them for another catalogue: see `features.plugin.RecodedPlugin`."""
@@ -123,20 +121,20 @@ class Runtime:
         key = np.stack(
             [requests.user, start, stop, self.user_tokens(requests.user), self.spec.surface_code(requests.surface)]
         )
-        key[0, start == stop] = 0  # whose history is empty does not matter
+        key[0, start == stop] = 0  # users with empty histories are alike
         if len(requests) <= 1:
             return self._compute(histories, key)
         distinct, place = np.unique(key, axis=1, return_inverse=True)
         return self._compute(histories, distinct)[place.ravel()]
 
     def _compute(self, histories: Histories, key: I64) -> F32:
+        """Return float32[u, d] of int64[5, u] user, start, stop, row of `vectors.users`, and context code."""
         user, start, stop, token, surface = key
         vectors = np.empty((key.shape[1], self.vectors.items.shape[1]), np.float32)
-        for at in batches(stop - start, BUDGET):
+        for at in length_buckets(stop - start, BUDGET):
             tokens = make_tokens(histories, user[at].astype(np.int32), start[at], stop[at], self.spec)
-            surprise = tokens.surprise(self.expected.before(tokens.item, tokens.ts))
-            inputs = (
-                self.vectors.items[tokens.item], tokens.codes, tokens.signals, surprise,
+            inputs = (  # as USER_INPUTS
+                self.vectors.items[tokens.item], tokens.codes, tokens.signals, self.expected.surprise(tokens),
                 self.vectors.users[token[at]], tokens.length, surface[at],
             )  # fmt: skip
             vectors[at] = self.session.run(None, dict(zip(USER_INPUTS, inputs, strict=True)))[0]
@@ -169,8 +167,8 @@ def save_spec(folder: Path, spec: TokenSpec) -> None:
 
 def load_runtime(folder: Path, lag: Lag) -> Runtime:
     """Open what a fit wrote into a folder."""
-    told: dict[str, Any] = json.loads((folder / SPEC).read_text())
-    told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-    spec = TokenSpec(**told)
+    saved: dict[str, Any] = json.loads((folder / SPEC).read_text())
+    saved |= {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
+    spec = TokenSpec(**saved)
     expected = load_arrays(folder / EXPECTED, ItemSignals)
     return Runtime(open_session(folder / USER_TOWER), spec, Vectors.load(folder), expected, lag)

@@ -2,9 +2,10 @@
 
 import contextlib
 import copy
+import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,40 +16,57 @@ from torch import Tensor
 from tqdm import tqdm
 
 from features.plugin import FitData
-from features.schema import F32, I64, Bool
+from features.schema import F32, I64
 from neural import losses
+from neural.batches import Batch, TargetMask, TowerData
 from neural.entities import Entities
 from neural.model import Argus, Shape
-from neural.prepare import Batch, Prepared, prepare
 from neural.settings import TowerSettings
 
+#: epochs of a phase that `max_steps` never leaves out
 LEAST_EPOCHS = 2
+#: share of a phase's steps over which the rate rises to its peak
 WARM_UP = 0.05
+#: norm that a step's gradient is cut to
 LARGEST_GRADIENT = 1.0
+NO_NEGATIVES = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trained:
-    """The model, the inputs that its towers were fitted on, and what the epochs reached."""
+    """What a fit gives."""
 
-    model: Argus
-    inputs: Prepared
-    report: dict[str, Any]
+    model: Argus  # of the best epoch
+    inputs: TowerData  # that its towers were fitted on
+    report: dict[str, Any]  # what the epochs reached
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What one pass over a batch gives.
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One part of the training."""
 
-    states, taste: [b, s, d]. items: [u, d], the vectors of ids: int64[u], sorted.
-    """
+    name: str  # in the report and on the progress bar
+    targets: TargetMask
+    loss: Callable[[Batch], Tensor]
+    rate: float  # the peak
+    epochs: int  # at most
 
-    states: Tensor
-    taste: Tensor
-    items: Tensor
-    ids: I64
 
-    def of(self, item: I64) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What one pass over a batch gives."""
+
+    states: Tensor  # [b, s, d]
+    taste: Tensor  # [b, s, d]
+    items: Tensor  # [u, d], the vectors of `ids`
+    ids: I64  # [u], sorted
+
+    def states_at(self, window: I64, state: I64) -> tuple[Tensor, Tensor]:
+        """Return [n, d] states and tastes."""
+        place = torch.from_numpy(window * self.states.shape[1] + state)
+        return take(self.states.flatten(0, 1), place), take(self.taste.flatten(0, 1), place)
+
+    def vectors_of(self, item: I64) -> Tensor:
         """Return the vectors of items, [..., d]."""
         return take(self.items, self.places(item))
 
@@ -56,10 +74,189 @@ class Seen:
         """Return int64[...] rows of `items`."""
         return torch.from_numpy(np.searchsorted(self.ids, item))
 
-    def at(self, window: I64, state: I64) -> tuple[Tensor, Tensor]:
-        """Return [n, d] states and tastes."""
-        place = torch.from_numpy(window * self.states.shape[1] + state)
-        return take(self.states.flatten(0, 1), place), take(self.taste.flatten(0, 1), place)
+
+def fit(data: FitData, settings: TowerSettings) -> Trained:
+    """Train the towers; the same data, settings (threads too) and seed give the same bits on one machine."""
+    with repeatable(settings.threads, data.seed):
+        trainer = Trainer(TowerData.build(data, settings), settings, data.seed)
+        for phase in trainer.phases():
+            trainer.train(phase)
+    trainer.model.eval()
+    return Trained(trainer.model, trainer.inputs, {"epochs": trainer.epochs})
+
+
+def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
+    """Return the distinct users' first tokens, float32[k, d] (the unknown one's last), and int64[n_users] places."""
+    rows, place = trained.inputs.users.distinct()
+    with repeatable(threads, 0), torch.no_grad():
+        tokens = trained.model.user_token(*entity_inputs(trained.inputs.users, torch.from_numpy(rows)))
+    return np.asarray(tokens.numpy(), np.float32), place.astype(np.int64)
+
+
+class Trainer:
+    """Model, inputs and random state of one fit."""
+
+    def __init__(self, inputs: TowerData, settings: TowerSettings, seed: int) -> None:
+        self.inputs, self.settings = inputs, settings
+        self.rng = np.random.default_rng(seed)
+        shape = Shape(
+            width=settings.width,
+            layers=settings.layers,
+            heads=settings.heads,
+            dropout=settings.dropout,
+            rows=inputs.rows,
+            tokens=inputs.spec,
+            item=inputs.items.layout,
+            user=inputs.users.layout,
+        )
+        self.model = Argus(shape)
+        self.optimizer = make_optimizer(self.model, settings)
+        self.in_fit = np.flatnonzero(inputs.popularity)  # items with events
+        self.epochs: list[dict[str, Any]] = []
+        self.best = -1.0  # PairAccuracy on the validation slice, of all epochs so far
+
+    # Epochs
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the two phases of a fit, in their order."""
+        s, inputs = self.settings, self.inputs
+        rate = s.finetune_rate * s.learning_rate
+        return (
+            Phase("pre-train", inputs.pretrain, self.pretrain_loss, s.learning_rate, s.pretrain_epochs),
+            Phase("fine-tune", inputs.finetune, self.finetune_loss, rate, s.finetune_epochs),
+        )
+
+    def train(self, phase: Phase) -> None:
+        """Train for the epochs of one phase, or until the validation slice has had enough; go on from the best one."""
+        s = self.settings
+        per_epoch = len(self.inputs.batches.plan(phase.targets, s.batch_tokens))
+        if not per_epoch:
+            return
+        epochs = min(phase.epochs, max(s.max_steps // per_epoch, LEAST_EPOCHS))
+        rates = (phase.rate * schedule(step / (epochs * per_epoch)) for step in itertools.count())
+        best_state, not_better = copy.deepcopy(self.model.state_dict()), 0
+        with tqdm(total=epochs * per_epoch, desc=phase.name, unit="batch", file=sys.stderr, mininterval=1) as bar:
+            for epoch in range(epochs):
+                loss = self.epoch(phase, rates, bar)
+                accuracy = self.accuracy()
+                self.epochs.append({"phase": phase.name, "epoch": epoch, "loss": loss, "held": accuracy})
+                bar.set_postfix(loss=f"{loss:.4f}", held=f"{accuracy:.4f}")
+                better = accuracy > self.best or not self.inputs.held.groups.any()
+                not_better = 0 if better else not_better + 1
+                if better:
+                    self.best, best_state = accuracy, copy.deepcopy(self.model.state_dict())
+                elif not_better >= s.patience:
+                    break
+        self.model.load_state_dict(best_state)
+
+    def epoch(self, phase: Phase, rates: Iterator[float], bar: Any) -> float:
+        """Go once over the targets of a phase, one step for each batch; return the mean loss."""
+        self.model.train()
+        total = 0.0
+        plan = self.inputs.batches.plan(phase.targets, self.settings.batch_tokens, self.rng)
+        for chosen in plan:
+            loss = phase.loss(self.inputs.batches.make(chosen, phase.targets))
+            self.step(loss, next(rates))
+            total += loss.item()
+            bar.update()
+        return total / len(plan)
+
+    def step(self, loss: Tensor, rate: float) -> None:
+        """Go one step down the gradient."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+
+    def accuracy(self) -> float:
+        """Return the PairAccuracy of the training score on the groups of the validation slice."""
+        self.model.eval()
+        right = total = 0.0
+        batches, held = self.inputs.batches, self.inputs.held
+        with torch.no_grad():
+            for chosen in batches.plan(held, 4 * self.settings.batch_tokens):
+                batch = batches.make(chosen, held)
+                score, groups = self.scores(batch, self.encode(batch, NO_NEGATIVES)).numpy(), batch.groups
+                ahead = score[groups.winner] - score[groups.loser]
+                right += float((groups.weight * (np.sign(ahead) + 1) / 2).sum(dtype=np.float64))
+                total += float(groups.weight.sum(dtype=np.float64))
+        return right / max(total, 1e-12)
+
+    # The losses of a batch
+
+    def pretrain_loss(self, batch: Batch) -> Tensor:
+        """Both heads at once: next item and feedback of every event, from the state before it."""
+        model, events = self.model, batch.events
+        negatives, log_expected = self.draw_negatives(events.item)
+        encoded = self.encode(batch, negatives)
+        states, taste = encoded.states_at(events.window, events.state)  # [n, d] each
+        surface = torch.from_numpy(events.surface)
+        query, key = model.next_item(states, surface, encoded.items)  # [n, d], [u, d]
+        target, drawn = encoded.places(events.item), encoded.places(negatives)  # [n], [negatives]
+        loss = losses.next_item(query, key, target, drawn, log_expected, model.log_temperature)
+        users, items = model.user.vectors(states, taste, surface), encoded.vectors_of(events.item)  # [n, d] each
+        score = model.residual((users * items).sum(-1), torch.from_numpy(events.offset))  # [n]
+        loss = loss + losses.grade(model.grade_logits(states, score), torch.from_numpy(events.grade))
+        if len(self.inputs.binary):
+            loss = loss + self.feedback_loss(model.feedback_logits(states, users, items), events.feedback)
+        return loss
+
+    def draw_negatives(self, targets: I64) -> tuple[I64, Tensor]:
+        """Draw half from the batch's targets, half evenly from the items of the fit; return them and log E[count]."""
+        half = self.settings.negatives // 2
+        popularity = self.inputs.popularity
+        drawn = np.concatenate([self.rng.choice(targets, half), self.rng.choice(self.in_fit, half)])
+        expected = half * popularity[drawn] / popularity.sum() + half / len(self.in_fit)
+        return drawn, torch.from_numpy(np.log(expected).astype(np.float32))
+
+    def feedback_loss(self, logits: Tensor, value: F32) -> Tensor:
+        """Return the loss of the feedback columns; logits: [n, k], value: float32[n, k] as in the log."""
+        spec, binary = self.inputs.spec, self.inputs.binary
+        scaled = (value - np.array(spec.signal_mean[1:])) / np.array(spec.signal_scale[1:])
+        wanted = np.where(binary, value, scaled).astype(np.float32)
+        return losses.feedback(logits, torch.from_numpy(wanted), torch.from_numpy(binary))
+
+    def finetune_loss(self, batch: Batch) -> Tensor:
+        """The ranker's own loss over the pairs of the batch's groups."""
+        score, groups = self.scores(batch, self.encode(batch, NO_NEGATIVES)), batch.groups
+        winner, loser = (score.index_select(0, torch.from_numpy(rows)) for rows in (groups.winner, groups.loser))
+        return losses.pairwise(winner, loser, torch.from_numpy(groups.weight))  # of [p] each
+
+    def scores(self, batch: Batch, encoded: Encoded) -> Tensor:
+        """Return [m]: the training score of every impression of the batch's groups."""
+        groups = batch.groups
+        states, taste = encoded.states_at(groups.window, groups.state)  # [g, d] each
+        users = self.model.user.vectors(states, taste, torch.from_numpy(groups.surface))  # [g, d]
+        dot = (take(users, torch.from_numpy(groups.group)) * encoded.vectors_of(groups.item)).sum(-1)  # [m, d] -> [m]
+        return self.model.residual(dot, torch.from_numpy(groups.offset))
+
+    # One pass over a batch
+
+    def encode(self, batch: Batch, negatives: I64) -> Encoded:
+        """Run the item tower over all items that the batch needs, and the transformer once over its windows."""
+        tokens = batch.tokens
+        ids = np.unique(np.concatenate([tokens.item.ravel(), batch.events.item, negatives, batch.groups.item]))
+        items = self.item_vectors(ids)  # [u, d]
+        users = torch.from_numpy(batch.user.astype(np.int64))
+        states, taste = self.model.user.states(
+            take(items, torch.from_numpy(np.searchsorted(ids, tokens.item))),  # [b, t, d]
+            torch.from_numpy(tokens.codes),
+            torch.from_numpy(tokens.signals),
+            torch.from_numpy(batch.surprise),
+            self.model.user_token(*entity_inputs(self.inputs.users, users)),  # [b, d]
+        )  # [b, s, d] each
+        return Encoded(states, taste, items, ids)
+
+    def item_vectors(self, ids: I64) -> Tensor:
+        """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
+        slots, weight, numbers = entity_inputs(self.inputs.items, torch.from_numpy(ids))
+        if self.model.training and self.settings.id_dropout > 0:
+            hide = torch.rand(len(ids)) < self.settings.id_dropout
+            weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
+        vectors: Tensor = self.model.item(slots, weight, numbers)
+        return vectors
 
 
 def take(rows: Tensor, places: Tensor) -> Tensor:
@@ -71,167 +268,6 @@ def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Ten
     """Return slots, weight and numbers of some rows as the entity towers take them."""
     slots, weight, numbers = (torch.from_numpy(x) for x in (entities.slots, entities.weight, entities.numbers))
     return slots[rows], weight[rows], numbers[rows]
-
-
-class Trainer:
-    """Model, inputs and random state of one fit."""
-
-    def __init__(self, inputs: Prepared, settings: TowerSettings, seed: int) -> None:
-        self.inputs, self.settings = inputs, settings
-        self.rng = np.random.default_rng(seed)
-        s = settings
-        self.model = Argus(
-            Shape(
-                s.width,
-                s.layers,
-                s.heads,
-                s.dropout,
-                inputs.rows,
-                inputs.spec,
-                inputs.items.layout,
-                inputs.users.layout,
-            )
-        )
-        self.in_fit = np.flatnonzero(inputs.popularity)
-        self.no_events = np.zeros(len(inputs.events), bool)
-        self.no_groups = np.zeros(len(inputs.tuned), bool)
-        self.epochs: list[dict[str, Any]] = []
-        self.best = -1.0
-
-    # One pass over a batch
-
-    def item_vectors(self, ids: I64) -> Tensor:
-        """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
-        slots, weight, numbers = entity_inputs(self.inputs.items, torch.from_numpy(ids))
-        if self.model.training and self.settings.id_dropout > 0:
-            hide = torch.rand(len(ids)) < self.settings.id_dropout
-            weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
-        vectors: Tensor = self.model.item(slots, weight, numbers)
-        return vectors
-
-    def look(self, batch: Batch, negatives: I64) -> Seen:
-        """Run the item tower over all items that the batch needs, and the transformer once over its windows."""
-        tokens = batch.tokens
-        events = self.inputs.histories.item[batch.event].astype(np.int64)
-        ids = np.unique(np.concatenate([tokens.item.ravel(), events, negatives, batch.item]))
-        items = self.item_vectors(ids)
-        users = torch.from_numpy(batch.user.astype(np.int64))
-        states, taste = self.model.user.states(
-            take(items, torch.from_numpy(np.searchsorted(ids, tokens.item))),
-            torch.from_numpy(tokens.codes),
-            torch.from_numpy(tokens.signals),
-            torch.from_numpy(tokens.surprise(self.inputs.expected.before(tokens.item, tokens.ts))),
-            self.model.user_token(*entity_inputs(self.inputs.users, users)),
-        )
-        return Seen(states, taste, items, ids)
-
-    def scores(self, batch: Batch, seen: Seen) -> Tensor:
-        """Return [m]: the training score of every candidate of the batch's groups."""
-        states, taste = seen.at(batch.group_at, batch.group_state)
-        users = self.model.user.vectors(states, taste, torch.from_numpy(batch.surface))
-        dot = (take(users, torch.from_numpy(batch.group)) * seen.of(batch.item)).sum(-1)
-        return self.model.residual(dot, torch.from_numpy(self.inputs.candidate_offset[batch.row]))
-
-    # The losses of a batch
-
-    def draw_negatives(self, batch: Batch) -> tuple[I64, Tensor]:
-        """Draw half from the batch's targets, half evenly from the items of the fit; return them and log E[count]."""
-        half = self.settings.negatives // 2
-        popularity = self.inputs.popularity
-        targets = self.inputs.histories.item[batch.event].astype(np.int64)
-        drawn = np.concatenate([self.rng.choice(targets, half), self.rng.choice(self.in_fit, half)])
-        expected = half * popularity[drawn] / popularity.sum() + half / len(self.in_fit)
-        return drawn, torch.from_numpy(np.log(expected).astype(np.float32))
-
-    def pretrain_loss(self, batch: Batch) -> Tensor:
-        """Both heads at once: next item and feedback of every event, from the state before it."""
-        model, h, spec = self.model, self.inputs.histories, self.inputs.spec
-        negatives, log_expected = self.draw_negatives(batch)
-        seen = self.look(batch, negatives)
-        states, taste = seen.at(batch.event_at, batch.event_state)
-        surface = torch.from_numpy(spec.surface_code(h.surface[batch.event]))
-        target = h.item[batch.event].astype(np.int64)
-        query, key = model.next_item(states, surface, seen.items)
-        loss = losses.next_item(
-            query, key, seen.places(target), seen.places(negatives), log_expected, model.log_temperature
-        )
-        users, items = model.user.vectors(states, taste, surface), seen.of(target)
-        score = model.residual((users * items).sum(-1), torch.from_numpy(self.inputs.event_offset[batch.event]))
-        rank = torch.from_numpy(h.grade[batch.event].astype(np.int64))
-        loss = loss + losses.grade(model.grade_logits(states, score), rank)
-        if len(self.inputs.binary):
-            loss = loss + self.feedback_loss(model.feedback_logits(states, users, items), h.feedback[batch.event])
-        return loss
-
-    def feedback_loss(self, logits: Tensor, value: F32) -> Tensor:
-        """Return the loss of the feedback columns, value: float32[n, k] as in the log."""
-        spec, binary = self.inputs.spec, self.inputs.binary
-        scaled = (value - np.array(spec.signal_mean[1:])) / np.array(spec.signal_scale[1:])
-        wanted = np.where(binary, value, scaled).astype(np.float32)
-        return losses.feedback(logits, torch.from_numpy(wanted), torch.from_numpy(binary))
-
-    def finetune_loss(self, batch: Batch) -> Tensor:
-        """The ranker's own loss over the pairs of the batch's groups."""
-        score = self.scores(batch, self.look(batch, np.empty(0, np.int64)))
-        winner, loser = (score.index_select(0, torch.from_numpy(rows)) for rows in (batch.winner, batch.loser))
-        return losses.pairwise(winner, loser, torch.from_numpy(batch.weight))
-
-    # Epochs
-
-    def accuracy(self, groups: Bool) -> float:
-        """Return the PairAccuracy of the training score on the groups of the mask."""
-        self.model.eval()
-        right = total = 0.0
-        lookout = self.inputs.lookout
-        with torch.no_grad():
-            for chosen in lookout.plan(self.no_events, groups, 4 * self.settings.batch_tokens, None):
-                batch = lookout.make(chosen, self.no_events, groups)
-                score = self.scores(batch, self.look(batch, np.empty(0, np.int64))).numpy()
-                ahead = score[batch.winner] - score[batch.loser]
-                right += float((batch.weight * (np.sign(ahead) + 1) / 2).sum(dtype=np.float64))
-                total += float(batch.weight.sum(dtype=np.float64))
-        return right / max(total, 1e-12)
-
-    def phase(self, name: str, optimizer: torch.optim.Optimizer, rate: float, epochs: int) -> None:
-        """Train for the epochs of one phase, or until the validation slice has had enough; go on from the best one."""
-        pretrain = name == "pre-train"
-        events = self.inputs.events if pretrain else self.no_events
-        groups = self.no_groups if pretrain else self.inputs.tuned
-        s, lookout = self.settings, self.inputs.lookout
-        per_epoch = len(lookout.plan(events, groups, s.batch_tokens, None))
-        if not per_epoch:
-            return
-        epochs = min(epochs, max(s.max_steps // per_epoch, LEAST_EPOCHS))
-        best_state, step, since = copy.deepcopy(self.model.state_dict()), 0, 0
-        with tqdm(total=epochs * per_epoch, desc=name, unit="batch", file=sys.stderr, mininterval=1) as bar:
-            for epoch in range(epochs):
-                self.model.train()
-                total = 0.0
-                plan = lookout.plan(events, groups, s.batch_tokens, self.rng)
-                for chosen in plan:
-                    batch = lookout.make(chosen, events, groups)
-                    loss = self.pretrain_loss(batch) if pretrain else self.finetune_loss(batch)
-                    self.step(optimizer, loss, rate * schedule(step / (epochs * per_epoch)))
-                    total, step = total + loss.item(), step + 1
-                    bar.update()
-                accuracy = self.accuracy(self.inputs.held)
-                self.epochs.append({"phase": name, "epoch": epoch, "loss": total / len(plan), "held": accuracy})
-                bar.set_postfix(loss=f"{total / len(plan):.4f}", held=f"{accuracy:.4f}")
-                since = 0 if accuracy > self.best or not self.inputs.held.any() else since + 1
-                if since == 0:
-                    self.best, best_state = accuracy, copy.deepcopy(self.model.state_dict())
-                elif since >= s.patience:
-                    break
-        self.model.load_state_dict(best_state)
-
-    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-        """Go one step down the gradient."""
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
-        optimizer.step()
 
 
 def schedule(done: float) -> float:
@@ -268,23 +304,3 @@ def repeatable(threads: int, seed: int) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(strict)
         torch.set_num_threads(before)
-
-
-def fit(data: FitData, settings: TowerSettings) -> Trained:
-    """Train the towers; the same data, settings (threads too) and seed give the same bits on one machine."""
-    with repeatable(settings.threads, data.seed):
-        trainer = Trainer(prepare(data, settings), settings, data.seed)
-        optimizer = make_optimizer(trainer.model, settings)
-        trainer.phase("pre-train", optimizer, settings.learning_rate, settings.pretrain_epochs)
-        rate = settings.finetune_rate * settings.learning_rate
-        trainer.phase("fine-tune", optimizer, rate, settings.finetune_epochs)
-    trainer.model.eval()
-    return Trained(trainer.model, trainer.inputs, {"epochs": trainer.epochs})
-
-
-def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
-    """Return the distinct users' first tokens, float32[k, d] (the unknown one's last), and int64[n_users] places."""
-    rows, place = trained.inputs.users.distinct()
-    with repeatable(threads, 0), torch.no_grad():
-        tokens = trained.model.user_token(*entity_inputs(trained.inputs.users, torch.from_numpy(rows)))
-    return np.asarray(tokens.numpy(), np.float32), place.astype(np.int64)

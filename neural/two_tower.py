@@ -35,7 +35,7 @@ ABOUT = "two_tower.json"
 ARRAYS = tuple(f"{name}.npy" for name in Vectors.__slots__)
 SIGNALS = tuple(f"{EXPECTED}/{name}" for name in ("fields.json", *(f"{f.name}.npy" for f in fields(ItemSignals))))
 FILES = (ABOUT, SPEC, USER_TOWER, ITEM_TOWER, *ARRAYS, *SIGNALS)
-#: of what `save` writes; in the first one, an item's expected signals were one mean of the whole fit period
+#: version of what `save` writes; in version 1, an item's expected signals were one mean of the whole fit period
 FORMAT = 2
 
 
@@ -74,7 +74,8 @@ class TwoTower:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
-        Vectors(items, inputs.items.known[:-1], *user_tokens(trained, self.settings.threads)).save(folder)
+        users, user_row = user_tokens(trained, self.settings.threads)
+        Vectors(items=items, known_items=inputs.items.known[:-1], users=users, user_row=user_row).save(folder)
         save_arrays(folder / EXPECTED, inputs.expected)
         save_spec(folder, inputs.spec)
         self.report = trained.report

@@ -15,7 +15,8 @@ from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
 from ranker.recording.batch import Batch, Outcome
-from ranker.wire import batch_message, id_list, id_message, ids_message
+from ranker.recording.wire import batch_message
+from ranker.wire import id_list, id_message, ids_message
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 #: what gRPC says where there is nobody; a server that is there may be UNAVAILABLE too, with its own words
@@ -32,82 +33,74 @@ class ServerError(PairliftError):
 
 
 class Asked(TypedDict, total=False):
-    """What may be said of a request beside the user. as_of: µs UTC, left out: the server's clock."""
+    """What may be said of a request beside the user."""
 
     surface: str
     query: str
-    source_item: Id | None
-    attributes: Mapping[str, str]
-    as_of: int | None
+    source_item: Id | None  # the item that the list is related to
+    attributes: Mapping[str, str]  # device, locale …: see Context in ranking.proto
+    as_of: int | None  # µs UTC; left out: the server's clock
     explain: bool
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One item of an answer. index: its place in the request's items (Rank; -1 for Recommend).
-
-    features: (name, value, contribution to the score), the greatest contribution first; empty unless
-    explained.
-    """
+    """One item of an answer."""
 
     item: Id
     score: float
-    sources: tuple[str, ...]
-    index: int
-    features: tuple[tuple[str, float, float], ...]
+    sources: tuple[str, ...]  # which proposed it
+    index: int  # its place in the request's items (Rank); -1 for Recommend
+    features: tuple[tuple[str, float, float], ...]  # (name, value, contribution), the greatest first; explained only
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, best item first. snapshot_time, as_of: µs UTC. degraded: what failed or was late.
-
-    proposed: (source, proposed, scored, problem). removed: (filter, count). stages: (stage, µs). These three
-    are empty unless explained.
-    """
+    """An answer. proposed, removed and stages are empty unless explained."""
 
     request_id: str
     bundle_version: str
-    snapshot_time: int
-    as_of: int
-    degraded: tuple[str, ...]
-    items: tuple[Ranked, ...]
-    proposed: tuple[tuple[str, int, int, str], ...]
-    removed: tuple[tuple[str, int], ...]
-    stages: tuple[tuple[str, int], ...]
+    snapshot_time: int  # µs UTC
+    as_of: int  # µs UTC
+    degraded: tuple[str, ...]  # what failed or was late
+    items: tuple[Ranked, ...]  # best first
+    proposed: tuple[tuple[str, int, int, str], ...]  # (source, proposed, scored, problem)
+    removed: tuple[tuple[str, int], ...]  # (filter, items)
+    stages: tuple[tuple[str, int], ...]  # (stage, µs)
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is served: see DescribeResponse in ranking.proto. text_users, text_items: whether ids are text."""
+    """What is served: see DescribeResponse in ranking.proto."""
 
     bundle_version: str
     name: str
-    snapshot_time: int
-    clock: int
-    text_users: bool
+    snapshot_time: int  # µs UTC
+    clock: int  # µs UTC, the as_of of a request without one
+    text_users: bool  # whether their ids are text
     text_items: bool
-    users: int
+    users: int  # how many are known
     items: int
     surfaces: tuple[str, ...]
     source_names: tuple[str, ...]
     feature_names: tuple[str, ...]
     max_k: int
     default_k: int
-    max_items: int
-    failures: dict[str, int]
-    records: bool = False
+    max_items: int  # of a list of a request
+    failures: dict[str, int]  # of sources and plugins, since the server started
+    records: bool = False  # whether events are recorded
     recorded_events: int = 0
-    recording_problem: str = ""
+    recording_problem: str = ""  # empty: all is well
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot on the server's disk. time: µs UTC. frame: the last part of the log that is in it."""
+    """A snapshot on the server's disk."""
 
     folder: str
-    time: int
-    frame: int
+    time: int  # µs UTC, its end
+    frame: int  # the last part of the log that is in it
 
 
 class Client:
@@ -218,7 +211,7 @@ class Client:
     def _explained(self, error: Any) -> ServerError:
         code, detail = error.code(), error.details()
         if code is grpc.StatusCode.UNAVAILABLE:
-            lost = any(told in detail for told in NOT_CONNECTED)
+            lost = any(words in detail for words in NOT_CONNECTED)
             none = f"no server answers at {self.address}; `pairlift serve BUNDLE` starts one"
             sentence = none if lost else f"the server at {self.address} cannot do it now: {detail}"
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -250,18 +243,23 @@ def _reply(r: Any) -> Reply:
     ids = id_list(r.items)
     indexes = list(r.indexes) if isinstance(r, pb.RankResponse) else [-1] * len(ids)
     names = tuple(r.source_names)
-    features = _features(r.explanation) + [()] * len(ids)
+    explained = _features(r.explanation) + [()] * len(ids)
     items = tuple(
-        Ranked(item, score, tuple(n for b, n in enumerate(names) if mask >> b & 1), index, told)
-        for item, score, mask, index, told in zip(ids, r.scores, r.sources, indexes, features, strict=False)
+        Ranked(item, score, tuple(name for bit, name in enumerate(names) if mask >> bit & 1), index, features)
+        for item, score, mask, index, features in zip(ids, r.scores, r.sources, indexes, explained, strict=False)
     )
     e = r.explanation
     return Reply(
-        r.request_id, r.bundle_version, r.snapshot_time, r.as_of, tuple(r.degraded), items,
-        tuple((s.name, s.proposed, s.scored, s.problem) for s in e.source_reports),
-        tuple((f.name, f.removed) for f in e.filter_reports),
-        tuple((s.name, s.microseconds) for s in e.stage_reports),
-    )  # fmt: skip
+        request_id=r.request_id,
+        bundle_version=r.bundle_version,
+        snapshot_time=r.snapshot_time,
+        as_of=r.as_of,
+        degraded=tuple(r.degraded),
+        items=items,
+        proposed=tuple((s.name, s.proposed, s.scored, s.problem) for s in e.source_reports),
+        removed=tuple((f.name, f.removed) for f in e.filter_reports),
+        stages=tuple((s.name, s.microseconds) for s in e.stage_reports),
+    )
 
 
 def _features(e: Any) -> list[tuple[tuple[str, float, float], ...]]:

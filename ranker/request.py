@@ -1,6 +1,6 @@
 """One ranking request and its answer in our own terms: dense indexes and arrays, no wire and no ids."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,6 @@ from features.errors import PairliftError
 from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
-    from features.state.histories import Histories
     from features.state.store import State
 
 U32 = npt.NDArray[np.uint32]
@@ -36,28 +35,20 @@ def _none() -> I32:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call. user, surface, source_item: dense, -1 where cold or missing. as_of: µs UTC. context: float32[1, c], as
-    `Requests.context`.
+    """One call, with the state that all of it reads: the state of now may move on while the request is under way."""
 
-    keep_values: whether `Answer.values` is wanted.
-    exclude: int32[m], items that Recommend must not give (-1 is harmless). explain: whether `Answer.detail`
-    is wanted. state: what the whole request reads, where the server's state moves on; None: the pipeline sets it.
-    """
-
-    user: int
-    as_of: int
-    surface: int = -1
-    source_item: int = -1
-    query: str = ""
-    context: F32 = field(default_factory=lambda: NO_CONTEXT)
-    exclude: I32 = field(default_factory=_none)
-    explain: bool = False
-    keep_values: bool = False
-    state: "State | None" = None
-
-    def histories(self, default: "Histories") -> "Histories":
-        """Return the histories that the request reads: its state's, or `default` where it has none."""
-        return default if self.state is None else self.state.histories
+    user: int  # dense; -1 cold
+    as_of: int  # µs UTC
+    _: KW_ONLY
+    state: "State"  # ids, counters and histories of one moment
+    surface: int = -1  # code; -1 missing
+    source_item: int = -1  # dense; -1 cold or missing
+    query: str = ""  # what the user typed
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [1, c], as `Requests.context`
+    exclude: I32 = field(default_factory=_none)  # [m], items that Recommend must not give; -1 is harmless
+    explain: bool = False  # whether `Answer.detail` is wanted
+    keep_values: bool = False  # whether `Answer.values` is wanted
+    request_id: str = ""  # the caller's name for it; empty: none
 
     def requests(self, item: I32) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]."""
@@ -66,14 +57,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Items under consideration and who proposed them.
+    """Items under consideration and who proposed them."""
 
-    item: int32[n], distinct. place: int32[n, s], where in its list each source proposed it (0 first),
-    `ABSENT` where it did not.
-    """
-
-    item: I32
-    place: I32
+    item: I32  # [n], dense; distinct, but for the items of a Rank: those are the caller's, -1 cold
+    place: I32  # [n, s], where in its list each source proposed the item (0 first), `ABSENT` where it did not
 
     def __len__(self) -> int:
         return len(self.item)
@@ -95,46 +82,37 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What one source did: how many items it proposed, how many of them were scored, its problem."""
+    """What one source did."""
 
     name: str
-    proposed: int
-    scored: int
-    problem: str
+    proposed: int  # items, before dedupe and filters
+    scored: int  # of them
+    problem: str  # why it gave nothing, where it failed or was late
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
-    """How an answer came about. The first r items of the answer are explained, over the c columns of the
-    bundle.
+    """How an answer came about; its first r items are explained, over the c columns of the bundle."""
 
-    values: float32[r, c]. contributions: float32[r, c], which sum to the score with `base`. stages: (name,
-    µs).
-    """
-
-    columns: tuple[str, ...]
-    values: F32
-    contributions: F32
+    columns: tuple[str, ...]  # c names
+    values: F32  # [r, c]
+    contributions: F32  # [r, c], which sum to the score with `base`
     base: float
-    sources: tuple[SourceReport, ...]
-    removed: tuple[tuple[str, int], ...]
-    stages: tuple[tuple[str, int], ...]
+    sources: tuple[SourceReport, ...]  # none for a Rank
+    removed: tuple[tuple[str, int], ...]  # (filter, items)
+    stages: tuple[tuple[str, int], ...]  # (stage, µs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """k items, best first, as parallel arrays.
+    """k items, best first, as parallel arrays."""
 
-    index: int64[k], place in the request's items (Rank) or among the candidates (Recommend). item: int32[k].
-    score: float64[k]. sources: uint32[k] masks over `source_names`. degraded: what failed or was late. values:
-    float32[k, c] that the scores were computed of, for the feature log.
-    """
-
-    index: I64
-    item: I32
-    score: F64
-    sources: U32
+    index: I64  # [k], place in the request's items (Rank) or among the candidates (Recommend)
+    item: I32  # [k], dense
+    score: F64  # [k]
+    sources: U32  # [k], masks over `source_names`
     source_names: tuple[str, ...]
-    degraded: tuple[str, ...]
-    detail: Detail | None
-    values: F32 | None = None
+    degraded: tuple[str, ...]  # what failed or was late, such as `sources.nearest`
+    bundle_version: str  # of the bundle that computed it
+    detail: Detail | None = None
+    values: F32 | None = None  # [k, c] that the scores were computed of, for the feature log

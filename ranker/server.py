@@ -4,8 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,19 @@ from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
 from features.pairing.split import iso
+from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.ids import IdTable
 from ranker.pipeline import Pipeline
+from ranker.port import bind, grpc_server
 from ranker.recording.batch import Outcome
 from ranker.recording.featurelog import FeatureLog
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
-from ranker.request import Answer, Request, RequestError
-from ranker.status import INTERNAL, finished
-from ranker.wire import Wire, batch_of, outcome_message
+from ranker.recording.wire import batch_of, outcome_message
+from ranker.request import Answer, Request
+from ranker.status import finished
+from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +37,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 #: the name by which health tells whether recording is well; only where the server records
 RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
-#: threads beside the workers', for health checks and open reflection streams (a stream holds its thread)
-SPARE_THREADS = 8
-#: calls under way or waiting; further ones get RESOURCE_EXHAUSTED instead of an ever longer queue
-MAX_CALLS = 1000
-#: bytes of a message: a full batch of events with long texts
-MAX_MESSAGE = 64 << 20
 #: seconds between the orders of the popular items, where events are recorded
 REFRESH_EVERY = 30.0
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
@@ -50,22 +47,39 @@ def now_wall() -> int:
     return time.time_ns() // 1000
 
 
+@dataclass(frozen=True, slots=True)
+class RecordTo:
+    """Where events are recorded."""
+
+    folder: Path  # of the log
+    origin: Origin | None = None  # of the snapshot that is served; None: the bundle's own state is
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesTo:
+    """Where the feature values that requests used are logged."""
+
+    folder: Path
+    share: float  # of the requests that are taken, in (0, 1]
+
+
 class RankingService(ranking_pb2_grpc.RankingServiceServicer):
-    """The methods of the contract. clock: gives the as_of (µs UTC) of a request without one."""
+    """The methods of the contract."""
 
     def __init__(
         self,
         pipeline: Pipeline,
-        clock: Callable[[], int],
         wire: Wire,
+        clock: Callable[[State], int],
         recorder: Recorder | None,
         feature_log: FeatureLog | None,
     ) -> None:
-        self.feature_log = feature_log
+        """clock: gives the as_of (µs UTC) of a request without one, that reads a state."""
         self.pipeline = pipeline
-        self.clock = clock
         self.wire = wire
+        self.clock = clock
         self.recorder = recorder
+        self.feature_log = feature_log
         settings = pipeline.bundle.config
         # The pool has threads to spare for streams, so the number of requests at work is kept here.
         self._workers = threading.BoundedSemaphore(settings.serve.workers)
@@ -78,8 +92,8 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             k = self.wire.k(request)
             asked = self._asked(request)
             found = self.pipeline.recommend(asked, k)
-            self._log_features(request, asked, found)
-            return self._stamped(self.wire.recommended(found, asked.state), request, asked.as_of)
+            self._log_features(asked, found)
+            return self.wire.recommended(found, asked)
 
         return self._answered(context, answer)
 
@@ -89,39 +103,40 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         def answer() -> Any:
             items = self.wire.values("items", request.items)
             asked = self._asked(request)
-            found: Answer = self.pipeline.rank(asked, self.wire.candidates(items, asked.state))
-            self._log_features(request, asked, found)
-            return self._stamped(self.wire.ranked(found, items), request, asked.as_of)
+            found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state))
+            self._log_features(asked, found)
+            return self.wire.ranked(found, asked, items)
 
         return self._answered(context, answer)
 
     def _asked(self, request: Any) -> Request:
-        # Ids, counters and histories of one moment.
-        asked = self.wire.request(request, self.clock(), self.pipeline.state)
-        wanted = self.feature_log is not None and self.feature_log.wants(request.request_id)
+        """Read a request; the state of now is taken once, and all of the answer is of it."""
+        state = self.pipeline.state
+        asked = self.wire.request(request, self.clock(state), state)
+        wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
         return replace(asked, keep_values=True) if wanted else asked
 
-    def _log_features(self, request: Any, asked: Request, found: Answer) -> None:
+    def _log_features(self, asked: Request, found: Answer) -> None:
         if self.feature_log is not None and found.values is not None:
-            self.feature_log.offer(request.request_id, asked, found, found.values)
+            self.feature_log.offer(asked, found, found.values)
 
     def Describe(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Tell what is served: see ranking.proto."""
 
         def answer() -> Any:
             bundle, limits = self.pipeline.bundle, self.wire.limits
-            catalog = self.pipeline.state.catalog
+            state = self.pipeline.state
             kinds = {False: pb.ID_KIND_INTEGER, True: pb.ID_KIND_TEXT}
             return pb.DescribeResponse(
                 bundle_version=bundle.version,
                 name=bundle.config.name,
-                snapshot_time=self.pipeline.state.end,
-                clock=self.clock(),
+                snapshot_time=state.end,
+                clock=self.clock(state),
                 user_ids=kinds[self.wire.users.text],
                 item_ids=kinds[self.wire.items.text],
-                users=catalog.all_users,
-                items=catalog.all_items,
-                surfaces=catalog.surfaces,
+                users=state.catalog.all_users,
+                items=state.catalog.all_items,
+                surfaces=state.catalog.surfaces,
                 source_names=self.pipeline.source_names,
                 feature_names=bundle.columns,
                 max_k=limits.max_k,
@@ -162,44 +177,16 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         folder, state, frame = finished(context, self.recorder.snapshot)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
 
-    def _stamped(self, response: Any, request: Any, as_of: int) -> Any:
-        """Add what every answer says of its request and of what served it."""
-        response.request_id = request.request_id
-        response.bundle_version = self.pipeline.bundle.version
-        response.snapshot_time = self.pipeline.state.end
-        response.as_of = as_of
-        return response
-
     def _answered(self, context: grpc.ServicerContext, answer: Callable[[], Any]) -> Any:
-        """Return the answer, or end the call with a status: a caller's mistake, or ours, which is logged."""
+        """Return the answer, as soon as a worker is free, or end the call with a status."""
         with self._workers:
-            try:
-                if context.is_active():
-                    return answer()
-                code, sentence = grpc.StatusCode.CANCELLED, "the caller gave up while the call waited"
-            except RequestError as error:
-                code, sentence = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-            except Exception:
-                log.exception("a request failed")
-                code, sentence = grpc.StatusCode.INTERNAL, INTERNAL
-        context.abort(code, sentence)
-        return None
+            if not context.is_active():
+                context.abort(grpc.StatusCode.CANCELLED, "the caller gave up while the call waited")
+            return finished(context, answer)
 
 
 def _recorded(recorder: Recorder, message: Any) -> Outcome:
     return recorder.record(batch_of(message))
-
-
-def _pool(bundle: Bundle, records: bool) -> Any:
-    """Return a gRPC server with threads for the requests at once, and for the streams that may stay open."""
-    settings = bundle.config
-    threads = settings.serve.workers + SPARE_THREADS + (settings.record.streams if records else 0)
-    return grpc.server(
-        ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-        # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
-        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
-        maximum_concurrent_rpcs=MAX_CALLS,
-    )
 
 
 class Server:
@@ -208,52 +195,63 @@ class Server:
     def __init__(
         self,
         bundle: Bundle,
+        *,
         clock: str = "wall",
         host: str = "127.0.0.1",
         port: int = 0,
-        record_to: Path | None = None,
-        origin: Origin | None = None,
-        features_to: tuple[Path, float] | None = None,
+        record_to: RecordTo | None = None,
+        features_to: FeaturesTo | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be had.
 
-        record_to: folder of the recorded log; None: nothing is recorded. origin: of the snapshot that is served.
-        features_to: folder of the feature log, and the share of the requests that it takes.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
-        self._server = _pool(bundle, record_to is not None)
-        self.address = self._bind(host, port)
-        wire = Wire(bundle.state.catalog, bundle.config.serve, bundle.config.record.max_id_bytes)
-        self.recorder = None
+        self._stopped = threading.Event()
         self._health = health.HealthServicer()
-        if record_to is not None:
-            self._tell_recording(True)
-            found, told = (wire.users.find, wire.items.find), self._tell_recording
-            self.recorder = Recorder(bundle, record_to, now_wall, *found, past=past, origin=origin, health=told)
-        live = self.recorder.live if self.recorder else None
-        self.pipeline = Pipeline(bundle, state=(lambda: live.state) if live else None)
+        serve, record = bundle.config.serve, bundle.config.record
+        self._server = grpc_server(serve.workers, 0 if record_to is None else record.streams)
+        self.address = bind(self._server, host, port)
+        catalog = bundle.state.catalog
+        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
+        wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
+        self.recorder = None if record_to is None else self._open(record_to, bundle, wire, past)
+        live = None if self.recorder is None else self.recorder.live
+        self.pipeline = Pipeline(bundle, state=None if live is None else lambda: live.state)
         self.feature_log = None
         if features_to is not None:
-            folder, share = features_to
-            self.feature_log = FeatureLog(folder, bundle.columns, bundle.state.catalog, bundle.version, share)
-        now = (lambda: self.pipeline.state.end) if past else now_wall
-        service = RankingService(self.pipeline, now, wire, self.recorder, self.feature_log)
-        self._stopped = threading.Event()
-        self._names = ("", SERVICE)
-        for name in self._names:
-            self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+            self.feature_log = FeatureLog(features_to.folder, bundle.columns, bundle.version, features_to.share)
+        now: Callable[[State], int] = (lambda state: state.end) if past else (lambda _: now_wall())
+        self._register(RankingService(self.pipeline, wire, now, self.recorder, self.feature_log))
         for name in self.pipeline.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
 
+    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> Recorder:
+        """Open the log of events, and let health say how it is with it."""
+        self._report_recording(True)
+        return Recorder(
+            bundle,
+            record_to.folder,
+            now_wall,
+            users=wire.users.find,
+            items=wire.items.find,
+            past=past,
+            origin=record_to.origin,
+            health=self._report_recording,
+        )
+
+    def _register(self, service: RankingService) -> None:
+        """Add the service, and health and reflection beside it, to the gRPC server."""
+        self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
     def start(self) -> None:
         """Report SERVING and answer."""
-        for name in self._names:
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._report(health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
         if self.recorder is not None:
             threading.Thread(target=self._refresh, name="popular", daemon=True).start()
@@ -269,7 +267,12 @@ class Server:
         if self.feature_log is not None:
             self.feature_log.close()
 
-    def _tell_recording(self, well: bool) -> None:
+    def _report(self, status: Any) -> None:
+        """Let health give a status of the server and of the service."""
+        for name in ("", SERVICE):
+            self._health.set(name, status)
+
+    def _report_recording(self, well: bool) -> None:
         status = health_pb2.HealthCheckResponse
         self._health.set(RECORDING, status.SERVING if well else status.NOT_SERVING)
 
@@ -279,19 +282,6 @@ class Server:
                 self.pipeline.refresh()
             except Exception as error:
                 self.pipeline.failures.add("sources.popular", error)
-
-    def _bind(self, host: str, port: int) -> str:
-        shown = f"[{host}]" if ":" in host else host
-        try:
-            bound = self._server.add_insecure_port(f"{shown}:{port}")
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise PairliftError(
-                f"{shown}:{port} cannot be listened on: the port is taken, or the host is not ours; "
-                "choose another --port (0: any free one) or --host"
-            )
-        return f"{shown}:{bound}"
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:

@@ -1,4 +1,4 @@
-"""Which gRPC status an error of recording becomes."""
+"""Which gRPC status an error becomes: the one place that knows, for every call."""
 
 import logging
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import grpc
 
+from features.errors import PairliftError
 from features.log.writer import LogError
 from ranker.recording.recorder import LimitError
 from ranker.request import RequestError
@@ -16,21 +17,26 @@ T = TypeVar("T")
 INTERNAL = "the server failed on this request; its log has the traceback"
 
 
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """Return the code, and a sentence for the caller; INTERNAL: neither the caller nor the disk is at fault."""
+    if isinstance(error, RequestError):
+        return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+    if isinstance(error, LimitError) or (isinstance(error, LogError) and error.full):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+    if isinstance(error, LogError):
+        return grpc.StatusCode.UNAVAILABLE, str(error)
+    if isinstance(error, OSError):
+        return grpc.StatusCode.UNAVAILABLE, f"the disk refused: {error}"
+    return grpc.StatusCode.INTERNAL, INTERNAL
+
+
 def finished(context: grpc.ServicerContext, call: Callable[[], T], place: str = "") -> T:
-    """Return what a call of the recorder returns, or end the gRPC call with a status and a sentence about `place`."""
+    """Return what a call returns, or end the gRPC call with the status of its error and a sentence about `place`."""
     try:
         return call()
-    except RequestError as error:
-        code, sentence = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-    except LimitError as error:
-        code, sentence = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
-    except LogError as error:
-        full = grpc.StatusCode.RESOURCE_EXHAUSTED
-        code, sentence = full if error.full else grpc.StatusCode.UNAVAILABLE, str(error)
-    except OSError as error:
-        code, sentence = grpc.StatusCode.UNAVAILABLE, f"the disk refused: {error}"
-    except Exception:
-        log.exception("a call to record failed")
-        code, sentence = grpc.StatusCode.INTERNAL, INTERNAL
+    except Exception as error:
+        code, sentence = status_of(error)
+        if not isinstance(error, PairliftError):  # nobody foresaw it
+            log.exception("a call failed")
     context.abort(code, place + sentence)
     raise AssertionError("abort() raises")

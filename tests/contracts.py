@@ -25,7 +25,8 @@ def fit_data(world: World, split: Split, seed: int = 3) -> FitData:
     """Return what the towers' period of a world shows to a plugin."""
     groups = make_groups(world.log, PairingSettings(), split).of("towers")
     pairs = make_pairs(groups, weight_table({}, world.grades, False))
-    return FitData(world.log.until(split.t1), world.catalog, groups, pairs, world.grades, seed)
+    log = world.log.until(split.t1)
+    return FitData(log=log, catalog=world.catalog, groups=groups, pairs=pairs, grades=world.grades, seed=seed)
 
 
 class PluginContract:
@@ -219,7 +220,7 @@ class SourceContract:
     def test_distinct_known_items_within_the_limit(
         self, source: CandidateSource, bundle: Bundle, user: int, limit: int
     ) -> None:
-        items = source.propose(Request(user, bundle.state.end), limit)
+        items = source.propose(Request(user, bundle.state.end, state=bundle.state), limit)
         assert items.dtype == np.int32
         assert items.ndim == 1
         assert len(items) <= limit
@@ -227,22 +228,25 @@ class SourceContract:
         assert ((items >= 0) & (items < bundle.state.catalog.n_items)).all()
 
     def test_a_smaller_limit_is_a_prefix(self, source: CandidateSource, bundle: Bundle) -> None:
-        request = Request(3, bundle.state.end)
+        request = Request(3, bundle.state.end, state=bundle.state)
         assert len(source.propose(request, 5)) == 5
         assert source.propose(request, 5).tolist() == source.propose(request, 50)[:5].tolist()
 
     def test_the_same_request_gives_the_same_items(self, source: CandidateSource, bundle: Bundle) -> None:
-        request = Request(3, bundle.state.end - DAY, source_item=4)
+        request = Request(3, bundle.state.end - DAY, source_item=4, state=bundle.state)
         again = self.make(bundle)
         assert len(source.propose(request, 20))
         for other in (source, again):
             assert other.propose(request, 20).tolist() == source.propose(request, 20).tolist()
 
     def test_several_threads_get_the_items_of_one(self, source: CandidateSource, bundle: Bundle) -> None:
-        requests = [Request(user, bundle.state.end) for user in range(40)]
+        requests = [Request(user, bundle.state.end, state=bundle.state) for user in range(40)]
         alone = [source.propose(request, 20).tolist() for request in requests]
         with ThreadPoolExecutor(4) as pool:
             assert [items.tolist() for items in pool.map(lambda r: source.propose(r, 20), requests)] == alone
 
-    def test_before_the_first_event_there_is_nothing(self, source: CandidateSource, world: World) -> None:
-        assert len(source.propose(Request(0, int(world.log.ts[0])), 20)) == 0
+    def test_before_the_first_event_there_is_nothing(
+        self, source: CandidateSource, bundle: Bundle, world: World
+    ) -> None:
+        request = Request(0, int(world.log.ts[0]), state=bundle.state)
+        assert len(source.propose(request, 20)) == 0

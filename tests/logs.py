@@ -7,16 +7,25 @@ from features.counters.spec import Counter, Span
 from features.schema import HOUR, Attribute, Catalog, EventLog
 
 GRADES = ("skip", "listen", "like")
-NONE_I, NONE_O, NONE_F = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 def catalog() -> Catalog:
-    genre = Attribute("genre", "categorical", np.array([0, 1, -1, 1], np.int32), NONE_O, NONE_F, ("a", "b"))
-    tags = Attribute("tags", "multi", np.array([0, 1, 1, 0], np.int32), np.array([0, 2, 2, 3, 4]), NONE_F, ("x", "y"))
-    size = Attribute("size", "numeric", NONE_I, NONE_O, np.array([1, np.nan, 3, 4], np.float32), ())
-    country = Attribute("country", "categorical", np.array([1, -1, 0], np.int32), NONE_O, NONE_F, ("fr", "no"))
-    likes = Attribute("likes", "multi", np.array([0, 0, 1], np.int32), np.array([0, 1, 1, 3]), NONE_F, ("u", "v"))
-    return Catalog(np.arange(3), np.arange(4), ("feed", "search"), (genre, tags, size), (country, likes))
+    genre = Attribute("genre", "categorical", codes=np.array([0, 1, -1, 1], np.int32), values=("a", "b"))
+    tags = Attribute(
+        "tags", "multi", codes=np.array([0, 1, 1, 0], np.int32), offsets=np.array([0, 2, 2, 3, 4]), values=("x", "y")
+    )
+    size = Attribute("size", "numeric", numbers=np.array([1, np.nan, 3, 4], np.float32))
+    country = Attribute("country", "categorical", codes=np.array([1, -1, 0], np.int32), values=("fr", "no"))
+    likes = Attribute(
+        "likes", "multi", codes=np.array([0, 0, 1], np.int32), offsets=np.array([0, 1, 1, 3]), values=("u", "v")
+    )
+    return Catalog(
+        user_ids=np.arange(3),
+        item_ids=np.arange(4),
+        surfaces=("feed", "search"),
+        item_attributes=(genre, tags, size),
+        user_attributes=(country, likes),
+    )
 
 
 @st.composite
@@ -28,10 +37,17 @@ def logs(draw: st.DrawFn) -> EventLog:
     feedback = ints(-1, 3).astype(np.float32)[:, None]
     feedback[feedback < 0] = np.nan
     return EventLog(
-        ints(0, 2).astype(np.int32), ints(0, 3).astype(np.int32), ts.astype(np.int64), ints(-1, 2).astype(np.int8),
-        ints(-1, 1).astype(np.int16), np.full(n, -1, np.int8), np.full(n, -1, np.int64), np.ones(n, bool),
-        feedback.reshape(n, 1), ("stars",),
-    )  # fmt: skip
+        user=ints(0, 2).astype(np.int32),
+        item=ints(0, 3).astype(np.int32),
+        ts=ts.astype(np.int64),
+        grade=ints(-1, 2).astype(np.int8),
+        surface=ints(-1, 1).astype(np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=feedback.reshape(n, 1),
+        feedback_names=("stars",),
+    )
 
 
 KEYS = (

@@ -21,10 +21,10 @@ from features.state.store import State
 from ranker.cli.main import cli
 from ranker.client import Client
 from ranker.config import RecordSettings
+from ranker.ids import IdTable
 from ranker.recording.batch import Batch
 from ranker.recording.events import EventReader
-from ranker.server import Server
-from ranker.wire import IdTable
+from ranker.server import RecordTo, Server
 
 
 def pairlift(*words: object) -> tuple[int, str]:
@@ -49,8 +49,8 @@ NEW = (1, 2, 5)
 
 
 @contextlib.contextmanager
-def recording(bundle, folder, **options):
-    server = Server(bundle, record_to=folder, **{"clock": "snapshot", **options})
+def recording(bundle, folder, origin=None, **options):
+    server = Server(bundle, record_to=RecordTo(folder, origin), **{"clock": "snapshot", **options})
     server.start()
     try:
         with Client(server.address, timeout=20) as client:

@@ -131,10 +131,17 @@ def test_features_of_the_user_and_context_are_equal_within_a_request() -> None:
 def _small_log() -> EventLog:
     n = 6
     return EventLog(
-        np.array([0, 1, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 3, 0, 1], np.int32),
-        np.arange(n, dtype=np.int64) * HOUR // 2, np.array([0, 1, 2, 0, 1, 2], np.int8), np.zeros(n, np.int16),
-        np.full(n, -1, np.int8), np.full(n, -1, np.int64), np.ones(n, bool), np.empty((n, 0), np.float32), (),
-    )  # fmt: skip
+        user=np.array([0, 1, 1, 2, 1, 0], np.int32),
+        item=np.array([0, 1, 2, 3, 0, 1], np.int32),
+        ts=np.arange(n, dtype=np.int64) * HOUR // 2,
+        grade=np.array([0, 1, 2, 0, 1, 2], np.int8),
+        surface=np.zeros(n, np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=np.empty((n, 0), np.float32),
+        feedback_names=(),
+    )
 
 
 def test_column_names_parse_back() -> None:

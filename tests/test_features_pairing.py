@@ -33,10 +33,17 @@ def logs(draw: st.DrawFn) -> EventLog:
     n = draw(st.integers(1, 40))
     ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)))  # noqa: E731
     return EventLog(
-        ints(0, 2).astype(np.int32), ints(0, 5).astype(np.int32), np.sort(ints(0, 60)).astype(np.int64) * MINUTE,
-        ints(-1, 2).astype(np.int8), ints(-1, 1).astype(np.int16), np.full(n, -1, np.int8), np.full(n, -1, np.int64),
-        ints(0, 3) > 0, np.empty((n, 0), np.float32), (),
-    )  # fmt: skip
+        user=ints(0, 2).astype(np.int32),
+        item=ints(0, 5).astype(np.int32),
+        ts=np.sort(ints(0, 60)).astype(np.int64) * MINUTE,
+        grade=ints(-1, 2).astype(np.int8),
+        surface=ints(-1, 1).astype(np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=ints(0, 3) > 0,
+        feedback=np.empty((n, 0), np.float32),
+        feedback_names=(),
+    )
 
 
 SPLIT = Split(0, 20 * MINUTE, 40 * MINUTE, 55 * MINUTE, 0.2)
@@ -255,16 +262,16 @@ def test_a_plugin_sees_nothing_of_a_later_period() -> None:
 def test_a_request_begins_with_its_first_event_graded_or_not() -> None:
     n = 5
     log = EventLog(
-        np.zeros(n, np.int32),
-        np.arange(n, dtype=np.int32),
-        np.array([10, 20, 30, 40, 50]) * MINUTE,
-        np.array([-1, 0, 2, 0, 1], np.int8),
-        np.array([1, 0, 0, 0, 0], np.int16),
-        np.full(n, -1, np.int8),
-        np.array([7, 7, 7, 8, 8], np.int64),
-        np.array([True, True, True, False, True]),
-        np.empty((n, 0), np.float32),
-        (),
+        user=np.zeros(n, np.int32),
+        item=np.arange(n, dtype=np.int32),
+        ts=np.array([10, 20, 30, 40, 50]) * MINUTE,
+        grade=np.array([-1, 0, 2, 0, 1], np.int8),
+        surface=np.array([1, 0, 0, 0, 0], np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.array([7, 7, 7, 8, 8], np.int64),
+        pairable=np.array([True, True, True, False, True]),
+        feedback=np.empty((n, 0), np.float32),
+        feedback_names=(),
     )
     whole = Split(0, 60 * MINUTE, 70 * MINUTE, 80 * MINUTE, 0.2)
     groups = make_groups(log, PairingSettings(), whole)
@@ -291,10 +298,17 @@ def logs_of_requests(draw: st.DrawFn) -> EventLog:
     user = np.where(request >= 0, owner[request], ints(0, 2))
     order = np.argsort(ts, kind="stable")
     return EventLog(
-        user[order].astype(np.int32), ints(0, 5).astype(np.int32), ts[order].astype(np.int64),
-        ints(-1, 2).astype(np.int8), ints(-1, 1).astype(np.int16), np.full(n, -1, np.int8),
-        request[order].astype(np.int64), ints(0, 3) > 0, np.empty((n, 0), np.float32), (),
-    )  # fmt: skip
+        user=user[order].astype(np.int32),
+        item=ints(0, 5).astype(np.int32),
+        ts=ts[order].astype(np.int64),
+        grade=ints(-1, 2).astype(np.int8),
+        surface=ints(-1, 1).astype(np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=request[order].astype(np.int64),
+        pairable=ints(0, 3) > 0,
+        feedback=np.empty((n, 0), np.float32),
+        feedback_names=(),
+    )
 
 
 def as_tuples(log: EventLog) -> list[tuple[int, int, int, int, bool]]:
@@ -345,7 +359,7 @@ def test_a_group_of_another_user_or_of_no_period_stops_the_build(monkeypatch: py
     low, high = int(log.ts[0]), int(log.ts[-1])
     split = Split(low, low + (high - low) // 2, low + (high - low) * 3 // 4, high, 0.2)
     monkeypatch.setattr(
-        "features.pairing.pairs._first_events", lambda log, first, split: np.full_like(first, wrong % len(log))
+        "features.pairing.groups._first_events", lambda log, first, split: np.full_like(first, wrong % len(log))
     )
     with pytest.raises(RuntimeError, match="a fault of Pairlift"):
         make_groups(log, PairingSettings(), split)

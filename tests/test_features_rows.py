@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs import COUNTERS, NONE_F, NONE_I, NONE_O, catalog, logs
+from logs import COUNTERS, catalog, logs
 from world import GRADES, make_world
 
 from features.counters.latest import has_table
@@ -53,12 +53,18 @@ def test_a_microsecond_before_midnight_is_the_day_before(zone: str) -> None:
 
 def described() -> Catalog:
     """Three items: numbers, categories and lists with all that can be missing."""
-    born = Attribute("born", "numeric", NONE_I, NONE_O, np.array([0, 86400 * 2, np.nan], np.float32), ())
-    genre = Attribute("genre", "categorical", np.array([1, -1, 0], np.int32), NONE_O, NONE_F, ("a", "b"))
+    born = Attribute("born", "numeric", numbers=np.array([0, 86400 * 2, np.nan], np.float32))
+    genre = Attribute("genre", "categorical", codes=np.array([1, -1, 0], np.int32), values=("a", "b"))
     codes, offsets = np.array([0, 1, 1], np.int32), np.array([0, 2, 3, 3])
-    tags = Attribute("tags", "multi", codes, offsets, NONE_F, ("x", "y"))
-    country = Attribute("country", "categorical", np.array([0, -1], np.int32), NONE_O, NONE_F, ("fr",))
-    return Catalog(np.arange(2), np.arange(3), ("feed",), (born, genre, tags), (country,))
+    tags = Attribute("tags", "multi", codes=codes, offsets=offsets, values=("x", "y"))
+    country = Attribute("country", "categorical", codes=np.array([0, -1], np.int32), values=("fr",))
+    return Catalog(
+        user_ids=np.arange(2),
+        item_ids=np.arange(3),
+        surfaces=("feed",),
+        item_attributes=(born, genre, tags),
+        user_attributes=(country,),
+    )
 
 
 def test_plain_columns_are_what_their_names_say() -> None:

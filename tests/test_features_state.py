@@ -26,16 +26,16 @@ from features.state.store import NEVER, State
 
 def some_log(rng, n, n_users, low, high, n_items=20):
     return EventLog(
-        rng.integers(-1, n_users, n).astype(np.int32),
-        rng.integers(-1, n_items, n).astype(np.int32),
-        rng.integers(low, high, n).astype(np.int64),
-        rng.integers(-1, 3, n).astype(np.int8),
-        rng.integers(-1, 2, n).astype(np.int16),
-        np.full(n, -1, np.int8),
-        np.full(n, -1, np.int64),
-        np.ones(n, bool),
-        np.where(rng.random((n, 1)) < 0.2, np.nan, rng.random((n, 1))).astype(np.float32),
-        ("play",),
+        user=rng.integers(-1, n_users, n).astype(np.int32),
+        item=rng.integers(-1, n_items, n).astype(np.int32),
+        ts=rng.integers(low, high, n).astype(np.int64),
+        grade=rng.integers(-1, 3, n).astype(np.int8),
+        surface=rng.integers(-1, 2, n).astype(np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=np.where(rng.random((n, 1)) < 0.2, np.nan, rng.random((n, 1))).astype(np.float32),
+        feedback_names=("play",),
     )
 
 
@@ -426,7 +426,7 @@ def test_plugins_read_live_histories_as_compact_ones():
     compact = live_ones.compact()
     users = np.arange(-1, 8, dtype=np.int32)
     as_of = np.full(len(users), last + DAY)
-    spec = TokenSpec(20, 3, 2, (1.0, 0.5), (1.0, 1.0), 16)
+    spec = TokenSpec(n_items=20, n_grades=3, n_surfaces=2, signal_mean=(1.0, 0.5), signal_scale=(1.0, 1.0), length=16)
     one, two = (make_tokens(h, users, *visible(h, users, as_of, Lag(0), 16), spec) for h in (live_ones, compact))
     for name in ("item", "codes", "signals", "length"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name

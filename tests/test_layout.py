@@ -9,18 +9,29 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from structure import PACKAGES, cycles, entered, module_graph, modules, part_graph
+from world import Parts, write_world
 
+from features.rows import assemble
+from features.schema import one_request
+from ranker.bundle import Bundle
 from ranker.cli.main import cli
 from ranker.config import Config, load_config
 from ranker.examples import example_names, example_text
+from ranker.pipeline import Pipeline
+from ranker.request import Request
+from ranker.train import train
 
 ROOT = Path(__file__).parent.parent
 OURS = {"features", "neural", "ranker", "pairlift"}
 MAY_IMPORT = {"features": {"features"}, "neural": {"features", "neural"}, "ranker": {"features", "ranker", "pairlift"}}
 TORCH = {"model.py", "losses.py", "train.py", "export.py"}
 STUBS = {"server.py", "client.py", "wire.py"}
+#: modules of a folder
+MOST = 20
 
 
 def imports(path: Path, inside_functions: bool = True) -> set[str]:
@@ -58,6 +69,72 @@ def test_torch_is_for_training_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+def is_wing(path: Path) -> bool:
+    return path.name == "__init__.py" and path.parent.parent != ROOT
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_make_no_circle_and_folders_are_not_crowded(package: str) -> None:
+    of_modules, of_parts = module_graph(package), part_graph(package)
+    assert not cycles(of_modules)
+    assert not cycles(of_parts)
+    for folder in {path.parent for path in modules(package).values()}:
+        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST, folder
+    print(
+        f"{package}: {len(of_modules)} modules, {sum(map(len, of_modules.values()))} imports, no circle; "
+        f"{len(of_parts)} parts, {sum(map(len, of_parts.values()))} imports, no circle"
+    )
+    for part, asked in of_parts.items():
+        print(f"  {part} <- {', '.join(sorted(name.partition('.')[2] for name in asked)) or 'none'}")
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert cycles(graph) == [["b", "c"]]
+    assert cycles({"a": {"a"}}) == [["a"]]
+
+
+def test_every_wing_says_in_a_sentence_what_it_is_for() -> None:
+    wings = [path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py") if is_wing(path)]
+    assert len(wings) > 10
+    for path in wings:
+        tree = ast.parse(path.read_text())
+        sentence = ast.get_docstring(tree) or ""
+        assert 30 < len(sentence) < 160, path
+        assert "\n" not in sentence, path
+        if path.parent.name != "examples":
+            assert len(tree.body) == 1, f"{path}: a wing's modules are imported by their own names"
+
+
+def test_the_ways_through_the_modules(bundle: Bundle, parts: Parts, tmp_path: Path) -> None:
+    """Printed with `-s`: which modules a call enters, in the order of the run."""
+    state, spec = bundle.state, bundle.spec
+    items = np.arange(20, dtype=np.int32)
+    one, many = one_request(3, state.end, 0, items), parts.groups.of("booster").requests
+    config = load_config(write_world(tmp_path))
+    assemble(state, spec, one)  # what is made once is there
+    ways = {
+        "rows.assemble, many requests": entered(lambda: assemble(state, spec, many)),
+        "rows.assemble, one request": entered(lambda: assemble(state, spec, one)),
+        "train": entered(lambda: train(config, tmp_path / "bundle")),
+    }
+    asked = Request(3, state.end, state=state)
+    for name, call in {"rank": lambda p: p.rank(asked, items), "recommend": lambda p: p.recommend(asked, 10)}.items():
+        pipeline = Pipeline(bundle)  # its threads begin with the call, so that what they enter is seen
+        ways[f"Pipeline.{name}"] = entered(lambda call=call, pipeline=pipeline: call(pipeline))  # type: ignore[misc]
+        pipeline.close()
+    for title, way in ways.items():
+        print(way.text(title))
+        assert way.steps
+    assert next(iter(ways["rows.assemble, one request"].steps.values())) == "features.rows"
+
+
+def test_a_client_loads_no_kernels() -> None:
+    loaded = "import ranker.client, sys; print({'numba', 'lightgbm', 'duckdb', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"
 
 
 def test_only_examples_name_a_data_set() -> None:

@@ -14,20 +14,19 @@ from features.plugin import make_plugin
 from features.schema import DAY, HOUR, SECOND, Attribute, EventLog
 from features.state.histories import Histories
 from neural.entities import HASHES, encode, table_rows
-from neural.expected import PRIOR_EVENTS, ItemSignals, ranges
+from neural.expected import PRIOR_EVENTS, ItemSignals
 from neural.histories import (
     DAILY,
     Lag,
     TokenSpec,
     Windows,
-    batches,
     known_scale,
+    length_buckets,
     make_tokens,
+    ranges,
     raw_signals,
     visible,
 )
-
-NONE_I, NONE_O, NONE_F = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 def random_log(rng: np.random.Generator, n: int, users: int = 4, items: int = 6) -> EventLog:
@@ -35,21 +34,22 @@ def random_log(rng: np.random.Generator, n: int, users: int = 4, items: int = 6)
     feedback = rng.normal(size=(n, 2)).astype(np.float32)
     feedback[rng.random((n, 2)) < 0.3] = np.nan
     return EventLog(
-        rng.integers(0, users, n).astype(np.int32),
-        rng.integers(0, items, n).astype(np.int32),
-        np.sort(rng.integers(0, 3 * DAY // HOUR, n)) * HOUR,
-        rng.integers(-1, 3, n).astype(np.int8),
-        rng.integers(-1, 2, n).astype(np.int16),
-        rng.integers(-1, 2, n).astype(np.int8),
-        np.full(n, -1, np.int64),
-        np.ones(n, bool),
-        feedback,
-        ("play", "watch"),
+        user=rng.integers(0, users, n).astype(np.int32),
+        item=rng.integers(0, items, n).astype(np.int32),
+        ts=np.sort(rng.integers(0, 3 * DAY // HOUR, n)) * HOUR,
+        grade=rng.integers(-1, 3, n).astype(np.int8),
+        surface=rng.integers(-1, 2, n).astype(np.int16),
+        organic=rng.integers(-1, 2, n).astype(np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=feedback,
+        feedback_names=("play", "watch"),
     )
 
 
 def spec_of(length: int, items: int = 6) -> TokenSpec:
-    return TokenSpec(items, 3, 2, (1.0, 0.0, 0.5), (1.0, 2.0, 1.0), length)
+    mean, scale = (1.0, 0.0, 0.5), (1.0, 2.0, 1.0)
+    return TokenSpec(n_items=items, n_grades=3, n_surfaces=2, signal_mean=mean, signal_scale=scale, length=length)
 
 
 @settings(deadline=None)  # the first call compiles
@@ -123,10 +123,11 @@ def test_what_is_expected_of_an_item_is_its_mean_strictly_before(seed: int, n: i
 
 def test_surprise_is_what_the_item_did_not_explain_by_then() -> None:
     log = random_log(np.random.default_rng(2), 25, users=1)
-    spec = TokenSpec(6, 3, 2, *known_scale(raw_signals(log.grade, log.feedback)), 25)
+    mean, scale = known_scale(raw_signals(log.grade, log.feedback))
+    spec = TokenSpec(n_items=6, n_grades=3, n_surfaces=2, signal_mean=mean, signal_scale=scale, length=25)
     one = np.zeros(1, np.int64)
     tokens = make_tokens(Histories.build(log, 1), one.astype(np.int32), one, one + 25, spec)
-    surprise = tokens.surprise(ItemSignals.build(log, spec).before(tokens.item, tokens.ts))[0]
+    surprise = ItemSignals.build(log, spec).surprise(tokens)[0]
     raw = (raw_signals(log.grade, log.feedback) - np.array(spec.signal_mean)) / np.array(spec.signal_scale)
     for r in range(25):
         slow = expected_slowly(log, spec, log.item[r], log.ts[r])
@@ -176,7 +177,7 @@ def test_a_daily_lag_cuts_where_the_day_began_on_the_clocks(as_of: int, zone: st
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 200))
 def test_batches_hold_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
     length = np.array(lengths, np.int64)
-    parts = list(batches(length, budget))
+    parts = list(length_buckets(length, budget))
     assert sorted(np.concatenate(parts).tolist() if parts else []) == list(range(len(lengths)))
     assert all(len(p) == 1 or len(p) * (length[p].max() + 1) <= budget for p in parts)
 
@@ -202,11 +203,15 @@ def test_ranges_are_concatenated() -> None:
 
 
 def test_what_the_fit_never_saw_weighs_nothing() -> None:
-    genre = Attribute("genre", "categorical", np.array([0, 1, 2, -1], np.int32), NONE_O, NONE_F, ("a", "b", "c"))
+    genre = Attribute("genre", "categorical", codes=np.array([0, 1, 2, -1], np.int32), values=("a", "b", "c"))
     tags = Attribute(
-        "tags", "multi", np.array([0, 1, 1, 2], np.int32), np.array([0, 2, 3, 4, 4]), NONE_F, ("x", "y", "z")
+        "tags",
+        "multi",
+        codes=np.array([0, 1, 1, 2], np.int32),
+        offsets=np.array([0, 2, 3, 4, 4]),
+        values=("x", "y", "z"),
     )
-    length = Attribute("length", "numeric", NONE_I, NONE_O, np.array([1, np.nan, 9, 3], np.float32), ())
+    length = Attribute("length", "numeric", numbers=np.array([1, np.nan, 9, 3], np.float32))
     entities = encode(np.array([20, 5, 0, 0]), (genre, tags, length), table_rows(10), 20.0, salt=1)
     assert entities.layout.slots == (1, 1, 2)
     assert entities.slots.shape == (5, 4, HASHES)

@@ -26,14 +26,14 @@ from features.plugin import FeaturePlugin, FitData
 from features.schema import DAY, HOUR, I64, EventLog, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
+from neural.batches import TargetMask, TowerData
 from neural.entities import Layout, encode, table_rows
 from neural.export import check_parity, export_towers, random_user_batch
 from neural.histories import DAILY, Lag, TokenSpec, make_tokens, visible
 from neural.model import Argus, Shape
-from neural.prepare import Prepared, prepare
 from neural.runtime import USER_INPUTS, USER_TOWER
 from neural.settings import TowerSettings
-from neural.train import Trainer, fit
+from neural.train import NO_NEGATIVES, Trainer, fit
 from neural.two_tower import TwoTower
 from ranker.config import load_config
 from ranker.training.prepare import prepare as prepare_log
@@ -69,9 +69,13 @@ def fitted(world: World) -> tuple[TwoTower, Requests, Histories]:
 
 
 def random_model(length: int = 9) -> tuple[Argus, TokenSpec]:
-    spec = TokenSpec(30, 3, 2, (1.0, 0.5), (1.0, 1.0), length)
+    spec = TokenSpec(
+        n_items=30, n_grades=3, n_surfaces=2, signal_mean=(1.0, 0.5), signal_scale=(1.0, 1.0), length=length
+    )
     torch.manual_seed(0)
-    model = Argus(Shape(16, 2, 2, 0.1, 64, spec, Layout((1, 1, 3), 4), Layout((), 2))).eval()
+    item, user = Layout((1, 1, 3), 4), Layout((), 2)
+    shape = Shape(width=16, layers=2, heads=2, dropout=0.1, rows=64, tokens=spec, item=item, user=user)
+    model = Argus(shape).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.4)
     return model, spec
@@ -117,42 +121,46 @@ def test_a_state_depends_on_nothing_later() -> None:
 # -- Training -------------------------------------------------------------------------------------------------
 
 
+def all_groups(inputs: TowerData) -> TargetMask:
+    return TargetMask(np.zeros_like(inputs.pretrain.events), np.ones_like(inputs.finetune.groups))
+
+
 @pytest.mark.parametrize(("lag", "history"), [(0, 200), (0, 8), (6 * HOUR, 200), (DAILY, 200)])
 def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int | str, history: int) -> None:
     """With a history longer than a window, a state has seen at least half a window, and is that of these events."""
     data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
     settings = TowerSettings.model_construct(**{**TowerSettings(**SMALL).model_dump(), "lag": lag, "history": history})
-    inputs = prepare(data, settings)
+    inputs = TowerData.build(data, settings)
     torch.manual_seed(0)
     trainer = Trainer(inputs, settings, 0)
     trainer.model.eval()
-    everything = np.ones(len(data.groups.requests), bool)
-    r, lookout, checked, cut = data.groups.requests, inputs.lookout, 0, 0
+    everything, batches, r = all_groups(inputs), inputs.batches, data.groups.requests
+    checked, cut = 0, 0
     with torch.no_grad():
-        for chosen in lookout.plan(trainer.no_events, everything, 600, None):
-            batch = lookout.make(chosen, trainer.no_events, everything)
-            found = trainer.scores(batch, trainer.look(batch, np.empty(0, np.int64)))
-            start, stop = visible(inputs.histories, r.user, r.as_of, Lag(lag), 10_000)
-            owner = r.row_request()[batch.row]
+        for chosen in batches.plan(everything, 600):
+            batch = batches.make(chosen, everything)
+            found = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES))
+            start, stop = visible(batches.histories, r.user, r.as_of, Lag(lag), 10_000)
+            owner = r.row_request()[batch.groups.row]
             for g in np.unique(owner)[::5]:
-                state = batch.group_state[batch.group[owner == g][0]]
+                state = batch.groups.state[batch.groups.group[owner == g][0]]
                 one = np.array([stop[g]])
-                tokens = make_tokens(inputs.histories, r.user[g : g + 1], one - state, one, inputs.spec)
+                tokens = make_tokens(batches.histories, r.user[g : g + 1], one - state, one, inputs.spec)
                 assert min(stop[g] - start[g], history - history // 2 + 1) <= state <= min(stop[g] - start[g], history)
                 items = trainer.item_vectors(np.arange(inputs.spec.n_items + 1))
                 vector = trainer.model.user(
                     items[torch.from_numpy(tokens.item)],
                     torch.from_numpy(tokens.codes),
                     torch.from_numpy(tokens.signals),
-                    torch.from_numpy(tokens.surprise(inputs.expected.before(tokens.item, tokens.ts))),
+                    torch.from_numpy(inputs.expected.surprise(tokens)),
                     trainer.model.user_token(*(torch.from_numpy(x[r.user[g : g + 1]]) for x in (
                         inputs.users.slots, inputs.users.weight, inputs.users.numbers))),
                     torch.from_numpy(tokens.length),
-                    torch.from_numpy(lookout.surface[g : g + 1]),
+                    torch.from_numpy(batches.surface[g : g + 1]),
                 )  # fmt: skip
                 rows = np.arange(r.offsets[g], r.offsets[g + 1])
-                dot = items[torch.from_numpy(lookout.item[rows])] @ vector[0]
-                expected = trainer.model.residual(dot, torch.from_numpy(inputs.candidate_offset[rows]))
+                dot = items[torch.from_numpy(batches.item[rows])] @ vector[0]
+                expected = trainer.model.residual(dot, torch.from_numpy(batches.impression_offset[rows]))
                 torch.testing.assert_close(found[owner == g], expected, rtol=1e-3, atol=1e-4)
                 checked, cut = checked + 1, cut + int(state < stop[g] - start[g])
     assert checked > 20
@@ -161,12 +169,11 @@ def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int 
 
 def test_pairs_of_a_batch_are_the_pairs_of_the_log(world: World) -> None:
     data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
-    inputs = prepare(data, TowerSettings(**SMALL))
-    everything = np.ones(len(data.groups.requests), bool)
-    none = np.zeros(len(inputs.events), bool)
+    inputs = TowerData.build(data, TowerSettings(**SMALL))
+    everything = all_groups(inputs)
     found = []
-    for chosen in inputs.lookout.plan(none, everything, 300, np.random.default_rng(0)):
-        batch = inputs.lookout.make(chosen, none, everything)
+    for chosen in inputs.batches.plan(everything, 300, np.random.default_rng(0)):
+        batch = inputs.batches.make(chosen, everything).groups
         found += list(zip(batch.row[batch.winner], batch.row[batch.loser], batch.weight, strict=True))
         assert (batch.group[batch.winner] == batch.group[batch.loser]).all()
     assert sorted(found) == sorted(zip(data.pairs.winner, data.pairs.loser, data.pairs.weight, strict=True))
@@ -174,11 +181,12 @@ def test_pairs_of_a_batch_are_the_pairs_of_the_log(world: World) -> None:
 
 def test_nothing_of_the_validation_slice_is_a_target(world: World) -> None:
     data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
-    inputs = prepare(data, TowerSettings(**SMALL))
+    inputs = TowerData.build(data, TowerSettings(**SMALL))
     first = data.groups.requests.as_of[data.groups.validation].min()
-    assert (inputs.events == (inputs.histories.ts < first)).all()
-    assert not (inputs.tuned & data.groups.validation).any()
-    assert inputs.held.sum() > 0
+    assert (inputs.pretrain.events == (inputs.batches.histories.ts < first)).all()
+    assert not (inputs.finetune.groups & data.groups.validation).any()
+    assert not (inputs.held.groups & ~data.groups.validation).any()
+    assert inputs.held.groups.sum() > 0
 
 
 def permuted(log: EventLog, rows: I64) -> EventLog:
@@ -194,11 +202,11 @@ def first_held(data: FitData) -> int:
     return int(data.groups.requests.as_of[data.groups.validation].min())
 
 
-def fed(inputs: Prepared, user: int, ts: int, offset: Any) -> list[Any]:
+def fed(inputs: TowerData, user: int, ts: int, offset: Any) -> list[Any]:
     """Return what the model reads for a target at a time: the tokens before it, their surprise, and the offset."""
-    one, at = np.array([user], np.int32), np.array([ts])
-    tokens = make_tokens(inputs.histories, one, *visible(inputs.histories, one, at, Lag(0), 99), inputs.spec)
-    surprise = tokens.surprise(inputs.expected.before(tokens.item, tokens.ts))
+    one, at, histories = np.array([user], np.int32), np.array([ts]), inputs.batches.histories
+    tokens = make_tokens(histories, one, *visible(histories, one, at, Lag(0), 99), inputs.spec)
+    surprise = inputs.expected.surprise(tokens)
     entities = (inputs.items.weight, inputs.items.numbers, inputs.users.weight, inputs.popularity)
     return [tokens.item, tokens.codes, tokens.signals, surprise, offset, *entities]
 
@@ -207,18 +215,20 @@ def test_a_target_is_fed_no_label_of_its_own_or_a_later_event(world: World) -> N
     """An item is met again by many: what is expected of it must not tell how that ends, at the same instant either."""
     data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
     data = replace(data, log=replace(data.log, ts=data.log.ts // DAY * DAY))  # days of equal times, each a tie
-    before, r, boundary = prepare(data, TowerSettings(**SMALL)), data.groups.requests, first_held(data)
-    h = before.histories
+    before, r, boundary = TowerData.build(data, TowerSettings(**SMALL)), data.groups.requests, first_held(data)
+    h = before.batches.histories
     user = np.repeat(np.arange(len(h.sizes)), h.sizes)
     for ts in np.unique(data.log.ts)[1:-3:4].tolist():
         later = np.flatnonzero((data.log.ts >= ts) & (data.log.ts < boundary))
-        after = prepare(replace(data, log=permuted(data.log, later)), TowerSettings(**SMALL))
+        after = TowerData.build(replace(data, log=permuted(data.log, later)), TowerSettings(**SMALL))
         for row in np.flatnonzero(h.ts == ts)[::7].tolist():
-            pair = [fed(inputs, user[row], ts, inputs.event_offset[row]) for inputs in (before, after)]
+            pair = [fed(inputs, user[row], ts, inputs.batches.event_offset[row]) for inputs in (before, after)]
             for a, b in zip(*pair, strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-5)  # the scale is of the same labels, summed in another order
         rows = np.flatnonzero(r.as_of[r.row_request()] <= ts)
-        np.testing.assert_allclose(before.candidate_offset[rows], after.candidate_offset[rows], atol=1e-5)
+        np.testing.assert_allclose(
+            before.batches.impression_offset[rows], after.batches.impression_offset[rows], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("phase", ["pretrain_epochs", "finetune_epochs"])
@@ -242,9 +252,9 @@ def test_labels_of_the_validation_slice_train_nothing(world: World, phase: str) 
 def test_items_of_the_validation_slice_alone_are_as_cold_ones(world: World) -> None:
     """Their ids were never trained, and an item is as often there as training saw it."""
     data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
-    inputs, first = prepare(data, TowerSettings(**SMALL)), first_held(data)
+    inputs, first = TowerData.build(data, TowerSettings(**SMALL)), first_held(data)
     log = replace(data.log, item=np.where(data.log.ts >= first, 7, np.where(data.log.item == 7, 8, data.log.item)))
-    moved = prepare(replace(data, log=log), TowerSettings(**SMALL))
+    moved = TowerData.build(replace(data, log=log), TowerSettings(**SMALL))
     assert (inputs.popularity == np.bincount(data.log.item[data.log.ts < first], minlength=80)).all()
     assert inputs.items.weight[7, 0] > 0 == moved.items.weight[7, 0] == moved.popularity[7]
 
@@ -361,12 +371,12 @@ def test_what_is_served_is_what_was_trained(world: World) -> None:
     served = plugin.values(r, Histories.build(world.log, world.catalog.n_users))[:, 0]
     checked = 0
     with torch.no_grad():
-        for chosen in inputs.lookout.plan(trainer.no_events, inputs.held, 600, None):
-            batch = inputs.lookout.make(chosen, trainer.no_events, inputs.held)
-            score = trainer.scores(batch, trainer.look(batch, np.empty(0, np.int64))).numpy()
-            known = float(trained.model.known) * inputs.candidate_offset[batch.row]
-            np.testing.assert_allclose(served[batch.row], score - known, rtol=1e-3, atol=1e-4)
-            checked += len(batch.row)
+        for chosen in inputs.batches.plan(inputs.held, 600):
+            batch = inputs.batches.make(chosen, inputs.held)
+            score = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES)).numpy()
+            known = float(trained.model.known) * batch.groups.offset
+            np.testing.assert_allclose(served[batch.groups.row], score - known, rtol=1e-3, atol=1e-4)
+            checked += len(batch.groups.row)
     assert checked > 100
 
 
@@ -469,8 +479,9 @@ def test_an_unseen_item_has_the_vector_of_its_attributes(world: World) -> None:
     items = encode(count, attributes, table_rows(200), 20.0, salt=1)
     assert (items.weight[[4, 9, n], 0] == 0).all()
     torch.manual_seed(0)
-    spec = TokenSpec(n, 3, 2, (1.0, 0.5), (1.0, 1.0), 9)
-    model = Argus(Shape(16, 2, 2, 0.0, table_rows(200), spec, items.layout, Layout((), 2))).eval()
+    spec = TokenSpec(n_items=n, n_grades=3, n_surfaces=2, signal_mean=(1.0, 0.5), signal_scale=(1.0, 1.0), length=9)
+    sizes = {"width": 16, "layers": 2, "heads": 2, "rows": table_rows(200)}
+    model = Argus(Shape(**sizes, dropout=0.0, tokens=spec, item=items.layout, user=Layout((), 2))).eval()
 
     def vectors() -> np.ndarray[Any, Any]:
         with torch.no_grad():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import oracles
@@ -29,12 +30,12 @@ class TestPopular(SourceContract):
 
 class TestTakenTogether(SourceContract):
     def make(self, bundle):
-        return TakenTogether(bundle.cooccurrence, bundle.state.histories, 1)
+        return TakenTogether(bundle.cooccurrence, 1)
 
 
 class TestNearest(SourceContract):
     def make(self, bundle):
-        return Nearest(bundle.plugins["als"], bundle.state.histories)
+        return Nearest(bundle.plugins["als"])
 
 
 def test_best_sorts_by_score_then_place_and_leaves_out_what_is_no_number():
@@ -66,21 +67,23 @@ def test_popular_is_the_decayed_count_as_of_the_request(world, bundle, days):
     as_of = int(world.log.ts[0]) + days * DAY
     counts = decayed(world.log, as_of, 7 * DAY)
     expected = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
-    assert Popular(bundle.state).propose(Request(-1, as_of), 10).tolist() == expected[:10]
+    assert Popular(bundle.state).propose(Request(-1, as_of, state=bundle.state), 10).tolist() == expected[:10]
 
 
 def test_popular_long_after_the_snapshot_keeps_the_last_order(bundle):
     popular = Popular(bundle.state)
-    now = popular.propose(Request(-1, bundle.state.end), 80)
+    now = popular.propose(Request(-1, bundle.state.end, state=bundle.state), 80)
     assert len(now) > 70
     # 30 years are 1,500 half-lives: each count is 0 as a float by then.
-    assert popular.propose(Request(-1, bundle.state.end + 30 * 365 * DAY), 80).tolist() == now.tolist()
+    assert (
+        popular.propose(Request(-1, bundle.state.end + 30 * 365 * DAY, state=bundle.state), 80).tolist() == now.tolist()
+    )
 
 
 def test_popular_without_a_declared_counter_makes_its_own(world, bundle):
     bare = State.build(world.log, world.catalog, (), world.grades)
     for as_of in (int(world.log.ts[0]) + 10 * DAY, bundle.state.end):
-        request = Request(-1, as_of)
+        request = Request(-1, as_of, state=bundle.state)
         assert Popular(bare).propose(request, 20).tolist() == Popular(bundle.state).propose(request, 20).tolist()
 
 
@@ -98,16 +101,16 @@ def test_popular_takes_the_counter_nearest_to_a_week_of_impressions(world):
     state = State.build(world.log, world.catalog, counters, world.grades)
     as_of = int(world.log.ts[0]) + 12 * DAY
     expected = np.argsort(-decayed(world.log, as_of, 9 * DAY), kind="stable")
-    assert Popular(state).propose(Request(-1, as_of), 10).tolist() == expected[:10].tolist()
+    assert Popular(state).propose(Request(-1, as_of, state=state), 10).tolist() == expected[:10].tolist()
 
 
 def test_nearest_is_the_exact_top_of_the_dot_products(bundle):
     plugin, state = bundle.plugins["als"], bundle.state
     for user in (0, 5, 20):
-        request = Request(user, state.end)
+        request = Request(user, state.end, state=bundle.state)
         items = np.arange(80, dtype=np.int32)
         dots = plugin.values(request.requests(items), state.histories)[:, 0]
-        found = Nearest(plugin, state.histories).propose(request, 8)
+        found = Nearest(plugin).propose(request, 8)
         assert np.allclose(dots[found], np.sort(dots[~np.isnan(dots)])[::-1][:8], rtol=1e-5)
 
 
@@ -118,13 +121,16 @@ def test_nearest_never_proposes_an_item_without_a_vector(bundle):
         def user_vectors(self, requests, histories):
             return np.array([[1, 1]], np.float32)
 
-    assert Nearest(Holes(), None).propose(Request(0, 0), 9).tolist() == [2, 0]
+    assert Nearest(Holes()).propose(Request(0, 0, state=bundle.state), 9).tolist() == [2, 0]
 
 
 def test_nearest_finds_the_users_taste(world, bundle):
-    source = Nearest(bundle.plugins["als"], bundle.state.histories)
+    source = Nearest(bundle.plugins["als"])
     shares = [
-        np.mean(world.item_taste[source.propose(Request(user, bundle.state.end), 5)] == world.user_taste[user])
+        np.mean(
+            world.item_taste[source.propose(Request(user, bundle.state.end, state=bundle.state), 5)]
+            == world.user_taste[user]
+        )
         for user in range(40)
     ]
     assert np.mean(shares) > 0.6  # by chance: 0.25
@@ -137,10 +143,17 @@ def logs(draw):
     users, best_grade = draw(st.sampled_from([0, 3])), draw(st.sampled_from([-1, 0, 2]))
     ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)), np.int64)  # noqa: E731
     return EventLog(
-        ints(0, users).astype(np.int32), ints(0, 12).astype(np.int32), np.arange(n),
-        ints(-1, best_grade).astype(np.int8), np.full(n, -1, np.int16), np.full(n, -1, np.int8), np.full(n, -1),
-        np.ones(n, bool), np.empty((n, 0), np.float32), (),
-    )  # fmt: skip
+        user=ints(0, users).astype(np.int32),
+        item=ints(0, 12).astype(np.int32),
+        ts=np.arange(n),
+        grade=ints(-1, best_grade).astype(np.int8),
+        surface=np.full(n, -1, np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1),
+        pairable=np.ones(n, bool),
+        feedback=np.empty((n, 0), np.float32),
+        feedback_names=(),
+    )
 
 
 @given(logs(), st.integers(1, 15), st.sampled_from([1, 900, 2**30]))
@@ -165,8 +178,9 @@ from ranker.candidates.cooccurrence import Cooccurrence
 n, rng = 1_000_000, np.random.default_rng(0)
 user, item = rng.integers(0, n // 20, n), (10_000 * rng.random(n) ** 3).astype(np.int32)
 grade, none = np.zeros(n, np.int8), np.full(n, -1)
-log = EventLog(user.astype(np.int32), item, np.arange(n), grade, none.astype(np.int16), grade, none, grade == 0,
-               np.empty((n, 0), np.float32), ())
+log = EventLog(
+    user=user.astype(np.int32), item=item, ts=np.arange(n), grade=grade, surface=none.astype(np.int16), organic=grade,
+    request=none, pairable=grade == 0, feedback=np.empty((n, 0), np.float32), feedback_names=())
 Cooccurrence.build(log.until(1000), 10_000)  # compiled
 told = dict(line.split(":") for line in open("/proc/self/status"))
 limit = int(told["VmData"].split()[0]) * 1024 + (8 + 8 + 2 * 8 + 16) * 2**20
@@ -195,32 +209,37 @@ class Past:
         return np.array([0]), np.array([len(self.item)])
 
 
+def after(items, grades, **more):
+    """A request of the user with this past."""
+    return Request(0, 1, state=SimpleNamespace(histories=Past(items, grades)), **more)
+
+
 def test_taken_together_adds_up_over_what_was_taken_last():
     together = table({0: [(2, 0.9), (3, 0.8)], 1: [(3, 0.5), (4, 0.4)]})
     # 1 was taken last and 5 was skipped: 3 gets .5 + .8 / 2, 2 gets .9 / 2, 4 gets .4
-    source = TakenTogether(together, Past([0, 1, 5], [2, 1, 0]), floor=1)
-    assert source.propose(Request(0, 1), 9).tolist() == [3, 2, 4]
+    source = TakenTogether(together, floor=1)
+    assert source.propose(after([0, 1, 5], [2, 1, 0]), 9).tolist() == [3, 2, 4]
 
 
 def test_taken_together_starts_with_the_source_item():
     together = table({0: [(2, 0.9)], 1: [(3, 0.8)]})
-    source = TakenTogether(together, Past([0], [2]), floor=1)
-    assert source.propose(Request(0, 1, source_item=1), 9).tolist() == [3, 2]
-    assert TakenTogether(together, Past([], []), 1).propose(Request(-1, 1, source_item=1), 9).tolist() == [3]
+    source = TakenTogether(together, floor=1)
+    assert source.propose(after([0], [2], source_item=1), 9).tolist() == [3, 2]
+    assert source.propose(after([], [], source_item=1), 9).tolist() == [3]
 
 
 def test_taken_together_hears_an_item_once_and_no_more_than_the_last_seeds():
     together = table({0: [(2, 0.5)], 1: [(3, 0.4)]})
-    source = TakenTogether(together, Past([0] * 50 + [1, 0, 1], [1] * 53), floor=1)
-    assert source._seeds(Request(0, 1)).tolist() == [1, 0]
-    many = TakenTogether(together, Past(list(range(6)) * 20, [1] * 120), floor=1)
-    assert many._seeds(Request(0, 1)).tolist() == [5, 4, 3, 2, 1, 0]
-    assert len(many._seeds(Request(0, 1))) <= SEEDS
+    source = TakenTogether(together, floor=1)
+    assert source._seeds(after([0] * 50 + [1, 0, 1], [1] * 53)).tolist() == [1, 0]
+    many = after(list(range(6)) * 20, [1] * 120)
+    assert source._seeds(many).tolist() == [5, 4, 3, 2, 1, 0]
+    assert len(source._seeds(many)) <= SEEDS
 
 
 def test_an_empty_log_proposes_nothing(world):
     state = State.build(world.log.until(0), world.catalog, (), world.grades)
-    assert len(Popular(replace(state)).propose(Request(0, 10), 5)) == 0
+    assert len(Popular(replace(state)).propose(Request(0, 10, state=state), 5)) == 0
 
 
 def test_popular_items_hold_no_histories_and_one_timeline(bundle):
@@ -241,8 +260,8 @@ FILTERS = [filters.unknown, filters.excluded, filters.seen]
 @pytest.mark.parametrize("keep", FILTERS)
 def test_kept_and_removed_are_a_partition_in_order(bundle, keep):
     given = candidates([3, -1, 79, 80, 0, 17])
-    request = Request(user=1, as_of=bundle.state.end, exclude=np.array([17], np.int32))
-    kept, removed = keep(given, request, bundle.state)
+    request = Request(user=1, as_of=bundle.state.end, exclude=np.array([17], np.int32), state=bundle.state)
+    kept, removed = keep(given, request)
     assert sorted([*kept.item, *removed.item]) == sorted(given.item)
     assert list(kept.item) == [i for i in given.item if i in kept.item]
     assert len(kept.place) == len(kept)
@@ -251,19 +270,19 @@ def test_kept_and_removed_are_a_partition_in_order(bundle, keep):
 
 @pytest.mark.parametrize("keep", FILTERS)
 def test_nothing_in_gives_nothing_out(bundle, keep):
-    kept, removed = keep(candidates([]), Request(-1, bundle.state.end), bundle.state)
+    kept, removed = keep(candidates([]), Request(-1, bundle.state.end, state=bundle.state))
     assert len(kept) == len(removed) == 0
 
 
 def test_unknown_is_what_the_catalogue_lacks(bundle):
-    kept, removed = filters.unknown(candidates([-1, 0, 79, 80]), Request(0, 0), bundle.state)
+    kept, removed = filters.unknown(candidates([-1, 0, 79, 80]), Request(0, 0, state=bundle.state))
     assert list(kept.item) == [0, 79]
     assert list(removed.item) == [-1, 80]
 
 
 def test_excluded_are_the_callers_items_and_the_source_item(bundle):
-    request = Request(0, bundle.state.end, source_item=5, exclude=np.array([2, -1, 2], np.int32))
-    kept, removed = filters.excluded(candidates([1, 2, 5, 7]), request, bundle.state)
+    request = Request(0, bundle.state.end, source_item=5, exclude=np.array([2, -1, 2], np.int32), state=bundle.state)
+    kept, removed = filters.excluded(candidates([1, 2, 5, 7]), request)
     assert list(kept.item) == [1, 7]
     assert list(removed.item) == [2, 5]
 
@@ -276,7 +295,7 @@ def test_seen_is_strictly_before_as_of(bundle):
     item, ts = int(histories.item[k]), int(histories.ts[k])
     first = int(histories.ts[start:stop][histories.item[start:stop] == item][0])
     for as_of, removed_count in ((first, 0), (first + 1, 1), (ts + 1, 1)):
-        _, removed = filters.seen(candidates([item]), Request(user, as_of), bundle.state)
+        _, removed = filters.seen(candidates([item]), Request(user, as_of, state=bundle.state))
         assert len(removed) == removed_count
 
 
@@ -286,12 +305,12 @@ def test_seen_equals_the_plain_definition(bundle, world):
     for user in range(0, 40, 7):
         for as_of in (log.ts[0], log.ts[len(log) // 3], log.ts[-1], log.ts[-1] + 1):
             expected = {int(i) for u, i, t in zip(log.user, log.item, log.ts, strict=True) if u == user and t < as_of}
-            _, removed = filters.seen(everything, Request(user, int(as_of)), bundle.state)
+            _, removed = filters.seen(everything, Request(user, int(as_of), state=bundle.state))
             assert set(removed.item.tolist()) == expected
 
 
 def test_a_cold_user_has_seen_nothing(bundle):
-    kept, removed = filters.seen(candidates(range(80)), Request(-1, bundle.state.end), bundle.state)
+    kept, removed = filters.seen(candidates(range(80)), Request(-1, bundle.state.end, state=bundle.state))
     assert len(kept) == 80
     assert len(removed) == 0
 

@@ -35,7 +35,9 @@ def make_groups(sizes: list[int], grade: list[int], user: list[int] | None = Non
     )
     grades = np.array(grade, np.int8)
     event = np.where(grades < 0, -1, np.arange(n)).astype(np.int64)
-    return Groups(requests, np.zeros(g, np.int8), np.zeros(g, bool), grades, event)
+    return Groups(
+        requests=requests, period=np.zeros(g, np.int8), validation=np.zeros(g, bool), grade=grades, event=event
+    )
 
 
 @st.composite

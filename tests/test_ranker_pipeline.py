@@ -79,7 +79,7 @@ def test_rank_equals_the_offline_matrix_exactly(pipeline, bundle, parts):
     offline = bundle.score(full_matrix(bundle.state, bundle.spec, bundle.plugins, groups))
     for r in range(0, len(groups), 5):
         one = groups.slice(r, r + 1)
-        request = Request(int(one.user[0]), int(one.as_of[0]), int(one.surface[0]))
+        request = Request(int(one.user[0]), int(one.as_of[0]), surface=int(one.surface[0]), state=bundle.state)
         answer = pipeline.rank(request, one.item)
         expected = offline[groups.offsets[r] : groups.offsets[r + 1]]
         assert answer.degraded == ()
@@ -87,7 +87,7 @@ def test_rank_equals_the_offline_matrix_exactly(pipeline, bundle, parts):
 
 
 def test_a_score_does_not_depend_on_the_other_candidates(pipeline, now):
-    request = Request(3, now)
+    request = Request(3, now, state=pipeline.state)
     together = pipeline.rank(request, ITEMS)
     score = dict(zip(together.item.tolist(), together.score.tolist(), strict=True))
     rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_a_score_does_not_depend_on_the_other_candidates(pipeline, now):
 
 
 def test_recommend_and_rank_give_one_score(pipeline, now):
-    request = Request(8, now, surface=1)
+    request = Request(8, now, surface=1, state=pipeline.state)
     listed = pipeline.recommend(request, 10)
     ranked = pipeline.rank(request, listed.item)
     assert ranked.item.tolist() == listed.item.tolist()
@@ -112,7 +112,7 @@ def test_recommend_and_rank_give_one_score(pipeline, now):
 def test_the_ranking_follows_the_users_taste(pipeline, world, now):
     right, pairs = 0.0, 0
     for user in range(40):
-        answer = pipeline.rank(Request(user, now), ITEMS)
+        answer = pipeline.rank(Request(user, now, state=pipeline.state), ITEMS)
         affinity = world.affinity[user, answer.item]
         better = affinity[:, None] > affinity[None, :]
         right += np.triu(better).sum()  # the better one stands first
@@ -121,7 +121,7 @@ def test_the_ranking_follows_the_users_taste(pipeline, world, now):
 
 
 def test_the_answer_is_sorted_and_its_masks_name_the_sources(pipeline, now):
-    answer = pipeline.recommend(Request(2, now, explain=True), 10)
+    answer = pipeline.recommend(Request(2, now, explain=True, state=pipeline.state), 10)
     assert (np.diff(answer.score) <= 0).all()
     assert answer.source_names == ("popular", "cooccurrence", "nearest")
     assert ((answer.sources >= 1) & (answer.sources < 8)).all()
@@ -139,7 +139,7 @@ def test_the_answer_is_sorted_and_its_masks_name_the_sources(pipeline, now):
 
 
 def test_contributions_sum_to_the_score(pipeline, bundle, now):
-    answer = pipeline.rank(Request(2, now, explain=True), ITEMS)
+    answer = pipeline.rank(Request(2, now, explain=True, state=bundle.state), ITEMS)
     detail = answer.detail
     assert detail.columns == bundle.columns
     assert detail.values.shape == detail.contributions.shape == (80, len(bundle.columns))
@@ -150,10 +150,10 @@ def test_contributions_sum_to_the_score(pipeline, bundle, now):
 def test_seen_and_excluded_items_are_not_in_the_list(pipeline, world, now):
     for user in range(0, 40, 9):
         seen = set(world.log.item[world.log.user == user].tolist())
-        all_of_them = pipeline.recommend(Request(user, now), 80).item.tolist()
+        all_of_them = pipeline.recommend(Request(user, now, state=pipeline.state), 80).item.tolist()
         assert not seen & set(all_of_them)
         exclude = np.array(all_of_them[:2], np.int32)
-        rest = pipeline.recommend(Request(user, now, exclude=exclude), 80).item.tolist()
+        rest = pipeline.recommend(Request(user, now, exclude=exclude, state=pipeline.state), 80).item.tolist()
         assert rest == all_of_them[2:]
 
 
@@ -161,49 +161,49 @@ def test_what_was_seen_later_than_as_of_may_be_proposed(pipeline, world):
     as_of = int(world.log.ts[len(world.log) // 2])
     user = 5
     before = set(world.log.item[(world.log.user == user) & (world.log.ts < as_of)].tolist())
-    listed = set(pipeline.recommend(Request(user, as_of), 80).item.tolist())
+    listed = set(pipeline.recommend(Request(user, as_of, state=pipeline.state), 80).item.tolist())
     assert not before & listed
     assert listed & set(world.log.item[(world.log.user == user) & (world.log.ts >= as_of)].tolist())
 
 
 def test_seen_items_come_back_where_the_configuration_says_so(bundle, now):
     pipeline = Pipeline(with_config(bundle, sources=SourcesSettings(exclude_seen=False)))
-    assert len(pipeline.recommend(Request(0, now), 80).item) > 55
+    assert len(pipeline.recommend(Request(0, now, state=bundle.state), 80).item) > 55
 
 
 def test_a_cold_user_gets_what_is_popular(pipeline, now):
-    answer = pipeline.recommend(Request(-1, now), 10)
+    answer = pipeline.recommend(Request(-1, now, state=pipeline.state), 10)
     assert len(answer.item) == 10
     assert set(answer.sources.tolist()) == {1}
 
 
 def test_fewer_candidates_than_k_is_no_error(bundle, now):
     pipeline = with_sources(bundle, Fixed("few", [1, 2, 3]))
-    assert sorted(pipeline.recommend(Request(-1, now), 10).item.tolist()) == [1, 2, 3]
-    assert len(with_sources(bundle, Fixed("none", [])).recommend(Request(-1, now), 10).item) == 0
-    assert len(with_sources(bundle).recommend(Request(-1, now), 10).item) == 0
+    assert sorted(pipeline.recommend(Request(-1, now, state=bundle.state), 10).item.tolist()) == [1, 2, 3]
+    assert len(with_sources(bundle, Fixed("none", [])).recommend(Request(-1, now, state=bundle.state), 10).item) == 0
+    assert len(with_sources(bundle).recommend(Request(-1, now, state=bundle.state), 10).item) == 0
 
 
 def test_an_empty_list_is_ranked(pipeline, now):
-    answer = pipeline.rank(Request(0, now, explain=True), np.empty(0, np.int32))
+    answer = pipeline.rank(Request(0, now, explain=True, state=pipeline.state), np.empty(0, np.int32))
     assert len(answer.item) == len(answer.score) == 0
 
 
 def test_cold_users_and_items_are_ranked(pipeline, now):
-    answer = pipeline.rank(Request(-1, now, surface=-1), np.array([-1, 5, -1], np.int32))
+    answer = pipeline.rank(Request(-1, now, surface=-1, state=pipeline.state), np.array([-1, 5, -1], np.int32))
     assert np.isfinite(answer.score).all()
     assert sorted(answer.item.tolist()) == [-1, -1, 5]
     assert [k for k in answer.index.tolist() if k != 1] == [0, 2]  # the tie keeps the caller's order
 
 
 def test_a_late_as_of_is_fine(pipeline, now):
-    assert len(pipeline.recommend(Request(0, now + 10**15), 5).item) == 5
+    assert len(pipeline.recommend(Request(0, now + 10**15, state=pipeline.state), 5).item) == 5
 
 
 def test_a_failing_source_is_named_and_the_answer_comes(bundle, now):
     pipeline = with_sources(bundle, Fixed("good", [1, 2]), Fixed("bad", ValueError("no luck")), Fixed("more", [2, 3]))
     for turn in (1, 2):
-        answer = pipeline.recommend(Request(-1, now, explain=True), 10)
+        answer = pipeline.recommend(Request(-1, now, explain=True, state=bundle.state), 10)
         assert answer.degraded == ("sources.bad",)
         assert pipeline.failures.counts() == {"sources.bad": turn}
     assert dict(zip(answer.item.tolist(), answer.sources.tolist(), strict=True)) == {
@@ -220,13 +220,17 @@ def test_a_source_that_gives_no_items_is_a_failing_one(bundle, now, items):
         def propose(self, request, limit):
             return np.array(self.items)
 
-    answer = with_sources(bundle, Odd("odd", items), Fixed("good", [1])).recommend(Request(-1, now), 10)
+    answer = with_sources(bundle, Odd("odd", items), Fixed("good", [1])).recommend(
+        Request(-1, now, state=bundle.state), 10
+    )
     assert answer.degraded == ("sources.odd",)
     assert answer.item.tolist() == [1]
 
 
 def test_items_that_do_not_exist_are_filtered_and_counted(bundle, now):
-    answer = with_sources(bundle, Fixed("wild", [1, -5, 4000, 1])).recommend(Request(-1, now, explain=True), 10)
+    answer = with_sources(bundle, Fixed("wild", [1, -5, 4000, 1])).recommend(
+        Request(-1, now, explain=True, state=bundle.state), 10
+    )
     assert answer.item.tolist() == [1]
     assert answer.detail.removed[0] == ("unknown", 2)
 
@@ -246,7 +250,7 @@ class Hung(Fixed):
 def test_a_late_source_is_left_behind(bundle, now):
     slow = Hung("slow", [9])
     pipeline = with_sources(bundle, slow, Fixed("good", [1, 2]), deadlines=[50_000])
-    answer = pipeline.recommend(Request(-1, now, explain=True), 10)
+    answer = pipeline.recommend(Request(-1, now, explain=True, state=bundle.state), 10)
     assert answer.degraded == ("sources.slow",)
     assert answer.detail.sources[0].problem == "it was late"
     assert sorted(answer.item.tolist()) == [1, 2]
@@ -258,14 +262,14 @@ def test_late_calls_do_not_pile_up_threads(bundle, now):
     pipeline = with_sources(bundle, hung, Fixed("good", [2]), deadlines=[5_000])
     threads = threading.active_count()
     for _ in range(20):
-        answer = pipeline.recommend(Request(-1, now), 5)
+        answer = pipeline.recommend(Request(-1, now, state=bundle.state), 5)
         assert answer.degraded == ("sources.hung",)
         assert answer.item.tolist() == [2]
     assert threading.active_count() - threads <= 2 * bundle.config.serve.workers + 3
     assert pipeline.failures.counts()["sources.hung"] == 20
     hung.held.set()
     for _ in range(1000):  # the lane is free again once its late calls have ended
-        if not pipeline.recommend(Request(-1, now), 5).degraded:
+        if not pipeline.recommend(Request(-1, now, state=bundle.state), 5).degraded:
             break
         time.sleep(0.01)
     else:
@@ -300,7 +304,7 @@ def fail(requests):
 def test_a_failing_plugin_is_named_and_its_columns_are_missing(bundle, now, act):
     serve = ServeSettings.model_construct(**{**bundle.config.serve.model_dump(), "plugin_deadline": 150_000})
     pipeline = Pipeline(with_config(replace(bundle, plugins={"als": Broken(act)}), serve=serve))
-    answer = pipeline.rank(Request(0, now, explain=True), ITEMS)
+    answer = pipeline.rank(Request(0, now, explain=True, state=bundle.state), ITEMS)
     assert answer.degraded == ("plugins.als",)
     assert np.isnan(answer.detail.values[:, bundle.columns.index("als__dot")]).all()
     assert np.isfinite(answer.detail.values[:, 0]).any()
@@ -324,7 +328,7 @@ def test_each_source_may_be_left_out(bundle, now):
     only = SourcesSettings(popular=False, cooccurrence=False)
     pipeline = Pipeline(with_config(bundle, sources=only))
     assert pipeline.source_names == ("nearest",)
-    assert len(pipeline.recommend(Request(-1, now), 5).item) == 0
+    assert len(pipeline.recommend(Request(-1, now, state=bundle.state), 5).item) == 0
 
 
 def test_more_sources_than_bits_is_refused(bundle):
@@ -335,9 +339,9 @@ def test_more_sources_than_bits_is_refused(bundle):
 def test_a_source_is_asked_for_what_the_filters_will_remove(bundle, world, now):
     source = Fixed("asked", [])
     pipeline = with_sources(bundle, source, quota=20)
-    pipeline.recommend(Request(-1, now), 5)
+    pipeline.recommend(Request(-1, now, state=bundle.state), 5)
     assert source.limit == 21
-    pipeline.recommend(Request(0, now), 5)
+    pipeline.recommend(Request(0, now, state=bundle.state), 5)
     assert source.limit == 100  # and no more than five times its quota
 
 
@@ -347,9 +351,9 @@ def test_the_quota_counts_what_the_filters_left(bundle, world, now):
     fresh = [item for item in range(80) if item not in seen]
     pipeline = with_sources(bundle, Fixed("first", [*seen, *fresh]), Fixed("second", fresh[::-1]), quota=3)
     assert len(seen) > 12  # more than what is asked for: the first source comes to nothing
-    assert set(pipeline.recommend(Request(user, now), 80).item.tolist()) == set(fresh[-3:])
+    assert set(pipeline.recommend(Request(user, now, state=bundle.state), 80).item.tolist()) == set(fresh[-3:])
     pipeline = with_sources(bundle, Fixed("first", [*seen, *fresh]), Fixed("second", fresh[::-1]), quota=20)
-    answer = pipeline.recommend(Request(user, now), 80)
+    answer = pipeline.recommend(Request(user, now, state=bundle.state), 80)
     assert {i for i, m in zip(answer.item, answer.sources, strict=True) if m & 1} == set(fresh[:20])
 
 
@@ -377,9 +381,9 @@ def test_select_puts_what_is_no_number_last_and_breaks_ties_by_item():
 def test_concurrent_requests_get_the_answers_they_get_alone(bundle, now):
     pipeline = Pipeline(bundle)
     users = [k % 40 for k in range(80)]
-    alone = [pipeline.recommend(Request(user, now), 10) for user in users]
+    alone = [pipeline.recommend(Request(user, now, state=bundle.state), 10) for user in users]
     with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda user: pipeline.recommend(Request(user, now), 10), users))
+        together = list(pool.map(lambda user: pipeline.recommend(Request(user, now, state=bundle.state), 10), users))
     for one, other in zip(alone, together, strict=True):
         assert one.item.tolist() == other.item.tolist()
         assert one.score.tolist() == other.score.tolist()

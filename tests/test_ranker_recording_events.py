@@ -24,8 +24,8 @@ from ranker.client import ServerError
 from ranker.config import Config, RecordSettings
 from ranker.recording.batch import Batch
 from ranker.recording.events import EventReader
+from ranker.recording.wire import batch_message, batch_of
 from ranker.server import now_wall
-from ranker.wire import batch_message, batch_of
 
 
 def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundle, tmp_path):

@@ -5,7 +5,6 @@ import threading
 import time
 import uuid
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from ranker.config import Config, load_config
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog, Logged, drift, read_features, write_part
 from ranker.request import Answer, Request
-from ranker.server import Server
+from ranker.server import FeaturesTo, Server
 from ranker.train import drift_report, train
 from ranker.training.arms import Arms
 from ranker.training.prepare import prepare
@@ -54,17 +53,23 @@ def serve_groups(config: Config, bundle: Bundle, folder: Path, shift: float = 0.
     prepared = prepare(config)
     groups, pipeline = prepared.groups.of("booster"), Pipeline(bundle)
     names = {code: name for name, code in load_request_codes(config.work / "import" / "log.duckdb").items()}
-    log = FeatureLog(folder, bundle.columns, bundle.state.catalog, bundle.version, 1.0)
+    log = FeatureLog(folder, bundle.columns, bundle.version, 1.0)
     r = groups.requests
     for g in range(len(r)):
         rows = slice(int(r.offsets[g]), int(r.offsets[g + 1]))
         said = r.context[g : g + 1]
-        request = Request(int(r.user[g]), int(r.as_of[g]), int(r.surface[g]), context=said, keep_values=True)
+        request = Request(
+            int(r.user[g]),
+            int(r.as_of[g]),
+            state=bundle.state,
+            surface=int(r.surface[g]),
+            context=said,
+            keep_values=True,
+            request_id=names[int(prepared.log.request[groups.event[rows][0]])],
+        )
         found = pipeline.rank(request, r.item[rows])
         assert found.values is not None
-        log.offer(
-            names[int(prepared.log.request[groups.event[rows][0]])], request, found, found.values + np.float32(shift)
-        )
+        log.offer(request, found, found.values + np.float32(shift))
     log.close()
     pipeline.close()
     assert log.dropped == 0
@@ -118,7 +123,7 @@ def test_what_a_request_says_of_itself_is_a_feature_as_in_the_log(trained: tuple
 
 def test_a_request_on_the_wire_says_it_too(trained: tuple[Config, Bundle]) -> None:
     _, bundle = trained
-    server = Server(bundle, "snapshot")
+    server = Server(bundle, clock="snapshot")
     server.start()
     try:
         with Client(server.address) as client:
@@ -168,7 +173,7 @@ def test_a_booster_learns_from_what_was_served(trained: tuple[Config, Bundle], t
 
 def test_a_server_logs_the_requests_of_the_share(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     _, bundle = trained
-    server = Server(bundle, "snapshot", features_to=(tmp_path / "log", 0.5))
+    server = Server(bundle, clock="snapshot", features_to=FeaturesTo(tmp_path / "log", 0.5))
     server.start()
     try:
         with Client(server.address) as client:
@@ -213,13 +218,13 @@ def test_a_part_never_takes_the_place_of_another(
             thread.join()
 
     monkeypatch.setattr(pq, "write_table", together)
-    asked(*(Server(bundle, features_to=(tmp_path, 1.0)) for _ in range(2)))
+    asked(*(Server(bundle, features_to=FeaturesTo(tmp_path, 1.0)) for _ in range(2)))
     monkeypatch.setattr(pq, "write_table", write)
     assert rows_in(tmp_path) == 3
     first = min(tmp_path.glob("part-*.parquet"))
     left = rows_in(tmp_path) - pq.read_metadata(first).num_rows
     first.unlink()
-    asked(Server(bundle, features_to=(tmp_path, 1.0)))
+    asked(Server(bundle, features_to=FeaturesTo(tmp_path, 1.0)))
     assert rows_in(tmp_path) == left + 1
     assert all(bundle.version in path.name for path in tmp_path.iterdir())
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}
@@ -256,17 +261,27 @@ def test_a_partial_file_of_another_server_is_left_alone(tmp_path: Path, monkeypa
     assert rows_in(tmp_path) == 1
 
 
+def answer_of(n: int) -> Answer:
+    return Answer(
+        index=np.zeros(n, np.int64),
+        item=np.zeros(n, np.int32),
+        score=np.zeros(n),
+        sources=np.ones(n, np.uint32),
+        source_names=("caller",),
+        degraded=(),
+        bundle_version="v",
+    )
+
+
 def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     config, bundle = trained
     with pytest.raises(PairliftError, match="--feature-log"):
         read_features(tmp_path, bundle.state.catalog)
     with pytest.raises(PairliftError, match="a share above 0"):
-        FeatureLog(tmp_path, bundle.columns, bundle.state.catalog, "v", 0.0)
-    log = FeatureLog(tmp_path / "other", ("strange",), bundle.state.catalog, "v", 1.0)
-    found = Answer(
-        np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1), np.ones(1, np.uint32), ("caller",), (), None
-    )
-    log.offer("r", Request(0, 5), found, np.ones((1, 1), np.float32))
+        FeatureLog(tmp_path, bundle.columns, "v", 0.0)
+    log = FeatureLog(tmp_path / "other", ("strange",), "v", 1.0)
+    request = Request(0, 5, state=bundle.state, request_id="r")
+    log.offer(request, answer_of(1), np.ones((1, 1), np.float32))
     log.close()
     with pytest.raises(PairliftError, match="disagree about the columns"):
         drift_report(config, tmp_path / "other")
@@ -280,10 +295,9 @@ def test_a_slow_disk_drops_and_counts(
     _, bundle = trained
     monkeypatch.setattr("ranker.recording.featurelog.WAITING", 1)
     monkeypatch.setattr("ranker.recording.featurelog.FeatureLog._run", lambda self: None)
-    log = FeatureLog(tmp_path, bundle.columns, bundle.state.catalog, "v", 1.0)
-    found = Answer(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.uint32), (), (), None)
+    log = FeatureLog(tmp_path, bundle.columns, "v", 1.0)
     for _ in range(3):
-        log.offer("r", Request(0, 5), replace(found), np.zeros((0, 1), np.float32))
+        log.offer(Request(0, 5, state=bundle.state, request_id="r"), answer_of(0), np.zeros((0, 1), np.float32))
     assert log.dropped == 2
     assert "feature log: 1 answers lost so far: they come faster than the disk takes them" in caplog.text
 
@@ -308,7 +322,7 @@ def test_answers_that_a_failing_disk_loses_are_counted_as_answers(
         write(*args, **options)
 
     monkeypatch.setattr(pq, "write_table", written)
-    server = Server(bundle, features_to=(tmp_path, 1.0))
+    server = Server(bundle, features_to=FeaturesTo(tmp_path, 1.0))
     server.start()
     with Client(server.address, timeout=20) as client:
         for k in range(3):

@@ -23,7 +23,7 @@ from features.state.store import State
 from ranker.config import RecordSettings
 from ranker.recording.memory import GIB, plan_memory
 from ranker.recording.numbering import with_room
-from ranker.server import Server
+from ranker.server import RecordTo, Server
 
 #: commits of a log that was trained on, and events of each
 COMMITS, EACH = 5, 60_000
@@ -64,7 +64,7 @@ def test_ids_of_trained_events_are_in_the_budget(trained, caplog):
     with pytest.raises(
         PairliftError, match=r" and the 300,000 event ids that the log has beside them may take .* the "
     ):
-        Server(poor, record_to=folder, clock="snapshot")
+        Server(poor, record_to=RecordTo(folder), clock="snapshot")
     rich = with_config(bundle, record=SMALL.model_copy(update={"memory": with_ids / GIB}))
     with caplog.at_level("INFO"), recording(rich, folder) as (server, _):
         assert server.recorder.count == 0

@@ -18,7 +18,7 @@ from ranker.config import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.recording.numbering import Numbering
 from ranker.recording.snapshots import origin_of, with_snapshot
-from ranker.server import Server
+from ranker.server import FeaturesTo, Server
 
 
 def alike(found, want):
@@ -136,7 +136,7 @@ def test_ids_of_another_kind_than_the_bundles_get_no_numbers(bundle):
 
 
 def test_what_was_served_of_new_ids_is_logged_by_their_ids(bundle, tmp_path):
-    with recording(bundle, tmp_path / "log", features_to=(tmp_path / "features", 1.0)) as (server, client):
+    with recording(bundle, tmp_path / "log", features_to=FeaturesTo(tmp_path / "features", 1.0)) as (server, client):
         list(client.record([of_newcomers(bundle)]))
         server.recorder.live.drain(5)
         client.rank(1, [2, int(bundle.state.catalog.item_ids[5]), -7], request_id="r")

@@ -23,7 +23,7 @@ from features.schema import DAY
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
 from ranker.config import RecordSettings
-from ranker.server import RECORDING, SERVICE, Server
+from ranker.server import RECORDING, SERVICE, RecordTo, Server
 
 
 def test_recorded_events_are_in_the_features_histories_and_filters(bundle, world, tmp_path):
@@ -222,10 +222,10 @@ def test_a_server_that_records_nothing_has_no_health_of_recording(bundle):
 
 def test_a_locked_log_and_too_little_memory_are_refused_at_the_start(bundle, tmp_path):
     with recording(bundle, tmp_path / "log"), pytest.raises(PairliftError, match="is locked: process"):
-        Server(bundle, record_to=tmp_path / "log")
+        Server(bundle, record_to=RecordTo(tmp_path / "log"))
     poor = with_config(bundle, record=RecordSettings(memory=0.1))
     with pytest.raises(PairliftError, match=r"10,000,000 recorded events may take .* the limit is 0.10 GiB: lower"):
-        Server(poor, record_to=tmp_path / "log")
+        Server(poor, record_to=RecordTo(tmp_path / "log"))
 
 
 def test_kill_9_of_a_server_that_records(world, parts, tmp_path):

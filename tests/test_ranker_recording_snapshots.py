@@ -23,7 +23,7 @@ from ranker.pipeline import Pipeline
 from ranker.recording.numbering import with_room
 from ranker.recording.snapshots import origin_of, with_snapshot, write_snapshot
 from ranker.request import Request
-from ranker.server import Server
+from ranker.server import RecordTo, Server
 
 
 def test_a_snapshot_is_the_state_and_a_server_goes_on_from_it(bundle, world, tmp_path):
@@ -44,7 +44,7 @@ def test_a_snapshot_is_the_state_and_a_server_goes_on_from_it(bundle, world, tmp
         again = client.snapshot()
     same(with_snapshot(bundle, Path(again.folder)).state, expected_state(bundle, world, batches))
     with pytest.raises(PairliftError, match="another log"):
-        Server(later, record_to=tmp_path / "other", origin=origin)
+        Server(later, record_to=RecordTo(tmp_path / "other", origin))
 
 
 def test_a_snapshot_is_the_served_bundles_own_and_replaces_no_other(bundle, world, tmp_path):
@@ -93,7 +93,7 @@ def test_a_snapshot_of_another_copy_of_the_log_is_refused(bundle, world, tmp_pat
         list(client.record(batches[1:2]))
         later = Path(client.snapshot().folder)
     with pytest.raises(PairliftError, match=r"the snapshot is of another log than .*two: serve it with its own"):
-        Server(with_snapshot(bundle, later), record_to=tmp_path / "two", origin=origin_of(later), clock="snapshot")
+        Server(with_snapshot(bundle, later), record_to=RecordTo(tmp_path / "two", origin_of(later)), clock="snapshot")
     for taken, name, want in ((before, "two", [0, 2]), (before, "one", [0, 1]), (later, "one", [0, 1])):
         with recording(with_snapshot(bundle, taken), tmp_path / name, origin=origin_of(taken)) as (server, _):
             same(server.pipeline.state, expected_state(bundle, world, [batches[k] for k in want]))
@@ -156,10 +156,10 @@ def test_another_snapshot_is_served(bundle, parts, world, tmp_path):
     save_state(tmp_path / "snap", State.build(earlier, world.catalog, parts.state.counters, world.grades))
     other = with_snapshot(bundle, tmp_path / "snap")
     assert other.state.end == int(earlier.ts[-1]) + 1
-    request = Request(4, other.state.end)
     one, both = Pipeline(other), Pipeline(bundle)
     items = np.arange(30, dtype=np.int32)
-    assert one.rank(request, items).score.tolist() == both.rank(request, items).score.tolist()
+    answers = [p.rank(Request(4, other.state.end, state=p.state), items) for p in (one, both)]
+    assert answers[0].score.tolist() == answers[1].score.tolist()
     one.close()
     both.close()
 

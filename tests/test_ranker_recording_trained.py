@@ -46,7 +46,7 @@ from ranker.client import Client
 from ranker.config import RecordSettings, load_config
 from ranker.recording.batch import Batch
 from ranker.recording.snapshots import origin_of, with_snapshot
-from ranker.server import Server
+from ranker.server import RecordTo, Server
 
 
 def test_closed_segments_can_be_trained_on(bundle, tmp_path):
@@ -375,7 +375,7 @@ def test_a_log_whose_segments_were_all_deleted_goes_on_behind_them(
         same(server.pipeline.state, expected_state(bundle, world, batches))
     segment_files(tmp_path / "log")[0].unlink()
     with pytest.raises(PairliftError, match=r"begins with frame 3, but the snapshot is of frame 1: what lies between"):
-        Server(with_snapshot(bundle, taken), record_to=tmp_path / "log", origin=origin_of(taken), clock="snapshot")
+        Server(with_snapshot(bundle, taken), record_to=RecordTo(tmp_path / "log", origin_of(taken)), clock="snapshot")
 
 
 def test_a_file_of_another_segment_is_a_problem_and_not_an_export(

@@ -20,10 +20,13 @@ from pairlift.v1 import ranking_pb2_grpc
 from served import ROOT, serving, user_id
 
 from features.errors import PairliftError
+from features.log.writer import LogError
 from ranker.client import Client, ServerError
 from ranker.pipeline import Pipeline
-from ranker.request import Request
+from ranker.recording.recorder import LimitError
+from ranker.request import Request, RequestError
 from ranker.server import SERVICE, Server, now_wall, warn_if_old
+from ranker.status import INTERNAL, status_of
 from ranker.wire import ids_message
 
 
@@ -36,7 +39,7 @@ def stub(server):
 def test_recommend_over_the_wire_is_the_pipelines_answer(client, bundle, world):
     pipeline = Pipeline(bundle)
     for k in (0, 7, 21):
-        expected = pipeline.recommend(Request(k, bundle.state.end, surface=1), 8)
+        expected = pipeline.recommend(Request(k, bundle.state.end, surface=1, state=bundle.state), 8)
         reply = client.recommend(user_id(world, k), 8, surface="search", request_id=f"r{k}")
         assert [item.item for item in reply.items] == world.catalog.item_ids[expected.item].tolist()
         assert [item.score for item in reply.items] == expected.score.tolist()
@@ -80,7 +83,7 @@ def test_own_as_of_wins_over_the_clock(client, bundle, world):
     reply = client.rank(user_id(world, 2), [10, 13], as_of=as_of)
     assert reply.as_of == as_of
     pipeline = Pipeline(bundle)
-    expected = pipeline.rank(Request(2, as_of), np.array([0, 1], np.int32))
+    expected = pipeline.rank(Request(2, as_of, state=bundle.state), np.array([0, 1], np.int32))
     assert [item.score for item in reply.items] == expected.score.tolist()
     pipeline.close()
 
@@ -334,3 +337,18 @@ def test_the_contract_is_what_feed_services_compile(stub):
     response = stub.Rank(pb.RankRequest(items=ids_message([10, 13]), request_id="x"), timeout=20)
     assert response.request_id == "x"
     assert list(response.indexes) in ([0, 1], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (RequestError("k: 1 was expected"), grpc.StatusCode.INVALID_ARGUMENT, "k: 1 was expected"),
+        (LimitError("10 events are recorded"), grpc.StatusCode.RESOURCE_EXHAUSTED, "10 events are recorded"),
+        (LogError("no space", full=True), grpc.StatusCode.RESOURCE_EXHAUSTED, "no space"),
+        (LogError("a lost disk"), grpc.StatusCode.UNAVAILABLE, "a lost disk"),
+        (OSError("a lost disk"), grpc.StatusCode.UNAVAILABLE, "the disk refused: a lost disk"),
+        (ValueError("secret"), grpc.StatusCode.INTERNAL, INTERNAL),
+    ],
+)
+def test_each_error_has_one_status(error, code, sentence):
+    assert status_of(error) == (code, sentence)

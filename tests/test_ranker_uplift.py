@@ -95,7 +95,10 @@ def test_columns_that_are_equal_within_a_group_are_shuffled_between_groups() -> 
     requests = Requests(
         np.zeros(3, np.int32), np.zeros(3, np.int64), np.zeros(3, np.int16), offsets, np.zeros(6, np.int32)
     )
-    groups = Groups(requests, np.zeros(3, np.int8), np.zeros(3, bool), np.zeros(6, np.int8), np.zeros(6, np.int64))
+    grade, event = np.zeros(6, np.int8), np.zeros(6, np.int64)
+    groups = Groups(
+        requests=requests, period=np.zeros(3, np.int8), validation=np.zeros(3, bool), grade=grade, event=event
+    )
     values = np.stack([np.repeat([1.0, np.nan, 3.0], 2), np.arange(6.0)], axis=1).astype(np.float32)
     seen = set()
     for seed in range(20):

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,26 @@ from pairlift.v1 import ranking_pb2 as pb
 from features.newcomers import Newcomers
 from features.schema import Catalog
 from ranker.config import ServeSettings
-from ranker.request import Answer, Detail, RequestError, SourceReport
-from ranker.wire import EARLIEST, LATEST, IdTable, Wire, id_list, id_message, ids_message
+from ranker.ids import IdTable
+from ranker.request import Answer, Detail, Request, RequestError, SourceReport
+from ranker.wire import EARLIEST, LATEST, Wire, id_list, id_message, ids_message
 
 ROOT = Path(__file__).parent.parent
 LIMITS = ServeSettings(max_items=5, max_k=7)
-INTEGERS = Catalog(np.array([-3, 4, 2**62]), np.array([-(2**63), -1, 0, 7, 2**63 - 1]), ("feed", "search"), (), ())
-TEXTS = Catalog(np.array(["ann", "bob"], dtype=object), np.array(["", "a", "é", "日本"], dtype=object), (), (), ())
+INTEGERS = Catalog(
+    user_ids=np.array([-3, 4, 2**62]), item_ids=np.array([-(2**63), -1, 0, 7, 2**63 - 1]), surfaces=("feed", "search")
+)
+TEXTS = Catalog(
+    user_ids=np.array(["ann", "bob"], dtype=object), item_ids=np.array(["", "a", "é", "日本"], dtype=object)
+)
+
+
+INTEGER_STATE, TEXT_STATE = (SimpleNamespace(catalog=catalog, end=99) for catalog in (INTEGERS, TEXTS))
+
+
+def wire_of(catalog, limits=LIMITS):
+    users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
+    return Wire(catalog, users, items, limits=limits, max_id_bytes=256)
 
 
 def recommend(**fields):
@@ -27,12 +41,12 @@ def recommend(**fields):
 
 @pytest.fixture
 def integers():
-    return Wire(INTEGERS, LIMITS)
+    return wire_of(INTEGERS)
 
 
 @pytest.fixture
 def texts():
-    return Wire(TEXTS, LIMITS)
+    return wire_of(TEXTS)
 
 
 def test_integer_ids_become_indexes(integers):
@@ -83,33 +97,35 @@ def test_a_request_is_read(integers):
         exclude=ids_message([0, 99]),
         explain=True,
     )
-    request = integers.request(message, now=5)
+    request = integers.request(message, now=5, state=INTEGER_STATE)
     assert (request.user, request.as_of, request.surface, request.source_item) == (1, 123, 1, 3)
     assert (request.query, request.explain) == ("shoes", True)
     assert request.exclude.tolist() == [2, -1]
 
 
 def test_what_is_left_out_is_missing(integers):
-    request = integers.request(pb.RankRequest(), now=5)
+    request = integers.request(pb.RankRequest(), now=5, state=INTEGER_STATE)
     assert (request.user, request.as_of, request.surface, request.source_item) == (-1, 5, -1, -1)
     assert len(request.exclude) == 0
     assert not request.explain
 
 
 def test_an_as_of_of_zero_is_a_time_and_not_nothing(integers):
-    assert integers.request(recommend(as_of=0), now=5).as_of == 0
+    assert integers.request(recommend(as_of=0), now=5, state=INTEGER_STATE).as_of == 0
 
 
 def test_unknown_ids_and_surfaces_are_cold_and_no_error(integers, texts):
-    request = integers.request(recommend(user=pb.Id(integer=5), context=pb.Context(surface="attic")), now=5)
+    request = integers.request(
+        recommend(user=pb.Id(integer=5), context=pb.Context(surface="attic")), now=5, state=INTEGER_STATE
+    )
     assert (request.user, request.surface) == (-1, -1)
-    assert texts.request(recommend(user=pb.Id(text="eve")), now=5).user == -1
+    assert texts.request(recommend(user=pb.Id(text="eve")), now=5, state=TEXT_STATE).user == -1
 
 
 @pytest.mark.parametrize("as_of", [EARLIEST - 1, LATEST + 1, 2**63 - 1, -(2**63)])
 def test_a_time_outside_the_calendar_is_refused(integers, as_of):
     with pytest.raises(RequestError, match=f"1900 to 9998, were expected, found {as_of}"):
-        integers.request(recommend(as_of=as_of), now=5)
+        integers.request(recommend(as_of=as_of), now=5, state=INTEGER_STATE)
 
 
 WRONG_KIND = [
@@ -126,9 +142,9 @@ WRONG_KIND = [
 @pytest.mark.parametrize(("place", "text", "integer"), WRONG_KIND)
 def test_ids_of_the_other_kind_are_refused(integers, texts, place, text, integer):
     with pytest.raises(RequestError, match=f"^{place}: integer ids were expected.*found text"):
-        integers.request(recommend(**text), now=5)
+        integers.request(recommend(**text), now=5, state=INTEGER_STATE)
     with pytest.raises(RequestError, match=f"^{place}: text ids were expected.*found an integer"):
-        texts.request(recommend(**integer), now=5)
+        texts.request(recommend(**integer), now=5, state=TEXT_STATE)
 
 
 def test_an_empty_list_has_no_kind(integers):
@@ -145,7 +161,7 @@ def test_too_many_items_are_refused(integers, place):
 
 def test_k(integers):
     assert integers.k(recommend()) == integers.default_k == 7
-    assert Wire(INTEGERS, ServeSettings()).k(recommend()) == 10
+    assert wire_of(INTEGERS, ServeSettings()).k(recommend()) == 10
     assert integers.k(recommend(k=3)) == 3
     assert integers.k(recommend(k=7)) == 7
     for k in (-1, 8):
@@ -155,20 +171,27 @@ def test_k(integers):
 
 def answer(detail=None):
     return Answer(
-        np.array([2, 0, 1]),
-        np.array([3, 0, -1], np.int32),
-        np.array([0.1 + 0.2, 0.0, np.nan]),
-        np.array([1, 5, 2], np.uint32),
-        ("x", "y", "z"),
-        ("plugins.p",),
-        detail,
+        index=np.array([2, 0, 1]),
+        item=np.array([3, 0, -1], np.int32),
+        score=np.array([0.1 + 0.2, 0.0, np.nan]),
+        sources=np.array([1, 5, 2], np.uint32),
+        source_names=("x", "y", "z"),
+        degraded=("plugins.p",),
+        bundle_version="v",
+        detail=detail,
     )
+
+
+def asked(state):
+    return Request(-1, 7, state=state, request_id="r")
 
 
 @pytest.mark.parametrize("kind", ["integer", "text"])
 def test_a_ranked_answer_is_written(kind):
-    wire, ids = (Wire(INTEGERS, LIMITS), [50, 60, 70]) if kind == "integer" else (Wire(TEXTS, LIMITS), ["p", "q", "r"])
-    r = pb.RankResponse.FromString(wire.ranked(answer(), ids).SerializeToString())
+    catalog, ids = (INTEGERS, [50, 60, 70]) if kind == "integer" else (TEXTS, ["p", "q", "r"])
+    r = wire_of(catalog).ranked(answer(), asked(INTEGER_STATE), ids)
+    r = pb.RankResponse.FromString(r.SerializeToString())
+    assert (r.request_id, r.bundle_version, r.snapshot_time, r.as_of) == ("r", "v", 99, 7)
     assert list(r.indexes) == [2, 0, 1]
     assert id_list(r.items) == [ids[2], ids[0], ids[1]]  # as the caller wrote them, unknown ones too
     assert r.scores[0] == 0.1 + 0.2
@@ -180,23 +203,22 @@ def test_a_ranked_answer_is_written(kind):
 
 
 def test_a_list_is_written_with_the_catalogues_ids():
-    given = answer()
-    known = Answer(given.index, np.array([3, 0, 1], np.int32), given.score, given.sources, given.source_names, (), None)
-    assert id_list(Wire(INTEGERS, LIMITS).recommended(known).items) == [7, -(2**63), -1]
-    assert id_list(Wire(TEXTS, LIMITS).recommended(known).items) == ["日本", "", "a"]
+    known = replace(answer(), item=np.array([3, 0, 1], np.int32))
+    assert id_list(wire_of(INTEGERS).recommended(known, asked(INTEGER_STATE)).items) == [7, -(2**63), -1]
+    assert id_list(wire_of(TEXTS).recommended(known, asked(TEXT_STATE)).items) == ["日本", "", "a"]
 
 
 def test_an_explanation_is_written():
     detail = Detail(
-        ("f", "g"),
-        np.array([[1, np.nan], [3, 4]], np.float32),
-        np.array([[0.5, 0], [0, -0.5]], np.float32),
-        0.25,
-        (SourceReport("x", 4, 2, "it was late"),),
-        (("seen", 2),),
-        (("sources", 120),),
+        columns=("f", "g"),
+        values=np.array([[1, np.nan], [3, 4]], np.float32),
+        contributions=np.array([[0.5, 0], [0, -0.5]], np.float32),
+        base=0.25,
+        sources=(SourceReport("x", 4, 2, "it was late"),),
+        removed=(("seen", 2),),
+        stages=(("sources", 120),),
     )
-    e = Wire(INTEGERS, LIMITS).ranked(answer(detail), [1, 2, 3]).explanation
+    e = wire_of(INTEGERS).ranked(answer(detail), asked(INTEGER_STATE), [1, 2, 3]).explanation
     assert list(e.feature_names) == ["f", "g"]
     assert e.rows == 2
     assert e.base == 0.25

@@ -122,23 +122,22 @@ def make_world(
     play[rng.random(len(play)) < 0.05] = np.nan
     order = np.argsort(ts, kind="stable")
     log = EventLog(
-        user[order].astype(np.int32),
-        item[order].astype(np.int32),
-        ts[order],
-        grade[order].astype(np.int8),
-        np.repeat(surface, PER_REQUEST)[order].astype(np.int16),
-        np.zeros(len(order), np.int8),
-        np.repeat(request, PER_REQUEST)[order].astype(np.int64),
-        np.ones(len(order), bool),
-        play[order, None].astype(np.float32),
-        ("play",),
+        user=user[order].astype(np.int32),
+        item=item[order].astype(np.int32),
+        ts=ts[order],
+        grade=grade[order].astype(np.int8),
+        surface=np.repeat(surface, PER_REQUEST)[order].astype(np.int16),
+        organic=np.zeros(len(order), np.int8),
+        request=np.repeat(request, PER_REQUEST)[order].astype(np.int64),
+        pairable=np.ones(len(order), bool),
+        feedback=play[order, None].astype(np.float32),
+        feedback_names=("play",),
     )
     catalog = Catalog(
-        _ids("user", n_users, 1000, 7, text_ids),
-        _ids("item", n_items, 10, 3, text_ids),
-        tuple(sorted(surfaces)),
-        _item_attributes(rng, item_taste),
-        (),
+        user_ids=_ids("user", n_users, 1000, 7, text_ids),
+        item_ids=_ids("item", n_items, 10, 3, text_ids),
+        surfaces=tuple(sorted(surfaces)),
+        item_attributes=_item_attributes(rng, item_taste),
     )
     return World(log, catalog, GRADES, chances @ np.arange(3.0), user_taste, item_taste)
 
@@ -163,7 +162,6 @@ def _ids(side: str, n: int, start: int, step: int, text: bool) -> Ids:
 
 
 def _item_attributes(rng: np.random.Generator, taste: Any) -> tuple[Attribute, ...]:
-    none_i, none_o, none_f = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
     n = len(taste)
     genre = np.where(rng.random(n) < 0.5, taste, rng.integers(0, TASTES, n)).astype(np.int32)
     genre[rng.random(n) < 0.1] = -1
@@ -173,9 +171,9 @@ def _item_attributes(rng: np.random.Generator, taste: Any) -> tuple[Attribute, .
     offsets = np.cumsum([0, *map(len, tags)]).astype(np.int64)
     codes = np.array([tag for row in tags for tag in row], np.int32)
     return (
-        Attribute("genre", "categorical", genre, none_o, none_f, tuple("abcd")),
-        Attribute("length", "numeric", none_i, none_o, length, ()),
-        Attribute("tags", "multi", codes, offsets, none_f, tuple("vwxyz")),
+        Attribute("genre", "categorical", codes=genre, values=tuple("abcd")),
+        Attribute("length", "numeric", numbers=length),
+        Attribute("tags", "multi", codes=codes, offsets=offsets, values=tuple("vwxyz")),
     )
 
 
@@ -206,7 +204,9 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     plugins: dict[str, FeaturePlugin] = {}
     for name in config.ranker.plugins:
         plugins[name] = ALS(**config.plugins[name].params)
-        plugins[name].fit(FitData(log.until(split.t1), catalog, towers, pairs, world.grades, seed=0))
+        plugins[name].fit(
+            FitData(log=log.until(split.t1), catalog=catalog, groups=towers, pairs=pairs, grades=world.grades, seed=0)
+        )
     booster_groups = groups.of("booster")
     matrix = full_matrix(state, spec, plugins, booster_groups.requests)
     data = lgb.Dataset(matrix, booster_groups.grade, feature_name=columns_of(spec, plugins))
@@ -327,4 +327,4 @@ def groups_of(*grades: list[int]) -> Groups:
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), np.arange(len(grade), dtype=np.int32),
     )  # fmt: skip
     event = np.where(grade >= 0, np.arange(len(grade)), -1).astype(np.int64)
-    return Groups(requests, np.ones(n, np.int8), np.zeros(n, bool), grade, event)
+    return Groups(requests=requests, period=np.ones(n, np.int8), validation=np.zeros(n, bool), grade=grade, event=event)

@@ -28,7 +28,14 @@ def load_log(database: Path) -> tuple[EventLog, Catalog]:
         user_ids, user_attributes = _load_side(con, "users")
         item_ids, item_attributes = _load_side(con, "items")
         contexts = tuple(_load_vocabulary(con, name, kind) for name, kind in _context_columns(con))
-    return log, Catalog(user_ids, item_ids, surfaces, item_attributes, user_attributes, contexts)
+    return log, Catalog(
+        user_ids=user_ids,
+        item_ids=item_ids,
+        surfaces=surfaces,
+        item_attributes=item_attributes,
+        user_attributes=user_attributes,
+        contexts=contexts,
+    )
 
 
 def _context_columns(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
@@ -44,7 +51,7 @@ def _load_vocabulary(con: duckdb.DuckDBPyConnection, name: str, kind: str) -> At
         asked = f"SELECT DISTINCT {column} FROM events WHERE {column} IS NOT NULL ORDER BY 1"
         values = tuple(row[0] for row in con.execute(asked).fetchall())
     form = "categorical" if kind == "VARCHAR" else "numeric"
-    return Attribute(name, form, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32), values)
+    return Attribute(name, form, values=values)
 
 
 def load_context(database: Path, catalog: Catalog) -> F32:
@@ -90,17 +97,16 @@ def _load_side(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Ids, tuple[A
 def _load_attribute(con: duckdb.DuckDBPyConnection, table: str, name: str, kind: str) -> Attribute:
     expression = f'"{name}".text' if kind.startswith("STRUCT") else f'"{name}"'
     raw = [row[0] for row in con.execute(f"SELECT {expression} FROM {table} ORDER BY idx").fetchall()]
-    no_codes, no_offsets, no_numbers = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
     if kind.startswith("STRUCT"):
-        return Attribute(name, "text", no_codes, no_offsets, no_numbers, tuple("" if v is None else v for v in raw))
+        return Attribute(name, "text", values=tuple("" if v is None else v for v in raw))
     if kind == "FLOAT":
         numbers = np.array([np.nan if v is None else v for v in raw], np.float32)
-        return Attribute(name, "numeric", no_codes, no_offsets, numbers, ())
+        return Attribute(name, "numeric", numbers=numbers)
     if kind == "VARCHAR":
         values = sorted({v for v in raw if v is not None})
         code = {v: k for k, v in enumerate(values)}
         codes = np.array([-1 if v is None else code[v] for v in raw], np.int32)
-        return Attribute(name, "categorical", codes, no_offsets, no_numbers, tuple(values))
+        return Attribute(name, "categorical", codes=codes, values=tuple(values))
     return _multi(name, raw)
 
 
@@ -111,4 +117,4 @@ def _multi(name: str, raw: list[Any]) -> Attribute:
     code = {v: k for k, v in enumerate(values)}
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int64)
     codes = np.array([code[v] for row in lists for v in row], np.int32)
-    return Attribute(name, "multi", codes, offsets, np.empty(0, np.float32), tuple(values))
+    return Attribute(name, "multi", codes=codes, offsets=offsets, values=tuple(values))

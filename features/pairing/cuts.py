@@ -15,15 +15,24 @@ OUTSIDE = len(PERIODS) + 1
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """By boundary, t0 to t3: int64[4] requests and sittings (groups made in time order) that it cuts in two.
+    """What each boundary, t0 to t3, cuts in two, and what lies outside, before t0 and from t3 on.
 
-    Before t0 and from t3 on, int64[2] each: the groups that the impressions outside would be, and those impressions.
+    A sitting is a group made in time order, in a log without request ids.
     """
 
-    requests: I64
-    sittings: I64
-    groups_outside: I64
-    impressions_outside: I64
+    requests: I64  # [4], cut by each boundary
+    sittings: I64  # [4], cut by each boundary
+    groups_outside: I64  # [2], that the impressions outside would be
+    impressions_outside: I64  # [2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Requests, or sittings, in the parts that the boundaries leave of them. Rows are those of the log."""
+
+    first: I64  # [k], first row of each part
+    before: I64  # [m], a row, and
+    after: I64  # [m], the next one that would be of its group were there no boundary between them
 
 
 def count_cuts(log: EventLog, settings: PairingSettings, split: Split) -> Cuts:
@@ -35,25 +44,28 @@ def count_cuts(log: EventLog, settings: PairingSettings, split: Split) -> Cuts:
     rows = np.flatnonzero(may_pair(log))
     bounds = np.array([split.t0, split.t1, split.t2, split.t3])
     part = np.searchsorted(bounds, log.ts, side="right").astype(np.int8)  # 0 before t0, …, 4 from t3 on
-    firsts, *requests = _requests(log, rows[log.request[rows] >= 0], part)
-    begun, *sittings = _sittings(log, rows[log.request[rows] < 0], part, settings)
-    ends, begins = np.array([[0], [OUTSIDE]]), part[np.concatenate([firsts, begun])]
+    requests = _requests(log, rows[log.request[rows] >= 0], part)
+    sittings = _sittings(log, rows[log.request[rows] < 0], part, settings)
+    outside, begins = np.array([[0], [OUTSIDE]]), part[np.concatenate([requests.first, sittings.first])]
     return Cuts(
-        _crossed(part, *requests), _crossed(part, *sittings), _count(begins == ends), _count(part[rows] == ends)
+        requests=_crossed(part, requests),
+        sittings=_crossed(part, sittings),
+        groups_outside=_count(begins == outside),
+        impressions_outside=_count(part[rows] == outside),
     )
 
 
-def _requests(log: EventLog, rows: I64, part: I8) -> tuple[I64, I64, I64]:
-    """Return the first row of each part of a request, and rows (before, after) that follow each other in one."""
+def _requests(log: EventLog, rows: I64, part: I8) -> _Parts:
+    """Return the parts of the requests: rows (before, after) follow each other in one."""
     rows = rows[np.lexsort((rows, log.request[rows]))]
     before, after = rows[:-1], rows[1:]
     same = log.request[before] == log.request[after]
     begins = np.append(True, ~same | (part[before] != part[after]))[: len(rows)]
-    return rows[begins], before[same], after[same]
+    return _Parts(rows[begins], before[same], after[same])
 
 
-def _sittings(log: EventLog, rows: I64, part: I8, settings: PairingSettings) -> tuple[I64, I64, I64]:
-    """Return the first row of each sitting, and rows (before, after) that only a boundary keeps in two of them."""
+def _sittings(log: EventLog, rows: I64, part: I8, settings: PairingSettings) -> _Parts:
+    """Return the parts of the sittings: rows (before, after) are in two of them for the boundary alone."""
     rows = rows[np.lexsort((rows, log.user[rows]))]
     window, max_size = (np.pad(limit, 1, mode="edge") for limit in group_limits(settings))
     start = np.flatnonzero(np.diff(time_groups(log.user[rows], log.ts[rows], part[rows], window, max_size), prepend=-1))
@@ -61,13 +73,13 @@ def _sittings(log: EventLog, rows: I64, part: I8, settings: PairingSettings) -> 
     before, after, p = rows[start[1:] - 1], rows[start[1:]], part[begun]
     room = (log.ts[after] < log.ts[begun] + window[p]) & (size < max_size[p])
     joined = room & (log.user[before] == log.user[after])
-    return rows[start], before[joined], after[joined]
+    return _Parts(rows[start], before[joined], after[joined])
 
 
-def _crossed(part: I8, before: I64, after: I64) -> I64:
-    """Return int64[4]: by boundary, how many steps from one row to another go over it."""
+def _crossed(part: I8, parts: _Parts) -> I64:
+    """Return int64[4]: by boundary, how many steps from a row to the next one go over it."""
     number = np.arange(OUTSIDE)[:, None]
-    return _count((part[before] <= number) & (number < part[after]))
+    return _count((part[parts.before] <= number) & (number < part[parts.after]))
 
 
 def _count(marks: Bool) -> I64:

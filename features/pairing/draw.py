@@ -12,10 +12,15 @@ _DRAWS_BEFORE_GIVING_UP = 20
 
 
 @njit(cache=True, nogil=True)
-def draw_items(
-    item: I32, offsets: I64, known: I64, log_item: I32, per_positive: int, out: I32, out_offsets: I64, seed: int
-) -> None:
-    """Fill int32[out_offsets[g] ..] with items of the first known[g] events, -1 where only the group's own came up."""
+def draw_items(item: I32, offsets: I64, known: I64, log_item: I32, out: I32, out_offsets: I64, seed: int) -> None:
+    """Fill `out` with items that group g was not shown, drawn from the first known[g] events of the log.
+
+        for each group g, for each place k of out[out_offsets[g] : out_offsets[g + 1]]
+            up to 20 times: draw an event that g's as_of may see; take its item unless the group itself has it
+            else out[k] = -1
+
+    item: int32[n], offsets: int64[g + 1], the groups' own items. known: int64[g]. log_item: int32[events].
+    """
     np.random.seed(seed)
     for g in range(len(known)):
         for k in range(out_offsets[g], out_offsets[g + 1]):
@@ -31,68 +36,23 @@ def draw_items(
 
 
 @njit(cache=True, nogil=True)
-def _distinct(total: int, count: int) -> I64:
-    """Return `count` distinct numbers of [0, total), ascending, every such set as likely as another.
-
-    A number that came before is drawn again: seldom, for at most half of the range is asked for.
-    """
-    size = 2
-    while size < 2 * count:
-        size *= 2
-    slots = np.full(size, -1, np.int64)  # a hash table; what is drawn evenly is its own hash
-    for _ in range(count):
-        while True:
-            number = np.random.randint(0, total)
-            at = number & (size - 1)
-            while slots[at] >= 0 and slots[at] != number:
-                at = (at + 1) & (size - 1)
-            if slots[at] < 0:
-                slots[at] = number
-                break
-    drawn: I64 = np.sort(slots[slots >= 0])
-    return drawn
-
-
-@njit(cache=True, nogil=True)
-def _numbers(total: int, count: int) -> I64:
-    """Return `count` of the numbers [0, total), ascending: all, or an even draw. O(count) memory."""
-    if count == total:
-        return np.arange(total)
-    few: I64 = _distinct(total, min(count, total - count))
-    if 2 * count <= total:
-        return few
-    keep = np.ones(total, np.bool_)
-    keep[few] = False
-    return np.flatnonzero(keep)
-
-
-@njit(cache=True, nogil=True)
-def _beaten(grade: I8, start: int, stop: int, table: F64, losers: I32, count: I64) -> None:
-    """Write the rows that a winner of each level present beats to losers[level, :count[level]], ascending."""
-    count[:] = -1
-    for a in range(start, stop):
-        level = grade[a] + 1
-        if count[level] >= 0:
-            continue
-        count[level] = 0
-        for b in range(start, stop):
-            if table[level, grade[b] + 1] > 0:
-                losers[level, count[level]] = b
-                count[level] += 1
-
-
-@njit(cache=True, nogil=True)
 def write_pairs(
     offsets: I64, grade: I8, table: F64, starts: I64, seed: int, winner: I32, loser: I32, weight: F32
 ) -> None:
     """Fill int32[p] winner, loser and float32[p] weight; the pairs of group g are `starts[g] .. starts[g + 1] - 1`.
 
-    They are all pairs of the group where that is their number, else so many of them drawn evenly. Linear in the pairs
-    that are written and, for each level that a group holds, in its rows.
+        for each group that is to have pairs
+            list, for each grade that it holds, the rows that a winner of this grade beats
+            number its pairs: the first winner with each row that it beats, the second winner, …
+            choose the numbers: all where so many are wanted, else an even draw
+            walk through them in order, the winner in hand moving on where its rows are used up
+
+    offsets: int64[g + 1], grade: int8[n], the groups' impressions. table: of `weight_table`. Linear in the pairs that
+    are written and, for each level that a group holds, in its rows.
     """
     np.random.seed(seed)
-    losers = np.empty((len(table), np.max(np.diff(offsets))), np.int32)
-    count = np.empty(len(table), np.int64)
+    losers = np.empty((len(table), np.max(np.diff(offsets))), np.int32)  # [level, k]: k-th row that the level beats
+    count = np.empty(len(table), np.int64)  # [level]: how many it beats
     for g in range(len(offsets) - 1):
         if starts[g + 1] == starts[g]:
             continue
@@ -109,3 +69,64 @@ def write_pairs(
             b = losers[grade[a] + 1, numbers[k] - first]
             to = starts[g] + k
             winner[to], loser[to], weight[to] = a, b, table[grade[a] + 1, grade[b] + 1]
+
+
+@njit(cache=True, nogil=True)
+def _beaten(grade: I8, start: int, stop: int, table: F64, losers: I32, count: I64) -> None:
+    """Write the rows that a winner of each level present beats to losers[level, :count[level]], ascending.
+
+    A level (grade + 1, a row of the table) that no row of `start .. stop - 1` has keeps the count -1.
+    """
+    count[:] = -1
+    for a in range(start, stop):
+        level = grade[a] + 1
+        if count[level] >= 0:
+            continue
+        count[level] = 0
+        for b in range(start, stop):
+            if table[level, grade[b] + 1] > 0:
+                losers[level, count[level]] = b
+                count[level] += 1
+
+
+@njit(cache=True, nogil=True)
+def _numbers(total: int, count: int) -> I64:
+    """Return `count` of the numbers [0, total), ascending: all, or an even draw. O(count) memory.
+
+    Of more than half, what is left out is drawn instead.
+    """
+    if count == total:
+        return np.arange(total)
+    few: I64 = _distinct(total, min(count, total - count))
+    if 2 * count <= total:
+        return few
+    keep = np.ones(total, np.bool_)
+    keep[few] = False
+    return np.flatnonzero(keep)
+
+
+@njit(cache=True, nogil=True)
+def _distinct(total: int, count: int) -> I64:
+    """Return `count` distinct numbers of [0, total), ascending, every such set as likely as another.
+
+        make a hash table of at least 2 * count slots
+        count times: draw a number until it is not in the table yet; put it in
+        sort what the table holds
+
+    A number that came before is drawn again: seldom, for at most half of the range is asked for.
+    """
+    size = 2
+    while size < 2 * count:
+        size *= 2
+    slots = np.full(size, -1, np.int64)  # what is drawn evenly is its own hash
+    for _ in range(count):
+        while True:
+            number = np.random.randint(0, total)
+            at = number & (size - 1)
+            while slots[at] >= 0 and slots[at] != number:
+                at = (at + 1) & (size - 1)
+            if slots[at] < 0:
+                slots[at] = number
+                break
+    drawn: I64 = np.sort(slots[slots >= 0])
+    return drawn

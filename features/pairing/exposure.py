@@ -14,7 +14,7 @@ What is not known (NULL), or not shown (a drawn loser), has a factor of 1. The m
 pairs of a validation slice: both keep the weights of the grades.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -33,10 +33,10 @@ LEAST = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """Inverse chances of each event, float64[n], at least 1: that it won (seen and shown), that it lost (shown)."""
+    """How much each of n events counts for, at least 1: the inverse of the chance that it could be observed."""
 
-    won: F64
-    lost: F64
+    won: F64  # [n], as a winner: the item was shown and its place looked at
+    lost: F64  # [n], as a loser: the item was shown
 
     @classmethod
     def of(cls, position: F64, propensity: F64, settings: PairingSettings) -> "Exposure":
@@ -64,8 +64,9 @@ class Exposure:
 def load_exposure(database: Path, events: EventsSettings, settings: PairingSettings) -> Exposure | None:
     """Read position and propensity of the log that `import_log` wrote; None where `[pairing]` asks for neither.
 
-    Raises PairliftError where `[events]` does not name what is asked for, or a value is none of its kind.
+    Raises PairliftError where `[events]` does not name what is asked for, or a value is out of its range.
     """
+    # By column: whether it is asked for, what SQL finds a wrong value, and how an error names one
     wanted = {
         "position": (settings.by_position, "position < 1", "a position below 1, which is the first place,"),
         "propensity": (settings.propensity, "NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"),
@@ -110,7 +111,7 @@ def corrected(pairs: Pairs, groups: Groups, exposure: Exposure | None, settings:
         as_of = groups.requests.as_of[group]
         age = np.maximum(as_of[learned].max() - as_of, 0)
         factor = factor * 0.5 ** (age / settings.half_life)
-    return Pairs(pairs.winner, pairs.loser, _scaled(pairs.weight, factor, learned), pairs.sampled)
+    return replace(pairs, weight=_scaled(pairs.weight, factor, learned))
 
 
 def _scaled(weight: F32, factor: F64, learned: Bool) -> F32:

@@ -14,24 +14,19 @@ from features.pairing.split import PERIODS, Split, iso
 from features.schema import F32, I8, I32, I64, NO_CONTEXT, Bool, EventLog, Requests
 from features.settings import PairingSettings
 
-#: rows that an error tells of
+#: rows that an error names
 FIRST_FEW = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """Pairing groups in time order of `as_of`, with their impressions.
+    """g pairing groups in time order of `as_of`, with their n impressions."""
 
-    requests: the groups as `Requests` (user, as_of and surface of the group's first impression; candidates are
-    its impressions in time order, then drawn negatives). period: int8[g]. validation: bool[g], in the
-    last part of its period. grade: int8[n], -1 no grade (or drawn). event: int64[n] row of the log, -1 drawn.
-    """
-
-    requests: Requests
-    period: I8
-    validation: Bool
-    grade: I8
-    event: I64
+    requests: Requests  # user, as_of, surface, context of each; its impressions in time order, then drawn negatives
+    period: I8  # [g], place in PERIODS
+    validation: Bool  # [g], in the last part of its period
+    grade: I8  # [n], rank from worst (0) to best; -1 no grade, or drawn
+    event: I64  # [n], row of the log; -1 drawn
 
     @property
     def sampled(self) -> Bool:
@@ -43,16 +38,27 @@ class Groups:
         r = self.requests
         offsets = np.concatenate([[0], np.cumsum(keep)])[r.offsets].astype(np.int64)
         requests = replace(r, offsets=offsets, item=r.item[keep])
-        return Groups(requests, self.period, self.validation, self.grade[keep], self.event[keep])
+        return replace(self, requests=requests, grade=self.grade[keep], event=self.event[keep])
 
     def select(self, keep: Bool) -> "Groups":
         """Return the groups of the mask bool[g], with their impressions."""
-        rows = keep[self.requests.row_request()]
-        sizes = np.diff(self.requests.offsets)[keep]
         r = self.requests
-        context = r.context[keep] if len(r.context) else r.context
-        requests = Requests(r.user[keep], r.as_of[keep], r.surface[keep], offsets_of(sizes), r.item[rows], context)
-        return Groups(requests, self.period[keep], self.validation[keep], self.grade[rows], self.event[rows])
+        rows = keep[r.row_request()]
+        requests = Requests(
+            user=r.user[keep],
+            as_of=r.as_of[keep],
+            surface=r.surface[keep],
+            offsets=offsets_of(np.diff(r.offsets)[keep]),
+            item=r.item[rows],
+            context=r.context[keep] if len(r.context) else r.context,
+        )
+        return Groups(
+            requests=requests,
+            period=self.period[keep],
+            validation=self.validation[keep],
+            grade=self.grade[rows],
+            event=self.event[rows],
+        )
 
     def of(self, period: str, validation: bool | None = None) -> "Groups":
         """Return the groups of `towers`, `booster` or `test`; of its validation slice or of the rest where asked."""
@@ -63,72 +69,6 @@ class Groups:
 def offsets_of(sizes: I64) -> I64:
     """Return int64[n + 1]: where each of n runs of these sizes begins, and the end of the last."""
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-@njit(cache=True, nogil=True)
-def time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> I64:
-    """Number the groups of impressions sorted by (user, ts): new user, new period, window over, or full.
-
-    period: int8[n], each of [0, p); window (µs), max_size: int64[p].
-    """
-    group = np.empty(len(user), np.int64)
-    current, start, size = -1, 0, 0
-    for k in range(len(user)):
-        p = period[k]
-        new = k == 0 or user[k] != user[k - 1] or period[k] != period[k - 1]
-        if new or ts[k] >= ts[start] + window[p] or size >= max_size[p]:
-            current, start, size = current + 1, k, 0
-        group[k] = current
-        size += 1
-    return group
-
-
-def group_limits(settings: PairingSettings) -> tuple[I64, I64]:
-    """Return int64[3]: the window (µs) and the most impressions of a group made in time order, by period."""
-    each = (settings.for_towers(), settings, settings)
-    return np.array([s.window for s in each], np.int64), np.array([s.max_size for s in each], np.int64)
-
-
-def _number_groups(log: EventLog, rows: I64, settings: PairingSettings, split: Split) -> tuple[I64, I64]:
-    """Return (rows in the order of their groups, group number of each)."""
-    by_request = rows[log.request[rows] >= 0]
-    by_time = rows[log.request[rows] < 0]
-    order = by_request[np.lexsort((by_request, log.request[by_request]))]
-    period = split.period(log.ts[order])
-    # A request whose impressions straddle a boundary is cut there, as every group is.
-    new = np.ones(len(order), bool)
-    new[1:] = (np.diff(log.request[order]) != 0) | (np.diff(period) != 0)
-    request_group = np.cumsum(new) - 1
-    timed = by_time[np.lexsort((by_time, log.user[by_time]))]
-    time_group = time_groups(log.user[timed], log.ts[timed], split.period(log.ts[timed]), *group_limits(settings))
-    shift = request_group[-1] + 1 if len(request_group) else 0
-    return np.concatenate([order, timed]), np.concatenate([request_group, time_group + shift])
-
-
-def _refuse_shared_requests(log: EventLog, split: Split) -> None:
-    """Raise where two users share a request: graded or not, for its first event gives the group's user and as_of."""
-    rows = np.flatnonzero((log.request >= 0) & (split.period(log.ts) >= 0))
-    order = rows[np.argsort(log.request[rows], kind="stable")]
-    bad = order[1:][(np.diff(log.request[order]) == 0) & (np.diff(log.user[order]) != 0)]
-    if len(bad):
-        first = ", ".join(iso(ts) for ts in log.ts[np.sort(bad)[:FIRST_FEW]].tolist())
-        raise PairliftError(
-            f"[events] request_id: a request belongs to one user, but {len(bad):,} rows share one with another user "
-            f"(the first at {first}); make it unique, for example concat(user_id, ':', request_id), or mend those rows"
-        )
-
-
-def _check(groups: Groups, log: EventLog) -> Groups:
-    """Return groups of shown impressions alone; raise RuntimeError where one is not of its user or of no period."""
-    owner = groups.requests.row_request()
-    strange = int(np.sum(log.user[groups.event] != groups.requests.user[owner]))
-    lost = int(np.sum(groups.period < 0))
-    if strange or lost:
-        raise RuntimeError(
-            f"a fault of Pairlift, please report it: {strange:,} impressions are in a group of another user, and "
-            f"{lost:,} groups are in no period, where each was expected to be of its own user and period"
-        )
-    return groups
 
 
 def may_pair(log: EventLog) -> Bool:
@@ -148,19 +88,82 @@ def make_groups(
     _refuse_shared_requests(log, split)
     rows = np.flatnonzero(may_pair(log) & (split.period(log.ts) >= 0))
     ordered, number = _number_groups(log, rows, settings, split)
-    starts = np.flatnonzero(np.diff(number, prepend=-1))
-    first = _first_events(log, ordered[starts], split)
+    starts = np.flatnonzero(np.diff(number, prepend=-1))  # [g], places in `ordered`
+    first = _first_events(log, ordered[starts], split)  # [g], rows of the log
     order = np.lexsort((starts, log.ts[first]))  # groups in time order; ties keep the order of the users
     sizes = np.diff(np.append(starts, len(ordered)))
     take = np.repeat(starts[order] - offsets_of(sizes[order])[:-1], sizes[order]) + np.arange(len(ordered))
     first, event = first[order], ordered[take]
-    said = context[first] if len(context) else context
     requests = Requests(
-        log.user[first], log.ts[first], log.surface[first], offsets_of(sizes[order]), log.item[event], said
+        user=log.user[first],
+        as_of=log.ts[first],
+        surface=log.surface[first],
+        offsets=offsets_of(sizes[order]),
+        item=log.item[event],
+        context=context[first] if len(context) else context,
     )
     period = split.period(requests.as_of)
-    groups = _check(Groups(requests, period, _validation(requests, period, split), log.grade[event], event), log)
+    validation = _validation(requests, period, split)
+    groups = Groups(requests=requests, period=period, validation=validation, grade=log.grade[event], event=event)
+    _check(groups, log)
     return _with_negatives(groups, log, settings.negatives, seed) if settings.negatives else groups
+
+
+def _refuse_shared_requests(log: EventLog, split: Split) -> None:
+    """Raise where two users share a request: graded or not, for its first event gives the group's user and as_of."""
+    rows = np.flatnonzero((log.request >= 0) & (split.period(log.ts) >= 0))
+    order = rows[np.argsort(log.request[rows], kind="stable")]
+    bad = order[1:][(np.diff(log.request[order]) == 0) & (np.diff(log.user[order]) != 0)]
+    if len(bad):
+        first = ", ".join(iso(ts) for ts in log.ts[np.sort(bad)[:FIRST_FEW]].tolist())
+        raise PairliftError(
+            f"[events] request_id: a request belongs to one user, but {len(bad):,} rows share one with another user "
+            f"(the first at {first}); make it unique, for example concat(user_id, ':', request_id), or mend those rows"
+        )
+
+
+def _number_groups(log: EventLog, rows: I64, settings: PairingSettings, split: Split) -> tuple[I64, I64]:
+    """Return (rows in the order of their groups, group number of each)."""
+    by_request = rows[log.request[rows] >= 0]
+    by_time = rows[log.request[rows] < 0]
+    order = by_request[np.lexsort((by_request, log.request[by_request]))]
+    period = split.period(log.ts[order])
+    # A request whose impressions straddle a boundary is cut there, as every group is.
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(log.request[order]) != 0) | (np.diff(period) != 0)
+    request_group = np.cumsum(new) - 1
+    timed = by_time[np.lexsort((by_time, log.user[by_time]))]
+    time_group = time_groups(log.user[timed], log.ts[timed], split.period(log.ts[timed]), *group_limits(settings))
+    shift = request_group[-1] + 1 if len(request_group) else 0
+    return np.concatenate([order, timed]), np.concatenate([request_group, time_group + shift])
+
+
+@njit(cache=True, nogil=True)
+def time_groups(user: I32, ts: I64, period: I8, window: I64, max_size: I64) -> I64:
+    """Return int64[n], the number of each impression's group; impressions are sorted by (user, ts).
+
+        for each impression
+            begin a group at a new user, in a new period, `window` after the group's first one, or where it is full
+            the impression is of the group begun last
+
+    period: int8[n], each of [0, p). window (µs), max_size: int64[p], the limits in each period.
+    """
+    group = np.empty(len(user), np.int64)
+    current, start, size = -1, 0, 0
+    for k in range(len(user)):
+        p = period[k]
+        new = k == 0 or user[k] != user[k - 1] or period[k] != period[k - 1]
+        if new or ts[k] >= ts[start] + window[p] or size >= max_size[p]:
+            current, start, size = current + 1, k, 0
+        group[k] = current
+        size += 1
+    return group
+
+
+def group_limits(settings: PairingSettings) -> tuple[I64, I64]:
+    """Return int64[3]: the window (µs) and the most impressions of a group made in time order, by period."""
+    each = (settings.for_towers(), settings, settings)
+    return np.array([s.window for s in each], np.int64), np.array([s.max_size for s in each], np.int64)
 
 
 def _first_events(log: EventLog, first: I64, split: Split) -> I64:
@@ -187,14 +190,25 @@ def _validation(requests: Requests, period: I8, split: Split) -> Bool:
     return mark
 
 
+def _check(groups: Groups, log: EventLog) -> None:
+    """Raise RuntimeError where a shown impression is not of its group's user, or a group of no period."""
+    owner = groups.requests.row_request()
+    other_users = int(np.sum(log.user[groups.event] != groups.requests.user[owner]))
+    no_period = int(np.sum(groups.period < 0))
+    if other_users or no_period:
+        raise RuntimeError(
+            f"a fault of Pairlift, please report it: {other_users:,} impressions are in a group of another user, and "
+            f"{no_period:,} groups are in no period, where each was expected to be of its own user and period"
+        )
+
+
 def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int) -> Groups:
     """Add drawn losers to each group: items of events before its as_of, without the group's own items."""
     r = groups.requests
-    sizes = np.diff(r.offsets)
     known = np.searchsorted(log.ts, r.as_of, side="left").astype(np.int64)
-    drawn_offsets = offsets_of(sizes * per_positive)
+    drawn_offsets = offsets_of(np.diff(r.offsets) * per_positive)
     drawn = np.empty(drawn_offsets[-1], np.int32)
-    draw_items(r.item, r.offsets, known, log.item, per_positive, drawn, drawn_offsets, seed)
+    draw_items(r.item, r.offsets, known, log.item, drawn, drawn_offsets, seed)
     group = np.concatenate([r.row_request(), np.repeat(np.arange(len(r)), np.diff(drawn_offsets))])
     item = np.concatenate([r.item, drawn])
     event = np.concatenate([groups.event, np.full(len(drawn), -1, np.int64)])
@@ -202,5 +216,6 @@ def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int)
     keep = item >= 0
     order = np.flatnonzero(keep)[np.argsort(group[keep], kind="stable")]
     offsets = offsets_of(np.bincount(group[order], minlength=len(r)))
-    requests = replace(r, offsets=offsets, item=item[order])
-    return Groups(requests, groups.period, groups.validation, grade[order], event[order])
+    return replace(
+        groups, requests=replace(r, offsets=offsets, item=item[order]), grade=grade[order], event=event[order]
+    )

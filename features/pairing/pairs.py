@@ -19,12 +19,12 @@ BYTES_OF_A_PAIR = 26
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """winner, loser: int32[p] rows (impressions); weight: float32[p] > 0; sampled: bool[p], its loser was drawn."""
+    """p (winner, loser) pairs of impressions, which are rows of `Groups`."""
 
-    winner: I32
-    loser: I32
-    weight: F32
-    sampled: Bool
+    winner: I32  # [p], row
+    loser: I32  # [p], row
+    weight: F32  # [p], > 0
+    sampled: Bool  # [p], the loser was drawn, not shown
 
     def __len__(self) -> int:
         return len(self.winner)
@@ -80,9 +80,12 @@ def _levels(groups: Groups, table: F64) -> I64:
 
 
 def count_pairs(groups: Groups, table: F64) -> I64:
-    """Return int64[g]: how many pairs each group has. Linear in the impressions."""
-    levels = _levels(groups, table)
-    beats = (table > 0).astype(np.int64)
+    """Return int64[g]: how many pairs each group has. Linear in the impressions.
+
+    A group's count is the sum, over its levels w and l of which w beats l, of (impressions of w) · (impressions of l).
+    """
+    levels = _levels(groups, table)  # [g, k + 1]
+    beats = (table > 0).astype(np.int64)  # [k + 1, k + 1]
     return np.asarray((levels @ beats.T * levels).sum(axis=1), np.int64)
 
 

@@ -10,18 +10,19 @@ from features.errors import PairliftError
 from features.schema import I8, I64, SECOND, EventLog
 from features.settings import Boundary, SplitSettings
 
+#: in the order of time
 PERIODS = ("towers", "booster", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The four boundaries in µs UTC, and the share of each training period that is its validation slice."""
+    """The four boundaries in µs UTC, each the first instant of what follows it."""
 
-    t0: int
-    t1: int
-    t2: int
-    t3: int
-    validation: float
+    t0: int  # the towers' period begins
+    t1: int  # the booster's
+    t2: int  # the test
+    t3: int  # the test ends
+    validation: float  # share of each training period's impressions that is its validation slice, the latest ones
 
     def period(self, ts: I64) -> I8:
         """Return int8[n]: 0 towers, 1 booster, 2 test, -1 outside [t0, t3)."""
@@ -49,21 +50,15 @@ def make_split(settings: SplitSettings, log: EventLog, zone: str) -> Split:
         return utc(value, zone)
 
     first, after_last = int(log.ts[0]), int(log.ts[-1]) + 1
-    bounds = [
-        resolve(value, default)
-        for value, default in (
-            (settings.t0, first),
-            (settings.t1, first),
-            (settings.t2, after_last),
-            (settings.t3, after_last),
-        )
-    ]
+    asked = ((settings.t0, first), (settings.t1, first), (settings.t2, after_last), (settings.t3, after_last))
+    bounds = [resolve(value, default) for value, default in asked]
     if sorted(set(bounds)) != bounds:
         shown = ", ".join(f"t{k} = {iso(t)}" for k, t in enumerate(bounds))
         raise PairliftError(
             f"[split]: t0 < t1 < t2 < t3 was expected, found {shown}; the log spans {iso(first)} to {iso(after_last)}"
         )
-    return Split(bounds[0], bounds[1], bounds[2], bounds[3], settings.validation)
+    t0, t1, t2, t3 = bounds
+    return Split(t0, t1, t2, t3, settings.validation)
 
 
 def iso(ts: int) -> str:

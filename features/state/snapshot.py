@@ -97,9 +97,15 @@ def _load_catalog(folder: Path) -> Catalog:
         return tuple(load_arrays(folder / f"{side}_{number}", Attribute) for number in range(len(names)))
 
     bare = load_arrays(folder, _Bare)
-    ids = _ids(bare.user_ids), _ids(bare.item_ids)
     items, users, contexts = (attributes(side) for side in SIDES)
-    return Catalog(*ids, bare.surfaces, items, users, contexts)
+    return Catalog(
+        user_ids=_ids(bare.user_ids),
+        item_ids=_ids(bare.item_ids),
+        surfaces=bare.surfaces,
+        item_attributes=items,
+        user_attributes=users,
+        contexts=contexts,
+    )
 
 
 def _ids(ids: Any) -> Ids:

@@ -10,28 +10,29 @@ from numba import njit
 
 from features.rows import GIB
 from features.schema import F32, I8, I32, I64, Bool, EventLog
-from features.state.histories import Histories
 from ranker.candidates.source import best
 from ranker.request import Request
 
+#: how many neighbours the table keeps of an item
 NEIGHBOURS = 100
+#: how many events of a user before and after an event are together with it
 WITHIN = 10
-#: how many of the items that the user took last speak, and how many last events are searched for them
-SEEDS = 20
-RECENT = 500
-#: blocks of items that are counted at the same time; about how many there are at least, so that no thread waits for
-#: another, and at most
-THREADS, BLOCKS, MOST_BLOCKS = 2, 16, 1000
+#: how many of the items that a user took last are looked up; they are searched for among so many last events
+SEEDS, RECENT = 20, 500
+#: blocks of items that are counted at the same time
+THREADS = 2
+#: about how many blocks there are at least, so that no thread waits for another, and at most
+BLOCKS, MOST_BLOCKS = 16, 1000
 #: of an event of `Taken`, of its place in a block, and of an item for the counts of one thread
 BYTES_OF_AN_EVENT, BYTES_OF_A_PLACE, BYTES_OF_A_ROW = 5, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Cooccurrence:
-    """neighbour: int32[n_items, k], nearest first, -1 where there are fewer; score: float32[n_items, k]."""
+    """The items that are taken together with each item."""
 
-    neighbour: I32
-    score: F32
+    neighbour: I32  # [n_items, k], nearest first; -1 where there are fewer
+    score: F32  # [n_items, k]
 
     @classmethod
     def build(cls, log: EventLog, n_items: int, k: int = NEIGHBOURS, memory: int = 2 * GIB) -> "Cooccurrence":
@@ -40,7 +41,7 @@ class Cooccurrence:
         Only events whose grade is above the worst count (all, where the log has one grade). The score is
         count(a, b) / sqrt(count(a) · count(b)), the cosine of Sarwar et al. (WWW 2001); ties stand in the order of the
         items. memory: bytes, beside the log and the table: items are done in blocks that fit it (5 to 9 bytes an event,
-        8 a user and 40 an item are needed however little it is).
+        8 a user and 40 an item are needed in any case).
         """
         grade: I8 = log.grade
         taken = _taken(log.user, log.item, grade, 0 if grade.max(initial=-1) <= 0 else 1)
@@ -50,7 +51,7 @@ class Cooccurrence:
         del seen
         table = cls(np.full((n_items, k), -1, np.int32), np.zeros((n_items, k), np.float32))
         fixed = BYTES_OF_AN_EVENT * len(taken.item) + (12 + BYTES_OF_A_ROW * THREADS) * n_items
-        # However little is left: each block goes through all events, and the least block is a small part of them.
+        # Even where nothing is left: each block goes through all events, and the least block is a small part of them.
         most = max((memory - fixed) // (BYTES_OF_A_PLACE * THREADS), len(taken.item) // MOST_BLOCKS)
 
         def fill(block: tuple[int, int]) -> None:
@@ -64,15 +65,19 @@ class Cooccurrence:
 
 
 class Taken(NamedTuple):
-    """Taken events by user, each one's in time order. item: int32[m]; first: bool[m], the first of its user."""
+    """Taken events by user, those of a user in time order."""
 
-    item: I32
-    first: Bool
+    item: I32  # [m]
+    first: Bool  # [m], whether it is the first of its user
 
 
 @njit(cache=True, nogil=True)
 def _taken(user: I32, item: I32, grade: I8, floor: int) -> Taken:
-    """Sort the events of a grade >= floor by user. Linear in the events."""
+    """Sort the events of a grade >= floor by user. Linear in the events: a counting sort.
+
+    count the events of each user; their running sum is where each user's part begins
+    put each event at the next free place of its user's part
+    """
     starts, n = np.zeros(user.max() + 2 if len(user) else 1, np.int64), 0
     for e in range(len(user)):
         if grade[e] >= floor:
@@ -132,7 +137,10 @@ def _fill(taken: Taken, at: I32, starts: I64, norm: F32, low: int, high: int, ne
 
 @njit(cache=True, nogil=True)
 def _meet(taken: Taken, a: int, p: int, count: I32, met: I32, n: int) -> int:
-    """Count the items other than a that are within WITHIN places of p; return how many are in `met`."""
+    """Count the items other than a that are within WITHIN places of p; return how many are in `met`.
+
+    [left, right] is widened from p, but not beyond the user's first and last event.
+    """
     left, right = p, p
     while left > p - WITHIN and not taken.first[left]:
         left -= 1
@@ -170,10 +178,9 @@ class TakenTogether:
 
     name = "cooccurrence"
 
-    def __init__(self, table: Cooccurrence, histories: Histories, floor: int) -> None:
+    def __init__(self, table: Cooccurrence, floor: int) -> None:
         """floor: the lowest grade that counts as taken (0 where the log has one grade, else 1)."""
         self._table = table
-        self._histories = histories
         self._floor = floor
 
     def propose(self, request: Request, limit: int) -> I32:
@@ -186,7 +193,7 @@ class TakenTogether:
         return items[best(np.bincount(place, weight[known], len(items)).astype(np.float64), limit)]
 
     def _seeds(self, request: Request) -> I32:
-        histories = request.histories(self._histories)
+        histories = request.state.histories
         start, stop = histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
         rows = slice(max(int(start[0]), int(stop[0]) - RECENT), int(stop[0]))
         taken = histories.item[rows][histories.grade[rows] >= self._floor]
@@ -194,5 +201,5 @@ class TakenTogether:
         if request.source_item >= 0:
             latest = np.concatenate([np.array([request.source_item], np.int32), latest])
         latest = latest[latest < len(self._table.neighbour)]  # a new item has no neighbours
-        first = np.sort(np.unique(latest, return_index=True)[1])  # an item taken twice speaks once, where it is latest
+        first = np.sort(np.unique(latest, return_index=True)[1])  # an item taken twice counts once, where it is latest
         return latest[first][:SEEDS]

@@ -5,29 +5,29 @@ from collections.abc import Callable
 import numpy as np
 
 from features.schema import I32
-from features.state.store import State
 from ranker.request import Candidates, Request
 
-Filter = Callable[[Candidates, Request, State], tuple[Candidates, Candidates]]
+Filter = Callable[[Candidates, Request], tuple[Candidates, Candidates]]
 
 
-def unknown(candidates: Candidates, request: Request, state: State) -> tuple[Candidates, Candidates]:
-    """Remove what is no item of the catalogue."""
-    return candidates.split((candidates.item >= 0) & (candidates.item < state.catalog.all_items))
+def unknown(candidates: Candidates, request: Request) -> tuple[Candidates, Candidates]:
+    """Remove what is not an item of the catalogue."""
+    return candidates.split((candidates.item >= 0) & (candidates.item < request.state.catalog.all_items))
 
 
-def excluded(candidates: Candidates, request: Request, state: State) -> tuple[Candidates, Candidates]:
+def excluded(candidates: Candidates, request: Request) -> tuple[Candidates, Candidates]:
     """Remove what the caller excluded, and the item that the list is to be related to."""
     unwanted = np.append(request.exclude, np.int32(request.source_item))
     return candidates.split(~np.isin(candidates.item, unwanted))
 
 
-def seen(candidates: Candidates, request: Request, state: State) -> tuple[Candidates, Candidates]:
+def seen(candidates: Candidates, request: Request) -> tuple[Candidates, Candidates]:
     """Remove every item of the user's history before `as_of`, whatever the feedback was."""
-    return candidates.split(~np.isin(candidates.item, history(request, state)))
+    return candidates.split(~np.isin(candidates.item, history(request)))
 
 
-def history(request: Request, state: State) -> I32:
+def history(request: Request) -> I32:
     """Return int32[m]: the items of the user's events with `ts < as_of`, in time order, with repeats."""
-    start, stop = state.histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
-    return state.histories.item[int(start[0]) : int(stop[0])]
+    histories = request.state.histories
+    start, stop = histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
+    return histories.item[int(start[0]) : int(stop[0])]

@@ -4,7 +4,6 @@ import numpy as np
 
 from features.plugin import VectorPlugin
 from features.schema import I32
-from features.state.histories import Histories
 from ranker.candidates.source import best
 from ranker.request import Request
 
@@ -17,9 +16,8 @@ class Nearest:
 
     name = "nearest"
 
-    def __init__(self, plugin: VectorPlugin, histories: Histories) -> None:
+    def __init__(self, plugin: VectorPlugin) -> None:
         self._plugin = plugin
-        self._histories = histories
         vectors = plugin.item_vectors
         known = ~np.isnan(vectors).any(axis=1)
         self._items: I32 = np.flatnonzero(known).astype(np.int32)
@@ -29,7 +27,7 @@ class Nearest:
     def propose(self, request: Request, limit: int) -> I32:
         """Return the items nearest to the user's vector as of the request."""
         none = np.empty(0, np.int32)
-        vector = self._plugin.user_vectors(request.requests(none), request.histories(self._histories))[0]
+        vector = self._plugin.user_vectors(request.requests(none), request.state.histories)[0]
         if np.isnan(vector).any():
             return none
         return self._items[best(self._vectors @ vector, limit)]

@@ -23,6 +23,10 @@ class Popular:
 
     Reads the item counter of the bundle that is nearest to a 7-day decayed count of impressions; where the
     bundle declares none, it makes that one from the histories.
+
+    The one source that does not read the request's state: to order all items is too long for a request. It is made
+    from a state, and a server that records makes another one now and then. An item that the request's state does not
+    know yet is removed by the filter `unknown`.
     """
 
     name = "popular"
@@ -31,8 +35,8 @@ class Popular:
         self._end = state.end
         self._n_items = state.catalog.all_items
         self._state, self.plan = _item_counter(state)
-        # Decay fades all items alike, so without new events their order stays: from the snapshot's end on it
-        # is this one at any time (much later the counts themselves may have faded to zero).
+        # Decay fades all items alike, so without new events their order stays: from the state's end on it is this
+        # one, at any later time too, when the counts themselves may have faded to zero.
         self._order_at_end = best(self._counts(state.end), self._n_items)
 
     def propose(self, request: Request, limit: int) -> I32:
@@ -47,7 +51,11 @@ class Popular:
 
 
 def _alone(state: State, number: int) -> State:
-    """Return a state with one plan and no histories: what is held here must not hold what recording leaves behind."""
+    """Return a state with one plan and no histories.
+
+    It is held until the next one is made, and meanwhile recorded events replace the state that it was made from: what
+    this source does not read (histories, the other counters) would stay in memory beside that of now.
+    """
     segments = tuple(Segment((segment.timelines[number],), ()) for segment in state.segments)
     none = Histories.build(empty_log(()), 0)
     return replace(state, plans=(state.plans[number],), segments=segments, histories=none, made={})

@@ -19,9 +19,18 @@ class CandidateSource(Protocol):
     def propose(self, request: Request, limit: int) -> I32:
         """Return int32[<= limit]: distinct item indexes, best first.
 
-        Only events with `ts < as_of` of the request count. The same request gives the same items. Safe to
-        call from several threads. May raise: the answer then comes without this source.
+        Only events with `ts < as_of` of the request count; what was recorded is read from the request's state. The same
+        request gives the same items. Safe to call from several threads. May raise: the answer then comes without this
+        source.
         """
+
+
+def proposed(source: CandidateSource, request: Request, limit: int) -> I32:
+    """Ask a source; what is not a list of integers is its failure, a list that is too long is cut."""
+    items = np.asarray(source.propose(request, limit))
+    if items.ndim != 1:
+        raise ValueError(f"a list of items was expected, found an array of shape {items.shape}")
+    return items.astype(np.int32, casting="same_kind")[:limit]
 
 
 def best(score: F32 | F64, limit: int) -> I32:

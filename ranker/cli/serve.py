@@ -99,7 +99,7 @@ def serve(
     from ranker.bundle import load_bundle
     from ranker.recording.recorder import SWITCH
     from ranker.recording.snapshots import origin_of, with_snapshot
-    from ranker.server import Server, now_wall, warn_if_old
+    from ranker.server import FeaturesTo, RecordTo, Server, now_wall, warn_if_old
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     loaded = load_bundle(bundle)
@@ -113,8 +113,14 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    features_to = None if feature_log is None else (feature_log, feature_share)
-    server = Server(loaded, clock, host, port, record_to, origin, features_to)
+    server = Server(
+        loaded,
+        clock=clock,
+        host=host,
+        port=port,
+        record_to=None if record_to is None else RecordTo(record_to, origin),
+        features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
+    )
     server.start()
     click.echo(
         f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"

@@ -207,16 +207,16 @@ class EventReader:
         n = table.num_rows
         code = [self._surfaces.get(name, -1) for name in table["surface"].to_pylist()]
         return EventLog(
-            self._indexes("user", table["user_id"]),
-            self._indexes("item", table["item_id"]),
-            table["ts"].to_numpy().copy(),  # else a whole segment is held that it was read from
-            rank,
-            np.array(code, np.int16),
-            table["organic"].cast(pa.int8()).fill_null(-1).to_numpy(),
-            np.full(n, -1, np.int64),
-            np.ones(n, bool),
-            self._feedback(table),
-            self.feedback,
+            user=self._indexes("user", table["user_id"]),
+            item=self._indexes("item", table["item_id"]),
+            ts=table["ts"].to_numpy().copy(),  # else a whole segment is held that it was read from
+            grade=rank,
+            surface=np.array(code, np.int16),
+            organic=table["organic"].cast(pa.int8()).fill_null(-1).to_numpy(),
+            request=np.full(n, -1, np.int64),
+            pairable=np.ones(n, bool),
+            feedback=self._feedback(table),
+            feedback_names=self.feedback,
         )
 
     def _indexes(self, side: str, ids: pa.ChunkedArray) -> I32:

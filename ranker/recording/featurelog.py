@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import duckdb
 import numpy as np
@@ -37,7 +37,17 @@ ROWS, SECONDS = 100_000, 10.0
 # Not `surface`: so a feature is called, a code, and it would take the name's place.
 _KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version")
 
-_Taken = tuple[Catalog, str, Request, Answer, F32]
+
+class _Taken(NamedTuple):
+    """An answer that waits to be written. Not with its request, which would hold the counters of an old state."""
+
+    catalog: Catalog  # of the request's state
+    request_id: str
+    user: int
+    as_of: int
+    surface: int
+    answer: Answer
+    values: F32  # [k, c]
 
 
 class FeatureLog:
@@ -47,7 +57,7 @@ class FeatureLog:
     UTC), `surface_name` (null where missing), `rank` (0 first), `score` and `bundle_version`.
     """
 
-    def __init__(self, folder: Path, columns: tuple[str, ...], catalog: Catalog, version: str, share: float) -> None:
+    def __init__(self, folder: Path, columns: tuple[str, ...], version: str, share: float) -> None:
         """share: of the requests that are logged, in (0, 1]; the request's id decides, so a resend decides alike."""
         if not 0 < share <= 1:
             raise PairliftError(f"--feature-share {share}: a share above 0 and up to 1 was expected")
@@ -55,7 +65,7 @@ class FeatureLog:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
-        self.folder, self.columns, self.catalog, self.version, self.share = folder, columns, catalog, version, share
+        self.folder, self.columns, self.version, self.share = folder, columns, version, share
         self.dropped = 0  # answers
         self._counting = threading.Lock()
         self._queue: queue.Queue[_Taken | None] = queue.Queue(WAITING)
@@ -66,12 +76,19 @@ class FeatureLog:
         """Tell whether a request is sampled; one without an id cannot be joined to its feedback and never is."""
         return bool(request_id) and zlib.crc32(request_id.encode()) < self.share * 2**32
 
-    def offer(self, request_id: str, request: Request, answer: Answer, values: F32) -> None:
+    def offer(self, request: Request, answer: Answer, values: F32) -> None:
         """Take an answer and float32[k, c] of its items; never waits."""
+        taken = _Taken(
+            catalog=request.state.catalog,
+            request_id=request.request_id,
+            user=request.user,
+            as_of=request.as_of,
+            surface=request.surface,
+            answer=answer,
+            values=values,
+        )
         try:
-            # Of the state only the ids: what waits must not hold old counters.
-            catalog = self.catalog if request.state is None else request.state.catalog
-            self._queue.put_nowait((catalog, request_id, replace(request, state=None), answer, values))
+            self._queue.put_nowait(taken)
         except queue.Full:
             dropped = self._drop(1)
             if dropped & (dropped - 1) == 0:
@@ -98,25 +115,26 @@ class FeatureLog:
                 continue
             if taken is not None:
                 waiting.append(taken)
-            if taken is None or sum(len(values) for *_, values in waiting) >= ROWS:
+            if taken is None or sum(len(one.values) for one in waiting) >= ROWS:
                 self._write(waiting)
             if taken is None:
                 return
 
-    def _table(self, catalog: Catalog, request_id: str, request: Request, answer: Answer, values: F32) -> pa.Table:
+    def _table(self, taken: _Taken) -> pa.Table:
+        catalog, answer, values = taken.catalog, taken.answer, taken.values
         n = len(answer.item)
-        users, items = catalog.ids_of_users(np.full(n, request.user, np.int32)), catalog.ids_of_items(answer.item)
+        users, items = catalog.ids_of_users(np.full(n, taken.user, np.int32)), catalog.ids_of_items(answer.item)
         kinds = [pa.string() if known.dtype == object else pa.int64() for known in (catalog.user_ids, catalog.item_ids)]
-        surface = self.catalog.surfaces[request.surface] if request.surface >= 0 else None
+        surface = catalog.surfaces[taken.surface] if taken.surface >= 0 else None
         keys = {
-            "request_id": pa.array([request_id] * n, pa.string()),
+            "request_id": pa.array([taken.request_id] * n, pa.string()),
             "user_id": pa.array(users, kinds[0]),
             "item_id": pa.array(items, kinds[1]),
-            "as_of": pa.array([request.as_of] * n, pa.int64()),
+            "as_of": pa.array([taken.as_of] * n, pa.int64()),
             "surface_name": pa.array([surface] * n, pa.string()),
             "rank": pa.array(range(n), pa.int32()),
             "score": pa.array(answer.score, pa.float64()),
-            "bundle_version": pa.array([self.version] * n, pa.string()),
+            "bundle_version": pa.array([answer.bundle_version] * n, pa.string()),
         }
         return pa.table(keys | {name: pa.array(values[:, k], pa.float32()) for k, name in enumerate(self.columns)})
 
@@ -124,7 +142,7 @@ class FeatureLog:
         if not waiting:
             return
         try:
-            write_part(self.folder, pa.concat_tables([self._table(*taken) for taken in waiting]), self.version)
+            write_part(self.folder, pa.concat_tables([self._table(taken) for taken in waiting]), self.version)
         except Exception as error:  # serving goes on, and so does this thread; what is lost is counted
             told = "feature log: %d answers lost so far: they could not be written to %s (%s)"
             log.error(told, self._drop(len(waiting)), self.folder, error, exc_info=not isinstance(error, OSError))

@@ -80,7 +80,15 @@ class Prepared:
         groups = self.groups.of("towers")
         pairs = self.training_pairs(groups, seed)
         log = self.log.between(self.split.t0, self.split.t1)
-        return FitData(log, self.catalog, groups, pairs, self.config.grade_names, seed, self.config.time.zone)
+        return FitData(
+            log=log,
+            catalog=self.catalog,
+            groups=groups,
+            pairs=pairs,
+            grades=self.config.grade_names,
+            seed=seed,
+            zone=self.config.time.zone,
+        )
 
 
 def import_stage(config: Config) -> Path:

@@ -59,14 +59,23 @@ def make_log(events: int, rows: int, seed: int = 0) -> tuple[EventLog, Catalog, 
     user, item = zipf(rng, users, events, 0.6), zipf(rng, items, events, 1.0)
     grade = rng.choice(np.array([-1, 0, 1, 2], np.int8), events, p=[0.1, 0.6, 0.2, 0.1])
     log = EventLog(
-        user, item, ts, grade, rng.integers(-1, 3, events).astype(np.int16), np.full(events, -1, np.int8),
-        np.full(events, -1, np.int64), np.ones(events, bool), np.empty((events, 0), np.float32), (),
-    )  # fmt: skip
-    none = np.empty(0, np.float32)
+        user=user,
+        item=item,
+        ts=ts,
+        grade=grade,
+        surface=rng.integers(-1, 3, events).astype(np.int16),
+        organic=np.full(events, -1, np.int8),
+        request=np.full(events, -1, np.int64),
+        pairable=np.ones(events, bool),
+        feedback=np.empty((events, 0), np.float32),
+        feedback_names=(),
+    )
     codes = rng.integers(0, CATEGORIES, items).astype(np.int32)
     names = tuple(f"c{k:02}" for k in range(CATEGORIES))
-    category = Attribute("category", "categorical", codes, np.empty(0, np.int64), none, names)
-    catalog = Catalog(np.arange(users), np.arange(items), ("a", "b", "c"), (category,), ())
+    category = Attribute("category", "categorical", codes=codes, values=names)
+    catalog = Catalog(
+        user_ids=np.arange(users), item_ids=np.arange(items), surfaces=("a", "b", "c"), item_attributes=(category,)
+    )
     first = np.sort(rng.choice(np.arange(events * 4 // 5, events), rows // GROUP, replace=False))
     offsets = np.arange(0, rows + 1, GROUP)
     shown = item[rng.integers(0, events, len(first) * GROUP)]

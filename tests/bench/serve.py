@@ -61,7 +61,7 @@ def timed(rows: dict[str, Callable[[int], object]], n: int) -> dict[str, tuple[f
 
 def check(bundle: Bundle, client: Client, items: np.ndarray) -> None:
     """Compare an answer over the wire with the offline matrix and score; they are equal to the bit."""
-    requests = Request(7, bundle.state.end).requests(items)
+    requests = Request(7, bundle.state.end, state=bundle.state).requests(items)
     offline = bundle.score(full_matrix(bundle.state, bundle.spec, bundle.plugins, requests))
     catalog = bundle.state.catalog
     reply = client.rank(int(catalog.user_ids[7]), catalog.item_ids[items].tolist())
@@ -80,7 +80,7 @@ def main(trees: int, leaves: int, requests: int) -> None:
     server.start()
     pipeline, state, plugin = server.pipeline, bundle.state, bundle.plugins["als"]
     items = np.random.default_rng(0).choice(state.catalog.n_items, CANDIDATES, replace=False).astype(np.int32)
-    asked = [Request(k % state.catalog.n_users, state.end) for k in range(requests)]
+    asked = [Request(k % state.catalog.n_users, state.end, state=state) for k in range(requests)]
     matrix = full_matrix(state, bundle.spec, bundle.plugins, asked[0].requests(items))
     wanted = ids_message(state.catalog.item_ids[items])
     users = [id_message(int(u)) for u in state.catalog.user_ids]
@@ -93,7 +93,7 @@ def main(trees: int, leaves: int, requests: int) -> None:
             "an empty Rank over gRPC": lambda k: client._stub.Rank(pb.RankRequest(user=users[k])),
             "features.rows.assemble": lambda k: assemble(state, bundle.spec, asked[k].requests(items)),
             "ALS.values": lambda k: plugin.values(asked[k].requests(items), state.histories),
-            "Pipeline._features without plugins": lambda k: bare._features(asked[k], state, items, _Trace()),
+            "Pipeline._features without plugins": lambda k: bare._features(asked[k], items, _Trace()),
             "an empty call through a Lane": lambda k: lane.start(int).result(),
             "Bundle.score": lambda k: bundle.score(matrix),
             "Pipeline.rank": lambda k: pipeline.rank(asked[k], items),

@@ -358,7 +358,7 @@ class RecommendResponse(_message.Message):
     bundle_version: _builtins.str
     """Version of the bundle that answered."""
     snapshot_time: _builtins.int
-    """The time up to which the server knows events."""
+    """The time up to which the state that answered knows events."""
     as_of: _builtins.int
     """The as_of that was used."""
     @_builtins.property
@@ -429,7 +429,7 @@ class RankResponse(_message.Message):
     bundle_version: _builtins.str
     """Version of the bundle that answered."""
     snapshot_time: _builtins.int
-    """The time up to which the server knows events."""
+    """The time up to which the state that answered knows events."""
     as_of: _builtins.int
     """The as_of that was used."""
     @_builtins.property

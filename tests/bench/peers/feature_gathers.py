@@ -36,12 +36,18 @@ def served(items: int) -> tuple[State, FeatureSpec]:
     rng = np.random.default_rng(0)
     n = items * EVENTS_PER_ITEM
     log = EventLog(
-        rng.integers(0, USERS, n).astype(np.int32), rng.integers(0, items, n).astype(np.int32),
-        np.sort(rng.integers(0, 30 * DAY, n)), rng.integers(-1, len(GRADES), n).astype(np.int8),
-        np.full(n, -1, np.int16), np.full(n, -1, np.int8), np.full(n, -1, np.int64), np.ones(n, bool),
-        np.empty((n, 0), np.float32), (),
-    )  # fmt: skip
-    catalog = Catalog(np.arange(USERS), np.arange(items), (), (), ())
+        user=rng.integers(0, USERS, n).astype(np.int32),
+        item=rng.integers(0, items, n).astype(np.int32),
+        ts=np.sort(rng.integers(0, 30 * DAY, n)),
+        grade=rng.integers(-1, len(GRADES), n).astype(np.int8),
+        surface=np.full(n, -1, np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=np.empty((n, 0), np.float32),
+        feedback_names=(),
+    )
+    catalog = Catalog(user_ids=np.arange(USERS), item_ids=np.arange(items))
     settings = declared("user", ["h7d", "all"]) + declared("item", ["h1d", "h7d", "all"])
     settings += [CounterSettings(key=["user"], event="like", spans=["h3d"], stats=["rate", "count", "sum", "mean"])]
     counters = make_counters(settings, log, catalog, GRADES)

@@ -34,8 +34,8 @@ from ranker.client import Client
 from ranker.config import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.recording.recorder import SWITCH
-from ranker.server import Server
-from ranker.wire import batch_message
+from ranker.recording.wire import batch_message
+from ranker.server import RecordTo, Server
 
 SIZE = 1000
 USERS, ITEMS = 20_000, 10_000
@@ -117,7 +117,7 @@ def check(bundle: Bundle) -> None:
     """Compare the state after recording with one that is built from the same events."""
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(bundle, clock="snapshot", record_to=Path(folder))
+        server = Server(bundle, clock="snapshot", record_to=RecordTo(Path(folder)))
         server.start()
         with Client(server.address) as client:
             if [o.recorded for o in client.record(events(rng, bundle, 500, k * 500) for k in range(4))] != [500] * 4:
@@ -164,7 +164,7 @@ def measure(bundle: Bundle, raw: list[bytes], seconds: float, pace: float, cores
     """Record for so long into a new log."""
     hear, tell = multiprocessing.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        server = Server(bundle, clock="snapshot", record_to=Path(folder))
+        server = Server(bundle, clock="snapshot", record_to=RecordTo(Path(folder)))
         server.start()
         core = cores[1] if len(cores) > 1 else None
         arguments = (server.address, raw, seconds, pace, core, tell)

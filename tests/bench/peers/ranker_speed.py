@@ -75,7 +75,8 @@ def graded(worth: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, Pairs]:
     requests = Requests(
         np.zeros(g, np.int32), np.zeros(g, np.int64), np.zeros(g, np.int16), offsets, np.zeros(n, np.int32)
     )
-    groups = Groups(requests, np.zeros(g, np.int8), np.zeros(g, bool), grade, np.arange(n))
+    period, held = np.zeros(g, np.int8), np.zeros(g, bool)
+    groups = Groups(requests=requests, period=period, validation=held, grade=grade, event=np.arange(n))
     return grade, make_pairs(groups, weight_table(WEIGHTS, GRADES, False))
 
 

@@ -230,7 +230,7 @@ class UnsteadyALS(ALS):
     def fit(self, data: FitData) -> None:
         """Fit with a seed of its own."""
         seed = int(np.random.default_rng().integers(2**31))
-        super().fit(FitData(data.log, data.catalog, data.groups, data.pairs, data.grades, seed))
+        super().fit(replace(data, seed=seed))
 
 
 #: what stands in the TOML of a log on disk, by name

@@ -102,16 +102,16 @@ class World:
         order = np.argsort(ts, kind="stable")
         n = len(order)
         return EventLog(
-            np.repeat(user, SIZE)[order].astype(np.int32),
-            item[order].astype(np.int32),
-            ts[order].astype(np.int64),
-            grade[order].astype(np.int8),
-            np.full(n, -1, np.int16),
-            np.zeros(n, np.int8),
-            np.repeat(np.arange(len(user)), SIZE)[order].astype(np.int64),
-            np.ones(n, bool),
-            np.empty((n, 0), np.float32),
-            (),
+            user=np.repeat(user, SIZE)[order].astype(np.int32),
+            item=item[order].astype(np.int32),
+            ts=ts[order].astype(np.int64),
+            grade=grade[order].astype(np.int8),
+            surface=np.full(n, -1, np.int16),
+            organic=np.zeros(n, np.int8),
+            request=np.repeat(np.arange(len(user)), SIZE)[order].astype(np.int64),
+            pairable=np.ones(n, bool),
+            feedback=np.empty((n, 0), np.float32),
+            feedback_names=(),
         )
 
     def prepared(self, draw: int, users: int, uplift: UpliftSettings, work: Path) -> Prepared:
@@ -140,15 +140,15 @@ class World:
         items = [_number(name, self.items[name]) for name in ("price", "length")]
         items.append(_category("genre", self.items["genre"], 4))
         country = _category("country", np.resize(self.items["country"], n), COUNTRIES)
-        return Catalog(np.arange(n), np.arange(ITEMS), (), tuple(items), (country,))
+        return Catalog(
+            user_ids=np.arange(n), item_ids=np.arange(ITEMS), item_attributes=tuple(items), user_attributes=(country,)
+        )
 
 
 def _number(name: str, values: F64) -> Attribute:
-    return Attribute(name, "numeric", np.empty(0, np.int32), np.empty(0, np.int64), values.astype(np.float32), ())
+    return Attribute(name, "numeric", numbers=values.astype(np.float32))
 
 
 def _category(name: str, codes: Any, n: int) -> Attribute:
     values = tuple(str(k) for k in range(n))
-    return Attribute(
-        name, "categorical", codes.astype(np.int32), np.empty(0, np.int64), np.empty(0, np.float32), values
-    )
+    return Attribute(name, "categorical", codes=codes.astype(np.int32), values=values)

@@ -1,0 +1,268 @@
+"""What the towers are trained on: the data of a fit, and batches of windows of whole histories. NumPy alone.
+
+One pass over a window serves every event and every group in it: a target (an event to predict, a group to rank) names
+the window and the state there that has seen what it may see. There is never one pass for each impression.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
+from features.plugin import FitData
+from features.schema import F32, I32, I64, Bool, Catalog, EventLog
+from features.state.histories import Histories
+from neural.entities import Entities, count_values, encode, table_rows
+from neural.expected import ItemSignals
+from neural.histories import (
+    Lag,
+    Tokens,
+    TokenSpec,
+    Windows,
+    known_scale,
+    length_buckets,
+    make_tokens,
+    ranges,
+    raw_signals,
+)
+from neural.settings import TowerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TargetMask:
+    """The targets that batches are made for."""
+
+    events: Bool  # [rows of the histories], to predict
+    groups: Bool  # [groups], to rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventTargets:
+    """n events to predict, each from the state that has seen all of its user's events before it."""
+
+    window: I64  # [n], place in the batch
+    state: I64  # [n], 0 .. t, within the window
+    item: I64  # [n]
+    surface: I64  # [n], context code
+    grade: I64  # [n], rank; -1 none
+    feedback: F32  # [n, feedback columns], as in the log; NaN unknown
+    offset: F32  # [n], the item's mean grade before the event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTargets:
+    """g groups to rank, each from the one state of (as_of - lag), with their m impressions and p pairs of these."""
+
+    window: I64  # [g], place in the batch
+    state: I64  # [g], 0 .. t, within the window
+    surface: I64  # [g], context code
+    row: I64  # [m], impression of `Groups`
+    item: I64  # [m]
+    group: I64  # [m], which of the g
+    offset: F32  # [m], the item's mean grade before the group's as_of
+    winner: I64  # [p], which of the m
+    loser: I64  # [p], which of the m
+    weight: F32  # [p]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """b windows of histories with what is to be predicted and ranked from their states."""
+
+    user: I32  # [b]
+    tokens: Tokens  # [b, t]
+    surprise: F32  # [b, t, k], of `ItemSignals`
+    events: EventTargets
+    groups: GroupTargets
+
+
+class Batches:
+    """Plans which windows make a batch, and makes it."""
+
+    def __init__(
+        self, histories: Histories, groups: Groups, pairs: Pairs, spec: TokenSpec, expected: ItemSignals, lag: Lag
+    ) -> None:
+        r = groups.requests
+        self.histories, self.requests, self.spec, self.expected = histories, r, spec, expected
+        self.windows = Windows.build(histories, spec.length)
+        self.events = _find_events(histories, self.windows)
+        self.groups = _find_groups(histories, self.windows, groups, lag)
+        self.event_offset = expected.before(histories.item, histories.ts)[:, 0]  # [rows of the histories]
+        self.surface = spec.surface_code(r.surface)  # [groups]
+        self.item = spec.item_row(r.item)  # [impressions]
+        self.impression_offset = expected.before(r.item, r.as_of[r.row_request()])[:, 0]  # [impressions]
+        group = r.row_request()[pairs.winner]
+        order = np.argsort(group, kind="stable")  # pairs, by group
+        self.winner, self.loser = pairs.winner[order].astype(np.int64), pairs.loser[order].astype(np.int64)
+        self.weight = pairs.weight[order]
+        self.pair_offsets = np.searchsorted(group[order], np.arange(len(r) + 1)).astype(np.int64)  # [groups + 1]
+
+    @property
+    def with_pairs(self) -> Bool:
+        """bool[groups]: it holds at least one pair."""
+        return np.diff(self.pair_offsets) > 0
+
+    def plan(self, mask: TargetMask, budget: int, rng: np.random.Generator | None = None) -> list[I64]:
+        """Return windows by batch: all that have something of the mask, like lengths together; mixed with `rng`."""
+        windows = np.flatnonzero(self.events.windows_with(mask.events) | self.groups.windows_with(mask.groups))
+        length = (self.windows.stop - self.windows.start)[windows]
+        if rng is None:
+            return [windows[k] for k in length_buckets(length, budget)]
+        mixed = rng.permutation(len(windows))
+        # Jittered, so that a window meets others in each epoch.
+        jittered = (length[mixed] * rng.uniform(0.8, 1.25, len(windows))).astype(np.int64)
+        chosen = [windows[mixed[k]] for k in length_buckets(jittered, budget)]
+        return [chosen[k] for k in rng.permutation(len(chosen))]
+
+    def make(self, chosen: I64, mask: TargetMask) -> Batch:
+        """Return the chosen windows, int64[b], with the targets of the mask."""
+        user, w = self.windows.user[chosen], self.windows
+        tokens = make_tokens(self.histories, user, w.start[chosen], w.stop[chosen], self.spec)
+        return Batch(
+            user=user,
+            tokens=tokens,
+            surprise=self.expected.surprise(tokens),
+            events=self._event_targets(chosen, mask.events),
+            groups=self._group_targets(chosen, mask.groups),
+        )
+
+    def _event_targets(self, chosen: I64, mask: Bool) -> EventTargets:
+        window, state, row = self.events.within(chosen, mask)
+        h = self.histories
+        return EventTargets(
+            window=window,
+            state=state,
+            item=h.item[row].astype(np.int64),
+            surface=self.spec.surface_code(h.surface[row]),
+            grade=h.grade[row].astype(np.int64),
+            feedback=h.feedback[row],
+            offset=self.event_offset[row],
+        )
+
+    def _group_targets(self, chosen: I64, mask: Bool) -> GroupTargets:
+        window, state, group = self.groups.within(chosen, mask)
+        first, last = self.requests.offsets[group], self.requests.offsets[group + 1]
+        row = ranges(first, last)
+        pair = ranges(self.pair_offsets[group], self.pair_offsets[group + 1])
+        n_pairs = self.pair_offsets[group + 1] - self.pair_offsets[group]
+        shift = np.repeat(np.cumsum(last - first) - last, n_pairs)  # from all impressions to those of the batch
+        return GroupTargets(
+            window=window,
+            state=state,
+            surface=self.surface[group],
+            row=row,
+            item=self.item[row],
+            group=np.repeat(np.arange(len(group)), last - first),
+            offset=self.impression_offset[row],
+            winner=self.winner[pair] + shift,
+            loser=self.loser[pair] + shift,
+            weight=self.weight[pair],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TargetIndex:
+    """All n targets of one kind, sorted by the window that holds their state."""
+
+    offsets: I64  # [windows + 1]; window w has the targets offsets[w] .. offsets[w + 1] - 1
+    state: I64  # [n], within the window
+    target: I64  # [n], an event's row of the histories, or a group
+
+    @classmethod
+    def build(cls, windows: Windows, user: I32, seen: I64, target: I64) -> Self:
+        """Locate the states of n users who have seen so many events by then."""
+        window, state = windows.locate(user, seen)
+        order = np.argsort(window, kind="stable")
+        offsets = np.searchsorted(window[order], np.arange(len(windows.user) + 1)).astype(np.int64)
+        return cls(offsets, state[order], target[order])
+
+    def windows_with(self, mask: Bool) -> Bool:
+        """Return bool[windows]: it holds at least one target of the mask."""
+        window = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        return np.bincount(window[mask[self.target]], minlength=len(self.offsets) - 1) > 0
+
+    def within(self, chosen: I64, mask: Bool) -> tuple[I64, I64, I64]:
+        """Return (place in `chosen`, state, target) of every target of the mask in the chosen windows."""
+        start, stop = self.offsets[chosen], self.offsets[chosen + 1]
+        rows = ranges(start, stop)
+        window = np.repeat(np.arange(len(chosen)), stop - start)
+        keep = mask[self.target[rows]]
+        return window[keep], self.state[rows][keep], self.target[rows][keep]
+
+
+def _find_events(histories: Histories, windows: Windows) -> TargetIndex:
+    """Find the state of each event that has seen all of its user's events before it."""
+    user, row = histories.rows()
+    return TargetIndex.build(windows, user, row - histories.offsets[user], row)
+
+
+def _find_groups(histories: Histories, windows: Windows, groups: Groups, lag: Lag) -> TargetIndex:
+    """Find the state of each known user's group that has seen all before (as_of - lag)."""
+    r = groups.requests
+    start, stop = histories.before(r.user, lag.cut(r.as_of))
+    known = np.flatnonzero(r.user >= 0)
+    return TargetIndex.build(windows, r.user[known], (stop - start)[known], known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerData:
+    """All that a fit of the towers reads."""
+
+    spec: TokenSpec
+    expected: ItemSignals  # over all events of the fit
+    items: Entities
+    users: Entities
+    rows: int  # of the shared embedding table
+    popularity: I64  # [n_items], events before the validation slice
+    binary: Bool  # [feedback columns], of 0 and 1 alone
+    batches: Batches
+    pretrain: TargetMask  # events before the validation slice
+    finetune: TargetMask  # groups with pairs before it
+    held: TargetMask  # groups with pairs in it, which choose the epoch
+
+    @classmethod
+    def build(cls, data: FitData, settings: TowerSettings) -> Self:
+        """Arrange the data of a fit.
+
+        What is of the validation slice's time is a target of neither phase, and nothing is counted or scaled by it: it
+        is read as what stands in the histories of the held groups, and the towers are served as they were trained.
+        """
+        catalog, validation = data.catalog, data.groups.validation
+        boundary = int(data.groups.requests.as_of[validation].min()) if validation.any() else np.iinfo(np.int64).max
+        learned = data.log.until(boundary)
+        spec = _spec(learned, catalog, len(data.grades), settings.history)
+        expected = ItemSignals.build(data.log, spec)
+        histories = Histories.build(data.log, catalog.n_users)
+        batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone))
+        popularity = np.bincount(learned.item, minlength=catalog.n_items)
+        activity = np.bincount(learned.user, minlength=catalog.n_users)
+        rows = table_rows(count_values(catalog.n_items, catalog.item_attributes + catalog.user_attributes))
+        events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
+        return cls(
+            spec=spec,
+            expected=expected,
+            items=encode(popularity, catalog.item_attributes, rows, settings.id_shrink, salt=1),
+            users=encode(activity, catalog.user_attributes, rows, None, salt=2),
+            rows=rows,
+            popularity=popularity,
+            binary=np.all(~np.isfinite(learned.feedback) | np.isin(learned.feedback, (0, 1)), axis=0),
+            batches=batches,
+            pretrain=TargetMask(events, np.zeros(len(validation), bool)),
+            finetune=TargetMask(no_events, ~validation & batches.with_pairs),
+            held=TargetMask(no_events, validation & batches.with_pairs),
+        )
+
+
+def _spec(learned: EventLog, catalog: Catalog, n_grades: int, length: int) -> TokenSpec:
+    """Return the vocabulary and the scale of what is learned from, whatever else the catalogue has."""
+    mean, scale = known_scale(raw_signals(learned.grade, learned.feedback))
+    return TokenSpec(
+        n_items=catalog.n_items,
+        n_grades=n_grades,
+        n_surfaces=int(learned.surface.max(initial=-1)) + 1,
+        signal_mean=mean,
+        signal_scale=scale,
+        length=length,
+    )
