@@ -139,7 +139,7 @@ def _holds(ts: I64, before: I32, last: I64, low: I64, high: I64, out: Bool) -> N
         out[i] = e >= 0 and ts[e] >= low[i]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Distinct:
     """The events of each key (those whose value is not 0), and where each one's thing was before."""
 
@@ -174,7 +174,17 @@ class Distinct:
         levels, words = int(local.max(initial=1)).bit_length(), len(local) // WORD + 1
         bits, ones = np.zeros((levels, words), np.uint64), np.zeros((levels, words + 1), np.int64)
         _wavelet(local, bits, ones)
-        return cls(codes, offsets, log.ts[rows], before, bits, ones, pair[by_pair][new], by_pair[ends], pair)
+        return cls(
+            codes=codes,
+            offsets=offsets,
+            ts=log.ts[rows],
+            before=before,
+            bits=bits,
+            ones=ones,
+            pairs=pair[by_pair][new],
+            last=by_pair[ends],
+            event_pair=pair,
+        )
 
     def find(self, code: I64) -> I64:
         """Return the place of each key, -1 where it has no event."""

@@ -48,7 +48,7 @@ def table_bytes(plan: Plan, timeline: Timeline) -> int:
     return (keys + 1) * row_bytes(plan) + index
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Latest:
     """A plan's c counters as of `end`, and the d numbers that some of them are divided by."""
 
@@ -79,14 +79,14 @@ class Latest:
         shown = np.array([*plan.numerator, *(total for total, _ in divisors)], np.int64)
         add = [*np.where(divisor > 0, plan.strength * plan.prior, 0), *(strength for _, strength in divisors)]
         return cls(
-            np.ascontiguousarray(totals[:, shown], np.float32),
-            end,
-            np.where(kind == DECAYED, plan.half_lives()[plan.totals.column], np.inf)[shown],
-            np.array(add, np.float32),
-            since[shown],
-            divisor,
-            plan.counters,
-            IdIndex.of(timeline.codes) if len(timeline.codes) else None,
+            table=np.ascontiguousarray(totals[:, shown], np.float32),
+            end=end,
+            half_life=np.where(kind == DECAYED, plan.half_lives()[plan.totals.column], np.inf)[shown],
+            add=np.array(add, np.float32),
+            since=since[shown],
+            divisor=divisor,
+            counters=plan.counters,
+            index=IdIndex.of(timeline.codes) if len(timeline.codes) else None,
         )
 
     def gather(self, code: I64 | I32, as_of: int, shared: F32, out: F32) -> None:

@@ -70,7 +70,7 @@ def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
             out[rows[i], columns[c]] = values[i, c]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The n counters of one key, of b totals."""
 
@@ -184,29 +184,29 @@ class _Planner:
         ]
         order = sorted(range(len(kinds)), key=kinds.__getitem__)
         return Plan(
-            key,
-            tuple(self.feedback.items),
-            self._running(order, [kinds[k] for k in order]),
-            Totals(
-                _column(self.totals.items, 0),
-                np.argsort(order)[_column(self.totals.items, 1)],
-                _column(self.totals.items, 2),
-                _column(self.totals.items, 3),
-                np.array(self.delays.items, np.int64),
+            key=key,
+            feedback=tuple(self.feedback.items),
+            running=self._running(order, [kinds[k] for k in order]),
+            totals=Totals(
+                kind=_column(self.totals.items, 0),
+                column=np.argsort(order)[_column(self.totals.items, 1)],
+                window=_column(self.totals.items, 2),
+                delay=_column(self.totals.items, 3),
+                delays=np.array(self.delays.items, np.int64),
             ),
-            np.array([place for place, _ in mine], np.int64),
-            _column(parts, 0),
-            _column(parts, 1),
-            np.array([c.strength for _, c in mine]),
-            np.array([c.prior for _, c in mine]),
-            np.array([c.kind == "since" for _, c in mine]),
-            np.where(_column(self.totals.items, 0) == SINCE, -np.inf, 0.0),
+            counters=np.array([place for place, _ in mine], np.int64),
+            numerator=_column(parts, 0),
+            denominator=_column(parts, 1),
+            strength=np.array([c.strength for _, c in mine]),
+            prior=np.array([c.prior for _, c in mine]),
+            since=np.array([c.kind == "since" for _, c in mine]),
+            nothing=np.where(_column(self.totals.items, 0) == SINCE, -np.inf, 0.0),
         )
 
     def _running(self, order: list[int], kinds: list[int]) -> Running:
         forms = ("value", "hit", "trial")
         table = np.zeros((len(self.grades) + 1, len(order)))
-        fed = []
+        fed = []  # (column, feedback column, form)
         for c, k in enumerate(order):
             item = self.series.items[self.running.items[k][0]]
             if isinstance(item[0], str):
@@ -216,7 +216,8 @@ class _Planner:
         starts = np.searchsorted(kinds, np.arange(len(self.half_life.items) + 2)).astype(np.int64)
         decay = np.array([self.running.items[k][1] for k in order], np.int64)
         half_life = np.array(self.half_life.items, np.float64)
-        return Running(table, _column(fed, 0), _column(fed, 1), _column(fed, 2), starts, decay, half_life)
+        columns, feed, form = (_column(fed, k) for k in range(3))
+        return Running(table=table, fed=columns, feed=feed, form=form, starts=starts, decay=decay, half_life=half_life)
 
 
 def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:

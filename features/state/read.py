@@ -95,51 +95,46 @@ def _order(state: State) -> Order:
 def _one_request(state: State, order: Order, requests: Requests, row: F32, out: F32) -> None:
     """Complete float32[width] `row` by what all candidates share, and write it with the other counters to `out`."""
     for number in order.shared:
-        _read_plan(state, order, number, requests, NO_ITEM, NOTHING, row.reshape(1, -1))
+        _read_plan(state, number, requests, NO_ITEM, NOTHING, row.reshape(1, -1))
     if not order.each:
         out[:] = row
     for k, number in enumerate(order.each):
-        _read_plan(state, order, number, requests, requests.item, NOTHING if k else row, out)
+        _read_plan(state, number, requests, requests.item, NOTHING if k else row, out)
 
 
-def _read_plan(
-    state: State, order: Order, number: int, requests: Requests, item: I32, row: F32, out: F32
-) -> None:  # fmt: skip
+def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F32, out: F32) -> None:
     """Write the counters of a plan, of int32[n] items for the one request, and `row` elsewhere unless it is empty."""
-    if number in order.tabled:
-        table = _table(state, number)
-        if int(requests.as_of[0]) >= table.end:
-            _from_table(state, number, table, requests, item, row, out)
-            return
-    if len(row):
-        out[:] = row
-    _from_timelines(state, number, requests, item, out)
-
-
-def _table(state: State, number: int) -> Latest:
-    """Return the base's table of a plan that has one."""
-    base = state.segments[0]
-    if number not in base.tables:
-        base.tables[number] = Latest.of(state.plans[number], base.timelines[number])
-    return base.tables[number]
-
-
-def _from_table(
-    state: State, number: int, table: Latest, requests: Requests, item: I32, row: F32, out: F32
-) -> None:  # fmt: skip
-    """Read the base's table; keys that later segments know are read again, from the timelines of all."""
-    plan, as_of = state.plans[number], int(requests.as_of[0])
+    table, as_of = _table(state, number), int(requests.as_of[0])
+    if table is None or as_of < table.end:
+        if len(row):
+            out[:] = row
+        _from_timelines(state, number, requests, item, out)
+        return
+    plan = state.plans[number]
     if plan.key in (("item",), ("user",)):
         code: I64 | I32 = item if plan.key == ("item",) else requests.user  # an index alone is its own code
     else:
         code = _keys(state, plan, requests, item)[1]
     table.gather(code, as_of, row, out)
     if len(state.segments) > 1:
-        later = [segment.timelines[number].find(code) >= 0 for segment in state.segments[1:]]
-        rows = np.flatnonzero(np.any(later, axis=0))
-        if len(rows):
-            values = _values(state, number, np.arange(len(rows)), code[rows].astype(np.int64), _times(as_of, len(rows)))
-            place(values, rows, plan.counters, out)
+        _again_with_later_events(state, number, code, as_of, out)
+
+
+def _table(state: State, number: int) -> Latest | None:
+    """Return the base's table of a plan, None for one that has none."""
+    base = state.segments[0]
+    if number not in base.tables and number in _order(state).tabled:
+        base.tables[number] = Latest.of(state.plans[number], base.timelines[number])
+    return base.tables.get(number)
+
+
+def _again_with_later_events(state: State, number: int, code: I64 | I32, as_of: int, out: F32) -> None:
+    """Write the counters of those keys that segments behind the base know, from the timelines of all segments."""
+    later = [segment.timelines[number].find(code) >= 0 for segment in state.segments[1:]]
+    rows = np.flatnonzero(np.any(later, axis=0))
+    if len(rows):
+        values = _values(state, number, np.arange(len(rows)), code[rows].astype(np.int64), _times(as_of, len(rows)))
+        place(values, rows, state.plans[number].counters, out)
 
 
 def _from_timelines(state: State, number: int, requests: Requests, item: I32, out: F32) -> None:

@@ -60,14 +60,21 @@ def load_state(folder: Path) -> State:
         )
         for k in range(written["segments"])
     )
-    histories = load_arrays(folder / "histories", Histories)
-    first_seen = load_array(folder / "first_seen.npy")
     catalog = _load_catalog(folder / "catalog")
     if (folder / NEWCOMERS).exists():
         new = json.loads((folder / NEWCOMERS).read_text())
         users, items = (Newcomers.of(new[side]["ids"], new[side]["room"]) for side in ("users", "items"))
         catalog = replace(catalog, new_users=users, new_items=items)
-    return State(catalog, counters, grades, plans, segments, first_seen, histories, written["end"])
+    return State(
+        catalog=catalog,
+        counters=counters,
+        grades=grades,
+        plans=plans,
+        segments=segments,
+        first_seen=load_array(folder / "first_seen.npy"),
+        histories=load_arrays(folder / "histories", Histories),
+        end=written["end"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Segment:
     tables: dict[int, Latest] = field(default_factory=dict, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Everything known of events with `ts < end`."""
 
@@ -69,10 +69,16 @@ class State:
         histories: where they are there already. asked: the only requests whose counters will be read, so that what
         does not concern them can be left out.
         """
-        plans = make_plans(counters, grades)
-        first_seen = np.full(catalog.all_items, NEVER, np.int64)
-        histories = Histories.build(log, catalog.all_users) if histories is None else histories
-        empty = cls(catalog, counters, grades, plans, (), first_seen, histories, int(EVER))
+        empty = cls(
+            catalog=catalog,
+            counters=counters,
+            grades=grades,
+            plans=make_plans(counters, grades),
+            segments=(),
+            first_seen=np.full(catalog.all_items, NEVER, np.int64),
+            histories=Histories.build(log, catalog.all_users) if histories is None else histories,
+            end=int(EVER),
+        )
         built = empty.extended(log, asked)
         return replace(built, end=max(built.end, 0))
 
