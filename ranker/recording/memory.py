@@ -108,7 +108,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
 
 
 def _row_bytes(state: State) -> int:
-    """Return the bytes of an event in an `EventLog`: layers keep theirs, to be merged."""
+    """Return the bytes of an event in an `EventLog`: runs keep theirs, to be merged."""
     return _history_bytes(state) + BESIDE
 
 
