@@ -22,13 +22,19 @@ GRAM_ROWS = 65_536
 
 
 class ALSSettings(Settings):
-    """The options of Hu, Koren, Volinsky (2008), as `implicit` names them, and the lag of what serving sees."""
+    """Matrix factorisation of Hu, Koren, Volinsky (2008), as `implicit` has it."""
 
-    factors: int = Field(default=64, ge=1)  # width of the vectors
-    regularization: float = Field(default=0.05, gt=0)
-    iterations: int = Field(default=20, ge=1)
-    alpha: float = Field(default=5.0, gt=0)  # how much the best grade adds to a confidence of 1
-    lag: Duration = Field(default=0)  # µs; an event is seen so much later than it happened
+    factors: int = Field(default=64, ge=1, description="Numbers in a vector.")
+    regularization: float = Field(default=0.05, gt=0, description="The paper's lambda.")
+    iterations: int = Field(default=20, ge=1, description="Sweeps over users and items.")
+    alpha: float = Field(
+        default=5.0, gt=0, description="Confidence in an event is 1 + alpha · grade / best grade, by their ranks."
+    )
+    lag: Duration = Field(default=0, description="How much later than its ts an event is seen by the user's vector.")
+
+
+class NoiseSettings(Settings):
+    """A column of noise takes no options."""
 
 
 class ALS:
@@ -40,6 +46,7 @@ class ALS:
     """
 
     columns: tuple[str, ...] = ("dot",)
+    options = ALSSettings
 
     def __init__(self, **params: Any) -> None:
         self.settings = ALSSettings(**params)
@@ -140,6 +147,7 @@ class Noise:
     """A column that knows nothing: a hash of (user, item, as_of) as a number in [0, 1). Its uplift must be none."""
 
     columns: tuple[str, ...] = ("noise",)
+    options = NoiseSettings
 
     def __init__(self) -> None:
         self.seed = 0

@@ -14,7 +14,7 @@ from numba import njit
 from features.errors import PairliftError
 from features.hashing import SLOT_BYTES, bits_for, probe, slot_of
 from features.prefetch import AHEAD, prefetch
-from features.schema import I32, I64, Ids
+from features.schema import I32, I64, Ids, is_text
 
 #: integers in a range of so many times their number are close together: as large a table as by hash
 CLOSE = 8
@@ -77,7 +77,7 @@ class IdIndex:
     @classmethod
     def of(cls, ids: Ids) -> "IdIndex":
         """Index ids int64[n] or object[n] of text; PairliftError where one stands twice."""
-        text = ids.dtype == object
+        text = is_text(ids)
         if not text and len(ids) and int(ids.max()) - int(ids.min()) < CLOSE * len(ids):
             return cls._of_close(ids)
         bits = bits_for(len(ids))

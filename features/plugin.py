@@ -7,14 +7,14 @@ sum in another order, by which a value moves less than 1e-5 of its column's stan
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from pydantic import ValidationError
 
-from features.errors import PairliftError
+from features.errors import PairliftError, did_you_mean
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F32, I32, Catalog, EventLog, Requests
@@ -41,7 +41,8 @@ class FeaturePlugin(Protocol):
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
     raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
     the same values, to the bit on one machine. A class whose fits do not repeat has the attribute
-    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`).
+    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). A class whose
+    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them.
     """
 
     columns: tuple[str, ...]
@@ -109,10 +110,18 @@ def plugin_class(path: str) -> type[FeaturePlugin]:
 
 def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugin:
     """Build the plugin of a TOML table; a PairliftError names the table."""
+    found = plugin_class(path)
     try:
-        return plugin_class(path)(**params)
+        return found(**params)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        known = getattr(getattr(found, "options", None), "model_fields", {})
+        problems = "; ".join(_problem(e["loc"], e["type"], e["msg"], known) for e in error.errors())
         raise PairliftError(f"[plugins.{name}]: {problems}") from error
     except TypeError as error:
         raise PairliftError(f"[plugins.{name}]: {error}") from error
+
+
+def _problem(loc: tuple[int | str, ...], kind: str, message: str, known: Iterable[str]) -> str:
+    """Return one finding of pydantic about a plugin's options; of an unknown one it names the nearest known one."""
+    place = ".".join(map(str, loc))
+    return f"{place}: unknown key{did_you_mean(place, known)}" if kind == "extra_forbidden" else f"{place}: {message}"

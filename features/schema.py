@@ -145,6 +145,10 @@ class Catalog:
         """Number of items with new ones."""
         return self.n_items + self.new_items.count
 
+    def surface_codes(self) -> dict[str, int]:
+        """Return the code of each surface by its name, made anew; what is not in it has the code -1."""
+        return {name: code for code, name in enumerate(self.surfaces)}
+
     def described_users(self, user: I32) -> I32:
         """Return int32[n] with -1 for new users: of them no attribute is known."""
         return np.where(user < self.n_users, user, np.int32(-1)) if self.new_users.room else user
@@ -224,6 +228,11 @@ def one_request(user: int, as_of: int, surface: int, item: I32, context: F32 = N
         np.asarray(item, np.int32),
         context,
     )
+
+
+def is_text(ids: Ids) -> bool:
+    """Tell whether ids of the user's own are text; else they are int64."""
+    return ids.dtype == object
 
 
 def lookup(ids: Ids, wanted: Ids) -> I32:

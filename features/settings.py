@@ -1,6 +1,7 @@
 """The part of the TOML that describes a log: sources, SQL expressions, grades, groups, split, counters.
 
-Frozen pydantic models; an unknown key is an error. `ranker.config` reads the file and puts these together.
+Frozen pydantic models; an unknown key is an error. What a key means is its `description`, which `pairlift config`
+prints. `ranker.config` reads the file and puts the tables together.
 """
 
 import re
@@ -13,13 +14,15 @@ from features.schema import DAY, HOUR, MINUTE, SAMPLED, SECOND
 
 UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 LONGEST = 36_525 * DAY
+#: how a duration is written
+DURATION = r"(\d+(?:\.\d+)?)\s*([smhd])"
 #: names of the contract's own, which a user's column, grade or attribute must not take
 RESERVED = {SAMPLED, "impression", "grade", "user", "item", "surface", "idx", "user_id", "item_id", "source_row"}
 
 
 def parse_duration(text: object) -> object:
     """Read `"90s"`, `"30m"`, `"24h"` or `"7d"` as int microseconds; ValueError on anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip()) if isinstance(text, str) else None
+    match = re.fullmatch(DURATION, text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"a duration such as '90s', '30m', '24h' or '7d' was expected, found {text!r}")
     duration = round(float(match[1]) * UNITS[match[2]])
@@ -28,7 +31,16 @@ def parse_duration(text: object) -> object:
     return duration
 
 
-Duration = Annotated[int, BeforeValidator(parse_duration)]
+def duration_text(duration: int) -> str:
+    """Return int microseconds as the TOML has them, in the largest unit that gives a whole number: `"30m"`."""
+    unit = next((unit for unit, size in reversed(UNITS.items()) if duration >= size and duration % size == 0), "s")
+    return f"{duration / UNITS[unit]:g}{unit}"
+
+
+#: µs; the JSON Schema says what the TOML has, a text
+Duration = Annotated[
+    int, BeforeValidator(parse_duration, json_schema_input_type=Annotated[str, Field(pattern=f"^{DURATION}$")])
+]
 
 
 def check_name(name: str) -> str:
@@ -50,88 +62,172 @@ class Settings(BaseModel):
 
 
 class EventsSettings(Settings):
-    """`[events]`: where the log is, and a SQL expression for each column of the contract.
+    """`[events]`: where the log is, and a SQL expression for each column of the contract."""
 
-    feedback: what the user did (numbers of at most 1e12 either way or true/false, NULL unknown); counters, histories
-    and towers read it.
-    context: what a request says of itself (device, locale …): text or numbers, features `context_<name>`; a request to
-    the server carries them as `context.attributes`.
-    columns: whatever else the conditions of grades and of `pairing.where` read; nothing else sees them.
-    position: 1 is the first place of the list. propensity: the chance, in (0, 1], with which the logging policy showed
-    this item at this place. Both are for `[pairing]` corrections and conditions, and never features.
-    event_id: an integer or text that names each event (7 and '7' are one name): of rows with the same one, the first
-    is imported and the others are counted. Left out: the column `event_id` where the source has one; "NULL" for none.
-    """
-
-    source: str
-    user_id: str = "user_id"
-    item_id: str = "item_id"
-    ts: str = "ts"
-    event_id: str | None = None
-    surface: str | None = None
-    organic: str | None = None
-    request_id: str | None = None
-    position: str | None = None
-    propensity: str | None = None
-    feedback: dict[Name, str] = Field(default_factory=dict)
-    context: dict[Name, str] = Field(default_factory=dict)
-    columns: dict[Name, str] = Field(default_factory=dict)
+    source: str = Field(
+        description="Path or glob of the log, or SQL that DuckDB reads as a table: \"read_csv('{data}/log.csv')\"."
+    )
+    user_id: str = Field(default="user_id", description="SQL of the user's id: integers or text.")
+    item_id: str = Field(default="item_id", description="SQL of the item's id: integers or text.")
+    ts: str = Field(
+        default="ts",
+        description='SQL of the event\'s time, a timestamp; of seconds since 1970: "to_timestamp(seconds)".',
+    )
+    event_id: str | None = Field(
+        default=None,
+        description="SQL of an integer or text that names each event (7 and '7' are one name): of rows with the same "
+        "one, the first is imported and the others are counted. Left out: the column event_id where the source has "
+        'one; "NULL" for none.',
+    )
+    surface: str | None = Field(
+        default=None, description="SQL of the place where the list was shown (feed, search, …), text."
+    )
+    organic: str | None = Field(
+        default=None, description="SQL condition: true where the recommender did not cause the event."
+    )
+    request_id: str | None = Field(
+        default=None,
+        description="SQL of the request's id. Impressions of one request are one pairing group; without it, groups "
+        "are made from time ([pairing] window and max_size).",
+    )
+    position: str | None = Field(
+        default=None,
+        description="SQL of the place in the list, 1 is the first. For corrections and conditions of [pairing]; never "
+        "a feature.",
+    )
+    propensity: str | None = Field(
+        default=None,
+        description="SQL of the chance, in (0, 1], with which the logging policy showed this item at this place. For "
+        "corrections and conditions of [pairing]; never a feature.",
+    )
+    feedback: dict[Name, str] = Field(
+        default={},
+        description="What the user did: numbers of at most 1e12 either way, or true/false; NULL is unknown. Counters, "
+        "histories and towers read these columns.",
+    )
+    context: dict[Name, str] = Field(
+        default={},
+        description="What a request says of itself (device, locale …), text or numbers: the features context_<name>. "
+        "A request to the server carries them as context.attributes.",
+    )
+    columns: dict[Name, str] = Field(
+        default={},
+        description="Whatever else the conditions of [[grades]] and of [pairing] where read; nothing else sees them.",
+    )
 
 
 class ItemsSettings(Settings):
-    """`[items]`: optional attributes of items. The kind of a column follows from its SQL type."""
+    """`[items]`: attributes of items."""
 
-    source: str
-    item_id: str = "item_id"
-    columns: dict[Name, str] = Field(default_factory=dict)
-    text: dict[Name, str] = Field(default_factory=dict)
+    source: str = Field(description="Path or glob of the items, or SQL that DuckDB reads as a table.")
+    item_id: str = Field(default="item_id", description="SQL of the item's id, as in [events].")
+    columns: dict[Name, str] = Field(
+        default={},
+        description="SQL of each attribute. Its SQL type says what it is: text is a category, a list has several "
+        "values, a number is a number.",
+    )
+    text: dict[Name, str] = Field(
+        default={}, description="SQL of text for people to read, such as a title; not a feature."
+    )
 
 
 class UsersSettings(Settings):
-    """`[users]`: optional attributes of users, as for items."""
+    """`[users]`: attributes of users."""
 
-    source: str
-    user_id: str = "user_id"
-    columns: dict[Name, str] = Field(default_factory=dict)
-    text: dict[Name, str] = Field(default_factory=dict)
+    source: str = Field(description="Path or glob of the users, or SQL that DuckDB reads as a table.")
+    user_id: str = Field(default="user_id", description="SQL of the user's id, as in [events].")
+    columns: dict[Name, str] = Field(default={}, description="SQL of each attribute, as in [items].")
+    text: dict[Name, str] = Field(default={}, description="SQL of text for people to read; not a feature.")
 
 
 class Grade(Settings):
-    """`[[grades]]`: one class of feedback; they are listed from worst to best, the best true one counts."""
+    """`[[grades]]`: one class of feedback."""
 
-    name: Name
-    when: str
+    name: Name = Field(description="Name of the grade: letters, digits and single underscores.")
+    when: str = Field(
+        description="SQL condition over the columns of [events]. A row gets the best grade whose condition is true."
+    )
 
 
 class GroupSettings(Settings):
-    """How impressions without a request id become pairing groups."""
+    """How impressions without a request id become pairing groups: what `[pairing.towers]` may override."""
 
-    window: Duration | None = None
-    max_size: int | None = Field(default=None, ge=2, le=1_000_000)
+    window: Duration | None = Field(
+        default=None, description="In place of [pairing] window, where the group is in the towers' period."
+    )
+    max_size: int | None = Field(
+        default=None,
+        ge=2,
+        le=1_000_000,
+        description="In place of [pairing] max_size, where the group is in the towers' period.",
+    )
 
 
 class PairingSettings(GroupSettings):
-    """`[pairing]`: groups, pair weights, drawn negatives. `[pairing.towers]` overrides for the towers' period.
+    """`[pairing]`: groups, pair weights, drawn negatives, and corrections (formulas: `features.pairing.exposure`)."""
 
-    train_cap: of a group with more pairs so many are drawn, in training alone. What else is of training alone, and
-    never changes the metric (formulas: `features.pairing.exposure`): position_power: place k is looked at with the
-    chance k ** -power; or examination, that chance for the places 1, 2, … (the last one holds for all further places);
-    propensity: weigh by the inverse of `[events] propensity`; max_correction: the most that these weigh a pair up;
-    half_life: a pair so much older than another weighs half as much.
-    """
-
-    window: Duration = Field(default=30 * MINUTE)
-    max_size: int = Field(default=50, ge=2, le=1_000_000)
-    where: str | None = None
-    weights: dict[str, float] = Field(default_factory=dict)
-    negatives: int = Field(default=0, ge=0)
-    train_cap: int | None = Field(default=None, ge=1)
-    position_power: float | None = Field(default=None, gt=0, le=10)
-    examination: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, min_length=1)
-    propensity: bool = False
-    max_correction: float = Field(default=10.0, ge=1, allow_inf_nan=False)
-    half_life: Duration | None = Field(default=None, gt=0)
-    towers: GroupSettings = GroupSettings()
+    window: Duration = Field(
+        default=30 * MINUTE,
+        description="Where the log has no request ids, a group starts at an impression and ends this much later.",
+    )
+    max_size: int = Field(
+        default=50,
+        ge=2,
+        le=1_000_000,
+        description="Where the log has no request ids, a group ends at so many impressions, if not before.",
+    )
+    where: str | None = Field(
+        default=None,
+        description="SQL condition over the columns of [events]: the impressions that may make pairs. The others stay "
+        "in histories. Left out: all of them.",
+    )
+    weights: dict[str, float] = Field(
+        default={},
+        description='What a pair weighs, by its grades: "click > skip" = 1.0, for every pair of grades. Left out: the '
+        "difference of the grades' ranks.",
+    )
+    negatives: int = Field(
+        default=0,
+        ge=0,
+        description="For a log of positives only: so many losers are drawn for each positive, by popularity till then.",
+    )
+    train_cap: int | None = Field(
+        default=None,
+        ge=1,
+        description="For training, draw so many pairs of a group that has more; the metric has all. Left out: all.",
+    )
+    position_power: float | None = Field(
+        default=None,
+        gt=0,
+        le=10,
+        description="Place k is looked at with the chance k ** -position_power, and its winners count the more in "
+        "training; the metric does not change. Left out: no correction.",
+    )
+    examination: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="In place of position_power: that chance for the places 1, 2, …; the last one holds for all "
+        "further places.",
+    )
+    propensity: bool = Field(
+        default=False,
+        description="Weigh a training pair by the inverse of its two [events] propensity: what was seldom shown counts "
+        "more. The metric does not change.",
+    )
+    max_correction: float = Field(
+        default=10.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="The most that position and propensity together weigh a pair up.",
+    )
+    half_life: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="A training pair so much older than another weighs half as much. Left out: age does not matter.",
+    )
+    towers: GroupSettings = Field(
+        default=GroupSettings(), description="Other groups for the towers' period than for the booster's and the test."
+    )
 
     @model_validator(mode="after")
     def _one_examination(self) -> Self:
@@ -156,16 +252,26 @@ Boundary = float | datetime | date
 
 
 class SplitSettings(Settings):
-    """`[split]`: towers learn on [t0, t1), the booster on [t1, t2), the test is [t2, t3).
+    """`[split]`: towers learn on [t0, t1), the booster on [t1, t2), the test is [t2, t3)."""
 
-    A boundary is a date or time, or a quantile in (0, 1) of the events' times. t0 and t3 default to the whole log.
-    """
-
-    t0: Boundary | None = None
-    t1: Boundary = 0.5
-    t2: Boundary = 0.8
-    t3: Boundary | None = None
-    validation: float = Field(default=0.2, gt=0, lt=1)
+    t0: Boundary | None = Field(
+        default=None, description="Where the towers' period begins, as for t1. Left out: the start of the log."
+    )
+    t1: Boundary = Field(
+        default=0.5,
+        description="Where the towers' period ends and the booster's begins: a date or time such as 2026-04-25, or a "
+        "quantile, above 0 and below 1, of the events' times.",
+    )
+    t2: Boundary = Field(default=0.8, description="Where the booster's period ends and the test begins, as for t1.")
+    t3: Boundary | None = Field(
+        default=None, description="Where the test ends, as for t1. Left out: the end of the log."
+    )
+    validation: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Share of each training period, the last by time, that stops and tunes towers and booster.",
+    )
 
     @model_validator(mode="after")
     def _quantiles(self) -> Self:
@@ -177,29 +283,47 @@ class SplitSettings(Settings):
 
 
 class FeatureSettings(Settings):
-    """`[features]`: the plain columns beside the counters, by the names of `features.plain`; None is a good default."""
+    """`[features]`: the plain columns beside the counters (`features.plain`)."""
 
-    columns: list[str] | None = None
+    columns: list[str] | None = Field(
+        default=None,
+        description="item_<column> and user_<column>; of a column with several values item_<column>_count and "
+        "item_<column>_main, of seconds since 1970 item_<column>_age (days since); item_age (days since the item's "
+        "first event), hour, weekday, surface, context_<name>. Left out: numbers, categories of few values, hour and "
+        "surface.",
+    )
 
 
 class CounterSettings(Settings):
-    """`[[counters]]`: aggregates of one kind of event for one key, over several spans.
+    """`[[counters]]`: aggregates of one kind of event for one key, over several spans."""
 
-    key: any of `user`, `item`, `surface`, item attributes, and user attributes as `user_<name>`.
-    event: `impression`, a grade, `grade` (the rank of the grade), or a column of `[events.feedback]`: a SQL
-    condition or value of your own is one more column there, for example `long = "play_ms > 60000"`.
-    spans: `w7d` (window), `h3d` (half-life) or `all`. delay: how long after its `ts` an event is known.
-    stats: `count` (events whose value is not 0), `sum`, `rate` (share of them that is not 0), `mean`,
-    `ratio_<event>` (sum of the event over the sum of another), `since` (seconds since the last event that is not
-    0), `distinct_<part>` (how many items, users, … it had), `rank_<attribute>` (1 is the item with the highest
-    count of those with the same attribute value, as of the last full hour). rate, mean and ratio are smoothed:
-    (sum + strength · prior) / (trials + strength); without `prior` it is the quotient of the whole log.
-    """
-
-    key: list[str] = Field(min_length=1)
-    event: str
-    spans: list[str] = Field(default=["all"], min_length=1)
-    stats: list[str] = Field(min_length=1)
-    strength: float = Field(default=10.0, gt=0)
-    prior: float | None = None
-    delay: Duration = Field(default=0)
+    key: list[str] = Field(
+        min_length=1,
+        description="For what is counted, together: any of user, item, surface, item attributes, and user attributes "
+        "as user_<name>.",
+    )
+    event: str = Field(
+        description="What is counted: impression, a grade, grade (the grade's rank), or a column of [events.feedback]. "
+        'A SQL condition or value of your own is one more column there: long = "play_ms > 60000".'
+    )
+    spans: list[str] = Field(
+        default=["all"],
+        min_length=1,
+        description="w7d (a window of 7 days; w12h of 12 hours), h3d (a half-life of 3 days) or all.",
+    )
+    stats: list[str] = Field(
+        min_length=1,
+        description="count (events whose value is not 0), sum, rate (share of them that is not 0), mean, ratio_<event> "
+        "(sum of the event over the sum of another), since (seconds since the last event that is not 0), "
+        "distinct_<part> (how many items, users, … it had), rank_<attribute> (of an item: 1 has the highest count of "
+        "those with the same attribute value, as of the last full hour). rate, mean and ratio are smoothed: "
+        "(sum + strength · prior) / (trials + strength).",
+    )
+    strength: float = Field(
+        default=10.0, gt=0, description="How many trials of the prior are added to rate, mean and ratio."
+    )
+    prior: float | None = Field(
+        default=None,
+        description="What rate, mean and ratio are without a trial. Left out: the quotient of the whole log.",
+    )
+    delay: Duration = Field(default=0, description="How long after its ts an event is known.")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from features.settings import Settings, parse_duration
+from features.settings import Duration, Settings, parse_duration
 from neural.histories import DAILY
 
 Column = Literal["dot", "user_vector", "item_vector"]
@@ -24,15 +24,6 @@ def _distinct(columns: list[Column]) -> list[Column]:
 class TowerSettings(Settings):
     """What the plugin gives, the sizes of the towers, and how they are trained.
 
-    columns: `dot`, and `user_vector` or `item_vector`, which stand for `width` columns each. lag: a duration, or
-    `daily` for the vectors of the last 00:00 of `[time] zone`. history: the most events of a user that are read, the
-    latest ones.
-
-    id_dropout: how often training hides an item's id, so that attributes speak for new items. id_shrink: an id of
-    n events weighs n / (n + id_shrink). max_steps: of each phase; epochs beyond it are left out, but never the first
-    two. patience: epochs without a better validation PairAccuracy before a phase stops. finetune_rate: its share of
-    learning_rate. table_decay: weight_decay of the embedding table. threads: of training; serving has one.
-
     The defaults were first chosen without a record, perhaps on a test slice, and were tried again on 26 November 2026
     with `make bench WHAT=towers`: one option at a time (which, and to what value, stands in the trials:
     `tests/bench/results/towers_trials.json`), on the logs of both examples, by what `dot` gains the booster on its
@@ -40,26 +31,62 @@ class TowerSettings(Settings):
     setting differ.
     """
 
-    columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(default=["dot"], min_length=1)
-    lag: Annotated[Literal["daily"] | int, BeforeValidator(_lag)] = 0
-    history: int = Field(default=128, ge=1, le=4096)
-    width: int = Field(default=64, ge=8, le=1024, multiple_of=8)
-    layers: int = Field(default=2, ge=1, le=24)
-    heads: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    id_dropout: float = Field(default=0.1, ge=0, lt=1)
-    id_shrink: float = Field(default=20.0, ge=0)
-    pretrain_epochs: int = Field(default=10, ge=0)
-    finetune_epochs: int = Field(default=6, ge=0)
-    max_steps: int = Field(default=1500, ge=1)
-    patience: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=4e-3, gt=0)
-    finetune_rate: float = Field(default=0.3, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    table_decay: float = Field(default=1.0, ge=0)
-    batch_tokens: int = Field(default=2048, ge=1)
-    negatives: int = Field(default=256, ge=2)
-    threads: int = Field(default=2, ge=1)
+    columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(
+        default=["dot"],
+        min_length=1,
+        description="What the ranker gets: dot (the scalar product of the two vectors), and user_vector or "
+        "item_vector, of as many columns as the towers are wide.",
+    )
+    lag: Annotated[
+        Literal["daily"] | int, BeforeValidator(_lag, json_schema_input_type=Duration | Literal["daily"])
+    ] = Field(
+        default=0,
+        description='How much later than its ts an event is seen by the user tower; "daily": vectors of the last 00:00 '
+        "of [time] zone.",
+    )
+    history: int = Field(
+        default=128, ge=1, le=4096, description="The most events of a user that are read, the latest ones."
+    )
+    width: int = Field(default=64, ge=8, le=1024, multiple_of=8, description="Numbers in a vector, a multiple of 8.")
+    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the transformer.")
+    heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of the activations that training drops.")
+    id_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="How often training hides an item's id, so that its attributes learn to speak for new items.",
+    )
+    id_shrink: float = Field(
+        default=20.0, ge=0, description="The id of an item with n events weighs n / (n + id_shrink)."
+    )
+    pretrain_epochs: int = Field(
+        default=10, ge=0, description="The most epochs of pre-training, on the events of the towers' period."
+    )
+    finetune_epochs: int = Field(
+        default=6, ge=0, description="The most epochs of fine-tuning, on the weighted pairs of the towers' period."
+    )
+    max_steps: int = Field(
+        default=1500,
+        ge=1,
+        description="Steps of each phase: epochs beyond them are left out, but never the first two.",
+    )
+    patience: int = Field(
+        default=4, ge=1, description="Epochs without a better validation PairAccuracy before a phase stops."
+    )
+    learning_rate: float = Field(default=4e-3, gt=0, description="The highest learning rate of pre-training.")
+    finetune_rate: float = Field(
+        default=0.3, gt=0, description="The highest learning rate of fine-tuning, as a share of learning_rate."
+    )
+    weight_decay: float = Field(default=0.1, ge=0, description="Weight decay of all but the embedding table.")
+    table_decay: float = Field(default=1.0, ge=0, description="Weight decay of the embedding table.")
+    batch_tokens: int = Field(default=2048, ge=1, description="Tokens (events of histories) in a batch.")
+    negatives: int = Field(
+        default=256,
+        ge=2,
+        description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all.",
+    )
+    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "TowerSettings":

@@ -48,6 +48,8 @@ class TwoTower:
     user with attributes and no history has a vector, for the attributes say something.
     """
 
+    options = TowerSettings
+
     def __init__(self, **params: Any) -> None:
         self.settings = TowerSettings(**params)
         self.columns: tuple[str, ...] = _column_names(self.settings)

@@ -10,9 +10,6 @@ cooccurrence/     neighbours of each item as of the end of the log
 """
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import numpy as np
 
 from features.arrays import load_arrays, save_arrays
 from features.errors import PairliftError
+from features.files import written_folder
 from features.log.recorded import Recorded
 from features.pairing.split import Split
 from features.plugin import FeaturePlugin, plugin_class
@@ -32,7 +30,7 @@ from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config, load_config
 from ranker.forest.scorer import Scorer, checked_scorer
-from ranker.hashes import hash_file, hash_value
+from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
 
 #: 2: importance.json, and the split in the manifest
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
@@ -41,25 +39,21 @@ FORMAT = 3
 IMPORTANCE = "importance.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A loaded bundle, immutable. columns: the booster's, in order: those of `spec`, then `<plugin>__<column>`.
-
-    scorer: the compiled booster, None where LightGBM's own predict must do. recorded: what of recorded
-    logs `state` has.
-    """
+    """A loaded bundle, immutable."""
 
     folder: Path
-    version: str
+    version: str  # hash of its manifest
     config: Config
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # the booster's, in order: those of `spec`, then `<plugin>__<column>`
     spec: FeatureSpec
     state: State
-    plugins: dict[str, FeaturePlugin]
+    plugins: dict[str, FeaturePlugin]  # by name, in the order of their columns
     booster: lgb.Booster
     cooccurrence: Cooccurrence
-    recorded: Recorded = field(default_factory=dict)
-    scorer: Scorer | None = field(init=False)
+    recorded: Recorded = field(default_factory=dict)  # what `state` has of recorded logs
+    scorer: Scorer | None = field(init=False)  # the compiled booster, None where LightGBM's own predict must do
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorer", checked_scorer(self.booster))
@@ -75,6 +69,7 @@ class Bundle:
 
 def write_bundle(
     folder: Path,
+    *,
     config: Config,
     spec: FeatureSpec,
     state: State,
@@ -91,7 +86,7 @@ def write_bundle(
     measured: figures of the test. importance: see `ranker.metrics.importance`. split: of the log that it was trained
     on. recorded: which recorded events are in that log.
     """
-    with _in_its_place(folder.resolve()) as partial:
+    with written_folder(folder.resolve()) as partial:
         (partial / "pairlift.toml").write_text(config.text)
         booster.save_model(str(partial / "booster.txt"))
         (partial / IMPORTANCE).write_text(json.dumps(importance, indent=1))
@@ -100,7 +95,6 @@ def write_bundle(
             plugin.save(partial / "plugins" / name)
         save_state(partial / "snapshot", state)
         save_arrays(partial / "cooccurrence", cooccurrence)
-        files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         manifest = {
             "format": FORMAT,
             "columns": columns_of(spec, plugins),
@@ -109,39 +103,23 @@ def write_bundle(
             "split": asdict(split),
             "measured": measured,
             "recorded": recorded,
-            "files": files,
+            "files": hash_files(partial),
         }
-        manifest["version"] = hash_value(manifest)[:12]
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        (partial / MANIFEST).write_text(json.dumps(manifest | {"version": _version_of(manifest)}, indent=1))
 
 
-@contextmanager
-def _in_its_place(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside `folder` to write into, and put it in its place in one step where all went well."""
-    partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
-    _tidy(folder, partial, old)  # after a run that was killed
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-    finally:
-        _tidy(folder, partial, old)
-
-
-def _tidy(folder: Path, partial: Path, old: Path) -> None:
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+def _version_of(manifest: dict[str, Any]) -> str:
+    """Return the version of a manifest that has none yet."""
+    return hash_value(manifest)[:12]
 
 
 def check_out(folder: Path, config: Config) -> None:
     """Refuse, before any work, a place for a bundle that is neither free nor an older bundle."""
     place = folder.resolve()
-    if place.exists() and not (place / "manifest.json").is_file() and not (place.is_dir() and not any(place.iterdir())):
-        raise PairliftError(f"--out {folder}: it is there and is no bundle; name a new folder, or a bundle to replace")
+    if place.exists() and not (place / MANIFEST).is_file() and not (place.is_dir() and not any(place.iterdir())):
+        raise PairliftError(
+            f"--out {folder}: it is there and is not a bundle; name a new folder, or a bundle to replace"
+        )
     above = next(parent for parent in place.parents if parent.exists())
     if not above.is_dir():
         raise PairliftError(f"--out {folder}: {above} is a file; name a folder")
@@ -157,18 +135,18 @@ def columns_of(spec: FeatureSpec, plugins: dict[str, FeaturePlugin]) -> list[str
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest; PairliftError where there is none or its format is another."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except OSError as error:
-        raise PairliftError(f"{folder} is no bundle: {path.name} is missing; `pairlift train` writes one") from error
+        raise PairliftError(f"{folder} is not a bundle: {path.name} is missing; `pairlift train` writes one") from error
     except ValueError as error:
         raise PairliftError(f"{path} is damaged: {error}; train the bundle again, or copy it again") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise PairliftError(f"{path}: format {FORMAT} was expected, found {found}; train it again")
-    if manifest.pop("version", None) != (version := hash_value(manifest)[:12]):
-        raise PairliftError(f"{folder} is damaged, use another copy:\n  manifest.json: changed")
+    if manifest.pop("version", None) != (version := _version_of(manifest)):
+        raise PairliftError(f"{folder} is damaged, use another copy:\n  {MANIFEST}: changed")
     return manifest | {"version": version}
 
 
@@ -180,15 +158,8 @@ def recorded_of(manifest: dict[str, Any]) -> Recorded:
 def verify_bundle(folder: Path) -> dict[str, Any]:
     """Hash every file against the manifest and return it; PairliftError names the files that differ."""
     manifest = read_manifest(folder)
-    problems = []
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"  {name}: missing")
-        elif hash_file(path) != expected:
-            problems.append(f"  {name}: changed")
-    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {"manifest.json"}
-    problems += [f"  {name}: not in the manifest" for name in sorted(there - manifest["files"].keys())]
+    problems = [f"  {name}: {how}" for name, how in damaged_files(folder, manifest["files"]).items()]
+    problems += [f"  {name}: not in the manifest" for name in files_below(folder) if name not in manifest["files"]]
     if problems:
         raise PairliftError(f"{folder} is damaged, use another copy:\n" + "\n".join(problems))
     return manifest
@@ -198,8 +169,8 @@ def load_bundle(folder: Path) -> Bundle:
     """Verify a bundle, then map it. Never imports torch."""
     manifest = verify_bundle(folder)
     config = load_config(folder / "pairlift.toml")
-    told = manifest["spec"]
-    spec = FeatureSpec(tuple(told["columns"]), tuple(told["categorical"]), told["zone"])
+    saved = manifest["spec"]
+    spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"])
     plugins = {
         name: plugin_class(config.plugins[name].path).load(folder / "plugins" / name) for name in config.ranker.plugins
     }
@@ -208,6 +179,14 @@ def load_bundle(folder: Path) -> Bundle:
     if booster.feature_name() != list(columns) or list(columns) != columns_of(spec, plugins):
         raise PairliftError(f"{folder}: booster, plugins and manifest disagree about the columns; train it again")
     return Bundle(
-        folder, manifest["version"], config, columns, spec, load_state(folder / "snapshot"), plugins, booster,
-        load_arrays(folder / "cooccurrence", Cooccurrence), recorded_of(manifest),
-    )  # fmt: skip
+        folder=folder,
+        version=manifest["version"],
+        config=config,
+        columns=columns,
+        spec=spec,
+        state=load_state(folder / "snapshot"),
+        plugins=plugins,
+        booster=booster,
+        cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
+        recorded=recorded_of(manifest),
+    )

@@ -1,7 +1,6 @@
 """Fetch a public data set by the recipe in a TOML: members of the archive of a Python package."""
 
 import logging
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -10,7 +9,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from features.errors import PairliftError
-from ranker.config import FetchSettings
+from features.files import written_folder
+from ranker.settings import FetchSettings
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,9 @@ def fetch(recipe: FetchSettings, root: Path) -> None:
         members = _members(archives[0], recipe.member)
         if not members:
             raise PairliftError(f"[fetch] member = '{recipe.member}': {archives[0].name} has no file below it")
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, content in members:
-            (partial / PurePosixPath(name).name).write_bytes(content)
-        partial.rename(target)
+        with written_folder(target) as partial:
+            for name, content in members:
+                (partial / PurePosixPath(name).name).write_bytes(content)
 
 
 def _members(archive: Path, prefix: str) -> list[tuple[str, bytes]]:

@@ -1,10 +1,13 @@
-"""Hashes of files and of settings: what a bundle's manifest and the resumed stages compare."""
+"""Hashes of files, of folders and of settings: what manifests and the keys of stages compare."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+#: file of a bundle or snapshot that has the hashes of its other files
+MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
 
 
@@ -20,3 +23,25 @@ def hash_file(path: Path) -> str:
 def hash_value(value: Any) -> str:
     """Return the sha256 in hex of anything JSON can hold (other things by their `str`)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return the paths of a folder's files in it, sorted, without its manifest."""
+    return sorted({str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {MANIFEST})
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the hash of each of a folder's files by its path in it: the `files` of a manifest."""
+    return {name: hash_file(folder / name) for name in files_below(folder)}
+
+
+def damaged_files(folder: Path, hashes: Mapping[str, str]) -> dict[str, str]:
+    """Return `missing` or `changed` for each file that is not as its hash says, by its path in the folder."""
+    damaged = {}
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            damaged[name] = "missing"
+        elif hash_file(path) != expected:
+            damaged[name] = "changed"
+    return damaged

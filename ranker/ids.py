@@ -7,7 +7,7 @@ import numpy as np
 
 from features.ids import IdIndex
 from features.newcomers import Newcomers
-from features.schema import I32, NO_NEWCOMERS, Ids
+from features.schema import I32, NO_NEWCOMERS, Ids, is_text
 from ranker.request import RequestError
 
 
@@ -16,7 +16,7 @@ class IdTable:
 
     def __init__(self, ids: Ids) -> None:
         self.ids = ids
-        self.text = ids.dtype == object
+        self.text = is_text(ids)
         self._index = IdIndex.of(ids)
 
     @property

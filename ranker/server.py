@@ -222,7 +222,9 @@ class Server:
         self.pipeline = Pipeline(bundle, state=None if live is None else lambda: live.state)
         self.feature_log = None
         if features_to is not None:
-            self.feature_log = FeatureLog(features_to.folder, bundle.columns, bundle.version, features_to.share)
+            self.feature_log = FeatureLog(
+                features_to.folder, columns=bundle.columns, version=bundle.version, share=features_to.share
+            )
         now: Callable[[State], int] = (lambda state: state.end) if past else (lambda _: now_wall())
         self._register(RankingService(self.pipeline, wire, now, self.recorder, self.feature_log))
         for name in self.pipeline.warm():
@@ -234,7 +236,7 @@ class Server:
         return Recorder(
             bundle,
             record_to.folder,
-            now_wall,
+            wall=now_wall,
             users=wire.users.find,
             items=wire.items.find,
             past=past,

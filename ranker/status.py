@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 
 from features.errors import PairliftError
-from features.log.writer import LogError
+from features.log.tail import LogError
 from ranker.recording.recorder import LimitError
 from ranker.request import RequestError
 

@@ -23,7 +23,7 @@ from ranker.config import Config
 from ranker.export.pairfile import read_pairs
 from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
-from ranker.recording.featurelog import drift, read_features
+from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arms, of_kind
 from ranker.training.objective import pair_accuracy
 from ranker.training.prepare import plugin_stage, prepare
@@ -69,15 +69,24 @@ def train(
     cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory)
     importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(
-        out, config, prepared.spec, prepared.state, plugins, arm.booster, cooccurrence, measured, importance,
-        prepared.split, prepared.recorded,
-    )  # fmt: skip
+        out,
+        config=config,
+        spec=prepared.spec,
+        state=prepared.state,
+        plugins=plugins,
+        booster=arm.booster,
+        cooccurrence=cooccurrence,
+        measured=measured,
+        importance=importance,
+        split=prepared.split,
+        recorded=prepared.recorded,
+    )
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, found.value, json.dumps(measured))
     return measured
 
 
 def drift_report(config: Config, features: Path) -> list[dict[str, Any]]:
-    """Recompute what a feature log has, from the whole log of events, and compare: see `featurelog.drift`."""
+    """Recompute what a feature log has, from the whole log of events, and compare: see `ranker.recording.logged`."""
     prepared = prepare(config)
     logged = read_features(features, prepared.catalog)
     plugins = {name: plugin_stage(prepared, name, config.uplift.seeds[0]) for name in config.ranker.plugins}

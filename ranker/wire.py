@@ -16,8 +16,8 @@ from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need neither compiled kernels nor DuckDB
     from features.state.store import State
-    from ranker.config import ServeSettings
     from ranker.ids import IdTable
+    from ranker.settings import ServeSettings
 
 DEFAULT_K = 10
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
@@ -37,7 +37,7 @@ class Wire:
         """catalog: of the bundle; users, items: its ids. max_id_bytes: of a text id that is not known."""
         self.users, self.items = users, items
         self.limits, self._most = limits, max_id_bytes
-        self._surfaces = {name: code for code, name in enumerate(catalog.surfaces)}
+        self._surfaces = catalog.surface_codes()
         self._contexts = {
             known.name: None if known.kind == "numeric" else {value: code for code, value in enumerate(known.values)}
             for known in catalog.contexts

@@ -20,11 +20,11 @@ from features.state.read import counter_values
 from features.state.store import State
 from ranker.cli.main import cli
 from ranker.client import Client
-from ranker.config import RecordSettings
 from ranker.ids import IdTable
 from ranker.recording.batch import Batch
 from ranker.recording.events import EventReader
 from ranker.server import RecordTo, Server
+from ranker.settings import RecordSettings
 
 
 def pairlift(*words: object) -> tuple[int, str]:

@@ -15,7 +15,7 @@ import trust_reports as reports
 from trust_plugins import HONEST, USELESS, Knows
 from trust_world import TRAIN_USERS, World
 
-from ranker.config import UpliftSettings
+from ranker.settings import UpliftSettings
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from features.errors import PairliftError
 from features.log import segments
 from features.log.dedupe import SeenIds, keys_of
 from features.log.segments import FRAME, SEGMENT, checksum_of, export_segment, frame_heads, segment_files, segment_name
-from features.log.writer import LogError, LogWriter
+from features.log.tail import LogError
+from features.log.writer import LogWriter
 from features.schema import DAY, HOUR
 
 ROOT = Path(__file__).parent.parent
@@ -296,7 +297,7 @@ def test_a_segment_that_is_being_opened_is_not_closed(tmp_path, monkeypatch):
     """Its file is there before the writer knows it as its own: an export of it would lack what is written next."""
     writer, _ = opened(tmp_path, segment_bytes=1)
     seen = []
-    monkeypatch.setattr("features.log.writer.sync_folder", lambda _: seen.append(writer.closed_segments()))
+    monkeypatch.setattr("features.log.tail.sync", lambda _: seen.append(writer.closed_segments()))
     for k in range(3):
         writer.append(table([k])).result()
     writer.close()
@@ -305,7 +306,7 @@ def test_a_segment_that_is_being_opened_is_not_closed(tmp_path, monkeypatch):
 
 def test_a_segment_ends_by_its_age_so_that_quiet_logs_are_exported_too(tmp_path, monkeypatch):
     now, clock = [1000.0], [NOW]
-    monkeypatch.setattr("features.log.writer.monotonic", lambda: now[0])
+    monkeypatch.setattr("features.log.tail.monotonic", lambda: now[0])
     writer, _ = opened(tmp_path, segment_time=HOUR, clock=lambda: clock[0])
     now[0] += 5 * 3600  # an empty segment does not age
     for k in range(5):

@@ -324,9 +324,9 @@ def test_groups_of_requests_and_sittings_equal_the_oracle(log: EventLog, window:
     want = oracles.groups(as_tuples(log), window * MINUTE, max_size, BOUNDS)
     r = groups.requests
     members = [groups.event[r.offsets[g] : r.offsets[g + 1]].tolist() for g in range(len(r))]
-    told = zip(r.user.tolist(), r.as_of.tolist(), r.surface.tolist(), groups.period.tolist(), members, strict=True)
+    made = zip(r.user.tolist(), r.as_of.tolist(), r.surface.tolist(), groups.period.tolist(), members, strict=True)
     first = [(log.user[f], log.ts[f], log.surface[f], CUTTING.period(log.ts[f : f + 1])[0], m) for f, m in want]
-    assert sorted(told, key=lambda group: group[-1]) == sorted(first, key=lambda group: group[-1])
+    assert sorted(made, key=lambda group: group[-1]) == sorted(first, key=lambda group: group[-1])
     assert (np.diff(r.as_of) >= 0).all()
 
 
@@ -339,9 +339,9 @@ def test_what_each_boundary_cuts_equals_the_oracle(log: EventLog, window: int, m
     assert cut == oracles.cuts(as_tuples(log), *limits, BOUNDS)
     outside = zip(found.groups_outside.tolist(), found.impressions_outside.tolist(), strict=True)
     graded = [event for event in as_tuples(log) if event[4]]
-    for (low, high), told in zip(((0, BOUNDS[0]), (BOUNDS[3], 99 * MINUTE)), outside, strict=True):
+    for (low, high), counted in zip(((0, BOUNDS[0]), (BOUNDS[3], 99 * MINUTE)), outside, strict=True):
         beyond = [event for event in graded if low <= event[2] < high]
-        assert told == (len(oracles.groups(beyond, *limits, [low, low, low, high])), len(beyond))
+        assert counted == (len(oracles.groups(beyond, *limits, [low, low, low, high])), len(beyond))
 
 
 def test_a_request_that_another_user_began_is_refused() -> None:
@@ -370,10 +370,10 @@ NOWHERE = np.full(4, np.nan)
 
 
 def weights(groups: Groups, position: F64, chance: F64, **keys: object) -> F64:
-    told = PairingSettings(**keys)
+    asked = PairingSettings(**keys)
     pairs = make_pairs(groups, CLICKS)
-    given_ = Exposure.of(np.array(position, float), np.array(chance, float), told)
-    return corrected(pairs, groups, given_, told).weight
+    given_ = Exposure.of(np.array(position, float), np.array(chance, float), asked)
+    return corrected(pairs, groups, given_, asked).weight
 
 
 def test_a_winner_counts_for_those_who_did_not_look_at_its_place() -> None:
@@ -402,9 +402,9 @@ def test_propensities_of_winner_and_loser_count_and_unknown_ones_do_not() -> Non
 def test_a_pair_halves_with_each_half_life_and_never_reaches_zero() -> None:
     groups = groups_of([0, 1], [0, 1], [0, 1])
     groups.requests.as_of[:] = [0, 2 * DAY, 3 * DAY]
-    pairs, told = make_pairs(groups, CLICKS), PairingSettings(half_life="1d")
+    pairs, asked = make_pairs(groups, CLICKS), PairingSettings(half_life="1d")
     raw = np.array([1 / 8, 1 / 2, 1])
-    np.testing.assert_allclose(corrected(pairs, groups, None, told).weight, raw * 3 / raw.sum(), rtol=1e-6)
+    np.testing.assert_allclose(corrected(pairs, groups, None, asked).weight, raw * 3 / raw.sum(), rtol=1e-6)
     short = corrected(pairs, groups, None, PairingSettings(half_life="1s")).weight
     assert short[2] == pytest.approx(3)
     assert (short > 0).all()
@@ -416,8 +416,8 @@ def test_pairs_of_a_validation_slice_keep_their_weights() -> None:
     got = weights(groups, [1, 3, 1, 1, 1, 5], np.full(6, np.nan), position_power=1.0, half_life="365d")
     np.testing.assert_allclose(got, [1.5, 0.5, 1], rtol=1e-4)
     groups.validation[:] = True
-    pairs, told = make_pairs(groups, CLICKS), PairingSettings(half_life="1d")
-    assert corrected(pairs, groups, None, told) is pairs
+    pairs, asked = make_pairs(groups, CLICKS), PairingSettings(half_life="1d")
+    assert corrected(pairs, groups, None, asked) is pairs
 
 
 def test_without_a_key_nothing_changes() -> None:
@@ -436,9 +436,9 @@ def test_the_mean_the_rows_and_the_signs_stay(members: list[list[int]], seed: in
     n = max(len(groups.event), 1)
     position = np.where(rng.random(n) < 0.2, np.nan, rng.integers(1, 9, n))
     propensity = np.where(rng.random(n) < 0.2, np.nan, 1 - rng.random(n))
-    told = PairingSettings(position_power=power, propensity=True, max_correction=most, half_life="3m")
+    asked = PairingSettings(position_power=power, propensity=True, max_correction=most, half_life="3m")
     pairs = make_pairs(groups, CLICKS)
-    got = corrected(pairs, groups, Exposure.of(position, propensity, told), told)
+    got = corrected(pairs, groups, Exposure.of(position, propensity, asked), asked)
     for name in ("winner", "loser", "sampled"):
         np.testing.assert_array_equal(getattr(got, name), getattr(pairs, name))
     assert (got.weight > 0).all()
@@ -482,9 +482,9 @@ def learned_scores(pairs: Pairs) -> F64:
 
 def test_a_log_that_is_biased_by_position_gives_the_true_order_once_corrected() -> None:
     groups, position = biased_log(3)
-    told = PairingSettings(position_power=1.0)
+    asked = PairingSettings(position_power=1.0)
     pairs = make_pairs(groups, CLICKS)
-    right = corrected(pairs, groups, Exposure.of(position, np.full(len(position), np.nan), told), told)
+    right = corrected(pairs, groups, Exposure.of(position, np.full(len(position), np.nan), asked), asked)
     assert (-learned_scores(right)).argsort().tolist() == [0, 1, 2, 3, 4, 5]
     assert (-learned_scores(pairs)).argsort().tolist() != [0, 1, 2, 3, 4, 5]
 
@@ -498,16 +498,16 @@ CSV = """u,i,t,click,place,chance
 
 def imported(folder: Path, text: str = CSV, **events: str) -> tuple[Path, EventsSettings]:
     (folder / "log.csv").write_text(text)
-    told = EventsSettings(source="log.csv", user_id="u", item_id="i", ts="t", feedback={"click": "click"}, **events)
+    mapped = EventsSettings(source="log.csv", user_id="u", item_id="i", ts="t", feedback={"click": "click"}, **events)
     grades = (Grade(name="skip", when="NOT click"), Grade(name="click", when="click"))
-    import_log(Mapping(folder, "UTC", told, None, None, grades, None), folder / "log.duckdb")
-    return folder / "log.duckdb", told
+    import_log(Mapping(folder, "UTC", mapped, None, None, grades, None), folder / "log.duckdb")
+    return folder / "log.duckdb", mapped
 
 
 def test_exposure_is_read_in_the_order_of_the_events(tmp_path: Path) -> None:
     database, events = imported(tmp_path, position="place", propensity="chance")
-    told = PairingSettings(position_power=1.0, propensity=True)
-    exposure = load_exposure(database, events, told)
+    asked = PairingSettings(position_power=1.0, propensity=True)
+    exposure = load_exposure(database, events, asked)
     assert exposure is not None
     assert exposure.won.tolist() == [1, 4, 1]
     assert exposure.lost.tolist() == [1, 2, 1]
@@ -531,9 +531,9 @@ def test_what_is_no_position_and_no_chance_is_refused(
     database, mapped = imported(tmp_path, CSV.replace(old, new), **events)
     keys = {"position": {"position_power": 1.0}, "propensity": {"propensity": True}}
     for name in events or keys:
-        told = PairingSettings(**keys[name])
+        asked = PairingSettings(**keys[name])
         with pytest.raises(PairliftError, match=rf"(?s){says}"):
-            load_exposure(database, mapped, told)
+            load_exposure(database, mapped, asked)
 
 
 def test_an_infinite_propensity_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -187,6 +187,15 @@ def test_every_command_of_the_readme_is_real() -> None:
             assert option in known, f"pairlift {line}: {option}"
 
 
+def test_the_readme_links_to_what_is_there_and_names_every_folder() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", readme())
+    for link in links:
+        assert (ROOT / link).exists(), link
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("__init__.py"):
+            assert str(path.parent.relative_to(ROOT)) in links, path
+
+
 def test_every_plugin_is_in_the_template() -> None:
     for name in ("neural.two_tower:TwoTower", "features.baselines:ALS", "features.baselines:Noise"):
         assert name in example_text("template")

@@ -226,7 +226,7 @@ def test_what_the_fit_never_saw_weighs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "says"),
     [
         ({"colums": ["dot"]}, "colums"),
         ({"lag": "10"}, "a duration"),
@@ -235,8 +235,8 @@ def test_what_the_fit_never_saw_weighs_nothing() -> None:
         ({"heads": 3}, "must divide"),
     ],
 )
-def test_a_wrong_option_is_told(params: dict[str, object], told: str) -> None:
-    with pytest.raises(PairliftError, match=told):
+def test_a_wrong_option_is_told(params: dict[str, object], says: str) -> None:
+    with pytest.raises(PairliftError, match=says):
         make_plugin("two_tower", "neural.two_tower:TwoTower", params)
 
 

@@ -461,7 +461,7 @@ def test_the_surface_is_context(fitted: Any) -> None:
     np.testing.assert_array_equal(asked[0], asked[3])  # a new surface is an unknown one
 
 
-def test_strangers_have_no_value(fitted: Any, world: World) -> None:
+def test_cold_users_and_items_have_no_value(fitted: Any, world: World) -> None:
     plugin, requests, histories = fitted
     as_of = int(requests.as_of[0])
     items = np.array([-1, 0, world.catalog.n_items], np.int32)

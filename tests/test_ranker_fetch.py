@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from features.errors import PairliftError
-from ranker.config import FetchSettings
 from ranker.fetch import fetch
+from ranker.settings import FetchSettings
 
 RECIPE = FetchSettings(pip="toy==1.0", member="toy/data/", to="toy", licence="none")
 

@@ -13,10 +13,10 @@ from world import full_matrix, with_config
 from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from ranker.candidates.merge import dedupe, within_quota
-from ranker.config import ServeSettings, SourceSettings, SourcesSettings
 from ranker.lanes import BusyError, Failures, Lane
 from ranker.pipeline import CALLER, Pipeline, select
 from ranker.request import ABSENT, Request
+from ranker.settings import ServeSettings, SourceSettings, SourcesSettings
 
 ITEMS = np.arange(80, dtype=np.int32)
 

@@ -21,11 +21,12 @@ from features.log.writer import LogWriter
 from features.schema import DAY, HOUR
 from features.settings import EventsSettings, Grade
 from ranker.client import ServerError
-from ranker.config import Config, RecordSettings
+from ranker.config import Config
 from ranker.recording.batch import Batch
 from ranker.recording.events import EventReader
 from ranker.recording.wire import batch_message, batch_of
 from ranker.server import now_wall
+from ranker.settings import RecordSettings
 
 
 def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundle, tmp_path):

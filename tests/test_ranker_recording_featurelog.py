@@ -25,7 +25,8 @@ from ranker.cli.main import cli
 from ranker.client import Client
 from ranker.config import Config, load_config
 from ranker.pipeline import Pipeline
-from ranker.recording.featurelog import FeatureLog, Logged, drift, read_features, write_part
+from ranker.recording.featurelog import FeatureLog, write_part
+from ranker.recording.logged import Logged, drift, read_features
 from ranker.request import Answer, Request
 from ranker.server import FeaturesTo, Server
 from ranker.train import drift_report, train
@@ -53,7 +54,7 @@ def serve_groups(config: Config, bundle: Bundle, folder: Path, shift: float = 0.
     prepared = prepare(config)
     groups, pipeline = prepared.groups.of("booster"), Pipeline(bundle)
     names = {code: name for name, code in load_request_codes(config.work / "import" / "log.duckdb").items()}
-    log = FeatureLog(folder, bundle.columns, bundle.version, 1.0)
+    log = FeatureLog(folder, columns=bundle.columns, version=bundle.version, share=1.0)
     r = groups.requests
     for g in range(len(r)):
         rows = slice(int(r.offsets[g]), int(r.offsets[g + 1]))
@@ -278,8 +279,8 @@ def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path
     with pytest.raises(PairliftError, match="--feature-log"):
         read_features(tmp_path, bundle.state.catalog)
     with pytest.raises(PairliftError, match="a share above 0"):
-        FeatureLog(tmp_path, bundle.columns, "v", 0.0)
-    log = FeatureLog(tmp_path / "other", ("strange",), "v", 1.0)
+        FeatureLog(tmp_path, columns=bundle.columns, version="v", share=0.0)
+    log = FeatureLog(tmp_path / "other", columns=("strange",), version="v", share=1.0)
     request = Request(0, 5, state=bundle.state, request_id="r")
     log.offer(request, answer_of(1), np.ones((1, 1), np.float32))
     log.close()
@@ -295,7 +296,7 @@ def test_a_slow_disk_drops_and_counts(
     _, bundle = trained
     monkeypatch.setattr("ranker.recording.featurelog.WAITING", 1)
     monkeypatch.setattr("ranker.recording.featurelog.FeatureLog._run", lambda self: None)
-    log = FeatureLog(tmp_path, bundle.columns, "v", 1.0)
+    log = FeatureLog(tmp_path, columns=bundle.columns, version="v", share=1.0)
     for _ in range(3):
         log.offer(Request(0, 5, state=bundle.state, request_id="r"), answer_of(0), np.zeros((0, 1), np.float32))
     assert log.dropped == 2

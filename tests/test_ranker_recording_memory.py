@@ -20,10 +20,10 @@ from features.log.writer import LogWriter
 from features.newcomers import Newcomers, bytes_per_id
 from features.schema import DAY, HOUR, SECOND, empty_log
 from features.state.store import State
-from ranker.config import RecordSettings
 from ranker.recording.memory import GIB, plan_memory
 from ranker.recording.numbering import with_room
 from ranker.server import RecordTo, Server
+from ranker.settings import RecordSettings
 
 #: commits of a log that was trained on, and events of each
 COMMITS, EACH = 5, 60_000

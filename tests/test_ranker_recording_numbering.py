@@ -14,11 +14,11 @@ from world import with_config
 from features.newcomers import Newcomers
 from features.schema import DAY, MINUTE, empty_log
 from ranker.client import Client
-from ranker.config import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.recording.numbering import Numbering
 from ranker.recording.snapshots import origin_of, with_snapshot
 from ranker.server import FeaturesTo, Server
+from ranker.settings import RecordSettings
 
 
 def alike(found, want):

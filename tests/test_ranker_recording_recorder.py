@@ -22,8 +22,8 @@ from features.log.segments import segment_files
 from features.schema import DAY
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
-from ranker.config import RecordSettings
 from ranker.server import RECORDING, SERVICE, RecordTo, Server
+from ranker.settings import RecordSettings
 
 
 def test_recorded_events_are_in_the_features_histories_and_filters(bundle, world, tmp_path):
@@ -109,7 +109,7 @@ def test_a_limit_of_events_a_full_disk_and_too_many_streams_are_told(bundle, tmp
 
 def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
     """By Describe, a health name of its own, and one line of the log for each problem; ranking goes on."""
-    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
     caplog.set_level("INFO")
     small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 3))
@@ -135,7 +135,7 @@ def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
 
 
 def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 2))
     with recording(bundle, tmp_path / "log") as (server, client), monkeypatch.context() as broken:
         broken.setattr("features.state.live.Live._turn", lambda _: 1 / 0)
@@ -157,7 +157,7 @@ def test_a_disk_that_fails_and_a_state_that_stands_still_are_seen_too(bundle, tm
 
 def test_writes_that_fail_are_seen_until_one_succeeds(bundle, tmp_path, monkeypatch):
     """A client is told the server's own words: that is there, and answers."""
-    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 2))
     with recording(bundle, tmp_path / "log") as (server, client):
         for code, status in ((errno.ENOSPC, "RESOURCE_EXHAUSTED"), (errno.EIO, "UNAVAILABLE")):
@@ -166,7 +166,7 @@ def test_writes_that_fail_are_seen_until_one_succeeds(bundle, tmp_path, monkeypa
                 raise OSError(code, os.strerror(code))
 
             with monkeypatch.context() as broken:
-                broken.setattr("features.log.writer._write", failing)
+                broken.setattr("features.log.tail._write", failing)
                 with pytest.raises(ServerError, match=os.strerror(code)) as caught:
                     list(client.record(batches[:1]))
                 assert caught.value.code == status
@@ -180,7 +180,7 @@ def test_writes_that_fail_are_seen_until_one_succeeds(bundle, tmp_path, monkeypa
 
 
 def test_a_look_for_segments_that_fails_is_told_and_the_next_exports(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
     small = with_config(bundle, record=RecordSettings(segment_mb=0.001))
     batches = list(random_batches(np.random.default_rng(2), bundle, [20] * 3))
     with recording(small, tmp_path / "log") as (server, client):

@@ -187,9 +187,9 @@ def test_a_snapshot_that_does_not_fit_is_refused(bundle, world, tmp_path):
 
 
 def test_what_is_no_snapshot_is_refused(bundle, tmp_path):
-    with pytest.raises(PairliftError, match="is no snapshot"):
+    with pytest.raises(PairliftError, match="is not a snapshot"):
         with_snapshot(bundle, tmp_path)
     save_state(tmp_path / "cut", bundle.state)
     (tmp_path / "cut" / "histories" / "ts.npy").unlink()
-    with pytest.raises(PairliftError, match="is no snapshot, or a damaged one"):
+    with pytest.raises(PairliftError, match="is not a snapshot, or a damaged one"):
         with_snapshot(bundle, tmp_path / "cut")

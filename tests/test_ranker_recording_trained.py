@@ -43,10 +43,11 @@ from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
 from ranker.cli.main import cli
 from ranker.client import Client
-from ranker.config import RecordSettings, load_config
+from ranker.config import load_config
 from ranker.recording.batch import Batch
 from ranker.recording.snapshots import origin_of, with_snapshot
 from ranker.server import RecordTo, Server
+from ranker.settings import RecordSettings
 
 
 def test_closed_segments_can_be_trained_on(bundle, tmp_path):
@@ -382,7 +383,7 @@ def test_a_file_of_another_segment_is_a_problem_and_not_an_export(
     bundle: Bundle, log: tuple[Path, list[Batch]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another log, or of a copy that had less of the segment."""
-    monkeypatch.setattr("ranker.recording.recorder.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
     folder, _ = log
     batches = known_batches(np.random.default_rng(17), bundle, [5, 4], 0, DAY)
     with recording(bundle, tmp_path / "log") as (_, client):

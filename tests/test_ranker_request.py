@@ -15,11 +15,11 @@ from features.state.live import Live
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.client import Client, Reply
-from ranker.config import SourceSettings
 from ranker.pipeline import Pipeline
 from ranker.recording.numbering import with_room
 from ranker.request import Answer, Request
 from ranker.server import RecordTo, Server
+from ranker.settings import SourceSettings
 
 USER = 3
 ITEMS = np.arange(20, dtype=np.int32)

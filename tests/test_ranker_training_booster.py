@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
-from ranker.config import BoosterSettings
 from ranker.forest.scorer import checked_scorer
+from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
 from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, parameters
 from ranker.training.objective import PairAccuracy, PairLogit, pair_accuracy

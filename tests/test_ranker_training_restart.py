@@ -150,4 +150,4 @@ def test_only_one_start_is_taken(yesterday: Path, today: Path, tmp_path: Path) -
     code, said = pairlift("train", today, "--out", tmp_path / "b", "--warm-start", yesterday, "--refit-decay", 0.5)
     assert (code, "is for --refit" in said) == (2, True)
     code, said = pairlift("train", today, "--out", tmp_path / "b", "--refit", tmp_path)
-    assert (code, "is no bundle" in said) == (2, True)
+    assert (code, "is not a bundle" in said) == (2, True)

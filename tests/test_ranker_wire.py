@@ -12,9 +12,9 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
 from features.schema import Catalog
-from ranker.config import ServeSettings
 from ranker.ids import IdTable
 from ranker.request import Answer, Detail, Request, RequestError, SourceReport
+from ranker.settings import ServeSettings
 from ranker.wire import EARLIEST, LATEST, Wire, id_list, id_message, ids_message
 
 ROOT = Path(__file__).parent.parent

@@ -233,8 +233,16 @@ def bundle_of(parts: Parts) -> Bundle:
     p = parts
     columns = tuple(columns_of(p.spec, p.plugins))
     return Bundle(
-        Path("in-memory"), "world", p.config, columns, p.spec, p.state, p.plugins, p.booster, p.cooccurrence
-    )  # fmt: skip
+        folder=Path("in-memory"),
+        version="world",
+        config=p.config,
+        columns=columns,
+        spec=p.spec,
+        state=p.state,
+        plugins=p.plugins,
+        booster=p.booster,
+        cooccurrence=p.cooccurrence,
+    )
 
 
 def make_bundle(world: World) -> Bundle:
@@ -249,9 +257,18 @@ def write_world_bundle(parts: Parts, folder: Path, recorded: Recorded | None = N
     config = load_config(path)
     p = parts
     write_bundle(
-        folder, config, p.spec, p.state, p.plugins, p.booster, p.cooccurrence, {}, {"rows": 0, "columns": {}}, p.split,
-        recorded or {},
-    )  # fmt: skip
+        folder,
+        config=config,
+        spec=p.spec,
+        state=p.state,
+        plugins=p.plugins,
+        booster=p.booster,
+        cooccurrence=p.cooccurrence,
+        measured={},
+        importance={"rows": 0, "columns": {}},
+        split=p.split,
+        recorded=recorded or {},
+    )
 
 
 def with_config(bundle: Bundle, **tables: Any) -> Bundle:

@@ -7,7 +7,10 @@ counts as read; a frame that it leaves out as a whole does not, and a server add
 
 import logging
 import re
+import sys
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import duckdb
@@ -128,3 +131,32 @@ def load_recorded(database: Path) -> Recorded:
     with duckdb.connect(str(database), read_only=True) as con:
         rows = con.execute("SELECT segment, first, last FROM recorded ORDER BY segment, first").fetchall()
     return _by_segment(rows)
+
+
+class Frames:
+    """Numbers of frames, as ranges (first, last) that do not overlap."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        self._ranges = sorted(ranges)
+        self._firsts = [first for first, _ in self._ranges]
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __contains__(self, number: int) -> bool:
+        place = bisect_right(self._firsts, number) - 1
+        return place >= 0 and number <= self._ranges[place][1]
+
+
+def frames_of(folder: Path, recorded: Recorded) -> Frames:
+    """Return the frames of a log that were read: those that a segment of the very name has.
+
+    The same segment of another copy may have more, and this log other frames of these numbers, in its next segment.
+    """
+    firsts = {name.partition("-")[0] for name in recorded}
+    ranges: list[tuple[int, int]] = []
+    for path, behind in zip_longest(files := segment_files(folder), files[1:]):
+        if path.stem in firsts:
+            end = first_number(behind) - 1 if behind is not None else sys.maxsize
+            ranges += [(first, min(last, end)) for first, last in recorded.get(segment_name(path), []) if first <= end]
+    return Frames(ranges)

@@ -1,4 +1,4 @@
-"""What is bad in a log is refused with its place: file and row where they can be told, and the first few of them."""
+"""What is bad in a log is refused with its place: file and row where they are known, and the first few of them."""
 
 from bisect import bisect_right
 from pathlib import Path
@@ -16,13 +16,13 @@ BEYOND = 'NOT isinf("{0}") AND "{0}" IS NOT NULL AND try_cast("{0}" AS FLOAT) IS
 
 
 class Rows(NamedTuple):
-    """The rows of a source, that a column `source_row` counts from 1. sql: what follows FROM. data: root of paths."""
+    """The rows of a source, that a column `source_row` counts from 1."""
 
-    sql: str
-    data: Path
+    sql: str  # the source: what follows FROM
+    data: Path  # root of relative paths
 
     def names(self, con: duckdb.DuckDBPyConnection, rows: list[int]) -> list[str]:
-        """Return `row 3 of log.csv` for each row (from 1, in its file), or `row 3` where files cannot be told."""
+        """Return `row 3 of log.csv` for each row (from 1, in its file), or `row 3` where the files are not known."""
         files = self._files(con)
         if not files:
             return [f"row {row}" for row in rows]
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
         return [f"row {row - first + 1} of {self._short(name)}" for row, (first, name) in zip(rows, found, strict=True)]
 
     def _files(self, con: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
-        """Return (first row, name) of each file; [] where they cannot be told.
+        """Return (first row, name) of each file; [] where they are not known.
 
         That is: for a subquery, a column `filename` of the source's own, or a file that is read more than once.
         """
@@ -43,7 +43,7 @@ class Rows(NamedTuple):
             if "filename" in columns:
                 return []
             return con.execute(f"SELECT min(row), filename FROM ({counted}) GROUP BY filename ORDER BY 1").fetchall()
-        except duckdb.Error:  # a subquery, or anything else that is no list of files
+        except duckdb.Error:  # a subquery, or anything else that is not a list of files
             return []
 
     def _short(self, name: str) -> str:

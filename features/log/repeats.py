@@ -29,14 +29,14 @@ def drop_repeats(con: duckdb.DuckDBPyConnection, source: str, *, asked: bool) ->
         QUALIFY row_number() OVER (PARTITION BY "#event_id" ORDER BY ts, source_row) > 1""")
     counts = 'SELECT (SELECT count(*) FROM repeated), count("#event_id"), count(*) FROM mapped'
     count, ids, rows = con.execute(counts).fetchall()[0]
-    told = f"{count:,} of {rows:,} rows of {source!r} repeat the event_id of another"
+    found = f"{count:,} of {rows:,} rows of {source!r} repeat the event_id of another"
     if not asked and ids and ids > TIMES * (ids - count):
         raise PairliftError(
-            f'{told}: does it name events? If it does, write event_id = "event_id" into [events]; if not, '
+            f'{found}: does it name events? If it does, write event_id = "event_id" into [events]; if not, '
             'event_id = "NULL"'
         )
     if count:
-        log.warning("%s: the first of each is kept", told)
+        log.warning("%s: the first of each is kept", found)
         con.execute("DELETE FROM mapped WHERE source_row IN (FROM repeated)")
     con.execute("CREATE TABLE repeats AS SELECT ?::BIGINT AS rows", [count if ids else None])
     con.execute('ALTER TABLE mapped DROP COLUMN "#event_id"')

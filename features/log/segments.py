@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
+from features.files import written
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ SEGMENT, FRAME = "pairlift_segment", "pairlift_frame"
 
 
 class Frame(NamedTuple):
-    """One commit: its number, when it arrived (µs UTC), and its events."""
+    """One commit."""
 
-    number: int
-    arrival: int
-    events: pa.Table
+    number: int  # counts on from 1 through all segments
+    arrival: int  # µs UTC
+    events: pa.Table  # `event_id` as text
 
 
 def with_text_ids(events: pa.Table) -> pa.Table:
@@ -54,7 +55,7 @@ def with_text_ids(events: pa.Table) -> pa.Table:
 
 
 def encode(number: int, arrival: int, events: pa.Table) -> bytes:
-    """Return the bytes of a frame. No two are alike, so that two logs which begin with one batch can be told apart."""
+    """Return the bytes of a frame. No two are alike, so that two logs which begin with one batch differ."""
     events = events.replace_schema_metadata({"frame": uuid.uuid4().hex})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, events.schema) as writer:
@@ -135,7 +136,7 @@ def read_segment(path: Path, *, last: bool) -> Iterator[Frame]:
     at, number = len(MAGIC), first_number(path)
     if data[: len(MAGIC)] != MAGIC:
         if not last or bytes(data) != MAGIC[: len(data)]:
-            raise PairliftError(f"{path} is no segment of a recorded log, or a damaged one; restore it from a copy")
+            raise PairliftError(f"{path} is not a segment of a recorded log, or a damaged one; restore it from a copy")
         at = 0
     while at < len(data) and (found := _decode(data, at)) is not None:
         frame, at = found
@@ -185,18 +186,14 @@ def export_segment(path: Path, folder: Path) -> Path:
     events = events.append_column(FRAME, pa.array(number, pa.int64()))
     place = events.schema.get_field_index("ts")
     events = events.set_column(place, "ts", events["ts"].cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")))
-    partial = target.with_suffix(".partial")
-    pq.write_table(events, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(target)
-    sync_folder(folder)
+    with written(target) as partial:
+        pq.write_table(events, partial)
     return target
 
 
 def check_export(path: Path, exported: Path) -> None:
     """Raise PairliftError where an exported file is not that of the whole closed segment."""
-    name, last = _told_by(exported)
+    name, last = _segment_and_last(exported)
     if name and (name, last) != (segment_name(path), max((number for number, _ in frame_heads(path)), default=0)):
         raise PairliftError(
             f"{exported.name} is there and has other events, or not all: move it elsewhere, for its events may be "
@@ -208,27 +205,18 @@ def last_exported(folder: Path) -> int:
     """Return the last frame of the exported files in a folder, 0 without any; PairliftError where it is damaged."""
     files = sorted(folder.glob("[0-9]" * 20 + ".parquet"))
     try:
-        return _told_by(files[-1])[1] if files else 0
+        return _segment_and_last(files[-1])[1] if files else 0
     except (OSError, pa.ArrowException) as error:
         raise PairliftError(f"{files[-1]} cannot be read ({error}): restore it from a copy, or move it away") from error
 
 
-def _told_by(exported: Path) -> tuple[str, int]:
-    """Return the segment and the last frame that an exported file says it is of.
+def _segment_and_last(exported: Path) -> tuple[str, int]:
+    """Return the name of the segment that an exported file says it is of, and the last frame.
 
-    One from before exports said so: no segment, and a frame for each row, more than which it cannot have.
+    One from before exports said so: no name, and the last frame that it could have, with an event in each.
     """
     file = pq.ParquetFile(exported)
     if not {SEGMENT, FRAME} <= set(file.schema_arrow.names):
         return "", int(exported.stem) - 1 + file.metadata.num_rows
     rows = pq.read_table(exported, columns=[SEGMENT, FRAME], read_dictionary=[SEGMENT])
     return "/".join(rows[SEGMENT].unique().to_pylist()), pc.max(rows[FRAME]).as_py()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -74,7 +74,7 @@ def source_files(source: str, data: Path) -> list[Path]:
 
 
 def parquet_columns(file: Path) -> dict[str, pa.DataType]:
-    """Return the columns of a Parquet file and their types; none where it is no Parquet, whatever its name."""
+    """Return the columns of a Parquet file and their types; none where it is not Parquet, whatever its name."""
     if file.suffix != ".parquet":
         return {}
     try:

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,18 +28,16 @@ import pyarrow as pa
 from features.errors import PairliftError
 from features.log.dedupe import U64, SeenIds, keys_of
 from features.log.segments import (
-    MAGIC,
     Frame,
-    encode,
     first_arrival,
     first_number,
     last_exported,
     read_segment,
     segment_files,
-    sync_folder,
     with_text_ids,
 )
-from features.schema import HOUR, SECOND, Bool
+from features.log.tail import LogError, Tail
+from features.schema import HOUR, Bool
 
 log = logging.getLogger(__name__)
 
@@ -51,25 +48,19 @@ GROUP = 1 << 16
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class LogError(PairliftError):
-    """Events could not be made durable: none of the batch is recorded. full: for want of space."""
-
-    def __init__(self, sentence: str, *, full: bool = False) -> None:
-        super().__init__(sentence)
-        self.full = full
-
-
 class Receipt(NamedTuple):
-    """What became of a batch: it is on disk. number: its frame's. known: bool[n], recorded before."""
+    """What became of a batch: it is on disk."""
 
-    number: int
-    known: Bool
+    number: int  # of its frame
+    known: Bool  # [n], whether an event was recorded before
 
 
 class _Waiting(NamedTuple):
-    events: pa.Table
-    aside: Any
-    keys: U64
+    """A batch that is not written yet."""
+
+    events: pa.Table  # of n rows, `event_id` as text
+    aside: Any  # what `recorded` gets with it
+    keys: U64  # [n, 2], of the event ids
     receipt: "Future[Receipt]"
 
 
@@ -77,9 +68,6 @@ class LogWriter:
     """Appends to the log in a folder, from any thread.
 
     Use: `for frame in writer.replay(after)`, then `start()`, then `append(…).result()`, at last `close()`.
-    clock gives the time (µs UTC) that arrivals are stamped with. `recorded` is called with the number of every new
-    frame, in order, on the writer's thread, once it is on disk and before it is acknowledged, and with its batches:
-    what `append` was given aside, and bool[n] which of the events are new. It must not raise.
     """
 
     def __init__(
@@ -87,30 +75,34 @@ class LogWriter:
         folder: Path,
         keep: int,
         clock: Callable[[], int],
+        *,
         recorded: Callable[[int, list[tuple[Any, Bool]]], None] = lambda *_: None,
         segment_bytes: int = 64 << 20,
         segment_time: int = HOUR,
     ) -> None:
         """Lock the folder (made where it is missing); PairliftError where another process has it.
 
-        keep: µs for which an event's id is known after its arrival. segment_bytes, segment_time: size, and µs since
-        its first frame was written, at which a segment ends: the next frame starts another.
+        keep: µs for which an event's id is known after its arrival. clock: gives the time (µs UTC) that arrivals are
+        stamped with. recorded: called with the number of every new frame, in order, on the writer's thread, once it is
+        on disk and before it is acknowledged, and with its batches: what `append` was given aside, and bool[n] which
+        of the events are new; it must not raise. segment_bytes, segment_time: see `Tail`.
         """
         self.folder = folder
         self.seen = SeenIds(keep)
+        self.number = 0  # of the last frame
+        self._arrival = 0  # of the last frame, µs UTC
+        self._failed = ""  # why the last batch could not be written
         self._clock, self._recorded = clock, recorded
-        self._segment_bytes, self._segment_time = segment_bytes, segment_time
         self._lock = _locked(folder)
-        self.number, self._arrival, self._broken, self._failed = 0, 0, "", ""
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._tail = Tail(folder, segment_bytes=segment_bytes, segment_time=segment_time)
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()  # None: close
         self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
         self._closed = threading.Event()
-        self._file, self._size, self._first, self._began = -1, 0, 0, 0
 
     @property
     def problem(self) -> str:
         """Why nothing can be written any more, or the last batch could not be; empty: it can."""
-        return self._broken or self._failed
+        return self._tail.broken or self._failed
 
     def replay(self, after: int) -> Iterator[Frame]:
         """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
@@ -123,8 +115,10 @@ class LogWriter:
         begin = first_number(files[0]) if files else last_exported(self.folder / EVENTS) + 1
         self.number = begin - 1
         if 0 < after < begin - 1:
-            told = f"{self.folder} begins with frame {begin}, but the snapshot is of frame {after}: "
-            raise PairliftError(told + "what lies between was deleted; serve a later snapshot, or a newer bundle")
+            raise PairliftError(
+                f"{self.folder} begins with frame {begin}, but the snapshot is of frame {after}: what lies between was "
+                "deleted; serve a later snapshot, or a newer bundle"
+            )
         horizon = self._clock() - self.seen.keep
         for path, behind in itertools.zip_longest(files, files[1:]):
             if behind is not None and first_number(behind) <= after + 1 and (first_arrival(behind) or 0) < horizon:
@@ -157,7 +151,7 @@ class LogWriter:
             if first_number(path) > self.number:  # no frame in it
                 path.unlink()
         try:
-            self._open()
+            self._tail.open(self.number + 1)
         except OSError as error:
             raise self._explained(error) from error
         self._thread.start()
@@ -179,7 +173,7 @@ class LogWriter:
     def closed_segments(self) -> list[Path]:
         """Return the segments that no more is written to."""
         # Not "all but the open one": while a segment is opened, its file is there before it is known as that.
-        return [path for path in segment_files(self.folder) if first_number(path) < self._first]
+        return [path for path in segment_files(self.folder) if first_number(path) < self._tail.first]
 
     def close(self) -> None:
         """Finish what is queued, then close the segment and let the folder go."""
@@ -188,24 +182,8 @@ class LogWriter:
             self._queue.put(None)
             if self._thread.is_alive():
                 self._thread.join()
-            if self._file >= 0:
-                os.close(self._file)
+            self._tail.close()
             os.close(self._lock)
-
-    def _open(self) -> None:
-        path = self.folder / f"{self.number + 1:020d}.log"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
-            _write(handle, MAGIC)
-            os.fsync(handle)
-            sync_folder(self.folder)
-        except OSError:
-            os.close(handle)
-            path.unlink(missing_ok=True)
-            raise
-        if self._file >= 0:
-            os.close(self._file)
-        self._file, self._size, self._first = handle, len(MAGIC), self.number + 1
 
     def _work(self) -> None:
         last = False
@@ -214,12 +192,12 @@ class LogWriter:
             try:
                 self._commit(group)
             except Exception as error:  # whatever it is, the callers must hear of it and the thread must go on
-                told = self._explained(error) if isinstance(error, OSError) else error
-                self._failed = str(told)
-                log.error("a batch of events was not recorded: %s", told, exc_info=not isinstance(error, OSError))
+                reason = self._explained(error) if isinstance(error, OSError) else error
+                self._failed = str(reason)
+                log.error("a batch of events was not recorded: %s", reason, exc_info=not isinstance(error, OSError))
                 for waiting in group:
                     if not waiting.receipt.done():
-                        waiting.receipt.set_exception(told)
+                        waiting.receipt.set_exception(reason)
 
     def _group(self) -> tuple[list[_Waiting], bool]:
         """Wait for a batch and take what else waits; return (batches, whether the end was asked for)."""
@@ -248,45 +226,12 @@ class LogWriter:
             tables = [waiting.events for waiting in group]
             whole = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
             frame = Frame(self.number + 1, self._arrival, whole.filter(pa.array(~known)))
-            self._store(frame)
-            self._failed = ""
+            self._tail.append(frame)
+            self.number, self._failed = frame.number, ""
             self.seen.add(keys[~known], self._arrival)
             self._recorded(frame.number, [(w.aside, ~part) for w, part in zip(group, parts, strict=True)])
         for waiting, part in zip(group, parts, strict=True):
             waiting.receipt.set_result(Receipt(self.number, part))
-
-    def _store(self, frame: Frame) -> None:
-        """Make a frame durable, or leave the log as it was."""
-        if self._broken:
-            raise LogError(self._broken)
-        now = round(monotonic() * SECOND)  # not the log's clock: that of an old log runs with its events
-        if self._size == len(MAGIC):
-            self._began = now
-        elif self._size >= self._segment_bytes or now >= self._began + self._segment_time:
-            self._open()
-            self._began = now
-        data = encode(*frame)
-        try:
-            _write(self._file, data)
-        except OSError:
-            self._undo()
-            raise
-        try:
-            os.fsync(self._file)
-        except OSError as error:
-            # What the kernel could not write it may have forgotten: a second fsync that succeeds says nothing.
-            self._broken = f"{self.folder}: fsync failed ({error.strerror}); mend the disk, then start the server again"
-            self._undo()
-            raise LogError(self._broken) from error
-        self._size += len(data)
-        self.number = frame.number
-
-    def _undo(self) -> None:
-        try:
-            os.ftruncate(self._file, self._size)
-            os.lseek(self._file, self._size, os.SEEK_SET)
-        except OSError as error:
-            self._broken = f"{self.folder}: a torn frame cannot be cut off ({error.strerror}); start the server again"
 
     def _explained(self, error: OSError) -> LogError:
         full = error.errno in FULL
@@ -296,12 +241,6 @@ class LogWriter:
 
 def _ids(events: pa.Table) -> pa.Array:
     return events["event_id"].combine_chunks()
-
-
-def _write(handle: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(handle, left) :]
 
 
 def _locked(folder: Path) -> int:

@@ -9,7 +9,8 @@ from ranker.candidates.cooccurrence import Cooccurrence, TakenTogether
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import CandidateSource
-from ranker.config import Config, SourceSettings
+from ranker.config import Config
+from ranker.settings import SourceSettings
 
 log = logging.getLogger(__name__)
 

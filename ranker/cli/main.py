@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from features.errors import PairliftError
+from ranker.cli.ask import rank, recommend
 from ranker.cli.bundle import bundle
+from ranker.cli.config import config
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
 from ranker.cli.rows import rows
-from ranker.cli.serve import rank, recommend, serve
+from ranker.cli.serve import serve
 from ranker.cli.train import CONFIG, retune, train
 
 
@@ -111,6 +113,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     """
     import json
 
+    from features.files import written
     from ranker.config import load_config
     from ranker.uplift.report import uplift_report
     from ranker.uplift.table import as_table
@@ -118,9 +121,8 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     loaded = load_config(config)
     out.mkdir(parents=True, exist_ok=True)
     report = uplift_report(loaded, plugin)
-    partial = out / ".uplift.json.partial"
-    partial.write_text(json.dumps(report, indent=1, allow_nan=False))
-    partial.replace(out / "uplift.json")
+    with written(out / "uplift.json") as partial:
+        partial.write_text(json.dumps(report, indent=1, allow_nan=False))
     click.echo(as_table(report))
     click.echo(f"\nwrote {out / 'uplift.json'}")
     if report["leaks"]:
@@ -140,8 +142,8 @@ def drift(config: Path, features: Path) -> None:
 
     The two are equal up to rounding: a value differs where it is off by more than 1e-6 of itself (and 1e-6), a plugin's
     also by more than 1e-5 of its column's standard deviation, or where it is missing in one of the two. A column that
-    differs was served otherwise than it is trained on: late events, another version, or a bug. Plugins and priors are
-    those of the present log: where [split] has quantiles in place of dates, they move as it grows.
+    differs was served with other values than it is trained on: late events, another version, or a bug. Plugins and
+    priors are those of the present log: where [split] has quantiles in place of dates, they move as it grows.
     """
     from ranker.config import load_config
     from ranker.train import drift_report
@@ -155,7 +157,7 @@ def drift(config: Path, features: Path) -> None:
         )
 
 
-for verb in (train, retune, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
+for verb in (config, train, retune, pairs, rows, bundle, serve, recommend, rank, record, snapshot):
     cli.add_command(verb)
 
 

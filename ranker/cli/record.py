@@ -6,11 +6,11 @@ import click
 
 from features.errors import PairliftError
 from features.pairing.split import iso
-from ranker.client import DEFAULT_ADDRESS, Client
+from ranker.cli.ask import ADDRESS
+from ranker.client import Client
 from ranker.recording.batch import read_batches
 
 SHOWN = 5
-ADDRESS = click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server.")
 
 
 @click.command()

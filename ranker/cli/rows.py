@@ -25,7 +25,7 @@ from ranker.cli.train import CONFIG, GIB, memory_option
 )
 @memory_option(
     "What the rows and their counters may take at a time, beside the log itself (some 40 bytes an event) and its "
-    "ids; DuckDB needs about 0.5 of its own however little is given. Less makes more and smaller blocks of rows, and "
+    "ids; DuckDB needs about 0.5 of its own in any case. Less makes more and smaller blocks of rows, and "
     "every block reads the events before it anew.",
 )
 def rows(config: Path, out: Path, period: str, memory: float) -> None:

@@ -58,10 +58,11 @@ def memory_option(text: str) -> Callable[[FC], FC]:
 )
 @memory_option(
     "What counting the items that are taken together may take, beside the log itself and the table of neighbours "
-    "(800 bytes an item); 5 to 9 bytes an event and 40 an item are needed however little is given. Less makes more and "
+    "(800 bytes an item); 5 to 9 bytes an event and 40 an item are needed in any case. Less makes more and "
     "smaller blocks of items, the same numbers, and every block reads all events anew.",
 )
 def train(
+    *,
     config: Path,
     out: Path,
     features: Path | None,
@@ -79,8 +80,8 @@ def train(
     For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
     and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
     splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
-    whose columns, counters, grades or plugins are others is refused, and so is a bundle that has seen the present
-    test. The old trees' PairAccuracy on the test is printed beside the new.
+    with other columns, counters, grades or plugins is refused, and so is a bundle that was trained on events of the
+    present test. The old trees' PairAccuracy on the test is printed beside the new.
     """
     from ranker.config import load_config
     from ranker.train import train as run
@@ -88,7 +89,7 @@ def train(
     if warm_start is not None and refit is not None:
         raise PairliftError("--warm-start and --refit: choose one")
     if refit is None and refit_decay is not None:
-        raise PairliftError("--refit-decay is for --refit BUNDLE, which is not there")
+        raise PairliftError("--refit-decay goes with --refit BUNDLE")
     start: Any = None if warm_start is None else ("warm-start", warm_start, 1.0)
     if refit is not None:
         start = ("refit", refit, DECAY if refit_decay is None else refit_decay)

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from features.errors import PairliftError
+from features.files import written
 from features.schema import F32, F64
 from ranker.bundle import verify_bundle
 from ranker.forest.bitvectors import NAN as MISSING_NAN
@@ -173,7 +174,8 @@ def export_forest(bundle: Path, out: Path) -> int:
     want = np.asarray(booster.predict(rows, raw_score=True))
     if np.abs(run_onnx(content, rows) - want).max(initial=0) > TOLERANCE * max(np.abs(want).max(initial=0), 1):
         raise PairliftError(f"{out}: not written: ONNX Runtime gives other scores than LightGBM; please report this")
-    out.write_bytes(content)
+    with written(out) as partial:
+        partial.write_bytes(content)
     return int(booster.num_trees())
 
 

@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
+from features.files import written
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs, make_pairs
 from features.schema import F32, I64, Bool
@@ -101,13 +102,8 @@ def _kind(path: Path) -> str:
 
 def _put(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written(path) as partial, partial.open("wb") as file:  # whose errors name the file
+        write(file)
 
 
 @contextmanager

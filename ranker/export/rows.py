@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from features.errors import PairliftError
+from features.files import written
 from features.log.sources import source_files
 from features.pairing.groups import Groups
 from features.pairing.split import PERIODS
@@ -104,9 +105,9 @@ def _blocks(sizes: I64, most: int) -> Iterator[slice]:
 
 
 def _tables(
-    made: Grouped, number: I64, sizes: I64, memory: int, written: Callable[[int], object]
+    made: Grouped, number: I64, sizes: I64, memory: int, progress: Callable[[int], object]
 ) -> Iterator[pa.Table]:
-    """Yield the rows of the groups `number` as tables of at most CHUNK rows; tell `written` of each."""
+    """Yield the rows of the groups `number` as tables of at most CHUNK rows; tell `progress` of each."""
     labels = Labels.of(made.database, made.log, made.catalog, made.config.grade_names)
     # Half of the memory is the block's rows, half is for the counters that they read.
     most = memory // 2 // (BYTES_OF_A_ROW + BYTES_OF_A_VALUE * len(made.spec.columns))
@@ -118,7 +119,7 @@ def _tables(
         for first in range(0, len(values), CHUNK):
             table = _table(made, labels, groups, number[block], values, slice(first, min(first + CHUNK, len(values))))
             yield table
-            written(len(table))
+            progress(len(table))
 
 
 def _values(made: Grouped, groups: Groups, memory: int) -> F32:
@@ -166,24 +167,9 @@ def _explained(out: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    """Give a place beside `out` that takes its name in the end; leave nothing behind where that fails."""
-    partial = out.with_name(f".{out.name}.partial")
-    left = (partial, partial.with_name(f"{partial.name}.wal"))
-    for path in left:
-        path.unlink(missing_ok=True)
-    try:
-        yield partial
-        partial.replace(out)
-    finally:
-        for path in left:
-            path.unlink(missing_ok=True)
-
-
 def _put_parquet(out: Path, tables: Iterator[Any], _: int) -> None:
     first = next(tables)
-    with _partial(out) as partial, _explained(out), pq.ParquetWriter(partial, first.schema) as writer:
+    with _explained(out), written(out) as partial, pq.ParquetWriter(partial, first.schema) as writer:
         writer.write_table(first)
         for table in tables:
             writer.write_table(table)
@@ -191,7 +177,7 @@ def _put_parquet(out: Path, tables: Iterator[Any], _: int) -> None:
 
 def _put_duckdb(out: Path, tables: Iterator[Any], memory: int) -> None:
     settings: dict[str, Any] = {"memory_limit": f"{max(memory // 4, LEAST_FOR_DUCKDB)}B"}
-    with _partial(out) as partial, _explained(out), duckdb.connect(str(partial), config=settings) as con:
+    with _explained(out), written(out) as partial, duckdb.connect(str(partial), config=settings) as con:
         # In one transaction what is inserted goes to the file itself and not through a log that is replayed.
         con.execute("BEGIN")
         for k, table in enumerate(tables):

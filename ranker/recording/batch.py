@@ -16,23 +16,20 @@ NEEDED = ("event_id", "user_id", "item_id", "ts")
 
 
 class Batch(NamedTuple):
-    """n events as they came.
+    """n events as they came."""
 
-    events: event_id, user_id, item_id (int64 or text), ts (int64 µs UTC), surface, organic, request_id, position;
-    null unknown. feedback: n numbers or texts by name, null unknown. grades: n names, empty for none; or nothing.
-    """
-
-    events: pa.Table
-    feedback: dict[str, pa.Array]
-    grades: Sequence[str]
+    #: event_id, user_id, item_id (int64 or text), ts (int64 µs UTC), surface, organic, request_id, position
+    events: pa.Table  # null unknown
+    feedback: dict[str, pa.Array]  # by name, n numbers or texts, null unknown
+    grades: Sequence[str]  # n names, empty for none; or nothing
 
 
 class Outcome(NamedTuple):
-    """What became of a batch: events on disk, known before, and (index, reason) of the refused ones."""
+    """What became of a batch."""
 
-    recorded: int
-    duplicates: int
-    refused: tuple[tuple[int, str], ...]
+    recorded: int  # events that are on disk now
+    duplicates: int  # events that were recorded before
+    refused: tuple[tuple[int, str], ...]  # (index in the batch, reason) of each refused one
 
 
 def read_batches(path: Path, size: int) -> Iterator[Batch]:
@@ -43,7 +40,7 @@ def read_batches(path: Path, size: int) -> Iterator[Batch]:
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise PairliftError(f"{path} is no Parquet file that can be read: {error}") from error
+        raise PairliftError(f"{path} is not a Parquet file that can be read: {error}") from error
     missing = [name for name in NEEDED if name not in file.schema_arrow.names]
     if missing:
         found = ", ".join(file.schema_arrow.names)

@@ -10,9 +10,10 @@ from features.errors import PairliftError
 from features.hashing import SLOT_BYTES
 from features.log.dedupe import BYTES_PER_KEY
 from features.newcomers import bytes_per_id
+from features.schema import is_text
 from features.state.histories import COLUMNS
 from features.state.store import State
-from ranker.config import MAX_ID_BYTES, RecordSettings
+from ranker.settings import MAX_ID_BYTES, RecordSettings
 
 GIB = 1 << 30
 #: bytes of an int64
@@ -34,25 +35,39 @@ SORTED = 64
 BUFFER = 4
 
 
-class Plan(NamedTuple):
-    """keys: (name, keys, bytes per key). event: bytes per event, all keys and the history. new: (name, room, bytes of
-    each) of new users and items. ids: event ids that are known without an event to serve. now, most: bytes.
-    """
+class OfKey(NamedTuple):
+    """What a key of counters, or its table, takes."""
 
-    keys: tuple[tuple[str, int, float], ...]
-    event: float
-    new: tuple[tuple[str, int, int], ...]
-    ids: int
-    now: int
-    most: int
+    name: str
+    keys: int
+    each: float  # bytes per key
+
+
+class Room(NamedTuple):
+    """What new users, or new items, take."""
+
+    name: str
+    room: int  # how many there can be
+    each: int  # bytes of one, at most
+
+
+class MemoryPlan(NamedTuple):
+    """What the state takes, and the most that it can come to."""
+
+    keys: tuple[OfKey, ...]
+    event: float  # bytes per event, of all keys and the history
+    new: tuple[Room, ...]
+    ids: int  # event ids that are known without an event to serve
+    now: int  # bytes
+    most: int  # bytes
 
 
 def _bytes(arrays: Any, names: tuple[str, ...]) -> int:
     return sum(getattr(arrays, name).nbytes for name in names)
 
 
-def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[tuple[str, int, int], ...]:
-    """Return (name, room, bytes of each) of new users and items; none comes without an event.
+def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[Room, ...]:
+    """Return what new users and items take; none comes without an event.
 
     Each has a key in the base's timelines that name its side (code and offset), and a row in their tables, both twice
     while the base is rebuilt. A user has bounds of a history (3), two of which are copied with each fold; an item the
@@ -61,17 +76,17 @@ def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[tup
     catalog = state.catalog
     rooms = {"user": catalog.new_users.room, "item": catalog.new_items.room}
     each = {
-        "user": bytes_per_id(catalog.user_ids.dtype == object, max_id_bytes) + 5 * WORD,
-        "item": bytes_per_id(catalog.item_ids.dtype == object, max_id_bytes) + 2 * WORD,
+        "user": bytes_per_id(is_text(catalog.user_ids), max_id_bytes) + 5 * WORD,
+        "item": bytes_per_id(is_text(catalog.item_ids), max_id_bytes) + 2 * WORD,
     }
     for plan in state.plans:
         row = row_bytes(plan) + 4 * SLOT_BYTES if has_table(plan, catalog) else 0
         for side in set(plan.key) & rooms.keys():
             each[side] += 2 * (2 * WORD + row)
-    return tuple((f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
+    return tuple(Room(f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
 
 
-def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES, ids: int = 0) -> Plan:
+def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES, ids: int = 0) -> MemoryPlan:
     """Return what the state takes, and the most with `max_events` recorded ones, ids of at most `max_id_bytes` where
     they are text, and `ids` event ids beside those of these events.
 
@@ -89,22 +104,22 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
         per_key = _bytes(part, tuple(a for a in arrays if a in OF_KEYS))
         total = _bytes(part, arrays)
         count = max(len(part.offsets) - 1, 1)
-        keys.append((name, count, total / count))
+        keys.append(OfKey(name, count, total / count))
         of_keys, of_events = of_keys + per_key, of_events + total - per_key
     of_events += _bytes(state.histories, COLUMNS)
     for plan, timeline in zip(state.plans, base.timelines, strict=True):
         if not has_table(plan, state.catalog):
             continue
         size, count = table_bytes(plan, timeline), len(timeline.offsets) - 1
-        keys.append((f"table of {'_x_'.join(plan.key)}", count, size / max(count, 1)))
+        keys.append(OfKey(f"table of {'_x_'.join(plan.key)}", count, size / max(count, 1)))
         of_keys += size
     event = of_events / events if events >= FEW else float(GUESS * (len(named) + 1))
     now = of_events + of_keys
     most = 3 * now + 2 * max_events * event + (max_events + ids) * BYTES_PER_KEY
     most += (events + max_events) * _for_a_while(state) + max_events * _row_bytes(state)
     new = _of_newcomers(state, max_events, max_id_bytes)
-    most += sum(room * size for _, room, size in new)
-    return Plan(tuple(keys), event, new, ids, now, round(most))
+    most += sum(side.room * side.each for side in new)
+    return MemoryPlan(tuple(keys), event, new, ids, now, round(most))
 
 
 def _row_bytes(state: State) -> int:
@@ -128,10 +143,10 @@ def _for_a_while(state: State) -> float:
     return _row_bytes(state) + SORTED * share + (BUFFER - 1) * _history_bytes(state)
 
 
-def described(plan: Plan, limit: float, max_events: int) -> list[str]:
+def described(plan: MemoryPlan, limit: float, max_events: int) -> list[str]:
     """Return the lines that a server prints at its start."""
-    lines = [f"memory: {name}: {count:,} keys, {size:.0f} bytes per key" for name, count, size in plan.keys]
-    lines += [f"memory: {name}: room for {room:,}, {size} bytes each" for name, room, size in plan.new]
+    lines = [f"memory: {key.name}: {key.keys:,} keys, {key.each:.0f} bytes per key" for key in plan.keys]
+    lines += [f"memory: {side.name}: room for {side.room:,}, {side.each} bytes each" for side in plan.new]
     lines += [f"memory: {plan.ids:,} event ids beside those of recorded events to serve, {BYTES_PER_KEY} bytes each"]
     return [
         *lines,

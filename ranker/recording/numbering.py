@@ -9,20 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.newcomers import Newcomers
-from features.schema import I32, I64, Catalog, EventLog, merged
+from features.schema import I32, I64, Catalog, EventLog, is_text, merged
 from features.state.store import State
-from ranker.config import MAX_ID_BYTES
+from ranker.settings import MAX_ID_BYTES
 
 log = logging.getLogger(__name__)
 
 SIDES = ("users", "items")
 
 
-def with_room(state: State, strangers: EventLog, users: int, items: int) -> State:
+def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State:
     """Return a state with room for so many new users and items, or as many as it has.
 
     Codes of keys with new ones rest on the room, so a state that has such (of a snapshot) is built anew where its room
-    is another. strangers: its events that are not in its histories.
+    is another. unplaced: its events of users or items for which there was no room; they are not in its histories.
     """
     was = state.catalog
     # Copies: what a state has must not grow because a server was started on it.
@@ -32,7 +32,7 @@ def with_room(state: State, strangers: EventLog, users: int, items: int) -> Stat
     if not moved or not was.new_users.count + was.new_items.count:
         return replace(state, catalog=catalog)
     log.info("[record] new_users or new_items is another than the snapshot's: its counters are built anew")
-    events = merged([state.histories.log(strangers.feedback_names), strangers])
+    events = merged([state.histories.log(unplaced.feedback_names), unplaced])
     built = State.build(events, catalog, state.counters, state.grades, state.histories)
     return replace(built, end=state.end)
 
@@ -43,9 +43,9 @@ class Numbering:
     def __init__(self, catalog: Catalog, max_id_bytes: int = MAX_ID_BYTES) -> None:
         """catalog: with room, and what a snapshot had already. max_id_bytes: of a new text id in UTF-8."""
         self._known = catalog.n_users, catalog.n_items
-        self._text = catalog.user_ids.dtype == object, catalog.item_ids.dtype == object
+        self._text = is_text(catalog.user_ids), is_text(catalog.item_ids)
         self._most = max_id_bytes
-        self._told: set[str] = set()
+        self._warned: set[str] = set()  # of what, for each is said once
         self.new = catalog.new_users, catalog.new_items
 
     def numbered(self, events: EventLog, table: pa.Table) -> EventLog:
@@ -69,7 +69,7 @@ class Numbering:
         found, new = new.extended(wanted)
         if (found < 0).any():
             name = SIDES[side]
-            self._tell(f"[record] new_{name} = {new.room:,} is full: further new {name} are recorded, and", "the room")
+            self._warn(f"[record] new_{name} = {new.room:,} is full: further new {name} are recorded, and", "the room")
         out = index.copy()
         out[rows] = np.where(found < 0, -1, self._known[side] + found)
         return out, new
@@ -82,12 +82,14 @@ class Numbering:
             return rows
         long = long[self.new[side].find(ids.take(pa.array(long)).to_pylist()) < 0]
         if len(long):
-            told = f"the log has new {SIDES[side]} with ids of more than [record] max_id_bytes = {self._most}: they"
-            self._tell(told, "the limit")
+            self._warn(
+                f"the log has new {SIDES[side]} with ids of more than [record] max_id_bytes = {self._most}: they",
+                "the limit",
+            )
         return np.setdiff1d(rows, long)
 
-    def _tell(self, what: str, limit: str) -> None:
+    def _warn(self, what: str, limit: str) -> None:
         """Say once who stays cold, and until when."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             log.warning("%s stay cold until a bundle is trained on them, or %s is raised", what, limit)

@@ -1,15 +1,14 @@
 """Snapshots of a server that records, and what ties a recorded log to bundles and snapshots.
 
-A snapshot folder is a state (`features.state.snapshot`), `strangers/` (its events of users or items for which there was
-no room) and `manifest.json`: hashes of all files, and which frame of which log it goes up to, with that frame's
-checksum: a copy of the log may have gone on with others.
+A snapshot folder is a state (`features.state.snapshot`), `strangers/` (its unplaced events: of users or items that the
+bundle does not know and for which there was no room) and `manifest.json`: hashes of all files, and which frame of which
+log it goes up to, with that frame's checksum: a copy of the log may have gone on with others.
 """
 
 import errno
 import itertools
 import json
 import logging
-import os
 import shutil
 import uuid
 from dataclasses import dataclass, replace
@@ -20,36 +19,43 @@ import numpy as np
 
 from features.arrays import load_arrays, save_arrays
 from features.errors import PairliftError
+from features.files import sync, sync_tree, written
 from features.log.recorded import Recorded
-from features.log.segments import sync_folder
+from features.log.segments import checksum_of
 from features.pairing.split import iso
 from features.schema import Attribute, Catalog, EventLog
 from features.state.live import Frozen
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.bundle import Bundle, read_manifest, recorded_of
-from ranker.hashes import hash_file
+from ranker.hashes import MANIFEST, damaged_files, hash_files
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+#: folder of a snapshot's unplaced events
+UNPLACED = "strangers"
 #: file of a log's folder: its name
 IDENTITY = "log.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a snapshot is from: the log's name, its last frame that is in it, its events of strangers.
+    """Where a snapshot is from."""
 
-    checksum: of that frame; None where the log did not have it any more, or the snapshot is of an older Pairlift.
-    """
+    log: str  # the log's name
+    frame: int  # the log's last one that is in the snapshot
+    unplaced: EventLog  # its events of users or items for which there was no room: they are in no history
+    checksum: int | None = None  # of the frame; None: the log had it no more, or the snapshot is of an older Pairlift
 
-    log: str
-    frame: int
-    strangers: EventLog
-    checksum: int | None = None
+    def is_of(self, name: str, folder: Path) -> bool:
+        """Tell whether the snapshot is of the log of that name in a folder, as far as the log's files show.
+
+        The frame may have been deleted from it.
+        """
+        found = checksum_of(folder, self.frame)
+        return self.log == name and (found == self.checksum or found is None or self.checksum is None)
 
 
 def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str, checksum: int | None = None) -> Path:
@@ -60,21 +66,21 @@ def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str, checksum
     """
     stamp = iso(frozen.state.end).replace(":", "").replace(" ", "T")
     name = f"{stamp}-{frozen.frame}-{bundle}"
+    # Not `written_folder`, which replaces: several may be written at once, and each finds its own name.
     partial = parent / f".{name}.{uuid.uuid4().hex}{PARTIAL}"
     parent.mkdir(parents=True, exist_ok=True)
     partial.mkdir()
     try:
         save_state(partial, frozen.state)
-        save_arrays(partial / "strangers", frozen.strangers)
-        files = {str(p.relative_to(partial)): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        told = {"format": FORMAT, "end": frozen.state.end, "log": log, "frame": frozen.frame, "bundle": bundle}
-        told["checksum"] = checksum
-        (partial / MANIFEST).write_text(json.dumps({**told, "files": files}, indent=1))
-        _sync(partial)
+        save_arrays(partial / UNPLACED, frozen.strangers)
+        manifest = {"format": FORMAT, "end": frozen.state.end, "log": log, "frame": frozen.frame, "bundle": bundle}
+        manifest |= {"checksum": checksum, "files": hash_files(partial)}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        sync_tree(partial)
         folder = _placed(partial, parent / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    sync_folder(parent)
+    sync(parent)
     return folder
 
 
@@ -98,16 +104,6 @@ def tidy_snapshots(parent: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)
-
-
 def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
     """Return the bundle with the state of another snapshot; PairliftError where that does not fit.
 
@@ -115,22 +111,22 @@ def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
     a bundle, whose manifest has the hashes) is taken as it is.
     """
     try:
-        told = _manifest(folder)
-        damaged = [name for name, expected in told.get("files", {}).items() if not _has_hash(folder / name, expected)]
+        manifest = _manifest(folder)
+        damaged = damaged_files(folder, manifest.get("files", {}))
         if damaged:
             raise PairliftError(f"{folder} is damaged, use another snapshot; missing or changed: {', '.join(damaged)}")
         state = load_state(folder)
-        if not told:
+        if not manifest:
             logger.warning("%s has no %s: it is served without a check of its bytes", folder, MANIFEST)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PairliftError(f"{folder} is no snapshot, or a damaged one: {error}") from error
+        raise PairliftError(f"{folder} is not a snapshot, or a damaged one: {error}") from error
     differing = _differences(bundle.state, state)
     if differing:
         raise PairliftError(
             f"the snapshot {folder} does not fit the bundle {bundle.folder}: {'; '.join(differing)}. "
             "Make it with the same TOML and the same users and items, or train the bundle again"
         )
-    return replace(bundle, state=state, recorded={} if told else _recorded_beside(folder))
+    return replace(bundle, state=state, recorded={} if manifest else _recorded_beside(folder))
 
 
 def _recorded_beside(folder: Path) -> Recorded:
@@ -143,10 +139,11 @@ def _recorded_beside(folder: Path) -> Recorded:
 
 def origin_of(folder: Path) -> Origin | None:
     """Return where a snapshot that `with_snapshot` took is from; None where it is of no recorded log."""
-    told = _manifest(folder)
-    if not told:
+    manifest = _manifest(folder)
+    if not manifest:
         return None
-    return Origin(told["log"], told["frame"], load_arrays(folder / "strangers", EventLog), told.get("checksum"))
+    unplaced = load_arrays(folder / UNPLACED, EventLog)
+    return Origin(manifest["log"], manifest["frame"], unplaced, manifest.get("checksum"))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -154,10 +151,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         return {}
-    told: dict[str, Any] = json.loads(path.read_text())
-    if told.get("format") != FORMAT:
-        raise PairliftError(f"{path}: format {FORMAT} was expected, found {told.get('format')}")
-    return told
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest.get("format") != FORMAT:
+        raise PairliftError(
+            f"{path}: format {FORMAT} was expected, found {manifest.get('format')}; serve the bundle without it, and "
+            "take a new snapshot"
+        )
+    return manifest
 
 
 def _differences(expected: State, found: State) -> list[str]:
@@ -184,10 +184,6 @@ def _vocabulary(catalog: Catalog, side: str) -> list[tuple[str, str, tuple[str, 
     return [(a.name, a.kind, () if a.kind == "text" else tuple(a.values)) for a in attributes]
 
 
-def _has_hash(path: Path, expected: str) -> bool:
-    return path.is_file() and hash_file(path) == expected
-
-
 def log_name(folder: Path) -> str:
     """Return the name of the log in a folder, which it is given for ever; PairliftError where the file is damaged."""
     path = folder / IDENTITY
@@ -196,11 +192,7 @@ def log_name(folder: Path) -> str:
             return str(json.loads(path.read_text())["log"])
     except (ValueError, TypeError, KeyError) as error:
         raise PairliftError(f"{path} is damaged ({error}); restore it from a copy") from error
-    name, partial = str(uuid.uuid4()), path.with_suffix(PARTIAL)
-    with partial.open("w") as file:
-        json.dump({"log": name}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    sync_folder(folder)
+    name = str(uuid.uuid4())
+    with written(path) as partial:
+        partial.write_text(json.dumps({"log": name}, indent=1))
     return name

@@ -17,7 +17,7 @@ from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
 from ranker.bundle import columns_of
-from ranker.recording.featurelog import Logged, overlay
+from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
 from ranker.training.prepare import Prepared, plugin_errors
 from ranker.training.restart import Start

@@ -12,7 +12,7 @@ import numpy as np
 from features.errors import PairliftError, did_you_mean
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I64
-from ranker.config import BoosterSettings
+from ranker.settings import BoosterSettings
 from ranker.training.objective import PairLogit, pair_accuracy
 
 logger = logging.getLogger(__name__)

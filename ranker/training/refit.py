@@ -12,7 +12,7 @@ import lightgbm as lgb
 import numpy as np
 
 from features.schema import F32, F64, I64
-from ranker.config import BoosterSettings
+from ranker.settings import BoosterSettings
 from ranker.training.booster import Slice, parameters
 from ranker.training.objective import PairLogit, pair_accuracy
 

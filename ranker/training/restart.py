@@ -16,8 +16,8 @@ from features.pairing.split import iso
 from features.plugin import FeaturePlugin, RecodedPlugin
 from features.schema import Catalog, lookup
 from ranker.bundle import Bundle, columns_of, load_bundle, read_manifest
-from ranker.config import BoosterSettings
 from ranker.hashes import hash_value
+from ranker.settings import BoosterSettings
 from ranker.training.booster import Slice, fit_booster
 from ranker.training.prepare import Prepared
 from ranker.training.recode import moved_codes, recode, vocabulary

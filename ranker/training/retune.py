@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from features.errors import PairliftError
+from features.files import written
 from features.schema import F64
 from ranker.config import Config
 from ranker.hashes import hash_value
@@ -133,7 +134,8 @@ def retune(config: Config, minutes: float, trials: int | None) -> Found:
         logger.warning("stopped: the trials that are finished are kept, and compared by their own fits alone")
         fits = SEEDS
     found = _found(study, bench, knobs, folder, fits)
-    (config.work / "retune.json").write_text(json.dumps(finite(as_json(found)), indent=1, allow_nan=False))
+    with written(config.work / "retune.json") as partial:
+        partial.write_text(json.dumps(finite(as_json(found)), indent=1, allow_nan=False))
     return found
 
 

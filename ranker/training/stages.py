@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import PairliftError
+from features.files import written, written_folder
 from ranker.hashes import hash_file, hash_value
 
 log = logging.getLogger(__name__)
@@ -55,19 +55,13 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
         if _stands(target, stamp, key):
             log.log(level, "%-28s unchanged, reused", name)
             return target
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         started = time.monotonic()
-        try:
+        with written_folder(target) as partial:
             make(partial)
             files = sorted(str(p.relative_to(partial)) for p in partial.rglob("*"))
-            stamp.unlink(missing_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            stamp.write_text(json.dumps({"key": key, "files": files}))
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            stamp.unlink(missing_ok=True)  # first to go and last to come: with its key, a stage is whole
+        with written(stamp) as own:
+            own.write_text(json.dumps({"key": key, "files": files}))
     log.log(level, "%-28s %.1f s", name, time.monotonic() - started)
     return target
 

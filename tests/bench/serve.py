@@ -19,11 +19,11 @@ from world import bundle_of, full_matrix, make_world, train_parts, with_config
 from features.rows import assemble
 from ranker.bundle import Bundle, columns_of
 from ranker.client import Client
-from ranker.config import ServeSettings, SourcesSettings
 from ranker.lanes import Lane
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.server import Server
+from ranker.settings import ServeSettings, SourcesSettings
 from ranker.wire import id_message, ids_message
 
 CANDIDATES = 500

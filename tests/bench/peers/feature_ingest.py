@@ -31,11 +31,11 @@ from features.state.read import counter_values
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.client import Client
-from ranker.config import RecordSettings
 from ranker.recording.batch import Batch
 from ranker.recording.recorder import SWITCH
 from ranker.recording.wire import batch_message
 from ranker.server import RecordTo, Server
+from ranker.settings import RecordSettings
 
 SIZE = 1000
 USERS, ITEMS = 20_000, 10_000

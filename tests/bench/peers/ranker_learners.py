@@ -20,7 +20,7 @@ import xgboost as xgb
 from ranker_data import Data, Part
 
 from features.schema import F32, F64
-from ranker.config import BoosterSettings
+from ranker.settings import BoosterSettings
 from ranker.training import booster
 from ranker.training.objective import PairAccuracy, pair_accuracy
 

@@ -20,7 +20,8 @@ from trust_plugins import HONEST, USELESS, Knows, Simulated, as_toml
 from trust_world import Setting, World
 
 from features.schema import F64, HOUR
-from ranker.config import Config, UpliftSettings, load_config
+from ranker.config import Config, load_config
+from ranker.settings import UpliftSettings
 from ranker.training.arms import Arms
 from ranker.uplift.leaks import Control
 from ranker.uplift.measured import Judged, Measured

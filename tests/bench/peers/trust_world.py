@@ -19,7 +19,8 @@ from features.pairing.split import Split
 from features.rows import make_spec
 from features.schema import DAY, F64, HOUR, SECOND, Attribute, Catalog, EventLog
 from features.state.store import State
-from ranker.config import Config, UpliftSettings
+from ranker.config import Config
+from ranker.settings import UpliftSettings
 from ranker.training.prepare import Prepared
 
 TOML = """

@@ -1,0 +1,155 @@
+"""A TOML's SQL expressions: their types, and the SQL that makes the contract's columns of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from features.errors import PairliftError
+from features.log.sources import explained, relation
+from features.settings import EventsSettings
+
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+NUMBERS = INTEGERS | {"UBIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BOOLEAN"}
+#: of event ids, which become text
+ID_KINDS = INTEGERS | {"UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "VARCHAR", '"NULL"'}
+#: gives the SQL type of an expression, from the name of its place in the TOML and itself
+Kind = Callable[[str, str], str]
+
+
+def columns_of(con: duckdb.DuckDBPyConnection, table: str, source: str, data: Path) -> list[str]:
+    """Return the names of a source's columns. table: that names it in the TOML. data: root of relative paths."""
+    with explained(f"[{table}] source = {source!r}", f"data root is {data}; set [data] root or PAIRLIFT_DATA"):
+        return [row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {relation(source, data)}").fetchall()]
+
+
+def type_of(con: duckdb.DuckDBPyConnection, origin: str, place: str, expression: str, columns: list[str]) -> str:
+    """Return the SQL type of an expression. origin: what follows FROM. place: in the TOML. columns: to choose from."""
+    hint = f"a SQL expression over these columns was expected: {', '.join(columns)}"
+    with explained(f"{place} = {expression!r}", hint):
+        return str(con.execute(f"DESCRIBE SELECT ({expression}) AS x FROM {origin}").fetchall()[0][1])
+
+
+def id_type(place: str, kind: str) -> str:
+    """Return the type that ids of a SQL type are kept in: BIGINT or VARCHAR."""
+    if kind in INTEGERS or kind == "VARCHAR":
+        return "BIGINT" if kind in INTEGERS else "VARCHAR"
+    raise PairliftError(f"{place}: ids are integers or text, found {kind}; write '(…)::BIGINT' or '(…)::VARCHAR'")
+
+
+def _utc(place: str, expression: str, kind: str, zone: str) -> str:
+    """Return the SQL of a TIMESTAMP in UTC for an expression of a time type."""
+    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
+        return f"make_timestamp(epoch_us({expression}))"
+    if kind.startswith("TIMESTAMP") or kind == "DATE":
+        quoted = zone.replace("'", "''")
+        return f"make_timestamp(epoch_us(({expression})::TIMESTAMP AT TIME ZONE '{quoted}'))"
+    raise PairliftError(
+        f"{place} = {expression!r}: a timestamp was expected, found {kind}; "
+        "for seconds since 1970 write 'to_timestamp(…)', for microseconds 'make_timestamp(…)'"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EventColumns:
+    """What is selected of `[events]`, and the place in the TOML of the columns of numbers, by the column's name."""
+
+    sql: dict[str, str]  # of every column of the table `mapped`
+    feedback: dict[str, str]  # places
+    context: dict[str, str]  # places
+
+
+def event_columns(settings: EventsSettings, kind: Kind, zone: str, columns: list[str]) -> EventColumns:
+    """Return what to select of a source that has these columns. zone: of times without one."""
+    selected = _contract(settings, kind, zone)
+    feedback, context = _feedback(settings, kind, selected), _context(settings, kind, selected)
+    for name, expression in settings.columns.items():
+        if name in selected:
+            raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
+        kind(f"columns.{name}", expression)
+        selected[name] = f"({expression})"
+    selected["#event_id"] = f"nullif(({event_id(settings, kind, columns)})::VARCHAR, '')"
+    return EventColumns(selected, feedback, context)
+
+
+def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]:
+    """Return the SQL of each column of the contract."""
+    selected = {
+        name: f"({expression})::{id_type(f'[events] {name}', kind(name, expression))}"
+        for name, expression in (("user_id", settings.user_id), ("item_id", settings.item_id))
+    }
+    selected["ts"] = _utc("[events] ts", settings.ts, kind("ts", settings.ts), zone)
+    for name, cast in (
+        ("surface", "VARCHAR"),
+        ("organic", "BOOLEAN"),
+        ("request_id", "VARCHAR"),
+        ("position", "INTEGER"),
+        ("propensity", "DOUBLE"),
+    ):
+        expression = getattr(settings, name)
+        if expression is not None:
+            kind(name, expression)
+        selected[name] = f"({expression or 'NULL'})::{cast}"
+    return selected
+
+
+def event_id(settings: EventsSettings, kind: Kind, columns: list[str]) -> str:
+    """Return the expression of the event id, `NULL` for none."""
+    named = next((column for column in columns if column.lower() == "event_id"), None)
+    expression = settings.event_id or named or "NULL"
+    found = kind("event_id", expression)
+    if found not in ID_KINDS:
+        raise PairliftError(
+            f"[events] event_id = {expression!r}: ids are integers or text, found {found}; write '(…)::BIGINT' or "
+            "'(…)::VARCHAR', or 'NULL' where nothing names the events"
+        )
+    return expression
+
+
+def _feedback(settings: EventsSettings, kind: Kind, selected: dict[str, str]) -> dict[str, str]:
+    """Add the columns of feedback to `selected`; return the place in the TOML of each column of numbers."""
+    places = {}
+    for name, expression in settings.feedback.items():
+        if name in selected:
+            raise PairliftError(f"[events.feedback] {name}: this name is taken by a column of the contract; rename it")
+        found = kind(f"feedback.{name}", expression)
+        if found not in NUMBERS and not found.startswith("DECIMAL"):
+            raise PairliftError(
+                f"[events.feedback] {name} = {expression!r}: a number or true/false was expected, found {found}"
+            )
+        selected[name] = f"({expression})::{'BOOLEAN' if found == 'BOOLEAN' else 'DOUBLE'}"
+        if found != "BOOLEAN":
+            places[name] = f"[events.feedback] {name} of {settings.source!r}"
+    return places
+
+
+def _context(settings: EventsSettings, kind: Kind, selected: dict[str, str]) -> dict[str, str]:
+    """Add the columns `context_<name>` to `selected`; return the place in the TOML of each column of numbers."""
+    places = {}
+    for name, expression in settings.context.items():
+        found = attribute_type(f"[events.context] {name}", kind(f"context.{name}", expression))
+        if found.endswith("[]"):
+            raise PairliftError(
+                f"[events.context] {name} = {expression!r}: a number or text was expected, found a list"
+            )
+        selected[f"context_{name}"] = f"({expression})::{wide(found)}"
+        if found == "FLOAT":
+            places[f"context_{name}"] = f"[events.context] {name} of {settings.source!r}"
+    return places
+
+
+def wide(kind: str) -> str:
+    """Return the type in which a value of a kind is read, so that what a 32-bit float cannot hold is still seen."""
+    return "DOUBLE" if kind == "FLOAT" else kind
+
+
+def attribute_type(place: str, kind: str) -> str:
+    """Return the type that an attribute of a SQL type is kept in: FLOAT, VARCHAR or VARCHAR[]."""
+    if kind.endswith("[]"):
+        return "VARCHAR[]"
+    if kind in NUMBERS or kind.startswith("DECIMAL"):
+        return "FLOAT"
+    if kind == "VARCHAR" or kind.startswith("ENUM"):
+        return "VARCHAR"
+    raise PairliftError(f"{place}: a number, text or a list of text was expected, found {kind}; write a cast")

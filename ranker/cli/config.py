@@ -1,0 +1,219 @@
+"""The command `config`: what the keys of the TOML mean, from the settings' own descriptions."""
+
+import json
+import shutil
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+from features.errors import PairliftError, did_you_mean
+from features.plugin import plugin_class
+from features.settings import duration_text
+from ranker.config import Config
+
+#: a JSON Schema, or a part of one
+Schema = dict[str, Any]
+
+PIPE_WIDTH, LEAST_WIDTH, MOST_WIDTH = 100, 40, 110
+SIMPLE = {"boolean": "true/false", "integer": "integer", "number": "number", "string": "text"}
+FORMATS = {"date-time": "time", "date": "date"}
+BOUNDS = {"exclusiveMinimum": "> {}", "minimum": ">= {}", "exclusiveMaximum": "< {}", "maximum": "<= {}"}
+
+
+class FileSchema(GenerateJsonSchema):
+    """JSON Schema of a settings model, with defaults as the TOML has them."""
+
+    def encode_default(self, dft: Any) -> Any:
+        """Return {} for a table: its own keys have the defaults."""
+        return {} if isinstance(dft, BaseModel) else super().encode_default(dft)
+
+    def default_schema(self, schema: Any) -> Schema:
+        """Write a duration's default as text."""
+        found = super().default_schema(schema)
+        if type(found.get("default")) is int and any("pattern" in form for form in forms(found)):
+            found["default"] = duration_text(found["default"])
+        return found
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return False: a title would say the key's name once more."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the TOML."""
+
+    path: str  # "pairing.towers"; "" for the top of the file
+    head: str  # as the TOML has it: [pairing.towers], [[grades]], [plugins.NAME]
+    meaning: str
+    required: bool
+    schema: Schema  # of its keys
+
+
+@click.command()
+@click.argument("section", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON Schema, which editors of TOML read.")
+def config(section: str | None, as_json: bool) -> None:
+    """List the keys that the TOML may have, with type, default and meaning: all, or those of SECTION.
+
+    SECTION is a table, a key of one, or the class of a plugin, for the options that its [plugins.NAME] table takes.
+    "required" stands where there is no default, and "default none" where a key that is left out has no value.
+
+    \b
+    Examples:
+      pairlift config
+      pairlift config pairing
+      pairlift config pairing.window
+      pairlift config neural.two_tower:TwoTower
+      pairlift config --json > pairlift.schema.json
+    """
+    schema = Config.model_json_schema(schema_generator=FileSchema)
+    if section is None:
+        chosen = list(tables(schema))
+    elif ":" in section:
+        chosen = list(plugin_options(section))
+    else:
+        chosen = choose(list(tables(schema)), section.strip("[]"))
+    if as_json:
+        asked = chosen[0].schema
+        needed = {"$defs": schema["$defs"]} if "$ref" in json.dumps(asked) else {}
+        click.echo(json.dumps(needed | asked, indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n\n".join("\n".join(lines) for lines in pages(chosen)))
+
+
+def forms(schema: Schema) -> list[Schema]:
+    """Return the forms that a value may have: one, or several where either will do."""
+    return [form for form in schema.get("anyOf", [schema]) if form.get("type") != "null"]
+
+
+def tables(schema: Schema) -> Iterator[Table]:
+    """Give all tables of the file, the top first, each before those within it."""
+    yield Table("", "", "At the top of the file, before any table:", True, schema)
+    yield from _within(schema, "", schema["$defs"])
+
+
+def _within(schema: Schema, path: str, definitions: Schema) -> Iterator[Table]:
+    for key, value in schema["properties"].items():
+        found = table_form(value)
+        if found is not None:
+            reference, head = found
+            inner, place = definitions[reference.rpartition("/")[2]], f"{path}{key}"
+            required = key in schema.get("required", [])
+            yield Table(place, head.format(place), value["description"], required, inner)
+            yield from _within(inner, f"{place}.", definitions)
+
+
+def table_form(schema: Schema) -> tuple[str, str] | None:
+    """Return the reference to a table's keys and how the TOML writes the table's head, if the value is a table."""
+    for form in forms(schema):
+        for inner, head in (
+            (form, "[{}]"),
+            (form.get("items"), "[[{}]]"),
+            (form.get("additionalProperties"), "[{}.NAME]"),
+        ):
+            if isinstance(inner, dict) and "$ref" in inner:
+                return inner["$ref"], head
+    return None
+
+
+def plugin_options(path: str) -> Iterator[Table]:
+    """Give the options of a plugin's class, which names their model in the attribute `options`, as `tables` does."""
+    model = getattr(plugin_class(path), "options", None)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise PairliftError(
+            f"plugin class '{path}' does not say what its options are: a pydantic model was expected as its class "
+            "attribute `options`"
+        )
+    schema = model.model_json_schema(schema_generator=FileSchema)
+    meaning = schema.get("description", "").partition("\n\n")[0]
+    yield Table(path, f'[plugins.NAME] with class = "{path}"', " ".join(meaning.split()), False, schema)
+    yield from _within(schema, "plugins.NAME.", schema.get("$defs", {}))
+
+
+def choose(known: list[Table], name: str) -> list[Table]:
+    """Return the table of a name and those within it, or the one key that is named; PairliftError for another name."""
+    by_path = {table.path: table for table in known}
+    chosen = [table for table in known if table.path == name or table.path.startswith(f"{name}.")]
+    if chosen:
+        return chosen
+    parent, _, key = name.rpartition(".")
+    table = by_path.get(parent)
+    if table is not None and table.head.endswith(".NAME]"):
+        return [table]
+    if table is not None and key in table.schema["properties"]:
+        return [Table(table.path, table.head, table.meaning, table.required, _only(table.schema, key))]
+    near = [f"{parent}.{key}" if parent else key for key in table.schema["properties"]] if table else by_path
+    raise PairliftError(f"the TOML has no '{name}'{did_you_mean(name, filter(None, near))}")
+
+
+def _only(schema: Schema, key: str) -> Schema:
+    return schema | {"properties": {key: schema["properties"][key]}}
+
+
+def pages(chosen: list[Table]) -> Iterator[list[str]]:
+    """Give the lines of each table."""
+    columns = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
+    width = max(LEAST_WIDTH, min(columns, MOST_WIDTH))
+    heads: dict[int, str] = {}
+    for table in chosen:
+        lines = [click.style(table.head, bold=True) + ("  required" if table.required else "")] if table.head else []
+        lines += textwrap.wrap(table.meaning, width)
+        first = heads.setdefault(id(table.schema), table.head)
+        if first != table.head:
+            yield [*lines, f"Keys as in {first}."]
+            continue
+        for key, value in table.schema["properties"].items():
+            if table_form(value) is None:
+                lines += ["", *entry(key, value, key in table.schema.get("required", []), width)]
+        yield lines
+
+
+def entry(key: str, schema: Schema, required: bool, width: int) -> list[str]:
+    """Return the lines of one key: its name, type and default, and below it what it means."""
+    default = "required" if required else f"default {text(schema['default'])}"
+    first, *more = textwrap.wrap(
+        f"{key}  {kind(schema)}; {default}", width, initial_indent="  ", subsequent_indent="    "
+    )
+    meaning = textwrap.wrap(
+        schema["description"],
+        width,
+        initial_indent="      ",
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [first.replace(key, click.style(key, bold=True), 1), *more, *meaning]
+
+
+def text(value: Any) -> str:
+    """Return a value as the TOML writes it."""
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def kind(schema: Schema, many: bool = False) -> str:
+    """Return the type of a value in words, with its limits. many: in the plural."""
+    if "anyOf" in schema:
+        kinds = list(dict.fromkeys(kind(form, many) for form in forms(schema)))
+        return " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(text(value) for value in schema.get("enum", [schema.get("const")]))
+    bounds = " and ".join(words.format(schema[name]) for name, words in BOUNDS.items() if name in schema)
+    return f"{_name(schema, many)} {bounds}".strip()
+
+
+def _name(schema: Schema, many: bool) -> str:
+    plural = "s" if many else ""
+    if "pattern" in schema:
+        return f'duration{plural} such as "7d"'
+    if schema["type"] == "array":
+        return f"list{plural} of {kind(schema['items'], many=True)}{', not empty' if 'minItems' in schema else ''}"
+    if schema["type"] == "object":
+        return f"table{plural} of {kind(schema['additionalProperties'], many=True)}"
+    name = FORMATS.get(schema.get("format", ""), SIMPLE[schema["type"]])
+    return name if name in ("text", "true/false") else f"{name}{plural}"

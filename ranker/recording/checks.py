@@ -1,0 +1,150 @@
+"""What is refused of a batch that comes in, event by event, with the first reason against each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.errors import did_you_mean
+from features.pairing.split import iso
+from features.schema import DAY, F64, I32, LARGEST_FEEDBACK, Bool
+from ranker.recording.batch import Batch
+from ranker.request import too_long
+from ranker.settings import RecordSettings
+
+Find = Callable[[Sequence[Any]], I32]
+#: why feedback is bounded, and what to do
+LARGER = (
+    "running sums would lose later values beside a larger one; scale the column, for example seconds in place of "
+    "microseconds"
+)
+#: columns of ids, and what their refusals call them
+IDS = {"user_id": "user", "item_id": "item", "event_id": "event id", "request_id": "request id"}
+
+
+class Side(NamedTuple):
+    """The users, or the items, of a bundle."""
+
+    text: bool  # whether their ids are text
+    find: Find  # gives the dense index of each id, -1 where the bundle does not know it
+
+
+class Refusals:
+    """The first reason against each event of a batch."""
+
+    def __init__(self, n: int) -> None:
+        self.reasons: dict[int, str] = {}  # by the event's index
+        self._n = n
+
+    def add(self, bad: Any, reason: Callable[[int], str] | str) -> None:
+        """Refuse the events of a mask, for a reason that may be made of an event's index."""
+        for place in np.flatnonzero(bad).tolist():
+            self.reasons.setdefault(place, reason if isinstance(reason, str) else reason(place))
+
+    @property
+    def good(self) -> Bool:
+        """bool[n]: which events nothing is said against."""
+        keep = np.ones(self._n, bool)
+        keep[list(self.reasons)] = False
+        return keep
+
+
+class Checks:
+    """What a bundle expects of the columns of a batch."""
+
+    def __init__(
+        self,
+        settings: RecordSettings,
+        sides: Mapping[str, Side],
+        kinds: Mapping[str, str],
+        feedback: Sequence[str],
+        grades: Sequence[str],
+    ) -> None:
+        """sides: `user` and `item`. kinds: `DOUBLE` or `VARCHAR` of each further column. feedback: those of them that
+        running sums are made of.
+        """
+        self._settings, self._sides, self._kinds = settings, sides, kinds
+        self._feedback, self._grades = feedback, grades
+        self.keep = round(settings.dedupe_days * DAY)  # µs for which an event may come after its time
+
+    def refused(self, batch: Batch, now: int, latest: int) -> Refusals:
+        """Return what is bad in a batch. now: the log's time; latest: the greatest `ts` (µs UTC)."""
+        refusals = Refusals(batch.events.num_rows)
+        self._check_ids(batch.events, refusals)
+        self._check_times(batch.events["ts"].to_numpy(), now, latest, refusals)
+        for name, values in batch.feedback.items():
+            self._check_feedback(name, values, refusals)
+        if batch.grades:
+            known = {"", *self._grades}
+            bad = [name not in known for name in batch.grades]
+            refusals.add(bad, lambda k: f"grade '{batch.grades[k]}' is unknown{did_you_mean(batch.grades[k], known)}")
+        return refusals
+
+    def _check_ids(self, events: pa.Table, refusals: Refusals) -> None:
+        for side in ("user", "item"):
+            found = pa.types.is_string(events[f"{side}_id"].type)
+            if found != self._sides[side].text:
+                kinds = ("integer", "text")
+                expected, got = kinds[self._sides[side].text], kinds[found]
+                refusals.add(
+                    np.ones(len(events), bool),
+                    f"{side}: {expected} ids were expected, for such are the ids of this bundle; found {got}",
+                )
+        ids = events["event_id"]
+        if pa.types.is_string(ids.type):
+            refusals.add(pc.equal(ids, "").to_numpy(), "event id: a name was expected, found an empty text")
+        for name, place in IDS.items():
+            if pa.types.is_string(events[name].type):
+                self._check_lengths(place, events[name], refusals)
+
+    def _check_lengths(self, place: str, ids: pa.ChunkedArray, refusals: Refusals) -> None:
+        """Refuse ids that are too long, but for users and items that the bundle knows."""
+        most, size = self._settings.max_id_bytes, pc.fill_null(pc.binary_length(ids), 0).to_numpy()
+        long = np.flatnonzero(size > most)
+        side = self._sides.get(place)
+        if len(long) and side is not None and side.text:
+            long = long[side.find(ids.take(pa.array(long)).to_pylist()) < 0]
+        bad = np.zeros(len(ids), bool)
+        bad[long] = True
+        refusals.add(bad, lambda k: too_long(place, most, size[k]))
+
+    def _check_times(self, ts: Any, now: int, latest: int, refusals: Refusals) -> None:
+        refusals.add(ts < 0, lambda k: f"ts: µs since 1970 were expected, found {ts[k]}")
+        refusals.add(ts > latest, lambda k: f"ts {_time(ts[k])} is in the future, beyond [record] tolerance")
+        days = self._settings.dedupe_days
+        refusals.add(
+            (ts >= 0) & (ts < now - self.keep),
+            lambda k: f"ts {_time(ts[k])} is older than [record] dedupe_days = {days:g}: a resend could not be known",
+        )
+
+    def _check_feedback(self, name: str, values: pa.Array, refusals: Refusals) -> None:
+        given = values.is_valid().to_numpy(zero_copy_only=False)
+        if name not in self._kinds:
+            hint = did_you_mean(name, self._kinds)
+            refusals.add(given, f"feedback column '{name}' is unknown{hint}")
+            return
+        text = pa.types.is_string(values.type)
+        if text != (self._kinds[name] == "VARCHAR"):
+            expected, found = ("numbers", "texts") if text else ("texts", "numbers")
+            refusals.add(given, f"feedback column '{name}': {expected} were expected, found {found}")
+        elif not text:
+            numbers = values.to_numpy(zero_copy_only=False)
+            finite = f"feedback column '{name}': a finite number was expected, found an infinite one"
+            refusals.add(np.isinf(numbers), finite)
+            if name in self._feedback:
+                within = f"feedback column '{name}': at most {LARGEST_FEEDBACK:g} either way was expected, found "
+                refusals.add(beyond(numbers), lambda k: f"{within}{float(numbers[k])!r}: {LARGER}")
+
+
+def beyond(numbers: F64) -> Bool:
+    """Return bool[n]: which are larger than sums can bear, either way."""
+    return np.abs(numbers) > LARGEST_FEEDBACK
+
+
+def _time(ts: int) -> str:
+    try:
+        return iso(int(ts))
+    except (OverflowError, ValueError):
+        return f"{ts} µs"

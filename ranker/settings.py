@@ -1,0 +1,243 @@
+"""The tables of the TOML that are the ranker's own; what a key means is its `description`: see `pairlift config`."""
+
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from features.schema import DAY, HOUR, MINUTE, SECOND
+from features.settings import Duration, Name, Settings
+
+#: of `[record] max_id_bytes`
+MAX_ID_BYTES = 256
+#: of a source or a plugin, where the TOML gives none: 50 ms
+DEADLINE = SECOND // 20
+
+
+class DataSettings(Settings):
+    """`[data]`: folders."""
+
+    root: str = Field(
+        default=".",
+        description="What relative paths and {data} in SQL stand for, from the folder of the TOML. Environment "
+        "variables such as $PAIRLIFT_DATA count.",
+    )
+    work: str = Field(
+        default="work", description="Folder, from that of the TOML, where the stages keep what they made."
+    )
+
+
+class FetchSettings(Settings):
+    """`[fetch]`: how to get the files of `[data] root` where they are missing (`ranker.fetch`)."""
+
+    pip: str = Field(description="The Python package, with its version, whose archive has the files.")
+    member: str = Field(description="Path in the archive below which the files lie.")
+    to: str = Field(description="Folder below [data] root to write them into; where it exists, nothing is fetched.")
+    licence: str = Field(description="Licence of the data, which is printed when it is fetched.")
+
+
+class TimeSettings(Settings):
+    """`[time]`: the time zone."""
+
+    zone: str = Field(
+        default="UTC",
+        description="Time zone of timestamps without one, and of the start of a day, such as Europe/Paris.",
+    )
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"'{zone}' is not a time zone; one such as 'Europe/Paris' was expected") from error
+        return zone
+
+
+class BoosterSettings(Settings):
+    """`[booster]`: LightGBM's training."""
+
+    trees: int = Field(default=2000, ge=1, description="The most boosting rounds.")
+    stop_after: int = Field(
+        default=100,
+        ge=1,
+        description="Stop after so many rounds without a better PairAccuracy on the validation slice.",
+    )
+    params: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]] = Field(
+        default={},
+        description="Any LightGBM parameter, such as num_leaves = 15; use_quantized_grad = true is faster on millions "
+        "of rows.",
+    )
+    monotone: dict[str, Literal[-1, 1]] = Field(
+        default={},
+        description="By column: 1 where a higher value may never lower the score, -1 where it may never raise it.",
+    )
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How far a winner's score should lie above a loser's for each rank of grades between them. 0: it "
+        "need only lie above.",
+    )
+    ndcg_at: int | None = Field(
+        default=None,
+        ge=1,
+        description="k, to multiply a pair's weight by what NDCG@k would change if the two swapped places "
+        "(LambdaMART). These factors are below 1: lower lambda_l2 and min_sum_hessian_in_leaf with them. Left out: "
+        "pairs have their own weights alone, which is what PairAccuracy measures.",
+    )
+
+
+class UpliftSettings(Settings):
+    """`[uplift]`: the fits and slices of an uplift report."""
+
+    fits: int = Field(
+        default=3,
+        ge=1,
+        description="How often the plugin is fitted, each time with another seed, counted from seeds[0].",
+    )
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+        default=[0, 1, 2, 3, 4],
+        min_length=1,
+        description="Seeds of the boosters, the same for both arms; every fit meets every seed. The first is also that "
+        "of `pairlift train`.",
+    )
+    familiar: list[Name] = Field(
+        default=[],
+        description="Item attributes by which the report tells pairs apart, beside the item itself: had the user met "
+        "an item with this value before?",
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"distinct seeds were expected, found {seeds}")
+        return seeds
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_draws(cls, table: Any) -> Any:
+        if isinstance(table, dict) and "draws" in table:
+            raise ValueError("draws: intervals are computed from variances and draw nothing now; take the key out")
+        return table
+
+    @property
+    def fit_seeds(self) -> list[int]:
+        """Seeds of the plugin's fits; the first one is that of the fit that a bundle has."""
+        return list(range(self.seeds[0], self.seeds[0] + self.fits))
+
+
+class SourceSettings(Settings):
+    """`[sources.NAME]`: the limits of one candidate source."""
+
+    quota: int = Field(default=200, ge=1, description="The most candidates that the source may propose.")
+    deadline: Duration = Field(
+        default=DEADLINE, description="How long the source may take; later, the list is made without it."
+    )
+
+
+class SourcesSettings(Settings):
+    """`[sources]`: the candidate sources of `Recommend`."""
+
+    popular: SourceSettings | Literal[False] = Field(
+        default=SourceSettings(), description="The items with the highest decayed count of events. false turns it off."
+    )
+    cooccurrence: SourceSettings | Literal[False] = Field(
+        default=SourceSettings(),
+        description="Items that others took together with what the user took last. false turns it off.",
+    )
+    nearest: SourceSettings | Literal[False] = Field(
+        default=SourceSettings(),
+        description="Items whose vectors are nearest to the user's, of a served plugin. false turns it off.",
+    )
+    exclude_seen: bool = Field(default=True, description="Do not propose items that are in the user's history.")
+
+
+class ServeSettings(Settings):
+    """`[serve]`: limits of requests."""
+
+    max_items: int = Field(
+        default=2000, ge=1, description="The most items that a Rank request has, or that a request excludes."
+    )
+    max_k: int = Field(default=500, ge=1, description="The longest list that a Recommend request may ask for.")
+    workers: int = Field(default=2, ge=1, description="How many requests are answered at a time, each by a thread.")
+    plugin_deadline: Duration = Field(
+        default=DEADLINE,
+        description="How long a plugin may take; later, its columns are missing values in this answer.",
+    )
+    max_snapshot_age: Duration = Field(
+        default=DAY, description="At the start, the server warns of a snapshot that is older than this."
+    )
+
+
+class RecordSettings(Settings):
+    """`[record]`: what `pairlift serve --log DIR` records."""
+
+    dedupe_days: float = Field(
+        default=7, gt=0, description="For so many days event ids are known; older events are refused."
+    )
+    tolerance: Duration = Field(default=5 * MINUTE, description="How far in the future an event's time may lie.")
+    texts: list[Name] = Field(default=[], description="Those of [events.columns] that are text, not numbers.")
+    max_events: int = Field(
+        default=10_000_000,
+        ge=1,
+        description="The most recorded events that are served from memory beside the bundle's own.",
+    )
+    new_users: int = Field(
+        default=1_000_000,
+        ge=0,
+        le=1_000_000_000,
+        description="How many users that the bundle does not know are served from their recorded events. Further ones "
+        "are recorded too, and cold until a training knows them.",
+    )
+    new_items: int = Field(default=100_000, ge=0, le=1_000_000_000, description="How many items, likewise.")
+    max_id_bytes: int = Field(
+        default=MAX_ID_BYTES,
+        ge=1,
+        description="The longest text id, in bytes of UTF-8, in events and in requests. Longer ones are refused, but "
+        "for users and items that the bundle knows.",
+    )
+    memory: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB that all of it may take, also while it is rebuilt; a server that could need more does not "
+        "start. Left out: three quarters of the machine's.",
+    )
+    max_batch: int = Field(default=10_000, ge=1, description="The most events of one message.")
+    streams: int = Field(default=4, ge=1, description="The most RecordEvents calls that are open at a time.")
+    segment_mb: float = Field(
+        default=64,
+        gt=0,
+        description="Size in MB at which the next event starts a new file of the log. The ended one is also written as "
+        "Parquet, for a training.",
+    )
+    segment_time: Duration = Field(
+        default=HOUR, gt=0, description="Age of a file of the log at which the next event starts a new one, likewise."
+    )
+
+
+class PluginSettings(BaseModel):
+    """`[plugins.NAME]`: a plugin's class, and the options that the class takes."""
+
+    model_config = {"frozen": True, "extra": "allow"}
+
+    path: str = Field(
+        alias="class",
+        description="Import path of the class, such as neural.two_tower:TwoTower. All other keys are options of that "
+        "class: `pairlift config neural.two_tower:TwoTower` lists them.",
+    )
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The arguments of the class."""
+        return dict(self.model_extra or {})
+
+
+class RankerSettings(Settings):
+    """`[ranker]`: what the served ranker is made of."""
+
+    plugins: list[str] = Field(
+        default=[],
+        description="Names of the [plugins.NAME] that are served, and whose columns the bundle's booster has.",
+    )
