@@ -16,8 +16,8 @@ from world import with_config
 from features.log.dataset import import_log
 from features.log.loading import load_log
 from features.log.segments import segment_files
-from features.schema import DAY, HOUR, MINUTE, Requests
-from features.state.live import merged
+from features.schema import DAY, HOUR, MINUTE, Requests, merged
+from features.state.read import counter_values
 from features.state.store import State
 from ranker.cli.main import cli
 from ranker.client import Client
@@ -139,7 +139,9 @@ def same(state, want):
             np.arange(n_users, dtype=np.int32), np.full(n_users, as_of, np.int64), np.zeros(n_users, np.int16),
             np.arange(n_users + 1, dtype=np.int64) * n_items, np.tile(np.arange(n_items, dtype=np.int32), n_users),
         )  # fmt: skip
-        np.testing.assert_allclose(state.counter_values(requests), want.counter_values(requests), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            counter_values(state, requests), counter_values(want, requests), rtol=1e-6, atol=1e-6
+        )
         (a, b), (c, d) = (
             state.histories.before(requests.user, requests.as_of),
             want.histories.before(requests.user, requests.as_of),

@@ -280,7 +280,7 @@ def test_one_seed_and_one_user_are_told(tmp_path: Path) -> None:
 def test_what_is_no_attribute_is_told_before_anything_is_fitted(tmp_path: Path) -> None:
     toml = write_world(tmp_path)
     toml.write_text(toml.read_text().replace("[uplift]", '[uplift]\nfamiliar = ["genre"]'))
-    with pytest.raises(PairliftError, match=r"\[uplift\] familiar: 'genre' is no text or list"):
+    with pytest.raises(PairliftError, match=r"\[uplift\] familiar: 'genre' is not a text or a list"):
         uplift_report(load_config(toml), "noise")
 
 
