@@ -28,6 +28,7 @@ from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.columns import columns_of
 from ranker.config import Config, load_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
@@ -126,11 +127,6 @@ def check_out(folder: Path, config: Config) -> None:
     for kept in (config.path, config.data_root, config.work):
         if kept.resolve().is_relative_to(place):
             raise PairliftError(f"--out {folder}: {kept} lies in it; name a folder of the bundle's own")
-
-
-def columns_of(spec: FeatureSpec, plugins: dict[str, FeaturePlugin]) -> list[str]:
-    """Return the booster's columns in their order."""
-    return [*spec.columns, *(f"{name}__{column}" for name, p in plugins.items() for column in p.columns)]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import proposed
+from ranker.columns import plugin_values, row_matrix
 from ranker.lanes import Failures, Lane
 from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Request, SourceReport
 
@@ -158,23 +159,17 @@ class Pipeline:
     def _features(self, request: Request, item: I32, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
         bundle = self.bundle
-        matrix = np.full((len(item), len(bundle.columns)), np.nan, np.float32)
         if not len(item):
-            return matrix
+            return np.empty((0, len(bundle.columns)), np.float32)
         begun = time.monotonic()
         calls = [
-            (name, plugin, self._lanes[f"plugins.{name}"].start(partial(_values, plugin, request, item)))
+            (name, self._lanes[f"plugins.{name}"].start(partial(_values, name, plugin, request, item)))
             for name, plugin in bundle.plugins.items()
         ]
-        column = len(bundle.spec.columns)
-        matrix[:, :column] = assemble(request.state, bundle.spec, request.requests(item))
+        known = assemble(request.state, bundle.spec, request.requests(item))
         deadline = bundle.config.serve.plugin_deadline
-        for name, plugin, call in calls:
-            values, _ = self._outcome(f"plugins.{name}", call, begun, deadline, trace)
-            if values is not None:
-                matrix[:, column : column + len(plugin.columns)] = values
-            column += len(plugin.columns)
-        return matrix
+        outcomes = [(name, self._outcome(f"plugins.{name}", call, begun, deadline, trace)[0]) for name, call in calls]
+        return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
 
     def _outcome(self, name: str, call: "Future[Any]", begun: float, deadline: int, trace: Trace) -> tuple[Any, str]:
         """Wait for a call until `deadline` µs after `begun`; return (result, "") or (None, its problem)."""
@@ -221,15 +216,14 @@ class Pipeline:
                     self.failures.add(name, error)
                     failed[name] = None
             known = assemble(state, self.bundle.spec, request.requests(items))
-            missing = np.full((len(items), len(self.bundle.columns) - known.shape[1]), np.nan, np.float32)
-            self.bundle.score(np.concatenate([known, missing], axis=1))
+            self.bundle.score(row_matrix(known, self.bundle.plugins, {}))
         return list(failed)
 
     def _calls(self, request: Request, item: I32) -> list[tuple[str, Callable[[], Any]]]:
         """Return every call of a request that runs in a lane, with the lane's name."""
         return [
             *((f"sources.{s.name}", partial(proposed, s, request, settings.quota)) for s, settings in self.sources),
-            *((f"plugins.{name}", partial(_values, p, request, item)) for name, p in self.bundle.plugins.items()),
+            *((f"plugins.{name}", partial(_values, name, p, request, item)) for name, p in self.bundle.plugins.items()),
         ]
 
     def refresh(self) -> None:
@@ -249,14 +243,10 @@ def select(item: I32, score: F64) -> I64:
     return np.lexsort((item, -clean))
 
 
-def _values(plugin: FeaturePlugin, request: Request, item: I32) -> F32:
-    """Ask a plugin; values of another shape are its failure."""
-    known = request.state.catalog.described_items(item)  # a plugin knows those that it was fitted on
-    values = plugin.values(request.requests(known), request.state.histories)
-    expected = (len(item), len(plugin.columns))
-    if np.shape(values) != expected:
-        raise ValueError(f"values of shape {expected} were expected, found {np.shape(values)}")
-    return values
+def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32) -> F32:
+    """Return float32[n, c] of a plugin, which knows the items that it was fitted on; a wrong shape is its failure."""
+    known = request.state.catalog.described_items(item)
+    return plugin_values(name, plugin, request.requests(known), request.state.histories)
 
 
 def _a_known_user(state: State) -> list[int]:

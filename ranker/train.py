@@ -1,11 +1,12 @@
 """From the log to a bundle: the whole training path.
 
-import_stage   the log through the TOML's SQL into DuckDB                  (resumed)
-prepare        arrays, split, groups, weighted pairs, counters             (seconds: made anew)
-plugin_stage   a plugin, fitted on the towers' period alone                (resumed)
-Arms.of        features of groups, strictly before their as_of
-Arms.fit       a booster of given plugins and seed, with its test scores   (resumed)
-train          the arm of the served plugins and the first seed, as a bundle
+import_stage          the log through the TOML's SQL into DuckDB                  (resumed)
+prepare               arrays, split, groups, weighted pairs, counters             (seconds: made anew)
+plugin_stage          a plugin, fitted on the towers' period alone                (resumed)
+Arms.of               features of groups, strictly before their as_of
+Arms.served_columns   the columns of the plugins
+Arms.fit              a booster of given columns and seed, with its test scores   (resumed)
+train                 the arm of the served plugins and the first seed, as a bundle
 """
 
 import json
@@ -16,18 +17,21 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.rows import GIB, assemble
-from ranker.bundle import check_out, columns_of, write_bundle
+from features.rows import GIB
+from ranker.bundle import check_out, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.columns import Columns, columns_of, full_matrix
 from ranker.config import Config
 from ranker.export.pairfile import read_pairs
 from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
+from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.recording.logged import drift, read_features
-from ranker.training.arms import Arms, of_kind
-from ranker.training.objective import pair_accuracy
-from ranker.training.prepare import plugin_stage, prepare
-from ranker.training.restart import Mode, load_start
+from ranker.training.arms import Arm, Arms, of_kind
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import prepare
+from ranker.training.restart import load_start
+from ranker.training.start import Start, StartFrom
 
 logger = logging.getLogger(__name__)
 
@@ -37,35 +41,25 @@ def train(
     out: Path,
     features: Path | None = None,
     pairs: Path | None = None,
-    start: tuple[Mode, Path, float] | None = None,
+    start: StartFrom | None = None,
     memory: int = 2 * GIB,
 ) -> dict[str, Any]:
     """Train the served ranker and write its bundle to `out`; return the figures of its test.
 
     features: a feature log, whose values are learned from in place of recomputed ones. pairs: a file of pairs of the
-    booster's train slice, which are learned from in place of made ones. start: `warm-start` or `refit`, the bundle to
-    start from, whose plugins are kept, and the share of the old leaf values that a refit keeps. memory: bytes, of
-    `Cooccurrence.build`.
+    booster's train slice, which are learned from in place of made ones. start: an earlier bundle, whose plugins are
+    kept. memory: bytes, of `Cooccurrence.build`.
     """
     check_out(out, config)
-    prepared = prepare(config)
+    prepared, seed = prepare(config), config.uplift.seeds[0]
     given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
-    seed = config.uplift.seeds[0]
-    old = None if start is None else load_start(start[1], prepared, start[0], start[2])
+    old = None if start is None else load_start(start, prepared)
     plugins = old.plugins if old else {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
     arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog), given)
-    names, columns = arms.served_columns(plugins)
+    columns = arms.served_columns(plugins)
     label = "+".join(plugins) or "without"
-    arm = arms.fit(label if old is None else f"{label}-{old.mode}", names, columns, seed, old)
-    test = of_kind(arms.pairs("test"), arms.kind)
-    found = pair_accuracy(arm.scores, test)
-    measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
-    measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees, "seed": seed}
-    listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
-    measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
-    if old is not None:
-        before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
-        measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
+    arm = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old)
+    measured = _measured(arms, columns, arm, old)
     cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory)
     importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(
@@ -81,7 +75,22 @@ def train(
         split=prepared.split,
         recorded=prepared.recorded,
     )
-    logger.info("bundle %s: test PairAccuracy %.4f, %s", out, found.value, json.dumps(measured))
+    logger.info("bundle %s: test PairAccuracy %.4f, %s", out, measured["pair_accuracy"], json.dumps(measured))
+    return measured
+
+
+def _measured(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> dict[str, Any]:
+    """Return the figures of an arm's test, and of the trees that it started from where there are some."""
+    test = of_kind(arms.pairs("test"), arms.kind)
+    found = pair_accuracy(arm.scores, test)
+    measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
+    measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees}
+    measured["seed"] = arms.prepared.config.uplift.seeds[0]
+    listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
+    measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
+    if old is not None:
+        before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
+        measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
     return measured
 
 
@@ -94,8 +103,6 @@ def drift_report(config: Config, features: Path) -> list[dict[str, Any]]:
     if sorted(columns) != sorted(logged.columns):
         odd = sorted(set(columns) ^ set(logged.columns))
         raise PairliftError(f"{features} and {config.path} disagree about the columns: {', '.join(odd[:5])}")
-    blocks = [assemble(prepared.state, prepared.spec, logged.requests)]
-    blocks += [plugin.values(logged.requests, prepared.state.histories) for plugin in plugins.values()]
-    values = np.concatenate(blocks, axis=1)
+    values = full_matrix(prepared.state, prepared.spec, plugins, logged.requests)
     order = [columns.index(name) for name in logged.columns]
     return drift(logged, values[:, order], columns[len(prepared.spec.columns) :])

@@ -14,7 +14,7 @@ import ranker_world as rw
 from ranker_data import Data
 
 from features.schema import F64
-from ranker.training.objective import pair_accuracy
+from ranker.metrics.pair_accuracy import pair_accuracy
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from features.schema import DAY, F64, MINUTE, EventLog
 from features.settings import EventsSettings, Grade, PairingSettings, SplitSettings
 from features.state.histories import Histories
 from features.state.store import State
-from ranker.training.objective import pair_accuracy
+from ranker.metrics.pair_accuracy import pair_accuracy
 
 
 @st.composite

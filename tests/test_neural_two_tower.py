@@ -32,7 +32,7 @@ from neural.settings import TowerSettings
 from neural.train import NO_NEGATIVES, Trainer, fit
 from neural.two_tower import TwoTower
 from ranker.config import load_config
-from ranker.training.prepare import prepare as prepare_log
+from ranker.training.prepared import prepare as prepare_log
 
 
 class TestTwoTower(VectorContract):

@@ -30,7 +30,8 @@ from ranker.client import Client
 from ranker.config import load_config
 from ranker.export.onnx import run_onnx
 from ranker.training.arms import Arms
-from ranker.training.prepare import plugin_stage, prepare
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import prepare
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,8 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(trained: Path)
     arms = Arms.of(prepared)
     plugin = plugin_stage(prepared, "als", 0)
     columns = arms.plugin_columns("als", plugin)
-    arm = arms.fit("als", ["als__dot"], columns, 0)
-    rows = np.concatenate([arms.base["test"], columns["test"]], axis=1)
+    arm = arms.fit("als", columns, 0)
+    rows = np.concatenate([arms.base.values["test"], columns.values["test"]], axis=1)
     np.testing.assert_array_equal(loaded.score(rows), arm.scores)
 
 

@@ -21,8 +21,8 @@ from features.settings import PairingSettings, SplitSettings
 from ranker.bundle import load_bundle
 from ranker.config import load_config
 from ranker.export.pairfile import read_pairs, rows_path, write_pairs
-from ranker.training.objective import pair_accuracy
-from ranker.training.prepare import prepare
+from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.training.prepared import prepare
 
 TABLE = weight_table({}, GRADES, negatives=True)
 SUFFIXES = (".parquet", ".tsv", ".txt", ".pairs")

@@ -21,7 +21,7 @@ from features.pairing.split import PERIODS
 from features.rows import assemble, training_rows
 from ranker.config import load_config
 from ranker.export.rows import OWN, _blocks, write_rows
-from ranker.training.prepare import Prepared, prepare
+from ranker.training.prepared import Prepared, prepare
 
 #: so little that groups, and the keys of their counters, come in several blocks
 LITTLE = 1_000_000

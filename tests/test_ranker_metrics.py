@@ -19,8 +19,9 @@ from features.pairing.pairs import Pairs
 from features.schema import F64, Requests
 from ranker.metrics.importance import SAMPLE, explain, importance_lines
 from ranker.metrics.interval import relative_uplift
-from ranker.metrics.lists import effective_users, list_metrics, ndcg, right_by_user, shown_metrics
-from ranker.training.objective import pair_accuracy
+from ranker.metrics.lists import list_metrics, shown_metrics
+from ranker.metrics.ndcg import ndcg
+from ranker.metrics.pair_accuracy import effective_users, pair_accuracy, right_by_user
 
 SCORES = st.sampled_from([np.nan, -np.inf, -1.0, 0.0, 0.5, 2.0])
 
@@ -306,7 +307,7 @@ def test_the_smallest_uplift_that_is_seen_is_seen_with_a_chance_of_80_per_cent()
 
 def test_the_report_has_the_parts() -> None:
     found = relative_uplift(*draw(np.random.default_rng(0), 3, 5, 50, "alike", 1, 0.3))
-    told = found.told()
+    told = found.reported()
     assert told["ci95"] == [found.low, found.high]
     assert sum(told["variance"].values()) == pytest.approx(told["standard_error"] ** 2)
     assert set(told) == {"relative_uplift", "ci95", "standard_error", "variance", "degrees_of_freedom"}

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from world import full_matrix, with_config
+from world import with_config
 
 from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from ranker.candidates.merge import dedupe, within_quota
+from ranker.columns import full_matrix
 from ranker.lanes import BusyError, Failures, Lane
 from ranker.pipeline import CALLER, Pipeline, select
 from ranker.request import ABSENT, Request

@@ -31,7 +31,7 @@ from ranker.request import Answer, Request
 from ranker.server import FeaturesTo, Server
 from ranker.train import drift_report, train
 from ranker.training.arms import Arms
-from ranker.training.prepare import prepare
+from ranker.training.prepared import prepare
 
 CONTEXT = """request_id = "request"
 surface = "case user_id % 3 when 0 then 'home' when 1 then 'search' end"
@@ -159,8 +159,8 @@ def test_a_booster_learns_from_what_was_served(trained: tuple[Config, Bundle], t
     prepared = prepare(config)
     served, plain = Arms.of(prepared, logged), Arms.of(prepared)
     for part in ("train", "validation"):
-        np.testing.assert_allclose(served.base[part], plain.base[part] + np.float32(1), rtol=1e-6)
-    np.testing.assert_array_equal(served.base["test"], plain.base["test"])
+        np.testing.assert_allclose(served.base.values[part], plain.base.values[part] + np.float32(1), rtol=1e-6)
+    np.testing.assert_array_equal(served.base.values["test"], plain.base.values["test"])
     report = drift(logged, logged.values - np.float32(1))
     assert all(row["differs"] > 0.6 for row in report if row["missing_in_one"] == 0 and row["largest_gap"] > 0.5)
     done = CliRunner().invoke(

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
 from ranker.forest.scorer import checked_scorer
+from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
 from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, parameters
-from ranker.training.objective import PairAccuracy, PairLogit, pair_accuracy
+from ranker.training.objective import PairLogit
 from ranker.training.recode import moved_codes, recode
 from ranker.training.refit import refit, refit_booster
 

@@ -15,8 +15,9 @@ from features.pairing.groups import Groups, make_groups
 from features.pairing.pairs import Pairs, make_pairs, weight_table
 from features.pairing.split import make_split
 from features.settings import PairingSettings, SplitSettings
+from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.training import objective
-from ranker.training.objective import PairLogit, pair_accuracy
+from ranker.training.objective import PairLogit
 
 
 def loss(score: np.ndarray, pairs: Pairs, grade: np.ndarray | None = None, margin: float = 0.0) -> float:
@@ -53,7 +54,8 @@ VARIANTS = st.sampled_from([(0.0, None), (0.7, None), (0.0, 2), (0.25, 9)])
 def derivatives(made: PairLogit, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient and Hessian before they are rounded to float32."""
     n = len(score)
-    return replace(made, gradient=np.full(n, np.nan), hessian=np.full(n, np.nan))(score)  # type: ignore[return-value]
+    out = objective.Gradients(np.full(n, np.nan), np.full(n, np.nan))  # type: ignore[arg-type]
+    return replace(made, out=out)(score)  # type: ignore[return-value]
 
 
 def effective(pairs: Pairs, group: np.ndarray, score: np.ndarray, grade: np.ndarray, k: int | None) -> Pairs:
@@ -110,13 +112,13 @@ def test_any_number_of_threads_gives_the_same_bits(
 ) -> None:
     pairs, group, score, grade = case
     made = PairLogit.of(pairs, group, grade, *variant)
-    assert made.cuts[1][-1] == len(pairs)
+    assert made.cuts.pairs[-1] == len(pairs)
     alone = np.array(made(score))
     before = numba.get_num_threads()
     for threads in (1, before):
         numba.set_num_threads(threads)
         got = np.full((2, len(score)), np.nan, np.float32)
-        objective._parallel(made.rows, made.pairs, made.cuts, score, (got[0], got[1]))
+        objective._parallel(made.rows, made.pairs, made.cuts, score, objective.Gradients(got[0], got[1]))
         np.testing.assert_array_equal(got, alone)
 
 

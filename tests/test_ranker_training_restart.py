@@ -12,11 +12,12 @@ from world import write_world
 from features.errors import PairliftError
 from ranker.bundle import load_bundle, read_manifest
 from ranker.config import load_config
+from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.training.arms import Arms
-from ranker.training.objective import pair_accuracy
-from ranker.training.prepare import prepare
+from ranker.training.prepared import prepare
 from ranker.training.recode import vocabulary
 from ranker.training.restart import load_start
+from ranker.training.start import StartFrom
 
 #: item 3, users 5 and 6, and a kind that sorts first are not in the log of yesterday
 ABSENT = "item_id <> 3 AND user_id NOT IN (5, 6)"
@@ -54,12 +55,12 @@ def today(yesterday: Path) -> Path:
 
 def test_the_trees_mean_the_same_in_the_codes_of_today(yesterday: Path, today: Path) -> None:
     prepared, old = prepare(load_config(today)), load_bundle(yesterday)
-    start = load_start(yesterday, prepared, "refit", 0.9)
+    start = load_start(StartFrom("refit", yesterday, 0.9), prepared)
     was, now = old.state.catalog, prepared.catalog
     assert vocabulary(now, "item_kind") == ("a new one", *vocabulary(was, "item_kind"))
     assert vocabulary(now, "context_hand") == ("a left", *vocabulary(was, "context_hand"))
     arms = Arms.of(prepared)
-    _, columns = arms.served_columns(start.plugins)
+    columns = arms.served_columns(start.plugins)
     rows, groups = arms.rows("test", columns), arms.groups["test"].requests
     known = (now.item_ids != 3)[groups.item] & ~np.isin(now.user_ids[groups.user], (5, 6))[groups.row_request()]
     assert (~known).any()
@@ -88,7 +89,7 @@ def test_a_bundle_goes_on_from_yesterdays(how: str, yesterday: Path, today: Path
     # What is measured is what the bundle gives, with the kept plugin as it was saved again.
     prepared = prepare(load_config(today))
     arms = Arms.of(prepared)
-    _, columns = arms.served_columns(new.plugins)
+    columns = arms.served_columns(new.plugins)
     score = new.score(arms.rows("test", columns))
     assert pair_accuracy(score, arms.pairs("test")).value == pytest.approx(measured["pair_accuracy"], abs=1e-12)
     assert pairlift("bundle", "show", tmp_path / "bundle")[0] == 0
@@ -100,7 +101,7 @@ def test_a_refit_that_keeps_everything_is_the_old_forest(yesterday: Path, today:
     )  # fmt: skip
     assert code == 0, said
     prepared = prepare(load_config(today))
-    want = load_start(yesterday, prepared, "refit", 1.0).booster
+    want = load_start(StartFrom("refit", yesterday, 1.0), prepared).booster
     got = lgb.Booster(model_file=str(tmp_path / "bundle" / "booster.txt"))
     rows = np.random.default_rng(0).uniform(0, 4, (200, got.num_feature()))
     np.testing.assert_allclose(got.predict(rows, raw_score=True), want.predict(rows, raw_score=True), rtol=1e-12)
@@ -139,7 +140,7 @@ def _item_source(new: str) -> str:
 def test_a_plugin_that_cannot_be_moved_is_named(yesterday: Path, today: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("features.baselines.ALS.recoded")
     with pytest.raises(PairliftError, match=r"plugin 'als' has no `recoded`"):
-        load_start(yesterday, prepare(load_config(today)), "warm-start", 0.9)
+        load_start(StartFrom("warm-start", yesterday), prepare(load_config(today)))
 
 
 def test_only_one_start_is_taken(yesterday: Path, today: Path, tmp_path: Path) -> None:
@@ -148,6 +149,6 @@ def test_only_one_start_is_taken(yesterday: Path, today: Path, tmp_path: Path) -
     )  # fmt: skip
     assert (code, "choose one" in said) == (2, True)
     code, said = pairlift("train", today, "--out", tmp_path / "b", "--warm-start", yesterday, "--refit-decay", 0.5)
-    assert (code, "is for --refit" in said) == (2, True)
+    assert (code, "goes with --refit" in said) == (2, True)
     code, said = pairlift("train", today, "--out", tmp_path / "b", "--refit", tmp_path)
     assert (code, "is not a bundle" in said) == (2, True)

@@ -12,12 +12,14 @@ from world import write_world
 import ranker.training.retune as module
 from features.schema import DAY
 from ranker.config import Config, load_config
+from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.training.arms import Arms
 from ranker.training.booster import parameters
-from ranker.training.objective import pair_accuracy
-from ranker.training.prepare import plugin_stage, prepare
-from ranker.training.retune import Bench, as_table, retune
-from ranker.training.space import Knob, make_space, toml_lines, with_values
+from ranker.training.found import as_table
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import prepare
+from ranker.training.retune import Bench, retune
+from ranker.training.space import Parameter, make_space, toml_lines, with_values
 
 
 def write_config(folder: Path, params: str = "") -> Path:
@@ -71,8 +73,8 @@ def test_the_first_trial_is_what_train_would_measure(searched: module.Found, fol
     config = load_config(folder / "pairlift.toml")
     prepared = prepare(config)
     arms = Arms.of(prepared)
-    names, columns = arms.served_columns({"als": plugin_stage(prepared, "als", 0)})
-    arm = arms.fit("als", names, columns, 0)
+    columns = arms.served_columns({"als": plugin_stage(prepared, "als", 0)})
+    arm = arms.fit("als", columns, 0)
     score = np.asarray(arm.booster.predict(arms.rows("validation", columns), raw_score=True))
     accuracy = pair_accuracy(score, arms.pairs("validation")).value
     assert searched.own.intermediate_values[0] == pytest.approx(accuracy, abs=1e-9)
@@ -131,18 +133,18 @@ def test_the_ranges_hold_the_tomls_own_values(tmp_path: Path) -> None:
     path = write_config(tmp_path, params)
     path.write_text(path.read_text().replace('window = "30m"', 'window = "30m"\ntrain_cap = 7\nhalf_life = "2d"'))
     config = load_config(path)
-    knobs = make_space(config, 1000, True, 200, 10 * DAY)
-    for knob in knobs:
-        assert knob.distribution._contains(knob.distribution.to_internal_repr(knob.own)), knob.name
-    own = {knob.name: knob.own for knob in knobs}
+    space = make_space(config, 1000, True, 200, 10 * DAY)
+    for p in space:
+        assert p.distribution._contains(p.distribution.to_internal_repr(p.own)), p.name
+    own = {p.name: p.own for p in space}
     assert own["train_cap"] == 7
     assert {"cat_smooth", "half_life"} <= own.keys()
     assert "cat_smooth" not in {k.name for k in make_space(config, 1000, False, 200, DAY)}
-    same = with_values(config, knobs, own)
+    same = with_values(config, space, own)
     assert parameters(same.booster, 1000) == parameters(config.booster, 1000) | {"path_smooth": 0.0}
     assert same.pairing == config.pairing
-    lines = "\n".join(toml_lines(knobs, own))
+    lines = "\n".join(toml_lines(space, own))
     assert tomllib.loads(lines)["pairing"] == {"train_cap": 7, "half_life": "2d"}
     assert tomllib.loads(lines)["booster"]["ndcg_at"] == 4
-    none = toml_lines([Knob("pairing", "train_cap", None, knobs[0].distribution)], {"train_cap": None})
+    none = toml_lines([Parameter("pairing", "train_cap", None, space[0].distribution)], {"train_cap": None})
     assert none == ["[pairing]", "# no train_cap"]

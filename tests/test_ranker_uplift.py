@@ -20,7 +20,8 @@ from features.pairing.pairs import make_pairs
 from features.schema import DAY, Requests
 from ranker.cli.main import cli
 from ranker.config import load_config
-from ranker.training.prepare import Prepared, _cut, prepare
+from ranker.training.plugins import cut_at_t1
+from ranker.training.prepared import Prepared, prepare
 from ranker.training.validate import validation_text
 from ranker.uplift.report import _shuffle, uplift_report
 from ranker.uplift.slices import events_before, labels
@@ -227,7 +228,7 @@ def test_the_cut_log_gives_a_plugin_what_the_whole_log_does(tmp_path: Path) -> N
         write_world(tmp_path, pairing="negatives = 2", request='request_id = "concat(user_id, ts // 3600000000)"')
     )
     prepared = prepare(config)
-    cut = _cut(prepared)
+    cut = cut_at_t1(prepared)
     assert load_log(cut.database)[0].ts.max() < prepared.split.t1
     assert cut.log.item.base is None or len(cut.log.item.base) < len(prepared.log)
     one, other = prepared.fit_data(3), cut.fit_data(3)

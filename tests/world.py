@@ -26,11 +26,12 @@ from features.pairing.groups import Groups, make_groups
 from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData
-from features.rows import FeatureSpec, assemble, make_spec
-from features.schema import DAY, F32, F64, HOUR, I32, MINUTE, SECOND, Attribute, Catalog, EventLog, Ids, Requests
+from features.rows import FeatureSpec, make_spec
+from features.schema import DAY, F64, HOUR, I32, MINUTE, SECOND, Attribute, Catalog, EventLog, Ids, Requests
 from features.state.store import State
-from ranker.bundle import Bundle, columns_of, write_bundle
+from ranker.bundle import Bundle, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.columns import columns_of, full_matrix
 from ranker.config import Config, load_config
 
 START = 1_700_000_000 * SECOND
@@ -220,12 +221,6 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     booster = lgb.train(params, data, 20)
     booster = lgb.Booster(model_str=booster.model_to_string())
     return Parts(config, split, groups, state, spec, plugins, booster, Cooccurrence.build(log, catalog.n_items))
-
-
-def full_matrix(state: State, spec: FeatureSpec, plugins: dict[str, FeaturePlugin], requests: Requests) -> F32:
-    """Return float32[n, columns] of requests, as training makes it: all groups at once."""
-    columns = [plugin.values(requests, state.histories) for plugin in plugins.values()]
-    return np.concatenate([assemble(state, spec, requests), *columns], axis=1, dtype=np.float32)
 
 
 def bundle_of(parts: Parts) -> Bundle:

@@ -85,14 +85,15 @@ def train(
     """
     from ranker.config import load_config
     from ranker.train import train as run
+    from ranker.training.start import StartFrom
 
     if warm_start is not None and refit is not None:
         raise PairliftError("--warm-start and --refit: choose one")
     if refit is None and refit_decay is not None:
         raise PairliftError("--refit-decay goes with --refit BUNDLE")
-    start: Any = None if warm_start is None else ("warm-start", warm_start, 1.0)
+    start = None if warm_start is None else StartFrom("warm-start", warm_start)
     if refit is not None:
-        start = ("refit", refit, DECAY if refit_decay is None else refit_decay)
+        start = StartFrom("refit", refit, DECAY if refit_decay is None else refit_decay)
     measured = run(load_config(config), out, features, pairs, start, int(memory * GIB))
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
@@ -117,7 +118,7 @@ def retune(config: Path, minutes: float, trials: int | None) -> None:
     trial is in retune.json of CONFIG's work folder. The TOML is not changed.
     """
     from ranker.config import load_config
-    from ranker.training.retune import as_table
+    from ranker.training.found import as_table
     from ranker.training.retune import retune as run
 
     click.echo(as_table(run(load_config(config), minutes, trials)))

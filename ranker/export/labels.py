@@ -1,4 +1,4 @@
-"""The user's own names of what groups tell by number, for files that other tools read."""
+"""The user's own names of what groups have as numbers, for files that other tools read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from features.schema import I64, Bool, Catalog, EventLog
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Arrow arrays of names by code, and int64[n] `EventLog.request` of the events."""
+    """The user's own names, Arrow arrays by code."""
 
     users: Any
     items: Any
-    requests: Any
+    requests: Any  # codes count from 1
     grades: Any
-    request_of: I64
+    request_of: I64  # [n] code of each event's request, below 1 for none
 
     @classmethod
     def of(cls, database: Path, log: EventLog, catalog: Catalog, grades: tuple[str, ...]) -> "Labels":

@@ -16,17 +16,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from features.errors import PairliftError
 from features.files import written
-from features.schema import F32, F64
+from features.schema import F32, F64, Bool
 from ranker.bundle import verify_bundle
-from ranker.forest.bitvectors import NAN as MISSING_NAN
-from ranker.forest.bitvectors import ZERO as MISSING_ZERO
+from ranker.forest.bitvectors import TINY
 from ranker.forest.scorer import Scorer, probe_rows
-from ranker.forest.text import Tree, UnsupportedError, parse
+from ranker.forest.text import NAN, ZERO, Tree, UnsupportedError, parse
 
 LEQ, MEMBER = 0, 6  # modes of a split: not above a value, or in a set
 #: as ONNX Runtime 1.20 and later read them
 OPSET, ML_OPSET = 18, 5
-ZERO = np.float32(1e-35)  # LightGBM's kZeroThreshold, a float32
 #: scores may differ by so much of the largest one, for sums are made in another order
 TOLERANCE = 1e-12
 #: rows of the proof
@@ -53,13 +51,14 @@ class _Ensemble:
         self.leaf += tree.leaf.tolist()
         if not len(tree.feature):
             self._split(0, LEQ, 0.0, False, (leaf, 1), (leaf, 1))
+        categorical, missing_left = tree.categorical.tolist(), _missing_left(tree).tolist()
         for k in range(len(tree.feature)):
             sides = [(leaf + ~int(c), 1) if c < 0 else (node + int(c), 0) for c in (tree.left[k], tree.right[k])]
-            if tree.decision[k] & 1:
-                self.members += [*_categories(tree, k), float("nan")]
+            if categorical[k]:
+                self.members += [*map(float, tree.categories(k).tolist()), float("nan")]
                 self._split(int(tree.feature[k]), MEMBER, 0.0, False, *sides)
             else:
-                self._split(int(tree.feature[k]), LEQ, float(tree.threshold[k]), _missing_left(tree, k), *sides)
+                self._split(int(tree.feature[k]), LEQ, float(tree.threshold[k]), missing_left[k], *sides)
 
     def _split(
         self, feature: int, mode: int, value: float, missing_left: bool, left: tuple[int, int], right: tuple[int, int]
@@ -92,17 +91,9 @@ class _Ensemble:
         )  # fmt: skip
 
 
-def _categories(tree: Tree, node: int) -> list[float]:
-    """Return the categories that go left."""
-    which = int(tree.threshold[node])
-    words = tree.bits[tree.bounds[which] : tree.bounds[which + 1]]
-    return [float(32 * w + b) for w, word in enumerate(words.tolist()) for b in range(32) if word >> b & 1]
-
-
-def _missing_left(tree: Tree, node: int) -> bool:
-    """Tell where NaN goes: to the default side, or where LightGBM knows no missing values, as a zero."""
-    kind = int(tree.decision[node]) >> 2 & 3
-    return bool(tree.decision[node] & 2) if kind in (MISSING_ZERO, MISSING_NAN) else bool(tree.threshold[node] >= 0)
+def _missing_left(tree: Tree) -> Bool:
+    """Return bool[nodes]: NaN goes left, by the default side, or where LightGBM knows no missing values, as a zero."""
+    return np.where(np.isin(tree.missing, (ZERO, NAN)), tree.default_left, tree.threshold >= 0)
 
 
 def make_onnx(booster: lgb.Booster) -> onnx.ModelProto:
@@ -114,8 +105,8 @@ def make_onnx(booster: lgb.Booster) -> onnx.ModelProto:
         raise PairliftError(f"this booster has no ONNX form: {error}") from error
     for tree in trees:
         ensemble.add(tree)
-    zeros = _features(trees, lambda decision: not decision & 1 and decision >> 2 & 3 == MISSING_ZERO)
-    categorical = _features(trees, lambda decision: bool(decision & 1))
+    zeros = _features(trees, lambda tree: ~tree.categorical & (tree.missing == ZERO))
+    categorical = _features(trees, lambda tree: tree.categorical)
     width = booster.num_feature()
     constants, nodes = _clean(width, zeros, categorical)
     graph = helper.make_graph(
@@ -129,10 +120,9 @@ def make_onnx(booster: lgb.Booster) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="pairlift")
 
 
-def _features(trees: list[Tree], which: Callable[[int], bool]) -> set[int]:
-    """Return the features that some split compares whose decision is such a one."""
-    found = ((f, d) for t in trees for f, d in zip(t.feature.tolist(), t.decision.tolist(), strict=True))
-    return {feature for feature, decision in found if which(decision)}
+def _features(trees: list[Tree], which: Callable[[Tree], Bool]) -> set[int]:
+    """Return the features of the splits of a mask bool[nodes]."""
+    return {feature for tree in trees for feature in tree.feature[which(tree)].tolist()}
 
 
 def _clean(width: int, zeros: set[int], categorical: set[int]) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
@@ -142,7 +132,7 @@ def _clean(width: int, zeros: set[int], categorical: set[int]) -> tuple[list[onn
     """
     column = np.arange(width)
     constants = {
-        "almost_zero": np.array(np.float64(ZERO)),
+        "almost_zero": np.array(np.float64(TINY)),
         "zero": np.where(np.isin(column, list(zeros)), np.nan, 0.0)[None, :],
         "is_category": np.isin(column, list(categorical))[None, :],
     }
@@ -167,8 +157,8 @@ def export_forest(bundle: Path, out: Path) -> int:
     manifest = verify_bundle(bundle)
     booster = lgb.Booster(model_file=str(bundle / "booster.txt"))
     model = make_onnx(booster)
-    told = {"columns": manifest["columns"], "categorical": manifest["spec"]["categorical"]}
-    helper.set_model_props(model, {k: json.dumps(v) for k, v in told.items()} | {"bundle": manifest["version"]})
+    names = {"columns": manifest["columns"], "categorical": manifest["spec"]["categorical"]}
+    helper.set_model_props(model, {k: json.dumps(v) for k, v in names.items()} | {"bundle": manifest["version"]})
     content = model.SerializeToString()
     rows = probe_rows(Scorer.compile(booster), PROBE)
     want = np.asarray(booster.predict(rows, raw_score=True))

@@ -24,7 +24,7 @@ from features.pairing.pairs import Pairs, make_pairs
 from features.schema import F32, I64, Bool
 from ranker.config import Config
 from ranker.export.labels import Labels
-from ranker.training.prepare import Prepared, prepare
+from ranker.training.prepared import Prepared, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def write_pairs(path: Path, pairs: Pairs) -> None:
     if _kind(path) == PARQUET:
         _put(path, lambda file: pq.write_table(pa.table(columns | {"sampled": pairs.sampled}), file))
         return
-    told = pa.csv.WriteOptions(include_header=False, delimiter="\t")
-    _put(path, lambda file: pa.csv.write_csv(pa.table(columns), file, told))
+    options = pa.csv.WriteOptions(include_header=False, delimiter="\t")
+    _put(path, lambda file: pa.csv.write_csv(pa.table(columns), file, options))
 
 
 def read_pairs(path: Path, groups: Groups) -> Pairs:
@@ -111,15 +111,15 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        told = str(error).split("\n")[0]
+        problem = str(error).split("\n")[0]
         raise PairliftError(
-            f"{path}: {told}; lines 'winner<tab>loser<tab>weight' or Parquet with these columns were expected, rows "
+            f"{path}: {problem}; lines 'winner<tab>loser<tab>weight' or Parquet with these columns were expected, rows "
             "as integers; `pairlift pairs` writes both"
         ) from error
 
 
 def _read(path: Path) -> tuple[I64, I64, F32]:
-    """Return int64[p] winner and loser and float32[p] weight of a file; what is no number has the weight NaN."""
+    """Return int64[p] winner and loser and float32[p] weight of a file; what is not a number has the weight NaN."""
     table = _parquet(path) if _kind(path) == PARQUET else _text(path)
     with _explained(path), np.errstate(over="ignore"):
         winner, loser = (table[name].cast(pa.int64()).combine_chunks() for name in ("winner", "loser"))
@@ -171,8 +171,8 @@ def _rows(prepared: Prepared, groups: Groups) -> Any:
     config = prepared.config
     labels = Labels.of(config.work / "import" / "log.duckdb", prepared.log, prepared.catalog, config.grade_names)
     owner, drawn = groups.requests.row_request(), groups.sampled
-    told = {"row": np.arange(len(owner)), "group": owner} | labels.columns(groups, slice(None))
-    return pa.table(told | {"event": pa.array(groups.event, pa.int64(), mask=drawn)})
+    columns = {"row": np.arange(len(owner)), "group": owner} | labels.columns(groups, slice(None))
+    return pa.table(columns | {"event": pa.array(groups.event, pa.int64(), mask=drawn)})
 
 
 def _check_rows(path: Path, groups: Groups) -> None:
@@ -181,9 +181,9 @@ def _check_rows(path: Path, groups: Groups) -> None:
     if not beside.exists():
         return
     with beside.open("rb") as file, _explained(beside):
-        told = pq.read_table(file, columns=["as_of", "event"])
-    as_of = told["as_of"].cast(pa.int64()).to_numpy()
-    event = pc.fill_null(told["event"], -1).to_numpy()
+        rows = pq.read_table(file, columns=["as_of", "event"])
+    as_of = rows["as_of"].cast(pa.int64()).to_numpy()
+    event = pc.fill_null(rows["event"], -1).to_numpy()
     now = groups.requests.as_of[groups.requests.row_request()]
     if not (np.array_equal(as_of, now) and np.array_equal(event, groups.event)):
         raise PairliftError(

@@ -26,7 +26,7 @@ from features.rows import training_rows
 from features.schema import F32, I64
 from ranker.config import Config
 from ranker.export.labels import Labels, indexes, moments
-from ranker.training.prepare import Grouped, group_log
+from ranker.training.prepared import Grouped, group_log
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,10 @@ def _refuse_other_tables(out: Path) -> None:
     with _explained(out), duckdb.connect(str(out), read_only=True) as con:
         names = {row[0] for row in con.execute("SELECT table_name FROM information_schema.tables").fetchall()}
     if names != {TABLE}:
-        told = ", ".join(sorted(names - {TABLE})) or "none"
+        others = ", ".join(sorted(names - {TABLE})) or "none"
         raise PairliftError(
             f"--out {out} would be replaced, where a database with the table `{TABLE}` alone was expected; its other "
-            f"tables: {told}. Name a new file, and ATTACH it to yours"
+            f"tables: {others}. Name a new file, and ATTACH it to yours"
         )
 
 
@@ -134,7 +134,7 @@ def _table(made: Grouped, labels: Labels, groups: Groups, number: I64, values: F
     r = groups.requests
     owner, event, drawn = r.row_request()[rows], groups.event[rows], groups.sampled[rows]
     surfaces, surface = pa.array(made.catalog.surfaces, pa.string()), r.surface[owner]
-    told = labels.columns(groups, rows) | {
+    columns = labels.columns(groups, rows) | {
         "ts": moments(made.log.ts[np.maximum(event, 0)], drawn),
         "surface_name": surfaces.take(indexes(surface, surface < 0)),
         "group_number": number[owner],
@@ -143,8 +143,8 @@ def _table(made: Grouped, labels: Labels, groups: Groups, number: I64, values: F
         "sampled": drawn,
     }
     for k, name in enumerate(made.spec.columns):
-        told[name] = pa.array(np.ascontiguousarray(values[rows, k]), from_pandas=True)
-    return pa.table({name: told[name] for name in (*OWN, *made.spec.columns)})
+        columns[name] = pa.array(np.ascontiguousarray(values[rows, k]), from_pandas=True)
+    return pa.table({name: columns[name] for name in (*OWN, *made.spec.columns)})
 
 
 def _refuse_same_names(columns: tuple[str, ...]) -> None:

@@ -1,10 +1,29 @@
-"""The kernels of `ranker.forest.scorer`: columns of rows, words of blocks, and the leaves that remain."""
+"""The kernels of `ranker.forest.scorer`: columns of rows, words of blocks, and the leaves that remain.
+
+score_rows(forest, rows, values, codes, out):
+    for each pass of at most ROWS_AT_ONCE rows:
+        values, codes = the columns that splits compare, one after another     `_columns`
+        for each tree, for each pair of its blocks of 32 leaves, the last first:
+            wide = all ones, and the words of each row's categories            `_look_up`
+            for each block of the pair, the last first:
+                bits = its half of wide
+                for each numeric split of the block:                           `_narrow`
+                    bits &= mask of the split, where the value is above the threshold
+                leaf = the lowest bit of bits, where a leaf remains; else as it was
+            out += leaves[leaf]
+
+A mask has a zero for each leaf of the left subtree: what goes right removes them.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from features.schema import F32, F64, I32, I64
+from ranker.forest.text import NAN, ZERO
 
+#: leaves of a block: a word is then as wide as the float32 that it is compared for
 WORD = 32
 #: rows of one pass: their words and one column of each fit the first cache
 ROWS_AT_ONCE = 512
@@ -12,8 +31,6 @@ ROWS_AT_ONCE = 512
 LANES = 64
 #: kinds of a split: a number whose missing values go left, one whose go right, a category
 LEFT, RIGHT, CATEGORY = 0, 1, 2
-#: LightGBM's kinds of missing values (bits 2 and 3 of its `decision_type`)
-NONE, ZERO, NAN = 0, 1, 2
 TINY = np.float32(1e-35)  # LightGBM's kZeroThreshold
 ALL = np.uint32(0xFFFFFFFF)
 MAX = np.finfo(np.float32).max
@@ -23,12 +40,52 @@ U32 = np.ndarray[tuple[int], np.dtype[np.uint32]]
 U64 = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
+class Columns(NamedTuple):
+    """The columns that splits compare: one for each feature and way in which its missing values go."""
+
+    feature: I64  # [c] column of the rows
+    kind: I64  # [c] LEFT, RIGHT or CATEGORY
+    missing: I64  # [c] which values are missing: `text.NONE`, ZERO or NAN
+    largest: I64  # [c] category that a split knows, -1 of a number
+
+
+class Splits(NamedTuple):
+    """Numeric splits, in the order of the blocks."""
+
+    column: I32  # [s] of `Columns`
+    threshold: F32  # [s] what is above goes right
+    mask: U32  # [s] the block's leaves that then remain
+
+
+class Lookups(NamedTuple):
+    """Tables of words: one for all splits of a pair of blocks on one category."""
+
+    column: I32  # [l] of `Columns`
+    table: I64  # [l] its first word in `words`
+    words: U64  # a word for each category, and one for what is missing or unknown; the first block in the lower half
+
+
+class Forest(NamedTuple):
+    """A forest as flat arrays: trees of pairs of blocks of 32 leaves."""
+
+    columns: Columns
+    splits: Splits
+    lookups: Lookups
+    block_splits: I64  # [blocks + 1] first of `splits`
+    block_leaves: I64  # [blocks] first of `leaves`
+    pair_lookups: I64  # [pairs + 1] first of `lookups`
+    pair_blocks: I64  # [pairs + 1] first block
+    tree_pairs: I64  # [trees + 1] first pair
+    leaves: F64  # values, those of a tree from left to right
+
+
 @njit(cache=True, nogil=True)
-def _columns(rows: F32, feature: I64, kind: I64, missing: I64, largest: I64, values: F32, codes: U32) -> None:
+def _columns(rows: F32, columns: Columns, values: F32, codes: U32) -> None:
     """Turn rows into columns. A missing number becomes NaN (never above a threshold) or infinity (always).
 
     An infinity of the caller's own is below it, as the greatest float32: LightGBM's infinite thresholds hold it.
     """
+    feature, kind, missing, largest = columns
     for c in range(len(feature)):
         for r in range(len(rows)):
             x = rows[r, feature[c]]
@@ -45,13 +102,13 @@ def _columns(rows: F32, feature: I64, kind: I64, missing: I64, largest: I64, val
 
 
 @njit(cache=True, nogil=True)
-def _look_up(first: int, end: int, width: int, column: I32, table: I64, tables: U64, codes: U32, wide: U64) -> None:
+def _look_up(first: int, end: int, width: int, column: I32, table: I64, words: U64, codes: U32, wide: U64) -> None:
     """Fill uint64[width] with the words that the categories of two blocks leave."""
     wide[:width] = ALL_OF_TWO
     for k in range(first, end):
-        c, words = codes[column[k]], tables[table[k] :]
+        c, row = codes[column[k]], words[table[k] :]
         for r in range(width):
-            wide[r] &= words[c[r]]
+            wide[r] &= row[c[r]]
 
 
 @njit(cache=True, nogil=True)
@@ -76,13 +133,14 @@ def _narrow(
 
 
 @njit(cache=True, nogil=True)
-def score_rows(
-    rows: F32, feature: I64, kind: I64, missing: I64, largest: I64,
-    column: I32, threshold: F32, mask: U32, lookup_column: I32, lookup_table: I64, tables: U64,
-    block_nodes: I64, block_leaves: I64, pair_lookups: I64, pair_blocks: I64, tree_pairs: I64, leaves: F64,
-    values: F32, codes: U32, out: F64,
-) -> None:  # fmt: skip
-    """Add the scores of float32[n, features] rows to `out`, tree after tree. The arrays: see `forest.scorer.Scorer`."""
+def score_rows(forest: Forest, rows: F32, values: F32, codes: U32, out: F64) -> None:
+    """Add the scores of float32[n, features] rows to `out`, tree after tree: see the module.
+
+    forest: as plain tuples. values, codes: [columns, width] to work in, width being a multiple of LANES.
+    """
+    columns, splits, lookups, block_splits, block_leaves, pair_lookups, pair_blocks, tree_pairs, leaves = forest
+    column, threshold, mask = splits
+    lookup_column, lookup_table, words = lookups
     wide = np.empty(values.shape[1], np.uint64)
     bits = np.empty(values.shape[1], np.uint32)
     lowest = np.empty(values.shape[1], np.float32)
@@ -91,13 +149,13 @@ def score_rows(
     for start in range(0, len(rows), max(values.shape[1], 1)):
         n = min(values.shape[1], len(rows) - start)
         width = (n + LANES - 1) // LANES * LANES
-        _columns(rows[start : start + n], feature, kind, missing, largest, values, codes)
+        _columns(rows[start : start + n], columns, values, codes)
         for tree in range(len(tree_pairs) - 1):
             # From the last block to the first: the first one in which a leaf remains has the last word.
             for pair in range(tree_pairs[tree + 1] - 1, tree_pairs[tree] - 1, -1):
                 first, end = pair_lookups[pair], pair_lookups[pair + 1]
                 if end > first:
-                    _look_up(first, end, width, lookup_column, lookup_table, tables, codes, wide)
+                    _look_up(first, end, width, lookup_column, lookup_table, words, codes, wide)
                 for block in range(pair_blocks[pair + 1] - 1, pair_blocks[pair] - 1, -1):
                     bits[:width] = ALL
                     if end > first:
@@ -105,7 +163,7 @@ def score_rows(
                         for r in range(width):
                             bits[r] = np.uint32(wide[r] >> shift)
                     _narrow(
-                        block_nodes[block], block_nodes[block + 1], width, column, threshold, mask, values, bits
+                        block_splits[block], block_splits[block + 1], width, column, threshold, mask, values, bits
                     )  # fmt: skip
                     for r in range(width):
                         lowest[r] = np.float32(bits[r] & (~bits[r] + np.uint32(1)))

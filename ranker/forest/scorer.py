@@ -9,11 +9,12 @@ number of them. A category is looked up in a table of words, for two blocks at a
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 
-from features.schema import F32, F64, I32, I64
+from features.schema import F32, F64
 from ranker.forest.bitvectors import (
     ALL,
     ALL_OF_TWO,
@@ -22,15 +23,17 @@ from ranker.forest.bitvectors import (
     LANES,
     LEFT,
     MAX,
-    NAN,
     RIGHT,
     ROWS_AT_ONCE,
-    U32,
     U64,
     WORD,
+    Columns,
+    Forest,
+    Lookups,
+    Splits,
     score_rows,
 )
-from ranker.forest.text import Tree, UnsupportedError, left_leaves, parse
+from ranker.forest.text import CODES, NAN, Tree, UnsupportedError, left_leaves, parse
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +59,14 @@ class _Writer:
     """Collects the flat arrays of a forest."""
 
     def __init__(self) -> None:
-        self.missing: dict[int, int] = {}
-        self.largest: dict[int, int] = {}
-        self.columns: dict[tuple[int, int], int] = {}
-        self.nodes: list[tuple[int, np.float32, int]] = []
-        self.lookups: list[tuple[int, int]] = []
+        self.missing: dict[int, int] = {}  # kind of missing values, by feature
+        self.largest: dict[int, int] = {}  # category, by feature
+        self.columns: dict[tuple[int, int], int] = {}  # number, by feature and kind
+        self.splits: list[tuple[int, np.float32, int]] = []  # column, threshold, mask
+        self.lookups: list[tuple[int, int]] = []  # column, first word
         self.tables: list[U64] = []
         self.table_words = 0
-        self.block_nodes: list[int] = [0]
+        self.block_splits: list[int] = [0]
         self.block_leaves: list[int] = []
         self.pair_lookups: list[int] = [0]
         self.pair_blocks: list[int] = [0]
@@ -72,18 +75,18 @@ class _Writer:
 
     def note(self, tree: Tree) -> None:
         """Take down how each feature treats missing values, and its largest category."""
-        for feature, decision, threshold in zip(tree.feature.tolist(), tree.decision, tree.threshold, strict=True):
-            missing = NAN if decision & 1 else int(decision >> 2) & 3
-            if self.missing.setdefault(feature, missing) != missing:
+        missing = np.where(tree.categorical, NAN, tree.missing)
+        for feature, kind in zip(tree.feature.tolist(), missing.tolist(), strict=True):
+            if self.missing.setdefault(feature, kind) != kind:
                 raise UnsupportedError(f"feature {feature} treats missing values in two ways")
-            if decision & 1:
-                words = int(tree.bounds[int(threshold) + 1] - tree.bounds[int(threshold)])
-                self.largest[feature] = max(self.largest.get(feature, 0), 32 * words - 1)
+        for node in np.flatnonzero(tree.categorical).tolist():
+            feature = int(tree.feature[node])
+            self.largest[feature] = max(self.largest.get(feature, 0), CODES * len(tree.words(node)) - 1)
 
     def add(self, tree: Tree) -> None:
         """Append a tree, block by block, two of them a pair."""
         first, end, place = left_leaves(tree)
-        kinds = np.where(tree.decision & 1, CATEGORY, np.where(tree.decision & 2, LEFT, RIGHT))
+        kinds = np.where(tree.categorical, CATEGORY, np.where(tree.default_left, LEFT, RIGHT))
         blocks = -(-len(tree.leaf) // WORD)
         for begin in range(0, blocks, 2):
             wide = np.full(len(kinds), ALL_OF_TWO)
@@ -93,8 +96,8 @@ class _Writer:
                 wide &= ~(gone << np.uint64(WORD * (block - begin)))
                 for node in np.flatnonzero((np.array(masks) != int(ALL)) & (kinds != CATEGORY)).tolist():
                     column = self._column(int(tree.feature[node]), int(kinds[node]))
-                    self.nodes.append((column, _down(tree.threshold[node]), masks[node]))
-                self.block_nodes.append(len(self.nodes))
+                    self.splits.append((column, _down(tree.threshold[node]), masks[node]))
+                self.block_splits.append(len(self.splits))
                 self.block_leaves.append(len(self.leaves) + block * WORD)
             removing = np.flatnonzero((wide != ALL_OF_TWO) & (kinds == CATEGORY))
             self._categories(tree, {node: wide[node] for node in removing.tolist()})
@@ -110,71 +113,64 @@ class _Writer:
         """Append one look-up for each categorical feature of a pair of blocks: its splits there are one table."""
         tables: dict[int, U64] = {}
         for node, mask in masks.items():
-            feature, which = int(tree.feature[node]), int(tree.threshold[node])
+            feature = int(tree.feature[node])
             # The last place stands for missing and unknown categories, which go right.
             table = tables.setdefault(feature, np.full(self.largest[feature] + 2, ALL_OF_TWO))
-            words = tree.bits[tree.bounds[which] : tree.bounds[which + 1]].astype("<u4")
-            inside = np.unpackbits(words.view(np.uint8), bitorder="little").astype(bool)
-            table[: len(inside)][~inside] &= mask
-            table[len(inside) :] &= mask
+            right = np.ones(len(table), bool)
+            right[tree.categories(node)] = False
+            table[right] &= mask
         for feature, table in tables.items():
             self.lookups.append((self._column(feature, CATEGORY), self.table_words))
             self.tables.append(table)
             self.table_words += len(table)
 
+    def forest(self) -> Forest:
+        """Return what was collected."""
+        features = [feature for feature, _ in self.columns]
+        column, threshold, mask = zip(*self.splits, strict=True) if self.splits else ((), (), ())
+        lookup_column, lookup_table = zip(*self.lookups, strict=True) if self.lookups else ((), ())
+        return Forest(
+            columns=Columns(
+                feature=np.array(features, np.int64),
+                kind=np.array([kind for _, kind in self.columns], np.int64),
+                missing=np.array([self.missing[f] for f in features], np.int64),
+                largest=np.array([self.largest.get(f, -1) for f in features], np.int64),
+            ),
+            splits=Splits(np.array(column, np.int32), np.array(threshold, np.float32), np.array(mask, np.uint32)),
+            lookups=Lookups(
+                column=np.array(lookup_column, np.int32),
+                table=np.array(lookup_table, np.int64),
+                words=np.concatenate([np.empty(0, np.uint64), *self.tables]),
+            ),
+            block_splits=np.array(self.block_splits, np.int64),
+            block_leaves=np.array(self.block_leaves, np.int64),
+            pair_lookups=np.array(self.pair_lookups, np.int64),
+            pair_blocks=np.array(self.pair_blocks, np.int64),
+            tree_pairs=np.array(self.tree_pairs, np.int64),
+            leaves=np.array(self.leaves, np.float64),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A forest as flat arrays. `score` gives what `Booster.predict(rows, raw_score=True)` gives, bit for bit.
-
-    column_*: the columns that splits compare: a feature, on which side its missing values go (LEFT, RIGHT, or
-    CATEGORY), which values are missing, and its largest category. node_*: numeric splits, in the order of the blocks.
-    lookup_*: column and first word of the table of the splits of two blocks on one category. tables: uint64, a word
-    for each category, the first block in its lower half. block_*: first node, first leaf; pair_*: first look-up, first
-    block; tree_pairs: first pair of each tree.
-    """
+    """A compiled forest. `score` gives what `Booster.predict(rows, raw_score=True)` gives, bit for bit."""
 
     n_features: int
-    column_feature: I64
-    column_kind: I64
-    column_missing: I64
-    column_largest: I64
-    node_column: I32
-    node_threshold: F32
-    node_mask: U32
-    lookup_column: I32
-    lookup_table: I64
-    tables: U64
-    block_nodes: I64
-    block_leaves: I64
-    pair_lookups: I64
-    pair_blocks: I64
-    tree_pairs: I64
-    leaves: F64
+    forest: Forest
+    plain: tuple[Any, ...]  # the same as plain tuples: of named ones numba looks up every type in every call, 8 µs
 
     @classmethod
     def compile(cls, booster: lgb.Booster) -> "Scorer":
         """Read a booster. Raises UnsupportedError for linear trees, several classes and averaged forests."""
         trees = parse(booster.model_to_string(num_iteration=-1))
-        w = _Writer()
+        writer = _Writer()
         for tree in trees:
-            w.note(tree)
+            writer.note(tree)
         for tree in trees:
-            w.add(tree)
-        features = [feature for feature, _ in w.columns]
-        column, threshold, mask = zip(*w.nodes, strict=True) if w.nodes else ((), (), ())
-        lookup_column, lookup_table = zip(*w.lookups, strict=True) if w.lookups else ((), ())
-        missing, largest = [w.missing[f] for f in features], [w.largest.get(f, -1) for f in features]
-        return cls(
-            booster.num_feature(),
-            np.array(features, np.int64), np.array([kind for _, kind in w.columns], np.int64),
-            np.array(missing, np.int64), np.array(largest, np.int64),
-            np.array(column, np.int32), np.array(threshold, np.float32), np.array(mask, np.uint32),
-            np.array(lookup_column, np.int32), np.array(lookup_table, np.int64),
-            np.concatenate([np.empty(0, np.uint64), *w.tables]), np.array(w.block_nodes, np.int64),
-            np.array(w.block_leaves, np.int64), np.array(w.pair_lookups, np.int64), np.array(w.pair_blocks, np.int64),
-            np.array(w.tree_pairs, np.int64), np.array(w.leaves, np.float64),
-        )  # fmt: skip
+            writer.add(tree)
+        forest = writer.forest()
+        plain = tuple(tuple(part) if isinstance(part, tuple) else part for part in forest)
+        return cls(booster.num_feature(), forest, plain)
 
     def score(self, rows: F32) -> F64:
         """Return float64[n] raw scores of float32[n, n_features], on the calling thread; the GIL is released."""
@@ -184,15 +180,9 @@ class Scorer:
         # Rows that fill up a pass are scored and dropped: the compiled loops then have no remainder. Unsigned codes
         # need no check for places from the end.
         width = min(-(-len(rows) // LANES) * LANES, ROWS_AT_ONCE)
-        values = np.zeros((len(self.column_feature), width), np.float32)
+        values = np.zeros((len(self.forest.columns.feature), width), np.float32)
         codes = np.zeros(values.shape, np.uint32)
-        score_rows(
-            np.ascontiguousarray(rows, np.float32),
-            self.column_feature, self.column_kind, self.column_missing, self.column_largest,
-            self.node_column, self.node_threshold, self.node_mask, self.lookup_column, self.lookup_table, self.tables,
-            self.block_nodes, self.block_leaves, self.pair_lookups, self.pair_blocks, self.tree_pairs, self.leaves,
-            values, codes, out,
-        )  # fmt: skip
+        score_rows(self.plain, np.ascontiguousarray(rows, np.float32), values, codes, out)
         return out
 
 
@@ -219,11 +209,12 @@ def probe_rows(scorer: Scorer, rows: int) -> F32:
     rng = np.random.default_rng(0)
     probe = rng.normal(0, 10, (rows, scorer.n_features)).astype(np.float32)
     odd = np.array([np.nan, 0.0, -0.0, 1e-36, -1.0, np.inf, -np.inf, 3e38, 40000.0], np.float32)
-    for column, feature in enumerate(scorer.column_feature):
-        near = scorer.node_threshold[scorer.node_column == column]
+    columns, splits = scorer.forest.columns, scorer.forest.splits
+    for column, feature in enumerate(columns.feature):
+        near = splits.threshold[splits.column == column]
         with np.errstate(over="ignore"):
             below, above = (np.nextafter(near, np.float32(side)) for side in (-np.inf, np.inf))
         values = [near, below, above, odd]
-        values.append(np.arange(-1, scorer.column_largest[column] + 3, dtype=np.float32))
+        values.append(np.arange(-1, columns.largest[column] + 3, dtype=np.float32))
         probe[: rows * 7 // 8, feature] = rng.choice(np.concatenate(values), rows * 7 // 8)
     return probe

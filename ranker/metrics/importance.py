@@ -51,9 +51,9 @@ def _direction(value: F32, shap: F64) -> float | None:
 def importance_lines(importance: dict[str, Any]) -> list[str]:
     """Return the columns as a table: share of the gain, splits, mean |SHAP|, direction."""
     lines = [f"  {'column':48}{'gain':>8}{'splits':>8}{'|SHAP|':>9}{'direction':>11}"]
-    for name, told in importance["columns"].items():
-        direction = "-" if told["direction"] is None else f"{told['direction']:+.2f}"
+    for name, own in importance["columns"].items():
+        direction = "-" if own["direction"] is None else f"{own['direction']:+.2f}"
         lines.append(
-            f"  {name:48}{100 * told['gain']:6.1f} %{told['splits']:8}{told['mean_abs_shap']:9.4f}{direction:>11}"
+            f"  {name:48}{100 * own['gain']:6.1f} %{own['splits']:8}{own['mean_abs_shap']:9.4f}{direction:>11}"
         )
     return lines

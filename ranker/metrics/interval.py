@@ -37,21 +37,19 @@ def finite(value: Any) -> Any:
 class Interval:
     """A relative uplift (0.01 is one per cent), its interval of 95 %, and its standard error.
 
-    df: Satterthwaite's degrees of freedom. variance: the parts of error² due to `users` (with what they share with
-    fits and seeds), `fits` and `seeds`; NaN where there is one fit or one seed: the interval then leaves out its luck.
-    detectable: the smallest uplift that is seen with a chance of 80 %. fits: of the plugin.
+    The variance of one fit, or of one seed, is NaN: the interval then leaves out its luck.
     """
 
     uplift: float
     low: float
     high: float
-    error: float
-    df: float
-    variance: dict[str, float]
-    detectable: float
-    fits: int
+    error: float  # standard error
+    df: float  # Satterthwaite's degrees of freedom
+    variance: dict[str, float]  # parts of error²: `users` (with what fits and seeds share with them), `fits`, `seeds`
+    detectable: float  # the smallest uplift that is seen with a chance of 80 %
+    fits: int  # of the plugin
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """Return it as the report has it."""
         return {
             "relative_uplift": self.uplift,

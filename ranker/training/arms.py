@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from features.pairing.pairs import Pairs, make_pairs
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
-from ranker.bundle import columns_of
+from ranker.columns import Columns, plugin_columns, plugin_values
 from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.prepare import Prepared, plugin_errors
-from ranker.training.restart import Start
+from ranker.training.plugins import plugin_errors
+from ranker.training.prepared import Prepared
 from ranker.training.stages import code_hash, run_stage
+from ranker.training.start import Start
 
 logger = logging.getLogger(__name__)
 
 SHOWN = "shown"
+#: what a fit reads of our code, beside what `Prepared.key` stands for
+CODE = ("ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.training")
 
 
 def of_kind(pairs: Pairs, kind: str) -> Pairs:
@@ -36,10 +40,10 @@ def of_kind(pairs: Pairs, kind: str) -> Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A fitted ranker. scores: float64[n] of the test's impressions."""
+    """A fitted ranker."""
 
     booster: lgb.Booster
-    scores: F64
+    scores: F64  # [n] of the test's impressions
 
     @property
     def trees(self) -> int:
@@ -49,58 +53,49 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """The rows that all arms share, and the fits over them.
-
-    logged: a feature log whose values take the place of computed ones. given: pairs of the train slice that are
-    learned from in place of made ones.
-    """
+    """The rows that all arms share, and the fits over them."""
 
     prepared: Prepared
-    groups: dict[str, Groups]
-    base: dict[str, F32]
-    logged: Logged | None = None
-    given: Pairs | None = None
+    groups: dict[str, Groups]  # by slice: train, validation, test
+    base: Columns  # counters, attributes and context
+    logged: Logged | None = None  # a feature log, whose values take the place of computed ones
+    given: Pairs | None = None  # pairs of the train slice that are learned from in place of made ones
 
     @classmethod
     def of(cls, prepared: Prepared, logged: Logged | None = None, given: Pairs | None = None) -> "Arms":
         """Assemble the rows of the booster's two slices and of the test, without plugins."""
         groups = prepared.slices()
-        base = {name: assemble(prepared.state, prepared.spec, g.requests) for name, g in groups.items()}
-        arms = cls(prepared, groups, base, logged, given)
-        return replace(arms, base=arms.overlaid(base, list(prepared.spec.columns)))
+        rows = {name: assemble(prepared.state, prepared.spec, g.requests) for name, g in groups.items()}
+        arms = cls(prepared, groups, Columns(prepared.spec.columns, rows), logged, given)
+        return replace(arms, base=arms.overlaid(arms.base))
 
     @property
     def kind(self) -> str:
         """`shown` where the test has such pairs, else `sampled`: what is reported first, and stopped by."""
         return SAMPLED if self.pairs("test").sampled.all() else SHOWN
 
-    def plugin_columns(self, name: str, plugin: FeaturePlugin) -> dict[str, F32]:
-        """Return float32[n, c] of the plugin of a name for each slice, from histories that end at its last `as_of`."""
+    def plugin_columns(self, name: str, plugin: FeaturePlugin) -> Columns:
+        """Return the columns of a plugin, the values of each slice from histories that end at its last `as_of`."""
         whole, values = self.prepared.state.histories, {}
         for part, g in self.groups.items():
+            histories = whole.until(int(g.requests.as_of.max(initial=0)))
             with plugin_errors(name, "values"):
-                values[part] = plugin.values(g.requests, whole.until(int(g.requests.as_of.max(initial=0))))
-            expected, found = (len(g.requests.item), len(plugin.columns)), np.shape(values[part])
-            if found != expected:
-                raise PairliftError(
-                    f"[plugins.{name}] values(): an array of shape {expected} was expected, found {found}"
-                )
-        return self.overlaid(values, [f"{name}__{column}" for column in plugin.columns])
+                values[part] = plugin_values(name, plugin, g.requests, histories)
+        return self.overlaid(Columns(tuple(plugin_columns(name, plugin)), values))
 
-    def served_columns(self, plugins: dict[str, FeaturePlugin]) -> tuple[list[str], dict[str, F32]]:
-        """Return the names, and by slice the float32[n, c] values, of the columns of all plugins; none for none."""
-        names = columns_of(self.prepared.spec, plugins)[len(self.prepared.spec.columns) :]
-        blocks = [self.plugin_columns(name, plugin) for name, plugin in plugins.items()]
-        return names, {p: np.concatenate([b[p] for b in blocks], axis=1) for p in self.groups} if blocks else {}
+    def served_columns(self, plugins: Mapping[str, FeaturePlugin]) -> Columns:
+        """Return the columns of all plugins, in the booster's order."""
+        return Columns.joined(self.plugin_columns(name, plugin) for name, plugin in plugins.items())
 
-    def overlaid(self, values: dict[str, F32], columns: list[str]) -> dict[str, F32]:
-        """Return the values with those of the feature log in their place, where there is one."""
+    def overlaid(self, columns: Columns) -> Columns:
+        """Return the columns with the values of the feature log in their place, where there is one."""
         if self.logged is None:
-            return values
+            return columns
         codes = load_request_codes(self.prepared.config.work / "import" / "log.duckdb")
-        out, rows = {}, 0
-        for part, matrix_ in values.items():
-            out[part], n = overlay(self.logged, codes, self.prepared.log, self.groups[part], matrix_, columns)
+        values, rows = {}, 0
+        for part, matrix in columns.values.items():
+            groups, names = self.groups[part], list(columns.names)
+            values[part], n = overlay(self.logged, codes, self.prepared.log, groups, matrix, names)
             rows += n
         if not rows:
             raise PairliftError(
@@ -108,7 +103,7 @@ class Arms:
                 "requests to the server carried?"
             )
         logger.info("%d of %d impressions as they were served", rows, sum(map(len, values.values())))
-        return out
+        return replace(columns, values=values)
 
     def pairs(self, name: str, seed: int = 0) -> Pairs:
         """Return the pairs of a slice: all of them, with the weights of the grades, but where they are learned from."""
@@ -116,44 +111,48 @@ class Arms:
             return make_pairs(self.groups[name], self.prepared.weights)
         return self.prepared.training_pairs(self.groups[name], seed) if self.given is None else self.given
 
-    def rows(self, part: str, columns: dict[str, F32]) -> F32:
+    def rows(self, part: str, columns: Columns) -> F32:
         """Return float32[n, c]: the rows of a slice, with further columns where there are any."""
-        return np.concatenate([self.base[part], columns[part]], axis=1) if columns else self.base[part]
+        return self.base.rows(part, columns)
 
-    def slice(self, part: str, columns: dict[str, F32], seed: int) -> Slice:
+    def slice(self, part: str, columns: Columns, seed: int) -> Slice:
         """Return what is learned from, or stopped by: the pairs of the kind that is reported."""
         pairs = self.pairs(part, seed)
         pairs = of_kind(pairs, self.kind) if part == "validation" else pairs
         groups = self.groups[part]
         return Slice(self.rows(part, columns), groups.requests.row_request(), pairs, groups.grade)
 
-    def fit(self, name: str, names: list[str], columns: dict[str, F32], seed: int, start: Start | None = None) -> Arm:
-        """Fit (or reuse) the arm `name` with the further columns `names`, whose values are `columns` by slice.
-
-        start: an earlier booster to start from.
-        """
+    def fit(self, name: str, columns: Columns, seed: int, start: Start | None = None) -> Arm:
+        """Fit (or reuse) the arm `name`, which has further columns. start: an earlier booster to start from."""
         config, spec = self.prepared.config, self.prepared.spec
-        columns = columns if names else {}
-        digest = _digest(columns | (self.base if self.logged else {}))
-        if self.given is not None:
-            digest += _digest({"rows": np.stack([self.given.winner, self.given.loser]), "weight": self.given.weight})
-        told = [self.prepared.key, names, digest, config.booster.model_dump(), seed, start and start.key]
-        told.append(code_hash("ranker"))
+        inputs = [self.prepared.key, self._digests(columns), config.booster.model_dump(), seed, start and start.key]
+        inputs.append(code_hash(*CODE))
 
         def make(folder: Path) -> None:
             train, validation = (self.slice(part, columns, seed) for part in ("train", "validation"))
             fit = fit_booster if start is None else start.fit
-            booster = fit([*spec.columns, *names], list(spec.categorical), train, validation, config.booster, seed)
+            names = [*spec.columns, *columns.names]
+            booster = fit(names, list(spec.categorical), train, validation, config.booster, seed)
             booster.save_model(str(folder / "booster.txt"))
             np.save(folder / "scores.npy", np.asarray(booster.predict(self.rows("test", columns), raw_score=True)))
 
-        folder = run_stage(config.work / "arms", f"{name}-seed{seed}", told, make, logging.DEBUG)
+        folder = run_stage(config.work / "arms", f"{name}-seed{seed}", inputs, make, logging.DEBUG)
         return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))
 
+    def _digests(self, columns: Columns) -> list[str]:
+        """Return hashes of all values that the log and its settings do not determine: see `Prepared.key`."""
+        found = [_digest(columns.names, columns.values)]
+        if self.logged is not None:
+            found.append(_digest(self.base.names, self.base.values))
+        if self.given is not None:
+            pairs = {"rows": np.stack([self.given.winner, self.given.loser]), "weight": self.given.weight}
+            found.append(_digest((), pairs))
+        return found
 
-def _digest(columns: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name, values in columns.items():
+
+def _digest(names: tuple[str, ...], arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(repr(names).encode())
+    for name, values in arrays.items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

@@ -12,8 +12,9 @@ import numpy as np
 from features.errors import PairliftError, did_you_mean
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I64
+from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.settings import BoosterSettings
-from ranker.training.objective import PairLogit, pair_accuracy
+from ranker.training.objective import PairLogit
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +55,12 @@ FULL_SIZE = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows to learn from or to stop by. matrix: float32[n, c]; group: int64[n], never decreasing; pairs count rows.
+    """Rows to learn from or to stop by."""
 
-    grade: int8[n], -1 drawn; of rows to learn from, `[booster]` margin and ndcg_at need it.
-    """
-
-    matrix: F32
-    group: I64
-    pairs: Pairs
-    grade: I8 | None = None
+    matrix: F32  # [n, c]
+    group: I64  # [n], never decreasing
+    pairs: Pairs  # of these rows
+    grade: I8 | None = None  # [n], -1 drawn; `[booster]` margin and ndcg_at need it of rows to learn from
 
 
 def fit_booster(
@@ -112,8 +110,11 @@ def fit_booster(
         raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     best = lgb.Booster(model_str=booster.model_to_string(num_iteration=stop.best))
-    if start is None:
-        return best
+    return best if start is None else _better(start, best, validation)
+
+
+def _better(start: lgb.Booster, best: lgb.Booster, validation: Slice) -> lgb.Booster:
+    """Return what a warm start brought, or what it started from where that is as good."""
     old, new = (
         pair_accuracy(np.asarray(b.predict(validation.matrix, raw_score=True)), validation.pairs).value
         for b in (start, best)
@@ -126,10 +127,10 @@ def fit_booster(
 
 @dataclass(eq=False)  # LightGBM keeps callbacks in a set
 class _Stop:
-    """A callback of `lgb.train` that ends it `after` rounds behind the best one. best: its number of trees."""
+    """A callback of `lgb.train` that ends it `after` rounds behind the best one."""
 
     after: int
-    best: int = 0
+    best: int = 0  # trees of the best round
     _mean: float = -np.inf
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))
 
@@ -170,10 +171,10 @@ def parameters(settings: BoosterSettings, rows: int) -> dict[str, Any]:
     defaults = DEFAULTS
     if rows < FULL_SIZE:
         defaults = DEFAULTS | {"min_data_in_leaf": max(2, rows // 100), "min_sum_hessian_in_leaf": 1e-3}
-    told = check_params(settings)
-    if "goss" in (told.get("boosting"), told.get("data_sample_strategy")):  # which takes the place of bagging
+    given = check_params(settings)
+    if "goss" in (given.get("boosting"), given.get("data_sample_strategy")):  # which takes the place of bagging
         defaults = {name: value for name, value in defaults.items() if not name.startswith("bagging")}
-    return defaults | (QUANTISED if told.get("use_quantized_grad") else {}) | told
+    return defaults | (QUANTISED if given.get("use_quantized_grad") else {}) | given
 
 
 def _monotone(settings: BoosterSettings, columns: list[str]) -> dict[str, Any]:

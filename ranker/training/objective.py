@@ -1,8 +1,18 @@
-"""Pairwise logistic loss over explicit weighted pairs, and the PairAccuracy that goes with it.
+"""Pairwise logistic loss over explicit weighted pairs: LightGBM's custom objective.
 
 loss = Σ w · log(1 + e^-(s_winner - s_loser - margin · (rank_winner - rank_loser))): with a margin of 0, CatBoost's
 PairLogit. LightGBM's row weights scale a row's gradient after the pair sum, so gradient and Hessian by pair are ours:
 compiled, linear in the pairs (and the sort of each group, where |ΔNDCG| scales the weights).
+
+PairLogit(score):
+    for each chunk of groups (in parallel where there are many pairs):
+        centred = score - margin · rank, less the greatest of the group     `_centre`
+        odds = e^centred                                                    `_exponentials`; not where it is too small
+        weight = w, or w · |ΔNDCG| of the present order                     `_places`, `_scaled`
+        for each pair:                                                      `_add`, or `_add_far` from `centred`
+            wrong = odds_loser / (odds_winner + odds_loser)                 the chance of the wrong order
+            gradient ∓= weight · wrong        of the winner and of the loser
+            hessian  += weight · wrong · (1 - wrong)    of both
 """
 
 from dataclasses import dataclass
@@ -14,6 +24,7 @@ from numba import njit, prange
 
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I32, I64
+from ranker.metrics.ndcg import discounts, gains, ideal_dcg
 
 #: groups are cut into about this many chunks, whatever the threads, so that sums do not depend on them; the rows of
 #: a chunk of 2 million rows fit the second cache
@@ -32,12 +43,47 @@ _ROUND = 6755399441055744.0
 _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11, _C12, _C13 = (1 / factorial(k) for k in range(2, 14))
 
 
+class Rows(NamedTuple):
+    """The rows of a training set."""
+
+    grade: I8  # [n] rank, which the margin is for; -1 drawn
+    margin: float  # for each rank between a winner and a loser
+    gain: F64  # [n] over the ideal DCG of the group; empty without |ΔNDCG|
+    discounts: F64  # [k] of the places that count; empty without |ΔNDCG|
+
+
+class PairArrays(NamedTuple):
+    """Pairs sorted by group."""
+
+    winner: I32  # [p] row
+    loser: I32  # [p] row
+    weight: F32  # [p]
+
+
+class Cuts(NamedTuple):
+    """Where groups and chunks begin, each with the end of the last behind."""
+
+    rows: I64  # [g + 1] first row of each group
+    pairs: I64  # [g + 1] first pair of each group
+    chunks: I64  # [c + 1] first group of each chunk
+
+
+class Gradients(NamedTuple):
+    """What LightGBM wants of a round."""
+
+    gradient: F32  # [n]
+    hessian: F32  # [n]
+
+
 @njit(cache=True, nogil=True)
 def _exponentials(x: F64) -> None:
     """Replace each x in [-500, 0] by e^x, within two units of the last place.
 
-    e^x = 2^n · e^r with |r| <= ln 2 / 2, by Taylor's polynomial. Without branches or calls, and with no array both
-    read and written as bits in one loop, the compiler takes four or eight numbers at a time: libm takes one.
+        n = x / ln 2, rounded;  r = x - n · ln 2, |r| <= ln 2 / 2
+        e^x = 2^n · e^r, e^r by Taylor's polynomial
+
+    Without branches or calls, and with no array both read and written as bits in one loop, the compiler takes four or
+    eight numbers at a time: libm takes one.
     """
     rounded, power = np.empty(len(x)), np.empty(len(x))
     integer, bits = rounded.view(np.int64), power.view(np.int64)
@@ -115,6 +161,10 @@ def _sort(score: F64, order: I64) -> None:
 def _places(score: F64, starts: I64, discounts: F64, place: F64, within: F64) -> None:
     """Fill each row's discount by the order of its group, and how far apart those of its ties are.
 
+    for each group, its rows sorted by score, for each run of equal scores at the places at .. end - 1:
+        place of each row  = mean of discounts[at:end]                   (0 behind the last that counts)
+        within of each row = mean |discount_i - discount_j|, i < j in at .. end - 1
+
     Rows of equal score take the mean of their places' discounts; `within` is the mean |difference| of two of them.
     Both are expected values over all orders of the ties, so that no order of the rows is preferred.
     """
@@ -152,19 +202,18 @@ def _scaled(winner: I32, loser: I32, weight: F32, gain: F64, place: F64, within:
 
 
 @njit(cache=True, nogil=True)
-def _chunk(
-    score: F64, grade: I8, margin: float, gain: F64, discounts: F64, starts: I64,
-    winner: I32, loser: I32, weight: F32, gradient: F32, hessian: F32,
-) -> None:  # fmt: skip
+def _chunk(rows: Rows, pairs: PairArrays, starts: I64, score: F64, out: Gradients) -> None:
+    """Fill the gradient and Hessian of one chunk: see the module. pairs: of the chunk. starts: of its groups."""
     first, n = starts[0], starts[-1] - starts[0]
+    winner, loser, weight = pairs
     centred, g, h = np.empty(n), np.zeros(n), np.zeros(n)
-    far = _centre(score, grade, margin, starts, centred) < -FAR
+    far = _centre(score, rows.grade, rows.margin, starts, centred) < -FAR
     if not far:
         _exponentials(centred)
-    if len(discounts):
+    if len(rows.discounts):
         place, within = np.empty(n), np.empty(n)
-        _places(score, starts, discounts, place, within)
-        scaled = _scaled(winner, loser, weight, gain, place, within, first)
+        _places(score, starts, rows.discounts, place, within)
+        scaled = _scaled(winner, loser, weight, rows.gain, place, within, first)
         if far:
             _add_far(centred, winner, loser, scaled, first, g, h)
         else:
@@ -174,93 +223,39 @@ def _chunk(
     else:
         _add(centred, winner, loser, weight, first, g, h)
     for row in range(n):
-        gradient[first + row], hessian[first + row] = g[row], h[row]
+        out.gradient[first + row], out.hessian[first + row] = g[row], h[row]
 
 
 @njit(cache=True, nogil=True)
-def _fill(rows: "_Rows", pairs: "_PairArrays", cuts: "_Cuts", c: int, score: F64, out: tuple[F32, F32]) -> None:
-    """Run one chunk of groups. The tuples are what `PairLogit` keeps: numba takes them whole."""
-    grade, margin, gain, discounts = rows
-    starts, pair_starts, borders = cuts
-    winner, loser, weight = pairs
-    p, q = pair_starts[borders[c]], pair_starts[borders[c + 1]]
-    _chunk(
-        score, grade, margin, gain, discounts, starts[borders[c] : borders[c + 1] + 1],
-        winner[p:q], loser[p:q], weight[p:q], out[0], out[1],
-    )  # fmt: skip
+def _fill(rows: Rows, pairs: PairArrays, cuts: Cuts, c: int, score: F64, out: Gradients) -> None:
+    """Run the chunk c."""
+    first, end = cuts.chunks[c], cuts.chunks[c + 1]
+    p, q = cuts.pairs[first], cuts.pairs[end]
+    of_chunk = PairArrays(pairs.winner[p:q], pairs.loser[p:q], pairs.weight[p:q])
+    _chunk(rows, of_chunk, cuts.rows[first : end + 1], score, out)
 
 
 @njit(cache=True, nogil=True)
-def _alone(rows: "_Rows", pairs: "_PairArrays", cuts: "_Cuts", score: F64, out: tuple[F32, F32]) -> None:
-    for c in range(len(cuts[2]) - 1):
+def _alone(rows: Rows, pairs: PairArrays, cuts: Cuts, score: F64, out: Gradients) -> None:
+    for c in range(len(cuts.chunks) - 1):
         _fill(rows, pairs, cuts, c, score, out)
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def _parallel(rows: "_Rows", pairs: "_PairArrays", cuts: "_Cuts", score: F64, out: tuple[F32, F32]) -> None:
-    for c in prange(len(cuts[2]) - 1):
+def _parallel(rows: Rows, pairs: PairArrays, cuts: Cuts, score: F64, out: Gradients) -> None:
+    for c in prange(len(cuts.chunks) - 1):
         # Chunks end at group borders, so no two of them write to one row.
         _fill(rows, pairs, cuts, c, score, out)
 
 
-#: grade: int8[n]; margin; gain: float64[n], over the group's ideal DCG; discounts: float64[k], none without |ΔNDCG|
-_Rows = tuple[I8, float, F64, F64]
-#: winner, loser, weight, sorted by group
-_PairArrays = tuple[I32, I32, F32]
-#: first row of each group, first pair of each group (int64[g + 1] both), first group of each chunk
-_Cuts = tuple[I64, I64, I64]
-
-
-@njit(cache=True, nogil=True)
-def _shares(score: F64, winner: I32, loser: I32, weight: F32) -> tuple[float, float, float]:
-    right, tied, total = 0.0, 0.0, 0.0
-    for k in range(len(winner)):
-        a, b = score[winner[k]], score[loser[k]]
-        total += weight[k]
-        if a > b:
-            right += weight[k]
-        elif a == b:
-            tied += weight[k]
-    return right, tied, total
-
-
-class PairAccuracy(NamedTuple):
-    """Shares of the weight of all pairs.
-
-    value: right, and half of the tied: the metric. catboost: right alone, a tie being wrong, as CatBoost's PairAccuracy
-    has it: a column of noise that breaks ties "gains" by it. ties: tied.
-    """
-
-    value: float
-    catboost: float
-    ties: float
-
-
-def pair_accuracy(score: F64, pairs: Pairs) -> PairAccuracy:
-    """Return Σ w·([s_winner > s_loser] + ½·[s_winner = s_loser]) / Σ w, and what stands beside it.
-
-    A NaN score counts as minus infinity. Without pairs all are NaN.
-    """
-    clean = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
-    right, tied, total = _shares(clean, pairs.winner, pairs.loser, pairs.weight)
-    if not total:
-        return PairAccuracy(np.nan, np.nan, np.nan)
-    return PairAccuracy((right + tied / 2) / total, right / total, tied / total)
-
-
 @dataclass(frozen=True, slots=True)
 class PairLogit:
-    """The objective of one training set, with its pairs sorted by group and the groups cut into chunks.
+    """The objective of one training set, with its pairs sorted by group and the groups cut into chunks."""
 
-    gradient, hessian: float32[n], as LightGBM wants them. A call fills and returns these two, every time: fresh
-    ones cost as much as the pairs do.
-    """
-
-    rows: _Rows
-    pairs: _PairArrays
-    cuts: _Cuts
-    gradient: F32
-    hessian: F32
+    rows: Rows
+    pairs: PairArrays
+    cuts: Cuts
+    out: Gradients  # filled and returned by every call: fresh ones cost as much as the pairs do
 
     @classmethod
     def of(
@@ -271,43 +266,43 @@ class PairLogit:
         grade: int8[n] rank of each row's grade, -1 of a drawn one; the variants need it. margin: by how much a
         winner should be above a loser for each rank between them. ndcg_at: the weight of a pair is multiplied by
         what NDCG@k would change by if the two swapped places (LambdaMART, Burges, MSR-TR-2010-82), with gains and
-        discounts of `ranker.metrics.lists.ndcg`; tied rows have the mean over all their orders, and a group without
-        a gain gives 0.
+        discounts of `ranker.metrics.ndcg`; tied rows have the mean over all their orders, and a group without a
+        gain gives 0.
         """
         if grade is None and (margin or ndcg_at):
             raise ValueError("margin and ndcg_at need the grade of each row")
         starts = np.append(np.flatnonzero(np.diff(group, prepend=group[:1] - 1)), len(group)).astype(np.int64)
         dense = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        of_pair = dense[pairs.winner]
-        if (np.diff(group) < 0).any() or (of_pair != dense[pairs.loser]).any():
+        if (np.diff(group) < 0).any() or (dense[pairs.winner] != dense[pairs.loser]).any():
             raise ValueError("groups that never decrease, and pairs that stay in one, were expected")
-        order = np.argsort(of_pair, kind="stable")
-        counts = np.bincount(of_pair, minlength=len(starts) - 1)
-        pair_starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        work = starts + pair_starts
-        borders = np.unique(np.searchsorted(work, np.linspace(0, work[-1], CHUNKS + 1))).astype(np.int64)
+        order = np.argsort(dense[pairs.winner], kind="stable")
+        counts = np.bincount(dense[pairs.winner], minlength=len(starts) - 1)
         grade = np.zeros(len(group), np.int8) if grade is None else grade
-        gain, discounts = _gains(grade, starts, dense, ndcg_at) if ndcg_at else (np.empty(0), np.empty(0))
+        gain, places = _gains(grade, starts, dense, ndcg_at) if ndcg_at else (np.empty(0), np.empty(0))
         return cls(
-            (grade, float(margin), gain, discounts),
-            (pairs.winner[order], pairs.loser[order], pairs.weight[order]),
-            (starts, pair_starts, borders),
-            np.empty(len(group), np.float32),
-            np.empty(len(group), np.float32),
+            Rows(grade, float(margin), gain, places),
+            PairArrays(pairs.winner[order], pairs.loser[order], pairs.weight[order]),
+            _cuts(starts, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
+            Gradients(np.empty(len(group), np.float32), np.empty(len(group), np.float32)),
         )
 
-    def __call__(self, score: F64, _: object = None) -> tuple[F32, F32]:
+    def __call__(self, score: F64, _: object = None) -> Gradients:
         """Return float32[n] gradient and Hessian at float64[n] scores (LightGBM's custom objective)."""
-        run = _alone if len(self.pairs[0]) < PARALLEL_FROM else _parallel
-        run(self.rows, self.pairs, self.cuts, score, (self.gradient, self.hessian))
-        return self.gradient, self.hessian
+        run = _alone if len(self.pairs.winner) < PARALLEL_FROM else _parallel
+        run(self.rows, self.pairs, self.cuts, score, self.out)
+        return self.out
+
+
+def _cuts(starts: I64, pair_starts: I64) -> Cuts:
+    """Cut groups into chunks of about as many rows and pairs."""
+    work = starts + pair_starts
+    borders = np.unique(np.searchsorted(work, np.linspace(0, work[-1], CHUNKS + 1))).astype(np.int64)
+    return Cuts(starts, pair_starts, borders)
 
 
 def _gains(grade: I8, starts: I64, dense: I64, k: int) -> tuple[F64, F64]:
     """Return float64[n] gains over the ideal DCG@k of their group, 0 where that is 0, and the discounts of k places."""
-    gain = 2.0 ** (grade + bool((grade < 0).any())) - 1.0
-    place = np.arange(len(grade)) - starts[dense]
-    ordered = gain[np.lexsort((-gain, dense))]
-    ideal = np.bincount(dense, np.where(place < k, ordered / np.log2(place + 2.0), 0.0))[dense]
+    gain = gains(grade)
+    ideal = ideal_dcg(gain, dense, k)[dense]
     places = min(k, int(np.diff(starts).max()))
-    return np.divide(gain, ideal, out=np.zeros(len(gain)), where=ideal > 0), 1 / np.log2(np.arange(places) + 2.0)
+    return np.divide(gain, ideal, out=np.zeros(len(gain)), where=ideal > 0), discounts(places)

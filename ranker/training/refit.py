@@ -4,7 +4,6 @@ LightGBM's own `refit` asks its built-in objective for the gradient, and a boost
 """
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,11 @@ import lightgbm as lgb
 import numpy as np
 
 from features.schema import F32, F64, I64
+from ranker.forest.text import read_trees
+from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training.booster import Slice, parameters
-from ranker.training.objective import PairLogit, pair_accuracy
+from ranker.training.objective import PairLogit
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def refit(booster: lgb.Booster, rows: F32, objective: Objective, params: dict[st
     """
     text = booster.model_to_string(num_iteration=-1)
     new = lgb.Booster(model_str=text)
-    shrinkage = [float(found) for found in re.findall(r"^shrinkage=(\S+)$", text, re.MULTILINE)]
+    shrinkage = [tree.shrinkage for tree in read_trees(text)]
     score = np.zeros(len(rows))
     for first in range(0, len(shrinkage), TREES_AT_ONCE):
         leaves = np.asarray(

@@ -5,69 +5,25 @@ old splits would be nonsense. Codes of items, users and categories are places in
 old: plugins and splits are moved along.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-import lightgbm as lgb
-
 from features.errors import PairliftError
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin, RecodedPlugin
 from features.schema import Catalog, lookup
-from ranker.bundle import Bundle, columns_of, load_bundle, read_manifest
-from ranker.hashes import hash_value
-from ranker.settings import BoosterSettings
-from ranker.training.booster import Slice, fit_booster
-from ranker.training.prepare import Prepared
+from ranker.bundle import Bundle, load_bundle, read_manifest
+from ranker.columns import columns_of
+from ranker.training.prepared import Prepared
 from ranker.training.recode import moved_codes, recode, vocabulary
-from ranker.training.refit import refit_booster
-
-Mode = Literal["warm-start", "refit"]
+from ranker.training.start import Start, StartFrom
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """What a fit starts from. booster and plugins count items, users and categories as the present log does.
-
-    mode: `warm-start` boosts on from the old trees, `refit` keeps them and gives their leaves new values. decay: the
-    share of an old leaf value that a refit keeps.
-    """
-
-    mode: Mode
-    version: str
-    booster: lgb.Booster
-    plugins: dict[str, FeaturePlugin]
-    decay: float
-
-    @property
-    def key(self) -> str:
-        """A hash of all that a fit takes from it."""
-        return hash_value([self.mode, self.booster.model_to_string(num_iteration=-1), self.decay])
-
-    def fit(
-        self,
-        columns: list[str],
-        categorical: list[str],
-        train: Slice,
-        validation: Slice,
-        settings: BoosterSettings,
-        seed: int,
-    ) -> lgb.Booster:
-        """Return the new booster: see `fit_booster` and `refit_booster`."""
-        if self.mode == "refit":
-            return refit_booster(self.booster, train, validation, settings, self.decay)
-        return fit_booster(columns, categorical, train, validation, settings, seed, self.booster)
-
-
-def load_start(folder: Path, prepared: Prepared, mode: Mode, decay: float) -> Start:
+def load_start(start: StartFrom, prepared: Prepared) -> Start:
     """Read an earlier bundle to start from; PairliftError where its trees would mean something else on this log."""
-    old = load_bundle(folder)
-    place = f"--{mode} {folder}"
+    old = load_bundle(start.bundle)
+    place = f"--{start.mode} {start.bundle}"
     _refuse_other_columns(place, old, prepared)
     _refuse_other_meanings(place, old, prepared)
-    _refuse_later_split(place, read_manifest(folder)["split"], prepared)
-    if mode == "refit" and prepared.config.booster.monotone:
+    _refuse_later_split(place, read_manifest(start.bundle)["split"], prepared)
+    if start.mode == "refit" and prepared.config.booster.monotone:
         raise PairliftError(f"{place}: new leaf values could break [booster.monotone]; use --warm-start, or train anew")
     was, now = old.state.catalog, prepared.catalog
     moved = {}
@@ -76,7 +32,7 @@ def load_start(folder: Path, prepared: Prepared, mode: Mode, decay: float) -> St
         if values[0] != values[1]:
             moved[column] = moved_codes(*values)
     plugins = {name: _recoded(place, name, plugin, was, now) for name, plugin in old.plugins.items()}
-    return Start(mode, old.version, recode(old.booster, moved), plugins, decay)
+    return Start(start.mode, old.version, recode(old.booster, moved), plugins, start.decay)
 
 
 def _refuse_other_columns(place: str, old: Bundle, prepared: Prepared) -> None:
@@ -95,7 +51,7 @@ def _refuse_other_columns(place: str, old: Bundle, prepared: Prepared) -> None:
 def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
     """Raise where columns of one name are made in another way."""
     was, now = old.config, prepared.config
-    told = {
+    tables = {
         "[[counters]]": (was.counters, now.counters),
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),
@@ -103,8 +59,8 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[time] zone": (was.time.zone, now.time.zone),
         "[booster.monotone]": (was.booster.monotone, now.booster.monotone),
     }
-    told |= {f"[plugins.{name}]": (was.plugins[name], now.plugins[name]) for name in now.ranker.plugins}
-    differ = [table for table, (a, b) in told.items() if a != b]
+    tables |= {f"[plugins.{name}]": (was.plugins[name], now.plugins[name]) for name in now.ranker.plugins}
+    differ = [table for table, (a, b) in tables.items() if a != b]
     if differ:
         raise PairliftError(
             f"{place}: {', '.join(differ)} of {now.path} are not what it was trained with, so its trees would mean "

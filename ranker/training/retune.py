@@ -7,10 +7,9 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -20,40 +19,38 @@ from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.files import written
-from features.schema import F64
+from features.schema import F64, I64
 from ranker.config import Config
 from ranker.hashes import hash_value
-from ranker.metrics.interval import Interval, finite, relative_uplift
-from ranker.metrics.lists import right_by_user
+from ranker.metrics.interval import finite, relative_uplift
+from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training.arms import Arms
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.prepare import Prepared, plugin_stage, prepare
-from ranker.training.space import Knob, make_space, told, toml_lines, with_values
+from ranker.training.found import LEAST_FOR_IMPORTANCE, OWN, SEEDS, Found, as_json
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import Prepared, prepare
+from ranker.training.space import Parameter, make_space, with_values
 from ranker.training.stages import code_hash
 
 logger = logging.getLogger(__name__)
 
-#: fits of a trial, whose mean it is judged by
-SEEDS = 2
 #: fits by which the best is compared with the TOML's own in the end: two seeds say nothing of the seeds' luck
 CONFIRMED = 5
 #: after so many trials, one whose first fit is below the median of the first fits is given up
 STARTUP = 8
-#: the attribute of the trial that has the TOML's own parameters
-OWN = "own"
-#: finished trials that the importance of the parameters needs
-LEAST_FOR_IMPORTANCE = 10
+#: what a study reads of our code, beside what `Prepared.key` stands for
+CODE = ("ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.training")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every trial is measured on. user: int64[n] of the validation rows, in [0, n_users)."""
+    """What every trial is measured on."""
 
     arms: Arms
-    names: list[str]
+    columns: tuple[str, ...]  # the booster's
     train: Slice
     held: Slice
-    user: Any
+    user: I64  # [n] of the validation rows, in [0, n_users)
     n_users: int
     seeds: tuple[int, ...]
 
@@ -63,21 +60,29 @@ class Bench:
         first = prepared.config.uplift.seeds[0]
         plugins = {name: plugin_stage(prepared, name, first) for name in prepared.config.ranker.plugins}
         arms = Arms.of(prepared)
-        names, columns = arms.served_columns(plugins)
+        columns = arms.served_columns(plugins)
         train, held = (arms.slice(part, columns, first) for part in ("train", "validation"))
         requests = arms.groups["validation"].requests
         users, user = np.unique(requests.user[requests.row_request()], return_inverse=True)
-        return cls(arms, names, train, held, user, len(users), tuple(range(first, first + SEEDS)))
+        return cls(
+            arms=arms,
+            columns=(*prepared.spec.columns, *columns.names),
+            train=train,
+            held=held,
+            user=user,
+            n_users=len(users),
+            seeds=tuple(range(first, first + SEEDS)),
+        )
 
     @property
     def key(self) -> str:
         """A hash of rows, pairs, the TOML's own parameters and the code: another one is another study."""
         prepared = self.arms.prepared
         rows = [sha256(s.matrix.tobytes()).hexdigest() for s in (self.train, self.held)]
-        return hash_value([prepared.key, rows, prepared.config.booster.model_dump(), self.seeds, code_hash("ranker")])
+        return hash_value([prepared.key, rows, prepared.config.booster.model_dump(), self.seeds, code_hash(*CODE)])
 
-    def space(self) -> list[Knob]:
-        """Return the knobs."""
+    def space(self) -> list[Parameter]:
+        """Return what is searched over."""
         prepared, requests = self.arms.prepared, self.arms.groups["train"].requests
         size, span = int(np.diff(requests.offsets).max()), int(np.ptp(requests.as_of))
         rows, categorical = len(self.train.matrix), bool(prepared.spec.categorical)
@@ -88,31 +93,11 @@ class Bench:
         prepared = replace(self.arms.prepared, config=config)
         arms = replace(self.arms, prepared=prepared)
         train = replace(self.train, pairs=arms.pairs("train", seed))
-        columns = [*prepared.spec.columns, *self.names]
-        booster = fit_booster(columns, list(prepared.spec.categorical), train, self.held, config.booster, seed)
+        categorical = list(prepared.spec.categorical)
+        booster = fit_booster(list(self.columns), categorical, train, self.held, config.booster, seed)
         score = np.asarray(booster.predict(self.held.matrix, raw_score=True))
         right, tied, _ = right_by_user(score, self.held.pairs, self.user, self.n_users)
         return right + tied / 2, int(booster.num_trees())
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search found. importance: each parameter's share, None for too few trials."""
-
-    config: Config
-    knobs: list[Knob]
-    trials: list[FrozenTrial]
-    own: FrozenTrial
-    best: FrozenTrial
-    gain: Interval
-    gain_fits: int
-    importance: dict[str, float] | None
-    pairs: int
-
-    @property
-    def better(self) -> bool:
-        """Whether the best is above the TOML's own by more than the noise of users and seeds."""
-        return self.gain.low > 0
 
 
 def retune(config: Config, minutes: float, trials: int | None) -> Found:
@@ -121,19 +106,19 @@ def retune(config: Config, minutes: float, trials: int | None) -> Found:
     Ctrl-C ends it; what is finished counts. All trials are written to `retune.json` of the work folder.
     """
     bench = Bench.of(prepare(config))
-    knobs, key = bench.space(), bench.key
+    space, key = bench.space(), bench.key
     folder = config.work / "retune" / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder, key)
     if _own(study.get_trials()) is None and not study.get_trials(states=(TrialState.WAITING,)):
-        study.enqueue_trial({knob.name: knob.own for knob in knobs}, user_attrs={OWN: True})
+        study.enqueue_trial({p.name: p.own for p in space}, user_attrs={OWN: True})
     fits = CONFIRMED
     try:
-        _search(study, bench, knobs, folder, minutes, trials)
+        _search(study, bench, space, folder, minutes, trials)
     except KeyboardInterrupt:
         logger.warning("stopped: the trials that are finished are kept, and compared by their own fits alone")
         fits = SEEDS
-    found = _found(study, bench, knobs, folder, fits)
+    found = _found(study, bench, space, folder, fits)
     with written(config.work / "retune.json") as partial:
         partial.write_text(json.dumps(finite(as_json(found)), indent=1, allow_nan=False))
     return found
@@ -152,28 +137,28 @@ def _study(folder: Path, key: str) -> optuna.Study:
 
 
 def _search(
-    study: optuna.Study, bench: Bench, knobs: list[Knob], folder: Path, minutes: float, trials: int | None
+    study: optuna.Study, bench: Bench, space: list[Parameter], folder: Path, minutes: float, trials: int | None
 ) -> None:
     started, done = time.monotonic(), 0
     whole = round(60 * minutes)
     with tqdm(total=whole, desc="retuning", unit="s") as bar:
 
-        def tell() -> None:
+        def show() -> None:
             bar.n = min(round(time.monotonic() - started), whole)
             kept = [t.value for t in study.get_trials(deepcopy=False) if t.value is not None]
             bar.set_postfix_str(f"{len(study.trials)} trials" + (f", best {max(kept):.4f}" if kept else ""))
 
         while (trials is None or done < trials) and time.monotonic() - started < 60 * minutes:
-            _run(study, study.ask({k.name: k.distribution for k in knobs}), bench, knobs, folder, tell)
+            _run(study, study.ask({p.name: p.distribution for p in space}), bench, space, folder, show)
             done += 1
 
 
 def _run(
-    study: optuna.Study, trial: Trial, bench: Bench, knobs: list[Knob], folder: Path, tell: Callable[[], None]
+    study: optuna.Study, trial: Trial, bench: Bench, space: list[Parameter], folder: Path, show: Callable[[], None]
 ) -> None:
     """Run one trial: a fit for each seed; given up after the first where that is among the worse half."""
     own = OWN in trial.user_attrs
-    config = _config_of(bench, knobs, trial)
+    config = _config_of(bench, space, trial)
     total, rights, trees = float(bench.held.pairs.weight.sum(dtype=np.float64)), [], []
     try:
         for step, seed in enumerate(bench.seeds):
@@ -181,7 +166,7 @@ def _run(
             rights.append(right)
             trees.append(n)
             trial.report(float(right.sum()) / total, step)
-            tell()
+            show()
             if not own and step + 1 < len(bench.seeds) and trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
                 return
@@ -200,19 +185,19 @@ def _run(
             path.unlink()
 
 
-def _config_of(bench: Bench, knobs: list[Knob], trial: Trial | FrozenTrial) -> Config:
+def _config_of(bench: Bench, space: list[Parameter], trial: Trial | FrozenTrial) -> Config:
     config = bench.arms.prepared.config
     if OWN in trial.user_attrs:
         return config
-    return with_values(config, knobs, {k.name: k.rounded(trial.params[k.name]) for k in knobs})
+    return with_values(config, space, {p.name: p.rounded(trial.params[p.name]) for p in space})
 
 
-def _confirmed(bench: Bench, knobs: list[Knob], folder: Path, trial: FrozenTrial, fits: int) -> F64:
+def _confirmed(bench: Bench, space: list[Parameter], folder: Path, trial: FrozenTrial, fits: int) -> F64:
     """Return float64[1, fits, users] weight of the right pairs: of the trial's own fits, and of further seeds'."""
     path = folder / f"right{trial.number}.npy"
     rights, first = list(np.load(path)), bench.seeds[0]
     for seed in range(first + len(rights), first + fits):
-        rights.append(bench.fit(_config_of(bench, knobs, trial), seed)[0])
+        rights.append(bench.fit(_config_of(bench, space, trial), seed)[0])
         np.save(path, np.stack(rights))
     return np.stack(rights[:fits])[None]
 
@@ -222,89 +207,26 @@ def _own(trials: list[FrozenTrial]) -> FrozenTrial | None:
     return next((t for t in trials if OWN in t.user_attrs and t.state == TrialState.COMPLETE), None)
 
 
-def _found(study: optuna.Study, bench: Bench, knobs: list[Knob], folder: Path, fits: int) -> Found:
+def _found(study: optuna.Study, bench: Bench, space: list[Parameter], folder: Path, fits: int) -> Found:
     trials = study.get_trials()
     done = [t for t in trials if t.state == TrialState.COMPLETE]
     own = _own(trials)
     if own is None:
         raise PairliftError("retune: stopped before the TOML's own parameters were measured; give it more minutes")
     best = study.best_trial
-    gain = relative_uplift(*(_confirmed(bench, knobs, folder, trial, fits) for trial in (own, best)))
+    gain = relative_uplift(*(_confirmed(bench, space, folder, trial, fits) for trial in (own, best)))
     importance = None
     if len(done) >= LEAST_FOR_IMPORTANCE:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return Found(bench.arms.prepared.config, knobs, trials, own, best, gain, fits, importance, len(bench.held.pairs))
-
-
-def as_json(found: Found) -> dict[str, Any]:
-    """Return what `retune.json` holds: every trial, and what became of it."""
-    return {
-        "data": found.config.name,
-        "slice": "the booster's validation slice",
-        "pairs": found.pairs,
-        "own": found.own.value,
-        "best": found.best.value,
-        "better": found.better,
-        "gain": asdict(found.gain),
-        "values": _values(found, found.best),
-        "importance": found.importance,
-        "trials": [
-            {
-                "number": trial.number,
-                "state": trial.state.name.lower(),
-                "pair_accuracy": trial.value,
-                "by_fit": list(trial.intermediate_values.values()),
-                "trees": trial.user_attrs.get("trees"),
-                "values": _values(found, trial) if trial.params else None,
-                "seconds": trial.duration.total_seconds() if trial.duration else None,
-            }
-            for trial in found.trials
-        ],
-    }
-
-
-def _values(found: Found, trial: FrozenTrial) -> dict[str, Any]:
-    own = OWN in trial.user_attrs
-    return {knob.name: knob.own if own else knob.rounded(trial.params[knob.name]) for knob in found.knobs}
-
-
-def as_table(found: Found) -> str:
-    """Return what was found as text, with the lines for the TOML."""
-    states = [trial.state for trial in found.trials]
-    own, best = found.own, found.best
-    values, mine = _values(found, best), _values(found, own)
-    lines = [
-        f"{found.config.name}: {states.count(TrialState.COMPLETE)} trials, {states.count(TrialState.PRUNED)} given up "
-        f"after one fit; {found.pairs:,} pairs of the booster's validation slice, {SEEDS} fits each, "
-        f"{found.gain_fits} for the gain",
-        "",
-        f"{'':24}{'PairAccuracy':>13}   trees",
-        f"{'the TOML' + chr(39) + 's own':24}{own.value:13.4f}   {_trees(own)}",
-        f"{f'the best (trial {best.number})':24}{best.value:13.4f}   {_trees(best)}",
-        "",
-        _verdict(found),
-        "",
-        f"{'parameter':24}{'own':>10}{'best':>10}{'importance':>12}",
-    ]
-    order = sorted(found.knobs, key=lambda k: -(found.importance or {}).get(k.name, 0.0))
-    for knob in order:
-        share = "-" if found.importance is None else f"{100 * found.importance[knob.name]:.0f} %"
-        lines.append(f"{knob.name:24}{told(knob, mine[knob.name]):>10}{told(knob, values[knob.name]):>10}{share:>12}")
-    if found.importance is None:
-        lines.append(f"(importance takes {LEAST_FOR_IMPORTANCE} finished trials)")
-    return "\n".join([*lines, "", f"for {found.config.path}:", "", *toml_lines(found.knobs, values)])
-
-
-def _trees(trial: FrozenTrial) -> str:
-    return ", ".join(map(str, trial.user_attrs["trees"]))
-
-
-def _verdict(found: Found) -> str:
-    if found.best.number == found.own.number:
-        return "nothing better than the TOML's own was found"
-    gain = found.gain
-    ends = f"{100 * gain.uplift:+.2f} %, 95 % [{100 * gain.low:+.2f} %, {100 * gain.high:+.2f} %]"
-    if not found.better:
-        return f"{ends}: not distinguishable from the TOML's own"
-    return f"{ends}: better than the TOML's own (as the best of {len(found.trials)} it is flattered: expect less)"
+    return Found(
+        config=bench.arms.prepared.config,
+        space=space,
+        trials=trials,
+        own=own,
+        best=best,
+        gain=gain,
+        gain_fits=fits,
+        importance=importance,
+        pairs=len(bench.held.pairs),
+    )

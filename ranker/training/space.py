@@ -28,41 +28,47 @@ _NDCG_AT = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
-    """One parameter. table: where it stands in the TOML. own: its value there, or our default."""
+class Parameter:
+    """One that is searched over."""
 
-    table: str
+    table: str  # where it stands in the TOML
     name: str
-    own: Any
+    own: Any  # its value there, or our default
     distribution: BaseDistribution
 
     def rounded(self, value: Any) -> Any:
         """Return a value with few digits."""
         return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
+    def as_toml(self, value: Any) -> str:
+        """Return a value as a TOML has it, `-` for none."""
+        if value is None:
+            return "-"
+        return f'"{value / DAY:g}d"' if self.name == "half_life" else f"{value:g}"
 
-def make_space(config: Config, rows: int, categorical: bool, most_pairs: int, span: int) -> list[Knob]:
-    """Return the knobs of a log; a range is stretched to the TOML's own value.
+
+def make_space(config: Config, rows: int, categorical: bool, most_pairs: int, span: int) -> list[Parameter]:
+    """Return the parameters of a log; a range is stretched to the TOML's own value.
 
     rows: of the training slice. most_pairs: of its largest group. span: µs from its first group to its last. Of
     [pairing] only what a metric over uncorrected pairs can judge: not the corrections for exposure.
     """
     own = parameters(config.booster, rows)
     ranges = (*_PARAMS, _CATEGORICAL) if categorical else _PARAMS
-    knobs = [
-        Knob("booster.params", name, value, _range(value, low, high, log))
+    space = [
+        Parameter("booster.params", name, value, _range(value, low, high, log))
         for name, low, high, log in ranges
         if isinstance(value := own.get(name, 0.0 if name == "path_smooth" else None), (int, float))
     ]
     margin, ndcg_at, pairing = config.booster.margin, config.booster.ndcg_at, config.pairing
-    knobs.append(Knob("booster", "margin", margin, _range(margin, 0.0, 1.0, False)))
-    knobs.append(Knob("booster", "ndcg_at", ndcg_at, _choice(ndcg_at, [_NDCG_AT])))
+    space.append(Parameter("booster", "margin", margin, _range(margin, 0.0, 1.0, False)))
+    space.append(Parameter("booster", "ndcg_at", ndcg_at, _choice(ndcg_at, [_NDCG_AT])))
     caps = [cap for cap in _CAPS if cap < most_pairs]
     lives = [days * DAY for days in _HALF_LIVES if days * DAY < span]
     for name, values in (("train_cap", caps), ("half_life", lives)):
         if values:
-            knobs.append(Knob("pairing", name, getattr(pairing, name), _choice(getattr(pairing, name), values)))
-    return knobs
+            space.append(Parameter("pairing", name, getattr(pairing, name), _choice(getattr(pairing, name), values)))
+    return space
 
 
 def _range(own: float, low: float, high: float, log: bool) -> BaseDistribution:
@@ -76,30 +82,23 @@ def _choice(own: Any, values: list[int]) -> BaseDistribution:
     return CategoricalDistribution([None, *sorted({*values, *([] if own is None else [own])})])
 
 
-def with_values(config: Config, knobs: list[Knob], values: dict[str, Any]) -> Config:
-    """Return the configuration with other values of the knobs."""
-    of = {table: {k.name: values[k.name] for k in knobs if k.table == table} for table in ("booster", "pairing")}
-    params = check_params(config.booster) | {k.name: values[k.name] for k in knobs if k.table == "booster.params"}
+def with_values(config: Config, space: list[Parameter], values: dict[str, Any]) -> Config:
+    """Return the configuration with other values of the parameters."""
+    of = {table: {p.name: values[p.name] for p in space if p.table == table} for table in ("booster", "pairing")}
+    params = check_params(config.booster) | {p.name: values[p.name] for p in space if p.table == "booster.params"}
     booster = config.booster.model_copy(update=of["booster"] | {"params": params})
     return config.model_copy(update={"booster": booster, "pairing": config.pairing.model_copy(update=of["pairing"])})
 
 
-def toml_lines(knobs: list[Knob], values: dict[str, Any]) -> list[str]:
+def toml_lines(space: list[Parameter], values: dict[str, Any]) -> list[str]:
     """Return the lines that stand for the values in a TOML, table by table; a value of None is a key left out."""
     lines: list[str] = []
     for table in ("booster", "booster.params", "pairing"):
-        of_table = [k for k in knobs if k.table == table]
+        of_table = [p for p in space if p.table == table]
         if not of_table:
             continue
         lines.append(f"[{table}]")
-        for knob in of_table:
-            value = values[knob.name]
-            lines.append(f"# no {knob.name}" if value is None else f"{knob.name} = {told(knob, value)}")
+        for p in of_table:
+            value = values[p.name]
+            lines.append(f"# no {p.name}" if value is None else f"{p.name} = {p.as_toml(value)}")
     return lines
-
-
-def told(knob: Knob, value: Any) -> str:
-    """Return a value as a TOML has it, `-` for none."""
-    if value is None:
-        return "-"
-    return f'"{value / DAY:g}d"' if knob.name == "half_life" else f"{value:g}"

@@ -1,4 +1,8 @@
-"""Stages that are resumed: what a stage made is kept beside the key of its inputs, and reused while that is equal."""
+"""Stages that are resumed: what a stage made is kept beside the key of its inputs, and reused while that is equal.
+
+The key hashes the code that the stage reads (`code_hash` of its module's `CODE`): a changed help text makes nothing
+anew, changed code does.
+"""
 
 import fcntl
 import hashlib
@@ -21,19 +25,29 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def code_hash(*packages: str) -> str:
-    """Return a hash of the source of top-level packages, so that new code makes a stage anew."""
+def code_hash(*names: str) -> str:
+    """Return a hash of the source of modules and of whole folders of them by dotted name: new code, a new hash.
+
+    The versions of the libraries whose numbers a stage keeps are in it. Raises ValueError for a name that is neither.
+    """
     digest = hashlib.sha256()
-    for package in packages:
-        found = find_spec(package)
-        folders = list(found.submodule_search_locations or []) if found else []
-        files = [path for folder in folders for path in sorted(Path(folder).rglob("*.py"))]
-        if found and found.origin and not folders:  # a module of one file
-            files = [Path(found.origin)]
-        for path in files:
-            digest.update(f"{path.name} {hash_file(path)}\n".encode())
+    for name in names:
+        for label, path in _sources(name):
+            digest.update(f"{name}/{label} {hash_file(path)}\n".encode())
     digest.update(json.dumps(_versions()).encode())
     return digest.hexdigest()
+
+
+def _sources(name: str) -> Iterator[tuple[str, Path]]:
+    """Yield the file of a module, or those of a package at any depth, each by its place in the package."""
+    found = find_spec(name)
+    if found is None:
+        raise ValueError(f"code_hash: there is no module or package {name}")
+    for folder in map(Path, found.submodule_search_locations or []):
+        for path in sorted(folder.rglob("*.py")):
+            yield path.relative_to(folder).as_posix(), path
+    if found.origin and found.submodule_search_locations is None:  # a module of one file
+        yield "", Path(found.origin)
 
 
 def _versions() -> dict[str, str]:
@@ -79,9 +93,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _stands(target: Path, stamp: Path, key: str) -> bool:
-    """Tell whether a stage was made with these inputs and nothing of it was taken away since."""
+    """Return whether a stage was made with these inputs and nothing of it was taken away since."""
     try:
-        told = json.loads(stamp.read_text())
-        return bool(told["key"] == key and all((target / name).exists() for name in told["files"]))
+        made = json.loads(stamp.read_text())
+        return bool(made["key"] == key and all((target / name).exists() for name in made["files"]))
     except (OSError, ValueError, TypeError, KeyError):
         return False

@@ -11,7 +11,8 @@ from features.plugin import make_plugin
 from features.schema import DAY, EventLog
 from ranker.config import Config
 from ranker.training.booster import FULL_SIZE
-from ranker.training.prepare import Prepared, import_stage, prepare
+from ranker.training.importing import import_stage
+from ranker.training.prepared import Prepared, prepare
 
 
 def validation_text(config: Config) -> str:

@@ -22,7 +22,9 @@ from features.pairing.groups import Groups
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64
-from ranker.training.prepare import Prepared, plugin_errors, plugin_stage, refit_stage
+from ranker.columns import Columns
+from ranker.training.plugins import plugin_errors, plugin_stage, refit_stage
+from ranker.training.prepared import Prepared
 
 #: groups of each slice that are compared
 SAMPLE = 256
@@ -35,13 +37,13 @@ MARGIN = 1.5
 #: groups that are shown of a leak
 FIRST_FEW = 3
 
-#: of a plugin: float32[n, c] by slice
-Columns = dict[str, F32]
+#: values of a plugin's columns, float32[n, c] by slice
+Values = dict[str, F32]
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A column whose values knew more than they may, in one slice (`all` where it is not told by group)."""
+    """A column whose values knew more than they may, in one slice (`all` where gaps are not counted by group)."""
 
     column: str
     slice: str
@@ -59,7 +61,7 @@ class Control:
     leaks: tuple[Leak, ...]
     remark: str = ""  # why it was not possible, or what was compared in place of values
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """Return it as the report has it."""
         return asdict(self)
 
@@ -70,17 +72,14 @@ class Sample:
 
     prepared: Prepared
     plugin: FeaturePlugin  # the first fit
-    names: list[str]  # of the columns
+    names: tuple[str, ...]  # of the columns
     groups: dict[str, Groups]
-    fits: list[Columns]
+    fits: list[Values]
     scale: F64  # [c] spread of the first fit's known values, over all rows of all slices
 
     @classmethod
-    def of(
-        cls, prepared: Prepared, plugin: FeaturePlugin, name: str, groups: dict[str, Groups], fits: list[Columns]
-    ) -> "Sample":
+    def of(cls, prepared: Prepared, plugin: FeaturePlugin, groups: dict[str, Groups], fits: list[Columns]) -> "Sample":
         """groups, fits: all groups by slice, and the plugin's columns for them, by fit."""
-        names = [f"{name}__{column}" for column in plugin.columns]
         keep = {}
         for part, whole in groups.items():
             n = len(whole.requests)
@@ -88,8 +87,8 @@ class Sample:
             keep[part][np.random.default_rng(0).permutation(n)[:SAMPLE]] = True
         rows = {part: keep[part][whole.requests.row_request()] for part, whole in groups.items()}
         chosen = {part: whole.select(keep[part]) for part, whole in groups.items()}
-        given = [{p: fit[p][rows[p]] for p in fit} for fit in fits]
-        return cls(prepared, plugin, names, chosen, given, _scale(fits[0]))
+        given = [{part: values[rows[part]] for part, values in fit.values.items()} for fit in fits]
+        return cls(prepared, plugin, fits[0].names, chosen, given, _scale(fits[0].values))
 
     def __len__(self) -> int:
         return sum(len(g.requests) for g in self.groups.values())
@@ -98,8 +97,8 @@ class Sample:
 def find_leaks(
     prepared: Prepared, name: str, plugin: FeaturePlugin, groups: dict[str, Groups], fits: list[Columns]
 ) -> dict[str, Control]:
-    """Run both controls. plugin: the first fit; fits: the columns of all of them, by slice of `groups`."""
-    sample = Sample.of(prepared, plugin, name, groups, fits)
+    """Run both controls. plugin: the first fit; fits: the columns of all of them."""
+    sample = Sample.of(prepared, plugin, groups, fits)
     seed = prepared.config.uplift.fit_seeds[0]
     # What a plugin keeps for later (vectors of users, say) must not bring the whole log's values into the comparison.
     unread = plugin_stage(prepared, name, seed)
@@ -156,7 +155,7 @@ def refit_control(sample: Sample, again: FeaturePlugin) -> Control:
     return Control(len(sample), tuple(leak for part, gap in gaps.items() for leak in _leaks(sample, part, gap)))
 
 
-def _unrepeated(sample: Sample, first: Columns, values: Columns) -> Control:
+def _unrepeated(sample: Sample, first: Values, values: Values) -> Control:
     """Compare by the size of gaps, where the same fit gives other values each time. first: values of the first fit."""
     if len(sample.fits) < 2:
         return Control(0, (), "its fits do not repeat, and one fit says nothing: [uplift] fits = 2 or more are needed")
@@ -188,13 +187,13 @@ def _shown(sample: Sample, part: str, chosen: Any) -> tuple[dict[str, Any], ...]
     return tuple({"user": u, "as_of": iso(t)} for u, t in zip(users, r.as_of[chosen].tolist(), strict=True))
 
 
-def _scale(columns: Columns) -> F64:
+def _scale(by_slice: Values) -> F64:
     """Return float64[c]: the spread of each column's known values over all slices, 0 of a constant.
 
     The standard deviation, or what it would be by the quartiles of a normal column where that is less: a few far
     values must not make room for all others.
     """
-    values = np.concatenate(list(columns.values())).astype(np.float64)
+    values = np.concatenate(list(by_slice.values())).astype(np.float64)
     spreads = []
     for column in values.T:
         known = column[~np.isnan(column)]
@@ -217,7 +216,7 @@ def _gap(was: F32, now: F32, scale: F64) -> F64:
     return _in_scale(gap, scale)
 
 
-def _size(one: Columns, other: Columns, scale: F64) -> F64:
+def _size(one: Values, other: Values, scale: F64) -> F64:
     """Return float64[c]: the root mean square of the gaps over all slices; one without a size counts as 1."""
     gap = np.concatenate([_gap(one[part], other[part], scale) for part in one])
     return np.asarray(np.sqrt((np.where(np.isfinite(gap), gap, 1.0) ** 2).mean(axis=0)))

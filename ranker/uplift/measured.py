@@ -9,7 +9,8 @@ from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F64, I64, Bool
 from ranker.metrics.interval import relative_uplift
-from ranker.metrics.lists import NDCG_AT, right_by_user, shown_metrics
+from ranker.metrics.lists import NDCG_AT, shown_metrics
+from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training.arms import Arm
 
 #: what stands beside PairAccuracy: its key in the report, and its name in the table
@@ -21,12 +22,12 @@ Fits = list[list[Arm]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The pairs that arms are judged by. user: int64[n] of the test's rows, -1 or in [0, n_users)."""
+    """The pairs that arms are judged by."""
 
-    groups: Groups
+    groups: Groups  # of the test
     pairs: Pairs
-    user: I64
-    n_users: int
+    user: I64  # [n] of the test's rows, in [0, n_users) or, of one who has no pairs, -1
+    n_users: int  # who have pairs
 
     @classmethod
     def of(cls, groups: Groups, pairs: Pairs) -> "Judged":
@@ -95,7 +96,7 @@ def listed(fits: Fits, judged: Judged) -> dict[str, float]:
 def compared(without: Measured, with_: Measured) -> dict[str, Any]:
     """Return PairAccuracy of both and the uplift with its interval, as a part of a report has them."""
     interval = relative_uplift(without.right, with_.right)
-    return {"without": without.accuracy, "with": with_.accuracy} | interval.told()
+    return {"without": without.accuracy, "with": with_.accuracy} | interval.reported()
 
 
 def uplift_of(without: Fits, with_: Fits, judged: Judged) -> dict[str, Any]:

@@ -8,6 +8,7 @@ uplift_report   the log of a TOML, the plugin's fits, the leak controls      (fi
 report_of       the boosters of all arms, and every figure                   (boosters are resumed)
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from tqdm import tqdm
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F32, SAMPLED, Bool
+from ranker.columns import Columns
 from ranker.config import Config
 from ranker.metrics.interval import finite, relative_uplift
-from ranker.metrics.lists import effective_users
+from ranker.metrics.pair_accuracy import effective_users, pair_accuracy
 from ranker.training.arms import SHOWN, Arms
-from ranker.training.objective import pair_accuracy
-from ranker.training.prepare import plugin_stage, prepare
-from ranker.uplift.leaks import Columns, Control, find_leaks
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import prepare
+from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
 from ranker.uplift.slices import check_familiar, events_before, slices
 
@@ -39,76 +41,72 @@ def uplift_report(config: Config, name: str) -> dict[str, Any]:
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
-    return report_of(arms, name, [f"{name}__{column}" for column in plugins[0].columns], fits, controls)
+    return report_of(arms, name, fits, controls)
 
 
-def report_of(
-    arms: Arms, name: str, columns: list[str], fits: list[Columns], controls: dict[str, Control]
-) -> dict[str, Any]:
-    """Return the report. columns: the names of the plugin's; fits: their values by slice, for each fit of the plugin.
-
-    controls: what `find_leaks` found.
-    """
+def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:
+    """Return the report. fits: the plugin's columns, for each of its fits; controls: what `find_leaks` found."""
     config = arms.prepared.config
-    boosters = _fit_all(arms, name, columns, fits)
+    boosters = _fit_all(arms, name, fits)
     leaks = sum(len(control.leaks) for control in controls.values())
     report: dict[str, Any] = {
         "format": FORMAT,
         "metric": METRIC,
         "data": config.name,
         "plugin": name,
-        "columns": columns,
+        "columns": list(fits[0].names),
         "fits": len(fits),
         "fit_seeds": config.uplift.fit_seeds[: len(fits)],
         "seeds": list(config.uplift.seeds),
         "holds_for": _holds_for(len(fits), len(config.uplift.seeds)),
         "leaks": leaks,
-        "controls": {kind: control.told() for kind, control in controls.items()},
+        "controls": {kind: control.reported() for kind, control in controls.items()},
     }
     trusted = not leaks and all(control.groups for control in controls.values())
     pairs = arms.pairs("test")
     shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
     main = (SHOWN, shown) if len(shown) else (SAMPLED, drawn)
-    values = fits[0]["test"]
-    report |= {"pairs_kind": main[0]} | _figures(arms, boosters, main[1], values, columns, trusted)
+    report |= {"pairs_kind": main[0]} | _figures(arms, boosters, main[1], fits[0], trusted)
     if len(shown) and len(drawn):  # never mixed: drawn negatives have figures of their own
-        report[SAMPLED] = _figures(arms, boosters, drawn, values, columns, trusted)
-    told: dict[str, Any] = finite(report)
-    return told
+        report[SAMPLED] = _figures(arms, boosters, drawn, fits[0], trusted)
+    found: dict[str, Any] = finite(report)
+    return found
 
 
 def _holds_for(fits: int, seeds: int) -> str:
     """Return in words what the interval is about."""
     new = ["users", *(["fits of the plugin"] if fits > 1 else []), *(["seeds of the boosters"] if seeds > 1 else [])]
     this = [*(["this one fit of the plugin"] if fits == 1 else []), *(["this one seed"] if seeds == 1 else [])]
-    told = "new " + (", ".join(new[:-1]) + " and " + new[-1] if len(new) > 1 else new[0])
-    return told + (f", but for {' and '.join(this)} alone" if this else "") + "; the training log is fixed"
+    what = "new " + (", ".join(new[:-1]) + " and " + new[-1] if len(new) > 1 else new[0])
+    return what + (f", but for {' and '.join(this)} alone" if this else "") + "; the training log is fixed"
 
 
-def _fit_all(arms: Arms, name: str, names: list[str], fits: list[Columns]) -> dict[str, Fits]:
+def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
     """Fit the boosters of every arm: `with` for each fit and seed, the others (of the first fit) for each seed.
 
     Where the plugin's values are missing nowhere, or everywhere, the arm of missingness is the arm without.
     """
     seeds, first = arms.prepared.config.uplift.seeds, fits[0]
-    known = {part: np.where(np.isnan(values), np.float32(np.nan), np.float32(1)) for part, values in first.items()}
-    told_apart = len(np.unique(np.concatenate([np.isnan(values) for values in known.values()]), axis=0)) > 1
+    missing = {part: np.isnan(values) for part, values in first.values.items()}
+    ones = {part: np.where(nan, np.float32(np.nan), np.float32(1)) for part, nan in missing.items()}
+    known = replace(first, values=ones)
+    told_apart = len(np.unique(np.concatenate(list(missing.values())), axis=0)) > 1
     boosters: dict[str, Fits] = {arm: [[]] for arm in ("without", "shuffled", "missingness")}
     boosters["with"] = [[] for _ in fits]
     with tqdm(total=(2 + told_apart + len(fits)) * len(seeds), desc="fitting all arms", unit="fit") as bar:
 
-        def fit(arm: str, place: int, label: str, own: list[str], given: Columns, seed: int) -> None:
-            boosters[arm][place].append(arms.fit(label, own, given, seed))
+        def fit(arm: str, place: int, label: str, columns: Columns, seed: int) -> None:
+            boosters[arm][place].append(arms.fit(label, columns, seed))
             bar.update()
 
         for seed in seeds:
-            fit("without", 0, "without", [], {}, seed)
+            fit("without", 0, "without", Columns(), seed)
             for k, columns in enumerate(fits):
-                fit("with", k, f"{name}-fit{k}", names, columns, seed)
-            shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.items()}
-            fit("shuffled", 0, f"{name}-shuffled", names, shuffled, seed)
+                fit("with", k, f"{name}-fit{k}", columns, seed)
+            shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.values.items()}
+            fit("shuffled", 0, f"{name}-shuffled", replace(first, values=shuffled), seed)
             if told_apart:
-                fit("missingness", 0, f"{name}-missingness", names, known, seed)
+                fit("missingness", 0, f"{name}-missingness", known, seed)
     return boosters if told_apart else boosters | {"missingness": boosters["without"]}
 
 
@@ -127,16 +125,14 @@ def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
     return shuffled
 
 
-def _figures(
-    arms: Arms, boosters: dict[str, Fits], pairs: Pairs, values: F32, names: list[str], trusted: bool
-) -> dict[str, Any]:
+def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Columns, trusted: bool) -> dict[str, Any]:
     """Return every figure of DESIGN section 8 for one kind of pairs. trusted: no control found or missed a leak."""
     groups = arms.groups["test"]
     judged = Judged.of(groups, pairs)
     m = {arm: Measured.of(fits, judged) for arm, fits in boosters.items()}
     without, with_ = m["without"], m["with"]
     main = relative_uplift(without.right, with_.right)
-    missing = _missingness(boosters, m, judged, np.asarray(~np.isnan(values).all(axis=1)))
+    missing = _missingness(boosters, m, judged, np.asarray(~np.isnan(columns.values["test"]).all(axis=1)))
     beyond = relative_uplift(m["missingness"].right, with_.right)
     shuffled = relative_uplift(without.right, m["shuffled"].right)
     return {
@@ -149,12 +145,16 @@ def _figures(
         "macro": _macro(without, with_),
         "pair_accuracy_catboost": _catboost(without, with_),
         "tie_share": {"without": without.tie_share, "with": with_.tie_share},
-        "missingness": missing | {"beyond": beyond.told()},
-        "shuffled": {"pair_accuracy": m["shuffled"].accuracy, **shuffled.told(), "above_zero": bool(shuffled.low > 0)},
+        "missingness": missing | {"beyond": beyond.reported()},
+        "shuffled": {
+            "pair_accuracy": m["shuffled"].accuracy,
+            **shuffled.reported(),
+            "above_zero": bool(shuffled.low > 0),
+        },
         **_spread(without, with_),
         "trees": {arm: [[b.trees for b in of_seeds] for of_seeds in fits] for arm, fits in boosters.items()},
         **_listed(boosters, judged),
-        **_simple(arms, groups, pairs, values, names),
+        **_simple(arms, groups, pairs, columns),
         "slices": slices(arms.prepared, boosters["without"], boosters["with"], judged),
         "importance": _importance(boosters["with"]),
     }
@@ -163,13 +163,13 @@ def _figures(
 def _macro(without: Measured, with_: Measured) -> dict[str, Any]:
     """Return the figure in which each user weighs one."""
     one, other = without.by_user, with_.by_user
-    return {"without": float(one.mean()), "with": float(other.mean())} | relative_uplift(one, other).told()
+    return {"without": float(one.mean()), "with": float(other.mean())} | relative_uplift(one, other).reported()
 
 
 def _catboost(without: Measured, with_: Measured) -> dict[str, Any]:
     """Return the figure with ties wrong: a column of noise that breaks ties "gains" by it."""
     accuracy = {"without": without.accuracy_catboost, "with": with_.accuracy_catboost}
-    return accuracy | relative_uplift(without.catboost, with_.catboost).told()
+    return accuracy | relative_uplift(without.catboost, with_.catboost).reported()
 
 
 def _missingness(boosters: dict[str, Fits], m: dict[str, Measured], judged: Judged, known: Bool) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _missingness(boosters: dict[str, Fits], m: dict[str, Measured], judged: Judg
         for n, name in ((2, "both_sides"), (1, "one_side"), (0, "no_side"))
     }
     interval = relative_uplift(m["without"].right, m["missingness"].right)
-    return {"pair_accuracy": m["missingness"].accuracy} | interval.told() | by_sides
+    return {"pair_accuracy": m["missingness"].accuracy} | interval.reported() | by_sides
 
 
 def _spread(without: Measured, with_: Measured) -> dict[str, float | None]:
@@ -201,20 +201,20 @@ def _listed(boosters: dict[str, Fits], judged: Judged) -> dict[str, dict[str, fl
     return {name: {arm: by_arm[arm][name] for arm in by_arm} for name in LISTED}
 
 
-def _simple(arms: Arms, groups: Groups, pairs: Pairs, values: F32, names: list[str]) -> dict[str, Any]:
+def _simple(arms: Arms, groups: Groups, pairs: Pairs, columns: Columns) -> dict[str, Any]:
     """Return PairAccuracy of scores that learn nothing: random, popularity as of the group, each column alone.
 
-    A column is judged on the pairs of which both sides are known, and their share of all pairs' weight is told.
+    A column is judged on the pairs of which both sides are known, and their share of all pairs' weight stands beside.
     """
     random = np.random.default_rng(0).random(len(groups.grade))
     popularity = events_before(arms.prepared, groups, ("item",))
     alone, total = {}, float(pairs.weight.sum(dtype=np.float64))
-    for k, name in enumerate(names):
-        known = ~np.isnan(values[:, k])
+    for name, value in zip(columns.names, columns.values["test"].T, strict=True):
+        known = ~np.isnan(value)
         both = pairs.select(known[pairs.winner] & known[pairs.loser])
         share = float(both.weight.sum(dtype=np.float64)) / total if total else float("nan")
-        value = pair_accuracy(values[:, k].astype(np.float64), both).value
-        alone[name] = {"pair_accuracy": value, "comparable": share}
+        accuracy = pair_accuracy(value.astype(np.float64), both).value
+        alone[name] = {"pair_accuracy": accuracy, "comparable": share}
     return {
         "random": pair_accuracy(random, pairs).value,
         "popularity": pair_accuracy(popularity, pairs).value,

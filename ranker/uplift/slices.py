@@ -12,7 +12,7 @@ from features.pairing.pairs import Pairs
 from features.schema import DAY, F64, I64, SAMPLED, Bool
 from features.state.read import counter_values
 from features.state.store import State
-from ranker.training.prepare import Prepared
+from ranker.training.prepared import Prepared
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
 #: the borders between the labels of item ages, in days

@@ -28,7 +28,7 @@ def as_table(report: dict[str, Any]) -> str:
         _line("  ties wrong (CatBoost)", catboost),
         _line("  known or not, no values", missing | {"with": missing["pair_accuracy"]}, without=False),
         _line("  columns shuffled", report["shuffled"] | {"with": report["shuffled"]["pair_accuracy"]}, without=False),
-        *(_line(told, report[name], uplift=False) for name, told in LISTED.items()),
+        *(_line(label, report[name], uplift=False) for name, label in LISTED.items()),
         _line("share of ties", report["tie_share"], uplift=False),
         f"{'trees (mean)':26}{np.mean(report['trees']['without']):9.0f}{np.mean(report['trees']['with']):9.0f}",
         "",
@@ -83,27 +83,27 @@ def doubts(report: dict[str, Any]) -> list[str]:
 def _controls(report: dict[str, Any]) -> list[str]:
     """Return what the leak controls found."""
     lines = []
-    for kind, told in (("as_of", "from histories cut at as_of"), ("refit", "of a fit on the log cut at t1")):
+    for kind, what in (("as_of", "from histories cut at as_of"), ("refit", "of a fit on the log cut at t1")):
         control = report["controls"].get(kind)
         if control is None:
             continue
-        lines += [_leak(leak, told, control["remark"]) for leak in control["leaks"]]
+        lines += [_leak(leak, what, control["remark"]) for leak in control["leaks"]]
         if not control["groups"]:
-            lines.append(f"WARNING: values {told} could not be compared: {control['remark']}")
+            lines.append(f"WARNING: values {what} could not be compared: {control['remark']}")
         elif not control["leaks"]:
             agree = f"differ no more than its fits do: {control['remark']}" if control["remark"] else "agree"
-            lines.append(f"values {told}, {control['groups']:,} groups: {agree}")
+            lines.append(f"values {what}, {control['groups']:,} groups: {agree}")
     return lines
 
 
-def _leak(leak: dict[str, Any], told: str, remark: str) -> str:
+def _leak(leak: dict[str, Any], what: str, remark: str) -> str:
     if not leak["first"]:
-        return f"LEAK: {leak['column']} differs {told} more than its fits do: {remark}"
+        return f"LEAK: {leak['column']} differs {what} more than its fits do: {remark}"
     gap = "a constant that is another" if leak["largest"] is None else f"by up to {leak['largest']:.3g} of its spread"
     missing = ", missing in one of the two" if leak["missing"] else ""
     first = ", ".join(f"user {group['user']} at {group['as_of']}" for group in leak["first"])
     groups = f"{leak['groups']:,} groups of the slice '{leak['slice']}'"
-    return f"LEAK: {leak['column']} differs {told} in {groups} ({gap}{missing}): {first}"
+    return f"LEAK: {leak['column']} differs {what} in {groups} ({gap}{missing}): {first}"
 
 
 def _parts(report: dict[str, Any]) -> str:

@@ -14,11 +14,12 @@ import click
 import lightgbm as lgb
 import numpy as np
 from pairlift.v1 import ranking_pb2 as pb
-from world import bundle_of, full_matrix, make_world, train_parts, with_config
+from world import bundle_of, make_world, train_parts, with_config
 
 from features.rows import assemble
-from ranker.bundle import Bundle, columns_of
+from ranker.bundle import Bundle
 from ranker.client import Client
+from ranker.columns import columns_of, full_matrix
 from ranker.lanes import Lane
 from ranker.pipeline import Pipeline
 from ranker.request import Request

@@ -39,7 +39,7 @@ from neural.two_tower import TwoTower
 from ranker.config import Config, load_config
 from ranker.examples import example_text
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.prepare import Prepared, prepare
+from ranker.training.prepared import Prepared, prepare
 
 ROOT = Path(__file__).parents[2]
 TRIALS = Path(__file__).parent / "results" / "towers_trials.json"

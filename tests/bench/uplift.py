@@ -18,7 +18,8 @@ from ranker.config import Config, load_config
 from ranker.examples import example_names, example_text
 from ranker.metrics.interval import relative_uplift
 from ranker.training.arms import Arms
-from ranker.training.prepare import plugin_stage, prepare
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import prepare
 from ranker.uplift.measured import Judged, Measured
 from ranker.uplift.report import uplift_report
 from ranker.uplift.table import as_table
@@ -49,10 +50,9 @@ def against(config: Config, one: str, other: str) -> dict[str, Any]:
         for k, seed in enumerate(config.uplift.fit_seeds):
             plugin = plugin_stage(arms.prepared, name, seed)
             columns = arms.plugin_columns(name, plugin)
-            names = [f"{name}__{column}" for column in plugin.columns]
-            fits.append([arms.fit(f"{name}-fit{k}", names, columns, s) for s in config.uplift.seeds])
+            fits.append([arms.fit(f"{name}-fit{k}", columns, s) for s in config.uplift.seeds])
         right.append(Measured.of(fits, judged).right)
-    return relative_uplift(*right).told()
+    return relative_uplift(*right).reported()
 
 
 @click.command()

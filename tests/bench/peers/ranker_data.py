@@ -12,7 +12,7 @@ from ranker.config import load_config
 from ranker.examples import example_text
 from ranker.training.arms import Arms
 from ranker.training.booster import Slice
-from ranker.training.prepare import prepare
+from ranker.training.prepared import prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def example_data(name: str, root: Path) -> Data:
     parts = {}
     for part, groups in arms.groups.items():
         row_group = groups.requests.row_request()
-        matrix: F32 = arms.base[part]
+        matrix: F32 = arms.base.values[part]
         parts[part] = Part(
             Slice(matrix, row_group, arms.pairs(part)),
             groups.grade.astype(np.int64),

@@ -20,9 +20,9 @@ import xgboost as xgb
 from ranker_data import Data, Part
 
 from features.schema import F32, F64
+from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster
-from ranker.training.objective import PairAccuracy, pair_accuracy
 
 #: Parameters in the learners' common words; `leaves` of symmetric trees are rounded to a power of two. `switch` is one
 #: choice of each learner's own: thresholds drawn at random (ours, regression: CatBoost draws them by itself), gradients

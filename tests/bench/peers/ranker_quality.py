@@ -17,7 +17,7 @@ from ranker_learners import LEARNERS, Budget, Params
 from features.pairing.pairs import Pairs
 from features.schema import F64
 from ranker.hashes import hash_file
-from ranker.metrics.lists import right_by_user
+from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training import booster, objective
 from ranker.training.stages import code_hash, run_stage
 

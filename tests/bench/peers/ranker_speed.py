@@ -28,8 +28,9 @@ from features.pairing.groups import Groups  # noqa: E402
 from features.pairing.pairs import Pairs, make_pairs, weight_table  # noqa: E402
 from features.schema import Requests  # noqa: E402
 from ranker.forest.scorer import checked_scorer  # noqa: E402
+from ranker.metrics.pair_accuracy import pair_accuracy  # noqa: E402
 from ranker.training.booster import DEFAULTS, FIXED, QUANTISED  # noqa: E402
-from ranker.training.objective import PairLogit, pair_accuracy  # noqa: E402
+from ranker.training.objective import PairLogit  # noqa: E402
 
 COLUMNS = 60
 ROUNDS = 15

@@ -20,6 +20,7 @@ from trust_plugins import HONEST, USELESS, Knows, Simulated, as_toml
 from trust_world import Setting, World
 
 from features.schema import F64, HOUR
+from ranker.columns import Columns
 from ranker.config import Config, load_config
 from ranker.settings import UpliftSettings
 from ranker.training.arms import Arms
@@ -88,7 +89,7 @@ def _report(world: World, kind: type[Simulated], number: int, seeds: int) -> dic
             fits.append(arms.plugin_columns("x", plugin))
         # Which leaks are found is told by the reports on logs on disk; here the controls are taken to have found none.
         controls = {name: Control(1, ()) for name in ("as_of", "refit")}
-        return report_of(arms, "x", ["x__x"], fits, controls)
+        return report_of(arms, "x", fits, controls)
 
 
 def covered(setting: str, seed: int, number: int) -> dict[str, Any]:
@@ -123,10 +124,10 @@ def _one_draw(world: World, number: int, work: Path) -> tuple[float, float]:
     columns = arms.plugin_columns("x", plugin)
     judged = Judged.of(arms.groups["test"], arms.pairs("test"))
 
-    def right(name: str, names: list[str], given: dict[str, Any]) -> F64:
-        return Measured.of([[arms.fit(name, names, given, number)]], judged).right
+    def right(name: str, given: Columns) -> F64:
+        return Measured.of([[arms.fit(name, given, number)]], judged).right
 
-    return float(right("without", [], {}).sum()), float(right("with", ["x__x"], columns).sum())
+    return float(right("without", Columns()).sum()), float(right("with", columns).sum())
 
 
 def write_log(folder: Path, seed: int, plugins: dict[str, dict[str, Any]], equal_times: bool) -> Config:

@@ -21,7 +21,7 @@ from features.schema import DAY, F64, HOUR, SECOND, Attribute, Catalog, EventLog
 from features.state.store import State
 from ranker.config import Config
 from ranker.settings import UpliftSettings
-from ranker.training.prepare import Prepared
+from ranker.training.prepared import Prepared
 
 TOML = """
 name = "trust"
@@ -116,7 +116,7 @@ class World:
         )
 
     def prepared(self, draw: int, users: int, uplift: UpliftSettings, work: Path) -> Prepared:
-        """Return it as `ranker.training.prepare.prepare` would of a log on disk. work: a folder for what is fitted."""
+        """Return it as `ranker.training.prepared.prepare` would of a log on disk. work: a folder for what is fitted."""
         config = Config(**tomllib.loads(TOML)).model_copy(update={"uplift": uplift})
         config._path = work / "trust.toml"
         log, catalog, split = self.log(draw, users), self._catalog(users), Split(START, T1, T2, T3, 0.2)
@@ -131,6 +131,7 @@ class World:
             groups=make_groups(log, config.pairing, split),
             weights=weight_table({}, grades, negatives=False),
             state=State.build(log, catalog, (), grades),
+            counters=(),
             spec=make_spec((), catalog, "UTC", config.features.columns),
             exposure=None,
             recorded={},

@@ -1,0 +1,78 @@
+"""The booster's columns and their values: counters, attributes and context first, then those of each plugin.
+
+One definition of their names, their order, the shape that a plugin must give, and what stands beside what, for
+training (`Columns`, by slice) and for a request (`row_matrix`) alike.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from features.errors import PairliftError
+from features.plugin import FeaturePlugin
+from features.rows import FeatureSpec, assemble
+from features.schema import F32, Requests
+from features.state.histories import Histories
+from features.state.store import State
+
+
+def plugin_columns(name: str, plugin: FeaturePlugin) -> list[str]:
+    """Return the booster's names of the columns of the plugin `name`."""
+    return [f"{name}__{column}" for column in plugin.columns]
+
+
+def columns_of(spec: FeatureSpec, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
+    """Return the booster's columns in their order."""
+    return [*spec.columns, *(column for name, plugin in plugins.items() for column in plugin_columns(name, plugin))]
+
+
+def plugin_values(name: str, plugin: FeaturePlugin, requests: Requests, histories: Histories) -> F32:
+    """Return float32[n, c] of the plugin `name`; PairliftError for another shape."""
+    values = plugin.values(requests, histories)
+    expected, found = (len(requests.item), len(plugin.columns)), np.shape(values)
+    if found != expected:
+        raise PairliftError(f"[plugins.{name}] values(): an array of shape {expected} was expected, found {found}")
+    return np.asarray(values, np.float32)
+
+
+def row_matrix(known: F32, plugins: Mapping[str, FeaturePlugin], values: Mapping[str, F32]) -> F32:
+    """Return float32[n, c] in the order of `columns_of`.
+
+    known: float32[n, c], the columns of the spec. values: of each plugin by name; the columns of one that gave none
+    are missing (NaN).
+    """
+
+    def missing(plugin: FeaturePlugin) -> F32:
+        return np.full((len(known), len(plugin.columns)), np.nan, np.float32)
+
+    return _beside(known, [values[name] if name in values else missing(plugin) for name, plugin in plugins.items()])
+
+
+def full_matrix(state: State, spec: FeatureSpec, plugins: Mapping[str, FeaturePlugin], requests: Requests) -> F32:
+    """Return float32[n, c] of requests in the order of `columns_of`, every plugin asked for all of them at once."""
+    values = {name: plugin_values(name, plugin, requests, state.histories) for name, plugin in plugins.items()}
+    return row_matrix(assemble(state, spec, requests), plugins, values)
+
+
+def _beside(known: F32, blocks: Iterable[F32]) -> F32:
+    return np.concatenate([known, *blocks], axis=1, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Some of the booster's columns, with their values for the rows of each slice."""
+
+    names: tuple[str, ...] = ()
+    values: dict[str, F32] = field(default_factory=dict)  # by slice, [n, len(names)]; no slices where no names
+
+    @classmethod
+    def joined(cls, parts: Iterable["Columns"]) -> "Columns":
+        """Return the columns of all parts beside each other, in their order."""
+        first, *rest = [part for part in parts if part.names] or [cls()]
+        names = (*first.names, *(name for part in rest for name in part.names))
+        return cls(names, {s: _beside(block, [part.values[s] for part in rest]) for s, block in first.values.items()})
+
+    def rows(self, name: str, further: "Columns | None" = None) -> F32:
+        """Return float32[n, c] of the slice `name`, with the further columns beside."""
+        return _beside(self.values[name], [further.values[name]]) if further and further.names else self.values[name]

@@ -1,0 +1,83 @@
+"""The stage of a plugin: fitted on the towers' period alone, or loaded where its inputs are unchanged."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from features.errors import PairliftError, did_you_mean
+from features.log.dataset import cut_log
+from features.log.loading import load_context, load_log
+from features.pairing.groups import make_groups
+from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from ranker.training.prepared import Prepared
+from ranker.training.stages import code_hash, run_stage
+
+logger = logging.getLogger(__name__)
+
+#: what the stage reads of our code, beside the plugin's own package and what `Prepared.key` stands for. A plugin of a
+#: user's may import anything of `features`
+CODE = ("features", "ranker.training.plugins")
+
+
+def plugin_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
+    """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged."""
+    return _fitted(prepared, name, seed, f"{name}-seed{seed}", lambda: prepared)
+
+
+def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
+    """Fit a plugin as `plugin_stage` does, on a log from which everything at or after t1 was deleted, on disk."""
+    return _fitted(prepared, name, seed, f"{name}-seed{seed}-cut", lambda: cut_at_t1(prepared))
+
+
+def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callable[[], Prepared]) -> FeaturePlugin:
+    config = prepared.config
+    if name not in config.plugins:
+        raise PairliftError(f"there is no [plugins.{name}] in {config.path}{did_you_mean(name, config.plugins)}")
+    settings = config.plugins[name]
+    kind = plugin_class(settings.path)
+    plugin = make_plugin(name, settings.path, settings.params)
+    inputs = [prepared.key, settings.path, settings.params, seed, code_hash(*CODE, kind.__module__.partition(".")[0])]
+
+    def make(folder: Path) -> None:
+        logger.info("fitting plugin %s (%s)", label, settings.path)
+        data = source().fit_data(seed)
+        with plugin_errors(name, "fit"):
+            plugin.fit(data)
+            plugin.save(folder)
+
+    folder = run_stage(config.work / "plugins", label, inputs, make)
+    with plugin_errors(name, "load"):
+        return kind.load(folder)  # what was saved is what is measured, and what a bundle serves
+
+
+@contextmanager
+def plugin_errors(name: str, call: str) -> Iterator[None]:
+    """Report what a plugin raises as its own, and as a mistake of its author's, with where it was raised in the log."""
+    try:
+        yield
+    except PairliftError:
+        raise
+    except Exception as error:
+        logger.exception("[plugins.%s] raised in %s()", name, call)
+        raise PairliftError(f"[plugins.{name}] {call}() raised {type(error).__name__}: {error}") from error
+
+
+def cut_at_t1(prepared: Prepared) -> Prepared:
+    """Return it as it would be on a log that ends at t1, with the same numbering of users, items and categories."""
+    config, t1 = prepared.config, prepared.split.t1
+    inputs = [prepared.key, t1]
+    folder = run_stage(
+        config.work, "cut", inputs, lambda folder: cut_log(prepared.database, folder / "log.duckdb", t1), logging.DEBUG
+    )
+    database = folder / "log.duckdb"
+    log, _ = load_log(database)
+    context = load_context(database, prepared.catalog)
+    return replace(
+        prepared,
+        database=database,
+        log=log,
+        groups=make_groups(log, config.pairing, prepared.split, context=context),
+        exposure=prepared.exposure and prepared.exposure.until(len(log)),
+    )

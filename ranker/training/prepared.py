@@ -1,0 +1,158 @@
+"""A log made ready to learn from: imported, split, grouped and paired, with its counters."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from features.counters.spec import Counter, make_counters
+from features.errors import PairliftError
+from features.log.loading import load_context, load_log
+from features.log.recorded import Recorded, load_recorded
+from features.pairing.exposure import Exposure, corrected, load_exposure
+from features.pairing.groups import Groups, make_groups
+from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
+from features.pairing.split import PERIODS, Split, make_split
+from features.plugin import FitData, make_plugin
+from features.rows import FeatureSpec, make_spec
+from features.schema import F64, Catalog, EventLog
+from features.state.store import State
+from ranker.columns import plugin_columns
+from ranker.config import Config
+from ranker.hashes import hash_value
+from ranker.training.booster import check_monotone, check_params
+from ranker.training.importing import import_stage
+from ranker.training.stages import code_hash
+
+#: what is read of our code after the import, here and where the rows of `Prepared` are assembled
+CODE = (
+    "features.counters",
+    "features.errors",
+    "features.ids",
+    "features.log",
+    "features.newcomers",
+    "features.pairing",
+    "features.plain",
+    "features.plugin",
+    "features.prefetch",
+    "features.rows",
+    "features.schema",
+    "features.settings",
+    "features.state",
+    "ranker.training.prepared",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouped:
+    """An imported log with its groups and the columns that its rows will have."""
+
+    config: Config
+    database: Path  # what the import wrote
+    log: EventLog
+    catalog: Catalog
+    split: Split
+    groups: Groups
+    counters: tuple[Counter, ...]
+    spec: FeatureSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared(Grouped):
+    """A log that is ready to learn from."""
+
+    key: str  # hash of all that it was made of
+    weights: F64  # [grades + 1, grades + 1] of pairs, by the winner's and the loser's grade, drawn ones first
+    state: State  # of the whole log
+    exposure: Exposure | None  # None weighs no pair anew
+    recorded: Recorded  # which events of recorded logs are in it
+
+    def slices(self) -> dict[str, Groups]:
+        """Return the groups of the booster's two slices, `train` and `validation`, and of the `test`."""
+        booster, held = self.groups.of("booster", False), self.groups.of("booster", True)
+        return {"train": booster, "validation": held, "test": self.groups.of("test")}
+
+    def training_pairs(self, groups: Groups, seed: int) -> Pairs:
+        """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age."""
+        pairs = make_pairs(groups, self.weights, self.config.pairing.train_cap, seed)
+        return corrected(pairs, groups, self.exposure, self.config.pairing)
+
+    def fit_data(self, seed: int) -> FitData:
+        """Return what a plugin may see: nothing of t1 or later."""
+        groups = self.groups.of("towers")
+        pairs = self.training_pairs(groups, seed)
+        log = self.log.between(self.split.t0, self.split.t1)
+        return FitData(
+            log=log,
+            catalog=self.catalog,
+            groups=groups,
+            pairs=pairs,
+            grades=self.config.grade_names,
+            seed=seed,
+            zone=self.config.time.zone,
+        )
+
+
+def group_log(config: Config) -> Grouped:
+    """Import, and make groups, counters and the names of the columns: all that needs no state."""
+    database = import_stage(config) / "log.duckdb"
+    log, catalog = load_log(database)
+    split = make_split(config.split, log, config.time.zone)
+    groups = make_groups(log, config.pairing, split, context=load_context(database, catalog))
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
+    spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
+    return Grouped(
+        config=config,
+        database=database,
+        log=log,
+        catalog=catalog,
+        split=split,
+        groups=groups,
+        counters=counters,
+        spec=spec,
+    )
+
+
+def prepare(config: Config) -> Prepared:
+    """Import, and make groups, counters and the state of the whole log."""
+    check_params(config.booster)
+    made = group_log(config)
+    check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
+    prepared = Prepared(
+        **{field.name: getattr(made, field.name) for field in fields(made)},
+        key=_key(config),
+        weights=weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0),
+        state=State.build(made.log, made.catalog, made.counters, config.grade_names),
+        exposure=load_exposure(made.database, config.events, config.pairing),
+        recorded=load_recorded(made.database),
+    )
+    _refuse_empty(prepared)
+    return prepared
+
+
+def _key(config: Config) -> str:
+    """Return a hash of the import, of the settings that are read after it, and of the code."""
+    settings = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
+    settings.append(config.features.model_dump())
+    return hash_value([(config.work / "import.key").read_text(), settings, code_hash(*CODE)])
+
+
+def _all_plugin_columns(config: Config) -> list[str]:
+    """Return the columns of every plugin of the TOML, served or not, where a constraint may name one."""
+    if not config.booster.monotone:
+        return []
+    plugins = {name: make_plugin(name, p.path, p.params) for name, p in config.plugins.items()}
+    return [column for name, plugin in plugins.items() for column in plugin_columns(name, plugin)]
+
+
+def _refuse_empty(prepared: Prepared) -> None:
+    """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs."""
+    for period in PERIODS:
+        for held in (None,) if period == "test" else (False, True):
+            groups = prepared.groups.of(period, held)
+            place = f"the {'validation slice of the ' if held else ''}{period} period"
+            if not len(groups.requests):
+                raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
+            if not count_pairs(groups, prepared.weights).any():
+                raise PairliftError(
+                    f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
+                    "window, move the split, or, for a log with positives only, set pairing.negatives = 4"
+                )

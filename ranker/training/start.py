@@ -1,0 +1,55 @@
+"""What a retraining starts from: the trees of an earlier bundle, to be boosted on or given new leaf values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightgbm as lgb
+
+from features.plugin import FeaturePlugin
+from ranker.hashes import hash_value
+from ranker.settings import BoosterSettings
+from ranker.training.booster import Slice, fit_booster
+from ranker.training.refit import refit_booster
+
+#: `warm-start` boosts on from the old trees, `refit` keeps them and gives their leaves new values
+Mode = Literal["warm-start", "refit"]
+
+
+@dataclass(frozen=True, slots=True)
+class StartFrom:
+    """What a training is asked to start from."""
+
+    mode: Mode
+    bundle: Path
+    decay: float = 1.0  # the share of an old leaf value that a refit keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An earlier bundle's trees and plugins, which count items, users and categories as the present log does."""
+
+    mode: Mode
+    version: str  # of the bundle
+    booster: lgb.Booster
+    plugins: dict[str, FeaturePlugin]
+    decay: float  # the share of an old leaf value that a refit keeps
+
+    @property
+    def key(self) -> str:
+        """A hash of all that a fit takes from it."""
+        return hash_value([self.mode, self.booster.model_to_string(num_iteration=-1), self.decay])
+
+    def fit(
+        self,
+        columns: list[str],
+        categorical: list[str],
+        train: Slice,
+        validation: Slice,
+        settings: BoosterSettings,
+        seed: int,
+    ) -> lgb.Booster:
+        """Return the new booster: see `fit_booster` and `refit_booster`."""
+        if self.mode == "refit":
+            return refit_booster(self.booster, train, validation, settings, self.decay)
+        return fit_booster(columns, categorical, train, validation, settings, seed, self.booster)
