@@ -11,6 +11,7 @@ from pydantic import Field
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
+from features.hashing import mix
 from features.plugin import FitData
 from features.schema import F32, I8, I32, Requests
 from features.settings import Duration, Settings
@@ -160,7 +161,7 @@ class Noise:
         owner = requests.row_request()
         mixed = requests.as_of[owner].astype(np.uint64) + np.uint64(self.seed)
         for part in (requests.user[owner], requests.item):
-            mixed = _mix(mixed ^ _mix(part.astype(np.int64).astype(np.uint64)))
+            mixed = mix(mixed ^ mix(part.astype(np.int64).astype(np.uint64)))
         return ((mixed >> np.uint64(40)).astype(np.float32) / np.float32(2**24))[:, None]
 
     def save(self, folder: Path) -> None:
@@ -173,11 +174,3 @@ class Noise:
         plugin = cls()
         plugin.seed = json.loads((folder / "noise.json").read_text())["seed"]
         return plugin
-
-
-def _mix(x: Any) -> Any:
-    """Mix the bits of uint64 (the finaliser of splitmix64, Steele, Lea, Flood 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -12,42 +12,34 @@ import numpy as np
 from numba import njit
 
 from features.errors import PairliftError
+from features.hashing import SLOT_BYTES, bits_for, probe, slot_of
 from features.prefetch import AHEAD, prefetch
 from features.schema import I32, I64, Ids, is_text
 
-#: bits of a hash that the multiplication of Fibonacci hashing (Knuth, vol. 3, 6.4) makes
-GOLDEN = -7046029254386353131
 #: integers in a range of so many times their number are close together: as large a table as by hash
 CLOSE = 8
-SLOT_BYTES = 16
-
-
-@njit(cache=True, nogil=True, inline="always")
-def slot_of(key: int, shift: int) -> Any:
-    """Return the place of an int64 key in a table of 2 ** (64 - shift) slots: int64, spread by Fibonacci hashing."""
-    return np.int64(np.uint64(key * GOLDEN) >> np.uint64(shift))
 
 
 @njit(cache=True, nogil=True)
 def _fill(keys: I64, slots: I64, shift: int) -> int:
+    """Put key k with the number k into an empty table; return the place of the first key that was there, else -1."""
     for k in range(len(keys)):
-        s = slot_of(keys[k], shift)
-        while slots[s, 1] >= 0:
-            if slots[s, 0] == keys[k]:
-                return k
-            s = (s + 1) & (len(slots) - 1)
+        s = probe(slots, keys[k], shift)
+        if slots[s, 1] >= 0:
+            return k
         slots[s, 0], slots[s, 1] = keys[k], k
     return -1
+
+
+# The three ways to find: by hash, by difference where no integer is missing, by a table of a range. A large table is
+# not in the caches, so each read would wait for memory: the line that a key some places ahead needs is asked for first.
 
 
 @njit(cache=True, nogil=True)
 def _find(keys: I64, slots: I64, shift: int, out: I32) -> None:
     for k in range(len(keys)):
         prefetch(slots, slot_of(keys[min(k + AHEAD, len(keys) - 1)], shift) * SLOT_BYTES)
-        s = slot_of(keys[k], shift)
-        while slots[s, 1] >= 0 and slots[s, 0] != keys[k]:
-            s = (s + 1) & (len(slots) - 1)
-        out[k] = slots[s, 1]
+        out[k] = slots[probe(slots, keys[k], shift), 1]
 
 
 @njit(cache=True, nogil=True)
@@ -69,20 +61,18 @@ def _find_close(keys: I64, lowest: int, table: I32, out: I32) -> None:
 
 @dataclass(frozen=True, slots=True)
 class IdIndex:
-    """slots: int64[2 ** k, 2] of (key, dense index), -1 where empty. Text has Python's own 64-bit hash as its key.
+    """The dense index of each id. Text has Python's own 64-bit hash as its key.
 
-    close: int32[range], the dense index of each integer from `lowest` on, -1 for none; empty where there are slots.
-    count: where above 0, the ids are so many integers from `lowest` on without a gap, and need neither.
     Two of n texts share a hash with a chance of n² / 2 ** 65, which is refused; an unknown text is taken for a known
     one with a chance of n / 2 ** 64. Python draws the hash's secret anew in each process, so the index is never saved.
     """
 
-    slots: I64
-    shift: int
+    slots: I64  # [2 ** bits, 2] of (key, dense index), as in `features.hashing`; empty where one of the others serves
+    shift: int  # 64 - bits
     text: bool
-    close: I32
+    close: I32  # [range], the dense index of each integer from `lowest` on, -1 for none; empty where there are slots
     lowest: int = 0
-    count: int = 0
+    count: int = 0  # where above 0, the ids are so many integers from `lowest` on without a gap, and need neither
 
     @classmethod
     def of(cls, ids: Ids) -> "IdIndex":
@@ -90,7 +80,7 @@ class IdIndex:
         text = is_text(ids)
         if not text and len(ids) and int(ids.max()) - int(ids.min()) < CLOSE * len(ids):
             return cls._of_close(ids)
-        bits = max(2 * len(ids) - 1, 1).bit_length()
+        bits = bits_for(len(ids))
         index = cls(np.full((1 << bits, 2), -1, np.int64), 64 - bits, text, np.empty(0, np.int32))
         twice = _fill(_keys(ids.tolist(), text), index.slots, index.shift)
         if twice >= 0:
@@ -112,7 +102,7 @@ class IdIndex:
     @staticmethod
     def most_bytes(n: int) -> int:
         """Return the most that the index of n integers takes."""
-        return max(4 * CLOSE * n, SLOT_BYTES << max(2 * n - 1, 1).bit_length())
+        return max(4 * CLOSE * n, SLOT_BYTES << int(bits_for(n)))
 
     def find(self, wanted: Sequence[Any] | Ids) -> I32:
         """Return int32[n]: the dense index of each id, -1 where it is not known."""

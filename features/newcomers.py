@@ -27,12 +27,12 @@ def bytes_per_id(text: bool, most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Newcomers:
-    """room: how many there can be. count: how many there are; the k-th of `ids` has the number k."""
+    """The new users, or the new items, as of a moment."""
 
-    room: int = 0
-    count: int = 0
-    ids: list[Any] = field(default_factory=list, repr=False, compare=False)
-    numbers: dict[Any, int] = field(default_factory=dict, repr=False, compare=False)
+    room: int = 0  # how many there can be
+    count: int = 0  # how many there are: later ones may stand in `ids` and `numbers` too
+    ids: list[Any] = field(default_factory=list, repr=False, compare=False)  # the k-th has the number k
+    numbers: dict[Any, int] = field(default_factory=dict, repr=False, compare=False)  # of each id
 
     @classmethod
     def of(cls, ids: Collection[Any], room: int) -> "Newcomers":

@@ -25,6 +25,8 @@ THURSDAY = 3
 CONTEXT = ("hour", "weekday", "surface")
 #: µs UTC
 Times = int | I64
+#: (where it stands in a row, name) of each column
+Columns = list[tuple[int, str]]
 
 
 def column_names(catalog: Catalog, wanted: list[str] | None) -> tuple[list[str], list[str]]:
@@ -62,7 +64,36 @@ def _is_small(attribute: Attribute) -> bool:
     return attribute.kind == "numeric" or len(attribute.values) <= MAX_DEFAULT_VALUES
 
 
-def plain_column(state: State, name: str, zone: str, requests: Requests, owner: I64) -> F32:
+def request_values(catalog: Catalog, columns: Columns, zone: str, requests: Requests, row: F32) -> Columns:
+    """Write to float32[width] `row` what the one request itself says; return the columns that rest on candidates."""
+    rest = []
+    for k, name in columns:
+        if name in CONTEXT or name.startswith("context_"):
+            row[k] = _request_value(catalog, name, zone, requests)
+        else:
+            rest.append((k, name))
+    return rest
+
+
+def candidate_values(state: State, columns: Columns, zone: str, requests: Requests, out: F32) -> None:
+    """Write to float32[n, width] `out` columns of every candidate."""
+    owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
+    for k, name in columns:
+        out[:, k] = _column(state, name, zone, requests, owner)
+
+
+def _request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:
+    """Return what `_column` gives for a single request and a column that rests on it alone."""
+    if name.startswith("context_"):
+        return float(_given(catalog, name, requests)[0])
+    if name == "surface":
+        surface = int(requests.surface[0])
+        return surface if surface >= 0 else np.nan
+    ts = int(requests.as_of[0])
+    return float(hour_of_day(ts, zone) if name == "hour" else day_of_week(ts, zone))
+
+
+def _column(state: State, name: str, zone: str, requests: Requests, owner: I64) -> F32:
     """Return float32[n] of one column. owner: int64[n], the request of each candidate."""
     if name in ("hour", "weekday"):
         local: I64 = (hour_of_day if name == "hour" else day_of_week)(requests.as_of, zone)
@@ -70,14 +101,16 @@ def plain_column(state: State, name: str, zone: str, requests: Requests, owner: 
     if name == "surface":
         return np.where(requests.surface < 0, np.nan, requests.surface).astype(np.float32)[owner]
     if name.startswith("context_"):
-        return _said(state.catalog, name, requests)[owner]
+        return _given(state.catalog, name, requests)[owner]
     if name == "item_age":
         known = (requests.item >= 0) & (requests.item < len(state.first_seen))
         first = np.full(len(known), NEVER, np.int64)
         first[known] = state.first_seen[requests.item[known]]
         age = (requests.as_of[owner] - first) / DAY
         return np.where(age > 0, age, np.nan).astype(np.float32)
-    form, values = state.static(name, lambda: _static(*_known(state.catalog)[name]))
+    if name not in state.made:
+        state.made[name] = _static(*_known(state.catalog)[name])
+    form, values = state.made[name]
     if name.startswith("item_"):
         found = values[state.catalog.described_items(requests.item)]
     else:
@@ -87,12 +120,7 @@ def plain_column(state: State, name: str, zone: str, requests: Requests, owner: 
     return np.asarray(found)
 
 
-def of_request(name: str) -> bool:
-    """Return whether a column is of the request alone."""
-    return name in CONTEXT or name.startswith("context_")
-
-
-def _said(catalog: Catalog, name: str, requests: Requests) -> F32:
+def _given(catalog: Catalog, name: str, requests: Requests) -> F32:
     """Return float32[g]: what each request says of itself, NaN where it is silent."""
     if not len(requests.context):
         return np.full(len(requests), np.nan, np.float32)
@@ -123,17 +151,6 @@ def _main(attribute: Attribute) -> F32:
     out = np.full(n, np.nan, np.float32)
     out[row[first]] = attribute.codes[first]
     return out
-
-
-def request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:
-    """Return what `plain_column` gives for a column that is `of_request`, and a single request."""
-    if name.startswith("context_"):
-        return float(_said(catalog, name, requests)[0])
-    if name == "surface":
-        surface = int(requests.surface[0])
-        return surface if surface >= 0 else np.nan
-    ts = int(requests.as_of[0])
-    return float(hour_of_day(ts, zone) if name == "hour" else day_of_week(ts, zone))
 
 
 def hour_of_day(ts: Times, zone: str) -> Any:

@@ -6,7 +6,7 @@ value) for one request after its end, which reads the tables of `features.counte
 `training_rows` is for a log whose state does not fit: the same path, over one block of keys after another.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -15,9 +15,10 @@ from numba import njit
 
 from features.counters.plans import place
 from features.counters.spec import Counter
-from features.plain import column_names, of_request, plain_column, request_value
+from features.plain import candidate_values, column_names, request_values
 from features.schema import F32, I32, I64, Bool, Catalog, EventLog, Requests
 from features.state.histories import Histories
+from features.state.read import counter_values
 from features.state.store import State
 
 #: what `training_rows` needs at its peak for each event of a block, times the values of a list in its key
@@ -29,11 +30,11 @@ THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
-    """Names and order of the columns that `assemble` gives, and which of them are categorical codes."""
+    """The columns that `assemble` gives."""
 
-    columns: tuple[str, ...]
-    categorical: tuple[str, ...]
-    zone: str
+    columns: tuple[str, ...]  # names in their order: the counters, then plain ones
+    categorical: tuple[str, ...]  # which of them are categorical codes
+    zone: str  # of hours and weekdays
 
 
 def make_spec(
@@ -47,23 +48,14 @@ def make_spec(
 def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
     """Return float32[n, len(spec.columns)]: a row for each candidate, NaN where nothing is known."""
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
-    plain, shared = list(range(len(state.counters), len(spec.columns))), None
+    plain, row = list(enumerate(spec.columns))[len(state.counters) :], None
     if len(requests) == 1:
         # What all candidates of a request share is made once, and stands in each row from the first pass on.
-        shared = np.empty(len(spec.columns), np.float32)
-        for k in [k for k in plain if of_request(spec.columns[k])]:
-            shared[k] = request_value(state.catalog, spec.columns[k], spec.zone, requests)
-            plain.remove(k)
-    state.counter_values(requests, out, shared)
-    _add_plain(state, spec, requests, out, plain)
+        row = np.empty(len(spec.columns), np.float32)
+        plain = request_values(state.catalog, plain, spec.zone, requests, row)
+    counter_values(state, requests, out, row)
+    candidate_values(state, plain, spec.zone, requests, out)
     return out
-
-
-def _add_plain(state: State, spec: FeatureSpec, requests: Requests, out: F32, places: Iterable[int]) -> None:
-    """Fill the plain columns at their places."""
-    owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
-    for k in places:
-        out[:, k] = plain_column(state, spec.columns[k], spec.zone, requests, owner)
 
 
 def training_rows(
@@ -81,7 +73,7 @@ def training_rows(
     """
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
-    _add_plain(bare, spec, requests, out, range(len(counters), len(spec.columns)))
+    candidate_values(bare, list(enumerate(spec.columns))[len(counters) :], spec.zone, requests, out)
 
     def fill(key: tuple[str, ...]) -> None:
         places = [k for k, c in enumerate(counters) if c.key == key]
@@ -90,7 +82,7 @@ def training_rows(
             asked = requests if rows is None else _candidates(requests, rows)
             part = State.build(events, catalog, mine, grades, bare.histories, asked)
             at = np.arange(len(out)) if rows is None else np.flatnonzero(rows)
-            place(part.counter_values(asked), at, np.array(places), out)
+            place(counter_values(part, asked), at, np.array(places), out)
 
     # The kernels release the GIL; each thread writes columns of its own.
     with ThreadPoolExecutor(THREADS) as pool:
@@ -104,7 +96,7 @@ def _blocks(
     """Yield (events, candidates bool[n]) that together hold every key once; None: all candidates."""
     blocks = -(-len(log) * BYTES_PER_EVENT // memory)
     side = next((part for part in ("user", "item") if part in key), None)
-    # A rank compares all items, so they cannot be told apart.
+    # A rank compares all items, so a block needs all of them.
     if blocks <= 1 or side is None or any(c.kind == "rank" for c in counters):
         yield log, None
         return

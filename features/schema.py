@@ -70,6 +70,35 @@ class EventLog:
         return self.between(int(self.ts[0]) if len(self) else end, end)
 
 
+#: the fields of an `EventLog` that have an entry for each event
+_ARRAYS = tuple(f.name for f in fields(EventLog) if f.name != "feedback_names")
+
+
+def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:
+    """Return n events of nobody with nothing, at time 0."""
+    return EventLog(
+        user=np.full(n, -1, np.int32),
+        item=np.full(n, -1, np.int32),
+        ts=np.zeros(n, np.int64),
+        grade=np.full(n, -1, np.int8),
+        surface=np.full(n, -1, np.int16),
+        organic=np.full(n, -1, np.int8),
+        request=np.full(n, -1, np.int64),
+        pairable=np.ones(n, bool),
+        feedback=np.full((n, len(feedback_names)), np.nan, np.float32),
+        feedback_names=feedback_names,
+    )
+
+
+def merged(logs: list[EventLog]) -> EventLog:
+    """Return all events in time order; those of one instant in the order given."""
+    if len(logs) == 1 and (np.diff(logs[0].ts) >= 0).all():
+        return logs[0]
+    whole = {name: np.concatenate([getattr(part, name) for part in logs]) for name in _ARRAYS}
+    order = np.argsort(whole["ts"], kind="stable")
+    return EventLog(**{name: array[order] for name, array in whole.items()}, feedback_names=logs[0].feedback_names)
+
+
 @dataclass(frozen=True, slots=True)
 class Attribute:
     """One column of the n items or of the n users; its kind says which of the fields it fills."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from features.hashing import mix
 from features.schema import F32, I32, I64, Attribute, Bool
 
 #: rows of the shared table that one value has
@@ -132,8 +133,6 @@ def _hashed(codes: I64, rows: int, salt: int) -> I64:
 
 
 def _mix(x: I64, salt: int) -> I64:
-    """Return int64 >= 0: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) of each value and a salt."""
-    z = x.astype(np.uint64) + np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((z ^ (z >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    """Return int64 >= 0, mixed of each value and a salt."""
+    mixed: I64 = (mix(x.astype(np.uint64), salt) >> np.uint64(1)).astype(np.int64)
+    return mixed

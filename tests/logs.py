@@ -1,12 +1,15 @@
 """Random logs of a small catalogue, with ties, nulls and cold keys, and counters of every kind over them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 from hypothesis import strategies as st
 
 from features.counters.spec import Counter, Span
-from features.schema import HOUR, Attribute, Catalog, EventLog
-
-GRADES = ("skip", "listen", "like")
+from features.log.dataset import Mapping
+from features.schema import HOUR, I64, Attribute, Catalog, EventLog
+from features.settings import EventsSettings, Grade
 
 
 def catalog() -> Catalog:
@@ -84,3 +87,17 @@ COUNTERS = (
         for span in ("all", "w3h", "h2h", "w5h_d1h")
     ),
 )
+
+
+def mapping_of(folder: Path, events: EventsSettings, grades: tuple[Grade, ...], zone: str = "UTC") -> Mapping:
+    """A log of events alone: no tables of items and users, and every event may make pairs."""
+    return Mapping(data=folder, zone=zone, events=events, items=None, users=None, grades=grades, pairing_where=None)
+
+
+def permuted(log: EventLog, rows: I64) -> EventLog:
+    """Return the log with the labels (grade and feedback) of some events handed to others of them."""
+    others = np.random.default_rng(0).permutation(rows)
+    grade, feedback = log.grade.copy(), log.feedback.copy()
+    grade[rows], feedback[rows] = log.grade[others], log.feedback[others]
+    assert (grade != log.grade).any()
+    return replace(log, grade=grade, feedback=feedback)

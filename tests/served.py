@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from logs import mapping_of
 from world import with_config
 
-from features.log.dataset import Mapping, import_log
+from features.log.dataset import import_log
 from features.log.loading import load_log
 from features.log.segments import segment_files
-from features.schema import DAY, HOUR, MINUTE, Requests
-from features.state.live import merged
+from features.schema import DAY, HOUR, MINUTE, Requests, merged
+from features.state.read import counter_values
 from features.state.store import State
 from ranker.cli.main import cli
 from ranker.client import Client
@@ -138,7 +139,9 @@ def same(state, want):
             np.arange(n_users, dtype=np.int32), np.full(n_users, as_of, np.int64), np.zeros(n_users, np.int16),
             np.arange(n_users + 1, dtype=np.int64) * n_items, np.tile(np.arange(n_items, dtype=np.int32), n_users),
         )  # fmt: skip
-        np.testing.assert_allclose(state.counter_values(requests), want.counter_values(requests), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            counter_values(state, requests), counter_values(want, requests), rtol=1e-6, atol=1e-6
+        )
         (a, b), (c, d) = (
             state.histories.before(requests.user, requests.as_of),
             want.histories.before(requests.user, requests.as_of),
@@ -192,7 +195,7 @@ def exported(bundle, folder):
 def imported_from(bundle, folder, source, zone="UTC"):
     """The events of a source as a training reads them."""
     events = bundle.config.events.model_copy(update={"source": source, "surface": "surface"})
-    import_log(Mapping(folder, zone, events, None, None, tuple(bundle.config.grades), None), folder / "log.duckdb")
+    import_log(mapping_of(folder, events, tuple(bundle.config.grades), zone), folder / "log.duckdb")
     return load_log(folder / "log.duckdb")
 
 

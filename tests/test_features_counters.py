@@ -17,6 +17,7 @@ from features.errors import PairliftError
 from features.rows import assemble, make_spec
 from features.schema import HOUR, EventLog, Requests, one_request
 from features.settings import CounterSettings
+from features.state.read import counter_values
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 
@@ -38,7 +39,7 @@ ASKED = st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3), st.integers(-
 def test_counters_equal_the_oracle(log: EventLog, asked: list[tuple[int, int, int, int]]) -> None:
     state = State.build(log, catalog(), COUNTERS, GRADES)
     requests = asked_at(asked)
-    got = state.counter_values(requests)
+    got = counter_values(state, requests)
     for row, (u, i, s, _) in enumerate(asked):
         as_of = int(requests.as_of[row])
         want = [oracles.counter_value(c, log, catalog(), GRADES, u, i, s, as_of) for c in COUNTERS]
@@ -55,11 +56,11 @@ def test_a_base_and_its_extensions_equal_the_whole(
     state = State.build(select(log, of == 0), catalog(), COUNTERS, GRADES)
     requests = asked_at(asked)
     for number in range(1, 4):
-        state.counter_values(requests)  # what a state remembers must not outlive it
+        counter_values(state, requests)  # what a state remembers must not outlive it
         state = state.extended(select(log, of == number))
     whole = State.build(log, catalog(), COUNTERS, GRADES)
     np.testing.assert_allclose(
-        state.counter_values(requests), whole.counter_values(requests), rtol=1e-6, atol=1e-6
+        counter_values(state, requests), counter_values(whole, requests), rtol=1e-6, atol=1e-6
     )  # fmt: skip
     np.testing.assert_array_equal(state.first_seen, whole.first_seen)
     assert state.end == whole.end
@@ -75,7 +76,7 @@ def test_an_event_of_unknown_ids_counts_only_where_they_are_not_named() -> None:
     state = State.build(_small_log(), catalog(), counters, GRADES)
     unknown = replace(select(_small_log(), np.arange(6) == 0), user=np.array([-1], np.int32))
     request = asked_at([(0, 0, 0, 20)])
-    before, after = (s.counter_values(request)[0] for s in (state, state.extended(unknown)))
+    before, after = (counter_values(s, request)[0] for s in (state, state.extended(unknown)))
     changed = {counters[k].column for k in np.flatnonzero(~np.isclose(before, after, equal_nan=True))}
     assert "item__impression__all__count" in changed
     assert not any("user" in column for column in changed)
@@ -89,8 +90,8 @@ def test_cutting_the_future_out_of_the_log_changes_nothing(log: EventLog, hour: 
         np.array([0, 1], np.int32), np.array([as_of, as_of]), np.array([0, -1], np.int16), np.array([0, 4, 4]),
         np.arange(4, dtype=np.int32),
     )  # fmt: skip
-    whole = State.build(log, catalog(), COUNTERS, GRADES).counter_values(requests)
-    cut = State.build(log.until(as_of), catalog(), COUNTERS, GRADES).counter_values(requests)
+    whole = counter_values(State.build(log, catalog(), COUNTERS, GRADES), requests)
+    cut = counter_values(State.build(log.until(as_of), catalog(), COUNTERS, GRADES), requests)
     np.testing.assert_array_equal(whole, cut)
 
 

@@ -1,5 +1,6 @@
 """Any log comes in through SQL expressions; what is bad is refused with place, count and the first rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import mapping_of
 
 from features.errors import PairliftError
 from features.log.dataset import Mapping, import_log
@@ -34,7 +36,7 @@ def mapping(folder: Path, events: str = CSV, **change: object) -> Mapping:
         Grade(name="mid", when="stars >= 3"),
         Grade(name="high", when="stars >= 5"),
     )
-    return Mapping(folder, "UTC", EventsSettings(**given), None, None, grades, None)
+    return mapping_of(folder, EventsSettings(**given), grades)
 
 
 def test_a_log_becomes_arrays_in_time_order(tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_a_log_becomes_arrays_in_time_order(tmp_path: Path) -> None:
 
 def test_times_without_a_zone_are_of_the_zone_told(tmp_path: Path) -> None:
     told = mapping(tmp_path)
-    tokyo = Mapping(told.data, "Asia/Tokyo", told.events, None, None, told.grades, None)
+    tokyo = replace(told, zone="Asia/Tokyo")
     import_log(tokyo, tmp_path / "log.duckdb")
     assert load_log(tmp_path / "log.duckdb")[0].ts[0] == (1709283600 - 9 * 3600) * SECOND
 
@@ -70,7 +72,7 @@ def test_integer_ids_stay_integers_and_sides_bring_attributes(tmp_path: Path) ->
         columns={"kind": "kind", "tags": "string_split(tags, '|')", "price": "price"},
     )  # fmt: skip
     users = UsersSettings(source="users.csv", user_id="id", columns={"age": "age"})
-    import_log(Mapping(told.data, "UTC", told.events, items, users, told.grades, "stars > 1"), tmp_path / "log.duckdb")
+    import_log(replace(told, items=items, users=users, pairing_where="stars > 1"), tmp_path / "log.duckdb")
     log_, catalog = load_log(tmp_path / "log.duckdb")
     assert catalog.item_ids.tolist() == [7, 8, 9]
     assert catalog.user_ids.tolist() == [1, 2, 3]
@@ -113,16 +115,16 @@ def test_bad_logs_are_refused_and_nothing_is_left(
 
 def test_bad_conditions_and_repeated_items_are_told(tmp_path: Path) -> None:
     told = mapping(tmp_path)
-    bad = Mapping(told.data, "UTC", told.events, None, None, (Grade(name="low", when="star < 3"),), None)
+    bad = replace(told, grades=(Grade(name="low", when="star < 3"),))
     with pytest.raises(PairliftError, match=r"\[\[grades\]\] low"):
         import_log(bad, tmp_path / "log.duckdb")
     (tmp_path / "items.csv").write_text("id\nx\nx\n")
     items = ItemsSettings(source="items.csv", item_id="id")
     with pytest.raises(PairliftError, match="more than once in 2 rows"):
-        import_log(Mapping(told.data, "UTC", told.events, items, None, told.grades, None), tmp_path / "log.duckdb")
+        import_log(replace(told, items=items), tmp_path / "log.duckdb")
     (tmp_path / "items.csv").write_text("id\n1\n")
     with pytest.raises(PairliftError, match="write a cast"):
-        import_log(Mapping(told.data, "UTC", told.events, items, None, told.grades, None), tmp_path / "log.duckdb")
+        import_log(replace(told, items=items), tmp_path / "log.duckdb")
 
 
 def test_parquet_globs_and_json_come_in_too(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_parquet_globs_and_json_come_in_too(tmp_path: Path) -> None:
     duckdb.sql(f"COPY (FROM '{tmp_path}/log.csv') TO '{tmp_path}/log.json'")
     for source in ("part-*.parquet", "log.json", "read_csv('{data}/log.csv')"):
         events = told.events.model_copy(update={"source": source})
-        import_log(Mapping(tmp_path, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
+        import_log(replace(told, data=tmp_path, events=events), tmp_path / "log.duckdb")
         assert load_log(tmp_path / "log.duckdb")[0].item.tolist() == [1, 0, 0, 2]
 
 
@@ -155,7 +157,7 @@ def test_conditions_may_name_what_items_and_contexts_name_too(tmp_path: Path) ->
     (tmp_path / "items.csv").write_text("id,stars\nx,1\n")
     items = ItemsSettings(source="items.csv", item_id="id", columns={"stars": "stars"})
     grades = (Grade(name="low", when="surface = 'feed' AND stars > 0"),)
-    import_log(Mapping(told.data, "UTC", told.events, items, None, grades, "surface = 'feed'"), tmp_path / "log.duckdb")
+    import_log(replace(told, items=items, grades=grades, pairing_where="surface = 'feed'"), tmp_path / "log.duckdb")
     log, _ = load_log(tmp_path / "log.duckdb")
     assert log.grade.tolist() == [-1, 0, -1, 0]
     assert log.pairable.tolist() == [False, True, False, True]
@@ -171,7 +173,7 @@ def test_conditions_may_name_what_items_and_contexts_name_too(tmp_path: Path) ->
 )
 def test_a_condition_that_is_none_is_told(tmp_path: Path, grade: str, where: str | None, says: str) -> None:
     told = mapping(tmp_path)
-    bad = Mapping(told.data, "UTC", told.events, None, None, (Grade(name="low", when=grade),), where)
+    bad = replace(told, grades=(Grade(name="low", when=grade),), pairing_where=where)
     with pytest.raises(PairliftError, match=says):
         import_log(bad, tmp_path / "log.duckdb")
 
@@ -201,7 +203,7 @@ def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monk
         f"(SELECT * FROM 'log (1).csv' WHERE 'no {'name ' * 60}' <> '')",  # longer than a file's name can be
     ):
         events = told.events.model_copy(update={"source": source})
-        import_log(Mapping(data, "UTC", events, None, None, told.grades, None), tmp_path / "log.duckdb")
+        import_log(replace(told, data=data, events=events), tmp_path / "log.duckdb")
         assert len(load_log(tmp_path / "log.duckdb")[0]) == 4, source
         assert source_files(source, data) == [data / "log (1).csv"], source
 
@@ -224,7 +226,7 @@ def test_a_number_beyond_a_32_bit_float_is_told_with_file_and_row(tmp_path: Path
     events = told.events if items is None else told.events.model_copy(update={"item_id": "who"})
     grades = (Grade(name="low", when="true"),)
     with pytest.raises(PairliftError) as caught:
-        import_log(Mapping(tmp_path, "UTC", events, items, users, grades, None), tmp_path / "log.duckdb")
+        import_log(replace(mapping_of(tmp_path, events, grades), items=items, users=users), tmp_path / "log.duckdb")
     for part in (
         f"[{table}] odd of 'parts/*.csv': a number beyond a 32-bit float",
         "CASE WHEN abs(…) < 3.4e38 THEN … END",
@@ -314,7 +316,7 @@ def test_of_repeats_the_earliest_then_first_one_stays(
     source = "(" + " UNION ALL BY NAME ".join(f"FROM {file}" for file in files) + ")"
     given = {"ts": "to_timestamp(sec)", "surface": None, "feedback": {}, "event_id": "event_id"}
     events = mapping(folder, source=source, **given).events
-    import_log(Mapping(folder, "UTC", events, None, None, (Grade(name="any", when="true"),), None), folder / "db")
+    import_log(mapping_of(folder, events, (Grade(name="any", when="true"),)), folder / "db")
     log, catalog = load_log(folder / "db")
     kept: dict[str, int] = {}
     for place, (_, _, one, ts) in enumerate(rows):

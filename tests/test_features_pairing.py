@@ -9,11 +9,12 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import mapping_of
 from world import GRADES, groups_of, make_world
 
 from features.counters.spec import make_counters
 from features.errors import PairliftError
-from features.log.dataset import Mapping, import_log
+from features.log.dataset import import_log
 from features.log.grading import Grading
 from features.pairing.cuts import count_cuts
 from features.pairing.exposure import Exposure, corrected, load_exposure
@@ -500,7 +501,7 @@ def imported(folder: Path, text: str = CSV, **events: str) -> tuple[Path, Events
     (folder / "log.csv").write_text(text)
     mapped = EventsSettings(source="log.csv", user_id="u", item_id="i", ts="t", feedback={"click": "click"}, **events)
     grades = (Grade(name="skip", when="NOT click"), Grade(name="click", when="click"))
-    import_log(Mapping(folder, "UTC", mapped, None, None, grades, None), folder / "log.duckdb")
+    import_log(mapping_of(folder, mapped, grades), folder / "log.duckdb")
     return folder / "log.duckdb", mapped
 
 

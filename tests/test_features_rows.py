@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from logs import COUNTERS, catalog, logs
 from world import GRADES, make_world
 
+from features.counters.latest import has_table
 from features.counters.spec import make_counters
 from features.errors import PairliftError
 from features.ids import IdIndex
@@ -17,6 +18,7 @@ from features.plain import day_of_week, hour_of_day
 from features.rows import assemble, make_spec, training_rows
 from features.schema import DAY, HOUR, SECOND, Attribute, Catalog, EventLog, Requests, one_request
 from features.settings import CounterSettings
+from features.state.read import counter_values
 from features.state.store import State
 
 ZONES = ("Etc/GMT+12", "Etc/GMT-14", "UTC", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns", "Europe/Paris")
@@ -144,13 +146,13 @@ def test_as_of_the_instant_of_an_event_it_is_not_seen() -> None:
     )  # fmt: skip
     state = State.build(log, world.catalog, counters, world.grades)
     items = np.arange(8, dtype=np.int32)
-    at = [state.counter_values(one_request(0, 5 * DAY + late, -1, items)) for late in (0, 1)]
+    at = [counter_values(state, one_request(0, 5 * DAY + late, -1, items)) for late in (0, 1)]
     assert not at[0][:, 0].any()
     assert at[1][:, 0].sum() == len(log)
     # The window's start is inside it: [as_of - w, as_of).
     window = [c.column for c in counters].index("item__impression__w1d__count")
-    inside = state.counter_values(one_request(0, 6 * DAY, -1, items))[:, window]
-    outside = state.counter_values(one_request(0, 6 * DAY + 1, -1, items))[:, window]
+    inside = counter_values(state, one_request(0, 6 * DAY, -1, items))[:, window]
+    outside = counter_values(state, one_request(0, 6 * DAY + 1, -1, items))[:, window]
     assert inside.sum() == len(log)
     assert not outside.any()
 
@@ -181,7 +183,7 @@ def test_a_request_after_the_log_reads_the_same_from_tables_up_to_rounding() -> 
     base = State.build(world.log.select(slice(third)), world.catalog, counters, world.grades)
     states = [whole, base.extended(world.log.select(slice(third, None)))]
     tabled = [("user",), ("item",), ("item", "surface"), ("item", "genre"), ("surface",)]
-    assert [plan.key for k, plan in enumerate(whole.plans) if k in whole.kinds().tabled] == tabled
+    assert [plan.key for plan in whole.plans if has_table(plan, world.catalog)] == tabled
     items = np.array([*range(30), -1, 3, 3], np.int32)
     for as_of in (whole.end, whole.end + 2 * HOUR, whole.end + 40 * DAY):
         both = Requests(
@@ -193,6 +195,46 @@ def test_a_request_after_the_log_reads_the_same_from_tables_up_to_rounding() -> 
             for user, surface, rows in ((3, 1, bulk[:33]), (-1, -1, bulk[33:])):
                 one = assemble(state, spec, one_request(user, as_of, surface, items))
                 np.testing.assert_allclose(one, rows, rtol=11 * 2**-24, atol=1e-30)
+
+
+ASKED_ITEMS = st.lists(st.integers(-1, 3), max_size=9).map(lambda items: np.array(items, np.int32))
+
+
+@given(
+    logs(),
+    st.lists(st.integers(0, 2), min_size=30, max_size=30),
+    st.booleans(),
+    st.tuples(st.integers(-1, 2), st.integers(0, 80), st.integers(-1, 1)),
+    ASKED_ITEMS,
+)
+@settings(max_examples=60, deadline=None)
+def test_one_request_reads_what_many_read(
+    log: EventLog, part: list[int], windows: bool, asked: tuple[int, int, int], items: np.ndarray
+) -> None:
+    """Cold, repeated and no items, ties, NaN, within the log and after it, over one segment and three.
+
+    Without windows most keys have tables, which a time after the base reads, by keys with and without later events.
+    """
+    counters = tuple(c for c in COUNTERS if windows or c.span.kind != "w")
+    of, (user, quarter, surface) = np.array(part)[: len(log)], asked
+    whole = State.build(log, catalog(), counters, GRADES)
+    split = State.build(log.select(of == 0), catalog(), counters, GRADES)
+    for number in (1, 2):
+        split = split.extended(log.select(of == number))
+    one = one_request(user, quarter * HOUR // 4, surface, items)
+    both = Requests(
+        np.array([user, -1], np.int32), np.full(2, quarter * HOUR // 4), np.array([surface, 0], np.int16),
+        np.array([0, len(items), len(items) + 1]), np.append(items, np.int32(0)),
+    )  # fmt: skip
+    for state in (whole, split):
+        many = counter_values(state, both)[: len(items)]
+        np.testing.assert_allclose(counter_values(state, one), many, rtol=1e-6, atol=1e-6)
+        # The rest of a row is what the caller says, whether tables or timelines are read.
+        out, row = np.empty((len(items), len(counters) + 1), np.float32), np.full(len(counters) + 1, 7, np.float32)
+        np.testing.assert_allclose(counter_values(state, one, out, row)[:, :-1], many, rtol=1e-6, atol=1e-6)
+        assert (out[:, -1] == 7).all()
+        if windows:  # every key has counters with one, so no key has a table: equal to the last bit
+            np.testing.assert_array_equal(counter_values(state, one), many)
 
 
 @pytest.mark.parametrize("text", [False, True])

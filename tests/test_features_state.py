@@ -14,11 +14,12 @@ from features.counters.keys import key_codes, without_last
 from features.counters.spec import make_counters
 from features.newcomers import Newcomers
 from features.rows import assemble, make_spec
-from features.schema import DAY, HOUR, EventLog, Requests, one_request
+from features.schema import DAY, HOUR, EventLog, Requests, empty_log, merged, one_request
 from features.settings import CounterSettings
 from features.state import live
 from features.state.histories import COLUMNS, Histories, HistoryBuffer
-from features.state.live import Live, merged
+from features.state.live import Live
+from features.state.read import counter_values
 from features.state.snapshot import load_state, save_state
 from features.state.store import NEVER, State
 
@@ -117,7 +118,7 @@ def values(state, as_of, n_users=WORLD.catalog.n_users, n_items=WORLD.catalog.n_
         np.arange(n_users + 1, dtype=np.int64) * (n_items + 1),
         item,
     )
-    return state.counter_values(requests)
+    return counter_values(state, requests)
 
 
 def same_as_a_build(state, log, first, last):
@@ -140,8 +141,8 @@ def test_a_live_state_is_the_state_of_the_whole_log(seed, least, sizes):
     base = State.build(WORLD.log, WORLD.catalog, COUNTERS, WORLD.grades)
     last = int(WORLD.log.ts[-1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "LATEST", 40)  # so that there are layers …
-        patch.setattr(live, "MANY", 2)  # … which are merged
+        patch.setattr(live, "MEMTABLE", 40)  # so that there are runs …
+        patch.setattr(live, "RUNS", 2)  # … which are merged
         patch.setattr(live, "LEAST", least)
         patch.setattr(live, "SHARE", 0.0)  # … and bases are rebuilt
         folded = Live(base, ("play",), every=0.001)
@@ -269,8 +270,8 @@ def test_new_users_and_items_are_as_if_the_catalogue_knew_them(seed, least, size
     rng = np.random.default_rng(seed)
     arrivals, last = Arrivals(), int(WORLD.log.ts[-1])
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(live, "LATEST", 40)
-        patch.setattr(live, "MANY", 2)
+        patch.setattr(live, "MEMTABLE", 40)
+        patch.setattr(live, "RUNS", 2)
         patch.setattr(live, "LEAST", least)
         patch.setattr(live, "SHARE", 0.0)
         folded, log = Live(arrivals.start(), ("play",), every=0.001), KNOWN
@@ -361,7 +362,7 @@ def test_a_rebuilt_base_has_the_table_that_requests_read():
     live = Live(State.build(WORLD.log, WORLD.catalog, counters, WORLD.grades), ("play",))
     frozen = live.freeze().result(10)
     live.close()
-    assert frozen.state.segments[0].made
+    assert frozen.state.segments[0].tables
 
 
 def test_a_fold_that_fails_is_told_and_tried_again(monkeypatch, caplog):
@@ -397,7 +398,7 @@ def test_readers_never_see_half_of_a_batch():
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    one = live.empty_log(("play",), 2)
+    one = empty_log(("play",), 2)
     for k in range(400):
         pair = replace(
             one, user=np.array([0, 1], np.int32), item=np.full(2, k % 20, np.int32), ts=np.full(2, k * HOUR, np.int64)

@@ -21,8 +21,8 @@ from features.log.dataset import Mapping, import_log
 from features.log.loading import load_log
 from features.log.recorded import load_recorded
 from features.log.segments import check_export, segment_files
-from features.schema import F64, Requests
-from features.state.live import Frozen, empty_log
+from features.schema import F64, Requests, empty_log
+from features.state.live import Frozen
 from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
 from ranker.recording.snapshots import origin_of, with_snapshot, write_snapshot

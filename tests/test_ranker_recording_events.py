@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import mapping_of
 from served import batch, expected_state, exported, imported_from, recording, same, shown
 from world import TOML, bundle_of, train_parts, with_config
 
 from features.errors import PairliftError
-from features.log.dataset import Mapping, import_log
+from features.log.dataset import import_log
 from features.log.loading import load_log
 from features.log.writer import LogWriter
 from features.schema import DAY, HOUR
@@ -185,7 +186,7 @@ def test_grades_are_those_of_the_import(bundle, tmp_path_factory, rows, whens):
     )
     grades = tuple(Grade(name=f"g{k}", when=when) for k, when in enumerate(whens))
     events = EventsSettings(source="e.parquet", feedback={"play": "play", "liked": "liked"}, columns={"tab": "tab"})
-    import_log(Mapping(folder, "UTC", events, None, None, grades, None), folder / "log.duckdb")
+    import_log(mapping_of(folder, events, grades), folder / "log.duckdb")
     imported, _ = load_log(folder / "log.duckdb")
     config = bundle.config.model_copy(
         update={"events": events, "grades": list(grades), "record": RecordSettings(texts=["tab"])}

@@ -18,8 +18,7 @@ from features.errors import PairliftError
 from features.log.segments import segment_files, segment_name
 from features.log.writer import LogWriter
 from features.newcomers import Newcomers, bytes_per_id
-from features.schema import DAY, HOUR, SECOND
-from features.state.live import empty_log
+from features.schema import DAY, HOUR, SECOND, empty_log
 from features.state.store import State
 from ranker.recording.memory import GIB, plan_memory
 from ranker.recording.numbering import with_room

@@ -12,8 +12,7 @@ from served import batch, recording, shown
 from world import with_config
 
 from features.newcomers import Newcomers
-from features.schema import DAY, MINUTE
-from features.state.live import empty_log
+from features.schema import DAY, MINUTE, empty_log
 from ranker.client import Client
 from ranker.recording.batch import Batch
 from ranker.recording.numbering import Numbering

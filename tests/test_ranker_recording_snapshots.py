@@ -15,7 +15,8 @@ from served import expected_state, exported, random_batches, recording, same
 from features.counters.spec import Counter, Span
 from features.errors import PairliftError
 from features.log.segments import segment_files
-from features.state.live import Live, empty_log
+from features.schema import empty_log
+from features.state.live import Live
 from features.state.snapshot import save_state
 from features.state.store import State
 from ranker.pipeline import Pipeline

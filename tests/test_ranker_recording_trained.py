@@ -38,8 +38,7 @@ from features.errors import PairliftError
 from features.log.loading import load_log
 from features.log.recorded import Recorded, load_recorded
 from features.log.segments import FRAME, SEGMENT, segment_files
-from features.schema import DAY, HOUR, MINUTE, EventLog
-from features.state.live import merged
+from features.schema import DAY, HOUR, MINUTE, EventLog, merged
 from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
 from ranker.cli.main import cli

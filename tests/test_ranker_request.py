@@ -10,8 +10,8 @@ from served import batch
 from world import World
 
 from features.newcomers import Newcomers
-from features.schema import I32, SECOND, EventLog
-from features.state.live import Live, empty_log
+from features.schema import I32, SECOND, EventLog, empty_log
+from features.state.live import Live
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.client import Client, Reply

@@ -122,21 +122,38 @@ def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
 
 
 def uplift(folder: Path, kind: type[Any], fits: int = 1, more: str = "", **world: Any) -> tuple[Result, dict[str, Any]]:
-    """Run `pairlift uplift` for a plugin class on a small world; return what it said and the report."""
-    folder.mkdir(exist_ok=True)
-    toml = write_world(folder, **world)
+    """Run `pairlift uplift` for a plugin class on a small world; return what it said and the report.
+
+    A world that the folder has already stays, and so do the booster's fits without the plugin.
+    """
+    toml = folder / "pairlift.toml"
+    if not toml.exists():
+        write_world(folder, **world)
     text = toml.read_text().replace("fits = 2", f"fits = {fits}").replace("seeds = [0, 1, 2]", "seeds = [0, 1]")
+    toml = folder / "tried.toml"
     params = "factors = 8\n" if issubclass(kind, leaky.ALS) else ""
     toml.write_text(f'{text}\n{more}\n[plugins.tried]\nclass = "{leaky.plugin_of(kind)}"\n{params}')
     result = CliRunner().invoke(cli, ["uplift", str(toml), "--plugin", "tried", "--out", str(folder / "report")])
     return result, json.loads((folder / "report" / "uplift.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a world that several plugins are tried on, one after the other."""
+    return tmp_path_factory.mktemp("plain")
+
+
+#: worlds of their own, where a leak shows
+SHOWN_BY = {
+    leaky.AtAsOf: {"rows": "SELECT * REPLACE (ts // 3600000000 * 3600000000 AS ts)"},
+    leaky.Place: {"pairing": "negatives = 2", "where": "play >= 0.9"},
+}
+
+
 @pytest.mark.parametrize("kind", leaky.LEAKS + leaky.MORE_LEAKS, ids=lambda kind: kind.__name__)
-def test_a_planted_leak_is_found(kind: type[Any], tmp_path: Path) -> None:
-    equal_times = "SELECT * REPLACE (ts // 3600000000 * 3600000000 AS ts)" if kind is leaky.AtAsOf else ""
-    drawn = {"pairing": "negatives = 2", "where": "play >= 0.9"} if kind is leaky.Place else {}
-    result, report = uplift(tmp_path, kind, fits=2 if kind is leaky.UnsteadyAhead else 1, rows=equal_times, **drawn)
+def test_a_planted_leak_is_found(kind: type[Any], plain: Path, tmp_path: Path) -> None:
+    folder, fits = tmp_path if kind in SHOWN_BY else plain, 2 if kind is leaky.UnsteadyAhead else 1
+    result, report = uplift(folder, kind, fits=fits, **SHOWN_BY.get(kind, {}))
     assert result.exit_code == 1, result.output
     assert "LEAK: tried__x differs" in result.output
     assert "LEAKS: its values know what they must not" in result.output
@@ -147,15 +164,15 @@ def test_a_planted_leak_is_found(kind: type[Any], tmp_path: Path) -> None:
         assert all(leak["groups"] > 0 and leak["first"][0].keys() == {"user", "as_of"} for leak in control["leaks"])
 
 
-def test_a_leak_would_have_been_called_useful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leak_would_have_been_called_useful(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ranker.uplift.report.find_leaks", lambda *_: {})
-    result, report = uplift(tmp_path, leaky.NoisyLabel)
+    result, report = uplift(plain, leaky.NoisyLabel)
     assert (result.exit_code, report["useful"]) == (0, True)
     assert not report["shuffled"]["above_zero"]
 
 
-def test_what_only_says_that_it_is_known_is_not_useful(tmp_path: Path) -> None:
-    result, report = uplift(tmp_path, leaky.OnlyKnown, fits=2)
+def test_what_only_says_that_it_is_known_is_not_useful(plain: Path) -> None:
+    result, report = uplift(plain, leaky.OnlyKnown, fits=2)
     assert result.exit_code == 0, result.output
     missing = report["missingness"]
     assert missing["ci95"][0] > 0
@@ -166,23 +183,23 @@ def test_what_only_says_that_it_is_known_is_not_useful(tmp_path: Path) -> None:
     assert abs(report["column_alone"]["tried__dot"]["pair_accuracy"] - 0.5) < 0.1
 
 
-def test_a_fit_that_does_not_repeat_says_so(tmp_path: Path) -> None:
-    result, report = uplift(tmp_path / "unsteady", leaky.Unsteady, fits=3)
+def test_a_fit_that_does_not_repeat_says_so(plain: Path) -> None:
+    result, report = uplift(plain, leaky.Unsteady, fits=3)
     assert result.exit_code == 0, result.output
     assert report["controls"]["refit"]["remark"].startswith("its fits do not repeat: tried__dot differs by")
     assert "groups: differ no more than its fits do" in result.output
-    result, report = uplift(tmp_path / "steady", leaky.Steady, fits=2)
+    result, report = uplift(plain, leaky.Steady, fits=2)
     assert (result.exit_code, report["leaks"]) == (0, 0)
-    result, report = uplift(tmp_path / "one", leaky.Unsteady)
+    result, report = uplift(plain, leaky.Unsteady)
     assert (result.exit_code, report["useful"]) == (0, False)
     assert "[uplift] fits = 2 or more are needed" in result.output
-    result, report = uplift(tmp_path / "undeclared", leaky.Undeclared, fits=3)
+    result, report = uplift(plain, leaky.Undeclared, fits=3)
     assert result.exit_code == 1
     assert report["controls"]["refit"]["leaks"]
 
 
-def test_one_fit_holds_for_itself_alone(tmp_path: Path) -> None:
-    _, report = uplift(tmp_path, leaky.ALS)
+def test_one_fit_holds_for_itself_alone(plain: Path) -> None:
+    _, report = uplift(plain, leaky.ALS)
     assert report["useful"]
     assert report["variance"]["fits"] is None
     assert "but for this one fit of the plugin alone" in report["holds_for"]
@@ -264,7 +281,7 @@ def test_one_seed_and_one_user_are_told(tmp_path: Path) -> None:
 def test_what_is_no_attribute_is_told_before_anything_is_fitted(tmp_path: Path) -> None:
     toml = write_world(tmp_path)
     toml.write_text(toml.read_text().replace("[uplift]", '[uplift]\nfamiliar = ["genre"]'))
-    with pytest.raises(PairliftError, match=r"\[uplift\] familiar: 'genre' is not a text or list"):
+    with pytest.raises(PairliftError, match=r"\[uplift\] familiar: 'genre' is not a text or a list"):
         uplift_report(load_config(toml), "noise")
 
 

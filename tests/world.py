@@ -340,3 +340,10 @@ def groups_of(*grades: list[int]) -> Groups:
     )  # fmt: skip
     event = np.where(grade >= 0, np.arange(len(grade)), -1).astype(np.int64)
     return Groups(requests=requests, period=np.ones(n, np.int8), validation=np.zeros(n, bool), grade=grade, event=event)
+
+
+#: options of TwoTower that fit in seconds
+SMALL_TOWERS: dict[str, Any] = {
+    "width": 16, "heads": 2, "layers": 2, "history": 12, "pretrain_epochs": 2, "finetune_epochs": 1, "threads": 1,
+    "batch_tokens": 512, "negatives": 32,
+}  # fmt: skip

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from numba import njit
 
 from features.counters.keys import key_codes, stable_order, without_last
+from features.counters.places import find_places, first_not_before, places_of
 from features.counters.spec import Counter, event_values
-from features.counters.timeline import find_places, first_not_before, places_of
 from features.schema import I32, I64, Bool, Catalog, EventLog
 
 U64 = npt.NDArray[np.uint64]
@@ -31,12 +31,20 @@ def distinct_parts(counters: tuple[Counter, ...]) -> tuple[Parts, ...]:
 
 @njit(cache=True, nogil=True)
 def _bits_set(x: Any) -> Any:
+    """Return how many bits of a uint64 are 1: sums of neighbours, two by two (Warren, Hacker's Delight, 5-1)."""
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
+# A wavelet matrix: for each bit of the values, from the highest down,
+#     write that bit of each value, in their present order, to the level's row
+#     sort the values stably by it: those with a 0 first
+# To count the values of [start, stop) below a limit, go down the levels with the limit's bits: where the bit is 1, the
+# values of the stretch with a 0 there are all below, so count them and go on with those that have a 1; where it is 0,
+# go on with those that have a 0. A stretch stays a stretch: its zeros go to start - ones before start, its ones behind
+# all zeros; `ones` has the ones before each word, and the rest of a word is counted by its bits.
 @njit(cache=True, nogil=True)
 def _wavelet(values: I64, bits: U64, ones: I64) -> None:
     """Fill bits: uint64[levels, words] and ones: int64[levels, words + 1], the ones before each word."""
@@ -62,6 +70,7 @@ def _wavelet(values: I64, bits: U64, ones: I64) -> None:
 
 @njit(cache=True, nogil=True)
 def _ones_before(bits: U64, ones: I64, level: int, k: int) -> Any:
+    """Return how many of a level's first k bits are 1."""
     word, rest = k // WORD, k % WORD
     if rest == 0:
         return ones[level, word]
@@ -88,6 +97,11 @@ def _count_below(bits: U64, ones: I64, n: int, start: int, stop: int, limit: int
 
 @njit(cache=True, nogil=True)
 def _count(offsets: I64, ts: I64, bits: U64, ones: I64, places: I64, rows: I64, low: I64, high: I64, out: I64) -> None:
+    """Add to out[rows[i]] the things of the key at places[i]: events of the window whose thing is there the first time.
+
+    The matrix holds `before - start + 1` of each event (0: never before), so that is a count of the window's values
+    below a limit: the thing was before the window's first event, or never.
+    """
     for i in range(len(places)):
         if places[i] < 0:
             continue
@@ -117,6 +131,7 @@ def _things(offsets: I64, ts: I64, before: I32, places: I64, rows: I64, low: I64
 
 @njit(cache=True, nogil=True)
 def _holds(ts: I64, before: I32, last: I64, low: I64, high: I64, out: Bool) -> None:
+    """Go back from each thing's last event, int64[n] `last`, to the first one below `high`: is it in the window?"""
     for i in range(len(last)):
         e = last[i]
         while e >= 0 and ts[e] >= high[i]:
@@ -124,24 +139,19 @@ def _holds(ts: I64, before: I32, last: I64, low: I64, high: I64, out: Bool) -> N
         out[i] = e >= 0 and ts[e] >= low[i]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Distinct:
-    """The events of each key (those whose value is not 0), and where each one's thing was before.
+    """The events of each key (those whose value is not 0), and where each one's thing was before."""
 
-    codes, offsets, ts: as in `Timeline`. before: int32[m], the place of the thing's event before within the key,
-    -1 for none. bits: uint64[levels, words], ones: int64[levels, words + 1], the wavelet matrix of `before`.
-    pairs: int64[p], sorted codes of (key, thing); last: int32[p], the place of its last event. event_pair: int64[m].
-    """
-
-    codes: I64
-    offsets: I64
-    ts: I64
-    before: I32
-    bits: U64
-    ones: I64
-    pairs: I64
-    last: I32
-    event_pair: I64
+    codes: I64  # [k], as in `Timeline`
+    offsets: I64  # [k + 1]
+    ts: I64  # [m], µs
+    before: I32  # [m], the place of the thing's event before within the key, -1 for none
+    bits: U64  # [levels, words], the wavelet matrix of `before`, …
+    ones: I64  # [levels, words + 1], … and the ones before each word
+    pairs: I64  # [p], sorted codes of (key, thing)
+    last: I32  # [p], the place of its last event
+    event_pair: I64  # [m], the code of each event
 
     @classmethod
     def build(cls, parts: Parts, log: EventLog, catalog: Catalog, grades: tuple[str, ...]) -> "Distinct":
@@ -164,7 +174,17 @@ class Distinct:
         levels, words = int(local.max(initial=1)).bit_length(), len(local) // WORD + 1
         bits, ones = np.zeros((levels, words), np.uint64), np.zeros((levels, words + 1), np.int64)
         _wavelet(local, bits, ones)
-        return cls(codes, offsets, log.ts[rows], before, bits, ones, pair[by_pair][new], by_pair[ends], pair)
+        return cls(
+            codes=codes,
+            offsets=offsets,
+            ts=log.ts[rows],
+            before=before,
+            bits=bits,
+            ones=ones,
+            pairs=pair[by_pair][new],
+            last=by_pair[ends],
+            event_pair=pair,
+        )
 
     def find(self, code: I64) -> I64:
         """Return the place of each key, -1 where it has no event."""

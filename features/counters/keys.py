@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.ids import slot_of
+from features.hashing import slot_of
 from features.schema import I16, I32, I64, Attribute, Catalog
 
 DIGIT = 11  # bits that one pass of the sort looks at: its counters stay in the first-level cache
@@ -45,16 +45,16 @@ def has_list(key: tuple[str, ...], catalog: Catalog) -> bool:
 
 
 class Radix(NamedTuple):
-    """How many values a part of a key can have, at least 1. wide: with new users or items, be they there or not."""
+    """How many values a part of a key can have, at least 1."""
 
-    known: int
-    wide: int
+    known: int  # without new users and items
+    wide: int  # with all for which there is room
 
 
 class Size(NamedTuple):
-    """How many codes a key can have. known: those of a catalogue without new users and items, which stand first."""
+    """How many codes a key can have."""
 
-    known: int
+    known: int  # those of a catalogue without new users and items, which stand first
     all: int
 
     def with_part(self, part: Radix) -> "Size":
@@ -120,6 +120,7 @@ def _fold(code: I64, values: I32, known: int, radix: int, wide: int) -> None:
 
 @njit(cache=True, nogil=True)
 def _unfold(code: I64, known: int, radix: int, wide: int) -> I64:
+    """Return the codes that `_fold` made these of: the same arithmetic backwards."""
     out = np.empty_like(code)
     border, behind = known * radix, known * radix - radix
     for k in range(len(code)):
@@ -156,6 +157,8 @@ def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
     return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)
 
 
+# A Bloom filter of one hash: a bit for each wanted code, at its slot, and no code beside it. At 32 bits a code it takes
+# 4 bytes where a table that knows the codes takes 32, and is read once for each event of the log.
 @njit(cache=True, nogil=True)
 def _keep(code: I64, wanted: I64, shift: int) -> None:
     bits = np.zeros((1 << (64 - shift)) // 8, np.uint8)
@@ -176,9 +179,13 @@ def keep_wanted(code: I64, wanted: I64) -> None:
     _keep(code, wanted, 64 - max((32 * len(wanted) - 1).bit_length(), 3))
 
 
+# A radix sort, from the lowest digit up. In each pass:
+#     starts[d] ← how many keys have a digit below d
+#     for each key, in their present order: it goes to starts[its digit], which moves on by one
+# Equal digits keep their order, so after the last pass all codes are sorted, and equal ones as they came. Codes move
+# with the order: to look each up by its place would wait for memory at every step.
 @njit(cache=True, nogil=True)
 def _radix_order(code: I64, passes: int) -> I32:
-    # Codes move with the order: to look each up by its place would wait for memory at every step.
     keys, other_keys = code.copy(), np.empty_like(code)
     order, other = np.arange(len(code)).astype(np.int32), np.empty(len(code), np.int32)
     for p in range(passes):

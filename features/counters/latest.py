@@ -48,25 +48,20 @@ def table_bytes(plan: Plan, timeline: Timeline) -> int:
     return (keys + 1) * row_bytes(plan) + index
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Latest:
-    """A plan's counters as of `end` (µs).
+    """A plan's c counters as of `end`, and the d numbers that some of them are divided by."""
 
-    table: float32[k + 1, c + d]: what is above the line of c counters, then d divisors, of each of the k keys of the
-    timeline; the last row is that of a key without events (-1). Times of last events stand as seconds before `end`,
-    NaN for never. half_life: float64[c + d], µs, inf where nothing fades. add: float32[c + d], the prior's part, or
-    the strength. since: bool[c + d], the columns that grow by the second. divisor: int64[c], 1 for the first, 0 for
-    none. counters: int64[c], their places in the whole list. index: the row of each code; None where a code is its row.
-    """
-
+    #: [k + 1, c + d]: what is above the line of each counter, then the divisors, of each of the k keys of the timeline;
+    #: the last row is that of a key without events (-1). Times of last events stand as seconds before `end`, NaN: never
     table: F32
-    end: int
-    half_life: F64
-    add: F32
-    since: Bool
-    divisor: I64
-    counters: I64
-    index: IdIndex | None
+    end: int  # µs
+    half_life: F64  # [c + d], µs, inf where nothing fades
+    add: F32  # [c + d], the prior's part, or the strength
+    since: Bool  # [c + d], the columns that grow by the second
+    divisor: I64  # [c], 1 for the first, 0 for none
+    counters: I64  # [c], their places in the whole list
+    index: IdIndex | None  # the row of each code; None where a code is its row
 
     @classmethod
     def of(cls, plan: Plan, timeline: Timeline) -> "Latest":
@@ -84,33 +79,43 @@ class Latest:
         shown = np.array([*plan.numerator, *(total for total, _ in divisors)], np.int64)
         add = [*np.where(divisor > 0, plan.strength * plan.prior, 0), *(strength for _, strength in divisors)]
         return cls(
-            np.ascontiguousarray(totals[:, shown], np.float32),
-            end,
-            np.where(kind == DECAYED, plan.half_lives()[plan.totals.column], np.inf)[shown],
-            np.array(add, np.float32),
-            since[shown],
-            divisor,
-            plan.counters,
-            IdIndex.of(timeline.codes) if len(timeline.codes) else None,
+            table=np.ascontiguousarray(totals[:, shown], np.float32),
+            end=end,
+            half_life=np.where(kind == DECAYED, plan.half_lives()[plan.totals.column], np.inf)[shown],
+            add=np.array(add, np.float32),
+            since=since[shown],
+            divisor=divisor,
+            counters=plan.counters,
+            index=IdIndex.of(timeline.codes) if len(timeline.codes) else None,
         )
 
-    def rows(self, code: I64 | I32) -> I32:
-        """Return int32[n]: the row of each code (-1, or one behind the table: none)."""
-        if self.index is None:
-            return np.minimum(code, len(self.table) - 1).astype(np.int32, copy=False)
-        return self.index.find(code)
-
-    def gather(self, rows: I32, as_of: int, shared: F32, out: F32) -> None:
-        """Write float32[n, width] of rows (-1: no events): the plan's counters, and `shared` elsewhere.
+    def gather(self, code: I64 | I32, as_of: int, shared: F32, out: F32) -> None:
+        """Write float32[n, width]: the plan's counters of keys (-1: no events), and `shared` elsewhere.
 
         as_of >= end, µs. shared: float32[width], or [0] to leave the other columns as they are. out: C-ordered.
         """
         _gather(
-            rows, self.table, float(as_of - self.end), self.half_life, self.add, self.since, self.divisor,
+            self._rows(code), self.table, float(as_of - self.end), self.half_life, self.add, self.since, self.divisor,
             self.counters, shared, out,
         )  # fmt: skip
 
+    def _rows(self, code: I64 | I32) -> I32:
+        """Return int32[n]: the row of each code (-1, or one behind the table: none)."""
+        if self.index is not None:
+            return self.index.find(code)
+        wide = code.dtype == np.int64  # a code behind the table may be more than an int32 holds
+        return (np.minimum(code, len(self.table) - 1) if wide else code).astype(np.int32, copy=False)
 
+
+# Once for all keys: factor[b] = 2 ** (-passed / half_life[b]), the fading since `end`, and plus[b], what comes to it.
+# Then for each key i:
+#     ask for the lines of the row that the 12th key from here has
+#     out[i] ← shared
+#     risen ← row · factor + plus                     the c numerators, then the d divisors, as of now
+#     inverse ← 1, 1 / each divisor
+#     out[i, counters] ← risen[:c] · inverse[divisor] by a slice where the counters stand side by side
+# A row is read once, and all of out[i] is written while it is in the first-level cache.
+#
 # Indexes are unsigned and rows are views: a test for a negative index in the inner loops keeps them from being vectors.
 @njit(cache=True, nogil=True, error_model="numpy")
 def _gather(

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numba import njit
 
-from features.counters.spec import Counter
+from features.counters.spec import Counter, worth_by_grade
 from features.schema import F32, F64, I64, SECOND, Bool
 
 T = TypeVar("T")
@@ -26,36 +26,32 @@ VALUE, HIT, TRIAL = 0, 1, 2
 
 
 class Running(NamedTuple):
-    """What is accumulated: c columns, sums first, then the decayed ones of each of h half-lives, then last times.
+    """What is accumulated: c columns, sums first, then the decayed ones of each of h half-lives, then last times."""
 
-    table: float64[grades + 1, c], the value that an event adds by its grade + 1. fed: int64[f], the columns that add
-    a feedback column's value instead: feed: int64[f], which one, form: int64[f]. starts: int64[h + 2], the first
-    column of each half-life, of the last times, and c. decay: int64[c]. half_life: float64[h], µs.
-    """
-
-    table: F64
-    fed: I64
-    feed: I64
-    form: I64
-    starts: I64
-    decay: I64
-    half_life: F64
+    table: F64  # [grades + 1, c], the value that an event adds by its grade + 1
+    fed: I64  # [f], the columns that add a feedback column's value instead, …
+    feed: I64  # [f], … of `Plan.feedback` this one, …
+    form: I64  # [f], … in this form: VALUE, HIT or TRIAL
+    starts: I64  # [h + 2], the first column of each half-life, the first of the last times, and c
+    decay: I64  # [c], the half-life's number, SUM or LAST
+    half_life: F64  # [h], µs
 
 
 class Totals(NamedTuple):
-    """What is read. kind, column (running), window (µs), delay (number): int64[b]; delays: int64[d], µs."""
+    """What is read: b totals, each off a running column."""
 
-    kind: I64
-    column: I64
-    window: I64
-    delay: I64
-    delays: I64
+    kind: I64  # [b], ALL, WINDOW, DECAYED or SINCE
+    column: I64  # [b], of `Running`
+    window: I64  # [b], µs, of a WINDOW
+    delay: I64  # [b], which one of `delays`
+    delays: I64  # [d], µs: an event is seen this long after it; totals of one delay share a search
 
 
 @njit(cache=True, nogil=True)
 def _finish(
     totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
 ) -> None:  # fmt: skip
+    """Turn each row of totals into counters: a total, a smoothed quotient of two, or the seconds since a time."""
     for i in range(len(out)):
         for c in range(len(numerator)):
             value = totals[i, numerator[c]]
@@ -74,26 +70,21 @@ def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
             out[rows[i], columns[c]] = values[i, c]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The counters of one key.
+    """The n counters of one key, of b totals."""
 
-    feedback: the feedback columns that they read. counters: their places in the whole list. numerator,
-    denominator: the totals of each (-1: none). strength, prior: of the quotients. since: which are seconds since.
-    nothing: float64[b], the totals of a key without events.
-    """
-
-    key: tuple[str, ...]
-    feedback: tuple[str, ...]
+    key: tuple[str, ...]  # parts, as in `features.counters.keys`
+    feedback: tuple[str, ...]  # the feedback columns that the counters read
     running: Running
     totals: Totals
-    counters: I64
-    numerator: I64
-    denominator: I64
-    strength: F64
-    prior: F64
-    since: Bool
-    nothing: F64
+    counters: I64  # [n], their places in the whole list
+    numerator: I64  # [n], the total of each
+    denominator: I64  # [n], the total that it is divided by, -1 for none
+    strength: F64  # [n], of a quotient: so many trials at the prior are added
+    prior: F64  # [n], of a quotient
+    since: Bool  # [n], which are seconds since the time that their total is
+    nothing: F64  # [b], the totals of a key without events
 
     def half_lives(self) -> F64:
         """Return float64[c]: the half-life of each running column in µs, inf where nothing fades."""
@@ -147,37 +138,24 @@ def make_plans(counters: tuple[Counter, ...], grades: tuple[str, ...] = ()) -> t
     return tuple(_Planner(grades).plan(key, [(p, c) for p, c in summed if c.key == key]) for key in keys)
 
 
-def series_values(event: str, form: str, grades: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Return the value of a series for each grade + 1; None where it is a feedback column."""
-    ranks = range(-1, len(grades))
-    if event == "impression":
-        return tuple(1.0 for _ in ranks)
-    if event != "grade" and event not in grades:
-        return None
-    if form == "trial":
-        return tuple(float(rank >= 0) for rank in ranks)
-    if event == "grade":
-        return tuple(float(max(rank, 0) if form == "value" else rank > 0) for rank in ranks)
-    return tuple(float(rank == grades.index(event)) for rank in ranks)
-
-
 class _Planner:
-    """Collects what the counters of one key need."""
+    """Collects what the counters of one key need, each thing once and by its number."""
 
     def __init__(self, grades: tuple[str, ...]) -> None:
         self.grades = grades
-        self.feedback: _Numbers[str] = _Numbers()
-        self.series: _Numbers[tuple[float, ...] | tuple[str, str]] = _Numbers()
-        self.half_life: _Numbers[int] = _Numbers()
-        self.running: _Numbers[tuple[int, int]] = _Numbers()
-        self.delays: _Numbers[int] = _Numbers()
-        self.totals: _Numbers[tuple[int, int, int, int]] = _Numbers()
+        self.feedback: _Numbers[str] = _Numbers()  # names of columns
+        self.series: _Numbers[tuple[float, ...] | tuple[str, str]] = _Numbers()  # values by grade; or (column, form)
+        self.half_life: _Numbers[int] = _Numbers()  # µs
+        self.running: _Numbers[tuple[int, int]] = _Numbers()  # (series, decay)
+        self.delays: _Numbers[int] = _Numbers()  # µs
+        self.totals: _Numbers[tuple[int, int, int, int]] = _Numbers()  # (kind, running, window, delay)
 
     def total(self, counter: Counter, event: str, form: str) -> int:
-        values = series_values(event, form, self.grades)
-        if values is None:
+        """Return the number of the total of an event's series. form: `value`, `hit` or `trial`."""
+        worth = worth_by_grade(event, self.grades)
+        if worth is None:
             self.feedback(event)
-        series = self.series((event, form) if values is None else values)
+        series = self.series((event, form) if worth is None else getattr(worth, form))
         delay = self.delays(counter.span.delay)
         if counter.kind == "since":
             return self.totals((SINCE, self.running((series, LAST)), 0, delay))
@@ -198,6 +176,7 @@ class _Planner:
         return numerator, self.total(counter, counter.event, "trial") if smoothed else -1
 
     def plan(self, key: tuple[str, ...], mine: list[tuple[int, Counter]]) -> Plan:
+        """Return the plan of counters, each with its place: running columns sorted by kind, as `Running` has them."""
         parts = [self.quotient(counter) for _, counter in mine]
         kinds = [
             decay if decay >= 0 else len(self.half_life.items) if decay == LAST else -1
@@ -205,29 +184,29 @@ class _Planner:
         ]
         order = sorted(range(len(kinds)), key=kinds.__getitem__)
         return Plan(
-            key,
-            tuple(self.feedback.items),
-            self._running(order, [kinds[k] for k in order]),
-            Totals(
-                _column(self.totals.items, 0),
-                np.argsort(order)[_column(self.totals.items, 1)],
-                _column(self.totals.items, 2),
-                _column(self.totals.items, 3),
-                np.array(self.delays.items, np.int64),
+            key=key,
+            feedback=tuple(self.feedback.items),
+            running=self._running(order, [kinds[k] for k in order]),
+            totals=Totals(
+                kind=_column(self.totals.items, 0),
+                column=np.argsort(order)[_column(self.totals.items, 1)],
+                window=_column(self.totals.items, 2),
+                delay=_column(self.totals.items, 3),
+                delays=np.array(self.delays.items, np.int64),
             ),
-            np.array([place for place, _ in mine], np.int64),
-            _column(parts, 0),
-            _column(parts, 1),
-            np.array([c.strength for _, c in mine]),
-            np.array([c.prior for _, c in mine]),
-            np.array([c.kind == "since" for _, c in mine]),
-            np.where(_column(self.totals.items, 0) == SINCE, -np.inf, 0.0),
+            counters=np.array([place for place, _ in mine], np.int64),
+            numerator=_column(parts, 0),
+            denominator=_column(parts, 1),
+            strength=np.array([c.strength for _, c in mine]),
+            prior=np.array([c.prior for _, c in mine]),
+            since=np.array([c.kind == "since" for _, c in mine]),
+            nothing=np.where(_column(self.totals.items, 0) == SINCE, -np.inf, 0.0),
         )
 
     def _running(self, order: list[int], kinds: list[int]) -> Running:
         forms = ("value", "hit", "trial")
         table = np.zeros((len(self.grades) + 1, len(order)))
-        fed = []
+        fed = []  # (column, feedback column, form)
         for c, k in enumerate(order):
             item = self.series.items[self.running.items[k][0]]
             if isinstance(item[0], str):
@@ -237,7 +216,8 @@ class _Planner:
         starts = np.searchsorted(kinds, np.arange(len(self.half_life.items) + 2)).astype(np.int64)
         decay = np.array([self.running.items[k][1] for k in order], np.int64)
         half_life = np.array(self.half_life.items, np.float64)
-        return Running(table, _column(fed, 0), _column(fed, 1), _column(fed, 2), starts, decay, half_life)
+        columns, feed, form = (_column(fed, k) for k in range(3))
+        return Running(table=table, fed=columns, feed=feed, form=form, starts=starts, decay=decay, half_life=half_life)
 
 
 def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:

@@ -6,6 +6,7 @@ such names are built and parsed is here.
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,15 +25,15 @@ UNITS = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What a counter sees. kind: `w` (window of `size` µs), `h` (half-life of `size` µs) or `all`.
+    """What a counter sees.
 
     An event counts from `delay` µs after it on: as of a time it is seen if `ts < as_of - delay`. Windows and
     half-lives are measured from as_of all the same: a window is `[as_of - size, as_of - delay)`.
     """
 
-    kind: str
-    size: int
-    delay: int = 0
+    kind: str  # `w` (window), `h` (half-life) or `all`
+    size: int  # µs, of a window or a half-life
+    delay: int = 0  # µs
 
     @classmethod
     def parse(cls, text: str) -> "Span":
@@ -56,18 +57,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """One column. key: names of `features.counters.keys`. prior: what a quotient without trials is.
+    """One column."""
 
-    event: `impression`, the name of a grade, `grade` (its rank) or of a feedback column. stat: one of STATS, or
-    one of NAMING with what it names, as in `distinct_item`.
-    """
-
-    key: tuple[str, ...]
-    event: str
+    key: tuple[str, ...]  # parts, as in `features.counters.keys`
+    event: str  # `impression`, the name of a grade, `grade` (its rank) or the name of a feedback column
     span: Span
-    stat: str
-    strength: float = 10.0
-    prior: float = 0.0
+    stat: str  # one of STATS, or one of NAMING with what it names, as in `distinct_item`
+    strength: float = 10.0  # how many trials the prior weighs
+    prior: float = 0.0  # what a quotient without trials is
 
     @property
     def column(self) -> str:
@@ -89,7 +86,7 @@ def parse_column(name: str) -> Counter:
     """Read a column name back (strength and prior are not in it); PairliftError for another form."""
     parts = name.split("__")
     if len(parts) != 4 or not _is_stat(parts[3]):
-        raise PairliftError(f"'{name}' is no counter column: '<key>__<event>__<span>__<stat>' was expected")
+        raise PairliftError(f"'{name}' is not a counter column: '<key>__<event>__<span>__<stat>' was expected")
     return Counter(tuple(parts[0].split("_x_")), parts[1], Span.parse(parts[2]), parts[3])
 
 
@@ -105,17 +102,39 @@ def check_event(event: str, grades: tuple[str, ...], feedback: tuple[str, ...]) 
         raise PairliftError(f"[[counters]] event = '{event}' is not known{did_you_mean(event, names)}")
 
 
+class Worth(NamedTuple):
+    """What an event is worth to a counter by its grade: float[grades + 1], of no grade first."""
+
+    value: tuple[float, ...]  # what sums and means add
+    trial: tuple[float, ...]  # 1 where the value is known: what means and rates are over
+
+    @property
+    def hit(self) -> tuple[float, ...]:
+        """1 where the value is not 0: what counts and rates add."""
+        return tuple(float(value != 0) for value in self.value)
+
+
+def worth_by_grade(event: str, grades: tuple[str, ...]) -> Worth | None:
+    """Return what a log's event is worth to counters of `event`; None where that is a feedback column's value."""
+    ranks = range(-1, len(grades))
+    graded = tuple(float(rank >= 0) for rank in ranks)
+    if event == "impression":
+        ones = tuple(1.0 for _ in ranks)
+        return Worth(ones, ones)
+    if event == "grade":
+        return Worth(tuple(float(max(rank, 0)) for rank in ranks), graded)
+    if event in grades:
+        return Worth(tuple(float(rank == grades.index(event)) for rank in ranks), graded)
+    return None
+
+
 def event_values(log: EventLog, event: str, grades: tuple[str, ...]) -> tuple[F32, F32]:
     """Return float32[n] value and float32[n] trial (1 where the value is known) of each event of the log."""
     check_event(event, grades, log.feedback_names)
-    if event == "impression":
-        ones = np.ones(len(log), np.float32)
-        return ones, ones
-    graded = (log.grade >= 0).astype(np.float32)
-    if event == "grade":
-        return np.maximum(log.grade, 0).astype(np.float32), graded
-    if event in grades:
-        return (log.grade == grades.index(event)).astype(np.float32), graded
+    worth = worth_by_grade(event, grades)
+    if worth is not None:
+        at = np.minimum(log.grade + 1, len(grades))
+        return np.array(worth.value, np.float32)[at], np.array(worth.trial, np.float32)[at]
     column = log.feedback[:, log.feedback_names.index(event)]
     known = ~np.isnan(column)
     return np.where(known, column, 0).astype(np.float32), known.astype(np.float32)
@@ -174,7 +193,7 @@ class _Priors:
         self._made: dict[tuple[str, str], float] = {}
 
     def of(self, stat: str, declared: CounterSettings) -> float:
-        """Return the declared prior, or the quotient of the whole log; 0 for what is no quotient."""
+        """Return the declared prior, or the quotient of the whole log; 0 for any other statistic."""
         if stat.partition("_")[0] not in ("rate", "mean", "ratio"):
             return 0.0
         if declared.prior is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from features.counters.keys import has_list, keep_wanted, key_codes, stable_order
+from features.counters.places import find_places, first_not_before, places_of
 from features.counters.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
 from features.counters.spec import check_event
 from features.prefetch import AHEAD, prefetch
@@ -27,13 +28,25 @@ MANY = 10_000
 
 
 class Events(NamedTuple):
-    """What the kernels read of a timeline."""
+    """The arrays of a `Timeline` that the kernels read."""
 
-    offsets: I64
-    ts: I64
-    grade: I8
-    feedback: F32
-    marks: F64
+    offsets: I64  # [k + 1], the events of key i are [offsets[i], offsets[i + 1])
+    ts: I64  # [m], µs, never decreasing within a key
+    grade: I8  # [m], rank, -1 for none
+    feedback: F32  # [m, f], of the plan's feedback columns, NaN where unknown
+    marks: F64  # [m // EVERY, c], of the key that begins at o the rows from o // EVERY on
+
+
+# The kernels work on `at`: float64[c], the running columns of one key as they stand after some of its events.
+#
+#   _run     at ← at with the events [begin, stop): for each, a sum adds the event's value, a decayed sum fades by the
+#            time since the event before and adds it, and a last time becomes the event's where the value is not 0
+#   _mark    for each key: at ← nothing; after every 16th event, write `at` to the marks
+#   _stand   at ← the mark before `stop`, run on to `stop`: at most 15 events, whatever the key has
+#   _read    for each (key, as_of), and each delay: find the events before as_of - delay, let `at` stand there, and
+#            read each total off it; a window is what stands there less what stood before its start (`_sum_before`)
+#
+# Columns of one kind lie side by side (`Running.starts`), so the inner loops have no branches on the kind.
 
 
 @njit(cache=True, nogil=True)
@@ -75,12 +88,14 @@ def _run(events: Events, running: Running, start: int, begin: int, stop: int, at
 
 @njit(**SMALL)
 def _nothing(running: Running, at: F64) -> None:
+    """Set the columns `at` to those of a key without events: 0, and -inf for the time of the last one."""
     for c in range(len(at)):
         at[c] = -np.inf if running.decay[c] == LAST else 0.0
 
 
 @njit(cache=True, nogil=True)
 def _mark(events: Events, running: Running, marks: F64) -> None:
+    """Fill the marks of all keys."""
     at = np.empty(len(running.decay))
     for k in range(len(events.offsets) - 1):
         start = events.offsets[k]
@@ -88,18 +103,6 @@ def _mark(events: Events, running: Running, marks: F64) -> None:
         for j in range((events.offsets[k + 1] - start) // EVERY):
             _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at)
             marks[start // EVERY + j] = at
-
-
-@njit(**SMALL)
-def first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
-    """Return the first place of [lo, hi) with `ts >= cut`, hi where there is none."""
-    while lo < hi:
-        middle = (lo + hi) // 2
-        if ts[middle] < cut:
-            lo = middle + 1
-        else:
-            hi = middle
-    return lo
 
 
 @njit(**SMALL)
@@ -160,6 +163,7 @@ def _read_key(
 
 @njit(cache=True, nogil=True)
 def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: I64, out: F64) -> None:
+    """Add to float64[n, b] `out`, in row rows[i], what the key at places[i] (-1: none) knows as of as_of[rows[i]]."""
     at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
     for i in range(len(places)):
         if places[i] >= 0:
@@ -179,19 +183,15 @@ def merge_totals(found: F64, rows: I64, kind: I64, out: F64) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The events of each key, and the running columns of the plan after each `EVERY` of them.
+    """The events of each key, and the running columns of the plan after each `EVERY` of them; read-only arrays."""
 
-    codes: int64[k], sorted, the keys that occur; empty where every code in [0, k) has a place of its own.
-    offsets: int64[k + 1] into ts: int64[m] (never decreasing within a key), grade: int8[m] and
-    feedback: float32[m, f]. marks: float64[m // EVERY, c], of the key that begins at o the rows from o // EVERY on:
-    row o // EVERY + j holds what has run up after (j + 1) · EVERY of its events. All are read-only.
-    """
-
-    codes: I64
-    offsets: I64
-    ts: I64
-    grade: I8
-    feedback: F32
+    codes: I64  # [k], sorted, the keys that occur; empty where every code in [0, k) has a place of its own
+    offsets: I64  # [k + 1], the events of the key at place i are [offsets[i], offsets[i + 1])
+    ts: I64  # [m], µs, never decreasing within a key
+    grade: I8  # [m], rank, -1 for none
+    feedback: F32  # [m, f], of the plan's feedback columns, NaN where unknown
+    #: [m // EVERY, c], of the key that begins at o the rows from o // EVERY on: row o // EVERY + j holds what has run
+    #: up after (j + 1) · EVERY of its events (the next key begins behind all of these, so no two keys share a row)
     marks: F64
 
     def __post_init__(self) -> None:
@@ -238,7 +238,7 @@ class Timeline:
         """The arrays for the kernels."""
         return Events(self.offsets, self.ts, self.grade, self.feedback, self.marks)
 
-    def find(self, code: I64) -> I64:
+    def find(self, code: I64 | I32) -> I64:
         """Return the place of each code, -1 where the key has no event."""
         return find_places(self.codes, self.offsets, code)
 
@@ -254,12 +254,6 @@ class Timeline:
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
         merge_totals(found, rows, plan.totals.kind, totals)
 
-    def values(self, plan: Plan, rows: I64, code: I64, as_of: I64) -> F32:
-        """Return float32[len(as_of), counters of the plan] of this timeline alone."""
-        totals = plan.empty(len(as_of))
-        self.add(plan, rows, code, as_of, totals)
-        return plan.finish(totals, as_of)
-
 
 @njit(cache=True, nogil=True)
 def _moved(rows: I64, ts: I64, grade: I8) -> tuple[I64, I8]:
@@ -271,44 +265,3 @@ def _moved(rows: I64, ts: I64, grade: I8) -> tuple[I64, I8]:
         prefetch(grade, np.int64(ahead))
         moved_ts[k], moved_grade[k] = ts[rows[k]], grade[rows[k]]
     return moved_ts, moved_grade
-
-
-def places_of(code: I64, order: I32) -> tuple[I64, I64]:
-    """Return (codes, offsets) of codes in their sorted order: each up to the greatest has a place if that are few, else
-    those that occur.
-    """
-    size = int(code[order[-1]]) + 1 if len(code) else 0
-    if size <= len(code):
-        return np.empty(0, np.int64), _offsets(code, size)
-    codes, offsets = np.empty(len(code), np.int64), np.empty(len(code) + 1, np.int64)
-    n = _occurring(code, order, codes, offsets)
-    return codes[:n].copy(), offsets[: n + 1].copy()
-
-
-@njit(cache=True, nogil=True)
-def _occurring(code: I64, order: I32, codes: I64, offsets: I64) -> int:
-    n = 0
-    for k in range(len(code)):
-        if n == 0 or code[order[k]] != codes[n - 1]:
-            codes[n], offsets[n] = code[order[k]], k
-            n += 1
-    offsets[n] = len(code)
-    return n
-
-
-@njit(cache=True, nogil=True)
-def _offsets(code: I64, size: int) -> I64:
-    offsets = np.zeros(size + 1, np.int64)
-    for k in range(len(code)):
-        offsets[code[k] + 1] += 1
-    for k in range(size):
-        offsets[k + 1] += offsets[k]
-    return offsets
-
-
-def find_places(codes: I64, offsets: I64, code: I64) -> I64:
-    """Return the place of each code by what `places_of` gave, -1 where it has none."""
-    if not len(codes):
-        return np.where(code < len(offsets) - 1, code, -1)
-    at = np.minimum(np.searchsorted(codes, code), len(codes) - 1)
-    return np.where(codes[at] == code, at, -1)

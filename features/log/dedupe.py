@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
+from features.hashing import GOLDEN, slot_of
 from features.schema import DAY, Bool
 
 U64 = npt.NDArray[np.uint64]
@@ -38,34 +39,39 @@ def _hashed(texts: list[str]) -> U64:
     return keys
 
 
-@njit(cache=True, nogil=True)
-def _slot(table: U64, a: np.uint64, b: np.uint64) -> int:
-    mask = np.uint64(len(table) - 1)
-    mixed = (a ^ (b * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
-    at = (mixed ^ (mixed >> np.uint64(31))) & mask
+# A table of its own beside `features.hashing.probe`: a key takes the whole slot, and two words are compared.
+@njit(cache=True, nogil=True, inline="always")
+def _probe(table: U64, a: np.uint64, b: np.uint64, shift: int) -> Any:
+    """Return the slot that holds the key (a, b); where none does, the empty slot, of (0, 0), that would."""
+    at = slot_of(np.int64(a ^ (b * np.uint64(GOLDEN))), shift)
     while (table[at, 0] != 0 or table[at, 1] != 0) and (table[at, 0] != a or table[at, 1] != b):
-        at = (at + np.uint64(1)) & mask
-    return int(at)
+        at = (at + 1) & (len(table) - 1)
+    return at
 
 
 @njit(cache=True, nogil=True)
-def _find(table: U64, keys: U64, found: Bool) -> None:
+def _find(table: U64, keys: U64, shift: int, found: Bool) -> None:
     for k in range(len(keys)):
-        at = _slot(table, keys[k, 0], keys[k, 1])
+        at = _probe(table, keys[k, 0], keys[k, 1], shift)
         if table[at, 0] != 0 or table[at, 1] != 0:
             found[k] = True
 
 
 @njit(cache=True, nogil=True)
-def _put(table: U64, keys: U64) -> int:
+def _put(table: U64, keys: U64, shift: int) -> int:
+    """Put keys into a table, or the slots of another; return how many of them were not there."""
     new = 0
     for k in range(len(keys)):
         if keys[k, 0] == 0 and keys[k, 1] == 0:
             continue
-        at = _slot(table, keys[k, 0], keys[k, 1])
+        at = _probe(table, keys[k, 0], keys[k, 1], shift)
         new += table[at, 0] == 0 and table[at, 1] == 0
         table[at, 0], table[at, 1] = keys[k, 0], keys[k, 1]
     return new
+
+
+def _shift(table: U64) -> int:
+    return 65 - len(table).bit_length()
 
 
 class SeenIds:
@@ -76,8 +82,8 @@ class SeenIds:
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
-        self._tables: dict[int, U64] = {}
-        self._counts: dict[int, int] = {}
+        self._tables: dict[int, U64] = {}  # by day since 1970: [2 ** bits, 2] keys, (0, 0) where empty
+        self._counts: dict[int, int] = {}  # by day: its keys
 
     def __len__(self) -> int:
         return sum(self._counts.values())
@@ -91,7 +97,7 @@ class SeenIds:
         """Return bool[n]: whether each key was added, or stands earlier in `keys` itself."""
         found = np.zeros(len(keys), bool)
         for table in self._tables.values():
-            _find(table, keys, found)
+            _find(table, keys, _shift(table), found)
         if len(keys) > 1:
             whole: Any = np.ascontiguousarray(keys).view([("a", np.uint64), ("b", np.uint64)]).ravel()
             first = np.zeros(len(keys), bool)
@@ -109,7 +115,7 @@ class SeenIds:
             table, self._counts[day] = np.zeros((SMALLEST, 2), np.uint64), 0
         while 2 * (self._counts[day] + len(keys)) > len(table):
             larger = np.zeros((2 * len(table), 2), np.uint64)
-            _put(larger, table)
+            _put(larger, table, _shift(larger))
             table = larger
         self._tables[day] = table
-        self._counts[day] += _put(table, keys)
+        self._counts[day] += _put(table, keys, _shift(table))

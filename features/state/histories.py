@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from features.counters.places import first_not_before
 from features.schema import F32, I8, I16, I32, I64, EventLog
 
 #: columns of the histories, as in `EventLog`
@@ -22,36 +23,26 @@ TAIL = 1 << 16
 
 @njit(cache=True, nogil=True)
 def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
+    """Return (start, stop) of the rows of each user with `ts < cut`; both 0 for a user that is not there."""
     start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
     for k in range(len(user)):
         if 0 <= user[k] < len(last):
-            lo, hi = first[user[k]], last[user[k]]
-            start[k] = lo
-            while lo < hi:
-                middle = (lo + hi) // 2
-                if ts[middle] < cut[k]:
-                    lo = middle + 1
-                else:
-                    hi = middle
-            stop[k] = lo
+            start[k] = first[user[k]]
+            stop[k] = first_not_before(ts, start[k], last[user[k]], cut[k])
     return start, stop
 
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """All events, sorted by (user, ts); user u has the rows `offsets[u] .. offsets[u + 1] - 1`.
+    """All events, sorted by (user, ts), with the columns of `EventLog`."""
 
-    offsets: int64[n_users + 1]. The other arrays are those of `EventLog` in this order: item: int32[n],
-    ts: int64[n], grade: int8[n], surface: int16[n], organic: int8[n], feedback: float32[n, k].
-    """
-
-    offsets: I64
-    item: I32
-    ts: I64
-    grade: I8
-    surface: I16
-    organic: I8
-    feedback: F32
+    offsets: I64  # [n_users + 1], user u has the rows [offsets[u], offsets[u + 1])
+    item: I32  # [n], dense
+    ts: I64  # [n], µs
+    grade: I8  # [n], rank, -1 for none
+    surface: I16  # [n], code, -1 unknown
+    organic: I8  # [n], 1 / 0, -1 unknown
+    feedback: F32  # [n, k], NaN where unknown
 
     @classmethod
     def build(cls, log: EventLog, n_users: int) -> "Histories":
@@ -117,13 +108,13 @@ def _packed(first: I64, offsets: I64, values: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class LiveHistories(Histories):
-    """Histories with gaps: user u has the rows `offsets[u] .. stop[u] - 1`, in time order.
+    """Histories with gaps: user u has the rows [offsets[u], stop[u]), and the last of `offsets` has no meaning.
 
     The arrays belong to a `HistoryBuffer`, which writes only behind the rows that this object knows: whoever
-    holds it reads the same for ever. stop: int64[n_users]; the last of `offsets` has no meaning here.
+    holds it reads the same for ever.
     """
 
-    stop: I64
+    stop: I64  # [n_users]
 
     @property
     def ends(self) -> I64:
@@ -133,6 +124,7 @@ class LiveHistories(Histories):
 
 @njit(cache=True, nogil=True)
 def _rows(first: I64, last: I64) -> tuple[I32, I64]:
+    """Return (user, row) of every event: user by user, the rows of each in their order."""
     n = 0
     for u in range(len(last)):
         n += last[u] - first[u]
@@ -151,9 +143,10 @@ def _place(
 ) -> tuple[I64, I64, int]:
     """Return (target, source, tail): rows to write, and what into them: a row, or ~k for new event k.
 
-    A user whose events all come behind the known ones and fit into the block gets them there. Any other moves
-    to a block of twice the size at the tail, with late events merged in, so old rows stay as they are.
-    first, last, room are those of the next state and are changed here.
+    For each of the `users`, whose new events are [bounds[k], bounds[k + 1]) and whose rows are [first, last):
+        if the new events come behind the known ones and fit into the block's room: write them there
+        else: take a block of twice the size at the tail, and write old and new events to it, merged by time
+    So rows that a reader may know stay as they are. first, last, room: of the next state; changed here.
     """
     n = 0
     for k in range(len(users)):
@@ -198,16 +191,16 @@ class HistoryBuffer:
 
     def _restart(self, histories: Histories, extra: int) -> None:
         _, row = histories.rows()
-        self._tail = len(row)
+        self._tail = len(row)  # the first row behind all blocks
         capacity = len(row) + max(TAIL, len(row) // 2, 4 * extra)
-        self._arrays = {}
+        self._arrays = {}  # by name of COLUMNS
         for name in COLUMNS:
             old = getattr(histories, name)
             self._arrays[name] = np.empty((capacity, *old.shape[1:]), old.dtype)
             np.take(old, row, axis=0, out=self._arrays[name][: len(row)], mode="clip")
         self._first = np.concatenate([[0], np.cumsum(histories.sizes)]).astype(np.int64)
         self._last = self._first[1:].copy()
-        self._room = histories.sizes.copy()
+        self._room = histories.sizes.copy()  # of each user's block, in rows
 
     @property
     def histories(self) -> LiveHistories:

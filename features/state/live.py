@@ -1,9 +1,20 @@
-"""The state that follows recorded events: immutable objects, and one reference that is swapped.
+"""The state that follows recorded events: a log-structured merge tree (O'Neil and others, 1996) of segments.
 
-Layers of segments, as in a log-structured merge tree: the base; then layers of recorded events; then the latest
-events, which are built anew with every fold. One thread folds. Another, of low priority, does what is long: it merges
-layers when they are many, and rebuilds the base when they are a quarter of it. A reader takes `Live.state` once and
-holds it for its request: no lock.
+    add ──> pending
+               │ fold     every 0.2 s
+               v
+            memtable      the latest events: one segment, built anew with every fold
+               │ flush    when it has more than MEMTABLE events
+               v
+      run … run run       a segment and its events each, never changed; older and larger to the left
+               │ merge    the newest of them to one, when there are more than RUNS
+               v
+             base         rebuilt from all events when the runs have SHARE of its events, or for a snapshot (`freeze`)
+
+What is served is a `State` with the segments (base, *runs, memtable): a read adds up what each says, so few levels
+keep it fast. States are immutable, and one reference to the served one is swapped. One thread folds and flushes; a
+second one, of low priority, merges and rebuilds (the two kinds of compaction), one at a time. A reader takes
+`Live.state` once and holds it for its request: no lock.
 """
 
 import contextlib
@@ -13,50 +24,51 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from features.newcomers import Newcomers
-from features.schema import EventLog
+from features.schema import EventLog, empty_log, merged
 from features.state.histories import Histories, HistoryBuffer
+from features.state.read import make_tables
 from features.state.store import Segment, State
 
 log = logging.getLogger(__name__)
 
 #: seconds between the starts of two folds; an event is seen after at most this, and the time of a fold
 EVERY = 0.2
-#: events that are built anew with every fold, at most; more become a layer
-LATEST = 30_000
-#: layers are merged when there are more
-MANY = 4
-#: the base is rebuilt when the layers have this share of its events, and at least so many
+#: events that the memtable has at most; with more it is flushed
+MEMTABLE = 30_000
+#: runs are merged when there are more
+RUNS = 4
+#: the base is rebuilt when the runs have this share of its events, and at least so many
 SHARE, LEAST = 0.25, 500_000
-#: priority of the long work: the nice value of its thread
+#: priority of compactions: the nice value of their thread
 NICE = 10
 
 
 class Frozen(NamedTuple):
-    """A state of its own arrays, without layers. strangers: its events with a -1; frame: its last."""
+    """A state with arrays of its own and no segment but the base: what a snapshot is written from."""
 
     state: State
-    strangers: EventLog
-    frame: int
+    strangers: EventLog  # events with a user or an item of -1: no index was left for it, so no history has them
+    frame: int  # the last of the event log that is in it
 
 
-class _Layer(NamedTuple):
-    events: EventLog
+class _Run(NamedTuple):
+    events: EventLog  # what it is merged from again
     segment: Segment
 
 
-class _Done(NamedTuple):
-    """What long work made, to stand for `layers` of them from the place `first`: one layer, or a base (first 0)."""
+class _Compacted(NamedTuple):
+    """What a compaction made, to stand for some of the runs: a run, or a base."""
 
-    first: int
-    layers: int
-    layer: _Layer | None
-    frozen: Frozen | None
+    first: int  # the place of the first of these runs
+    runs: int  # how many they are
+    run: _Run | None
+    base: Frozen | None
 
 
 class Live:
@@ -72,21 +84,26 @@ class Live:
     ) -> None:
         """Copy the histories, and compile what folds. strangers, frame: those of the snapshot that `state` is."""
         self._names, self._every = feedback_names, every
-        self._strangers = empty_log(feedback_names) if strangers is None else strangers
+        self._strangers = empty_log(feedback_names) if strangers is None else strangers  # as of what is served
         self._buffer = HistoryBuffer(state.histories)
-        self._none = Histories.build(empty_log(feedback_names), 0)  # what is held here must not hold old arrays
-        self._base = replace(state, histories=self._none)
-        self._layers: list[_Layer] = []
-        self._solid, self._latest = self._base, empty_log(feedback_names)  # the base with the layers, and the rest
-        self._working: Future[_Done] | None = None
-        self._promised: list[Future[Frozen]] = []  # who gets the base that is being built
+        # The levels. What is held here has no histories, so that it does not hold old arrays of them.
+        self._no_histories = Histories.build(empty_log(feedback_names), 0)
+        self._base = replace(state, histories=self._no_histories)
         self._base_events = len(state.histories.ts)
-        self._known = (replace(state, histories=self._buffer.histories), frame)
+        self._runs: list[_Run] = []
+        self._flushed = self._base  # the base with the runs: what the memtable's segment is put on
+        self._memtable = empty_log(feedback_names)
+        self._served = (replace(state, histories=self._buffer.histories), frame)
+        # Between `add`, `freeze` and the thread that folds, under the lock.
         self._lock = threading.Lock()
         self._pending: list[EventLog] = []
         self._pending_frame, self._pending_new = frame, (state.catalog.new_users, state.catalog.new_items)
-        self._freeze: list[Future[Frozen]] = []
-        self._wake, self._stop, self.problem = threading.Event(), threading.Event(), ""
+        self._freezes: list[Future[Frozen]] = []  # wait for the next base that is begun
+        # The compaction at work, and those who wait for the base that it makes.
+        self._compaction: Future[_Compacted] | None = None
+        self._base_waiters: list[Future[Frozen]] = []
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self.problem = ""  # of the last fold, empty where it went well
         self._warm(state)
         self._thread = threading.Thread(target=self._work, name="fold", daemon=True)
         self._thread.start()
@@ -94,12 +111,12 @@ class Live:
     @property
     def state(self) -> State:
         """All that is folded in. Take it once for a request."""
-        return self._known[0]
+        return self._served[0]
 
     @property
     def frame(self) -> int:
         """The last frame of the log that `state` has."""
-        return self._known[1]
+        return self._served[1]
 
     @property
     def waiting(self) -> int:
@@ -120,14 +137,14 @@ class Live:
         """Rebuild the base from all that was added so far; the future has it, for a snapshot."""
         wanted: Future[Frozen] = Future()
         with self._lock:
-            self._freeze.append(wanted)
+            self._freezes.append(wanted)
         self._wake.set()
         return wanted
 
     def drain(self, timeout: float) -> None:
         """Wait until all that was added is folded in; TimeoutError after `timeout` seconds."""
         until = time.monotonic() + timeout
-        while self.waiting or self._known[1] < self._pending_frame:
+        while self.waiting or self._served[1] < self._pending_frame:
             if time.monotonic() > until:
                 raise TimeoutError(self.problem or f"{self.waiting} events wait")
             time.sleep(0.005)
@@ -161,44 +178,79 @@ class Live:
             self._stop.wait(max(0.0, begun + self._every - time.monotonic()))
 
     def _turn(self) -> None:
-        if self._working is not None and self._working.done():
-            self._take(self._working)
+        """Install what a compaction made, fold what is pending, begin the next compaction."""
+        if self._compaction is not None and self._compaction.done():
+            self._install(self._compaction)
         with self._lock:
             taken, frame, new = list(self._pending), self._pending_frame, self._pending_new
         if taken:
             self._fold(merged(taken), frame, new)
             with self._lock:
                 del self._pending[: len(taken)]
-        if self._working is None:
-            layered = sum(len(layer.events) for layer in self._layers)
-            if self._freeze or layered > max(LEAST, SHARE * self._base_events):
-                self._begin_base()
-            elif len(self._layers) > MANY:
+        if self._compaction is None:
+            in_runs = sum(len(run.events) for run in self._runs)
+            if self._freezes or in_runs > max(LEAST, SHARE * self._base_events):
+                self._begin_rebuild()
+            elif len(self._runs) > RUNS:
                 self._begin_merge()
 
     def _fold(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers]) -> None:
+        """Serve the state with these events: in the memtable and, those of known users and items, in the histories."""
         strange = (events.user < 0) | (events.item < 0)
-        latest = merged([self._latest, events])
+        memtable = merged([self._memtable, events])
         # Ids and events of one moment become known together.
-        self._solid = replace(self._solid, catalog=replace(self._solid.catalog, new_users=new[0], new_items=new[1]))
-        state = self._solid.extended(latest)
+        catalog = replace(self._flushed.catalog, new_users=new[0], new_items=new[1])
+        self._flushed = replace(self._flushed, catalog=catalog)
+        state = self._flushed.extended(memtable)
         # Last what cannot be undone: all before it may fail, and the turn is tried again.
         histories = self._buffer.extended(events.select(~strange))
         self._strangers = merged([self._strangers, events.select(strange)])
-        self._latest = latest
-        self._known = (replace(state, histories=histories), frame)
-        if len(latest) > LATEST:
-            self._close_latest(state)
+        self._memtable = memtable
+        self._served = (replace(state, histories=histories), frame)
+        if len(memtable) > MEMTABLE:
+            self._flush(state)
 
-    def _close_latest(self, state: State) -> None:
-        """Make a layer of the latest events. state: the one that has them in its last segment."""
-        self._layers = [*self._layers, _Layer(self._latest, state.segments[-1])]
-        self._solid, self._latest = replace(state, histories=self._none), empty_log(self._names)
+    def _flush(self, state: State) -> None:
+        """Make a run of the memtable. state: the one that has it as its last segment."""
+        self._runs = [*self._runs, _Run(self._memtable, state.segments[-1])]
+        self._flushed, self._memtable = replace(state, histories=self._no_histories), empty_log(self._names)
 
-    def _begin(self, work: Callable[[], _Done]) -> None:
-        """Run long work aside; the next turn after it takes what it made."""
-        future: Future[_Done] = Future()
-        self._working = future
+    def _begin_merge(self) -> None:
+        """Merge the newest runs, from the first that is not much larger than all behind it."""
+        sizes = np.array([len(run.events) for run in self._runs])
+        behind = np.cumsum(sizes[::-1])[::-1] - sizes
+        first = int(np.argmax(sizes < 2 * behind)) if (sizes < 2 * behind).any() else len(sizes) - 2
+        parts, base = [run.events for run in self._runs[first:]], self._base
+
+        def work() -> _Compacted:
+            events = merged(parts)
+            return _Compacted(first, len(parts), _Run(events, base.extended(events).segments[-1]), None)
+
+        self._begin(work)
+
+    def _begin_rebuild(self) -> None:
+        """Build a base of all that is known."""
+        if len(self._memtable):
+            self._flush(self._flushed.extended(self._memtable))
+        with self._lock:
+            # Only what was added before a freeze was asked for must be in it, and all of that is.
+            self._base_waiters, self._freezes = self._freezes, []
+        (state, frame), strangers, count = self._served, self._strangers, len(self._runs)
+
+        def work() -> _Compacted:
+            histories = state.histories.compact()
+            events = merged([histories.log(self._names), strangers])
+            built = State.build(events, state.catalog, state.counters, state.grades, histories)
+            built = replace(built, end=max(built.end, state.end))
+            make_tables(built)  # made here, not by the first request
+            return _Compacted(0, count, None, Frozen(built, strangers, frame))
+
+        self._begin(work)
+
+    def _begin(self, work: Callable[[], _Compacted]) -> None:
+        """Run a compaction aside; the next turn after it installs what it made."""
+        future: Future[_Compacted] = Future()
+        self._compaction = future
 
         def call() -> None:
             with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
@@ -212,88 +264,28 @@ class Live:
 
         threading.Thread(target=call, name="compact", daemon=True).start()
 
-    def _begin_merge(self) -> None:
-        """Merge the newest layers, from the first that is not much larger than all behind it."""
-        sizes = np.array([len(layer.events) for layer in self._layers])
-        behind = np.cumsum(sizes[::-1])[::-1] - sizes
-        first = int(np.argmax(sizes < 2 * behind)) if (sizes < 2 * behind).any() else len(sizes) - 2
-        parts, base = [layer.events for layer in self._layers[first:]], self._base
-
-        def work() -> _Done:
-            events = merged(parts)
-            return _Done(first, len(parts), _Layer(events, base.extended(events).segments[-1]), None)
-
-        self._begin(work)
-
-    def _begin_base(self) -> None:
-        """Build a base of all that is known."""
-        if len(self._latest):
-            self._close_latest(self._solid.extended(self._latest))
-        with self._lock:
-            # Only what was added before a freeze was asked for must be in it, and all of that is.
-            self._promised, self._freeze = self._freeze, []
-        (state, frame), strangers, count = self._known, self._strangers, len(self._layers)
-
-        def work() -> _Done:
-            histories = state.histories.compact()
-            events = merged([histories.log(self._names), strangers])
-            built = State.build(events, state.catalog, state.counters, state.grades, histories)
-            built = replace(built, end=max(built.end, state.end))
-            built.make_tables()  # made here, not by the first request
-            return _Done(0, count, None, Frozen(built, strangers, frame))
-
-        self._begin(work)
-
-    def _take(self, working: "Future[_Done]") -> None:
-        """Put what long work made in the place of its layers."""
-        self._working = None
-        promised, self._promised = self._promised, []
-        error = working.exception()
+    def _install(self, compaction: "Future[_Compacted]") -> None:
+        """Put what a compaction made in the place of its runs; runs that were flushed meanwhile stay behind it."""
+        self._compaction = None
+        waiters, self._base_waiters = self._base_waiters, []
+        error = compaction.exception()
         if error is not None:
-            for future in promised:
+            for future in waiters:
                 future.set_exception(error)
             self._stop.wait(1.0)  # else it would begin again at once, and fail again
             return
-        done = working.result()
-        behind = self._layers[done.first + done.layers :]
-        self._layers = [*self._layers[: done.first], *([done.layer] if done.layer else []), *behind]
-        if done.frozen:
-            self._base = replace(done.frozen.state, histories=self._none)
-            self._base_events = len(done.frozen.state.histories.ts) + len(done.frozen.strangers)
+        made = compaction.result()
+        behind = self._runs[made.first + made.runs :]
+        self._runs = [*self._runs[: made.first], *([made.run] if made.run else []), *behind]
+        if made.base:
+            self._base = replace(made.base.state, histories=self._no_histories)
+            self._base_events = len(made.base.state.histories.ts) + len(made.base.strangers)
         # first_seen, end and ranks stay: they are those of all events.
-        segments = (*self._base.segments, *(layer.segment for layer in self._layers))
-        self._solid = replace(self._solid, segments=segments)
-        state, frame = self._known
-        latest = (state.segments[-1],) if len(self._latest) else ()
-        self._known = (replace(state, segments=(*segments, *latest)), frame)
-        if done.frozen:
-            for future in promised:
-                future.set_result(done.frozen)
-
-
-def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:
-    """Return n events of nobody with nothing, at time 0."""
-    return EventLog(
-        user=np.full(n, -1, np.int32),
-        item=np.full(n, -1, np.int32),
-        ts=np.zeros(n, np.int64),
-        grade=np.full(n, -1, np.int8),
-        surface=np.full(n, -1, np.int16),
-        organic=np.full(n, -1, np.int8),
-        request=np.full(n, -1, np.int64),
-        pairable=np.ones(n, bool),
-        feedback=np.full((n, len(feedback_names)), np.nan, np.float32),
-        feedback_names=feedback_names,
-    )
-
-
-ARRAYS = tuple(f.name for f in fields(EventLog) if f.name != "feedback_names")
-
-
-def merged(logs: list[EventLog]) -> EventLog:
-    """Return all events in time order; those of one instant in the order given."""
-    if len(logs) == 1 and (np.diff(logs[0].ts) >= 0).all():
-        return logs[0]
-    whole = {name: np.concatenate([getattr(part, name) for part in logs]) for name in ARRAYS}
-    order = np.argsort(whole["ts"], kind="stable")
-    return EventLog(**{name: array[order] for name, array in whole.items()}, feedback_names=logs[0].feedback_names)
+        segments = (*self._base.segments, *(run.segment for run in self._runs))
+        self._flushed = replace(self._flushed, segments=segments)
+        state, frame = self._served
+        memtable = (state.segments[-1],) if len(self._memtable) else ()
+        self._served = (replace(state, segments=(*segments, *memtable)), frame)
+        if made.base:
+            for future in waiters:
+                future.set_result(made.base)

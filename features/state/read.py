@@ -1,101 +1,278 @@
-"""The counters of one request: each key is looked up once, and rows that lie far apart are fetched ahead."""
+"""Reads counters: the one way from a state and requests to numbers, in training and in serving.
 
-from typing import TYPE_CHECKING
+    counter_values ─┬─ _one_request    for each plan: a row of the base's table for each candidate, where the plan has
+                    │                  one and the request comes after it; else each different key once, of timelines
+                    ├─ _many_requests  for each plan: the key of each candidate (one key for each request, where its
+                    │                  candidates share it), of timelines
+                    └─ _further        distinct counts and ranks, which are not totals of a plan
+
+A plan holds the counters of one key (`features.counters.plans`), and a segment of the state has a timeline for each
+plan. What all segments say of a key is added up in `_totals`, and `Plan.finish` makes values of totals. Both readers
+give the same values (up to rounding, where tables are read): a test compares them.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from features.counters.keys import key_codes
-from features.counters.latest import Latest
-from features.counters.plans import place
+from features.counters.distinct import EVER, count_over, distinct_parts
+from features.counters.keys import key_codes, of_request
+from features.counters.latest import Latest, has_table
+from features.counters.plans import Plan, place
+from features.counters.ranks import rank_values
+from features.counters.spec import Counter
 from features.counters.timeline import merge_totals
-from features.ids import slot_of
-from features.schema import F32, I64, Requests
+from features.hashing import bits_for, slot_of
+from features.schema import F32, F64, I16, I32, I64, Requests
+from features.state.store import State
 
-if TYPE_CHECKING:
-    from features.state.store import State
-
+#: in the place of columns that stay as they are
 NOTHING = np.empty(0, np.float32)
-NOBODY = np.full(1, -1, np.int32)
+#: the item of a key that names none
+NO_ITEM = np.full(1, -1, np.int32)
 
 
-def fill_request(state: "State", requests: Requests, shared: F32, out: F32) -> None:
-    """Fill float32[n, width] with the sums, quotients and times of one request, and `shared` where none of them stands.
+class Order(NamedTuple):
+    """Which counters are read in which way; plans are meant by their numbers."""
 
-    shared: float32[width]; it is completed by the counters that all candidates share.
+    shared: list[int]  # plans whose key is the same for all candidates of a request
+    each: list[int]  # the other plans, first those with a table: the first of them writes whole rows
+    tabled: frozenset[int]  # plans that have a table
+    distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a segment)
+    rank: list[tuple[int, Counter, int]]  # (column, counter, plan)
+
+
+def counter_values(state: State, requests: Requests, out: F32 | None = None, row: F32 | None = None) -> F32:
+    """Return float32[n, counters]: every counter of every candidate, as of its request's `as_of`.
+
+    out: float32[n, width >= counters], where they are to stand. row: float32[width], for one request alone: what is
+    to stand in the other columns of every candidate, so that one pass writes all; it is changed.
     """
-    kinds, row = state.kinds(), shared.reshape(1, -1)
-    for number in kinds.single:
-        _fill(state, number, requests, NOTHING, row)
-    if not kinds.each:
-        out[:] = shared
-    for k, number in enumerate(kinds.each):
-        _fill(state, number, requests, NOTHING if k else shared, out)
+    if out is None:
+        out = np.empty((len(requests.item), len(state.counters)), np.float32)
+    order = _order(state)
+    if len(requests) == 1:
+        _one_request(state, order, requests, np.empty(out.shape[1], np.float32) if row is None else row, out)
+    else:
+        _many_requests(state, order, requests, out)
+    if order.distinct or order.rank:
+        _further(state, order, requests, out)
+    return out
 
 
-def _fill(state: "State", number: int, requests: Requests, shared: F32, out: F32) -> None:
-    """Fill the counters of a plan, and `shared` elsewhere unless it is empty."""
-    table = state.table(number) if number in state.kinds().tabled else None
-    if table is not None and int(requests.as_of[0]) >= table.end:
-        _gather(state, number, table, requests, shared, out)
+def make_tables(state: State) -> None:
+    """Make all tables that single requests read, so that the first request does not wait for them."""
+    for number in _order(state).tabled:
+        _table(state, number)
+
+
+def item_totals(state: State, number: int, plan: Plan, n_items: int, as_of: int) -> F64:
+    """Return float64[n_items, totals] of the first items as of one time. plan: that number's, of the key `item`."""
+    items = np.arange(n_items)
+    return _totals(state, number, plan, items, items, np.full(n_items, as_of, np.int64))
+
+
+def _order(state: State) -> Order:
+    order: Order | None = state.made.get("order")
+    if order is None:
+        numbers, parts = range(len(state.plans)), distinct_parts(state.counters)
+        shared = [k for k in numbers if of_request(state.plans[k].key, state.catalog)]
+        tabled = frozenset(k for k in numbers if has_table(state.plans[k], state.catalog))
+        each = sorted((k for k in numbers if k not in shared), key=lambda k: k not in tabled)
+        plan_of = {plan.key: number for number, plan in enumerate(state.plans)}
+        columns = list(enumerate(state.counters))
+        distinct = [(k, c, parts.index((c.key, c.event, c.argument))) for k, c in columns if c.kind == "distinct"]
+        rank = [(k, c, plan_of[c.key]) for k, c in columns if c.kind == "rank"]
+        order = state.made["order"] = Order(shared, each, tabled, distinct, rank)
+    return order
+
+
+# One request: what its candidates share is read once, and rows of tables that lie far apart are fetched ahead.
+
+
+def _one_request(state: State, order: Order, requests: Requests, row: F32, out: F32) -> None:
+    """Complete float32[width] `row` by what all candidates share, and write it with the other counters to `out`."""
+    for number in order.shared:
+        _read_plan(state, number, requests, NO_ITEM, NOTHING, row.reshape(1, -1))
+    if not order.each:
+        out[:] = row
+    for k, number in enumerate(order.each):
+        _read_plan(state, number, requests, requests.item, NOTHING if k else row, out)
+
+
+def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F32, out: F32) -> None:
+    """Write the counters of a plan, of int32[n] items for the one request, and `row` elsewhere unless it is empty."""
+    table, as_of = _table(state, number), int(requests.as_of[0])
+    if table is None or as_of < table.end:
+        if len(row):
+            out[:] = row
+        _from_timelines(state, number, requests, item, out)
         return
-    if len(shared):
-        out[:] = shared
-    _read(state, number, requests, out)
+    plan = state.plans[number]
+    if plan.key in (("item",), ("user",)):
+        code: I64 | I32 = item if plan.key == ("item",) else requests.user  # an index alone is its own code
+    else:
+        code = _keys(state, plan, requests, item)[1]
+    table.gather(code, as_of, row, out)
+    if len(state.segments) > 1:
+        _again_with_later_events(state, number, code, as_of, out)
 
 
-def _codes(state: "State", number: int, requests: Requests) -> tuple[I64, I64]:
-    """Return (rows, codes) of the keys of the candidates; of one where they share it."""
-    key, item = state.plans[number].key, NOBODY if number in state.kinds().single else requests.item
+def _table(state: State, number: int) -> Latest | None:
+    """Return the base's table of a plan, None for one that has none."""
+    base = state.segments[0]
+    if number not in base.tables and number in _order(state).tabled:
+        base.tables[number] = Latest.of(state.plans[number], base.timelines[number])
+    return base.tables.get(number)
+
+
+def _again_with_later_events(state: State, number: int, code: I64 | I32, as_of: int, out: F32) -> None:
+    """Write the counters of those keys that segments behind the base know, from the timelines of all segments."""
+    later = [segment.timelines[number].find(code) >= 0 for segment in state.segments[1:]]
+    rows = np.flatnonzero(np.any(later, axis=0))
+    if len(rows):
+        values = _values(state, number, np.arange(len(rows)), code[rows].astype(np.int64), _times(as_of, len(rows)))
+        place(values, rows, state.plans[number].counters, out)
+
+
+def _from_timelines(state: State, number: int, requests: Requests, item: I32, out: F32) -> None:
+    """Read the timelines, each different key once: candidates share keys, of a genre for instance."""
+    plan, as_of = state.plans[number], int(requests.as_of[0])
+    rows, code = _keys(state, plan, requests, item)
+    different, place_of = _each_once(code)
+    n = len(different)
+    found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
+    totals, known = plan.empty(len(out)), place_of >= 0
+    merge_totals(found[place_of[known]], rows[known], plan.totals.kind, totals)
+    place(plan.finish(totals, _times(as_of, len(out))), np.arange(len(out)), plan.counters, out)
+
+
+def _keys(state: State, plan: Plan, requests: Requests, item: I32) -> tuple[I64, I64]:
+    """Return (rows, codes) of a plan's keys, of items for the one request."""
     user, surface = np.full(len(item), requests.user[0]), np.full(len(item), requests.surface[0])
-    rows, code, _ = key_codes(key, state.catalog, user, item, surface)
+    rows, code, _ = key_codes(plan.key, state.catalog, user, item, surface)
     return rows, code
 
 
-def _gather(state: "State", number: int, table: Latest, requests: Requests, shared: F32, out: F32) -> None:
-    """Fill the counters of a plan from the base's table; those of keys that have later events from the timelines."""
-    plan, as_of = state.plans[number], int(requests.as_of[0])
-    if plan.key in (("item",), ("user",)) and table.index is None and len(state.segments) == 1:
-        table.gather(requests.item if plan.key == ("item",) else requests.user, as_of, shared, out)
-        return
-    code = _codes(state, number, requests)[1]
-    table.gather(table.rows(code), as_of, shared, out)
-    later = [segment.timelines[number].find(code) >= 0 for segment in state.segments[1:]]
-    rows = np.flatnonzero(np.any(later, axis=0)) if later else ()
-    if len(rows):
-        times = np.full(len(rows), as_of, np.int64)
-        place(state.plan_values(number, plan, np.arange(len(rows)), code[rows], times), rows, plan.counters, out)
-
-
-def _read(state: "State", number: int, requests: Requests, out: F32) -> None:
-    """Fill the counters of a plan from the timelines: candidates share keys, and each key is read once."""
-    plan, as_of = state.plans[number], requests.as_of[0]
-    rows, code = _codes(state, number, requests)
-    known, inverse = _distinct(code)
-    found = state.totals(number, plan, np.arange(len(known)), known, np.full(len(known), as_of))
-    totals, there = plan.empty(len(out)), inverse >= 0
-    merge_totals(found[inverse[there]], rows[there], plan.totals.kind, totals)
-    place(plan.finish(totals, np.full(len(out), as_of)), np.arange(len(out)), plan.counters, out)
+def _times(as_of: int, n: int) -> I64:
+    return np.full(n, as_of, np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _distinct(code: I64) -> tuple[I64, I64]:
-    """Return (codes, each once, int64[n] place of each row's among them; -1 of a missing one)."""
-    bits = 2
-    while 1 << bits < 2 * len(code):
-        bits += 1
-    size = 1 << bits
-    slots, known, inverse = np.full(size, -1, np.int64), np.empty(len(code), np.int64), np.empty(len(code), np.int64)
+def _each_once(code: I64) -> tuple[I64, I64]:
+    """Return (the different codes, int64[n] the place of each code among them; -1 of a missing one).
+
+    A hash table of places: a code that is not in it yet gets the next place. It is filled anew for each request, so it
+    holds no codes beside their places, as `features.hashing.probe` expects: half the memory, and a third less time.
+    """
+    bits = bits_for(len(code))
+    slots, mask = np.full(1 << bits, -1, np.int64), (1 << bits) - 1
+    different, place_of = np.empty(len(code), np.int64), np.empty(len(code), np.int64)
     n = 0
     for k in range(len(code)):
         if code[k] < 0:
-            inverse[k] = -1
+            place_of[k] = -1
             continue
-        at = slot_of(code[k], 64 - bits)
-        while slots[at] >= 0 and known[slots[at]] != code[k]:
-            at = (at + 1) & (size - 1)
-        if slots[at] < 0:
-            slots[at], known[n] = n, code[k]
+        s = slot_of(code[k], 64 - bits)
+        while slots[s] >= 0 and different[slots[s]] != code[k]:
+            s = (s + 1) & mask
+        if slots[s] < 0:
+            slots[s], different[n] = n, code[k]
             n += 1
-        inverse[k] = slots[at]
-    return known[:n].copy(), inverse
+        place_of[k] = slots[s]
+    return different[:n].copy(), place_of
+
+
+# Many requests: all keys of a plan at once, in the order of the keys where they are many.
+
+
+class _Candidates:
+    """The candidates of requests in one row, their columns made when they are first asked for."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self.item = requests.item
+
+    @cached_property
+    def owner(self) -> I64:
+        """int64[n], the request of each."""
+        return self._requests.row_request()
+
+    @cached_property
+    def user(self) -> I32:
+        """int32[n]."""
+        return self._requests.user[self.owner]
+
+    @cached_property
+    def surface(self) -> I16:
+        """int16[n]."""
+        return self._requests.surface[self.owner]
+
+    @cached_property
+    def as_of(self) -> I64:
+        """int64[n], µs."""
+        return self._requests.as_of[self.owner]
+
+
+def _many_requests(state: State, order: Order, requests: Requests, out: F32) -> None:
+    """Write the counters of all plans to `out`."""
+    each, no_item = _Candidates(requests), np.full(len(requests), -1, np.int32)
+    for number in order.shared:
+        plan = state.plans[number]
+        rows, code, _ = key_codes(plan.key, state.catalog, requests.user, no_item, requests.surface)
+        values = _values(state, number, rows, code, requests.as_of)
+        place(values[each.owner], np.arange(len(out)), plan.counters, out)
+    for number in order.each:
+        plan = state.plans[number]
+        rows, code, _ = key_codes(plan.key, state.catalog, each.user, each.item, each.surface)
+        place(_values(state, number, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
+
+
+# Of all segments together.
+
+
+def _values(state: State, number: int, rows: I64, code: I64, as_of: I64) -> F32:
+    """Return float32[len(as_of), counters of a plan]. rows, code: from `key_codes`."""
+    plan = state.plans[number]
+    return plan.finish(_totals(state, number, plan, rows, code, as_of), as_of)
+
+
+def _totals(state: State, number: int, plan: Plan, rows: I64, code: I64, as_of: I64) -> F64:
+    """Return float64[len(as_of), totals of the plan]. plan: the one of that number, or a part (`only`) of it."""
+    totals = plan.empty(len(as_of))
+    for segment in state.segments:
+        segment.timelines[number].add(plan, rows, code, as_of, totals)
+    return totals
+
+
+def _further(state: State, order: Order, requests: Requests, out: F32) -> None:
+    """Write distinct counts and ranks."""
+    each = _Candidates(requests)
+    for column, counter, number in order.distinct:
+        out[:, column] = _distinct_count(state, counter, number, each)
+    for column, counter, number in order.rank:
+        out[:, column] = _rank(state, column, counter, number, each)
+
+
+def _distinct_count(state: State, counter: Counter, number: int, each: _Candidates) -> I64:
+    indexes = [segment.distincts[number] for segment in state.segments]
+    rows, code, _ = key_codes(counter.key, state.catalog, each.user, each.item, each.surface)
+    as_of, span = each.as_of, counter.span
+    low = as_of - span.size if span.kind == "w" else np.full(len(as_of), EVER)
+    return count_over(indexes, [index.find(code) for index in indexes], rows, low, as_of - span.delay)
+
+
+def _rank(state: State, column: int, counter: Counter, number: int, each: _Candidates) -> F32:
+    plan = state.plans[number]
+
+    def counts(as_of: int) -> F64:
+        alone = plan.only(plan.counters.tolist().index(column))
+        return item_totals(state, number, alone, state.catalog.n_items, as_of)[:, 0]
+
+    # New items have no attributes, so they neither have ranks nor change those of others.
+    described = state.catalog.described_items(each.item)
+    return rank_values(
+        state.ranks, counter.column, state.catalog.item_attribute(counter.argument), described, each.as_of, counts
+    )

@@ -37,20 +37,20 @@ def save_state(folder: Path, state: State) -> None:
     if any(side.room for side in sides.values()):
         new = {name: {"room": side.room, "ids": side.known} for name, side in sides.items()}
         (folder / NEWCOMERS).write_text(json.dumps(new, ensure_ascii=False))
-    told = {
+    written = {
         "end": state.end,
         "grades": state.grades,
         "segments": len(state.segments),
         "counters": [asdict(c) for c in state.counters],
     }
-    (folder / "state.json").write_text(json.dumps(told, indent=1))
+    (folder / "state.json").write_text(json.dumps(written, indent=1))
 
 
 def load_state(folder: Path) -> State:
     """Map a state that `save_state` wrote."""
-    told = json.loads((folder / "state.json").read_text())
-    counters = tuple(Counter(**{**c, "key": tuple(c["key"]), "span": Span(**c["span"])}) for c in told["counters"])
-    grades = tuple(told["grades"])
+    written = json.loads((folder / "state.json").read_text())
+    counters = tuple(Counter(**{**c, "key": tuple(c["key"]), "span": Span(**c["span"])}) for c in written["counters"])
+    grades = tuple(written["grades"])
     plans = make_plans(counters, grades)
     indexes = len(distinct_parts(counters))
     segments = tuple(
@@ -58,23 +58,30 @@ def load_state(folder: Path) -> State:
             tuple(load_arrays(folder / f"segment{k}" / f"timelines{n}", Timeline) for n in range(len(plans))),
             tuple(load_arrays(folder / f"segment{k}" / f"distincts{n}", Distinct) for n in range(indexes)),
         )
-        for k in range(told["segments"])
+        for k in range(written["segments"])
     )
-    histories = load_arrays(folder / "histories", Histories)
-    first_seen = load_array(folder / "first_seen.npy")
     catalog = _load_catalog(folder / "catalog")
     if (folder / NEWCOMERS).exists():
         new = json.loads((folder / NEWCOMERS).read_text())
         users, items = (Newcomers.of(new[side]["ids"], new[side]["room"]) for side in ("users", "items"))
         catalog = replace(catalog, new_users=users, new_items=items)
-    return State(catalog, counters, grades, plans, segments, first_seen, histories, told["end"])
+    return State(
+        catalog=catalog,
+        counters=counters,
+        grades=grades,
+        plans=plans,
+        segments=segments,
+        first_seen=load_array(folder / "first_seen.npy"),
+        histories=load_arrays(folder / "histories", Histories),
+        end=written["end"],
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Bare:
-    """What the catalogue's own files have; the rest has files of its own."""
+    """What the catalogue's own files have; the attributes have files of their own."""
 
-    user_ids: Ids | tuple[str, ...]
+    user_ids: Ids | tuple[str, ...]  # integers as an array, text as a list
     item_ids: Ids | tuple[str, ...]
     surfaces: tuple[str, ...]
     item_attributes: tuple[Attribute, ...] = ()

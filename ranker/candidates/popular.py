@@ -7,9 +7,9 @@ import numpy as np
 
 from features.counters.plans import Plan
 from features.counters.spec import Counter, Span
-from features.schema import DAY, F32, I32
+from features.schema import DAY, F32, I32, empty_log
 from features.state.histories import Histories
-from features.state.live import empty_log
+from features.state.read import item_totals
 from features.state.store import Segment, State
 from ranker.candidates.source import best
 from ranker.request import Request
@@ -34,7 +34,7 @@ class Popular:
     def __init__(self, state: State) -> None:
         self._end = state.end
         self._n_items = state.catalog.all_items
-        self._state, self._number, self.plan = _item_counter(state)
+        self._state, self.plan = _item_counter(state)
         # Decay fades all items alike, so without new events their order stays: from the state's end on it is this
         # one, at any later time too, when the counts themselves may have faded to zero.
         self._order_at_end = best(self._counts(state.end), self._n_items)
@@ -46,9 +46,7 @@ class Popular:
         return best(self._counts(request.as_of), limit)
 
     def _counts(self, as_of: int) -> F32:
-        items = np.arange(self._n_items)
-        times = np.full(self._n_items, as_of, np.int64)
-        counts = self._state.plan_values(self._number, self.plan, items, items, times)[:, 0]
+        counts = item_totals(self._state, 0, self.plan, self._n_items, as_of)[:, 0].astype(np.float32)
         return np.where(counts > 0, counts, np.nan)
 
 
@@ -63,17 +61,17 @@ def _alone(state: State, number: int) -> State:
     return replace(state, plans=(state.plans[number],), segments=segments, histories=none, made={})
 
 
-def _item_counter(state: State) -> tuple[State, int, Plan]:
-    """Return a state, the number of one of its plans, and of that plan one decayed count for each item."""
+def _item_counter(state: State) -> tuple[State, Plan]:
+    """Return a state with one plan, and of that plan one decayed count for each item."""
     for number, plan in enumerate(state.plans):
         if plan.key == ("item",):
             found = [k for k, place in enumerate(plan.counters) if _decayed_count(state.counters[place])]
             if found:
                 best_one = min(found, key=lambda k: _preference(state.counters[plan.counters[k]]))
-                return _alone(state, number), 0, plan.only(best_one)
+                return _alone(state, number), plan.only(best_one)
     counter = Counter(("item",), "impression", Span("h", HALF_LIFE), "count")
     own = State.build(state.histories.log(()), state.catalog, (counter,), ())
-    return _alone(own, 0), 0, own.plans[0]
+    return _alone(own, 0), own.plans[0]
 
 
 def _decayed_count(counter: Counter) -> bool:

@@ -9,7 +9,7 @@ from ranker.request import Request
 
 
 class CandidateSource(Protocol):
-    """Proposes items. `tests/test_ranker_candidates.py` holds every source to this.
+    """Proposes items. `tests/contracts.py` holds every source to this.
 
     A source may propose what the filters remove: it is asked for more where that is to be expected.
     """

@@ -9,7 +9,7 @@ variance is of that kind. So it is taken from the fits' and the seeds' parts, an
 Few fits leave few degrees of freedom. Two ways to a quantile are known: one t for the sum (Satterthwaite 1946, "An
 approximate distribution of estimates of variance components"), which covers too little where the few fits dominate,
 and one t for each part (Banerjee 1960, "Approximate confidence interval for linear functions of means of k
-populations"), which covers too much. The half-width is the mean of both; `tests/test_ranker_interval.py` and
+populations"), which covers too much. The half-width is the mean of both; `tests/test_ranker_metrics.py` and
 `make bench WHAT=trust` show what it covers.
 """
 

@@ -5,9 +5,9 @@ import os
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from features.counters.latest import row_bytes, table_bytes
+from features.counters.latest import has_table, row_bytes, table_bytes
 from features.errors import PairliftError
-from features.ids import SLOT_BYTES
+from features.hashing import SLOT_BYTES
 from features.log.dedupe import BYTES_PER_KEY
 from features.newcomers import bytes_per_id
 from features.schema import is_text
@@ -79,8 +79,8 @@ def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[Roo
         "user": bytes_per_id(is_text(catalog.user_ids), max_id_bytes) + 5 * WORD,
         "item": bytes_per_id(is_text(catalog.item_ids), max_id_bytes) + 2 * WORD,
     }
-    for number, plan in enumerate(state.plans):
-        row = row_bytes(plan) + 4 * SLOT_BYTES if number in state.kinds().tabled else 0
+    for plan in state.plans:
+        row = row_bytes(plan) + 4 * SLOT_BYTES if has_table(plan, catalog) else 0
         for side in set(plan.key) & rooms.keys():
             each[side] += 2 * (2 * WORD + row)
     return tuple(Room(f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
@@ -107,8 +107,9 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
         keys.append(OfKey(name, count, total / count))
         of_keys, of_events = of_keys + per_key, of_events + total - per_key
     of_events += _bytes(state.histories, COLUMNS)
-    for number in state.kinds().tabled:
-        plan, timeline = state.plans[number], base.timelines[number]
+    for plan, timeline in zip(state.plans, base.timelines, strict=True):
+        if not has_table(plan, state.catalog):
+            continue
         size, count = table_bytes(plan, timeline), len(timeline.offsets) - 1
         keys.append(OfKey(f"table of {'_x_'.join(plan.key)}", count, size / max(count, 1)))
         of_keys += size
@@ -122,7 +123,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
 
 
 def _row_bytes(state: State) -> int:
-    """Return the bytes of an event in an `EventLog`: layers keep theirs, to be merged."""
+    """Return the bytes of an event in an `EventLog`: runs keep theirs, to be merged."""
     return _history_bytes(state) + BESIDE
 
 

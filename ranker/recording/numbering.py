@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.newcomers import Newcomers
-from features.schema import I32, I64, Catalog, EventLog, is_text
-from features.state.live import merged
+from features.schema import I32, I64, Catalog, EventLog, is_text, merged
 from features.state.store import State
 from ranker.settings import MAX_ID_BYTES
 

@@ -21,8 +21,8 @@ from features.errors import PairliftError
 from features.log.recorded import Recorded, frames_of
 from features.log.segments import Frame, checksum_of
 from features.log.writer import EVENTS, LogWriter
-from features.schema import Bool, EventLog
-from features.state.live import Live, empty_log, merged
+from features.schema import Bool, EventLog, empty_log, merged
+from features.state.live import Live
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.hashes import MANIFEST

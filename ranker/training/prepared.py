@@ -26,6 +26,7 @@ from ranker.training.stages import code_hash
 CODE = (
     "features.counters",
     "features.errors",
+    "features.hashing",
     "features.ids",
     "features.log",
     "features.newcomers",

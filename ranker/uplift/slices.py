@@ -5,18 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from features.counters.keys import key_codes
-from features.counters.plans import make_plans
 from features.counters.spec import Counter, Span
-from features.counters.timeline import Timeline
 from features.errors import PairliftError, did_you_mean
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import DAY, F64, I64, SAMPLED, Bool
+from features.state.read import counter_values
+from features.state.store import State
 from ranker.training.prepared import Prepared
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
-#: item ages are split at these days
+#: the borders between the labels of item ages, in days
 AGES = (1, 7, 30)
 
 
@@ -61,18 +60,16 @@ def check_familiar(prepared: Prepared) -> None:
     for name in prepared.config.uplift.familiar:
         if name not in known:
             raise PairliftError(
-                f"[uplift] familiar: '{name}' is not a text or list of [items.columns]{did_you_mean(name, known)}"
+                f"[uplift] familiar: '{name}' is not a text or a list of [items.columns]{did_you_mean(name, known)}"
             )
 
 
 def events_before(prepared: Prepared, groups: Groups, key: tuple[str, ...]) -> F64:
     """Return float64[n]: how many events of each candidate's key (`counters.keys`) came before its group's as_of."""
-    plan = make_plans((Counter(key, "impression", Span("all", 0), "count"),))[0]
-    timeline = Timeline.build(plan, prepared.log, prepared.catalog, prepared.config.grade_names)
-    r = groups.requests
-    owner = r.row_request()
-    rows, code, _ = key_codes(plan.key, prepared.catalog, r.user[owner], r.item, r.surface[owner])
-    return timeline.values(plan, rows, code, r.as_of[owner])[:, 0].astype(np.float64)
+    counters = (Counter(key, "impression", Span("all", 0), "count"),)
+    grades, histories = prepared.config.grade_names, prepared.state.histories
+    state = State.build(prepared.log, prepared.catalog, counters, grades, histories)
+    return counter_values(state, groups.requests)[:, 0].astype(np.float64)
 
 
 def _bucket(count: I64, unit: str) -> Any:

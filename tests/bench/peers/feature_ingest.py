@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 from world import bundle_of, make_world, train_parts, with_config
 
-from features.schema import SECOND, EventLog, Requests
+from features.schema import SECOND, EventLog, Requests, empty_log
 from features.state.histories import Histories
-from features.state.live import empty_log
+from features.state.read import counter_values
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.client import Client
@@ -130,7 +130,7 @@ def check(bundle: Bundle) -> None:
             np.arange(20, dtype=np.int32), np.full(20, live.state.end), np.zeros(20, np.int16),
             np.arange(21, dtype=np.int64) * 100, np.tile(np.arange(100, dtype=np.int32), 20),
         )  # fmt: skip
-        np.testing.assert_allclose(live.state.counter_values(asked), want.counter_values(asked), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(counter_values(live.state, asked), counter_values(want, asked), rtol=1e-5, atol=1e-6)
         if len(Histories.build(everything, USERS).ts) != len(bundle.state.histories.ts) + 2000:
             raise SystemExit("the histories have not all events")
         server.stop(0)

@@ -1,0 +1,52 @@
+"""Hashes, and the hash table of the compiled kernels: slots of (key, number), Fibonacci hashing, linear probing.
+
+A table is int64[2 ** bits, 2]; a slot whose number is -1 is empty. It is at most half full, so a probe looks at 1.5
+slots for a key that is there, and at 2.5 for one that is not (Knuth, vol. 3, 6.4). Tables of keys that are wider than
+an int64 (`features.log.dedupe`) and bits without keys (`features.counters.keys`) share `slot_of` alone.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from features.schema import I64
+
+#: 2 ** 64 over the golden ratio, as an int64: multiples of it lie evenly in the range of integers (Knuth, vol. 3, 6.4)
+GOLDEN = -7046029254386353131
+#: bytes of a slot
+SLOT_BYTES = 16
+
+
+def mix(x: Any, salt: int = 1) -> Any:
+    """Return uint64 of uint64 `x`, every bit of which rests on all of x: what SplitMix64 (Steele, Lea, Flood 2014) with
+    the seed x gives as its `salt`-th number.
+    """
+    x = x + np.uint64(salt * GOLDEN % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def bits_for(n: int) -> int:
+    """Return the bits of the least table that n keys fill at most by half."""
+    bits = 1
+    while 1 << bits < 2 * n:
+        bits += 1
+    return bits
+
+
+@njit(cache=True, nogil=True, inline="always")
+def slot_of(key: int, shift: int) -> Any:
+    """Return the first slot of an int64 key among 2 ** (64 - shift): the high bits of its Fibonacci hash (int64)."""
+    return np.int64(np.uint64(key * GOLDEN) >> np.uint64(shift))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def probe(slots: I64, key: int, shift: int) -> Any:
+    """Return the slot that holds a key; where none does, the empty slot that would."""
+    s = slot_of(key, shift)
+    while slots[s, 1] >= 0 and slots[s, 0] != key:
+        s = (s + 1) & (len(slots) - 1)
+    return s

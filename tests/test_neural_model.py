@@ -1,0 +1,64 @@
+"""The model: torch and ONNX Runtime agree, and a state depends on nothing later."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from features.errors import PairliftError
+from neural.entities import Layout
+from neural.export import check_parity, export_towers, random_user_batch
+from neural.histories import TokenSpec
+from neural.model import Argus, Shape
+from neural.runtime import USER_INPUTS, USER_TOWER
+
+
+def random_model(length: int = 9) -> tuple[Argus, TokenSpec]:
+    spec = TokenSpec(
+        n_items=30, n_grades=3, n_surfaces=2, signal_mean=(1.0, 0.5), signal_scale=(1.0, 1.0), length=length
+    )
+    torch.manual_seed(0)
+    item, user = Layout((1, 1, 3), 4), Layout((), 2)
+    shape = Shape(width=16, layers=2, heads=2, dropout=0.1, rows=64, tokens=spec, item=item, user=user)
+    model = Argus(shape).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    return model, spec
+
+
+@pytest.mark.parametrize("length", [1, 9])
+def test_export_is_checked_and_a_difference_raises(length: int, tmp_path: Path) -> None:
+    model, spec = random_model(length)
+    export_towers(model, 64, spec, tmp_path)
+    rng = np.random.default_rng(1)
+    shapes = [(b, t) for b in (1, 4) for t in {1, length}]
+    batches = [random_user_batch(spec, 16, b, t, rng) for b, t in shapes]
+    check_parity(model.user, tmp_path / USER_TOWER, USER_INPUTS, batches)
+    with torch.no_grad():
+        model.user.out.bias += 0.01
+    with pytest.raises(PairliftError, match="differs from torch"):
+        check_parity(model.user, tmp_path / USER_TOWER, USER_INPUTS, batches)
+
+
+def test_the_last_state_is_that_of_all_states() -> None:
+    model, spec = random_model()
+    rng = np.random.default_rng(2)
+    item, codes, signals, surprise, user, length, surface = random_user_batch(spec, 16, 10, 9, rng)
+    with torch.no_grad():
+        states, taste = model.user.states(item, codes, signals, surprise, user)
+        at = torch.arange(10), length
+        expected = model.user.vectors(states[at], taste[at], surface)
+        found = model.user(item, codes, signals, surprise, user, length, surface)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_state_depends_on_nothing_later() -> None:
+    model, spec = random_model()
+    inputs = list(random_user_batch(spec, 16, 1, 9, np.random.default_rng(3)))[:5]
+    with torch.no_grad():
+        before = [x[:, :5].clone() for x in model.user.states(*inputs)]
+        for k in range(4):
+            inputs[k][:, 4:] = 1
+        after = [x[:, :5] for x in model.user.states(*inputs)]
+    torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,231 @@
+"""The plugin: its contract, its columns, lags and zones; what is served is what was trained."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from contracts import VectorContract, fit_data
+from logs import permuted
+from world import SMALL_TOWERS, TOML, World, make_world
+
+from features.errors import PairliftError
+from features.pairing.groups import make_groups
+from features.pairing.split import make_split
+from features.plugin import FeaturePlugin
+from features.schema import DAY, Requests, one_request
+from features.settings import PairingSettings, SplitSettings
+from features.state.histories import Histories
+from neural.entities import Layout, encode, table_rows
+from neural.histories import Lag, TokenSpec
+from neural.model import Argus, Shape
+from neural.settings import TowerSettings
+from neural.train import NO_NEGATIVES, Trainer, fit
+from neural.two_tower import TwoTower
+from ranker.config import load_config
+from ranker.training.prepared import prepare as prepare_log
+
+
+class TestTwoTower(VectorContract):
+    exact = False
+
+    def make(self) -> FeaturePlugin:
+        return TwoTower(**SMALL_TOWERS)
+
+
+@pytest.fixture(scope="module")
+def fitted(world: World) -> tuple[TwoTower, Requests, Histories]:
+    split = make_split(SplitSettings(), world.log, "UTC")
+    plugin = TwoTower(**SMALL_TOWERS, columns=["dot", "user_vector", "item_vector"], lag="4d")
+    plugin.fit(fit_data(world, split))
+    requests = make_groups(world.log, PairingSettings(), split).of("test").requests.slice(0, 60)
+    return plugin, requests, Histories.build(world.log, world.catalog.n_users)
+
+
+def test_all_columns_stand_in_their_order(fitted: Any) -> None:
+    plugin, requests, histories = fitted
+    values = plugin.values(requests, histories)
+    assert plugin.columns[:2] == ("dot", "user_vector_0")
+    assert plugin.columns[17] == "item_vector_0"
+    np.testing.assert_allclose(values[:, 0], (values[:, 1:17] * values[:, 17:]).sum(1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_lag_hides_the_latest_events(fitted: Any) -> None:
+    plugin, requests, histories = fitted
+    later = Requests(requests.user, requests.as_of - 4 * DAY, requests.surface, requests.offsets, requests.item)
+    plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
+    r = plugin.runtime
+    plain._runtime = type(r)(r.session, r.spec, r.vectors, r.expected, Lag(0))
+    np.testing.assert_array_equal(plugin.values(requests, histories), plain.values(later, histories))
+    assert not np.array_equal(plugin.values(requests, histories), plain.values(requests, histories))
+
+
+def test_what_is_served_is_what_was_trained(world: World) -> None:
+    """A token means the same: the served product of the held groups is that of one training pass over them."""
+    settings = {**SMALL_TOWERS, "history": 200}
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    plugin, trained = TwoTower(**settings), fit(data, TowerSettings(**settings))
+    plugin.fit(data)
+    trainer = Trainer(trained.inputs, TowerSettings(**settings), data.seed)
+    trainer.model = trained.model.eval()
+    r, inputs = data.groups.requests, trained.inputs
+    served = plugin.values(r, Histories.build(world.log, world.catalog.n_users))[:, 0]
+    checked = 0
+    with torch.no_grad():
+        for chosen in inputs.batches.plan(inputs.held, 600):
+            batch = inputs.batches.make(chosen, inputs.held)
+            score = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES)).numpy()
+            known = float(trained.model.known) * batch.groups.offset
+            np.testing.assert_allclose(served[batch.groups.row], score - known, rtol=1e-3, atol=1e-4)
+            checked += len(batch.groups.row)
+    assert checked > 100
+
+
+def test_an_event_after_the_fit_is_expected_to_be_as_its_whole_period(fitted: Any, world: World) -> None:
+    """A server knows no more of an item than the fit did: other users' later events do not change a token."""
+    plugin, requests, _ = fitted
+    t1, log, user = make_split(SplitSettings(), world.log, "UTC").t1, world.log, int(requests.user[-1])
+    later = np.flatnonzero((log.ts >= t1) & (log.user != user))
+    one = one_request(user, int(requests.as_of[-1]), 0, np.arange(9, dtype=np.int32))
+    found = [plugin.values(one, Histories.build(x, world.catalog.n_users)) for x in (log, permuted(log, later))]
+    np.testing.assert_array_equal(*found)
+    expected, item = plugin.runtime.expected, np.arange(80)
+    at_t1, at_the_end = (expected.before(item, np.full(80, ts)) for ts in (t1, int(log.ts[-1]) + DAY))
+    np.testing.assert_array_equal(at_t1, at_the_end)
+
+
+def test_the_zone_of_a_daily_lag_is_saved(world: World, tmp_path: Path) -> None:
+    """At 02:00 in New York it is 06:00 or 07:00 UTC: the last 00:00 there was 04:00 or 05:00 UTC."""
+    split = make_split(SplitSettings(), world.log, "UTC")
+    plugin = TwoTower(**{**SMALL_TOWERS, "pretrain_epochs": 1, "finetune_epochs": 0}, lag="daily")
+    plugin.fit(replace(fit_data(world, split), zone="America/New_York"))
+    (tmp_path / "first").mkdir()
+    plugin.save(tmp_path / "first")
+    loaded = TwoTower.load(tmp_path / "first")
+    moved = loaded.recoded(np.arange(80, dtype=np.int32), np.arange(40, dtype=np.int32))
+    (tmp_path / "second").mkdir()
+    moved.save(tmp_path / "second")
+    histories = Histories.build(world.log, world.catalog.n_users)
+    r = make_groups(world.log, PairingSettings(), split).of("test").requests.slice(0, 40)
+    midnight = np.array([at_midnight(int(ts), "America/New_York") for ts in r.as_of])
+    assert (midnight % DAY > 0).all()
+    plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
+    p = plugin.runtime
+    plain._runtime = type(p)(p.session, p.spec, p.vectors, p.expected, Lag(0))
+    expected = plain.values(replace(r, as_of=midnight), histories)
+    for known in (plugin, loaded, moved, TwoTower.load(tmp_path / "second")):
+        np.testing.assert_array_equal(known.values(r, histories), expected)
+        assert known.zone == "America/New_York"
+
+
+def test_the_zone_of_the_toml_is_handed_to_a_fit(world: World, tmp_path: Path) -> None:
+    log = world.log
+    columns = {"user_id": log.user, "item_id": log.item, "ts": log.ts.view("M8[us]"), "play": log.feedback[:, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
+    (tmp_path / "pairlift.toml").write_text(f'{TOML}\n[time]\nzone = "Asia/Tokyo"\n')
+    assert prepare_log(load_config(tmp_path / "pairlift.toml")).fit_data(0).zone == "Asia/Tokyo"
+
+
+def at_midnight(ts: int, zone: str) -> int:
+    local = datetime.fromtimestamp(ts / 1e6, ZoneInfo(zone))
+    return int(datetime(local.year, local.month, local.day, tzinfo=ZoneInfo(zone)).timestamp()) * 1_000_000
+
+
+def test_towers_of_an_older_format_are_refused(fitted: Any, tmp_path: Path) -> None:
+    plugin, _, _ = fitted
+    plugin.save(tmp_path)
+    about = json.loads((tmp_path / "two_tower.json").read_text())
+    del about["format"]
+    (tmp_path / "two_tower.json").write_text(json.dumps(about))
+    with pytest.raises(PairliftError, match="format 2 were expected, found 1; train anew"):
+        TwoTower.load(tmp_path)
+
+
+def test_a_history_over_the_length_is_cut_to_the_latest(fitted: Any) -> None:
+    plugin, requests, histories = fitted
+    last = int(requests.as_of.max()) + 10 * DAY
+    one = one_request(3, last, 0, np.arange(5, dtype=np.int32))
+    stop = histories.offsets[4]
+    keep = slice(stop - plugin.settings.history - 1, stop)  # one more, for the gap of the first
+    offsets = np.zeros(len(histories.offsets), np.int64)
+    offsets[4:] = plugin.settings.history + 1
+    names = ("item", "ts", "grade", "surface", "organic", "feedback")
+    short = Histories(offsets, *(getattr(histories, name)[keep] for name in names))
+    np.testing.assert_array_equal(plugin.values(one, short), plugin.values(one, histories))
+
+
+def test_the_surface_is_context(fitted: Any) -> None:
+    plugin, requests, histories = fitted
+    item = np.arange(9, dtype=np.int32)
+    asked = [plugin.values(one_request(2, int(requests.as_of[0]), s, item), histories) for s in (-1, 0, 1, 77)]
+    assert not np.array_equal(asked[1], asked[2])
+    np.testing.assert_array_equal(asked[0], asked[3])  # a new surface is an unknown one
+
+
+def test_cold_users_and_items_have_no_value(fitted: Any, world: World) -> None:
+    plugin, requests, histories = fitted
+    as_of = int(requests.as_of[0])
+    items = np.array([-1, 0, world.catalog.n_items], np.int32)
+    dot = plugin.values(one_request(0, as_of, 0, items), histories)[:, 0]
+    assert np.isnan(dot).tolist() == [True, False, True]
+    for user in (-1, world.catalog.n_users + 5):  # no event, and no user attributes in this world
+        assert np.isnan(plugin.values(one_request(user, as_of, 0, items), histories)[:, 0]).all()
+    assert np.isnan(plugin.user_vectors(one_request(0, 0, 0, items), histories)).all()
+
+
+def test_an_unseen_item_has_the_vector_of_its_attributes() -> None:
+    world = make_world(5)  # in which an unseen item shares no row of the table with a seen one's attributes
+    attributes, n = world.catalog.item_attributes, world.catalog.n_items
+    count = np.ones(n, np.int64)
+    count[[4, 9]] = 0
+    items = encode(count, attributes, table_rows(200), 20.0, salt=1)
+    assert (items.weight[[4, 9, n], 0] == 0).all()
+    torch.manual_seed(0)
+    spec = TokenSpec(n_items=n, n_grades=3, n_surfaces=2, signal_mean=(1.0, 0.5), signal_scale=(1.0, 1.0), length=9)
+    sizes = {"width": 16, "layers": 2, "heads": 2, "rows": table_rows(200)}
+    model = Argus(Shape(**sizes, dropout=0.0, tokens=spec, item=items.layout, user=Layout((), 2))).eval()
+
+    def vectors() -> np.ndarray[Any, Any]:
+        with torch.no_grad():
+            out = model.item(*(torch.from_numpy(x) for x in (items.slots, items.weight, items.numbers)))
+        return np.asarray(out.numpy())
+
+    before = vectors()
+    with torch.no_grad():  # whatever the id's own rows hold
+        model.table.weight[np.unique(items.slots[[4, 9], 0])] += 5.0
+    seen = np.flatnonzero(~np.isin(items.slots[:, 1:], items.slots[[4, 9], 0]).any(axis=(1, 2)))
+    unseen = np.intersect1d([4, 9, n], seen)
+    assert len(unseen)
+    np.testing.assert_array_equal(vectors()[unseen], before[unseen])
+
+
+def test_loading_and_serving_never_import_torch(fitted: Any, tmp_path: Path) -> None:
+    plugin, requests, histories = fitted
+    plugin.save(tmp_path)
+    arrays = {name: getattr(histories, name) for name in histories.__slots__}
+    np.savez(tmp_path / "histories.npz", **arrays)
+    code = f"""
+import sys, numpy as np
+from pathlib import Path
+from features.state.histories import Histories
+from features.schema import one_request
+from neural.two_tower import TwoTower
+folder = Path({str(tmp_path)!r})
+plugin = TwoTower.load(folder)
+histories = Histories(**np.load(folder / "histories.npz"))
+values = plugin.values(one_request(0, {int(requests.as_of[0])}, 0, np.arange(5, dtype=np.int32)), histories)
+assert np.isfinite(values).all()
+assert "torch" not in sys.modules, "torch was imported"
+"""
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
