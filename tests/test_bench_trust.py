@@ -51,13 +51,13 @@ def test_the_benchmark_runs_is_resumed_and_adds_up(trust: Any, tmp_path: Path, m
     monkeypatch.setattr(trust, "run_task", None)  # nothing is left to run
     trust.run(tasks, again, 1)
     assert again.found == store.found
-    told = trust.summary(again.found)
-    assert told["leaks_found"] == 1
-    assert told["false_leaks"] == 0
-    assert told["reports"] == {"coverage": 2, "useless": dict.fromkeys(USELESS, 1), "honest": 3, "leaks": 6}
-    assert told["false_useful"] == max(told["false_useful_by_kind"].values())
-    assert json.loads(json.dumps(told)) == told
-    assert "leaks told of honest plugins" in trust.table(told)
+    result = trust.summary(again.found)
+    assert result["leaks_found"] == 1
+    assert result["false_leaks"] == 0
+    assert result["reports"] == {"coverage": 2, "useless": dict.fromkeys(USELESS, 1), "honest": 3, "leaks": 6}
+    assert result["false_useful"] == max(result["false_useful_by_kind"].values())
+    assert json.loads(json.dumps(result)) == result
+    assert "leaks reported of honest plugins" in trust.table(result)
 
 
 def test_the_figures_are_of_the_results(trust: Any) -> None:
@@ -68,13 +68,13 @@ def test_the_figures_are_of_the_results(trust: Any) -> None:
     found |= {("useless", (kind, 0, k)): {"useful": k == 0 and kind == "noise"} for kind in USELESS for k in range(4)}
     found["honest", (0,)] = {"a": {"leaks": 0, "ratio": None}, "b": {"leaks": 2, "ratio": 1.2}}
     found["leaking", (0,)] = {"x": {"leaks": 1}, "y": {"leaks": 0}}
-    told = trust.summary(found)
-    assert told["coverage"] == pytest.approx(6 / 7, abs=1e-4)
-    assert (told["smallest_coverage"], told["largest_coverage"]) == (0.75, 1)
-    assert (told["false_useful"], told["false_useful_by_kind"]["constant_in_group"]) == (0.25, 0)
-    assert (told["leaks_found"], told["false_leaks"], told["unsteady_largest_ratio"]) == (0.5, 1, 1.2)
-    assert "a try, for fewer than 1,000 reports tell little" in trust.table(told)
-    many = told | {"reports": told["reports"] | {"coverage": 1000}}
+    result = trust.summary(found)
+    assert result["coverage"] == pytest.approx(6 / 7, abs=1e-4)
+    assert (result["smallest_coverage"], result["largest_coverage"]) == (0.75, 1)
+    assert (result["false_useful"], result["false_useful_by_kind"]["constant_in_group"]) == (0.25, 0)
+    assert (result["leaks_found"], result["false_leaks"], result["unsteady_largest_ratio"]) == (0.5, 1, 1.2)
+    assert "a try, for fewer than 1,000 reports tell little" in trust.table(result)
+    many = result | {"reports": result["reports"] | {"coverage": 1000}}
     assert "NOT KEPT: " in trust.table(many)
     right = many | {"coverage": 0.95, "false_useful": 0.03, "leaks_found": 1.0, "false_leaks": 0}
     assert "\nkept: " in trust.table(right)

@@ -56,8 +56,8 @@ def test_a_log_becomes_arrays_in_time_order(tmp_path: Path) -> None:
 
 
 def test_times_without_a_zone_are_of_the_zone_told(tmp_path: Path) -> None:
-    told = mapping(tmp_path)
-    tokyo = replace(told, zone="Asia/Tokyo")
+    result = mapping(tmp_path)
+    tokyo = replace(result, zone="Asia/Tokyo")
     import_log(tokyo, tmp_path / "log.duckdb")
     assert load_log(tmp_path / "log.duckdb")[0].ts[0] == (1709283600 - 9 * 3600) * SECOND
 
@@ -66,13 +66,13 @@ def test_integer_ids_stay_integers_and_sides_bring_attributes(tmp_path: Path) ->
     (tmp_path / "items.csv").write_text("id,kind,tags,price,title\n7,a,p|q,1.5,Seven\n9,,,,Nine\n")
     (tmp_path / "users.csv").write_text("id,age\n1,30\n2,\n")
     log = "who,what,when,stars,where\n1,7,2024-03-01,5,\n3,8,2024-03-02,1,\n"
-    told = mapping(tmp_path, log)
+    result = mapping(tmp_path, log)
     items = ItemsSettings(
         source="items.csv", item_id="id", text={"title": "title"},
         columns={"kind": "kind", "tags": "string_split(tags, '|')", "price": "price"},
     )  # fmt: skip
     users = UsersSettings(source="users.csv", user_id="id", columns={"age": "age"})
-    import_log(replace(told, items=items, users=users, pairing_where="stars > 1"), tmp_path / "log.duckdb")
+    import_log(replace(result, items=items, users=users, pairing_where="stars > 1"), tmp_path / "log.duckdb")
     log_, catalog = load_log(tmp_path / "log.duckdb")
     assert catalog.item_ids.tolist() == [7, 8, 9]
     assert catalog.user_ids.tolist() == [1, 2, 3]
@@ -114,33 +114,33 @@ def test_bad_logs_are_refused_and_nothing_is_left(
 
 
 def test_bad_conditions_and_repeated_items_are_told(tmp_path: Path) -> None:
-    told = mapping(tmp_path)
-    bad = replace(told, grades=(Grade(name="low", when="star < 3"),))
+    result = mapping(tmp_path)
+    bad = replace(result, grades=(Grade(name="low", when="star < 3"),))
     with pytest.raises(PairliftError, match=r"\[\[grades\]\] low"):
         import_log(bad, tmp_path / "log.duckdb")
     (tmp_path / "items.csv").write_text("id\nx\nx\n")
     items = ItemsSettings(source="items.csv", item_id="id")
     with pytest.raises(PairliftError, match="more than once in 2 rows"):
-        import_log(replace(told, items=items), tmp_path / "log.duckdb")
+        import_log(replace(result, items=items), tmp_path / "log.duckdb")
     (tmp_path / "items.csv").write_text("id\n1\n")
     with pytest.raises(PairliftError, match="write a cast"):
-        import_log(replace(told, items=items), tmp_path / "log.duckdb")
+        import_log(replace(result, items=items), tmp_path / "log.duckdb")
 
 
 def test_parquet_globs_and_json_come_in_too(tmp_path: Path) -> None:
-    told = mapping(tmp_path)
+    result = mapping(tmp_path)
     for part, rows in (("a", "LIMIT 2"), ("b", "OFFSET 2")):
         duckdb.sql(f"COPY (FROM '{tmp_path}/log.csv' {rows}) TO '{tmp_path}/part-{part}.parquet'")
     duckdb.sql(f"COPY (FROM '{tmp_path}/log.csv') TO '{tmp_path}/log.json'")
     for source in ("part-*.parquet", "log.json", "read_csv('{data}/log.csv')"):
-        events = told.events.model_copy(update={"source": source})
-        import_log(replace(told, data=tmp_path, events=events), tmp_path / "log.duckdb")
+        events = result.events.model_copy(update={"source": source})
+        import_log(replace(result, data=tmp_path, events=events), tmp_path / "log.duckdb")
         assert load_log(tmp_path / "log.duckdb")[0].item.tolist() == [1, 0, 0, 2]
 
 
 def test_what_requests_say_becomes_numbers_and_codes(tmp_path: Path) -> None:
-    told = mapping(tmp_path, context={"place": '"where"', "stars": "stars"})
-    import_log(told, tmp_path / "log.duckdb")
+    result = mapping(tmp_path, context={"place": '"where"', "stars": "stars"})
+    import_log(result, tmp_path / "log.duckdb")
     _, catalog = load_log(tmp_path / "log.duckdb")
     assert [(c.name, c.kind, c.values) for c in catalog.contexts] == [
         ("place", "categorical", ("feed", "search")), ("stars", "numeric", ()),
@@ -153,11 +153,11 @@ def test_what_requests_say_becomes_numbers_and_codes(tmp_path: Path) -> None:
 
 
 def test_conditions_may_name_what_items_and_contexts_name_too(tmp_path: Path) -> None:
-    told = mapping(tmp_path)
+    result = mapping(tmp_path)
     (tmp_path / "items.csv").write_text("id,stars\nx,1\n")
     items = ItemsSettings(source="items.csv", item_id="id", columns={"stars": "stars"})
     grades = (Grade(name="low", when="surface = 'feed' AND stars > 0"),)
-    import_log(replace(told, items=items, grades=grades, pairing_where="surface = 'feed'"), tmp_path / "log.duckdb")
+    import_log(replace(result, items=items, grades=grades, pairing_where="surface = 'feed'"), tmp_path / "log.duckdb")
     log, _ = load_log(tmp_path / "log.duckdb")
     assert log.grade.tolist() == [-1, 0, -1, 0]
     assert log.pairable.tolist() == [False, True, False, True]
@@ -172,8 +172,8 @@ def test_conditions_may_name_what_items_and_contexts_name_too(tmp_path: Path) ->
     ],
 )
 def test_a_condition_that_is_none_is_told(tmp_path: Path, grade: str, where: str | None, says: str) -> None:
-    told = mapping(tmp_path)
-    bad = replace(told, grades=(Grade(name="low", when=grade),), pairing_where=where)
+    result = mapping(tmp_path)
+    bad = replace(result, grades=(Grade(name="low", when=grade),), pairing_where=where)
     with pytest.raises(PairliftError, match=says):
         import_log(bad, tmp_path / "log.duckdb")
 
@@ -191,7 +191,7 @@ def test_milliseconds_read_as_seconds_and_odd_numbers_are_told(tmp_path: Path) -
 def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "it's (mine)"
     data.mkdir()
-    told = mapping(data)
+    result = mapping(data)
     (data / "log.csv").rename(data / "log (1).csv")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log (1).csv").write_text("who,what,when,stars,where\n")
@@ -202,8 +202,8 @@ def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monk
         '(SELECT * FROM "log (1).csv")',
         f"(SELECT * FROM 'log (1).csv' WHERE 'no {'name ' * 60}' <> '')",  # longer than a file's name can be
     ):
-        events = told.events.model_copy(update={"source": source})
-        import_log(replace(told, data=data, events=events), tmp_path / "log.duckdb")
+        events = result.events.model_copy(update={"source": source})
+        import_log(replace(result, data=data, events=events), tmp_path / "log.duckdb")
         assert len(load_log(tmp_path / "log.duckdb")[0]) == 4, source
         assert source_files(source, data) == [data / "log (1).csv"], source
 
@@ -220,10 +220,10 @@ def test_a_number_beyond_a_32_bit_float_is_told_with_file_and_row(tmp_path: Path
         (folder / f"{part}.csv").write_text("\n".join(["who,x,what,when,y", *lines]))
     odd = {"odd": "x::DOUBLE"}
     change = {table.removeprefix("events."): odd} if table.startswith("events.") else {}
-    told = mapping(tmp_path, source="parts/*.csv", surface=None, **({"feedback": {}} | change))
+    result = mapping(tmp_path, source="parts/*.csv", surface=None, **({"feedback": {}} | change))
     items = ItemsSettings(source="parts/*.csv", item_id="who", columns=odd) if table == "items.columns" else None
     users = UsersSettings(source="parts/*.csv", user_id="who", columns=odd) if table == "users.columns" else None
-    events = told.events if items is None else told.events.model_copy(update={"item_id": "who"})
+    events = result.events if items is None else result.events.model_copy(update={"item_id": "who"})
     grades = (Grade(name="low", when="true"),)
     with pytest.raises(PairliftError) as caught:
         import_log(replace(mapping_of(tmp_path, events, grades), items=items, users=users), tmp_path / "log.duckdb")
@@ -279,9 +279,9 @@ REPEATS = """event_id,who,what,when,stars
 def test_rows_that_repeat_an_event_id_are_dropped_the_first_kept_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = mapping(tmp_path, REPEATS, surface=None)
+    result = mapping(tmp_path, REPEATS, surface=None)
     with caplog.at_level("INFO", "features"):
-        import_log(told, tmp_path / "log.duckdb")
+        import_log(result, tmp_path / "log.duckdb")
     log, catalog = load_log(tmp_path / "log.duckdb")
     kept = [(catalog.user_ids[u], catalog.item_ids[i]) for u, i in zip(log.user, log.item, strict=True)]
     assert kept == [("al", "x"), ("al", "x"), ("al", "y"), ("bo", "z")]  # the earliest; then the source's order
@@ -340,8 +340,8 @@ def test_event_ids_of_old_and_new_files_are_one_as_integer_and_text(tmp_path: Pa
         "read_parquet(['old.parquet', 'new.parquet'], union_by_name=true)",
         "(SELECT * FROM 'old.parquet' UNION ALL BY NAME FROM 'new.parquet')",
     ):
-        told = mapping(tmp_path, REPEATS, surface=None, source=source)
-        import_log(told, tmp_path / "log.duckdb")
+        result = mapping(tmp_path, REPEATS, surface=None, source=source)
+        import_log(result, tmp_path / "log.duckdb")
         assert load_repeats(tmp_path / "log.duckdb") == 6  # of 7: 3; of 8: 2; of seven: 1
 
 
@@ -359,8 +359,8 @@ def test_an_event_id_that_is_none_is_told(tmp_path: Path, event_id: str, says: s
 
 def test_a_column_of_that_name_that_names_kinds_of_events_does_not_empty_the_log(tmp_path: Path) -> None:
     kinds = "event_id,who,what,when,stars\n" + "".join(f"{k % 2},u{k},x,2024-03-01,5\n" for k in range(30))
-    told = r"28 of 30 rows of .* repeat .* event_id = \"event_id\" .* event_id = \"NULL\"$"
-    with pytest.raises(PairliftError, match=told):
+    result = r"28 of 30 rows of .* repeat .* event_id = \"event_id\" .* event_id = \"NULL\"$"
+    with pytest.raises(PairliftError, match=result):
         import_log(mapping(tmp_path, kinds, surface=None), tmp_path / "log.duckdb")
     import_log(mapping(tmp_path, kinds, surface=None, event_id="event_id"), tmp_path / "log.duckdb")
     assert len(load_log(tmp_path / "log.duckdb")[0]) == 2
@@ -382,12 +382,12 @@ def test_a_column_that_nobody_asked_for_drops_at_most_two_of_three_rows(
     tmp_path: Path, each: int, refused: bool
 ) -> None:
     rows = [f"{k // each},u{k},x,2024-03-01,5\n" for k in range(60)]
-    told = mapping(tmp_path, "event_id,who,what,when,stars\n" + "".join(rows), surface=None)
+    result = mapping(tmp_path, "event_id,who,what,when,stars\n" + "".join(rows), surface=None)
     if refused:
         with pytest.raises(PairliftError, match=f"{60 - 60 // each} of 60 rows of .* repeat the event_id of another"):
-            import_log(told, tmp_path / "db")
+            import_log(result, tmp_path / "db")
     else:
-        import_log(told, tmp_path / "db")
+        import_log(result, tmp_path / "db")
         assert len(load_log(tmp_path / "db")[0]) == 60 // each
 
 

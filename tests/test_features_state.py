@@ -163,7 +163,7 @@ def test_a_live_state_is_the_state_of_the_whole_log(seed, least, sizes):
     assert frozen.frame == len(sizes)
     assert len(frozen.state.segments) == 1
     same_as_a_build(frozen.state, log, last - 20 * DAY, last + 20 * DAY)
-    assert len(frozen.strangers) == int(((log.user < 0) | (log.item < 0)).sum())
+    assert len(frozen.unplaced) == int(((log.user < 0) | (log.item < 0)).sum())
     assert np.array_equal(values(before, last), untouched, equal_nan=True)
 
 
@@ -297,7 +297,7 @@ def test_new_users_and_items_are_as_if_the_catalogue_knew_them(seed, least, size
         catalog = loaded.catalog
         assert (catalog.new_users, catalog.new_items) == arrivals.new
         assert catalog.new_items.known == arrivals.new[1].known
-        second = Live(loaded, ("play",), frozen.strangers, frozen.frame, every=0.001)
+        second = Live(loaded, ("play",), frozen.unplaced, frozen.frame, every=0.001)
         new = arrivals.numbered(merged([some_log(rng, 40, 8, last, last + DAY)]))
         second.add(new, len(sizes) + 1, arrivals.new)
         second.drain(20)
@@ -339,7 +339,7 @@ def test_newcomers_of_a_moment_stay_as_they_are():
     assert (one.known, two.known) == (["b", "a"], ["b", "a", "c"])
 
 
-def test_a_state_from_a_frozen_one_goes_on_and_keeps_its_strangers():
+def test_a_state_from_a_frozen_one_goes_on_and_keeps_its_unplaced_events():
     rng = np.random.default_rng(1)
     base = State.build(WORLD.log, WORLD.catalog, COUNTERS, WORLD.grades)
     last = int(WORLD.log.ts[-1])
@@ -348,7 +348,7 @@ def test_a_state_from_a_frozen_one_goes_on_and_keeps_its_strangers():
     first.add(parts[0], 1)
     frozen = first.freeze().result(10)
     first.close()
-    second = Live(frozen.state, ("play",), frozen.strangers, frozen.frame)
+    second = Live(frozen.state, ("play",), frozen.unplaced, frozen.frame)
     assert second.frame == 1
     second.add(parts[1], 2)
     again = second.freeze().result(10)

@@ -32,6 +32,8 @@ TORCH = {"model.py", "losses.py", "train.py", "export.py"}
 STUBS = {"server.py", "client.py", "wire.py"}
 #: modules of a folder
 MOST = 20
+#: lines of a file of tests
+LONGEST = 700
 
 
 def imports(path: Path, inside_functions: bool = True) -> set[str]:
@@ -106,6 +108,16 @@ def test_every_wing_says_in_a_sentence_what_it_is_for() -> None:
         assert "\n" not in sentence, path
         if path.parent.name != "examples":
             assert len(tree.body) == 1, f"{path}: a wing's modules are imported by their own names"
+
+
+def test_files_of_tests_are_named_after_what_they_test() -> None:
+    known = {name.replace(".", "_") for package in PACKAGES for name in modules(package)}
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        subject = path.stem.removeprefix("test_")
+        words = subject.split("_")
+        parts = {"_".join(words[:n]) for n in range(2, len(words) + 1)}
+        assert subject == "layout" or subject.startswith("bench_") or parts & known, path.name
+        assert len(path.read_text().splitlines()) < LONGEST, path.name
 
 
 def test_the_ways_through_the_modules(bundle: Bundle, parts: Parts, tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ def test_a_bundles_forest_is_written_as_onnx(trained: Path, tmp_path: Path) -> N
     rows = np.random.default_rng(0).uniform(0, 3, (50, len(loaded.columns))).astype(np.float32)
     content = (tmp_path / "forest.onnx").read_bytes()
     np.testing.assert_allclose(run_onnx(content, rows), loaded.score(rows), rtol=1e-12)
-    told = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
-    assert (json.loads(told["columns"]), told["bundle"]) == (list(loaded.columns), loaded.version)
+    figures = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
+    assert (json.loads(figures["columns"]), figures["bundle"]) == (list(loaded.columns), loaded.version)
     code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "none" / "forest.onnx")
     assert (code, "No such file" in said) == (2, True)
 
@@ -342,10 +342,10 @@ def test_the_rank_command_and_its_json(server, world):
         server.address,
         "--json",
     ]
-    told = json.loads(run(rank, *arguments, "--explain").stdout)
-    assert {item["item"] for item in told["items"]} == {10, 13, 999999}
-    assert set(told["items"][0]["features"][0]) == {"name", "value", "contribution"}
-    assert told["as_of"] == told["snapshot_time"]
+    figures = json.loads(run(rank, *arguments, "--explain").stdout)
+    assert {item["item"] for item in figures["items"]} == {10, 13, 999999}
+    assert set(figures["items"][0]["features"][0]) == {"name", "value", "contribution"}
+    assert figures["as_of"] == figures["snapshot_time"]
     at = json.loads(run(rank, *arguments, "--as-of", "2023-11-20T10:00:00+02:00").stdout)
     assert at["as_of"] == "2023-11-20T08:00:00+00:00"
 

@@ -66,8 +66,8 @@ def test_catboost_reads_the_file_as_the_pairs_it_was_written_from(tmp_path: Path
         str(tmp_path / "rows.tsv"), column_description=str(tmp_path / "columns"), pairs=str(tmp_path / "pairs.tsv")
     )
     assert pool.num_pairs() == len(pairs)
-    told = {"loss_function": "PairLogit", "iterations": 3, "allow_writing_files": False, "thread_count": 1}
-    model = catboost.CatBoost(told | {"verbose": False}).fit(pool)
+    result = {"loss_function": "PairLogit", "iterations": 3, "allow_writing_files": False, "thread_count": 1}
+    model = catboost.CatBoost(result | {"verbose": False}).fit(pool)
     theirs = model.eval_metrics(pool, ["PairAccuracy"])["PairAccuracy"][-1]
     assert pair_accuracy(np.asarray(model.predict(pool)), pairs).catboost == pytest.approx(theirs, rel=1e-6)
     assert pair_accuracy(np.asarray(model.predict(pool)), made).catboost != pytest.approx(theirs, rel=1e-4)
@@ -156,8 +156,8 @@ def test_repeated_pairs_are_summed_and_those_of_weight_zero_left_out_and_both_is
     path = tmp_path / "odd.tsv"
     path.write_text("2\t3\t1\n1\t0\t0\n5\t4\t2\n2\t3\t0.5\n0\t2\t1\n\n2\t0\t4\n")
     pairs = read_pairs(path, small())
-    told = zip(pairs.winner.tolist(), pairs.loser.tolist(), pairs.weight.tolist(), pairs.sampled.tolist(), strict=True)
-    assert list(told) == [(0, 2, 1, False), (2, 0, 4, False), (2, 3, 1.5, True), (5, 4, 2, False)]
+    rows = zip(pairs.winner.tolist(), pairs.loser.tolist(), pairs.weight.tolist(), pairs.sampled.tolist(), strict=True)
+    assert list(rows) == [(0, 2, 1, False), (2, 0, 4, False), (2, 3, 1.5, True), (5, 4, 2, False)]
     assert "1 pairs of weight 0 left out" in caplog.text
     assert "1 pairs that repeat others summed" in caplog.text
 

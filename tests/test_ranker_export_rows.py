@@ -87,8 +87,8 @@ def test_rows_are_those_that_are_learned_from(
     out = config.parent / f"{period}-{memory}{suffix}"
     groups = prepared.groups if period == "all" else prepared.groups.of(period)
     columns = prepared.spec.columns
-    told = write_rows(load_config(config), out, period, memory)
-    assert told == (len(groups.event), len(groups.requests), len(columns))
+    result = write_rows(load_config(config), out, period, memory)
+    assert result == (len(groups.event), len(groups.requests), len(columns))
     assert len(asked) >= 3 if memory == LITTLE else len(asked) == 1
     assert sum(asked) <= memory * len(asked) // 2
     table = read(out)

@@ -69,13 +69,13 @@ def lists_of(groups: Groups, score: np.ndarray, lowest: int) -> list[tuple[np.nd
 def test_map_and_auc_equal_scikit_learn(case: tuple[Groups, np.ndarray], relevant: int | None) -> None:
     groups, score = case
     lowest = relevant if relevant is not None else 1 - bool((groups.grade < 0).any())
-    told = list_metrics(score, groups, relevant)
+    result = list_metrics(score, groups, relevant)
     lists = lists_of(groups, score, lowest)
     for score_of in (average_precision_score, lambda hit, s: label_ranking_average_precision_score([hit], [s])):
         want = mean([score_of(hit, s) for hit, s in lists])
-        assert told["map"] == pytest.approx(want, nan_ok=True)
+        assert result["map"] == pytest.approx(want, nan_ok=True)
     want = mean([roc_auc_score(hit, s) for hit, s in lists])
-    assert told["auc"] == pytest.approx(want, nan_ok=True)
+    assert result["auc"] == pytest.approx(want, nan_ok=True)
 
 
 @given(scored(), st.sampled_from([None, 2]))
@@ -90,18 +90,18 @@ def test_mrr_is_the_mean_over_all_orders_of_the_ties(case: tuple[Groups, np.ndar
 def test_figures_worked_out_by_hand() -> None:
     groups = make_groups([3, 2, 2], [0, 1, 2, 0, 1, 1, 2], user=[0, 0, 1])
     score = np.array([3.0, 2.0, 1.0, 1.0, 1.0, 5.0, 4.0])  # the last group is all relevant: it says nothing
-    told = list_metrics(score, groups)
-    assert told["map"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 / 2) / 2)
-    assert told["mrr"] == pytest.approx((1 / 2 + 3 / 4) / 2)
-    assert told["auc"] == pytest.approx((0 + 1 / 2) / 2)
+    result = list_metrics(score, groups)
+    assert result["map"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 / 2) / 2)
+    assert result["mrr"] == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert result["auc"] == pytest.approx((0 + 1 / 2) / 2)
     assert list_metrics(score, groups, relevant=2)["mrr"] == pytest.approx((1 / 3 + 1 / 2) / 2)
 
 
 def test_nothing_to_order_is_nan() -> None:
     for groups in (make_groups([], []), make_groups([2, 0], [1, 1]), make_groups([2], [0, 0])):
-        told = list_metrics(np.zeros(len(groups.grade)), groups)
-        assert list(told) == ["ndcg@10", "map", "mrr", "auc"]
-        assert np.isnan(list(told.values())).all()
+        result = list_metrics(np.zeros(len(groups.grade)), groups)
+        assert list(result) == ["ndcg@10", "map", "mrr", "auc"]
+        assert np.isnan(list(result.values())).all()
 
 
 def test_drawn_candidates_are_no_part_of_a_list_that_was_shown() -> None:
@@ -307,10 +307,10 @@ def test_the_smallest_uplift_that_is_seen_is_seen_with_a_chance_of_80_per_cent()
 
 def test_the_report_has_the_parts() -> None:
     found = relative_uplift(*draw(np.random.default_rng(0), 3, 5, 50, "alike", 1, 0.3))
-    told = found.reported()
-    assert told["ci95"] == [found.low, found.high]
-    assert sum(told["variance"].values()) == pytest.approx(told["standard_error"] ** 2)
-    assert set(told) == {"relative_uplift", "ci95", "standard_error", "variance", "degrees_of_freedom"}
+    result = found.reported()
+    assert result["ci95"] == [found.low, found.high]
+    assert sum(result["variance"].values()) == pytest.approx(result["standard_error"] ** 2)
+    assert set(result) == {"relative_uplift", "ci95", "standard_error", "variance", "degrees_of_freedom"}
 
 
 NAMES = ["rises", "falls", "kind", "idle", "constant"]
@@ -329,9 +329,9 @@ def booster_and_rows() -> tuple[lgb.Booster, np.ndarray]:
 
 def test_what_acts_is_found_with_its_direction() -> None:
     booster, rows = booster_and_rows()
-    told = explain(booster, rows, {"kind"})
-    columns = told["columns"]
-    assert told["rows"] == SAMPLE
+    result = explain(booster, rows, {"kind"})
+    columns = result["columns"]
+    assert result["rows"] == SAMPLE
     assert list(columns)[:2] == ["rises", "falls"]
     assert columns["rises"]["direction"] > 0.9
     assert columns["falls"]["direction"] < -0.9
@@ -340,21 +340,21 @@ def test_what_acts_is_found_with_its_direction() -> None:
     for name in ("idle", "constant"):
         assert columns[name] == {"gain": 0.0, "splits": 0, "mean_abs_shap": 0.0, "direction": None}
     assert math.isclose(sum(c["gain"] for c in columns.values()), 1.0)
-    json.dumps(told, allow_nan=False)
+    json.dumps(result, allow_nan=False)
 
 
 def test_the_values_are_lightgbms_own() -> None:
     booster, rows = booster_and_rows()
     few = rows[:300]  # fewer than the sample: all of them
-    told = explain(booster, few, {"kind"})
+    result = explain(booster, few, {"kind"})
     shap = booster.predict(few, pred_contrib=True)[:, :-1]
     for k, name in enumerate(NAMES):
-        column = told["columns"][name]
+        column = result["columns"][name]
         assert math.isclose(column["mean_abs_shap"], np.abs(shap[:, k]).mean())
         assert column["splits"] == booster.feature_importance("split")[k]
     known = ~np.isnan(few[:, 0])
     want = np.corrcoef(few[known, 0], shap[known, 0])[0, 1]
-    assert math.isclose(told["columns"]["rises"]["direction"], want, rel_tol=1e-6)
+    assert math.isclose(result["columns"]["rises"]["direction"], want, rel_tol=1e-6)
 
 
 def test_the_table_has_a_line_for_each_column() -> None:

@@ -88,11 +88,11 @@ def test_feedback_that_sums_cannot_bear_is_refused_and_later_windows_stay_right(
     play = [3.3e38, 3.3e38, 1e17, -1e30, 1.0000001e12, 1e12, -1e12, 1e12]
     with recording(summing, tmp_path / "log", clock="wall") as (server, client):
         (outcome,) = client.record([batch(list("abcdefgh"), [user] * 8, [item] * 8, [end] * 8, play)])
-        told = (
+        text = (
             "feedback column 'play': at most 1e+12 either way was expected, found {!r}: running sums would lose later "
         )
-        told += "values beside a larger one; scale the column, for example seconds in place of microseconds"
-        assert dict(outcome.refused) == {k: told.format(play[k]) for k in range(5)}
+        text += "values beside a larger one; scale the column, for example seconds in place of microseconds"
+        assert dict(outcome.refused) == {k: text.format(play[k]) for k in range(5)}
         server.recorder.live.drain(5)
         now[0] = end + 1
         assert shown(client, user, item)["item__play__all__sum"] == pytest.approx(1e12, rel=1e-6)
@@ -116,9 +116,9 @@ def test_feedback_beyond_the_bound_in_an_older_log_is_not_known_and_told(bundle,
         assert server.recorder.count == 3
         unknown = Batch(events.events, {"play": pa.array([None, 0.5, None], pa.float64())}, [])
         same(server.pipeline.state, expected_state(bundle, world, [unknown]))
-    told = "recorded feedback 'play' is beyond 1e+12 in 2 events and counts as unknown: event id 'a' (1e+300), "
+    text = "recorded feedback 'play' is beyond 1e+12 in 2 events and counts as unknown: event id 'a' (1e+300), "
     assert (
-        told + "'c' (-1e+13); running sums would lose later values beside a larger one; scale the column" in caplog.text
+        text + "'c' (-1e+13); running sums would lose later values beside a larger one; scale the column" in caplog.text
     )
     (file,) = exported(bundle, tmp_path / "log")
     for source, row in (
@@ -220,9 +220,9 @@ def test_ids_beyond_the_limit_are_refused_one_by_one_with_a_reason(text_bundle, 
     with recording(short, tmp_path / "log") as (server, client):
         (outcome,) = client.record([batch(ids, users, items, end + np.arange(6), request_id=requests)])
         assert outcome.recorded == 2
-        told = f"an id of at most {LIMIT} bytes in UTF-8 ([record] max_id_bytes) was expected, found one of {LIMIT + 1}"
+        text = f"an id of at most {LIMIT} bytes in UTF-8 ([record] max_id_bytes) was expected, found one of {LIMIT + 1}"
         assert dict(outcome.refused) == {
-            1: f"user: {told}", 2: f"item: {told}", 3: f"event id: {told}", 4: f"request id: {told}",
+            1: f"user: {text}", 2: f"item: {text}", 3: f"event id: {text}", 4: f"request id: {text}",
         }  # fmt: skip
         server.recorder.live.drain(5)
         assert server.pipeline.state.catalog.new_users.known == [fits]
@@ -242,8 +242,8 @@ def test_ids_beyond_the_limit_are_refused_one_by_one_with_a_reason(text_bundle, 
 )
 def test_ids_beyond_the_limit_are_refused_in_requests_too(limited, ask, place):
     ask(limited, "é" * (LIMIT // 2))
-    told = rf"^{place}: an id of at most 64 bytes in UTF-8 \(\[record\] max_id_bytes\) was expected, found one of 65$"
-    with pytest.raises(ServerError, match=told) as caught:
+    text = rf"^{place}: an id of at most 64 bytes in UTF-8 \(\[record\] max_id_bytes\) was expected, found one of 65$"
+    with pytest.raises(ServerError, match=text) as caught:
         ask(limited, "é" * (LIMIT // 2) + "x")
     assert caught.value.code == "INVALID_ARGUMENT"
 

@@ -139,8 +139,8 @@ def test_a_request_on_the_wire_says_it_too(trained: tuple[Config, Bundle]) -> No
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
                 for far in ("1e300", "-3.5e38"):
-                    told = f"'battery': a number within a 32-bit float (at most 3.4e+38) was expected, found '{far}'"
-                    with pytest.raises(PairliftError, match=re.escape(told)):
+                    result = f"'battery': a number within a 32-bit float (at most 3.4e+38) was expected, found '{far}'"
+                    with pytest.raises(PairliftError, match=re.escape(result)):
                         client.rank(1000, [10], attributes={"battery": far})
                 for none in ("inf", "-inf"):
                     with pytest.raises(PairliftError, match=f"'battery': a finite number was expected, found '{none}'"):

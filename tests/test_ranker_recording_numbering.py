@@ -39,7 +39,7 @@ def test_a_new_user_and_a_new_item_are_served_as_known_ones(bundle, tmp_path):
     events, log = of_newcomers(bundle), tmp_path / "log"
     user, item = int(bundle.state.catalog.user_ids[3]), int(bundle.state.catalog.item_ids[5])
 
-    def told(server, client):
+    def result(server, client):
         assert client.describe().users == len(bundle.state.catalog.user_ids) + 1
         assert client.describe().items == len(bundle.state.catalog.item_ids) + 1
         return [shown(client, *pair) for pair in ((1, 2), (1, item), (user, 2), (-7, 2), (1, -7))]
@@ -50,7 +50,7 @@ def test_a_new_user_and_a_new_item_are_served_as_known_ones(bundle, tmp_path):
         begun = time.monotonic()
         server.recorder.live.drain(5)
         assert time.monotonic() - begun < 1
-        want = told(server, client)
+        want = result(server, client)
         new, nobody = want[0], want[3]
         assert (cold["user__impression__all__count"], new["user__impression__all__count"]) == (0, 3)
         assert (cold["item__impression__all__count"], new["item__impression__all__count"]) == (0, 43)
@@ -72,14 +72,14 @@ def test_a_new_user_and_a_new_item_are_served_as_known_ones(bundle, tmp_path):
     rooms = with_config(later, record=RecordSettings(new_users=50, new_items=7))
     for served, options in ((bundle, {}), (later, {"origin": origin}), (rooms, {"origin": origin})):
         with recording(served, log, **options) as (server, client):
-            alike(told(server, client), want)
+            alike(result(server, client), want)
             catalog = server.pipeline.state.catalog
             assert (catalog.new_users.known, catalog.new_items.known) == ([1], [2])
             assert 2 in [one.item for one in client.recommend(-7, 50).items]
     server = Server(later, clock="snapshot")
     server.start()
     with Client(server.address) as client:
-        alike(told(server, client), want)
+        alike(result(server, client), want)
     server.stop(0)
 
 

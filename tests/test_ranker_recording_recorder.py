@@ -38,10 +38,10 @@ def test_recorded_events_are_in_the_features_histories_and_filters(bundle, world
         assert not any(o.refused or o.duplicates for o in outcomes)
         same(server.pipeline.state, expected_state(bundle, world, batches))
         same(before, bundle.state)
-        told = client.describe()
-        assert told.records
-        assert told.recorded_events == 81
-        assert told.snapshot_time == server.pipeline.state.end
+        result = client.describe()
+        assert result.records
+        assert result.recorded_events == 81
+        assert result.snapshot_time == server.pipeline.state.end
 
 
 def test_an_item_that_was_just_seen_is_no_longer_recommended(bundle, tmp_path):
@@ -119,8 +119,8 @@ def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
         events.write_text("in the way")
         list(client.record(batches[:2]))
         assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
-        told = client.describe().recording_problem
-        assert re.search(r"0001\.log could not be written as Parquet into .*/events \(.*File exists", told)
+        result = client.describe().recording_problem
+        assert re.search(r"0001\.log could not be written as Parquet into .*/events \(.*File exists", result)
         assert [health_of(server, name) for name in ("", SERVICE)] == ["SERVING"] * 2
         assert client.rank(int(bundle.state.catalog.user_ids[3]), [int(bundle.state.catalog.item_ids[5])]).items
         list(client.record(batches[2:]))

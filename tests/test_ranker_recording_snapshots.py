@@ -103,9 +103,9 @@ def test_a_snapshot_of_another_copy_of_the_log_is_refused(bundle, world, tmp_pat
     with recording(with_snapshot(bundle, later), tmp_path / "one", origin=origin_of(later)) as (_, client):
         again = origin_of(Path(client.snapshot().folder))  # of a frame that the log has no more
         assert (again.frame, again.checksum) == (2, origin_of(later).checksum)
-    told = json.loads((before / "manifest.json").read_text())
-    del told["checksum"]  # as Pairlift wrote it before
-    (before / "manifest.json").write_text(json.dumps(told))
+    figures = json.loads((before / "manifest.json").read_text())
+    del figures["checksum"]  # as Pairlift wrote it before
+    (before / "manifest.json").write_text(json.dumps(figures))
     with recording(with_snapshot(bundle, before), tmp_path / "two", origin=origin_of(before)) as (server, _):
         assert server.recorder.count == 13
 

@@ -152,8 +152,8 @@ def served_by_command(folder: Path, bundle: str) -> Iterator[tuple[subprocess.Po
     command = [sys.executable, "-m", "ranker.cli", "serve", str(folder / bundle), "--log", str(folder / "log")]
     command += ["--port", "0", "--clock", "snapshot"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
-    with (folder / "serve.err").open("a") as told:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment)
+    with (folder / "serve.err").open("a") as result:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=result, text=True, env=environment)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

@@ -213,8 +213,8 @@ def test_what_is_told_of_a_state_is_told_of_one(bundle: Bundle, monkeypatch: pyt
             for reply in (client.recommend(None, 3), client.rank(None, [10])):
                 assert reply.snapshot_time == reply.as_of > bundle.state.end
                 assert reply.bundle_version == bundle.version
-            told = client.describe()
-            assert told.snapshot_time == told.clock > bundle.state.end
+            result = client.describe()
+            assert result.snapshot_time == result.clock > bundle.state.end
     finally:
         server.stop(0)
     assert len(states) == 4  # each of the three calls looked once

@@ -116,18 +116,18 @@ def test_explain(client, bundle, world):
 
 
 def test_describe(client, bundle, world):
-    told = client.describe()
-    assert (told.bundle_version, told.name, told.text_users, told.text_items) == (
+    figures = client.describe()
+    assert (figures.bundle_version, figures.name, figures.text_users, figures.text_items) == (
         "world",
         "world",
         False,
         False,
     )
-    assert (told.users, told.items, told.surfaces) == (40, 80, ("feed", "search"))
-    assert told.feature_names == bundle.columns
-    assert told.snapshot_time == told.clock == bundle.state.end
-    assert (told.max_k, told.default_k, told.max_items, told.failures) == (50, 10, 200, {})
-    assert told.source_names == ("popular", "cooccurrence", "nearest")
+    assert (figures.users, figures.items, figures.surfaces) == (40, 80, ("feed", "search"))
+    assert figures.feature_names == bundle.columns
+    assert figures.snapshot_time == figures.clock == bundle.state.end
+    assert (figures.max_k, figures.default_k, figures.max_items, figures.failures) == (50, 10, 200, {})
+    assert figures.source_names == ("popular", "cooccurrence", "nearest")
 
 
 def test_text_ids(text_server):

@@ -43,9 +43,9 @@ def fit(config: BoosterSettings, train: int = 0, start: lgb.Booster | None = Non
     return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), config, 0, start)
 
 
-def booster_settings(trees: int = 60, **told: object) -> BoosterSettings:
-    params = {"num_leaves": 7, "learning_rate": 0.1, "num_threads": 1} | dict(told.pop("params", {}))  # type: ignore[call-overload]
-    return BoosterSettings(trees=trees, stop_after=20, params=params, **told)  # type: ignore[arg-type]
+def booster_settings(trees: int = 60, **result: object) -> BoosterSettings:
+    params = {"num_leaves": 7, "learning_rate": 0.1, "num_threads": 1} | dict(result.pop("params", {}))  # type: ignore[call-overload]
+    return BoosterSettings(trees=trees, stop_after=20, params=params, **result)  # type: ignore[arg-type]
 
 
 def worst_step(booster: lgb.Booster, column: int) -> float:
@@ -79,8 +79,8 @@ def test_a_wrong_constraint_is_told() -> None:
 
 
 def test_a_parameter_may_have_any_of_lightgbms_names() -> None:
-    told = BoosterSettings(params={"eta": 0.5, "max_leaves": 3})
-    got = parameters(told, 10_000)
+    result = BoosterSettings(params={"eta": 0.5, "max_leaves": 3})
+    got = parameters(result, 10_000)
     assert (got["learning_rate"], got["num_leaves"]) == (0.5, 3)
     assert not {"eta", "max_leaves"} & got.keys()
     one, other = (
@@ -123,8 +123,8 @@ def test_the_best_round_has_a_whole_window_behind_it() -> None:
     for seed in range(12):
         slices = [a_slice(2 * seed + k, n=600) for k in range(2)]
         noise = [replace(s, matrix=rng.random(s.matrix.shape).astype(np.float32)) for s in slices]
-        told = BoosterSettings(trees=120, stop_after=30, params={"num_leaves": 4, "num_threads": 1})
-        picked.append(fit_booster(COLUMNS, [], *noise, told, seed).num_trees())
+        result = BoosterSettings(trees=120, stop_after=30, params={"num_leaves": 4, "num_threads": 1})
+        picked.append(fit_booster(COLUMNS, [], *noise, result, seed).num_trees())
     assert min(picked) >= booster_module.SMOOTH
 
 
@@ -133,17 +133,17 @@ def test_one_lucky_round_does_not_stop_a_fit(monkeypatch: pytest.MonkeyPatch) ->
     curve = [0.5 + 0.001 * min(k, 60) + (0.2 if k == 30 else 0.0) for k in range(200)]
     rounds = iter(curve)
     monkeypatch.setattr(booster_module, "pair_accuracy", lambda *_: PairAccuracy(next(rounds), 0.0, 0.0))
-    told = BoosterSettings(trees=200, stop_after=40, params={"num_leaves": 4, "num_threads": 1})
+    result = BoosterSettings(trees=200, stop_after=40, params={"num_leaves": 4, "num_threads": 1})
     means = [np.mean(curve[k - booster_module.SMOOTH + 1 : k + 1]) for k in range(booster_module.SMOOTH - 1, 200)]
-    best = fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), told, 0).num_trees()
+    best = fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), result, 0).num_trees()
     assert best == int(np.argmax(means[:90])) + booster_module.SMOOTH
     assert best != 31
 
 
 @pytest.mark.parametrize("trees", [1, 7, 24])
 def test_fewer_rounds_than_a_window_are_all_kept(trees: int) -> None:
-    told = BoosterSettings(trees=trees, stop_after=3, params={"num_leaves": 4, "num_threads": 1})
-    assert fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), told, 0).num_trees() == trees
+    result = BoosterSettings(trees=trees, stop_after=3, params={"num_leaves": 4, "num_threads": 1})
+    assert fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), result, 0).num_trees() == trees
 
 
 def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
@@ -188,8 +188,8 @@ def test_the_model_is_plain_lightgbm_text(tmp_path) -> None:  # type: ignore[no-
     np.testing.assert_allclose(treelite.gtil.predict(model, rows).ravel(), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("told", [{"margin": 0.5}, {"ndcg_at": 3}, {"ndcg_at": 1}])
-def test_a_variant_of_the_objective_changes_the_fit(told: dict[str, float]) -> None:
+@pytest.mark.parametrize("result", [{"margin": 0.5}, {"ndcg_at": 3}, {"ndcg_at": 1}])
+def test_a_variant_of_the_objective_changes_the_fit(result: dict[str, float]) -> None:
     rows = a_slice(0)
     grade = np.zeros(len(rows.matrix), np.int8)
     np.add.at(grade, rows.pairs.winner, 1 + (np.arange(len(rows.pairs)) % 2).astype(np.int8))
@@ -199,7 +199,7 @@ def test_a_variant_of_the_objective_changes_the_fit(told: dict[str, float]) -> N
         booster = fit_booster(COLUMNS, ["kind"], given, a_slice(99), chosen, 0)
         return booster.model_to_string()
 
-    assert text(booster_settings(10, **told)) != text(booster_settings(10))
+    assert text(booster_settings(10, **result)) != text(booster_settings(10))
     assert text(booster_settings(10, margin=0.0)) == fit(booster_settings(10)).model_to_string()
 
 

@@ -99,8 +99,8 @@ def test_gradient_and_hessian_equal_their_definition_at_scores_of_any_size(
     pairs, group, score, grade = case
     made = PairLogit.of(pairs, group, grade, *variant)
     fixed = effective(pairs, group, score, grade, variant[1])
-    told = zip(fixed.winner.tolist(), fixed.loser.tolist(), fixed.weight.tolist(), strict=True)
-    want = oracles.pair_logit(score.tolist(), grade.tolist(), list(told), variant[0])
+    result = zip(fixed.winner.tolist(), fixed.loser.tolist(), fixed.weight.tolist(), strict=True)
+    want = oracles.pair_logit(score.tolist(), grade.tolist(), list(result), variant[0])
     np.testing.assert_allclose(derivatives(made, score), want, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(made(score), np.array(derivatives(made, score)).astype(np.float32))
 
@@ -157,12 +157,12 @@ def test_pair_accuracy_equals_its_definition(
     case: tuple[Pairs, np.ndarray, np.ndarray, np.ndarray], scale: float
 ) -> None:
     pairs, _, score, _ = case
-    told = list(zip(pairs.winner.tolist(), pairs.loser.tolist(), pairs.weight.tolist(), strict=True))
-    if not told:
+    result = list(zip(pairs.winner.tolist(), pairs.loser.tolist(), pairs.weight.tolist(), strict=True))
+    if not result:
         assert np.isnan(pair_accuracy(score, pairs)).all()
         return
     accuracy, catboost_, ties = found = pair_accuracy(score, pairs)
-    assert accuracy == pytest.approx(oracles.pair_accuracy(score.tolist(), told))
+    assert accuracy == pytest.approx(oracles.pair_accuracy(score.tolist(), result))
     assert catboost_ == pytest.approx(accuracy - ties / 2, abs=1e-9)
     swapped = Pairs(pairs.loser, pairs.winner, pairs.weight, pairs.sampled)
     assert pair_accuracy(score, swapped).value == pytest.approx(1 - accuracy)

@@ -57,10 +57,10 @@ def test_better_parameters_are_found_and_said(searched: module.Found, folder: Pa
 
 def test_the_lines_for_the_toml_give_the_fits_that_were_measured(searched: module.Found, folder: Path) -> None:
     lines = as_table(searched).partition(f"for {searched.config.path}:\n")[2]
-    told = tomllib.loads(lines)
+    result = tomllib.loads(lines)
     config = load_config(folder / "pairlift.toml")
     text = config.path.read_text().replace("params = { num_leaves = 2, eta = 0.0005 }", "")
-    merged = {t: {**tomllib.loads(text).get(t, {}), **told.get(t, {})} for t in ("booster", "pairing")}
+    merged = {t: {**tomllib.loads(text).get(t, {}), **result.get(t, {})} for t in ("booster", "pairing")}
     pasted = Config(**{**tomllib.loads(text), **merged})
     bench = Bench.of(prepare(config))
     total = bench.held.pairs.weight.sum(dtype=np.float64)

@@ -92,7 +92,7 @@ MAKERS = {
 UNREAD = {
     "ranker.config": "its values enter the keys",
     "ranker.settings": "its values enter the keys",
-    "ranker.fetch": "the files that it fetches enter the import's key",
+    "ranker.training.fetch": "the files that it fetches enter the import's key",
     "ranker.hashes": "it makes keys alone",
     "features.files": "it writes what it is given",
     "ranker.training.stages": "it makes keys, and keeps what was made",

@@ -53,7 +53,7 @@ class Frozen(NamedTuple):
     """A state with arrays of its own and no segment but the base: what a snapshot is written from."""
 
     state: State
-    strangers: EventLog  # events with a user or an item of -1: no index was left for it, so no history has them
+    unplaced: EventLog  # events with a user or an item of -1: no index was left for it, so no history has them
     frame: int  # the last of the event log that is in it
 
 
@@ -78,13 +78,13 @@ class Live:
         self,
         state: State,
         feedback_names: tuple[str, ...],
-        strangers: EventLog | None = None,
+        unplaced: EventLog | None = None,
         frame: int = 0,
         every: float = EVERY,
     ) -> None:
-        """Copy the histories, and compile what folds. strangers, frame: those of the snapshot that `state` is."""
+        """Copy the histories, and compile what folds. unplaced, frame: those of the snapshot that `state` is."""
         self._names, self._every = feedback_names, every
-        self._strangers = empty_log(feedback_names) if strangers is None else strangers  # as of what is served
+        self._unplaced = empty_log(feedback_names) if unplaced is None else unplaced  # as of what is served
         self._buffer = HistoryBuffer(state.histories)
         # The levels. What is held here has no histories, so that it does not hold old arrays of them.
         self._no_histories = Histories.build(empty_log(feedback_names), 0)
@@ -156,10 +156,10 @@ class Live:
         self._thread.join()
 
     def _warm(self, state: State) -> None:
-        stranger, zero = empty_log(self._names, 1), np.zeros(1, np.int32)
-        known = replace(stranger, user=zero, item=zero)
+        unknown, zero = empty_log(self._names, 1), np.zeros(1, np.int32)
+        known = replace(unknown, user=zero, item=zero)
         HistoryBuffer(Histories.build(known, 1)).extended(known)
-        state.extended(stranger)
+        state.extended(unknown)
 
     def _work(self) -> None:
         while not self._stop.is_set():
@@ -196,15 +196,15 @@ class Live:
 
     def _fold(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers]) -> None:
         """Serve the state with these events: in the memtable and, those of known users and items, in the histories."""
-        strange = (events.user < 0) | (events.item < 0)
+        unplaced = (events.user < 0) | (events.item < 0)
         memtable = merged([self._memtable, events])
         # Ids and events of one moment become known together.
         catalog = replace(self._flushed.catalog, new_users=new[0], new_items=new[1])
         self._flushed = replace(self._flushed, catalog=catalog)
         state = self._flushed.extended(memtable)
         # Last what cannot be undone: all before it may fail, and the turn is tried again.
-        histories = self._buffer.extended(events.select(~strange))
-        self._strangers = merged([self._strangers, events.select(strange)])
+        histories = self._buffer.extended(events.select(~unplaced))
+        self._unplaced = merged([self._unplaced, events.select(unplaced)])
         self._memtable = memtable
         self._served = (replace(state, histories=histories), frame)
         if len(memtable) > MEMTABLE:
@@ -235,15 +235,15 @@ class Live:
         with self._lock:
             # Only what was added before a freeze was asked for must be in it, and all of that is.
             self._base_waiters, self._freezes = self._freezes, []
-        (state, frame), strangers, count = self._served, self._strangers, len(self._runs)
+        (state, frame), unplaced, count = self._served, self._unplaced, len(self._runs)
 
         def work() -> _Compacted:
             histories = state.histories.compact()
-            events = merged([histories.log(self._names), strangers])
+            events = merged([histories.log(self._names), unplaced])
             built = State.build(events, state.catalog, state.counters, state.grades, histories)
             built = replace(built, end=max(built.end, state.end))
             make_tables(built)  # made here, not by the first request
-            return _Compacted(0, count, None, Frozen(built, strangers, frame))
+            return _Compacted(0, count, None, Frozen(built, unplaced, frame))
 
         self._begin(work)
 
@@ -279,7 +279,7 @@ class Live:
         self._runs = [*self._runs[: made.first], *([made.run] if made.run else []), *behind]
         if made.base:
             self._base = replace(made.base.state, histories=self._no_histories)
-            self._base_events = len(made.base.state.histories.ts) + len(made.base.strangers)
+            self._base_events = len(made.base.state.histories.ts) + len(made.base.unplaced)
         # first_seen, end and ranks stay: they are those of all events.
         segments = (*self._base.segments, *(run.segment for run in self._runs))
         self._flushed = replace(self._flushed, segments=segments)

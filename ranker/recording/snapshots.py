@@ -72,7 +72,7 @@ def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str, checksum
     partial.mkdir()
     try:
         save_state(partial, frozen.state)
-        save_arrays(partial / UNPLACED, frozen.strangers)
+        save_arrays(partial / UNPLACED, frozen.unplaced)
         manifest = {"format": FORMAT, "end": frozen.state.end, "log": log, "frame": frozen.frame, "bundle": bundle}
         manifest |= {"checksum": checksum, "files": hash_files(partial)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))

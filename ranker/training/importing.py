@@ -6,7 +6,7 @@ from pathlib import Path
 from features.log.dataset import import_log
 from features.log.sources import source_files
 from ranker.config import Config
-from ranker.fetch import fetch
+from ranker.training.fetch import fetch
 from ranker.training.stages import code_hash, run_stage
 
 #: what the stage reads of our code

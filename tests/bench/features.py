@@ -29,7 +29,7 @@ sys.path.insert(0, str(PARTS))
 from feature_gathers import gathers  # noqa: E402
 from feature_reads import reads  # noqa: E402
 from feature_rows import duckdb_rows, numpy_rows, pandas_rows, polars_rows  # noqa: E402
-from told import told  # noqa: E402
+from last_line import last_line  # noqa: E402
 
 from features.counters.spec import make_counters  # noqa: E402
 from features.rows import make_spec, training_rows  # noqa: E402
@@ -145,7 +145,7 @@ def linear(sizes: list[int]) -> dict[str, Any]:
 def peak_gib(events: int, rows: int) -> tuple[float, float]:
     """Return (GiB, seconds) of our rows in a process of their own: the log and the matrix count too."""
     command = [sys.executable, "-P", __file__, "--events", str(events), "--rows", str(rows), "--alone"]
-    found = json.loads(told(command))
+    found = json.loads(last_line(command))
     return found["gib"], found["seconds"]
 
 
@@ -160,7 +160,7 @@ def alone(events: int, rows: int) -> None:
 def recording(length: float) -> dict[str, Any]:
     """Return `events_per_second` and `visible_seconds` over gRPC, and more, of two runs of so many seconds."""
     command = [sys.executable, "-P", str(PARTS / "feature_ingest.py"), "--seconds", str(length)]
-    return json.loads(told(command, {**os.environ, "PYTHONPATH": str(PARTS.parents[1])}))
+    return json.loads(last_line(command, {**os.environ, "PYTHONPATH": str(PARTS.parents[1])}))
 
 
 def sized(text: str) -> list[int]:

@@ -30,12 +30,12 @@ sys.path[0] = str(HERE / "peers")
 
 import click  # noqa: E402
 import numpy as np  # noqa: E402
+from last_line import last_line  # noqa: E402
 from ranker_data import Data, example_data  # noqa: E402
 from ranker_learners import LEARNERS, Budget, Fit, Params  # noqa: E402
 from ranker_quality import fits, printed, shuffled, table  # noqa: E402
 from ranker_tuning import Store, tune  # noqa: E402
 from ranker_world import beaten_by_brute_force, make_world  # noqa: E402
-from told import told  # noqa: E402
 
 from features.errors import PairliftError  # noqa: E402
 
@@ -133,7 +133,7 @@ def headline(seconds: dict[str, Any]) -> float | None:
 
 def speed() -> dict[str, Any]:
     """Return what peers/ranker_speed.py measures, in a process of its own: it sets the environment of OpenMP."""
-    return dict(json.loads(told([sys.executable, str(HERE / "peers" / "ranker_speed.py")])))
+    return dict(json.loads(last_line([sys.executable, str(HERE / "peers" / "ranker_speed.py")])))
 
 
 @click.command()

@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from peers.told import told
+from peers.last_line import last_line
 
 HERE = Path(__file__).parent
 HELPERS = {"run", "figures"}
@@ -29,7 +29,7 @@ def run(name: str, options: list[str]) -> None:
     """Run one benchmark, show what it prints, and keep its last line; leave where it fails."""
     # -P: a benchmark's own folder must not hide a package of the same name (`features`).
     command = [sys.executable, "-P", str(HERE / f"{name}.py"), *options]
-    last = told(command, {**os.environ, "PYTHONPATH": str(HERE.parent)})
+    last = last_line(command, {**os.environ, "PYTHONPATH": str(HERE.parent)})
     print(last)
     what = shlex.quote(" ".join([name, *options]))
     result = {

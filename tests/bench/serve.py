@@ -102,13 +102,13 @@ def main(trees: int, leaves: int, requests: int) -> None:
             "Pipeline.recommend, k = 10": lambda k: pipeline.recommend(asked[k], 10),
             "Recommend over gRPC, k = 10": lambda k: client._stub.Recommend(pb.RecommendRequest(user=users[k], k=10)),
         }
-        told = timed(rows, requests)
+        figures = timed(rows, requests)
     server.stop(0)
     bare.close()
     click.echo(f"{CANDIDATES} candidates, {len(bundle.columns)} columns, {trees} trees × {leaves} leaves; ms")
-    for name, (p50, p99) in told.items():
+    for name, (p50, p99) in figures.items():
         click.echo(f"{name:38} {p50:8.2f} {p99:8.2f}")
-    click.echo(json.dumps({"bench": "serve", "trees": trees, "leaves": leaves, "ms": told}))
+    click.echo(json.dumps({"bench": "serve", "trees": trees, "leaves": leaves, "ms": figures}))
 
 
 class _Trace:

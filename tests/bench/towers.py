@@ -185,10 +185,10 @@ def run(names: list[str], until: float) -> dict[str, Any]:
                 continue
             if data not in studies:
                 studies[data] = load(data, ROOT / ".pairlift" / "bench" / "towers" / data)
-            told = trial(studies[data], changed, seed, USERS_OF[data])
-            told["date"] = time.strftime("%Y-%m-%d", time.gmtime())
-            print(f"{place}: {100 * told['uplift']:+.2f} %, {told['seconds']} s", file=sys.stderr)
-            keep(kept() | {place: told})
+            result = trial(studies[data], changed, seed, USERS_OF[data])
+            result["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+            print(f"{place}: {100 * result['uplift']:+.2f} %, {result['seconds']} s", file=sys.stderr)
+            keep(kept() | {place: result})
     return kept()
 
 
@@ -201,7 +201,7 @@ def keep(done: dict[str, Any]) -> None:
 
 def summary(found: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Return, by data set and trial, the gain of the mean over seeds; and what of it is lacking."""
-    told: dict[str, Any] = {"lacking": []}
+    result: dict[str, Any] = {"lacking": []}
     for data in names:
         table: dict[str, Any] = {}
         for changed, seed in wanted():
@@ -209,9 +209,9 @@ def summary(found: dict[str, Any], names: list[str]) -> dict[str, Any]:
             if at in found:
                 table.setdefault(name_of(changed), []).append(found[at])
             else:
-                told["lacking"].append(at)
-        told[data] = {name: _mean(trials) for name, trials in table.items()}
-    return told
+                result["lacking"].append(at)
+        result[data] = {name: _mean(trials) for name, trials in table.items()}
+    return result
 
 
 def _mean(trials: list[dict[str, Any]]) -> dict[str, Any]:
@@ -220,18 +220,18 @@ def _mean(trials: list[dict[str, Any]]) -> dict[str, Any]:
     return means | {"fits": len(gains), "fit_sd": float(np.std(gains, ddof=1)) if len(gains) > 1 else None}
 
 
-def show(told: dict[str, Any], names: list[str]) -> None:
+def show(result: dict[str, Any], names: list[str]) -> None:
     """Print a table: the gain on the booster's validation slice, and how far it lies from the defaults' mean."""
     print(f"{'':20}" + "".join(f"{data:>28}" for data in names))
     for changed in TRIED:
         cells = []
         for data in names:
-            row, base = told[data].get(name_of(changed)), told[data].get("defaults")
+            row, base = result[data].get(name_of(changed)), result[data].get("defaults")
             gap = f"({100 * (row['uplift'] - base['uplift']):+.2f})" if row and base else ""
             cells.append(f"{100 * row['uplift']:+.2f} % {gap} held {row['held']:.4f}" if row else "-")
         print(f"{name_of(changed):20}" + "".join(f"{cell:>28}" for cell in cells))
     for data in names:
-        spread = told[data].get("defaults", {}).get("fit_sd")
+        spread = result[data].get("defaults", {}).get("fit_sd")
         print(f"{data}: standard deviation of one fit of the defaults: {100 * (spread or float('nan')):.2f} %")
 
 
@@ -247,9 +247,9 @@ def main() -> None:
         found = run(names, -1 if options.show else time.monotonic() + 60 * options.minutes)
     except PairliftError as error:
         sys.exit(str(error))
-    told = summary(found, names)
-    show(told, names)
-    print(json.dumps(told))
+    result = summary(found, names)
+    show(result, names)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

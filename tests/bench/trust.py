@@ -137,8 +137,8 @@ def summary(found: dict[Task, dict[str, Any]]) -> dict[str, Any]:
     return {
         "coverage": _share(hit for setting in hits.values() for hit in setting),
         "false_useful": max(useless.values()),
-        "leaks_found": _share(told["leaks"] > 0 for _, told in planted),
-        "false_leaks": sum(told["leaks"] > 0 for told in honest),
+        "leaks_found": _share(figures["leaks"] > 0 for _, figures in planted),
+        "false_leaks": sum(figures["leaks"] > 0 for figures in honest),
         "coverage_by_setting": by_setting,
         "smallest_coverage": min(by_setting.values()),
         "largest_coverage": max(by_setting.values()),
@@ -150,7 +150,7 @@ def summary(found: dict[Task, dict[str, Any]]) -> dict[str, Any]:
             "leaks": len(planted),
         },
         "leaks": sorted({name for name, _ in planted}),
-        "unsteady_largest_ratio": max((told["ratio"] or 0.0 for told in honest), default=0.0),
+        "unsteady_largest_ratio": max((figures["ratio"] or 0.0 for figures in honest), default=0.0),
         "truth_largest_error": max(result["error"] for _, result in of["truth"]),
     }
 
@@ -159,17 +159,17 @@ def _share(of: Iterable[bool]) -> float:
     return round(float(np.mean(list(of))), 4)
 
 
-def table(told: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """Return the figures as text."""
-    lines = [f"{'coverage of ci95':44}{told['coverage']:8.3f}"]
-    lines += [f"  {name:42}{share:8.3f}" for name, share in told["coverage_by_setting"].items()]
-    lines += [f"{'called useful, and knows nothing (largest)':44}{told['false_useful']:8.3f}"]
-    lines += [f"  {name:42}{share:8.3f}" for name, share in told["false_useful_by_kind"].items()]
-    lines += [f"{'planted leaks found':44}{told['leaks_found']:8.3f}"]
-    lines += [f"{'leaks told of honest plugins':44}{told['false_leaks']:8d}   of {told['reports']['honest']}"]
-    good = 0.93 <= told["coverage"] <= 0.97 and told["false_useful"] <= 0.035
-    good = good and told["leaks_found"] == 1 and told["false_leaks"] == 0
-    enough = told["reports"]["coverage"] >= ENOUGH
+    lines = [f"{'coverage of ci95':44}{figures['coverage']:8.3f}"]
+    lines += [f"  {name:42}{share:8.3f}" for name, share in figures["coverage_by_setting"].items()]
+    lines += [f"{'called useful, and knows nothing (largest)':44}{figures['false_useful']:8.3f}"]
+    lines += [f"  {name:42}{share:8.3f}" for name, share in figures["false_useful_by_kind"].items()]
+    lines += [f"{'planted leaks found':44}{figures['leaks_found']:8.3f}"]
+    lines += [f"{'leaks reported of honest plugins':44}{figures['false_leaks']:8d}   of {figures['reports']['honest']}"]
+    good = 0.93 <= figures["coverage"] <= 0.97 and figures["false_useful"] <= 0.035
+    good = good and figures["leaks_found"] == 1 and figures["false_leaks"] == 0
+    enough = figures["reports"]["coverage"] >= ENOUGH
     verdict = ("kept" if good else "NOT KEPT") if enough else f"a try, for fewer than {ENOUGH:,} reports tell little"
     return "\n".join([*lines, f"{verdict}: {TARGETS}"])
 
@@ -182,9 +182,9 @@ def main(n: int, processes: int) -> None:
     store = Store(ROOT / ".pairlift" / "bench" / "trust" / f"{code_key()[:16]}.jsonl")
     tasks = tasks_of(n)
     run(tasks, store, processes)
-    told = summary({task: store.found[task] for task in tasks})
-    print(table(told))
-    print(json.dumps(told))
+    figures = summary({task: store.found[task] for task in tasks})
+    print(table(figures))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ def main(fits: int, seeds: int, only: tuple[str, ...]) -> None:
             report = uplift_report(config, plugin)
             print(as_table(report), end="\n\n", flush=True)
             found[data][plugin] = {key: value for key, value in report.items() if key not in LEFT_OUT}
-        found[data]["two_tower against als"] = told = against(config, "two_tower", "als")
-        low, high = (100 * bound for bound in told["ci95"])
-        print(f"{data}: two_tower against als {100 * told['relative_uplift']:+.2f} % [{low:+.2f} %, {high:+.2f} %]\n")
+        found[data]["two_tower against als"] = result = against(config, "two_tower", "als")
+        low, high = (100 * bound for bound in result["ci95"])
+        print(f"{data}: two_tower against als {100 * result['relative_uplift']:+.2f} % [{low:+.2f} %, {high:+.2f} %]\n")
     print(json.dumps(found))
 
 

@@ -89,9 +89,9 @@ def median_us(store: FeatureStore, values: pd.DataFrame, entities: int) -> float
         answer = store.get_online_features(features=read, entity_rows=asked)
         took.append((time.perf_counter() - begun) * 1e6)
         if call < CHECKED:
-            told = answer.to_dict()
-            got = np.array([told[n] for n in names], np.float32).T  # None, of a missing value, is NaN
-            np.testing.assert_array_equal(told["item_id"], asked["item_id"])
+            result = answer.to_dict()
+            got = np.array([result[n] for n in names], np.float32).T  # None, of a missing value, is NaN
+            np.testing.assert_array_equal(result["item_id"], asked["item_id"])
             np.testing.assert_array_equal(got, values[names].to_numpy()[rows])
     return statistics.median(took[CHECKED:])
 
@@ -102,10 +102,10 @@ def main() -> None:
     values = pd.read_parquet(folder / "values.parquet")
     with redis_server() as address:
         places = {"sqlite": {"path": str(folder / "online.db")}, "redis": {"connection_string": address}}
-        told = {}
+        result = {}
         for kind, place in places.items():
-            told[kind] = median_us(filled(folder, {"type": kind, **place}, values), values, entities)
-    print(json.dumps({**told, "feast": __version__}))
+            result[kind] = median_us(filled(folder, {"type": kind, **place}, values), values, entities)
+    print(json.dumps({**result, "feast": __version__}))
 
 
 if __name__ == "__main__":

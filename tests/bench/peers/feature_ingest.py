@@ -208,7 +208,7 @@ def main(seconds: float, base: int) -> None:
         p50, p99 = np.quantile(m.visible, [0.5, 0.99])
         click.echo(f"{name:18}{m.events:10,}{m.rate:10,.0f}{p50:22.3f}{p99:7.3f}{m.visible.max():7.3f}{m.segments:10}")
     click.echo(f"bytes of log per event: {full.size / full.events:.1f}")
-    told = {
+    result = {
         "events_per_second": round(full.rate),
         "visible_seconds": _s(paced.visible.max()),
         "visible_p50": _s(np.median(paced.visible)),
@@ -218,7 +218,7 @@ def main(seconds: float, base: int) -> None:
         "base_events": base,
         "recorded": full.events + paced.events,
     }
-    click.echo(json.dumps(told))
+    click.echo(json.dumps(result))
 
 
 def _s(value: float) -> float:

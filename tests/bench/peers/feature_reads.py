@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from told import told
+from last_line import last_line
 
 from features.counters.spec import make_counters
 from features.ids import IdIndex
@@ -66,7 +66,7 @@ def feast_reads(values: F32, columns: tuple[str, ...], as_of: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         by_name = dict(zip(columns, values.T, strict=True))
         pq.write_table(pa.table(table | by_name), Path(folder) / "values.parquet")
-        return json.loads(told([str(PYTHON), str(HERE / "feature_feast.py"), folder, str(CANDIDATES)]))
+        return json.loads(last_line([str(PYTHON), str(HERE / "feature_feast.py"), folder, str(CANDIDATES)]))
 
 
 def reads(items: int) -> dict[str, float]:

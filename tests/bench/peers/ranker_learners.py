@@ -67,16 +67,16 @@ class Watch:
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
-        self.told: list[tuple[float, float]] = []
+        self.points: list[tuple[float, float]] = []
 
     def tell(self, value: float) -> float:
         """Note the value of a round that ends now."""
-        self.told.append((time.perf_counter() - self.start, value))
+        self.points.append((time.perf_counter() - self.start, value))
         return value
 
     def fit(self, score: Callable[[F32], F64]) -> Fit:
         """Return the fit that ends now."""
-        return Fit(score, np.array(self.told), time.perf_counter() - self.start)
+        return Fit(score, np.array(self.points), time.perf_counter() - self.start)
 
 
 def _lightgbm(params: Params, threads: int) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _catboost(data: Data, own: Params, params: Params, seed: int, budget: Budget
     })  # fmt: skip
     model.fit(train, eval_set=validation, callbacks=[_Clock(watch)])
     values = next(v for k, v in model.get_evals_result()["validation"].items() if k.startswith("PairAccuracy"))
-    watch.told = [(at, value) for (at, _), value in zip(watch.told, values, strict=False)]
+    watch.points = [(at, value) for (at, _), value in zip(watch.points, values, strict=False)]
     return watch.fit(lambda matrix: np.asarray(model.predict(_frame(data, matrix))))
 
 

@@ -25,7 +25,7 @@ DRAWS, AT_ONCE = 2_000, 100
 
 
 def fits(data: Data, label: str, learner: str, params: Params, seeds: int, budget: Budget, work: Path) -> list[Path]:
-    """Return a folder for each seed with `scores.npy` of the test rows and `told.json` (validation, trees, seconds)."""
+    """Return a folder for each seed: `scores.npy` of the test rows and `result.json` (validation, trees, seconds)."""
     code = [hash_file(Path(module.__file__ or "")) for module in ((booster, objective) if learner == "ours" else ())]
     inputs = [_digest(data), params, budget, code, code_hash("ranker_learners")]
 
@@ -33,8 +33,8 @@ def fits(data: Data, label: str, learner: str, params: Params, seeds: int, budge
         def make(folder: Path) -> None:
             fit = LEARNERS[learner](data, params, seed, budget)
             np.save(folder / "scores.npy", fit.score(data.test.rows.matrix))
-            told = {"validation": fit.value, "trees": fit.trees, "seconds": fit.seconds}
-            (folder / "told.json").write_text(json.dumps(told))
+            result = {"validation": fit.value, "trees": fit.trees, "seconds": fit.seconds}
+            (folder / "result.json").write_text(json.dumps(result))
 
         return run_stage(work, f"{data.name}-{label}-{learner}-{seed}", [inputs, seed], make)
 
@@ -76,8 +76,8 @@ def table(data: Data, found: dict[str, list[Path]]) -> dict[str, Any]:
                 "ours_minus_ci95_users_only": _interval(fixed[0] - fixed[k]),
             }
         if name in found:
-            told = [json.loads((folder / "told.json").read_text()) for folder in found[name]]
-            out[name] |= {key: [round(t[key], 4) for t in told] for key in ("validation", "trees", "seconds")}
+            result = [json.loads((folder / "result.json").read_text()) for folder in found[name]]
+            out[name] |= {key: [round(t[key], 4) for t in result] for key in ("validation", "trees", "seconds")}
     if data.best is not None:
         out["best_possible"]["expected"] = data.best.bound
     return out
@@ -115,10 +115,10 @@ def _interval(values: F64) -> list[float]:
     return [float(bound) for bound in np.percentile(values, [2.5, 97.5])]
 
 
-def printed(title: str, told: dict[str, Any], say: Callable[[str], None]) -> None:
+def printed(title: str, result: dict[str, Any], say: Callable[[str], None]) -> None:
     """Print a table."""
     say(f"{title}: PairAccuracy [95 %], ours less it [95 %], trees, seconds (medians)")
-    for name, t in told.items():
+    for name, t in result.items():
         line = f"  {name:28}{t['value']:.4f} [{t['ci95'][0]:.4f}, {t['ci95'][1]:.4f}]"
         if "ours_minus" in t:
             low, high = t["ours_minus_ci95"]

@@ -184,13 +184,13 @@ def quantised_quality(n: int = 200_000, trees: int = 150) -> dict[str, float]:
     """Return the PairAccuracy of as many trees with and without quantised gradients, on as many groups of their own."""
     rows, held = make_rows(n), make_rows(n, seed=1)
     made = PairLogit.of(rows.pairs, rows.group)
-    told = {"quantised_quality_trees": float(trees), "quantised_quality_pairs": float(len(held.pairs))}
+    result = {"quantised_quality_trees": float(trees), "quantised_quality_pairs": float(len(held.pairs))}
     for name, params in (("exact", {}), ("quantised", QUANTISED | {"use_quantized_grad": True})):
         data = lgb.Dataset(rows.matrix, np.zeros(len(rows.group)), params={"max_bin": 255})
         booster = lgb.train(TREE | params | {"objective": made}, data, trees)
         score = np.asarray(booster.predict(held.matrix, raw_score=True))
-        told[f"pair_accuracy_{name}"] = pair_accuracy(score, held.pairs).value
-    return told
+        result[f"pair_accuracy_{name}"] = pair_accuracy(score, held.pairs).value
+    return result
 
 
 def _leaves(booster: lgb.Booster) -> float:
@@ -255,10 +255,10 @@ def scorer_speedup(categories: bool, rounds: int = 201) -> dict[str, float]:
 
 def measure(n: int = 2_000_000, rounds: int = ROUNDS) -> dict[str, float]:
     """Return every figure of this file. For the record, in a process with ENVIRONMENT: run this file."""
-    told = scorer_speedup(False) | scorer_speedup(True)
+    result = scorer_speedup(False) | scorer_speedup(True)
     rows = make_rows(n)
-    told |= {"speed_rows": float(len(rows.group)), "speed_pairs": float(len(rows.pairs))}
-    return told | gradient_vs_stream(rows, rounds) | iterations(rows, rounds) | quantised_quality()
+    result |= {"speed_rows": float(len(rows.group)), "speed_pairs": float(len(rows.pairs))}
+    return result | gradient_vs_stream(rows, rounds) | iterations(rows, rounds) | quantised_quality()
 
 
 @click.command()
@@ -266,10 +266,10 @@ def measure(n: int = 2_000_000, rounds: int = ROUNDS) -> dict[str, float]:
 @click.option("--rounds", default=ROUNDS, show_default=True, help="calls of each, in turns")
 def main(rows: int, rounds: int) -> None:
     """Print a table, and one line of JSON."""
-    told = measure(rows, rounds)
-    for name, value in told.items():
+    result = measure(rows, rounds)
+    for name, value in result.items():
         print(f"  {name:40}{value:14,.4f}")
-    print(json.dumps(told))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

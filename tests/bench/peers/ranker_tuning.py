@@ -74,11 +74,11 @@ def _lines(trials: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     """Return JSON with one trial a line."""
     by_data = []
     for data, learners in sorted(trials.items()):
-        told = [
+        figures = [
             f"  {json.dumps(learner)}: [\n" + ",\n".join(f"   {json.dumps(t)}" for t in found) + "\n  ]"
             for learner, found in sorted(learners.items())
         ]
-        by_data.append(f" {json.dumps(data)}: {{\n" + ",\n".join(told) + "\n }")
+        by_data.append(f" {json.dumps(data)}: {{\n" + ",\n".join(figures) + "\n }")
     return "{\n" + ",\n".join(by_data) + "\n}\n"
 
 
@@ -97,8 +97,8 @@ def _study(data: Data, learner: str, store: Store, trials: int, say: Callable[[s
     few = replace(data, train=data.train.first(share))
     seeds = SEEDS if len(data.validation.rows.pairs) < FEW_PAIRS else 1
     study = optuna.create_study(direction="maximize")
-    for told in store.of(data.name, learner):
-        study.add_trial(optuna.trial.create_trial(params=told["params"], distributions=SPACE, value=told["value"]))
+    for kept in store.of(data.name, learner):
+        study.add_trial(optuna.trial.create_trial(params=kept["params"], distributions=SPACE, value=kept["value"]))
     while len(study.trials) < trials:
         k = len(study.trials)
         study.sampler = optuna.samplers.TPESampler(seed=k)
@@ -108,7 +108,7 @@ def _study(data: Data, learner: str, store: Store, trials: int, say: Callable[[s
         tried = [LEARNERS[learner](few, trial.params, seed, Budget(TREES, STOP_AFTER, 1)) for seed in range(seeds)]
         value = statistics.mean(fit.value for fit in tried)
         study.tell(trial, value)
-        told: dict[str, Any] = {"value": round(value, 6), "trees": [fit.trees for fit in tried]}
-        told["seconds"] = round(sum(fit.seconds for fit in tried), 2)
-        store.add(data.name, learner, {"params": trial.params, **told})
-        say(f"{data.name} {learner} trial {k + 1}: {told}")
+        figures: dict[str, Any] = {"value": round(value, 6), "trees": [fit.trees for fit in tried]}
+        figures["seconds"] = round(sum(fit.seconds for fit in tried), 2)
+        store.add(data.name, learner, {"params": trial.params, **figures})
+        say(f"{data.name} {learner} trial {k + 1}: {figures}")

@@ -78,7 +78,7 @@ def _settings(number: int, seeds: int) -> UpliftSettings:
 
 
 def _report(world: World, kind: type[Simulated], number: int, seeds: int) -> dict[str, Any]:
-    """Return the report of a plugin on new users, with new fits and seeds: all are told by the number."""
+    """Return the report of a plugin on new users, with new fits and seeds: all follow from the number."""
     draw = REPORTS + number
     with _folder() as work:
         prepared = world.prepared(draw, USERS, _settings(number, seeds), work)
@@ -87,7 +87,7 @@ def _report(world: World, kind: type[Simulated], number: int, seeds: int) -> dic
             plugin = kind(world, draw, USERS)
             plugin.fit(prepared.fit_data(seed))
             fits.append(arms.plugin_columns("x", plugin))
-        # Which leaks are found is told by the reports on logs on disk; here the controls are taken to have found none.
+        # Reports on logs on disk say which leaks are found; here the controls are taken to have found none.
         controls = {name: Control(1, ()) for name in ("as_of", "refit")}
         return report_of(arms, "x", fits, controls)
 
@@ -131,7 +131,7 @@ def _one_draw(world: World, number: int, work: Path) -> tuple[float, float]:
 
 
 def write_log(folder: Path, seed: int, plugins: dict[str, dict[str, Any]], equal_times: bool) -> Config:
-    """Write a log of `tests/world.py` with its TOML, with the plugins in it. equal_times: told to the hour alone."""
+    """Write a log of `tests/world.py` with its TOML, with the plugins in it. equal_times: times in whole hours."""
     log = small.make_world(seed, n_users=40, requests_per_user=15).log
     ts = log.ts // HOUR * HOUR if equal_times else log.ts
     shown = pa.table({"user_id": log.user, "item_id": log.item, "ts": ts, "liking": log.grade})  # noqa: F841  (for SQL)

@@ -3,7 +3,7 @@
 import subprocess
 
 
-def told(command: list[str], environment: dict[str, str] | None = None) -> str:
+def last_line(command: list[str], environment: dict[str, str] | None = None) -> str:
     """Run a command, show its lines (no blank ones) as they come, and return the last one, which is not shown.
 
     Leave where the command fails.

