@@ -65,6 +65,7 @@ def training_rows(
     grades: tuple[str, ...],
     spec: FeatureSpec,
     requests: Requests,
+    *,
     memory: int = 2 * GIB,
 ) -> F32:
     """Return what `assemble` gives with the state of the whole log, within about `memory` bytes beside log and matrix.

@@ -128,13 +128,13 @@ class Config(Settings):
     def mapping(self) -> Mapping:
         """Return what the import needs."""
         return Mapping(
-            self.data_root,
-            self.time.zone,
-            self.events,
-            self.items,
-            self.users,
-            tuple(self.grades),
-            self.pairing.where,
+            data=self.data_root,
+            zone=self.time.zone,
+            events=self.events,
+            items=self.items,
+            users=self.users,
+            grades=tuple(self.grades),
+            pairing_where=self.pairing.where,
         )
 
 

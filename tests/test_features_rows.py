@@ -111,7 +111,7 @@ REQUESTS = Requests(
 def test_rows_in_blocks_equal_rows_of_the_whole_state(log: EventLog, memory: int) -> None:
     spec = make_spec(COUNTERS, catalog(), "Asia/Kathmandu", ["item_age", "user_country", "hour"])
     whole = assemble(State.build(log, catalog(), COUNTERS, GRADES), spec, REQUESTS)
-    got = training_rows(log, catalog(), COUNTERS, GRADES, spec, REQUESTS, memory)
+    got = training_rows(log, catalog(), COUNTERS, GRADES, spec, REQUESTS, memory=memory)
     np.testing.assert_array_equal(got, whole)
 
 
@@ -128,7 +128,7 @@ def test_training_rows_equal_single_requests_on_a_larger_log() -> None:
     at = np.sort(rng.choice(len(world.log), 1200, replace=False))
     item = rng.integers(-1, world.catalog.n_items, 12000).astype(np.int32)
     requests = Requests(world.log.user[at], world.log.ts[at], world.log.surface[at], np.arange(0, 12001, 10), item)
-    bulk = training_rows(world.log, world.catalog, counters, world.grades, spec, requests, 100_000)
+    bulk = training_rows(world.log, world.catalog, counters, world.grades, spec, requests, memory=100_000)
     state = State.build(world.log, world.catalog, counters, world.grades)
     for r in range(0, 1200, 40):
         one = assemble(state, spec, requests.slice(r, r + 1))

@@ -186,7 +186,8 @@ def test_batches_hold_everything_once_within_the_budget(lengths: list[int], budg
 def test_a_state_has_seen_all_or_at_least_half_a_window(sizes: list[int], length: int) -> None:
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     empty = np.zeros(int(offsets[-1]))
-    windows = Windows.build(Histories(offsets, empty, empty, empty, empty, empty, empty), length)  # type: ignore[arg-type]
+    columns = dict.fromkeys(("item", "ts", "grade", "surface", "organic", "feedback"), empty)
+    windows = Windows.build(Histories(offsets, **columns), length)  # type: ignore[arg-type]
     assert (windows.stop - windows.start <= length).all()
     for user, size in enumerate(sizes):
         seen = np.arange(size + 1)

@@ -159,7 +159,7 @@ def test_a_history_over_the_length_is_cut_to_the_latest(fitted: Any) -> None:
     offsets = np.zeros(len(histories.offsets), np.int64)
     offsets[4:] = plugin.settings.history + 1
     names = ("item", "ts", "grade", "surface", "organic", "feedback")
-    short = Histories(offsets, *(getattr(histories, name)[keep] for name in names))
+    short = Histories(offsets, **{name: getattr(histories, name)[keep] for name in names})
     np.testing.assert_array_equal(plugin.values(one, short), plugin.values(one, histories))
 
 

@@ -79,9 +79,9 @@ def test_rows_are_those_that_are_learned_from(
 ) -> None:
     asked: list[int] = []
 
-    def watched(*given: Any) -> Any:
-        asked.append(given[-1])
-        return training_rows(*given)
+    def watched(*given: Any, memory: int) -> Any:
+        asked.append(memory)
+        return training_rows(*given, memory=memory)
 
     monkeypatch.setattr("ranker.export.rows.training_rows", watched)
     out = config.parent / f"{period}-{memory}{suffix}"

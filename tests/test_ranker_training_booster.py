@@ -40,7 +40,7 @@ def a_slice(seed: int, n: int = 1200, flip: float = 1.0) -> Slice:
 
 
 def fit(config: BoosterSettings, train: int = 0, start: lgb.Booster | None = None, flip: float = 1.0) -> lgb.Booster:
-    return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), config, 0, start)
+    return fit_booster(COLUMNS, ["kind"], a_slice(train, flip=flip), a_slice(99, flip=flip), config, 0, start=start)
 
 
 def booster_settings(trees: int = 60, **result: object) -> BoosterSettings:
@@ -173,7 +173,9 @@ def test_the_new_trees_of_a_warm_start_learn_what_the_old_ones_left() -> None:
 def test_a_warm_start_that_helps_nothing_gives_the_old_trees() -> None:
     old = fit(booster_settings(trees=200))
     train = a_slice(7, flip=-1.0)  # what it would learn now is wrong on the validation slice
-    got = fit_booster(COLUMNS, ["kind"], train, a_slice(99), booster_settings(params={"learning_rate": 1.0}), 0, old)
+    got = fit_booster(
+        COLUMNS, ["kind"], train, a_slice(99), booster_settings(params={"learning_rate": 1.0}), 0, start=old
+    )
     assert got.num_trees() == old.num_trees()
 
 

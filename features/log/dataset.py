@@ -35,7 +35,7 @@ from features.settings import EventsSettings, Grade, ItemsSettings, UsersSetting
 MOST_SURFACES = 32_767  # codes are int16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
     """What `import_log` needs of the TOML."""
 

@@ -4,7 +4,7 @@
 events reads: a `HistoryBuffer` appends to the same arrays behind the rows that any reader knows.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Histories:
     """All events, sorted by (user, ts), with the columns of `EventLog`."""
 
     offsets: I64  # [n_users + 1], user u has the rows [offsets[u], offsets[u + 1])
+    _: KW_ONLY
     item: I32  # [n], dense
     ts: I64  # [n], µs
     grade: I8  # [n], rank, -1 for none

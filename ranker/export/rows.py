@@ -126,7 +126,7 @@ def _values(made: Grouped, groups: Groups, memory: int) -> F32:
     """Return float32[n, c] of groups in time order: events from the last `as_of` on are before none of them."""
     seen = made.log.until(int(groups.requests.as_of[-1]))
     grades, requests = made.config.grade_names, groups.requests
-    return training_rows(seen, made.catalog, made.counters, grades, made.spec, requests, memory)
+    return training_rows(seen, made.catalog, made.counters, grades, made.spec, requests, memory=memory)
 
 
 def _table(made: Grouped, labels: Labels, groups: Groups, number: I64, values: F32, rows: slice) -> Any:

@@ -20,7 +20,7 @@ class UnsupportedError(Exception):
     """A forest that the compiled scorer does not take; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
     """One tree of the text format."""
 

@@ -33,7 +33,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A relative uplift (0.01 is one per cent), its interval of 95 %, and its standard error.
 
@@ -94,7 +94,16 @@ def relative_uplift(without: F64, with_: F64) -> Interval:
 
 
 def _unknown(uplift: float, fits: int) -> Interval:
-    return Interval(uplift, NAN, NAN, NAN, NAN, dict.fromkeys(("users", "fits", "seeds"), NAN), NAN, fits)
+    return Interval(
+        uplift=uplift,
+        low=NAN,
+        high=NAN,
+        error=NAN,
+        df=NAN,
+        variance=dict.fromkeys(("users", "fits", "seeds"), NAN),
+        detectable=NAN,
+        fits=fits,
+    )
 
 
 def _interval(uplift: float, users: _Part, fits: list[_Part], seeds: list[_Part], n_fits: int) -> Interval:
@@ -110,8 +119,16 @@ def _interval(uplift: float, users: _Part, fits: list[_Part], seeds: list[_Part]
         "fits": sum(p.variance for p in fits) if fits else NAN,
         "seeds": sum(p.variance for p in seeds) if seeds else NAN,
     }
-    detectable = half + float(student.ppf(0.8, df)) * error
-    return Interval(uplift, uplift - half, uplift + half, error, float(df), variance, detectable, n_fits)
+    return Interval(
+        uplift=uplift,
+        low=uplift - half,
+        high=uplift + half,
+        error=error,
+        df=float(df),
+        variance=variance,
+        detectable=half + float(student.ppf(0.8, df)) * error,
+        fits=n_fits,
+    )
 
 
 def _users(d: F64, share: F64) -> _Part:

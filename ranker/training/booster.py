@@ -70,6 +70,7 @@ def fit_booster(
     validation: Slice,
     settings: BoosterSettings,
     seed: int,
+    *,
     start: lgb.Booster | None = None,
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).

@@ -52,4 +52,4 @@ class Start:
         """Return the new booster: see `fit_booster` and `refit_booster`."""
         if self.mode == "refit":
             return refit_booster(self.booster, train, validation, settings, self.decay)
-        return fit_booster(columns, categorical, train, validation, settings, seed, self.booster)
+        return fit_booster(columns, categorical, train, validation, settings, seed, start=self.booster)
