@@ -25,10 +25,13 @@ class ALSSettings(Settings):
     """Matrix factorisation of Hu, Koren, Volinsky (2008), as `implicit` has it."""
 
     factors: int = Field(default=64, ge=1, description="Numbers in a vector.")
-    regularization: float = Field(default=0.05, gt=0, description="The paper's lambda.")
+    regularization: float = Field(default=0.05, gt=0, description="L2 penalty of the vectors.")
     iterations: int = Field(default=20, ge=1, description="Sweeps over users and items.")
     alpha: float = Field(
-        default=5.0, gt=0, description="Confidence in an event is 1 + alpha · grade / best grade, by their ranks."
+        default=5.0,
+        gt=0,
+        description="Confidence in an event is 1 + alpha · grade / best grade, by their ranks; an event without a "
+        "grade, or of the worst of several, does not count.",
     )
     lag: Duration = Field(default=0, description="How much later than its ts an event is seen by the user's vector.")
 
@@ -149,7 +152,8 @@ class Noise:
     columns: tuple[str, ...] = ("noise",)
     options = NoiseSettings
 
-    def __init__(self) -> None:
+    def __init__(self, **params: Any) -> None:
+        NoiseSettings(**params)  # refuses any
         self.seed = 0
 
     def fit(self, data: FitData) -> None:

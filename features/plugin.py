@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from pydantic import ValidationError
 
-from features.errors import PairliftError, did_you_mean
+from features.errors import MISSING, UNKNOWN, PairliftError, Problem, did_you_mean, problems
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F32, I32, Catalog, EventLog, Requests
@@ -115,13 +115,19 @@ def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugi
         return found(**params)
     except ValidationError as error:
         known = getattr(getattr(found, "options", None), "model_fields", {})
-        problems = "; ".join(_problem(e["loc"], e["type"], e["msg"], known) for e in error.errors())
-        raise PairliftError(f"[plugins.{name}]: {problems}") from error
+        wrong = "; ".join(_problem(problem, path, known) for problem in problems(error, params))
     except TypeError as error:
-        raise PairliftError(f"[plugins.{name}]: {error}") from error
+        wrong = str(error)
+    # Behind the blocks, so that pydantic's error is not the context of this one: see ranker.config.load_config.
+    raise PairliftError(f"[plugins.{name}]: {wrong}")
 
 
-def _problem(loc: tuple[int | str, ...], kind: str, message: str, known: Iterable[str]) -> str:
-    """Return one finding of pydantic about a plugin's options; of an unknown one it names the nearest known one."""
-    place = ".".join(map(str, loc))
-    return f"{place}: unknown key{did_you_mean(place, known)}" if kind == "extra_forbidden" else f"{place}: {message}"
+def _problem(problem: Problem, path: str, known: Iterable[str]) -> str:
+    """Return what is wrong with a plugin's options; of an unknown one, also the nearest known one."""
+    place = "".join(f"{part}: " for part in [".".join(map(str, problem.place))] if part)
+    if problem.kind not in (UNKNOWN, MISSING):
+        return f"{place}{problem.text}"
+    if not known:
+        return f"{place}{problem.text}: {path} takes no options"
+    near = did_you_mean(str(problem.place[-1]), known) if problem.kind == UNKNOWN else ""
+    return f"{place}{problem.text}{near}; `pairlift config {path}` lists the keys"

@@ -46,13 +46,18 @@ Duration = Annotated[
 def check_name(name: str) -> str:
     """Return a name that may stand in a column `<key>__<event>__<span>__<stat>`; ValueError otherwise."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name or "_x_" in name:
-        raise ValueError(f"'{name}': letters, digits and single underscores were expected, and no '_x_'")
+        raise ValueError(f"'{name}': a letter, then letters, digits and single underscores were expected, and no '_x_'")
     if name in RESERVED:
         raise ValueError(f"'{name}' is a reserved name: choose another")
     return name
 
 
 Name = Annotated[str, AfterValidator(check_name)]
+#: of a `Name`, for descriptions
+NAMED = (
+    'a letter, then letters, digits and single underscores, without "_x_"; not one of the reserved '
+    f"{', '.join(sorted(RESERVED))}"
+)
 
 
 class Settings(BaseModel):
@@ -76,19 +81,20 @@ class EventsSettings(Settings):
     event_id: str | None = Field(
         default=None,
         description="SQL of an integer or text that names each event (7 and '7' are one name): of rows with the same "
-        "one, the first is imported and the others are counted. Left out: the column event_id where the source has "
-        'one; "NULL" for none.',
+        "one, that of the earliest ts is imported, and the others are counted. Left out: the column event_id where "
+        'the source has one; "NULL" for none.',
     )
     surface: str | None = Field(
         default=None, description="SQL of the place where the list was shown (feed, search, …), text."
     )
     organic: str | None = Field(
-        default=None, description="SQL condition: true where the recommender did not cause the event."
+        default=None,
+        description="SQL condition: true where the recommender did not cause the event. Only the towers read it.",
     )
     request_id: str | None = Field(
         default=None,
-        description="SQL of the request's id. Impressions of one request are one pairing group; without it, groups "
-        "are made from time ([pairing] window and max_size).",
+        description="SQL of the request's id. Impressions of one request are one pairing group; groups of those "
+        "without an id are made from time ([pairing] window and max_size).",
     )
     position: str | None = Field(
         default=None,
@@ -112,7 +118,8 @@ class EventsSettings(Settings):
     )
     columns: dict[Name, str] = Field(
         default={},
-        description="Whatever else the conditions of [[grades]] and of [pairing] where read; nothing else sees them.",
+        description="Whatever else the conditions of [[grades]] and of [pairing] where read. No feature and no "
+        "counter reads them; a server that records takes them with each event and stores them.",
     )
 
 
@@ -127,7 +134,9 @@ class ItemsSettings(Settings):
         "values, a number is a number.",
     )
     text: dict[Name, str] = Field(
-        default={}, description="SQL of text for people to read, such as a title; not a feature."
+        default={},
+        description="SQL of text for people to read, such as a title: kept with the items, but not a feature, and "
+        "printed by no command.",
     )
 
 
@@ -137,15 +146,16 @@ class UsersSettings(Settings):
     source: str = Field(description="Path or glob of the users, or SQL that DuckDB reads as a table.")
     user_id: str = Field(default="user_id", description="SQL of the user's id, as in [events].")
     columns: dict[Name, str] = Field(default={}, description="SQL of each attribute, as in [items].")
-    text: dict[Name, str] = Field(default={}, description="SQL of text for people to read; not a feature.")
+    text: dict[Name, str] = Field(default={}, description="SQL of text for people to read, as in [items].")
 
 
 class Grade(Settings):
     """`[[grades]]`: one class of feedback."""
 
-    name: Name = Field(description="Name of the grade: letters, digits and single underscores.")
+    name: Name = Field(description=f"Name of the grade: {NAMED}.")
     when: str = Field(
-        description="SQL condition over the columns of [events]. A row gets the best grade whose condition is true."
+        description="SQL condition over the names on the left in [events] and its tables, not over the source's "
+        "columns. A row gets the best grade whose condition is true."
     )
 
 
@@ -168,28 +178,30 @@ class PairingSettings(GroupSettings):
 
     window: Duration = Field(
         default=30 * MINUTE,
-        description="Where the log has no request ids, a group starts at an impression and ends this much later.",
+        description="Of impressions without a request id: a group starts at one and ends this much later.",
     )
     max_size: int = Field(
         default=50,
         ge=2,
         le=1_000_000,
-        description="Where the log has no request ids, a group ends at so many impressions, if not before.",
+        description="Of impressions without a request id: a group ends at so many, if not before.",
     )
     where: str | None = Field(
         default=None,
-        description="SQL condition over the columns of [events]: the impressions that may make pairs. The others stay "
-        "in histories. Left out: all of them.",
+        description="SQL condition, over the same names as those of [[grades]]: the impressions that may make pairs. "
+        "The others stay in histories. Left out: all of them.",
     )
     weights: dict[str, float] = Field(
         default={},
-        description='What a pair weighs, by its grades: "click > skip" = 1.0, for every pair of grades. Left out: the '
-        "difference of the grades' ranks.",
+        description='What a pair weighs, by its grades: "click > skip" = 1.0, for every pair of grades; with '
+        'negatives also "skip > sampled" = 0.5, for every grade. Left out: the difference of the ranks, where a drawn '
+        "loser (sampled) is one below the worst grade.",
     )
     negatives: int = Field(
         default=0,
         ge=0,
-        description="For a log of positives only: so many losers are drawn for each positive, by popularity till then.",
+        description="For a log of positives only: at most so many losers are drawn for each impression of a group, "
+        "whatever its grade, by popularity till then.",
     )
     train_cap: int | None = Field(
         default=None,
@@ -270,7 +282,8 @@ class SplitSettings(Settings):
         default=0.2,
         gt=0,
         lt=1,
-        description="Share of each training period, the last by time, that stops and tunes towers and booster.",
+        description="Share of each training period's impressions, the latest ones, that stops and tunes towers and "
+        "booster.",
     )
 
     @model_validator(mode="after")
@@ -300,7 +313,7 @@ class CounterSettings(Settings):
     key: list[str] = Field(
         min_length=1,
         description="For what is counted, together: any of user, item, surface, item attributes, and user attributes "
-        "as user_<name>.",
+        "as user_<name>; attributes that are text or lists, not numbers.",
     )
     event: str = Field(
         description="What is counted: impression, a grade, grade (the grade's rank), or a column of [events.feedback]. "
@@ -309,7 +322,8 @@ class CounterSettings(Settings):
     spans: list[str] = Field(
         default=["all"],
         min_length=1,
-        description="w7d (a window of 7 days; w12h of 12 hours), h3d (a half-life of 3 days) or all.",
+        description="w7d (a window of 7 days; w12h of 12 hours), h3d (a half-life of 3 days) or all; whole days (d) or "
+        "hours (h) only.",
     )
     stats: list[str] = Field(
         min_length=1,
@@ -324,6 +338,7 @@ class CounterSettings(Settings):
     )
     prior: float | None = Field(
         default=None,
-        description="What rate, mean and ratio are without a trial. Left out: the quotient of the whole log.",
+        description="What rate, mean and ratio are without a trial. Left out: the quotient of all events before "
+        "[split] t1.",
     )
     delay: Duration = Field(default=0, description="How long after its ts an event is known.")

@@ -12,7 +12,12 @@ Column = Literal["dot", "user_vector", "item_vector"]
 
 def _lag(value: object) -> object:
     # `load` reads what `save` wrote: µs.
-    return value if value == DAILY or (type(value) is int and value >= 0) else parse_duration(value)
+    if value == DAILY or (type(value) is int and value >= 0):
+        return value
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise ValueError(f'{error}; or "daily"') from error
 
 
 def _distinct(columns: list[Column]) -> list[Column]:
@@ -78,13 +83,18 @@ class TowerSettings(Settings):
     finetune_rate: float = Field(
         default=0.3, gt=0, description="The highest learning rate of fine-tuning, as a share of learning_rate."
     )
-    weight_decay: float = Field(default=0.1, ge=0, description="Weight decay of all but the embedding table.")
+    weight_decay: float = Field(
+        default=0.1,
+        ge=0,
+        description="Weight decay of all matrices but the embedding table; biases and norms have none.",
+    )
     table_decay: float = Field(default=1.0, ge=0, description="Weight decay of the embedding table.")
     batch_tokens: int = Field(default=2048, ge=1, description="Tokens (events of histories) in a batch.")
     negatives: int = Field(
         default=256,
         ge=2,
-        description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all.",
+        description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all "
+        "items with events.",
     )
     threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
 

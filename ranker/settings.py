@@ -20,10 +20,12 @@ class DataSettings(Settings):
     root: str = Field(
         default=".",
         description="What relative paths and {data} in SQL stand for, from the folder of the TOML. Environment "
-        "variables such as $PAIRLIFT_DATA count.",
+        "variables are expanded; $PAIRLIFT_DATA, where it is not set, is ../shared/data of the working directory.",
     )
     work: str = Field(
-        default="work", description="Folder, from that of the TOML, where the stages keep what they made."
+        default="work",
+        description="Folder, from that of the TOML, where the stages keep what they made. Environment variables are "
+        "expanded, as in root.",
     )
 
 
@@ -41,7 +43,8 @@ class TimeSettings(Settings):
 
     zone: str = Field(
         default="UTC",
-        description="Time zone of timestamps without one, and of the start of a day, such as Europe/Paris.",
+        description="Time zone, such as Europe/Paris, of timestamps and of dates of [split] without one, of the "
+        'features hour and weekday, and of the towers\' lag = "daily".',
     )
 
     @field_validator("zone")
@@ -61,12 +64,16 @@ class BoosterSettings(Settings):
     stop_after: int = Field(
         default=100,
         ge=1,
-        description="Stop after so many rounds without a better PairAccuracy on the validation slice.",
+        description="Stop after so many rounds without a better PairAccuracy on the validation slice, as a mean of 25 "
+        "rounds.",
     )
     params: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]] = Field(
         default={},
-        description="Any LightGBM parameter, such as num_leaves = 15; use_quantized_grad = true is faster on millions "
-        "of rows.",
+        description="Parameters of LightGBM's trees. Pairlift's own defaults: learning_rate = 0.03, num_leaves = 15, "
+        "min_data_in_leaf = 50 and min_sum_hessian_in_leaf = 1.0 (less for under 5,000 rows), lambda_l2 = 5.0, "
+        "feature_fraction = 0.7, bagging_fraction = 0.8, bagging_freq = 1, cat_smooth = 20.0, max_bin = 255. "
+        "use_quantized_grad = true is faster on millions of rows. Refused: those of LightGBM's objectives, metrics and "
+        "files, and what Pairlift sets itself (seed, deterministic …).",
     )
     monotone: dict[str, Literal[-1, 1]] = Field(
         default={},
@@ -104,8 +111,8 @@ class UpliftSettings(Settings):
     )
     familiar: list[Name] = Field(
         default=[],
-        description="Item attributes by which the report tells pairs apart, beside the item itself: had the user met "
-        "an item with this value before?",
+        description="Item attributes, text or lists, by which the report splits the uplift, beside the item itself: "
+        "had the user met an item with this value before?",
     )
 
     @field_validator("seeds")
@@ -141,15 +148,19 @@ class SourcesSettings(Settings):
     """`[sources]`: the candidate sources of `Recommend`."""
 
     popular: SourceSettings | Literal[False] = Field(
-        default=SourceSettings(), description="The items with the highest decayed count of events. false turns it off."
+        default=SourceSettings(),
+        description="The items with the highest decayed count: of the counters of key item, the one nearest to "
+        "impressions with a half-life of 7 days, which is made where there is none. false turns it off.",
     )
     cooccurrence: SourceSettings | Literal[False] = Field(
         default=SourceSettings(),
-        description="Items that others took together with what the user took last. false turns it off.",
+        description="Items that others took together with what the user took last; taken is what has a grade above the "
+        "worst, in a log of one grade all. false turns it off.",
     )
     nearest: SourceSettings | Literal[False] = Field(
         default=SourceSettings(),
-        description="Items whose vectors are nearest to the user's, of a served plugin. false turns it off.",
+        description="Items whose vectors are nearest to the user's, of the first of [ranker] plugins that has vectors. "
+        "false turns it off.",
     )
     exclude_seen: bool = Field(default=True, description="Do not propose items that are in the user's history.")
 
@@ -182,7 +193,8 @@ class RecordSettings(Settings):
     max_events: int = Field(
         default=10_000_000,
         ge=1,
-        description="The most recorded events that are served from memory beside the bundle's own.",
+        description="The most recorded events, which are served from memory beside the bundle's own; further ones are "
+        "refused.",
     )
     new_users: int = Field(
         default=1_000_000,
@@ -201,8 +213,9 @@ class RecordSettings(Settings):
     memory: float | None = Field(
         default=None,
         gt=0,
-        description="GiB that all of it may take, also while it is rebuilt; a server that could need more does not "
-        "start. Left out: three quarters of the machine's.",
+        description="GiB that the served state may take (counters, histories, ids; not the booster and the plugins), "
+        "also while it is rebuilt; a server that could need more does not start. Left out: three quarters of the "
+        "machine's.",
     )
     max_batch: int = Field(default=10_000, ge=1, description="The most events of one message.")
     streams: int = Field(default=4, ge=1, description="The most RecordEvents calls that are open at a time.")

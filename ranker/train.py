@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 def train(
     config: Config,
     out: Path,
+    *,
     features: Path | None = None,
     pairs: Path | None = None,
     start: StartFrom | None = None,

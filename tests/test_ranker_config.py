@@ -1,8 +1,12 @@
 """The TOML's keys as `pairlift config` lists them: every key, with a default that means what it says."""
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -11,18 +15,22 @@ from pydantic import BaseModel
 
 from features.baselines import ALSSettings, NoiseSettings
 from features.errors import PairliftError
+from features.plugin import make_plugin
 from features.settings import duration_text, parse_duration
 from neural.settings import TowerSettings
 from ranker.cli.config import forms, kind
 from ranker.cli.main import cli
 from ranker.config import Config, load_config
 from ranker.examples import example_text
+from ranker.settings import BoosterSettings
+from ranker.training.booster import DEFAULTS
 
 CLASSES = {
     "neural.two_tower:TwoTower": TowerSettings,
     "features.baselines:ALS": ALSSettings,
     "features.baselines:Noise": NoiseSettings,
 }
+ROOT = Path(__file__).parent.parent
 NEEDED = """
 name = "mine"
 [events]
@@ -97,11 +105,18 @@ def test_every_key_is_listed_with_type_default_and_meaning() -> None:
 @pytest.mark.parametrize(
     ("section", "says", "not_says"),
     [
-        ("pairing", ["[pairing]", 'window duration such as "7d"; default "30m"', "[pairing.towers]"], ["[split]"]),
+        (
+            "pairing",
+            ["[pairing]", 'window duration such as "7d" (s, m, h or d); default "30m"', "[pairing.towers]"],
+            ["[split]"],
+        ),
         ("pairing.towers", ["[pairing.towers]", "max_size integer >= 2 and <= 1000000; default none"], ["negatives"]),
         ("pairing.negatives", ["[pairing]", "negatives integer >= 0; default 0"], ["window"]),
         ("[[counters]]", ["[[counters]]", "stats list of text, not empty; required"], ["[features]"]),
         ("name", ["name text; required"], ["[data]"]),
+        ("plugins.two_tower.class", ["[plugins.NAME]", "class text; required"], ["[ranker]"]),
+        (".record", ["[record]", "dedupe_days number > 0"], ["[serve]"]),
+        ("neural.two_tower:TwoTower.width", ["[plugins.NAME] with class", "width integer"], ["heads"]),
         ("plugins.two_tower", ["[plugins.NAME]", "class text; required"], ["[ranker]"]),
         ("split.t1", ["t1 number, time or date; default 0.5"], ["validation"]),
         ("sources.nearest", ["quota integer >= 1; default 200", "turns it off"], ["popular"]),
@@ -109,7 +124,7 @@ def test_every_key_is_listed_with_type_default_and_meaning() -> None:
         ("uplift.seeds", ["seeds list of integers >= 0 and < 2147483648, not empty; default [0, 1, 2, 3, 4]"], []),
         (
             "neural.two_tower:TwoTower",
-            ['lag duration such as "7d" or "daily"; default "0s"', "width integer"],
+            ['lag duration such as "7d" (s, m, h or d) or "daily"; default "0s"', "width integer"],
             ["trees"],
         ),
         ("features.baselines:Noise", ["takes no options"], []),
@@ -130,6 +145,12 @@ def test_a_section_is_a_table_a_key_or_a_plugins_class(section: str, says: list[
         ("pairing.windw", "did you mean 'pairing.window'?"),
         ("pairing.towers.windw", "did you mean 'pairing.towers.window'?"),
         ("nothing like it", "known: booster, counters"),
+        ("window", "the TOML has no 'window' (did you mean 'pairing.window' or 'pairing.towers.window'?)"),
+        ("half_life", "did you mean 'pairing.half_life'?"),
+        ("plugins.als.factors", "the other keys of [plugins.NAME] are options of its class; `pairlift config CLASS`"),
+        ("booster.params.num_leaves", "the keys of [booster.params] are your own; `pairlift config booster.params`"),
+        ("events.feedback.click", "the keys of [events.feedback] are your own; `pairlift config events.feedback`"),
+        ("neural.two_tower:TwoTower.widht", "neural.two_tower:TwoTower has no option 'widht' (did you mean 'width'?)"),
         ("features.baselines:SLA", "has no attribute 'SLA'"),
         ("features.plugin:FeaturePlugin", "class attribute `options`"),
     ],
@@ -138,6 +159,25 @@ def test_an_unknown_section_is_a_sentence_and_status_2(section: str, says: str) 
     done = CliRunner().invoke(cli, ["config", section])
     assert done.exit_code == 2
     assert says in done.output
+
+
+@pytest.mark.parametrize(
+    ("section", "needed"), [("pairing", {"GroupSettings"}), ("record", set()), ("features.baselines:ALS", set())]
+)
+def test_the_schema_of_a_section_has_the_definitions_that_it_needs_alone(section: str, needed: set[str]) -> None:
+    assert set(json.loads(listed(section, "--json")).get("$defs", {})) == needed
+
+
+def test_no_summary_of_a_verb_is_cut() -> None:
+    done = CliRunner().invoke(cli, ["--help"], env={"COLUMNS": "80"})
+    for name, command in cli.commands.items():
+        assert f"{name:9}  {command.short_help}\n" in done.output, name
+
+
+def test_the_boosters_defaults_are_those_that_its_description_lists() -> None:
+    said = BoosterSettings.model_fields["params"].description
+    for name, value in DEFAULTS.items():
+        assert f"{name} = {value}" in str(said), name
 
 
 @pytest.mark.parametrize("columns", [40, 72, 300])
@@ -161,6 +201,96 @@ def test_an_unknown_key_says_what_lists_the_known_ones(tmp_path: Any, key: str, 
     with pytest.raises(PairliftError, match=f"unknown key .did you mean '.*'.*`{command}` lists the keys"):
         load_config(tmp_path / "pairlift.toml")
     assert listed(*command.split()[2:])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("", '[split]\nt1 = "1998-01-01"', "split.t1: a number, a time or a date was expected, found '1998-01-01': "
+         "write it without quotes"),
+        ("", "[split]\nt1 = 1", "split: t1 = 1.0: a quantile lies between 0 and 1; a time is written 2022-04-25"),
+        ("", "[sources.popular]\nquta = 3", "sources.popular.quta: unknown key (did you mean 'quota'?); "
+         "`pairlift config sources.popular` lists the keys"),
+        ("", "[sources]\npopular = true", "sources.popular: a table or false was expected, found true"),
+        ("", '[pairing]\nmax_size = "20"', "pairing.max_size: an integer was expected, found '20': write it without "
+         "quotes"),
+        ("", "[pairing]\nmax_size = 2.5", "pairing.max_size: an integer was expected, found 2.5"),
+        ("", "[pairing]\nmax_size = 1", "pairing.max_size: a number of at least 2 was expected, found 1"),
+        ("", '[pairing]\nwindow = "1w"', "pairing.window: a duration such as '90s', '30m', '24h' or '7d' was expected, "
+         "found '1w'"),
+        ("", "[pairing.weights]\n'a > b' = 'x'", "pairing.weights.a > b: a number was expected, found 'x'"),
+        ("", "[booster.monotone]\nx = 2", "booster.monotone.x: -1 or 1 was expected, found 2"),
+        ("", "[booster]\nmargin = inf", "booster.margin: a finite number was expected, found inf"),
+        ("", "[booster.params]\nx = 2020-01-01", "booster.params.x: true or false, an integer, a number, text or a "
+         "list was expected, found 2020-01-01"),
+        ("", "[uplift]\nseeds = []", "uplift.seeds: a list that is not empty was expected, found []"),
+        ("", "[uplift]\nseeds = [1, 1]", "uplift.seeds: distinct seeds were expected, found [1, 1]"),
+        ("", "[ranker]\nplugins = 'als'", "ranker.plugins: a list was expected, found 'als'"),
+        ("", "[plugins.als]\nfactors = 3", "plugins.als.class: missing key; `pairlift config plugins` lists the keys"),
+        ("", "[[counters]]\nkey = ['user']\nevent = 'x'", "counters.0.stats: missing key; `pairlift config counters` "
+         "lists the keys"),
+        ("", "[events.feedback]\n1a = 'x'", "events.feedback.1a: '1a': a letter, then letters, digits and single "
+         "underscores were expected, and no '_x_'"),
+        ('name = "mine"\n', "", "name: missing key; `pairlift config` lists the keys"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_one_sentence_about_one_place(tmp_path: Path, old: str, new: str, says: str) -> None:
+    path = tmp_path / "pairlift.toml"
+    path.write_text((NEEDED.replace(old, "") if old else NEEDED) + new)
+    with pytest.raises(PairliftError) as found:
+        load_config(path)
+    assert str(found.value) == f"{path} has 1 problem:\n  {says}"
+    assert found.value.__context__ is None  # it would be alive at the end of the process
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "says"),
+    [
+        ("neural.two_tower:TwoTower", {"heads": 3}, "heads = 3 must divide width = 64"),
+        ("neural.two_tower:TwoTower", {"lag": "1w"}, "lag: a duration such as '90s', '30m', '24h' or '7d' was "
+         "expected, found '1w'; or \"daily\""),
+        ("neural.two_tower:TwoTower", {"columns": ["x"]}, "columns.0: 'dot', 'user_vector' or 'item_vector' was "
+         "expected, found 'x'"),
+        ("neural.two_tower:TwoTower", {"width": 30}, "width: a multiple of 8 was expected, found 30"),
+        ("features.baselines:ALS", {"factors": "3"}, "factors: an integer was expected, found '3': write it without "
+         "quotes"),
+        ("features.baselines:ALS", {"factros": 3}, "factros: unknown key (did you mean 'factors'?); "
+         "`pairlift config features.baselines:ALS` lists the keys"),
+        ("features.baselines:Noise", {"seed": 1}, "seed: unknown key: features.baselines:Noise takes no options"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_of_a_plugin_is_one_sentence(path: str, params: dict[str, Any], says: str) -> None:
+    with pytest.raises(PairliftError) as found:
+        make_plugin("mine", path, params)
+    assert str(found.value) == f"[plugins.mine]: {says}"
+    assert found.value.__context__ is None
+
+
+@pytest.mark.parametrize("wrong", ["[pairing]\nwindow = '1w'", "[uplift]\nseeds = [1, 1]", "[time]\nzone = 'Mars'"])
+def test_a_wrong_value_prints_one_sentence_and_nothing_of_native_modules(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "pairlift.toml").write_text(NEEDED + wrong)
+    done = subprocess.run(
+        [sys.executable, "-m", "ranker.cli", "validate", str(tmp_path / "pairlift.toml")],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])},
+    )  # fmt: skip
+    assert done.returncode == 2
+    head, line = done.stderr.splitlines()
+    assert head.endswith("has 1 problem:")
+    assert line.startswith("  ")
+    assert not done.stdout
+
+
+def test_variables_are_expanded_in_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pairlift.toml").write_text(NEEDED + "[data]\nroot = '$PLACE/data'\nwork = '${PLACE}/work'\n")
+    config = load_config(tmp_path / "pairlift.toml")
+    with pytest.raises(PairliftError, match=r"\[data\] work: the environment variable PLACE is not set"):
+        _ = config.work
+    monkeypatch.setenv("PLACE", str(tmp_path / "place"))
+    assert (config.data_root, config.work) == (tmp_path / "place" / "data", tmp_path / "place" / "work")
+    monkeypatch.delenv("PAIRLIFT_DATA", raising=False)
+    (tmp_path / "pairlift.toml").write_text(NEEDED + "[data]\nroot = '$PAIRLIFT_DATA/x'\n")
+    assert load_config(tmp_path / "pairlift.toml").data_root == Path("../shared/data/x").resolve()
 
 
 def test_the_template_says_where_the_keys_are_listed() -> None:

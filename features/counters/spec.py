@@ -40,7 +40,10 @@ class Span:
         """Read `w7d`, `w12h`, `h3d`, `h6h` or `all`, then `_d30m` where there is a delay; PairliftError otherwise."""
         match = re.fullmatch(r"(?:all|([wh])(\d+)([hd]))(?:_d(\d+)([smhd]))?", text)
         if match is None or (match[2] and not int(match[2])):
-            raise PairliftError(f"counter span '{text}': 'w7d' (window), 'h12h' (half-life) or 'all' was expected")
+            raise PairliftError(
+                f"counter span '{text}': 'w7d' (window), 'h12h' (half-life), in whole days (d) or hours (h), or 'all' "
+                "was expected"
+            )
         delay = int(match[4]) * UNITS[match[5]] if match[4] else 0
         return cls(match[1], int(match[2]) * UNITS[match[3]], delay) if match[1] else cls("all", 0, delay)
 
@@ -165,7 +168,7 @@ def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterS
 def make_counters(
     settings: list[CounterSettings], log: EventLog, catalog: Catalog, grades: tuple[str, ...]
 ) -> tuple[Counter, ...]:
-    """Resolve declarations to columns. log: the towers' period, whose overall quotients are the priors."""
+    """Resolve declarations to columns. log: the events before t1, whose overall quotients are the priors."""
     counters: dict[str, Counter] = {}
     priors = _Priors(log, grades)
     for declared in settings or default_settings(catalog, grades):
@@ -186,14 +189,14 @@ def make_counters(
 
 
 class _Priors:
-    """The quotients of a whole log, each made once."""
+    """The quotients of all events of a log, that before t1, each made once."""
 
     def __init__(self, log: EventLog, grades: tuple[str, ...]) -> None:
         self._log, self._grades = log, grades
         self._made: dict[tuple[str, str], float] = {}
 
     def of(self, stat: str, declared: CounterSettings) -> float:
-        """Return the declared prior, or the quotient of the whole log; 0 for any other statistic."""
+        """Return the declared prior, or the quotient of all events; 0 for any other statistic."""
         if stat.partition("_")[0] not in ("rate", "mean", "ratio"):
             return 0.0
         if declared.prior is not None:

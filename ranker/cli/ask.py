@@ -59,7 +59,7 @@ def _asking(command: Any) -> Any:
     return command
 
 
-@click.command()
+@click.command(short_help="Ask a running server for a user's list.")
 @_asking
 @click.option("--k", type=click.IntRange(1), default=10, show_default=True, help="How many items.")
 @click.option("--exclude", default="", help="Ids that must not be in the list, comma-separated.")
@@ -87,7 +87,7 @@ def recommend(*, k: int, exclude: str, **shared: Any) -> None:
     _print(reply, asked)
 
 
-@click.command()
+@click.command(short_help="Ask a running server to rank given items.")
 @_asking
 @click.option("--items", required=True, help="Ids of the items to rank, comma-separated; unknown ones are cold.")
 def rank(*, items: str, **shared: Any) -> None:

@@ -7,7 +7,7 @@ import click
 BUNDLE = click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
 
 
-@click.group()
+@click.group(short_help="Look at a bundle, or check its bytes.")
 def bundle() -> None:
     """Look at a trained bundle, or check that none of its bytes has changed."""
 

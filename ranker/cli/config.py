@@ -1,10 +1,11 @@
 """The command `config`: what the keys of the TOML mean, from the settings' own descriptions."""
 
 import json
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -55,13 +56,14 @@ class Table:
     schema: Schema  # of its keys
 
 
-@click.command()
+@click.command(short_help="List the keys of the TOML: type, default, meaning.")
 @click.argument("section", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON Schema, which editors of TOML read.")
 def config(section: str | None, as_json: bool) -> None:
     """List the keys that the TOML may have, with type, default and meaning: all, or those of SECTION.
 
-    SECTION is a table, a key of one, or the class of a plugin, for the options that its [plugins.NAME] table takes.
+    SECTION is a table, a key of one, or the class of a plugin, for the options that its [plugins.NAME] table takes, or
+    for one of them.
     "required" stands where there is no default, and "default none" where a key that is left out has no value.
 
     \b
@@ -70,19 +72,18 @@ def config(section: str | None, as_json: bool) -> None:
       pairlift config pairing
       pairlift config pairing.window
       pairlift config neural.two_tower:TwoTower
+      pairlift config neural.two_tower:TwoTower.width
       pairlift config --json > pairlift.schema.json
     """
     schema = Config.model_json_schema(schema_generator=FileSchema)
     if section is None:
         chosen = list(tables(schema))
     elif ":" in section:
-        chosen = list(plugin_options(section))
+        chosen = choose_option(section)
     else:
-        chosen = choose(list(tables(schema)), section.strip("[]"))
+        chosen = choose(list(tables(schema)), section.strip("[]."))
     if as_json:
-        asked = chosen[0].schema
-        needed = {"$defs": schema["$defs"]} if "$ref" in json.dumps(asked) else {}
-        click.echo(json.dumps(needed | asked, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(whole(chosen[0].schema, schema["$defs"]), indent=1, ensure_ascii=False))
     else:
         click.echo("\n\n".join("\n".join(lines) for lines in pages(chosen)))
 
@@ -122,6 +123,18 @@ def table_form(schema: Schema) -> tuple[str, str] | None:
     return None
 
 
+def whole(schema: Schema, definitions: Schema) -> Schema:
+    """Return a table's schema with the definitions that it refers to, and no others."""
+    own = {key: value for key, value in schema.items() if key != "$defs"}
+    definitions = definitions | schema.get("$defs", {})
+    needed, asked = set[str](), [own]
+    while asked:
+        names = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(asked.pop()))) - needed
+        needed |= names
+        asked += [definitions[name] for name in names]
+    return ({"$defs": {name: definitions[name] for name in sorted(needed)}} if needed else {}) | own
+
+
 def plugin_options(path: str) -> Iterator[Table]:
     """Give the options of a plugin's class, which names their model in the attribute `options`, as `tables` does."""
     model = getattr(plugin_class(path), "options", None)
@@ -136,24 +149,57 @@ def plugin_options(path: str) -> Iterator[Table]:
     yield from _within(schema, "plugins.NAME.", schema.get("$defs", {}))
 
 
+def choose_option(name: str) -> list[Table]:
+    """Return the options of a plugin's class, `module:Class`, or the one that `module:Class.key` names."""
+    module, _, rest = name.partition(":")
+    kind, _, key = rest.partition(".")
+    found = list(plugin_options(f"{module}:{kind}"))
+    if not key:
+        return found
+    if key not in found[0].schema["properties"]:
+        raise PairliftError(f"{module}:{kind} has no option '{key}'{did_you_mean(key, found[0].schema['properties'])}")
+    return [_only(found[0], key)]
+
+
 def choose(known: list[Table], name: str) -> list[Table]:
     """Return the table of a name and those within it, or the one key that is named; PairliftError for another name."""
-    by_path = {table.path: table for table in known}
     chosen = [table for table in known if table.path == name or table.path.startswith(f"{name}.")]
     if chosen:
         return chosen
+    by_path = {table.path: table for table in known}
     parent, _, key = name.rpartition(".")
     table = by_path.get(parent)
     if table is not None and table.head.endswith(".NAME]"):
         return [table]
+    table = table or _named(by_path, parent)
     if table is not None and key in table.schema["properties"]:
-        return [Table(table.path, table.head, table.meaning, table.required, _only(table.schema, key))]
+        return [_only(table, key)]
+    raise PairliftError(_why_not(by_path, table, name))
+
+
+def _named(by_path: dict[str, Table], path: str) -> Table | None:
+    """Return the table of which `path` is one by a name of the user's own: [plugins.NAME] for `plugins.als`."""
+    table = by_path.get(path.rpartition(".")[0])
+    return table if table is not None and table.head.endswith(".NAME]") else None
+
+
+def _why_not(by_path: dict[str, Table], table: Table | None, name: str) -> str:
+    """Return what to say of a name that is not there. table: that of its parent, where there is one."""
+    parent, _, key = name.rpartition(".")
+    above, _, own = parent.rpartition(".")
+    if above in by_path and "additionalProperties" in by_path[above].schema["properties"].get(own, {}):
+        return f"'{name}': the keys of [{parent}] are your own; `pairlift config {parent}` says what they may be"
+    if table is not None and table.head.endswith(".NAME]"):
+        return f"'{name}': the other keys of {table.head} are options of its class; `pairlift config CLASS` lists them"
+    places = [path for path, other in by_path.items() if path and key in other.schema["properties"]]
+    if places and not parent:
+        return f"the TOML has no '{name}' (did you mean {' or '.join(repr(f'{path}.{key}') for path in places)}?)"
     near = [f"{parent}.{key}" if parent else key for key in table.schema["properties"]] if table else by_path
-    raise PairliftError(f"the TOML has no '{name}'{did_you_mean(name, filter(None, near))}")
+    return f"the TOML has no '{name}'{did_you_mean(name, filter(None, near))}"
 
 
-def _only(schema: Schema, key: str) -> Schema:
-    return schema | {"properties": {key: schema["properties"][key]}}
+def _only(table: Table, key: str) -> Table:
+    return replace(table, schema=table.schema | {"properties": {key: table.schema["properties"][key]}})
 
 
 def pages(chosen: list[Table]) -> Iterator[list[str]]:
@@ -210,7 +256,7 @@ def kind(schema: Schema, many: bool = False) -> str:
 def _name(schema: Schema, many: bool) -> str:
     plural = "s" if many else ""
     if "pattern" in schema:
-        return f'duration{plural} such as "7d"'
+        return f'duration{plural} such as "7d" (s, m, h or d)'
     if schema["type"] == "array":
         return f"list{plural} of {kind(schema['items'], many=True)}{', not empty' if 'minItems' in schema else ''}"
     if schema["type"] == "object":

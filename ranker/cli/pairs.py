@@ -7,7 +7,7 @@ import click
 from ranker.cli.train import CONFIG
 
 
-@click.command()
+@click.command(short_help="Write the weighted pairs of a slice to a file.")
 @CONFIG
 @click.option(
     "--slice",

@@ -13,7 +13,7 @@ from ranker.recording.batch import read_batches
 SHOWN = 5
 
 
-@click.command()
+@click.command(short_help="Record the events of a file into a server.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @ADDRESS
 @click.option("--batch", type=click.IntRange(1), default=1000, show_default=True, help="Events of one message.")
@@ -42,7 +42,7 @@ def record(file: Path, address: str, batch: int) -> None:
         raise PairliftError(f"{len(refused):,} events of {file} were refused; the first of them:\n{shown}")
 
 
-@click.command()
+@click.command(short_help="Have a server that records write its state.")
 @ADDRESS
 def snapshot(address: str) -> None:
     """Have a server that records write its state into the log's folder, and print where.

@@ -8,7 +8,7 @@ from features.pairing.split import PERIODS
 from ranker.cli.train import CONFIG, GIB, memory_option
 
 
-@click.command()
+@click.command(short_help="Write the training rows with their features.")
 @CONFIG
 @click.option(
     "--out",

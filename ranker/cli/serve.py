@@ -11,7 +11,7 @@ import click
 from features.pairing.split import iso
 
 
-@click.command()
+@click.command(short_help="Answer Recommend and Rank requests over gRPC.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--snapshot",

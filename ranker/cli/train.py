@@ -23,7 +23,7 @@ def memory_option(text: str) -> Callable[[FC], FC]:
     return click.option("--memory", type=kind, default=2.0, show_default=True, metavar="GIB", help=text)
 
 
-@click.command()
+@click.command(short_help="Train the ranker, from the import to a bundle.")
 @CONFIG
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; an old one is replaced."
@@ -94,12 +94,12 @@ def train(
     start = None if warm_start is None else StartFrom("warm-start", warm_start)
     if refit is not None:
         start = StartFrom("refit", refit, DECAY if refit_decay is None else refit_decay)
-    measured = run(load_config(config), out, features, pairs, start, int(memory * GIB))
+    measured = run(load_config(config), out, features=features, pairs=pairs, start=start, memory=int(memory * GIB))
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
 
 
-@click.command()
+@click.command(short_help="Search for better parameters with Optuna.")
 @CONFIG
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="No trial starts later."

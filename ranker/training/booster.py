@@ -9,7 +9,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from features.errors import PairliftError, did_you_mean
+from features.errors import PairliftError, did_you_mean, nearest
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I64
 from ranker.metrics.pair_accuracy import pair_accuracy
@@ -36,8 +36,14 @@ DEFAULTS: dict[str, Any] = {
 QUANTISED: dict[str, Any] = {"num_grad_quant_bins": 16, "quant_train_renew_leaf": True}
 #: what every fit has
 FIXED: dict[str, Any] = {"metric": "none", "verbosity": -1, "deterministic": True, "force_row_wise": True}
-_OURS = ("objective", "metric", "seed", "early_stopping_round", "num_iterations", "verbosity")
-#: what speaks of LightGBM's own objectives, metrics and files, and would be read and ignored
+#: parameters that Pairlift sets, and what to do about each
+_OURS = dict.fromkeys(FIXED, "it is the same in every fit") | {
+    "objective": "it is made of the weighted pairs; see [booster] margin and ndcg_at",
+    "seed": "see [uplift] seeds",
+    "early_stopping_round": "see [booster] stop_after",
+    "num_iterations": "see [booster] trees",
+}
+#: parameters of LightGBM's objectives, metrics and files: no effect here
 _IDLE = (
     "alpha auc_mu_weights boost_from_average categorical_feature data early_stopping_min_delta eval_at fair_c "
     "first_metric_only group_column header ignore_column input_model is_provide_training_metric is_unbalance "
@@ -200,9 +206,11 @@ def check_params(settings: BoosterSettings) -> dict[str, Any]:
     for name, value in settings.params.items():
         place = f"[booster.params] {name}"
         if name not in meaning:
-            raise PairliftError(f"{place}: LightGBM has no such parameter{did_you_mean(name, meaning)}")
+            near = nearest(name, meaning)
+            hint = f" (did you mean '{meaning[near]}'?)" if near else "; its documentation lists them"
+            raise PairliftError(f"{place}: LightGBM has no such parameter{hint}")
         if meaning[name] in _OURS:
-            raise PairliftError(f"{place}: Pairlift sets this; see [booster] trees and stop_after")
+            raise PairliftError(f"{place}: Pairlift sets this: {_OURS[meaning[name]]}")
         if meaning[name] in _IDLE.split():
             raise PairliftError(f"{place}: it has no effect here, for objective, metric and data are Pairlift's own")
         if meaning[name] == "monotone_constraints":

@@ -24,24 +24,32 @@ def as_table(report: dict[str, Any]) -> str:
         "",
         f"{'':26}{'without':>9}{'with':>9}   uplift",
         _line("PairAccuracy", report),
-        _line("  each user weighs one", macro),
+        _line("  macro: users weigh one", macro),
         _line("  ties wrong (CatBoost)", catboost),
-        _line("  known or not, no values", missing | {"with": missing["pair_accuracy"]}, without=False),
+        _line("  missingness", missing | {"with": missing["pair_accuracy"]}, without=False),
         _line("  columns shuffled", report["shuffled"] | {"with": report["shuffled"]["pair_accuracy"]}, without=False),
         *(_line(label, report[name], uplift=False) for name, label in LISTED.items()),
         _line("share of ties", report["tie_share"], uplift=False),
         f"{'trees (mean)':26}{np.mean(report['trees']['without']):9.0f}{np.mean(report['trees']['with']):9.0f}",
         "",
         f"the interval is about {report['holds_for']}; its parts: {_parts(report)}",
-        f"over the arm of 'known or not': {_interval(missing['beyond'])}; pairs with the column on both sides "
-        f"{missing['both_sides']['pairs']:,} ({_percent(missing['both_sides']['relative_uplift'])}), on one "
-        f"{missing['one_side']['pairs']:,}, on none {missing['no_side']['pairs']:,}",
+        f"over missingness (known or not, without the values): {_interval(missing['beyond'])}; {_sides(missing)}",
         f"random {_number(report['random'])}   popularity {_number(report['popularity'])}   alone: {alone}",
-        f"smallest uplift that this test could show: {_percent(report['minimum_detectable_uplift'])}",
+        "minimum detectable uplift, the smallest that this test could show: "
+        f"{_percent(report['minimum_detectable_uplift'])}",
         *_controls(report),
         *doubts(report),
     ]
     return "\n".join(lines)
+
+
+def _sides(missing: dict[str, Any]) -> str:
+    """Return how many pairs have the column on both sides, on one and on none, and the uplift of the first."""
+    both, one, none = missing["both_sides"], missing["one_side"], missing["no_side"]
+    return (
+        f"pairs with the column on both sides {both['pairs']:,} ({_percent(both['relative_uplift'])}), "
+        f"on one {one['pairs']:,}, on none {none['pairs']:,}"
+    )
 
 
 def verdict(report: dict[str, Any]) -> str:
