@@ -117,8 +117,9 @@ def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugi
         known = getattr(getattr(found, "options", None), "model_fields", {})
         wrong = "; ".join(_problem(problem, path, known) for problem in problems(error, params))
     except TypeError as error:
-        wrong = str(error)
-    # Behind the blocks, so that pydantic's error is not the context of this one: see ranker.config.load_config.
+        raise PairliftError(f"[plugins.{name}]: {error}") from error
+    # Behind the block: pydantic's error would live in this one's chain until the process ends, and what it holds of
+    # native modules would be reported as leaked.
     raise PairliftError(f"[plugins.{name}]: {wrong}")
 
 

@@ -259,8 +259,14 @@ def test_a_failure_of_quantised_gradients_is_told(monkeypatch: pytest.MonkeyPatc
     ("params", "says"),
     [
         ({"num_leavs": 7}, "did you mean 'num_leaves'"),
-        ({"n_estimators": 3}, "Pairlift sets this"),
-        ({"random_state": 3}, "Pairlift sets this"),
+        ({"num_leafs": 7}, "did you mean 'num_leaves'"),
+        ({"n_estimators": 3}, r"Pairlift sets this: see \[booster\] trees"),
+        ({"random_state": 3}, r"Pairlift sets this: see \[uplift\] seeds"),
+        ({"early_stopping": 3}, r"Pairlift sets this: see \[booster\] stop_after"),
+        ({"deterministic": False}, "Pairlift sets this: it is the same in every fit"),
+        ({"force_row_wise": False}, "Pairlift sets this: it is the same in every fit"),
+        ({"force_col_wise": True}, "Pairlift sets this: it is the same in every fit"),
+        ({"sigmoid": 2.0}, "it has no effect here"),
         ({"min_data": 3, "eta": 0.1}, ""),
     ],
 )

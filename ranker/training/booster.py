@@ -37,7 +37,7 @@ QUANTISED: dict[str, Any] = {"num_grad_quant_bins": 16, "quant_train_renew_leaf"
 #: what every fit has
 FIXED: dict[str, Any] = {"metric": "none", "verbosity": -1, "deterministic": True, "force_row_wise": True}
 #: parameters that Pairlift sets, and what to do about each
-_OURS = dict.fromkeys(FIXED, "it is the same in every fit") | {
+_OURS = dict.fromkeys([*FIXED, "force_col_wise"], "it is the same in every fit") | {
     "objective": "it is made of the weighted pairs; see [booster] margin and ndcg_at",
     "seed": "see [uplift] seeds",
     "early_stopping_round": "see [booster] stop_after",
