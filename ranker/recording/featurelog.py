@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 WAITING = 1000
 #: rows of one file at most, and seconds after which a shorter one is written
 ROWS, SECONDS = 100_000, 10.0
-#: columns of a row before its features. Not `surface`: so a feature is called, a code, which would take its place
+#: columns of a row before its features. Not `surface`: a feature has that name (it is a code), and would replace it
 KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version")
 
 
 class _Taken(NamedTuple):
     """An answer that waits to be written. Not with its request, which would hold the counters of an old state."""
 
-    catalog: Catalog  # of the request's state
-    request_id: str
-    user: int
-    as_of: int
-    surface: int
-    answer: Answer
-    values: F32  # [k, c]
+    catalog: Catalog  # of the request's state: the ids behind the indexes
+    request_id: str  # never empty
+    user: int  # dense; -1 cold
+    as_of: int  # µs UTC
+    surface: int  # code; -1 missing
+    answer: Answer  # its k items, best first
+    values: F32  # [k, c], of the c columns of the bundle
 
 
 class FeatureLog:

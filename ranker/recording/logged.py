@@ -57,10 +57,10 @@ def read_features(folder: Path, catalog: Catalog) -> Logged:
         _index(catalog.item_ids, rows["item_id"]),
     )
     values = np.stack([rows[name].to_numpy().astype(np.float32) for name in columns], axis=1)
-    # What requests said of themselves is an input: it is taken as it was logged, where the bundle had its column.
-    said = [f"context_{known.name}" for known in catalog.contexts]
-    context = [values[starts, columns.index(n)] if n in columns else np.full(len(starts), np.nan) for n in said]
-    if said:
+    # The context of a request is an input: it is taken as it was logged, where the bundle had its column.
+    names = [f"context_{known.name}" for known in catalog.contexts]
+    context = [values[starts, columns.index(n)] if n in columns else np.full(len(starts), np.nan) for n in names]
+    if names:
         requests = replace(requests, context=np.stack(context, axis=1).astype(np.float32))
     return Logged(request_id[starts], requests, values, columns)
 

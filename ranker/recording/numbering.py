@@ -38,14 +38,14 @@ def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State
 
 
 class Numbering:
-    """Gives the dense indexes of new users and items. For one thread, which brings the events as the log has them."""
+    """Gives the dense indexes of new users and items. For one thread, called in the order of the log."""
 
     def __init__(self, catalog: Catalog, max_id_bytes: int = MAX_ID_BYTES) -> None:
         """catalog: with room, and what a snapshot had already. max_id_bytes: of a new text id in UTF-8."""
         self._known = catalog.n_users, catalog.n_items
         self._text = is_text(catalog.user_ids), is_text(catalog.item_ids)
         self._most = max_id_bytes
-        self._warned: set[str] = set()  # of what, for each is said once
+        self._warned: set[str] = set()  # warnings already logged
         self.new = catalog.new_users, catalog.new_items
 
     def numbered(self, events: EventLog, table: pa.Table) -> EventLog:
@@ -89,7 +89,7 @@ class Numbering:
         return np.setdiff1d(rows, long)
 
     def _warn(self, what: str, limit: str) -> None:
-        """Say once who stays cold, and until when."""
+        """Log, once, who stays cold and until when."""
         if what not in self._warned:
             self._warned.add(what)
             log.warning("%s stay cold until a bundle is trained on them, or %s is raised", what, limit)
