@@ -18,7 +18,7 @@ INTERNAL = "the server failed on this request; its log has the traceback"
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """Return the code, and a sentence for the caller; INTERNAL: neither the caller nor the disk is at fault."""
+    """Return the code, and a sentence for the caller. INTERNAL: the fault is neither the caller's nor the disk's."""
     if isinstance(error, RequestError):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
     if isinstance(error, LimitError) or (isinstance(error, LogError) and error.full):
@@ -36,7 +36,7 @@ def finished(context: grpc.ServicerContext, call: Callable[[], T], place: str = 
         return call()
     except Exception as error:
         code, sentence = status_of(error)
-        if not isinstance(error, PairliftError):  # nobody foresaw it
+        if not isinstance(error, PairliftError):  # unexpected
             log.exception("a call failed")
     context.abort(code, place + sentence)
     raise AssertionError("abort() raises")
