@@ -1,4 +1,8 @@
-"""How much memory the served state takes: bytes per key and per event, and the most that recording can add."""
+"""How much memory the served state takes: bytes per key and per event, and the most that recording can add.
+
+Counters and histories are counted, and new ids. The catalogue, the plugins and the rest of a bundle are not: they stay
+as they are while events are recorded.
+"""
 
 import math
 import os
@@ -10,8 +14,7 @@ from features.errors import PairliftError
 from features.hashing import SLOT_BYTES
 from features.log.dedupe import BYTES_PER_KEY
 from features.newcomers import bytes_per_id
-from features.rows import GIB
-from features.schema import is_text
+from features.schema import GIB, is_text
 from features.state.histories import COLUMNS
 from features.state.store import State
 from ranker.settings import MAX_ID_BYTES, RecordSettings
