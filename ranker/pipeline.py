@@ -54,9 +54,9 @@ class _Call(NamedTuple):
     """What one source or plugin is asked in a request: it runs on a thread of its lane."""
 
     name: str  # of the source or plugin
-    lane: str
+    lane: str  # of `source_lane` or `plugin_lane`
     deadline: int  # µs that it may take
-    work: Callable[[], Any]
+    work: Callable[[], Any]  # gives the proposed items, or the plugin's columns
 
 
 class Trace:
@@ -184,7 +184,7 @@ class Pipeline:
         return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
 
     def _source_calls(self, request: Request, surplus: int) -> list[_Call]:
-        """Return what each source is asked: for its quota, and as many more items, but see `MOST_ASKED`."""
+        """Return what each source is asked: its quota and `surplus` more items, up to quota times `MOST_ASKED`."""
         calls = []
         for source, settings in self.sources:
             limit = settings.quota + min(surplus, (MOST_ASKED - 1) * settings.quota)

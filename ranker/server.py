@@ -39,7 +39,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 #: the name by which health reports whether events can be recorded; only where the server records
 RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
-#: seconds between the orders of the popular items, where events are recorded
+#: seconds after which the popular items are ordered anew, where events are recorded
 REFRESH_EVERY = 30.0
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 

@@ -5,8 +5,8 @@ A segment `<first frame, 20 digits>.log` starts with MAGIC. A frame is what one 
 count on from 1 through all segments. What follows the last whole frame of the last segment was never
 acknowledged: a crash tore it. A damaged frame anywhere else is an error, for frames behind it were acknowledged.
 
-Event ids are text, whatever they were on the wire. Older segments have integers too, also beside text in one segment:
-what is read from them has the form of today.
+Event ids are text, of either kind on the wire. Older segments have integers too, also beside text in one segment: they
+are read as text.
 
 One process writes a segment; the last segment ends when the process does. So a segment is known by its first frame:
 what two files of that name both have is the same, and a backup's, copied while it was written, is only shorter.

@@ -21,8 +21,8 @@ SIDES = ("users", "items")
 def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State:
     """Return a state with room for so many new users and items, or as many as it has.
 
-    Codes of keys with new ones rest on the room, so a state that has such (of a snapshot) is built anew where its room
-    is another. unplaced: its events of users or items for which there was no room; they are not in its histories.
+    Codes of keys with new ones depend on the room, so a snapshot's state that has new ones is built anew where its room
+    differs. unplaced: its events of users or items for which there was no room; they are not in its histories.
     """
     was = state.catalog
     # Copies: what a state has must not grow because a server was started on it.
@@ -31,7 +31,7 @@ def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State
     moved = (was.new_users.room, was.new_items.room) != (new_users.room, new_items.room)
     if not moved or not was.new_users.count + was.new_items.count:
         return replace(state, catalog=catalog)
-    log.info("[record] new_users or new_items is another than the snapshot's: its counters are built anew")
+    log.info("[record] new_users or new_items differs from the snapshot's: its counters are built anew")
     events = merged([state.histories.log(unplaced.feedback_names), unplaced])
     built = State.build(events, catalog, state.counters, state.grades, state.histories)
     return replace(built, end=state.end)

@@ -171,9 +171,9 @@ def _differences(expected: State, found: State) -> list[str]:
         if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
             problems.append(f"{len(ours):,} {side}s were expected, found {len(theirs):,} or other ids")
         if _vocabulary(expected.catalog, side) != _vocabulary(found.catalog, side):
-            problems.append(f"the {side}s' attributes are others")
+            problems.append(f"the {side}s' attributes differ")
     if expected.catalog.surfaces != found.catalog.surfaces:
-        problems.append("the surfaces are others")
+        problems.append("the surfaces differ")
     if expected.histories.feedback.shape[1:] != found.histories.feedback.shape[1:]:
         problems.append("the histories have other feedback columns")
     return problems
