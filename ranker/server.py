@@ -204,7 +204,7 @@ class Server:
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
     ) -> None:
-        """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be had.
+        """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
         clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged.
         """
