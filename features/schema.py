@@ -25,6 +25,7 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+GIB = 2**30  # bytes
 
 #: name of the grade that a drawn (not shown) loser has in pair weights and in reports
 SAMPLED = "sampled"

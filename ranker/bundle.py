@@ -44,16 +44,16 @@ IMPORTANCE = "importance.json"
 class Bundle:
     """A loaded bundle, immutable."""
 
-    folder: Path
+    folder: Path  # where it was read from
     version: str  # hash of its manifest
-    config: Config
+    config: Config  # of the TOML that it was trained with
     columns: tuple[str, ...]  # the booster's, in order: those of `spec`, then `<plugin>__<column>`
-    spec: FeatureSpec
-    state: State
+    spec: FeatureSpec  # the columns without the plugins', and what they are computed with
+    state: State  # counters, histories and catalogue as of the end of the log, or of the snapshot in its place
     plugins: dict[str, FeaturePlugin]  # by name, in the order of their columns
-    booster: lgb.Booster
-    cooccurrence: Cooccurrence
-    recorded: Recorded = field(default_factory=dict)  # what `state` has of recorded logs
+    booster: lgb.Booster  # LightGBM's own; it explains, and scores where there is no `scorer`
+    cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
+    recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     scorer: Scorer | None = field(init=False)  # the compiled booster, None where LightGBM's own predict must do
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from ranker.recording.wire import batch_message
 from ranker.wire import id_list, id_message, ids_message
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-#: what gRPC says where there is nobody; a server that is there may be UNAVAILABLE too, with its own words
+#: what gRPC says when no server listens; a server that does may be UNAVAILABLE too, with a sentence of its own
 NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 Id = int | str
 
@@ -49,7 +49,7 @@ class Ranked:
     """One item of an answer."""
 
     item: Id
-    score: float
+    score: float  # greater is better
     sources: tuple[str, ...]  # which proposed it
     index: int  # its place in the request's items (Rank); -1 for Recommend
     features: tuple[tuple[str, float, float], ...]  # (name, value, contribution), the greatest first; explained only
@@ -59,9 +59,9 @@ class Ranked:
 class Reply:
     """An answer. proposed, removed and stages are empty unless explained."""
 
-    request_id: str
-    bundle_version: str
-    snapshot_time: int  # µs UTC
+    request_id: str  # the request's own; empty where it had none
+    bundle_version: str  # of the bundle that answered
+    snapshot_time: int  # µs UTC, the end of the events that were known
     as_of: int  # µs UTC
     degraded: tuple[str, ...]  # what failed or was late
     items: tuple[Ranked, ...]  # best first
@@ -74,23 +74,23 @@ class Reply:
 class Description:
     """What is served: see DescribeResponse in ranking.proto."""
 
-    bundle_version: str
-    name: str
-    snapshot_time: int  # µs UTC
+    bundle_version: str  # hash of the bundle's manifest
+    name: str  # `name` of the bundle's TOML
+    snapshot_time: int  # µs UTC, the end of the events that are known
     clock: int  # µs UTC, the as_of of a request without one
-    text_users: bool  # whether their ids are text
-    text_items: bool
-    users: int  # how many are known
-    items: int
-    surfaces: tuple[str, ...]
-    source_names: tuple[str, ...]
-    feature_names: tuple[str, ...]
-    max_k: int
-    default_k: int
+    text_users: bool  # whether ids of users are text; else they are integers
+    text_items: bool  # whether ids of items are text
+    users: int  # how many are known, recorded new ones too
+    items: int  # how many are known, recorded new ones too
+    surfaces: tuple[str, ...]  # names that a request's `surface` may have
+    source_names: tuple[str, ...]  # candidate sources of Recommend
+    feature_names: tuple[str, ...]  # the booster's columns, in their order
+    max_k: int  # the greatest k of a Recommend
+    default_k: int  # the k of a Recommend without one
     max_items: int  # of a list of a request
-    failures: dict[str, int]  # of sources and plugins, since the server started
+    failures: dict[str, int]  # times each source or plugin (`sources.nearest`) failed or was late so far
     records: bool = False  # whether events are recorded
-    recorded_events: int = 0
+    recorded_events: int = 0  # how many are recorded and served; 0 where nothing is
     recording_problem: str = ""  # empty: all is well
 
 
@@ -98,9 +98,9 @@ class Description:
 class Snapshot:
     """A snapshot on the server's disk."""
 
-    folder: str
+    folder: str  # its path there
     time: int  # µs UTC, its end
-    frame: int  # the last part of the log that is in it
+    frame: int  # the last frame of the log that is in it
 
 
 class Client:

@@ -1,7 +1,7 @@
 """The booster's columns and their values: counters, attributes and context first, then those of each plugin.
 
-One definition of their names, their order, the shape that a plugin must give, and what stands beside what, for
-training (`Columns`, by slice) and for a request (`row_matrix`) alike.
+One definition of their names, their order and the shape that a plugin must give, for training (`Columns`, by slice) and
+for a request (`row_matrix`) alike.
 """
 
 from collections.abc import Iterable, Mapping
@@ -74,5 +74,5 @@ class Columns:
         return cls(names, {s: _beside(block, [part.values[s] for part in rest]) for s, block in first.values.items()})
 
     def rows(self, name: str, further: "Columns | None" = None) -> F32:
-        """Return float32[n, c] of the slice `name`, with the further columns beside."""
+        """Return float32[n, c] of the slice `name`, with the further columns to the right."""
         return _beside(self.values[name], [further.values[name]]) if further and further.names else self.values[name]

@@ -35,6 +35,4 @@ class IdTable:
     def refuse(self, place: str) -> RequestError:
         """Return the error of ids of the other kind."""
         found = "an integer" if self.text else "text"
-        return RequestError(
-            f"{place}: {self.kind} ids were expected, for such are the ids of this bundle; found {found}"
-        )
+        return RequestError(f"{place}: {self.kind} ids were expected, as this bundle has them; found {found}")

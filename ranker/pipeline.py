@@ -1,21 +1,24 @@
 """The way of one request from candidates to answer: `Pipeline.recommend` and `Pipeline.rank` read top to bottom.
 
-All of it reads one state, the request's. Stages keep length and order. A source or plugin that raises or is late is
-counted and named in the answer; its items are missing, its columns are NaN, and the answer still comes.
+Ids, filters, features and the sources read the state that the request carries, so all of it is of one moment. One
+source does not: `Popular` proposes by the state that it was last made from (see there). Filters return what they
+removed; features and scores have a row for each candidate that is left, in the order of the candidates. A source or
+plugin that raises or is late is counted and named in the answer; its items are missing, its columns are NaN, and the
+answer still comes.
 """
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
 from features.rows import assemble
-from features.schema import F32, F64, I32, I64
+from features.schema import F32, F64, I32, I64, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates import filters
@@ -35,7 +38,25 @@ EXPLAINED = 100
 MOST_ASKED = 5
 #: seconds that one source or plugin may take to warm up: kernels are compiled then
 WARM_UP = 120.0
-SECOND = 1_000_000
+
+
+def source_lane(name: str) -> str:
+    """Return the name of a source's lane, by which it is also counted and named where it fails."""
+    return f"sources.{name}"
+
+
+def plugin_lane(name: str) -> str:
+    """Return the name of a plugin's lane, by which it is also counted and named where it fails."""
+    return f"plugins.{name}"
+
+
+class _Call(NamedTuple):
+    """What one source or plugin is asked in a request: it runs on a thread of its lane."""
+
+    name: str  # of the source or plugin
+    lane: str  # of `source_lane` or `plugin_lane`
+    deadline: int  # µs that it may take
+    work: Callable[[], Any]  # gives the proposed items, or the plugin's columns
 
 
 class Trace:
@@ -83,8 +104,8 @@ class Pipeline:
         if bundle.config.sources.exclude_seen:
             self.filters.append(("seen", filters.seen))
         self.failures = Failures()
-        names = [f"sources.{name}" for name in self.source_names] + [f"plugins.{name}" for name in bundle.plugins]
-        self._lanes = {name: Lane(name, 2 * bundle.config.serve.workers) for name in names}
+        lanes = [*map(source_lane, self.source_names), *map(plugin_lane, bundle.plugins)]
+        self._lanes = {lane: Lane(lane, 2 * bundle.config.serve.workers) for lane in lanes}
 
     @property
     def state(self) -> State:
@@ -107,6 +128,21 @@ class Pipeline:
         candidates = within_quota(candidates, [settings.quota for _, settings in self.sources])
         trace.mark("filters")
         return self._answer(request, candidates, self.source_names, k, trace)
+
+    def _fetch(self, request: Request, trace: Trace) -> list[I32]:
+        """Return what each source proposed, in parallel, each with its quota and deadline."""
+        # The user's history and the exclusions will be removed: without more to choose from, a user who has
+        # seen all that is popular would get nothing of it.
+        surplus = len(request.exclude) + 1
+        if self.bundle.config.sources.exclude_seen:
+            surplus += len(filters.history(request))
+        begun = time.monotonic()
+        proposals = []
+        for call, running in self._started(self._source_calls(request, surplus)):
+            items, problem = self._outcome(call, running, begun, trace)
+            proposals.append(np.empty(0, np.int32) if items is None else items)
+            trace.proposed.append((call.name, len(proposals[-1]), problem))
+        return proposals
 
     def rank(self, request: Request, item: I32) -> Answer:
         """Return all of int32[n] items (-1 is cold, repeats stay), best first."""
@@ -136,48 +172,45 @@ class Pipeline:
             values=matrix[top] if request.keep_values else None,
         )
 
-    def _fetch(self, request: Request, trace: Trace) -> list[I32]:
-        """Return what each source proposed, in parallel, each with its quota and deadline."""
-        # The user's history and the exclusions will be removed: without more to choose from, a user who has
-        # seen all that is popular would get nothing of it.
-        surplus = len(request.exclude) + 1
-        if self.bundle.config.sources.exclude_seen:
-            surplus += len(filters.history(request))
-        begun = time.monotonic()
-        calls = []
-        for source, settings in self.sources:
-            limit = settings.quota + min(surplus, (MOST_ASKED - 1) * settings.quota)
-            call = self._lanes[f"sources.{source.name}"].start(partial(proposed, source, request, limit))
-            calls.append((source.name, settings.deadline, call))
-        proposals = []
-        for name, deadline, call in calls:
-            items, problem = self._outcome(f"sources.{name}", call, begun, deadline, trace)
-            proposals.append(np.empty(0, np.int32) if items is None else items)
-            trace.proposed.append((name, len(proposals[-1]), problem))
-        return proposals
-
     def _features(self, request: Request, item: I32, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
         bundle = self.bundle
         if not len(item):
             return np.empty((0, len(bundle.columns)), np.float32)
         begun = time.monotonic()
-        calls = [
-            (name, self._lanes[f"plugins.{name}"].start(partial(_values, name, plugin, request, item)))
-            for name, plugin in bundle.plugins.items()
-        ]
+        calls = self._started(self._plugin_calls(request, item))
         known = assemble(request.state, bundle.spec, request.requests(item))
-        deadline = bundle.config.serve.plugin_deadline
-        outcomes = [(name, self._outcome(f"plugins.{name}", call, begun, deadline, trace)[0]) for name, call in calls]
+        outcomes = [(call.name, self._outcome(call, running, begun, trace)[0]) for call, running in calls]
         return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
 
-    def _outcome(self, name: str, call: "Future[Any]", begun: float, deadline: int, trace: Trace) -> tuple[Any, str]:
-        """Wait for a call until `deadline` µs after `begun`; return (result, "") or (None, its problem)."""
+    def _source_calls(self, request: Request, surplus: int) -> list[_Call]:
+        """Return what each source is asked: its quota and `surplus` more items, up to quota times `MOST_ASKED`."""
+        calls = []
+        for source, settings in self.sources:
+            limit = settings.quota + min(surplus, (MOST_ASKED - 1) * settings.quota)
+            work = partial(proposed, source, request, limit)
+            calls.append(_Call(source.name, source_lane(source.name), settings.deadline, work))
+        return calls
+
+    def _plugin_calls(self, request: Request, item: I32) -> list[_Call]:
+        """Return what each plugin is asked: its columns of int32[n] items."""
+        deadline = self.bundle.config.serve.plugin_deadline
+        return [
+            _Call(name, plugin_lane(name), deadline, partial(_values, name, plugin, request, item))
+            for name, plugin in self.bundle.plugins.items()
+        ]
+
+    def _started(self, calls: list[_Call]) -> "list[tuple[_Call, Future[Any]]]":
+        """Start calls, each in its lane; all of them run while the caller goes on."""
+        return [(call, self._lanes[call.lane].start(call.work)) for call in calls]
+
+    def _outcome(self, call: _Call, running: "Future[Any]", begun: float, trace: Trace) -> tuple[Any, str]:
+        """Wait for a call until its deadline, counted from `begun`; return (result, "") or (None, its problem)."""
         try:
-            return call.result(max(0.0, begun + deadline / SECOND - time.monotonic())), ""
+            return running.result(max(0.0, begun + call.deadline / SECOND - time.monotonic())), ""
         except Exception as error:
-            trace.degraded.append(name)
-            return None, self.failures.add(name, error)
+            trace.degraded.append(call.lane)
+            return None, self.failures.add(call.lane, error)
 
     def _detail(self, matrix: F32, candidates: Candidates, trace: Trace) -> Detail:
         """Explain an answer. matrix: float32[r, c], the values of its first r items."""
@@ -209,25 +242,18 @@ class Pipeline:
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
             request = Request(user, state.end, state=state)
-            for name, call in self._calls(request, items):
+            for call in (*self._source_calls(request, surplus=0), *self._plugin_calls(request, items)):
                 try:
-                    self._lanes[name].start(call).result(WARM_UP)
+                    self._lanes[call.lane].start(call.work).result(WARM_UP)
                 except Exception as error:
-                    self.failures.add(name, error)
-                    failed[name] = None
+                    self.failures.add(call.lane, error)
+                    failed[call.lane] = None
             known = assemble(state, self.bundle.spec, request.requests(items))
             self.bundle.score(row_matrix(known, self.bundle.plugins, {}))
         return list(failed)
 
-    def _calls(self, request: Request, item: I32) -> list[tuple[str, Callable[[], Any]]]:
-        """Return every call of a request that runs in a lane, with the lane's name."""
-        return [
-            *((f"sources.{s.name}", partial(proposed, s, request, settings.quota)) for s, settings in self.sources),
-            *((f"plugins.{name}", partial(_values, name, p, request, item)) for name, p in self.bundle.plugins.items()),
-        ]
-
     def refresh(self) -> None:
-        """Order the popular items anew by the state of now: too long for a request, so a server does it aside."""
+        """Order the popular items anew by the state of now: too long for a request, so a server does it in a thread."""
         popular = Popular(self.state)
         self.sources = [(popular if isinstance(s, Popular) else s, settings) for s, settings in self.sources]
 

@@ -26,7 +26,7 @@ def grpc_server(workers: int, streams: int) -> Any:
 
 
 def bind(server: Any, host: str, port: int) -> str:
-    """Bind a gRPC server to a port (0: any free one) and return its address; PairliftError where it cannot be had."""
+    """Bind a gRPC server to a port (0: any free one) and return its address; PairliftError where it cannot be bound."""
     shown = f"[{host}]" if ":" in host else host
     try:
         bound = server.add_insecure_port(f"{shown}:{port}")

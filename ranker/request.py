@@ -21,7 +21,7 @@ MAX_SOURCES = 32
 
 
 class RequestError(PairliftError):
-    """A request that the caller must mend: it becomes INVALID_ARGUMENT on the wire."""
+    """A request that is wrong, so that the caller must change it: INVALID_ARGUMENT on the wire."""
 
 
 def too_long(place: str, most: int, found: int) -> str:
@@ -84,9 +84,9 @@ class Candidates:
 class SourceReport:
     """What one source did."""
 
-    name: str
+    name: str  # of the source
     proposed: int  # items, before dedupe and filters
-    scored: int  # of them
+    scored: int  # how many of them were scored
     problem: str  # why it gave nothing, where it failed or was late
 
 
@@ -97,7 +97,7 @@ class Detail:
     columns: tuple[str, ...]  # c names
     values: F32  # [r, c]
     contributions: F32  # [r, c], which sum to the score with `base`
-    base: float
+    base: float  # the score without any feature
     sources: tuple[SourceReport, ...]  # none for a Rank
     removed: tuple[tuple[str, int], ...]  # (filter, items)
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
@@ -111,7 +111,7 @@ class Answer:
     item: I32  # [k], dense
     score: F64  # [k]
     sources: U32  # [k], masks over `source_names`
-    source_names: tuple[str, ...]
+    source_names: tuple[str, ...]  # of the bits of `sources`, the lowest first
     degraded: tuple[str, ...]  # what failed or was late, such as `sources.nearest`
     bundle_version: str  # of the bundle that computed it
     detail: Detail | None = None

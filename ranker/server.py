@@ -17,10 +17,12 @@ from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
 from features.pairing.split import iso
+from features.schema import HOUR
 from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.candidates.popular import Popular
 from ranker.ids import IdTable
-from ranker.pipeline import Pipeline
+from ranker.pipeline import Pipeline, source_lane
 from ranker.port import bind, grpc_server
 from ranker.recording.batch import Outcome
 from ranker.recording.featurelog import FeatureLog
@@ -34,10 +36,10 @@ from ranker.wire import Wire
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
-#: the name by which health tells whether recording is well; only where the server records
+#: the name by which health reports whether events can be recorded; only where the server records
 RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
-#: seconds between the orders of the popular items, where events are recorded
+#: seconds after which the popular items are ordered anew, where events are recorded
 REFRESH_EVERY = 30.0
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 
@@ -74,7 +76,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         recorder: Recorder | None,
         feature_log: FeatureLog | None,
     ) -> None:
-        """clock: gives the as_of (µs UTC) of a request without one, that reads a state."""
+        """clock: gives the as_of (µs UTC) of a request that has none, given its state."""
         self.pipeline = pipeline
         self.wire = wire
         self.clock = clock
@@ -110,7 +112,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         return self._answered(context, answer)
 
     def _asked(self, request: Any) -> Request:
-        """Read a request; the state of now is taken once, and all of the answer is of it."""
+        """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
         asked = self.wire.request(request, self.clock(state), state)
         wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
@@ -121,7 +123,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             self.feature_log.offer(asked, found, found.values)
 
     def Describe(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Tell what is served: see ranking.proto."""
+        """Describe what is served: see ranking.proto."""
 
         def answer() -> Any:
             bundle, limits = self.pipeline.bundle, self.wire.limits
@@ -164,7 +166,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             return
         try:
             for number, message in enumerate(request_iterator):
-                outcome = finished(context, partial(_recorded, self.recorder, message), f"batch {number}: ")
+                outcome = finished(
+                    context, partial(_record_message, self.recorder, message), f"batch {number}: ", writes=True
+                )
                 yield outcome_message(number, outcome)
         finally:
             self._streams.release()
@@ -174,7 +178,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         if self.recorder is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
             return None
-        folder, state, frame = finished(context, self.recorder.snapshot)
+        folder, state, frame = finished(context, self.recorder.snapshot, writes=True)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
 
     def _answered(self, context: grpc.ServicerContext, answer: Callable[[], Any]) -> Any:
@@ -185,7 +189,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             return finished(context, answer)
 
 
-def _recorded(recorder: Recorder, message: Any) -> Outcome:
+def _record_message(recorder: Recorder, message: Any) -> Outcome:
     return recorder.record(batch_of(message))
 
 
@@ -202,7 +206,7 @@ class Server:
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
     ) -> None:
-        """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be had.
+        """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
         clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged.
         """
@@ -231,7 +235,7 @@ class Server:
             log.warning("%s failed while warming up: requests are answered without it", name)
 
     def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> Recorder:
-        """Open the log of events, and let health say how it is with it."""
+        """Open the log of events, and report its health."""
         self._report_recording(True)
         return Recorder(
             bundle,
@@ -241,7 +245,7 @@ class Server:
             items=wire.items.find,
             past=past,
             origin=record_to.origin,
-            health=self._report_recording,
+            on_health=self._report_recording,
         )
 
     def _register(self, service: RankingService) -> None:
@@ -270,7 +274,7 @@ class Server:
             self.feature_log.close()
 
     def _report(self, status: Any) -> None:
-        """Let health give a status of the server and of the service."""
+        """Set the health of the server and of the service."""
         for name in ("", SERVICE):
             self._health.set(name, status)
 
@@ -283,16 +287,15 @@ class Server:
             try:
                 self.pipeline.refresh()
             except Exception as error:
-                self.pipeline.failures.add("sources.popular", error)
+                self.pipeline.failures.add(source_lane(Popular.name), error)
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:
     """Warn where the snapshot is older than `[serve] max_snapshot_age` at `now` (µs UTC)."""
     age, most = now - bundle.state.end, bundle.config.serve.max_snapshot_age
     if age > most:
-        hours = 3_600_000_000
         log.warning(
             "the snapshot ends at %s, %.0f h before the clock (at most %.0f h were expected): "
             "recent windows are empty. Load a newer one with --snapshot, or use --clock snapshot",
-            *(iso(bundle.state.end), age / hours, most / hours),
+            *(iso(bundle.state.end), age / HOUR, most / HOUR),
         )

@@ -161,7 +161,7 @@ def _number(name: str, value: str) -> float:
 
 
 def _common(answer: Answer, request: Request) -> dict[str, Any]:
-    """Return what both responses have; versions and times are of what answered, whatever is served by now."""
+    """Return what both responses have; versions and times are those that the answer was computed with."""
     return {
         "request_id": request.request_id,
         "bundle_version": answer.bundle_version,

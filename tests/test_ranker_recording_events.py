@@ -58,7 +58,7 @@ def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundl
             assert re.search(text, reasons[place]), reasons[place]
         (outcome,) = client.record([batch(["x", "y"], ["one", "two"], [item] * 2, [end] * 2)])
         assert dict(outcome.refused) == dict.fromkeys(
-            (0, 1), "user: integer ids were expected, for such are the ids of this bundle; found text"
+            (0, 1), "user: integer ids were expected, as this bundle has them; found text"
         )
         (outcome,) = client.record([batch(["", "z"], [user] * 2, [item] * 2, [end] * 2)])
         assert (outcome.recorded, [k for k, _ in outcome.refused]) == (1, [0])

@@ -5,7 +5,7 @@ import itertools
 import re
 import tracemalloc
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,15 @@ from pairlift.v1 import ranking_pb2 as pb
 from served import batch, random_batches, recording
 from world import with_config
 
+from features.counters.distinct import Distinct
+from features.counters.timeline import Timeline
 from features.errors import PairliftError
 from features.log.segments import segment_files, segment_name
 from features.log.writer import LogWriter
 from features.newcomers import Newcomers, bytes_per_id
-from features.schema import DAY, HOUR, SECOND, empty_log
+from features.schema import DAY, GIB, HOUR, SECOND, empty_log
 from features.state.store import State
-from ranker.recording.memory import GIB, plan_memory
+from ranker.recording.memory import OF_KEYS, plan_memory
 from ranker.recording.numbering import with_room
 from ranker.server import RecordTo, Server
 from ranker.settings import RecordSettings
@@ -120,6 +122,11 @@ def test_the_peak_of_a_rebuild_is_planned_and_no_guess(bundle, tmp_path, n):
                 gc.collect()
     assert max(peaks) <= plan.most, (peaks, plan)
     assert max(peaks) > plan.most / 2, (peaks, plan)
+
+
+@pytest.mark.parametrize("part", [Timeline, Distinct])
+def test_arrays_that_are_counted_by_key_are_there(part):
+    assert set(OF_KEYS) <= {field.name for field in fields(part)}
 
 
 def test_the_memory_is_printed(bundle, tmp_path, caplog):

@@ -177,8 +177,8 @@ def test_a_snapshot_that_does_not_fit_is_refused(bundle, world, tmp_path):
     more = (*counters, Counter(("item",), "like", Span("all", 0), "count"))
     for name, catalog, declared, sentence in (
         ("ids", fewer_ids, counters, "80 items were expected, found 80 or other ids"),
-        ("words", other_words, counters, "the items' attributes are others"),
-        ("surfaces", replace(world.catalog, surfaces=("feed",)), counters, "the surfaces are others"),
+        ("words", other_words, counters, "the items' attributes differ"),
+        ("surfaces", replace(world.catalog, surfaces=("feed",)), counters, "the surfaces differ"),
         ("counters", world.catalog, more, f"{len(counters)} counters were expected"),
     ):
         save_state(tmp_path / name, State.build(world.log, catalog, declared, world.grades))

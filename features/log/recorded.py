@@ -29,7 +29,7 @@ _EXPORTED = re.compile(r"\d{20}")
 
 
 def recorded_in(con: duckdb.DuckDBPyConnection, table: str) -> Recorded:
-    """Return what the rows of a table (or file) with the columns SEGMENT and FRAME say that they are."""
+    """Return the segments and frames of the rows of a table, or file, with the columns SEGMENT and FRAME."""
     ranges = con.execute(f"""
         SELECT segment, min(frame), max(frame) FROM (
             SELECT segment, frame, frame - row_number() OVER (PARTITION BY segment ORDER BY frame) AS run
@@ -46,7 +46,7 @@ def _by_segment(ranges: Sequence[tuple[str, int, int]]) -> Recorded:
 
 
 def joined(one: Recorded, other: Recorded) -> Recorded:
-    """Return what either was read: a copy of a log may have less of a segment than the log."""
+    """Return what was read in either: a copy of a log may have less of a segment than the log."""
     return {name: _union(one.get(name, []) + other.get(name, [])) for name in sorted(one.keys() | other.keys())}
 
 

@@ -5,11 +5,11 @@ A segment `<first frame, 20 digits>.log` starts with MAGIC. A frame is what one 
 count on from 1 through all segments. What follows the last whole frame of the last segment was never
 acknowledged: a crash tore it. A damaged frame anywhere else is an error, for frames behind it were acknowledged.
 
-Event ids are text, whatever they were on the wire. Older segments have integers too, also beside text in one segment:
-what is read from them has the form of today.
+Event ids are text, of either kind on the wire. Older segments have integers too, also beside text in one segment: they
+are read as text.
 
-One process writes a segment, and it ends with it. So a segment is known by its first frame: what two files of that name
-both have is the same, and a backup's, copied while it was written, is only shorter.
+One process writes a segment; the last segment ends when the process does. So a segment is known by its first frame:
+what two files of that name both have is the same, and a backup's, copied while it was written, is only shorter.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def _decode(data: memoryview, at: int) -> tuple[Frame, int] | None:
 
 
 def segment_files(folder: Path) -> list[Path]:
-    """Return the segments of a log in their order. Files of other names are none of it."""
+    """Return the segments of a log in their order. Files of other names are ignored."""
     return sorted(folder.glob("[0-9]" * 20 + ".log"))
 
 

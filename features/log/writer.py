@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 EVENTS = "events"
 #: events of one frame, at most (one batch more is taken whole)
 GROUP = 1 << 16
+#: errors of a disk without room
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -52,16 +53,16 @@ class Receipt(NamedTuple):
     """What became of a batch: it is on disk."""
 
     number: int  # of its frame
-    known: Bool  # [n], whether an event was recorded before
+    known: Bool  # [n], whether each event was recorded before
 
 
 class _Waiting(NamedTuple):
     """A batch that is not written yet."""
 
     events: pa.Table  # of n rows, `event_id` as text
-    aside: Any  # what `recorded` gets with it
+    aside: Any  # what `on_commit` gets with it
     keys: U64  # [n, 2], of the event ids
-    receipt: "Future[Receipt]"
+    receipt: "Future[Receipt]"  # done once the batch is on disk
 
 
 class LogWriter:
@@ -76,14 +77,14 @@ class LogWriter:
         keep: int,
         clock: Callable[[], int],
         *,
-        recorded: Callable[[int, list[tuple[Any, Bool]]], None] = lambda *_: None,
+        on_commit: Callable[[int, list[tuple[Any, Bool]]], None] = lambda *_: None,
         segment_bytes: int = 64 << 20,
         segment_time: int = HOUR,
     ) -> None:
         """Lock the folder (made where it is missing); PairliftError where another process has it.
 
         keep: µs for which an event's id is known after its arrival. clock: gives the time (µs UTC) that arrivals are
-        stamped with. recorded: called with the number of every new frame, in order, on the writer's thread, once it is
+        stamped with. on_commit: called with the number of every new frame, in order, on the writer's thread, once it is
         on disk and before it is acknowledged, and with its batches: what `append` was given aside, and bool[n] which
         of the events are new; it must not raise. segment_bytes, segment_time: see `Tail`.
         """
@@ -92,7 +93,7 @@ class LogWriter:
         self.number = 0  # of the last frame
         self._arrival = 0  # of the last frame, µs UTC
         self._failed = ""  # why the last batch could not be written
-        self._clock, self._recorded = clock, recorded
+        self._clock, self._on_commit = clock, on_commit
         self._lock = _locked(folder)
         self._tail = Tail(folder, segment_bytes=segment_bytes, segment_time=segment_time)
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()  # None: close
@@ -160,7 +161,7 @@ class LogWriter:
         """Queue a batch (column `event_id`: int64 or text; 7 and "7" are one id). The future has its receipt, or raises
         LogError.
 
-        aside: what `recorded` gets for the batch, beside the log.
+        aside: what `on_commit` gets for the batch; it is not written to the log.
         """
         receipt: Future[Receipt] = Future()
         if self._closed.is_set():
@@ -171,7 +172,7 @@ class LogWriter:
         return receipt
 
     def closed_segments(self) -> list[Path]:
-        """Return the segments that no more is written to."""
+        """Return the segments that nothing more is written to."""
         # Not "all but the open one": while a segment is opened, its file is there before it is known as that.
         return [path for path in segment_files(self.folder) if first_number(path) < self._tail.first]
 
@@ -191,7 +192,7 @@ class LogWriter:
             group, last = self._group()
             try:
                 self._commit(group)
-            except Exception as error:  # whatever it is, the callers must hear of it and the thread must go on
+            except Exception as error:  # whatever it is, the callers must get it and the thread must go on
                 reason = self._explained(error) if isinstance(error, OSError) else error
                 self._failed = str(reason)
                 log.error("a batch of events was not recorded: %s", reason, exc_info=not isinstance(error, OSError))
@@ -229,7 +230,7 @@ class LogWriter:
             self._tail.append(frame)
             self.number, self._failed = frame.number, ""
             self.seen.add(keys[~known], self._arrival)
-            self._recorded(frame.number, [(w.aside, ~part) for w, part in zip(group, parts, strict=True)])
+            self._on_commit(frame.number, [(w.aside, ~part) for w, part in zip(group, parts, strict=True)])
         for waiting, part in zip(group, parts, strict=True):
             waiting.receipt.set_result(Receipt(self.number, part))
 

@@ -1,1 +1,1 @@
-"""Candidate sources, one a file, and what becomes of their proposals: filters and the merge."""
+"""What may be ranked: candidate sources, one a file, then how their proposals are merged and filtered."""

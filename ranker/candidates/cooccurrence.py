@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.rows import GIB
-from features.schema import F32, I8, I32, I64, Bool, EventLog
+from features.schema import F32, GIB, I8, I32, I64, Bool, EventLog
 from ranker.candidates.source import best
 from ranker.request import Request
 
@@ -23,7 +22,7 @@ SEEDS, RECENT = 20, 500
 THREADS = 2
 #: about how many blocks there are at least, so that no thread waits for another, and at most
 BLOCKS, MOST_BLOCKS = 16, 1000
-#: of an event of `Taken`, of its place in a block, and of an item for the counts of one thread
+#: bytes of an event of `Taken`, of its place in a block, and of an item for the counts of one thread
 BYTES_OF_AN_EVENT, BYTES_OF_A_PLACE, BYTES_OF_A_ROW = 5, 4, 8
 
 
@@ -107,7 +106,11 @@ def _blocks(starts: I64, most: int) -> Iterator[tuple[int, int]]:
 
 @njit(cache=True, nogil=True)
 def _places(item: I32, starts: I64, low: int, high: int) -> I32:
-    """Return int32[starts[high] - starts[low]]: where each of the items [low, high) stands, item by item."""
+    """Return int32[starts[high] - starts[low]]: the places in `item` of each of the items [low, high), item by item.
+
+    the places of item a go to [starts[a], starts[a + 1]), counted from starts[low]
+    for each event of one of these items: its place goes to the next free place of its item's part
+    """
     at, free = np.empty(starts[high] - starts[low], np.int32), starts[low:high] - starts[low]
     for p in range(len(item)):
         if low <= item[p] < high:
@@ -139,7 +142,12 @@ def _fill(taken: Taken, at: I32, starts: I64, norm: F32, low: int, high: int, ne
 def _meet(taken: Taken, a: int, p: int, count: I32, met: I32, n: int) -> int:
     """Count the items other than a that are within WITHIN places of p; return how many are in `met`.
 
-    [left, right] is widened from p, but not beyond the user's first and last event.
+    left = right = p
+    move left down by up to WITHIN places, but not beyond the user's first event
+    move right up by up to WITHIN places, but not beyond the user's last event
+    for each item b of taken[left .. right] but a:
+        append b to `met` (which has n), where this is the first time that a met it
+        count[b] += 1
     """
     left, right = p, p
     while left > p - WITHIN and not taken.first[left]:
@@ -157,7 +165,13 @@ def _meet(taken: Taken, a: int, p: int, count: I32, met: I32, n: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _insert(b: int, value: float, neighbour: I32, score: F32, kept: int) -> int:
-    """Put b where it belongs among the `kept` best of a row: by score, then by item; return how many there are now."""
+    """Put b where it belongs among the `kept` best of a row: by score, then by item; return how many there are now.
+
+    k = the first free place, or the last one of a full row
+    if the row is full and b is behind its last entry: leave the row as it is
+    while the entry before k is behind b: move it to k, and k one to the left
+    write b at k
+    """
     k = min(kept, len(neighbour) - 1)
     if kept > k and (value < score[k] or (value == score[k] and b > neighbour[k])):
         return kept

@@ -1,4 +1,4 @@
-"""Candidates out of what the sources proposed."""
+"""From the lists of all sources to candidates: one entry for each item, and each source cut to its quota."""
 
 from collections.abc import Sequence
 

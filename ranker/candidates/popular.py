@@ -24,9 +24,10 @@ class Popular:
     Reads the item counter of the bundle that is nearest to a 7-day decayed count of impressions; where the
     bundle declares none, it makes that one from the histories.
 
-    The one source that does not read the request's state: to order all items is too long for a request. It is made
-    from a state, and a server that records makes another one now and then. An item that the request's state does not
-    know yet is removed by the filter `unknown`.
+    The one source that does not read the request's state: it reads the state that it was made from. To order all items
+    takes long, so that is done once, for every `as_of` from that state's end on (an earlier one is ordered in the
+    request). A server that records makes another one every 30 s (`Pipeline.refresh`): events recorded since do not
+    count here before that, and an item that the request's state does not know yet is removed by the filter `unknown`.
     """
 
     name = "popular"

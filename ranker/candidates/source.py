@@ -19,9 +19,9 @@ class CandidateSource(Protocol):
     def propose(self, request: Request, limit: int) -> I32:
         """Return int32[<= limit]: distinct item indexes, best first.
 
-        Only events with `ts < as_of` of the request count; what was recorded is read from the request's state. The same
-        request gives the same items. Safe to call from several threads. May raise: the answer then comes without this
-        source.
+        Only events with `ts < as_of` of the request count; what was recorded is read from the request's state (but by
+        `Popular`, see there). The same request gives the same items. Safe to call from several threads. May raise: the
+        answer then comes without this source.
         """
 
 

@@ -1,1 +1,1 @@
-"""What a server takes down: events that come in by the wire, snapshots of their state, features as served."""
+"""What a server records, and how it is read again: events from the wire, snapshots of the state, features as served."""

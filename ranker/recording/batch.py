@@ -19,9 +19,9 @@ class Batch(NamedTuple):
     """n events as they came."""
 
     #: event_id, user_id, item_id (int64 or text), ts (int64 µs UTC), surface, organic, request_id, position
-    events: pa.Table  # null unknown
+    events: pa.Table  # n rows, null unknown
     feedback: dict[str, pa.Array]  # by name, n numbers or texts, null unknown
-    grades: Sequence[str]  # n names, empty for none; or nothing
+    grades: Sequence[str]  # n names, "" for no grade; an empty list if none were sent
 
 
 class Outcome(NamedTuple):

@@ -45,7 +45,7 @@ class Refusals:
 
     @property
     def good(self) -> Bool:
-        """bool[n]: which events nothing is said against."""
+        """bool[n]: which events have no reason against them."""
         keep = np.ones(self._n, bool)
         keep[list(self.reasons)] = False
         return keep
@@ -90,7 +90,7 @@ class Checks:
                 expected, got = kinds[self._sides[side].text], kinds[found]
                 refusals.add(
                     np.ones(len(events), bool),
-                    f"{side}: {expected} ids were expected, for such are the ids of this bundle; found {got}",
+                    f"{side}: {expected} ids were expected, as this bundle has them; found {got}",
                 )
         ids = events["event_id"]
         if pa.types.is_string(ids.type):

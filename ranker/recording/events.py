@@ -24,10 +24,10 @@ FAILED = -2
 
 
 class Checked(NamedTuple):
-    """What the checks made of a batch: m good events, and the rest."""
+    """A checked batch: m good events, and the rest."""
 
-    table: pa.Table  # the good ones as the log has them
-    log: EventLog  # the good ones as the state has them, -1 for users and items that the bundle does not know
+    table: pa.Table  # [m], the good ones as the log has them
+    log: EventLog  # [m], the good ones as the state has them, -1 for users and items that the bundle does not know
     refused: tuple[tuple[int, str], ...]  # (index in the batch, reason) of the rest
 
 
@@ -93,7 +93,7 @@ class EventReader:
         return table
 
     def _graded(self, table: pa.Table) -> Iterator[int | str]:
-        """Yield each event's rank, or why it has none: a condition that fails on one event is that event's matter."""
+        """Yield each event's rank, or why it has none: a condition that fails on an event refuses that event alone."""
         try:
             yield from self._grading.ranks(table).tolist()
         except GradeError as error:
@@ -143,7 +143,7 @@ class EventReader:
 
 
 def _within_bound(events: pa.Table, name: str) -> pa.Table:
-    """Return recorded events with NULL for feedback beyond LARGEST_FEEDBACK: once, such was acknowledged."""
+    """Return recorded events with NULL for feedback beyond LARGEST_FEEDBACK, which older versions accepted."""
     numbers = events[name].to_numpy()
     bad = np.flatnonzero(beyond(numbers))
     if not len(bad):

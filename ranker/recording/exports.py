@@ -18,9 +18,9 @@ EXPORT_EVERY = 5.0
 class Exporter:
     """Exports the closed segments of a writer's log, from `start` to `stop`."""
 
-    def __init__(self, writer: LogWriter, looked: Callable[[], None]) -> None:
-        """looked: called after each look, on the exporter's thread."""
-        self._writer, self._looked = writer, looked
+    def __init__(self, writer: LogWriter, on_look: Callable[[], None]) -> None:
+        """on_look: called after each look, on the exporter's thread."""
+        self._writer, self._on_look = writer, on_look
         self._events = writer.folder / EVENTS
         self._failing: dict[Path, str] = {}  # segments that cannot be exported, and why
         self._trouble = ""  # why the last look for closed segments failed
@@ -47,11 +47,11 @@ class Exporter:
             try:
                 self._export_closed()
                 self._trouble = ""
-            except Exception as error:  # this thread must not end: nothing else exports, or calls `looked`
+            except Exception as error:  # this thread must not end: nothing else exports, or calls `on_look`
                 if not self._trouble:
                     log.exception("%s: closed segments cannot be looked for", self._writer.folder)
                 self._trouble = f"{self._writer.folder}: closed segments cannot be looked for ({error})"
-            self._looked()
+            self._on_look()
             if self._stop.wait(EXPORT_EVERY):
                 return
 

@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 WAITING = 1000
 #: rows of one file at most, and seconds after which a shorter one is written
 ROWS, SECONDS = 100_000, 10.0
-#: columns of a row before its features. Not `surface`: so a feature is called, a code, which would take its place
+#: columns of a row before its features. Not `surface`: a feature has that name (it is a code), and would replace it
 KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version")
 
 
-class _Taken(NamedTuple):
+class _Sampled(NamedTuple):
     """An answer that waits to be written. Not with its request, which would hold the counters of an old state."""
 
-    catalog: Catalog  # of the request's state
-    request_id: str
-    user: int
-    as_of: int
-    surface: int
-    answer: Answer
-    values: F32  # [k, c]
+    catalog: Catalog  # of the request's state: the ids behind the indexes
+    request_id: str  # never empty
+    user: int  # dense; -1 cold
+    as_of: int  # µs UTC
+    surface: int  # code; -1 missing
+    answer: Answer  # its k items, best first
+    values: F32  # [k, c], of the c columns of the bundle
 
 
 class FeatureLog:
@@ -66,7 +66,7 @@ class FeatureLog:
         self.folder, self.columns, self.version, self.share = folder, columns, version, share
         self.dropped = 0  # answers
         self._counting = threading.Lock()
-        self._queue: queue.Queue[_Taken | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[_Sampled | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
         self._thread.start()
 
@@ -76,7 +76,7 @@ class FeatureLog:
 
     def offer(self, request: Request, answer: Answer, values: F32) -> None:
         """Take an answer and float32[k, c] of its items; never waits."""
-        taken = _Taken(
+        sampled = _Sampled(
             catalog=request.state.catalog,
             request_id=request.request_id,
             user=request.user,
@@ -86,7 +86,7 @@ class FeatureLog:
             values=values,
         )
         try:
-            self._queue.put_nowait(taken)
+            self._queue.put_nowait(sampled)
         except queue.Full:
             dropped = self._drop(1)
             if dropped & (dropped - 1) == 0:
@@ -104,40 +104,40 @@ class FeatureLog:
         self._thread.join()
 
     def _run(self) -> None:
-        waiting: list[_Taken] = []
+        waiting: list[_Sampled] = []
         while True:
             try:
-                taken = self._queue.get(timeout=SECONDS)
+                sampled = self._queue.get(timeout=SECONDS)
             except queue.Empty:
                 self._write(waiting)
                 continue
-            if taken is not None:
-                waiting.append(taken)
-            if taken is None or sum(len(one.values) for one in waiting) >= ROWS:
+            if sampled is not None:
+                waiting.append(sampled)
+            if sampled is None or sum(len(one.values) for one in waiting) >= ROWS:
                 self._write(waiting)
-            if taken is None:
+            if sampled is None:
                 return
 
-    def _table(self, taken: _Taken) -> pa.Table:
-        catalog, answer = taken.catalog, taken.answer
+    def _table(self, sampled: _Sampled) -> pa.Table:
+        catalog, answer = sampled.catalog, sampled.answer
         n = len(answer.item)
-        users, items = catalog.ids_of_users(np.full(n, taken.user, np.int32)), catalog.ids_of_items(answer.item)
+        users, items = catalog.ids_of_users(np.full(n, sampled.user, np.int32)), catalog.ids_of_items(answer.item)
         kinds = [pa.string() if is_text(known) else pa.int64() for known in (catalog.user_ids, catalog.item_ids)]
-        surface = catalog.surfaces[taken.surface] if taken.surface >= 0 else None
+        surface = catalog.surfaces[sampled.surface] if sampled.surface >= 0 else None
         keys = {
-            "request_id": pa.array([taken.request_id] * n, pa.string()),
+            "request_id": pa.array([sampled.request_id] * n, pa.string()),
             "user_id": pa.array(users, kinds[0]),
             "item_id": pa.array(items, kinds[1]),
-            "as_of": pa.array([taken.as_of] * n, pa.int64()),
+            "as_of": pa.array([sampled.as_of] * n, pa.int64()),
             "surface_name": pa.array([surface] * n, pa.string()),
             "rank": pa.array(range(n), pa.int32()),
             "score": pa.array(answer.score, pa.float64()),
             "bundle_version": pa.array([answer.bundle_version] * n, pa.string()),
         }
-        features = {name: pa.array(taken.values[:, k], pa.float32()) for k, name in enumerate(self.columns)}
+        features = {name: pa.array(sampled.values[:, k], pa.float32()) for k, name in enumerate(self.columns)}
         return pa.table(keys | features)
 
-    def _write(self, waiting: list[_Taken]) -> None:
+    def _write(self, waiting: list[_Sampled]) -> None:
         if not waiting:
             return
         try:

@@ -57,10 +57,10 @@ def read_features(folder: Path, catalog: Catalog) -> Logged:
         _index(catalog.item_ids, rows["item_id"]),
     )
     values = np.stack([rows[name].to_numpy().astype(np.float32) for name in columns], axis=1)
-    # What requests said of themselves is an input: it is taken as it was logged, where the bundle had its column.
-    said = [f"context_{known.name}" for known in catalog.contexts]
-    context = [values[starts, columns.index(n)] if n in columns else np.full(len(starts), np.nan) for n in said]
-    if said:
+    # The context of a request is an input: it is taken as it was logged, where the bundle had its column.
+    names = [f"context_{known.name}" for known in catalog.contexts]
+    context = [values[starts, columns.index(n)] if n in columns else np.full(len(starts), np.nan) for n in names]
+    if names:
         requests = replace(requests, context=np.stack(context, axis=1).astype(np.float32))
     return Logged(request_id[starts], requests, values, columns)
 
@@ -104,12 +104,12 @@ def drift(logged: Logged, recomputed: F32, of_plugins: Collection[str] = ()) -> 
 
 
 def overlay(
-    logged: Logged, request_codes: dict[str, int], log_: EventLog, groups: Groups, matrix: F32, columns: list[str]
+    logged: Logged, request_codes: dict[str, int], events: EventLog, groups: Groups, matrix: F32, columns: list[str]
 ) -> tuple[F32, int]:
     """Return the matrix with the logged values in the rows of logged (request, item), and how many rows those are.
 
-    request_codes: the log's request ids to the codes of `EventLog.request`. columns: names of the matrix's; the log
-    must have them all, else PairliftError.
+    request_codes: the code in `events.request` of each request id. columns: names of the matrix's; the feature log must
+    have them all, else PairliftError.
     """
     lacking = [name for name in columns if name not in logged.columns]
     if lacking:
@@ -118,7 +118,7 @@ def overlay(
         )
     owner = logged.requests.row_request()
     code = np.array([request_codes.get(str(name), -1) for name in logged.request_id], np.int64)[owner]
-    place = _places(code, logged.requests.item, groups, log_)
+    place = _places(code, logged.requests.item, groups, events)
     order = [logged.columns.index(name) for name in columns]
     out = matrix.copy()
     rows = np.flatnonzero(place >= 0)
@@ -126,10 +126,10 @@ def overlay(
     return out, len(rows)
 
 
-def _places(code: I64, item: Any, groups: Groups, log_: EventLog) -> I64:
+def _places(code: I64, item: Any, groups: Groups, events: EventLog) -> I64:
     """Return int64[n]: the logged row of each impression, -1 where it was not logged."""
     known = {(int(c), int(i)): k for k, (c, i) in enumerate(zip(code, item, strict=True)) if c >= 0 and i >= 0}
     shown = groups.event >= 0
-    request = np.where(shown, log_.request[np.maximum(groups.event, 0)], -1)
+    request = np.where(shown, events.request[np.maximum(groups.event, 0)], -1)
     pairs = zip(request.tolist(), groups.requests.item.tolist(), strict=True)
     return np.array([known.get(pair, -1) for pair in pairs], np.int64)

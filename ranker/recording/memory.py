@@ -1,4 +1,8 @@
-"""How much memory the served state takes: bytes per key and per event, and the most that recording can add."""
+"""How much memory the served state takes: bytes per key and per event, and the most that recording can add.
+
+Counters and histories are counted, and new ids. The catalogue, the plugins and the rest of a bundle are not: they stay
+as they are while events are recorded.
+"""
 
 import math
 import os
@@ -10,21 +14,20 @@ from features.errors import PairliftError
 from features.hashing import SLOT_BYTES
 from features.log.dedupe import BYTES_PER_KEY
 from features.newcomers import bytes_per_id
-from features.schema import is_text
+from features.schema import GIB, is_text
 from features.state.histories import COLUMNS
 from features.state.store import State
 from ranker.settings import MAX_ID_BYTES, RecordSettings
 
-GIB = 1 << 30
 #: bytes of an int64
 WORD = 8
-#: arrays of a timeline that have an entry for each key; the others have one for each event, or a share of it
-OF_KEYS = ("codes", "offsets", "mark_offsets")
+#: arrays of a `Timeline` or a `Distinct` that have an entry for each key; the others grow with the events
+OF_KEYS = ("codes", "offsets")
 #: share of the machine's memory that is the limit where none is given
 SHARE = 0.75
 #: events below which a state says nothing about the bytes of an event
 FEW = 1000
-#: bytes of an event for one key, and entries of it in one timeline, where the state is too small to tell
+#: bytes of an event for one key, and entries of it in one timeline, where the state is too small to measure them
 GUESS, ENTRIES = 40, 2
 #: bytes of an event in an `EventLog` that a history lacks: user, request, pairable
 BESIDE = 13
@@ -36,17 +39,17 @@ BUFFER = 4
 
 
 class OfKey(NamedTuple):
-    """What a key of counters, or its table, takes."""
+    """What the timeline of a key of counters, its table, or an index of distinct values takes."""
 
-    name: str
-    keys: int
+    name: str  # that the server prints, such as `user_x_item`
+    keys: int  # how many different ones occur
     each: float  # bytes per key
 
 
 class Room(NamedTuple):
     """What new users, or new items, take."""
 
-    name: str
+    name: str  # `new users` or `new items`
     room: int  # how many there can be
     each: int  # bytes of one, at most
 
@@ -54,12 +57,12 @@ class Room(NamedTuple):
 class MemoryPlan(NamedTuple):
     """What the state takes, and the most that it can come to."""
 
-    keys: tuple[OfKey, ...]
+    keys: tuple[OfKey, ...]  # all timelines, then the indexes of distinct values, then the tables
     event: float  # bytes per event, of all keys and the history
-    new: tuple[Room, ...]
+    new: tuple[Room, ...]  # users, then items
     ids: int  # event ids that are known without an event to serve
-    now: int  # bytes
-    most: int  # bytes
+    now: int  # bytes that the state takes at the start
+    most: int  # bytes, the most that it can come to
 
 
 def _bytes(arrays: Any, names: tuple[str, ...]) -> int:
@@ -91,7 +94,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
     they are text, and `ids` event ids beside those of these events.
 
     The most is that of a rebuild: the state of the start, which the bundle holds (mapped, where it is of a file), the
-    served one, the one that is built, and what building it takes for a while.
+    served one, the one that is built, and what building it takes until it is done.
     """
     events = max(len(state.histories.item), 1)
     keys, of_events, of_keys = [], 0, state.histories.offsets.nbytes
@@ -116,7 +119,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
     event = of_events / events if events >= FEW else float(GUESS * (len(named) + 1))
     now = of_events + of_keys
     most = 3 * now + 2 * max_events * event + (max_events + ids) * BYTES_PER_KEY
-    most += (events + max_events) * _for_a_while(state) + max_events * _row_bytes(state)
+    most += (events + max_events) * _rebuild_bytes_per_event(state) + max_events * _row_bytes(state)
     new = _of_newcomers(state, max_events, max_id_bytes)
     most += sum(side.room * side.each for side in new)
     return MemoryPlan(tuple(keys), event, new, ids, now, round(most))
@@ -132,9 +135,9 @@ def _history_bytes(state: State) -> int:
     return sum(column.itemsize * math.prod(column.shape[1:]) for column in columns)
 
 
-def _for_a_while(state: State) -> float:
-    """Return the bytes for each event, in a rebuild, of what is in neither state: the log that it reads, the largest
-    timeline while it is sorted, and the histories' buffer.
+def _rebuild_bytes_per_event(state: State) -> float:
+    """Return the bytes for each event that a rebuild takes until it is done, beside both states: the log that it reads,
+    the largest timeline while it is sorted, and the histories' buffer.
     """
     events, base = len(state.histories.item), state.segments[0]
     parts = *(t.ts for t in base.timelines), *(d.ts for d in base.distincts)

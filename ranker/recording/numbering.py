@@ -21,8 +21,8 @@ SIDES = ("users", "items")
 def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State:
     """Return a state with room for so many new users and items, or as many as it has.
 
-    Codes of keys with new ones rest on the room, so a state that has such (of a snapshot) is built anew where its room
-    is another. unplaced: its events of users or items for which there was no room; they are not in its histories.
+    Codes of keys with new ones depend on the room, so a snapshot's state that has new ones is built anew where its room
+    differs. unplaced: its events of users or items for which there was no room; they are not in its histories.
     """
     was = state.catalog
     # Copies: what a state has must not grow because a server was started on it.
@@ -31,21 +31,21 @@ def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State
     moved = (was.new_users.room, was.new_items.room) != (new_users.room, new_items.room)
     if not moved or not was.new_users.count + was.new_items.count:
         return replace(state, catalog=catalog)
-    log.info("[record] new_users or new_items is another than the snapshot's: its counters are built anew")
+    log.info("[record] new_users or new_items differs from the snapshot's: its counters are built anew")
     events = merged([state.histories.log(unplaced.feedback_names), unplaced])
     built = State.build(events, catalog, state.counters, state.grades, state.histories)
     return replace(built, end=state.end)
 
 
 class Numbering:
-    """Gives the dense indexes of new users and items. For one thread, which brings the events as the log has them."""
+    """Gives the dense indexes of new users and items. For one thread, called in the order of the log."""
 
     def __init__(self, catalog: Catalog, max_id_bytes: int = MAX_ID_BYTES) -> None:
         """catalog: with room, and what a snapshot had already. max_id_bytes: of a new text id in UTF-8."""
         self._known = catalog.n_users, catalog.n_items
         self._text = is_text(catalog.user_ids), is_text(catalog.item_ids)
         self._most = max_id_bytes
-        self._warned: set[str] = set()  # of what, for each is said once
+        self._warned: set[str] = set()  # warnings already logged
         self.new = catalog.new_users, catalog.new_items
 
     def numbered(self, events: EventLog, table: pa.Table) -> EventLog:
@@ -89,7 +89,7 @@ class Numbering:
         return np.setdiff1d(rows, long)
 
     def _warn(self, what: str, limit: str) -> None:
-        """Say once who stays cold, and until when."""
+        """Log, once, who stays cold and until when."""
         if what not in self._warned:
             self._warned.add(what)
             log.warning("%s stay cold until a bundle is trained on them, or %s is raised", what, limit)

@@ -5,8 +5,9 @@ bundle does not know are served like known ones, without attributes, as far as `
 room; beyond that, until a training knows them, they count only for keys that do not name them.
 
 The way of an event, in the order of this file: `record` checks its batch, `_reserve` counts it, the writer makes it
-durable (`features.log.writer`, in one fsync with the batches beside it), `_recorded` hears of that on the writer's
-thread, `_add` gives numbers to new users and items and hands the event to `Live`, and `record` returns.
+durable (`features.log.writer`, in one fsync with the batches beside it), `_on_commit` is called on the writer's thread,
+`_add` gives numbers to new users and items and queues the event in `Live`, and `record` returns. Requests see the event
+after the next fold (`Live._fold`, every 0.2 s).
 """
 
 import logging
@@ -70,19 +71,19 @@ class Recorder:
         items: Find,
         past: bool = False,
         origin: Origin | None = None,
-        health: Callable[[bool], None] = lambda _: None,
+        on_health: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Lock the log, read it again, and open it; PairliftError where it is locked, damaged or too large.
 
         wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known. users, items:
-        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is. health: called with
-        False where there is a `problem`, and True where it is over.
+        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is. on_health: called
+        with False where there is a `problem`, and True where it is over.
         """
         self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
         self.count = 0  # events that are recorded here and served, or are being written
         self._counting = threading.Lock()
         self._wall, self._past = wall, past
-        self._health, self._well = health, True
+        self._on_health, self._well = on_health, True
         self._live: Live | None = None
         self._origin = origin
         self._snapping = threading.Lock()
@@ -93,7 +94,7 @@ class Recorder:
         memory_lines(state, self.settings)  # before the log is read, which takes time
         self._numbering = Numbering(state.catalog, self.settings.max_id_bytes)
         self._writer = self._log_writer()
-        self._exporter = Exporter(self._writer, self._tell_health)
+        self._exporter = Exporter(self._writer, self._report_health)
         try:
             self._open(state, unplaced)
         except BaseException:
@@ -102,7 +103,7 @@ class Recorder:
         self._exporter.start()
 
     def record(self, batch: Batch) -> Outcome:
-        """Make a batch durable and return what became of it.
+        """Make a batch durable and return what became of it. Requests see its events after the next fold.
 
         Raises RequestError for a batch that is too large, LimitError, and LogError where it could not be written.
         """
@@ -113,36 +114,43 @@ class Recorder:
         if not len(good.log):
             return Outcome(0, 0, good.refused)
         self._reserve(len(good.log))
-        known = len(good.log)  # all that was reserved is given back where the writer fails
         try:
             receipt = self._writer.append(good.table, good).result()
-            known = int(receipt.known.sum())
-        finally:
-            self._reserve(-known)
-        return Outcome(len(good.log) - known, known, good.refused)
+        except BaseException:
+            self._release(len(good.log))
+            raise
+        duplicates = int(receipt.known.sum())
+        self._release(duplicates)
+        return Outcome(len(good.log) - duplicates, duplicates, good.refused)
 
     def _reserve(self, events: int) -> None:
         """Count events before they are written, so that streams at once do not pass the limit together."""
         with self._counting:
-            if events > 0 and self.count + events > self.settings.max_events:
+            if self.count + events > self.settings.max_events:
                 raise LimitError(
                     f"{self.count:,} events are recorded and [record] max_events = {self.settings.max_events:,} can be "
                     "served: train a bundle on them, or take a snapshot and serve it, or raise the limit"
                 )
             self.count += events
 
-    def _recorded(self, frame: int, batches: list[tuple[Checked, Bool]]) -> None:
-        """Take what the writer made durable. batches: with bool[n] each, which of their events are new."""
+    def _release(self, events: int) -> None:
+        """Count no more what was reserved and is not recorded."""
+        with self._counting:
+            self.count -= events
+
+    def _on_commit(self, frame: int, batches: list[tuple[Checked, Bool]]) -> None:
+        """Take what the writer made durable, on its thread. batches: each with bool[n], which of its events are new."""
         # Numbers are given in the order of the log, and that is not the order of time.
         self._add([(good.log.select(new), good.table.filter(pa.array(new))) for good, new in batches], frame)
 
     def _add(self, batches: list[tuple[EventLog, pa.Table]], frame: int) -> None:
+        """Number new users and items, and queue the events for the next fold. frame: the last that has them."""
         events = [self._numbering.numbered(*batch) for batch in batches]
         self.live.add(merged(events), frame, self._numbering.new)
 
     @property
     def live(self) -> Live:
-        """What folds; `live.state` is what requests read now."""
+        """The state that follows the log; `live.state` is what requests read now."""
         if self._live is None:
             raise PairliftError("the recorder is not open")
         return self._live
@@ -182,7 +190,7 @@ class Recorder:
         # An event may come `tolerance` before its time, and again until its time is `keep` ago.
         keep = self._reader.keep + self.settings.tolerance
         size, age = round(self.settings.segment_mb * 1e6), self.settings.segment_time
-        return LogWriter(self.folder, keep, self.clock, recorded=self._recorded, segment_bytes=size, segment_time=age)
+        return LogWriter(self.folder, keep, self.clock, on_commit=self._on_commit, segment_bytes=size, segment_time=age)
 
     def _open(self, state: State, unplaced: EventLog) -> None:
         """Read the log again, on top of a state and its events without a place, and begin to write."""
@@ -221,10 +229,10 @@ class Recorder:
         if late > self.count / 2 and not frame:
             log.warning(UNTRAINED, self.folder, f"{late:,}", self.folder / EVENTS)
 
-    def _tell_health(self) -> None:
+    def _report_health(self) -> None:
         if (well := not self.problem) != self._well:
             self._well = well
-            self._health(well)
+            self._on_health(well)
 
 
 def _chunks(frames: Iterator[Frame]) -> Iterator[list[Frame]]:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 PARTIAL = ".partial"
-#: folder of a snapshot's unplaced events
+#: folder of a snapshot's unplaced events, by the name that folders on disk have
 UNPLACED = "strangers"
 #: file of a log's folder: its name
 IDENTITY = "log.json"
@@ -44,10 +44,10 @@ IDENTITY = "log.json"
 class Origin:
     """Where a snapshot is from."""
 
-    log: str  # the log's name
-    frame: int  # the log's last one that is in the snapshot
+    log: str  # the log's name, of `log_name`
+    frame: int  # number of the log's last frame that is in the snapshot
     unplaced: EventLog  # its events of users or items for which there was no room: they are in no history
-    checksum: int | None = None  # of the frame; None: the log had it no more, or the snapshot is of an older Pairlift
+    checksum: int | None = None  # of the frame; None: the log lacked it, or an older Pairlift wrote the snapshot
 
     def is_of(self, name: str, folder: Path) -> bool:
         """Tell whether the snapshot is of the log of that name in a folder, as far as the log's files show.
@@ -99,7 +99,7 @@ def _placed(partial: Path, wanted: Path) -> Path:
 
 
 def tidy_snapshots(parent: Path) -> None:
-    """Remove what a server that was killed left half written. The caller holds the log's lock."""
+    """Remove what a server left half written when it was killed. The caller holds the log's lock."""
     for left in parent.glob(f".*{PARTIAL}"):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -138,7 +138,7 @@ def _recorded_beside(folder: Path) -> Recorded:
 
 
 def origin_of(folder: Path) -> Origin | None:
-    """Return where a snapshot that `with_snapshot` took is from; None where it is of no recorded log."""
+    """Return where a snapshot that `with_snapshot` took is from; None where it is not of a recorded log."""
     manifest = _manifest(folder)
     if not manifest:
         return None
@@ -171,9 +171,9 @@ def _differences(expected: State, found: State) -> list[str]:
         if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
             problems.append(f"{len(ours):,} {side}s were expected, found {len(theirs):,} or other ids")
         if _vocabulary(expected.catalog, side) != _vocabulary(found.catalog, side):
-            problems.append(f"the {side}s' attributes are others")
+            problems.append(f"the {side}s' attributes differ")
     if expected.catalog.surfaces != found.catalog.surfaces:
-        problems.append("the surfaces are others")
+        problems.append("the surfaces differ")
     if expected.histories.feedback.shape[1:] != found.histories.feedback.shape[1:]:
         problems.append("the histories have other feedback columns")
     return problems
