@@ -158,7 +158,7 @@ def test_as_of_the_instant_of_an_event_it_is_not_seen() -> None:
 
 
 def test_a_request_after_the_log_reads_the_same_from_tables_up_to_rounding() -> None:
-    """One request takes the tables of `counters.latest`, two at once the timelines; also over further segments.
+    """One request takes the tables of `counters.latest`, two at once the timelines; also over further levels.
 
     Counts and grades are never negative, so the bound of `features.counters.latest` holds: 11 roundings of float32.
     """
@@ -211,7 +211,7 @@ ASKED_ITEMS = st.lists(st.integers(-1, 3), max_size=9).map(lambda items: np.arra
 def test_one_request_reads_what_many_read(
     log: EventLog, part: list[int], windows: bool, asked: tuple[int, int, int], items: np.ndarray
 ) -> None:
-    """Cold, repeated and no items, ties, NaN, within the log and after it, over one segment and three.
+    """Cold, repeated and no items, ties, NaN, within the log and after it, over one level and three.
 
     Without windows most keys have tables, which a time after the base reads, by keys with and without later events.
     """

@@ -161,7 +161,7 @@ def test_a_live_state_is_the_state_of_the_whole_log(seed, least, sizes):
         frozen = folded.freeze().result(10)
         folded.close()
     assert frozen.frame == len(sizes)
-    assert len(frozen.state.segments) == 1
+    assert len(frozen.state.levels) == 1
     same_as_a_build(frozen.state, log, last - 20 * DAY, last + 20 * DAY)
     assert len(frozen.unplaced) == int(((log.user < 0) | (log.item < 0)).sum())
     assert np.array_equal(values(before, last), untouched, equal_nan=True)
@@ -362,7 +362,7 @@ def test_a_rebuilt_base_has_the_table_that_requests_read():
     live = Live(State.build(WORLD.log, WORLD.catalog, counters, WORLD.grades), ("play",))
     frozen = live.freeze().result(10)
     live.close()
-    assert frozen.state.segments[0].tables
+    assert frozen.state.levels[0].tables
 
 
 def test_a_fold_that_fails_is_told_and_tried_again(monkeypatch, caplog):

@@ -215,16 +215,19 @@ class Distinct:
         return out
 
 
-def count_over(segments: list[Distinct], keys: list[I64], rows: I64, low: I64, high: I64) -> I64:
-    """Return int64[n] distinct things of all segments together: one that an earlier segment has in the window is old.
+def count_over(indexes: list[Distinct], keys: list[I64], rows: I64, low: I64, high: I64) -> I64:
+    """Return int64[n] distinct things of all levels together, an index each.
 
-    keys: the places of the keys in each segment. The first segment is counted by its index, later ones event by event.
+        count those of the first index, by its wavelet matrix: it is the base's, and large
+        for each later one: list its things in the window, event by event; add those that no earlier index has there
+
+    keys: the places of the keys in each index. rows: of each place, which of the n. low, high: int64[n], the windows.
     """
-    count = segments[0].count(keys[0], rows, low, high)
-    for number in range(1, len(segments)):
-        row, pair = segments[number].things(keys[number], rows, low, high)
+    count = indexes[0].count(keys[0], rows, low, high)
+    for number in range(1, len(indexes)):
+        row, pair = indexes[number].things(keys[number], rows, low, high)
         new = np.ones(len(row), bool)
-        for earlier in segments[:number]:
+        for earlier in indexes[:number]:
             new &= ~earlier.holds(pair, low[row], high[row])
         count += np.bincount(row[new], minlength=len(low))
     return count

@@ -1,4 +1,4 @@
-"""The totals of every key of items, or of users, as of the end of a segment, a row for each: what a request reads.
+"""The totals of every key of items, or of users, as of the end of a level, a row for each: what a request reads.
 
 Later than its last event nothing happens to a timeline but the passing of time, and that fades all decayed totals
 of one half-life by one factor. So a value as of any later time is a row of this table, a factor for each column and
@@ -6,7 +6,7 @@ the smoothing, with no search for each candidate. It is equal up to rounding to 
 float32 and timelines run in float64, so some 17 % of the values differ in their last bits. At most 11 roundings of
 2 ** -24 add up in a quotient, 6.6e-7 of the value (2.6e-7 was measured); where values of both signs cancel, of the sum
 of their sizes. Windows lose events as time passes; they are read from the timeline (`Timeline.add`), as is every time
-before the end of the segment.
+before the end of the level.
 """
 
 from dataclasses import dataclass

@@ -1,17 +1,17 @@
-"""The state that follows recorded events: a log-structured merge tree (O'Neil and others, 1996) of segments.
+"""The state that follows recorded events: a log-structured merge tree (O'Neil and others, 1996) of levels.
 
     add ──> pending
                │ fold     every 0.2 s
                v
-            memtable      the latest events: one segment, built anew with every fold
+            memtable      the latest events: one level, built anew with every fold
                │ flush    when it has more than MEMTABLE events
                v
-      run … run run       a segment and its events each, never changed; older and larger to the left
+      run … run run       a level and its events each, never changed; older and larger to the left
                │ merge    the newest of them to one, when there are more than RUNS
                v
              base         rebuilt from all events when the runs have SHARE of its events, or for a snapshot (`freeze`)
 
-What is served is a `State` with the segments (base, *runs, memtable): a read adds up what each says, so few levels
+What is served is a `State` with the levels (base, *runs, memtable): a read adds up what each says, so few levels
 keep it fast. States are immutable, and one reference to the served one is swapped. One thread folds and flushes; a
 second one, of low priority, merges and rebuilds (the two kinds of compaction), one at a time. A reader takes
 `Live.state` once and holds it for its request: no lock.
@@ -33,7 +33,7 @@ from features.newcomers import Newcomers
 from features.schema import EventLog, empty_log, merged
 from features.state.histories import Histories, HistoryBuffer
 from features.state.read import make_tables
-from features.state.store import Segment, State
+from features.state.store import Level, State
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ NICE = 10
 
 
 class Frozen(NamedTuple):
-    """A state with arrays of its own and no segment but the base: what a snapshot is written from."""
+    """A state with arrays of its own and no level but the base: what a snapshot is written from."""
 
     state: State
     unplaced: EventLog  # events with a user or an item of -1: no index was left for it, so no history has them
@@ -59,7 +59,7 @@ class Frozen(NamedTuple):
 
 class _Run(NamedTuple):
     events: EventLog  # what it is merged from again
-    segment: Segment
+    level: Level
 
 
 class _Compacted(NamedTuple):
@@ -91,7 +91,7 @@ class Live:
         self._base = replace(state, histories=self._no_histories)
         self._base_events = len(state.histories.ts)
         self._runs: list[_Run] = []
-        self._flushed = self._base  # the base with the runs: what the memtable's segment is put on
+        self._flushed = self._base  # the base with the runs: what the memtable's level is put on
         self._memtable = empty_log(feedback_names)
         self._served = (replace(state, histories=self._buffer.histories), frame)
         # Between `add`, `freeze` and the thread that folds, under the lock.
@@ -211,8 +211,8 @@ class Live:
             self._flush(state)
 
     def _flush(self, state: State) -> None:
-        """Make a run of the memtable. state: the one that has it as its last segment."""
-        self._runs = [*self._runs, _Run(self._memtable, state.segments[-1])]
+        """Make a run of the memtable. state: the one that has it as its last level."""
+        self._runs = [*self._runs, _Run(self._memtable, state.levels[-1])]
         self._flushed, self._memtable = replace(state, histories=self._no_histories), empty_log(self._names)
 
     def _begin_merge(self) -> None:
@@ -224,7 +224,7 @@ class Live:
 
         def work() -> _Compacted:
             events = merged(parts)
-            return _Compacted(first, len(parts), _Run(events, base.extended(events).segments[-1]), None)
+            return _Compacted(first, len(parts), _Run(events, base.extended(events).levels[-1]), None)
 
         self._begin(work)
 
@@ -281,11 +281,11 @@ class Live:
             self._base = replace(made.base.state, histories=self._no_histories)
             self._base_events = len(made.base.state.histories.ts) + len(made.base.unplaced)
         # first_seen, end and ranks stay: they are those of all events.
-        segments = (*self._base.segments, *(run.segment for run in self._runs))
-        self._flushed = replace(self._flushed, segments=segments)
+        levels = (*self._base.levels, *(run.level for run in self._runs))
+        self._flushed = replace(self._flushed, levels=levels)
         state, frame = self._served
-        memtable = (state.segments[-1],) if len(self._memtable) else ()
-        self._served = (replace(state, segments=(*segments, *memtable)), frame)
+        memtable = (state.levels[-1],) if len(self._memtable) else ()
+        self._served = (replace(state, levels=(*levels, *memtable)), frame)
         if made.base:
             for future in waiters:
                 future.set_result(made.base)

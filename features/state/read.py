@@ -6,8 +6,8 @@
                     │                  candidates share it), of timelines
                     └─ _further        distinct counts and ranks, which are not totals of a plan
 
-A plan holds the counters of one key (`features.counters.plans`), and a segment of the state has a timeline for each
-plan. What all segments say of a key is added up in `_totals`, and `Plan.finish` makes values of totals. Both readers
+A plan holds the counters of one key (`features.counters.plans`), and a level of the state has a timeline for each
+plan. What all levels say of a key is added up in `_totals`, and `Plan.finish` makes values of totals. Both readers
 give the same values (up to rounding, where tables are read): a test compares them.
 """
 
@@ -40,7 +40,7 @@ class Order(NamedTuple):
     shared: list[int]  # plans whose key is the same for all candidates of a request
     each: list[int]  # the other plans, first those with a table: the first of them writes whole rows
     tabled: frozenset[int]  # plans that have a table
-    distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a segment)
+    distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a level)
     rank: list[tuple[int, Counter, int]]  # (column, counter, plan)
 
 
@@ -116,21 +116,21 @@ def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F3
     else:
         code = _keys(state, plan, requests, item)[1]
     table.gather(code, as_of, row, out)
-    if len(state.segments) > 1:
+    if len(state.levels) > 1:
         _again_with_later_events(state, number, code, as_of, out)
 
 
 def _table(state: State, number: int) -> Latest | None:
     """Return the base's table of a plan, None for one that has none."""
-    base = state.segments[0]
+    base = state.levels[0]
     if number not in base.tables and number in _order(state).tabled:
         base.tables[number] = Latest.of(state.plans[number], base.timelines[number])
     return base.tables.get(number)
 
 
 def _again_with_later_events(state: State, number: int, code: I64 | I32, as_of: int, out: F32) -> None:
-    """Write the counters of those keys that segments behind the base know, from the timelines of all segments."""
-    later = [segment.timelines[number].find(code) >= 0 for segment in state.segments[1:]]
+    """Write the counters of those keys that levels behind the base know, from the timelines of all levels."""
+    later = [level.timelines[number].find(code) >= 0 for level in state.levels[1:]]
     rows = np.flatnonzero(np.any(later, axis=0))
     if len(rows):
         values = _values(state, number, np.arange(len(rows)), code[rows].astype(np.int64), _times(as_of, len(rows)))
@@ -230,7 +230,7 @@ def _many_requests(state: State, order: Order, requests: Requests, out: F32) -> 
         place(_values(state, number, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
 
 
-# Of all segments together.
+# Of all levels together.
 
 
 def _values(state: State, number: int, rows: I64, code: I64, as_of: I64) -> F32:
@@ -242,8 +242,8 @@ def _values(state: State, number: int, rows: I64, code: I64, as_of: I64) -> F32:
 def _totals(state: State, number: int, plan: Plan, rows: I64, code: I64, as_of: I64) -> F64:
     """Return float64[len(as_of), totals of the plan]. plan: the one of that number, or a part (`only`) of it."""
     totals = plan.empty(len(as_of))
-    for segment in state.segments:
-        segment.timelines[number].add(plan, rows, code, as_of, totals)
+    for level in state.levels:
+        level.timelines[number].add(plan, rows, code, as_of, totals)
     return totals
 
 
@@ -257,7 +257,7 @@ def _further(state: State, order: Order, requests: Requests, out: F32) -> None:
 
 
 def _distinct_count(state: State, counter: Counter, number: int, each: _Candidates) -> I64:
-    indexes = [segment.distincts[number] for segment in state.segments]
+    indexes = [level.distincts[number] for level in state.levels]
     rows, code, _ = key_codes(counter.key, state.catalog, each.user, each.item, each.surface)
     as_of, span = each.as_of, counter.span
     low = as_of - span.size if span.kind == "w" else np.full(len(as_of), EVER)
