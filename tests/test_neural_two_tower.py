@@ -61,7 +61,13 @@ def test_all_columns_stand_in_their_order(fitted: Any) -> None:
 
 def test_a_lag_hides_the_latest_events(fitted: Any) -> None:
     plugin, requests, histories = fitted
-    later = Requests(requests.user, requests.as_of - 4 * DAY, requests.surface, requests.offsets, requests.item)
+    later = Requests(
+        user=requests.user,
+        as_of=requests.as_of - 4 * DAY,
+        surface=requests.surface,
+        offsets=requests.offsets,
+        item=requests.item,
+    )
     plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
     r = plugin.runtime
     plain._runtime = type(r)(r.session, r.spec, r.vectors, r.expected, Lag(0))

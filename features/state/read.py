@@ -20,7 +20,7 @@ from numba import njit
 from features.counters.distinct import EVER, count_over, distinct_parts
 from features.counters.keys import key_codes, of_request
 from features.counters.latest import Latest, has_table
-from features.counters.plans import Plan, place
+from features.counters.plans import Plan, scatter
 from features.counters.ranks import rank_values
 from features.counters.spec import Counter
 from features.counters.timeline import merge_totals
@@ -134,7 +134,7 @@ def _again_with_later_events(state: State, number: int, code: I64 | I32, as_of: 
     rows = np.flatnonzero(np.any(later, axis=0))
     if len(rows):
         values = _values(state, number, np.arange(len(rows)), code[rows].astype(np.int64), _times(as_of, len(rows)))
-        place(values, rows, state.plans[number].counters, out)
+        scatter(values, rows, state.plans[number].counters, out)
 
 
 def _from_timelines(state: State, number: int, requests: Requests, item: I32, out: F32) -> None:
@@ -146,7 +146,7 @@ def _from_timelines(state: State, number: int, requests: Requests, item: I32, ou
     found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
     totals, known = plan.empty(len(out)), place_of >= 0
     merge_totals(found[place_of[known]], rows[known], plan.totals.kind, totals)
-    place(plan.finish(totals, _times(as_of, len(out))), np.arange(len(out)), plan.counters, out)
+    scatter(plan.finish(totals, _times(as_of, len(out))), np.arange(len(out)), plan.counters, out)
 
 
 def _keys(state: State, plan: Plan, requests: Requests, item: I32) -> tuple[I64, I64]:
@@ -223,11 +223,11 @@ def _many_requests(state: State, order: Order, requests: Requests, out: F32) -> 
         plan = state.plans[number]
         rows, code, _ = key_codes(plan.key, state.catalog, requests.user, no_item, requests.surface)
         values = _values(state, number, rows, code, requests.as_of)
-        place(values[each.owner], np.arange(len(out)), plan.counters, out)
+        scatter(values[each.owner], np.arange(len(out)), plan.counters, out)
     for number in order.each:
         plan = state.plans[number]
         rows, code, _ = key_codes(plan.key, state.catalog, each.user, each.item, each.surface)
-        place(_values(state, number, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
+        scatter(_values(state, number, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
 
 
 # Of all levels together.

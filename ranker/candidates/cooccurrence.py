@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.rows import GIB
-from features.schema import F32, I8, I32, I64, Bool, EventLog
+from features.schema import F32, GIB, I8, I32, I64, Bool, EventLog
 from ranker.candidates.source import best
 from ranker.request import Request
 

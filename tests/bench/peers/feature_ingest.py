@@ -127,8 +127,8 @@ def check(bundle: Bundle) -> None:
         everything: EventLog = live.state.histories.log(("play",))
         want = State.build(everything, bundle.state.catalog, bundle.state.counters, bundle.state.grades)
         asked = Requests(
-            np.arange(20, dtype=np.int32), np.full(20, live.state.end), np.zeros(20, np.int16),
-            np.arange(21, dtype=np.int64) * 100, np.tile(np.arange(100, dtype=np.int32), 20),
+            user=np.arange(20, dtype=np.int32), as_of=np.full(20, live.state.end), surface=np.zeros(20, np.int16),
+            offsets=np.arange(21, dtype=np.int64) * 100, item=np.tile(np.arange(100, dtype=np.int32), 20),
         )  # fmt: skip
         np.testing.assert_allclose(counter_values(live.state, asked), counter_values(want, asked), rtol=1e-5, atol=1e-6)
         if len(Histories.build(everything, USERS).ts) != len(bundle.state.histories.ts) + 2000:
