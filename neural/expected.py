@@ -1,4 +1,4 @@
-"""What an item leads one to expect of an event, as of any time, and how far an event differs. NumPy and numba alone."""
+"""An item's mean signals as of a time, and how far an event deviates from them. NumPy and numba alone."""
 
 from dataclasses import dataclass, replace
 from typing import Self

@@ -50,7 +50,7 @@ class TokenSpec:
         return self.n_grades + 1, self.n_surfaces + 1, 3, N_GAPS
 
     def surface_code(self, surface: I16) -> I64:
-        """Return int64[n]: the context code of each surface, 0 where it is unknown or new."""
+        """Return int64[n]: the code of each surface, 0 where it is unknown or new."""
         code = surface.astype(np.int64) + 1
         return np.where((code < 0) | (code > self.n_surfaces), 0, code)
 

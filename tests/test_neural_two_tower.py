@@ -87,8 +87,8 @@ def test_what_is_served_is_what_was_trained(world: World) -> None:
     served = plugin.values(r, Histories.build(world.log, world.catalog.n_users))[:, 0]
     checked = 0
     with torch.no_grad():
-        for chosen in inputs.batches.plan(inputs.held, 600):
-            batch = inputs.batches.make(chosen, inputs.held)
+        for chosen in inputs.batches.plan(inputs.validation, 600):
+            batch = inputs.batches.make(chosen, inputs.validation)
             score = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES)).numpy()
             known = float(trained.model.known) * batch.groups.offset
             np.testing.assert_allclose(served[batch.groups.row], score - known, rtol=1e-3, atol=1e-4)

@@ -52,7 +52,7 @@ def table_bytes(plan: Plan, timeline: Timeline) -> int:
 class Latest:
     """A plan's c counters as of `end`, and the d numbers that some of them are divided by."""
 
-    #: [k + 1, c + d]: what is above the line of each counter, then the divisors, of each of the k keys of the timeline;
+    #: [k + 1, c + d]: the numerators of the counters, then the divisors, of each of the k keys of the timeline;
     #: the last row is that of a key without events (-1). Times of last events stand as seconds before `end`, NaN: never
     table: F32
     end: int  # µs
@@ -107,7 +107,7 @@ class Latest:
         return (np.minimum(code, len(self.table) - 1) if wide else code).astype(np.int32, copy=False)
 
 
-# Once for all keys: factor[b] = 2 ** (-passed / half_life[b]), the fading since `end`, and plus[b], what comes to it.
+# Once for all keys: factor[b] = 2 ** (-passed / half_life[b]), the fading since `end`, and plus[b], the addend.
 # Then for each key i:
 #     ask for the lines of the row that the 12th key from here has
 #     out[i] ← shared

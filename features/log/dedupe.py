@@ -59,7 +59,11 @@ def _find(table: U64, keys: U64, shift: int, found: Bool) -> None:
 
 @njit(cache=True, nogil=True)
 def _put(table: U64, keys: U64, shift: int) -> int:
-    """Put keys into a table, or the slots of another; return how many of them were not there."""
+    """Put keys into a table, or the slots of another; return how many of them were not there.
+
+    for each key that is not (0, 0), an empty slot of the other table
+        go to the slot that has it, or that it would have; count it where that is empty; write it there
+    """
     new = 0
     for k in range(len(keys)):
         if keys[k, 0] == 0 and keys[k, 1] == 0:

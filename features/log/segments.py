@@ -8,8 +8,8 @@ acknowledged: a crash tore it. A damaged frame anywhere else is an error, for fr
 Event ids are text, whatever they were on the wire. Older segments have integers too, also beside text in one segment:
 what is read from them has the form of today.
 
-One process writes a segment, and it ends with it. So a segment is known by its first frame: what two files of that name
-both have is the same, and a backup's, copied while it was written, is only shorter.
+One process writes a segment, and the last segment ends when the process does. So a segment is known by its first
+frame: what two files of that name both have is the same, and a backup's, copied while it was written, is only shorter.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def _decode(data: memoryview, at: int) -> tuple[Frame, int] | None:
 
 
 def segment_files(folder: Path) -> list[Path]:
-    """Return the segments of a log in their order. Files of other names are none of it."""
+    """Return the segments of a log in their order. Files of other names are ignored."""
     return sorted(folder.glob("[0-9]" * 20 + ".log"))
 
 

@@ -77,11 +77,11 @@ def item_totals(state: State, number: int, plan: Plan, n_items: int, as_of: int)
 def _order(state: State) -> Order:
     order: Order | None = state.made.get("order")
     if order is None:
-        numbers, parts = range(len(state.plans)), distinct_parts(state.counters)
-        shared = [k for k in numbers if of_request(state.plans[k].key, state.catalog)]
-        tabled = frozenset(k for k in numbers if has_table(state.plans[k], state.catalog))
-        each = sorted((k for k in numbers if k not in shared), key=lambda k: k not in tabled)
-        plan_of = {plan.key: number for number, plan in enumerate(state.plans)}
+        plans, parts = list(enumerate(state.plans)), distinct_parts(state.counters)
+        shared = [number for number, plan in plans if of_request(plan.key, state.catalog)]
+        tabled = frozenset(number for number, plan in plans if has_table(plan, state.catalog))
+        each = sorted({number for number, _ in plans} - set(shared), key=lambda number: (number not in tabled, number))
+        plan_of = {plan.key: number for number, plan in plans}
         columns = list(enumerate(state.counters))
         distinct = [(k, c, parts.index((c.key, c.event, c.argument))) for k, c in columns if c.kind == "distinct"]
         rank = [(k, c, plan_of[c.key]) for k, c in columns if c.kind == "rank"]
@@ -164,8 +164,12 @@ def _times(as_of: int, n: int) -> I64:
 def _each_once(code: I64) -> tuple[I64, I64]:
     """Return (the different codes, int64[n] the place of each code among them; -1 of a missing one).
 
-    A hash table of places: a code that is not in it yet gets the next place. It is filled anew for each request, so it
-    holds no codes beside their places, as `features.hashing.probe` expects: half the memory, and a third less time.
+        for each code that is not missing: go from its slot to the next one that is empty or has the code's place
+            where it is empty: the code gets the next place, and the slot that place
+            its place is the slot's
+
+    A hash table of places, filled anew for each request: it holds no codes beside their places, as
+    `features.hashing.probe` expects, which takes half the memory and a third less time.
     """
     bits = bits_for(len(code))
     slots, mask = np.full(1 << bits, -1, np.int64), (1 << bits) - 1

@@ -79,11 +79,12 @@ def load_state(folder: Path) -> State:
 
 @dataclass(frozen=True, slots=True)
 class _Bare:
-    """What the catalogue's own files have; the attributes have files of their own."""
+    """What the catalogue's own files have, by the names of `Catalog`; the attributes have files of their own."""
 
-    user_ids: Ids | tuple[str, ...]  # integers as an array, text as a list
-    item_ids: Ids | tuple[str, ...]
-    surfaces: tuple[str, ...]
+    user_ids: Ids | tuple[str, ...]  # sorted: integers as an array, text as a list
+    item_ids: Ids | tuple[str, ...]  # as `user_ids`
+    surfaces: tuple[str, ...]  # the name of each code
+    # The fields of SIDES stay empty here.
     item_attributes: tuple[Attribute, ...] = ()
     user_attributes: tuple[Attribute, ...] = ()
     contexts: tuple[Attribute, ...] = ()

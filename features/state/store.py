@@ -2,7 +2,7 @@
 
 One class for training and serving: training builds it from the log, a server maps the same arrays from a
 snapshot. It is immutable, and it only holds: `features.state.read` reads counters from it, as of any time, and
-what it says rests on the events that the state knows.
+what is read depends only on the events in it.
 
 A state is a base and any number of small further levels, each built from a part of the log by the same code.
 Totals are additive, so a value is read from the sum of the levels' totals: `extended` costs what its events
@@ -42,14 +42,15 @@ class Level:
 class State:
     """Everything known of events with `ts < end`."""
 
-    catalog: Catalog
+    catalog: Catalog  # ids and attributes, with the new users and items of these events
     counters: tuple[Counter, ...]  # in the order of their columns
     grades: tuple[str, ...]  # names, from worst to best
     plans: tuple[Plan, ...]  # one for each key of the counters
-    levels: tuple[Level, ...]  # the base, then what came after it was built
+    levels: tuple[Level, ...]  # the base, then those of later events, oldest first
     first_seen: I64  # [n_items, new ones too], µs of the item's first event, NEVER without one
-    histories: Histories
-    end: int  # µs UTC
+    histories: Histories  # of all users
+    end: int  # µs UTC, behind the last event
+    #: tables of items by count within an attribute, of some full hours; readers fill it
     ranks: RankTables = field(default_factory=RankTables, compare=False)
     #: what readers made of plans and attributes alone, by name: it holds for every state that comes from this one
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
