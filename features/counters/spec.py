@@ -165,7 +165,7 @@ def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterS
 def make_counters(
     settings: list[CounterSettings], log: EventLog, catalog: Catalog, grades: tuple[str, ...]
 ) -> tuple[Counter, ...]:
-    """Resolve declarations to columns. log: the towers' period, whose overall quotients are the priors."""
+    """Resolve declarations to columns. log: the events before t1, whose overall quotients are the priors."""
     counters: dict[str, Counter] = {}
     priors = _Priors(log, grades)
     for declared in settings or default_settings(catalog, grades):
@@ -175,9 +175,13 @@ def make_counters(
             for stat in declared.stats:
                 seen = Span.parse(span)
                 counter = Counter(
-                    tuple(declared.key), declared.event, Span(seen.kind, seen.size, declared.delay), stat,
-                    declared.strength, priors.of(stat, declared),
-                )  # fmt: skip
+                    key=tuple(declared.key),
+                    event=declared.event,
+                    span=Span(seen.kind, seen.size, declared.delay),
+                    stat=stat,
+                    strength=declared.strength,
+                    prior=priors.of(stat, declared),
+                )
                 _check(counter, log, catalog, grades)
                 if counter.column in counters:
                     raise PairliftError(f"[[counters]]: the column '{counter.column}' is declared twice")
@@ -186,14 +190,14 @@ def make_counters(
 
 
 class _Priors:
-    """The quotients of a whole log, each made once."""
+    """The quotients of all events of a log, each made once."""
 
     def __init__(self, log: EventLog, grades: tuple[str, ...]) -> None:
         self._log, self._grades = log, grades
         self._made: dict[tuple[str, str], float] = {}
 
     def of(self, stat: str, declared: CounterSettings) -> float:
-        """Return the declared prior, or the quotient of the whole log; 0 for any other statistic."""
+        """Return the declared prior, or the quotient of all events; 0 for any other statistic."""
         if stat.partition("_")[0] not in ("rate", "mean", "ratio"):
             return 0.0
         if declared.prior is not None:

@@ -37,7 +37,7 @@ class Events(NamedTuple):
     marks: F64  # [m // EVERY, c], of the key that begins at o the rows from o // EVERY on
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
     """The events of each key, and the running columns of the plan after each `EVERY` of them; read-only arrays."""
 
@@ -87,7 +87,7 @@ class Timeline:
         ts, grade = _moved(moved, log.ts, log.grade)
         events = Events(offsets, ts, grade, np.ascontiguousarray(feedback), marks)
         _mark(events, plan.running, marks)
-        return cls(codes, *events)
+        return cls(codes=codes, **events._asdict())
 
     @property
     def events(self) -> Events:
