@@ -102,7 +102,7 @@ def merged(logs: list[EventLog]) -> EventLog:
 class Attribute:
     """One column of the n items or of the n users; its kind says which of the fields it fills."""
 
-    name: str
+    name: str  # as the TOML names the column
     kind: str  # `categorical`, `multi`, `numeric` or `text`
     _: KW_ONLY
     codes: I32 = field(default_factory=lambda: NO_CODES)  # places in `values`: [n], -1 missing; multi: all in one
@@ -118,8 +118,8 @@ class Catalog:
     user_ids: Ids  # [n_users], sorted, all int64 or all text
     item_ids: Ids  # [n_items], sorted, all int64 or all text
     surfaces: tuple[str, ...] = ()  # the name of each code
-    item_attributes: tuple[Attribute, ...] = ()
-    user_attributes: tuple[Attribute, ...] = ()
+    item_attributes: tuple[Attribute, ...] = ()  # of n_items each
+    user_attributes: tuple[Attribute, ...] = ()  # of n_users each
     contexts: tuple[Attribute, ...] = ()  # what a request says of itself (device …): numeric or categorical
     new_users: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_users on, no attributes
     new_items: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_items on, no attributes

@@ -61,8 +61,8 @@ class Batch:
     user: I32  # [b]
     tokens: Tokens  # [b, t]
     surprise: F32  # [b, t, k], of `ItemSignals`
-    events: EventTargets
-    groups: GroupTargets
+    events: EventTargets  # to predict, of these windows
+    groups: GroupTargets  # to rank, of these windows
 
 
 class Batches:

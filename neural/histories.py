@@ -32,9 +32,9 @@ FARTHEST = 10.0
 class TokenSpec:
     """What the tokens' vocabulary was during fit; what lies outside it later is clamped to "unknown"."""
 
-    n_items: int
-    n_grades: int
-    n_surfaces: int
+    n_items: int  # of the catalogue of the fit; that number itself stands for an unknown item
+    n_grades: int  # of [feedback]
+    n_surfaces: int  # codes 0 .. n_surfaces - 1 of the log are known
     signal_mean: tuple[float, ...]  # [k], of the grade's rank, then of each feedback column, where known during fit
     signal_scale: tuple[float, ...]  # [k], standard deviations of the same
     length: int  # the most events that a history may have, the latest ones
@@ -209,7 +209,7 @@ class Windows:
     start: I64  # [w], row of the histories
     stop: I64  # [w], row behind the last
     first_window: I64  # [n_users + 1]; user u has the windows first_window[u] .. first_window[u + 1] - 1
-    length: int
+    length: int  # the most events that a window has
 
     @classmethod
     def build(cls, histories: Histories, length: int) -> "Windows":

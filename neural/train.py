@@ -47,8 +47,8 @@ class Phase:
     """One part of the training."""
 
     name: str  # in the report and on the progress bar
-    targets: TargetMask
-    loss: Callable[[Batch], Tensor]
+    targets: TargetMask  # what it learns from
+    loss: Callable[[Batch], Tensor]  # of the targets of a batch
     rate: float  # the peak
     epochs: int  # at most
 

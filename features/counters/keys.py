@@ -51,7 +51,7 @@ class Size(NamedTuple):
     """How many codes a key can have."""
 
     known: int  # those of a catalogue without new users and items, which stand first
-    all: int
+    all: int  # with those of new users and items, which stand behind
 
     def with_part(self, part: Radix) -> "Size":
         """Return the size of the codes that `_fold` makes of these with a further part."""

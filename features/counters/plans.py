@@ -53,8 +53,8 @@ class Plan:
 
     key: tuple[str, ...]  # parts, as in `features.counters.keys`
     feedback: tuple[str, ...]  # the feedback columns that the counters read
-    running: Running
-    totals: Totals
+    running: Running  # what the events are accumulated to
+    totals: Totals  # what the counters read off it
     counters: I64  # [n], their places in the whole list
     numerator: I64  # [n], the total of each
     denominator: I64  # [n], the total that it is divided by, -1 for none

@@ -61,7 +61,7 @@ class Counter:
 
     key: tuple[str, ...]  # parts, as in `features.counters.keys`
     event: str  # `impression`, the name of a grade, `grade` (its rank) or the name of a feedback column
-    span: Span
+    span: Span  # which events count, and how much
     stat: str  # one of STATS, or one of NAMING with what it names, as in `distinct_item`
     strength: float = 10.0  # how many trials the prior weighs
     prior: float = 0.0  # what a quotient without trials is

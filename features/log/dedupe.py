@@ -51,6 +51,7 @@ def _probe(table: U64, a: np.uint64, b: np.uint64, shift: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def _find(table: U64, keys: U64, shift: int, found: Bool) -> None:
+    """Set found[k] where the table has the key; leave it as it is elsewhere."""
     for k in range(len(keys)):
         at = _probe(table, keys[k, 0], keys[k, 1], shift)
         if table[at, 0] != 0 or table[at, 1] != 0:

@@ -61,7 +61,7 @@ class _Waiting(NamedTuple):
     events: pa.Table  # of n rows, `event_id` as text
     aside: Any  # what `recorded` gets with it
     keys: U64  # [n, 2], of the event ids
-    receipt: "Future[Receipt]"
+    receipt: "Future[Receipt]"  # done once the batch is durable, or refused
 
 
 class LogWriter:

@@ -52,7 +52,7 @@ NICE = 10
 class Frozen(NamedTuple):
     """A state with arrays of its own and a base alone: what a snapshot is written from."""
 
-    state: State
+    state: State  # of all events that were added before it was asked for
     unplaced: EventLog  # events with a user or an item of -1: no room for a new id, so no history has them
     frame: int  # the last of the event log that is in it
 

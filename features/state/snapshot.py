@@ -84,7 +84,7 @@ class _Bare:
     user_ids: Ids | tuple[str, ...]  # sorted: integers as an array, text as a list
     item_ids: Ids | tuple[str, ...]  # as `user_ids`
     surfaces: tuple[str, ...]  # the name of each code
-    # The fields of SIDES stay empty here.
+    # Always empty: the format has had them since its first version.
     item_attributes: tuple[Attribute, ...] = ()
     user_attributes: tuple[Attribute, ...] = ()
     contexts: tuple[Attribute, ...] = ()

@@ -115,6 +115,7 @@ class State:
 
 @njit(cache=True, nogil=True)
 def _see(item: I32, ts: I64, first_seen: I64) -> None:
+    """Lower int64[n_items] `first_seen` to each event's time where that is earlier; without items of -1."""
     for e in range(len(item)):
         if item[e] >= 0:
             first_seen[item[e]] = min(first_seen[item[e]], ts[e])
