@@ -61,16 +61,6 @@ class Size(NamedTuple):
 NO_KEY = Size(1, 1)
 
 
-def radix(part: str, catalog: Catalog) -> Radix:
-    """Return how many values a part of a key can have."""
-    if part in ("user", "item"):
-        known, new = (catalog.n_users, catalog.new_users) if part == "user" else (catalog.n_items, catalog.new_items)
-        return Radix(max(known, 1), max(known, 1) + new.room)
-    found = None if part == "surface" else key_attribute(part, catalog)
-    size = max(len(found[1].values if found else catalog.surfaces), 1)
-    return Radix(size, size)
-
-
 def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surface: I16) -> tuple[I64, I64, int]:
     """Return (rows, codes, size): the key of each row as one integer in [0, size), -1 where a part is missing.
 
@@ -95,6 +85,45 @@ def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surf
             _fold(code, _coded(index, found[1].codes), size.known, *size_of_part)
         size = size.with_part(size_of_part)
     return np.arange(len(item)) if rows is None else rows, code, size.all
+
+
+def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, int]:
+    """Return (codes, size) of the key without its last part. code: of the whole key, none of them -1."""
+    size = NO_KEY
+    for part in key[:-1]:
+        size = size.with_part(radix(part, catalog))
+    return _unfold(code, size.known, *radix(key[-1], catalog)), size.all
+
+
+def radix(part: str, catalog: Catalog) -> Radix:
+    """Return how many values a part of a key can have."""
+    if part in ("user", "item"):
+        known, new = (catalog.n_users, catalog.new_users) if part == "user" else (catalog.n_items, catalog.new_items)
+        return Radix(max(known, 1), max(known, 1) + new.room)
+    found = None if part == "surface" else key_attribute(part, catalog)
+    size = max(len(found[1].values if found else catalog.surfaces), 1)
+    return Radix(size, size)
+
+
+def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
+    """Return (place in `index`, code) of every value of a multi-valued attribute."""
+    if len(attribute.offsets) < 2:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    there = (index >= 0) & (index < len(attribute.offsets) - 1)
+    safe = np.where(there, index, 0)
+    counts = np.where(there, np.diff(attribute.offsets)[safe], 0)
+    place = np.repeat(np.arange(len(index)), counts)
+    within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _coded(index: I32, codes: I32) -> I32:
+    """Return the code of each index, -1 where it is unknown or new."""
+    out = np.empty(len(index), np.int32)
+    for k in range(len(index)):
+        out[k] = codes[index[k]] if 0 <= index[k] < len(codes) else -1
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -122,32 +151,3 @@ def _unfold(code: I64, known: int, radix: int, wide: int) -> I64:
     for k in range(len(code)):
         out[k] = code[k] // radix if code[k] < border else (code[k] - behind) // wide
     return out
-
-
-def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, int]:
-    """Return (codes, size) of the key without its last part. code: of the whole key, none of them -1."""
-    size = NO_KEY
-    for part in key[:-1]:
-        size = size.with_part(radix(part, catalog))
-    return _unfold(code, size.known, *radix(key[-1], catalog)), size.all
-
-
-@njit(cache=True, nogil=True)
-def _coded(index: I32, codes: I32) -> I32:
-    """Return the code of each index, -1 where it is unknown or new."""
-    out = np.empty(len(index), np.int32)
-    for k in range(len(index)):
-        out[k] = codes[index[k]] if 0 <= index[k] < len(codes) else -1
-    return out
-
-
-def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
-    """Return (place in `index`, code) of every value of a multi-valued attribute."""
-    if len(attribute.offsets) < 2:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    there = (index >= 0) & (index < len(attribute.offsets) - 1)
-    safe = np.where(there, index, 0)
-    counts = np.where(there, np.diff(attribute.offsets)[safe], 0)
-    place = np.repeat(np.arange(len(index)), counts)
-    within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)
