@@ -2,13 +2,14 @@
 
 What is written goes to a hidden place beside its own, is synced, and takes its name in one rename; then the folder
 that has the name is synced. Where anything before the rename fails, what stood there before stands there still, and
-nothing half written is left.
+nothing half written is left. A link is followed: what it names is replaced, and the link stays.
 
 Three writers differ, each for a reason: the segments of a recorded log are only ever appended to
 (`features.log.tail`), files of a feature log (`ranker.recording.featurelog`) and snapshots
 (`ranker.recording.snapshots`) must not take the place of another. They sync with what is here.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,16 +19,23 @@ from pathlib import Path
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Give a place to write a file to, closed when the block ends; the file then replaces the one at `path`."""
-    partial = path.with_name(f".{path.name}.partial")
-    left = (partial, partial.with_name(f"{partial.name}.wal"))  # DuckDB keeps a log beside its file
-    _remove_files(left)  # of a run that was killed
+    """Give a place to write a file to, closed when the block ends; the file then replaces the one at `path`.
+
+    Raises OSError, with the name of `path`, where its folder is missing or something that is not a file is there.
+    """
+    path = path.resolve()
+    _refuse_other_than_a_file(path)
+    partial = _partial(path)
     try:
         yield partial
         sync(partial)
         partial.replace(path)
+    except OSError as error:
+        if error.filename != str(partial):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
-        _remove_files(left)
+        _remove(partial)
     sync(path.parent)
 
 
@@ -37,9 +45,12 @@ def written_folder(path: Path) -> Iterator[Path]:
 
     Between two renames nothing stands at `path`: where a run is killed there, the next one puts the old folder back.
     """
-    partial, old = (path.with_name(f".{path.name}.{state}") for state in ("partial", "old"))
-    _tidy(path, partial, old)
-    partial.mkdir(parents=True)
+    path = path.resolve()
+    old = path.with_name(f".{path.name}.old")
+    _put_back(path, old)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    partial.mkdir()
     try:
         yield partial
         sync_tree(partial)
@@ -48,7 +59,8 @@ def written_folder(path: Path) -> Iterator[Path]:
         partial.rename(path)
         sync(path.parent)  # before the old one goes
     finally:
-        _tidy(path, partial, old)
+        _remove(partial)
+        _put_back(path, old)
 
 
 def sync(path: Path) -> None:
@@ -69,13 +81,46 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
-def _tidy(path: Path, partial: Path, old: Path) -> None:
-    if old.exists() and not path.exists():
+def _refuse_other_than_a_file(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {path.parent}", str(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is not a regular file, and would be replaced; name another", str(path))
+
+
+def _partial(path: Path) -> Path:
+    """Return this process's own place beside `path`, and remove those of processes that were killed."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        process = left.name.removesuffix(".partial").rpartition(".")[2]
+        if process.isdigit() and not _runs(int(process)):
+            _remove(left)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove(partial)
+    return partial
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def _put_back(path: Path, old: Path) -> None:
+    """Give the old folder its name again, where nothing has it; else remove it."""
+    if old.is_dir() and not old.is_symlink() and not path.exists():
         old.rename(path)
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+    _remove(old)
 
 
-def _remove_files(paths: tuple[Path, ...]) -> None:
-    for path in paths:
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)  # DuckDB keeps a log beside its file

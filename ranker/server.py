@@ -164,7 +164,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             return
         try:
             for number, message in enumerate(request_iterator):
-                outcome = finished(context, partial(_recorded, self.recorder, message), f"batch {number}: ")
+                outcome = finished(
+                    context, partial(_recorded, self.recorder, message), f"batch {number}: ", writes=True
+                )
                 yield outcome_message(number, outcome)
         finally:
             self._streams.release()
@@ -174,7 +176,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         if self.recorder is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
             return None
-        folder, state, frame = finished(context, self.recorder.snapshot)
+        folder, state, frame = finished(context, self.recorder.snapshot, writes=True)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
 
     def _answered(self, context: grpc.ServicerContext, answer: Callable[[], Any]) -> Any:

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import grpc
 
-from features.errors import PairliftError
 from features.log.tail import LogError
 from ranker.recording.recorder import LimitError
 from ranker.request import RequestError
@@ -17,26 +16,32 @@ T = TypeVar("T")
 INTERNAL = "the server failed on this request; its log has the traceback"
 
 
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """Return the code, and a sentence for the caller; INTERNAL: neither the caller nor the disk is at fault."""
+def status_of(error: Exception, *, writes: bool = False) -> tuple[grpc.StatusCode, str]:
+    """Return the code, and a sentence for the caller; INTERNAL: the fault is ours.
+
+    writes: whether the call is one that writes to the disk, so that an OSError is the disk's.
+    """
     if isinstance(error, RequestError):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
     if isinstance(error, LimitError) or (isinstance(error, LogError) and error.full):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     if isinstance(error, LogError):
         return grpc.StatusCode.UNAVAILABLE, str(error)
-    if isinstance(error, OSError):
+    if writes and isinstance(error, OSError):
         return grpc.StatusCode.UNAVAILABLE, f"the disk refused: {error}"
     return grpc.StatusCode.INTERNAL, INTERNAL
 
 
-def finished(context: grpc.ServicerContext, call: Callable[[], T], place: str = "") -> T:
-    """Return what a call returns, or end the gRPC call with the status of its error and a sentence about `place`."""
+def finished(context: grpc.ServicerContext, call: Callable[[], T], place: str = "", *, writes: bool = False) -> T:
+    """Return what a call returns, or end the gRPC call with the status of its error and a sentence about `place`.
+
+    The traceback of an error that becomes INTERNAL is logged. writes: see `status_of`.
+    """
     try:
         return call()
     except Exception as error:
-        code, sentence = status_of(error)
-        if not isinstance(error, PairliftError):  # nobody foresaw it
+        code, sentence = status_of(error, writes=writes)
+        if code is grpc.StatusCode.INTERNAL:
             log.exception("a call failed")
     context.abort(code, place + sentence)
     raise AssertionError("abort() raises")

@@ -240,6 +240,27 @@ class SourceContract:
         with ThreadPoolExecutor(4) as pool:
             assert [items.tolist() for items in pool.map(lambda r: source.propose(r, 20), requests)] == alone
 
+    def test_an_event_of_the_instant_is_not_seen(self, source: CandidateSource, bundle: Bundle, world: World) -> None:
+        """As of the time of a user's own event, the answer is that of histories that end before it."""
+        state, compared = bundle.state, 0
+        for event in range(len(world.log) // 2, len(world.log) // 2 + 60):
+            user, as_of = int(world.log.user[event]), int(world.log.ts[event])
+            cut = replace(state, histories=state.histories.until(as_of))
+            asked = [Request(user, as_of, state=one) for one in (state, cut)]
+            whole, before = (source.propose(request, 30).tolist() for request in asked)
+            assert whole == before
+            compared += bool(whole)
+        assert compared
+
+    def test_the_histories_are_those_of_the_request(self, source: CandidateSource, bundle: Bundle) -> None:
+        """A source that has answered from one state answers from another as a new one does."""
+        state = bundle.state
+        user, end = 3, state.end
+        other = replace(state, histories=state.histories.until(end - 10 * DAY))
+        for one in (state, other, state):
+            request = Request(user, end, state=one)
+            assert source.propose(request, 30).tolist() == self.make(bundle).propose(request, 30).tolist()
+
     def test_before_the_first_event_there_is_nothing(
         self, source: CandidateSource, bundle: Bundle, world: World
     ) -> None:

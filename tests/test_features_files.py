@@ -2,6 +2,9 @@
 
 import errno
 import os
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,14 +65,14 @@ def content(folder: Path) -> dict[str, str]:
 
 def test_a_file_is_synced_before_it_takes_its_name_and_the_folder_after(disk: Disk, tmp_path: Path) -> None:
     put(tmp_path / "a.txt", "old")
-    assert disk.done == [("sync", ".a.txt.partial"), ("rename to", "a.txt"), ("sync", tmp_path.name)]
+    assert disk.done == [("sync", f".a.txt.{os.getpid()}.partial"), ("rename to", "a.txt"), ("sync", tmp_path.name)]
     put(tmp_path / "a.txt", "new")
     assert content(tmp_path) == {"a.txt": "new"}
 
 
 def test_a_folder_is_synced_with_all_in_it_before_it_takes_its_name(disk: Disk, tmp_path: Path) -> None:
     put_folder(tmp_path / "b", "old")
-    synced = [("sync", name) for name in ("two", "one", "deep", ".b.partial")]
+    synced = [("sync", name) for name in ("two", "one", "deep", f".b.{os.getpid()}.partial")]
     assert disk.done == [*synced, ("rename to", "b"), ("sync", tmp_path.name)]
     disk.done.clear()
     put_folder(tmp_path / "b", "new")
@@ -132,14 +135,51 @@ def test_a_folder_comes_back_where_its_successor_fails(tmp_path: Path) -> None:
     assert content(tmp_path) == {"b/deep/one": "old", "b/two": "old"}
 
 
+def dead_process() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
 def test_what_a_killed_run_left_does_not_stand_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / ".a.txt.partial").write_text("half")
+    for process in (os.getpid(), dead_process()):
+        (tmp_path / f".a.txt.{process}.partial").write_text("half")
+        (tmp_path / f".b.{process}.partial").mkdir()
+        (tmp_path / f".b.{process}.partial" / "half").touch()
     put(tmp_path / "a.txt", "new")
-    put_folder(tmp_path / "b", "old")
-    (tmp_path / ".b.partial").mkdir()
-    (tmp_path / ".b.partial" / "half").touch()
     put_folder(tmp_path / "b", "new")
     assert content(tmp_path) == {"a.txt": "new", "b/deep/one": "new", "b/two": "new"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b"}
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / f".a.txt.{os.getppid()}.partial"
+    theirs.write_text("half")
+    put(tmp_path / "a.txt", "mine")
+    assert theirs.read_text() == "half"
+    assert (tmp_path / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("write", [put, put_folder])
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path, write: Callable[[Path, str], None]) -> None:
+    write(tmp_path / "real", "old")
+    (tmp_path / "link").symlink_to("real")
+    for text in ("new", "newer"):
+        write(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert set(content(tmp_path).values()) == {text}
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
+
+
+def test_what_cannot_be_written_is_refused_by_the_name_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, problem in {"folder": "is a folder", "pipe": "not a regular file", "no/a": "there is no folder"}.items():
+        with pytest.raises(OSError, match=problem) as caught:
+            put(tmp_path / name, "new")
+        assert caught.value.filename == str(tmp_path / name)
+    assert not (tmp_path / "no").exists()
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_a_file_in_the_place_of_a_folder_is_not_replaced(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_all_of_a_bundle_is_synced(parts: Parts, tmp_path: Path, synced: set[str]) -> None:
     folder = tmp_path / "b"
     write_world_bundle(parts, folder)
-    partial = tmp_path / ".b.partial"
+    partial = tmp_path / f".b.{os.getpid()}.partial"
     assert synced == {str(tmp_path), str(partial), *(str(partial / p.relative_to(folder)) for p in folder.rglob("*"))}
 
 

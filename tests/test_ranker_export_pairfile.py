@@ -245,7 +245,7 @@ def test_pairs_of_other_rows_are_refused_before_anything_is_fitted(config: Path)
     code, said = pairlift("pairs", config, "--slice", "train", "--out", folder / "pairs.csv")
     assert (code, "ends in .parquet" in said) == (2, True), said
     code, said = pairlift("pairs", config, "--slice", "train", "--out", folder / "no" / "pairs.tsv")
-    assert (code, "No such file" in said) == (2, True), said
+    assert (code, "pairs.rows.parquet: there is no folder" in said) == (2, True), said
     assert not (folder / "none").exists()
     assert not list(folder.glob(".*partial"))
 

@@ -351,4 +351,8 @@ def test_the_contract_is_what_feed_services_compile(stub):
     ],
 )
 def test_each_error_has_one_status(error, code, sentence):
-    assert status_of(error) == (code, sentence)
+    assert status_of(error, writes=True) == (code, sentence)
+
+
+def test_a_lost_connection_or_file_is_the_disks_only_where_a_call_writes() -> None:
+    assert status_of(ConnectionResetError("gone")) == (grpc.StatusCode.INTERNAL, INTERNAL)
