@@ -2,7 +2,7 @@
 
 A table is int64[2 ** bits, 2]; a slot whose number is -1 is empty. It is at most half full, so a probe looks at 1.5
 slots for a key that is there, and at 2.5 for one that is not (Knuth, vol. 3, 6.4). Tables of keys that are wider than
-an int64 (`features.log.dedupe`) and bits without keys (`features.counters.keys`) share `slot_of` alone.
+an int64 (`features.log.dedupe`) and bits without keys (`features.counters.sorting`) share `slot_of` alone.
 """
 
 from typing import Any

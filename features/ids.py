@@ -5,7 +5,7 @@ text, a hash table of 16 bytes a slot.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,48 +18,11 @@ from features.schema import I32, I64, Ids, is_text
 
 #: integers in a range of so many times their number are close together: as large a table as by hash
 CLOSE = 8
+#: of an index that has no need of them
+NO_SLOTS, NO_TABLE = np.empty((0, 2), np.int64), np.empty(0, np.int32)
 
 
-@njit(cache=True, nogil=True)
-def _fill(keys: I64, slots: I64, shift: int) -> int:
-    """Put key k with the number k into an empty table; return the place of the first key that was there, else -1."""
-    for k in range(len(keys)):
-        s = probe(slots, keys[k], shift)
-        if slots[s, 1] >= 0:
-            return k
-        slots[s, 0], slots[s, 1] = keys[k], k
-    return -1
-
-
-# The three ways to find: by hash, by difference where no integer is missing, by a table of a range. A large table is
-# not in the caches, so each read would wait for memory: the line that a key some places ahead needs is asked for first.
-
-
-@njit(cache=True, nogil=True)
-def _find(keys: I64, slots: I64, shift: int, out: I32) -> None:
-    for k in range(len(keys)):
-        prefetch(slots, slot_of(keys[min(k + AHEAD, len(keys) - 1)], shift) * SLOT_BYTES)
-        out[k] = slots[probe(slots, keys[k], shift), 1]
-
-
-@njit(cache=True, nogil=True)
-def _find_between(keys: I64, lowest: int, highest: int, out: I32) -> None:
-    for k in range(len(keys)):
-        out[k] = keys[k] - lowest if lowest <= keys[k] <= highest else -1
-
-
-@njit(cache=True, nogil=True)
-def _find_close(keys: I64, lowest: int, table: I32, out: I32) -> None:
-    for k in range(len(keys)):
-        ahead = keys[min(k + AHEAD, len(keys) - 1)] - lowest
-        if 0 <= ahead < len(table):
-            prefetch(table, ahead * 4)
-        # The difference of far integers wraps around, and is negative then.
-        at = keys[k] - lowest
-        out[k] = table[at] if keys[k] >= lowest and 0 <= at < len(table) else -1
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdIndex:
     """The dense index of each id. Text has Python's own 64-bit hash as its key.
 
@@ -67,11 +30,11 @@ class IdIndex:
     one with a chance of n / 2 ** 64. Python draws the hash's secret anew in each process, so the index is never saved.
     """
 
-    slots: I64  # [2 ** bits, 2] of (key, dense index), as in `features.hashing`; empty where one of the others serves
-    shift: int  # 64 - bits
-    text: bool
-    close: I32  # [range], the dense index of each integer from `lowest` on, -1 for none; empty where there are slots
-    lowest: int = 0
+    text: bool  # whether the ids are text
+    slots: I64 = field(default_factory=lambda: NO_SLOTS)  # [2 ** bits, 2] of (key, dense index), `features.hashing`
+    shift: int = 0  # of `slots`, 64 - bits
+    close: I32 = field(default_factory=lambda: NO_TABLE)  # [range], the index of each integer from `lowest` on, -1 none
+    lowest: int = 0  # of integers that are close together
     count: int = 0  # where above 0, the ids are so many integers from `lowest` on without a gap, and need neither
 
     @classmethod
@@ -81,7 +44,7 @@ class IdIndex:
         if not text and len(ids) and int(ids.max()) - int(ids.min()) < CLOSE * len(ids):
             return cls._of_close(ids)
         bits = bits_for(len(ids))
-        index = cls(np.full((1 << bits, 2), -1, np.int64), 64 - bits, text, np.empty(0, np.int32))
+        index = cls(text=text, slots=np.full((1 << bits, 2), -1, np.int64), shift=64 - bits)
         twice = _fill(_keys(ids.tolist(), text), index.slots, index.shift)
         if twice >= 0:
             raise PairliftError(f"the id {ids[twice]!r} stands twice (or shares its hash with another: start again)")
@@ -89,15 +52,15 @@ class IdIndex:
 
     @classmethod
     def _of_close(cls, ids: Ids) -> "IdIndex":
-        lowest, none = int(ids.min()), np.empty((0, 2), np.int64)
+        lowest = int(ids.min())
         if (np.diff(ids) == 1).all():
-            return cls(none, 0, False, np.empty(0, np.int32), lowest, len(ids))
+            return cls(text=False, lowest=lowest, count=len(ids))
         close = np.full(int(ids.max()) - lowest + 1, -1, np.int32)
         close[ids - lowest] = np.arange(len(ids))
         twice = np.flatnonzero(close[ids - lowest] != np.arange(len(ids)))
         if len(twice):
             raise PairliftError(f"the id {ids[twice[0]]!r} stands twice")
-        return cls(none, 0, False, close, lowest)
+        return cls(text=False, close=close, lowest=lowest)
 
     @staticmethod
     def most_bytes(n: int) -> int:
@@ -121,3 +84,45 @@ def _keys(ids: Sequence[Any] | Ids, text: bool) -> I64:
     if text:
         return np.fromiter(map(hash, ids), np.int64, len(ids))
     return np.asarray(ids, np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _fill(keys: I64, slots: I64, shift: int) -> int:
+    """Put key k with the number k into an empty table; return the place of the first key that was there, else -1."""
+    for k in range(len(keys)):
+        s = probe(slots, keys[k], shift)
+        if slots[s, 1] >= 0:
+            return k
+        slots[s, 0], slots[s, 1] = keys[k], k
+    return -1
+
+
+# The three ways to find: by hash, by difference where no integer is missing, by a table of a range. A large table is
+# not in the caches, so each read would wait for memory: the line that a key some places ahead needs is asked for first.
+
+
+@njit(cache=True, nogil=True)
+def _find(keys: I64, slots: I64, shift: int, out: I32) -> None:
+    """By hash: out[k] is what stands beside the key in its slot, -1 where the slot is empty."""
+    for k in range(len(keys)):
+        prefetch(slots, slot_of(keys[min(k + AHEAD, len(keys) - 1)], shift) * SLOT_BYTES)
+        out[k] = slots[probe(slots, keys[k], shift), 1]
+
+
+@njit(cache=True, nogil=True)
+def _find_between(keys: I64, lowest: int, highest: int, out: I32) -> None:
+    """By difference: out[k] is how far the key is from the lowest, -1 outside."""
+    for k in range(len(keys)):
+        out[k] = keys[k] - lowest if lowest <= keys[k] <= highest else -1
+
+
+@njit(cache=True, nogil=True)
+def _find_close(keys: I64, lowest: int, table: I32, out: I32) -> None:
+    """By a table: out[k] stands in it as far from its begin as the key is from the lowest, -1 outside."""
+    for k in range(len(keys)):
+        ahead = keys[min(k + AHEAD, len(keys) - 1)] - lowest
+        if 0 <= ahead < len(table):
+            prefetch(table, ahead * 4)
+        # The difference of far integers wraps around, and is negative then.
+        at = keys[k] - lowest
+        out[k] = table[at] if keys[k] >= lowest and 0 <= at < len(table) else -1

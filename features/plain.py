@@ -65,7 +65,7 @@ def _is_small(attribute: Attribute) -> bool:
 
 
 def request_values(catalog: Catalog, columns: Columns, zone: str, requests: Requests, row: F32) -> Columns:
-    """Write to float32[width] `row` what the one request itself says; return the columns that rest on candidates."""
+    """Write to float32[width] `row` what the one request itself says; return the columns of candidates."""
     rest = []
     for k, name in columns:
         if name in CONTEXT or name.startswith("context_"):
@@ -83,7 +83,7 @@ def candidate_values(state: State, columns: Columns, zone: str, requests: Reques
 
 
 def _request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:
-    """Return what `_column` gives for a single request and a column that rests on it alone."""
+    """Return what `_column` gives for a single request and a column that depends on it alone."""
     if name.startswith("context_"):
         return float(_given(catalog, name, requests)[0])
     if name == "surface":
@@ -121,7 +121,7 @@ def _column(state: State, name: str, zone: str, requests: Requests, owner: I64) 
 
 
 def _given(catalog: Catalog, name: str, requests: Requests) -> F32:
-    """Return float32[g]: what each request says of itself, NaN where it is silent."""
+    """Return float32[g]: what each request says of itself, NaN where it is not given."""
     if not len(requests.context):
         return np.full(len(requests), np.nan, np.float32)
     place = [f"context_{attribute.name}" for attribute in catalog.contexts].index(name)

@@ -29,7 +29,7 @@ GIB = 2**30  # bytes
 
 #: name of the grade that a drawn (not shown) loser has in pair weights and in reports
 SAMPLED = "sampled"
-#: the largest feedback, either way: a float64 running sum that has held it still knows thousandths of what comes later
+#: the largest feedback, either way: a float64 running sum that has held it still resolves later values to 0.001
 LARGEST_FEEDBACK = 1e12
 #: of a log that is not recorded into
 NO_NEWCOMERS = Newcomers()
@@ -58,13 +58,11 @@ class EventLog:
     def between(self, start: int, end: int) -> "EventLog":
         """Return the events with `start <= ts < end`, as views of the same arrays."""
         first, last = (int(np.searchsorted(self.ts, t, side="left")) for t in (start, end))
-        arrays = {f.name: getattr(self, f.name)[first:last] for f in fields(self) if f.name != "feedback_names"}
-        return replace(self, **arrays)
+        return self.select(slice(first, last))
 
     def select(self, rows: Any) -> "EventLog":
         """Return the events of a mask, a slice or indexes (in time order)."""
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "feedback_names"}
-        return replace(self, **arrays)
+        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
     def until(self, end: int) -> "EventLog":
         """Return the events with `ts < end`: what may be seen as of `end`, as views of the same arrays."""
@@ -76,7 +74,7 @@ _ARRAYS = tuple(f.name for f in fields(EventLog) if f.name != "feedback_names")
 
 
 def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:
-    """Return n events of nobody with nothing, at time 0."""
+    """Return n events at time 0, all their fields unknown."""
     return EventLog(
         user=np.full(n, -1, np.int32),
         item=np.full(n, -1, np.int32),
@@ -104,7 +102,7 @@ def merged(logs: list[EventLog]) -> EventLog:
 class Attribute:
     """One column of the n items or of the n users; its kind says which of the fields it fills."""
 
-    name: str
+    name: str  # as the TOML names the column
     kind: str  # `categorical`, `multi`, `numeric` or `text`
     _: KW_ONLY
     codes: I32 = field(default_factory=lambda: NO_CODES)  # places in `values`: [n], -1 missing; multi: all in one
@@ -120,8 +118,8 @@ class Catalog:
     user_ids: Ids  # [n_users], sorted, all int64 or all text
     item_ids: Ids  # [n_items], sorted, all int64 or all text
     surfaces: tuple[str, ...] = ()  # the name of each code
-    item_attributes: tuple[Attribute, ...] = ()
-    user_attributes: tuple[Attribute, ...] = ()
+    item_attributes: tuple[Attribute, ...] = ()  # of n_items each
+    user_attributes: tuple[Attribute, ...] = ()  # of n_users each
     contexts: tuple[Attribute, ...] = ()  # what a request says of itself (device …): numeric or categorical
     new_users: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_users on, no attributes
     new_items: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_items on, no attributes
@@ -184,7 +182,7 @@ def _ids_behind(known: Ids, new: Newcomers, index: I32) -> list[Any]:
 NO_CONTEXT = np.empty((0, 0), np.float32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
     """g requests and the n candidates of each, flat: what features and plugins give values for.
 
@@ -210,24 +208,24 @@ class Requests:
         """Return the requests `start .. stop - 1` with their candidates."""
         first, last = self.offsets[start], self.offsets[stop]
         return Requests(
-            self.user[start:stop],
-            self.as_of[start:stop],
-            self.surface[start:stop],
-            self.offsets[start : stop + 1] - first,
-            self.item[first:last],
-            self.context[start:stop],
+            user=self.user[start:stop],
+            as_of=self.as_of[start:stop],
+            surface=self.surface[start:stop],
+            offsets=self.offsets[start : stop + 1] - first,
+            item=self.item[first:last],
+            context=self.context[start:stop],
         )
 
 
 def one_request(user: int, as_of: int, surface: int, item: I32, context: F32 = NO_CONTEXT) -> Requests:
     """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] items, its context."""
     return Requests(
-        np.array([user], np.int32),
-        np.array([as_of], np.int64),
-        np.array([surface], np.int16),
-        np.array([0, len(item)], np.int64),
-        np.asarray(item, np.int32),
-        context,
+        user=np.array([user], np.int32),
+        as_of=np.array([as_of], np.int64),
+        surface=np.array([surface], np.int16),
+        offsets=np.array([0, len(item)], np.int64),
+        item=np.asarray(item, np.int32),
+        context=context,
     )
 
 

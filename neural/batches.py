@@ -1,4 +1,4 @@
-"""What the towers are trained on: the data of a fit, and batches of windows of whole histories. NumPy alone.
+"""Batches of windows of whole histories, with what is to be predicted and ranked from their states. NumPy alone.
 
 One pass over a window serves every event and every group in it: a target (an event to predict, a group to rank) names
 the window and the state there that has seen what it may see. There is never one pass for each impression.
@@ -11,23 +11,10 @@ import numpy as np
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.plugin import FitData
-from features.schema import F32, I32, I64, Bool, Catalog, EventLog
+from features.schema import F32, I32, I64, Bool
 from features.state.histories import Histories
-from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals
-from neural.histories import (
-    Lag,
-    Tokens,
-    TokenSpec,
-    Windows,
-    known_scale,
-    length_buckets,
-    make_tokens,
-    ranges,
-    raw_signals,
-)
-from neural.settings import TowerSettings
+from neural.histories import Lag, Tokens, TokenSpec, Windows, length_buckets, make_tokens, ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +32,7 @@ class EventTargets:
     window: I64  # [n], place in the batch
     state: I64  # [n], 0 .. t, within the window
     item: I64  # [n]
-    surface: I64  # [n], context code
+    surface: I64  # [n], code of `TokenSpec.surface_code`
     grade: I64  # [n], rank; -1 none
     feedback: F32  # [n, feedback columns], as in the log; NaN unknown
     offset: F32  # [n], the item's mean grade before the event
@@ -57,7 +44,7 @@ class GroupTargets:
 
     window: I64  # [g], place in the batch
     state: I64  # [g], 0 .. t, within the window
-    surface: I64  # [g], context code
+    surface: I64  # [g], code of `TokenSpec.surface_code`
     row: I64  # [m], impression of `Groups`
     item: I64  # [m]
     group: I64  # [m], which of the g
@@ -74,8 +61,8 @@ class Batch:
     user: I32  # [b]
     tokens: Tokens  # [b, t]
     surprise: F32  # [b, t, k], of `ItemSignals`
-    events: EventTargets
-    groups: GroupTargets
+    events: EventTargets  # to predict, of these windows
+    groups: GroupTargets  # to rank, of these windows
 
 
 class Batches:
@@ -204,65 +191,3 @@ def _find_groups(histories: Histories, windows: Windows, groups: Groups, lag: La
     start, stop = histories.before(r.user, lag.cut(r.as_of))
     known = np.flatnonzero(r.user >= 0)
     return TargetIndex.build(windows, r.user[known], (stop - start)[known], known)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TowerData:
-    """All that a fit of the towers reads."""
-
-    spec: TokenSpec
-    expected: ItemSignals  # over all events of the fit
-    items: Entities
-    users: Entities
-    rows: int  # of the shared embedding table
-    popularity: I64  # [n_items], events before the validation slice
-    binary: Bool  # [feedback columns], of 0 and 1 alone
-    batches: Batches
-    pretrain: TargetMask  # events before the validation slice
-    finetune: TargetMask  # groups with pairs before it
-    held: TargetMask  # groups with pairs in it, which choose the epoch
-
-    @classmethod
-    def build(cls, data: FitData, settings: TowerSettings) -> Self:
-        """Arrange the data of a fit.
-
-        What is of the validation slice's time is a target of neither phase, and nothing is counted or scaled by it: it
-        is read as what stands in the histories of the held groups, and the towers are served as they were trained.
-        """
-        catalog, validation = data.catalog, data.groups.validation
-        boundary = int(data.groups.requests.as_of[validation].min()) if validation.any() else np.iinfo(np.int64).max
-        learned = data.log.until(boundary)
-        spec = _spec(learned, catalog, len(data.grades), settings.history)
-        expected = ItemSignals.build(data.log, spec)
-        histories = Histories.build(data.log, catalog.n_users)
-        batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone))
-        popularity = np.bincount(learned.item, minlength=catalog.n_items)
-        activity = np.bincount(learned.user, minlength=catalog.n_users)
-        rows = table_rows(count_values(catalog.n_items, catalog.item_attributes + catalog.user_attributes))
-        events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
-        return cls(
-            spec=spec,
-            expected=expected,
-            items=encode(popularity, catalog.item_attributes, rows, settings.id_shrink, salt=1),
-            users=encode(activity, catalog.user_attributes, rows, None, salt=2),
-            rows=rows,
-            popularity=popularity,
-            binary=np.all(~np.isfinite(learned.feedback) | np.isin(learned.feedback, (0, 1)), axis=0),
-            batches=batches,
-            pretrain=TargetMask(events, np.zeros(len(validation), bool)),
-            finetune=TargetMask(no_events, ~validation & batches.with_pairs),
-            held=TargetMask(no_events, validation & batches.with_pairs),
-        )
-
-
-def _spec(learned: EventLog, catalog: Catalog, n_grades: int, length: int) -> TokenSpec:
-    """Return the vocabulary and the scale of what is learned from, whatever else the catalogue has."""
-    mean, scale = known_scale(raw_signals(learned.grade, learned.feedback))
-    return TokenSpec(
-        n_items=catalog.n_items,
-        n_grades=n_grades,
-        n_surfaces=int(learned.surface.max(initial=-1)) + 1,
-        signal_mean=mean,
-        signal_scale=scale,
-        length=length,
-    )

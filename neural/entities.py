@@ -30,7 +30,7 @@ class Entities:
     slots: I64  # [n + 1, s, HASHES], rows of the shared table
     weight: F32  # [n + 1, s]; 0: missing, or not in any event of the fit period (what was never trained is never read)
     numbers: F32  # [n + 1, m]: the scaled numbers (0 where missing), then whether they are known (1 or 0)
-    layout: Layout
+    layout: Layout  # of the columns above
 
     @property
     def known(self) -> Bool:

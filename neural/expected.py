@@ -1,4 +1,4 @@
-"""What an item leads one to expect of an event, as of any time, and how far an event differs. NumPy and numba alone."""
+"""An item's mean signals as of a time, and how far an event deviates from them. NumPy and numba alone."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -12,49 +12,6 @@ from neural.histories import Tokens, TokenSpec, ranges, raw_signals
 
 #: an item's mean signal is drawn towards the mean of all, as by so many events of the latter
 PRIOR_EVENTS = 10.0
-
-
-@njit(cache=True, nogil=True)
-def _running_means(offsets: I64, scaled: F64, mean: F32) -> None:
-    """Fill float32[n, k] mean from float64[n, k] scaled signals (NaN unknown); rows are by item, then in time order.
-
-    for each item
-        sums and counts of its k signals start at 0 (no other item's signals change the last bit of its means)
-        for each of its rows: add the known signals; mean[row] = sum / (count + PRIOR_EVENTS)
-    """
-    total, count = np.zeros(scaled.shape[1]), np.zeros(scaled.shape[1])
-    for item in range(len(offsets) - 1):
-        total[:], count[:] = 0.0, 0.0
-        for row in range(offsets[item], offsets[item + 1]):
-            for k in range(scaled.shape[1]):
-                if np.isfinite(scaled[row, k]):
-                    total[k] += scaled[row, k]
-                    count[k] += 1.0
-                mean[row, k] = total[k] / (count[k] + PRIOR_EVENTS)
-
-
-@njit(cache=True, nogil=True)
-def _look_up(offsets: I64, ts: I64, mean: F32, item: I64, cut: I64, out: F32) -> None:
-    """Write the mean after the item's last event with `ts <` the cut; 0 stays where there is none.
-
-        for each n with an item of the fit
-            bisect the item's rows for the first one with ts >= cut[n]
-            out[n] = mean of the row before it, where the item has one
-
-    offsets: int64[n_items + 1], ts: int64[rows], mean: float32[rows, k]. item, cut: int64[n]. out: float32[n, k].
-    """
-    for n in range(len(item)):
-        if not 0 <= item[n] < len(offsets) - 1:
-            continue
-        first, low, high = offsets[item[n]], offsets[item[n]], offsets[item[n] + 1]
-        while low < high:
-            middle = (low + high) // 2
-            if ts[middle] < cut[n]:
-                low = middle + 1
-            else:
-                high = middle
-        if low > first:
-            out[n] = mean[low - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +61,46 @@ class ItemSignals:
         rows = ranges(start, stop)
         offsets = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
         return ItemSignals(offsets, self.ts[rows], self.mean[rows])
+
+
+@njit(cache=True, nogil=True)
+def _running_means(offsets: I64, scaled: F64, mean: F32) -> None:
+    """Fill float32[n, k] mean from float64[n, k] scaled signals (NaN unknown); rows are by item, then in time order.
+
+    for each item
+        sums and counts of its k signals start at 0 (no other item's signals change the last bit of its means)
+        for each of its rows: add the known signals; mean[row] = sum / (count + PRIOR_EVENTS)
+    """
+    total, count = np.zeros(scaled.shape[1]), np.zeros(scaled.shape[1])
+    for item in range(len(offsets) - 1):
+        total[:], count[:] = 0.0, 0.0
+        for row in range(offsets[item], offsets[item + 1]):
+            for k in range(scaled.shape[1]):
+                if np.isfinite(scaled[row, k]):
+                    total[k] += scaled[row, k]
+                    count[k] += 1.0
+                mean[row, k] = total[k] / (count[k] + PRIOR_EVENTS)
+
+
+@njit(cache=True, nogil=True)
+def _look_up(offsets: I64, ts: I64, mean: F32, item: I64, cut: I64, out: F32) -> None:
+    """Write the mean after the item's last event with `ts <` the cut; 0 stays where there is none.
+
+        for each n with an item of the fit
+            bisect the item's rows for the first one with ts >= cut[n]
+            out[n] = mean of the row before it, where the item has one
+
+    offsets: int64[n_items + 1], ts: int64[rows], mean: float32[rows, k]. item, cut: int64[n]. out: float32[n, k].
+    """
+    for n in range(len(item)):
+        if not 0 <= item[n] < len(offsets) - 1:
+            continue
+        first, low, high = offsets[item[n]], offsets[item[n]], offsets[item[n] + 1]
+        while low < high:
+            middle = (low + high) // 2
+            if ts[middle] < cut[n]:
+                low = middle + 1
+            else:
+                high = middle
+        if low > first:
+            out[n] = mean[low - 1]

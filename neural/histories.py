@@ -32,9 +32,9 @@ FARTHEST = 10.0
 class TokenSpec:
     """What the tokens' vocabulary was during fit; what lies outside it later is clamped to "unknown"."""
 
-    n_items: int
-    n_grades: int
-    n_surfaces: int
+    n_items: int  # of the catalogue of the fit; that number itself stands for an unknown item
+    n_grades: int  # of [feedback]
+    n_surfaces: int  # codes 0 .. n_surfaces - 1 of the log are known
     signal_mean: tuple[float, ...]  # [k], of the grade's rank, then of each feedback column, where known during fit
     signal_scale: tuple[float, ...]  # [k], standard deviations of the same
     length: int  # the most events that a history may have, the latest ones
@@ -50,7 +50,7 @@ class TokenSpec:
         return self.n_grades + 1, self.n_surfaces + 1, 3, N_GAPS
 
     def surface_code(self, surface: I16) -> I64:
-        """Return int64[n]: the context code of each surface, 0 where it is unknown or new."""
+        """Return int64[n]: the code of each surface, 0 where it is unknown or new."""
         code = surface.astype(np.int64) + 1
         return np.where((code < 0) | (code > self.n_surfaces), 0, code)
 
@@ -110,19 +110,27 @@ def known_scale(signal: F32) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean.tolist()), tuple(np.where(scale > 0, scale, 1).tolist())
 
 
-@njit(cache=True, nogil=True)
-def _gap_code(gap: int) -> int:
-    """Return 1 for the same second, then one more for each factor of 4, up to some months."""
-    code, left = 1, gap // SECOND
-    while left > 0 and code < N_GAPS - 1:
-        code, left = code + 1, left // 4
-    return code
+def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: TokenSpec) -> Tokens:
+    """Return the rows `start[b] .. stop[b] - 1` of each user as a padded batch; t is the longest, at least 1.
 
-
-@njit(cache=True, nogil=True)
-def _code(value: int, size: int) -> int:
-    """Return the value's code of `size`: 0 for unknown (-1) or new, else one more than the value."""
-    return value + 1 if 0 <= value < size - 1 else 0
+    A token's gap counts from the user's event before it, be that one in the batch or not, so a token is the
+    same in every window that it stands in.
+    """
+    length = (stop - start).astype(np.int64)
+    b, t = len(start), max(int(length.max(initial=0)), 1)
+    item = np.full((b, t), spec.n_items, np.int64)
+    ts = np.zeros((b, t), np.int64)
+    codes = np.zeros((b, t, len(CODES)), np.int64)
+    signals = np.zeros((b, t, 2 * spec.n_signals), np.float32)
+    h = histories
+    # A user without events, known or not, has nothing to fill: any row will do.
+    first = h.offsets[np.where(length > 0, user, 0)]
+    _fill(
+        start, stop, first, h.item, h.ts, h.grade, h.surface, h.organic, h.feedback,
+        np.array(spec.code_sizes, np.int64), np.array(spec.signal_mean, np.float32),
+        np.array(spec.signal_scale, np.float32), spec.n_items, item, ts, codes, signals,
+    )  # fmt: skip
+    return Tokens(item, ts, codes, signals, length)
 
 
 @njit(cache=True, nogil=True)
@@ -157,27 +165,19 @@ def _fill(
                     signals[b, t, k + c] = 1.0
 
 
-def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: TokenSpec) -> Tokens:
-    """Return the rows `start[b] .. stop[b] - 1` of each user as a padded batch; t is the longest, at least 1.
+@njit(cache=True, nogil=True)
+def _code(value: int, size: int) -> int:
+    """Return the value's code of `size`: 0 for unknown (-1) or new, else one more than the value."""
+    return value + 1 if 0 <= value < size - 1 else 0
 
-    A token's gap counts from the user's event before it, be that one in the batch or not, so a token is the
-    same in every window that it stands in.
-    """
-    length = (stop - start).astype(np.int64)
-    b, t = len(start), max(int(length.max(initial=0)), 1)
-    item = np.full((b, t), spec.n_items, np.int64)
-    ts = np.zeros((b, t), np.int64)
-    codes = np.zeros((b, t, len(CODES)), np.int64)
-    signals = np.zeros((b, t, 2 * spec.n_signals), np.float32)
-    h = histories
-    # A user without events, known or not, has nothing to fill: any row will do.
-    first = h.offsets[np.where(length > 0, user, 0)]
-    _fill(
-        start, stop, first, h.item, h.ts, h.grade, h.surface, h.organic, h.feedback,
-        np.array(spec.code_sizes, np.int64), np.array(spec.signal_mean, np.float32),
-        np.array(spec.signal_scale, np.float32), spec.n_items, item, ts, codes, signals,
-    )  # fmt: skip
-    return Tokens(item, ts, codes, signals, length)
+
+@njit(cache=True, nogil=True)
+def _gap_code(gap: int) -> int:
+    """Return 1 for the same second, then one more for each factor of 4, up to some months."""
+    code, left = 1, gap // SECOND
+    while left > 0 and code < N_GAPS - 1:
+        code, left = code + 1, left // 4
+    return code
 
 
 def visible(histories: Histories, user: I32, as_of: I64, lag: Lag, length: int) -> tuple[I64, I64]:
@@ -209,7 +209,7 @@ class Windows:
     start: I64  # [w], row of the histories
     stop: I64  # [w], row behind the last
     first_window: I64  # [n_users + 1]; user u has the windows first_window[u] .. first_window[u + 1] - 1
-    length: int
+    length: int  # the most events that a window has
 
     @classmethod
     def build(cls, histories: Histories, length: int) -> "Windows":

@@ -26,11 +26,11 @@ class Shape:
     width: int  # d
     layers: int  # blocks of the transformer
     heads: int  # of each block; they divide d
-    dropout: float
+    dropout: float  # share that is dropped, of tokens and of what a block adds
     rows: int  # of the embedding table that items and users share
-    tokens: TokenSpec
-    item: Layout
-    user: Layout
+    tokens: TokenSpec  # vocabulary of the events, and the most that a history has
+    item: Layout  # features of items
+    user: Layout  # features of users
 
 
 def embedding(rows: int, width: int, std: float) -> nn.Embedding:
@@ -134,7 +134,7 @@ class Block(nn.Module):
 
 
 class UserTower(nn.Module):
-    """A history to its states, and a state with a request's context to the user vector.
+    """A history to its states, and a state with a request's surface to the user vector.
 
     Beside the transformer stands a short way from feedback to the vector (`taste`): with few users it carries most of
     what can be learnt, and the transformer adds order, context and interactions where there is data for them.
@@ -155,7 +155,7 @@ class UserTower(nn.Module):
         self.input = Mlp(d, shape.dropout)
         self.blocks = nn.ModuleList(Block(d, shape.heads, shape.dropout) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(d)
-        self.context = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
+        self.surface = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
         self.out = nn.Linear(d, d)
         self.pooled = identity(d)
         self.shrink = nn.Parameter(torch.full((2,), math.log(5.0)))
@@ -205,8 +205,8 @@ class UserTower(nn.Module):
         return self.norm(x), taste
 
     def vectors(self, states: Tensor, taste: Tensor, surface: Tensor) -> Tensor:
-        """states, taste: [n, d], surface: int64[n] context codes -> [n, d] user vectors."""
-        vectors: Tensor = self.out(states + self.context(surface)) + taste
+        """states, taste: [n, d], surface: int64[n] codes -> [n, d] user vectors."""
+        vectors: Tensor = self.out(states + self.surface(surface)) + taste
         return vectors
 
     def forward(
@@ -237,13 +237,13 @@ class Argus(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        d, context = shape.width, shape.tokens.n_surfaces + 1
+        d, surfaces = shape.width, shape.tokens.n_surfaces + 1
         self.table = embedding(shape.rows, d // HASHES, 0.1)
         self.item = EntityTower(self.table, shape.item, d, shape.dropout)
         self.user_token = EntityTower(self.table, shape.user, d, shape.dropout)
         self.user = UserTower(shape)
         self.next_query = nn.Linear(d, d)
-        self.next_context = embedding(context, d, 0.0)
+        self.next_surface = embedding(surfaces, d, 0.0)
         self.next_key = nn.Linear(d, d)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
         self.known = nn.Parameter(torch.tensor(1.0))
@@ -261,7 +261,7 @@ class Argus(nn.Module):
 
     def next_item(self, states: Tensor, surface: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """states: [n, d], surface: int64[n], items: [m, d] -> unit queries [n, d] and unit keys [m, d]."""
-        query = F.normalize(self.next_query(states + self.next_context(surface)), dim=-1)
+        query = F.normalize(self.next_query(states + self.next_surface(surface)), dim=-1)
         return query, F.normalize(self.next_key(items), dim=-1)
 
     def grade_logits(self, states: Tensor, score: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class Runtime:
         return np.where(inside, self.vectors.user_row[np.where(inside, user, 0)], unknown)
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
-        """Return float32[g, d]; requests that share history, user token and context are computed once.
+        """Return float32[g, d]; requests that share history, user token and surface are computed once.
 
         NaN where neither an event before `as_of` (less the lag) nor an attribute of the user is known.
         """
@@ -128,7 +128,7 @@ class Runtime:
         return self._compute(histories, distinct)[place.ravel()]
 
     def _compute(self, histories: Histories, key: I64) -> F32:
-        """Return float32[u, d] of int64[5, u] user, start, stop, row of `vectors.users`, and context code."""
+        """Return float32[u, d] of int64[5, u] user, start, stop, row of `vectors.users`, and surface code."""
         user, start, stop, token, surface = key
         vectors = np.empty((key.shape[1], self.vectors.items.shape[1]), np.float32)
         for at in length_buckets(stop - start, BUDGET):

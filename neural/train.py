@@ -18,7 +18,8 @@ from tqdm import tqdm
 from features.plugin import FitData
 from features.schema import F32, I64
 from neural import losses
-from neural.batches import Batch, TargetMask, TowerData
+from neural.batches import Batch, TargetMask
+from neural.data import TowerData
 from neural.entities import Entities
 from neural.model import Argus, Shape
 from neural.settings import TowerSettings
@@ -46,8 +47,8 @@ class Phase:
     """One part of the training."""
 
     name: str  # in the report and on the progress bar
-    targets: TargetMask
-    loss: Callable[[Batch], Tensor]
+    targets: TargetMask  # what it learns from
+    loss: Callable[[Batch], Tensor]  # of the targets of a batch
     rate: float  # the peak
     epochs: int  # at most
 
@@ -56,8 +57,8 @@ class Phase:
 class Encoded:
     """What one pass over a batch gives."""
 
-    states: Tensor  # [b, s, d]
-    taste: Tensor  # [b, s, d]
+    states: Tensor  # [b, s, d], of the transformer: state j has seen j events; s = t + 1
+    taste: Tensor  # [b, s, d], of `UserTower.taste` at each state
     items: Tensor  # [u, d], the vectors of `ids`
     ids: I64  # [u], sorted
 
@@ -82,7 +83,7 @@ def fit(data: FitData, settings: TowerSettings) -> Trained:
         for phase in trainer.phases():
             trainer.train(phase)
     trainer.model.eval()
-    return Trained(trainer.model, trainer.inputs, {"epochs": trainer.epochs})
+    return Trained(trainer.model, trainer.inputs, {"epochs": trainer.progress})
 
 
 def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
@@ -112,7 +113,7 @@ class Trainer:
         self.model = Argus(shape)
         self.optimizer = make_optimizer(self.model, settings)
         self.in_fit = np.flatnonzero(inputs.popularity)  # items with events
-        self.epochs: list[dict[str, Any]] = []
+        self.progress: list[dict[str, Any]] = []  # of each epoch: phase, number, loss, PairAccuracy in validation
         self.best = -1.0  # PairAccuracy on the validation slice, of all epochs so far
 
     # Epochs
@@ -127,7 +128,7 @@ class Trainer:
         )
 
     def train(self, phase: Phase) -> None:
-        """Train for the epochs of one phase, or until the validation slice has had enough; go on from the best one."""
+        """Train for the epochs of one phase, or until the validation slice stops improving; go on from the best one."""
         s = self.settings
         per_epoch = len(self.inputs.batches.plan(phase.targets, s.batch_tokens))
         if not per_epoch:
@@ -139,9 +140,9 @@ class Trainer:
             for epoch in range(epochs):
                 loss = self.epoch(phase, rates, bar)
                 accuracy = self.accuracy()
-                self.epochs.append({"phase": phase.name, "epoch": epoch, "loss": loss, "held": accuracy})
-                bar.set_postfix(loss=f"{loss:.4f}", held=f"{accuracy:.4f}")
-                better = accuracy > self.best or not self.inputs.held.groups.any()
+                self.progress.append({"phase": phase.name, "epoch": epoch, "loss": loss, "validation": accuracy})
+                bar.set_postfix(loss=f"{loss:.4f}", validation=f"{accuracy:.4f}")
+                better = accuracy > self.best or not self.inputs.validation.groups.any()
                 not_better = 0 if better else not_better + 1
                 if better:
                     self.best, best_state = accuracy, copy.deepcopy(self.model.state_dict())
@@ -174,10 +175,10 @@ class Trainer:
         """Return the PairAccuracy of the training score on the groups of the validation slice."""
         self.model.eval()
         right = total = 0.0
-        batches, held = self.inputs.batches, self.inputs.held
+        batches, mask = self.inputs.batches, self.inputs.validation
         with torch.no_grad():
-            for chosen in batches.plan(held, 4 * self.settings.batch_tokens):
-                batch = batches.make(chosen, held)
+            for chosen in batches.plan(mask, 4 * self.settings.batch_tokens):
+                batch = batches.make(chosen, mask)
                 score, groups = self.scores(batch, self.encode(batch, NO_NEGATIVES)).numpy(), batch.groups
                 ahead = score[groups.winner] - score[groups.loser]
                 right += float((groups.weight * (np.sign(ahead) + 1) / 2).sum(dtype=np.float64))

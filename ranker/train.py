@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.rows import GIB
+from features.schema import GIB
 from ranker.bundle import check_out, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import Columns, columns_of, full_matrix

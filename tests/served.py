@@ -136,9 +136,12 @@ def same(state, want):
     n_users, n_items = want.catalog.n_users, want.catalog.n_items
     for as_of in (want.end - 2 * DAY, want.end - 1, want.end, want.end + DAY):
         requests = Requests(
-            np.arange(n_users, dtype=np.int32), np.full(n_users, as_of, np.int64), np.zeros(n_users, np.int16),
-            np.arange(n_users + 1, dtype=np.int64) * n_items, np.tile(np.arange(n_items, dtype=np.int32), n_users),
-        )  # fmt: skip
+            user=np.arange(n_users, dtype=np.int32),
+            as_of=np.full(n_users, as_of, np.int64),
+            surface=np.zeros(n_users, np.int16),
+            offsets=np.arange(n_users + 1, dtype=np.int64) * n_items,
+            item=np.tile(np.arange(n_items, dtype=np.int32), n_users),
+        )
         np.testing.assert_allclose(
             counter_values(state, requests), counter_values(want, requests), rtol=1e-6, atol=1e-6
         )

@@ -26,9 +26,12 @@ def asked_at(asked: list[tuple[int, int, int, int]]) -> Requests:
     """Requests of one candidate: (user, item, surface, quarter of an hour)."""
     user, item, surface, quarter = (np.array([a[k] for a in asked], np.int64) for k in range(4))
     return Requests(
-        user.astype(np.int32), quarter * HOUR // 4, surface.astype(np.int16), np.arange(len(asked) + 1),
-        item.astype(np.int32),
-    )  # fmt: skip
+        user=user.astype(np.int32),
+        as_of=quarter * HOUR // 4,
+        surface=surface.astype(np.int16),
+        offsets=np.arange(len(asked) + 1),
+        item=item.astype(np.int32),
+    )
 
 
 ASKED = st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3), st.integers(-1, 1), st.integers(0, 56)), max_size=4)
@@ -87,9 +90,12 @@ def test_an_event_of_unknown_ids_counts_only_where_they_are_not_named() -> None:
 def test_cutting_the_future_out_of_the_log_changes_nothing(log: EventLog, hour: int) -> None:
     as_of = hour * HOUR
     requests = Requests(
-        np.array([0, 1], np.int32), np.array([as_of, as_of]), np.array([0, -1], np.int16), np.array([0, 4, 4]),
-        np.arange(4, dtype=np.int32),
-    )  # fmt: skip
+        user=np.array([0, 1], np.int32),
+        as_of=np.array([as_of, as_of]),
+        surface=np.array([0, -1], np.int16),
+        offsets=np.array([0, 4, 4]),
+        item=np.arange(4, dtype=np.int32),
+    )
     whole = counter_values(State.build(log, catalog(), COUNTERS, GRADES), requests)
     cut = counter_values(State.build(log.until(as_of), catalog(), COUNTERS, GRADES), requests)
     np.testing.assert_array_equal(whole, cut)
@@ -101,8 +107,8 @@ def test_rows_in_bulk_equal_one_request_at_a_time_and_a_snapshot(log: EventLog) 
     state = State.build(log, catalog(), COUNTERS, GRADES)
     spec = make_spec(COUNTERS, catalog(), "Asia/Kolkata")
     requests = Requests(
-        np.array([0, 2, -1], np.int32), np.array([3, 5, 13]) * HOUR, np.array([0, 1, -1], np.int16),
-        np.array([0, 3, 3, 5]), np.array([0, 3, -1, 2, 2], np.int32),
+        user=np.array([0, 2, -1], np.int32), as_of=np.array([3, 5, 13]) * HOUR, surface=np.array([0, 1, -1], np.int16),
+        offsets=np.array([0, 3, 3, 5]), item=np.array([0, 3, -1, 2, 2], np.int32),
     )  # fmt: skip
     bulk = assemble(state, spec, requests)
     assert bulk.shape == (5, len(spec.columns))

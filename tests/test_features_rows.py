@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from logs import COUNTERS, catalog, logs
 from world import GRADES, make_world
 
+from features.blocks import training_rows
 from features.counters.latest import has_table
 from features.counters.spec import make_counters
 from features.errors import PairliftError
 from features.ids import IdIndex
 from features.plain import day_of_week, hour_of_day
-from features.rows import assemble, make_spec, training_rows
+from features.rows import assemble, make_spec
 from features.schema import DAY, HOUR, SECOND, Attribute, Catalog, EventLog, Requests, one_request
 from features.settings import CounterSettings
 from features.state.read import counter_values
@@ -101,9 +102,12 @@ def test_a_wrong_plain_column_is_told() -> None:
 
 
 REQUESTS = Requests(
-    np.array([0, 2, -1, 1], np.int32), np.array([3, 5, 13, 13]) * HOUR, np.array([0, 1, -1, 0], np.int16),
-    np.array([0, 3, 3, 5, 6]), np.array([0, 3, -1, 2, 2, 1], np.int32),
-)  # fmt: skip
+    user=np.array([0, 2, -1, 1], np.int32),
+    as_of=np.array([3, 5, 13, 13]) * HOUR,
+    surface=np.array([0, 1, -1, 0], np.int16),
+    offsets=np.array([0, 3, 3, 5, 6]),
+    item=np.array([0, 3, -1, 2, 2, 1], np.int32),
+)
 
 
 @given(logs(), st.sampled_from([10**9, 1000, 200]))
@@ -127,7 +131,13 @@ def test_training_rows_equal_single_requests_on_a_larger_log() -> None:
     rng = np.random.default_rng(1)
     at = np.sort(rng.choice(len(world.log), 1200, replace=False))
     item = rng.integers(-1, world.catalog.n_items, 12000).astype(np.int32)
-    requests = Requests(world.log.user[at], world.log.ts[at], world.log.surface[at], np.arange(0, 12001, 10), item)
+    requests = Requests(
+        user=world.log.user[at],
+        as_of=world.log.ts[at],
+        surface=world.log.surface[at],
+        offsets=np.arange(0, 12001, 10),
+        item=item,
+    )
     bulk = training_rows(world.log, world.catalog, counters, world.grades, spec, requests, memory=100_000)
     state = State.build(world.log, world.catalog, counters, world.grades)
     for r in range(0, 1200, 40):
@@ -158,7 +168,7 @@ def test_as_of_the_instant_of_an_event_it_is_not_seen() -> None:
 
 
 def test_a_request_after_the_log_reads_the_same_from_tables_up_to_rounding() -> None:
-    """One request takes the tables of `counters.latest`, two at once the timelines; also over further segments.
+    """One request takes the tables of `counters.latest`, two at once the timelines; also over further levels.
 
     Counts and grades are never negative, so the bound of `features.counters.latest` holds: 11 roundings of float32.
     """
@@ -187,9 +197,12 @@ def test_a_request_after_the_log_reads_the_same_from_tables_up_to_rounding() -> 
     items = np.array([*range(30), -1, 3, 3], np.int32)
     for as_of in (whole.end, whole.end + 2 * HOUR, whole.end + 40 * DAY):
         both = Requests(
-            np.array([3, -1], np.int32), np.full(2, as_of), np.array([1, -1], np.int16), np.array([0, 33, 66]),
-            np.concatenate([items, items]),
-        )  # fmt: skip
+            user=np.array([3, -1], np.int32),
+            as_of=np.full(2, as_of),
+            surface=np.array([1, -1], np.int16),
+            offsets=np.array([0, 33, 66]),
+            item=np.concatenate([items, items]),
+        )
         bulk = assemble(whole, spec, both)
         for state in states:
             for user, surface, rows in ((3, 1, bulk[:33]), (-1, -1, bulk[33:])):
@@ -211,7 +224,7 @@ ASKED_ITEMS = st.lists(st.integers(-1, 3), max_size=9).map(lambda items: np.arra
 def test_one_request_reads_what_many_read(
     log: EventLog, part: list[int], windows: bool, asked: tuple[int, int, int], items: np.ndarray
 ) -> None:
-    """Cold, repeated and no items, ties, NaN, within the log and after it, over one segment and three.
+    """Cold, repeated and no items, ties, NaN, within the log and after it, over one level and three.
 
     Without windows most keys have tables, which a time after the base reads, by keys with and without later events.
     """
@@ -223,9 +236,12 @@ def test_one_request_reads_what_many_read(
         split = split.extended(log.select(of == number))
     one = one_request(user, quarter * HOUR // 4, surface, items)
     both = Requests(
-        np.array([user, -1], np.int32), np.full(2, quarter * HOUR // 4), np.array([surface, 0], np.int16),
-        np.array([0, len(items), len(items) + 1]), np.append(items, np.int32(0)),
-    )  # fmt: skip
+        user=np.array([user, -1], np.int32),
+        as_of=np.full(2, quarter * HOUR // 4),
+        surface=np.array([surface, 0], np.int16),
+        offsets=np.array([0, len(items), len(items) + 1]),
+        item=np.append(items, np.int32(0)),
+    )
     for state in (whole, split):
         many = counter_values(state, both)[: len(items)]
         np.testing.assert_allclose(counter_values(state, one), many, rtol=1e-6, atol=1e-6)

@@ -112,11 +112,11 @@ COUNTERS = make_counters(
 def values(state, as_of, n_users=WORLD.catalog.n_users, n_items=WORLD.catalog.n_items):
     item = np.tile(np.arange(-1, n_items, dtype=np.int32), n_users)
     requests = Requests(
-        np.arange(n_users, dtype=np.int32),
-        np.full(n_users, as_of, np.int64),
-        np.zeros(n_users, np.int16),
-        np.arange(n_users + 1, dtype=np.int64) * (n_items + 1),
-        item,
+        user=np.arange(n_users, dtype=np.int32),
+        as_of=np.full(n_users, as_of, np.int64),
+        surface=np.zeros(n_users, np.int16),
+        offsets=np.arange(n_users + 1, dtype=np.int64) * (n_items + 1),
+        item=item,
     )
     return counter_values(state, requests)
 
@@ -161,7 +161,7 @@ def test_a_live_state_is_the_state_of_the_whole_log(seed, least, sizes):
         frozen = folded.freeze().result(10)
         folded.close()
     assert frozen.frame == len(sizes)
-    assert len(frozen.state.segments) == 1
+    assert len(frozen.state.levels) == 1
     same_as_a_build(frozen.state, log, last - 20 * DAY, last + 20 * DAY)
     assert len(frozen.unplaced) == int(((log.user < 0) | (log.item < 0)).sum())
     assert np.array_equal(values(before, last), untouched, equal_nan=True)
@@ -239,9 +239,12 @@ def all_values(state, as_of, items=20, users=8):
     item = np.arange(-1, items, dtype=np.int32)
     each = [one_request(user, as_of, 0, item) for user in range(-1, users)]
     whole = Requests(
-        np.arange(-1, users, dtype=np.int32), np.full(len(each), as_of), np.zeros(len(each), np.int16),
-        np.arange(len(each) + 1) * len(item), np.tile(item, len(each)),
-    )  # fmt: skip
+        user=np.arange(-1, users, dtype=np.int32),
+        as_of=np.full(len(each), as_of),
+        surface=np.zeros(len(each), np.int16),
+        offsets=np.arange(len(each) + 1) * len(item),
+        item=np.tile(item, len(each)),
+    )
     together, alone = assemble(state, SPEC, whole), np.concatenate([assemble(state, SPEC, one) for one in each])
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
     return together
@@ -362,7 +365,7 @@ def test_a_rebuilt_base_has_the_table_that_requests_read():
     live = Live(State.build(WORLD.log, WORLD.catalog, counters, WORLD.grades), ("play",))
     frozen = live.freeze().result(10)
     live.close()
-    assert frozen.state.segments[0].tables
+    assert frozen.state.levels[0].tables
 
 
 def test_a_fold_that_fails_is_told_and_tried_again(monkeypatch, caplog):
@@ -433,6 +436,10 @@ def test_plugins_read_live_histories_as_compact_ones():
     plugin = ALS(factors=4)
     plugin.item_vectors, plugin.best_grade = rng.random((20, 4)).astype(np.float32), 2
     requests = Requests(
-        users, as_of, np.zeros(9, np.int16), np.arange(10, dtype=np.int64), np.arange(9, dtype=np.int32)
+        user=users,
+        as_of=as_of,
+        surface=np.zeros(9, np.int16),
+        offsets=np.arange(10, dtype=np.int64),
+        item=np.arange(9, dtype=np.int32),
     )
     assert np.array_equal(plugin.values(requests, live_ones), plugin.values(requests, compact), equal_nan=True)

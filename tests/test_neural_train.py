@@ -22,7 +22,8 @@ from features.plugin import FitData
 from features.schema import DAY, HOUR
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
-from neural.batches import TargetMask, TowerData
+from neural.batches import TargetMask
+from neural.data import TowerData
 from neural.histories import DAILY, Lag, make_tokens, visible
 from neural.settings import TowerSettings
 from neural.train import NO_NEGATIVES, Trainer, fit
@@ -95,8 +96,8 @@ def test_nothing_of_the_validation_slice_is_a_target(world: World) -> None:
     first = data.groups.requests.as_of[data.groups.validation].min()
     assert (inputs.pretrain.events == (inputs.batches.histories.ts < first)).all()
     assert not (inputs.finetune.groups & data.groups.validation).any()
-    assert not (inputs.held.groups & ~data.groups.validation).any()
-    assert inputs.held.groups.sum() > 0
+    assert not (inputs.validation.groups & ~data.groups.validation).any()
+    assert inputs.validation.groups.sum() > 0
 
 
 def first_held(data: FitData) -> int:

@@ -61,7 +61,13 @@ def test_all_columns_stand_in_their_order(fitted: Any) -> None:
 
 def test_a_lag_hides_the_latest_events(fitted: Any) -> None:
     plugin, requests, histories = fitted
-    later = Requests(requests.user, requests.as_of - 4 * DAY, requests.surface, requests.offsets, requests.item)
+    later = Requests(
+        user=requests.user,
+        as_of=requests.as_of - 4 * DAY,
+        surface=requests.surface,
+        offsets=requests.offsets,
+        item=requests.item,
+    )
     plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
     r = plugin.runtime
     plain._runtime = type(r)(r.session, r.spec, r.vectors, r.expected, Lag(0))
@@ -81,8 +87,8 @@ def test_what_is_served_is_what_was_trained(world: World) -> None:
     served = plugin.values(r, Histories.build(world.log, world.catalog.n_users))[:, 0]
     checked = 0
     with torch.no_grad():
-        for chosen in inputs.batches.plan(inputs.held, 600):
-            batch = inputs.batches.make(chosen, inputs.held)
+        for chosen in inputs.batches.plan(inputs.validation, 600):
+            batch = inputs.batches.make(chosen, inputs.validation)
             score = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES)).numpy()
             known = float(trained.model.known) * batch.groups.offset
             np.testing.assert_allclose(served[batch.groups.row], score - known, rtol=1e-3, atol=1e-4)

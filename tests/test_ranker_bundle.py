@@ -45,11 +45,11 @@ def expected(old: Path) -> Any:
 def scores(bundle: Bundle, state: State) -> F64:
     """Of ten items for each of six users."""
     requests = Requests(
-        np.arange(6, dtype=np.int32),
-        np.full(6, state.end),
-        np.array([0, 1, -1, 0, 1, -1], np.int16),
-        np.arange(7) * 10,
-        np.tile(np.arange(10, dtype=np.int32), 6),
+        user=np.arange(6, dtype=np.int32),
+        as_of=np.full(6, state.end),
+        surface=np.array([0, 1, -1, 0, 1, -1], np.int16),
+        offsets=np.arange(7) * 10,
+        item=np.tile(np.arange(10, dtype=np.int32), 6),
     )
     return bundle.score(full_matrix(state, bundle.spec, bundle.plugins, requests))
 

@@ -246,7 +246,7 @@ def test_popular_items_hold_no_histories_and_one_timeline(bundle):
     held = Popular(bundle.state)._state
     assert len(bundle.state.histories.ts)
     assert len(held.histories.ts) == 0
-    assert [len(segment.timelines) for segment in held.segments] == [1]
+    assert [len(level.timelines) for level in held.levels] == [1]
 
 
 def candidates(items):

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from served import pairlift
 from world import write_world
 
+from features.blocks import training_rows
 from features.errors import PairliftError
 from features.pairing.groups import Groups
 from features.pairing.split import PERIODS
-from features.rows import assemble, training_rows
+from features.rows import assemble
 from ranker.config import load_config
 from ranker.export.rows import OWN, _blocks, write_rows
 from ranker.training.prepared import Prepared, prepare

@@ -32,7 +32,11 @@ def make_groups(sizes: list[int], grade: list[int], user: list[int] | None = Non
     of = np.arange(g) if user is None else np.array(user)
     n = int(offsets[-1])
     requests = Requests(
-        of.astype(np.int32), np.zeros(g, np.int64), np.zeros(g, np.int16), offsets, np.zeros(n, np.int32)
+        user=of.astype(np.int32),
+        as_of=np.zeros(g, np.int64),
+        surface=np.zeros(g, np.int16),
+        offsets=offsets,
+        item=np.zeros(n, np.int32),
     )
     grades = np.array(grade, np.int8)
     event = np.where(grades < 0, -1, np.arange(n)).astype(np.int64)

@@ -94,7 +94,11 @@ def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
 def test_columns_that_are_equal_within_a_group_are_shuffled_between_groups() -> None:
     offsets = np.array([0, 2, 4, 6])
     requests = Requests(
-        np.zeros(3, np.int32), np.zeros(3, np.int64), np.zeros(3, np.int16), offsets, np.zeros(6, np.int32)
+        user=np.zeros(3, np.int32),
+        as_of=np.zeros(3, np.int64),
+        surface=np.zeros(3, np.int16),
+        offsets=offsets,
+        item=np.zeros(6, np.int32),
     )
     grade, event = np.zeros(6, np.int8), np.zeros(6, np.int64)
     groups = Groups(

@@ -335,8 +335,8 @@ def groups_of(*grades: list[int]) -> Groups:
     grade = np.array([g for members in grades for g in members], np.int8)
     sizes, n = np.array([len(members) for members in grades]), len(grades)
     requests = Requests(
-        np.zeros(n, np.int32), np.arange(n, dtype=np.int64) * MINUTE, np.full(n, -1, np.int16),
-        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), np.arange(len(grade), dtype=np.int32),
+        user=np.zeros(n, np.int32), as_of=np.arange(n, dtype=np.int64) * MINUTE, surface=np.full(n, -1, np.int16),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), item=np.arange(len(grade), dtype=np.int32),
     )  # fmt: skip
     event = np.where(grade >= 0, np.arange(len(grade)), -1).astype(np.int64)
     return Groups(requests=requests, period=np.ones(n, np.int8), validation=np.zeros(n, bool), grade=grade, event=event)

@@ -8,11 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.hashing import slot_of
 from features.schema import I16, I32, I64, Attribute, Catalog
-
-DIGIT = 11  # bits that one pass of the sort looks at: its counters stay in the first-level cache
-MASK = (1 << DIGIT) - 1
 
 
 def key_attribute(part: str, catalog: Catalog) -> tuple[str, Attribute] | None:
@@ -55,7 +51,7 @@ class Size(NamedTuple):
     """How many codes a key can have."""
 
     known: int  # those of a catalogue without new users and items, which stand first
-    all: int
+    all: int  # with those of new users and items, which stand behind
 
     def with_part(self, part: Radix) -> "Size":
         """Return the size of the codes that `_fold` makes of these with a further part."""
@@ -63,16 +59,6 @@ class Size(NamedTuple):
 
 
 NO_KEY = Size(1, 1)
-
-
-def radix(part: str, catalog: Catalog) -> Radix:
-    """Return how many values a part of a key can have."""
-    if part in ("user", "item"):
-        known, new = (catalog.n_users, catalog.new_users) if part == "user" else (catalog.n_items, catalog.new_items)
-        return Radix(max(known, 1), max(known, 1) + new.room)
-    found = None if part == "surface" else key_attribute(part, catalog)
-    size = max(len(found[1].values if found else catalog.surfaces), 1)
-    return Radix(size, size)
 
 
 def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surface: I16) -> tuple[I64, I64, int]:
@@ -101,6 +87,45 @@ def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surf
     return np.arange(len(item)) if rows is None else rows, code, size.all
 
 
+def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, int]:
+    """Return (codes, size) of the key without its last part. code: of the whole key, none of them -1."""
+    size = NO_KEY
+    for part in key[:-1]:
+        size = size.with_part(radix(part, catalog))
+    return _unfold(code, size.known, *radix(key[-1], catalog)), size.all
+
+
+def radix(part: str, catalog: Catalog) -> Radix:
+    """Return how many values a part of a key can have."""
+    if part in ("user", "item"):
+        known, new = (catalog.n_users, catalog.new_users) if part == "user" else (catalog.n_items, catalog.new_items)
+        return Radix(max(known, 1), max(known, 1) + new.room)
+    found = None if part == "surface" else key_attribute(part, catalog)
+    size = max(len(found[1].values if found else catalog.surfaces), 1)
+    return Radix(size, size)
+
+
+def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
+    """Return (place in `index`, code) of every value of a multi-valued attribute."""
+    if len(attribute.offsets) < 2:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    there = (index >= 0) & (index < len(attribute.offsets) - 1)
+    safe = np.where(there, index, 0)
+    counts = np.where(there, np.diff(attribute.offsets)[safe], 0)
+    place = np.repeat(np.arange(len(index)), counts)
+    within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _coded(index: I32, codes: I32) -> I32:
+    """Return the code of each index, -1 where it is unknown or new."""
+    out = np.empty(len(index), np.int32)
+    for k in range(len(index)):
+        out[k] = codes[index[k]] if 0 <= index[k] < len(codes) else -1
+    return out
+
+
 @njit(cache=True, nogil=True)
 def _fold(code: I64, values: I32, known: int, radix: int, wide: int) -> None:
     """Put a further part into the codes, of which those below `known` have nothing new in them.
@@ -126,87 +151,3 @@ def _unfold(code: I64, known: int, radix: int, wide: int) -> I64:
     for k in range(len(code)):
         out[k] = code[k] // radix if code[k] < border else (code[k] - behind) // wide
     return out
-
-
-def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, int]:
-    """Return (codes, size) of the key without its last part. code: of the whole key, none of them -1."""
-    size = NO_KEY
-    for part in key[:-1]:
-        size = size.with_part(radix(part, catalog))
-    return _unfold(code, size.known, *radix(key[-1], catalog)), size.all
-
-
-@njit(cache=True, nogil=True)
-def _coded(index: I32, codes: I32) -> I32:
-    """Return the code of each index, -1 where it is unknown or new."""
-    out = np.empty(len(index), np.int32)
-    for k in range(len(index)):
-        out[k] = codes[index[k]] if 0 <= index[k] < len(codes) else -1
-    return out
-
-
-def _lists(attribute: Attribute, index: I32 | I16) -> tuple[I64, I64]:
-    """Return (place in `index`, code) of every value of a multi-valued attribute."""
-    if len(attribute.offsets) < 2:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    there = (index >= 0) & (index < len(attribute.offsets) - 1)
-    safe = np.where(there, index, 0)
-    counts = np.where(there, np.diff(attribute.offsets)[safe], 0)
-    place = np.repeat(np.arange(len(index)), counts)
-    within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return place, attribute.codes[np.repeat(attribute.offsets[:-1][safe], counts) + within].astype(np.int64)
-
-
-# A Bloom filter of one hash: a bit for each wanted code, at its slot, and no code beside it. At 32 bits a code it takes
-# 4 bytes where a table that knows the codes takes 32, and is read once for each event of the log.
-@njit(cache=True, nogil=True)
-def _keep(code: I64, wanted: I64, shift: int) -> None:
-    bits = np.zeros((1 << (64 - shift)) // 8, np.uint8)
-    for k in range(len(wanted)):
-        at = slot_of(wanted[k], shift)
-        bits[at >> 3] |= np.uint8(1 << (at & 7))
-    for k in range(len(code)):
-        at = slot_of(code[k], shift)
-        if not bits[at >> 3] & np.uint8(1 << (at & 7)):
-            code[k] = -1
-
-
-def keep_wanted(code: I64, wanted: I64) -> None:
-    """Set the codes that are not among the wanted ones to -1, but for about one in 32 of them: a Bloom filter.
-
-    Those that stay cost time, and change nothing: no one asks for them.
-    """
-    _keep(code, wanted, 64 - max((32 * len(wanted) - 1).bit_length(), 3))
-
-
-# A radix sort, from the lowest digit up. In each pass:
-#     starts[d] ← how many keys have a digit below d
-#     for each key, in their present order: it goes to starts[its digit], which moves on by one
-# Equal digits keep their order, so after the last pass all codes are sorted, and equal ones as they came. Codes move
-# with the order: to look each up by its place would wait for memory at every step.
-@njit(cache=True, nogil=True)
-def _radix_order(code: I64, passes: int) -> I32:
-    keys, other_keys = code.copy(), np.empty_like(code)
-    order, other = np.arange(len(code)).astype(np.int32), np.empty(len(code), np.int32)
-    for p in range(passes):
-        shift = p * DIGIT
-        starts = np.zeros((1 << DIGIT) + 1, np.int64)
-        for k in range(len(keys)):
-            starts[((keys[k] >> shift) & MASK) + 1] += 1
-        for d in range(1 << DIGIT):
-            starts[d + 1] += starts[d]
-        for k in range(len(keys)):
-            digit = (keys[k] >> shift) & MASK
-            at = starts[digit]
-            starts[digit] = at + 1
-            other_keys[at], other[at] = keys[k], order[k]
-        keys, other_keys = other_keys, keys
-        order, other = other, order
-    return order
-
-
-def stable_order(code: I64, size: int) -> I32:
-    """Return int32[n]: the order that sorts codes in [0, size); equal ones keep their order. Linear in n."""
-    passes = -(-max(size - 1, 1).bit_length() // DIGIT)
-    order: I32 = _radix_order(code, passes)
-    return order

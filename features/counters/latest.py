@@ -1,4 +1,4 @@
-"""The totals of every key of items, or of users, as of the end of a segment, a row for each: what a request reads.
+"""The totals of every key of items, or of users, as of the end of a level, a row for each: what a request reads.
 
 Later than its last event nothing happens to a timeline but the passing of time, and that fades all decayed totals
 of one half-life by one factor. So a value as of any later time is a row of this table, a factor for each column and
@@ -6,7 +6,7 @@ the smoothing, with no search for each candidate. It is equal up to rounding to 
 float32 and timelines run in float64, so some 17 % of the values differ in their last bits. At most 11 roundings of
 2 ** -24 add up in a quotient, 6.6e-7 of the value (2.6e-7 was measured); where values of both signs cancel, of the sum
 of their sizes. Windows lose events as time passes; they are read from the timeline (`Timeline.add`), as is every time
-before the end of the segment.
+before the end of the level.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def table_bytes(plan: Plan, timeline: Timeline) -> int:
 class Latest:
     """A plan's c counters as of `end`, and the d numbers that some of them are divided by."""
 
-    #: [k + 1, c + d]: what is above the line of each counter, then the divisors, of each of the k keys of the timeline;
+    #: [k + 1, c + d]: the numerators of the counters, then the divisors, of each of the k keys of the timeline;
     #: the last row is that of a key without events (-1). Times of last events stand as seconds before `end`, NaN: never
     table: F32
     end: int  # µs
@@ -107,7 +107,7 @@ class Latest:
         return (np.minimum(code, len(self.table) - 1) if wide else code).astype(np.int32, copy=False)
 
 
-# Once for all keys: factor[b] = 2 ** (-passed / half_life[b]), the fading since `end`, and plus[b], what comes to it.
+# Once for all keys: factor[b] = 2 ** (-passed / half_life[b]), the fading since `end`, and plus[b], the addend.
 # Then for each key i:
 #     ask for the lines of the row that the 12th key from here has
 #     out[i] ← shared

@@ -47,37 +47,14 @@ class Totals(NamedTuple):
     delays: I64  # [d], µs: an event is seen this long after it; totals of one delay share a search
 
 
-@njit(cache=True, nogil=True)
-def _finish(
-    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
-) -> None:  # fmt: skip
-    """Turn each row of totals into counters: a total, a smoothed quotient of two, or the seconds since a time."""
-    for i in range(len(out)):
-        for c in range(len(numerator)):
-            value = totals[i, numerator[c]]
-            if denominator[c] >= 0:
-                value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
-            if since[c]:
-                value = (as_of[i] - value) / SECOND if value > -np.inf else np.nan
-            out[i, c] = value
-
-
-@njit(cache=True, nogil=True)
-def place(values: F32, rows: I64, columns: I64, out: F32) -> None:
-    """Write float32[n, c] values to the given rows and columns of `out`."""
-    for i in range(len(rows)):
-        for c in range(len(columns)):
-            out[rows[i], columns[c]] = values[i, c]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The n counters of one key, of b totals."""
 
     key: tuple[str, ...]  # parts, as in `features.counters.keys`
     feedback: tuple[str, ...]  # the feedback columns that the counters read
-    running: Running
-    totals: Totals
+    running: Running  # what the events are accumulated to
+    totals: Totals  # what the counters read off it
     counters: I64  # [n], their places in the whole list
     numerator: I64  # [n], the total of each
     denominator: I64  # [n], the total that it is divided by, -1 for none
@@ -119,18 +96,6 @@ class Plan:
         )
 
 
-class _Numbers(Generic[T]):
-    """Numbers things in the order in which they are first asked for."""
-
-    def __init__(self) -> None:
-        self.items: list[T] = []
-
-    def __call__(self, item: T) -> int:
-        if item not in self.items:
-            self.items.append(item)
-        return self.items.index(item)
-
-
 def make_plans(counters: tuple[Counter, ...], grades: tuple[str, ...] = ()) -> tuple[Plan, ...]:
     """Return one plan for each key, so that counters of a key share their events, search and running columns."""
     summed = [(place, c) for place, c in enumerate(counters) if c.kind != "distinct"]
@@ -149,31 +114,6 @@ class _Planner:
         self.running: _Numbers[tuple[int, int]] = _Numbers()  # (series, decay)
         self.delays: _Numbers[int] = _Numbers()  # µs
         self.totals: _Numbers[tuple[int, int, int, int]] = _Numbers()  # (kind, running, window, delay)
-
-    def total(self, counter: Counter, event: str, form: str) -> int:
-        """Return the number of the total of an event's series. form: `value`, `hit` or `trial`."""
-        worth = worth_by_grade(event, self.grades)
-        if worth is None:
-            self.feedback(event)
-        series = self.series((event, form) if worth is None else getattr(worth, form))
-        delay = self.delays(counter.span.delay)
-        if counter.kind == "since":
-            return self.totals((SINCE, self.running((series, LAST)), 0, delay))
-        if counter.span.kind == "h":
-            column = self.running((series, self.half_life(counter.span.size)))
-            return self.totals((DECAYED, column, 0, delay))
-        kind = WINDOW if counter.span.kind == "w" else ALL
-        return self.totals((kind, self.running((series, SUM)), counter.span.size, delay))
-
-    def quotient(self, counter: Counter) -> tuple[int, int]:
-        """Return numerator and denominator (-1: none)."""
-        if counter.kind == "ratio":
-            over = self.total(counter, counter.argument, "value")
-            return self.total(counter, counter.event, "value"), over
-        form = "value" if counter.kind in ("sum", "mean") else "hit"
-        numerator = self.total(counter, counter.event, form)
-        smoothed = counter.kind in ("rate", "mean")
-        return numerator, self.total(counter, counter.event, "trial") if smoothed else -1
 
     def plan(self, key: tuple[str, ...], mine: list[tuple[int, Counter]]) -> Plan:
         """Return the plan of counters, each with its place: running columns sorted by kind, as `Running` has them."""
@@ -203,6 +143,31 @@ class _Planner:
             nothing=np.where(_column(self.totals.items, 0) == SINCE, -np.inf, 0.0),
         )
 
+    def quotient(self, counter: Counter) -> tuple[int, int]:
+        """Return numerator and denominator (-1: none)."""
+        if counter.kind == "ratio":
+            over = self.total(counter, counter.argument, "value")
+            return self.total(counter, counter.event, "value"), over
+        form = "value" if counter.kind in ("sum", "mean") else "hit"
+        numerator = self.total(counter, counter.event, form)
+        smoothed = counter.kind in ("rate", "mean")
+        return numerator, self.total(counter, counter.event, "trial") if smoothed else -1
+
+    def total(self, counter: Counter, event: str, form: str) -> int:
+        """Return the number of the total of an event's series. form: `value`, `hit` or `trial`."""
+        worth = worth_by_grade(event, self.grades)
+        if worth is None:
+            self.feedback(event)
+        series = self.series((event, form) if worth is None else getattr(worth, form))
+        delay = self.delays(counter.span.delay)
+        if counter.kind == "since":
+            return self.totals((SINCE, self.running((series, LAST)), 0, delay))
+        if counter.span.kind == "h":
+            column = self.running((series, self.half_life(counter.span.size)))
+            return self.totals((DECAYED, column, 0, delay))
+        kind = WINDOW if counter.span.kind == "w" else ALL
+        return self.totals((kind, self.running((series, SUM)), counter.span.size, delay))
+
     def _running(self, order: list[int], kinds: list[int]) -> Running:
         forms = ("value", "hit", "trial")
         table = np.zeros((len(self.grades) + 1, len(order)))
@@ -220,5 +185,46 @@ class _Planner:
         return Running(table=table, fed=columns, feed=feed, form=form, starts=starts, decay=decay, half_life=half_life)
 
 
+class _Numbers(Generic[T]):
+    """Numbers things in the order in which they are first asked for."""
+
+    def __init__(self) -> None:
+        self.items: list[T] = []
+
+    def __call__(self, item: T) -> int:
+        if item not in self.items:
+            self.items.append(item)
+        return self.items.index(item)
+
+
 def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:
     return np.array([row[k] for row in rows], np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _finish(
+    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
+) -> None:  # fmt: skip
+    """Turn each row of totals, float64[n, b], into counters, float32[n, c].
+
+    for each row, for each counter
+        value ← its total
+        where it has a denominator: value ← (value + strength · prior) / (that total + strength)
+        where its total is a time: value ← the seconds from then to as_of, NaN where there was no event
+    """
+    for i in range(len(out)):
+        for c in range(len(numerator)):
+            value = totals[i, numerator[c]]
+            if denominator[c] >= 0:
+                value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
+            if since[c]:
+                value = (as_of[i] - value) / SECOND if value > -np.inf else np.nan
+            out[i, c] = value
+
+
+@njit(cache=True, nogil=True)
+def scatter(values: F32, rows: I64, columns: I64, out: F32) -> None:
+    """Write float32[n, c] values to the given rows and columns of `out`."""
+    for i in range(len(rows)):
+        for c in range(len(columns)):
+            out[rows[i], columns[c]] = values[i, c]

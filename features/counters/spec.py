@@ -64,7 +64,7 @@ class Counter:
 
     key: tuple[str, ...]  # parts, as in `features.counters.keys`
     event: str  # `impression`, the name of a grade, `grade` (its rank) or the name of a feedback column
-    span: Span
+    span: Span  # which events count, and how much
     stat: str  # one of STATS, or one of NAMING with what it names, as in `distinct_item`
     strength: float = 10.0  # how many trials the prior weighs
     prior: float = 0.0  # what a quotient without trials is
@@ -178,9 +178,13 @@ def make_counters(
             for stat in declared.stats:
                 seen = Span.parse(span)
                 counter = Counter(
-                    tuple(declared.key), declared.event, Span(seen.kind, seen.size, declared.delay), stat,
-                    declared.strength, priors.of(stat, declared),
-                )  # fmt: skip
+                    key=tuple(declared.key),
+                    event=declared.event,
+                    span=Span(seen.kind, seen.size, declared.delay),
+                    stat=stat,
+                    strength=declared.strength,
+                    prior=priors.of(stat, declared),
+                )
                 _check(counter, log, catalog, grades)
                 if counter.column in counters:
                     raise PairliftError(f"[[counters]]: the column '{counter.column}' is declared twice")

@@ -1,4 +1,4 @@
-"""Counters as of any time: each key's events in time order, with what has run up beside every sixteenth.
+"""Counters as of any time: each key's events in time order, with running totals beside every sixteenth.
 
 The value of a counter for (key, as_of) is read off the events of the key with `ts < as_of`: the running columns
 as they stood at the last mark, run on over the few events since. Training rows and requests take this one path.
@@ -11,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.counters.keys import has_list, keep_wanted, key_codes, stable_order
+from features.counters.keys import has_list, key_codes
 from features.counters.places import find_places, first_not_before, places_of
 from features.counters.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
+from features.counters.sorting import keep_wanted, stable_order
 from features.counters.spec import check_event
 from features.prefetch import AHEAD, prefetch
 from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog, Requests
 
-# Small kernels are inlined: a call would count references to every array of its arguments, which costs more than
-# what the kernel does.
+#: of kernels that are inlined
 SMALL = {"cache": True, "nogil": True, "inline": "always"}
 #: a mark stands after each so many events of a key
 EVERY = 16
@@ -37,151 +37,7 @@ class Events(NamedTuple):
     marks: F64  # [m // EVERY, c], of the key that begins at o the rows from o // EVERY on
 
 
-# The kernels work on `at`: float64[c], the running columns of one key as they stand after some of its events.
-#
-#   _run     at ← at with the events [begin, stop): for each, a sum adds the event's value, a decayed sum fades by the
-#            time since the event before and adds it, and a last time becomes the event's where the value is not 0
-#   _mark    for each key: at ← nothing; after every 16th event, write `at` to the marks
-#   _stand   at ← the mark before `stop`, run on to `stop`: at most 15 events, whatever the key has
-#   _read    for each (key, as_of), and each delay: find the events before as_of - delay, let `at` stand there, and
-#            read each total off it; a window is what stands there less what stood before its start (`_sum_before`)
-#
-# Columns of one kind lie side by side (`Running.starts`), so the inner loops have no branches on the kind.
-
-
-@njit(cache=True, nogil=True)
-def _fed(events: Events, running: Running, e: int, f: int) -> float:
-    """Return what the f-th fed column is given by an event."""
-    value = events.feedback[e, running.feed[f]]
-    if np.isnan(value):
-        return 0.0
-    if running.form[f] == TRIAL:
-        return 1.0
-    if running.form[f] == HIT:
-        return 1.0 if value != 0 else 0.0
-    return float(value)
-
-
-@njit(**SMALL)
-def _run(events: Events, running: Running, start: int, begin: int, stop: int, at: F64) -> None:
-    """Run the columns `at` on over the events [begin, stop) of a key whose events begin at `start`."""
-    h, starts, table = len(running.half_life), running.starts, running.table
-    for e in range(begin, stop):
-        g = min(events.grade[e] + 1, len(table) - 1)
-        for c in range(starts[0]):
-            at[c] += table[g, c]
-        passed = float(events.ts[e] - events.ts[e - 1]) if e > start else 0.0
-        for k in range(h):
-            fade = np.exp2(-passed / running.half_life[k])
-            for c in range(starts[k], starts[k + 1]):
-                at[c] = at[c] * fade + table[g, c]
-        for c in range(starts[h], starts[h + 1]):
-            if table[g, c] != 0:
-                at[c] = float(events.ts[e])
-        for f in range(len(running.fed)):
-            c, value = running.fed[f], _fed(events, running, e, f)
-            if c < starts[h]:
-                at[c] += value
-            elif value != 0:
-                at[c] = float(events.ts[e])
-
-
-@njit(**SMALL)
-def _nothing(running: Running, at: F64) -> None:
-    """Set the columns `at` to those of a key without events: 0, and -inf for the time of the last one."""
-    for c in range(len(at)):
-        at[c] = -np.inf if running.decay[c] == LAST else 0.0
-
-
-@njit(cache=True, nogil=True)
-def _mark(events: Events, running: Running, marks: F64) -> None:
-    """Fill the marks of all keys."""
-    at = np.empty(len(running.decay))
-    for k in range(len(events.offsets) - 1):
-        start = events.offsets[k]
-        _nothing(running, at)
-        for j in range((events.offsets[k + 1] - start) // EVERY):
-            _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at)
-            marks[start // EVERY + j] = at
-
-
-@njit(**SMALL)
-def _stand(events: Events, running: Running, k: int, stop: int, at: F64) -> None:
-    """Set the columns `at` to what has run up over the events of key k before the place `stop`."""
-    start = events.offsets[k]
-    full = (stop - start) // EVERY
-    if full:
-        for c in range(len(at)):
-            at[c] = events.marks[start // EVERY + full - 1, c]
-    else:
-        _nothing(running, at)
-    _run(events, running, start, start + full * EVERY, stop, at)
-
-
-@njit(cache=True, nogil=True)
-def _sum_before(events: Events, running: Running, k: int, stop: int, column: int) -> float:
-    """Return one sum over the events of key k before the place `stop`."""
-    start = events.offsets[k]
-    full = (stop - start) // EVERY
-    total = events.marks[start // EVERY + full - 1, column] if full else 0.0
-    for e in range(start + full * EVERY, stop):
-        total += running.table[min(events.grade[e] + 1, len(running.table) - 1), column]
-        for f in range(len(running.fed)):
-            if running.fed[f] == column:
-                total += _fed(events, running, e, f)
-    return total
-
-
-@njit(**SMALL)
-def _read_key(
-    events: Events, running: Running, totals: Totals, k: int, as_of: int, at: F64, fade: F64, out: F64
-) -> None:
-    """Add what key k knows as of a time to float64[b] totals. at, fade: room for running columns and half-lives."""
-    start, end = events.offsets[k], events.offsets[k + 1]
-    for d in range(len(totals.delays)):
-        stop = first_not_before(events.ts, start, end, as_of - totals.delays[d])
-        if stop == start:
-            continue
-        _stand(events, running, k, stop, at)
-        passed = float(as_of - events.ts[stop - 1])
-        for h in range(len(fade)):
-            fade[h] = np.exp2(-passed / running.half_life[h])
-        for b in range(len(totals.kind)):
-            if totals.delay[b] != d:
-                continue
-            c = totals.column[b]
-            if totals.kind[b] == ALL:
-                out[b] += at[c]
-            elif totals.kind[b] == DECAYED:
-                out[b] += at[c] * fade[running.decay[c]]
-            elif totals.kind[b] == SINCE:
-                out[b] = max(out[b], at[c])
-            else:
-                begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
-                out[b] += at[c] - _sum_before(events, running, k, begin, c)
-
-
-@njit(cache=True, nogil=True)
-def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: I64, out: F64) -> None:
-    """Add to float64[n, b] `out`, in row rows[i], what the key at places[i] (-1: none) knows as of as_of[rows[i]]."""
-    at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
-    for i in range(len(places)):
-        if places[i] >= 0:
-            _read_key(events, running, totals, places[i], as_of[rows[i]], at, fade, out[rows[i]])
-
-
-@njit(cache=True, nogil=True)
-def merge_totals(found: F64, rows: I64, kind: I64, out: F64) -> None:
-    """Put float64[n, b] totals, of kinds int64[b], to those of the given rows of `out`: sums, or the later time."""
-    for i in range(len(rows)):
-        for b in range(len(kind)):
-            if kind[b] == SINCE:
-                out[rows[i], b] = max(out[rows[i], b], found[i, b])
-            else:
-                out[rows[i], b] += found[i, b]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
     """The events of each key, and the running columns of the plan after each `EVERY` of them; read-only arrays."""
 
@@ -190,8 +46,8 @@ class Timeline:
     ts: I64  # [m], µs, never decreasing within a key
     grade: I8  # [m], rank, -1 for none
     feedback: F32  # [m, f], of the plan's feedback columns, NaN where unknown
-    #: [m // EVERY, c], of the key that begins at o the rows from o // EVERY on: row o // EVERY + j holds what has run
-    #: up after (j + 1) · EVERY of its events (the next key begins behind all of these, so no two keys share a row)
+    #: [m // EVERY, c], of the key that begins at o the rows from o // EVERY on: row o // EVERY + j holds the running
+    #: totals after (j + 1) · EVERY of its events (the next key begins behind all of these, so no two keys share a row)
     marks: F64
 
     def __post_init__(self) -> None:
@@ -231,7 +87,7 @@ class Timeline:
         ts, grade = _moved(moved, log.ts, log.grade)
         events = Events(offsets, ts, grade, np.ascontiguousarray(feedback), marks)
         _mark(events, plan.running, marks)
-        return cls(codes, *events)
+        return cls(codes=codes, **events._asdict())
 
     @property
     def events(self) -> Events:
@@ -255,6 +111,23 @@ class Timeline:
         merge_totals(found, rows, plan.totals.kind, totals)
 
 
+# The kernels, in the order in which `build` and `add` call them. Most work on `at`: float64[c], the running columns of
+# one key as they stand after some of its events.
+#
+#   _mark       for each key: at ← nothing; after every 16th event, write `at` to the marks
+#   _run        at ← at with the events [begin, stop): for each, a sum adds the event's value, a decayed sum fades by
+#               the time since the event before and adds it, and a last time becomes the event's where the value is
+#               not 0
+#   _read       for each (key, as_of): `_read_key`
+#   _read_key   for each delay: find the events before as_of - delay, set `at` to the totals there, and read each total
+#               off it; a window is what stands there less what stood before its start (`_sum_before`)
+#   _stand      at ← the mark before `stop`, run on to `stop`: at most 15 events, whatever the key has
+#
+# Columns of one kind lie side by side (`Running.starts`), so the inner loops have no branches on the kind. Small
+# kernels are inlined (`SMALL`): a call would count references to every array of its arguments, which costs more than
+# what the kernel does.
+
+
 @njit(cache=True, nogil=True)
 def _moved(rows: I64, ts: I64, grade: I8) -> tuple[I64, I8]:
     """Return ts and grade of the rows (in the order of keys, so far apart)."""
@@ -265,3 +138,135 @@ def _moved(rows: I64, ts: I64, grade: I8) -> tuple[I64, I8]:
         prefetch(grade, np.int64(ahead))
         moved_ts[k], moved_grade[k] = ts[rows[k]], grade[rows[k]]
     return moved_ts, moved_grade
+
+
+@njit(cache=True, nogil=True)
+def _mark(events: Events, running: Running, marks: F64) -> None:
+    """Fill the marks of all keys."""
+    at = np.empty(len(running.decay))
+    for k in range(len(events.offsets) - 1):
+        start = events.offsets[k]
+        _nothing(running, at)
+        for j in range((events.offsets[k + 1] - start) // EVERY):
+            _run(events, running, start, start + j * EVERY, start + (j + 1) * EVERY, at)
+            marks[start // EVERY + j] = at
+
+
+@njit(**SMALL)
+def _run(events: Events, running: Running, start: int, begin: int, stop: int, at: F64) -> None:
+    """Run the columns `at` on over the events [begin, stop) of a key whose events begin at `start`."""
+    h, starts, table = len(running.half_life), running.starts, running.table
+    for e in range(begin, stop):
+        g = min(events.grade[e] + 1, len(table) - 1)
+        for c in range(starts[0]):
+            at[c] += table[g, c]
+        passed = float(events.ts[e] - events.ts[e - 1]) if e > start else 0.0
+        for k in range(h):
+            fade = np.exp2(-passed / running.half_life[k])
+            for c in range(starts[k], starts[k + 1]):
+                at[c] = at[c] * fade + table[g, c]
+        for c in range(starts[h], starts[h + 1]):
+            if table[g, c] != 0:
+                at[c] = float(events.ts[e])
+        for f in range(len(running.fed)):
+            c, value = running.fed[f], _fed(events, running, e, f)
+            if c < starts[h]:
+                at[c] += value
+            elif value != 0:
+                at[c] = float(events.ts[e])
+
+
+@njit(cache=True, nogil=True)
+def _fed(events: Events, running: Running, e: int, f: int) -> float:
+    """Return what the f-th fed column is given by an event."""
+    value = events.feedback[e, running.feed[f]]
+    if np.isnan(value):
+        return 0.0
+    if running.form[f] == TRIAL:
+        return 1.0
+    if running.form[f] == HIT:
+        return 1.0 if value != 0 else 0.0
+    return float(value)
+
+
+@njit(**SMALL)
+def _nothing(running: Running, at: F64) -> None:
+    """Set the columns `at` to those of a key without events: 0, and -inf for the time of the last one."""
+    for c in range(len(at)):
+        at[c] = -np.inf if running.decay[c] == LAST else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: I64, out: F64) -> None:
+    """Add to float64[n, b] `out`, in row rows[i], what the key at places[i] (-1: none) knows as of as_of[rows[i]]."""
+    at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
+    for i in range(len(places)):
+        if places[i] >= 0:
+            _read_key(events, running, totals, places[i], as_of[rows[i]], at, fade, out[rows[i]])
+
+
+@njit(**SMALL)
+def _read_key(
+    events: Events, running: Running, totals: Totals, k: int, as_of: int, at: F64, fade: F64, out: F64
+) -> None:
+    """Add what key k knows as of a time to float64[b] totals. at, fade: room for running columns and half-lives."""
+    start, end = events.offsets[k], events.offsets[k + 1]
+    for d in range(len(totals.delays)):
+        stop = first_not_before(events.ts, start, end, as_of - totals.delays[d])
+        if stop == start:
+            continue
+        _stand(events, running, k, stop, at)
+        passed = float(as_of - events.ts[stop - 1])
+        for h in range(len(fade)):
+            fade[h] = np.exp2(-passed / running.half_life[h])
+        for b in range(len(totals.kind)):
+            if totals.delay[b] != d:
+                continue
+            c = totals.column[b]
+            if totals.kind[b] == ALL:
+                out[b] += at[c]
+            elif totals.kind[b] == DECAYED:
+                out[b] += at[c] * fade[running.decay[c]]
+            elif totals.kind[b] == SINCE:
+                out[b] = max(out[b], at[c])
+            else:
+                begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
+                out[b] += at[c] - _sum_before(events, running, k, begin, c)
+
+
+@njit(**SMALL)
+def _stand(events: Events, running: Running, k: int, stop: int, at: F64) -> None:
+    """Set the columns `at` to their totals over the events of key k before the place `stop`."""
+    start = events.offsets[k]
+    full = (stop - start) // EVERY
+    if full:
+        for c in range(len(at)):
+            at[c] = events.marks[start // EVERY + full - 1, c]
+    else:
+        _nothing(running, at)
+    _run(events, running, start, start + full * EVERY, stop, at)
+
+
+@njit(cache=True, nogil=True)
+def _sum_before(events: Events, running: Running, k: int, stop: int, column: int) -> float:
+    """Return one sum over the events of key k before the place `stop`."""
+    start = events.offsets[k]
+    full = (stop - start) // EVERY
+    total = events.marks[start // EVERY + full - 1, column] if full else 0.0
+    for e in range(start + full * EVERY, stop):
+        total += running.table[min(events.grade[e] + 1, len(running.table) - 1), column]
+        for f in range(len(running.fed)):
+            if running.fed[f] == column:
+                total += _fed(events, running, e, f)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def merge_totals(found: F64, rows: I64, kind: I64, out: F64) -> None:
+    """Put float64[n, b] totals, of kinds int64[b], to those of the given rows of `out`: sums, or the later time."""
+    for i in range(len(rows)):
+        for b in range(len(kind)):
+            if kind[b] == SINCE:
+                out[rows[i], b] = max(out[rows[i], b], found[i, b])
+            else:
+                out[rows[i], b] += found[i, b]

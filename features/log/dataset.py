@@ -41,9 +41,9 @@ class Mapping:
 
     data: Path  # the folder that `{data}` and relative paths stand for
     zone: str  # of times without one
-    events: EventsSettings
-    items: ItemsSettings | None
-    users: UsersSettings | None
+    events: EventsSettings  # `[events]`
+    items: ItemsSettings | None  # `[items]`, None without that table
+    users: UsersSettings | None  # `[users]`, None without that table
     grades: tuple[Grade, ...]  # from worst to best
     pairing_where: str | None  # condition of the events that make pairs; None: all
 

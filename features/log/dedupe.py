@@ -39,41 +39,6 @@ def _hashed(texts: list[str]) -> U64:
     return keys
 
 
-# A table of its own beside `features.hashing.probe`: a key takes the whole slot, and two words are compared.
-@njit(cache=True, nogil=True, inline="always")
-def _probe(table: U64, a: np.uint64, b: np.uint64, shift: int) -> Any:
-    """Return the slot that holds the key (a, b); where none does, the empty slot, of (0, 0), that would."""
-    at = slot_of(np.int64(a ^ (b * np.uint64(GOLDEN))), shift)
-    while (table[at, 0] != 0 or table[at, 1] != 0) and (table[at, 0] != a or table[at, 1] != b):
-        at = (at + 1) & (len(table) - 1)
-    return at
-
-
-@njit(cache=True, nogil=True)
-def _find(table: U64, keys: U64, shift: int, found: Bool) -> None:
-    for k in range(len(keys)):
-        at = _probe(table, keys[k, 0], keys[k, 1], shift)
-        if table[at, 0] != 0 or table[at, 1] != 0:
-            found[k] = True
-
-
-@njit(cache=True, nogil=True)
-def _put(table: U64, keys: U64, shift: int) -> int:
-    """Put keys into a table, or the slots of another; return how many of them were not there."""
-    new = 0
-    for k in range(len(keys)):
-        if keys[k, 0] == 0 and keys[k, 1] == 0:
-            continue
-        at = _probe(table, keys[k, 0], keys[k, 1], shift)
-        new += table[at, 0] == 0 and table[at, 1] == 0
-        table[at, 0], table[at, 1] = keys[k, 0], keys[k, 1]
-    return new
-
-
-def _shift(table: U64) -> int:
-    return 65 - len(table).bit_length()
-
-
 class SeenIds:
     """Keys by day of arrival; a day is forgotten as a whole, once all of it is older than `keep` µs.
 
@@ -119,3 +84,43 @@ class SeenIds:
             table = larger
         self._tables[day] = table
         self._counts[day] += _put(table, keys, _shift(table))
+
+
+def _shift(table: U64) -> int:
+    return 65 - len(table).bit_length()
+
+
+@njit(cache=True, nogil=True)
+def _find(table: U64, keys: U64, shift: int, found: Bool) -> None:
+    """Set found[k] where the table has the key; leave it as it is elsewhere."""
+    for k in range(len(keys)):
+        at = _probe(table, keys[k, 0], keys[k, 1], shift)
+        if table[at, 0] != 0 or table[at, 1] != 0:
+            found[k] = True
+
+
+@njit(cache=True, nogil=True)
+def _put(table: U64, keys: U64, shift: int) -> int:
+    """Put keys into a table, or the slots of another; return how many of them were not there.
+
+    for each key that is not (0, 0), an empty slot of the other table
+        go to the slot that has it, or that it would have; count it where that is empty; write it there
+    """
+    new = 0
+    for k in range(len(keys)):
+        if keys[k, 0] == 0 and keys[k, 1] == 0:
+            continue
+        at = _probe(table, keys[k, 0], keys[k, 1], shift)
+        new += table[at, 0] == 0 and table[at, 1] == 0
+        table[at, 0], table[at, 1] = keys[k, 0], keys[k, 1]
+    return new
+
+
+# A table of its own beside `features.hashing.probe`: a key takes the whole slot, and two words are compared.
+@njit(cache=True, nogil=True, inline="always")
+def _probe(table: U64, a: np.uint64, b: np.uint64, shift: int) -> Any:
+    """Return the slot that holds the key (a, b); where none does, the empty slot, of (0, 0), that would."""
+    at = slot_of(np.int64(a ^ (b * np.uint64(GOLDEN))), shift)
+    while (table[at, 0] != 0 or table[at, 1] != 0) and (table[at, 0] != a or table[at, 1] != b):
+        at = (at + 1) & (len(table) - 1)
+    return at

@@ -29,7 +29,7 @@ _EXPORTED = re.compile(r"\d{20}")
 
 
 def recorded_in(con: duckdb.DuckDBPyConnection, table: str) -> Recorded:
-    """Return the segments and frames of the rows of a table, or file, with the columns SEGMENT and FRAME."""
+    """Return the segments and frames of the rows of a table (or file) with the columns SEGMENT and FRAME."""
     ranges = con.execute(f"""
         SELECT segment, min(frame), max(frame) FROM (
             SELECT segment, frame, frame - row_number() OVER (PARTITION BY segment ORDER BY frame) AS run

@@ -8,8 +8,8 @@ acknowledged: a crash tore it. A damaged frame anywhere else is an error, for fr
 Event ids are text, of either kind on the wire. Older segments have integers too, also beside text in one segment: they
 are read as text.
 
-One process writes a segment; the last segment ends when the process does. So a segment is known by its first frame:
-what two files of that name both have is the same, and a backup's, copied while it was written, is only shorter.
+One process writes a segment, and the last segment ends when the process does. So a segment is known by its first
+frame: what two files of that name both have is the same, and a backup's, copied while it was written, is only shorter.
 """
 
 import hashlib

@@ -31,7 +31,7 @@ class Tail:
         self._segment_bytes, self._segment_time = segment_bytes, segment_time
         self._file = -1  # of the open segment
         self._size = 0  # bytes of it that are durable
-        self._began = 0  # µs of the monotonic clock at which its first frame was written
+        self._began = 0  # µs of the monotonic clock, when its first frame was written
 
     def open(self, number: int) -> None:
         """Begin a segment, whose first frame will have that number, and close the one before."""

@@ -62,7 +62,7 @@ class _Waiting(NamedTuple):
     events: pa.Table  # of n rows, `event_id` as text
     aside: Any  # what `on_commit` gets with it
     keys: U64  # [n, 2], of the event ids
-    receipt: "Future[Receipt]"  # done once the batch is on disk
+    receipt: "Future[Receipt]"  # done once the batch is durable, or refused
 
 
 class LogWriter:

@@ -1,4 +1,4 @@
-"""What the boundaries of the split cut: groups that would be one, were a boundary not where it is."""
+"""Groups that a boundary of the split cuts in two."""
 
 from dataclasses import dataclass
 

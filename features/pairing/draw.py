@@ -75,6 +75,9 @@ def write_pairs(
 def _beaten(grade: I8, start: int, stop: int, table: F64, losers: I32, count: I64) -> None:
     """Write the rows that a winner of each level present beats to losers[level, :count[level]], ascending.
 
+        for each row whose level has not come yet
+            for each row of the group: list it under that level where the table weighs such a pair
+
     A level (grade + 1, a row of the table) that no row of `start .. stop - 1` has keeps the count -1.
     """
     count[:] = -1
@@ -93,7 +96,8 @@ def _beaten(grade: I8, start: int, stop: int, table: F64, losers: I32, count: I6
 def _numbers(total: int, count: int) -> I64:
     """Return `count` of the numbers [0, total), ascending: all, or an even draw. O(count) memory.
 
-    Of more than half, what is left out is drawn instead.
+    few ← as many distinct numbers as are wanted, or as are left out where that are fewer
+    return few, or all but few
     """
     if count == total:
         return np.arange(total)

@@ -1,1 +1,1 @@
-"""What serving holds (counters' timelines, histories, events that come in, snapshots) and how it is read."""
+"""What features are read from, in training and in serving: counters' timelines, histories, live events, snapshots."""

@@ -21,17 +21,6 @@ SMALLEST = 8
 TAIL = 1 << 16
 
 
-@njit(cache=True, nogil=True)
-def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
-    """Return (start, stop) of the rows of each user with `ts < cut`; both 0 for a user that is not there."""
-    start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
-    for k in range(len(user)):
-        if 0 <= user[k] < len(last):
-            start[k] = first[user[k]]
-            stop[k] = first_not_before(ts, start[k], last[user[k]], cut[k])
-    return start, stop
-
-
 @dataclass(frozen=True, slots=True)
 class Histories:
     """All events, sorted by (user, ts), with the columns of `EventLog`."""
@@ -99,6 +88,32 @@ class Histories:
 
 
 @njit(cache=True, nogil=True)
+def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
+    """Return (start, stop) of the rows of each user with `ts < cut`; both 0 for a user that is not there."""
+    start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
+    for k in range(len(user)):
+        if 0 <= user[k] < len(last):
+            start[k] = first[user[k]]
+            stop[k] = first_not_before(ts, start[k], last[user[k]], cut[k])
+    return start, stop
+
+
+@njit(cache=True, nogil=True)
+def _rows(first: I64, last: I64) -> tuple[I32, I64]:
+    """Return (user, row) of every event: user by user, the rows of each in their order."""
+    n = 0
+    for u in range(len(last)):
+        n += last[u] - first[u]
+    user, row = np.empty(n, np.int32), np.empty(n, np.int64)
+    k = 0
+    for u in range(len(last)):
+        for r in range(first[u], last[u]):
+            user[k], row[k] = u, r
+            k += 1
+    return user, row
+
+
+@njit(cache=True, nogil=True)
 def _packed(first: I64, offsets: I64, values: Any) -> Any:
     """Return the rows of each user, from first[u] on, beside those of the user before."""
     out = np.empty((offsets[-1], *values.shape[1:]), values.dtype)
@@ -121,62 +136,6 @@ class LiveHistories(Histories):
     def ends(self) -> I64:
         """int64[n_users]: the row behind each user's last."""
         return self.stop
-
-
-@njit(cache=True, nogil=True)
-def _rows(first: I64, last: I64) -> tuple[I32, I64]:
-    """Return (user, row) of every event: user by user, the rows of each in their order."""
-    n = 0
-    for u in range(len(last)):
-        n += last[u] - first[u]
-    user, row = np.empty(n, np.int32), np.empty(n, np.int64)
-    k = 0
-    for u in range(len(last)):
-        for r in range(first[u], last[u]):
-            user[k], row[k] = u, r
-            k += 1
-    return user, row
-
-
-@njit(cache=True, nogil=True)
-def _place(
-    users: I32, bounds: I64, new_ts: I64, ts: I64, first: I64, last: I64, room: I64, tail: int
-) -> tuple[I64, I64, int]:
-    """Return (target, source, tail): rows to write, and what into them: a row, or ~k for new event k.
-
-    For each of the `users`, whose new events are [bounds[k], bounds[k + 1]) and whose rows are [first, last):
-        if the new events come behind the known ones and fit into the block's room: write them there
-        else: take a block of twice the size at the tail, and write old and new events to it, merged by time
-    So rows that a reader may know stay as they are. first, last, room: of the next state; changed here.
-    """
-    n = 0
-    for k in range(len(users)):
-        n += last[users[k]] - first[users[k]] + bounds[k + 1] - bounds[k]
-    target, source = np.empty(n, np.int64), np.empty(n, np.int64)
-    n = 0
-    for k in range(len(users)):
-        u, a, b = users[k], bounds[k], bounds[k + 1]
-        lo, hi = first[u], last[u]
-        if hi - lo + b - a <= room[u] and (hi == lo or ts[hi - 1] <= new_ts[a]):
-            at = hi
-        else:
-            room[u] = max(SMALLEST, 2 * (hi - lo + b - a))
-            at = first[u] = tail
-            tail += room[u]
-            while lo < hi and a < b:
-                if ts[lo] <= new_ts[a]:
-                    target[n], source[n], lo = at, lo, lo + 1
-                else:
-                    target[n], source[n], a = at, ~a, a + 1
-                at, n = at + 1, n + 1
-            while lo < hi:
-                target[n], source[n] = at, lo
-                at, n, lo = at + 1, n + 1, lo + 1
-        while a < b:
-            target[n], source[n] = at, ~a
-            at, n, a = at + 1, n + 1, a + 1
-        last[u] = at
-    return target[:n], source[:n], tail
 
 
 class HistoryBuffer:
@@ -242,3 +201,44 @@ class HistoryBuffer:
             array[target[old]] = array[source[old]]
             array[target[new]] = getattr(log, name)[order][~source[new]]
         return self.histories
+
+
+@njit(cache=True, nogil=True)
+def _place(
+    users: I32, bounds: I64, new_ts: I64, ts: I64, first: I64, last: I64, room: I64, tail: int
+) -> tuple[I64, I64, int]:
+    """Return (target, source, tail): rows to write, and what into them: a row, or ~k for new event k.
+
+    For each of the `users`, whose new events are [bounds[k], bounds[k + 1]) and whose rows are [first, last):
+        if the new events come behind the known ones and fit into the block's room: write them there
+        else: take a block of twice the size at the tail, and write old and new events to it, merged by time
+    So rows that a reader may know stay as they are. first, last, room: of the next state; changed here.
+    """
+    n = 0
+    for k in range(len(users)):
+        n += last[users[k]] - first[users[k]] + bounds[k + 1] - bounds[k]
+    target, source = np.empty(n, np.int64), np.empty(n, np.int64)
+    n = 0
+    for k in range(len(users)):
+        u, a, b = users[k], bounds[k], bounds[k + 1]
+        lo, hi = first[u], last[u]
+        if hi - lo + b - a <= room[u] and (hi == lo or ts[hi - 1] <= new_ts[a]):
+            at = hi
+        else:
+            room[u] = max(SMALLEST, 2 * (hi - lo + b - a))
+            at = first[u] = tail
+            tail += room[u]
+            while lo < hi and a < b:
+                if ts[lo] <= new_ts[a]:
+                    target[n], source[n], lo = at, lo, lo + 1
+                else:
+                    target[n], source[n], a = at, ~a, a + 1
+                at, n = at + 1, n + 1
+            while lo < hi:
+                target[n], source[n] = at, lo
+                at, n, lo = at + 1, n + 1, lo + 1
+        while a < b:
+            target[n], source[n] = at, ~a
+            at, n, a = at + 1, n + 1, a + 1
+        last[u] = at
+    return target[:n], source[:n], tail

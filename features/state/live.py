@@ -1,17 +1,17 @@
-"""The state that follows recorded events: a log-structured merge tree (O'Neil and others, 1996) of segments.
+"""The state that follows recorded events: a log-structured merge tree (O'Neil and others, 1996) of levels.
 
     add ──> pending
                │ fold     every 0.2 s
                v
-            memtable      the latest events: one segment, built anew with every fold
+            memtable      the latest events: one level, built anew with every fold
                │ flush    when it has more than MEMTABLE events
                v
-      run … run run       a segment and its events each, never changed; older and larger to the left
+      run … run run       a level with its events each, never changed; older and larger to the left
                │ merge    the newest of them to one, when there are more than RUNS
                v
              base         rebuilt from all events when the runs have SHARE of its events, or for a snapshot (`freeze`)
 
-What is served is a `State` with the segments (base, *runs, memtable): a read adds up what each says, so few levels
+What is served is a `State` with the levels (base, *runs, memtable): a read adds up what each says, so few levels
 keep it fast. States are immutable, and one reference to the served one is swapped. One thread folds and flushes; a
 second one, of low priority, merges and rebuilds (the two kinds of compaction), one at a time. A reader takes
 `Live.state` once and holds it for its request: no lock.
@@ -33,7 +33,7 @@ from features.newcomers import Newcomers
 from features.schema import EventLog, empty_log, merged
 from features.state.histories import Histories, HistoryBuffer
 from features.state.read import make_tables
-from features.state.store import Segment, State
+from features.state.store import Level, State
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,25 @@ NICE = 10
 
 
 class Frozen(NamedTuple):
-    """A state with arrays of its own and no segment but the base: what a snapshot is written from."""
+    """A state with arrays of its own and a base alone: what a snapshot is written from."""
 
-    state: State
-    unplaced: EventLog  # events with a user or an item of -1: no index was left for it, so no history has them
+    state: State  # of all events that were added before it was asked for
+    unplaced: EventLog  # events with a user or an item of -1: no room for a new id, so no history has them
+    frame: int  # the last of the event log that is in it
+
+
+class _Served(NamedTuple):
+    """What readers see: swapped as one."""
+
+    state: State  # with all levels
     frame: int  # the last of the event log that is in it
 
 
 class _Run(NamedTuple):
+    """A level of flushed events."""
+
     events: EventLog  # what it is merged from again
-    segment: Segment
+    level: Level  # of these events
 
 
 class _Compacted(NamedTuple):
@@ -67,8 +76,8 @@ class _Compacted(NamedTuple):
 
     first: int  # the place of the first of these runs
     runs: int  # how many they are
-    run: _Run | None
-    base: Frozen | None
+    run: _Run | None  # of a merge: what stands for them
+    base: Frozen | None  # of a rebuild: the new base, which has their events
 
 
 class Live:
@@ -82,7 +91,7 @@ class Live:
         frame: int = 0,
         every: float = EVERY,
     ) -> None:
-        """Copy the histories, and compile what folds. unplaced, frame: those of the snapshot that `state` is."""
+        """Copy the histories, and compile the kernels. unplaced, frame: those of the snapshot that `state` is."""
         self._names, self._every = feedback_names, every
         self._unplaced = empty_log(feedback_names) if unplaced is None else unplaced  # as of what is served
         self._buffer = HistoryBuffer(state.histories)
@@ -91,15 +100,15 @@ class Live:
         self._base = replace(state, histories=self._no_histories)
         self._base_events = len(state.histories.ts)
         self._runs: list[_Run] = []
-        self._flushed = self._base  # the base with the runs: what the memtable's segment is put on
+        self._flushed = self._base  # the base with the runs: what the memtable's level is put on
         self._memtable = empty_log(feedback_names)
-        self._served = (replace(state, histories=self._buffer.histories), frame)
+        self._served = _Served(replace(state, histories=self._buffer.histories), frame)
         # Between `add`, `freeze` and the thread that folds, under the lock.
         self._lock = threading.Lock()
         self._pending: list[EventLog] = []
         self._pending_frame, self._pending_new = frame, (state.catalog.new_users, state.catalog.new_items)
-        self._freezes: list[Future[Frozen]] = []  # wait for the next base that is begun
-        # The compaction at work, and those who wait for the base that it makes.
+        self._freezes: list[Future[Frozen]] = []  # snapshots that wait for the next base that is begun
+        # The compaction at work, and the snapshots waiting for the base that it makes.
         self._compaction: Future[_Compacted] | None = None
         self._base_waiters: list[Future[Frozen]] = []
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -111,12 +120,12 @@ class Live:
     @property
     def state(self) -> State:
         """All that is folded in. Take it once for a request."""
-        return self._served[0]
+        return self._served.state
 
     @property
     def frame(self) -> int:
         """The last frame of the log that `state` has."""
-        return self._served[1]
+        return self._served.frame
 
     @property
     def waiting(self) -> int:
@@ -144,7 +153,7 @@ class Live:
     def drain(self, timeout: float) -> None:
         """Wait until all that was added is folded in; TimeoutError after `timeout` seconds."""
         until = time.monotonic() + timeout
-        while self.waiting or self._served[1] < self._pending_frame:
+        while self.waiting or self._served.frame < self._pending_frame:
             if time.monotonic() > until:
                 raise TimeoutError(self.problem or f"{self.waiting} events wait")
             time.sleep(0.005)
@@ -194,6 +203,32 @@ class Live:
             elif len(self._runs) > RUNS:
                 self._begin_merge()
 
+    def _install(self, compaction: "Future[_Compacted]") -> None:
+        """Put what a compaction made in the place of its runs; runs that were flushed meanwhile stay behind it."""
+        self._compaction = None
+        waiters, self._base_waiters = self._base_waiters, []
+        error = compaction.exception()
+        if error is not None:
+            for future in waiters:
+                future.set_exception(error)
+            self._stop.wait(1.0)  # else it would begin again at once, and fail again
+            return
+        made = compaction.result()
+        behind = self._runs[made.first + made.runs :]
+        self._runs = [*self._runs[: made.first], *([made.run] if made.run else []), *behind]
+        if made.base:
+            self._base = replace(made.base.state, histories=self._no_histories)
+            self._base_events = len(made.base.state.histories.ts) + len(made.base.unplaced)
+        # first_seen, end and ranks stay: they are those of all events.
+        levels = (*self._base.levels, *(run.level for run in self._runs))
+        self._flushed = replace(self._flushed, levels=levels)
+        state = self._served.state
+        memtable = (state.levels[-1],) if len(self._memtable) else ()
+        self._served = self._served._replace(state=replace(state, levels=(*levels, *memtable)))
+        if made.base:
+            for future in waiters:
+                future.set_result(made.base)
+
     def _fold(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers]) -> None:
         """Serve the state with these events: in the memtable and, those of known users and items, in the histories."""
         unplaced = (events.user < 0) | (events.item < 0)
@@ -206,13 +241,13 @@ class Live:
         histories = self._buffer.extended(events.select(~unplaced))
         self._unplaced = merged([self._unplaced, events.select(unplaced)])
         self._memtable = memtable
-        self._served = (replace(state, histories=histories), frame)
+        self._served = _Served(replace(state, histories=histories), frame)
         if len(memtable) > MEMTABLE:
             self._flush(state)
 
     def _flush(self, state: State) -> None:
-        """Make a run of the memtable. state: the one that has it as its last segment."""
-        self._runs = [*self._runs, _Run(self._memtable, state.segments[-1])]
+        """Make a run of the memtable. state: the one that has it as its last level."""
+        self._runs = [*self._runs, _Run(self._memtable, state.levels[-1])]
         self._flushed, self._memtable = replace(state, histories=self._no_histories), empty_log(self._names)
 
     def _begin_merge(self) -> None:
@@ -224,7 +259,7 @@ class Live:
 
         def work() -> _Compacted:
             events = merged(parts)
-            return _Compacted(first, len(parts), _Run(events, base.extended(events).segments[-1]), None)
+            return _Compacted(first, len(parts), _Run(events, base.extended(events).levels[-1]), None)
 
         self._begin(work)
 
@@ -263,29 +298,3 @@ class Live:
             self._wake.set()
 
         threading.Thread(target=call, name="compact", daemon=True).start()
-
-    def _install(self, compaction: "Future[_Compacted]") -> None:
-        """Put what a compaction made in the place of its runs; runs that were flushed meanwhile stay behind it."""
-        self._compaction = None
-        waiters, self._base_waiters = self._base_waiters, []
-        error = compaction.exception()
-        if error is not None:
-            for future in waiters:
-                future.set_exception(error)
-            self._stop.wait(1.0)  # else it would begin again at once, and fail again
-            return
-        made = compaction.result()
-        behind = self._runs[made.first + made.runs :]
-        self._runs = [*self._runs[: made.first], *([made.run] if made.run else []), *behind]
-        if made.base:
-            self._base = replace(made.base.state, histories=self._no_histories)
-            self._base_events = len(made.base.state.histories.ts) + len(made.base.unplaced)
-        # first_seen, end and ranks stay: they are those of all events.
-        segments = (*self._base.segments, *(run.segment for run in self._runs))
-        self._flushed = replace(self._flushed, segments=segments)
-        state, frame = self._served
-        memtable = (state.segments[-1],) if len(self._memtable) else ()
-        self._served = (replace(state, segments=(*segments, *memtable)), frame)
-        if made.base:
-            for future in waiters:
-                future.set_result(made.base)

@@ -6,8 +6,8 @@
                     │                  candidates share it), of timelines
                     └─ _further        distinct counts and ranks, which are not totals of a plan
 
-A plan holds the counters of one key (`features.counters.plans`), and a segment of the state has a timeline for each
-plan. What all segments say of a key is added up in `_totals`, and `Plan.finish` makes values of totals. Both readers
+A plan holds the counters of one key (`features.counters.plans`), and a level of the state has a timeline for each
+plan. What all levels say of a key is added up in `_totals`, and `Plan.finish` makes values of totals. Both readers
 give the same values (up to rounding, where tables are read): a test compares them.
 """
 
@@ -20,7 +20,7 @@ from numba import njit
 from features.counters.distinct import EVER, count_over, distinct_parts
 from features.counters.keys import key_codes, of_request
 from features.counters.latest import Latest, has_table
-from features.counters.plans import Plan, place
+from features.counters.plans import Plan, scatter
 from features.counters.ranks import rank_values
 from features.counters.spec import Counter
 from features.counters.timeline import merge_totals
@@ -40,7 +40,7 @@ class Order(NamedTuple):
     shared: list[int]  # plans whose key is the same for all candidates of a request
     each: list[int]  # the other plans, first those with a table: the first of them writes whole rows
     tabled: frozenset[int]  # plans that have a table
-    distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a segment)
+    distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a level)
     rank: list[tuple[int, Counter, int]]  # (column, counter, plan)
 
 
@@ -77,11 +77,11 @@ def item_totals(state: State, number: int, plan: Plan, n_items: int, as_of: int)
 def _order(state: State) -> Order:
     order: Order | None = state.made.get("order")
     if order is None:
-        numbers, parts = range(len(state.plans)), distinct_parts(state.counters)
-        shared = [k for k in numbers if of_request(state.plans[k].key, state.catalog)]
-        tabled = frozenset(k for k in numbers if has_table(state.plans[k], state.catalog))
-        each = sorted((k for k in numbers if k not in shared), key=lambda k: k not in tabled)
-        plan_of = {plan.key: number for number, plan in enumerate(state.plans)}
+        plans, parts = list(enumerate(state.plans)), distinct_parts(state.counters)
+        shared = [number for number, plan in plans if of_request(plan.key, state.catalog)]
+        tabled = frozenset(number for number, plan in plans if has_table(plan, state.catalog))
+        each = sorted({number for number, _ in plans} - set(shared), key=lambda number: (number not in tabled, number))
+        plan_of = {plan.key: number for number, plan in plans}
         columns = list(enumerate(state.counters))
         distinct = [(k, c, parts.index((c.key, c.event, c.argument))) for k, c in columns if c.kind == "distinct"]
         rank = [(k, c, plan_of[c.key]) for k, c in columns if c.kind == "rank"]
@@ -116,25 +116,25 @@ def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F3
     else:
         code = _keys(state, plan, requests, item)[1]
     table.gather(code, as_of, row, out)
-    if len(state.segments) > 1:
+    if len(state.levels) > 1:
         _again_with_later_events(state, number, code, as_of, out)
 
 
 def _table(state: State, number: int) -> Latest | None:
     """Return the base's table of a plan, None for one that has none."""
-    base = state.segments[0]
+    base = state.levels[0]
     if number not in base.tables and number in _order(state).tabled:
         base.tables[number] = Latest.of(state.plans[number], base.timelines[number])
     return base.tables.get(number)
 
 
 def _again_with_later_events(state: State, number: int, code: I64 | I32, as_of: int, out: F32) -> None:
-    """Write the counters of those keys that segments behind the base know, from the timelines of all segments."""
-    later = [segment.timelines[number].find(code) >= 0 for segment in state.segments[1:]]
+    """Write the counters of those keys that levels behind the base know, from the timelines of all levels."""
+    later = [level.timelines[number].find(code) >= 0 for level in state.levels[1:]]
     rows = np.flatnonzero(np.any(later, axis=0))
     if len(rows):
         values = _values(state, number, np.arange(len(rows)), code[rows].astype(np.int64), _times(as_of, len(rows)))
-        place(values, rows, state.plans[number].counters, out)
+        scatter(values, rows, state.plans[number].counters, out)
 
 
 def _from_timelines(state: State, number: int, requests: Requests, item: I32, out: F32) -> None:
@@ -146,7 +146,7 @@ def _from_timelines(state: State, number: int, requests: Requests, item: I32, ou
     found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
     totals, known = plan.empty(len(out)), place_of >= 0
     merge_totals(found[place_of[known]], rows[known], plan.totals.kind, totals)
-    place(plan.finish(totals, _times(as_of, len(out))), np.arange(len(out)), plan.counters, out)
+    scatter(plan.finish(totals, _times(as_of, len(out))), np.arange(len(out)), plan.counters, out)
 
 
 def _keys(state: State, plan: Plan, requests: Requests, item: I32) -> tuple[I64, I64]:
@@ -164,8 +164,12 @@ def _times(as_of: int, n: int) -> I64:
 def _each_once(code: I64) -> tuple[I64, I64]:
     """Return (the different codes, int64[n] the place of each code among them; -1 of a missing one).
 
-    A hash table of places: a code that is not in it yet gets the next place. It is filled anew for each request, so it
-    holds no codes beside their places, as `features.hashing.probe` expects: half the memory, and a third less time.
+        for each code that is not missing: go from its slot to the next one that is empty or has the code's place
+            where it is empty: the code gets the next place, and the slot that place
+            its place is the slot's
+
+    A hash table of places, filled anew for each request: it holds no codes beside their places, as
+    `features.hashing.probe` expects, which takes half the memory and a third less time.
     """
     bits = bits_for(len(code))
     slots, mask = np.full(1 << bits, -1, np.int64), (1 << bits) - 1
@@ -223,14 +227,14 @@ def _many_requests(state: State, order: Order, requests: Requests, out: F32) -> 
         plan = state.plans[number]
         rows, code, _ = key_codes(plan.key, state.catalog, requests.user, no_item, requests.surface)
         values = _values(state, number, rows, code, requests.as_of)
-        place(values[each.owner], np.arange(len(out)), plan.counters, out)
+        scatter(values[each.owner], np.arange(len(out)), plan.counters, out)
     for number in order.each:
         plan = state.plans[number]
         rows, code, _ = key_codes(plan.key, state.catalog, each.user, each.item, each.surface)
-        place(_values(state, number, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
+        scatter(_values(state, number, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
 
 
-# Of all segments together.
+# Of all levels together.
 
 
 def _values(state: State, number: int, rows: I64, code: I64, as_of: I64) -> F32:
@@ -242,8 +246,8 @@ def _values(state: State, number: int, rows: I64, code: I64, as_of: I64) -> F32:
 def _totals(state: State, number: int, plan: Plan, rows: I64, code: I64, as_of: I64) -> F64:
     """Return float64[len(as_of), totals of the plan]. plan: the one of that number, or a part (`only`) of it."""
     totals = plan.empty(len(as_of))
-    for segment in state.segments:
-        segment.timelines[number].add(plan, rows, code, as_of, totals)
+    for level in state.levels:
+        level.timelines[number].add(plan, rows, code, as_of, totals)
     return totals
 
 
@@ -257,7 +261,7 @@ def _further(state: State, order: Order, requests: Requests, out: F32) -> None:
 
 
 def _distinct_count(state: State, counter: Counter, number: int, each: _Candidates) -> I64:
-    indexes = [segment.distincts[number] for segment in state.segments]
+    indexes = [level.distincts[number] for level in state.levels]
     rows, code, _ = key_codes(counter.key, state.catalog, each.user, each.item, each.surface)
     as_of, span = each.as_of, counter.span
     low = as_of - span.size if span.kind == "w" else np.full(len(as_of), EVER)

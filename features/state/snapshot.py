@@ -15,7 +15,7 @@ from features.counters.timeline import Timeline
 from features.newcomers import Newcomers
 from features.schema import Attribute, Catalog, Ids
 from features.state.histories import Histories
-from features.state.store import Segment, State
+from features.state.store import Level, State
 
 #: the attributes of a catalogue
 SIDES = ("item_attributes", "user_attributes", "contexts")
@@ -28,9 +28,9 @@ def save_state(folder: Path, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_arrays(folder / "histories", state.histories)
     np.save(folder / "first_seen.npy", state.first_seen)
-    for place, segment in enumerate(state.segments):
+    for place, level in enumerate(state.levels):
         for name in ("timelines", "distincts"):
-            for number, arrays in enumerate(getattr(segment, name)):
+            for number, arrays in enumerate(getattr(level, name)):
                 save_arrays(folder / f"segment{place}" / f"{name}{number}", arrays)
     _save_catalog(folder / "catalog", state.catalog)
     sides = {"users": state.catalog.new_users, "items": state.catalog.new_items}
@@ -40,7 +40,7 @@ def save_state(folder: Path, state: State) -> None:
     written = {
         "end": state.end,
         "grades": state.grades,
-        "segments": len(state.segments),
+        "segments": len(state.levels),
         "counters": [asdict(c) for c in state.counters],
     }
     (folder / "state.json").write_text(json.dumps(written, indent=1))
@@ -53,8 +53,8 @@ def load_state(folder: Path) -> State:
     grades = tuple(written["grades"])
     plans = make_plans(counters, grades)
     indexes = len(distinct_parts(counters))
-    segments = tuple(
-        Segment(
+    levels = tuple(
+        Level(
             tuple(load_arrays(folder / f"segment{k}" / f"timelines{n}", Timeline) for n in range(len(plans))),
             tuple(load_arrays(folder / f"segment{k}" / f"distincts{n}", Distinct) for n in range(indexes)),
         )
@@ -70,7 +70,7 @@ def load_state(folder: Path) -> State:
         counters=counters,
         grades=grades,
         plans=plans,
-        segments=segments,
+        levels=levels,
         first_seen=load_array(folder / "first_seen.npy"),
         histories=load_arrays(folder / "histories", Histories),
         end=written["end"],
@@ -79,11 +79,12 @@ def load_state(folder: Path) -> State:
 
 @dataclass(frozen=True, slots=True)
 class _Bare:
-    """What the catalogue's own files have; the attributes have files of their own."""
+    """What the catalogue's own files have, by the names of `Catalog`; the attributes have files of their own."""
 
-    user_ids: Ids | tuple[str, ...]  # integers as an array, text as a list
-    item_ids: Ids | tuple[str, ...]
-    surfaces: tuple[str, ...]
+    user_ids: Ids | tuple[str, ...]  # sorted: integers as an array, text as a list
+    item_ids: Ids | tuple[str, ...]  # as `user_ids`
+    surfaces: tuple[str, ...]  # the name of each code
+    # Always empty: the format has had them since its first version.
     item_attributes: tuple[Attribute, ...] = ()
     user_attributes: tuple[Attribute, ...] = ()
     contexts: tuple[Attribute, ...] = ()

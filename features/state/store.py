@@ -2,10 +2,10 @@
 
 One class for training and serving: training builds it from the log, a server maps the same arrays from a
 snapshot. It is immutable, and it only holds: `features.state.read` reads counters from it, as of any time, and
-what it says rests on the events that the state knows.
+what is read depends only on the events in it.
 
-A state is a base and any number of small further segments, each built from a part of the log by the same code.
-Totals are additive, so a value is read from the sum of the segments' totals: `extended` costs what its events
+A state is a base and any number of small further levels, each built from a part of the log by the same code.
+Totals are additive, so a value is read from the sum of the levels' totals: `extended` costs what its events
 cost, and events may come late and in any order.
 """
 
@@ -29,7 +29,7 @@ NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class Level:
     """A part of the events, indexed for the counters."""
 
     timelines: tuple[Timeline, ...]  # one for each plan
@@ -42,14 +42,15 @@ class Segment:
 class State:
     """Everything known of events with `ts < end`."""
 
-    catalog: Catalog
+    catalog: Catalog  # ids and attributes, with the new users and items of these events
     counters: tuple[Counter, ...]  # in the order of their columns
     grades: tuple[str, ...]  # names, from worst to best
     plans: tuple[Plan, ...]  # one for each key of the counters
-    segments: tuple[Segment, ...]  # the base, then what came after it was built
+    levels: tuple[Level, ...]  # the base, then those of later events, oldest first
     first_seen: I64  # [n_items, new ones too], µs of the item's first event, NEVER without one
-    histories: Histories
-    end: int  # µs UTC
+    histories: Histories  # of all users
+    end: int  # µs UTC, behind the last event
+    #: tables of items by count within an attribute, of some full hours; readers fill it
     ranks: RankTables = field(default_factory=RankTables, compare=False)
     #: what readers made of plans and attributes alone, by name: it holds for every state that comes from this one
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -74,7 +75,7 @@ class State:
             counters=counters,
             grades=grades,
             plans=make_plans(counters, grades),
-            segments=(),
+            levels=(),
             first_seen=np.full(catalog.all_items, NEVER, np.int64),
             histories=Histories.build(log, catalog.all_users) if histories is None else histories,
             end=int(EVER),
@@ -83,10 +84,10 @@ class State:
         return replace(built, end=max(built.end, 0))
 
     def extended(self, log: EventLog, asked: Requests | None = None) -> "State":
-        """Return this state with further events in a segment of their own; linear in those events and the items.
+        """Return this state with further events in a level of their own; linear in those events and the items.
 
         log: in time order within itself; its events may be older than what is known. A user or item of -1 counts
-        for no key that names it. Histories stay as they are. Each segment adds to the cost of a read: rebuild the
+        for no key that names it. Histories stay as they are. Each level adds to the cost of a read: rebuild the
         base now and then. asked: as in `build`.
         """
         if any(counter.kind == "rank" for counter in self.counters):
@@ -96,10 +97,10 @@ class State:
             Distinct.build(parts, log, self.catalog, self.grades) for parts in distinct_parts(self.counters)
         )
         if not len(log):
-            return replace(self, segments=(*self.segments, Segment(timelines, distincts)))
+            return replace(self, levels=(*self.levels, Level(timelines, distincts)))
         return replace(
             self.with_first_seen(log),
-            segments=(*self.segments, Segment(timelines, distincts)),
+            levels=(*self.levels, Level(timelines, distincts)),
             end=max(self.end, int(log.ts[-1]) + 1),
             ranks=self.ranks.before(int(log.ts[0])),
         )
@@ -114,6 +115,7 @@ class State:
 
 @njit(cache=True, nogil=True)
 def _see(item: I32, ts: I64, first_seen: I64) -> None:
+    """Lower int64[n_items] `first_seen` to each event's time where that is earlier; without items of -1."""
     for e in range(len(item)):
         if item[e] >= 0:
             first_seen[item[e]] = min(first_seen[item[e]], ts[e])

@@ -10,7 +10,7 @@ from features.counters.spec import Counter, Span
 from features.schema import DAY, F32, I32, empty_log
 from features.state.histories import Histories
 from features.state.read import item_totals
-from features.state.store import Segment, State
+from features.state.store import Level, State
 from ranker.candidates.source import best
 from ranker.request import Request
 
@@ -57,9 +57,9 @@ def _alone(state: State, number: int) -> State:
     It is held until the next one is made, and meanwhile recorded events replace the state that it was made from: what
     this source does not read (histories, the other counters) would stay in memory beside that of now.
     """
-    segments = tuple(Segment((segment.timelines[number],), ()) for segment in state.segments)
+    levels = tuple(Level((level.timelines[number],), ()) for level in state.levels)
     none = Histories.build(empty_log(()), 0)
-    return replace(state, plans=(state.plans[number],), segments=segments, histories=none, made={})
+    return replace(state, plans=(state.plans[number],), levels=levels, histories=none, made={})
 
 
 def _item_counter(state: State) -> tuple[State, Plan]:

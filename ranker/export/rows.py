@@ -1,7 +1,7 @@
 """Training rows in a file: a row for each impression, with its features strictly before its group's `as_of`.
 
 Neither the state of the whole log nor the whole matrix stands in memory: groups go block by block in time order through
-`features.rows.training_rows`, and each block goes through Arrow to DuckDB or Parquet. A block costs about the events
+`features.blocks.training_rows`, and each block goes through Arrow to DuckDB or Parquet. A block costs about the events
 before its end, so fewer and larger blocks (more memory) are faster.
 """
 
@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from features.blocks import training_rows
 from features.errors import PairliftError
 from features.files import written
 from features.log.sources import source_files
 from features.pairing.groups import Groups
 from features.pairing.split import PERIODS
-from features.rows import training_rows
 from features.schema import F32, I64
 from ranker.config import Config
 from ranker.export.labels import Labels, indexes, moments

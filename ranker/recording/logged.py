@@ -50,11 +50,11 @@ def read_features(folder: Path, catalog: Catalog) -> Logged:
         raise PairliftError(f"{folder}: written by an earlier version, in which a feature took the surface's place")
     surface = np.array([surface_code.get(s, -1) for s in rows["surface_name"].to_pylist()], np.int16)
     requests = Requests(
-        user[starts],
-        rows["as_of"].to_numpy()[starts].astype(np.int64),
-        surface[starts],
-        np.append(starts, len(rows)).astype(np.int64),
-        _index(catalog.item_ids, rows["item_id"]),
+        user=user[starts],
+        as_of=rows["as_of"].to_numpy()[starts].astype(np.int64),
+        surface=surface[starts],
+        offsets=np.append(starts, len(rows)).astype(np.int64),
+        item=_index(catalog.item_ids, rows["item_id"]),
     )
     values = np.stack([rows[name].to_numpy().astype(np.float32) for name in columns], axis=1)
     # The context of a request is an input: it is taken as it was logged, where the bundle had its column.

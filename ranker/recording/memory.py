@@ -98,7 +98,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
     """
     events = max(len(state.histories.item), 1)
     keys, of_events, of_keys = [], 0, state.histories.offsets.nbytes
-    base = state.segments[0]
+    base = state.levels[0]
     named: list[tuple[str, Any]] = [
         ("_x_".join(plan.key), t) for plan, t in zip(state.plans, base.timelines, strict=True)
     ]
@@ -139,7 +139,7 @@ def _rebuild_bytes_per_event(state: State) -> float:
     """Return the bytes for each event that a rebuild takes until it is done, beside both states: the log that it reads,
     the largest timeline while it is sorted, and the histories' buffer.
     """
-    events, base = len(state.histories.item), state.segments[0]
+    events, base = len(state.histories.item), state.levels[0]
     parts = *(t.ts for t in base.timelines), *(d.ts for d in base.distincts)
     entries = max((len(ts) for ts in parts), default=0)
     share = entries / events if events >= FEW else ENTRIES

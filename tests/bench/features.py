@@ -31,8 +31,9 @@ from feature_reads import reads  # noqa: E402
 from feature_rows import duckdb_rows, numpy_rows, pandas_rows, polars_rows  # noqa: E402
 from last_line import last_line  # noqa: E402
 
+from features.blocks import training_rows  # noqa: E402
 from features.counters.spec import make_counters  # noqa: E402
-from features.rows import make_spec, training_rows  # noqa: E402
+from features.rows import make_spec  # noqa: E402
 from features.schema import DAY, SECOND, Attribute, Catalog, EventLog, Requests  # noqa: E402
 
 GRADES = ("skip", "listen", "like")
@@ -79,7 +80,11 @@ def make_log(events: int, rows: int, seed: int = 0) -> tuple[EventLog, Catalog, 
     first = np.sort(rng.choice(np.arange(events * 4 // 5, events), rows // GROUP, replace=False))
     offsets = np.arange(0, rows + 1, GROUP)
     shown = item[rng.integers(0, events, len(first) * GROUP)]
-    return log, catalog, Requests(user[first], ts[first], log.surface[first], offsets, shown)
+    return (
+        log,
+        catalog,
+        Requests(user=user[first], as_of=ts[first], surface=log.surface[first], offsets=offsets, item=shown),
+    )
 
 
 def our_rows(log: EventLog, catalog: Catalog, requests: Requests) -> np.ndarray:

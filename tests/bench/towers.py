@@ -148,7 +148,7 @@ def trial(study: Study, changed: dict[str, Any], seed: int, every: int) -> dict[
         "pair_accuracy": found,
         "without": study.without,
         "dot_alone": ties_half(np.nan_to_num(columns["validation"][:, 0], nan=-np.inf), _pairs(study)),
-        "held": max(epoch["held"] for epoch in plugin.report["epochs"]),
+        "held": max(epoch["validation"] for epoch in plugin.report["epochs"]),
         "epochs": len(plugin.report["epochs"]),
         "seconds": round(seconds, 1),
     }

@@ -77,8 +77,8 @@ def check(state: State, spec: FeatureSpec, item: np.ndarray) -> None:
     """Two requests at once are read from the timelines: one alone must be equal."""
     as_of = state.end + DAY
     both = Requests(
-        np.array([5, 6], np.int32), np.full(2, as_of), np.full(2, -1, np.int16),
-        np.array([0, len(item), len(item)]), item,
+        user=np.array([5, 6], np.int32), as_of=np.full(2, as_of), surface=np.full(2, -1, np.int16),
+        offsets=np.array([0, len(item), len(item)]), item=item,
     )  # fmt: skip
     one = assemble(state, spec, one_request(5, as_of, -1, item))
     np.testing.assert_allclose(one, assemble(state, spec, both), rtol=1e-6, atol=1e-9)

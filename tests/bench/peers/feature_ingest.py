@@ -127,8 +127,8 @@ def check(bundle: Bundle) -> None:
         everything: EventLog = live.state.histories.log(("play",))
         want = State.build(everything, bundle.state.catalog, bundle.state.counters, bundle.state.grades)
         asked = Requests(
-            np.arange(20, dtype=np.int32), np.full(20, live.state.end), np.zeros(20, np.int16),
-            np.arange(21, dtype=np.int64) * 100, np.tile(np.arange(100, dtype=np.int32), 20),
+            user=np.arange(20, dtype=np.int32), as_of=np.full(20, live.state.end), surface=np.zeros(20, np.int16),
+            offsets=np.arange(21, dtype=np.int64) * 100, item=np.tile(np.arange(100, dtype=np.int32), 20),
         )  # fmt: skip
         np.testing.assert_allclose(counter_values(live.state, asked), counter_values(want, asked), rtol=1e-5, atol=1e-6)
         if len(Histories.build(everything, USERS).ts) != len(bundle.state.histories.ts) + 2000:
@@ -145,13 +145,13 @@ def watch(live: Any, seen: list[tuple[float, int]], done: threading.Event) -> No
 
 
 class Measured(NamedTuple):
-    """events acknowledged, and a second; seconds until each batch was visible; bytes of log; segments at the end."""
+    """events acknowledged, and a second; seconds until each batch was visible; bytes of log; levels at the end."""
 
     events: int
     rate: float
     visible: Any
     size: int
-    segments: int
+    levels: int
 
 
 def pin(core: int) -> None:
@@ -176,7 +176,7 @@ def measure(bundle: Bundle, raw: list[bytes], seconds: float, pace: float, cores
         client.start()
         begun, acknowledged = hear.recv()
         client.join()
-        segments = len(live.state.segments)
+        levels = len(live.state.levels)
         live.drain(30)
         time.sleep(0.05)
         done.set()
@@ -187,7 +187,7 @@ def measure(bundle: Bundle, raw: list[bytes], seconds: float, pace: float, cores
     times, frames = np.array([t for t, _ in seen]), np.array([f for _, f in seen])
     shown = times[np.searchsorted(frames, np.arange(1, len(acknowledged) + 1))] - np.array(acknowledged)
     events = len(acknowledged) * SIZE
-    return Measured(events, events / (acknowledged[-1] - begun), shown, size, segments)
+    return Measured(events, events / (acknowledged[-1] - begun), shown, size, levels)
 
 
 @click.command()
@@ -203,10 +203,10 @@ def main(seconds: float, base: int) -> None:
     raw = [batch_message(events(rng, bundle, SIZE, 0)).SerializeToString() for _ in range(MADE)]
     full, paced = (measure(bundle, raw, seconds, pace, cores) for pace in (float("inf"), PACE))
     click.echo(f"batches of {SIZE:,}, one stream, a base of {base:,} events, the server on one core")
-    click.echo(f"{'':18}{'events':>10}{'events/s':>10}{'visible after s: p50':>22}{'p99':>7}{'max':>7}{'segments':>10}")
+    click.echo(f"{'':18}{'events':>10}{'events/s':>10}{'visible after s: p50':>22}{'p99':>7}{'max':>7}{'levels':>10}")
     for name, m in (("as fast as it goes", full), (f"at {PACE:,}/s", paced)):
         p50, p99 = np.quantile(m.visible, [0.5, 0.99])
-        click.echo(f"{name:18}{m.events:10,}{m.rate:10,.0f}{p50:22.3f}{p99:7.3f}{m.visible.max():7.3f}{m.segments:10}")
+        click.echo(f"{name:18}{m.events:10,}{m.rate:10,.0f}{p50:22.3f}{p99:7.3f}{m.visible.max():7.3f}{m.levels:10}")
     click.echo(f"bytes of log per event: {full.size / full.events:.1f}")
     result = {
         "events_per_second": round(full.rate),

@@ -74,7 +74,11 @@ def graded(worth: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, Pairs]:
     grade = np.searchsorted(np.quantile(worth, np.cumsum(CHANCES)[:2]), worth).astype(np.int8)
     g, n, offsets = len(sizes), len(worth), np.concatenate([[0], np.cumsum(sizes)])
     requests = Requests(
-        np.zeros(g, np.int32), np.zeros(g, np.int64), np.zeros(g, np.int16), offsets, np.zeros(n, np.int32)
+        user=np.zeros(g, np.int32),
+        as_of=np.zeros(g, np.int64),
+        surface=np.zeros(g, np.int16),
+        offsets=offsets,
+        item=np.zeros(n, np.int32),
     )
     period, held = np.zeros(g, np.int8), np.zeros(g, bool)
     groups = Groups(requests=requests, period=period, validation=held, grade=grade, event=np.arange(n))

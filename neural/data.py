@@ -1,0 +1,78 @@
+"""All that a fit of the towers reads, arranged from the log, the groups and their pairs. NumPy alone."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from features.plugin import FitData
+from features.schema import I64, Bool, Catalog, EventLog
+from features.state.histories import Histories
+from neural.batches import Batches, TargetMask
+from neural.entities import Entities, count_values, encode, table_rows
+from neural.expected import ItemSignals
+from neural.histories import Lag, TokenSpec, known_scale, raw_signals
+from neural.settings import TowerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerData:
+    """All that a fit of the towers reads."""
+
+    spec: TokenSpec  # the vocabulary and scales of events before the validation slice
+    expected: ItemSignals  # over all events of the fit
+    items: Entities  # what the item tower embeds
+    users: Entities  # what a history's first token embeds
+    rows: int  # of the shared embedding table
+    popularity: I64  # [n_items], events before the validation slice
+    binary: Bool  # [feedback columns], of 0 and 1 alone
+    batches: Batches  # of all events and groups of the fit; the masks say which are targets
+    pretrain: TargetMask  # events before the validation slice
+    finetune: TargetMask  # groups with pairs before it
+    validation: TargetMask  # groups with pairs in the slice, which choose the epoch
+
+    @classmethod
+    def build(cls, data: FitData, settings: TowerSettings) -> Self:
+        """Arrange the data of a fit.
+
+        Events in the validation slice are no targets, and nothing is counted or scaled by them; they only appear in
+        histories, those of the validation's groups, and the towers are served as they were trained.
+        """
+        catalog, in_validation = data.catalog, data.groups.validation
+        as_of = data.groups.requests.as_of[in_validation]
+        boundary = int(as_of.min(initial=np.iinfo(np.int64).max))
+        learned = data.log.until(boundary)
+        spec = _spec(learned, catalog, len(data.grades), settings.history)
+        expected = ItemSignals.build(data.log, spec)
+        histories = Histories.build(data.log, catalog.n_users)
+        batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone))
+        popularity = np.bincount(learned.item, minlength=catalog.n_items)
+        activity = np.bincount(learned.user, minlength=catalog.n_users)
+        rows = table_rows(count_values(catalog.n_items, catalog.item_attributes + catalog.user_attributes))
+        events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
+        return cls(
+            spec=spec,
+            expected=expected,
+            items=encode(popularity, catalog.item_attributes, rows, settings.id_shrink, salt=1),
+            users=encode(activity, catalog.user_attributes, rows, None, salt=2),
+            rows=rows,
+            popularity=popularity,
+            binary=np.all(~np.isfinite(learned.feedback) | np.isin(learned.feedback, (0, 1)), axis=0),
+            batches=batches,
+            pretrain=TargetMask(events, np.zeros(len(in_validation), bool)),
+            finetune=TargetMask(no_events, ~in_validation & batches.with_pairs),
+            validation=TargetMask(no_events, in_validation & batches.with_pairs),
+        )
+
+
+def _spec(learned: EventLog, catalog: Catalog, n_grades: int, length: int) -> TokenSpec:
+    """Return the vocabulary and the scale of what is learned from, whatever else the catalogue has."""
+    mean, scale = known_scale(raw_signals(learned.grade, learned.feedback))
+    return TokenSpec(
+        n_items=catalog.n_items,
+        n_grades=n_grades,
+        n_surfaces=int(learned.surface.max(initial=-1)) + 1,
+        signal_mean=mean,
+        signal_scale=scale,
+        length=length,
+    )
