@@ -20,9 +20,10 @@ from features.schema import F32, F64, SAMPLED
 from ranker.columns import Columns, plugin_columns, plugin_values
 from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
+from ranker.training.code_hash import code_hash
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
-from ranker.training.stages import code_hash, run_stage
+from ranker.training.stages import run_stage
 from ranker.training.start import Start
 
 logger = logging.getLogger(__name__)

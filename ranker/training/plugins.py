@@ -11,8 +11,9 @@ from features.log.dataset import cut_log
 from features.log.loading import load_context, load_log
 from features.pairing.groups import make_groups
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
-from ranker.training.stages import code_hash, run_stage
+from ranker.training.stages import run_stage
 
 logger = logging.getLogger(__name__)
 

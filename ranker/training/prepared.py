@@ -19,8 +19,8 @@ from ranker.columns import plugin_columns
 from ranker.config import Config
 from ranker.hashes import hash_value
 from ranker.training.booster import check_monotone, check_params
+from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
-from ranker.training.stages import code_hash
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (

@@ -26,11 +26,11 @@ from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training.arms import Arms
 from ranker.training.booster import Slice, fit_booster
+from ranker.training.code_hash import code_hash
 from ranker.training.found import LEAST_FOR_IMPORTANCE, OWN, SEEDS, Found, as_json
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.space import Parameter, make_space, with_values
-from ranker.training.stages import code_hash
 
 logger = logging.getLogger(__name__)
 
