@@ -13,7 +13,7 @@ from world import write_world
 from features.errors import PairliftError
 from ranker.config import load_config
 from ranker.train import train
-from ranker.training import arms, importing, plugins, prepared, retune
+from ranker.training import arms, importing, plugins, prepared, tuning
 from ranker.training import code_hash as module
 from ranker.training.code_hash import code_hash, hash_source
 from ranker.training.stages import run_stage
@@ -82,7 +82,7 @@ CODE = {
     "prepare": importing.CODE + prepared.CODE,
     "plugin": importing.CODE + prepared.CODE + plugins.CODE,
     "arms": importing.CODE + prepared.CODE + arms.CODE,
-    "retune": importing.CODE + prepared.CODE + retune.CODE,
+    "retune": importing.CODE + prepared.CODE + tuning.CODE,
 }
 #: by stage, the modules that make it
 MAKERS = {
@@ -90,7 +90,7 @@ MAKERS = {
     "prepare": ["ranker.training.prepared"],
     "plugin": ["ranker.training.plugins", "features.baselines"],
     "arms": ["ranker.training.arms"],
-    "retune": ["ranker.training.retune"],
+    "retune": ["ranker.training.tuning"],
 }
 #: what makers import that cannot change what they make, and why
 UNREAD = {

@@ -55,7 +55,7 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
 
 @contextmanager
 def plugin_errors(name: str, call: str) -> Iterator[None]:
-    """Report what a plugin raises as its own, and as a mistake of its author's, with where it was raised in the log."""
+    """Raise what a plugin raises as a PairliftError that names it; the traceback goes to the log."""
     try:
         yield
     except PairliftError:
