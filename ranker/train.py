@@ -1,12 +1,16 @@
 """From the log to a bundle: the whole training path.
 
-import_stage          the log through the TOML's SQL into DuckDB                  (resumed)
-prepare               arrays, split, groups, weighted pairs, counters             (seconds: made anew)
-plugin_stage          a plugin, fitted on the towers' period alone                (resumed)
-Arms.of               features of groups, strictly before their as_of
-Arms.served_columns   the columns of the plugins
-Arms.fit              a booster of given columns and seed, with its test scores   (resumed)
-train                 the arm of the served plugins and the first seed, as a bundle
+train(config, out)
+    prepare               the log through the TOML's SQL into DuckDB (resumed), split, groups, counters, state
+    plugin_stage          a plugin, fitted on the towers' period alone                (resumed)
+      or load_start       plugins and trees of an earlier bundle, in the present codes
+    Arms.of               features of groups, strictly before their as_of; or those of a feature log
+    Arms.served_columns   the columns of the plugins
+    Arms.fit              the booster of the first seed, with its test scores         (resumed)
+    _measured             the figures of the test
+    Cooccurrence.build    the table of the source `cooccurrence`
+    explain               what each column does in the booster
+    write_bundle          all of it, as the server loads it
 """
 
 import json
@@ -28,10 +32,10 @@ from ranker.metrics.lists import shown_metrics
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arm, Arms, of_kind
+from ranker.training.earlier_bundle import StartFrom, load_start
+from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
-from ranker.training.restart import load_start
-from ranker.training.start import Start, StartFrom
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +65,6 @@ def train(
     label = "+".join(plugins) or "without"
     arm = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old)
     measured = _measured(arms, columns, arm, old)
-    cooccurrence = Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory)
-    importance = explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical)
     write_bundle(
         out,
         config=config,
@@ -70,9 +72,9 @@ def train(
         state=prepared.state,
         plugins=plugins,
         booster=arm.booster,
-        cooccurrence=cooccurrence,
+        cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory),
         measured=measured,
-        importance=importance,
+        importance=explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical),
         split=prepared.split,
         recorded=prepared.recorded,
     )

@@ -233,13 +233,13 @@ def test_pairs_of_other_rows_are_refused_before_anything_is_fitted(config: Path)
     assert code == 0, said
     code, said = pairlift("train", config, "--out", folder / "none", "--pairs", folder / "other.parquet")
     assert code == 2
-    assert "other.rows.parquet tells other rows" in said or "rows from 0 to" in said or "of one pairing group" in said
+    assert "other.rows.parquet lists other rows" in said or "rows from 0 to" in said or "of one pairing group" in said
     path = folder / "other.tsv"
     assert pairlift("pairs", config, "--slice", "train", "--out", path)[0] == 0
     changed = folder / "changed.toml"
     changed.write_text(config.read_text().replace("[booster]", "[split]\nvalidation = 0.1\n[booster]"))
     code, said = pairlift("train", changed, "--out", folder / "none", "--pairs", path)
-    assert (code, "other.rows.parquet tells other rows" in said) == (2, True), said
+    assert (code, "other.rows.parquet lists other rows" in said) == (2, True), said
     code, said = pairlift("train", config, "--out", folder / "none", "--pairs", folder / "absent.tsv")
     assert (code, "absent.tsv: No such file" in said) == (2, True), said
     code, said = pairlift("pairs", config, "--slice", "train", "--out", folder / "pairs.csv")

@@ -17,9 +17,9 @@ from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
 from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, parameters
+from ranker.training.category_codes import moved_codes, recode
+from ranker.training.leaf_refit import refit, refit_booster
 from ranker.training.objective import PairLogit
-from ranker.training.recode import moved_codes, recode
-from ranker.training.refit import refit, refit_booster
 
 COLUMNS = ["up", "wavy", "kind"]
 

@@ -1,6 +1,8 @@
 """Stages are reused, remade and never half written."""
 
+import ast
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,10 +12,11 @@ from world import write_world
 
 from features.errors import PairliftError
 from ranker.config import load_config
-from ranker.hashes import hash_file
 from ranker.train import train
-from ranker.training import arms, importing, plugins, prepared, retune, stages
-from ranker.training.stages import code_hash, run_stage
+from ranker.training import arms, importing, plugins, prepared, tuning
+from ranker.training import code_hash as module
+from ranker.training.code_hash import code_hash, hash_source
+from ranker.training.stages import run_stage
 
 
 def test_a_log_of_positives_without_negatives_names_the_key(tmp_path: Path) -> None:
@@ -70,6 +73,7 @@ def test_a_plugin_of_one_file_is_fitted_anew_when_its_code_changes(
     first = code_hash("lone_module")
     (tmp_path / "lone_module.py").write_text("VALUE = 2")
     code_hash.cache_clear()
+    hash_source.cache_clear()
     assert code_hash("lone_module") != first
 
 
@@ -78,7 +82,7 @@ CODE = {
     "prepare": importing.CODE + prepared.CODE,
     "plugin": importing.CODE + prepared.CODE + plugins.CODE,
     "arms": importing.CODE + prepared.CODE + arms.CODE,
-    "retune": importing.CODE + prepared.CODE + retune.CODE,
+    "retune": importing.CODE + prepared.CODE + tuning.CODE,
 }
 #: by stage, the modules that make it
 MAKERS = {
@@ -86,7 +90,7 @@ MAKERS = {
     "prepare": ["ranker.training.prepared"],
     "plugin": ["ranker.training.plugins", "features.baselines"],
     "arms": ["ranker.training.arms"],
-    "retune": ["ranker.training.retune"],
+    "retune": ["ranker.training.tuning"],
 }
 #: what makers import that cannot change what they make, and why
 UNREAD = {
@@ -95,7 +99,8 @@ UNREAD = {
     "ranker.training.fetch": "the files that it fetches enter the import's key",
     "ranker.hashes": "it makes keys alone",
     "features.files": "it writes what it is given",
-    "ranker.training.stages": "it makes keys, and keeps what was made",
+    "ranker.training.code_hash": "it makes keys alone",
+    "ranker.training.stages": "it keeps what was made",
     "ranker.training.booster.check_params": "it refuses settings, or does nothing",
     "ranker.training.booster.check_monotone": "it refuses settings, or does nothing",
     "ranker.columns.plugin_columns": "it gives names for `check_monotone`; the arms have the module itself",
@@ -136,18 +141,35 @@ def test_the_towers_key_hashes_all_code_that_makes_them() -> None:
     assert [module for module in sorted(read) if not covered(module, (*CODE["plugin"], "neural"))] == []
 
 
-def keys_where(changed: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Return the hash of each stage's code where the text of a file has changed."""
-    with monkeypatch.context() as patched:
-        patched.setattr(stages, "hash_file", lambda path: "new" if path == ROOT / changed else hash_file(path))
+Edit = Callable[[str], str]
+
+
+@pytest.fixture
+def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Edit], list[str]]:
+    """Return a function (file, edit of its text) -> the stages whose code has another hash after it."""
+
+    def keys(edited: Path | None = None, path: Path | None = None) -> dict[str, str]:
+        with monkeypatch.context() as patched:
+            if edited is not None:
+                patched.setattr(module, "hash_source", lambda p: hash_source(edited if p == path else p))
+            code_hash.cache_clear()
+            found = {stage: code_hash(*names) for stage, names in CODE.items()}
         code_hash.cache_clear()
-        found = {stage: code_hash(*names) for stage, names in CODE.items()}
-    code_hash.cache_clear()
-    return found
+        return found
+
+    def changed(file: str, edit: Edit) -> list[str]:
+        text = (ROOT / file).read_text()
+        edited = tmp_path / "edited.py"
+        edited.write_text(edit(text))
+        assert edited.read_text() != text, "the edit changes nothing"
+        before, after = keys(), keys(edited, ROOT / file)
+        return [stage for stage in CODE if before[stage] != after[stage]]
+
+    return changed
 
 
 @pytest.mark.parametrize(
-    ("changed", "anew"),
+    ("file", "stages"),
     [
         ("ranker/cli/train.py", []),
         ("ranker/server.py", []),
@@ -155,15 +177,106 @@ def keys_where(changed: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         ("ranker/metrics/pair_accuracy.py", ["arms", "retune"]),
         ("features/baselines.py", ["plugin"]),
         ("features/counters/timeline.py", ["prepare", "plugin", "arms", "retune"]),
+        ("features/settings.py", ["import", "prepare", "plugin", "arms", "retune"]),
         ("features/log/dataset.py", ["import", "prepare", "plugin", "arms", "retune"]),
     ],
 )
 def test_changed_code_makes_anew_what_it_makes_and_nothing_else(
-    changed: str, anew: list[str], monkeypatch: pytest.MonkeyPatch
+    file: str, stages: list[str], anew: Callable[[str, Edit], list[str]]
 ) -> None:
-    assert (ROOT / changed).is_file()
-    before, after = keys_where("none", monkeypatch), keys_where(changed, monkeypatch)
-    assert [stage for stage in CODE if before[stage] != after[stage]] == anew
+    assert anew(file, lambda text: f"{text}\nADDED = 1\n") == stages
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("features/settings.py", "LONGEST = 36_525 * DAY", "LONGEST = 36_524 * DAY"),
+        ("ranker/training/objective.py", "FAR = 500.0", "FAR = 400.0"),
+    ],
+)
+def test_another_number_makes_anew(file: str, old: str, new: str, anew: Callable[[str, Edit], list[str]]) -> None:
+    assert "arms" in anew(file, lambda text: text.replace(old, new))
+
+
+def reworded(text: str) -> str:
+    """Return the code with other docstrings, comments and layout, and with other help of its settings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            node.value.value = "Other words."
+        if isinstance(node, ast.keyword) and node.arg == "description":
+            node.value = ast.Constant("Other help.")
+    return f"# other layout\n{ast.unparse(tree)}"
+
+
+@pytest.mark.parametrize(
+    "file", ["features/settings.py", "features/baselines.py", "features/plugin.py", "ranker/training/arms.py"]
+)
+def test_other_words_make_nothing_anew(file: str, anew: Callable[[str, Edit], list[str]]) -> None:
+    assert anew(file, reworded) == []
+
+
+def test_other_words_in_the_towers_settings_fit_no_tower_anew(tmp_path: Path) -> None:
+    text, path = (ROOT / "neural/settings.py").read_text(), tmp_path / "settings.py"
+    assert "description=" in text
+    path.write_text(reworded(text))
+    assert hash_source(path) == hash_source(ROOT / "neural/settings.py")
+
+
+#: a module of settings
+SETTINGS = """
+from pydantic import BaseModel, Field
+
+class Options(BaseModel):
+    "What it takes."
+
+    width: int = Field(default=8, gt=0, description="How wide.", title="Width")  # of the layers
+    "Of a vector."
+
+    def half(self, by='two'):
+        print('half')
+        return self.width * 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("What it takes", "Options", True),
+        ("Of a vector", "In numbers", True),
+        ("# of the layers", "# the width", True),
+        ('"How wide."', '"How wide a layer is."', True),
+        ('description="How wide.", title="Width"', 'description=f"How {1}"', True),
+        ("    width: int = Field(", "    width: int = Field(\n        ", True),
+        ("default=8", "default=9", False),
+        ("gt=0", "gt=1", False),
+        ("width: int", "width: float", False),
+        ("width: int", "breadth: int", False),
+        ("Field(default=8", "Other(default=8", False),
+        ("Field(default=8", "Field(alias='w', default=8", False),
+        ("class Options", "N = 1\nclass Options", False),
+        ("by='two'", "by='three'", False),
+        ("'half'", "'a half'", False),
+        ("0.5", "0.25", False),
+        ("8,", "8.0,", False),
+    ],
+)
+def test_the_hash_of_code_is_of_what_it_does(old: str, new: str, same: bool, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.py", tmp_path / "after.py"
+    assert old in SETTINGS
+    before.write_text(SETTINGS)
+    after.write_text(SETTINGS.replace(old, new))
+    assert (hash_source(before) == hash_source(after)) == same
+
+
+@pytest.mark.parametrize("name", ["broken.py", "compiled.so"])
+def test_what_is_not_python_is_hashed_by_its_bytes(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"def (:  # one")
+    first = hash_source(path)
+    path.write_bytes(b"def (:  # two")
+    hash_source.cache_clear()
+    assert hash_source(path) != first
 
 
 def test_a_name_that_is_no_module_is_not_hashed_as_nothing() -> None:

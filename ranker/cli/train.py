@@ -85,7 +85,7 @@ def train(
     """
     from ranker.config import load_config
     from ranker.train import train as run
-    from ranker.training.start import StartFrom
+    from ranker.training.earlier_bundle import StartFrom
 
     if warm_start is not None and refit is not None:
         raise PairliftError("--warm-start and --refit: choose one")
@@ -118,7 +118,7 @@ def retune(config: Path, minutes: float, trials: int | None) -> None:
     trial is in retune.json of CONFIG's work folder. The TOML is not changed.
     """
     from ranker.config import load_config
-    from ranker.training.found import as_table
-    from ranker.training.retune import retune as run
+    from ranker.training.tuning import retune as run
+    from ranker.training.tuning_report import as_table
 
     click.echo(as_table(run(load_config(config), minutes, trials)))

@@ -14,12 +14,12 @@ from features.schema import I64, Bool, Catalog, EventLog
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The user's own names, Arrow arrays by code."""
+    """The user's own names."""
 
-    users: Any
-    items: Any
-    requests: Any  # codes count from 1
-    grades: Any
+    users: Any  # Arrow array of ids, by user
+    items: Any  # Arrow array of ids, by item
+    requests: Any  # Arrow array of ids, by code - 1
+    grades: Any  # Arrow array of names, by rank
     request_of: I64  # [n] code of each event's request, below 1 for none
 
     @classmethod

@@ -35,14 +35,14 @@ class _Ensemble:
     """Collects the arrays of one TreeEnsemble."""
 
     def __init__(self) -> None:
-        self.roots: list[int] = []
-        self.feature: list[int] = []
-        self.mode: list[int] = []
-        self.split: list[float] = []
-        self.missing_left: list[int] = []
-        self.children: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-        self.members: list[float] = []
-        self.leaf: list[float] = []
+        self.roots: list[int] = []  # [trees] first node
+        self.feature: list[int] = []  # [nodes] column that is compared
+        self.mode: list[int] = []  # [nodes] LEQ or MEMBER
+        self.split: list[float] = []  # [nodes] threshold
+        self.missing_left: list[int] = []  # [nodes] 1: NaN goes left
+        self.children: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # [nodes] by side: (id, 1 of a leaf)
+        self.members: list[float] = []  # sets of categories, in the order of their nodes, each ended by NaN
+        self.leaf: list[float] = []  # [leaves] value
 
     def add(self, tree: Tree) -> None:
         """Append a tree; one of a single leaf becomes a split whose sides are that leaf."""

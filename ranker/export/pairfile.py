@@ -187,6 +187,6 @@ def _check_rows(path: Path, groups: Groups) -> None:
     now = groups.requests.as_of[groups.requests.row_request()]
     if not (np.array_equal(as_of, now) and np.array_equal(event, groups.event)):
         raise PairliftError(
-            f"{beside} tells other rows than the slice has now: the log, [split] or [pairing] changed, or the pairs "
+            f"{beside} lists other rows than the slice has now: the log, [split] or [pairing] changed, or the pairs "
             "are of another slice. Write them anew with `pairlift pairs`, or remove it if the pairs count these rows"
         )

@@ -1,1 +1,1 @@
-"""LightGBM's model text, read once, and the compiled scorer made of it."""
+"""LightGBM's forests: the one parser of their text, and the scorer that is compiled from it."""

@@ -1,4 +1,4 @@
-"""The kernels of `ranker.forest.scorer`: columns of rows, words of blocks, and the leaves that remain.
+"""The kernel of `ranker.forest.scorer`: columns of rows, words of blocks, and the leaves that remain.
 
 score_rows(forest, rows, values, codes, out):
     for each pass of at most ROWS_AT_ONCE rows:
@@ -68,9 +68,9 @@ class Lookups(NamedTuple):
 class Forest(NamedTuple):
     """A forest as flat arrays: trees of pairs of blocks of 32 leaves."""
 
-    columns: Columns
-    splits: Splits
-    lookups: Lookups
+    columns: Columns  # what splits compare
+    splits: Splits  # of numbers, in the order of the blocks
+    lookups: Lookups  # of categories, in the order of the pairs of blocks
     block_splits: I64  # [blocks + 1] first of `splits`
     block_leaves: I64  # [blocks] first of `leaves`
     pair_lookups: I64  # [pairs + 1] first of `lookups`
@@ -80,10 +80,57 @@ class Forest(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _columns(rows: F32, columns: Columns, values: F32, codes: U32) -> None:
-    """Turn rows into columns. A missing number becomes NaN (never above a threshold) or infinity (always).
+def score_rows(forest: Forest, rows: F32, values: F32, codes: U32, out: F64) -> None:
+    """Add the scores of float32[n, features] rows to `out`, tree after tree: see the module.
 
-    An infinity of the caller's own is below it, as the greatest float32: LightGBM's infinite thresholds hold it.
+    forest: as plain tuples. values, codes: [columns, width] to work in, width being a multiple of LANES.
+    """
+    columns, splits, lookups, block_splits, block_leaves, pair_lookups, pair_blocks, tree_pairs, leaves = forest
+    column, threshold, mask = splits
+    lookup_column, lookup_table, words = lookups
+    wide = np.empty(values.shape[1], np.uint64)
+    bits = np.empty(values.shape[1], np.uint32)
+    lowest = np.empty(values.shape[1], np.float32)
+    exponent = lowest.view(np.int32)
+    leaf = np.empty(values.shape[1], np.int32)
+    for start in range(0, len(rows), max(values.shape[1], 1)):
+        n = min(values.shape[1], len(rows) - start)
+        width = (n + LANES - 1) // LANES * LANES
+        _columns(rows[start : start + n], columns, values, codes)
+        for tree in range(len(tree_pairs) - 1):
+            # From the last block to the first: the first one in which a leaf remains has the last word.
+            for pair in range(tree_pairs[tree + 1] - 1, tree_pairs[tree] - 1, -1):
+                first, end = pair_lookups[pair], pair_lookups[pair + 1]
+                if end > first:
+                    _look_up(first, end, width, lookup_column, lookup_table, words, codes, wide)
+                for block in range(pair_blocks[pair + 1] - 1, pair_blocks[pair] - 1, -1):
+                    bits[:width] = ALL
+                    if end > first:
+                        shift = np.uint64(WORD * (block - pair_blocks[pair]))
+                        for r in range(width):
+                            bits[r] = np.uint32(wide[r] >> shift)
+                    _narrow(
+                        block_splits[block], block_splits[block + 1], width, column, threshold, mask, values, bits
+                    )  # fmt: skip
+                    for r in range(width):
+                        lowest[r] = np.float32(bits[r] & (~bits[r] + np.uint32(1)))
+                    begin = np.int32(block_leaves[block] - 127)
+                    for r in range(width):
+                        # The exponent of a power of two is the place of its bit.
+                        leaf[r] = begin + (exponent[r] >> 23) if bits[r] != 0 else leaf[r]
+            for r in range(n):
+                out[start + r] += leaves[leaf[r]]
+
+
+@njit(cache=True, nogil=True)
+def _columns(rows: F32, columns: Columns, values: F32, codes: U32) -> None:
+    """Turn rows into columns, so that the loops over splits read one number after another.
+
+    for each column, for each row:
+        category: its code, or largest + 1 where it is missing, negative or unknown
+        number:   almost 0 becomes 0, and so does NaN where the forest has no missing values
+                  what is missing becomes NaN (never above a threshold) or, where it goes right, infinity (always)
+                  an infinity of the caller's own becomes the greatest float32, which infinite thresholds hold
     """
     feature, kind, missing, largest = columns
     for c in range(len(feature)):
@@ -130,46 +177,3 @@ def _narrow(
         x, s, m = values[column[last]], threshold[last], mask[last]
         for r in range(width):
             bits[r] &= m if x[r] > s else ALL
-
-
-@njit(cache=True, nogil=True)
-def score_rows(forest: Forest, rows: F32, values: F32, codes: U32, out: F64) -> None:
-    """Add the scores of float32[n, features] rows to `out`, tree after tree: see the module.
-
-    forest: as plain tuples. values, codes: [columns, width] to work in, width being a multiple of LANES.
-    """
-    columns, splits, lookups, block_splits, block_leaves, pair_lookups, pair_blocks, tree_pairs, leaves = forest
-    column, threshold, mask = splits
-    lookup_column, lookup_table, words = lookups
-    wide = np.empty(values.shape[1], np.uint64)
-    bits = np.empty(values.shape[1], np.uint32)
-    lowest = np.empty(values.shape[1], np.float32)
-    exponent = lowest.view(np.int32)
-    leaf = np.empty(values.shape[1], np.int32)
-    for start in range(0, len(rows), max(values.shape[1], 1)):
-        n = min(values.shape[1], len(rows) - start)
-        width = (n + LANES - 1) // LANES * LANES
-        _columns(rows[start : start + n], columns, values, codes)
-        for tree in range(len(tree_pairs) - 1):
-            # From the last block to the first: the first one in which a leaf remains has the last word.
-            for pair in range(tree_pairs[tree + 1] - 1, tree_pairs[tree] - 1, -1):
-                first, end = pair_lookups[pair], pair_lookups[pair + 1]
-                if end > first:
-                    _look_up(first, end, width, lookup_column, lookup_table, words, codes, wide)
-                for block in range(pair_blocks[pair + 1] - 1, pair_blocks[pair] - 1, -1):
-                    bits[:width] = ALL
-                    if end > first:
-                        shift = np.uint64(WORD * (block - pair_blocks[pair]))
-                        for r in range(width):
-                            bits[r] = np.uint32(wide[r] >> shift)
-                    _narrow(
-                        block_splits[block], block_splits[block + 1], width, column, threshold, mask, values, bits
-                    )  # fmt: skip
-                    for r in range(width):
-                        lowest[r] = np.float32(bits[r] & (~bits[r] + np.uint32(1)))
-                    begin = np.int32(block_leaves[block] - 127)
-                    for r in range(width):
-                        # The exponent of a power of two is the place of its bit.
-                        leaf[r] = begin + (exponent[r] >> 23) if bits[r] != 0 else leaf[r]
-            for r in range(n):
-                out[start + r] += leaves[leaf[r]]

@@ -64,9 +64,9 @@ class _Writer:
         self.columns: dict[tuple[int, int], int] = {}  # number, by feature and kind
         self.splits: list[tuple[int, np.float32, int]] = []  # column, threshold, mask
         self.lookups: list[tuple[int, int]] = []  # column, first word
-        self.tables: list[U64] = []
-        self.table_words = 0
-        self.block_splits: list[int] = [0]
+        self.tables: list[U64] = []  # of the look-ups, one after another
+        self.table_words = 0  # in all tables
+        self.block_splits: list[int] = [0]  # these five and the leaves: see `Forest`
         self.block_leaves: list[int] = []
         self.pair_lookups: list[int] = [0]
         self.pair_blocks: list[int] = [0]
@@ -74,7 +74,7 @@ class _Writer:
         self.leaves: list[float] = []
 
     def note(self, tree: Tree) -> None:
-        """Take down how each feature treats missing values, and its largest category."""
+        """Record how each feature treats missing values, and its largest category."""
         missing = np.where(tree.categorical, NAN, tree.missing)
         for feature, kind in zip(tree.feature.tolist(), missing.tolist(), strict=True):
             if self.missing.setdefault(feature, kind) != kind:
@@ -155,8 +155,8 @@ class _Writer:
 class Scorer:
     """A compiled forest. `score` gives what `Booster.predict(rows, raw_score=True)` gives, bit for bit."""
 
-    n_features: int
-    forest: Forest
+    n_features: int  # columns of a row
+    forest: Forest  # as named tuples
     plain: tuple[Any, ...]  # the same as plain tuples: of named ones numba looks up every type in every call, 8 µs
 
     @classmethod

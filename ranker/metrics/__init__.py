@@ -1,1 +1,1 @@
-"""Figures of a ranking: PairAccuracy, NDCG and its kin, intervals, what a booster's columns do."""
+"""Figures of a ranking: PairAccuracy, NDCG, MAP, MRR and AUC of lists, intervals of an uplift, importance."""

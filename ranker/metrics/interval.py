@@ -37,12 +37,12 @@ def finite(value: Any) -> Any:
 class Interval:
     """A relative uplift (0.01 is one per cent), its interval of 95 %, and its standard error.
 
-    The variance of one fit, or of one seed, is NaN: the interval then leaves out its luck.
+    The variance of one fit, or of one seed, is NaN: the interval then leaves its spread out.
     """
 
-    uplift: float
-    low: float
-    high: float
+    uplift: float  # with / without - 1
+    low: float  # end of the interval
+    high: float  # the other
     error: float  # standard error
     df: float  # Satterthwaite's degrees of freedom
     variance: dict[str, float]  # parts of error²: `users` (with what fits and seeds share with them), `fits`, `seeds`
@@ -62,10 +62,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of the variance that is independent of the others, and the degrees of freedom that it was read with."""
+    """A part of the variance that is independent of the others."""
 
-    variance: float
-    df: float
+    variance: float  # what it adds to error²
+    df: float  # degrees of freedom that it was estimated with
 
 
 def relative_uplift(without: F64, with_: F64) -> Interval:

@@ -11,15 +11,37 @@ from ranker.metrics.ndcg import ndcg
 NDCG_AT = 10
 
 
-@njit(cache=True, nogil=True)
-def _first_place(before: int, tied: int, relevant: int) -> float:
-    """Return the expected 1 / place of the first relevant one of `tied` rows in random order, behind `before` rows."""
-    expected, none_yet = 0.0, 1.0
-    for t in range(tied - relevant + 1):
-        chance = relevant / (tied - t)
-        expected += none_yet * chance / (before + t + 1)
-        none_yet *= 1.0 - chance
-    return expected
+def shown_metrics(score: F64, groups: Groups, shown: bool) -> dict[str, float]:
+    """Return `list_metrics` of what was shown alone: drawn candidates are no part of such a list; or of all."""
+    rows = ~groups.sampled if shown else np.ones(len(groups.grade), bool)
+    return list_metrics(score[rows], groups.rows(rows))
+
+
+def list_metrics(score: F64, groups: Groups, relevant: int | None = None) -> dict[str, float]:
+    """Return `ndcg@10`, `map`, `mrr` and `auc` of float64[n] scores; NaN where there is nothing to order.
+
+    relevant: the lowest rank of a grade that counts as relevant; by default whatever NDCG gives a gain: 1 (all but
+    the worst grade), or 0 where drawn candidates are there to be worse. MAP, MRR and AUC are means over the groups that
+    have both relevant candidates and others. A list is ranked within one request: an AUC over all of a user's groups
+    would compare scores of different `as_of`, which no list does. A NaN score counts as minus infinity. Ties: in MAP
+    each has the precision behind the last of them, as in scikit-learn's `average_precision_score`; in MRR the expected
+    value over their orders; in AUC one half.
+    """
+    lowest = int(not groups.sampled.any()) if relevant is None else relevant
+    clean = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
+    hit, group = groups.grade >= lowest, groups.requests.row_request()
+    average, reciprocal, auc = _mean_by(group, clean, hit)
+    found = {f"ndcg@{NDCG_AT}": ndcg(score, groups, NDCG_AT)}
+    return found | {"map": float(average), "mrr": float(reciprocal), "auc": float(auc)}
+
+
+def _mean_by(key: I64, score: F64, relevant: Bool) -> F64:
+    """Return float64[3]: the mean of `_by_list` over the lists of int64[n] `key` that count; NaN where none does."""
+    order = np.lexsort((-score, key))
+    starts = np.append(np.flatnonzero(np.diff(key[order], prepend=-1)), len(key))
+    found = _by_list(score[order], relevant[order], starts.astype(np.int64))
+    counts = ~np.isnan(found[:, 0])
+    return np.asarray(found[counts].mean(axis=0)) if counts.any() else np.full(3, np.nan)
 
 
 @njit(cache=True, nogil=True)
@@ -56,34 +78,17 @@ def _by_list(score: F64, relevant: Bool, starts: I64) -> F64:
     return out
 
 
-def _mean_by(key: I64, score: F64, relevant: Bool) -> F64:
-    """Return float64[3]: the mean of `_by_list` over the lists of int64[n] `key` that count; NaN where none does."""
-    order = np.lexsort((-score, key))
-    starts = np.append(np.flatnonzero(np.diff(key[order], prepend=-1)), len(key))
-    found = _by_list(score[order], relevant[order], starts.astype(np.int64))
-    counts = ~np.isnan(found[:, 0])
-    return np.asarray(found[counts].mean(axis=0)) if counts.any() else np.full(3, np.nan)
+@njit(cache=True, nogil=True)
+def _first_place(before: int, tied: int, relevant: int) -> float:
+    """Return the expected 1 / place of the first relevant one of `tied` rows in random order, behind `before` rows.
 
-
-def list_metrics(score: F64, groups: Groups, relevant: int | None = None) -> dict[str, float]:
-    """Return `ndcg@10`, `map`, `mrr` and `auc` of float64[n] scores; NaN where there is nothing to order.
-
-    relevant: the lowest rank of a grade that counts as relevant; by default whatever NDCG gives a gain: 1 (all but
-    the worst grade), or 0 where drawn candidates are there to be worse. MAP, MRR and AUC are means over the groups that
-    have both relevant candidates and others. A list is ranked within one request: an AUC over all of a user's groups
-    would compare scores of different `as_of`, which no list does. A NaN score counts as minus infinity. Ties: in MAP
-    each has the precision behind the last of them, as in scikit-learn's `average_precision_score`; in MRR the expected
-    value over their orders; in AUC one half.
+    for t = 0 .. tied - relevant:                     the places where it may stand
+        chance = relevant / (tied - t)                that it stands there, if it did not stand before
+        expected += P(not before) · chance / (before + t + 1)
     """
-    lowest = int(not groups.sampled.any()) if relevant is None else relevant
-    clean = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
-    hit, group = groups.grade >= lowest, groups.requests.row_request()
-    average, reciprocal, auc = _mean_by(group, clean, hit)
-    found = {f"ndcg@{NDCG_AT}": ndcg(score, groups, NDCG_AT)}
-    return found | {"map": float(average), "mrr": float(reciprocal), "auc": float(auc)}
-
-
-def shown_metrics(score: F64, groups: Groups, shown: bool) -> dict[str, float]:
-    """Return `list_metrics` of what was shown alone: drawn candidates are no part of such a list; or of all."""
-    rows = ~groups.sampled if shown else np.ones(len(groups.grade), bool)
-    return list_metrics(score[rows], groups.rows(rows))
+    expected, none_yet = 0.0, 1.0
+    for t in range(tied - relevant + 1):
+        chance = relevant / (tied - t)
+        expected += none_yet * chance / (before + t + 1)
+        none_yet *= 1.0 - chance
+    return expected

@@ -17,6 +17,31 @@ class PairAccuracy(NamedTuple):
     ties: float  # tied
 
 
+def pair_accuracy(score: F64, pairs: Pairs) -> PairAccuracy:
+    """Return the figures of float64[n] scores by row; without pairs all are NaN. A NaN score counts as -infinity."""
+    right, tied, total = _sums_by_user(score, pairs, np.empty(0, np.int64), 1)[0].tolist()
+    if not total:
+        return PairAccuracy(np.nan, np.nan, np.nan)
+    return PairAccuracy((right + tied / 2) / total, right / total, tied / total)
+
+
+def right_by_user(score: F64, pairs: Pairs, user: I64, n_users: int) -> tuple[F64, F64, F64]:
+    """Return float64[n_users] weight of right, tied and all pairs of each user.
+
+    score: float64[n] by row (NaN counts as minus infinity). user: int64[n], the row's user in [0, n_users), or
+    whatever for a row that wins no pair.
+    """
+    right, tied, total = np.ascontiguousarray(_sums_by_user(score, pairs, user, n_users).T)
+    return right, tied, total
+
+
+def _sums_by_user(score: F64, pairs: Pairs, user: I64, n_users: int) -> F64:
+    """Return float64[n_users, 3]: see `_sums`. A NaN score counts as minus infinity."""
+    clean, out = np.where(np.isnan(score), -np.inf, score).astype(np.float64), np.zeros((n_users, 3))
+    _sums(clean, pairs.winner, pairs.loser, pairs.weight, user, out)
+    return out
+
+
 @njit(cache=True, nogil=True)
 def _sums(score: F64, winner: I32, loser: I32, weight: F32, user: I64, out: F64) -> None:
     """Add up the weight of right, tied and all pairs.
@@ -35,31 +60,6 @@ def _sums(score: F64, winner: I32, loser: I32, weight: F32, user: I64, out: F64)
             out[at, 0] += weight[k]
         elif a == b:
             out[at, 1] += weight[k]
-
-
-def _sums_by_user(score: F64, pairs: Pairs, user: I64, n_users: int) -> F64:
-    """Return float64[n_users, 3]: see `_sums`. A NaN score counts as minus infinity."""
-    clean, out = np.where(np.isnan(score), -np.inf, score).astype(np.float64), np.zeros((n_users, 3))
-    _sums(clean, pairs.winner, pairs.loser, pairs.weight, user, out)
-    return out
-
-
-def pair_accuracy(score: F64, pairs: Pairs) -> PairAccuracy:
-    """Return the figures of float64[n] scores by row; without pairs all are NaN. A NaN score counts as -infinity."""
-    right, tied, total = _sums_by_user(score, pairs, np.empty(0, np.int64), 1)[0].tolist()
-    if not total:
-        return PairAccuracy(np.nan, np.nan, np.nan)
-    return PairAccuracy((right + tied / 2) / total, right / total, tied / total)
-
-
-def right_by_user(score: F64, pairs: Pairs, user: I64, n_users: int) -> tuple[F64, F64, F64]:
-    """Return float64[n_users] weight of right, tied and all pairs of each user.
-
-    score: float64[n] by row (NaN counts as minus infinity). user: int64[n], the row's user in [0, n_users), or
-    whatever for a row that wins no pair.
-    """
-    right, tied, total = np.ascontiguousarray(_sums_by_user(score, pairs, user, n_users).T)
-    return right, tied, total
 
 
 def effective_users(weight: F64) -> float:

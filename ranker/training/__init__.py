@@ -1,1 +1,1 @@
-"""From a prepared log to fitted boosters: stages, the pairwise objective, arms, restarts and tuning."""
+"""From the log of a TOML to fitted boosters: import, groups and pairs, plugins, objective, arms, retraining, tuning."""

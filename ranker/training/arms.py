@@ -20,10 +20,11 @@ from features.schema import F32, F64, SAMPLED
 from ranker.columns import Columns, plugin_columns, plugin_values
 from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
+from ranker.training.code_hash import code_hash
+from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
-from ranker.training.stages import code_hash, run_stage
-from ranker.training.start import Start
+from ranker.training.stages import run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +33,11 @@ SHOWN = "shown"
 CODE = ("ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.training")
 
 
-def of_kind(pairs: Pairs, kind: str) -> Pairs:
-    """Return the `shown` or the `sampled` pairs; all of them where there is none of that kind."""
-    keep = pairs.sampled if kind == SAMPLED else ~pairs.sampled
-    return pairs.select(keep) if keep.any() else pairs
-
-
 @dataclass(frozen=True, slots=True)
 class Arm:
     """A fitted ranker."""
 
-    booster: lgb.Booster
+    booster: lgb.Booster  # of the trees up to the best validation round
     scores: F64  # [n] of the test's impressions
 
     @property
@@ -55,7 +50,7 @@ class Arm:
 class Arms:
     """The rows that all arms share, and the fits over them."""
 
-    prepared: Prepared
+    prepared: Prepared  # the log
     groups: dict[str, Groups]  # by slice: train, validation, test
     base: Columns  # counters, attributes and context
     logged: Logged | None = None  # a feature log, whose values take the place of computed ones
@@ -69,10 +64,9 @@ class Arms:
         arms = cls(prepared, groups, Columns(prepared.spec.columns, rows), logged, given)
         return replace(arms, base=arms.overlaid(arms.base))
 
-    @property
-    def kind(self) -> str:
-        """`shown` where the test has such pairs, else `sampled`: what is reported first, and stopped by."""
-        return SAMPLED if self.pairs("test").sampled.all() else SHOWN
+    def served_columns(self, plugins: Mapping[str, FeaturePlugin]) -> Columns:
+        """Return the columns of all plugins, in the booster's order."""
+        return Columns.joined(self.plugin_columns(name, plugin) for name, plugin in plugins.items())
 
     def plugin_columns(self, name: str, plugin: FeaturePlugin) -> Columns:
         """Return the columns of a plugin, the values of each slice from histories that end at its last `as_of`."""
@@ -82,10 +76,6 @@ class Arms:
             with plugin_errors(name, "values"):
                 values[part] = plugin_values(name, plugin, g.requests, histories)
         return self.overlaid(Columns(tuple(plugin_columns(name, plugin)), values))
-
-    def served_columns(self, plugins: Mapping[str, FeaturePlugin]) -> Columns:
-        """Return the columns of all plugins, in the booster's order."""
-        return Columns.joined(self.plugin_columns(name, plugin) for name, plugin in plugins.items())
 
     def overlaid(self, columns: Columns) -> Columns:
         """Return the columns with the values of the feature log in their place, where there is one."""
@@ -104,23 +94,6 @@ class Arms:
             )
         logger.info("%d of %d impressions as they were served", rows, sum(map(len, values.values())))
         return replace(columns, values=values)
-
-    def pairs(self, name: str, seed: int = 0) -> Pairs:
-        """Return the pairs of a slice: all of them, with the weights of the grades, but where they are learned from."""
-        if name != "train":
-            return make_pairs(self.groups[name], self.prepared.weights)
-        return self.prepared.training_pairs(self.groups[name], seed) if self.given is None else self.given
-
-    def rows(self, part: str, columns: Columns) -> F32:
-        """Return float32[n, c]: the rows of a slice, with further columns where there are any."""
-        return self.base.rows(part, columns)
-
-    def slice(self, part: str, columns: Columns, seed: int) -> Slice:
-        """Return what is learned from, or stopped by: the pairs of the kind that is reported."""
-        pairs = self.pairs(part, seed)
-        pairs = of_kind(pairs, self.kind) if part == "validation" else pairs
-        groups = self.groups[part]
-        return Slice(self.rows(part, columns), groups.requests.row_request(), pairs, groups.grade)
 
     def fit(self, name: str, columns: Columns, seed: int, start: Start | None = None) -> Arm:
         """Fit (or reuse) the arm `name`, which has further columns. start: an earlier booster to start from."""
@@ -148,6 +121,34 @@ class Arms:
             pairs = {"rows": np.stack([self.given.winner, self.given.loser]), "weight": self.given.weight}
             found.append(_digest((), pairs))
         return found
+
+    def slice(self, part: str, columns: Columns, seed: int) -> Slice:
+        """Return what is learned from, or stopped by: the pairs of the kind that is reported."""
+        pairs = self.pairs(part, seed)
+        pairs = of_kind(pairs, self.kind) if part == "validation" else pairs
+        groups = self.groups[part]
+        return Slice(self.rows(part, columns), groups.requests.row_request(), pairs, groups.grade)
+
+    def pairs(self, name: str, seed: int = 0) -> Pairs:
+        """Return the pairs of a slice: all of them, with the weights of the grades, but where they are learned from."""
+        if name != "train":
+            return make_pairs(self.groups[name], self.prepared.weights)
+        return self.prepared.training_pairs(self.groups[name], seed) if self.given is None else self.given
+
+    def rows(self, part: str, columns: Columns) -> F32:
+        """Return float32[n, c]: the rows of a slice, with further columns where there are any."""
+        return self.base.rows(part, columns)
+
+    @property
+    def kind(self) -> str:
+        """`shown` where the test has such pairs, else `sampled`: what is reported first, and stopped by."""
+        return SAMPLED if self.pairs("test").sampled.all() else SHOWN
+
+
+def of_kind(pairs: Pairs, kind: str) -> Pairs:
+    """Return the `shown` or the `sampled` pairs; all of them where there is none of that kind."""
+    keep = pairs.sampled if kind == SAMPLED else ~pairs.sampled
+    return pairs.select(keep) if keep.any() else pairs
 
 
 def _digest(names: tuple[str, ...], arrays: Mapping[str, Any]) -> str:

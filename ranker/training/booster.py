@@ -52,8 +52,8 @@ _IDLE = (
     "reg_sqrt save_binary scale_pos_weight sigmoid snapshot_freq task tweedie_variance_power two_round valid "
     "weight_column"
 )
-#: rounds whose PairAccuracy is averaged to stop by: on a slice of some thousand pairs one round's luck is larger than
-#: what 50 more trees bring. No round before so many can be the best: a mean of fewer has more luck, and would win by it
+#: rounds whose PairAccuracy is averaged to stop by: on a slice of some thousand pairs one round's noise is larger than
+#: what 50 more trees bring. No round before so many can be the best: a mean of fewer is noisier, and would win by that
 SMOOTH = 25
 #: a slice of fewer rows has smaller leaves, unless the TOML says how large
 FULL_SIZE = 5_000
@@ -101,13 +101,13 @@ def fit_booster(
 
     label = np.zeros(len(train.matrix), np.float32)
     data = lgb.Dataset(train.matrix, label, feature_name=columns, categorical_feature=categorical, free_raw_data=True)
-    held = lgb.Dataset(validation.matrix, np.zeros(len(validation.matrix), np.float32), reference=data)
+    stopped_by = lgb.Dataset(validation.matrix, np.zeros(len(validation.matrix), np.float32), reference=data)
     try:
         booster = lgb.train(
             params,
             data,
             num_boost_round=settings.trees,
-            valid_sets=[held],
+            valid_sets=[stopped_by],
             feval=accuracy,
             callbacks=[stop],
             init_model=start,
@@ -134,12 +134,12 @@ def _better(start: lgb.Booster, best: lgb.Booster, validation: Slice) -> lgb.Boo
 
 @dataclass(eq=False)  # LightGBM keeps callbacks in a set
 class _Stop:
-    """A callback of `lgb.train` that ends it `after` rounds behind the best one."""
+    """A callback of `lgb.train` that ends the training `after` rounds behind the best one."""
 
-    after: int
+    after: int  # rounds
     best: int = 0  # trees of the best round
-    _mean: float = -np.inf
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))
+    _mean: float = -np.inf  # PairAccuracy of the SMOOTH rounds up to the best
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))  # PairAccuracy of the last rounds
 
     def __call__(self, env: Any) -> None:
         """Take the PairAccuracy of a round."""

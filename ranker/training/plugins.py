@@ -11,8 +11,9 @@ from features.log.dataset import cut_log
 from features.log.loading import load_context, load_log
 from features.pairing.groups import make_groups
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
-from ranker.training.stages import code_hash, run_stage
+from ranker.training.stages import run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
 
 @contextmanager
 def plugin_errors(name: str, call: str) -> Iterator[None]:
-    """Report what a plugin raises as its own, and as a mistake of its author's, with where it was raised in the log."""
+    """Raise what a plugin raises as a PairliftError that names it; the traceback goes to the log."""
     try:
         yield
     except PairliftError:

@@ -19,8 +19,8 @@ from ranker.columns import plugin_columns
 from ranker.config import Config
 from ranker.hashes import hash_value
 from ranker.training.booster import check_monotone, check_params
+from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
-from ranker.training.stages import code_hash
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (
@@ -46,14 +46,14 @@ CODE = (
 class Grouped:
     """An imported log with its groups and the columns that its rows will have."""
 
-    config: Config
+    config: Config  # the TOML
     database: Path  # what the import wrote
-    log: EventLog
-    catalog: Catalog
-    split: Split
-    groups: Groups
-    counters: tuple[Counter, ...]
-    spec: FeatureSpec
+    log: EventLog  # all events, in time order
+    catalog: Catalog  # the users, items and categories behind its codes
+    split: Split  # t0 to t3
+    groups: Groups  # of all periods
+    counters: tuple[Counter, ...]  # of [[counters]], each prior of a quotient filled in
+    spec: FeatureSpec  # the columns of a row, without plugins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,8 @@ class Prepared(Grouped):
 
     def slices(self) -> dict[str, Groups]:
         """Return the groups of the booster's two slices, `train` and `validation`, and of the `test`."""
-        booster, held = self.groups.of("booster", False), self.groups.of("booster", True)
-        return {"train": booster, "validation": held, "test": self.groups.of("test")}
+        train, validation = (self.groups.of("booster", part) for part in (False, True))
+        return {"train": train, "validation": validation, "test": self.groups.of("test")}
 
     def training_pairs(self, groups: Groups, seed: int) -> Pairs:
         """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age."""
@@ -92,6 +92,23 @@ class Prepared(Grouped):
         )
 
 
+def prepare(config: Config) -> Prepared:
+    """Import, and make groups, counters and the state of the whole log."""
+    check_params(config.booster)
+    made = group_log(config)
+    check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
+    prepared = Prepared(
+        **{field.name: getattr(made, field.name) for field in fields(made)},
+        key=_key(config),
+        weights=weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0),
+        state=State.build(made.log, made.catalog, made.counters, config.grade_names),
+        exposure=load_exposure(made.database, config.events, config.pairing),
+        recorded=load_recorded(made.database),
+    )
+    _refuse_empty(prepared)
+    return prepared
+
+
 def group_log(config: Config) -> Grouped:
     """Import, and make groups, counters and the names of the columns: all that needs no state."""
     database = import_stage(config) / "log.duckdb"
@@ -112,21 +129,12 @@ def group_log(config: Config) -> Grouped:
     )
 
 
-def prepare(config: Config) -> Prepared:
-    """Import, and make groups, counters and the state of the whole log."""
-    check_params(config.booster)
-    made = group_log(config)
-    check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
-    prepared = Prepared(
-        **{field.name: getattr(made, field.name) for field in fields(made)},
-        key=_key(config),
-        weights=weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0),
-        state=State.build(made.log, made.catalog, made.counters, config.grade_names),
-        exposure=load_exposure(made.database, config.events, config.pairing),
-        recorded=load_recorded(made.database),
-    )
-    _refuse_empty(prepared)
-    return prepared
+def _all_plugin_columns(config: Config) -> list[str]:
+    """Return the columns of every plugin of the TOML, served or not, where a constraint may name one."""
+    if not config.booster.monotone:
+        return []
+    plugins = {name: make_plugin(name, p.path, p.params) for name, p in config.plugins.items()}
+    return [column for name, plugin in plugins.items() for column in plugin_columns(name, plugin)]
 
 
 def _key(config: Config) -> str:
@@ -136,20 +144,12 @@ def _key(config: Config) -> str:
     return hash_value([(config.work / "import.key").read_text(), settings, code_hash(*CODE)])
 
 
-def _all_plugin_columns(config: Config) -> list[str]:
-    """Return the columns of every plugin of the TOML, served or not, where a constraint may name one."""
-    if not config.booster.monotone:
-        return []
-    plugins = {name: make_plugin(name, p.path, p.params) for name, p in config.plugins.items()}
-    return [column for name, plugin in plugins.items() for column in plugin_columns(name, plugin)]
-
-
 def _refuse_empty(prepared: Prepared) -> None:
     """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs."""
     for period in PERIODS:
-        for held in (None,) if period == "test" else (False, True):
-            groups = prepared.groups.of(period, held)
-            place = f"the {'validation slice of the ' if held else ''}{period} period"
+        for validation in (None,) if period == "test" else (False, True):
+            groups = prepared.groups.of(period, validation)
+            place = f"the {'validation slice of the ' if validation else ''}{period} period"
             if not len(groups.requests):
                 raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
             if not count_pairs(groups, prepared.weights).any():

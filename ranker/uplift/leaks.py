@@ -8,7 +8,7 @@ refit   the plugin is fitted again on a log from which every event at or after t
 
 What neither can find: a plugin that reads a file of its own (vectors that were trained elsewhere) or keeps values
 outside of itself, an attribute of `[items]` or `[users]` that says what happened later, and, where fits do not repeat,
-a leak that is smaller than their own luck. What such a file has seen is for its owner to know.
+a leak that is smaller than the spread between fits. What such a file has seen its owner must check.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ Values = dict[str, F32]
 class Leak:
     """A column whose values knew more than they may, in one slice (`all` where gaps are not counted by group)."""
 
-    column: str
+    column: str  # its name
     slice: str
     groups: int  # how many of the compared ones
     largest: float  # gap, by the column's spread; of fits that do not repeat, the root mean square of all gaps
@@ -58,7 +58,7 @@ class Control:
     """What one of the two controls found."""
 
     groups: int  # how many were compared; 0 where that was not possible
-    leaks: tuple[Leak, ...]
+    leaks: tuple[Leak, ...]  # by slice, then by column
     remark: str = ""  # why it was not possible, or what was compared in place of values
 
     def reported(self) -> dict[str, Any]:
@@ -70,11 +70,11 @@ class Control:
 class Sample:
     """Up to SAMPLE groups of each slice, always the same ones, with the values that a plugin's fits gave them."""
 
-    prepared: Prepared
+    prepared: Prepared  # the log
     plugin: FeaturePlugin  # the first fit
     names: tuple[str, ...]  # of the columns
-    groups: dict[str, Groups]
-    fits: list[Values]
+    groups: dict[str, Groups]  # the sampled ones, by slice
+    fits: list[Values]  # for the rows of these groups, by fit
     scale: F64  # [c] spread of the first fit's known values, over all rows of all slices
 
     @classmethod

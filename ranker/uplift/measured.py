@@ -1,4 +1,4 @@
-"""One arm of an uplift report on the test: who is right by how much, over fits and seeds."""
+"""One arm of an uplift report on the test: the weight of correctly ordered pairs by user, over fits and seeds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +25,8 @@ class Judged:
     """The pairs that arms are judged by."""
 
     groups: Groups  # of the test
-    pairs: Pairs
-    user: I64  # [n] of the test's rows, in [0, n_users) or, of one who has no pairs, -1
+    pairs: Pairs  # of one kind, shown or sampled, over the rows of `groups`
+    user: I64  # [n] of the test's rows, in [0, n_users) or -1 of a user without pairs
     n_users: int  # who have pairs
 
     @classmethod
@@ -87,7 +87,7 @@ class Measured:
 
 
 def listed(fits: Fits, judged: Judged) -> dict[str, float]:
-    """Return NDCG, MAP, MRR and AUC (`metrics.list_metrics`), the mean over fits and seeds."""
+    """Return NDCG, MAP, MRR and AUC (`ranker.metrics.lists.shown_metrics`), the mean over fits and seeds."""
     shown = not judged.pairs.sampled.any()
     found = [shown_metrics(arm.scores, judged.groups, shown) for of_seeds in fits for arm in of_seeds]
     return {name: float(np.mean([f[name] for f in found])) for name in LISTED}

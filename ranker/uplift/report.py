@@ -90,10 +90,10 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
     missing = {part: np.isnan(values) for part, values in first.values.items()}
     ones = {part: np.where(nan, np.float32(np.nan), np.float32(1)) for part, nan in missing.items()}
     known = replace(first, values=ones)
-    told_apart = len(np.unique(np.concatenate(list(missing.values())), axis=0)) > 1
+    partly_missing = len(np.unique(np.concatenate(list(missing.values())), axis=0)) > 1
     boosters: dict[str, Fits] = {arm: [[]] for arm in ("without", "shuffled", "missingness")}
     boosters["with"] = [[] for _ in fits]
-    with tqdm(total=(2 + told_apart + len(fits)) * len(seeds), desc="fitting all arms", unit="fit") as bar:
+    with tqdm(total=(2 + partly_missing + len(fits)) * len(seeds), desc="fitting all arms", unit="fit") as bar:
 
         def fit(arm: str, place: int, label: str, columns: Columns, seed: int) -> None:
             boosters[arm][place].append(arms.fit(label, columns, seed))
@@ -105,9 +105,9 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
                 fit("with", k, f"{name}-fit{k}", columns, seed)
             shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.values.items()}
             fit("shuffled", 0, f"{name}-shuffled", replace(first, values=shuffled), seed)
-            if told_apart:
+            if partly_missing:
                 fit("missingness", 0, f"{name}-missingness", known, seed)
-    return boosters if told_apart else boosters | {"missingness": boosters["without"]}
+    return boosters if partly_missing else boosters | {"missingness": boosters["without"]}
 
 
 def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
@@ -126,7 +126,7 @@ def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
 
 
 def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Columns, trusted: bool) -> dict[str, Any]:
-    """Return every figure of DESIGN section 8 for one kind of pairs. trusted: no control found or missed a leak."""
+    """Return every figure of the report for one kind of pairs. trusted: no control found or missed a leak."""
     groups = arms.groups["test"]
     judged = Judged.of(groups, pairs)
     m = {arm: Measured.of(fits, judged) for arm, fits in boosters.items()}

@@ -19,7 +19,8 @@ from features.schema import F64
 from ranker.hashes import hash_file
 from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training import booster, objective
-from ranker.training.stages import code_hash, run_stage
+from ranker.training.code_hash import code_hash
+from ranker.training.stages import run_stage
 
 DRAWS, AT_ONCE = 2_000, 100
 

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ranker.config import Config
 from ranker.metrics.interval import Interval
-from ranker.training.space import Parameter, toml_lines
+from ranker.training.tuning_space import Parameter, toml_lines
 
 #: fits of a trial, whose mean it is judged by
 SEEDS = 2
@@ -18,14 +18,14 @@ LEAST_FOR_IMPORTANCE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class TuningResult:
     """What a search found."""
 
-    config: Config
-    space: list[Parameter]
-    trials: list[FrozenTrial]
+    config: Config  # the TOML
+    space: list[Parameter]  # what was searched over
+    trials: list[FrozenTrial]  # all, of earlier runs too
     own: FrozenTrial  # of the TOML's own parameters
-    best: FrozenTrial
+    best: FrozenTrial  # by the mean of its own fits
     gain: Interval  # of the best over the own
     gain_fits: int  # by which it is measured
     importance: dict[str, float] | None  # each parameter's share; None for too few trials
@@ -37,7 +37,7 @@ class Found:
         return self.gain.low > 0
 
 
-def as_json(found: Found) -> dict[str, Any]:
+def as_json(found: TuningResult) -> dict[str, Any]:
     """Return what `retune.json` holds: every trial, and what became of it."""
     return {
         "data": found.config.name,
@@ -64,12 +64,12 @@ def as_json(found: Found) -> dict[str, Any]:
     }
 
 
-def _values(found: Found, trial: FrozenTrial) -> dict[str, Any]:
+def _values(found: TuningResult, trial: FrozenTrial) -> dict[str, Any]:
     own = OWN in trial.user_attrs
     return {p.name: p.own if own else p.rounded(trial.params[p.name]) for p in found.space}
 
 
-def as_table(found: Found) -> str:
+def as_table(found: TuningResult) -> str:
     """Return what was found as text, with the lines for the TOML."""
     states = [trial.state for trial in found.trials]
     own, best = found.own, found.best
@@ -99,7 +99,7 @@ def _trees(trial: FrozenTrial) -> str:
     return ", ".join(map(str, trial.user_attrs["trees"]))
 
 
-def _verdict(found: Found) -> str:
+def _verdict(found: TuningResult) -> str:
     if found.best.number == found.own.number:
         return "nothing better than the TOML's own was found"
     gain = found.gain

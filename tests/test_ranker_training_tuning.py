@@ -9,17 +9,17 @@ import pytest
 from served import pairlift
 from world import write_world
 
-import ranker.training.retune as module
+import ranker.training.tuning as module
 from features.schema import DAY
 from ranker.config import Config, load_config
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.training.arms import Arms
 from ranker.training.booster import parameters
-from ranker.training.found import as_table
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
-from ranker.training.retune import Bench, retune
-from ranker.training.space import Parameter, make_space, toml_lines, with_values
+from ranker.training.tuning import Bench, retune
+from ranker.training.tuning_report import as_table
+from ranker.training.tuning_space import Parameter, make_space, toml_lines, with_values
 
 
 def write_config(folder: Path, params: str = "") -> Path:
@@ -37,12 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def searched(folder: Path) -> module.Found:
+def searched(folder: Path) -> module.TuningResult:
     # Trees that hardly move: nearly anything is better.
     return retune(load_config(write_config(folder, "params = { num_leaves = 2, eta = 0.0005 }")), 10, 12)
 
 
-def test_better_parameters_are_found_and_said(searched: module.Found, folder: Path) -> None:
+def test_better_parameters_are_found_and_said(searched: module.TuningResult, folder: Path) -> None:
     assert searched.better
     assert searched.best.value > searched.own.value
     table = as_table(searched)
@@ -55,7 +55,7 @@ def test_better_parameters_are_found_and_said(searched: module.Found, folder: Pa
     assert sum(searched.importance.values()) == pytest.approx(1, abs=0.01)
 
 
-def test_the_lines_for_the_toml_give_the_fits_that_were_measured(searched: module.Found, folder: Path) -> None:
+def test_the_lines_for_the_toml_give_the_fits_that_were_measured(searched: module.TuningResult, folder: Path) -> None:
     lines = as_table(searched).partition(f"for {searched.config.path}:\n")[2]
     result = tomllib.loads(lines)
     config = load_config(folder / "pairlift.toml")
@@ -63,13 +63,13 @@ def test_the_lines_for_the_toml_give_the_fits_that_were_measured(searched: modul
     merged = {t: {**tomllib.loads(text).get(t, {}), **result.get(t, {})} for t in ("booster", "pairing")}
     pasted = Config(**{**tomllib.loads(text), **merged})
     bench = Bench.of(prepare(config))
-    total = bench.held.pairs.weight.sum(dtype=np.float64)
+    total = bench.validation.pairs.weight.sum(dtype=np.float64)
     got = [bench.fit(pasted, seed) for seed in bench.seeds]
     assert np.mean([right.sum() / total for right, _ in got]) == pytest.approx(searched.best.value, abs=1e-9)
     assert [trees for _, trees in got] == searched.best.user_attrs["trees"]
 
 
-def test_the_first_trial_is_what_train_would_measure(searched: module.Found, folder: Path) -> None:
+def test_the_first_trial_is_what_train_would_measure(searched: module.TuningResult, folder: Path) -> None:
     config = load_config(folder / "pairlift.toml")
     prepared = prepare(config)
     arms = Arms.of(prepared)
@@ -80,7 +80,7 @@ def test_the_first_trial_is_what_train_would_measure(searched: module.Found, fol
     assert searched.own.intermediate_values[0] == pytest.approx(accuracy, abs=1e-9)
 
 
-def test_a_second_run_goes_on(searched: module.Found, folder: Path) -> None:
+def test_a_second_run_goes_on(searched: module.TuningResult, folder: Path) -> None:
     more = retune(load_config(folder / "pairlift.toml"), 10, 2)
     assert [t.number for t in more.trials] == list(range(14))
     assert [t.params for t in more.trials[:12]] == [t.params for t in searched.trials]

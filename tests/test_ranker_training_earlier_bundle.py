@@ -14,10 +14,9 @@ from ranker.bundle import load_bundle, read_manifest
 from ranker.config import load_config
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.training.arms import Arms
+from ranker.training.category_codes import vocabulary
+from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.prepared import prepare
-from ranker.training.recode import vocabulary
-from ranker.training.restart import load_start
-from ranker.training.start import StartFrom
 
 #: item 3, users 5 and 6, and a kind that sorts first are not in the log of yesterday
 ABSENT = "item_id <> 3 AND user_id NOT IN (5, 6)"

@@ -32,9 +32,9 @@ class Parameter:
     """One that is searched over."""
 
     table: str  # where it stands in the TOML
-    name: str
+    name: str  # its key in that table
     own: Any  # its value there, or our default
-    distribution: BaseDistribution
+    distribution: BaseDistribution  # what is drawn from
 
     def rounded(self, value: Any) -> Any:
         """Return a value with few digits."""

@@ -1,9 +1,12 @@
-"""Daily retraining: the trees and plugins of an earlier bundle, checked against the present log and put in its codes.
+"""Daily retraining: an earlier bundle's trees and plugins, checked against the present log and put in its codes.
 
 Plugins are kept as they were fitted, for a tower that is trained anew gives columns of another meaning, on which
 old splits would be nonsense. Codes of items, users and categories are places in sorted lists, so new ones shift the
 old: plugins and splits are moved along.
 """
+
+from dataclasses import dataclass
+from pathlib import Path
 
 from features.errors import PairliftError
 from features.pairing.split import iso
@@ -11,9 +14,18 @@ from features.plugin import FeaturePlugin, RecodedPlugin
 from features.schema import Catalog, lookup
 from ranker.bundle import Bundle, load_bundle, read_manifest
 from ranker.columns import columns_of
+from ranker.training.category_codes import moved_codes, recode, vocabulary
+from ranker.training.earlier_trees import Mode, Start
 from ranker.training.prepared import Prepared
-from ranker.training.recode import moved_codes, recode, vocabulary
-from ranker.training.start import Start, StartFrom
+
+
+@dataclass(frozen=True, slots=True)
+class StartFrom:
+    """The earlier bundle that a training was asked to start from."""
+
+    mode: Mode  # what becomes of its trees
+    bundle: Path  # its folder
+    decay: float = 1.0  # the share of an old leaf value that a refit keeps
 
 
 def load_start(start: StartFrom, prepared: Prepared) -> Start:

@@ -1,7 +1,6 @@
-"""What a retraining starts from: the trees of an earlier bundle, to be boosted on or given new leaf values."""
+"""The trees of an earlier bundle, ready to be boosted on or to be given new leaf values."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import lightgbm as lgb
@@ -10,29 +9,20 @@ from features.plugin import FeaturePlugin
 from ranker.hashes import hash_value
 from ranker.settings import BoosterSettings
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.refit import refit_booster
+from ranker.training.leaf_refit import refit_booster
 
 #: `warm-start` boosts on from the old trees, `refit` keeps them and gives their leaves new values
 Mode = Literal["warm-start", "refit"]
 
 
 @dataclass(frozen=True, slots=True)
-class StartFrom:
-    """What a training is asked to start from."""
-
-    mode: Mode
-    bundle: Path
-    decay: float = 1.0  # the share of an old leaf value that a refit keeps
-
-
-@dataclass(frozen=True, slots=True)
 class Start:
-    """An earlier bundle's trees and plugins, which count items, users and categories as the present log does."""
+    """An earlier bundle's trees and plugins, in the present log's codes of items, users and categories."""
 
-    mode: Mode
+    mode: Mode  # what becomes of the trees
     version: str  # of the bundle
-    booster: lgb.Booster
-    plugins: dict[str, FeaturePlugin]
+    booster: lgb.Booster  # the earlier trees
+    plugins: dict[str, FeaturePlugin]  # by name, as they were fitted
     decay: float  # the share of an old leaf value that a refit keeps
 
     @property

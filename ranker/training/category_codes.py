@@ -1,6 +1,6 @@
-"""A booster whose categories have other codes: the same trees over the same values.
+"""A booster in other codes of its categories: the same trees over the same values.
 
-Codes are places in a sorted vocabulary, so that one new value shifts all that stand behind it.
+A code is a place in a sorted vocabulary, so one new value shifts the codes of all values behind it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,6 @@ def vocabulary(catalog: Catalog, column: str) -> tuple[str, ...]:
         for attribute in attributes:
             if column in (f"{side}_{attribute.name}", f"{side}_{attribute.name}_main"):
                 return attribute.values
-    for context in catalog.contexts:
-        if column == f"context_{context.name}":
-            return context.values
     raise PairliftError(f"column '{column}': the catalogue has no such category")
 
 

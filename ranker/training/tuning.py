@@ -1,0 +1,245 @@
+"""Search for better parameters of the booster and its pairs, by Optuna's TPE (Akiba et al., KDD 2019).
+
+The measure is PairAccuracy on the booster's validation slice, which also stops each fit; the test is never read.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from tqdm import tqdm
+
+from features.errors import PairliftError
+from features.files import written
+from features.schema import F64, I64
+from ranker.config import Config
+from ranker.hashes import hash_value
+from ranker.metrics.interval import finite, relative_uplift
+from ranker.metrics.pair_accuracy import right_by_user
+from ranker.training.arms import Arms
+from ranker.training.booster import Slice, fit_booster
+from ranker.training.code_hash import code_hash
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import Prepared, prepare
+from ranker.training.tuning_report import LEAST_FOR_IMPORTANCE, OWN, SEEDS, TuningResult, as_json
+from ranker.training.tuning_space import Parameter, make_space, with_values
+
+logger = logging.getLogger(__name__)
+
+#: fits by which the best is compared with the TOML's own in the end: two seeds say little about their spread
+CONFIRMED = 5
+#: after so many trials, one whose first fit is below the median of the first fits is given up
+STARTUP = 8
+#: what a study reads of our code, beside what `Prepared.key` stands for
+CODE = ("ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.training")
+
+
+def retune(config: Config, minutes: float, trials: int | None) -> TuningResult:
+    """Search for so many minutes, or trials; go on with the trials of an earlier search on the same rows.
+
+    Ctrl-C ends it; what is finished counts. All trials are written to `retune.json` of the work folder.
+    """
+    search = _Search.of(Bench.of(prepare(config)), config.work / "retune")
+    fits = CONFIRMED
+    try:
+        search.run(minutes, trials)
+    except KeyboardInterrupt:
+        logger.warning("stopped: the trials that are finished are kept, and compared by their own fits alone")
+        fits = SEEDS
+    result = search.result(fits)
+    with written(config.work / "retune.json") as partial:
+        partial.write_text(json.dumps(finite(as_json(result)), indent=1, allow_nan=False))
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every trial is measured on."""
+
+    arms: Arms  # the rows, and the configuration whose parameters are searched
+    columns: tuple[str, ...]  # the booster's
+    train: Slice  # learned from, with the pairs of the TOML's own [pairing]
+    validation: Slice  # stopped by and judged by
+    user: I64  # [n] of the validation rows, in [0, n_users)
+    n_users: int  # of the validation rows
+    seeds: tuple[int, ...]  # of a trial's fits
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> "Bench":
+        """Make the rows of the served plugins' ranker."""
+        first = prepared.config.uplift.seeds[0]
+        plugins = {name: plugin_stage(prepared, name, first) for name in prepared.config.ranker.plugins}
+        arms = Arms.of(prepared)
+        columns = arms.served_columns(plugins)
+        train, validation = (arms.slice(part, columns, first) for part in ("train", "validation"))
+        requests = arms.groups["validation"].requests
+        users, user = np.unique(requests.user[requests.row_request()], return_inverse=True)
+        return cls(
+            arms=arms,
+            columns=(*prepared.spec.columns, *columns.names),
+            train=train,
+            validation=validation,
+            user=user,
+            n_users=len(users),
+            seeds=tuple(range(first, first + SEEDS)),
+        )
+
+    @property
+    def key(self) -> str:
+        """A hash of rows, pairs, the TOML's own parameters and the code: another one is another study."""
+        prepared = self.arms.prepared
+        rows = [sha256(s.matrix.tobytes()).hexdigest() for s in (self.train, self.validation)]
+        return hash_value([prepared.key, rows, prepared.config.booster.model_dump(), self.seeds, code_hash(*CODE)])
+
+    def space(self) -> list[Parameter]:
+        """Return what is searched over."""
+        prepared, requests = self.arms.prepared, self.arms.groups["train"].requests
+        size, span = int(np.diff(requests.offsets).max()), int(np.ptp(requests.as_of))
+        rows, categorical = len(self.train.matrix), bool(prepared.spec.categorical)
+        return make_space(prepared.config, rows, categorical, size * (size - 1) // 2, span)
+
+    def fit(self, config: Config, seed: int) -> tuple[F64, int]:
+        """Fit; return float64[n_users] weight of the right validation pairs (a tie is half), and the trees."""
+        prepared = replace(self.arms.prepared, config=config)
+        arms = replace(self.arms, prepared=prepared)
+        train = replace(self.train, pairs=arms.pairs("train", seed))
+        categorical = list(prepared.spec.categorical)
+        booster = fit_booster(list(self.columns), categorical, train, self.validation, config.booster, seed)
+        score = np.asarray(booster.predict(self.validation.matrix, raw_score=True))
+        right, tied, _ = right_by_user(score, self.validation.pairs, self.user, self.n_users)
+        return right + tied / 2, int(booster.num_trees())
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The trials on one bench, kept in a folder between runs."""
+
+    bench: Bench
+    space: list[Parameter]  # what is searched over
+    study: optuna.Study  # the trials
+    folder: Path  # of the study's journal, and by trial, float64[fits, users] weight of the right pairs
+
+    @classmethod
+    def of(cls, bench: Bench, folder: Path) -> "_Search":
+        """Open the search on these rows below `folder`; a new one begins with the TOML's own parameters."""
+        space, key = bench.space(), bench.key
+        own_folder = folder / key[:16]
+        own_folder.mkdir(parents=True, exist_ok=True)
+        study = _study(own_folder, key)
+        if _own(study.get_trials()) is None and not study.get_trials(states=(TrialState.WAITING,)):
+            study.enqueue_trial({p.name: p.own for p in space}, user_attrs={OWN: True})
+        return cls(bench, space, study, own_folder)
+
+    def run(self, minutes: float, trials: int | None) -> None:
+        """Run trials until the time is up, or so many are done."""
+        started, done = time.monotonic(), 0
+        whole = round(60 * minutes)
+        with tqdm(total=whole, desc="retuning", unit="s") as bar:
+
+            def show() -> None:
+                bar.n = min(round(time.monotonic() - started), whole)
+                kept = [t.value for t in self.study.get_trials(deepcopy=False) if t.value is not None]
+                bar.set_postfix_str(f"{len(self.study.trials)} trials" + (f", best {max(kept):.4f}" if kept else ""))
+
+            while (trials is None or done < trials) and time.monotonic() - started < 60 * minutes:
+                self._run_trial(self.study.ask({p.name: p.distribution for p in self.space}), show)
+                done += 1
+
+    def _run_trial(self, trial: Trial, show: Callable[[], None]) -> None:
+        """Run one trial: a fit for each seed; given up after the first where that is among the worse half."""
+        study, bench, own = self.study, self.bench, OWN in trial.user_attrs
+        config = self._config_of(trial)
+        total, rights, trees = float(bench.validation.pairs.weight.sum(dtype=np.float64)), [], []
+        try:
+            for step, seed in enumerate(bench.seeds):
+                right, n = bench.fit(config, seed)
+                rights.append(right)
+                trees.append(n)
+                trial.report(float(right.sum()) / total, step)
+                show()
+                if not own and step + 1 < len(bench.seeds) and trial.should_prune():
+                    study.tell(trial, state=TrialState.PRUNED)
+                    return
+        except (PairliftError, KeyboardInterrupt) as error:
+            study.tell(trial, state=TrialState.FAIL)
+            if own or isinstance(error, KeyboardInterrupt):
+                raise
+            logger.warning("trial %d: %s", trial.number, error)
+            return
+        trial.set_user_attr("trees", trees)
+        np.save(self._right_of(trial), np.stack(rights))
+        study.tell(trial, float(np.sum(rights)) / total / len(rights))
+        self._drop_rights()
+
+    def _config_of(self, trial: Trial | FrozenTrial) -> Config:
+        config = self.bench.arms.prepared.config
+        if OWN in trial.user_attrs:
+            return config
+        return with_values(config, self.space, {p.name: p.rounded(trial.params[p.name]) for p in self.space})
+
+    def _right_of(self, trial: Trial | FrozenTrial) -> Path:
+        return self.folder / f"right{trial.number}.npy"
+
+    def _drop_rights(self) -> None:
+        """Delete the right pairs' weights of all trials but the TOML's own and the best: no other is read again."""
+        kept = [t for t in (_own(self.study.get_trials()), self.study.best_trial) if t is not None]
+        for path in set(self.folder.glob("right*.npy")) - {self._right_of(trial) for trial in kept}:
+            path.unlink()
+
+    def result(self, fits: int) -> TuningResult:
+        """Return what was found, the gain measured by so many fits of the best and of the TOML's own."""
+        study, trials = self.study, self.study.get_trials()
+        own = _own(trials)
+        if own is None:
+            raise PairliftError("retune: stopped before the TOML's own parameters were measured; give it more minutes")
+        best = study.best_trial
+        gain = relative_uplift(*(self._confirmed(trial, fits) for trial in (own, best)))
+        importance = None
+        if sum(t.state == TrialState.COMPLETE for t in trials) >= LEAST_FOR_IMPORTANCE:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        return TuningResult(
+            config=self.bench.arms.prepared.config,
+            space=self.space,
+            trials=trials,
+            own=own,
+            best=best,
+            gain=gain,
+            gain_fits=fits,
+            importance=importance,
+            pairs=len(self.bench.validation.pairs),
+        )
+
+    def _confirmed(self, trial: FrozenTrial, fits: int) -> F64:
+        """Return float64[1, fits, users] weight of the right pairs: of the trial's own fits, and of further seeds'."""
+        path = self._right_of(trial)
+        rights, first = list(np.load(path)), self.bench.seeds[0]
+        for seed in range(first + len(rights), first + fits):
+            rights.append(self.bench.fit(self._config_of(trial), seed)[0])
+            np.save(path, np.stack(rights))
+        return np.stack(rights[:fits])[None]
+
+
+def _study(folder: Path, key: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    study = optuna.create_study(storage=storage, study_name=key, direction="maximize", load_if_exists=True)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a run that was killed
+        study.tell(trial.number, state=TrialState.FAIL)
+    # The seed differs in a run that goes on, or its random trials would be those of the first.
+    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=STARTUP, multivariate=False)
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
+    return study
+
+
+def _own(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """Return the finished trial of the TOML's own parameters."""
+    return next((t for t in trials if OWN in t.user_attrs and t.state == TrialState.COMPLETE), None)
