@@ -165,7 +165,9 @@ def test_an_unknown_section_is_a_sentence_and_status_2(section: str, says: str) 
     ("section", "needed"), [("pairing", {"GroupSettings"}), ("record", set()), ("features.baselines:ALS", set())]
 )
 def test_the_schema_of_a_section_has_the_definitions_that_it_needs_alone(section: str, needed: set[str]) -> None:
-    assert set(json.loads(listed(section, "--json")).get("$defs", {})) == needed
+    schema = json.loads(listed(section, "--json"))
+    assert set(schema.get("$defs", {})) == needed
+    assert set(schema.get("required", ())) <= set(schema["properties"])
 
 
 def test_no_summary_of_a_verb_is_cut() -> None:

@@ -1,6 +1,7 @@
 """Stages are reused, remade and never half written."""
 
 import ast
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ import pytest
 from structure import PACKAGES, ROOT, imports, modules
 from world import write_world
 
+from features.baselines import ALS
 from features.errors import PairliftError
-from ranker.config import load_config
+from ranker.config import Config, load_config
 from ranker.train import train
 from ranker.training import arms, importing, plugins, prepared, tuning
 from ranker.training import code_hash as module
@@ -282,3 +284,56 @@ def test_what_is_not_python_is_hashed_by_its_bytes(name: str, tmp_path: Path) ->
 def test_a_name_that_is_no_module_is_not_hashed_as_nothing() -> None:
     with pytest.raises(ValueError, match=r"ranker\.no_such"):
         code_hash("ranker.no_such")
+
+
+def keys_of(config: Config, folder: Path) -> dict[str, str]:
+    """Train, and return the keys of what was made, by stage."""
+    train(config, folder)
+    stamps = {"import": "import.key", "plugin": "plugins/*.key", "arms": "arms/*.key"}
+    found = {stage: json.loads(next(config.work.glob(name)).read_text())["key"] for stage, name in stamps.items()}
+    ready = prepared.prepare(config)
+    return found | {"prepare": ready.key, "retune": tuning.Bench.of(ready).key}
+
+
+def test_each_stages_key_on_disk_has_the_hash_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(write_world(tmp_path))
+    before = keys_of(config, tmp_path / "bundle")
+    moved = {importing: {*before}, prepared: {*before} - {"import"}, plugins: {"plugin"}, arms: {"arms"}}
+    for stage, expected in {**moved, tuning: {"retune"}}.items():
+        asked: set[tuple[str, ...]] = set()
+
+        def noted(*names: str, asked: set[tuple[str, ...]] = asked) -> str:
+            asked.add(names)
+            return "another"
+
+        with monkeypatch.context() as patched:
+            patched.setattr(stage, "code_hash", noted)
+            after = keys_of(config, tmp_path / "bundle")
+        assert {name for name in before if before[name] != after[name]} == expected, stage.__name__
+        assert asked == {(*stage.CODE, "features") if stage is plugins else stage.CODE}
+
+
+def test_a_plugins_key_hashes_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(plugins, "code_hash", lambda *names: asked.append(names) or "a")
+    monkeypatch.setattr(ALS, "__module__", "neural.two_tower")
+    plugins.plugin_stage(prepared.prepare(load_config(write_world(tmp_path))), "als", 0)
+    assert asked == [(*plugins.CODE, "neural")]
+
+
+def test_a_file_two_folders_deep_and_a_library_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    deep = tmp_path / "a_package" / "one" / "two.py"
+    deep.parent.mkdir(parents=True)
+    (tmp_path / "a_package" / "__init__.py").touch()
+    found = set()
+    for text in ("VALUE = 1", "VALUE = 2"):
+        deep.write_text(text)
+        code_hash.cache_clear()
+        hash_source.cache_clear()
+        found.add(code_hash("a_package"))
+    monkeypatch.setattr(module, "_versions", lambda: {"numpy": "0"})
+    code_hash.cache_clear()
+    found.add(code_hash("a_package"))
+    code_hash.cache_clear()
+    assert len(found) == 3

@@ -199,7 +199,10 @@ def _why_not(by_path: dict[str, Table], table: Table | None, name: str) -> str:
 
 
 def _only(table: Table, key: str) -> Table:
-    return replace(table, schema=table.schema | {"properties": {key: table.schema["properties"][key]}})
+    required = [name for name in table.schema.get("required", ()) if name == key]
+    return replace(
+        table, schema=table.schema | {"properties": {key: table.schema["properties"][key]}, "required": required}
+    )
 
 
 def pages(chosen: list[Table]) -> Iterator[list[str]]:
