@@ -182,8 +182,8 @@ log = EventLog(
     user=user.astype(np.int32), item=item, ts=np.arange(n), grade=grade, surface=none.astype(np.int16), organic=grade,
     request=none, pairable=grade == 0, feedback=np.empty((n, 0), np.float32), feedback_names=())
 Cooccurrence.build(log.until(1000), 10_000)  # compiled
-told = dict(line.split(":") for line in open("/proc/self/status"))
-limit = int(told["VmData"].split()[0]) * 1024 + (8 + 8 + 2 * 8 + 16) * 2**20
+status = dict(line.split(":") for line in open("/proc/self/status"))
+limit = int(status["VmData"].split()[0]) * 1024 + (8 + 8 + 2 * 8 + 16) * 2**20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 print((Cooccurrence.build(log, 10_000, memory=8 * 2**20).score > 0).any())
 """

@@ -1,4 +1,4 @@
-"""What a server that records may take is told before it takes it: the plan is measured against what was allocated."""
+"""What a server that records may take is logged before it takes it: the plan is measured against what was allocated."""
 
 import gc
 import itertools

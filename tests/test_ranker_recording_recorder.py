@@ -1,4 +1,4 @@
-"""Recorded events are in the features, histories and filters, once; what fails is told, and seen in the health."""
+"""Recorded events are in the features, histories and filters, once; what fails is reported, and seen in the health."""
 
 import contextlib
 import errno

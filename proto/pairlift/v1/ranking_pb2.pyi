@@ -42,7 +42,7 @@ class _IdKind:
 class _IdKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IdKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ID_KIND_UNSPECIFIED: _IdKind.ValueType  # 0
-    """Not told."""
+    """Unknown."""
     ID_KIND_INTEGER: _IdKind.ValueType  # 1
     """Id.integer, Ids.integers."""
     ID_KIND_TEXT: _IdKind.ValueType  # 2
@@ -52,7 +52,7 @@ class IdKind(_IdKind, metaclass=_IdKindEnumTypeWrapper):
     """What kind the ids of a bundle are."""
 
 ID_KIND_UNSPECIFIED: IdKind.ValueType  # 0
-"""Not told."""
+"""Unknown."""
 ID_KIND_INTEGER: IdKind.ValueType  # 1
 """Id.integer, Ids.integers."""
 ID_KIND_TEXT: IdKind.ValueType  # 2
