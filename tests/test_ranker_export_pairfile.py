@@ -1,4 +1,4 @@
-"""Pairs go to CatBoost's form and to Parquet and come back; what cannot be learned from is refused by place and count."""
+"""Pairs go to CatBoost's form and to Parquet and come back; what cannot be learned from is refused by place and row."""
 
 from pathlib import Path
 
