@@ -152,7 +152,7 @@ def test_a_bundles_forest_is_written_as_onnx(trained: Path, tmp_path: Path) -> N
     figures = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
     assert (json.loads(figures["columns"]), figures["bundle"]) == (list(loaded.columns), loaded.version)
     code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "none" / "forest.onnx")
-    assert (code, "No such file" in said) == (2, True)
+    assert (code, "there is no folder" in said) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["booster.txt", "snapshot/histories/ts.npy", "pairlift.toml", "manifest.json"])
