@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from features.counters.spec import Counter, Span
 from features.log.dataset import Mapping
-from features.schema import HOUR, I64, Attribute, Catalog, EventLog
+from features.schema import HOUR, I64, Attribute, Catalog, EventLog, empty_log
 from features.settings import EventsSettings, Grade
 
 
@@ -39,17 +39,14 @@ def logs(draw: st.DrawFn) -> EventLog:
     ts = np.sort(ints(0, 12)) * HOUR
     feedback = ints(-1, 3).astype(np.float32)[:, None]
     feedback[feedback < 0] = np.nan
-    return EventLog(
+    return replace(
+        empty_log(("stars",), n),
         user=ints(0, 2).astype(np.int32),
         item=ints(0, 3).astype(np.int32),
         ts=ts.astype(np.int64),
         grade=ints(-1, 2).astype(np.int8),
         surface=ints(-1, 1).astype(np.int16),
-        organic=np.full(n, -1, np.int8),
-        request=np.full(n, -1, np.int64),
-        pairable=np.ones(n, bool),
         feedback=feedback.reshape(n, 1),
-        feedback_names=("stars",),
     )
 
 

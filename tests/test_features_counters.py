@@ -15,7 +15,7 @@ from world import GRADES
 from features.counters.spec import default_settings, make_counters, parse_column
 from features.errors import PairliftError
 from features.rows import assemble, make_spec
-from features.schema import HOUR, EventLog, Requests, one_request
+from features.schema import HOUR, EventLog, Requests, empty_log, one_request
 from features.settings import CounterSettings
 from features.state.read import counter_values
 from features.state.snapshot import load_state, save_state
@@ -136,17 +136,13 @@ def test_features_of_the_user_and_context_are_equal_within_a_request() -> None:
 
 def _small_log() -> EventLog:
     n = 6
-    return EventLog(
+    return replace(
+        empty_log((), n),
         user=np.array([0, 1, 1, 2, 1, 0], np.int32),
         item=np.array([0, 1, 2, 3, 0, 1], np.int32),
         ts=np.arange(n, dtype=np.int64) * HOUR // 2,
         grade=np.array([0, 1, 2, 0, 1, 2], np.int8),
         surface=np.zeros(n, np.int16),
-        organic=np.full(n, -1, np.int8),
-        request=np.full(n, -1, np.int64),
-        pairable=np.ones(n, bool),
-        feedback=np.empty((n, 0), np.float32),
-        feedback_names=(),
     )
 
 

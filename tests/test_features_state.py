@@ -14,7 +14,7 @@ from features.counters.keys import key_codes, without_last
 from features.counters.spec import make_counters
 from features.newcomers import Newcomers
 from features.rows import assemble, make_spec
-from features.schema import DAY, HOUR, EventLog, Requests, empty_log, merged, one_request
+from features.schema import DAY, HOUR, Requests, empty_log, merged, one_request
 from features.settings import CounterSettings
 from features.state import live
 from features.state.histories import COLUMNS, Histories, HistoryBuffer
@@ -25,17 +25,14 @@ from features.state.store import NEVER, State
 
 
 def some_log(rng, n, n_users, low, high, n_items=20):
-    return EventLog(
+    return replace(
+        empty_log(("play",), n),
         user=rng.integers(-1, n_users, n).astype(np.int32),
         item=rng.integers(-1, n_items, n).astype(np.int32),
         ts=rng.integers(low, high, n).astype(np.int64),
         grade=rng.integers(-1, 3, n).astype(np.int8),
         surface=rng.integers(-1, 2, n).astype(np.int16),
-        organic=np.full(n, -1, np.int8),
-        request=np.full(n, -1, np.int64),
-        pairable=np.ones(n, bool),
         feedback=np.where(rng.random((n, 1)) < 0.2, np.nan, rng.random((n, 1))).astype(np.float32),
-        feedback_names=("play",),
     )
 
 

@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from structure import PACKAGES, cycles, entered, module_graph, modules, part_graph
+from structure import PACKAGES, cycles, entered, imports, module_graph, modules, part_graph
 from world import Parts, write_world
 
 from features.rows import assemble
@@ -36,17 +36,9 @@ MOST = 20
 LONGEST = 700
 
 
-def imports(path: Path, inside_functions: bool = True) -> set[str]:
+def packages_of(path: Path) -> set[str]:
     """Top-level names of the modules that a file imports."""
-    tree = ast.parse(path.read_text())
-    nodes = ast.walk(tree) if inside_functions else iter(tree.body)
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").partition(".")[0])
-    return found
+    return {name.partition(".")[0] for name in imports(path)}
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -54,16 +46,16 @@ def test_packages_import_only_what_they_may(package: str) -> None:
     files = list((ROOT / package).rglob("*.py"))
     assert files
     for path in files:
-        extra = (imports(path) & OURS) - MAY_IMPORT[package]
+        extra = (packages_of(path) & OURS) - MAY_IMPORT[package]
         assert not extra, f"{path.name} imports {extra}"
-        if "pairlift" in imports(path):
+        if "pairlift" in packages_of(path):
             assert path.name in STUBS
 
 
 def test_torch_is_for_training_alone() -> None:
     for package in MAY_IMPORT:
         for path in (ROOT / package).rglob("*.py"):
-            if "torch" in imports(path):
+            if "torch" in packages_of(path):
                 assert package == "neural", path
                 assert path.name in TORCH, path
     loaded = (

@@ -1,5 +1,6 @@
 """Histories cut as of a time, against a slow oracle; windows, batches, hashed entities."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -11,7 +12,7 @@ from world import make_world
 
 from features.errors import PairliftError
 from features.plugin import make_plugin
-from features.schema import DAY, HOUR, SECOND, Attribute, EventLog
+from features.schema import DAY, HOUR, SECOND, Attribute, EventLog, empty_log
 from features.state.histories import Histories
 from neural.entities import HASHES, encode, table_rows
 from neural.expected import PRIOR_EVENTS, ItemSignals
@@ -33,17 +34,15 @@ def random_log(rng: np.random.Generator, n: int, users: int = 4, items: int = 6)
     """Events on few distinct times, so that ties are common."""
     feedback = rng.normal(size=(n, 2)).astype(np.float32)
     feedback[rng.random((n, 2)) < 0.3] = np.nan
-    return EventLog(
+    return replace(
+        empty_log(("play", "watch"), n),
         user=rng.integers(0, users, n).astype(np.int32),
         item=rng.integers(0, items, n).astype(np.int32),
         ts=np.sort(rng.integers(0, 3 * DAY // HOUR, n)) * HOUR,
         grade=rng.integers(-1, 3, n).astype(np.int8),
         surface=rng.integers(-1, 2, n).astype(np.int16),
         organic=rng.integers(-1, 2, n).astype(np.int8),
-        request=np.full(n, -1, np.int64),
-        pairable=np.ones(n, bool),
         feedback=feedback,
-        feedback_names=("play", "watch"),
     )
 
 

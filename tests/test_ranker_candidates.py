@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.counters.spec import Counter, Span
-from features.schema import DAY, EventLog
+from features.schema import DAY, empty_log
 from features.state.store import State
 from ranker.candidates import filters
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
@@ -142,17 +142,12 @@ def logs(draw):
     n = draw(st.integers(0, 60))
     users, best_grade = draw(st.sampled_from([0, 3])), draw(st.sampled_from([-1, 0, 2]))
     ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)), np.int64)  # noqa: E731
-    return EventLog(
+    return replace(
+        empty_log((), n),
         user=ints(0, users).astype(np.int32),
         item=ints(0, 12).astype(np.int32),
         ts=np.arange(n),
         grade=ints(-1, best_grade).astype(np.int8),
-        surface=np.full(n, -1, np.int16),
-        organic=np.full(n, -1, np.int8),
-        request=np.full(n, -1),
-        pairable=np.ones(n, bool),
-        feedback=np.empty((n, 0), np.float32),
-        feedback_names=(),
     )
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from features.pairing.split import PERIODS
-from ranker.cli.train import CONFIG, GIB, memory_option
+from features.schema import GIB
+from ranker.cli.train import CONFIG, memory_option
 
 
 @click.command(short_help="Write the training rows with their features.")

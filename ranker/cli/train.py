@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from features.errors import PairliftError
+from features.schema import GIB
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
@@ -14,7 +15,6 @@ FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
 
 #: LightGBM's own default of `refit_decay_rate`
 DECAY = 0.9
-GIB = 2**30
 
 
 def memory_option(text: str) -> Callable[[FC], FC]:

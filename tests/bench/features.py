@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from last_line import last_line  # noqa: E402
 from features.blocks import training_rows  # noqa: E402
 from features.counters.spec import make_counters  # noqa: E402
 from features.rows import make_spec  # noqa: E402
-from features.schema import DAY, SECOND, Attribute, Catalog, EventLog, Requests  # noqa: E402
+from features.schema import DAY, SECOND, Attribute, Catalog, EventLog, Requests, empty_log  # noqa: E402
 
 GRADES = ("skip", "listen", "like")
 CATEGORIES = 50
@@ -59,17 +60,13 @@ def make_log(events: int, rows: int, seed: int = 0) -> tuple[EventLog, Catalog, 
     ts = np.sort(rng.integers(0, SPAN, events)) + START
     user, item = zipf(rng, users, events, 0.6), zipf(rng, items, events, 1.0)
     grade = rng.choice(np.array([-1, 0, 1, 2], np.int8), events, p=[0.1, 0.6, 0.2, 0.1])
-    log = EventLog(
+    log = replace(
+        empty_log((), events),
         user=user,
         item=item,
         ts=ts,
         grade=grade,
         surface=rng.integers(-1, 3, events).astype(np.int16),
-        organic=np.full(events, -1, np.int8),
-        request=np.full(events, -1, np.int64),
-        pairable=np.ones(events, bool),
-        feedback=np.empty((events, 0), np.float32),
-        feedback_names=(),
     )
     codes = rng.integers(0, CATEGORIES, items).astype(np.int32)
     names = tuple(f"c{k:02}" for k in range(CATEGORIES))

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from features.counters.spec import make_counters
 from features.ids import IdIndex
 from features.rows import FeatureSpec, assemble, make_spec
-from features.schema import DAY, Catalog, EventLog, Requests, one_request
+from features.schema import DAY, Catalog, Requests, empty_log, one_request
 from features.settings import CounterSettings
 from features.state.store import State
 
@@ -35,17 +36,12 @@ def served(items: int) -> tuple[State, FeatureSpec]:
     """Return a state of so many items and 60 columns: 23 counters of the user, 31 of the item, 6 of time and more."""
     rng = np.random.default_rng(0)
     n = items * EVENTS_PER_ITEM
-    log = EventLog(
+    log = replace(
+        empty_log((), n),
         user=rng.integers(0, USERS, n).astype(np.int32),
         item=rng.integers(0, items, n).astype(np.int32),
         ts=np.sort(rng.integers(0, 30 * DAY, n)),
         grade=rng.integers(-1, len(GRADES), n).astype(np.int8),
-        surface=np.full(n, -1, np.int16),
-        organic=np.full(n, -1, np.int8),
-        request=np.full(n, -1, np.int64),
-        pairable=np.ones(n, bool),
-        feedback=np.empty((n, 0), np.float32),
-        feedback_names=(),
     )
     catalog = Catalog(user_ids=np.arange(USERS), item_ids=np.arange(items))
     settings = declared("user", ["h7d", "all"]) + declared("item", ["h1d", "h7d", "all"])

@@ -4,6 +4,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from last_line import last_line
 from features.counters.spec import make_counters
 from features.ids import IdIndex
 from features.rows import FeatureSpec, assemble, make_spec
-from features.schema import DAY, F32, SECOND, Catalog, EventLog, one_request
+from features.schema import DAY, F32, SECOND, Catalog, empty_log, one_request
 from features.settings import CounterSettings
 from features.state.store import State
 
@@ -32,17 +33,12 @@ def served(items: int) -> tuple[State, FeatureSpec]:
     """Return a state of so many items, three events each, and 50 counters of an item."""
     rng = np.random.default_rng(0)
     n = 3 * items
-    log = EventLog(
+    log = replace(
+        empty_log((), n),
         user=rng.integers(0, 1000, n).astype(np.int32),
         item=rng.integers(0, items, n).astype(np.int32),
         ts=START + np.sort(rng.integers(0, 30 * DAY, n)),
         grade=rng.integers(-1, len(GRADES), n).astype(np.int8),
-        surface=np.full(n, -1, np.int16),
-        organic=np.full(n, -1, np.int8),
-        request=np.full(n, -1, np.int64),
-        pairable=np.ones(n, bool),
-        feedback=np.empty((n, 0), np.float32),
-        feedback_names=(),
     )
     catalog = Catalog(user_ids=np.arange(1000), item_ids=np.arange(items))
     settings = [

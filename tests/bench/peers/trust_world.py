@@ -6,7 +6,7 @@ lists than others. Nothing else of an item or a user matters: popularity decides
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from features.pairing.groups import make_groups
 from features.pairing.pairs import weight_table
 from features.pairing.split import Split
 from features.rows import make_spec
-from features.schema import DAY, F64, HOUR, SECOND, Attribute, Catalog, EventLog
+from features.schema import DAY, F64, HOUR, SECOND, Attribute, Catalog, EventLog, empty_log
 from features.state.store import State
 from ranker.config import Config
 from ranker.settings import UpliftSettings
@@ -102,17 +102,14 @@ class World:
         item, ts, grade = (np.concatenate([p[name].ravel() for p in parts]) for name in ("item", "ts", "grade"))
         order = np.argsort(ts, kind="stable")
         n = len(order)
-        return EventLog(
+        return replace(
+            empty_log((), n),
             user=np.repeat(user, SIZE)[order].astype(np.int32),
             item=item[order].astype(np.int32),
             ts=ts[order].astype(np.int64),
             grade=grade[order].astype(np.int8),
-            surface=np.full(n, -1, np.int16),
             organic=np.zeros(n, np.int8),
             request=np.repeat(np.arange(len(user)), SIZE)[order].astype(np.int64),
-            pairable=np.ones(n, bool),
-            feedback=np.empty((n, 0), np.float32),
-            feedback_names=(),
         )
 
     def prepared(self, draw: int, users: int, uplift: UpliftSettings, work: Path) -> Prepared:
