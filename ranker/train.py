@@ -25,7 +25,7 @@ from features.schema import GIB
 from ranker.bundle import check_out, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import Columns, columns_of, full_matrix
-from ranker.config import Config
+from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
 from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
@@ -72,7 +72,7 @@ def train(
         state=prepared.state,
         plugins=plugins,
         booster=arm.booster,
-        cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory),
+        cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         measured=measured,
         importance=explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical),
         split=prepared.split,
