@@ -1,4 +1,4 @@
-"""What lists are worth to the users who were asked about: recall, NDCG, MRR, coverage, novelty, and whose the items are.
+"""What lists are worth to the users who were asked about: recall, NDCG, MRR, coverage, novelty, shares of sources.
 
 A list is a row of int32[u, m] items, best first, -1 behind its end. An item is a hit where the user wanted it.
 """
@@ -21,8 +21,8 @@ def worth(lists: I32, asked: Asked, ks: Sequence[int] = (10, 50)) -> dict[str, F
     """Return float64[u] by figure: `recall@k` and `ndcg@k` for each k, and `mrr`.
 
     lists: int32[u, m], distinct items of each user. recall@k is hits / min(k, wanted) (Liang et al., WWW 2018), so
-    that a full list can reach 1. ndcg@k has gains of 0 and 1; the ideal list has min(k, wanted) hits. mrr is 1 / place of
-    the first hit in the whole list, 0 without one. Places behind the end of a list are misses.
+    that a full list can reach 1. ndcg@k has gains of 0 and 1; the ideal list has min(k, wanted) hits. mrr is 1 / place
+    of the first hit in the whole list, 0 without one. Places behind the end of a list are misses.
     """
     return worth_of_hits(hits(lists, asked.offsets, asked.item), asked.wanted, ks)
 
