@@ -27,6 +27,7 @@ from ranker.settings import (
     BoosterSettings,
     DataSettings,
     FetchSettings,
+    ListSettings,
     PluginSettings,
     RankerSettings,
     RecordSettings,
@@ -87,6 +88,7 @@ class Config(Settings):
     sources: SourcesSettings = Field(
         default=SourcesSettings(), description="The candidate sources of Recommend, and the limits of each."
     )
+    lists: ListSettings = Field(default=ListSettings(), description="What a list of Recommend is for.")
     serve: ServeSettings = Field(default=ServeSettings(), description="Limits of requests, and threads.")
     record: RecordSettings = Field(
         default=RecordSettings(),
@@ -136,6 +138,13 @@ class Config(Settings):
             grades=tuple(self.grades),
             pairing_where=self.pairing.where,
         )
+
+
+def wanted_floor(config: Config) -> int:
+    """Return the rank of the grade from which on an item was wanted: `[lists] wanted`, else ceil((k - 1) / 2) of k."""
+    if config.lists.wanted is None:
+        return len(config.grades) // 2
+    return config.grade_names.index(config.lists.wanted)
 
 
 def load_config(path: Path) -> Config:
@@ -189,6 +198,9 @@ def _check_names(path: Path, config: Config) -> None:
     for name in config.ranker.plugins:
         if name not in config.plugins:
             raise PairliftError(f"{path}: [ranker] plugins names '{name}'{did_you_mean(name, config.plugins)}")
+    wanted = config.lists.wanted
+    if wanted is not None and wanted not in names:
+        raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
 
 
 def _problem(problem: Problem) -> str:

@@ -21,11 +21,10 @@ from features.rows import assemble
 from features.schema import F32, F64, I32, I64, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
-from ranker.candidates import filters
 from ranker.candidates.configured import Sources, configured_sources
-from ranker.candidates.merge import dedupe, within_quota
+from ranker.candidates.gathering import filters_of, gathered, limits, quotas
 from ranker.candidates.popular import Popular
-from ranker.candidates.source import proposed
+from ranker.candidates.source import NOTHING, Proposal, proposed
 from ranker.columns import plugin_values, row_matrix
 from ranker.lanes import Failures, Lane
 from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Request, SourceReport
@@ -34,8 +33,6 @@ from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Requ
 CALLER = "caller"
 #: how many items of an answer are explained
 EXPLAINED = 100
-#: a source is asked for its quota and for what the filters are sure to remove, but for no more than quota times this
-MOST_ASKED = 5
 #: seconds that one source or plugin may take to warm up: kernels are compiled then
 WARM_UP = 120.0
 
@@ -56,7 +53,7 @@ class _Call(NamedTuple):
     name: str  # of the source or plugin
     lane: str  # of `source_lane` or `plugin_lane`
     deadline: int  # µs that it may take
-    work: Callable[[], Any]  # gives the proposed items, or the plugin's columns
+    work: Callable[[], Any]  # gives the source's Proposal, or the plugin's columns
 
 
 class Trace:
@@ -97,12 +94,7 @@ class Pipeline:
         if len(sources) > MAX_SOURCES:
             raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(sources)}")
         self.sources = list(sources)
-        self.filters: list[tuple[str, filters.Filter]] = [
-            ("unknown", filters.unknown),
-            ("excluded", filters.excluded),
-        ]
-        if bundle.config.sources.exclude_seen:
-            self.filters.append(("seen", filters.seen))
+        self.filters = filters_of(bundle.config)
         self.failures = Failures()
         lanes = [*map(source_lane, self.source_names), *map(plugin_lane, bundle.plugins)]
         self._lanes = {lane: Lane(lane, 2 * bundle.config.serve.workers) for lane in lanes}
@@ -120,28 +112,20 @@ class Pipeline:
     def recommend(self, request: Request, k: int) -> Answer:
         """Return the best k items that the sources propose and the filters keep, or as many as there are."""
         trace = Trace()
-        candidates = dedupe(self._fetch(request, trace))
+        proposals = self._fetch(request, trace)
         trace.mark("sources")
-        for name, keep in self.filters:
-            candidates, removed = keep(candidates, request)
-            trace.removed.append((name, len(removed)))
-        candidates = within_quota(candidates, [settings.quota for _, settings in self.sources])
+        candidates, trace.removed = gathered(proposals, self.filters, quotas(self.sources), request)
         trace.mark("filters")
         return self._answer(request, candidates, self.source_names, k, trace)
 
-    def _fetch(self, request: Request, trace: Trace) -> list[I32]:
-        """Return what each source proposed, in parallel, each with its quota and deadline."""
-        # The user's history and the exclusions will be removed: without more to choose from, a user who has
-        # seen all that is popular would get nothing of it.
-        surplus = len(request.exclude) + 1
-        if self.bundle.config.sources.exclude_seen:
-            surplus += len(filters.history(request))
+    def _fetch(self, request: Request, trace: Trace) -> list[Proposal]:
+        """Return what each source proposed, in parallel, each with its deadline; `NOTHING` of one that fails."""
         begun = time.monotonic()
         proposals = []
-        for call, running in self._started(self._source_calls(request, surplus)):
-            items, problem = self._outcome(call, running, begun, trace)
-            proposals.append(np.empty(0, np.int32) if items is None else items)
-            trace.proposed.append((call.name, len(proposals[-1]), problem))
+        for call, running in self._started(self._source_calls(request)):
+            found, problem = self._outcome(call, running, begun, trace)
+            proposals.append(NOTHING if found is None else found)
+            trace.proposed.append((call.name, len(proposals[-1].item), problem))
         return proposals
 
     def rank(self, request: Request, item: I32) -> Answer:
@@ -183,14 +167,13 @@ class Pipeline:
         outcomes = [(call.name, self._outcome(call, running, begun, trace)[0]) for call, running in calls]
         return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
 
-    def _source_calls(self, request: Request, surplus: int) -> list[_Call]:
-        """Return what each source is asked: its quota and `surplus` more items, up to quota times `MOST_ASKED`."""
-        calls = []
-        for source, settings in self.sources:
-            limit = settings.quota + min(surplus, (MOST_ASKED - 1) * settings.quota)
-            work = partial(proposed, source, request, limit)
-            calls.append(_Call(source.name, source_lane(source.name), settings.deadline, work))
-        return calls
+    def _source_calls(self, request: Request) -> list[_Call]:
+        """Return what each source is asked."""
+        asked = limits(self.sources, request, self.bundle.config.sources.exclude_seen)
+        return [
+            _Call(source.name, source_lane(source.name), settings.deadline, partial(proposed, source, request, limit))
+            for (source, settings), limit in zip(self.sources, asked, strict=True)
+        ]
 
     def _plugin_calls(self, request: Request, item: I32) -> list[_Call]:
         """Return what each plugin is asked: its columns of int32[n] items."""
@@ -242,7 +225,7 @@ class Pipeline:
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
             request = Request(user, state.end, state=state)
-            for call in (*self._source_calls(request, surplus=0), *self._plugin_calls(request, items)):
+            for call in (*self._source_calls(request), *self._plugin_calls(request, items)):
                 try:
                     self._lanes[call.lane].start(call.work).result(WARM_UP)
                 except Exception as error:
@@ -254,8 +237,8 @@ class Pipeline:
 
     def refresh(self) -> None:
         """Order the popular items anew by the state of now: too long for a request, so a server does it in a thread."""
-        popular = Popular(self.state)
-        self.sources = [(popular if isinstance(s, Popular) else s, settings) for s, settings in self.sources]
+        state = self.state
+        self.sources = [(s.by(state) if isinstance(s, Popular) else s, settings) for s, settings in self.sources]
 
     def close(self) -> None:
         """Let the threads end."""

@@ -144,18 +144,25 @@ class SourceSettings(Settings):
     )
 
 
+class PopularSettings(SourceSettings):
+    """`[sources.popular]`: the limits of the source, and how fast it forgets."""
+
+    half_life: Duration = Field(
+        default=7 * DAY, gt=0, description="An event so much older than another counts half as much."
+    )
+
+
 class SourcesSettings(Settings):
     """`[sources]`: the candidate sources of `Recommend`."""
 
-    popular: SourceSettings | Literal[False] = Field(
-        default=SourceSettings(),
-        description="The items with the highest decayed count: of the counters of key item, the one nearest to "
-        "impressions with a half-life of 7 days, which is made where there is none. false turns it off.",
+    popular: PopularSettings | Literal[False] = Field(
+        default=PopularSettings(),
+        description="The items with the highest decayed count of wanted events ([lists] wanted). false turns it off.",
     )
     cooccurrence: SourceSettings | Literal[False] = Field(
         default=SourceSettings(),
-        description="Items that others took together with what the user took last; taken is what has a grade above the "
-        "worst, in a log of one grade all. false turns it off.",
+        description="Items that others took together with what the user wanted last ([lists] wanted). false turns it "
+        "off.",
     )
     nearest: SourceSettings | Literal[False] = Field(
         default=SourceSettings(),
@@ -163,6 +170,16 @@ class SourcesSettings(Settings):
         "false turns it off.",
     )
     exclude_seen: bool = Field(default=True, description="Do not propose items that are in the user's history.")
+
+
+class ListSettings(Settings):
+    """`[lists]`: what a list of Recommend is for."""
+
+    wanted: Name | None = Field(
+        default=None,
+        description="Name of the grade from which on an item was wanted: what sources count, and what a list should "
+        "have. Left out: the middle grade, of an even number the upper one of the two.",
+    )
 
 
 class ServeSettings(Settings):

@@ -13,11 +13,11 @@ from features.pairing.groups import make_groups
 from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
 from features.plugin import FeaturePlugin, FitData, RecodedPlugin, VectorPlugin
-from features.schema import DAY, Requests, one_request
+from features.schema import DAY, F32, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
 from ranker.bundle import Bundle
-from ranker.candidates.source import CandidateSource
+from ranker.candidates.source import CandidateSource, Proposal
 from ranker.request import Request
 
 
@@ -210,12 +210,47 @@ class SourceContract:
     def source(self, bundle: Bundle) -> CandidateSource:
         return self.make(bundle)
 
+    def scores(self, proposal: Proposal, bundle: Bundle) -> F32:
+        """Return the scores of the whole catalogue; none without `Proposal.score`."""
+        items = np.arange(bundle.state.catalog.n_items, dtype=np.int32)
+        return np.empty(0, np.float32) if proposal.score is None else proposal.score(items)
+
+    @pytest.mark.parametrize("limit", [1, 7, 1000])
+    @pytest.mark.parametrize("user", [0, 13, -1])
+    def test_the_score_orders_the_proposal_and_ends_where_it_ends(
+        self, source: CandidateSource, bundle: Bundle, user: int, limit: int
+    ) -> None:
+        proposal = source.propose(Request(user, bundle.state.end - DAY, state=bundle.state), limit)
+        if proposal.score is None:
+            return
+        given, rest = proposal.score(proposal.item), self.scores(proposal, bundle)
+        assert given.dtype == rest.dtype == np.float32
+        assert np.isfinite(given).all()
+        assert (np.diff(given) <= 0).all()
+        rest[proposal.item] = np.nan
+        if len(given) == limit:
+            assert not (rest > given.min(initial=np.inf)).any()
+
+    def test_a_score_is_of_its_item_alone_and_of_no_other_than_an_item(
+        self, source: CandidateSource, bundle: Bundle
+    ) -> None:
+        proposal, n = source.propose(Request(3, bundle.state.end, state=bundle.state), 5), bundle.state.catalog.n_items
+        if proposal.score is None:
+            return
+        whole, rng = self.scores(proposal, bundle), np.random.default_rng(0)
+        for size in (0, 1, 9):
+            some = rng.integers(0, n, size).astype(np.int32)
+            assert proposal.score(some).tobytes() == whole[some].tobytes()
+        odd = proposal.score(np.array([-1, n + 1000], np.int32))
+        assert np.isnan(odd[0])
+        assert odd.shape == (2,)
+
     @pytest.mark.parametrize("limit", [1, 7, 1000])
     @pytest.mark.parametrize("user", [0, 13, -1])
     def test_distinct_known_items_within_the_limit(
         self, source: CandidateSource, bundle: Bundle, user: int, limit: int
     ) -> None:
-        items = source.propose(Request(user, bundle.state.end, state=bundle.state), limit)
+        items = source.propose(Request(user, bundle.state.end, state=bundle.state), limit).item
         assert items.dtype == np.int32
         assert items.ndim == 1
         assert len(items) <= limit
@@ -224,21 +259,21 @@ class SourceContract:
 
     def test_a_smaller_limit_is_a_prefix(self, source: CandidateSource, bundle: Bundle) -> None:
         request = Request(3, bundle.state.end, state=bundle.state)
-        assert len(source.propose(request, 5)) == 5
-        assert source.propose(request, 5).tolist() == source.propose(request, 50)[:5].tolist()
+        assert len(source.propose(request, 5).item) == 5
+        assert source.propose(request, 5).item.tolist() == source.propose(request, 50).item[:5].tolist()
 
     def test_the_same_request_gives_the_same_items(self, source: CandidateSource, bundle: Bundle) -> None:
         request = Request(3, bundle.state.end - DAY, source_item=4, state=bundle.state)
         again = self.make(bundle)
-        assert len(source.propose(request, 20))
+        assert len(source.propose(request, 20).item)
         for other in (source, again):
-            assert other.propose(request, 20).tolist() == source.propose(request, 20).tolist()
+            assert other.propose(request, 20).item.tolist() == source.propose(request, 20).item.tolist()
 
     def test_several_threads_get_the_items_of_one(self, source: CandidateSource, bundle: Bundle) -> None:
         requests = [Request(user, bundle.state.end, state=bundle.state) for user in range(40)]
-        alone = [source.propose(request, 20).tolist() for request in requests]
+        alone = [source.propose(request, 20).item.tolist() for request in requests]
         with ThreadPoolExecutor(4) as pool:
-            assert [items.tolist() for items in pool.map(lambda r: source.propose(r, 20), requests)] == alone
+            assert [found.item.tolist() for found in pool.map(lambda r: source.propose(r, 20), requests)] == alone
 
     def test_an_event_of_the_instant_is_not_seen(self, source: CandidateSource, bundle: Bundle, world: World) -> None:
         """As of the time of a user's own event, the answer is that of histories that end before it."""
@@ -247,9 +282,10 @@ class SourceContract:
             user, as_of = int(world.log.user[event]), int(world.log.ts[event])
             cut = replace(state, histories=state.histories.until(as_of))
             asked = [Request(user, as_of, state=one) for one in (state, cut)]
-            whole, before = (source.propose(request, 30).tolist() for request in asked)
-            assert whole == before
-            compared += bool(whole)
+            whole, before = (source.propose(request, 30) for request in asked)
+            assert whole.item.tolist() == before.item.tolist()
+            assert self.scores(whole, bundle).tobytes() == self.scores(before, bundle).tobytes()
+            compared += len(whole.item) > 0
         assert compared
 
     def test_the_histories_are_those_of_the_request(self, source: CandidateSource, bundle: Bundle) -> None:
@@ -259,10 +295,10 @@ class SourceContract:
         other = replace(state, histories=state.histories.until(end - 10 * DAY))
         for one in (state, other, state):
             request = Request(user, end, state=one)
-            assert source.propose(request, 30).tolist() == self.make(bundle).propose(request, 30).tolist()
+            assert source.propose(request, 30).item.tolist() == self.make(bundle).propose(request, 30).item.tolist()
 
     def test_before_the_first_event_there_is_nothing(
         self, source: CandidateSource, bundle: Bundle, world: World
     ) -> None:
         request = Request(0, int(world.log.ts[0]), state=bundle.state)
-        assert len(source.propose(request, 20)) == 0
+        assert len(source.propose(request, 20).item) == 0

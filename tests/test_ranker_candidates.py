@@ -12,8 +12,8 @@ from contracts import SourceContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.counters.spec import Counter, Span
-from features.schema import DAY, empty_log
+from features.schema import DAY, empty_log, merged
+from features.state.histories import HistoryBuffer
 from features.state.store import State
 from ranker.candidates import filters
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
@@ -22,10 +22,12 @@ from ranker.candidates.popular import Popular
 from ranker.candidates.source import best
 from ranker.request import ABSENT, Candidates, Request
 
+WEEK = 7 * DAY
+
 
 class TestPopular(SourceContract):
     def make(self, bundle):
-        return Popular(bundle.state)
+        return Popular(bundle.state, 1, WEEK)
 
 
 class TestTakenTogether(SourceContract):
@@ -56,52 +58,69 @@ def test_best_equals_a_stable_sort_at_any_limit():
             assert best(score, limit).tolist() == expected[:limit]
 
 
-def decayed(log, as_of, half_life):
-    """The plain definition: each event counts 2 to the power of minus its age in half-lives."""
-    seen = log.ts < as_of
+def decayed(log, as_of, half_life, floor=1):
+    """The plain definition: each wanted event counts 2 to the power of minus its age in half-lives."""
+    seen = (log.ts < as_of) & (log.grade >= floor)
     return np.bincount(log.item[seen], 2.0 ** (-(as_of - log.ts[seen]) / half_life), 80)
 
 
-@pytest.mark.parametrize("days", [3, 15, 31])
-def test_popular_is_the_decayed_count_as_of_the_request(world, bundle, days):
+@pytest.mark.parametrize("half_life", [WEEK, DAY])
+@pytest.mark.parametrize("floor", [0, 1, 2])
+@pytest.mark.parametrize("days", [3, 15, 31, 40])
+def test_popular_is_the_decayed_count_of_wanted_events_as_of_the_request(world, bundle, days, floor, half_life):
     as_of = int(world.log.ts[0]) + days * DAY
-    counts = decayed(world.log, as_of, 7 * DAY)
+    counts = decayed(world.log, as_of, half_life, floor)
     expected = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
-    assert Popular(bundle.state).propose(Request(-1, as_of, state=bundle.state), 10).tolist() == expected[:10]
+    found = Popular(bundle.state, floor, half_life).propose(Request(-1, as_of, state=bundle.state), 10)
+    assert found.item.tolist() == expected[:10]
+    assert np.allclose(found.score(np.arange(80, dtype=np.int32)), np.log1p(counts), rtol=1e-6)
 
 
 def test_popular_long_after_the_snapshot_keeps_the_last_order(bundle):
-    popular = Popular(bundle.state)
+    popular = Popular(bundle.state, 1, WEEK)
     now = popular.propose(Request(-1, bundle.state.end, state=bundle.state), 80)
-    assert len(now) > 70
+    assert len(now.item) > 70
     # 30 years are 1,500 half-lives: each count is 0 as a float by then.
-    assert (
-        popular.propose(Request(-1, bundle.state.end + 30 * 365 * DAY, state=bundle.state), 80).tolist() == now.tolist()
+    later = popular.propose(Request(-1, bundle.state.end + 30 * 365 * DAY, state=bundle.state), 80)
+    assert later.item.tolist() == now.item.tolist()
+    assert (later.score(later.item) == 0).all()
+
+
+def test_popular_counts_all_events_where_none_is_wanted(world, bundle):
+    log = replace(world.log, grade=np.full(len(world.log), -1, np.int8))
+    state = State.build(log, world.catalog, (), world.grades)
+    counts = decayed(log, state.end, WEEK, -1)
+    expected = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
+    assert Popular(state, 2, WEEK).propose(Request(-1, state.end, state=state), 20).item.tolist() == expected[:20]
+
+
+def test_popular_by_another_state_keeps_what_it_was_told(world, bundle):
+    later = State.build(world.log, world.catalog, (), world.grades)
+    early = Popular(State.build(world.log.until(int(world.log.ts[200])), world.catalog, (), world.grades), 2, DAY)
+    request = Request(-1, later.end, state=later)
+    asked = (
+        early.propose(request, 20),
+        early.by(later).propose(request, 20),
+        Popular(later, 2, DAY).propose(request, 20),
     )
+    old, new, want = (found.item.tolist() for found in asked)
+    assert old != new
+    assert new == want
 
 
-def test_popular_without_a_declared_counter_makes_its_own(world, bundle):
-    bare = State.build(world.log, world.catalog, (), world.grades)
-    for as_of in (int(world.log.ts[0]) + 10 * DAY, bundle.state.end):
-        request = Request(-1, as_of, state=bundle.state)
-        assert Popular(bare).propose(request, 20).tolist() == Popular(bundle.state).propose(request, 20).tolist()
-
-
-def test_popular_takes_the_counter_nearest_to_a_week_of_impressions(world):
-    def counter(event, days):
-        return Counter(("item",), event, Span("h", days * DAY), "count")
-
-    counters = (
-        counter("like", 7),
-        counter("impression", 1),
-        counter("impression", 9),
-        Counter(("user",), "impression", Span("h", 7 * DAY), "count"),
-        Counter(("item",), "like", Span("h", 7 * DAY), "rate"),
-    )
-    state = State.build(world.log, world.catalog, counters, world.grades)
-    as_of = int(world.log.ts[0]) + 12 * DAY
-    expected = np.argsort(-decayed(world.log, as_of, 9 * DAY), kind="stable")
-    assert Popular(state).propose(Request(-1, as_of, state=state), 10).tolist() == expected[:10].tolist()
+def test_popular_counts_late_events_of_live_histories(world, bundle):
+    """What was recorded lies in blocks with gaps, of users in any order, and may be older than what is known."""
+    end, rng = bundle.state.end, np.random.default_rng(0)
+    late = replace(
+        empty_log(("play",), 300), user=rng.integers(0, 40, 300).astype(np.int32),
+        item=rng.integers(0, 80, 300).astype(np.int32), ts=np.sort(rng.integers(end - 20 * DAY, end + DAY, 300)),
+        grade=rng.integers(-1, 3, 300).astype(np.int8),
+    )  # fmt: skip
+    state = replace(bundle.state, histories=HistoryBuffer(bundle.state.histories).extended(late), end=end + DAY)
+    whole = merged([world.log, late])
+    for as_of in (end - 5 * DAY, end + 2 * DAY):
+        found = Popular(state, 2, WEEK).propose(Request(-1, as_of, state=state), 80)
+        assert np.allclose(found.score(np.arange(80, dtype=np.int32)), np.log1p(decayed(whole, as_of, WEEK, 2)))
 
 
 def test_nearest_is_the_exact_top_of_the_dot_products(bundle):
@@ -110,7 +129,8 @@ def test_nearest_is_the_exact_top_of_the_dot_products(bundle):
         request = Request(user, state.end, state=bundle.state)
         items = np.arange(80, dtype=np.int32)
         dots = plugin.values(request.requests(items), state.histories)[:, 0]
-        found = Nearest(plugin).propose(request, 8)
+        found, score = Nearest(plugin).propose(request, 8)
+        assert np.allclose(score(items), dots, rtol=1e-5, equal_nan=True)
         assert np.allclose(dots[found], np.sort(dots[~np.isnan(dots)])[::-1][:8], rtol=1e-5)
 
 
@@ -121,14 +141,16 @@ def test_nearest_never_proposes_an_item_without_a_vector(bundle):
         def user_vectors(self, requests, histories):
             return np.array([[1, 1]], np.float32)
 
-    assert Nearest(Holes()).propose(Request(0, 0, state=bundle.state), 9).tolist() == [2, 0]
+    proposal = Nearest(Holes()).propose(Request(0, 0, state=bundle.state), 9)
+    assert proposal.item.tolist() == [2, 0]
+    assert np.array_equal(proposal.score(np.arange(5, dtype=np.int32)), [1, np.nan, 3, np.nan, np.nan], equal_nan=True)
 
 
 def test_nearest_finds_the_users_taste(world, bundle):
     source = Nearest(bundle.plugins["als"])
     shares = [
         np.mean(
-            world.item_taste[source.propose(Request(user, bundle.state.end, state=bundle.state), 5)]
+            world.item_taste[source.propose(Request(user, bundle.state.end, state=bundle.state), 5).item]
             == world.user_taste[user]
         )
         for user in range(40)
@@ -213,14 +235,17 @@ def test_taken_together_adds_up_over_what_was_taken_last():
     together = table({0: [(2, 0.9), (3, 0.8)], 1: [(3, 0.5), (4, 0.4)]})
     # 1 was taken last and 5 was skipped: 3 gets .5 + .8 / 2, 2 gets .9 / 2, 4 gets .4
     source = TakenTogether(together, floor=1)
-    assert source.propose(after([0, 1, 5], [2, 1, 0]), 9).tolist() == [3, 2, 4]
+    proposal = source.propose(after([0, 1, 5], [2, 1, 0]), 9)
+    assert proposal.item.tolist() == [3, 2, 4]
+    scores = proposal.score(np.array([4, 3, 0, 2, 3, -1, 9], np.int32))
+    assert np.allclose(scores, [0.4, 0.9, np.nan, 0.45, 0.9, np.nan, np.nan], equal_nan=True)
 
 
 def test_taken_together_starts_with_the_source_item():
     together = table({0: [(2, 0.9)], 1: [(3, 0.8)]})
     source = TakenTogether(together, floor=1)
-    assert source.propose(after([0], [2], source_item=1), 9).tolist() == [3, 2]
-    assert source.propose(after([], [], source_item=1), 9).tolist() == [3]
+    assert source.propose(after([0], [2], source_item=1), 9).item.tolist() == [3, 2]
+    assert source.propose(after([], [], source_item=1), 9).item.tolist() == [3]
 
 
 def test_taken_together_hears_an_item_once_and_no_more_than_the_last_seeds():
@@ -234,14 +259,9 @@ def test_taken_together_hears_an_item_once_and_no_more_than_the_last_seeds():
 
 def test_an_empty_log_proposes_nothing(world):
     state = State.build(world.log.until(0), world.catalog, (), world.grades)
-    assert len(Popular(replace(state)).propose(Request(0, 10, state=state), 5)) == 0
-
-
-def test_popular_items_hold_no_histories_and_one_timeline(bundle):
-    held = Popular(bundle.state)._state
-    assert len(bundle.state.histories.ts)
-    assert len(held.histories.ts) == 0
-    assert [len(level.timelines) for level in held.levels] == [1]
+    proposal = Popular(state, 1, WEEK).propose(Request(0, 10, state=state), 5)
+    assert len(proposal.item) == 0
+    assert proposal.score(np.array([3, -1], np.int32)).tolist()[0] == 0
 
 
 def candidates(items):

@@ -12,7 +12,9 @@ from world import with_config
 
 from features.errors import PairliftError
 from features.plugin import VectorPlugin
+from ranker.candidates.gathering import candidates_of, source_columns, source_values
 from ranker.candidates.merge import dedupe, within_quota
+from ranker.candidates.source import Proposal
 from ranker.columns import full_matrix
 from ranker.lanes import BusyError, Failures, Lane
 from ranker.pipeline import CALLER, Pipeline, select
@@ -60,7 +62,7 @@ class Fixed:
         self.limit = limit
         if isinstance(self.items, Exception):
             raise self.items
-        return np.array(self.items, np.int32)
+        return Proposal(np.array(self.items, np.int32))
 
 
 PATIENT = 20_000_000
@@ -215,13 +217,13 @@ def test_a_failing_source_is_named_and_the_answer_comes(bundle, now):
     assert answer.detail.sources[1].problem == "ValueError: no luck"
 
 
-@pytest.mark.parametrize("items", [[0.5, 1.5], [[1, 2]], ["a"]])
-def test_a_source_that_gives_no_items_is_a_failing_one(bundle, now, items):
+@pytest.mark.parametrize("given", [*map(np.array, ([0.5, 1.5], [[1, 2]], ["a"])), None])
+def test_a_source_that_gives_no_items_is_a_failing_one(bundle, now, given):
     class Odd(Fixed):
         def propose(self, request, limit):
-            return np.array(self.items)
+            return np.array([1, 2]) if given is None else Proposal(given)
 
-    answer = with_sources(bundle, Odd("odd", items), Fixed("good", [1])).recommend(
+    answer = with_sources(bundle, Odd("odd", []), Fixed("good", [1])).recommend(
         Request(-1, now, state=bundle.state), 10
     )
     assert answer.degraded == ("sources.odd",)
@@ -356,6 +358,47 @@ def test_the_quota_counts_what_the_filters_left(bundle, world, now):
     pipeline = with_sources(bundle, Fixed("first", [*seen, *fresh]), Fixed("second", fresh[::-1]), quota=20)
     answer = pipeline.recommend(Request(user, now, state=bundle.state), 80)
     assert {i for i, m in zip(answer.item, answer.sources, strict=True) if m & 1} == set(fresh[:20])
+
+
+def candidates_served(pipeline, request, monkeypatch):
+    """The candidates that a Recommend scores, and the mask of each."""
+    met = []
+    answer, monkeypatched = pipeline._answer, lambda *given: met.append(given[1]) or answer(*given)
+    monkeypatch.setattr(pipeline, "_answer", monkeypatched)
+    pipeline.recommend(request, 5)
+    return met[-1]
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_training_gathers_the_candidates_that_are_served(bundle, world, monkeypatch, exclude_seen):
+    tables = {"sources": bundle.config.sources.model_copy(update={"exclude_seen": exclude_seen})}
+    pipeline = Pipeline(with_config(bundle, **tables))
+    for row in range(0, len(world.log), 250):
+        user, as_of = int(world.log.user[row]), int(world.log.ts[row])
+        exclude = world.log.item[row : row + 3]
+        request = Request(user, as_of, state=bundle.state, exclude=exclude, source_item=int(world.log.item[row - 1]))
+        served = candidates_served(pipeline, request, monkeypatch)
+        learned, values = candidates_of(pipeline.sources, request, pipeline.bundle.config)
+        assert learned.item.tolist() == served.item.tolist()
+        assert learned.place.tolist() == served.place.tolist()
+        # What a source proposed, it scores; and popular says of every item how popular it is.
+        assert not np.isnan(values[learned.place < ABSENT]).any()
+        assert not np.isnan(values[:, 0]).any()
+    assert source_columns(pipeline.sources) == ("source__popular", "source__cooccurrence", "source__nearest")
+
+
+def test_a_score_that_fails_is_told_and_its_column_is_missing():
+    item, none = np.arange(3, dtype=np.int32), np.empty(0, np.int32)
+    proposals = [
+        Proposal(none, lambda item: item * np.float32(2)), Proposal(none), Proposal(none, lambda item: item[:1]),
+        Proposal(none, lambda item: 1 / 0),
+    ]  # fmt: skip
+    told = []
+    values = source_values(proposals, item, lambda number, error: told.append((number, type(error))))
+    assert np.array_equal(values, np.array([[0, 2, 4], *[[np.nan] * 3] * 3]).T, equal_nan=True)
+    assert told == [(2, ValueError), (3, ZeroDivisionError)]
+    with pytest.raises(ValueError, match=r"shape \(3,\) were expected, found \(1,\)"):
+        source_values(proposals, item)
 
 
 def test_dedupe_keeps_every_sources_place():

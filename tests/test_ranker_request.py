@@ -14,6 +14,7 @@ from features.schema import I32, SECOND, EventLog, empty_log
 from features.state.live import Live
 from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.candidates.source import Proposal
 from ranker.client import Client, Reply
 from ranker.pipeline import Pipeline
 from ranker.recording.numbering import with_room
@@ -34,9 +35,9 @@ class Moving:
     def __init__(self, move: Callable[[], None], items: I32) -> None:
         self.move, self.items = move, items
 
-    def propose(self, request: Request, limit: int) -> I32:
+    def propose(self, request: Request, limit: int) -> Proposal:
         self.move()
-        return self.items
+        return Proposal(self.items)
 
 
 class MovingPlugin:

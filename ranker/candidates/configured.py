@@ -9,7 +9,7 @@ from ranker.candidates.cooccurrence import Cooccurrence, TakenTogether
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import CandidateSource
-from ranker.config import Config
+from ranker.config import Config, wanted_floor
 from ranker.settings import SourceSettings
 
 log = logging.getLogger(__name__)
@@ -21,12 +21,11 @@ def configured_sources(
     config: Config, state: State, cooccurrence: Cooccurrence, plugins: Iterable[FeaturePlugin]
 ) -> Sources:
     """Return the sources, each with its settings, in the order of their bits. state: of now, for the popular items."""
-    settings = config.sources
+    settings, floor = config.sources, wanted_floor(config)
     found: list[tuple[CandidateSource, SourceSettings]] = []
     if settings.popular:
-        found.append((Popular(state), settings.popular))
+        found.append((Popular(state, floor, settings.popular.half_life), settings.popular))
     if settings.cooccurrence:
-        floor = min(len(config.grades) - 1, 1)
         found.append((TakenTogether(cooccurrence, floor), settings.cooccurrence))
     if settings.nearest:
         vectors = next((plugin for plugin in plugins if isinstance(plugin, VectorPlugin)), None)

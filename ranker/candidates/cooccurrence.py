@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from features.schema import F32, GIB, I8, I32, I64, Bool, EventLog
-from ranker.candidates.source import best
+from ranker.candidates.source import Proposal, best, score_of
 from ranker.request import Request
 
 #: how many neighbours the table keeps of an item
@@ -193,18 +194,19 @@ class TakenTogether:
     name = "cooccurrence"
 
     def __init__(self, table: Cooccurrence, floor: int) -> None:
-        """floor: the lowest grade that counts as taken (0 where the log has one grade, else 1)."""
+        """floor: rank of the lowest grade that counts as taken."""
         self._table = table
         self._floor = floor
 
-    def propose(self, request: Request, limit: int) -> I32:
-        """Return the items most often taken together with the seeds; none for a user without any."""
+    def propose(self, request: Request, limit: int) -> Proposal:
+        """Return the items most often taken together with the seeds, and their sums; none for a user without any."""
         seeds = self._seeds(request)
         neighbour = self._table.neighbour[seeds]
         weight = self._table.score[seeds] / (1 + np.arange(len(seeds)))[:, None]
         known = neighbour >= 0
         items, place = np.unique(neighbour[known], return_inverse=True)
-        return items[best(np.bincount(place, weight[known], len(items)).astype(np.float64), limit)]
+        score = np.bincount(place, weight[known], len(items)).astype(np.float64)
+        return Proposal(items[best(score, limit)], partial(score_of, items, score))
 
     def _seeds(self, request: Request) -> I32:
         histories = request.state.histories

@@ -1,10 +1,12 @@
 """The user tower's nearest items: exact top k of the scalar product with every item vector."""
 
+from functools import partial
+
 import numpy as np
 
 from features.plugin import VectorPlugin
 from features.schema import I32
-from ranker.candidates.source import best
+from ranker.candidates.source import NOTHING, Proposal, best, score_of
 from ranker.request import Request
 
 
@@ -24,10 +26,10 @@ class Nearest:
         # All known: keep the plugin's own (mapped) array instead of a copy.
         self._vectors = vectors if known.all() else np.ascontiguousarray(vectors[known])
 
-    def propose(self, request: Request, limit: int) -> I32:
-        """Return the items nearest to the user's vector as of the request."""
-        none = np.empty(0, np.int32)
-        vector = self._plugin.user_vectors(request.requests(none), request.state.histories)[0]
+    def propose(self, request: Request, limit: int) -> Proposal:
+        """Return the items nearest to the user's vector as of the request; the score is the scalar product."""
+        vector = self._plugin.user_vectors(request.requests(np.empty(0, np.int32)), request.state.histories)[0]
         if np.isnan(vector).any():
-            return none
-        return self._items[best(self._vectors @ vector, limit)]
+            return NOTHING
+        score = self._vectors @ vector
+        return Proposal(self._items[best(score, limit)], partial(score_of, self._items, score))

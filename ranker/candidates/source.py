@@ -1,11 +1,25 @@
 """The CandidateSource Protocol: what proposes items for a request, before anything is scored."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from features.schema import F32, F64, I32
 from ranker.request import Request
+
+
+class Proposal(NamedTuple):
+    """What a source says of one request."""
+
+    item: I32  # [<= limit], distinct item indexes, best first
+    #: Gives float32[n], the source's own score of any int32[n] items, also those that it did not propose: higher is
+    #: better, NaN where it says nothing. Cheap: for some hundred items much less than the proposal. None: no scores.
+    score: Callable[[I32], F32] | None = None
+
+
+#: of a source that has nothing to say
+NOTHING = Proposal(np.empty(0, np.int32))
 
 
 class CandidateSource(Protocol):
@@ -16,21 +30,24 @@ class CandidateSource(Protocol):
 
     name: str
 
-    def propose(self, request: Request, limit: int) -> I32:
-        """Return int32[<= limit]: distinct item indexes, best first.
+    def propose(self, request: Request, limit: int) -> Proposal:
+        """Return at most `limit` items, best first, and what scores them and others by the same measure.
 
         Only events with `ts < as_of` of the request count; what was recorded is read from the request's state (but by
-        `Popular`, see there). The same request gives the same items. Safe to call from several threads. May raise: the
-        answer then comes without this source.
+        `Popular`, see there). The same request gives the same proposal. Safe to call from several threads. May raise:
+        the answer then comes without this source.
         """
 
 
-def proposed(source: CandidateSource, request: Request, limit: int) -> I32:
-    """Ask a source; what is not a list of integers is its failure, a list that is too long is cut."""
-    items = np.asarray(source.propose(request, limit))
+def proposed(source: CandidateSource, request: Request, limit: int) -> Proposal:
+    """Ask a source; what is not a Proposal of integers is its failure (ValueError), a list too long is cut."""
+    proposal = source.propose(request, limit)
+    if not isinstance(proposal, Proposal):
+        raise ValueError(f"a Proposal was expected, found {type(proposal).__name__}: return Proposal(items, score)")
+    items = np.asarray(proposal.item)
     if items.ndim != 1:
         raise ValueError(f"a list of items was expected, found an array of shape {items.shape}")
-    return items.astype(np.int32, casting="same_kind")[:limit]
+    return Proposal(items.astype(np.int32, casting="same_kind")[:limit], proposal.score)
 
 
 def best(score: F32 | F64, limit: int) -> I32:
@@ -44,3 +61,13 @@ def best(score: F32 | F64, limit: int) -> I32:
     else:
         place = np.flatnonzero(score > -np.inf)
     return place[np.lexsort((place, -score[place]))][:limit].astype(np.int32)
+
+
+def score_of(items: I32, score: F32 | F64, wanted: I32) -> F32:
+    """Return float32[n] scores of int32[n] wanted items: score[k] of items[k] (ascending), NaN for all others."""
+    found = np.full(len(wanted), np.nan, np.float32)
+    if len(items):
+        place = np.minimum(np.searchsorted(items, wanted), len(items) - 1)
+        known = items[place] == wanted
+        found[known] = score[place[known]]
+    return found

@@ -1,0 +1,108 @@
+"""How the candidates of a request come about: the one path of training (`candidates_of`) and of `Pipeline.recommend`.
+
+    limits      how much each source is asked for: its quota, and what the filters will remove
+    proposed    each source's Proposal (a server asks them in lanes with deadlines)
+    gathered    merge, filters, quotas
+    source_values   each source's own score of every candidate, also of those that another source proposed
+
+In a server a source that fails or is late has the proposal `NOTHING`; in training its error ends the training.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from features.schema import F32, I32
+from ranker.candidates import filters
+from ranker.candidates.configured import Sources
+from ranker.candidates.filters import Filter
+from ranker.candidates.merge import dedupe, within_quota
+from ranker.candidates.source import Proposal, proposed
+from ranker.config import Config
+from ranker.request import Candidates, Request
+
+#: a source is asked for its quota and for what the filters are sure to remove, but for no more than quota times this
+MOST_ASKED = 5
+
+#: filters by name, in the order in which they run
+Filters = Sequence[tuple[str, Filter]]
+
+
+def candidates_of(sources: Sources, request: Request, config: Config) -> tuple[Candidates, F32]:
+    """Return the n candidates of a request as a server gathers them, and float32[n, s] `source_values` of them.
+
+    Sources run one after another without deadlines, and what they raise is raised.
+    """
+    asked = zip(sources, limits(sources, request, config.sources.exclude_seen), strict=True)
+    proposals = [proposed(source, request, limit) for (source, _), limit in asked]
+    candidates, _ = gathered(proposals, filters_of(config), quotas(sources), request)
+    return candidates, source_values(proposals, candidates.item)
+
+
+def limits(sources: Sources, request: Request, exclude_seen: bool) -> list[int]:
+    """Return how many items each source is asked for: its quota and a surplus, up to quota times `MOST_ASKED`."""
+    # The user's history and the exclusions will be removed: without more to choose from, a user who has seen all that
+    # is popular would get nothing of it.
+    surplus = len(request.exclude) + 1
+    if exclude_seen:
+        surplus += len(filters.history(request))
+    return [quota + min(surplus, (MOST_ASKED - 1) * quota) for quota in quotas(sources)]
+
+
+def quotas(sources: Sources) -> list[int]:
+    """Return the quota of each source."""
+    return [settings.quota for _, settings in sources]
+
+
+def filters_of(config: Config) -> Filters:
+    """Return the filters of a configuration."""
+    found: list[tuple[str, Filter]] = [("unknown", filters.unknown), ("excluded", filters.excluded)]
+    if config.sources.exclude_seen:
+        found.append(("seen", filters.seen))
+    return found
+
+
+def gathered(
+    proposals: Sequence[Proposal], keepers: Filters, quota: Sequence[int], request: Request
+) -> tuple[Candidates, list[tuple[str, int]]]:
+    """Return the candidates by item, and (filter, how many items it removed) of each filter.
+
+    proposals: one for each source, in the order of their bits. quota: of each source, counted behind the filters.
+    """
+    candidates, removed = dedupe([proposal.item for proposal in proposals]), []
+    for name, keep in keepers:
+        candidates, dropped = keep(candidates, request)
+        removed.append((name, len(dropped)))
+    return within_quota(candidates, quota), removed
+
+
+def source_columns(sources: Sources) -> tuple[str, ...]:
+    """Return the names of the columns of `source_values`."""
+    return tuple(f"source__{source.name}" for source, _ in sources)
+
+
+def source_values(
+    proposals: Sequence[Proposal], item: I32, failed: Callable[[int, Exception], None] | None = None
+) -> F32:
+    """Return float32[n, s]: each source's own score of int32[n] items, NaN where it has none or says nothing.
+
+    failed: is told (source's number, error) of a score that raises or has a wrong shape, and its column is NaN; left
+    out, the error is raised.
+    """
+    values = np.full((len(item), len(proposals)), np.nan, np.float32)
+    for number, proposal in enumerate(proposals):
+        try:
+            if proposal.score is not None:
+                values[:, number] = _scores(proposal.score, item)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(number, error)
+    return values
+
+
+def _scores(score: Callable[[I32], F32], item: I32) -> F32:
+    found = np.asarray(score(item))
+    if found.shape != item.shape:
+        raise ValueError(f"scores of shape {item.shape} were expected, found {found.shape}")
+    return found
