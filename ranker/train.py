@@ -21,21 +21,26 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
+from features.plugin import FeaturePlugin
 from features.schema import GIB
-from ranker.bundle import check_out, write_bundle
+from ranker.bundle import Bundle, check_out, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import Columns, columns_of, full_matrix
-from ranker.config import Config
+from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
+from ranker.lists.answers import patient
+from ranker.lists.peers import Past
+from ranker.lists.report import lists_report
 from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.pipeline import Pipeline
 from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_stage
-from ranker.training.prepared import prepare
+from ranker.training.prepared import Prepared, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +85,49 @@ def train(
     )
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, measured["pair_accuracy"], json.dumps(measured))
     return measured
+
+
+def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
+    """Train as `train` does, and return what the lists of the test's users are worth: see `ranker.lists.report`.
+
+    most: users that are asked about, in place of `[lists] users`. memory: bytes, of `Cooccurrence.build`.
+    """
+    prepared, seed = prepare(config), config.uplift.seeds[0]
+    plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
+    arms = Arms.of(prepared)
+    arm = arms.fit("+".join(plugins) or "without", arms.served_columns(plugins), seed)
+    pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, memory)))
+    past = Past(
+        log=prepared.log,
+        histories=prepared.state.histories,
+        catalog=prepared.catalog,
+        groups=prepared.groups,
+        split=prepared.split,
+        floor=wanted_floor(config),
+    )
+    try:
+        return lists_report(pipeline, past, most=most or config.lists.users, seed=seed)
+    finally:
+        pipeline.close()
+
+
+def bundle_at_cut(prepared: Prepared, plugins: dict[str, FeaturePlugin], arm: Arm, memory: int = 2 * GIB) -> Bundle:
+    """Return a bundle in memory of which everything that is learned is of before t2; its state is the whole log's.
+
+    A request reads of that state what lies before its as_of, so lists can be asked for as of any time from t2 on.
+    """
+    table = Cooccurrence.build(prepared.log.until(prepared.split.t2), prepared.catalog.n_items, memory=memory)
+    return Bundle(
+        folder=prepared.config.work,
+        version="at-cut",
+        config=prepared.config,
+        columns=tuple(columns_of(prepared.spec, plugins)),
+        spec=prepared.spec,
+        state=prepared.state,
+        plugins=plugins,
+        booster=arm.booster,
+        cooccurrence=table,
+    )
 
 
 def _measured(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> dict[str, Any]:

@@ -1,26 +1,20 @@
 """The lists themselves: every user asked by the server's own path, and each source alone."""
 
-import logging
-from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm import tqdm
 
-from features.errors import PairliftError
-from features.schema import HOUR, I32, I64
+from features.schema import HOUR, I32, I64, NO_CONTEXT
 from ranker.bundle import Bundle
-from ranker.candidates.configured import Sources
 from ranker.candidates.filters import history
-from ranker.candidates.merge import dedupe
+from ranker.candidates.gathering import gathered, quotas
 from ranker.candidates.source import CandidateSource, proposed
 from ranker.config import Config
 from ranker.lists.asked import Asked
 from ranker.pipeline import Pipeline, source_lane
 from ranker.request import U32, Answer, Request
 from ranker.settings import SourceSettings
-
-logger = logging.getLogger(__name__)
 
 #: why a list is empty
 NOTHING, SEEN = "the sources proposed nothing", "the filters removed all that was proposed"
@@ -71,7 +65,7 @@ def ask(pipeline: Pipeline, who: Asked, m: int) -> Answers:
         reached=np.zeros(len(who), np.int64),
         candidates=np.zeros(len(who), np.int64),
     )
-    everything = sum(settings.quota for _, settings in pipeline.sources)
+    everything = sum(quotas(pipeline.sources))
     for k in tqdm(range(len(who)), desc="lists", unit=" users"):
         request = _request(pipeline, who, k)
         _keep(found, k, pipeline.recommend(request, everything), who)
@@ -85,9 +79,12 @@ def ask(pipeline: Pipeline, who: Asked, m: int) -> Answers:
 
 def _request(pipeline: Pipeline, who: Asked, k: int) -> Request:
     r = who.requests
-    context = {"context": r.context[k : k + 1]} if len(r.context) else {}
     return Request(
-        int(r.user[k]), int(r.as_of[k]), state=pipeline.state, surface=int(r.surface[k]), **context
+        int(r.user[k]),
+        int(r.as_of[k]),
+        state=pipeline.state,
+        surface=int(r.surface[k]),
+        context=r.context[k : k + 1] if len(r.context) else NO_CONTEXT,
     )
 
 
@@ -111,11 +108,9 @@ def _why(pipeline: Pipeline, request: Request) -> str:
 def _alone(pipeline: Pipeline, source: CandidateSource, request: Request, m: int) -> I32:
     """Return int32[<= m]: what one source proposes that the filters keep, in its own order; nothing where it fails."""
     try:
-        items = proposed(source, request, m + len(history(request)) + len(request.exclude) + 1)
+        found = proposed(source, request, m + len(history(request)) + 1)
     except Exception as error:
         pipeline.failures.add(source_lane(source.name), error)
         return np.empty(0, np.int32)
-    candidates = dedupe([items])
-    for _, keep in pipeline.filters:
-        candidates, _ = keep(candidates, request)
-    return candidates.item[np.argsort(candidates.place[:, 0], kind="stable")][:m]
+    candidates, _ = gathered([found], pipeline.filters, [m], request)
+    return candidates.item[np.argsort(candidates.place[:, 0])]

@@ -54,6 +54,12 @@ class Asked:
         )
         return Asked(requests=requests, history=self.history[rows])
 
+    def drawn(self, most: int | None, seed: int) -> "Asked":
+        """Return at most so many of the users, drawn evenly; None: all."""
+        if most is None or len(self) <= most:
+            return self
+        return self.select(np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False)))
+
 
 def asked(
     log: EventLog,
@@ -90,10 +96,7 @@ def asked(
         item=item[new],
         context=context[first] if len(context) else context,
     )
-    found = Asked(requests=requests, history=stop - begin).select(sizes > 0)
-    if most is None or len(found) <= most:
-        return found
-    return found.select(np.sort(np.random.default_rng(seed).choice(len(found), most, replace=False)))
+    return Asked(requests=requests, history=stop - begin).select(sizes > 0).drawn(most, seed)
 
 
 def _first_groups(requests: Requests, start: int, end: int) -> I64:

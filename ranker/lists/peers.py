@@ -6,7 +6,7 @@ factors learn on the log before it, and half-life and alpha are those that were 
 slice, for peers that were fitted before that slice.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,10 @@ from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.pairing.split import Split
 from features.plugin import FitData
-from features.schema import DAY, F32, I32, I64, Catalog, EventLog
+from features.schema import DAY, F32, F64, I32, I64, Bool, Catalog, EventLog
 from features.state.histories import Histories
 from ranker.candidates.source import best
-from ranker.lists.asked import Asked, asked
+from ranker.lists.asked import Asked, At, asked
 from ranker.lists.worth import worth
 
 #: gives int32[u, m], the lists of the users who are asked about
@@ -47,9 +47,9 @@ class Past:
     split: Split
     floor: int  # the lowest grade rank that is wanted
 
-    def asked(self, start: int, end: int, most: int | None, seed: int) -> Asked:
-        """Return who is asked about as of their first request in [start, end)."""
-        return asked(self.log, self.histories, self.groups, start, end, self.floor, "first", most, seed)
+    def asked(self, start: int, end: int, at: At = "first") -> Asked:
+        """Return who is asked about in [start, end)."""
+        return asked(self.log, self.histories, self.groups, start, end, self.floor, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def popular(past: Past, most: int | None = None, seed: int = 0) -> Chosen:
     def with_half_life(days: float | None) -> Lists:
         return lambda who, m: popular_lists(past, who, m, None if days is None else int(days * DAY))
 
-    value, tried = _choice(past, {days: with_half_life for days in HALF_LIVES}, most, seed)
+    value, tried = _choice(past, dict.fromkeys(HALF_LIVES, with_half_life), most, seed)
     return Chosen(with_half_life(value), "half_life_days", value, tried)
 
 
@@ -78,7 +78,7 @@ def popular_lists(past: Past, who: Asked, m: int, half_life: int | None) -> I32:
     half_life: µs; None: without decay. An item that nobody wanted is in no list.
     """
     log, n_items = past.log, past.catalog.n_items
-    rows = np.flatnonzero((log.grade >= max(past.floor, 0)) & (log.item >= 0))
+    rows = np.flatnonzero((log.grade >= max(past.floor, 0)) & log.pairable & (log.item >= 0))
     ts, item = log.ts[rows], log.item[rows]
     as_of, lists = who.requests.as_of, np.full((len(who), m), -1, np.int32)
     count, until, done = np.zeros(n_items), 0, 0
@@ -93,7 +93,7 @@ def popular_lists(past: Past, who: Asked, m: int, half_life: int | None) -> I32:
     return lists
 
 
-def _faded(age: I64, half_life: int | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _faded(age: I64, half_life: int | None) -> F64:
     """Return what is left of a count of 1 after an age in µs."""
     return np.exp2(-age / half_life) if half_life else np.ones(age.shape)
 
@@ -133,13 +133,13 @@ def als_lists(als: ALS, histories: Histories, who: Asked, m: int, otherwise: Lis
         score: F32 = vectors[first : first + BLOCK] @ als.item_vectors.T
         for k in range(len(score)):
             _put(lists[first + k], score[k], _seen(histories, who, first + k))
-    cold = np.isnan(vectors).any(axis=1)
+    cold: Bool = np.isnan(vectors).any(axis=1)
     if cold.any():
         lists[cold] = otherwise(who.select(cold), m)
     return lists
 
 
-def _put(row: I32, score: F32 | np.ndarray[tuple[int, ...], np.dtype[np.float64]], seen: I32) -> None:
+def _put(row: I32, score: F32 | F64, seen: I32) -> None:
     """Write the best items of a score to int32[m] `row`; those of the history, and those of NaN, never."""
     score[seen[(seen >= 0) & (seen < len(score))]] = np.nan
     found = best(score, len(row))
@@ -161,7 +161,7 @@ def _choice(
     past: Past, make: Mapping[float | None, Callable[[float | None], Lists]], most: int | None, seed: int
 ) -> tuple[float | None, dict[str, float]]:
     """Return the value whose lists are best on the validation slice, and what each was worth there."""
-    who = past.asked(_validation_start(past), past.split.t2, most, seed)
+    who = past.asked(_validation_start(past), past.split.t2).drawn(most, seed)
     if not len(who):
         return next(iter(make)), {}
     tried = {value: float(worth(made(value)(who, 10), who, (10,))[CHOSEN_BY].mean()) for value, made in make.items()}
