@@ -20,7 +20,7 @@ from features.settings import duration_text, parse_duration
 from neural.settings import TowerSettings
 from ranker.cli.config import forms, kind
 from ranker.cli.main import cli
-from ranker.config import Config, load_config
+from ranker.config import Config, load_config, wanted_floor
 from ranker.examples import example_text
 from ranker.settings import BoosterSettings
 from ranker.training.booster import DEFAULTS
@@ -83,7 +83,7 @@ def test_the_shown_defaults_are_those_of_a_file_that_says_nothing() -> None:
     needed = tomllib.loads(NEEDED)
     said = shown_defaults(schema, schema["$defs"]) | needed
     assert said["pairing"]["window"] == "30m"
-    assert said["sources"]["popular"] == {"quota": 200, "deadline": "0.05s"}
+    assert said["sources"]["popular"] == {"quota": 200, "deadline": "0.05s", "half_life": "7d"}
     assert Config(**said) == Config(**needed)
     for path, model in CLASSES.items():
         assert model(**shown_defaults(json.loads(listed(path, "--json")), {})) == model()
@@ -146,7 +146,7 @@ def test_a_section_is_a_table_a_key_or_a_plugins_class(section: str, says: list[
         ("pairing.towers.windw", "did you mean 'pairing.towers.window'?"),
         ("nothing like it", "known: booster, counters"),
         ("window", "the TOML has no 'window' (did you mean 'pairing.window' or 'pairing.towers.window'?)"),
-        ("half_life", "did you mean 'pairing.half_life'?"),
+        ("half_life", "did you mean 'pairing.half_life' or 'sources.popular.half_life'?"),
         ("plugins.als.factors", "the other keys of [plugins.NAME] are options of its class; `pairlift config CLASS`"),
         ("booster.params.num_leaves", "the keys of [booster.params] are your own; `pairlift config booster.params`"),
         ("events.feedback.click", "the keys of [events.feedback] are your own; `pairlift config events.feedback`"),
@@ -243,6 +243,20 @@ def test_a_wrong_value_is_one_sentence_about_one_place(tmp_path: Path, old: str,
         load_config(path)
     assert str(found.value) == f"{path} has 1 problem:\n  {says}"
     assert found.value.__context__ is None  # it would be alive at the end of the process
+
+
+@pytest.mark.parametrize(("names", "floor"), [("a", 0), ("ab", 1), ("abc", 1), ("abcd", 2), ("abcde", 2)])
+def test_wanted_is_from_the_middle_grade_on_or_from_the_one_named(tmp_path: Path, names: str, floor: int) -> None:
+    path = tmp_path / "pairlift.toml"
+    grades = "".join(f"[[grades]]\nname = 'g_{name}'\nwhen = 'true'\n" for name in names)
+    text = NEEDED[: NEEDED.index("[[grades]]")] + grades
+    path.write_text(text)
+    assert wanted_floor(load_config(path)) == floor
+    path.write_text(f"{text}[lists]\nwanted = 'g_{names[-1]}'")
+    assert wanted_floor(load_config(path)) == len(names) - 1
+    path.write_text(f"{text}[lists]\nwanted = 'g'")
+    with pytest.raises(PairliftError, match=r"\[lists\] wanted names the grade 'g' \(did you mean 'g_"):
+        load_config(path)
 
 
 @pytest.mark.parametrize(
