@@ -133,7 +133,7 @@ def als_lists(als: ALS, histories: Histories, who: Asked, m: int, otherwise: Lis
         score: F32 = vectors[first : first + BLOCK] @ als.item_vectors.T
         for k in range(len(score)):
             _put(lists[first + k], score[k], _seen(histories, who, first + k))
-    cold: Bool = np.isnan(vectors).any(axis=1)
+    cold: Bool = np.isnan(vectors[:, 0])
     if cold.any():
         lists[cold] = otherwise(who.select(cold), m)
     return lists

@@ -57,8 +57,8 @@ def lists_report(
 
     pipeline: of a bundle that was made of events before past.split.t2 (`ranker.lists.answers.patient`), whose state
     goes on to the end of the log: each request reads what lies before its as_of. most: users that are asked about,
-    drawn by `seed` where there are more. further: other peers by name, fitted before t2. PairliftError where nobody wanted
-    anything in [t2, t3).
+    drawn by `seed` where there are more. further: other peers by name, fitted before t2. PairliftError where nobody
+    wanted anything in [t2, t3).
     """
     config = pipeline.bundle.config
     chosen = {"popular": popular(past, most, seed)}
