@@ -1,7 +1,7 @@
 """How much memory the served state takes: bytes per key and per event, and the most that recording can add.
 
-Counters and histories are counted, and new ids. The catalogue, the plugins and the rest of a bundle are not: they stay
-as they are while events are recorded.
+Counters and histories are counted, what the source `popular` holds of them, and new ids. The catalogue, the plugins and
+the rest of a bundle are not: they stay as they are while events are recorded.
 """
 
 import math
@@ -36,6 +36,8 @@ SORTED = 64
 #: times the rows of the histories that their buffer takes, at most: gaps of blocks that moved, blocks with twice their
 #: rows, and the buffer before it while all is moved
 BUFFER = 4
+#: bytes of an event that the source `popular` holds, at most; twice while it is made anew
+POPULAR = 12
 
 
 class OfKey(NamedTuple):
@@ -120,6 +122,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
     now = of_events + of_keys
     most = 3 * now + 2 * max_events * event + (max_events + ids) * BYTES_PER_KEY
     most += (events + max_events) * _rebuild_bytes_per_event(state) + max_events * _row_bytes(state)
+    most += 2 * POPULAR * (events + max_events)
     new = _of_newcomers(state, max_events, max_id_bytes)
     most += sum(side.room * side.each for side in new)
     return MemoryPlan(tuple(keys), event, new, ids, now, round(most))
