@@ -128,20 +128,32 @@ class ListWorld:
         return out
 
     def users_of(self, ids: Ids) -> I32:
-        """Return the world's index of each user id; -1 where it has none."""
-        return lookup(self.users.ids, ids)
+        """Return the world's index of each user id; ValueError where it has none."""
+        return _known(self.users.ids, ids)
 
     def items_of(self, item_ids: Ids, lists: I32) -> I32:
-        """Return a bundle's lists in the world's indexes. item_ids: of the bundle's catalogue; -1 stays."""
-        own = np.append(lookup(self.items.ids, item_ids), np.int32(-1))
-        return own[lists]
+        """Return a bundle's lists in the world's indexes. item_ids: of the bundle's catalogue; -1 stays.
+
+        ValueError where an id is none of the world's.
+        """
+        return np.append(_known(self.items.ids, item_ids), np.int32(-1))[lists]
+
+
+def _known(ids: Ids, wanted: Ids) -> I32:
+    """Return the index of each id; none may be missing: an index of -1 would be the last user's, without a word."""
+    found = lookup(ids, wanted)
+    if (found < 0).any():
+        raise ValueError(f"ids of the world were expected, found {wanted[found < 0][:5].tolist()}")
+    return found
 
 
 def taste_of(users: Users, user: I32, when: I64 | int) -> F64:
+    """Return float64[..., RANK]: the taste of each user at a time, µs."""
     return users.taste[(when >= users.turn[user]).astype(np.int64), user]
 
 
 def _column(when: I64 | int) -> I64:
+    """Return a time, or one for each user, so that it broadcasts with a list of items for each."""
     return np.asarray(when, np.int64)[..., None]
 
 

@@ -185,6 +185,8 @@ def test_the_written_world_is_the_one_in_memory(lists_world: ListWorld, tmp_path
     np.testing.assert_array_equal(lists_world.items_of(catalog.item_ids, log.item), ours.item)
     np.testing.assert_array_equal(lists_world.users_of(catalog.user_ids)[log.user], ours.user)
     assert lists_world.items_of(catalog.item_ids, np.array([[-1]], np.int32)) == -1
+    with pytest.raises(ValueError, match="ids of the world"):
+        lists_world.users_of(np.array([1000, 1001]))
     assert (prepared.split.t1, prepared.split.t2) == (T1, T2)
     assert [a.name for a in catalog.item_attributes] == ["genre", "author", "length"]
 
