@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from features.pairing.groups import offsets_of
 from features.pairing.pairs import Pairs
-from features.plugin import FeaturePlugin
+from features.plugin import FeaturePlugin, VectorPlugin
 from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.candidates.gathering import candidates_of, source_columns
-from ranker.columns import columns_of, full_matrix
+from ranker.columns import Columns, columns_of, full_matrix, with_sources
 from ranker.config import wanted_floor
 from ranker.lists.asked import Asked, asked
 from ranker.lists.worth import worth_of_hits
@@ -82,11 +82,13 @@ class Proposed:
                 asked_for = _requests(some.requests, kept, items)
                 matrix = full_matrix(prepared.state, prepared.spec, plugins, asked_for)
                 group = asked_for.row_request() + len(wanted)
-                blocks.append((np.concatenate([matrix, *scores_beside(scores)], axis=1), group, np.concatenate(hits)))
+                blocks.append((with_sources(matrix, np.concatenate(scores)), group, np.concatenate(hits)))
                 wanted.extend(some.wanted[kept].tolist())
         if not blocks:
             columns = len(columns_of(prepared.spec, plugins)) + len(sources)
-            return cls(np.empty((0, columns), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64))
+            return cls(
+                np.empty((0, columns), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64)
+            )
         matrix, group, hit = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return cls(matrix, group, hit, np.array(wanted, np.int64))
 
@@ -104,11 +106,6 @@ class Proposed:
             there = at < starts[1:]
             hit[there, place] = self.hit[order[at[there]]]
         return float(worth_of_hits(hit, self.wanted, (LIST,))[f"ndcg@{LIST}"].mean())
-
-
-def scores_beside(scores: list[F32]) -> list[F32]:
-    """Return the source scores of a block as one matrix, in a list."""
-    return [np.concatenate(scores)]
 
 
 def _candidates(
@@ -161,7 +158,10 @@ def _pairs(hit: Bool, group: I64, seed: int) -> Pairs:
     winners = np.bincount(group[hit], minlength=len(starts) - 1)
     weight = 1.0 / np.sqrt(winners[of])
     return Pairs(
-        winner.astype(np.int32), loser.astype(np.int32), (weight / weight.mean()).astype(np.float32), np.ones(len(of), bool)
+        winner.astype(np.int32),
+        loser.astype(np.int32),
+        (weight / weight.mean()).astype(np.float32),
+        np.ones(len(of), bool),
     )
 
 
@@ -205,7 +205,9 @@ def _fit(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], seed: int, me
         for who, losers in zip(_asked(prepared), (LOSERS, None), strict=True)
     )
     if not (len(train.wanted) and len(validation.wanted)):
-        logger.warning("[sources] propose nothing that was wanted in the booster's period: lists are ordered as Rank is")
+        logger.warning(
+            "[sources] propose nothing that was wanted in the booster's period: lists are ordered as Rank is"
+        )
         return None
     booster = config.booster.model_copy(
         update={"ndcg_at": LIST, "margin": 0.0, "params": PARAMS | config.booster.params, "monotone": {}}
@@ -237,10 +239,10 @@ def _asked(prepared: Prepared) -> tuple[Asked, Asked]:
     return of(split.t1, begin, most), of(begin, split.t2, JUDGED)
 
 
-def digest_of(arrays: Mapping[str, F32]) -> str:
-    """Return a hash of arrays by name."""
-    digest = hashlib.sha256()
-    for name, values in sorted(arrays.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
+def digest_of(columns: Columns, plugins: Mapping[str, FeaturePlugin]) -> str:
+    """Return a hash of the plugins' values and of the vectors that a source finds the nearest of."""
+    digest = hashlib.sha256(repr(columns.names).encode())
+    vectors = [plugin.item_vectors for plugin in plugins.values() if isinstance(plugin, VectorPlugin)]
+    for array in (*columns.values.values(), *vectors):
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
