@@ -180,6 +180,16 @@ class ListSettings(Settings):
         description="Name of the grade from which on an item was wanted: what sources count, and what a list should "
         "have. Left out: the middle grade, of an even number the upper one of the two.",
     )
+    users: int = Field(
+        default=5000,
+        ge=1,
+        description="The most users whose lists `pairlift lists` asks for; of more, so many are drawn evenly.",
+    )
+    groups: int = Field(
+        default=5000,
+        ge=1,
+        description="The most requests of the booster's period from which the order of Recommend's lists is learned.",
+    )
 
 
 class ServeSettings(Settings):

@@ -6,7 +6,8 @@ train(config, out)
       or load_start       plugins and trees of an earlier bundle, in the present codes
     Arms.of               features of groups, strictly before their as_of; or those of a feature log
     Arms.served_columns   the columns of the plugins
-    Arms.fit              the booster of the first seed, with its test scores         (resumed)
+    Arms.fit              the liked part: the booster of the first seed, with its test scores   (resumed)
+    wanted_stage          the wanted part, learned from what the sources propose      (resumed)
     _measured             the figures of the test
     Cooccurrence.build    the table of the source `cooccurrence`
     explain               what each column does in the booster
@@ -18,24 +19,31 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 
 from features.errors import PairliftError
+from features.plugin import FeaturePlugin
 from features.schema import GIB
-from ranker.bundle import check_out, write_bundle
+from ranker.bundle import Bundle, check_out, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import Columns, columns_of, full_matrix
 from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
+from ranker.lists.answers import patient
+from ranker.lists.peers import Past
+from ranker.lists.report import lists_report
 from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.pipeline import Pipeline
 from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_stage
-from ranker.training.prepared import prepare
+from ranker.training.prepared import Prepared, prepare
+from ranker.training.wanted import digest_of, wanted_stage
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +80,7 @@ def train(
         state=prepared.state,
         plugins=plugins,
         booster=arm.booster,
+        wanted=wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory),
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         measured=measured,
         importance=explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical),
@@ -80,6 +89,59 @@ def train(
     )
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, measured["pair_accuracy"], json.dumps(measured))
     return measured
+
+
+def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
+    """Train as `train` does, and return what the lists of the test's users are worth: see `ranker.lists.report`.
+
+    most: users that are asked about, in place of `[lists] users`. memory: bytes, of `Cooccurrence.build`.
+    """
+    prepared, seed = prepare(config), config.uplift.seeds[0]
+    plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
+    arms = Arms.of(prepared)
+    columns = arms.served_columns(plugins)
+    arm = arms.fit("+".join(plugins) or "without", columns, seed)
+    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
+    pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, wanted, memory)))
+    past = Past(
+        log=prepared.log,
+        histories=prepared.state.histories,
+        catalog=prepared.catalog,
+        groups=prepared.groups,
+        split=prepared.split,
+        floor=wanted_floor(config),
+    )
+    try:
+        return lists_report(pipeline, past, most=most or config.lists.users, seed=seed)
+    finally:
+        pipeline.close()
+
+
+def bundle_at_cut(
+    prepared: Prepared,
+    plugins: dict[str, FeaturePlugin],
+    arm: Arm,
+    wanted: lgb.Booster | None,
+    memory: int = 2 * GIB,
+) -> Bundle:
+    """Return a bundle in memory of which everything that is learned is of before t2; its state is the whole log's.
+
+    A request reads of that state what lies before its as_of, so lists can be asked for as of any time from t2 on.
+    """
+    floor, before = wanted_floor(prepared.config), prepared.log.until(prepared.split.t2)
+    table = Cooccurrence.build(before, prepared.catalog.n_items, floor, memory=memory)
+    return Bundle(
+        folder=prepared.config.work,
+        version="at-cut",
+        config=prepared.config,
+        columns=tuple(columns_of(prepared.spec, plugins)),
+        spec=prepared.spec,
+        state=prepared.state,
+        plugins=plugins,
+        booster=arm.booster,
+        wanted=wanted,
+        cooccurrence=table,
+    )
 
 
 def _measured(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> dict[str, Any]:

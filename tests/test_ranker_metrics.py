@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import uplift_variance
+from scipy.stats import ttest_rel
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, ndcg_score, roc_auc_score
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F64, Requests
 from ranker.metrics.importance import SAMPLE, explain, importance_lines
-from ranker.metrics.interval import relative_uplift
+from ranker.metrics.interval import difference, mean_interval, relative_uplift
 from ranker.metrics.lists import list_metrics, shown_metrics
 from ranker.metrics.ndcg import ndcg
 from ranker.metrics.pair_accuracy import effective_users, pair_accuracy, right_by_user
@@ -369,3 +370,22 @@ def test_the_table_has_a_line_for_each_column() -> None:
     assert lines[0].split() == ["column", "gain", "splits", "|SHAP|", "direction"]
     assert lines[1].split()[0] == "rises"
     assert lines[-1].split()[-1] == "-"
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_the_interval_of_a_difference_is_that_of_the_paired_t_test(rows: list[tuple[float, float]]) -> None:
+    a, b = np.array(rows).T
+    mean, low, high = difference(a, b)
+    assert mean == pytest.approx((a - b).mean())
+    want = ttest_rel(a, b).confidence_interval(0.95) if (a - b).std() > 1e-9 else (mean, mean)
+    assert (low, high) == pytest.approx(tuple(want), abs=1e-9)
+
+
+def test_the_interval_of_a_mean_covers_what_it_says_and_says_when_it_cannot() -> None:
+    rng = np.random.default_rng(0)
+    found = [mean_interval(rng.normal(1, 2, 12))[1:] for _ in range(2000)]
+    assert np.mean([low < 1 < high for low, high in found]) == pytest.approx(0.95, abs=0.015)
+    assert mean_interval(np.array([3.0]))[0] == 3
+    assert np.isnan(mean_interval(np.array([3.0]))[1:]).all()
+    assert np.isnan(mean_interval(np.empty(0))).all()

@@ -11,6 +11,7 @@ from features.errors import PairliftError
 from ranker.cli.ask import rank, recommend
 from ranker.cli.bundle import bundle
 from ranker.cli.config import config
+from ranker.cli.lists import lists
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
 from ranker.cli.report import drift, uplift
@@ -66,7 +67,7 @@ def cli(quiet: bool) -> None:
 for verbs in (
     (init, validate, config),
     (train, retune, pairs, rows),
-    (bundle, uplift, drift),
+    (bundle, lists, uplift, drift),
     (serve, record, snapshot),
     (recommend, rank),
 ):

@@ -1,4 +1,6 @@
-"""The interval of a relative uplift: about new users, new fits of the plugin and new booster seeds.
+"""Intervals. Of a mean over users, or of a difference of two (`mean_interval`, `difference`): Student's t.
+
+Of a relative uplift (`relative_uplift`): about new users, new fits of the plugin and new booster seeds.
 
 A bootstrap of three fits covers too little (.83 of 95 % where the fits' sd is four times the users' error), so the
 variance is taken apart instead. Users, fits and seeds are crossed random effects of the linearised statistic
@@ -66,6 +68,19 @@ class _Part:
 
     variance: float  # what it adds to error²
     df: float  # degrees of freedom that it was estimated with
+
+
+def mean_interval(x: F64) -> tuple[float, float, float]:
+    """Return the mean of float64[n], and the ends of its interval of 95 % by Student's t; NaN where n is too small."""
+    n = len(x)
+    mean = float(x.mean()) if n else NAN
+    half = float(student.ppf(0.975, n - 1) * x.std(ddof=1) / np.sqrt(n)) if n > 1 else NAN
+    return mean, mean - half, mean + half
+
+
+def difference(a: F64, b: F64) -> tuple[float, float, float]:
+    """Return the mean of a - b, float64[n] each of the same n users, and the ends of its interval of 95 %: paired."""
+    return mean_interval(a - b)
 
 
 def relative_uplift(without: F64, with_: F64) -> Interval:

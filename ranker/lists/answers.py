@@ -1,0 +1,116 @@
+"""The lists themselves: every user asked by the server's own path, and each source alone."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from tqdm import tqdm
+
+from features.schema import HOUR, I32, I64, NO_CONTEXT
+from ranker.bundle import Bundle
+from ranker.candidates.filters import history
+from ranker.candidates.gathering import gathered, quotas
+from ranker.candidates.source import CandidateSource, proposed
+from ranker.config import Config
+from ranker.lists.asked import Asked
+from ranker.pipeline import Pipeline, source_lane
+from ranker.request import U32, Answer, Request
+from ranker.settings import SourceSettings
+
+#: why a list is empty
+NOTHING, SEEN = "the sources proposed nothing", "the filters removed all that was proposed"
+
+
+@dataclass(slots=True)
+class Answers:
+    """What u users got, each a list of up to m items, best first, -1 behind its end."""
+
+    lists: I32  # [u, m], of Recommend
+    masks: U32  # [u, m], the sources of each entry, by their bits
+    alone: dict[str, I32]  # by source, [u, m]: what it proposes by itself
+    reached: I64  # [u], how many of the wanted items are among the candidates of all sources, behind the quotas
+    candidates: I64  # [u], how many there are
+    empty: dict[int, str] = field(default_factory=dict)  # by user's place: why the list is empty
+    degraded: dict[int, tuple[str, ...]] = field(default_factory=dict)  # by user's place: which lanes failed
+
+
+def patient(bundle: Bundle) -> Bundle:
+    """Return the bundle with deadlines that cut no list, and without what the user has seen.
+
+    On a busy machine, deadlines would measure the machine. Only new items are asked for, so that seen ones in the
+    list would be misses by definition.
+    """
+    config = bundle.config
+    sources = {name: getattr(config.sources, name) for name in type(config.sources).model_fields}
+    slow = {
+        name: source.model_copy(update={"deadline": HOUR})
+        for name, source in sources.items()
+        if isinstance(source, SourceSettings)
+    }
+    changed: Config = config.model_copy(
+        update={
+            "sources": config.sources.model_copy(update={**slow, "exclude_seen": True}),
+            "serve": config.serve.model_copy(update={"plugin_deadline": HOUR}),
+        }
+    )
+    return replace(bundle, config=changed)
+
+
+def ask(pipeline: Pipeline, who: Asked, m: int) -> Answers:
+    """Ask `Recommend` and each source for a list of m items for each user. pipeline: see `patient`."""
+    shape = (len(who), m)
+    found = Answers(
+        lists=np.full(shape, -1, np.int32),
+        masks=np.zeros(shape, np.uint32),
+        alone={name: np.full(shape, -1, np.int32) for name in pipeline.source_names},
+        reached=np.zeros(len(who), np.int64),
+        candidates=np.zeros(len(who), np.int64),
+    )
+    everything = sum(quotas(pipeline.sources))
+    for k in tqdm(range(len(who)), desc="lists", unit=" users"):
+        request = _request(pipeline, who, k)
+        _keep(found, k, pipeline.recommend(request, everything), who)
+        if not found.candidates[k]:
+            found.empty[k] = _why(pipeline, request)
+        for source, _ in pipeline.sources:
+            row = _alone(pipeline, source, request, m)
+            found.alone[source.name][k, : len(row)] = row
+    return found
+
+
+def _request(pipeline: Pipeline, who: Asked, k: int) -> Request:
+    r = who.requests
+    return Request(
+        int(r.user[k]),
+        int(r.as_of[k]),
+        state=pipeline.state,
+        surface=int(r.surface[k]),
+        context=r.context[k : k + 1] if len(r.context) else NO_CONTEXT,
+    )
+
+
+def _keep(found: Answers, k: int, answer: Answer, who: Asked) -> None:
+    """Write an answer that has all candidates: its first m items are the list, all of them the union."""
+    n = min(len(answer.item), found.lists.shape[1])
+    found.lists[k, :n], found.masks[k, :n] = answer.item[:n], answer.sources[:n]
+    found.candidates[k] = len(answer.item)
+    found.reached[k] = np.isin(who.item[who.offsets[k] : who.offsets[k + 1]], answer.item).sum()
+    if answer.degraded:
+        found.degraded[k] = answer.degraded
+
+
+def _why(pipeline: Pipeline, request: Request) -> str:
+    """Return why the list of a request is empty."""
+    detail = pipeline.recommend(replace(request, explain=True), 1).detail
+    assert detail is not None  # it was asked for
+    return SEEN if any(source.proposed for source in detail.sources) else NOTHING
+
+
+def _alone(pipeline: Pipeline, source: CandidateSource, request: Request, m: int) -> I32:
+    """Return int32[<= m]: what one source proposes that the filters keep, in its own order; nothing where it fails."""
+    try:
+        found = proposed(source, request, m + len(history(request)) + 1)
+    except Exception as error:
+        pipeline.failures.add(source_lane(source.name), error)
+        return np.empty(0, np.int32)
+    candidates, _ = gathered([found], pipeline.filters, [m], request)
+    return candidates.item[np.argsort(candidates.place[:, 0])]

@@ -1,0 +1,88 @@
+"""A report of lists as text."""
+
+from typing import Any
+
+#: of the parts of a report
+TITLES = {"first": "as of each user's first request of the test", "cut": "as of the cut"}
+KINDS = {"all": "all users", "with_history": "users with history", "without_history": "users without history"}
+#: figures whose interval is shown too
+FIGURES = ("recall@10", "ndcg@10", "recall@50", "recall@200", "mrr")
+
+
+def as_table(report: dict[str, Any]) -> str:
+    """Return the report's main figures as text."""
+    wanted = " or ".join(report["wanted"])
+    lines = [
+        f"{report['data']}: lists of items new to the user; wanted: {wanted}, from {report['cut']} to {report['end']}",
+        "peers, chosen before the cut: " + "; ".join(_peer(name, of) for name, of in report["peers"].items()),
+    ]
+    for at, part in report["parts"].items():
+        for kind, users in KINDS.items():
+            if part[kind]["users"]:
+                lines += ["", f"{TITLES[at]}, {users}{_drawn(report, part) if kind == 'all' else ''}:"]
+                lines += _section(part[kind])
+    return "\n".join(lines)
+
+
+def _drawn(report: dict[str, Any], part: dict[str, Any]) -> str:
+    return f", drawn of {part['eligible_users']:,}" if report["most_users"] < part["eligible_users"] else ""
+
+
+def _peer(name: str, of: dict[str, Any]) -> str:
+    parameter, value = next(iter(of.items()))
+    tried = ", ".join(f"{key}: {_number(found)}" for key, found in of["tried"].items())
+    given = "all" if value is None else f"{value:g}"
+    return f"{name} {parameter} = {given} ({of['chosen_by']} of {tried})" if tried else f"{name} {parameter} = {given}"
+
+
+def _section(of: dict[str, Any]) -> list[str]:
+    """Return the lines of some users."""
+    best = of["union"]["best_order"]
+    return [
+        f"{of['users']:,} users, who wanted {of['wanted_items']:.1f} items each, of {of['candidates']:.0f} candidates",
+        f"{'':20}" + "".join(f"{figure:>11}" for figure in FIGURES) + f"{'coverage':>11}{'novelty':>11}{'empty':>7}",
+        *(_line(name, found) for name, found in of["lists"].items()),
+        f"{'best of the union':20}" + "".join(f"{_number(best[figure]['mean']):>11}" for figure in FIGURES),
+        f"the union has {_percent(of['union']['recall']['mean'])} of what was wanted; the list's recall@10 is "
+        f"{_percent(of['union_share'])} of what its best order has",
+        *(_gain(figure, of["best_peer"][figure]) for figure in FIGURES[:2]),
+        "of the first 10, proposed by: " + ", ".join(_source(name, share) for name, share in of["sources"].items()),
+        *(f"WARNING: {n:,} lists are empty: {why}" for why, n in of["empty"].items()),
+        *(f"WARNING: {lane} failed in {n:,} requests" for lane, n in of["degraded"].items()),
+    ]
+
+
+def _line(name: str, found: dict[str, Any]) -> str:
+    figures = "".join(f"{_number(found[figure]['mean']):>11}" for figure in FIGURES)
+    bits = found["novelty@10"]["mean"]
+    novelty = "-" if bits is None else f"{bits:.1f} bit"
+    return f"{name:20}{figures}{_percent(found['coverage@10']):>11}{novelty:>11}{found['empty']:>7}"
+
+
+def _gain(figure: str, peer: dict[str, Any]) -> str:
+    low, high = peer["ci95"]
+    where = "not distinguishable from it"
+    if low is not None and low > 0:
+        where = "better"
+    elif high is not None and high < 0:
+        where = "worse"
+    return (
+        f"{figure}: Recommend less {peer['name']}, the best of the others: {_signed(peer['mean'])} "
+        f"95 % [{_signed(low)}, {_signed(high)}], {where}"
+    )
+
+
+def _source(name: str, of: dict[str, Any]) -> str:
+    return f"{name} {_percent(of['share'])} (alone {_percent(of['alone'])})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"

@@ -1,0 +1,272 @@
+"""The report of lists: peers, the answers of the server's own path, figures, and what is said where lists are empty."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from logs import N_ITEMS, N_USERS, graded_logs
+from served import pairlift
+from world import Parts, World, write_world
+
+from features.errors import PairliftError
+from features.pairing.groups import make_groups
+from features.pairing.split import Split
+from features.schema import DAY, F32, I32, MINUTE, Catalog, EventLog
+from features.settings import PairingSettings
+from features.state.histories import Histories
+from features.state.store import State
+from ranker.bundle import Bundle
+from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.source import Proposal
+from ranker.lists.answers import NOTHING, SEEN, ask, patient
+from ranker.lists.asked import Asked
+from ranker.lists.peers import Past, als_lists, factorised, fitted_als, popular, popular_lists
+from ranker.lists.report import COMPARED, RECOMMEND, lists_report
+from ranker.lists.table import as_table
+from ranker.lists.worth import worth
+from ranker.pipeline import Pipeline
+from ranker.request import Request
+from ranker.settings import SourceSettings
+
+LIKE = 2
+SPLIT = Split(0, 20 * MINUTE, 40 * MINUTE, 61 * MINUTE, 0.2)
+
+
+def past_of_log(log: EventLog, floor: int = 1) -> Past:
+    return Past(
+        log=log,
+        histories=Histories.build(log, N_USERS),
+        catalog=Catalog(user_ids=np.arange(N_USERS), item_ids=np.arange(N_ITEMS)),
+        groups=make_groups(log, PairingSettings(), SPLIT),
+        split=SPLIT,
+        floor=floor,
+    )
+
+
+def slowly_popular(log: EventLog, user: int, as_of: int, m: int, half_life: int | None) -> list[int]:
+    """The items with the highest decayed count of wanted events before as_of, without the user's own."""
+    count, seen = [0.0] * N_ITEMS, set()
+    for e in range(len(log)):
+        if log.ts[e] < as_of:
+            seen |= {int(log.item[e])} if log.user[e] == user else set()
+            if log.grade[e] >= 1 and log.pairable[e] and log.item[e] >= 0:
+                count[log.item[e]] += 2.0 ** (-(as_of - log.ts[e]) / half_life) if half_life else 1.0
+    ordered = sorted(range(N_ITEMS), key=lambda i: (-round(count[i], 9), i))
+    return [i for i in ordered if count[i] > 0 and i not in seen][:m]
+
+
+@given(graded_logs(), st.sampled_from([None, 8 * MINUTE]), st.integers(1, 7), st.sampled_from(["first", "cut"]))
+@settings(max_examples=100, deadline=None)
+def test_popularity_equals_the_oracle(log: EventLog, half_life: int | None, m: int, at: str) -> None:
+    past = past_of_log(log)
+    who = past.asked(SPLIT.t1, SPLIT.t3, at)  # type: ignore[arg-type]
+    found = popular_lists(past, who, m, half_life)
+    for k, row in enumerate(found.tolist()):
+        want = slowly_popular(log, int(who.requests.user[k]), int(who.requests.as_of[k]), m, half_life)
+        assert [i for i in row if i >= 0] == want
+        assert row[len(want) :] == [-1] * (m - len(want))
+
+
+@pytest.fixture(scope="module")
+def past(world: World, parts: Parts) -> Past:
+    return Past(
+        log=world.log,
+        histories=parts.state.histories,
+        catalog=world.catalog,
+        groups=parts.groups,
+        split=parts.split,
+        floor=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle_at_cut(world: World, parts: Parts, bundle: Bundle) -> Bundle:
+    table = Cooccurrence.build(world.log.until(parts.split.t2), world.catalog.n_items, 1)
+    return patient(replace(bundle, cooccurrence=table))
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle_at_cut: Bundle) -> Iterator[Pipeline]:
+    pipeline = Pipeline(bundle_at_cut)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture(scope="module")
+def who(past: Past) -> Asked:
+    return past.asked(past.split.t2, past.split.t3)
+
+
+def without_the_future(past: Past, who: Asked) -> Past:
+    """The same past without any event from the last as_of on."""
+    log = past.log.until(int(who.requests.as_of.max()))
+    return replace(past, log=log, histories=Histories.build(log, past.catalog.n_users))
+
+
+def test_peers_see_nothing_from_the_request_on_and_nothing_that_the_user_has_seen(past: Past, who: Asked) -> None:
+    one = who.select(np.array([int(who.requests.as_of.argmin())]))
+    for choose in (popular, lambda p: factorised(p, popular(p).lists)):
+        rows = [choose(p).lists(one, 30) for p in (past, without_the_future(past, one))]
+        assert rows[0].tolist() == rows[1].tolist()
+        lists = choose(past).lists(who, 30)
+        for k, row in enumerate(lists.tolist()):
+            r = who.requests
+            before = past.log.item[(past.log.user == r.user[k]) & (past.log.ts < r.as_of[k])]
+            assert not set(row) & set(before.tolist())
+
+
+def test_als_orders_by_its_own_values_and_users_without_a_vector_get_the_other_list(past: Past, who: Asked) -> None:
+    als = fitted_als(past, past.split.t2, alpha=5.0, seed=0)
+    lists = als_lists(als, past.histories, who, 15, lambda some, m: np.full((len(some), m), 7, np.int32))
+    for k, row in enumerate(lists.tolist()):
+        request = Request(int(who.requests.user[k]), int(who.requests.as_of[k]), state=None)  # type: ignore[arg-type]
+        values = als.values(request.requests(np.array([i for i in row if i >= 0], np.int32)), past.histories)[:, 0]
+        assert (np.diff(values) <= 1e-6).all()
+    stranger = replace(who.requests, user=np.full(len(who), -1, np.int32))
+    cold = replace(who, requests=stranger)
+    assert (als_lists(als, past.histories, cold, 3, lambda some, m: np.full((len(some), m), 7, np.int32)) == 7).all()
+
+
+def test_what_peers_choose_is_the_best_on_the_validation_slice(past: Past) -> None:
+    peer = popular(past)
+    assert set(peer.tried) == {"7", "1", "3", "14", "30", "all"}
+    name = "all" if peer.value is None else f"{peer.value:g}"
+    assert peer.tried[name] == max(peer.tried.values())
+    start = int(past.groups.of("booster", True).requests.as_of.min())
+    who = past.asked(start, past.split.t2)
+    found = popular_lists(past, who, 10, 3 * DAY)
+    assert worth(found, who)["ndcg@10"].mean() == pytest.approx(peer.tried["3"])
+
+
+def test_the_lists_are_those_of_the_server(pipeline: Pipeline, who: Asked) -> None:
+    found = ask(pipeline, who, 12)
+    for k in range(len(who)):
+        request = Request(
+            int(who.requests.user[k]),
+            int(who.requests.as_of[k]),
+            state=pipeline.state,
+            surface=int(who.requests.surface[k]),
+        )
+        answer = pipeline.recommend(request, 12)
+        assert found.lists[k, : len(answer.item)].tolist() == answer.item.tolist()
+        assert found.masks[k, : len(answer.item)].tolist() == answer.sources.tolist()
+        union = pipeline.recommend(request, 1000).item
+        wanted = who.item[who.offsets[k] : who.offsets[k + 1]]
+        assert found.candidates[k] == len(union)
+        assert found.reached[k] == len(set(union.tolist()) & set(wanted.tolist()))
+        for (source, _), lists in zip(pipeline.sources, found.alone.values(), strict=True):
+            row = [i for i in lists[k].tolist() if i >= 0]
+            ordered = source.propose(request, 1000).item.tolist()
+            assert row == [i for i in ordered if i in row]
+            assert all(i in row for i in union.tolist() if i in ordered[: len(row)])
+
+
+def test_the_lists_as_of_the_cut_are_those_of_a_server_that_was_started_then(
+    bundle_at_cut: Bundle, pipeline: Pipeline, past: Past
+) -> None:
+    who, state = past.asked(past.split.t2, past.split.t3, "cut"), bundle_at_cut.state
+    then = State.build(past.log.until(past.split.t2), past.catalog, state.counters, state.grades)
+    earlier = Pipeline(replace(bundle_at_cut, state=then))
+    found, want = ask(pipeline, who, 20), ask(earlier, who, 20)
+    earlier.close()
+    assert found.lists.tolist() == want.lists.tolist()
+    assert all((found.alone[name] == want.alone[name]).all() for name in want.alone)
+
+
+class Fixed:
+    """Proposes the same items to all."""
+
+    name = "fixed"
+
+    def __init__(self, *item: int) -> None:
+        self.item = np.array(item, np.int32)
+
+    def propose(self, request: Request, limit: int) -> Proposal:
+        return Proposal(self.item[:limit], self.score)
+
+    def score(self, item: I32) -> F32:
+        return np.zeros(len(item), np.float32)
+
+
+class Failing(Fixed):
+    def propose(self, request: Request, limit: int) -> Proposal:
+        raise OSError("gone")
+
+
+def asked_with(bundle: Bundle, who: Asked, source: Fixed) -> tuple[dict[str, int], dict[str, int]]:
+    """(reasons of empty lists, lanes that failed), each with how often, of one source alone."""
+    pipeline = Pipeline(bundle, sources=[(source, SourceSettings(deadline="20s"))])
+    found = ask(pipeline, who, 5)
+    pipeline.close()
+    empty, lanes = list(found.empty.values()), [lane for row in found.degraded.values() for lane in row]
+    assert len(empty) == (found.lists[:, 0] < 0).sum()
+    return {why: empty.count(why) for why in empty}, {lane: lanes.count(lane) for lane in lanes}
+
+
+def test_an_empty_list_says_why(bundle_at_cut: Bundle, past: Past, who: Asked) -> None:
+    assert asked_with(bundle_at_cut, who, Fixed()) == ({NOTHING: len(who)}, {})
+    r = who.requests
+    seen = int(past.log.item[(past.log.user == r.user[0]) & (past.log.ts < r.as_of[0])][0])
+    assert asked_with(bundle_at_cut, who.select(np.array([0])), Fixed(seen)) == ({SEEN: 1}, {})
+    assert asked_with(bundle_at_cut, who, Failing(3)) == ({NOTHING: len(who)}, {"sources.fixed": len(who)})
+
+
+def test_the_report_of_a_world(pipeline: Pipeline, past: Past) -> None:
+    further = {"next item": lambda who, m: np.full((len(who), m), -1, np.int32)}
+    report = lists_report(pipeline, past, most=25, further=further)
+    json.dumps(report, allow_nan=False)
+    assert report["wanted"] == ["listen", "like"]
+    for part in report["parts"].values():
+        everyone = part["all"]
+        assert everyone["users"] == min(25, part["eligible_users"])
+        assert part["with_history"]["users"] + part["without_history"]["users"] == everyone["users"]
+        names = ["popular", "als", "next item", *(f"source {s}" for s in pipeline.source_names)]
+        assert list(everyone["less"]) == names
+        assert list(everyone["lists"]) == [RECOMMEND, *names]
+        own, best = everyone["lists"][RECOMMEND], everyone["union"]["best_order"]
+        for figure in COMPARED:
+            assert own[figure]["mean"] <= best[figure]["mean"]
+            peer = everyone["best_peer"][figure]
+            assert peer["mean"] == pytest.approx(own[figure]["mean"] - everyone["lists"][peer["name"]][figure]["mean"])
+            assert everyone["lists"][peer["name"]][figure]["mean"] == max(
+                everyone["lists"][name][figure]["mean"] for name in names
+            )
+        assert everyone["lists"]["next item"]["empty"] == everyone["users"]
+        assert sum(of["share"] for of in everyone["sources"].values()) >= 1
+    assert part["all"]["lists"][RECOMMEND]["recall@10"]["mean"] > 0.1
+    text = as_table(report)
+    assert "drawn of" in text
+    assert "best of the union" in text
+
+
+def test_a_test_in_which_nobody_wanted_anything_is_refused_with_what_to_do(pipeline: Pipeline, past: Past) -> None:
+    log = past.log
+    grade = np.where(log.ts >= past.split.t2, np.minimum(log.grade, 1), log.grade).astype(np.int8)
+    bored = replace(past, log=replace(log, grade=grade), floor=LIKE)
+    with pytest.raises(PairliftError, match=r"nobody has an event of the grade 'like' or better.*\[lists\] wanted"):
+        lists_report(pipeline, bored, most=10)
+
+
+def test_a_catalogue_smaller_than_the_list_and_a_slice_without_wanted_items(past: Past, who: Asked) -> None:
+    found = popular(past).lists(who, 500)
+    assert (found[:, -1] == -1).all()
+    start = int(past.groups.of("booster", True).requests.as_of.min())
+    log = past.log
+    grade = np.where((log.ts >= start) & (log.ts < past.split.t2), np.minimum(log.grade, 0), log.grade).astype(np.int8)
+    silent = replace(past, log=replace(log, grade=grade))
+    assert (popular(silent).value, popular(silent).tried) == (7, {})
+
+
+def test_the_command(tmp_path: Path) -> None:
+    config = write_world(tmp_path)
+    status, said = pairlift("lists", config, "--out", tmp_path / "out", "--users", 20)
+    assert status == 0, said
+    assert "Recommend less" in said
+    report = json.loads((tmp_path / "out" / "lists.json").read_text())
+    assert report["most_users"] == 20
+    assert report["parts"]["cut"]["all"]["users"] == 20
