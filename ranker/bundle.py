@@ -61,15 +61,17 @@ class Bundle:
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     scorer: Scorer | None = field(init=False)  # the compiled booster, None where LightGBM's own predict must do
     wanted_scorer: Scorer | None = field(init=False)  # likewise of `wanted`
+    wanted_columns: tuple[str, ...] = field(init=False)  # of the wanted part: `columns`, `source_columns`; else none
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorer", checked_scorer(self.booster))
         object.__setattr__(self, "wanted_scorer", checked_scorer(self.wanted) if self.wanted else None)
+        object.__setattr__(self, "wanted_columns", tuple(self.wanted.feature_name()) if self.wanted else ())
 
     @property
     def source_columns(self) -> tuple[str, ...]:
         """The columns of the wanted part behind `columns`: `source__<name>` of the sources that it was trained with."""
-        return tuple(self.wanted.feature_name()[len(self.columns) :]) if self.wanted else ()
+        return self.wanted_columns[len(self.columns) :]
 
     def score(self, matrix: F32) -> F64:
         """Return float64[n] of the liked part for float32[n, len(columns)], on the calling thread alone."""
@@ -78,7 +80,7 @@ class Bundle:
     def score_wanted(self, matrix: F32) -> F64:
         """Return float64[n] of the wanted part, likewise; its matrix has the sources' columns behind the others."""
         assert self.wanted is not None
-        return _score(self.wanted_scorer, self.wanted, matrix) + demand(matrix, (*self.columns, *self.source_columns))
+        return _score(self.wanted_scorer, self.wanted, matrix) + demand(matrix, self.wanted_columns)
 
 
 def _score(scorer: Scorer | None, booster: lgb.Booster, matrix: F32) -> F64:

@@ -53,6 +53,8 @@ class Ranked:
     sources: tuple[str, ...]  # which proposed it
     index: int  # its place in the request's items (Rank); -1 for Recommend
     features: tuple[tuple[str, float, float], ...]  # (name, value, contribution), the greatest first; explained only
+    liked: float | None = None  # the score of the part that orders Rank; explained only
+    wanted: float | None = None  # likewise of that which orders Recommend; None for Rank, and without that part
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Reply:
     proposed: tuple[tuple[str, int, int, str], ...]  # (source, proposed, scored, problem)
     removed: tuple[tuple[str, int], ...]  # (filter, items)
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
+    reason: str = ""  # why a Recommend gives fewer than k items
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Description:
     items: int  # how many are known, recorded new ones too
     surfaces: tuple[str, ...]  # names that a request's `surface` may have
     source_names: tuple[str, ...]  # candidate sources of Recommend
-    feature_names: tuple[str, ...]  # the booster's columns, in their order
+    feature_names: tuple[str, ...]  # columns of the booster that orders Rank, in their order
     max_k: int  # the greatest k of a Recommend
     default_k: int  # the k of a Recommend without one
     max_items: int  # of a list of a request
@@ -92,6 +95,7 @@ class Description:
     records: bool = False  # whether events are recorded
     recorded_events: int = 0  # how many are recorded and served; 0 where nothing is
     recording_problem: str = ""  # empty: all is well
+    wanted_feature_names: tuple[str, ...] = ()  # of the booster that orders Recommend; empty where Rank's does
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,7 @@ class Client:
             surfaces=tuple(r.surfaces),
             source_names=tuple(r.source_names),
             feature_names=tuple(r.feature_names),
+            wanted_feature_names=tuple(r.wanted_feature_names),
             failures=dict(r.failures),
         )
 
@@ -243,12 +248,15 @@ def _reply(r: Any) -> Reply:
     ids = id_list(r.items)
     indexes = list(r.indexes) if isinstance(r, pb.RankResponse) else [-1] * len(ids)
     names = tuple(r.source_names)
-    explained = _features(r.explanation) + [()] * len(ids)
-    items = tuple(
-        Ranked(item, score, tuple(name for bit, name in enumerate(names) if mask >> bit & 1), index, features)
-        for item, score, mask, index, features in zip(ids, r.scores, r.sources, indexes, explained, strict=False)
-    )
     e = r.explanation
+    features = _features(e) + [()] * len(ids)
+    parts = ([*scores, *[None] * (len(ids) - len(scores))] for scores in (e.liked, e.wanted))
+    items = tuple(
+        Ranked(item, score, tuple(name for bit, name in enumerate(names) if mask >> bit & 1), index, *explained)
+        for item, score, mask, index, *explained in zip(
+            ids, r.scores, r.sources, indexes, features, *parts, strict=False
+        )
+    )
     return Reply(
         request_id=r.request_id,
         bundle_version=r.bundle_version,
@@ -259,6 +267,7 @@ def _reply(r: Any) -> Reply:
         proposed=tuple((s.name, s.proposed, s.scored, s.problem) for s in e.source_reports),
         removed=tuple((f.name, f.removed) for f in e.filter_reports),
         stages=tuple((s.name, s.microseconds) for s in e.stage_reports),
+        reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
     )
 
 

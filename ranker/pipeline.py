@@ -10,6 +10,7 @@ answer still comes.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.popular import Popular
+from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
 from ranker.columns import DEMAND, demand, plugin_values, row_matrix, with_sources
 from ranker.lanes import Failures, Lane
@@ -116,17 +118,35 @@ class Pipeline:
         trace.mark("sources")
         candidates, trace.removed = gathered(proposals, self.filters, quotas(self.sources), request)
         trace.mark("filters")
-        scores = None
+        reason, scores = self._shortage(request, k, len(candidates), trace), None
         if self.bundle.wanted is not None:
             scores = self._source_scores(proposals, candidates.item, trace)
-        return self._answer(request, candidates, self.source_names, k, trace, scores)
+            trace.mark("source scores")
+        return replace(self._answer(request, candidates, self.source_names, k, trace, scores), reason=reason)
+
+    def _shortage(self, request: Request, k: int, found: int, trace: Trace) -> str:
+        """Return why a list of k has only `found` items, empty where it has k."""
+        return shortage(
+            k,
+            found,
+            proposed=sum(count for _, count, _ in trace.proposed),
+            removed=trace.removed,
+            quota=quotas(self.sources),
+            n_items=request.state.catalog.all_items,
+            failed=trace.degraded,
+        )
 
     def _source_scores(self, proposals: list[Proposal], item: I32, trace: Trace) -> F32:
         """Return float32[n, s], the sources' columns of the wanted part; NaN of a source that is not there now."""
         values = source_values(proposals, item, partial(self._no_score, trace))
-        own = dict(zip(source_columns(self.sources), values.T, strict=True))
-        missing = np.full(len(item), np.nan, np.float32)
-        return np.stack([own.get(name, missing) for name in self.bundle.source_columns], axis=1)
+        names, own = self.bundle.source_columns, source_columns(self.sources)
+        if own == names:
+            return values
+        scores = np.full((len(item), len(names)), np.nan, np.float32)
+        for k, name in enumerate(names):
+            if name in own:
+                scores[:, k] = values[:, own.index(name)]
+        return scores
 
     def _no_score(self, trace: Trace, number: int, error: Exception) -> None:
         """Count a source whose scores failed; it is named in the answer."""
@@ -228,7 +248,7 @@ class Pipeline:
         """Explain an answer. rows: float32[r, c], the values that its first r items were scored by."""
         bundle = self.bundle
         booster = bundle.wanted if wanted and bundle.wanted is not None else bundle.booster
-        columns = (*bundle.columns, *bundle.source_columns) if wanted else bundle.columns
+        columns = bundle.wanted_columns if wanted else bundle.columns
         parts = np.zeros((0, len(columns) + 1))
         if len(rows):
             parts = np.asarray(booster.predict(rows, num_threads=1, pred_contrib=True))
@@ -259,16 +279,27 @@ class Pipeline:
         items = np.arange(min(state.catalog.n_items, EXPLAINED), dtype=np.int32)
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
-            request = Request(user, state.end, state=state)
-            for call in (*self._source_calls(request), *self._plugin_calls(request, items)):
-                try:
-                    self._lanes[call.lane].start(call.work).result(WARM_UP)
-                except Exception as error:
-                    self.failures.add(call.lane, error)
-                    failed[call.lane] = None
-            known = assemble(state, self.bundle.spec, request.requests(items))
-            self.bundle.score(row_matrix(known, self.bundle.plugins, {}))
+            request, trace = Request(user, state.end, state=state), Trace()
+            source_calls, plugin_calls = self._source_calls(request), self._plugin_calls(request, items)
+            proposals = [self._warmed(call, trace) or NOTHING for call in source_calls]
+            for call in plugin_calls:
+                self._warmed(call, trace)
+            matrix = row_matrix(assemble(state, self.bundle.spec, request.requests(items)), self.bundle.plugins, {})
+            self.bundle.score(matrix)
+            if self.bundle.wanted is not None:
+                scores = self._source_scores(proposals, items, trace)
+                self.bundle.score_wanted(with_sources(matrix, scores))
+            failed |= dict.fromkeys(trace.degraded)
         return list(failed)
+
+    def _warmed(self, call: _Call, trace: Trace) -> Any:
+        """Return what a call gives, in its lane and with time for a compiler; None where it fails."""
+        try:
+            return self._lanes[call.lane].start(call.work).result(WARM_UP)
+        except Exception as error:
+            self.failures.add(call.lane, error)
+            trace.degraded.append(call.lane)
+            return None
 
     def refresh(self) -> None:
         """Order the popular items anew by the state of now: too long for a request, so a server does it in a thread."""

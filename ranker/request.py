@@ -92,9 +92,9 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
-    """How an answer came about; its first r items are explained, over the c columns of the bundle."""
+    """How an answer came about; its first r items are explained, over the c columns of the part that scored."""
 
-    columns: tuple[str, ...]  # c names, of the part that scored
+    columns: tuple[str, ...]  # c names
     values: F32  # [r, c]
     contributions: F32  # [r, c], which sum to the score with `base`
     base: float  # the score without any feature
@@ -116,5 +116,6 @@ class Answer:
     source_names: tuple[str, ...]  # of the bits of `sources`, the lowest first
     degraded: tuple[str, ...]  # what failed or was late, such as `sources.nearest`
     bundle_version: str  # of the bundle that computed it
+    reason: str = ""  # why a Recommend gives fewer than k items (`ranker.candidates.shortage`); empty: it does not
     detail: Detail | None = None
     values: F32 | None = None  # [k, c] that the scores were computed of, for the feature log

@@ -141,6 +141,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
                 surfaces=state.catalog.surfaces,
                 source_names=self.pipeline.source_names,
                 feature_names=bundle.columns,
+                wanted_feature_names=bundle.wanted_columns,
                 max_k=limits.max_k,
                 default_k=self.wire.default_k,
                 max_items=limits.max_items,
@@ -231,6 +232,10 @@ class Server:
             )
         now: Callable[[State], int] = (lambda state: state.end) if past else (lambda _: now_wall())
         self._register(RankingService(self.pipeline, wire, now, self.recorder, self.feature_log))
+        if bundle.wanted is None:
+            log.warning(
+                "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
+            )
         for name in self.pipeline.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
 

@@ -133,7 +133,7 @@ class Wire:
     def recommended(self, answer: Answer, request: Request) -> pb.RecommendResponse:
         """Return the RecommendResponse of an answer to a request."""
         ids = request.state.catalog.ids_of_items(answer.item)
-        return pb.RecommendResponse(items=self._ids(ids), **_common(answer, request))
+        return pb.RecommendResponse(items=self._ids(ids), reason=answer.reason, **_common(answer, request))
 
     def ranked(self, answer: Answer, request: Request, items: Sequence[Any]) -> pb.RankResponse:
         """Return the RankResponse of an answer to a request; items: the ids as the caller wrote them."""
@@ -182,6 +182,8 @@ def _explanation(detail: Detail) -> pb.Explanation:
         feature_values=detail.values.ravel().tolist(),
         contributions=detail.contributions.ravel().tolist(),
         base=detail.base,
+        liked=detail.liked.tolist(),
+        wanted=() if detail.wanted is None else detail.wanted.tolist(),
         source_reports=[
             pb.SourceReport(name=s.name, proposed=s.proposed, scored=s.scored, problem=s.problem)
             for s in detail.sources

@@ -64,7 +64,7 @@ def test_a_bundle_of_format_3_loads_and_scores_as_it_did(old: Path, expected: An
 def test_a_bundle_of_another_format_says_what_to_do(old: Path) -> None:
     path = old / "bundle" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(PairliftError, match="format 3 was expected, found 2; train it again"):
+    with pytest.raises(PairliftError, match="a format from 3 to 4 was expected, found 2; train it again"):
         load_bundle(old / "bundle")
 
 

@@ -23,7 +23,8 @@ from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.candidates.source import Proposal
-from ranker.lists.answers import NOTHING, SEEN, ask, patient
+from ranker.candidates.shortage import NOTHING, REMOVED
+from ranker.lists.answers import ask, patient
 from ranker.lists.asked import Asked
 from ranker.lists.peers import Past, als_lists, factorised, fitted_als, popular, popular_lists
 from ranker.lists.report import COMPARED, RECOMMEND, lists_report
@@ -212,7 +213,7 @@ def test_an_empty_list_says_why(bundle_at_cut: Bundle, past: Past, who: Asked) -
     assert asked_with(bundle_at_cut, who, Fixed()) == ({NOTHING: len(who)}, {})
     r = who.requests
     seen = int(past.log.item[(past.log.user == r.user[0]) & (past.log.ts < r.as_of[0])][0])
-    assert asked_with(bundle_at_cut, who.select(np.array([0])), Fixed(seen)) == ({SEEN: 1}, {})
+    assert asked_with(bundle_at_cut, who.select(np.array([0])), Fixed(seen)) == ({REMOVED: 1}, {})
     assert asked_with(bundle_at_cut, who, Failing(3)) == ({NOTHING: len(who)}, {"sources.fixed": len(who)})
 
 

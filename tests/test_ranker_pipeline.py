@@ -16,6 +16,7 @@ from ranker.candidates.gathering import candidates_of, source_columns, source_va
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.source import Proposal
 from ranker.columns import full_matrix
+from ranker.columns import with_sources as with_source_scores
 from ranker.lanes import BusyError, Failures, Lane
 from ranker.pipeline import CALLER, Pipeline, select
 from ranker.request import ABSENT, Request
@@ -102,14 +103,116 @@ def test_a_score_does_not_depend_on_the_other_candidates(pipeline, now):
         assert (some[answer.index] == answer.item).all()
 
 
-def test_recommend_and_rank_give_one_score(pipeline, now):
-    request = Request(8, now, surface=1, state=pipeline.state)
+def test_recommend_is_ordered_by_the_wanted_part_and_rank_by_the_liked_one(pipeline, bundle, now):
+    request = Request(8, now, surface=1, state=pipeline.state, explain=True)
+    candidates, scores = candidates_of(pipeline.sources, request, bundle.config)
+    matrix = full_matrix(bundle.state, bundle.spec, bundle.plugins, request.requests(candidates.item))
+    wanted = bundle.score_wanted(with_source_scores(matrix, scores))
     listed = pipeline.recommend(request, 10)
+    best = np.lexsort((candidates.item, -wanted))[:10]
+    assert (listed.item.tolist(), listed.score.tolist()) == (candidates.item[best].tolist(), wanted[best].tolist())
+    assert np.array_equal(listed.detail.wanted, listed.score)
+    assert np.array_equal(listed.detail.liked, bundle.score(matrix[best]))
+    assert listed.detail.columns == bundle.wanted_columns
+    assert np.array_equal(listed.detail.values[:, -3:], scores[best], equal_nan=True)
+    assert np.allclose(listed.detail.contributions.sum(axis=1) + listed.detail.base, listed.score, atol=1e-4)
     ranked = pipeline.rank(request, listed.item)
-    assert ranked.item.tolist() == listed.item.tolist()
-    assert ranked.score.tolist() == listed.score.tolist()
+    score_of = dict(zip(listed.item.tolist(), listed.detail.liked.tolist(), strict=True))
+    assert ranked.score.tolist() == [score_of[item] for item in ranked.item.tolist()] == ranked.detail.liked.tolist()
+    assert ranked.detail.wanted is None
     assert ranked.source_names == (CALLER,)
     assert set(ranked.sources.tolist()) == {1}
+
+
+def test_without_the_wanted_part_recommend_is_ordered_as_rank_and_rank_stays_as_it_is(pipeline, bundle, now):
+    alone = Pipeline(replace(bundle, wanted=None))
+    request = Request(8, now, surface=1, state=bundle.state, explain=True)
+    listed = alone.recommend(request, 10)
+    for ranked in (alone.rank(request, listed.item), pipeline.rank(request, listed.item)):
+        assert ranked.item.tolist() == listed.item.tolist()
+        assert ranked.score.tolist() == listed.score.tolist() == ranked.detail.liked.tolist()
+    assert listed.detail.wanted is None
+    assert listed.detail.columns == bundle.columns
+
+
+def wanted_rows(pipeline, bundle, now):
+    """The degraded lanes of a Recommend, and the values of its sources' columns by name."""
+    answer = pipeline.recommend(Request(-1, now, state=bundle.state, explain=True), 10)
+    assert len(answer.item)
+    assert np.isfinite(answer.score).all()
+    assert (answer.detail.wanted == answer.score).all()
+    values = answer.detail.values[:, len(bundle.columns) :]
+    return answer.degraded, dict(zip(bundle.source_columns, values.T, strict=True))
+
+
+class Scoring(Fixed):
+    """A source of the wanted part's that scores as it is told."""
+
+    def __init__(self, name, items, score):
+        super().__init__(name, items)
+        self.score = score
+
+    def propose(self, request, limit):
+        return Proposal(super().propose(request, limit).item, self.score)
+
+
+@pytest.mark.parametrize(
+    ("score", "lanes"),
+    [
+        (lambda item: item * np.float32(2), ()),
+        (None, ()),
+        (lambda item: item[:1] * np.float32(2), ("sources.cooccurrence",)),
+        (lambda item: 1 / 0, ("sources.cooccurrence",)),
+    ],
+    ids=["scores", "no scores", "wrong shape", "raises"],
+)
+def test_a_score_that_fails_is_named_and_its_column_is_missing(bundle, now, score, lanes):
+    popular = Scoring("popular", [1, 2, 3], lambda item: item * np.float32(3))
+    pipeline = with_sources(bundle, Scoring("cooccurrence", [3, 4], score), Fixed("other", [5]), popular)
+    degraded, columns = wanted_rows(pipeline, bundle, now)
+    assert degraded == lanes
+    assert tuple(pipeline.failures.counts()) == lanes
+    # By name and not by place: the wanted part knows other sources, in another order.
+    assert sorted(columns["source__popular"].tolist()) == [3, 6, 9, 12, 15]
+    if score is None or lanes:
+        assert np.isnan(columns["source__cooccurrence"]).all()
+    else:
+        assert sorted(columns["source__cooccurrence"].tolist()) == [2, 4, 6, 8, 10]
+    assert np.isnan(columns["source__nearest"]).all()
+    assert pipeline.warm() == list(lanes)
+
+
+def test_a_source_that_fails_or_is_late_has_missing_scores(bundle, now):
+    slow, bad = Hung("popular", [9]), Fixed("nearest", ValueError("no luck"))
+    good = Scoring("cooccurrence", [1, 2], lambda item: item * np.float32(2))
+    pipeline = with_sources(bundle, slow, bad, good, deadlines=[50_000])
+    degraded, columns = wanted_rows(pipeline, bundle, now)
+    slow.held.set()
+    assert degraded == ("sources.popular", "sources.nearest")
+    assert np.isnan(columns["source__popular"]).all()
+    assert np.isnan(columns["source__nearest"]).all()
+    assert sorted(columns["source__cooccurrence"].tolist()) == [2, 4]
+
+
+def test_each_short_list_has_a_reason(bundle, world, now):
+    def reason(*items, k=10, user=-1, quota=20, exclude=()):
+        pipeline = with_sources(bundle, *(Fixed(f"s{n}", some) for n, some in enumerate(items)), quota=quota)
+        request = Request(user, now, state=bundle.state, exclude=np.array(exclude, np.int32))
+        return pipeline.recommend(request, k).reason
+
+    few = "fewer candidates than k = 10 were left: "
+    seen = sorted(set(world.log.item[world.log.user == 0].tolist()))[:12]
+    assert reason() == reason([]) == reason([], []) == "the sources proposed nothing"
+    assert reason([], ValueError("no")) == "the sources proposed nothing: sources.s1 failed or was late"
+    assert reason(seen, seen[:3], user=0) == "all that was proposed was removed: seen 12"
+    assert reason([3, -4, 5], exclude=[3, 5, 7]) == "all that was proposed was removed: unknown 1, excluded 2"
+    assert reason([1, 2], [2, 3]) == few + "the sources proposed no more"
+    assert reason([*range(12)], exclude=[1, 2, 3]) == few + "removed were excluded 3"
+    assert reason([*range(12)], quota=7) == few + "the quotas of the sources are 7 together"
+    assert reason([1], ValueError("no")) == few + "sources.s1 failed or was late"
+    assert reason([1], k=81).endswith("the catalogue has 80 items; the quotas of the sources are 20 together")
+    assert reason([*range(12)], k=12) == ""
+    assert Pipeline(bundle).rank(Request(0, now, state=bundle.state), np.empty(0, np.int32)).reason == ""
 
 
 def test_the_ranking_follows_the_users_taste(pipeline, world, now):
@@ -134,6 +237,7 @@ def test_the_answer_is_sorted_and_its_masks_name_the_sources(pipeline, now):
     assert [name for name, _ in answer.detail.stages] == [
         "sources",
         "filters",
+        "source scores",
         "features",
         "score",
         "select",

@@ -30,9 +30,12 @@ from features.rows import FeatureSpec, make_spec
 from features.schema import DAY, F64, HOUR, I32, MINUTE, SECOND, Attribute, Catalog, EventLog, Ids, Requests
 from features.state.store import State
 from ranker.bundle import Bundle, write_bundle
+from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.columns import columns_of, full_matrix
+from ranker.candidates.gathering import candidates_of, source_columns
+from ranker.columns import columns_of, demand, full_matrix, with_sources
 from ranker.config import Config, load_config, wanted_floor
+from ranker.request import Request
 
 START = 1_700_000_000 * SECOND
 SPAN = 30 * DAY
@@ -188,11 +191,12 @@ class Parts(NamedTuple):
     spec: FeatureSpec
     plugins: dict[str, FeaturePlugin]
     booster: lgb.Booster
+    wanted: lgb.Booster
     cooccurrence: Cooccurrence
 
 
 def train_parts(world: World, config: Config | None = None) -> Parts:
-    """Train a small ranker: counters, ALS on the towers' period, 20 trees on the booster's period."""
+    """Train a small ranker: counters, ALS on the towers' period, 20 trees for each part on the booster's period."""
     config = config or Config(**tomllib.loads(TOML))
     log, catalog = world.log, world.catalog
     split = make_split(config.split, log, "UTC")
@@ -210,18 +214,37 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
         )
     booster_groups = groups.of("booster")
     matrix = full_matrix(state, spec, plugins, booster_groups.requests)
-    data = lgb.Dataset(matrix, booster_groups.grade, feature_name=columns_of(spec, plugins))
-    params = {
-        "objective": "regression",
-        "num_leaves": 15,
-        "verbosity": -1,
-        "num_threads": 1,
-        "min_data_in_leaf": 10,
-    }
-    booster = lgb.train(params, data, 20)
-    booster = lgb.Booster(model_str=booster.model_to_string())
+    booster = _trees(lgb.Dataset(matrix, booster_groups.grade, feature_name=columns_of(spec, plugins)), "regression")
     cooccurrence = Cooccurrence.build(log, catalog.n_items, wanted_floor(config))
-    return Parts(config, split, groups, state, spec, plugins, booster, cooccurrence)
+    sources = configured_sources(config, state, cooccurrence, plugins.values())
+    wanted = _trees(proposed_data(world, config, sources, state, spec, plugins, booster_groups.requests), "binary")
+    return Parts(config, split, groups, state, spec, plugins, booster, wanted, cooccurrence)
+
+
+def _trees(data: lgb.Dataset, objective: str) -> lgb.Booster:
+    params = {"objective": objective, "num_leaves": 15, "verbosity": -1, "num_threads": 1, "min_data_in_leaf": 10}
+    return lgb.Booster(model_str=lgb.train(params, data, 20).model_to_string())
+
+
+def proposed_data(
+    world: World,
+    config: Config,
+    sources: Sources,
+    state: State,
+    spec: FeatureSpec,
+    plugins: dict[str, FeaturePlugin],
+    requests: Requests,
+) -> lgb.Dataset:
+    """What the sources propose as of each request, and whether it is of the user's taste, beyond its demand."""
+    blocks, labels = [], []
+    for user, as_of, surface in zip(requests.user, requests.as_of, requests.surface, strict=True):
+        request = Request(int(user), int(as_of), surface=int(surface), state=state)
+        candidates, scores = candidates_of(sources, request, config)
+        matrix = full_matrix(state, spec, plugins, request.requests(candidates.item))
+        blocks.append(with_sources(matrix, scores))
+        labels.append(world.user_taste[user] == world.item_taste[candidates.item])
+    names, rows = [*columns_of(spec, plugins), *source_columns(sources)], np.concatenate(blocks)
+    return lgb.Dataset(rows, np.concatenate(labels), feature_name=names, init_score=demand(rows, names))
 
 
 def bundle_of(parts: Parts) -> Bundle:
@@ -237,6 +260,7 @@ def bundle_of(parts: Parts) -> Bundle:
         state=p.state,
         plugins=p.plugins,
         booster=p.booster,
+        wanted=p.wanted,
         cooccurrence=p.cooccurrence,
     )
 
@@ -259,9 +283,10 @@ def write_world_bundle(parts: Parts, folder: Path, recorded: Recorded | None = N
         state=p.state,
         plugins=p.plugins,
         booster=p.booster,
+        wanted=p.wanted,
         cooccurrence=p.cooccurrence,
         measured={},
-        importance={"rows": 0, "columns": {}},
+        importance={"liked": {"rows": 0, "columns": {}}},
         split=p.split,
         recorded=recorded or {},
     )

@@ -12,6 +12,8 @@ from features.pairing.split import iso, utc
 from ranker.client import DEFAULT_ADDRESS, Client, Id, Ranked, Reply
 
 TOP_FEATURES = 3
+#: the parts of the ranker whose scores an explained answer has
+PARTS = ("liked", "wanted")
 ADDRESS = click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server.")
 
 
@@ -129,10 +131,13 @@ def _print(reply: Reply, asked: Question) -> None:
         click.echo(json.dumps(_plain(reply), indent=1))
         return
     head = ["rank", "item", "score", "sources"]
+    parts = [part for part in PARTS if any(getattr(item, part) is not None for item in reply.items)]
     if asked.explain:
-        head.append("moved most by (value, part of the score)")
-    rows = [_row(number, item, asked.explain) for number, item in enumerate(reply.items, 1)]
+        head += [*parts, "moved most by (value, part of the score)"]
+    rows = [_row(number, item, asked.explain, parts) for number, item in enumerate(reply.items, 1)]
     click.echo(_table(head, rows) if rows else "no items")
+    if reply.reason:
+        click.echo(reply.reason)
     if asked.explain:
         for name, proposed, scored, problem in reply.proposed:
             click.echo(f"source {name}: {proposed} proposed, {scored} scored{f' ({problem})' if problem else ''}")
@@ -144,9 +149,11 @@ def _print(reply: Reply, asked: Question) -> None:
         click.echo(f"degraded: {', '.join(reply.degraded)}", err=True)
 
 
-def _row(number: int, item: Ranked, explain: bool) -> list[str]:
+def _row(number: int, item: Ranked, explain: bool, parts: list[str]) -> list[str]:
     row = [str(number), str(item.item), f"{item.score:.4f}", "+".join(item.sources)]
     if explain:
+        scores = [getattr(item, part) for part in parts]
+        row += ["" if score is None else f"{score:.4f}" for score in scores]
         row.append(", ".join(f"{n}={v:.4g} ({part:+.3f})" for n, v, part in item.features[:TOP_FEATURES]))
     return row
 
@@ -169,7 +176,8 @@ def _plain(reply: Reply) -> dict[str, Any]:
     for name in ("snapshot_time", "as_of"):
         plain[name] = datetime.fromtimestamp(plain[name] / 1e6, UTC).isoformat()
     for item in plain["items"]:
-        item["score"] = _finite(item["score"])
+        for name in ("score", *PARTS):
+            item[name] = None if item[name] is None else _finite(item[name])
         item["features"] = [
             {"name": n, "value": _finite(v), "contribution": _finite(part)} for n, v, part in item["features"]
         ]

@@ -9,15 +9,13 @@ from features.schema import HOUR, I32, I64, NO_CONTEXT
 from ranker.bundle import Bundle
 from ranker.candidates.filters import history
 from ranker.candidates.gathering import gathered, quotas
+from ranker.candidates.shortage import kind_of
 from ranker.candidates.source import CandidateSource, proposed
 from ranker.config import Config
 from ranker.lists.asked import Asked
 from ranker.pipeline import Pipeline, source_lane
 from ranker.request import U32, Answer, Request
 from ranker.settings import SourceSettings
-
-#: why a list is empty
-NOTHING, SEEN = "the sources proposed nothing", "the filters removed all that was proposed"
 
 
 @dataclass(slots=True)
@@ -69,8 +67,6 @@ def ask(pipeline: Pipeline, who: Asked, m: int) -> Answers:
     for k in tqdm(range(len(who)), desc="lists", unit=" users"):
         request = _request(pipeline, who, k)
         _keep(found, k, pipeline.recommend(request, everything), who)
-        if not found.candidates[k]:
-            found.empty[k] = _why(pipeline, request)
         for source, _ in pipeline.sources:
             row = _alone(pipeline, source, request, m)
             found.alone[source.name][k, : len(row)] = row
@@ -94,15 +90,10 @@ def _keep(found: Answers, k: int, answer: Answer, who: Asked) -> None:
     found.lists[k, :n], found.masks[k, :n] = answer.item[:n], answer.sources[:n]
     found.candidates[k] = len(answer.item)
     found.reached[k] = np.isin(who.item[who.offsets[k] : who.offsets[k + 1]], answer.item).sum()
+    if not len(answer.item):
+        found.empty[k] = kind_of(answer.reason)
     if answer.degraded:
         found.degraded[k] = answer.degraded
-
-
-def _why(pipeline: Pipeline, request: Request) -> str:
-    """Return why the list of a request is empty."""
-    detail = pipeline.recommend(replace(request, explain=True), 1).detail
-    assert detail is not None  # it was asked for
-    return SEEN if any(source.proposed for source in detail.sources) else NOTHING
 
 
 def _alone(pipeline: Pipeline, source: CandidateSource, request: Request, m: int) -> I32:

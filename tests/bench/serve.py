@@ -14,10 +14,11 @@ import click
 import lightgbm as lgb
 import numpy as np
 from pairlift.v1 import ranking_pb2 as pb
-from world import bundle_of, make_world, train_parts, with_config
+from world import bundle_of, make_world, proposed_data, train_parts, with_config
 
 from features.rows import assemble
 from ranker.bundle import Bundle
+from ranker.candidates.configured import configured_sources
 from ranker.client import Client
 from ranker.columns import columns_of, full_matrix
 from ranker.lanes import Lane
@@ -28,10 +29,12 @@ from ranker.settings import ServeSettings, SourcesSettings
 from ranker.wire import id_message, ids_message
 
 CANDIDATES = 500
+#: whose candidates the wanted part is grown on
+LISTS = 100
 
 
 def grown(trees: int, leaves: int) -> Bundle:
-    """Return a bundle of the synthetic world with a booster of that size."""
+    """Return a bundle of the synthetic world with two boosters of that size, one for each part."""
     world = make_world(n_users=1000, n_items=2000)
     parts = train_parts(world)
     groups = parts.groups.of("booster")
@@ -44,9 +47,15 @@ def grown(trees: int, leaves: int) -> Bundle:
         "verbosity": -1,
         "num_threads": 1,
     }
-    booster = lgb.Booster(model_str=lgb.train(params, data, trees).model_to_string())
     limits = ServeSettings(plugin_deadline="20s")
-    return with_config(replace(bundle_of(parts), booster=booster), serve=limits, sources=SourcesSettings())
+    bundle = with_config(bundle_of(parts), serve=limits, sources=SourcesSettings())
+    sources = configured_sources(bundle.config, parts.state, parts.cooccurrence, parts.plugins.values())
+    some = groups.requests.slice(0, LISTS)
+    proposed = proposed_data(world, bundle.config, sources, parts.state, parts.spec, parts.plugins, some)
+    booster, wanted = (
+        lgb.Booster(model_str=lgb.train(params, learned, trees).model_to_string()) for learned in (data, proposed)
+    )
+    return replace(bundle, booster=booster, wanted=wanted)
 
 
 def timed(rows: dict[str, Callable[[int], object]], n: int) -> dict[str, tuple[float, float]]:

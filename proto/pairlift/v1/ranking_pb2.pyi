@@ -353,6 +353,7 @@ class RecommendResponse(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     SOURCE_NAMES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -361,6 +362,8 @@ class RecommendResponse(_message.Message):
     """The time up to which the state that answered knows events."""
     as_of: _builtins.int
     """The as_of that was used."""
+    reason: _builtins.str
+    """Why there are fewer than k items, or none: a sentence for people, empty where there are k. An empty list is OK."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("sources.nearest", "plugins.two_tower"). Empty: all is well."""
@@ -371,7 +374,10 @@ class RecommendResponse(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The score of each item: higher is better, comparable within one bundle version only. NaN and infinities last."""
+        """The score of each item: higher is better, comparable within one bundle version only. NaN and infinities last.
+        It says how much the item is wanted among what the sources propose; Rank's, how much it is liked where it is shown:
+        they do not compare, unless the bundle has the one part alone (DescribeResponse.wanted_feature_names is empty).
+        """
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -398,10 +404,11 @@ class RecommendResponse(_message.Message):
         sources: _abc.Iterable[_builtins.int] | None = ...,
         source_names: _abc.Iterable[_builtins.str] | None = ...,
         explanation: Global___Explanation | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,13 +504,15 @@ class Explanation(_message.Message):
     SOURCE_REPORTS_FIELD_NUMBER: _builtins.int
     FILTER_REPORTS_FIELD_NUMBER: _builtins.int
     STAGE_REPORTS_FIELD_NUMBER: _builtins.int
+    LIKED_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """How many items are explained: the first `rows` of the answer (100 at most)."""
     base: _builtins.float
     """The score that the contributions start from."""
     @_builtins.property
     def feature_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the features, c of them."""
+        """The names of the features of the part that ordered the answer, c of them."""
 
     @_builtins.property
     def feature_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -525,6 +534,16 @@ class Explanation(_message.Message):
     def stage_reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
         """How long the stages took, in their order."""
 
+    @_builtins.property
+    def liked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The score of item i by the part that knows what is liked of what is shown; it orders Rank. `rows` of them."""
+
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The score of item i by the part that knows what is wanted of what is proposed; it orders Recommend. `rows` of them;
+        empty for Rank, and where the bundle has no such part, so that the liked part orders Recommend too.
+        """
+
     def __init__(
         self,
         *,
@@ -536,10 +555,12 @@ class Explanation(_message.Message):
         source_reports: _abc.Iterable[Global___SourceReport] | None = ...,
         filter_reports: _abc.Iterable[Global___FilterReport] | None = ...,
         stage_reports: _abc.Iterable[Global___StageReport] | None = ...,
+        liked: _abc.Iterable[_builtins.float] | None = ...,
+        wanted: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "feature_names", b"feature_names", "feature_values", b"feature_values", "filter_reports", b"filter_reports", "rows", b"rows", "source_reports", b"source_reports", "stage_reports", b"stage_reports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "feature_names", b"feature_names", "feature_values", b"feature_values", "filter_reports", b"filter_reports", "liked", b"liked", "rows", b"rows", "source_reports", b"source_reports", "stage_reports", b"stage_reports", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,6 +713,7 @@ class DescribeResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     RECORDED_EVENTS_FIELD_NUMBER: _builtins.int
     RECORDING_PROBLEM_FIELD_NUMBER: _builtins.int
+    WANTED_FEATURE_NAMES_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """Version of the bundle."""
     name: _builtins.str
@@ -732,11 +754,15 @@ class DescribeResponse(_message.Message):
 
     @_builtins.property
     def feature_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The features, in the order of the booster."""
+        """The features, in the order of the booster that orders Rank."""
 
     @_builtins.property
     def failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How often each source or plugin failed or was late since the server started."""
+
+    @_builtins.property
+    def wanted_feature_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The features of the booster that orders Recommend; empty where the one that orders Rank does."""
 
     def __init__(
         self,
@@ -759,10 +785,11 @@ class DescribeResponse(_message.Message):
         records: _builtins.bool = ...,
         recorded_events: _builtins.int = ...,
         recording_problem: _builtins.str = ...,
+        wanted_feature_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "clock", b"clock", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "recorded_events", b"recorded_events", "recording_problem", b"recording_problem", "records", b"records", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "user_ids", b"user_ids", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "clock", b"clock", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "recorded_events", b"recorded_events", "recording_problem", b"recording_problem", "records", b"records", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "user_ids", b"user_ids", "users", b"users", "wanted_feature_names", b"wanted_feature_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

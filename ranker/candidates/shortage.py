@@ -1,0 +1,44 @@
+"""Why a list is empty, or shorter than was asked for: one sentence, for an answer and for the report of lists."""
+
+from collections.abc import Iterable, Sequence
+
+#: how the sentence begins; behind a colon stands what is known of the causes
+NOTHING, REMOVED = "the sources proposed nothing", "all that was proposed was removed"
+SHORT = "fewer candidates than k = {k} were left"
+
+
+def shortage(
+    k: int,
+    found: int,
+    *,
+    proposed: int,
+    removed: Sequence[tuple[str, int]],
+    quota: Sequence[int],
+    n_items: int,
+    failed: Iterable[str] = (),
+) -> str:
+    """Return why `found` candidates are less than k; empty where they are not.
+
+    proposed: items by all sources. removed: (filter, items). quota: of each source. n_items: of the catalogue. failed:
+    lanes of sources that failed or were late.
+    """
+    if found >= k:
+        return ""
+    dropped = ", ".join(f"{name} {count}" for name, count in removed if count)
+    causes = [f"{name} failed or was late" for name in failed]
+    if not found:
+        known = "; ".join([*causes, dropped] if dropped else causes)
+        head = REMOVED if proposed else NOTHING
+        return f"{head}: {known}" if known else head
+    if n_items < k:
+        causes.append(f"the catalogue has {n_items} items")
+    if sum(quota) < k:
+        causes.append(f"the quotas of the sources are {sum(quota)} together")
+    if dropped:
+        causes.append(f"removed were {dropped}")
+    return f"{SHORT.format(k=k)}: {'; '.join(causes) or 'the sources proposed no more'}"
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason without its figures, to count by."""
+    return reason.partition(":")[0]
