@@ -22,8 +22,8 @@ from features.state.histories import Histories
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.candidates.source import Proposal
 from ranker.candidates.shortage import NOTHING, REMOVED
+from ranker.candidates.source import Proposal
 from ranker.lists.answers import ask, patient
 from ranker.lists.asked import Asked
 from ranker.lists.peers import Past, als_lists, factorised, fitted_als, popular, popular_lists
