@@ -105,7 +105,7 @@ def brief_report(pipeline: Pipeline, past: Past, *, most: int, seed: int = 0) ->
     answers = ask(pipeline, who, BRIEF, alone=(POPULAR,))
     own = worth(answers.lists, who, (BRIEF,))
     peer = worth(answers.alone[POPULAR], who, (BRIEF,)) if POPULAR in answers.alone else None
-    figures = {figure: _compared(own[figure], peer and peer[figure]) for figure in COMPARED[:2]}
+    figures = {figure: _compared(own[figure], None if peer is None else peer[figure]) for figure in COMPARED[:2]}
     found: dict[str, Any] = finite({"users": len(who), "eligible_users": len(eligible), **figures})
     return found
 
