@@ -4,7 +4,7 @@ manifest.json     version, format, columns in their order, hashes of all other f
 pairlift.toml     the configuration that it was trained with
 booster.txt       LightGBM's own text format: the liked part, which orders Rank
 wanted.txt        likewise, the wanted part, which orders Recommend; not there where nothing could be learned of it
-importance.json   what each column does (`ranker.metrics.importance`)
+importance.json   what each column does in each part (`ranker.metrics.importance`); in format 3, in the liked one
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
@@ -108,8 +108,8 @@ def write_bundle(
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step.
 
-    measured: figures of the test. importance: see `ranker.metrics.importance`. split: of the log that it was trained
-    on. recorded: which recorded events are in that log.
+    measured: figures of the test. importance: by part (`liked`, `wanted`), see `ranker.metrics.importance`. split: of
+    the log that it was trained on. recorded: which recorded events are in that log.
     """
     with written_folder(folder.resolve()) as partial:
         (partial / "pairlift.toml").write_text(config.text)

@@ -131,7 +131,6 @@ class Pipeline:
             found,
             proposed=sum(count for _, count, _ in trace.proposed),
             removed=trace.removed,
-            quota=quotas(self.sources),
             n_items=request.state.catalog.all_items,
             failed=trace.degraded,
         )

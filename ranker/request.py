@@ -50,6 +50,13 @@ class Request:
     keep_values: bool = False  # whether `Answer.values` is wanted
     request_id: str = ""  # the caller's name for it; empty: none
 
+    @classmethod
+    def of(cls, requests: Requests, k: int, state: "State") -> "Request":
+        """Return the k-th of some requests, to be answered from a state."""
+        context = requests.context[k : k + 1] if len(requests.context) else NO_CONTEXT
+        surface = int(requests.surface[k])
+        return cls(int(requests.user[k]), int(requests.as_of[k]), state=state, surface=surface, context=context)
+
     def requests(self, item: I32) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]."""
         return one_request(self.user, self.as_of, self.surface, item, self.context)

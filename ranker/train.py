@@ -11,7 +11,7 @@ train(config, out)
     pair_figures          the figures of the test's pairs
     list_figures          the figures of whole lists, of a bundle as of the cut
     Cooccurrence.build    the table of the source `cooccurrence`
-    explain               what each column does in the booster
+    importance_of_parts   what each column does in the boosters
     write_bundle          all of it, as the server loads it
 """
 
@@ -27,11 +27,10 @@ from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import columns_of, full_matrix
 from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
-from ranker.metrics.importance import explain
 from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arms
 from ranker.training.earlier_bundle import StartFrom, load_start
-from ranker.training.measured import bundle_at_cut, list_figures, pair_figures
+from ranker.training.measured import bundle_at_cut, importance_of_parts, list_figures, pair_figures
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
 from ranker.training.wanted import digest_of, wanted_stage
@@ -66,7 +65,8 @@ def train(
     arm = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old)
     wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
     measured = pair_figures(arms, columns, arm, old)
-    measured["lists"] = list_figures(bundle_at_cut(prepared, plugins, arm, wanted, memory), prepared)
+    at_cut = bundle_at_cut(prepared, plugins, arm, wanted, memory)
+    measured["lists"] = list_figures(at_cut, prepared)
     write_bundle(
         out,
         config=config,
@@ -77,7 +77,7 @@ def train(
         wanted=wanted,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         measured=measured,
-        importance=explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical),
+        importance=importance_of_parts(at_cut, prepared, arms.rows("validation", columns)),
         split=prepared.split,
         recorded=prepared.recorded,
     )

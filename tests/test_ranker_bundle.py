@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import recording
+from served import recording, serving
 from world import Parts, full_matrix, write_world_bundle
 
 from features.errors import PairliftError
@@ -25,6 +25,7 @@ from features.schema import F64, Requests, empty_log
 from features.state.live import Frozen
 from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
+from ranker.client import Client
 from ranker.recording.snapshots import origin_of, with_snapshot, write_snapshot
 
 GOLDEN = Path(__file__).parent / "golden" / "bundle-3-log-1.tar.xz"
@@ -59,6 +60,18 @@ def test_a_bundle_of_format_3_loads_and_scores_as_it_did(old: Path, expected: An
     assert (bundle.version, bundle.state.end) == (expected["version"], expected["end"])
     assert bundle.recorded == {"00000000000000000001-0123": [(1, 2), (4, 4)]}
     np.testing.assert_allclose(scores(bundle, bundle.state), expected["scores"], rtol=1e-6)
+
+
+def test_a_bundle_of_format_3_is_served_and_orders_recommend_as_rank(
+    old: Path, expected: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = load_bundle(old / "bundle")
+    with serving(bundle, clock="snapshot") as server, Client(server.address, timeout=20) as client:
+        listed = client.recommend(None, 5)
+        assert len(listed.items) == 5
+        ranked = client.rank(None, [item.item for item in listed.items])
+        assert [(item.item, item.score) for item in listed.items] == [(item.item, item.score) for item in ranked.items]
+    assert caplog.text.count("Recommend is ordered as Rank") == 1
 
 
 def test_a_bundle_of_another_format_says_what_to_do(old: Path) -> None:

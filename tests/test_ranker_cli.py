@@ -130,7 +130,10 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(trained: Path)
     for figure in ("pair_accuracy", "ndcg@10", "map", "mrr", "auc", "pair_accuracy_catboost"):
         assert re.search(rf"^{figure} +0\.\d+$", said, re.MULTILINE)
     assert "als__dot" in said
-    assert json.loads((trained / "importance.json").read_text())["columns"]["als__dot"]["direction"] > 0
+    assert "source__popular" in said
+    parts = json.loads((trained / "importance.json").read_text())
+    assert parts["liked"]["columns"]["als__dot"]["direction"] > 0
+    assert list(parts) == ["liked", "wanted"]
     assert pairlift("bundle", "verify", trained)[0] == 0
     loaded = load_bundle(trained)
     prepared = prepare(load_config(trained.parent / "pairlift.toml"))
@@ -151,6 +154,15 @@ def test_a_bundles_forest_is_written_as_onnx(trained: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(run_onnx(content, rows), loaded.score(rows), rtol=1e-12)
     figures = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
     assert (json.loads(figures["columns"]), figures["bundle"]) == (list(loaded.columns), loaded.version)
+    assert figures["part"] == "liked"
+    code, said = pairlift("bundle", "onnx", trained, "--part", "wanted", "--out", tmp_path / "wanted.onnx")
+    assert code == 0, said
+    rows = np.random.default_rng(0).uniform(0, 3, (50, len(loaded.wanted_columns))).astype(np.float32)
+    rows[::3, loaded.wanted_columns.index("source__popular")] = np.nan
+    content = (tmp_path / "wanted.onnx").read_bytes()
+    np.testing.assert_allclose(run_onnx(content, rows), loaded.score_wanted(rows), rtol=1e-12)
+    figures = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
+    assert (json.loads(figures["columns"]), figures["part"]) == (list(loaded.wanted_columns), "wanted")
     code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "none" / "forest.onnx")
     assert (code, "there is no folder" in said) == (2, True)
 
@@ -328,10 +340,21 @@ def test_the_commands_explain(server, world):
         "--address",
         server.address,
     )
+    assert {"liked", "wanted"} <= set(result.stdout.splitlines()[0].split())
     assert "source popular:" in result.stdout
     assert "filter seen:" in result.stdout
     assert "took sources" in result.stdout
     assert "item__" in result.stdout or "als__dot" in result.stdout
+
+
+def test_a_short_list_is_printed_with_its_reason(server, world):
+    every = ",".join(map(str, world.catalog.item_ids.tolist()))
+    arguments = ["--user", "999999", "--address", server.address]
+    result = run(recommend, *arguments, "--k", "40")
+    assert "\nfewer candidates than k = 40 were left: the sources proposed no more" in result.stdout
+    result = run(recommend, *arguments, "--exclude", every)
+    assert result.stdout.startswith("no items\nall that was proposed was removed: excluded 80\n")
+    assert json.loads(run(recommend, *arguments, "--exclude", every, "--json").stdout)["reason"].endswith("80")
 
 
 def test_the_rank_command_and_its_json(server, world):
@@ -347,6 +370,7 @@ def test_the_rank_command_and_its_json(server, world):
     figures = json.loads(run(rank, *arguments, "--explain").stdout)
     assert {item["item"] for item in figures["items"]} == {10, 13, 999999}
     assert set(figures["items"][0]["features"][0]) == {"name", "value", "contribution"}
+    assert all(item["liked"] == item["score"] and item["wanted"] is None for item in figures["items"])
     assert figures["as_of"] == figures["snapshot_time"]
     at = json.loads(run(rank, *arguments, "--as-of", "2023-11-20T10:00:00+02:00").stdout)
     assert at["as_of"] == "2023-11-20T08:00:00+00:00"

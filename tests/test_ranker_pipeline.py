@@ -206,11 +206,11 @@ def test_each_short_list_has_a_reason(bundle, world, now):
     assert reason([], ValueError("no")) == "the sources proposed nothing: sources.s1 failed or was late"
     assert reason(seen, seen[:3], user=0) == "all that was proposed was removed: seen 12"
     assert reason([3, -4, 5], exclude=[3, 5, 7]) == "all that was proposed was removed: unknown 1, excluded 2"
-    assert reason([1, 2], [2, 3]) == few + "the sources proposed no more"
+    assert reason([1, 2], [2, 3]) == few + "the sources proposed no more within their quotas"
     assert reason([*range(12)], exclude=[1, 2, 3]) == few + "removed were excluded 3"
-    assert reason([*range(12)], quota=7) == few + "the quotas of the sources are 7 together"
+    assert reason([*range(12)], quota=7) == few + "the sources proposed no more within their quotas"
     assert reason([1], ValueError("no")) == few + "sources.s1 failed or was late"
-    assert reason([1], k=81).endswith("the catalogue has 80 items; the quotas of the sources are 20 together")
+    assert reason([1], k=81).endswith("k = 81 were left: the catalogue has 80 items")
     assert reason([*range(12)], k=12) == ""
     assert Pipeline(bundle).rank(Request(0, now, state=bundle.state), np.empty(0, np.int32)).reason == ""
 

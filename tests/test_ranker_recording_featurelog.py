@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from served import serving
 from world import write_world
 
 from features.errors import PairliftError
@@ -189,6 +190,33 @@ def test_a_server_logs_the_requests_of_the_share(trained: tuple[Config, Bundle],
     assert server.feature_log is not None
     assert all(server.feature_log.wants(str(name)) for name in logged.request_id)
     assert -1 in logged.requests.item.tolist()  # an item that the bundle does not know
+
+
+def test_a_list_is_logged_by_the_columns_of_the_liked_part_and_has_not_drifted(
+    trained: tuple[Config, Bundle], tmp_path: Path
+) -> None:
+    config, bundle = trained
+    assert bundle.wanted is not None
+    answers = {}
+    to = FeaturesTo(tmp_path / "log", 1.0)
+    with (
+        serving(bundle, clock="snapshot", features_to=to) as server,
+        Client(server.address, timeout=20) as client,
+    ):
+        for k in range(5):
+            answers[f"s{k}"] = client.recommend(int(bundle.state.catalog.user_ids[k]), k=7, request_id=f"s{k}")
+    rows = [row for path in (tmp_path / "log").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    assert logged.columns == bundle.columns
+    liked = bundle.score(logged.values)
+    assert len(rows) == len(liked) == 35
+    for row in rows:
+        item = answers[row["request_id"]].items[row["rank"]]
+        assert (row["item_id"], row["score"]) == (item.item, item.score)
+    assert not np.isin([row["score"] for row in rows], liked).any()
+    report = drift_report(config, tmp_path / "log")
+    assert {row["column"] for row in report} == set(bundle.columns)
+    assert all(row["differs"] == 0 for row in report), report[0]
 
 
 def rows_in(folder: Path) -> int:

@@ -3,10 +3,12 @@
 import importlib.util
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,14 +20,17 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 from served import ROOT, serving, user_id
+from world import TOML, bundle_of, make_world, train_parts, with_config
 
 from features.errors import PairliftError
 from features.log.writer import LogError
 from ranker.client import Client, ServerError
+from ranker.config import Config
 from ranker.pipeline import Pipeline
 from ranker.recording.recorder import LimitError
 from ranker.request import Request, RequestError
 from ranker.server import SERVICE, Server, now_wall, warn_if_old
+from ranker.settings import SourcesSettings
 from ranker.status import INTERNAL, status_of
 from ranker.wire import ids_message
 
@@ -78,6 +83,47 @@ def test_an_empty_list_is_answered(client, world):
     assert client.rank(user_id(world, 2), [], explain=True).items == ()
 
 
+def test_every_user_gets_a_list_or_the_reason_why_not(client, bundle, world):
+    """Users without history, k above the candidates, all excluded."""
+    few = "fewer candidates than k = 50 were left: "
+    cold = client.recommend(999_999, 50)
+    assert (len(cold.items), cold.reason) == (20, few + "the sources proposed no more within their quotas")
+    assert (len(client.recommend(None, 20).items), client.recommend(None, 20).reason) == (20, "")
+    warm = client.recommend(user_id(world, 3), 50)
+    assert 0 < len(warm.items) < 50
+    assert re.fullmatch(few + r"removed were seen \d+", warm.reason)
+    none = client.recommend(999_999, 5, exclude=world.catalog.item_ids.tolist(), explain=True)
+    assert (none.items, none.reason) == ((), "all that was proposed was removed: excluded 80")
+    assert sum(count for _, count, *_ in none.proposed) == 80
+
+
+def test_a_small_catalogue_one_that_was_all_seen_and_sources_that_propose_nothing():
+    world, config = make_world(n_items=9), Config(**tomllib.loads(TOML))
+    seen_too = config.model_copy(update={"sources": SourcesSettings(exclude_seen=False)})  # else nothing to train on
+    bundle = with_config(bundle_of(train_parts(world, seen_too)), sources=config.sources)
+    few = "fewer candidates than k = 30 were left: the catalogue has 9 items"
+    with serving(bundle, clock="snapshot") as server, Client(server.address, timeout=20) as client:
+        small, seen = client.recommend(None, 30), client.recommend(user_id(world, 3), 30)
+        assert (len(small.items), small.reason) == (9, few)
+        assert (seen.items, seen.reason) == ((), "all that was proposed was removed: seen 9")
+        assert len(client.rank(user_id(world, 3), [10, 13]).items) == 2
+    related = with_config(bundle, sources=SourcesSettings(popular=False, nearest=False))
+    with serving(related, clock="snapshot") as server, Client(server.address, timeout=20) as client:
+        none = client.recommend(None, 5, explain=True)
+        assert (none.items, none.reason, none.degraded) == ((), "the sources proposed nothing", ())
+        assert none.proposed == (("cooccurrence", 0, 0, ""),)
+
+
+def test_a_bundle_without_the_wanted_part_orders_recommend_as_rank_and_says_so_once(bundle, world, caplog):
+    with serving(replace(bundle, wanted=None), clock="snapshot") as server, Client(server.address) as client:
+        listed = client.recommend(user_id(world, 3), 8, explain=True)
+        ranked = client.rank(user_id(world, 3), [item.item for item in listed.items])
+        assert [(item.item, item.score) for item in listed.items] == [(item.item, item.score) for item in ranked.items]
+        assert {item.wanted for item in listed.items} == {None}
+        assert client.describe().wanted_feature_names == ()
+    assert caplog.text.count("Recommend is ordered as Rank") == 1
+
+
 def test_own_as_of_wins_over_the_clock(client, bundle, world):
     as_of = int(world.log.ts[1000])
     reply = client.rank(user_id(world, 2), [10, 13], as_of=as_of)
@@ -108,11 +154,18 @@ def test_explain(client, bundle, world):
     assert [name for name, *_ in reply.proposed] == ["popular", "cooccurrence", "nearest"]
     assert [name for name, _ in reply.removed] == ["unknown", "excluded", "seen"]
     assert all(took >= 0 for _, took in reply.stages)
+    ranked = client.rank(user_id(world, 3), [item.item for item in reply.items], explain=True)
+    liked = {item.item: item.liked for item in reply.items}
+    assert [(item.score, item.liked, item.wanted) for item in ranked.items] == [
+        (liked[item.item], liked[item.item], None) for item in ranked.items
+    ]
     for item in reply.items:
-        assert {name for name, *_ in item.features} == set(bundle.columns)
+        assert item.wanted == item.score != item.liked
+        assert {name for name, *_ in item.features} == set(bundle.wanted_columns)
         parts = [abs(part) for *_, part in item.features]
         assert parts == sorted(parts, reverse=True)
-    assert client.recommend(user_id(world, 3), 5).items[0].features == ()
+    plain = client.recommend(user_id(world, 3), 5).items[0]
+    assert (plain.features, plain.liked, plain.wanted) == ((), None, None)
 
 
 def test_describe(client, bundle, world):
@@ -125,6 +178,7 @@ def test_describe(client, bundle, world):
     )
     assert (figures.users, figures.items, figures.surfaces) == (40, 80, ("feed", "search"))
     assert figures.feature_names == bundle.columns
+    assert figures.wanted_feature_names == (*bundle.columns, *(f"source__{name}" for name in figures.source_names))
     assert figures.snapshot_time == figures.clock == bundle.state.end
     assert (figures.max_k, figures.default_k, figures.max_items, figures.failures) == (50, 10, 200, {})
     assert figures.source_names == ("popular", "cooccurrence", "nearest")

@@ -203,7 +203,8 @@ def test_a_ranked_answer_is_written(kind):
 
 
 def test_a_list_is_written_with_the_catalogues_ids():
-    known = replace(answer(), item=np.array([3, 0, 1], np.int32))
+    known = replace(answer(), item=np.array([3, 0, 1], np.int32), reason="few")
+    assert wire_of(INTEGERS).recommended(known, asked(INTEGER_STATE)).reason == "few"
     assert id_list(wire_of(INTEGERS).recommended(known, asked(INTEGER_STATE)).items) == [7, -(2**63), -1]
     assert id_list(wire_of(TEXTS).recommended(known, asked(TEXT_STATE)).items) == ["日本", "", "a"]
 
@@ -214,6 +215,8 @@ def test_an_explanation_is_written():
         values=np.array([[1, np.nan], [3, 4]], np.float32),
         contributions=np.array([[0.5, 0], [0, -0.5]], np.float32),
         base=0.25,
+        liked=np.array([1.5, np.nan]),
+        wanted=np.array([0.75, -0.25]),
         sources=(SourceReport("x", 4, 2, "it was late"),),
         removed=(("seen", 2),),
         stages=(("sources", 120),),
@@ -222,6 +225,10 @@ def test_an_explanation_is_written():
     assert list(e.feature_names) == ["f", "g"]
     assert e.rows == 2
     assert e.base == 0.25
+    assert np.array_equal(e.liked, [1.5, np.nan], equal_nan=True)
+    assert list(e.wanted) == [0.75, -0.25]
+    alone = answer(replace(detail, wanted=None))
+    assert not wire_of(INTEGERS).ranked(alone, asked(INTEGER_STATE), [1, 2, 3]).explanation.wanted
     assert np.array_equal(np.array(e.feature_values), [1, np.nan, 3, 4], equal_nan=True)
     assert list(e.contributions) == [0.5, 0, 0, -0.5]
     assert e.source_reports[0] == pb.SourceReport(name="x", proposed=4, scored=2, problem="it was late")

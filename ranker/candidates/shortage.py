@@ -13,13 +13,12 @@ def shortage(
     *,
     proposed: int,
     removed: Sequence[tuple[str, int]],
-    quota: Sequence[int],
     n_items: int,
     failed: Iterable[str] = (),
 ) -> str:
     """Return why `found` candidates are less than k; empty where they are not.
 
-    proposed: items by all sources. removed: (filter, items). quota: of each source. n_items: of the catalogue. failed:
+    proposed: items by all sources. removed: (filter, items). n_items: of the catalogue. failed:
     lanes of sources that failed or were late.
     """
     if found >= k:
@@ -32,11 +31,9 @@ def shortage(
         return f"{head}: {known}" if known else head
     if n_items < k:
         causes.append(f"the catalogue has {n_items} items")
-    if sum(quota) < k:
-        causes.append(f"the quotas of the sources are {sum(quota)} together")
     if dropped:
         causes.append(f"removed were {dropped}")
-    return f"{SHORT.format(k=k)}: {'; '.join(causes) or 'the sources proposed no more'}"
+    return f"{SHORT.format(k=k)}: {'; '.join(causes) or 'the sources proposed no more within their quotas'}"
 
 
 def kind_of(reason: str) -> str:

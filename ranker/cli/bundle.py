@@ -15,18 +15,20 @@ def bundle() -> None:
 @bundle.command()
 @BUNDLE
 def show(folder: Path) -> None:
-    """Print a bundle's version, measured figures, snapshot time and size, and what each column does.
+    """Print a bundle's version, measured figures, snapshot time and size, and what each column does in each part.
 
-    gain: share of the training loss's fall; splits: how many compare the column; |SHAP|: by how much it moves a raw
-    score, on average over rows of the validation slice; direction: +1 where a higher value raises the score, -1
-    where it lowers it, - for a category or a column that is not used. The same is in BUNDLE/importance.json.
+    liked orders Rank, wanted orders Recommend. gain: share of the training loss's fall; splits: how many compare the
+    column; |SHAP|: by how much it moves a raw score, on average over rows of the validation slice (liked), or over what
+    the sources propose to requests of the test (wanted; its trees are added to source__popular, which is not in it);
+    direction: +1 where a higher value raises the score, -1 where it lowers it, - for a category or a column that is not
+    used. The same is in BUNDLE/importance.json.
     """
     import json
 
     from features.pairing.split import iso
     from ranker.bundle import IMPORTANCE, read_manifest
     from ranker.lists.table import brief_lines
-    from ranker.metrics.importance import importance_lines
+    from ranker.metrics.importance import importance_tables
 
     manifest = read_manifest(folder)
     size = sum((folder / name).stat().st_size for name in manifest["files"] if (folder / name).is_file())
@@ -40,7 +42,7 @@ def show(folder: Path) -> None:
         click.echo(line)
     click.echo(f"size              {size / 1e6:.1f} MB in {len(manifest['files'])} files")
     click.echo(f"columns           {len(manifest['columns'])}")
-    for line in importance_lines(json.loads((folder / IMPORTANCE).read_text())):
+    for line in importance_tables(json.loads((folder / IMPORTANCE).read_text())):
         click.echo(line)
 
 
@@ -57,15 +59,23 @@ def verify(folder: Path) -> None:
 @bundle.command()
 @BUNDLE
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, such as forest.onnx.")
-def onnx(folder: Path, out: Path) -> None:
-    """Write a bundle's forest as an ONNX graph, for what does not read LightGBM's text (booster.txt is that).
+@click.option(
+    "--part",
+    type=click.Choice(["liked", "wanted"]),
+    default="liked",
+    show_default=True,
+    help="liked orders Rank, wanted orders Recommend.",
+)
+def onnx(folder: Path, out: Path, part: str) -> None:
+    """Write a part of a bundle as an ONNX graph, for what does not read LightGBM's text (booster.txt, wanted.txt).
 
-    Input `features`: float32[n, columns] in the bundle's order, NaN where missing; output `score`: float64[n], the
-    raw score. It is one TreeEnsemble of ai.onnx.ml 5 (ONNX Runtime 1.20 or later), categories and missing values
-    included, and is compared with LightGBM on rows at every threshold before it is written. The columns' names are in
-    the file's metadata.
+    Input `features`: float32[n, columns] in the bundle's order, NaN where missing; output `score`: float64[n], as it is
+    served. Of the wanted part, the sources' columns stand behind the others, and its score is that of the trees and
+    source__popular (0 where missing). The forest is one TreeEnsemble of ai.onnx.ml 5 (ONNX Runtime 1.20 or later),
+    categories and missing values included, and is compared with LightGBM on rows at every threshold before it is
+    written. The columns' names are in the file's metadata.
     """
     from ranker.export.onnx import export_forest
 
-    trees = export_forest(folder, out)
-    click.echo(f"wrote {out}: {trees} trees, {out.stat().st_size / 1e3:,.0f} kB, equal to LightGBM's scores")
+    trees = export_forest(folder, out, part)
+    click.echo(f"wrote {out}: {part}, {trees} trees, {out.stat().st_size / 1e3:,.0f} kB, equal to LightGBM's scores")

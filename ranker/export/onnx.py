@@ -1,7 +1,8 @@
 """A booster as an ONNX graph: the operator TreeEnsemble of ai.onnx.ml 5, in float64, so that nothing is rounded.
 
-Input `features`: float32[n, columns], in the order of the bundle's columns, NaN where missing. Output `score`:
-float64[n], LightGBM's raw score; sums may differ in the last bits, for the runtime adds trees in an order of its own.
+Input `features`: float32[n, columns], in the order of the part's columns, NaN where missing. Output `score`:
+float64[n], LightGBM's raw score, of the wanted part with `ranker.columns.demand` added; sums may differ in the last
+bits, for the runtime adds trees in an order of its own.
 """
 
 import json
@@ -17,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from features.errors import PairliftError
 from features.files import written
 from features.schema import F32, F64, Bool
-from ranker.bundle import verify_bundle
+from ranker.bundle import BOOSTER, WANTED, verify_bundle
+from ranker.columns import DEMAND, demand
 from ranker.forest.bitvectors import TINY
 from ranker.forest.scorer import Scorer, probe_rows
 from ranker.forest.text import NAN, ZERO, Tree, UnsupportedError, parse
@@ -96,8 +98,11 @@ def _missing_left(tree: Tree) -> Bool:
     return np.where(np.isin(tree.missing, (ZERO, NAN)), tree.default_left, tree.threshold >= 0)
 
 
-def make_onnx(booster: lgb.Booster) -> onnx.ModelProto:
-    """Return the graph of a booster. Raises PairliftError for what it cannot say (linear trees, several classes)."""
+def make_onnx(booster: lgb.Booster, added: int | None = None) -> onnx.ModelProto:
+    """Return the graph of a booster. Raises PairliftError for what it cannot say (linear trees, several classes).
+
+    added: a column that is added to the score, 0 where it is missing.
+    """
     ensemble = _Ensemble()
     try:
         trees = parse(booster.model_to_string(num_iteration=-1))
@@ -109,12 +114,19 @@ def make_onnx(booster: lgb.Booster) -> onnx.ModelProto:
     categorical = _features(trees, lambda tree: tree.categorical)
     width = booster.num_feature()
     constants, nodes = _clean(width, zeros, categorical)
+    constants.append(numpy_helper.from_array(np.array([1]), "last"))
+    nodes += [ensemble.node(), helper.make_node("Squeeze", ["sums", "last"], ["score" if added is None else "trees"])]
+    if added is not None:
+        constants += [
+            numpy_helper.from_array(np.array(value), name) for name, value in (("added", added), ("nought", 0.0))
+        ]
+        nodes += _plus()
     graph = helper.make_graph(
-        [*nodes, ensemble.node(), helper.make_node("Squeeze", ["sums", "last"], ["score"])],
+        nodes,
         "forest",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", width])],
         [helper.make_tensor_value_info("score", TensorProto.DOUBLE, ["n"])],
-        [*constants, numpy_helper.from_array(np.array([1]), "last")],
+        constants,
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="pairlift")
@@ -149,19 +161,37 @@ def _clean(width: int, zeros: set[int], categorical: set[int]) -> tuple[list[onn
     return [numpy_helper.from_array(value, name) for name, value in constants.items()], nodes
 
 
-def export_forest(bundle: Path, out: Path) -> int:
-    """Write the forest of a bundle, proved equal on rows at its thresholds; return the number of its trees.
+def _plus() -> list[onnx.NodeProto]:
+    """Return the nodes from `trees` to `score`, which add the column `added` of `features`, 0 where it is NaN."""
+    return [
+        helper.make_node("Gather", ["wide", "added"], ["start"], axis=1),
+        helper.make_node("IsNaN", ["start"], ["none"]),
+        helper.make_node("Where", ["none", "nought", "start"], ["known"]),
+        helper.make_node("Add", ["trees", "known"], ["score"]),
+    ]
 
-    The file's metadata has the columns in their order, the categorical ones among them, and the bundle's version.
+
+def export_forest(bundle: Path, out: Path, part: str = "liked") -> int:
+    """Write a part of a bundle, proved equal on rows at its thresholds; return the number of its trees.
+
+    part: `liked` or `wanted`. The file's metadata has the part, its columns in their order, the categorical ones among
+    them, and the bundle's version. Raises PairliftError for a part that the bundle lacks.
     """
     manifest = verify_bundle(bundle)
-    booster = lgb.Booster(model_file=str(bundle / "booster.txt"))
-    model = make_onnx(booster)
-    names = {"columns": manifest["columns"], "categorical": manifest["spec"]["categorical"]}
-    helper.set_model_props(model, {k: json.dumps(v) for k, v in names.items()} | {"bundle": manifest["version"]})
+    path = bundle / {"liked": BOOSTER, "wanted": WANTED}[part]
+    if not path.exists():
+        raise PairliftError(f"{bundle} has no part {part}: {path.name} is not there; train it again, or take another")
+    booster = lgb.Booster(model_file=str(path))
+    columns = booster.feature_name()
+    model = make_onnx(booster, columns.index(DEMAND) if part == "wanted" and DEMAND in columns else None)
+    names = {"columns": columns, "categorical": manifest["spec"]["categorical"]}
+    plain = {"bundle": manifest["version"], "part": part}
+    helper.set_model_props(model, {k: json.dumps(v) for k, v in names.items()} | plain)
     content = model.SerializeToString()
     rows = probe_rows(Scorer.compile(booster), PROBE)
     want = np.asarray(booster.predict(rows, raw_score=True))
+    if part == "wanted":
+        want += demand(rows, columns)
     if np.abs(run_onnx(content, rows) - want).max(initial=0) > TOLERANCE * max(np.abs(want).max(initial=0), 1):
         raise PairliftError(f"{out}: not written: ONNX Runtime gives other scores than LightGBM; please report this")
     with written(out) as partial:

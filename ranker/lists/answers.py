@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from tqdm import tqdm
 
-from features.schema import HOUR, I32, I64, NO_CONTEXT
+from features.schema import HOUR, I32, I64
 from ranker.bundle import Bundle
 from ranker.candidates.filters import history
 from ranker.candidates.gathering import gathered, quotas
@@ -70,23 +70,12 @@ def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = 
     )
     everything = sum(quotas(pipeline.sources))
     for k in tqdm(range(len(who)), desc="lists", unit=" users"):
-        request = _request(pipeline, who, k)
+        request = Request.of(who.requests, k, pipeline.state)
         _keep(found, k, pipeline.recommend(request, everything), who)
         for source in sources:
             row = _alone(pipeline, source, request, m)
             found.alone[source.name][k, : len(row)] = row
     return found
-
-
-def _request(pipeline: Pipeline, who: Asked, k: int) -> Request:
-    r = who.requests
-    return Request(
-        int(r.user[k]),
-        int(r.as_of[k]),
-        state=pipeline.state,
-        surface=int(r.surface[k]),
-        context=r.context[k : k + 1] if len(r.context) else NO_CONTEXT,
-    )
 
 
 def _keep(found: Answers, k: int, answer: Answer, who: Asked) -> None:

@@ -13,7 +13,7 @@ SAMPLE = 2000
 
 
 def explain(booster: lgb.Booster, rows: F32, categorical: Collection[str]) -> dict[str, Any]:
-    """Return what `importance.json` holds, largest mean |SHAP| first. rows: float32[n, c], of which some are drawn.
+    """Return what `importance.json` holds of a part, largest mean |SHAP| first. rows: float32[n, c], some are drawn.
 
     Of each column: gain, its share of the training loss's fall; splits, how many compare it; mean_abs_shap, by how
     much it moves a raw score; direction, the correlation of its value with its SHAP value over the rows that have
@@ -48,9 +48,15 @@ def _direction(value: F32, shap: F64) -> float | None:
     return float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
 
 
-def importance_lines(importance: dict[str, Any]) -> list[str]:
+def importance_tables(importance: dict[str, Any]) -> list[str]:
+    """Return a table of each part of an `importance.json`, also of one of before there were two parts."""
+    parts = {"liked": importance} if "columns" in importance else importance
+    return [line for name, part in parts.items() for line in importance_lines(part, f"{name}: column")]
+
+
+def importance_lines(importance: dict[str, Any], head: str = "column") -> list[str]:
     """Return the columns as a table: share of the gain, splits, mean |SHAP|, direction."""
-    lines = [f"  {'column':48}{'gain':>8}{'splits':>8}{'|SHAP|':>9}{'direction':>11}"]
+    lines = [f"  {head:48}{'gain':>8}{'splits':>8}{'|SHAP|':>9}{'direction':>11}"]
     for name, own in importance["columns"].items():
         direction = "-" if own["direction"] is None else f"{own['direction']:+.2f}"
         lines.append(

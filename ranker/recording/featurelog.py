@@ -50,7 +50,8 @@ class FeatureLog:
     """Writes what answers used. The request path only puts an answer into a queue; one thread writes.
 
     columns: of the bundle, float32 each, beside `request_id`, `user_id` and `item_id` (null where cold), `as_of` (µs
-    UTC), `surface_name` (null where missing), `rank` (0 first), `score` and `bundle_version`.
+    UTC), `surface_name` (null where missing), `rank` (0 first), `score` and `bundle_version`. A list of Recommend has
+    the score of the wanted part, which ordered it, and the columns of the liked part, which learns from them.
     """
 
     def __init__(self, folder: Path, *, columns: tuple[str, ...], version: str, share: float) -> None:

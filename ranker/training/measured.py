@@ -12,17 +12,21 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
-from features.schema import GIB
+from features.schema import F32, GIB
 from ranker.bundle import Bundle
+from ranker.candidates.configured import configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.columns import Columns, columns_of
+from ranker.candidates.gathering import candidates_of
+from ranker.columns import Columns, columns_of, full_matrix, with_sources
 from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
 from ranker.lists.peers import Past
 from ranker.lists.report import brief_report, lists_report
+from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.pipeline import Pipeline
+from ranker.request import Request
 from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_stage
@@ -33,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: users whose lists `train` asks for
 USERS = 1000
+#: requests of the test whose candidates the columns of the wanted part are explained on
+EXPLAINED = 50
 
 
 def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> dict[str, Any]:
@@ -48,6 +54,31 @@ def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> d
         before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
         measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
     return measured
+
+
+def importance_of_parts(bundle: Bundle, prepared: Prepared, liked: F32) -> dict[str, Any]:
+    """Return `ranker.metrics.importance.explain` of each part: of the liked one on float32[n, c] rows, of the wanted
+    one on what the sources propose to some requests of the test.
+
+    bundle: of `bundle_at_cut`.
+    """
+    found = {"liked": explain(bundle.booster, liked, bundle.spec.categorical)}
+    if bundle.wanted is not None and len(rows := _proposed_rows(bundle, prepared)):
+        found["wanted"] = explain(bundle.wanted, rows, bundle.spec.categorical)
+    return found
+
+
+def _proposed_rows(bundle: Bundle, prepared: Prepared) -> F32:
+    """Return float32[n, c + s] of what the sources propose to at most EXPLAINED requests of the test."""
+    state, requests = bundle.state, prepared.groups.of("test").requests
+    sources = configured_sources(bundle.config, state, bundle.cooccurrence, bundle.plugins.values())
+    blocks = [np.empty((0, len(bundle.wanted_columns)), np.float32)]
+    for k in np.unique(np.linspace(0, len(requests) - 1, EXPLAINED).astype(int)).tolist() if len(requests) else ():
+        request = Request.of(requests, k, state)
+        candidates, scores = candidates_of(sources, request, bundle.config)
+        matrix = full_matrix(state, bundle.spec, bundle.plugins, request.requests(candidates.item))
+        blocks.append(with_sources(matrix, scores))
+    return np.concatenate(blocks)
 
 
 def list_figures(bundle: Bundle, prepared: Prepared, most: int = USERS) -> dict[str, Any] | None:

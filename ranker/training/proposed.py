@@ -12,7 +12,7 @@ from tqdm import tqdm
 from features.pairing.groups import offsets_of
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests
+from features.schema import F32, F64, I32, I64, Bool, Requests
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import candidates_of, source_columns
 from ranker.columns import columns_of, demand, full_matrix, with_sources
@@ -107,7 +107,7 @@ def _candidates(
     """Return items, source scores and hits of each group that orders something (or `every`), and which these are."""
     items, scores, hits, kept = [], [], [], []
     for k in range(len(who)):
-        candidates, score = candidates_of(sources, _request(prepared, who.requests, k), prepared.config)
+        candidates, score = candidates_of(sources, Request.of(who.requests, k, prepared.state), prepared.config)
         hit = np.isin(candidates.item, who.item[who.offsets[k] : who.offsets[k + 1]])
         if not every and (hit.all() or not hit.any()):
             continue
@@ -120,11 +120,6 @@ def _candidates(
         hits.append(hit[rows])
         kept.append(k)
     return items, scores, hits, np.array(kept, np.int64)
-
-
-def _request(prepared: Prepared, r: Requests, k: int) -> Request:
-    context = r.context[k : k + 1] if len(r.context) else NO_CONTEXT
-    return Request(int(r.user[k]), int(r.as_of[k]), state=prepared.state, surface=int(r.surface[k]), context=context)
 
 
 def _requests(r: Requests, kept: I64, items: list[I32]) -> Requests:

@@ -250,7 +250,7 @@ class RecommendRequest(_message.Message):
     """Whether the answer carries an Explanation (slower)."""
     k: _builtins.int
     """How many items are wanted, at most DescribeResponse.max_k; 0 or absent: DescribeResponse.default_k.
-    Fewer come back where there are fewer candidates.
+    Fewer come back where there are fewer candidates; RecommendResponse.reason says why.
     """
     @_builtins.property
     def user(self) -> Global___Id:
