@@ -66,11 +66,11 @@ def with_sources(matrix: F32, scores: F32) -> F32:
 def demand(matrix: F32, columns: Sequence[str]) -> F64:
     """Return float64[n]: what the trees of the wanted part are added to, the score of the source `popular`.
 
-    It is log(1 + decayed count of wanted events); 0 where it is missing, or there is no such source.
+    It is log(1 + decayed count of wanted events); 0 where it is missing or not finite, or there is no such source.
     """
     if DEMAND not in columns:
         return np.zeros(len(matrix))
-    return np.nan_to_num(matrix[:, columns.index(DEMAND)].astype(np.float64))
+    return np.nan_to_num(matrix[:, columns.index(DEMAND)].astype(np.float64), posinf=0.0, neginf=0.0)
 
 
 def _beside(known: F32, blocks: Iterable[F32]) -> F32:

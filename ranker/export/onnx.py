@@ -27,7 +27,7 @@ from ranker.forest.text import NAN, ZERO, Tree, UnsupportedError, parse
 LEQ, MEMBER = 0, 6  # modes of a split: not above a value, or in a set
 #: as ONNX Runtime 1.20 and later read them
 OPSET, ML_OPSET = 18, 5
-#: scores may differ by so much of the largest one, for sums are made in another order
+#: scores may differ by so much of the largest one of the trees, or of themselves: sums are made in another order
 TOLERANCE = 1e-12
 #: rows of the proof
 PROBE = 4096
@@ -101,7 +101,7 @@ def _missing_left(tree: Tree) -> Bool:
 def make_onnx(booster: lgb.Booster, added: int | None = None) -> onnx.ModelProto:
     """Return the graph of a booster. Raises PairliftError for what it cannot say (linear trees, several classes).
 
-    added: a column that is added to the score, 0 where it is missing.
+    added: a column that is added to the score, 0 where it is not finite.
     """
     ensemble = _Ensemble()
     try:
@@ -162,10 +162,11 @@ def _clean(width: int, zeros: set[int], categorical: set[int]) -> tuple[list[onn
 
 
 def _plus() -> list[onnx.NodeProto]:
-    """Return the nodes from `trees` to `score`, which add the column `added` of `features`, 0 where it is NaN."""
+    """Return the nodes from `trees` to `score`: they add the column `added` of `features`, 0 where it is not finite."""
     return [
         helper.make_node("Gather", ["wide", "added"], ["start"], axis=1),
-        helper.make_node("IsNaN", ["start"], ["none"]),
+        helper.make_node("Sub", ["start", "start"], ["odd"]),  # NaN of NaN and of infinities
+        helper.make_node("IsNaN", ["odd"], ["none"]),
         helper.make_node("Where", ["none", "nought", "start"], ["known"]),
         helper.make_node("Add", ["trees", "known"], ["score"]),
     ]
@@ -190,9 +191,10 @@ def export_forest(bundle: Path, out: Path, part: str = "liked") -> int:
     content = model.SerializeToString()
     rows = probe_rows(Scorer.compile(booster), PROBE)
     want = np.asarray(booster.predict(rows, raw_score=True))
+    size = np.full(len(rows), max(np.abs(want).max(initial=0), 1))
     if part == "wanted":
         want += demand(rows, columns)
-    if np.abs(run_onnx(content, rows) - want).max(initial=0) > TOLERANCE * max(np.abs(want).max(initial=0), 1):
+    if (np.abs(run_onnx(content, rows) - want) > TOLERANCE * np.maximum(size, np.abs(want))).any():
         raise PairliftError(f"{out}: not written: ONNX Runtime gives other scores than LightGBM; please report this")
     with written(out) as partial:
         partial.write_bytes(content)
