@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import recording, serving
+from served import pairlift, recording, serving
 from world import Parts, full_matrix, write_world_bundle
 
 from features.errors import PairliftError
@@ -72,6 +72,13 @@ def test_a_bundle_of_format_3_is_served_and_orders_recommend_as_rank(
         ranked = client.rank(None, [item.item for item in listed.items])
         assert [(item.item, item.score) for item in listed.items] == [(item.item, item.score) for item in ranked.items]
     assert caplog.text.count("Recommend is ordered as Rank") == 1
+
+
+def test_a_bundle_of_format_3_is_shown_and_has_one_part(old: Path, tmp_path: Path) -> None:
+    code, said = pairlift("bundle", "show", old / "bundle")
+    assert (code, "liked: column" in said, "wanted" in said) == (0, True, False), said
+    code, said = pairlift("bundle", "onnx", old / "bundle", "--part", "wanted", "--out", tmp_path / "wanted.onnx")
+    assert (code, "has no part wanted: wanted.txt is not there" in said) == (2, True), said
 
 
 def test_a_bundle_of_another_format_says_what_to_do(old: Path) -> None:
