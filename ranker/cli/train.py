@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -108,20 +108,30 @@ def train(
     "--minutes", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="No trial starts later."
 )
 @click.option("--trials", type=click.IntRange(1), help="At most so many trials in this run.")
-def retune(config: Path, minutes: float, trials: int | None) -> None:
-    """Search for better [booster] and [pairing] parameters of CONFIG, with Optuna, and print them for the TOML.
+@click.option(
+    "--part",
+    type=click.Choice(["liked", "wanted"]),
+    default="liked",
+    show_default=True,
+    help="liked: the part that orders Rank, by [booster] and [pairing]. wanted: the one that orders Recommend, by "
+    "[lists.params].",
+)
+def retune(config: Path, minutes: float, trials: int | None, part: Literal["liked", "wanted"]) -> None:
+    """Search for better parameters of a part of CONFIG's ranker, with Optuna, and print them for the TOML.
 
     Every change of the stack moves the optimum: run this after one. Trial 0 has the TOML's own parameters. A trial
-    is two fits of other seeds, judged by PairAccuracy on the booster's validation slice, the one that also stops
-    each fit; the test is not read. The gain, of five fits each, has an interval about new users and seeds; where that
+    is two fits of other seeds on the booster's validation slice, the one that also stops each fit; the test is not
+    read. Each part is judged and stopped by what it is for, liked by PairAccuracy of shown pairs, wanted by NDCG@10 of
+    what the sources propose: they share no parameter that is searched, so neither order is bought by the other; search
+    both, one after the other. The gain, of five fits each, has an interval about new users and seeds; where that
     holds zero, it is "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
 
     The plugins are those of [ranker], fitted once: where [pairing] values change, `pairlift train` fits towers anew.
     A run goes on where an earlier one on the same rows, parameters and code ended; Ctrl-C keeps what is finished. Every
-    trial is in retune.json of CONFIG's work folder. The TOML is not changed.
+    trial is in retune.json (or retune-wanted.json) of CONFIG's work folder. The TOML is not changed.
     """
     from ranker.config import load_config
-    from ranker.training.tuning import retune as run
-    from ranker.training.tuning_report import as_table
+    from ranker.retune.report import as_table
+    from ranker.retune.search import retune as run
 
-    click.echo(as_table(run(load_config(config), minutes, trials)))
+    click.echo(as_table(run(load_config(config), minutes, trials, part)))

@@ -9,17 +9,18 @@ import pytest
 from served import pairlift
 from world import write_world
 
-import ranker.training.tuning as module
+import ranker.retune.search as module
 from features.schema import DAY
 from ranker.config import Config, load_config
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.retune.liked import LikedBench
+from ranker.retune.report import as_table
+from ranker.retune.search import retune
+from ranker.retune.space import Parameter, make_space, toml_lines, with_values
 from ranker.training.arms import Arms
 from ranker.training.booster import parameters
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
-from ranker.training.tuning import Bench, retune
-from ranker.training.tuning_report import as_table
-from ranker.training.tuning_space import Parameter, make_space, toml_lines, with_values
 
 
 def write_config(folder: Path, params: str = "") -> Path:
@@ -62,7 +63,7 @@ def test_the_lines_for_the_toml_give_the_fits_that_were_measured(searched: modul
     text = config.path.read_text().replace("params = { num_leaves = 2, eta = 0.0005 }", "")
     merged = {t: {**tomllib.loads(text).get(t, {}), **result.get(t, {})} for t in ("booster", "pairing")}
     pasted = Config(**{**tomllib.loads(text), **merged})
-    bench = Bench.of(prepare(config))
+    bench = LikedBench.of(prepare(config))
     total = bench.validation.pairs.weight.sum(dtype=np.float64)
     got = [bench.fit(pasted, seed) for seed in bench.seeds]
     assert np.mean([right.sum() / total for right, _ in got]) == pytest.approx(searched.best.value, abs=1e-9)
@@ -99,27 +100,27 @@ def test_other_parameters_of_the_toml_are_another_study(tmp_path: Path) -> None:
 
 
 def test_noise_is_called_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng, fits = np.random.default_rng(0), Bench.fit
+    rng, fits = np.random.default_rng(0), LikedBench.fit
 
-    def fit(self: Bench, config: Config, seed: int) -> tuple[np.ndarray, int]:
+    def fit(self: LikedBench, config: Config, seed: int) -> tuple[np.ndarray, int]:
         right, trees = fits(self, load_config(config.path), 0)
         return right * rng.uniform(0.97, 1.03, len(right)), trees  # every trial is the same but for chance
 
-    monkeypatch.setattr(Bench, "fit", fit)
+    monkeypatch.setattr(LikedBench, "fit", fit)
     found = retune(load_config(write_config(tmp_path)), 10, 6)
     assert found.best.number != found.own.number
     assert "not distinguishable from the TOML's own" in as_table(found)
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, fits, count = load_config(write_config(tmp_path)), Bench.fit, iter(range(100))
+    config, fits, count = load_config(write_config(tmp_path)), LikedBench.fit, iter(range(100))
 
-    def interrupted(self: Bench, config: Config, seed: int) -> tuple[np.ndarray, int]:
+    def interrupted(self: LikedBench, config: Config, seed: int) -> tuple[np.ndarray, int]:
         if next(count) in (1, 7):
             raise KeyboardInterrupt
         return fits(self, config, seed)
 
-    monkeypatch.setattr(Bench, "fit", interrupted)
+    monkeypatch.setattr(LikedBench, "fit", interrupted)
     code, said = pairlift("retune", config.path)
     assert (code, "before the TOML's own parameters were measured" in said) == (2, True)
     code, said = pairlift("retune", config.path)  # the TOML's own is tried again, then one more and a half
