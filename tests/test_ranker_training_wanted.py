@@ -88,7 +88,7 @@ def test_the_rows_are_those_that_are_served(
     prepared: Prepared, plugins: Plugins, rows: Rows, booster: lgb.Booster, pipeline: Pipeline
 ) -> None:
     sources = sources_until(prepared, plugins, prepared.split.t1, MEMORY)
-    who = asked_in_slices(prepared)[1].select(np.arange(40))
+    who = asked_in_slices(prepared)[1]
     made = Proposed.of(prepared, plugins, sources, who, None, every=True)
     score = booster.predict(made.matrix, raw_score=True) + demand(made.matrix, rows.columns)
     hits = made.hits(score)
@@ -179,7 +179,7 @@ def test_tables_of_the_sources_are_of_before_t1(
 
     monkeypatch.setattr(Cooccurrence, "build", noted)
     monkeypatch.setattr(module, "asked_in_slices", lambda prepared: (some, some))
-    some = asked_in_slices(prepared)[0].select(np.arange(5))
+    some = asked_in_slices(prepared)[0].drawn(5, 0)
     rows_of(prepared, plugins)
     assert len(ends) == 1
     assert ends[0] < prepared.split.t1

@@ -31,13 +31,15 @@ def memory_option(text: str) -> Callable[[FC], FC]:
 @click.option(
     "--features",
     type=click.Path(path_type=Path),
-    help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones.",
+    help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones, "
+    "by the liked part.",
 )
 @click.option(
     "--pairs",
     type=click.Path(path_type=Path),
     help="Pairs to learn from in place of made ones: a file as `pairlift pairs --slice train` writes it. The cap and "
-    "the corrections of [pairing] do not touch them; validation and test keep the pairs that are made.",
+    "the corrections of [pairing] do not touch them; validation and test keep the pairs that are made. They are the "
+    "liked part's.",
 )
 @click.option(
     "--warm-start",
@@ -77,11 +79,18 @@ def train(
     Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
     and the booster whose PairAccuracy on the test is printed.
 
+    The ranker has two parts. The liked part orders Rank: it learns which of two shown items is liked more, and is
+    stopped by PairAccuracy. The wanted part orders Recommend: it learns which of the items that the sources propose
+    will be wanted ([lists] wanted), and is stopped by NDCG@10 of those lists. They share rows' columns and no tree, so
+    neither order is bought by the other. Printed beside PairAccuracy: recall@10 and NDCG@10 of Recommend on the test,
+    beside the most popular items, for at most 1,000 users (`pairlift lists` measures more).
+
     For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
     and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
     splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
     with other columns, counters, grades or plugins is refused, and so is a bundle that was trained on events of the
-    present test. The old trees' PairAccuracy on the test is printed beside the new.
+    present test. The old trees' PairAccuracy on the test is printed beside the new. All this is about the liked part:
+    the wanted part is learned anew, with the plugins that were kept.
     """
     from ranker.config import load_config
     from ranker.lists.table import brief_lines
