@@ -67,6 +67,7 @@ class Proposed:
     group: I64  # [n], never decreasing
     hit: Bool  # [n], wanted later
     wanted: I64  # [groups], how many items the user wanted, proposed or not
+    user: I32  # [groups]
 
     @classmethod
     def of(
@@ -80,6 +81,7 @@ class Proposed:
         rng = np.random.default_rng(0)
         blocks: list[tuple[F32, I64, Bool]] = []
         wanted: list[int] = []
+        user: list[int] = []
         for first in tqdm(range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups"):
             some = who.select(np.arange(first, min(first + BLOCK, len(who))))
             items, scores, hits, kept = _candidates(prepared, sources, some, losers, rng)
@@ -89,21 +91,28 @@ class Proposed:
                 group = asked_for.row_request() + len(wanted)
                 blocks.append((with_sources(matrix, np.concatenate(scores)), group, np.concatenate(hits)))
                 wanted.extend(some.wanted[kept].tolist())
+                user.extend(asked_for.user.tolist())
         if not blocks:
             columns = len(columns_of(prepared.spec, plugins)) + len(sources)
             return cls(
                 np.empty((0, columns), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64)
             )
         matrix, group, hit = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        return cls(matrix, group, hit, np.array(wanted, np.int64))
+        return cls(matrix, group, hit, np.array(wanted, np.int64), np.array(user, np.int32))
+
+    @property
+    def share(self) -> F64:
+        """float64[groups]: 1 / how many of the groups are the same user's, for every user weighs one."""
+        _, place, count = np.unique(self.user, return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / count[place])
 
     def slice(self, columns: Sequence[str], seed: int) -> Slice:
         """Return what is learned from: each wanted candidate with some others of its group, drawn evenly."""
-        pairs = _pairs(self.hit, self.group, seed)
+        pairs = _pairs(self.hit, self.group, self.share, seed)
         return Slice(self.matrix, self.group, pairs, self.hit.astype(np.int8), demand(self.matrix, columns))
 
     def ndcg(self, score: F64) -> float:
-        """Return the mean NDCG@10 of the groups' lists; what was wanted and not proposed counts as missed."""
+        """Return the mean NDCG@10 of the users' lists; what was wanted and not proposed counts as missed."""
         order = np.lexsort((-score, self.group))
         starts = np.searchsorted(self.group, np.arange(len(self.wanted) + 1))
         hit = np.zeros((len(self.wanted), LIST), bool)
@@ -111,7 +120,7 @@ class Proposed:
             at = starts[:-1] + place
             there = at < starts[1:]
             hit[there, place] = self.hit[order[at[there]]]
-        return float(worth_of_hits(hit, self.wanted, (LIST,))[f"ndcg@{LIST}"].mean())
+        return float(np.average(worth_of_hits(hit, self.wanted, (LIST,))[f"ndcg@{LIST}"], weights=self.share))
 
 
 def _candidates(
@@ -152,8 +161,11 @@ def _requests(r: Requests, kept: I64, items: list[I32]) -> Requests:
     )
 
 
-def _pairs(hit: Bool, group: I64, seed: int) -> Pairs:
-    """Return, for each wanted row, MET pairs with other rows of its group, drawn evenly; each group weighs alike."""
+def _pairs(hit: Bool, group: I64, share: F64, seed: int) -> Pairs:
+    """Return, for each wanted row, MET pairs with other rows of its group, drawn evenly.
+
+    A group's pairs weigh `share` of it, float64[groups], times the root of how many were wanted.
+    """
     rng = np.random.default_rng(seed)
     starts = np.searchsorted(group, np.arange(group[-1] + 2))
     others = np.flatnonzero(~hit)  # by group, as all rows
@@ -162,7 +174,7 @@ def _pairs(hit: Bool, group: I64, seed: int) -> Pairs:
     of = group[winner]
     loser = others[first[of] + (rng.random(len(winner)) * (first[of + 1] - first[of])).astype(np.int64)]
     winners = np.bincount(group[hit], minlength=len(starts) - 1)
-    weight = 1.0 / np.sqrt(winners[of])
+    weight = share[of] / np.sqrt(winners[of])
     return Pairs(
         winner.astype(np.int32),
         loser.astype(np.int32),
