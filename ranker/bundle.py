@@ -2,7 +2,8 @@
 
 manifest.json     version, format, columns in their order, hashes of all other files
 pairlift.toml     the configuration that it was trained with
-booster.txt       LightGBM's own text format
+booster.txt       LightGBM's own text format: the liked part, which orders Rank
+wanted.txt        likewise, the wanted part, which orders Recommend; not there where nothing could be learned of it
 importance.json   what each column does (`ranker.metrics.importance`)
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
 snapshot/         counters, histories and catalogue as of the end of the log
@@ -35,7 +36,10 @@ from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash
 
 #: 2: importance.json, and the split in the manifest
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
-FORMAT = 3
+#: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
+FORMAT, OLDEST = 4, 3
+
+BOOSTER, WANTED = "booster.txt", "wanted.txt"
 
 IMPORTANCE = "importance.json"
 
@@ -51,21 +55,38 @@ class Bundle:
     spec: FeatureSpec  # the columns without the plugins', and what they are computed with
     state: State  # counters, histories and catalogue as of the end of the log, or of the snapshot in its place
     plugins: dict[str, FeaturePlugin]  # by name, in the order of their columns
-    booster: lgb.Booster  # LightGBM's own; it explains, and scores where there is no `scorer`
+    booster: lgb.Booster  # the liked part, LightGBM's own; it explains, and scores where there is no `scorer`
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
+    wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     scorer: Scorer | None = field(init=False)  # the compiled booster, None where LightGBM's own predict must do
+    wanted_scorer: Scorer | None = field(init=False)  # likewise of `wanted`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorer", checked_scorer(self.booster))
+        object.__setattr__(self, "wanted_scorer", checked_scorer(self.wanted) if self.wanted else None)
+
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The columns of the wanted part behind `columns`: `source__<name>` of the sources that it was trained with."""
+        return tuple(self.wanted.feature_name()[len(self.columns) :]) if self.wanted else ()
 
     def score(self, matrix: F32) -> F64:
-        """Return float64[n] scores of float32[n, len(columns)], on the calling thread alone."""
-        if not len(matrix):
-            return np.empty(0)
-        if self.scorer is not None:
-            return self.scorer.score(matrix)
-        return np.asarray(self.booster.predict(matrix, num_threads=1, raw_score=True))
+        """Return float64[n] of the liked part for float32[n, len(columns)], on the calling thread alone."""
+        return _score(self.scorer, self.booster, matrix)
+
+    def score_wanted(self, matrix: F32) -> F64:
+        """Return float64[n] of the wanted part, likewise; its matrix has the sources' columns behind the others."""
+        assert self.wanted is not None
+        return _score(self.wanted_scorer, self.wanted, matrix)
+
+
+def _score(scorer: Scorer | None, booster: lgb.Booster, matrix: F32) -> F64:
+    if not len(matrix):
+        return np.empty(0)
+    if scorer is not None:
+        return scorer.score(matrix)
+    return np.asarray(booster.predict(matrix, num_threads=1, raw_score=True))
 
 
 def write_bundle(
@@ -76,6 +97,7 @@ def write_bundle(
     state: State,
     plugins: dict[str, FeaturePlugin],
     booster: lgb.Booster,
+    wanted: lgb.Booster | None = None,
     cooccurrence: Cooccurrence,
     measured: dict[str, Any],
     importance: dict[str, Any],
@@ -89,7 +111,9 @@ def write_bundle(
     """
     with written_folder(folder.resolve()) as partial:
         (partial / "pairlift.toml").write_text(config.text)
-        booster.save_model(str(partial / "booster.txt"))
+        booster.save_model(str(partial / BOOSTER))
+        if wanted is not None:
+            wanted.save_model(str(partial / WANTED))
         (partial / IMPORTANCE).write_text(json.dumps(importance, indent=1))
         for name, plugin in plugins.items():
             (partial / "plugins" / name).mkdir(parents=True)
@@ -139,8 +163,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise PairliftError(f"{path} is damaged: {error}; train the bundle again, or copy it again") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise PairliftError(f"{path}: format {FORMAT} was expected, found {found}; train it again")
+    if found not in range(OLDEST, FORMAT + 1):
+        raise PairliftError(f"{path}: a format from {OLDEST} to {FORMAT} was expected, found {found}; train it again")
     if manifest.pop("version", None) != (version := _version_of(manifest)):
         raise PairliftError(f"{folder} is damaged, use another copy:\n  {MANIFEST}: changed")
     return manifest | {"version": version}
@@ -171,7 +195,7 @@ def load_bundle(folder: Path) -> Bundle:
         name: plugin_class(config.plugins[name].path).load(folder / "plugins" / name) for name in config.ranker.plugins
     }
     columns = tuple(manifest["columns"])
-    booster = lgb.Booster(model_file=str(folder / "booster.txt"))
+    booster, wanted = lgb.Booster(model_file=str(folder / BOOSTER)), folder / WANTED
     if booster.feature_name() != list(columns) or list(columns) != columns_of(spec, plugins):
         raise PairliftError(f"{folder}: booster, plugins and manifest disagree about the columns; train it again")
     return Bundle(
@@ -183,6 +207,7 @@ def load_bundle(folder: Path) -> Bundle:
         state=load_state(folder / "snapshot"),
         plugins=plugins,
         booster=booster,
+        wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
         recorded=recorded_of(manifest),
     )

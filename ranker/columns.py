@@ -55,6 +55,11 @@ def full_matrix(state: State, spec: FeatureSpec, plugins: Mapping[str, FeaturePl
     return row_matrix(assemble(state, spec, requests), plugins, values)
 
 
+def with_sources(matrix: F32, scores: F32) -> F32:
+    """Return float32[n, c + s], the rows of the wanted part: those of the ranker, then each source's own score."""
+    return _beside(matrix, [scores])
+
+
 def _beside(known: F32, blocks: Iterable[F32]) -> F32:
     return np.concatenate([known, *blocks], axis=1, dtype=np.float32)
 

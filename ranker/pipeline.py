@@ -22,10 +22,10 @@ from features.schema import F32, F64, I32, I64, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources
-from ranker.candidates.gathering import filters_of, gathered, limits, quotas
+from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import plugin_values, row_matrix
+from ranker.columns import plugin_values, row_matrix, with_sources
 from ranker.lanes import Failures, Lane
 from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Request, SourceReport
 
@@ -116,7 +116,24 @@ class Pipeline:
         trace.mark("sources")
         candidates, trace.removed = gathered(proposals, self.filters, quotas(self.sources), request)
         trace.mark("filters")
-        return self._answer(request, candidates, self.source_names, k, trace)
+        scores = None
+        if self.bundle.wanted is not None:
+            scores = self._source_scores(proposals, candidates.item, trace)
+        return self._answer(request, candidates, self.source_names, k, trace, scores)
+
+    def _source_scores(self, proposals: list[Proposal], item: I32, trace: Trace) -> F32:
+        """Return float32[n, s], the sources' columns of the wanted part; NaN of a source that is not there now."""
+        values = source_values(proposals, item, partial(self._no_score, trace))
+        own = dict(zip(source_columns(self.sources), values.T, strict=True))
+        missing = np.full(len(item), np.nan, np.float32)
+        return np.stack([own.get(name, missing) for name in self.bundle.source_columns], axis=1)
+
+    def _no_score(self, trace: Trace, number: int, error: Exception) -> None:
+        """Count a source whose scores failed; it is named in the answer."""
+        lane = source_lane(self.source_names[number])
+        if lane not in trace.degraded:
+            trace.degraded.append(lane)
+        self.failures.add(lane, error)
 
     def _fetch(self, request: Request, trace: Trace) -> list[Proposal]:
         """Return what each source proposed, in parallel, each with its deadline; `NOTHING` of one that fails."""
@@ -134,16 +151,28 @@ class Pipeline:
         return self._answer(request, candidates, (CALLER,), len(item), Trace())
 
     def _answer(
-        self, request: Request, candidates: Candidates, source_names: tuple[str, ...], k: int, trace: Trace
+        self,
+        request: Request,
+        candidates: Candidates,
+        source_names: tuple[str, ...],
+        k: int,
+        trace: Trace,
+        scores: F32 | None = None,
     ) -> Answer:
-        """Score the candidates and return the best k."""
+        """Score the candidates and return the best k: by the wanted part where there are the sources' scores.
+
+        scores: float32[n, s] of `source_values`; None scores by the liked part.
+        """
         matrix = self._features(request, candidates.item, trace)
         trace.mark("features")
-        score = self.bundle.score(matrix)
+        rows = matrix if scores is None else with_sources(matrix, scores)
+        score = self.bundle.score(rows) if scores is None else self.bundle.score_wanted(rows)
         trace.mark("score")
         top = select(candidates.item, score)[:k]
         trace.mark("select")
-        detail = self._detail(matrix[top[:EXPLAINED]], candidates, trace) if request.explain else None
+        detail = None
+        if request.explain:
+            detail = self._detail(rows[top[:EXPLAINED]], candidates, trace, scores is not None)
         return Answer(
             index=top,
             item=candidates.item[top],
@@ -195,12 +224,14 @@ class Pipeline:
             trace.degraded.append(call.lane)
             return None, self.failures.add(call.lane, error)
 
-    def _detail(self, matrix: F32, candidates: Candidates, trace: Trace) -> Detail:
-        """Explain an answer. matrix: float32[r, c], the values of its first r items."""
-        columns = self.bundle.columns
+    def _detail(self, rows: F32, candidates: Candidates, trace: Trace, wanted: bool) -> Detail:
+        """Explain an answer. rows: float32[r, c], the values that its first r items were scored by."""
+        bundle = self.bundle
+        booster = bundle.wanted if wanted and bundle.wanted is not None else bundle.booster
+        columns = (*bundle.columns, *bundle.source_columns) if wanted else bundle.columns
         parts = np.zeros((0, len(columns) + 1))
-        if len(matrix):
-            parts = np.asarray(self.bundle.booster.predict(matrix, num_threads=1, pred_contrib=True))
+        if len(rows):
+            parts = np.asarray(booster.predict(rows, num_threads=1, pred_contrib=True))
         scored = (candidates.place < ABSENT).sum(axis=0).tolist()
         reports = tuple(
             SourceReport(name, count, kept, problem)
@@ -210,7 +241,9 @@ class Pipeline:
         trace.mark("explain")
         return Detail(
             columns=columns,
-            values=matrix,
+            values=rows,
+            liked=bundle.score(rows[:, : len(bundle.columns)]),
+            wanted=bundle.score_wanted(rows) if wanted else None,
             contributions=parts[:, :-1].astype(np.float32),
             base=float(parts[0, -1]) if len(parts) else 0.0,
             sources=reports,

@@ -94,10 +94,12 @@ class SourceReport:
 class Detail:
     """How an answer came about; its first r items are explained, over the c columns of the bundle."""
 
-    columns: tuple[str, ...]  # c names
+    columns: tuple[str, ...]  # c names, of the part that scored
     values: F32  # [r, c]
     contributions: F32  # [r, c], which sum to the score with `base`
     base: float  # the score without any feature
+    liked: F64  # [r], of the liked part, which orders Rank
+    wanted: F64 | None  # [r], of the wanted part, which orders Recommend; None where it was not asked
     sources: tuple[SourceReport, ...]  # none for a Rank
     removed: tuple[tuple[str, int], ...]  # (filter, items)
     stages: tuple[tuple[str, int], ...]  # (stage, µs)

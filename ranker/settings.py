@@ -185,6 +185,11 @@ class ListSettings(Settings):
         ge=1,
         description="The most users whose lists `pairlift lists` asks for; of more, so many are drawn evenly.",
     )
+    groups: int = Field(
+        default=5000,
+        ge=1,
+        description="The most requests of the booster's period from which the order of Recommend's lists is learned.",
+    )
 
 
 class ServeSettings(Settings):

@@ -6,7 +6,8 @@ train(config, out)
       or load_start       plugins and trees of an earlier bundle, in the present codes
     Arms.of               features of groups, strictly before their as_of; or those of a feature log
     Arms.served_columns   the columns of the plugins
-    Arms.fit              the booster of the first seed, with its test scores         (resumed)
+    Arms.fit              the liked part: the booster of the first seed, with its test scores   (resumed)
+    wanted_stage          the wanted part, learned from what the sources propose      (resumed)
     _measured             the figures of the test
     Cooccurrence.build    the table of the source `cooccurrence`
     explain               what each column does in the booster
@@ -18,6 +19,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 
 from features.errors import PairliftError
@@ -41,6 +43,7 @@ from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
+from ranker.training.wanted import digest_of, wanted_stage
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,8 @@ def train(
         state=prepared.state,
         plugins=plugins,
         booster=arm.booster,
-        cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, memory=memory),
+        wanted=wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory),
+        cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         measured=measured,
         importance=explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical),
         split=prepared.split,
@@ -95,8 +99,10 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
     prepared, seed = prepare(config), config.uplift.seeds[0]
     plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
     arms = Arms.of(prepared)
-    arm = arms.fit("+".join(plugins) or "without", arms.served_columns(plugins), seed)
-    pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, memory)))
+    columns = arms.served_columns(plugins)
+    arm = arms.fit("+".join(plugins) or "without", columns, seed)
+    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
+    pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, wanted, memory)))
     past = Past(
         log=prepared.log,
         histories=prepared.state.histories,
@@ -111,12 +117,19 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
         pipeline.close()
 
 
-def bundle_at_cut(prepared: Prepared, plugins: dict[str, FeaturePlugin], arm: Arm, memory: int = 2 * GIB) -> Bundle:
+def bundle_at_cut(
+    prepared: Prepared,
+    plugins: dict[str, FeaturePlugin],
+    arm: Arm,
+    wanted: lgb.Booster | None,
+    memory: int = 2 * GIB,
+) -> Bundle:
     """Return a bundle in memory of which everything that is learned is of before t2; its state is the whole log's.
 
     A request reads of that state what lies before its as_of, so lists can be asked for as of any time from t2 on.
     """
-    table = Cooccurrence.build(prepared.log.until(prepared.split.t2), prepared.catalog.n_items, memory=memory)
+    floor, before = wanted_floor(prepared.config), prepared.log.until(prepared.split.t2)
+    table = Cooccurrence.build(before, prepared.catalog.n_items, floor, memory=memory)
     return Bundle(
         folder=prepared.config.work,
         version="at-cut",
@@ -126,6 +139,7 @@ def bundle_at_cut(prepared: Prepared, plugins: dict[str, FeaturePlugin], arm: Ar
         state=prepared.state,
         plugins=plugins,
         booster=arm.booster,
+        wanted=wanted,
         cooccurrence=table,
     )
 

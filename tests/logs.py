@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from features.counters.spec import Counter, Span
 from features.log.dataset import Mapping
-from features.schema import HOUR, I64, Attribute, Catalog, EventLog, empty_log
+from features.schema import HOUR, I64, MINUTE, Attribute, Catalog, EventLog, empty_log
 from features.settings import EventsSettings, Grade
 
 
@@ -47,6 +47,26 @@ def logs(draw: st.DrawFn) -> EventLog:
         grade=ints(-1, 2).astype(np.int8),
         surface=ints(-1, 1).astype(np.int16),
         feedback=feedback.reshape(n, 1),
+    )
+
+
+#: of `graded_logs`
+N_USERS, N_ITEMS = 4, 6
+
+
+@st.composite
+def graded_logs(draw: st.DrawFn) -> EventLog:
+    """Logs of an hour, to the minute: events with and without a grade, of unknown items, that make no pairs."""
+    n = draw(st.integers(1, 50))
+    ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)))  # noqa: E731
+    return replace(
+        empty_log((), n),
+        user=ints(0, N_USERS - 1).astype(np.int32),
+        item=ints(-1, N_ITEMS - 1).astype(np.int32),
+        ts=np.sort(ints(0, 60)).astype(np.int64) * MINUTE,
+        grade=ints(-1, 2).astype(np.int8),
+        surface=ints(-1, 1).astype(np.int16),
+        pairable=ints(0, 3) > 0,
     )
 
 

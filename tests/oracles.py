@@ -129,9 +129,11 @@ def time_groups(rows: Iterable[tuple[int, int, int]], window: int, max_size: int
     return groups
 
 
-def taken_together(log: EventLog, n_items: int, k: int, within: int) -> list[list[tuple[int, float]]]:
-    """The k best (item, score) of each item: how often they are within so many taken events of one user, as cosine."""
-    floor = 1 if any(grade > 0 for grade in log.grade) else 0
+def taken_together(log: EventLog, n_items: int, floor: int, k: int, within: int) -> list[list[tuple[int, float]]]:
+    """The k best (item, score) of each item: how often both are within so many events of a grade >= floor of one user.
+
+    As asymmetric cosine.
+    """
     times = [[0] * n_items for _ in range(n_items)]
     taken = [0] * n_items
     for user in set(log.user.tolist()):
@@ -144,8 +146,9 @@ def taken_together(log: EventLog, n_items: int, k: int, within: int) -> list[lis
                     times[b][a] += 1
     found = []
     for a in range(n_items):
-        norm = [np.sqrt(np.float32(max(n, 1))) for n in taken]
-        scored = [(b, float(np.float32(times[a][b]) / (norm[a] * norm[b]))) for b in range(n_items) if times[a][b]]
+        norm = [np.float32(max(n, 1) ** 0.25) for n in taken]
+        own = norm[a] * norm[a] * norm[a]
+        scored = [(b, float(np.float32(times[a][b]) / (own * norm[b]))) for b in range(n_items) if times[a][b]]
         found.append(sorted(scored, key=lambda row: (-row[1], row[0]))[:k])
     return found
 

@@ -173,11 +173,11 @@ def logs(draw):
     )
 
 
-@given(logs(), st.integers(1, 15), st.sampled_from([1, 900, 2**30]))
+@given(logs(), st.integers(0, 2), st.integers(1, 15), st.sampled_from([1, 900, 2**30]))
 @settings(max_examples=300, deadline=None)
-def test_cooccurrence_equals_the_oracle_in_blocks_of_any_size(log, k, memory):
-    found = Cooccurrence.build(log, 14, k, memory)
-    want = oracles.taken_together(log, 14, k, WITHIN)
+def test_cooccurrence_equals_the_oracle_in_blocks_of_any_size(log, floor, k, memory):
+    found = Cooccurrence.build(log, 14, floor, k, memory)
+    want = oracles.taken_together(log, 14, floor, k, WITHIN)
     for a in range(14):
         rest = k - len(want[a])
         assert found.neighbour[a].tolist() == [b for b, _ in want[a]] + [-1] * rest
@@ -198,11 +198,11 @@ grade, none = np.zeros(n, np.int8), np.full(n, -1)
 log = EventLog(
     user=user.astype(np.int32), item=item, ts=np.arange(n), grade=grade, surface=none.astype(np.int16), organic=grade,
     request=none, pairable=grade == 0, feedback=np.empty((n, 0), np.float32), feedback_names=())
-Cooccurrence.build(log.until(1000), 10_000)  # compiled
+Cooccurrence.build(log.until(1000), 10_000, 0)  # compiled
 status = dict(line.split(":") for line in open("/proc/self/status"))
 limit = int(status["VmData"].split()[0]) * 1024 + (8 + 8 + 2 * 8 + 16) * 2**20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-print((Cooccurrence.build(log, 10_000, memory=8 * 2**20).score > 0).any())
+print((Cooccurrence.build(log, 10_000, 0, memory=8 * 2**20).score > 0).any())
 """
     done = subprocess.run([sys.executable, "-c", text], check=False, capture_output=True, text=True)
     assert done.stdout.strip() == "True", done.stderr
@@ -233,12 +233,14 @@ def after(items, grades, **more):
 
 def test_taken_together_adds_up_over_what_was_taken_last():
     together = table({0: [(2, 0.9), (3, 0.8)], 1: [(3, 0.5), (4, 0.4)]})
-    # 1 was taken last and 5 was skipped: 3 gets .5 + .8 / 2, 2 gets .9 / 2, 4 gets .4
+    # 1 was taken last and 5 was skipped: 3 gets .5 + .8 / √2, 2 gets .9 / √2, 4 gets .4
     source = TakenTogether(together, floor=1)
     proposal = source.propose(after([0, 1, 5], [2, 1, 0]), 9)
     assert proposal.item.tolist() == [3, 2, 4]
     scores = proposal.score(np.array([4, 3, 0, 2, 3, -1, 9], np.int32))
-    assert np.allclose(scores, [0.4, 0.9, np.nan, 0.45, 0.9, np.nan, np.nan], equal_nan=True)
+    assert np.allclose(
+        scores, [0.4, 0.5 + 0.8 / 2**0.5, np.nan, 0.9 / 2**0.5, 0.5 + 0.8 / 2**0.5, np.nan, np.nan], equal_nan=True
+    )
 
 
 def test_taken_together_starts_with_the_source_item():

@@ -1,38 +1,22 @@
 """Lists of a held-out future: who is asked and what they wanted, and what lists are worth, against slow definitions."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import N_ITEMS, N_USERS, graded_logs
 
 from features.pairing.groups import Groups, make_groups
 from features.pairing.split import Split
-from features.schema import I32, MINUTE, EventLog, Requests, empty_log
+from features.schema import I32, MINUTE, EventLog, Requests
 from features.settings import PairingSettings
 from features.state.histories import Histories
 from ranker.lists.asked import Asked, asked
 from ranker.lists.worth import best_hits, coverage, novelty, source_shares, users_of_items, worth, worth_of_hits
 
 SPLIT = Split(0, 20 * MINUTE, 40 * MINUTE, 61 * MINUTE, 0.2)
-N_USERS, N_ITEMS = 4, 6
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> EventLog:
-    n = draw(st.integers(1, 50))
-    ints = lambda lo, hi: np.array(draw(st.lists(st.integers(lo, hi), min_size=n, max_size=n)))  # noqa: E731
-    return replace(
-        empty_log((), n),
-        user=ints(0, N_USERS - 1).astype(np.int32),
-        item=ints(-1, N_ITEMS - 1).astype(np.int32),
-        ts=np.sort(ints(0, 60)).astype(np.int64) * MINUTE,
-        grade=ints(-1, 2).astype(np.int8),
-        surface=ints(-1, 1).astype(np.int16),
-        pairable=ints(0, 3) > 0,
-    )
 
 
 def wanted_by(log: EventLog, user: int, as_of: int, end: int, floor: int) -> set[int]:
@@ -65,7 +49,7 @@ def as_rows(found: Asked) -> list[tuple[object, ...]]:
     return list(zip(r.user, r.as_of, r.surface, found.history, wanted, strict=True))
 
 
-@given(logs(), st.sampled_from(["first", "cut"]), st.integers(0, 2), st.sampled_from([0, 2]))
+@given(graded_logs(), st.sampled_from(["first", "cut"]), st.integers(0, 2), st.sampled_from([0, 2]))
 @settings(max_examples=200, deadline=None)
 def test_asked_equals_the_oracle(log: EventLog, at: str, floor: int, negatives: int) -> None:
     groups = make_groups(log, PairingSettings(window="5m", negatives=negatives), SPLIT)
@@ -75,7 +59,7 @@ def test_asked_equals_the_oracle(log: EventLog, at: str, floor: int, negatives: 
         assert as_rows(found) == slowly_asked(log, groups, start, end, floor, at)
 
 
-@given(logs(), st.integers(0, 3), st.integers(0, 3))
+@given(graded_logs(), st.integers(0, 3), st.integers(0, 3))
 @settings(max_examples=50, deadline=None)
 def test_a_sample_is_some_of_the_users_and_the_same_for_a_seed(log: EventLog, most: int, seed: int) -> None:
     groups, histories = make_groups(log, PairingSettings(), SPLIT), Histories.build(log, N_USERS)
@@ -86,13 +70,25 @@ def test_a_sample_is_some_of_the_users_and_the_same_for_a_seed(log: EventLog, mo
     assert some == as_rows(asked(log, histories, groups, *span, most=most, seed=seed))
 
 
-@given(logs())
+@given(graded_logs())
 @settings(max_examples=50, deadline=None)
 def test_what_follows_the_end_changes_nothing(log: EventLog) -> None:
     groups, end = make_groups(log, PairingSettings(), SPLIT), 50 * MINUTE
     cut = log.until(end)
     whole, early = (asked(part, Histories.build(part, N_USERS), groups, SPLIT.t2, end, 1) for part in (log, cut))
     assert as_rows(whole) == as_rows(early)
+
+
+@given(graded_logs())
+@settings(max_examples=50, deadline=None)
+def test_a_context_is_that_of_the_first_group(log: EventLog) -> None:
+    own = (log.ts / MINUTE).astype(np.float32)[:, None]  # each event's context is its minute
+    groups = make_groups(log, PairingSettings(), SPLIT, context=own)
+    found = asked(log, Histories.build(log, N_USERS), groups, SPLIT.t1, SPLIT.t3, 1)
+    assert found.requests.context[:, 0].tolist() == (found.requests.as_of / MINUTE).tolist()
+    some = found.select(np.arange(len(found)) % 2 == 0)
+    assert as_rows(some) == as_rows(found)[::2]
+    assert some.requests.context.tolist() == found.requests.context[::2].tolist()
 
 
 def asked_for(*wanted: list[int]) -> Asked:
@@ -171,7 +167,7 @@ def test_coverage_novelty_and_shares() -> None:
     }
 
 
-@given(logs())
+@given(graded_logs())
 @settings(max_examples=30, deadline=None)
 def test_users_of_items_counts_each_user_once(log: EventLog) -> None:
     rows = {(int(u), int(i)) for u, i in zip(log.user, log.item, strict=True)}

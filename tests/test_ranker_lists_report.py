@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import N_ITEMS, N_USERS, graded_logs
 from served import pairlift
-from test_ranker_lists import N_ITEMS, N_USERS, SPLIT, logs
 from world import Parts, World, write_world
 
 from features.errors import PairliftError
 from features.pairing.groups import make_groups
+from features.pairing.split import Split
 from features.schema import DAY, F32, I32, MINUTE, Catalog, EventLog
 from features.settings import PairingSettings
 from features.state.histories import Histories
@@ -33,6 +34,7 @@ from ranker.request import Request
 from ranker.settings import SourceSettings
 
 LIKE = 2
+SPLIT = Split(0, 20 * MINUTE, 40 * MINUTE, 61 * MINUTE, 0.2)
 
 
 def past_of_log(log: EventLog, floor: int = 1) -> Past:
@@ -58,7 +60,7 @@ def slowly_popular(log: EventLog, user: int, as_of: int, m: int, half_life: int 
     return [i for i in ordered if count[i] > 0 and i not in seen][:m]
 
 
-@given(logs(), st.sampled_from([None, 8 * MINUTE]), st.integers(1, 7), st.sampled_from(["first", "cut"]))
+@given(graded_logs(), st.sampled_from([None, 8 * MINUTE]), st.integers(1, 7), st.sampled_from(["first", "cut"]))
 @settings(max_examples=100, deadline=None)
 def test_popularity_equals_the_oracle(log: EventLog, half_life: int | None, m: int, at: str) -> None:
     past = past_of_log(log)
@@ -84,7 +86,7 @@ def past(world: World, parts: Parts) -> Past:
 
 @pytest.fixture(scope="module")
 def bundle_at_cut(world: World, parts: Parts, bundle: Bundle) -> Bundle:
-    table = Cooccurrence.build(world.log.until(parts.split.t2), world.catalog.n_items)
+    table = Cooccurrence.build(world.log.until(parts.split.t2), world.catalog.n_items, 1)
     return patient(replace(bundle, cooccurrence=table))
 
 

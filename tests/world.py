@@ -32,7 +32,7 @@ from features.state.store import State
 from ranker.bundle import Bundle, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import columns_of, full_matrix
-from ranker.config import Config, load_config
+from ranker.config import Config, load_config, wanted_floor
 
 START = 1_700_000_000 * SECOND
 SPAN = 30 * DAY
@@ -220,7 +220,8 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     }
     booster = lgb.train(params, data, 20)
     booster = lgb.Booster(model_str=booster.model_to_string())
-    return Parts(config, split, groups, state, spec, plugins, booster, Cooccurrence.build(log, catalog.n_items))
+    cooccurrence = Cooccurrence.build(log, catalog.n_items, wanted_floor(config))
+    return Parts(config, split, groups, state, spec, plugins, booster, cooccurrence)
 
 
 def bundle_of(parts: Parts) -> Bundle:

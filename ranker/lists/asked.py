@@ -10,8 +10,10 @@ from features.pairing.groups import Groups, offsets_of
 from features.schema import I32, I64, Bool, EventLog, Requests
 from features.state.histories import Histories
 
-#: as of when a user is asked about: the first request of the period, or the period's own start
-At = Literal["first", "cut"]
+#: as of when users are asked about: each one's first request of the period, the period's own start, or every request
+At = Literal["first", "cut", "each"]
+#: so many times `most` are looked at, where there are more
+SPARE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +78,15 @@ def asked(
 
     An item is wanted by an event that may make pairs (`pairing.where`), of a grade rank >= floor; it is new where the
     user has no event of it before as_of, whatever the feedback. as_of is the user's first group in [start, end), or
-    `start` itself (at = "cut"); surface and context are that group's. Drawn negatives are no events, so they never
-    count. histories: of the whole log. start, end: µs. most: of more users, so many are drawn evenly by `seed`.
+    `start` itself (at = "cut"); surface and context are that group's. at = "each" asks about every group, so a user
+    comes as often. Drawn negatives are no events, so they never count. histories: of the whole log. start, end: µs.
+    most: of more users (or groups), so many are drawn evenly by `seed`.
     """
-    first = _first_groups(groups.requests, start, end)
+    first = _groups_in(groups.requests, start, end) if at == "each" else _first_groups(groups.requests, start, end)
+    if most is not None and len(first) > SPARE * most:  # some of those drawn wanted nothing
+        first = np.sort(np.random.default_rng(seed).choice(first, SPARE * most, replace=False))
     user = groups.requests.user[first]
-    as_of = groups.requests.as_of[first] if at == "first" else np.full(len(first), start, np.int64)
+    as_of = np.full(len(first), start, np.int64) if at == "cut" else groups.requests.as_of[first]
     place, item = _wanted(log.between(start, end), user, as_of, floor)
     begin, stop = histories.before(user, as_of)
     bounds = np.searchsorted(place, np.arange(len(user) + 1))
@@ -99,9 +104,14 @@ def asked(
     return Asked(requests=requests, history=stop - begin).select(sizes > 0).drawn(most, seed)
 
 
+def _groups_in(requests: Requests, start: int, end: int) -> I64:
+    """Return the groups in [start, end) whose user is known."""
+    return np.flatnonzero((requests.as_of >= start) & (requests.as_of < end) & (requests.user >= 0))
+
+
 def _first_groups(requests: Requests, start: int, end: int) -> I64:
     """Return the first group in [start, end) of each user that is known, in the order of the users."""
-    inside = np.flatnonzero((requests.as_of >= start) & (requests.as_of < end) & (requests.user >= 0))
+    inside = _groups_in(requests, start, end)
     inside = inside[np.argsort(requests.as_of[inside], kind="stable")]
     return inside[np.unique(requests.user[inside], return_index=True)[1]]
 
@@ -109,10 +119,14 @@ def _first_groups(requests: Requests, start: int, end: int) -> I64:
 def _wanted(log: EventLog, user: I32, as_of: I64, floor: int) -> tuple[I64, I32]:
     """Return (place in `user`, item) of what each user wanted from as_of on: distinct, in that order.
 
-    user: int32[u], ascending; as_of: int64[u].
+    user: int32[u], where one may come more than once; as_of: int64[u].
     """
     rows = np.flatnonzero((log.grade >= max(floor, 0)) & log.pairable & (log.item >= 0) & np.isin(log.user, user))
-    place = np.searchsorted(user, log.user[rows])
+    rows = rows[np.argsort(log.user[rows], kind="stable")]
+    own = log.user[rows]
+    begin, stop = np.searchsorted(own, user, side="left"), np.searchsorted(own, user, side="right")
+    place = np.repeat(np.arange(len(user)), stop - begin)
+    rows = rows[np.arange(len(place)) + (begin - offsets_of(stop - begin)[:-1])[place]]
     later = log.ts[rows] >= as_of[place]
     rows, place = rows[later], place[later]
     n_items = int(log.item.max(initial=0)) + 1

@@ -8,7 +8,7 @@ lists_report   the peers, tuned before the cut; then, as of each user's first re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +36,8 @@ from ranker.pipeline import Pipeline
 FORMAT = 1
 #: what the best peer is the best by, and what `Recommend` is compared by
 COMPARED = ("recall@10", "ndcg@10", "recall@50", "recall@200", "mrr")
+#: as of when users are asked about
+PARTS: tuple[At, ...] = ("first", "cut")
 #: the name of the lists of the server
 RECOMMEND = "Recommend"
 #: lists are this long
@@ -82,7 +84,7 @@ def lists_report(
                 name: {peer.parameter: peer.value, "chosen_by": CHOSEN_BY, "tried": peer.tried}
                 for name, peer in chosen.items()
             },
-            "parts": {at: _part(pipeline, past, at, peers, known, most, seed) for at in get_args(At)},
+            "parts": {at: _part(pipeline, past, at, peers, known, most, seed) for at in PARTS},
         }
     )
     return report

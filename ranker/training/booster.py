@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -78,11 +79,13 @@ def fit_booster(
     seed: int,
     *,
     start: lgb.Booster | None = None,
+    judge: Callable[[F64], float] | None = None,
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
     Best is the round up to which the last SMOOTH rounds have the highest mean PairAccuracy on the slice; where there
-    are not so many rounds, the last one. The same seed, rows and parameters give the same booster.
+    are not so many rounds, the last one. The same seed, rows and parameters give the same booster. judge: gives, in
+    place of PairAccuracy, what float64[n] scores of the slice are worth, the more the better.
 
     start: a booster of the same columns whose trees are kept, and boosted on (a warm start); it comes back as it was
     where no further tree is better on the validation slice. NaN is a missing value. Raises PairliftError for an
@@ -97,7 +100,7 @@ def fit_booster(
     stop = _Stop(settings.stop_after)
 
     def accuracy(score: F64, _: lgb.Dataset) -> tuple[str, float, bool]:
-        return "pair_accuracy", pair_accuracy(score, validation.pairs).value, True
+        return "worth", pair_accuracy(score, validation.pairs).value if judge is None else judge(score), True
 
     label = np.zeros(len(train.matrix), np.float32)
     data = lgb.Dataset(train.matrix, label, feature_name=columns, categorical_feature=categorical, free_raw_data=True)
