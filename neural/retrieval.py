@@ -28,6 +28,8 @@ from neural.train import Trained, entity_inputs, repeatable, schedule, take
 
 #: events of a step
 BATCH = 512
+#: steps that a small log is gone over again for
+LEAST_STEPS = 300
 #: peak of the learning rate
 RATE = 3e-3
 #: padded tokens of a pass over histories
@@ -39,12 +41,21 @@ SMOOTHING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
-    """n wanted events, each with what the towers know before it."""
+class States:
+    """What the towers know before each of m events."""
 
-    states: Tensor  # [n, d]
-    taste: Tensor  # [n, d]
-    surface: Tensor  # int64[n], codes
+    row: I64  # [m], of the histories, in any order
+    state: Tensor  # [m, d]
+    taste: Tensor  # [m, d]
+    surface: Tensor  # int64[m], code of the event
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """n wanted events, each with a state before it."""
+
+    known: States  # m of them
+    place: I64  # [n], which of the m
     item: I64  # [n]
 
     def __len__(self) -> int:
@@ -91,10 +102,9 @@ class HeadTrainer:
             self.items = item_vectors(trained.model, inputs)  # [n_items + 1, d]
             # The id of an item that is never met in training says nothing, and stays so: it gets no gradient.
             self.head.id.weight[torch.from_numpy(inputs.popularity == 0)] = 0.0
-            most = settings.retrieval_events
-            self.learned = find_targets(trained.model, inputs, self.items, some(inputs.wanted, most, self.rng))
-            held = some(inputs.wanted_later, most, self.rng)
-            self.held = find_targets(trained.model, inputs, self.items, held)
+            self.learned = self.targets(trained.model, inputs, inputs.wanted, self.rng)
+            # Draws of its own: what is wanted in the slice trains nothing.
+            self.held = self.targets(trained.model, inputs, inputs.wanted_later, np.random.default_rng(seed))
         self.in_fit = np.flatnonzero(inputs.popularity)
         count = np.bincount(self.learned.item, minlength=len(inputs.popularity))
         self.share = count / max(len(self.learned), 1)  # [n_items], of the targets
@@ -102,17 +112,34 @@ class HeadTrainer:
         self.prior = torch.from_numpy(np.log(smooth).astype(np.float32))  # [n_items]
         self.progress: list[dict[str, Any]] = []
 
+    def targets(self, model: Argus, inputs: TowerData, events: Bool, rng: np.random.Generator) -> Targets:
+        """Return some events of a mask, each with a state of its user before it, drawn evenly of those within reach.
+
+        A list is for more than the very next event: what is wanted later is wanted now, too (cf. the dense all-action
+        loss of PinnerFormer, Pancha et al., KDD 2022).
+        """
+        h, events = inputs.batches.histories, some(events, self.settings.retrieval_events, rng)
+        user, row = h.rows()
+        user, row = user[events], row[events]
+        known = rng.integers(h.before(user, h.ts[row] - self.settings.retrieval_ahead)[1], row + 1)
+        asked = np.zeros_like(events)
+        asked[known] = True
+        states = find_states(model, inputs, self.items, asked)
+        order = np.argsort(states.row)
+        place = order[np.searchsorted(states.row[order], known)]
+        return Targets(states, place, h.item[row].astype(np.int64))
+
     def train(self) -> None:
         """Train for all epochs; the head is that of the one with the least loss on the validation slice."""
         s, head = self.settings, self.head
         optimizer = make_optimizer(head, s.weight_decay)
-        steps = -(-len(self.learned) // BATCH)
-        rates = (RATE * schedule(step / (s.retrieval_epochs * steps)) for step in itertools.count())
+        per_epoch = -(-len(self.learned) // BATCH)
+        epochs = max(s.retrieval_epochs, -(-LEAST_STEPS // per_epoch))
+        steps = epochs * per_epoch
+        rates = (RATE * schedule(step / steps) for step in itertools.count())
         best, state = np.inf, copy.deepcopy(head.state_dict())
-        with tqdm(
-            total=s.retrieval_epochs * steps, desc="retrieve", unit="batch", file=sys.stderr, mininterval=1
-        ) as bar:
-            for epoch in range(s.retrieval_epochs):
+        with tqdm(total=steps, desc="retrieve", unit="batch", file=sys.stderr, mininterval=1) as bar:
+            for epoch in range(epochs):
                 loss, held = self.epoch(optimizer, rates, bar), self.validation()
                 self.progress.append({"phase": "retrieve", "epoch": epoch, "loss": loss, "validation": held})
                 bar.set_postfix(loss=f"{loss:.4f}", validation=f"{held:.4f}")
@@ -146,14 +173,14 @@ class HeadTrainer:
 
     def loss(self, targets: Targets, rows: I64, pool: Pool) -> Tensor:
         """Return the mean sampled softmax loss of some targets, demand being the prior."""
-        at = torch.from_numpy(rows)
-        query = self.head.queries(targets.states[at], targets.taste[at], targets.surface[at])
+        known, at = targets.known, torch.from_numpy(targets.place[rows])
+        query = self.head.queries(known.state[at], known.taste[at], known.surface[at])
         ids = np.unique(np.concatenate([targets.item[rows], pool.item]))
-        known = torch.from_numpy(ids)
-        key = self.head.keys(self.items[known], known)
+        unique = torch.from_numpy(ids)
+        key = self.head.keys(self.items[unique], unique)
         target, negative = (torch.from_numpy(np.searchsorted(ids, item)) for item in (targets.item[rows], pool.item))
         temperature = self.head.log_temperature
-        return losses.next_item(query, key, target, negative, pool.log_expected, temperature, self.prior[known])
+        return losses.next_item(query, key, target, negative, pool.log_expected, temperature, self.prior[unique])
 
     def pool(self, rng: np.random.Generator) -> Pool:
         """Return all items of the fit; of many, half drawn as the targets have them and half evenly."""
@@ -179,31 +206,37 @@ def some(mask: Bool, most: int, rng: np.random.Generator) -> Bool:
 def item_vectors(model: Argus, inputs: TowerData) -> Tensor:
     """Return [n_items + 1, d] from the item tower, the unknown item's last."""
     rows = torch.arange(len(inputs.items.weight))
-    return torch.cat([model.item(*entity_inputs(inputs.items, part)) for part in rows.split(ITEMS)])
+    return torch.cat([model.item(*entity_inputs(inputs.items, part)) for part in torch.split(rows, ITEMS)])
 
 
-def find_targets(model: Argus, inputs: TowerData, items: Tensor, events: Bool) -> Targets:
-    """Return the events of a mask with the states before them: one pass over each window that has any."""
+def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) -> States:
+    """Return the states before the events of a mask: one pass over each window that has any."""
     mask, batches = TargetMask(events, np.zeros_like(inputs.pretrain.groups)), inputs.batches
-    width, surfaces, ids = items.shape[1], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    states, tastes = [torch.empty(0, width)], [torch.empty(0, width)]
-    for chosen in batches.plan(mask, TOKENS):
-        batch = batches.make(chosen, mask)
-        tokens, users = batch.tokens, torch.from_numpy(batch.user.astype(np.int64))
-        state, taste = model.user.states(
-            take(items, torch.from_numpy(tokens.item)),  # [b, t, d]
-            torch.from_numpy(tokens.codes),
-            torch.from_numpy(tokens.signals),
-            torch.from_numpy(batch.surprise),
-            model.user_token(*entity_inputs(inputs.users, users)),  # [b, d]
-        )  # [b, s, d] each
-        at = torch.from_numpy(batch.events.window * state.shape[1] + batch.events.state)  # [n]
-        states.append(take(state.flatten(0, 1), at))
-        tastes.append(take(taste.flatten(0, 1), at))
-        surfaces.append(batch.events.surface)
-        ids.append(batch.events.item)
-    surface = torch.from_numpy(np.concatenate(surfaces))
-    return Targets(torch.cat(states), torch.cat(tastes), surface, np.concatenate(ids))
+    parts = [_states(model, inputs, items, chosen, mask) for chosen in batches.plan(mask, TOKENS)]
+    if not parts:
+        none, empty = np.empty(0, np.int64), torch.empty(0, items.shape[1])
+        return States(none, empty, empty, torch.from_numpy(none))
+    return States(
+        np.concatenate([part.row for part in parts]),
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("state", "taste", "surface")),
+    )
+
+
+def _states(model: Argus, inputs: TowerData, items: Tensor, chosen: I64, mask: TargetMask) -> States:
+    """Return the states of one batch of windows."""
+    batch = inputs.batches.make(chosen, mask)
+    tokens, users = batch.tokens, torch.from_numpy(batch.user.astype(np.int64))
+    state, taste = model.user.states(
+        take(items, torch.from_numpy(tokens.item)),  # [b, t, d]
+        torch.from_numpy(tokens.codes),
+        torch.from_numpy(tokens.signals),
+        torch.from_numpy(batch.surprise),
+        model.user_token(*entity_inputs(inputs.users, users)),  # [b, d]
+    )  # [b, s, d] each
+    at = torch.from_numpy(batch.events.window * state.shape[1] + batch.events.state)  # [m]
+    row = inputs.batches.events.within(chosen, mask.events)[2]
+    surface = torch.from_numpy(batch.events.surface)
+    return States(row, take(state.flatten(0, 1), at), take(taste.flatten(0, 1), at), surface)
 
 
 def make_optimizer(head: Retrieval, decay: float) -> torch.optim.Optimizer:
