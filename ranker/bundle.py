@@ -29,7 +29,7 @@ from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.columns import columns_of
+from ranker.columns import columns_of, demand
 from ranker.config import Config, load_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
@@ -78,7 +78,7 @@ class Bundle:
     def score_wanted(self, matrix: F32) -> F64:
         """Return float64[n] of the wanted part, likewise; its matrix has the sources' columns behind the others."""
         assert self.wanted is not None
-        return _score(self.wanted_scorer, self.wanted, matrix)
+        return _score(self.wanted_scorer, self.wanted, matrix) + demand(matrix, (*self.columns, *self.source_columns))
 
 
 def _score(scorer: Scorer | None, booster: lgb.Booster, matrix: F32) -> F64:

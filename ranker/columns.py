@@ -4,7 +4,7 @@ One definition of their names, their order and the shape that a plugin must give
 for a request (`row_matrix`) alike.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +12,12 @@ import numpy as np
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
 from features.rows import FeatureSpec, assemble
-from features.schema import F32, Requests
+from features.schema import F32, F64, Requests
 from features.state.histories import Histories
 from features.state.store import State
+
+#: the column of the source whose score the wanted part starts from
+DEMAND = "source__popular"
 
 
 def plugin_columns(name: str, plugin: FeaturePlugin) -> list[str]:
@@ -58,6 +61,16 @@ def full_matrix(state: State, spec: FeatureSpec, plugins: Mapping[str, FeaturePl
 def with_sources(matrix: F32, scores: F32) -> F32:
     """Return float32[n, c + s], the rows of the wanted part: those of the ranker, then each source's own score."""
     return _beside(matrix, [scores])
+
+
+def demand(matrix: F32, columns: Sequence[str]) -> F64:
+    """Return float64[n]: what the trees of the wanted part are added to, the score of the source `popular`.
+
+    It is log(1 + decayed count of wanted events); 0 where it is missing, or there is no such source.
+    """
+    if DEMAND not in columns:
+        return np.zeros(len(matrix))
+    return np.nan_to_num(matrix[:, columns.index(DEMAND)].astype(np.float64))
 
 
 def _beside(known: F32, blocks: Iterable[F32]) -> F32:

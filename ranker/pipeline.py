@@ -24,7 +24,7 @@ from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import plugin_values, row_matrix, with_sources
+from ranker.columns import DEMAND, demand, plugin_values, row_matrix, with_sources
 from ranker.lanes import Failures, Lane
 from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Request, SourceReport
 
@@ -231,6 +231,8 @@ class Pipeline:
         parts = np.zeros((0, len(columns) + 1))
         if len(rows):
             parts = np.asarray(booster.predict(rows, num_threads=1, pred_contrib=True))
+            if DEMAND in columns:  # the trees are added to it
+                parts[:, columns.index(DEMAND)] += demand(rows, columns)
         scored = (candidates.place < ABSENT).sum(axis=0).tolist()
         reports = tuple(
             SourceReport(name, count, kept, problem)

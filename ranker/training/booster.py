@@ -68,6 +68,7 @@ class Slice:
     group: I64  # [n], never decreasing
     pairs: Pairs  # of these rows
     grade: I8 | None = None  # [n], -1 drawn; `[booster]` margin and ndcg_at need it of rows to learn from
+    start: F64 | None = None  # [n], score that the trees are added to; None is 0
 
 
 def fit_booster(
@@ -103,8 +104,11 @@ def fit_booster(
         return "worth", pair_accuracy(score, validation.pairs).value if judge is None else judge(score), True
 
     label = np.zeros(len(train.matrix), np.float32)
-    data = lgb.Dataset(train.matrix, label, feature_name=columns, categorical_feature=categorical, free_raw_data=True)
-    stopped_by = lgb.Dataset(validation.matrix, np.zeros(len(validation.matrix), np.float32), reference=data)
+    data = lgb.Dataset(
+        train.matrix, label, init_score=train.start, feature_name=columns, categorical_feature=categorical
+    )
+    none = np.zeros(len(validation.matrix), np.float32)
+    stopped_by = lgb.Dataset(validation.matrix, none, init_score=validation.start, reference=data)
     try:
         booster = lgb.train(
             params,

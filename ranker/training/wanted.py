@@ -8,11 +8,15 @@ wanted_stage
     candidates_of   what the sources propose as of the group: the server's own path, tables of before t1
     Proposed.of     rows: the ranker's columns, and each source's own score; wanted later, or not
     fit_booster     pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
+
+The trees are added to `demand`, the logarithm of what the source `popular` counts: the chance that an item is taken is
+about proportional to how often it is taken now, so without a tree the list is the popular one, and what is learned is
+what is left over that. On small logs trees alone draw a curve so steep worse than it is known.
 """
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +31,7 @@ from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.candidates.gathering import candidates_of, source_columns
-from ranker.columns import Columns, columns_of, full_matrix, with_sources
+from ranker.columns import Columns, columns_of, demand, full_matrix, with_sources
 from ranker.config import wanted_floor
 from ranker.lists.asked import Asked, asked
 from ranker.lists.worth import worth_of_hits
@@ -74,7 +78,8 @@ class Proposed:
         candidate, or without another, is left out: it orders nothing.
         """
         rng = np.random.default_rng(0)
-        blocks, wanted = [], []
+        blocks: list[tuple[F32, I64, Bool]] = []
+        wanted: list[int] = []
         for first in tqdm(range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups"):
             some = who.select(np.arange(first, min(first + BLOCK, len(who))))
             items, scores, hits, kept = _candidates(prepared, sources, some, losers, rng)
@@ -92,9 +97,10 @@ class Proposed:
         matrix, group, hit = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return cls(matrix, group, hit, np.array(wanted, np.int64))
 
-    def slice(self, seed: int) -> Slice:
+    def slice(self, columns: Sequence[str], seed: int) -> Slice:
         """Return what is learned from: each wanted candidate with some others of its group, drawn evenly."""
-        return Slice(self.matrix, self.group, _pairs(self.hit, self.group, seed), self.hit.astype(np.int8))
+        pairs = _pairs(self.hit, self.group, seed)
+        return Slice(self.matrix, self.group, pairs, self.hit.astype(np.int8), demand(self.matrix, columns))
 
     def ndcg(self, score: F64) -> float:
         """Return the mean NDCG@10 of the groups' lists; what was wanted and not proposed counts as missed."""
@@ -217,8 +223,8 @@ def _fit(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], seed: int, me
     return fit_booster(
         names,
         list(prepared.spec.categorical),
-        train.slice(seed),
-        validation.slice(seed),
+        train.slice(names, seed),
+        validation.slice(names, seed),
         booster,
         seed,
         judge=validation.ndcg,
