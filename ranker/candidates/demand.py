@@ -20,7 +20,7 @@ class Counts(NamedTuple):
     def log1p(self) -> F32:
         """Return float32[n_items]: log(1 + count)."""
         # `np.log` and not `np.log1p`, which is several times slower: a count below 1e-7 is as good as none.
-        return np.log(np.float32(1) + self.at.astype(np.float32) * np.float32(self.faded))
+        return np.asarray(np.log(np.float32(1) + self.at.astype(np.float32) * np.float32(self.faded)), np.float32)
 
 
 class Demand:
