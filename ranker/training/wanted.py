@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from features.pairing.groups import offsets_of
 from features.pairing.pairs import Pairs
-from features.plugin import FeaturePlugin, VectorPlugin
+from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
@@ -262,6 +262,7 @@ def digest_of(columns: Columns, plugins: Mapping[str, FeaturePlugin]) -> str:
     """Return a hash of the plugins' values and of the vectors that a source finds the nearest of."""
     digest = hashlib.sha256(repr(columns.names).encode())
     vectors = [plugin.item_vectors for plugin in plugins.values() if isinstance(plugin, VectorPlugin)]
-    for array in (*columns.values.values(), *vectors):
+    keys = [plugin.item_keys for plugin in plugins.values() if isinstance(plugin, RetrievalPlugin)]
+    for array in (*columns.values.values(), *vectors, *keys):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
