@@ -16,7 +16,7 @@ from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
 from ranker.columns import plugin_columns
-from ranker.config import Config
+from ranker.config import Config, wanted_floor
 from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
@@ -88,6 +88,7 @@ class Prepared(Grouped):
             pairs=pairs,
             grades=self.config.grade_names,
             seed=seed,
+            wanted=wanted_floor(self.config),
             zone=self.config.time.zone,
         )
 

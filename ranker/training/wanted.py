@@ -23,7 +23,7 @@ from pathlib import Path
 import lightgbm as lgb
 import numpy as np
 
-from features.plugin import FeaturePlugin, VectorPlugin
+from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
@@ -203,6 +203,7 @@ def digest_of(columns: Columns, plugins: Mapping[str, FeaturePlugin]) -> str:
     """Return a hash of the plugins' values and of the vectors that a source finds the nearest of."""
     digest = hashlib.sha256(repr(columns.names).encode())
     vectors = [plugin.item_vectors for plugin in plugins.values() if isinstance(plugin, VectorPlugin)]
-    for array in (*columns.values.values(), *vectors):
+    keys = [plugin.item_keys for plugin in plugins.values() if isinstance(plugin, RetrievalPlugin)]
+    for array in (*columns.values.values(), *vectors, *keys):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
