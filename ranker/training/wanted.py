@@ -94,9 +94,8 @@ class Proposed:
                 user.extend(asked_for.user.tolist())
         if not blocks:
             columns = len(columns_of(prepared.spec, plugins)) + len(sources)
-            return cls(
-                np.empty((0, columns), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64)
-            )
+            rows, groups = np.empty(0, np.int64), np.empty(0, np.int32)
+            return cls(np.empty((0, columns), np.float32), rows, rows.astype(bool), rows, groups)
         matrix, group, hit = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return cls(matrix, group, hit, np.array(wanted, np.int64), np.array(user, np.int32))
 
