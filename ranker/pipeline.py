@@ -26,9 +26,10 @@ from ranker.candidates.configured import Sources, configured_sources, with_deman
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import DEMAND, demand, plugin_values, row_matrix, with_sources
+from ranker.columns import plugin_values, row_matrix, with_sources
+from ranker.explained import Trace, detail_of
 from ranker.lanes import Failures, Lane
-from ranker.request import ABSENT, MAX_SOURCES, Answer, Candidates, Detail, Request, SourceReport
+from ranker.request import MAX_SOURCES, Answer, Candidates, Request
 
 #: what `Answer.source_names` says of the items of a Rank
 CALLER = "caller"
@@ -55,23 +56,6 @@ class _Call(NamedTuple):
     lane: str  # of `source_lane` or `plugin_lane`
     deadline: int  # µs that it may take
     work: Callable[[], Any]  # gives the source's Proposal, or the plugin's columns
-
-
-class Trace:
-    """What one request leaves behind beside its items: for `Answer.degraded` and `Detail`."""
-
-    def __init__(self) -> None:
-        self.degraded: list[str] = []
-        self.proposed: list[tuple[str, int, str]] = []  # (source, items, problem), in the order of the bits
-        self.removed: list[tuple[str, int]] = []  # (filter, items)
-        self.stages: list[tuple[str, int]] = []  # (stage, µs)
-        self._last = time.perf_counter()
-
-    def mark(self, stage: str) -> None:
-        """End a stage."""
-        now = time.perf_counter()
-        self.stages.append((stage, round((now - self._last) * SECOND)))
-        self._last = now
 
 
 class Pipeline:
@@ -190,7 +174,7 @@ class Pipeline:
         trace.mark("select")
         detail = None
         if request.explain:
-            detail = self._detail(rows[top[:EXPLAINED]], candidates, trace, scores is not None)
+            detail = detail_of(self.bundle, rows[top[:EXPLAINED]], candidates, trace, scores is not None)
         return Answer(
             index=top,
             item=candidates.item[top],
@@ -241,35 +225,6 @@ class Pipeline:
         except Exception as error:
             trace.degraded.append(call.lane)
             return None, self.failures.add(call.lane, error)
-
-    def _detail(self, rows: F32, candidates: Candidates, trace: Trace, wanted: bool) -> Detail:
-        """Explain an answer. rows: float32[r, c], the values that its first r items were scored by."""
-        bundle = self.bundle
-        booster = bundle.wanted if wanted and bundle.wanted is not None else bundle.booster
-        columns = bundle.wanted_columns if wanted else bundle.columns
-        parts = np.zeros((0, len(columns) + 1))
-        if len(rows):
-            parts = np.asarray(booster.predict(rows, num_threads=1, pred_contrib=True))
-            if DEMAND in columns:  # the trees are added to it
-                parts[:, columns.index(DEMAND)] += demand(rows, columns)
-        scored = (candidates.place < ABSENT).sum(axis=0).tolist()
-        reports = tuple(
-            SourceReport(name, count, kept, problem)
-            # Not strict: a Rank has the caller's place, and asks no source.
-            for (name, count, problem), kept in zip(trace.proposed, scored, strict=False)
-        )
-        trace.mark("explain")
-        return Detail(
-            columns=columns,
-            values=rows,
-            liked=bundle.score(rows[:, : len(bundle.columns)]),
-            wanted=bundle.score_wanted(rows) if wanted else None,
-            contributions=parts[:, :-1].astype(np.float32),
-            base=float(parts[0, -1]) if len(parts) else 0.0,
-            sources=reports,
-            removed=tuple(trace.removed),
-            stages=tuple(trace.stages),
-        )
 
     def warm(self) -> list[str]:
         """Run every stage, so that no request waits for a compiler or a thread; return what failed."""
