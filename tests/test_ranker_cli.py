@@ -88,14 +88,13 @@ def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
 def test_little_memory_makes_more_blocks_and_the_same_table(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-    last = []
+    made, last = [], []
     blocks = cooccurrence._blocks
     monkeypatch.setattr(cooccurrence, "_blocks", lambda *of: made.append(len(list(blocks(*of)))) or blocks(*of))
     for memory in ("2", "0.000001"):
         code, said = pairlift("train", trained.parent / "pairlift.toml", "--out", tmp_path / memory, "--memory", memory)
         assert code == 0, said
-        last.append(made[-1])  # of the served table; others are of before a cut
+        last.append(made[-1])  # of the bundle's table: there are others, as of the cut
         for name in ("neighbour.npy", "score.npy"):
             wanted = (trained / "cooccurrence" / name).read_bytes()
             assert (tmp_path / memory / "cooccurrence" / name).read_bytes() == wanted

@@ -324,6 +324,8 @@ def test_parameters_are_of_their_own_and_checked(prepared: Prepared, rows: Rows,
     assert module.wanted_settings(config.model_copy(update=lists)).params["lambda_l2"] == 9.0
     liked = {"booster": config.booster.model_copy(update={"params": {"num_leaves": 2}})}
     assert rows.fit(config.model_copy(update=liked), 0).model_to_string() == booster.model_to_string()
+    said = type(config.lists).model_fields["params"].description or ""
+    assert all(f"{name} = {value}" in said for name, value in module.PARAMS.items())
     wrong = {"lists": config.lists.model_copy(update={"params": {"max_cat_threshold": -1}})}
     with pytest.raises(PairliftError, match=r"^\[lists\.params\]: LightGBM says"):
         rows.fit(config.model_copy(update=wrong), 0)
