@@ -57,6 +57,10 @@ class TimeSettings(Settings):
         return zone
 
 
+#: parameters of LightGBM's by their names
+TreeParams = dict[str, bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]]
+
+
 class BoosterSettings(Settings):
     """`[booster]`: LightGBM's training."""
 
@@ -64,10 +68,10 @@ class BoosterSettings(Settings):
     stop_after: int = Field(
         default=100,
         ge=1,
-        description="Stop after so many rounds without a better PairAccuracy on the validation slice, as a mean of 25 "
-        "rounds.",
+        description="Stop after so many rounds without a better figure on the validation slice, as a mean of 25 "
+        "rounds: PairAccuracy, and for the part that orders Recommend NDCG@10 of its lists.",
     )
-    params: dict[str, bool | int | float | str | list[int] | list[float] | list[str] | list[list[int]]] = Field(
+    params: TreeParams = Field(
         default={},
         description="Parameters of LightGBM's trees. Pairlift's own defaults: learning_rate = 0.03, num_leaves = 15, "
         "min_data_in_leaf = 50 and min_sum_hessian_in_leaf = 1.0 (less for under 5,000 rows), lambda_l2 = 5.0, "
@@ -189,6 +193,12 @@ class ListSettings(Settings):
         default=5000,
         ge=1,
         description="The most requests of the booster's period from which the order of Recommend's lists is learned.",
+    )
+    params: TreeParams = Field(
+        default={},
+        description="Parameters of LightGBM's trees for the part that orders Recommend; those of [booster.params] are "
+        "of the other part alone. Pairlift's own defaults: as there, but lambda_l2 = 0.5 and min_sum_hessian_in_leaf = "
+        "0.05. The same ones are refused.",
     )
 
 

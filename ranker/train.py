@@ -8,7 +8,8 @@ train(config, out)
     Arms.served_columns   the columns of the plugins
     Arms.fit              the liked part: the booster of the first seed, with its test scores   (resumed)
     wanted_stage          the wanted part, learned from what the sources propose      (resumed)
-    _measured             the figures of the test
+    pair_figures          the figures of the test's pairs
+    list_figures          the figures of whole lists, of a bundle as of the cut
     Cooccurrence.build    the table of the source `cooccurrence`
     explain               what each column does in the booster
     write_bundle          all of it, as the server loads it
@@ -19,30 +20,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
-import numpy as np
-
 from features.errors import PairliftError
-from features.plugin import FeaturePlugin
 from features.schema import GIB
-from ranker.bundle import Bundle, check_out, write_bundle
+from ranker.bundle import check_out, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.columns import Columns, columns_of, full_matrix
+from ranker.columns import columns_of, full_matrix
 from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
-from ranker.lists.answers import patient
-from ranker.lists.peers import Past
-from ranker.lists.report import lists_report
 from ranker.metrics.importance import explain
-from ranker.metrics.lists import shown_metrics
-from ranker.metrics.pair_accuracy import pair_accuracy
-from ranker.pipeline import Pipeline
 from ranker.recording.logged import drift, read_features
-from ranker.training.arms import Arm, Arms, of_kind
+from ranker.training.arms import Arms
 from ranker.training.earlier_bundle import StartFrom, load_start
-from ranker.training.earlier_trees import Start
+from ranker.training.measured import bundle_at_cut, list_figures, pair_figures
 from ranker.training.plugins import plugin_stage
-from ranker.training.prepared import Prepared, prepare
+from ranker.training.prepared import prepare
 from ranker.training.wanted import digest_of, wanted_stage
 
 logger = logging.getLogger(__name__)
@@ -61,7 +52,8 @@ def train(
 
     features: a feature log, whose values are learned from in place of recomputed ones. pairs: a file of pairs of the
     booster's train slice, which are learned from in place of made ones. start: an earlier bundle, whose plugins are
-    kept. memory: bytes, of `Cooccurrence.build`.
+    kept. These three concern the liked part; the wanted part is learned anew, by the plugins that are served. memory:
+    bytes, of `Cooccurrence.build`.
     """
     check_out(out, config)
     prepared, seed = prepare(config), config.uplift.seeds[0]
@@ -72,7 +64,9 @@ def train(
     columns = arms.served_columns(plugins)
     label = "+".join(plugins) or "without"
     arm = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old)
-    measured = _measured(arms, columns, arm, old)
+    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
+    measured = pair_figures(arms, columns, arm, old)
+    measured["lists"] = list_figures(bundle_at_cut(prepared, plugins, arm, wanted, memory), prepared)
     write_bundle(
         out,
         config=config,
@@ -80,7 +74,7 @@ def train(
         state=prepared.state,
         plugins=plugins,
         booster=arm.booster,
-        wanted=wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory),
+        wanted=wanted,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         measured=measured,
         importance=explain(arm.booster, arms.rows("validation", columns), prepared.spec.categorical),
@@ -88,74 +82,6 @@ def train(
         recorded=prepared.recorded,
     )
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, measured["pair_accuracy"], json.dumps(measured))
-    return measured
-
-
-def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
-    """Train as `train` does, and return what the lists of the test's users are worth: see `ranker.lists.report`.
-
-    most: users that are asked about, in place of `[lists] users`. memory: bytes, of `Cooccurrence.build`.
-    """
-    prepared, seed = prepare(config), config.uplift.seeds[0]
-    plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
-    arms = Arms.of(prepared)
-    columns = arms.served_columns(plugins)
-    arm = arms.fit("+".join(plugins) or "without", columns, seed)
-    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
-    pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, wanted, memory)))
-    past = Past(
-        log=prepared.log,
-        histories=prepared.state.histories,
-        catalog=prepared.catalog,
-        groups=prepared.groups,
-        split=prepared.split,
-        floor=wanted_floor(config),
-    )
-    try:
-        return lists_report(pipeline, past, most=most or config.lists.users, seed=seed)
-    finally:
-        pipeline.close()
-
-
-def bundle_at_cut(
-    prepared: Prepared,
-    plugins: dict[str, FeaturePlugin],
-    arm: Arm,
-    wanted: lgb.Booster | None,
-    memory: int = 2 * GIB,
-) -> Bundle:
-    """Return a bundle in memory of which everything that is learned is of before t2; its state is the whole log's.
-
-    A request reads of that state what lies before its as_of, so lists can be asked for as of any time from t2 on.
-    """
-    floor, before = wanted_floor(prepared.config), prepared.log.until(prepared.split.t2)
-    table = Cooccurrence.build(before, prepared.catalog.n_items, floor, memory=memory)
-    return Bundle(
-        folder=prepared.config.work,
-        version="at-cut",
-        config=prepared.config,
-        columns=tuple(columns_of(prepared.spec, plugins)),
-        spec=prepared.spec,
-        state=prepared.state,
-        plugins=plugins,
-        booster=arm.booster,
-        wanted=wanted,
-        cooccurrence=table,
-    )
-
-
-def _measured(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> dict[str, Any]:
-    """Return the figures of an arm's test, and of the trees that it started from where there are some."""
-    test = of_kind(arms.pairs("test"), arms.kind)
-    found = pair_accuracy(arm.scores, test)
-    measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
-    measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees}
-    measured["seed"] = arms.prepared.config.uplift.seeds[0]
-    listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
-    measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
-    if old is not None:
-        before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
-        measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
     return measured
 
 

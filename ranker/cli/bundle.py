@@ -25,14 +25,19 @@ def show(folder: Path) -> None:
 
     from features.pairing.split import iso
     from ranker.bundle import IMPORTANCE, read_manifest
+    from ranker.lists.table import brief_lines
     from ranker.metrics.importance import importance_lines
 
     manifest = read_manifest(folder)
     size = sum((folder / name).stat().st_size for name in manifest["files"] if (folder / name).is_file())
     click.echo(f"version           {manifest['version']} (format {manifest['format']})")
     click.echo(f"snapshot          {iso(manifest['snapshot_time'])}")
-    for name, value in manifest["measured"].items():
+    measured = dict(manifest["measured"])
+    lists = brief_lines(measured.pop("lists")) if "lists" in measured else []  # not in bundles of format 3
+    for name, value in measured.items():
         click.echo(f"{name:17} {value}")
+    for line in lists:
+        click.echo(line)
     click.echo(f"size              {size / 1e6:.1f} MB in {len(manifest['files'])} files")
     click.echo(f"columns           {len(manifest['columns'])}")
     for line in importance_lines(json.loads((folder / IMPORTANCE).read_text())):

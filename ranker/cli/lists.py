@@ -40,7 +40,7 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     from features.files import written
     from ranker.config import load_config
     from ranker.lists.table import as_table
-    from ranker.train import measure_lists
+    from ranker.training.measured import measure_lists
 
     loaded = load_config(config)
     if out is not None:

@@ -84,6 +84,7 @@ def train(
     present test. The old trees' PairAccuracy on the test is printed beside the new.
     """
     from ranker.config import load_config
+    from ranker.lists.table import brief_lines
     from ranker.train import train as run
     from ranker.training.earlier_bundle import StartFrom
 
@@ -96,6 +97,8 @@ def train(
         start = StartFrom("refit", refit, DECAY if refit_decay is None else refit_decay)
     measured = run(load_config(config), out, features=features, pairs=pairs, start=start, memory=int(memory * GIB))
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
+    for line in brief_lines(measured["lists"]):
+        click.echo(line)
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
 
 

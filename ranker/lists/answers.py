@@ -1,5 +1,6 @@
 """The lists themselves: every user asked by the server's own path, and each source alone."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -55,13 +56,17 @@ def patient(bundle: Bundle) -> Bundle:
     return replace(bundle, config=changed)
 
 
-def ask(pipeline: Pipeline, who: Asked, m: int) -> Answers:
-    """Ask `Recommend` and each source for a list of m items for each user. pipeline: see `patient`."""
+def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = None) -> Answers:
+    """Ask `Recommend` and each source for a list of m items for each user. pipeline: see `patient`.
+
+    alone: names of the sources that are asked by themselves; None: all.
+    """
     shape = (len(who), m)
+    sources = [source for source, _ in pipeline.sources if alone is None or source.name in alone]
     found = Answers(
         lists=np.full(shape, -1, np.int32),
         masks=np.zeros(shape, np.uint32),
-        alone={name: np.full(shape, -1, np.int32) for name in pipeline.source_names},
+        alone={source.name: np.full(shape, -1, np.int32) for source in sources},
         reached=np.zeros(len(who), np.int64),
         candidates=np.zeros(len(who), np.int64),
     )
@@ -71,7 +76,7 @@ def ask(pipeline: Pipeline, who: Asked, m: int) -> Answers:
         _keep(found, k, pipeline.recommend(request, everything), who)
         if not found.candidates[k]:
             found.empty[k] = _why(pipeline, request)
-        for source, _ in pipeline.sources:
+        for source in sources:
             row = _alone(pipeline, source, request, m)
             found.alone[source.name][k, : len(row)] = row
     return found

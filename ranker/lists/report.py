@@ -40,8 +40,10 @@ COMPARED = ("recall@10", "ndcg@10", "recall@50", "recall@200", "mrr")
 PARTS: tuple[At, ...] = ("first", "cut")
 #: the name of the lists of the server
 RECOMMEND = "Recommend"
-#: lists are this long
-LENGTH = max(KS)
+#: lists are this long, and those of `brief_report`
+LENGTH, BRIEF = max(KS), 10
+#: the source that `brief_report` compares with
+POPULAR = "popular"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,33 @@ def lists_report(
         }
     )
     return report
+
+
+def brief_report(pipeline: Pipeline, past: Past, *, most: int, seed: int = 0) -> dict[str, Any]:
+    """Return what `train` says of lists: recall@10 and NDCG@10 of Recommend and of the source `popular` alone.
+
+    As of each user's first request of the test; the same users and lists as in `lists_report`, which says more and
+    takes longer. popular and difference are None where that source is turned off. pipeline, most and errors: as there.
+    """
+    eligible = past.asked(past.split.t2, past.split.t3)
+    if not len(eligible):
+        raise _nobody(past, pipeline.bundle.config)
+    who = eligible.drawn(most, seed)
+    answers = ask(pipeline, who, BRIEF, alone=(POPULAR,))
+    own = worth(answers.lists, who, (BRIEF,))
+    peer = worth(answers.alone[POPULAR], who, (BRIEF,)) if POPULAR in answers.alone else None
+    figures = {figure: _compared(own[figure], None if peer is None else peer[figure]) for figure in COMPARED[:2]}
+    found: dict[str, Any] = finite({"users": len(who), "eligible_users": len(eligible), **figures})
+    return found
+
+
+def _compared(own: F64, popular: F64 | None) -> dict[str, Any]:
+    """Return a figure of Recommend, of the popular list, and the difference with its interval."""
+    found: dict[str, Any] = {"recommend": float(own.mean()), "popular": None, "difference": None, "ci95": None}
+    if popular is not None:
+        less, low, high = difference(own, popular)
+        found |= {"popular": float(popular.mean()), "difference": less, "ci95": [low, high]}
+    return found
 
 
 def _part(

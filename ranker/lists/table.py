@@ -24,6 +24,23 @@ def as_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def brief_lines(found: dict[str, Any] | None) -> list[str]:
+    """Return `brief_report` as text, a line for each figure; None is what it says where nobody wanted anything."""
+    if found is None:
+        return ["lists: nobody wanted anything new in the test, so they are not measured"]
+    return [f"{figure:10} of lists: {_brief(found[figure])} ({found['users']:,} users)" for figure in FIGURES[:2]]
+
+
+def _brief(of: dict[str, Any]) -> str:
+    if of["popular"] is None:
+        return _number(of["recommend"])
+    low, high = of["ci95"]
+    return (
+        f"{_number(of['recommend'])}; the most popular items {_number(of['popular'])}: {_signed(of['difference'])}, "
+        f"95 % [{_signed(low)}, {_signed(high)}]"
+    )
+
+
 def _drawn(report: dict[str, Any], part: dict[str, Any]) -> str:
     return f", drawn of {part['eligible_users']:,}" if report["most_users"] < part["eligible_users"] else ""
 

@@ -14,7 +14,7 @@ from features.errors import PairliftError, did_you_mean, nearest
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I64
 from ranker.metrics.pair_accuracy import pair_accuracy
-from ranker.settings import BoosterSettings
+from ranker.settings import BoosterSettings, ListSettings
 from ranker.training.objective import PairLogit
 
 logger = logging.getLogger(__name__)
@@ -81,12 +81,14 @@ def fit_booster(
     *,
     start: lgb.Booster | None = None,
     judge: Callable[[F64], float] | None = None,
+    table: str = "booster.params",
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
     Best is the round up to which the last SMOOTH rounds have the highest mean PairAccuracy on the slice; where there
     are not so many rounds, the last one. The same seed, rows and parameters give the same booster. judge: gives, in
-    place of PairAccuracy, what float64[n] scores of the slice are worth, the more the better.
+    place of PairAccuracy, what float64[n] scores of the slice are worth, the more the better. table: of the TOML that
+    the parameters are from.
 
     start: a booster of the same columns whose trees are kept, and boosted on (a warm start); it comes back as it was
     where no further tree is better on the validation slice. NaN is a missing value. Raises PairliftError for an
@@ -121,7 +123,7 @@ def fit_booster(
         )
     except lgb.basic.LightGBMError as error:
         hint = _hint(settings, str(error), len(train.matrix))
-        raise PairliftError(f"[booster.params]: LightGBM says: {error}{hint}") from error
+        raise PairliftError(f"[{table}]: LightGBM says: {error}{hint}") from error
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     best = lgb.Booster(model_str=booster.model_to_string(num_iteration=stop.best))
     return best if start is None else _better(start, best, validation)
@@ -204,14 +206,14 @@ def _meanings() -> dict[str, str]:
     return {name: known for known, names in aliases.items() for name in (known, *names)}
 
 
-def check_params(settings: BoosterSettings) -> dict[str, Any]:
-    """Return `[booster.params]` by LightGBM's first names, for with two names of one thing LightGBM drops one.
+def check_params(settings: BoosterSettings | ListSettings, table: str = "booster.params") -> dict[str, Any]:
+    """Return the params of a table by LightGBM's first names, for with two names of one thing LightGBM drops one.
 
     Raises PairliftError for a name that LightGBM does not know, that is ours to set, or that stands there twice.
     """
     meaning, found = _meanings(), dict[str, Any]()
     for name, value in settings.params.items():
-        place = f"[booster.params] {name}"
+        place = f"[{table}] {name}"
         if name not in meaning:
             near = nearest(name, meaning)
             hint = f" (did you mean '{meaning[near]}'?)" if near else "; its documentation lists them"
@@ -220,6 +222,8 @@ def check_params(settings: BoosterSettings) -> dict[str, Any]:
             raise PairliftError(f"{place}: Pairlift sets this: {_OURS[meaning[name]]}")
         if meaning[name] in _IDLE.split():
             raise PairliftError(f"{place}: it has no effect here, for objective, metric and data are Pairlift's own")
+        if meaning[name] == "monotone_constraints" and isinstance(settings, ListSettings):
+            raise PairliftError(f"{place}: only the part that orders Rank can be constrained: [booster.monotone]")
         if meaning[name] == "monotone_constraints":
             raise PairliftError(f'{place}: name the columns instead: [booster.monotone] "column" = 1 (or -1)')
         if meaning[name] in found:

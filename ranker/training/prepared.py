@@ -95,6 +95,7 @@ class Prepared(Grouped):
 def prepare(config: Config) -> Prepared:
     """Import, and make groups, counters and the state of the whole log."""
     check_params(config.booster)
+    check_params(config.lists, "lists.params")
     made = group_log(config)
     check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
     prepared = Prepared(

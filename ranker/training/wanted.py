@@ -4,10 +4,10 @@ The other part (`ranker.training.arms`) learns which of two *shown* items is lik
 its candidates are what the sources propose, most of which nobody was shown. So this part learns from just that:
 
 wanted_stage
-    asked           groups of the booster's period, and what their users wanted from then on (`ranker.lists.asked`)
-    candidates_of   what the sources propose as of the group: the server's own path, tables of before t1
-    Proposed.of     rows: the ranker's columns, and each source's own score; wanted later, or not
-    fit_booster     pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
+    asked_in_slices   groups of the booster's period, and what their users wanted from then on
+    candidates_of     what the sources propose as of the group: the server's own path, tables of before t1
+    Proposed.of       rows: the ranker's columns, and each source's own score; wanted later, or not
+    fit_booster       pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
 
 The trees are added to `demand`, the logarithm of what the source `popular` counts: the chance that an item is taken is
 about proportional to how often it is taken now, so without a tree the list is the popular one, and what is learned is
@@ -16,164 +16,163 @@ what is left over that. On small logs trees alone draw a curve so steep worse th
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
-from tqdm import tqdm
 
-from features.pairing.groups import offsets_of
-from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin, VectorPlugin
-from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests
+from features.schema import F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.candidates.gathering import candidates_of, source_columns
-from ranker.columns import Columns, columns_of, demand, full_matrix, with_sources
-from ranker.config import wanted_floor
+from ranker.columns import Columns, demand
+from ranker.config import Config, wanted_floor
 from ranker.lists.asked import Asked, asked
-from ranker.lists.worth import worth_of_hits
-from ranker.request import Request
-from ranker.training.booster import Slice, fit_booster
+from ranker.settings import BoosterSettings
+from ranker.training.booster import check_params, fit_booster
 from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
+from ranker.training.proposed import LIST, Proposed, wanted_columns
 from ranker.training.stages import run_stage
 
 logger = logging.getLogger(__name__)
 
 #: what the stage reads of our code, beside what `Prepared.key` and the plugins stand for
-CODE = ("ranker.candidates", "ranker.columns", "ranker.lists", "ranker.request", "ranker.training")
-#: the k that weights of pairs and stopping are about
-LIST = 10
+CODE = (
+    "ranker.candidates",
+    "ranker.columns",
+    "ranker.lists.asked",
+    "ranker.lists.worth",
+    "ranker.metrics.ndcg",
+    "ranker.metrics.pair_accuracy",
+    "ranker.request",
+    "ranker.training.booster",
+    "ranker.training.objective",
+    "ranker.training.proposed",
+    "ranker.training.wanted",
+)
+#: what is said where there is nothing to learn from
+NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's period"
+#: of the TOML, where parameters stand
+TABLE = "lists.params"
 #: losers of a training group: of more, so many are drawn
 LOSERS = 100
-#: losers that each winner meets in one pair
-MET = 10
 #: groups whose lists decide when to stop
 JUDGED = 1000
 #: parameters: |ΔNDCG| is far below 1, and so are gradients and Hessians
 PARAMS = {"lambda_l2": 0.5, "min_sum_hessian_in_leaf": 0.05}
-#: groups whose rows are made at a time
-BLOCK = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """n candidates of some groups, those that were wanted among them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What the wanted part is learned from and stopped by: the same rows for every fit."""
 
-    matrix: F32  # [n, c + s], the ranker's columns, then `source_columns`
-    group: I64  # [n], never decreasing
-    hit: Bool  # [n], wanted later
-    wanted: I64  # [groups], how many items the user wanted, proposed or not
+    columns: list[str]  # of the rows
+    categorical: list[str]  # those of them that are codes
+    train: Proposed
+    validation: Proposed
 
-    @classmethod
-    def of(
-        cls, prepared: Prepared, plugins: Mapping[str, FeaturePlugin], sources: Sources, who: Asked, losers: int | None
-    ) -> "Proposed":
-        """Ask the sources for each group, and make the rows of what they propose.
+    @property
+    def empty(self) -> bool:
+        """Whether a slice has no group of which something proposed was wanted."""
+        return not (len(self.train.wanted) and len(self.validation.wanted))
 
-        losers: of more candidates that were not wanted, so many are drawn; None keeps all. A group without a wanted
-        candidate, or without another, is left out: it orders nothing.
+    def fit(self, config: Config, seed: int) -> lgb.Booster:
+        """Fit the trees up to the round that is best by NDCG@10 on the validation slice; the rows are not `empty`.
+
+        Where they are no better there than what they are added to, they say nothing: on a log too small to learn
+        from, the list stays the popular one.
         """
-        rng = np.random.default_rng(0)
-        blocks: list[tuple[F32, I64, Bool]] = []
-        wanted: list[int] = []
-        for first in tqdm(range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups"):
-            some = who.select(np.arange(first, min(first + BLOCK, len(who))))
-            items, scores, hits, kept = _candidates(prepared, sources, some, losers, rng)
-            if len(kept):
-                asked_for = _requests(some.requests, kept, items)
-                matrix = full_matrix(prepared.state, prepared.spec, plugins, asked_for)
-                group = asked_for.row_request() + len(wanted)
-                blocks.append((with_sources(matrix, np.concatenate(scores)), group, np.concatenate(hits)))
-                wanted.extend(some.wanted[kept].tolist())
-        if not blocks:
-            columns = len(columns_of(prepared.spec, plugins)) + len(sources)
-            return cls(
-                np.empty((0, columns), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64)
-            )
-        matrix, group, hit = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        return cls(matrix, group, hit, np.array(wanted, np.int64))
+        train, validation = (part.slice(self.columns, seed) for part in (self.train, self.validation))
+        booster = fit_booster(
+            self.columns,
+            self.categorical,
+            train,
+            validation,
+            _settings(config),
+            seed,
+            judge=self.validation.ndcg,
+            table=TABLE,
+        )
+        start = demand(self.validation.matrix, self.columns)
+        if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
+            logger.info("wanted part: no tree is better than the popular list on the validation slice")
+            return _silent(booster)
+        return booster
 
-    def slice(self, columns: Sequence[str], seed: int) -> Slice:
-        """Return what is learned from: each wanted candidate with some others of its group, drawn evenly."""
-        pairs = _pairs(self.hit, self.group, seed)
-        return Slice(self.matrix, self.group, pairs, self.hit.astype(np.int8), demand(self.matrix, columns))
-
-    def ndcg(self, score: F64) -> float:
-        """Return the mean NDCG@10 of the groups' lists; what was wanted and not proposed counts as missed."""
-        order = np.lexsort((-score, self.group))
-        starts = np.searchsorted(self.group, np.arange(len(self.wanted) + 1))
-        hit = np.zeros((len(self.wanted), LIST), bool)
-        for place in range(LIST):
-            at = starts[:-1] + place
-            there = at < starts[1:]
-            hit[there, place] = self.hit[order[at[there]]]
-        return float(worth_of_hits(hit, self.wanted, (LIST,))[f"ndcg@{LIST}"].mean())
+    def scores(self, booster: lgb.Booster) -> F64:
+        """Return float64[n] scores of the validation rows."""
+        rows = self.validation.matrix
+        return np.asarray(booster.predict(rows, raw_score=True)) + demand(rows, self.columns)
 
 
-def _candidates(
-    prepared: Prepared, sources: Sources, who: Asked, losers: int | None, rng: np.random.Generator
-) -> tuple[list[I32], list[F32], list[Bool], I64]:
-    """Return items, source scores and hits of each group that orders something, and which groups these are."""
-    items, scores, hits, kept = [], [], [], []
-    for k in range(len(who)):
-        candidates, score = candidates_of(sources, _request(prepared, who.requests, k), prepared.config)
-        hit = np.isin(candidates.item, who.item[who.offsets[k] : who.offsets[k + 1]])
-        if hit.all() or not hit.any():
-            continue
-        rows = np.arange(len(hit))
-        others = rows[~hit]
-        if losers is not None and len(others) > losers:
-            rows = np.sort(np.concatenate([rows[hit], rng.choice(others, losers, replace=False)]))
-        items.append(candidates.item[rows])
-        scores.append(score[rows])
-        hits.append(hit[rows])
-        kept.append(k)
-    return items, scores, hits, np.array(kept, np.int64)
-
-
-def _request(prepared: Prepared, r: Requests, k: int) -> Request:
-    context = r.context[k : k + 1] if len(r.context) else NO_CONTEXT
-    return Request(int(r.user[k]), int(r.as_of[k]), state=prepared.state, surface=int(r.surface[k]), context=context)
-
-
-def _requests(r: Requests, kept: I64, items: list[I32]) -> Requests:
-    """Return the requests of the kept groups, with other items."""
-    return Requests(
-        user=r.user[kept],
-        as_of=r.as_of[kept],
-        surface=r.surface[kept],
-        offsets=offsets_of(np.array(list(map(len, items)), np.int64)),
-        item=np.concatenate(items),
-        context=r.context[kept] if len(r.context) else r.context,
+def _settings(config: Config) -> BoosterSettings:
+    """Return how the wanted part is fitted: `[booster]` trees and stop_after, and parameters of its own."""
+    params = PARAMS | check_params(config.lists, TABLE)
+    return BoosterSettings(
+        trees=config.booster.trees, stop_after=config.booster.stop_after, ndcg_at=LIST, params=params
     )
 
 
-def _pairs(hit: Bool, group: I64, seed: int) -> Pairs:
-    """Return, for each wanted row, MET pairs with other rows of its group, drawn evenly; each group weighs alike."""
-    rng = np.random.default_rng(seed)
-    starts = np.searchsorted(group, np.arange(group[-1] + 2))
-    others = np.flatnonzero(~hit)  # by group, as all rows
-    first = np.searchsorted(others, starts)
-    winner = np.repeat(np.flatnonzero(hit), MET)
-    of = group[winner]
-    loser = others[first[of] + (rng.random(len(winner)) * (first[of + 1] - first[of])).astype(np.int64)]
-    winners = np.bincount(group[hit], minlength=len(starts) - 1)
-    weight = 1.0 / np.sqrt(winners[of])
-    return Pairs(
-        winner.astype(np.int32),
-        loser.astype(np.int32),
-        (weight / weight.mean()).astype(np.float32),
-        np.ones(len(of), bool),
+def _silent(booster: lgb.Booster) -> lgb.Booster:
+    """Return its first tree with zero in every leaf: LightGBM writes no booster without trees."""
+    first = lgb.Booster(model_str=booster.model_to_string(num_iteration=1))
+    for leaf in range(first.dump_model()["tree_info"][0]["num_leaves"]):
+        first.set_leaf_output(0, leaf, 0.0)
+    return lgb.Booster(model_str=first.model_to_string())
+
+
+def wanted_stage(
+    prepared: Prepared,
+    plugins: Mapping[str, FeaturePlugin],
+    digest: str,
+    seed: int,
+    memory: int,
+    *,
+    name: str | None = None,
+    rows: Callable[[], Rows] | None = None,
+) -> lgb.Booster | None:
+    """Fit the wanted part (or reuse it); None, and a warning, where nothing that the sources propose was wanted later.
+
+    digest: of the plugins' values and vectors. name: of the stage, in place of the plugins' names. rows: gives what
+    `rows_of` does, where several seeds share it.
+    """
+    config = prepared.config
+    settings = [config.sources.model_dump(), config.lists.model_dump(exclude={"users"}), _settings(config).model_dump()]
+    code = code_hash(*CODE, *sorted({type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}))
+    inputs = [prepared.key, digest, settings, seed, code]
+
+    def make(folder: Path) -> None:
+        found = rows_of(prepared, plugins, memory) if rows is None else rows()
+        if found.empty:
+            logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
+        else:
+            found.fit(config, seed).save_model(str(folder / "booster.txt"))
+
+    label = name or "+".join(plugins) or "without"
+    folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)
+    path = folder / "booster.txt"
+    return lgb.Booster(model_file=str(path)) if path.exists() else None
+
+
+def rows_of(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], memory: int = 2 * GIB) -> Rows:
+    """Ask the sources, with tables of before t1, for groups of the booster's two slices.
+
+    memory: bytes, of `Cooccurrence.build`.
+    """
+    sources = sources_until(prepared, plugins, prepared.split.t1, memory)
+    train, validation = (
+        Proposed.of(prepared, plugins, sources, who, losers)
+        for who, losers in zip(asked_in_slices(prepared), (LOSERS, None), strict=True)
     )
-
-
-def wanted_columns(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], sources: Sources) -> list[str]:
-    """Return the columns of the wanted part in their order."""
-    return [*columns_of(prepared.spec, plugins), *source_columns(sources)]
+    return Rows(
+        columns=wanted_columns(prepared, plugins, sources),
+        categorical=list(prepared.spec.categorical),
+        train=train,
+        validation=validation,
+    )
 
 
 def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end: int, memory: int) -> Sources:
@@ -183,58 +182,10 @@ def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end:
     return configured_sources(prepared.config, prepared.state, table, plugins.values())
 
 
-def wanted_stage(
-    prepared: Prepared, plugins: Mapping[str, FeaturePlugin], digest: str, seed: int, memory: int
-) -> lgb.Booster | None:
-    """Fit the wanted part (or reuse it); None where the sources propose nothing that anybody wanted later.
-
-    digest: of the plugins' values and vectors.
-    """
-    config = prepared.config
-    settings = [config.sources.model_dump(), config.lists.model_dump(), config.booster.model_dump()]
-    inputs = [prepared.key, digest, settings, seed, code_hash(*CODE)]
-
-    def make(folder: Path) -> None:
-        booster = _fit(prepared, plugins, seed, memory)
-        if booster is not None:
-            booster.save_model(str(folder / "booster.txt"))
-
-    folder = run_stage(config.work / "wanted", f"{'+'.join(plugins) or 'without'}-seed{seed}", inputs, make)
-    path = folder / "booster.txt"
-    return lgb.Booster(model_file=str(path)) if path.exists() else None
-
-
-def _fit(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], seed: int, memory: int) -> lgb.Booster | None:
-    config = prepared.config
-    sources = sources_until(prepared, plugins, prepared.split.t1, memory)
-    train, validation = (
-        Proposed.of(prepared, plugins, sources, who, losers)
-        for who, losers in zip(_asked(prepared), (LOSERS, None), strict=True)
-    )
-    if not (len(train.wanted) and len(validation.wanted)):
-        logger.warning(
-            "[sources] propose nothing that was wanted in the booster's period: lists are ordered as Rank is"
-        )
-        return None
-    booster = config.booster.model_copy(
-        update={"ndcg_at": LIST, "margin": 0.0, "params": PARAMS | config.booster.params, "monotone": {}}
-    )
-    names = wanted_columns(prepared, plugins, sources)
-    return fit_booster(
-        names,
-        list(prepared.spec.categorical),
-        train.slice(names, seed),
-        validation.slice(names, seed),
-        booster,
-        seed,
-        judge=validation.ndcg,
-    )
-
-
-def _asked(prepared: Prepared) -> tuple[Asked, Asked]:
+def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:
     """Return the groups that are learned from, and those that decide when to stop, each as of its own time.
 
-    What their users wanted is read to the end of their own slice.
+    What their users wanted is read to the end of their own slice, and never of the test.
     """
     split, most = prepared.split, prepared.config.lists.groups
     begin = int(prepared.groups.of("booster", True).requests.as_of.min())

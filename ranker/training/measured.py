@@ -1,0 +1,122 @@
+"""What a training is measured by: pairs of the test's lists, and whole lists of Recommend as of the cut.
+
+Of the lists that are measured, everything that is fitted or counted is of before t2, also what the bundle itself has
+as of the end of the log.
+"""
+
+import logging
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from features.errors import PairliftError
+from features.plugin import FeaturePlugin
+from features.schema import GIB
+from ranker.bundle import Bundle
+from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.columns import Columns, columns_of
+from ranker.config import Config, wanted_floor
+from ranker.lists.answers import patient
+from ranker.lists.peers import Past
+from ranker.lists.report import brief_report, lists_report
+from ranker.metrics.lists import shown_metrics
+from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.pipeline import Pipeline
+from ranker.training.arms import Arm, Arms, of_kind
+from ranker.training.earlier_trees import Start
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import Prepared, prepare
+from ranker.training.wanted import digest_of, wanted_stage
+
+logger = logging.getLogger(__name__)
+
+#: users whose lists `train` asks for
+USERS = 1000
+
+
+def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> dict[str, Any]:
+    """Return the figures of an arm's test, and of the trees that it started from where there are some."""
+    test = of_kind(arms.pairs("test"), arms.kind)
+    found = pair_accuracy(arm.scores, test)
+    measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
+    measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees}
+    measured["seed"] = arms.prepared.config.uplift.seeds[0]
+    listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
+    measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
+    if old is not None:
+        before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
+        measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
+    return measured
+
+
+def list_figures(bundle: Bundle, prepared: Prepared, most: int = USERS) -> dict[str, Any] | None:
+    """Return `brief_report` of at most so many users; None, and a warning, where nobody wanted anything in the test.
+
+    bundle: of `bundle_at_cut`.
+    """
+    pipeline = Pipeline(patient(bundle))
+    try:
+        return brief_report(pipeline, past_of(prepared), most=most, seed=prepared.config.uplift.seeds[0])
+    except PairliftError as error:
+        logger.warning("%s", error)
+        return None
+    finally:
+        pipeline.close()
+
+
+def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
+    """Train as `train` does, and return what the lists of the test's users are worth: see `ranker.lists.report`.
+
+    most: users that are asked about, in place of `[lists] users`. memory: bytes, of `Cooccurrence.build`.
+    """
+    prepared, seed = prepare(config), config.uplift.seeds[0]
+    plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
+    arms = Arms.of(prepared)
+    columns = arms.served_columns(plugins)
+    arm = arms.fit("+".join(plugins) or "without", columns, seed)
+    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
+    pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, wanted, memory)))
+    try:
+        return lists_report(pipeline, past_of(prepared), most=most or config.lists.users, seed=seed)
+    finally:
+        pipeline.close()
+
+
+def bundle_at_cut(
+    prepared: Prepared,
+    plugins: dict[str, FeaturePlugin],
+    arm: Arm,
+    wanted: lgb.Booster | None,
+    memory: int = 2 * GIB,
+) -> Bundle:
+    """Return a bundle in memory of which everything that is learned is of before t2; its state is the whole log's.
+
+    A request reads of that state what lies before its as_of, so lists can be asked for as of any time from t2 on.
+    """
+    floor, before = wanted_floor(prepared.config), prepared.log.until(prepared.split.t2)
+    table = Cooccurrence.build(before, prepared.catalog.n_items, floor, memory=memory)
+    return Bundle(
+        folder=prepared.config.work,
+        version="at-cut",
+        config=prepared.config,
+        columns=tuple(columns_of(prepared.spec, plugins)),
+        spec=prepared.spec,
+        state=prepared.state,
+        plugins=plugins,
+        booster=arm.booster,
+        wanted=wanted,
+        cooccurrence=table,
+    )
+
+
+def past_of(prepared: Prepared) -> Past:
+    """Return the log as lists are judged on it."""
+    return Past(
+        log=prepared.log,
+        histories=prepared.state.histories,
+        catalog=prepared.catalog,
+        groups=prepared.groups,
+        split=prepared.split,
+        floor=wanted_floor(prepared.config),
+    )

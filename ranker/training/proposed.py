@@ -1,0 +1,166 @@
+"""What the wanted part learns from: what the sources propose as of groups of the log, and what of it was wanted later.
+
+Candidates, features and the sources' scores come about on the path of a request, as of each group's own time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from features.pairing.groups import offsets_of
+from features.pairing.pairs import Pairs
+from features.plugin import FeaturePlugin
+from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests
+from ranker.candidates.configured import Sources
+from ranker.candidates.gathering import candidates_of, source_columns
+from ranker.columns import columns_of, demand, full_matrix, with_sources
+from ranker.lists.asked import Asked
+from ranker.lists.worth import worth_of_hits
+from ranker.request import Request
+from ranker.training.booster import Slice
+from ranker.training.prepared import Prepared
+
+#: the k that weights of pairs and stopping are about
+LIST = 10
+#: losers that each winner meets in one pair
+MET = 10
+#: groups whose rows are made at a time
+BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """n candidates of some groups, those that were wanted among them."""
+
+    matrix: F32  # [n, c + s], the ranker's columns, then `source_columns`
+    group: I64  # [n], never decreasing
+    hit: Bool  # [n], wanted later
+    wanted: I64  # [groups], how many items the user wanted, proposed or not
+    user: I32  # [groups], whose they are
+
+    @classmethod
+    def of(
+        cls,
+        prepared: Prepared,
+        plugins: Mapping[str, FeaturePlugin],
+        sources: Sources,
+        who: Asked,
+        losers: int | None,
+        every: bool = False,
+    ) -> "Proposed":
+        """Ask the sources for each group, and make the rows of what they propose.
+
+        losers: of more candidates that were not wanted, so many are drawn; None keeps all. A group without a wanted
+        candidate, or without another, orders nothing: it is left out, but where `every` group is asked for.
+        """
+        rng = np.random.default_rng(0)
+        blocks: list[tuple[F32, I64, Bool]] = []
+        wanted: list[int] = []
+        users: list[int] = []
+        for first in tqdm(range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups", leave=False):
+            some = who.select(np.arange(first, min(first + BLOCK, len(who))))
+            items, scores, hits, kept = _candidates(prepared, sources, some, losers, rng, every)
+            if len(kept):
+                asked_for = _requests(some.requests, kept, items)
+                if len(asked_for.item):
+                    matrix = full_matrix(prepared.state, prepared.spec, plugins, asked_for)
+                    group = asked_for.row_request() + len(wanted)
+                    blocks.append((with_sources(matrix, np.concatenate(scores)), group, np.concatenate(hits)))
+                wanted.extend(some.wanted[kept].tolist())
+                users.extend(some.requests.user[kept].tolist())
+        if not blocks:
+            none = np.empty((0, len(wanted_columns(prepared, plugins, sources))), np.float32)
+            blocks.append((none, np.empty(0, np.int64), np.empty(0, bool)))
+        matrix, group, hit = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return cls(matrix, group, hit, np.array(wanted, np.int64), np.array(users, np.int32))
+
+    def slice(self, columns: Sequence[str], seed: int) -> Slice:
+        """Return what is learned from: each wanted candidate with some others of its group, drawn evenly."""
+        pairs = _pairs(self.hit, self.group, seed)
+        return Slice(self.matrix, self.group, pairs, self.hit.astype(np.int8), demand(self.matrix, columns))
+
+    def ndcg(self, score: F64) -> float:
+        """Return the mean NDCG@10 of the groups' lists by float64[n] scores."""
+        return float(self.ndcgs(score).mean())
+
+    def ndcgs(self, score: F64) -> F64:
+        """Return float64[groups], the NDCG@10 of each list; what was wanted and not proposed counts as missed."""
+        return worth_of_hits(self.hits(score), self.wanted, (LIST,))[f"ndcg@{LIST}"]
+
+    def hits(self, score: F64) -> Bool:
+        """Return bool[groups, LIST]: whether each place of the groups' lists was wanted; False behind their end."""
+        order = np.lexsort((-score, self.group))
+        starts = np.searchsorted(self.group, np.arange(len(self.wanted) + 1))
+        hit = np.zeros((len(self.wanted), LIST), bool)
+        for place in range(LIST):
+            at = starts[:-1] + place
+            there = at < starts[1:]
+            hit[there, place] = self.hit[order[at[there]]]
+        return hit
+
+
+def _candidates(
+    prepared: Prepared, sources: Sources, who: Asked, losers: int | None, rng: np.random.Generator, every: bool
+) -> tuple[list[I32], list[F32], list[Bool], I64]:
+    """Return items, source scores and hits of each group that orders something (or `every`), and which these are."""
+    items, scores, hits, kept = [], [], [], []
+    for k in range(len(who)):
+        candidates, score = candidates_of(sources, _request(prepared, who.requests, k), prepared.config)
+        hit = np.isin(candidates.item, who.item[who.offsets[k] : who.offsets[k + 1]])
+        if not every and (hit.all() or not hit.any()):
+            continue
+        rows = np.arange(len(hit))
+        others = rows[~hit]
+        if losers is not None and len(others) > losers:
+            rows = np.sort(np.concatenate([rows[hit], rng.choice(others, losers, replace=False)]))
+        items.append(candidates.item[rows])
+        scores.append(score[rows])
+        hits.append(hit[rows])
+        kept.append(k)
+    return items, scores, hits, np.array(kept, np.int64)
+
+
+def _request(prepared: Prepared, r: Requests, k: int) -> Request:
+    context = r.context[k : k + 1] if len(r.context) else NO_CONTEXT
+    return Request(int(r.user[k]), int(r.as_of[k]), state=prepared.state, surface=int(r.surface[k]), context=context)
+
+
+def _requests(r: Requests, kept: I64, items: list[I32]) -> Requests:
+    """Return the requests of the kept groups, with other items."""
+    return Requests(
+        user=r.user[kept],
+        as_of=r.as_of[kept],
+        surface=r.surface[kept],
+        offsets=offsets_of(np.array(list(map(len, items)), np.int64)),
+        item=np.concatenate(items),
+        context=r.context[kept] if len(r.context) else r.context,
+    )
+
+
+def _pairs(hit: Bool, group: I64, seed: int) -> Pairs:
+    """Return, for each wanted row, MET pairs with other rows of its group, drawn evenly.
+
+    A group weighs as the square root of how many were wanted in it: those of eager users bring more, not all.
+    """
+    rng = np.random.default_rng(seed)
+    starts = np.searchsorted(group, np.arange(group[-1] + 2))
+    others = np.flatnonzero(~hit)  # by group, as all rows
+    first = np.searchsorted(others, starts)
+    winner = np.repeat(np.flatnonzero(hit), MET)
+    of = group[winner]
+    loser = others[first[of] + (rng.random(len(winner)) * (first[of + 1] - first[of])).astype(np.int64)]
+    winners = np.bincount(group[hit], minlength=len(starts) - 1)
+    weight = 1.0 / np.sqrt(winners[of])
+    return Pairs(
+        winner.astype(np.int32),
+        loser.astype(np.int32),
+        (weight / weight.mean()).astype(np.float32),
+        np.ones(len(of), bool),
+    )
+
+
+def wanted_columns(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], sources: Sources) -> list[str]:
+    """Return the columns of the wanted part in their order."""
+    return [*columns_of(prepared.spec, plugins), *source_columns(sources)]
