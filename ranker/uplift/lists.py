@@ -23,16 +23,8 @@ from ranker.lists.worth import worth_of_hits
 from ranker.metrics.interval import relative_uplift
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
-from ranker.training.wanted import (
-    BLOCK,
-    LIST,
-    Proposed,
-    digest_of,
-    rows_of,
-    sources_until,
-    wanted_columns,
-    wanted_stage,
-)
+from ranker.training.proposed import BLOCK, LIST, Proposed, wanted_columns
+from ranker.training.wanted import digest_of, rows_of, sources_until, wanted_stage
 
 #: the first so many seeds of the boosters are fitted, and at most so many users asked about: what it costs
 SEEDS, USERS = 2, 2000
@@ -147,7 +139,7 @@ def _lists(
     for booster in boosters:
         score = np.asarray(booster.predict(proposed.matrix, raw_score=True)) if len(start) else start
         hits.append(proposed.hits(score + start))
-    return np.stack(hits), np.bincount(proposed.group, proposed.hit, len(who))
+    return np.stack(hits), np.bincount(proposed.group, proposed.hit.astype(np.float64), len(who))
 
 
 def _of_new_items(prepared: Prepared) -> Prepared:

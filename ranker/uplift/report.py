@@ -51,7 +51,10 @@ def uplift_report(config: Config, name: str) -> dict[str, Any]:
 
 
 def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:
-    """Return the report without its lists. fits: the plugin's columns, for each of its fits; controls: what `find_leaks` found."""
+    """Return the report without its lists.
+
+    fits: the plugin's columns, for each of its fits; controls: what `find_leaks` found.
+    """
     config = arms.prepared.config
     boosters = _fit_all(arms, name, fits)
     leaks = sum(len(control.leaks) for control in controls.values())

@@ -55,7 +55,7 @@ def _lists(lists: dict[str, Any]) -> list[str]:
         return ["", f"lists of Recommend: {lists['remark']}"]
     return [
         "",
-        f"lists of Recommend, {lists['users']:,} users of the test, {lists['fits']} fits and {len(lists['seeds'])} seeds:",
+        f"lists of Recommend, of {lists['users']:,} users, {lists['fits']} fits, {len(lists['seeds'])} seeds:",
         *(_line(label, lists[name]) for name, label in LIST_FIGURES.items()),
         _line("reached by the sources", lists["reached"], uplift=False),
         _trees(lists["trees"]),
