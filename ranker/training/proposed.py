@@ -91,7 +91,9 @@ class Proposed:
 
     def hits(self, score: F64) -> Bool:
         """Return bool[groups, LIST]: whether each place of the groups' lists was wanted; False behind their end."""
-        return top_hits(score, self.hit, np.searchsorted(self.group, np.arange(len(self.wanted) + 1)), LIST)
+        offsets = np.searchsorted(self.group, np.arange(len(self.wanted) + 1))
+        found: Bool = top_hits(score, self.hit, offsets, LIST)
+        return found
 
 
 def _candidates(

@@ -139,7 +139,7 @@ def _lists(
     for booster in boosters:
         score = np.asarray(booster.predict(proposed.matrix, raw_score=True)) if len(start) else start
         hits.append(proposed.hits(score + start))
-    return np.stack(hits), np.bincount(proposed.group, proposed.hit.astype(np.float64), len(who))
+    return np.stack(hits), np.bincount(proposed.group[proposed.hit], minlength=len(who)).astype(np.float64)
 
 
 def _of_new_items(prepared: Prepared) -> Prepared:

@@ -56,8 +56,8 @@ def _lists(lists: dict[str, Any]) -> list[str]:
     return [
         "",
         f"lists of Recommend, of {lists['users']:,} users, {lists['fits']} fits, {len(lists['seeds'])} seeds:",
-        *(_line(label, lists[name]) for name, label in LIST_FIGURES.items()),
-        _line("reached by the sources", lists["reached"], uplift=False),
+        *(_line(f"  list {label}", lists[name]) for name, label in LIST_FIGURES.items()),
+        _line("  proposed of the wanted", lists["reached"], uplift=False),
         _trees(lists["trees"]),
     ]
 
