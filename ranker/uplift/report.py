@@ -35,8 +35,11 @@ METRIC = "PairAccuracy, ties as one half"
 FORMAT = 3
 
 
-def uplift_report(config: Config, name: str) -> dict[str, Any]:
-    """Return the whole report of a plugin as what `uplift.json` holds. Fits are resumed where inputs are unchanged."""
+def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, Any]:
+    """Return the whole report of a plugin as what `uplift.json` holds. Fits are resumed where inputs are unchanged.
+
+    lists: False leaves out what it costs most to measure beside the pairs, the lists.
+    """
     prepared = prepare(config)
     check_familiar(prepared)
     plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
@@ -44,10 +47,11 @@ def uplift_report(config: Config, name: str) -> dict[str, Any]:
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
     report = report_of(arms, name, fits, controls)
-    if report["leaks"]:
-        return report | {"lists": {"remark": "not measured, for the plugin leaks"}}
-    lists: dict[str, Any] = finite(list_uplift(prepared, name, plugins, fits))
-    return report | {"lists": lists}
+    if report["leaks"] or not lists:
+        why = "the plugin leaks" if report["leaks"] else "they were not asked for"
+        return report | {"lists": {"remark": f"not measured, for {why}"}}
+    found: dict[str, Any] = finite(list_uplift(prepared, name, plugins, fits))
+    return report | {"lists": found}
 
 
 def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:
