@@ -50,6 +50,7 @@ class ALS:
 
     columns: tuple[str, ...] = ("dot",)
     options = ALSSettings
+    over_demand = False  # its product is high for what many want
 
     def __init__(self, **params: Any) -> None:
         self.settings = ALSSettings(**params)
@@ -96,6 +97,15 @@ class ALS:
         states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)
         vectors = [self._fold_in(histories, slice(int(a), int(b))) for a, b in states]
         return np.asarray(np.stack(vectors)[place.ravel()] if vectors else self.item_vectors[:0])
+
+    @property
+    def item_keys(self) -> F32:
+        """float32[n_items, factors]: the item vectors."""
+        return self.item_vectors
+
+    def queries(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, factors]: the user vectors."""
+        return self.user_vectors(requests, histories)
 
     def _fold_in(self, histories: Histories, rows: slice) -> F32:
         """Return float32[factors], the vector of one history; NaN where none of its events says anything.

@@ -31,6 +31,7 @@ class FitData:
     pairs: Pairs  # of these groups: they count rows of `groups`
     grades: tuple[str, ...]  # names, from worst to best
     seed: int  # of all randomness
+    wanted: int = 1  # rank of the lowest grade from which on an item was wanted; where no event has it, all were
     zone: str = "UTC"  # in which a day starts
 
 
@@ -80,6 +81,22 @@ class VectorPlugin(FeaturePlugin, Protocol):
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; a row of NaN is a user without a vector."""
+
+
+@runtime_checkable
+class RetrievalPlugin(VectorPlugin, Protocol):
+    """A plugin that knows what is wanted: which items to propose, by query · key. These may be its vectors."""
+
+    @property
+    def item_keys(self) -> F32:
+        """float32[n_items, d]; a row of NaN is an item without a key."""
+
+    @property
+    def over_demand(self) -> bool:
+        """Whether the product is what is left to say over the logarithm of demand; else demand is in it."""
+
+    def queries(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, d] as of each request; a row of NaN is a user without a query."""
 
 
 @runtime_checkable

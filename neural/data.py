@@ -30,6 +30,8 @@ class TowerData:
     pretrain: TargetMask  # events before the validation slice
     finetune: TargetMask  # groups with pairs before it
     validation: TargetMask  # groups with pairs in the slice, which choose the epoch
+    wanted: Bool  # [rows of the histories], wanted events before the validation slice
+    wanted_later: Bool  # [rows of the histories], those in the slice, of items that are met before it
 
     @classmethod
     def build(cls, data: FitData, settings: TowerSettings) -> Self:
@@ -50,6 +52,9 @@ class TowerData:
         activity = np.bincount(learned.user, minlength=catalog.n_users)
         rows = table_rows(count_values(catalog.n_items, catalog.item_attributes + catalog.user_attributes))
         events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
+        wanted = histories.grade >= data.wanted
+        if not (wanted & events).any():
+            wanted[:] = True
         return cls(
             spec=spec,
             expected=expected,
@@ -62,6 +67,8 @@ class TowerData:
             pretrain=TargetMask(events, np.zeros(len(in_validation), bool)),
             finetune=TargetMask(no_events, ~in_validation & batches.with_pairs),
             validation=TargetMask(no_events, in_validation & batches.with_pairs),
+            wanted=wanted & events,
+            wanted_later=wanted & ~events & (popularity[histories.item] > 0),
         )
 
 

@@ -1,4 +1,4 @@
-"""Both towers to ONNX, with a check against torch that raises."""
+"""The towers to ONNX, with a check against torch that raises."""
 
 import contextlib
 import io
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from features.errors import PairliftError
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
-from neural.model import Argus
-from neural.runtime import ITEM_INPUTS, ITEM_TOWER, USER_INPUTS, USER_TOWER
+from neural.model import Argus, QueryTower, Retrieval
+from neural.runtime import ITEM_INPUTS, ITEM_TOWER, QUERY_TOWER, USER_INPUTS, USER_TOWER
 
 #: has Attention as one operator, which ONNX Runtime fuses
 OPSET = 23
@@ -31,21 +31,30 @@ def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> Non
     """
     model.eval()
     rng = np.random.default_rng(0)
-    width = model.next_key.in_features
     layout = Layout(model.item.slots, model.item.numbers.in_features)
-    b, n = torch.export.Dim("b"), torch.export.Dim("n")
+    _export_history_tower(model.user, model.shape.width, spec, folder / USER_TOWER)
+    item_path = folder / ITEM_TOWER
+    by_item = {0: torch.export.Dim("n")}
+    _export(model.item, random_item_batch(layout, rows, 5, rng), ITEM_INPUTS, (by_item,) * 3, item_path)
+    check_parity(model.item, item_path, ITEM_INPUTS, [random_item_batch(layout, rows, k, rng) for k in (1, 64)])
+
+
+def export_query_tower(model: Argus, head: Retrieval, spec: TokenSpec, folder: Path) -> None:
+    """Write the query tower, which takes what the user tower takes; PairliftError where it differs from torch."""
+    tower = QueryTower(model.user, head).eval()
+    _export_history_tower(tower, model.shape.width, spec, folder / QUERY_TOWER)
+
+
+def _export_history_tower(module: nn.Module, width: int, spec: TokenSpec, path: Path) -> None:
+    """Write and check a tower of the inputs USER_INPUTS."""
+    rng, b = np.random.default_rng(0), torch.export.Dim("b")
     # A history of one event leaves no range to a dynamic size.
     t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}
-    by_token, by_history, by_item = {0: b, **t}, {0: b}, {0: n}
-    user_shapes = (by_token,) * 4 + (by_history,) * 3
-    user_path, item_path = folder / USER_TOWER, folder / ITEM_TOWER
+    by_token, by_history = {0: b, **t}, {0: b}
     example = random_user_batch(spec, width, 3, min(5, spec.length), rng)
-    _export(model.user, example, USER_INPUTS, user_shapes, user_path)
-    _export(model.item, random_item_batch(layout, rows, 5, rng), ITEM_INPUTS, (by_item,) * 3, item_path)
+    _export(module, example, USER_INPUTS, (by_token,) * 4 + (by_history,) * 3, path)
     shapes = ((1, 1), (1, spec.length), (7, spec.length // 2 + 1), (2, 1))
-    user_batches = [random_user_batch(spec, width, size, tokens, rng) for size, tokens in shapes]
-    check_parity(model.user, user_path, USER_INPUTS, user_batches)
-    check_parity(model.item, item_path, ITEM_INPUTS, [random_item_batch(layout, rows, k, rng) for k in (1, 64)])
+    check_parity(module, path, USER_INPUTS, [random_user_batch(spec, width, size, n, rng) for size, n in shapes])
 
 
 def _export(

@@ -13,12 +13,19 @@ def clipped_temperature(log_temperature: Tensor) -> Tensor:
 
 
 def next_item(
-    query: Tensor, key: Tensor, target: Tensor, negative: Tensor, log_expected: Tensor, log_temperature: Tensor
+    query: Tensor,
+    key: Tensor,
+    target: Tensor,
+    negative: Tensor,
+    log_expected: Tensor,
+    log_temperature: Tensor,
+    prior: Tensor | None = None,
 ) -> Tensor:
     """Return the mean sampled softmax loss, -log P(target).
 
     query: [n, d] and key: [m, d] unit vectors; target: int64[n] and negative: int64[k] rows of key, in-batch and
     uniform negatives together; log_expected: [k], the logarithm of how often the pool is expected to hold that item.
+    prior: [m], what is added to the product of each key.
     Less this (logQ, Yi et al., RecSys 2019) the negatives sum to an unbiased estimate of the softmax's denominator;
     the target is in it once, uncorrected, so a negative equal to it is left out (Khrylchenko et al., arXiv 2507.09331).
     """
@@ -26,6 +33,8 @@ def next_item(
     # Not `key[target]`: the gradient of that has no fixed order, or one thread.
     positive = (query * F.embedding(target, key)).sum(-1) * scale
     logits = query @ F.embedding(negative, key).T * scale - log_expected
+    if prior is not None:
+        positive, logits = positive + prior[target], logits + prior[negative]
     logits = logits.masked_fill(target[:, None] == negative[None, :], float("-inf"))
     return (torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1) - positive).mean()
 

@@ -219,7 +219,13 @@ class UserTower(nn.Module):
         length: Tensor,
         surface: Tensor,
     ) -> Tensor:
-        """As `states`, with length, surface: int64[b] -> [b, d]: the user vector after each history's last event."""
+        """As `last`, with surface: int64[b] -> [b, d]: the user vector after each history's last event."""
+        return self.vectors(*self.last(item, codes, signals, surprise, user, length), surface)
+
+    def last(
+        self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor, length: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `states`, with length: int64[b] -> [b, d] twice: the state after each history's last event, its taste."""
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
@@ -229,7 +235,7 @@ class UserTower(nn.Module):
         there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
         seen = length.to(x.dtype).view(-1, 1, 1)  # [b, 1, 1]
         taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))  # [b, 1, d]
-        return self.vectors(self.norm(x).squeeze(1), taste.squeeze(1), surface)
+        return self.norm(x).squeeze(1), taste.squeeze(1)
 
 
 class Argus(nn.Module):
@@ -238,6 +244,7 @@ class Argus(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         d, surfaces = shape.width, shape.tokens.n_surfaces + 1
+        self.shape = shape
         self.table = embedding(shape.rows, d // HASHES, 0.1)
         self.item = EntityTower(self.table, shape.item, d, shape.dropout)
         self.user_token = EntityTower(self.table, shape.user, d, shape.dropout)
@@ -278,3 +285,49 @@ class Argus(nn.Module):
         """states, user vectors, item vectors: [n, d] each -> [n, feedback columns]."""
         logits: Tensor = self.feedback(torch.cat([states, users * items, items], dim=-1))
         return logits
+
+
+class Retrieval(nn.Module):
+    """What an item is wanted for beyond its demand: query · key / temperature, over the trunk as it was trained.
+
+    Both are unit vectors. A key is of the item's vector and of its own id, so an item that no one has wanted yet has
+    one of its attributes.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d = shape.width
+        self.surface = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
+        self.query = nn.Sequential(nn.LayerNorm(2 * d), nn.Linear(2 * d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+        self.key = nn.Linear(d, d)
+        self.id = embedding(shape.tokens.n_items, d, 0.02)
+        self.log_temperature = nn.Parameter(torch.tensor(-2.0))
+
+    def queries(self, states: Tensor, taste: Tensor, surface: Tensor) -> Tensor:
+        """states, taste: [n, d], surface: int64[n] codes -> unit [n, d]."""
+        return F.normalize(self.query(torch.cat([states + self.surface(surface), taste], dim=-1)), dim=-1)
+
+    def keys(self, items: Tensor, ids: Tensor) -> Tensor:
+        """items: [n, d] vectors of the items int64[n] -> unit [n, d]."""
+        return F.normalize(self.key(items) + self.id(ids), dim=-1)
+
+
+class QueryTower(nn.Module):
+    """A history to its query: what the user tower reads, through its trunk."""
+
+    def __init__(self, user: UserTower, head: Retrieval) -> None:
+        super().__init__()
+        self.user, self.head = user, head
+
+    def forward(
+        self,
+        item: Tensor,
+        codes: Tensor,
+        signals: Tensor,
+        surprise: Tensor,
+        user: Tensor,
+        length: Tensor,
+        surface: Tensor,
+    ) -> Tensor:
+        """As `UserTower.forward` -> unit [b, d]."""
+        return self.head.queries(*self.user.last(item, codes, signals, surprise, user, length), surface)

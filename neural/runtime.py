@@ -21,11 +21,12 @@ from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visibl
 
 log = logging.getLogger(__name__)
 
-#: files of a fit: the towers, and the `TokenSpec`
+#: files of a fit: the towers, the query tower where there is a head that retrieves, and the `TokenSpec`
 USER_TOWER, ITEM_TOWER, SPEC = "user_tower.onnx", "item_tower.onnx", "tokens.json"
+QUERY_TOWER = "query_tower.onnx"
 #: folder of a fit: the `ItemSignals`
 EXPECTED = "expected"
-#: names of the towers' inputs, in the order of `UserTower.forward` and `EntityTower.forward`
+#: names of the towers' inputs, in the order of `UserTower.forward` (the query tower's too) and `EntityTower.forward`
 USER_INPUTS = ("item", "codes", "signals", "surprise", "user", "length", "surface")
 ITEM_INPUTS = ("slots", "weight", "numbers")
 #: padded tokens of one call to the user tower: enough for speed, and little enough for the caches
@@ -67,6 +68,7 @@ class Vectors:
     known_items: Bool  # [n_items], at least one thing is known of it
     users: F32  # [u, d], first tokens of all distinct users, the unknown one's last
     user_row: I64  # [n_users], row of `users`
+    keys: F32  # [n_items, d], of the head that retrieves, NaN of an unknown item; [n_items, 0] without such a head
 
     def recoded(self, items: I32, users: I32) -> "Vectors":
         """Return them for another catalogue: see `features.plugin.RecodedPlugin`."""
@@ -74,7 +76,8 @@ class Vectors:
         at = np.append(np.where(items < 0, cold_item, items), cold_item)
         known = np.append(self.known_items, False)[at[:-1]]
         user_row = np.append(self.user_row, cold_user)[users]  # -1: the last place
-        return Vectors(self.items[at], known, self.users, user_row)
+        keys = np.where(items[:, None] >= 0, self.keys[items], np.float32(np.nan))
+        return Vectors(self.items[at], known, self.users, user_row, keys)
 
     def save(self, folder: Path) -> None:
         """Write the arrays into a folder."""
@@ -88,10 +91,14 @@ class Vectors:
 
 
 class Runtime:
-    """The user tower's session with the vectors. Immutable, so any number of threads may share it."""
+    """The towers' sessions with the vectors. Immutable, so any number of threads may share it."""
 
-    def __init__(self, session: Any, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag) -> None:
+    def __init__(
+        self, session: Any, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag, query: Any = None
+    ) -> None:
+        """session, query: of the user tower, and of the query tower where there is one."""
         self.session, self.spec, self.vectors, self.expected, self.lag = session, spec, vectors, expected, lag
+        self.query = query
         # The row of a cold item is the last one, of NaN.
         self._candidates = np.where(np.append(vectors.known_items, False)[:, None], vectors.items, np.float32(np.nan))
 
@@ -117,17 +124,25 @@ class Runtime:
 
         NaN where neither an event before `as_of` (less the lag) nor an attribute of the user is known.
         """
+        return self._asked(self.session, requests, histories)
+
+    def queries(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, d]: as `user_vectors`, of the query tower."""
+        return self._asked(self.query, requests, histories)
+
+    def _asked(self, session: Any, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, d] of a session that has the user tower's inputs."""
         start, stop = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
         key = np.stack(
             [requests.user, start, stop, self.user_tokens(requests.user), self.spec.surface_code(requests.surface)]
         )
         key[0, start == stop] = 0  # users with empty histories are alike
         if len(requests) <= 1:
-            return self._compute(histories, key)
+            return self._compute(session, histories, key)
         distinct, place = np.unique(key, axis=1, return_inverse=True)
-        return self._compute(histories, distinct)[place.ravel()]
+        return self._compute(session, histories, distinct)[place.ravel()]
 
-    def _compute(self, histories: Histories, key: I64) -> F32:
+    def _compute(self, session: Any, histories: Histories, key: I64) -> F32:
         """Return float32[u, d] of int64[5, u] user, start, stop, row of `vectors.users`, and surface code."""
         user, start, stop, token, surface = key
         vectors = np.empty((key.shape[1], self.vectors.items.shape[1]), np.float32)
@@ -137,7 +152,7 @@ class Runtime:
                 self.vectors.items[tokens.item], tokens.codes, tokens.signals, self.expected.surprise(tokens),
                 self.vectors.users[token[at]], tokens.length, surface[at],
             )  # fmt: skip
-            vectors[at] = self.session.run(None, dict(zip(USER_INPUTS, inputs, strict=True)))[0]
+            vectors[at] = session.run(None, dict(zip(USER_INPUTS, inputs, strict=True)))[0]
         vectors[(start == stop) & (token == len(self.vectors.users) - 1)] = np.nan
         return vectors
 
@@ -171,4 +186,5 @@ def load_runtime(folder: Path, lag: Lag) -> Runtime:
     saved |= {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
     spec = TokenSpec(**saved)
     expected = load_arrays(folder / EXPECTED, ItemSignals)
-    return Runtime(open_session(folder / USER_TOWER), spec, Vectors.load(folder), expected, lag)
+    query = open_session(folder / QUERY_TOWER) if (folder / QUERY_TOWER).exists() else None
+    return Runtime(open_session(folder / USER_TOWER), spec, Vectors.load(folder), expected, lag, query)

@@ -4,18 +4,23 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from features.schema import MINUTE
 from features.settings import Duration, Settings, parse_duration
 from neural.histories import DAILY
 
 Column = Literal["dot", "user_vector", "item_vector"]
 
 
-def _lag(value: object) -> object:
+def _span(value: object) -> object:
     # `load` reads what `save` wrote: µs.
-    if value == DAILY or (type(value) is int and value >= 0):
+    return value if type(value) is int and value >= 0 else parse_duration(value)
+
+
+def _lag(value: object) -> object:
+    if value == DAILY:
         return value
     try:
-        return parse_duration(value)
+        return _span(value)
     except ValueError as error:
         raise ValueError(f'{error}; or "daily"') from error
 
@@ -71,10 +76,35 @@ class TowerSettings(Settings):
     finetune_epochs: int = Field(
         default=6, ge=0, description="The most epochs of fine-tuning, on the weighted pairs of the towers' period."
     )
+    retrieval_epochs: int = Field(
+        default=4,
+        ge=0,
+        description="Epochs of the head that retrieves, on the wanted events of the towers' period, and more where "
+        "these are fewer than 300 steps; the towers stay as they are. 0: no such head, and the source `nearest` goes "
+        "by the two vectors.",
+    )
+    retrieval_ahead: Annotated[int, BeforeValidator(_span, json_schema_input_type=Duration)] = Field(
+        default=30 * MINUTE,
+        description="This head learns to tell from a user's state what the user wants within so long, not the very "
+        "next item alone.",
+    )
+    retrieval_events: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="The most events that this head learns from; of more, so many are drawn. They are held in memory: "
+        "8 bytes times the width for each.",
+    )
+    retrieval_negatives: int = Field(
+        default=2048,
+        ge=2,
+        description="Items that each step of this head tells the wanted ones from: all items with events where there "
+        "are no more, else half drawn as they are wanted, half evenly.",
+    )
     max_steps: int = Field(
         default=1500,
         ge=1,
-        description="Steps of each phase: epochs beyond them are left out, but never the first two.",
+        description="Steps of pre-training and of fine-tuning: epochs beyond them are left out, but never the first "
+        "two.",
     )
     patience: int = Field(
         default=4, ge=1, description="Epochs without a better validation PairAccuracy before a phase stops."

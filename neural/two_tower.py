@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from neural.histories import Lag
 from neural.runtime import (
     EXPECTED,
     ITEM_TOWER,
+    QUERY_TOWER,
     SPEC,
     USER_TOWER,
     Runtime,
@@ -31,12 +32,16 @@ from neural.runtime import (
 )
 from neural.settings import TowerSettings
 
+if TYPE_CHECKING:
+    from neural.train import Trained  # which imports torch
+
 ABOUT = "two_tower.json"
 ARRAYS = tuple(f"{name}.npy" for name in Vectors.__slots__)
 SIGNALS = tuple(f"{EXPECTED}/{name}" for name in ("fields.json", *(f"{f.name}.npy" for f in fields(ItemSignals))))
 FILES = (ABOUT, SPEC, USER_TOWER, ITEM_TOWER, *ARRAYS, *SIGNALS)
-#: version of what `save` writes; in version 1, an item's expected signals were one mean of the whole fit period
-FORMAT = 2
+#: version of what `save` writes; in version 1, an item's expected signals were one mean of the whole fit period, and
+#: before version 3 there was no head that retrieves
+FORMAT = 3
 
 
 class TwoTower:
@@ -46,6 +51,8 @@ class TwoTower:
     for an item outside the catalogue, for an item of which neither an attribute is known nor an event that was trained
     on (one before the validation slice), and for a user of whom neither a visible event nor an attribute is known. A
     user with attributes and no history has a vector, for the attributes say something.
+
+    What it retrieves by is a head of its own over the same trunk (`neural.retrieval`), which changes no column.
     """
 
     options = TowerSettings
@@ -77,13 +84,27 @@ class TwoTower:
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
         users, user_row = user_tokens(trained, self.settings.threads)
-        Vectors(items=items, known_items=inputs.items.known[:-1], users=users, user_row=user_row).save(folder)
+        keys, epochs = self._fit_head(trained, data.seed, folder)
+        known = inputs.items.known[:-1]
+        Vectors(items=items, known_items=known, users=users, user_row=user_row, keys=keys).save(folder)
         save_arrays(folder / EXPECTED, inputs.expected)
         save_spec(folder, inputs.spec)
-        self.report = trained.report
+        self.report = {**trained.report, "retrieval": epochs}
         about = {"format": FORMAT, "settings": self.settings.model_dump(), "zone": self.zone, "report": self.report}
         (folder / ABOUT).write_text(json.dumps(about, indent=1))
         self._runtime = load_runtime(folder, Lag(self.settings.lag, self.zone))
+
+    def _fit_head(self, trained: "Trained", seed: int, folder: Path) -> tuple[F32, list[dict[str, Any]]]:
+        """Train the head and export its query tower; return the items' keys, and what the epochs reached."""
+        from neural.export import export_query_tower
+        from neural.retrieval import fit_head, item_keys
+
+        fitted = fit_head(trained, self.settings, seed)
+        if fitted is None:
+            return np.empty((trained.inputs.spec.n_items, 0), np.float32), []
+        head, epochs = fitted
+        export_query_tower(trained.model, head, trained.inputs.spec, folder)
+        return item_keys(trained, head, self.settings.threads), epochs
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, len(columns)] in the order of `columns`."""
@@ -108,6 +129,21 @@ class TwoTower:
         """Return float32[g, d]; a row of NaN is a user without a vector."""
         return self.runtime.user_vectors(requests, histories)
 
+    @property
+    def over_demand(self) -> bool:
+        """Whether there is a head that retrieves: its product is what is left over the logarithm of demand."""
+        return self.runtime.query is not None
+
+    @property
+    def item_keys(self) -> F32:
+        """float32[n_items, d]; a row of NaN is an item of which nothing is known. Without a head, the item vectors."""
+        return self.runtime.vectors.keys if self.over_demand else self.item_vectors
+
+    def queries(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, d]; a row of NaN is a user without a query. Without a head, the user vectors."""
+        runtime = self.runtime
+        return (runtime.queries if self.over_demand else runtime.user_vectors)(requests, histories)
+
     def recoded(self, items: I32, users: I32) -> Self:
         """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""
         folder = Path(tempfile.mkdtemp(prefix="pairlift-towers-"))
@@ -120,11 +156,11 @@ class TwoTower:
         return moved
 
     def save(self, folder: Path) -> None:
-        """Copy the fitted files into an empty folder: two ONNX towers, the arrays, two JSON files."""
+        """Copy the fitted files into an empty folder: the ONNX towers, the arrays, two JSON files."""
         if self._folder is None:
             raise PairliftError("TwoTower is not fitted: call fit() or load() first")
         (folder / EXPECTED).mkdir()
-        for name in FILES:
+        for name in (*FILES, QUERY_TOWER) if self.over_demand else FILES:
             shutil.copyfile(self._folder / name, folder / name)
 
     @classmethod

@@ -21,9 +21,8 @@ from features.rows import assemble
 from features.schema import F32, F64, I32, I64, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
-from ranker.candidates.configured import Sources, configured_sources
+from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
-from ranker.candidates.popular import Popular
 from ranker.candidates.source import NOTHING, Proposal, proposed
 from ranker.columns import DEMAND, demand, plugin_values, row_matrix, with_sources
 from ranker.lanes import Failures, Lane
@@ -271,9 +270,8 @@ class Pipeline:
         return list(failed)
 
     def refresh(self) -> None:
-        """Order the popular items anew by the state of now: too long for a request, so a server does it in a thread."""
-        state = self.state
-        self.sources = [(s.by(state) if isinstance(s, Popular) else s, settings) for s, settings in self.sources]
+        """Count the demand of the state of now: too long for a request, so a server does it in a thread."""
+        self.sources = list(with_demand_of(self.sources, self.state))
 
     def close(self) -> None:
         """Let the threads end."""

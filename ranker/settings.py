@@ -156,6 +156,20 @@ class PopularSettings(SourceSettings):
     )
 
 
+class NearestSettings(SourceSettings):
+    """`[sources.nearest]`: the limits of the source, and how it mixes the user's taste with demand."""
+
+    weight: float = Field(
+        default=0.5,
+        ge=0,
+        description="Of a plugin whose product is what is left over demand (the towers): items are proposed by weight "
+        "times the product plus log(1 + decayed count of wanted events).",
+    )
+    half_life: Duration | None = Field(
+        default=None, gt=0, description="Of these counts. Left out: that of [sources.popular]."
+    )
+
+
 class SourcesSettings(Settings):
     """`[sources]`: the candidate sources of `Recommend`."""
 
@@ -168,10 +182,10 @@ class SourcesSettings(Settings):
         description="Items that others took together with what the user wanted last ([lists] wanted). false turns it "
         "off.",
     )
-    nearest: SourceSettings | Literal[False] = Field(
-        default=SourceSettings(),
-        description="Items whose vectors are nearest to the user's, of the first of [ranker] plugins that has vectors. "
-        "false turns it off.",
+    nearest: NearestSettings | Literal[False] = Field(
+        default=NearestSettings(),
+        description="Items that are nearest to the user by the first of [ranker] plugins that has vectors: by its own "
+        "query and keys where it has these, mixed with demand where they leave that out. false turns it off.",
     )
     exclude_seen: bool = Field(default=True, description="Do not propose items that are in the user's history.")
 

@@ -50,10 +50,9 @@ def train(
 ) -> dict[str, Any]:
     """Train the served ranker and write its bundle to `out`; return the figures of its test.
 
-    features: a feature log, whose values are learned from in place of recomputed ones. pairs: a file of pairs of the
-    booster's train slice, which are learned from in place of made ones. start: an earlier bundle, whose plugins are
-    kept. These three concern the liked part; the wanted part is learned anew, by the plugins that are served. memory:
-    bytes, of `Cooccurrence.build`.
+    features: a feature log, for the values in it. pairs: a file of pairs of the booster's train slice, in place of made
+    ones. start: an earlier bundle to go on from, whose plugins are kept. The three are the liked part's: the wanted
+    part is learned anew. memory: bytes, of `Cooccurrence.build`.
     """
     check_out(out, config)
     prepared, seed = prepare(config), config.uplift.seeds[0]
@@ -62,8 +61,8 @@ def train(
     plugins = old.plugins if old else {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
     arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog), given)
     columns = arms.served_columns(plugins)
-    label = "+".join(plugins) or "without"
-    arm = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old)
+    label = "-".join(["+".join(plugins) or "without", *([old.mode] if old else [])])
+    arm = arms.fit(label, columns, seed, old)
     wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
     measured = pair_figures(arms, columns, arm, old)
     measured["lists"] = list_figures(bundle_at_cut(prepared, plugins, arm, wanted, memory), prepared)

@@ -12,7 +12,7 @@ from world import World, make_world
 from features.pairing.groups import make_groups
 from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
-from features.plugin import FeaturePlugin, FitData, RecodedPlugin, VectorPlugin
+from features.plugin import FeaturePlugin, FitData, RecodedPlugin, RetrievalPlugin, VectorPlugin
 from features.schema import DAY, F32, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
@@ -200,8 +200,72 @@ class VectorContract(PluginContract):
         assert np.isnan(plugin.user_vectors(one_request(n_users + 1, as_of, 0, items), later)).all()
 
 
+class RetrievalContract(VectorContract):
+    """A RetrievalPlugin: its queries hold to what its user vectors hold to, and its keys to what its items do."""
+
+    def test_a_query_and_a_key_are_of_one_width_or_are_not_known(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        assert isinstance(plugin, RetrievalPlugin)
+        assert isinstance(plugin.over_demand, bool)
+        keys, queries = plugin.item_keys, plugin.queries(requests, histories)
+        assert keys.shape == (world.catalog.n_items, queries.shape[1])
+        assert len(queries) == len(requests)
+        assert keys.dtype == queries.dtype == np.float32
+        for rows in (keys, queries):
+            known = ~np.isnan(rows)
+            np.testing.assert_array_equal(known.all(axis=1), known.any(axis=1))
+            assert np.isfinite(rows[known]).all()
+            assert known.mean() > 0.8
+        np.testing.assert_array_equal(np.isnan(keys[:, 0]), np.isnan(plugin.item_vectors[:, 0]))
+        none = plugin.queries(requests.slice(0, 0), histories)
+        assert none.shape == (0, keys.shape[1])
+
+    def test_a_query_is_of_its_request_alone(self, case: Any) -> None:
+        plugin, _, requests, histories = case
+        queries = plugin.queries(requests, histories)
+        alone = np.concatenate([plugin.queries(requests.slice(r, r + 1), histories) for r in range(len(requests))])
+        np.testing.assert_allclose(alone, queries, rtol=1e-4, atol=1e-5)
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(lambda r: plugin.queries(requests.slice(r, r + 1), histories), range(len(requests)))
+            np.testing.assert_array_equal(np.concatenate(list(found)), alone)
+
+    def test_a_query_is_of_the_events_before_as_of_alone(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        for r in range(0, len(requests), 8):
+            one = requests.slice(r, r + 1)
+            past = Histories.build(world.log.until(int(one.as_of[0])), world.catalog.n_users)
+            self.same(plugin.queries(one, past), plugin.queries(one, histories))
+
+    def test_who_has_no_vector_has_no_query(self, case: Any) -> None:
+        plugin, world, requests, histories = case
+        as_of = int(requests.as_of[0])
+        for user in (-1, world.catalog.n_users + 1):
+            assert np.isnan(plugin.queries(one_request(user, as_of, -1, np.zeros(1, np.int32)), histories)).all()
+
+    def test_keys_and_queries_are_saved(self, case: Any, tmp_path: Path) -> None:
+        plugin, _, requests, histories = case
+        plugin.save(tmp_path)
+        loaded = type(plugin).load(tmp_path)
+        assert loaded.over_demand == plugin.over_demand
+        np.testing.assert_array_equal(loaded.item_keys, plugin.item_keys)
+        np.testing.assert_array_equal(loaded.queries(requests, histories), plugin.queries(requests, histories))
+
+    def test_keys_move_with_their_items(self, case: Any) -> None:
+        plugin, world, _, _ = case
+        n_items, n_users = world.catalog.n_items, world.catalog.n_users
+        items = np.append(np.random.default_rng(0).permutation(n_items), -1).astype(np.int32)
+        keys = plugin.recoded(items, np.arange(n_users, dtype=np.int32)).item_keys
+        np.testing.assert_array_equal(keys[:-1], plugin.item_keys[items[:-1]])
+        assert np.isnan(keys[-1]).all()
+
+
 class SourceContract:
-    """A CandidateSource. Set `make`, which builds one of the small served world."""
+    """A CandidateSource. Set `make`, which builds one of the small served world.
+
+    `by_score` is False where items stand by more than the score.
+    """
+
+    by_score = True
 
     def make(self, bundle: Bundle) -> CandidateSource:
         raise NotImplementedError
@@ -226,6 +290,8 @@ class SourceContract:
         given, rest = proposal.score(proposal.item), self.scores(proposal, bundle)
         assert given.dtype == rest.dtype == np.float32
         assert np.isfinite(given).all()
+        if not self.by_score:
+            return
         assert (np.diff(given) <= 0).all()
         rest[proposal.item] = np.nan
         if len(given) == limit:

@@ -306,3 +306,10 @@ def uplift_variance(without: F64, with_: F64) -> tuple[float, dict[str, float]]:
     seeds_part = max(between - within - shared, 0.0)
     whole = jackknife(lambda out: statistic(None, None, out))
     return ratio - 1, {"users": whole, "fits": fits_part, "seeds": seeds_part}
+
+
+def list_ndcg(scores: list[float], hits: list[bool], wanted: int, k: int) -> float:
+    """NDCG@k of one list by its scores (ties in the order of the rows), of which `wanted` items are there to be hit."""
+    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k]
+    found = sum(1 / math.log2(place + 2) for place, row in enumerate(order) if hits[row])
+    return found / sum(1 / math.log2(place + 2) for place in range(min(k, wanted)))

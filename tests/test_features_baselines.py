@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts import PluginContract, VectorContract, fit_data
+from contracts import PluginContract, RetrievalContract, fit_data
 from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
 from world import make_world
@@ -21,7 +21,7 @@ from features.settings import SplitSettings
 from features.state.histories import Histories
 
 
-class TestALS(VectorContract):
+class TestALS(RetrievalContract):
     exact = False
 
     def make(self) -> FeaturePlugin:

@@ -28,7 +28,7 @@ from ranker.train import train
 ROOT = Path(__file__).parent.parent
 OURS = {"features", "neural", "ranker", "pairlift"}
 MAY_IMPORT = {"features": {"features"}, "neural": {"features", "neural"}, "ranker": {"features", "ranker", "pairlift"}}
-TORCH = {"model.py", "losses.py", "train.py", "export.py"}
+TORCH = {"model.py", "losses.py", "train.py", "retrieval.py", "export.py"}
 STUBS = {"server.py", "client.py", "wire.py"}
 #: modules of a folder
 MOST = 20

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from contracts import VectorContract, fit_data
+from contracts import RetrievalContract, fit_data
 from logs import permuted
 from world import SMALL_TOWERS, TOML, World, make_world
 
@@ -35,7 +35,7 @@ from ranker.config import load_config
 from ranker.training.prepared import prepare as prepare_log
 
 
-class TestTwoTower(VectorContract):
+class TestTwoTower(RetrievalContract):
     exact = False
 
     def make(self) -> FeaturePlugin:
@@ -152,7 +152,7 @@ def test_towers_of_an_older_format_are_refused(fitted: Any, tmp_path: Path) -> N
     about = json.loads((tmp_path / "two_tower.json").read_text())
     del about["format"]
     (tmp_path / "two_tower.json").write_text(json.dumps(about))
-    with pytest.raises(PairliftError, match="format 2 were expected, found 1; train anew"):
+    with pytest.raises(PairliftError, match="format 3 were expected, found 1; train anew"):
         TwoTower.load(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,11 +13,14 @@ from contracts import SourceContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.baselines import ALS
 from features.schema import DAY, empty_log, merged
 from features.state.histories import HistoryBuffer
 from features.state.store import State
 from ranker.candidates import filters
+from ranker.candidates.configured import configured_sources, with_demand_of
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
+from ranker.candidates.demand import Demand
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import best
@@ -27,7 +31,7 @@ WEEK = 7 * DAY
 
 class TestPopular(SourceContract):
     def make(self, bundle):
-        return Popular(bundle.state, 1, WEEK)
+        return Popular(Demand(bundle.state, 1, WEEK))
 
 
 class TestTakenTogether(SourceContract):
@@ -38,6 +42,25 @@ class TestTakenTogether(SourceContract):
 class TestNearest(SourceContract):
     def make(self, bundle):
         return Nearest(bundle.plugins["als"])
+
+
+class OverDemand(ALS):
+    """A product to which demand is added."""
+
+    over_demand = True
+
+
+def over_demand(bundle):
+    plugin = copy(bundle.plugins["als"])
+    plugin.__class__ = OverDemand
+    return plugin
+
+
+class TestNearestOverDemand(SourceContract):
+    by_score = False
+
+    def make(self, bundle):
+        return Nearest(over_demand(bundle), Demand(bundle.state, 1, WEEK), 0.5)
 
 
 def test_best_sorts_by_score_then_place_and_leaves_out_what_is_no_number():
@@ -71,13 +94,13 @@ def test_popular_is_the_decayed_count_of_wanted_events_as_of_the_request(world, 
     as_of = int(world.log.ts[0]) + days * DAY
     counts = decayed(world.log, as_of, half_life, floor)
     expected = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
-    found = Popular(bundle.state, floor, half_life).propose(Request(-1, as_of, state=bundle.state), 10)
+    found = Popular(Demand(bundle.state, floor, half_life)).propose(Request(-1, as_of, state=bundle.state), 10)
     assert found.item.tolist() == expected[:10]
     assert np.allclose(found.score(np.arange(80, dtype=np.int32)), np.log1p(counts), rtol=1e-6)
 
 
 def test_popular_long_after_the_snapshot_keeps_the_last_order(bundle):
-    popular = Popular(bundle.state, 1, WEEK)
+    popular = Popular(Demand(bundle.state, 1, WEEK))
     now = popular.propose(Request(-1, bundle.state.end, state=bundle.state), 80)
     assert len(now.item) > 70
     # 30 years are 1,500 half-lives: each count is 0 as a float by then.
@@ -91,17 +114,21 @@ def test_popular_counts_all_events_where_none_is_wanted(world, bundle):
     state = State.build(log, world.catalog, (), world.grades)
     counts = decayed(log, state.end, WEEK, -1)
     expected = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
-    assert Popular(state, 2, WEEK).propose(Request(-1, state.end, state=state), 20).item.tolist() == expected[:20]
+    assert (
+        Popular(Demand(state, 2, WEEK)).propose(Request(-1, state.end, state=state), 20).item.tolist() == expected[:20]
+    )
 
 
 def test_popular_by_another_state_keeps_what_it_was_told(world, bundle):
     later = State.build(world.log, world.catalog, (), world.grades)
-    early = Popular(State.build(world.log.until(int(world.log.ts[200])), world.catalog, (), world.grades), 2, DAY)
+    early = Popular(
+        Demand(State.build(world.log.until(int(world.log.ts[200])), world.catalog, (), world.grades), 2, DAY)
+    )
     request = Request(-1, later.end, state=later)
     asked = (
         early.propose(request, 20),
-        early.by(later).propose(request, 20),
-        Popular(later, 2, DAY).propose(request, 20),
+        early.by(early.demand.by(later)).propose(request, 20),
+        Popular(Demand(later, 2, DAY)).propose(request, 20),
     )
     old, new, want = (found.item.tolist() for found in asked)
     assert old != new
@@ -119,7 +146,7 @@ def test_popular_counts_late_events_of_live_histories(world, bundle):
     state = replace(bundle.state, histories=HistoryBuffer(bundle.state.histories).extended(late), end=end + DAY)
     whole = merged([world.log, late])
     for as_of in (end - 5 * DAY, end + 2 * DAY):
-        found = Popular(state, 2, WEEK).propose(Request(-1, as_of, state=state), 80)
+        found = Popular(Demand(state, 2, WEEK)).propose(Request(-1, as_of, state=state), 80)
         assert np.allclose(found.score(np.arange(80, dtype=np.int32)), np.log1p(decayed(whole, as_of, WEEK, 2)))
 
 
@@ -132,6 +159,41 @@ def test_nearest_is_the_exact_top_of_the_dot_products(bundle):
         found, score = Nearest(plugin).propose(request, 8)
         assert np.allclose(score(items), dots, rtol=1e-5, equal_nan=True)
         assert np.allclose(dots[found], np.sort(dots[~np.isnan(dots)])[::-1][:8], rtol=1e-5)
+
+
+@pytest.mark.parametrize("back", [0, 5 * DAY])
+def test_what_leaves_out_demand_is_mixed_with_it(bundle, back):
+    plugin, state, items = bundle.plugins["als"], bundle.state, np.arange(80, dtype=np.int32)
+    demand = Demand(state, 2, DAY)
+    request = Request(5, state.end - back, state=state)
+    product = plugin.values(request.requests(items), state.histories)[:, 0]
+    counts = Popular(demand).propose(request, 80).score(items)
+    for weight in (0.0, 0.5, 30.0):
+        found, score = Nearest(over_demand(bundle), demand, weight).propose(request, 9)
+        mixed = np.where(np.isnan(product), -np.inf, weight * product + counts)
+        assert np.allclose(mixed[found], np.sort(mixed)[::-1][:9], atol=1e-5)
+        assert np.allclose(score(items), product, rtol=1e-5, equal_nan=True)
+    # Demand is in the product of ALS: none is added.
+    plain, with_demand = Nearest(plugin), Nearest(plugin, demand, 0.5)
+    assert with_demand.propose(request, 9).item.tolist() == plain.propose(request, 9).item.tolist()
+
+
+def test_sources_share_a_demand_also_when_it_is_counted_anew(world, bundle):
+    state = State.build(world.log.until(int(world.log.ts[900])), world.catalog, (), world.grades)
+    plugins = (over_demand(bundle),)
+    config = bundle.config
+    shared = configured_sources(config, state, bundle.cooccurrence, plugins)
+    popular, nearest = shared[0][0], shared[2][0]
+    assert popular.demand is nearest.demand
+    later = with_demand_of(shared, bundle.state)
+    assert later[0][0].demand is later[2][0].demand
+    assert later[1] is shared[1] or later[1][0] is shared[1][0]
+    asked = Request(3, bundle.state.end, state=bundle.state)
+    anew = configured_sources(config, bundle.state, bundle.cooccurrence, plugins)
+    for (moved, _), (made, _), (old, _) in zip(later, anew, shared, strict=True):
+        want = made.propose(asked, 20).item.tolist()
+        assert moved.propose(asked, 20).item.tolist() == want
+        assert moved.name == "cooccurrence" or old.propose(asked, 20).item.tolist() != want
 
 
 def test_nearest_never_proposes_an_item_without_a_vector(bundle):
@@ -261,7 +323,7 @@ def test_taken_together_hears_an_item_once_and_no_more_than_the_last_seeds():
 
 def test_an_empty_log_proposes_nothing(world):
     state = State.build(world.log.until(0), world.catalog, (), world.grades)
-    proposal = Popular(state, 1, WEEK).propose(Request(0, 10, state=state), 5)
+    proposal = Popular(Demand(state, 1, WEEK)).propose(Request(0, 10, state=state), 5)
     assert len(proposal.item) == 0
     assert proposal.score(np.array([3, -1], np.int32)).tolist()[0] == 0
 

@@ -32,6 +32,7 @@ from ranker.export.onnx import run_onnx
 from ranker.training.arms import Arms
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
+from ranker.training.wanted import asked_in_slices
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, said = pairlift("train", write_world(folder), "--out", folder / "bundle")
     assert code == 0, said
     assert "test PairAccuracy" in said
+    assert "ndcg@10    of lists" in said
     return folder / "bundle"
 
 
@@ -48,6 +50,17 @@ def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> Non
     assert code == 0
     for part in ("9,600 events, 60 users", "(no grade)", "like > skip", "pairs of weight 2", "test ", "NULL"):
         assert part in said, part
+
+
+def test_validate_tells_what_lists_are_learned_from_and_warns_of_little(tmp_path: Path) -> None:
+    code, said = pairlift("validate", write_world(tmp_path))
+    assert code == 0, said
+    assert "wanted later (listen or like) of items new to them" in said
+    prepared = prepare(load_config(tmp_path / "pairlift.toml"))
+    train, validation = map(len, asked_in_slices(prepared))
+    assert re.search(rf"learned from +{train} requests of the booster's period \(at most 5,000\)$", said, re.MULTILINE)
+    assert re.search(rf"stopped by +{validation} requests .*WARNING: of fewer than 200", said)
+    assert re.search(r"measured by +\d+ users of the test; WARNING", said)
 
 
 def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
@@ -129,6 +142,7 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(trained: Path)
     assert code == 0
     for figure in ("pair_accuracy", "ndcg@10", "map", "mrr", "auc", "pair_accuracy_catboost"):
         assert re.search(rf"^{figure} +0\.\d+$", said, re.MULTILINE)
+    assert re.search(r"^recall@10 +of lists: 0\.\d+; the most popular items 0\.\d+: [+-]0", said, re.MULTILINE)
     assert "als__dot" in said
     assert json.loads((trained / "importance.json").read_text())["columns"]["als__dot"]["direction"] > 0
     assert pairlift("bundle", "verify", trained)[0] == 0

@@ -119,7 +119,7 @@ def test_every_key_is_listed_with_type_default_and_meaning() -> None:
         ("neural.two_tower:TwoTower.width", ["[plugins.NAME] with class", "width integer"], ["heads"]),
         ("plugins.two_tower", ["[plugins.NAME]", "class text; required"], ["[ranker]"]),
         ("split.t1", ["t1 number, time or date; default 0.5"], ["validation"]),
-        ("sources.nearest", ["quota integer >= 1; default 200", "turns it off"], ["popular"]),
+        ("sources.nearest", ["quota integer >= 1; default 200", "weight number >= 0; default 0.5"], ["cooccurrence"]),
         ("booster.monotone", ["monotone table of -1 or 1; default {}"], ["margin"]),
         ("uplift.seeds", ["seeds list of integers >= 0 and < 2147483648, not empty; default [0, 1, 2, 3, 4]"], []),
         (
@@ -146,7 +146,7 @@ def test_a_section_is_a_table_a_key_or_a_plugins_class(section: str, says: list[
         ("pairing.towers.windw", "did you mean 'pairing.towers.window'?"),
         ("nothing like it", "known: booster, counters"),
         ("window", "the TOML has no 'window' (did you mean 'pairing.window' or 'pairing.towers.window'?)"),
-        ("half_life", "did you mean 'pairing.half_life' or 'sources.popular.half_life'?"),
+        ("half_life", "did you mean 'pairing.half_life' or 'sources.popular.half_life' or"),
         ("plugins.als.factors", "the other keys of [plugins.NAME] are options of its class; `pairlift config CLASS`"),
         ("booster.params.num_leaves", "the keys of [booster.params] are your own; `pairlift config booster.params`"),
         ("events.feedback.click", "the keys of [events.feedback] are your own; `pairlift config events.feedback`"),

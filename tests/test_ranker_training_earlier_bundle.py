@@ -17,6 +17,7 @@ from ranker.training.arms import Arms
 from ranker.training.category_codes import vocabulary
 from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.prepared import prepare
+from ranker.training.wanted import rows_of
 
 #: item 3, users 5 and 6, and a kind that sorts first are not in the log of yesterday
 ABSENT = "item_id <> 3 AND user_id NOT IN (5, 6)"
@@ -92,6 +93,12 @@ def test_a_bundle_goes_on_from_yesterdays(how: str, yesterday: Path, today: Path
     score = new.score(arms.rows("test", columns))
     assert pair_accuracy(score, arms.pairs("test")).value == pytest.approx(measured["pair_accuracy"], abs=1e-12)
     assert pairlift("bundle", "show", tmp_path / "bundle")[0] == 0
+    # The wanted part is learned anew, with the kept plugin in the codes of today.
+    assert old.wanted is not None
+    assert new.wanted is not None
+    fitted = rows_of(prepared, new.plugins).fit(prepared.config, 0)
+    assert fitted.dump_model()["tree_info"] == new.wanted.dump_model()["tree_info"]
+    assert measured["lists"]["users"] > 50
 
 
 def test_a_refit_that_keeps_everything_is_the_old_forest(yesterday: Path, today: Path, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from world import write_world
 from features.baselines import ALS
 from features.errors import PairliftError
 from ranker.config import Config, load_config
+from ranker.retune import liked
+from ranker.retune import wanted as wanted_trials
 from ranker.train import train
-from ranker.training import arms, importing, plugins, prepared, tuning
+from ranker.training import arms, importing, plugins, prepared, wanted
 from ranker.training import code_hash as module
 from ranker.training.code_hash import code_hash, hash_source
 from ranker.training.stages import run_stage
@@ -84,7 +86,9 @@ CODE = {
     "prepare": importing.CODE + prepared.CODE,
     "plugin": importing.CODE + prepared.CODE + plugins.CODE,
     "arms": importing.CODE + prepared.CODE + arms.CODE,
-    "retune": importing.CODE + prepared.CODE + tuning.CODE,
+    "wanted": importing.CODE + prepared.CODE + wanted.CODE,
+    "retune": importing.CODE + prepared.CODE + liked.CODE,
+    "retune wanted": importing.CODE + prepared.CODE + wanted_trials.CODE,
 }
 #: by stage, the modules that make it
 MAKERS = {
@@ -92,7 +96,9 @@ MAKERS = {
     "prepare": ["ranker.training.prepared"],
     "plugin": ["ranker.training.plugins", "features.baselines"],
     "arms": ["ranker.training.arms"],
-    "retune": ["ranker.training.tuning"],
+    "wanted": ["ranker.training.wanted"],
+    "retune": ["ranker.retune.liked"],
+    "retune wanted": ["ranker.retune.wanted"],
 }
 #: what makers import that cannot change what they make, and why
 UNREAD = {
@@ -105,6 +111,7 @@ UNREAD = {
     "ranker.training.stages": "it keeps what was made",
     "ranker.training.booster.check_params": "it refuses settings, or does nothing",
     "ranker.training.booster.check_monotone": "it refuses settings, or does nothing",
+    "ranker.training.booster.WANTED_TABLE": "what `check_params` says",
     "ranker.columns.plugin_columns": "it gives names for `check_monotone`; the arms have the module itself",
     "ranker.recording.logged": "the values that it puts in place enter the arms' key",
 }
@@ -175,12 +182,16 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Edit
     [
         ("ranker/cli/train.py", []),
         ("ranker/server.py", []),
-        ("ranker/training/objective.py", ["arms", "retune"]),
-        ("ranker/metrics/pair_accuracy.py", ["arms", "retune"]),
+        ("ranker/training/objective.py", ["arms", "wanted", "retune", "retune wanted"]),
+        ("ranker/metrics/pair_accuracy.py", ["arms", "wanted", "retune", "retune wanted"]),
+        ("ranker/lists/report.py", []),
+        ("ranker/lists/asked.py", ["wanted", "retune wanted"]),
+        ("ranker/candidates/nearest.py", ["wanted", "retune wanted"]),
+        ("ranker/retune/space.py", ["retune", "retune wanted"]),
         ("features/baselines.py", ["plugin"]),
-        ("features/counters/timeline.py", ["prepare", "plugin", "arms", "retune"]),
-        ("features/settings.py", ["import", "prepare", "plugin", "arms", "retune"]),
-        ("features/log/dataset.py", ["import", "prepare", "plugin", "arms", "retune"]),
+        ("features/counters/timeline.py", ["prepare", "plugin", "arms", "wanted", "retune", "retune wanted"]),
+        ("features/settings.py", ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted"]),
+        ("features/log/dataset.py", ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted"]),
     ],
 )
 def test_changed_code_makes_anew_what_it_makes_and_nothing_else(
@@ -290,16 +301,21 @@ def keys_of(config: Config, folder: Path) -> dict[str, str]:
     """Train, and return the keys of what was made, by stage."""
     train(config, folder)
     stamps = {"import": "import.key", "plugin": "plugins/*.key", "arms": "arms/*.key"}
+    stamps["wanted"] = "wanted/*.key"
     found = {stage: json.loads(next(config.work.glob(name)).read_text())["key"] for stage, name in stamps.items()}
     ready = prepared.prepare(config)
-    return found | {"prepare": ready.key, "retune": tuning.Bench.of(ready).key}
+    return found | {
+        "prepare": ready.key,
+        "retune": liked.LikedBench.of(ready).key,
+        "retune wanted": wanted_trials.WantedBench.of(ready).key,
+    }
 
 
 def test_each_stages_key_on_disk_has_the_hash_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(write_world(tmp_path))
     before = keys_of(config, tmp_path / "bundle")
     moved = {importing: {*before}, prepared: {*before} - {"import"}, plugins: {"plugin"}, arms: {"arms"}}
-    for stage, expected in {**moved, tuning: {"retune"}}.items():
+    for stage, expected in {**moved, wanted: {"wanted"}, liked: {"retune"}, wanted_trials: {"retune wanted"}}.items():
         asked: set[tuple[str, ...]] = set()
 
         def noted(*names: str, asked: set[tuple[str, ...]] = asked) -> str:
@@ -310,7 +326,7 @@ def test_each_stages_key_on_disk_has_the_hash_of_its_code(tmp_path: Path, monkey
             patched.setattr(stage, "code_hash", noted)
             after = keys_of(config, tmp_path / "bundle")
         assert {name for name in before if before[name] != after[name]} == expected, stage.__name__
-        assert asked == {(*stage.CODE, "features") if stage is plugins else stage.CODE}
+        assert asked == {(*stage.CODE, "features") if stage in (plugins, wanted) else stage.CODE}
 
 
 def test_a_plugins_key_hashes_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

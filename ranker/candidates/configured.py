@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from features.plugin import FeaturePlugin, VectorPlugin
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence, TakenTogether
+from ranker.candidates.demand import Demand
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import CandidateSource
 from ranker.config import Config, wanted_floor
-from ranker.settings import SourceSettings
+from ranker.settings import PopularSettings, SourceSettings
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +25,10 @@ def configured_sources(
     """Return the sources, each with its settings, in the order of their bits. state: of now, for the popular items."""
     settings, floor = config.sources, wanted_floor(config)
     found: list[tuple[CandidateSource, SourceSettings]] = []
+    popular = settings.popular or PopularSettings()
+    demand = cache(lambda half_life: Demand(state, floor, half_life))
     if settings.popular:
-        found.append((Popular(state, floor, settings.popular.half_life), settings.popular))
+        found.append((Popular(demand(popular.half_life)), settings.popular))
     if settings.cooccurrence:
         found.append((TakenTogether(cooccurrence, floor), settings.cooccurrence))
     if settings.nearest:
@@ -32,5 +36,19 @@ def configured_sources(
         if vectors is None:
             log.info("source 'nearest' is left out: none of the served plugins has vectors")
         else:
-            found.append((Nearest(vectors), settings.nearest))
+            near = settings.nearest
+            source = Nearest(vectors, demand(near.half_life or popular.half_life), near.weight)
+            found.append((source, near))
+    return found
+
+
+def with_demand_of(sources: Sources, state: State) -> Sources:
+    """Return the sources with the demand of another state; what they share is counted once."""
+    anew = cache(lambda demand: demand.by(state))
+    found: list[tuple[CandidateSource, SourceSettings]] = []
+    for source, settings in sources:
+        if isinstance(source, Popular | Nearest) and source.demand is not None:
+            found.append((source.by(anew(source.demand)), settings))
+        else:
+            found.append((source, settings))
     return found

@@ -14,7 +14,8 @@ class Proposal(NamedTuple):
 
     item: I32  # [<= limit], distinct item indexes, best first
     #: Gives float32[n], the source's own score of any int32[n] items, also those that it did not propose: higher is
-    #: better, NaN where it says nothing. Cheap: for some hundred items much less than the proposal. None: no scores.
+    #: better, NaN where it says nothing. The items may stand by more than it (`Nearest` adds demand). Cheap: for some
+    #: hundred items much less than the proposal. None: no scores.
     score: Callable[[I32], F32] | None = None
 
 
@@ -33,8 +34,8 @@ class CandidateSource(Protocol):
     def propose(self, request: Request, limit: int) -> Proposal:
         """Return at most `limit` items, best first, and what scores them and others by the same measure.
 
-        Only events with `ts < as_of` of the request count; what was recorded is read from the request's state (but by
-        `Popular`, see there). The same request gives the same proposal. Safe to call from several threads. May raise:
+        Only events with `ts < as_of` of the request count; what was recorded is read from the request's state (but
+        demand, see `Popular`). The same request gives the same proposal. Safe to call from several threads. May raise:
         the answer then comes without this source.
         """
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -31,13 +31,15 @@ def memory_option(text: str) -> Callable[[FC], FC]:
 @click.option(
     "--features",
     type=click.Path(path_type=Path),
-    help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones.",
+    help="A folder that `pairlift serve --feature-log` wrote: its values are learned from in place of recomputed ones, "
+    "by the liked part.",
 )
 @click.option(
     "--pairs",
     type=click.Path(path_type=Path),
     help="Pairs to learn from in place of made ones: a file as `pairlift pairs --slice train` writes it. The cap and "
-    "the corrections of [pairing] do not touch them; validation and test keep the pairs that are made.",
+    "the corrections of [pairing] do not touch them; validation and test keep the pairs that are made. They are the "
+    "liked part's.",
 )
 @click.option(
     "--warm-start",
@@ -77,11 +79,18 @@ def train(
     Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
     and the booster whose PairAccuracy on the test is printed.
 
+    The ranker has two parts. The liked part orders Rank: it learns which of two shown items is liked more, and is
+    stopped by PairAccuracy. The wanted part orders Recommend: it learns which of the items that the sources propose
+    will be wanted ([lists] wanted), and is stopped by NDCG@10 of those lists. They share rows' columns and no tree, so
+    neither order is bought by the other. Printed beside PairAccuracy: recall@10 and NDCG@10 of Recommend on the test,
+    beside the most popular items, for at most 1,000 users (`pairlift lists` measures more).
+
     For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
     and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
     splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
     with other columns, counters, grades or plugins is refused, and so is a bundle that was trained on events of the
-    present test. The old trees' PairAccuracy on the test is printed beside the new.
+    present test. The old trees' PairAccuracy on the test is printed beside the new. All this is about the liked part:
+    the wanted part is learned anew, with the plugins that were kept.
     """
     from ranker.config import load_config
     from ranker.lists.table import brief_lines
@@ -108,20 +117,30 @@ def train(
     "--minutes", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="No trial starts later."
 )
 @click.option("--trials", type=click.IntRange(1), help="At most so many trials in this run.")
-def retune(config: Path, minutes: float, trials: int | None) -> None:
-    """Search for better [booster] and [pairing] parameters of CONFIG, with Optuna, and print them for the TOML.
+@click.option(
+    "--part",
+    type=click.Choice(["liked", "wanted"]),
+    default="liked",
+    show_default=True,
+    help="liked: the part that orders Rank, by [booster] and [pairing]. wanted: the one that orders Recommend, by "
+    "[lists.params].",
+)
+def retune(config: Path, minutes: float, trials: int | None, part: Literal["liked", "wanted"]) -> None:
+    """Search for better parameters of a part of CONFIG's ranker, with Optuna, and print them for the TOML.
 
     Every change of the stack moves the optimum: run this after one. Trial 0 has the TOML's own parameters. A trial
-    is two fits of other seeds, judged by PairAccuracy on the booster's validation slice, the one that also stops
-    each fit; the test is not read. The gain, of five fits each, has an interval about new users and seeds; where that
+    is two fits of other seeds on the booster's validation slice, the one that also stops each fit; the test is not
+    read. Each part is judged and stopped by what it is for, liked by PairAccuracy of shown pairs, wanted by NDCG@10 of
+    what the sources propose: they share no parameter that is searched, so neither order is bought by the other; search
+    both, one after the other. The gain, of five fits each, has an interval about new users and seeds; where that
     holds zero, it is "not distinguishable from the TOML's own". The best of many trials is flattered by the choice.
 
     The plugins are those of [ranker], fitted once: where [pairing] values change, `pairlift train` fits towers anew.
     A run goes on where an earlier one on the same rows, parameters and code ended; Ctrl-C keeps what is finished. Every
-    trial is in retune.json of CONFIG's work folder. The TOML is not changed.
+    trial is in retune.json (or retune-wanted.json) of CONFIG's work folder. The TOML is not changed.
     """
     from ranker.config import load_config
-    from ranker.training.tuning import retune as run
-    from ranker.training.tuning_report import as_table
+    from ranker.retune.report import as_table
+    from ranker.retune.search import retune as run
 
-    click.echo(as_table(run(load_config(config), minutes, trials)))
+    click.echo(as_table(run(load_config(config), minutes, trials, part)))

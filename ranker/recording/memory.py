@@ -36,7 +36,7 @@ SORTED = 64
 #: times the rows of the histories that their buffer takes, at most: gaps of blocks that moved, blocks with twice their
 #: rows, and the buffer before it while all is moved
 BUFFER = 4
-#: bytes of an event that the source `popular` holds, at most; twice while it is made anew
+#: bytes of an event that a count of demand holds, at most; twice while it is made anew
 POPULAR = 12
 
 

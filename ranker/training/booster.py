@@ -35,6 +35,8 @@ DEFAULTS: dict[str, Any] = {
 #: with `use_quantized_grad`: LightGBM's own 4 bins, and leaves from rounded gradients, lose what further trees bring
 #: (PairAccuracy .724 after 120 trees, of .797 without); with these it is .797, in 0.7 times the time
 QUANTISED: dict[str, Any] = {"num_grad_quant_bins": 16, "quant_train_renew_leaf": True}
+#: of the TOML, where the parameters of the part stand that orders Rank, and of the one that orders Recommend
+LIKED_TABLE, WANTED_TABLE = "booster.params", "lists.params"
 #: what every fit has
 FIXED: dict[str, Any] = {"metric": "none", "verbosity": -1, "deterministic": True, "force_row_wise": True}
 #: parameters that Pairlift sets, and what to do about each
@@ -81,7 +83,7 @@ def fit_booster(
     *,
     start: lgb.Booster | None = None,
     judge: Callable[[F64], float] | None = None,
-    table: str = "booster.params",
+    table: str = LIKED_TABLE,
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
@@ -206,7 +208,7 @@ def _meanings() -> dict[str, str]:
     return {name: known for known, names in aliases.items() for name in (known, *names)}
 
 
-def check_params(settings: BoosterSettings | ListSettings, table: str = "booster.params") -> dict[str, Any]:
+def check_params(settings: BoosterSettings | ListSettings, table: str = LIKED_TABLE) -> dict[str, Any]:
     """Return the params of a table by LightGBM's first names, for with two names of one thing LightGBM drops one.
 
     Raises PairliftError for a name that LightGBM does not know, that is ours to set, or that stands there twice.

@@ -11,6 +11,7 @@ from features.log.dataset import cut_log
 from features.log.loading import load_context, load_log
 from features.pairing.groups import make_groups
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from ranker.config import wanted_floor
 from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
 from ranker.training.stages import run_stage
@@ -39,7 +40,8 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
     settings = config.plugins[name]
     kind = plugin_class(settings.path)
     plugin = make_plugin(name, settings.path, settings.params)
-    inputs = [prepared.key, settings.path, settings.params, seed, code_hash(*CODE, kind.__module__.partition(".")[0])]
+    code = code_hash(*CODE, kind.__module__.partition(".")[0])
+    inputs = [prepared.key, settings.path, settings.params, seed, wanted_floor(config), code]
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)

@@ -16,9 +16,9 @@ from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
 from ranker.columns import plugin_columns
-from ranker.config import Config
+from ranker.config import Config, wanted_floor
 from ranker.hashes import hash_value
-from ranker.training.booster import check_monotone, check_params
+from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
 
@@ -88,6 +88,7 @@ class Prepared(Grouped):
             pairs=pairs,
             grades=self.config.grade_names,
             seed=seed,
+            wanted=wanted_floor(self.config),
             zone=self.config.time.zone,
         )
 
@@ -95,7 +96,7 @@ class Prepared(Grouped):
 def prepare(config: Config) -> Prepared:
     """Import, and make groups, counters and the state of the whole log."""
     check_params(config.booster)
-    check_params(config.lists, "lists.params")
+    check_params(config.lists, WANTED_TABLE)
     made = group_log(config)
     check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
     prepared = Prepared(

@@ -9,10 +9,15 @@ from features.pairing.pairs import count_by_grades
 from features.pairing.split import PERIODS, iso
 from features.plugin import make_plugin
 from features.schema import DAY, EventLog
-from ranker.config import Config
+from ranker.config import Config, wanted_floor
+from ranker.lists.asked import asked
 from ranker.training.booster import FULL_SIZE
 from ranker.training.importing import import_stage
 from ranker.training.prepared import Prepared, prepare
+from ranker.training.wanted import JUDGED, asked_in_slices
+
+#: fewer requests, or users, than this are too few to order lists by or to measure them
+FEW = 200
 
 
 def validation_text(config: Config) -> str:
@@ -33,7 +38,8 @@ def validation_text(config: Config) -> str:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
     for name, settings in config.plugins.items():
         make_plugin(name, settings.path, settings.params)
-    lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_warning_lines(prepared)]
+    lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_list_lines(prepared)]
+    lines += ["", *_warning_lines(prepared)]
     return "\n".join(lines)
 
 
@@ -82,6 +88,25 @@ def _boundary_lines(prepared: Prepared) -> list[str]:
             line += f"; {groups:,} groups of {impressions:,} impressions lie {where} and make no pairs"
         lines.append(line)
     return lines
+
+
+def _list_lines(prepared: Prepared) -> list[str]:
+    """Return how much the order of Recommend's lists is learned from, stopped by and measured by."""
+    config, split, floor = prepared.config, prepared.split, wanted_floor(prepared.config)
+    wanted = " or ".join(config.grade_names[floor:])
+    train, validation = asked_in_slices(prepared)
+    test = asked(prepared.log, prepared.state.histories, prepared.groups, split.t2, split.t3, floor)
+    return [
+        f"lists of Recommend: what their users wanted later ({wanted}) of items new to them",
+        _enough("learned from", len(train), f"requests of the booster's period (at most {config.lists.groups:,})"),
+        _enough("stopped by", len(validation), f"requests of its validation slice (at most {JUDGED:,})"),
+        _enough("measured by", len(test), "users of the test"),
+    ]
+
+
+def _enough(use: str, count: int, what: str) -> str:
+    few = f"; WARNING: of fewer than {FEW} little can be said of lists" if count < FEW else ""
+    return f"  {use:14} {count:>9,} {what}{few}"
 
 
 def _warning_lines(prepared: Prepared) -> list[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import lightgbm as lgb
 import numpy as np
 
-from features.plugin import FeaturePlugin, VectorPlugin
+from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
@@ -31,7 +31,7 @@ from ranker.columns import Columns, demand
 from ranker.config import Config, wanted_floor
 from ranker.lists.asked import Asked, asked
 from ranker.settings import BoosterSettings
-from ranker.training.booster import check_params, fit_booster
+from ranker.training.booster import WANTED_TABLE, check_params, fit_booster
 from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
@@ -55,8 +55,6 @@ CODE = (
 )
 #: what is said where there is nothing to learn from
 NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's period"
-#: of the TOML, where parameters stand
-TABLE = "lists.params"
 #: losers of a training group: of more, so many are drawn
 LOSERS = 100
 #: groups whose lists decide when to stop
@@ -91,10 +89,10 @@ class Rows:
             self.categorical,
             train,
             validation,
-            _settings(config),
+            wanted_settings(config),
             seed,
             judge=self.validation.ndcg,
-            table=TABLE,
+            table=WANTED_TABLE,
         )
         start = demand(self.validation.matrix, self.columns)
         if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
@@ -108,9 +106,9 @@ class Rows:
         return np.asarray(booster.predict(rows, raw_score=True)) + demand(rows, self.columns)
 
 
-def _settings(config: Config) -> BoosterSettings:
+def wanted_settings(config: Config) -> BoosterSettings:
     """Return how the wanted part is fitted: `[booster]` trees and stop_after, and parameters of its own."""
-    params = PARAMS | check_params(config.lists, TABLE)
+    params = PARAMS | check_params(config.lists, WANTED_TABLE)
     return BoosterSettings(
         trees=config.booster.trees, stop_after=config.booster.stop_after, ndcg_at=LIST, params=params
     )
@@ -140,7 +138,11 @@ def wanted_stage(
     `rows_of` does, where several seeds share it.
     """
     config = prepared.config
-    settings = [config.sources.model_dump(), config.lists.model_dump(exclude={"users"}), _settings(config).model_dump()]
+    settings = [
+        config.sources.model_dump(),
+        config.lists.model_dump(exclude={"users"}),
+        wanted_settings(config).model_dump(),
+    ]
     code = code_hash(*CODE, *sorted({type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}))
     inputs = [prepared.key, digest, settings, seed, code]
 
@@ -201,6 +203,7 @@ def digest_of(columns: Columns, plugins: Mapping[str, FeaturePlugin]) -> str:
     """Return a hash of the plugins' values and of the vectors that a source finds the nearest of."""
     digest = hashlib.sha256(repr(columns.names).encode())
     vectors = [plugin.item_vectors for plugin in plugins.values() if isinstance(plugin, VectorPlugin)]
-    for array in (*columns.values.values(), *vectors):
+    keys = [plugin.item_keys for plugin in plugins.values() if isinstance(plugin, RetrievalPlugin)]
+    for array in (*columns.values.values(), *vectors, *keys):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

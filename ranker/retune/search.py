@@ -1,15 +1,16 @@
-"""Search for better parameters of the booster and its pairs, by Optuna's TPE (Akiba et al., KDD 2019).
+"""Search for better parameters of a part of the ranker, by Optuna's TPE (Akiba et al., KDD 2019).
 
-The measure is PairAccuracy on the booster's validation slice, which also stops each fit; the test is never read.
+Each part is measured by what it is for, on the booster's validation slice, which also stops each fit: see
+`ranker.retune.bench`. The test is never read.
 """
 
 import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import optuna
@@ -19,18 +20,15 @@ from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.files import written
-from features.schema import F64, I64
+from features.schema import F64
 from ranker.config import Config
-from ranker.hashes import hash_value
 from ranker.metrics.interval import finite, relative_uplift
-from ranker.metrics.pair_accuracy import right_by_user
-from ranker.training.arms import Arms
-from ranker.training.booster import Slice, fit_booster
-from ranker.training.code_hash import code_hash
-from ranker.training.plugins import plugin_stage
-from ranker.training.prepared import Prepared, prepare
-from ranker.training.tuning_report import LEAST_FOR_IMPORTANCE, OWN, SEEDS, TuningResult, as_json
-from ranker.training.tuning_space import Parameter, make_space, with_values
+from ranker.retune.bench import Bench
+from ranker.retune.liked import LikedBench
+from ranker.retune.report import LEAST_FOR_IMPORTANCE, OWN, SEEDS, TuningResult, as_json
+from ranker.retune.space import Parameter, with_values
+from ranker.retune.wanted import WantedBench
+from ranker.training.prepared import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +36,18 @@ logger = logging.getLogger(__name__)
 CONFIRMED = 5
 #: after so many trials, one whose first fit is below the median of the first fits is given up
 STARTUP = 8
-#: what a study reads of our code, beside what `Prepared.key` stands for
-CODE = ("ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.training")
 
 
-def retune(config: Config, minutes: float, trials: int | None) -> TuningResult:
+def retune(
+    config: Config, minutes: float, trials: int | None, part: Literal["liked", "wanted"] = "liked"
+) -> TuningResult:
     """Search for so many minutes, or trials; go on with the trials of an earlier search on the same rows.
 
-    Ctrl-C ends it; what is finished counts. All trials are written to `retune.json` of the work folder.
+    Ctrl-C ends it; what is finished counts. part: of the ranker, whose parameters are searched. All trials are written
+    to `retune.json` of the work folder, those of the wanted part to `retune-wanted.json`.
     """
-    search = _Search.of(Bench.of(prepare(config)), config.work / "retune")
+    kind = LikedBench if part == "liked" else WantedBench
+    search = _Search.of(kind.of(prepare(config)), config.work / "retune")
     fits = CONFIRMED
     try:
         search.run(minutes, trials)
@@ -55,67 +55,9 @@ def retune(config: Config, minutes: float, trials: int | None) -> TuningResult:
         logger.warning("stopped: the trials that are finished are kept, and compared by their own fits alone")
         fits = SEEDS
     result = search.result(fits)
-    with written(config.work / "retune.json") as partial:
+    with written(config.work / f"retune{'' if part == 'liked' else f'-{part}'}.json") as partial:
         partial.write_text(json.dumps(finite(as_json(result)), indent=1, allow_nan=False))
     return result
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """What every trial is measured on."""
-
-    arms: Arms  # the rows, and the configuration whose parameters are searched
-    columns: tuple[str, ...]  # the booster's
-    train: Slice  # learned from, with the pairs of the TOML's own [pairing]
-    validation: Slice  # stopped by and judged by
-    user: I64  # [n] of the validation rows, in [0, n_users)
-    n_users: int  # of the validation rows
-    seeds: tuple[int, ...]  # of a trial's fits
-
-    @classmethod
-    def of(cls, prepared: Prepared) -> "Bench":
-        """Make the rows of the served plugins' ranker."""
-        first = prepared.config.uplift.seeds[0]
-        plugins = {name: plugin_stage(prepared, name, first) for name in prepared.config.ranker.plugins}
-        arms = Arms.of(prepared)
-        columns = arms.served_columns(plugins)
-        train, validation = (arms.slice(part, columns, first) for part in ("train", "validation"))
-        requests = arms.groups["validation"].requests
-        users, user = np.unique(requests.user[requests.row_request()], return_inverse=True)
-        return cls(
-            arms=arms,
-            columns=(*prepared.spec.columns, *columns.names),
-            train=train,
-            validation=validation,
-            user=user,
-            n_users=len(users),
-            seeds=tuple(range(first, first + SEEDS)),
-        )
-
-    @property
-    def key(self) -> str:
-        """A hash of rows, pairs, the TOML's own parameters and the code: another one is another study."""
-        prepared = self.arms.prepared
-        rows = [sha256(s.matrix.tobytes()).hexdigest() for s in (self.train, self.validation)]
-        return hash_value([prepared.key, rows, prepared.config.booster.model_dump(), self.seeds, code_hash(*CODE)])
-
-    def space(self) -> list[Parameter]:
-        """Return what is searched over."""
-        prepared, requests = self.arms.prepared, self.arms.groups["train"].requests
-        size, span = int(np.diff(requests.offsets).max()), int(np.ptp(requests.as_of))
-        rows, categorical = len(self.train.matrix), bool(prepared.spec.categorical)
-        return make_space(prepared.config, rows, categorical, size * (size - 1) // 2, span)
-
-    def fit(self, config: Config, seed: int) -> tuple[F64, int]:
-        """Fit; return float64[n_users] weight of the right validation pairs (a tie is half), and the trees."""
-        prepared = replace(self.arms.prepared, config=config)
-        arms = replace(self.arms, prepared=prepared)
-        train = replace(self.train, pairs=arms.pairs("train", seed))
-        categorical = list(prepared.spec.categorical)
-        booster = fit_booster(list(self.columns), categorical, train, self.validation, config.booster, seed)
-        score = np.asarray(booster.predict(self.validation.matrix, raw_score=True))
-        right, tied, _ = right_by_user(score, self.validation.pairs, self.user, self.n_users)
-        return right + tied / 2, int(booster.num_trees())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +67,7 @@ class _Search:
     bench: Bench
     space: list[Parameter]  # what is searched over
     study: optuna.Study  # the trials
-    folder: Path  # of the study's journal, and by trial, float64[fits, users] weight of the right pairs
+    folder: Path  # of the study's journal, and by trial, float64[fits, users] of `Bench.fit`
 
     @classmethod
     def of(cls, bench: Bench, folder: Path) -> "_Search":
@@ -157,13 +99,13 @@ class _Search:
         """Run one trial: a fit for each seed; given up after the first where that is among the worse half."""
         study, bench, own = self.study, self.bench, OWN in trial.user_attrs
         config = self._config_of(trial)
-        total, rights, trees = float(bench.validation.pairs.weight.sum(dtype=np.float64)), [], []
+        rights, trees = [], []
         try:
             for step, seed in enumerate(bench.seeds):
                 right, n = bench.fit(config, seed)
                 rights.append(right)
                 trees.append(n)
-                trial.report(float(right.sum()) / total, step)
+                trial.report(float(right.sum()) / bench.total, step)
                 show()
                 if not own and step + 1 < len(bench.seeds) and trial.should_prune():
                     study.tell(trial, state=TrialState.PRUNED)
@@ -176,11 +118,11 @@ class _Search:
             return
         trial.set_user_attr("trees", trees)
         np.save(self._right_of(trial), np.stack(rights))
-        study.tell(trial, float(np.sum(rights)) / total / len(rights))
+        study.tell(trial, float(np.sum(rights)) / bench.total / len(rights))
         self._drop_rights()
 
     def _config_of(self, trial: Trial | FrozenTrial) -> Config:
-        config = self.bench.arms.prepared.config
+        config = self.bench.config
         if OWN in trial.user_attrs:
             return config
         return with_values(config, self.space, {p.name: p.rounded(trial.params[p.name]) for p in self.space})
@@ -189,7 +131,7 @@ class _Search:
         return self.folder / f"right{trial.number}.npy"
 
     def _drop_rights(self) -> None:
-        """Delete the right pairs' weights of all trials but the TOML's own and the best: no other is read again."""
+        """Delete what fits were worth by user, but of the TOML's own and the best trial: no other is read again."""
         kept = [t for t in (_own(self.study.get_trials()), self.study.best_trial) if t is not None]
         for path in set(self.folder.glob("right*.npy")) - {self._right_of(trial) for trial in kept}:
             path.unlink()
@@ -207,7 +149,7 @@ class _Search:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
         return TuningResult(
-            config=self.bench.arms.prepared.config,
+            config=self.bench.config,
             space=self.space,
             trials=trials,
             own=own,
@@ -215,11 +157,12 @@ class _Search:
             gain=gain,
             gain_fits=fits,
             importance=importance,
-            pairs=len(self.bench.validation.pairs),
+            measure=self.bench.measure,
+            judged=self.bench.judged,
         )
 
     def _confirmed(self, trial: FrozenTrial, fits: int) -> F64:
-        """Return float64[1, fits, users] weight of the right pairs: of the trial's own fits, and of further seeds'."""
+        """Return float64[1, fits, users] of `Bench.fit`: of the trial's own fits, and of further seeds'."""
         path = self._right_of(trial)
         rights, first = list(np.load(path)), self.bench.seeds[0]
         for seed in range(first + len(rights), first + fits):

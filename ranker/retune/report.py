@@ -1,13 +1,13 @@
 """What `pairlift retune` found: as JSON, and as a table with the lines for the TOML."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
 from ranker.config import Config
 from ranker.metrics.interval import Interval
-from ranker.training.tuning_space import Parameter, toml_lines
+from ranker.retune.space import Parameter, toml_lines
 
 #: fits of a trial, whose mean it is judged by
 SEEDS = 2
@@ -15,6 +15,14 @@ SEEDS = 2
 OWN = "own"
 #: finished trials that the importance of the parameters needs
 LEAST_FOR_IMPORTANCE = 10
+
+
+class Measure(NamedTuple):
+    """What trials are judged by."""
+
+    name: str  # as reports show it
+    key: str  # as JSON has it
+    of: str  # what it is a mean over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +37,8 @@ class TuningResult:
     gain: Interval  # of the best over the own
     gain_fits: int  # by which it is measured
     importance: dict[str, float] | None  # each parameter's share; None for too few trials
-    pairs: int  # of the validation slice
+    measure: Measure  # what trials are judged by
+    judged: int  # how many pairs, or users, of the validation slice they are judged by
 
     @property
     def better(self) -> bool:
@@ -42,7 +51,8 @@ def as_json(found: TuningResult) -> dict[str, Any]:
     return {
         "data": found.config.name,
         "slice": "the booster's validation slice",
-        "pairs": found.pairs,
+        "measure": found.measure.name,
+        found.measure.of: found.judged,
         "own": found.own.value,
         "best": found.best.value,
         "better": found.better,
@@ -53,7 +63,7 @@ def as_json(found: TuningResult) -> dict[str, Any]:
             {
                 "number": trial.number,
                 "state": trial.state.name.lower(),
-                "pair_accuracy": trial.value,
+                found.measure.key: trial.value,
                 "by_fit": list(trial.intermediate_values.values()),
                 "trees": trial.user_attrs.get("trees"),
                 "values": _values(found, trial) if trial.params else None,
@@ -76,10 +86,10 @@ def as_table(found: TuningResult) -> str:
     values, mine = _values(found, best), _values(found, own)
     lines = [
         f"{found.config.name}: {states.count(TrialState.COMPLETE)} trials, {states.count(TrialState.PRUNED)} given up "
-        f"after one fit; {found.pairs:,} pairs of the booster's validation slice, {SEEDS} fits each, "
+        f"after one fit; {found.judged:,} {found.measure.of} of the booster's validation slice, {SEEDS} fits each, "
         f"{found.gain_fits} for the gain",
         "",
-        f"{'':24}{'PairAccuracy':>13}   trees",
+        f"{'':24}{found.measure.name:>13}   trees",
         f"{'the TOML' + chr(39) + 's own':24}{own.value:13.4f}   {_trees(own)}",
         f"{f'the best (trial {best.number})':24}{best.value:13.4f}   {_trees(best)}",
         "",

@@ -9,17 +9,20 @@ import pytest
 from served import pairlift
 from world import write_world
 
-import ranker.training.tuning as module
+import ranker.retune.search as module
 from features.schema import DAY
 from ranker.config import Config, load_config
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.retune.liked import LikedBench
+from ranker.retune.report import as_table
+from ranker.retune.search import retune
+from ranker.retune.space import Parameter, make_space, toml_lines, with_values
+from ranker.retune.wanted import WantedBench
 from ranker.training.arms import Arms
 from ranker.training.booster import parameters
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
-from ranker.training.tuning import Bench, retune
-from ranker.training.tuning_report import as_table
-from ranker.training.tuning_space import Parameter, make_space, toml_lines, with_values
+from ranker.training.wanted import rows_of
 
 
 def write_config(folder: Path, params: str = "") -> Path:
@@ -62,7 +65,7 @@ def test_the_lines_for_the_toml_give_the_fits_that_were_measured(searched: modul
     text = config.path.read_text().replace("params = { num_leaves = 2, eta = 0.0005 }", "")
     merged = {t: {**tomllib.loads(text).get(t, {}), **result.get(t, {})} for t in ("booster", "pairing")}
     pasted = Config(**{**tomllib.loads(text), **merged})
-    bench = Bench.of(prepare(config))
+    bench = LikedBench.of(prepare(config))
     total = bench.validation.pairs.weight.sum(dtype=np.float64)
     got = [bench.fit(pasted, seed) for seed in bench.seeds]
     assert np.mean([right.sum() / total for right, _ in got]) == pytest.approx(searched.best.value, abs=1e-9)
@@ -99,27 +102,27 @@ def test_other_parameters_of_the_toml_are_another_study(tmp_path: Path) -> None:
 
 
 def test_noise_is_called_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng, fits = np.random.default_rng(0), Bench.fit
+    rng, fits = np.random.default_rng(0), LikedBench.fit
 
-    def fit(self: Bench, config: Config, seed: int) -> tuple[np.ndarray, int]:
+    def fit(self: LikedBench, config: Config, seed: int) -> tuple[np.ndarray, int]:
         right, trees = fits(self, load_config(config.path), 0)
         return right * rng.uniform(0.97, 1.03, len(right)), trees  # every trial is the same but for chance
 
-    monkeypatch.setattr(Bench, "fit", fit)
+    monkeypatch.setattr(LikedBench, "fit", fit)
     found = retune(load_config(write_config(tmp_path)), 10, 6)
     assert found.best.number != found.own.number
     assert "not distinguishable from the TOML's own" in as_table(found)
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, fits, count = load_config(write_config(tmp_path)), Bench.fit, iter(range(100))
+    config, fits, count = load_config(write_config(tmp_path)), LikedBench.fit, iter(range(100))
 
-    def interrupted(self: Bench, config: Config, seed: int) -> tuple[np.ndarray, int]:
+    def interrupted(self: LikedBench, config: Config, seed: int) -> tuple[np.ndarray, int]:
         if next(count) in (1, 7):
             raise KeyboardInterrupt
         return fits(self, config, seed)
 
-    monkeypatch.setattr(Bench, "fit", interrupted)
+    monkeypatch.setattr(LikedBench, "fit", interrupted)
     code, said = pairlift("retune", config.path)
     assert (code, "before the TOML's own parameters were measured" in said) == (2, True)
     code, said = pairlift("retune", config.path)  # the TOML's own is tried again, then one more and a half
@@ -148,3 +151,57 @@ def test_the_ranges_hold_the_tomls_own_values(tmp_path: Path) -> None:
     assert tomllib.loads(lines)["booster"]["ndcg_at"] == 4
     none = toml_lines([Parameter("pairing", "train_cap", None, space[0].distribution)], {"train_cap": None})
     assert none == ["[pairing]", "# no train_cap"]
+
+
+@pytest.fixture(scope="module")
+def lists_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lists")
+    path = write_config(folder)
+    path.write_text(path.read_text() + "[lists]\nparams = { num_leaves = 2, eta = 0.0005 }\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched_lists(lists_folder: Path) -> module.TuningResult:
+    return retune(load_config(lists_folder / "pairlift.toml"), 10, 8, "wanted")
+
+
+def test_lists_are_searched_by_their_own_figure(searched_lists: module.TuningResult, lists_folder: Path) -> None:
+    assert searched_lists.best.value > searched_lists.own.value
+    assert {p.table for p in searched_lists.space} == {"lists.params"}
+    table = as_table(searched_lists)
+    assert "NDCG@10" in table
+    assert f"{searched_lists.judged:,} users of the booster's validation slice" in table
+    written = json.loads((lists_folder / "work" / "retune-wanted.json").read_text(), parse_constant=pytest.fail)
+    assert written["measure"] == "NDCG@10"
+    assert written["users"] == searched_lists.judged
+    assert written["best"] == max(t["ndcg@10"] or 0 for t in written["trials"])
+    assert not (lists_folder / "work" / "retune.json").exists()
+
+
+def test_the_lines_for_lists_give_the_fits_that_were_measured(searched_lists: module.TuningResult) -> None:
+    config = searched_lists.config
+    lines = tomllib.loads(as_table(searched_lists).partition(f"for {config.path}:\n")[2])
+    assert list(lines) == ["lists"]
+    pasted = Config(**{**tomllib.loads(config.text), "lists": lines["lists"]})
+    bench = WantedBench.of(prepare(config))
+    got = [bench.fit(pasted, seed) for seed in bench.seeds]
+    assert np.mean([worth.sum() / bench.total for worth, _ in got]) == pytest.approx(
+        searched_lists.best.value, abs=1e-9
+    )
+    assert [trees for _, trees in got] == searched_lists.best.user_attrs["trees"]
+
+
+def test_the_first_trial_of_lists_is_what_train_would_measure(searched_lists: module.TuningResult) -> None:
+    prepared = prepare(searched_lists.config)
+    rows = rows_of(prepared, {"als": plugin_stage(prepared, "als", 0)})
+    worth = rows.validation.ndcg(rows.scores(rows.fit(prepared.config, 0)))
+    assert searched_lists.own.intermediate_values[0] == pytest.approx(worth, abs=1e-9)
+
+
+def test_lists_that_cannot_be_judged_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text() + "[sources]\npopular = false\ncooccurrence = false\nnearest = false\n")
+    code, said = pairlift("retune", path, "--part", "wanted", "--trials", 1)
+    assert code == 2
+    assert "retune --part wanted: [sources] propose nothing that was wanted" in said

@@ -1,4 +1,4 @@
-"""What `pairlift retune` tries: parameters of the booster and of its pairs, with their ranges."""
+"""What `pairlift retune` tries: parameters of the booster and of its pairs, or of the wanted part, with ranges."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from features.schema import DAY
 from ranker.config import Config
-from ranker.training.booster import check_params, parameters
+from ranker.training.booster import LIKED_TABLE, WANTED_TABLE, check_params, parameters
 
 #: significant digits: what is tried is what stands in the table, and then in the TOML
 DIGITS = 3
@@ -21,6 +21,8 @@ _PARAMS: tuple[tuple[str, float, float, bool], ...] = (
     ("feature_fraction", 0.3, 1.0, False),
     ("bagging_fraction", 0.4, 1.0, False),
 )
+#: tables of the TOML in which parameters stand
+TABLES = ("booster", LIKED_TABLE, WANTED_TABLE, "pairing")
 _CATEGORICAL = ("cat_smooth", 1.0, 200.0, True)
 _CAPS = (30, 100, 300, 1000)
 _HALF_LIVES = (1, 3, 7, 14, 30, 90)
@@ -53,13 +55,7 @@ def make_space(config: Config, rows: int, categorical: bool, most_pairs: int, sp
     rows: of the training slice. most_pairs: of its largest group. span: µs from its first group to its last. Of
     [pairing] only what a metric over uncorrected pairs can judge: not the corrections for exposure.
     """
-    own = parameters(config.booster, rows)
-    ranges = (*_PARAMS, _CATEGORICAL) if categorical else _PARAMS
-    space = [
-        Parameter("booster.params", name, value, _range(value, low, high, log))
-        for name, low, high, log in ranges
-        if isinstance(value := own.get(name, 0.0 if name == "path_smooth" else None), (int, float))
-    ]
+    space = _tree_space(LIKED_TABLE, parameters(config.booster, rows), categorical)
     margin, ndcg_at, pairing = config.booster.margin, config.booster.ndcg_at, config.pairing
     space.append(Parameter("booster", "margin", margin, _range(margin, 0.0, 1.0, False)))
     space.append(Parameter("booster", "ndcg_at", ndcg_at, _choice(ndcg_at, [_NDCG_AT])))
@@ -69,6 +65,20 @@ def make_space(config: Config, rows: int, categorical: bool, most_pairs: int, sp
         if values:
             space.append(Parameter("pairing", name, getattr(pairing, name), _choice(getattr(pairing, name), values)))
     return space
+
+
+def make_wanted_space(own: dict[str, Any], categorical: bool) -> list[Parameter]:
+    """Return the parameters of the wanted part; a range is stretched to the TOML's own value. own: all of its own."""
+    return _tree_space(WANTED_TABLE, own, categorical)
+
+
+def _tree_space(table: str, own: dict[str, Any], categorical: bool) -> list[Parameter]:
+    ranges = (*_PARAMS, _CATEGORICAL) if categorical else _PARAMS
+    return [
+        Parameter(table, name, value, _range(value, low, high, log))
+        for name, low, high, log in ranges
+        if isinstance(value := own.get(name, 0.0 if name == "path_smooth" else None), (int, float))
+    ]
 
 
 def _range(own: float, low: float, high: float, log: bool) -> BaseDistribution:
@@ -84,16 +94,17 @@ def _choice(own: Any, values: list[int]) -> BaseDistribution:
 
 def with_values(config: Config, space: list[Parameter], values: dict[str, Any]) -> Config:
     """Return the configuration with other values of the parameters."""
-    of = {table: {p.name: values[p.name] for p in space if p.table == table} for table in ("booster", "pairing")}
-    params = check_params(config.booster) | {p.name: values[p.name] for p in space if p.table == "booster.params"}
-    booster = config.booster.model_copy(update=of["booster"] | {"params": params})
-    return config.model_copy(update={"booster": booster, "pairing": config.pairing.model_copy(update=of["pairing"])})
+    of = {table: {p.name: values[p.name] for p in space if p.table == table} for table in TABLES}
+    of["booster"]["params"] = check_params(config.booster) | of[LIKED_TABLE]
+    of["lists"] = {"params": check_params(config.lists, WANTED_TABLE) | of[WANTED_TABLE]}
+    tables = {name: getattr(config, name).model_copy(update=of[name]) for name in ("booster", "lists", "pairing")}
+    return config.model_copy(update=tables)
 
 
 def toml_lines(space: list[Parameter], values: dict[str, Any]) -> list[str]:
     """Return the lines that stand for the values in a TOML, table by table; a value of None is a key left out."""
     lines: list[str] = []
-    for table in ("booster", "booster.params", "pairing"):
+    for table in TABLES:
         of_table = [p for p in space if p.table == table]
         if not of_table:
             continue

@@ -1,0 +1,246 @@
+"""Train the head that retrieves, over towers that stay as they are: which item is wanted next, beyond its demand.
+
+    P(item | state) ∝ p(item) · e^(query · key / temperature)
+
+p is the item's share of the wanted events of the fit, so the product is the pointwise mutual information of state and
+item (cf. Levy and Goldberg, NeurIPS 2014): what is left to say over demand. Serving has the demand of the hour.
+"""
+
+import copy
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from features.schema import F32, I64, Bool
+from neural import losses
+from neural.batches import TargetMask
+from neural.data import TowerData
+from neural.model import Argus, Retrieval
+from neural.settings import TowerSettings
+from neural.train import Trained, entity_inputs, repeatable, schedule, take
+
+#: events of a step
+BATCH = 512
+#: steps that a small log is gone over again for
+LEAST_STEPS = 300
+#: peak of the learning rate
+RATE = 3e-3
+#: padded tokens of a pass over histories
+TOKENS = 8192
+#: items whose vectors are computed at a time
+ITEMS = 65_536
+#: one event is added to each item's, so that an item without any has a share
+SMOOTHING = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What the towers know before each of m events."""
+
+    row: I64  # [m], of the histories, in any order
+    state: Tensor  # [m, d]
+    taste: Tensor  # [m, d]
+    surface: Tensor  # int64[m], code of the event
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """n wanted events, each with a state before it."""
+
+    known: States  # m of them
+    place: I64  # [n], which of the m
+    item: I64  # [n]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Items that a step tells the wanted ones from."""
+
+    item: I64  # [k]
+    log_expected: Tensor  # [k], logarithm of how often it is expected to hold that item
+
+
+def fit_head(trained: Trained, settings: TowerSettings, seed: int) -> tuple[Retrieval, list[dict[str, Any]]] | None:
+    """Return the head of the best epoch, and what the epochs reached; None where there is nothing to learn from.
+
+    Nothing that came before is changed. The same towers, settings and seed give the same bits on one machine.
+    """
+    with repeatable(settings.threads, seed):
+        trainer = HeadTrainer(trained, settings, seed)
+        if not settings.retrieval_epochs or not len(trainer.learned):
+            return None
+        trainer.train()
+    return trainer.head.eval(), trainer.progress
+
+
+def item_keys(trained: Trained, head: Retrieval, threads: int) -> F32:
+    """Return float32[n_items, d]: each item's key over the temperature, NaN for an item of which nothing is known."""
+    with repeatable(threads, 0), torch.no_grad():
+        vectors = item_vectors(trained.model, trained.inputs)[:-1]
+        keys = head.keys(vectors, torch.arange(len(vectors))) / losses.clipped_temperature(head.log_temperature)
+    return np.where(trained.inputs.items.known[:-1, None], keys.numpy(), np.float32(np.nan))
+
+
+class HeadTrainer:
+    """The head, its targets and random state."""
+
+    def __init__(self, trained: Trained, settings: TowerSettings, seed: int) -> None:
+        inputs = trained.inputs
+        self.settings, self.rng = settings, np.random.default_rng(seed)
+        self.head = Retrieval(trained.model.shape)
+        with torch.no_grad():
+            self.items = item_vectors(trained.model, inputs)  # [n_items + 1, d]
+            # The id of an item that is never met in training says nothing, and stays so: it gets no gradient.
+            self.head.id.weight[torch.from_numpy(inputs.popularity == 0)] = 0.0
+            self.learned = self.targets(trained.model, inputs, inputs.wanted, self.rng)
+            # Draws of its own: what is wanted in the slice trains nothing.
+            self.held = self.targets(trained.model, inputs, inputs.wanted_later, np.random.default_rng(seed))
+        self.in_fit = np.flatnonzero(inputs.popularity)
+        count = np.bincount(self.learned.item, minlength=len(inputs.popularity))
+        self.share = count / max(len(self.learned), 1)  # [n_items], of the targets
+        smooth = (count + SMOOTHING) / (count + SMOOTHING).sum()
+        self.prior = torch.from_numpy(np.log(smooth).astype(np.float32))  # [n_items]
+        self.progress: list[dict[str, Any]] = []
+
+    def targets(self, model: Argus, inputs: TowerData, events: Bool, rng: np.random.Generator) -> Targets:
+        """Return some events of a mask, each with a state of its user before it, drawn evenly of those within reach.
+
+        A list is for more than the very next event: what is wanted later is wanted now, too (cf. the dense all-action
+        loss of PinnerFormer, Pancha et al., KDD 2022).
+        """
+        h, events = inputs.batches.histories, some(events, self.settings.retrieval_events, rng)
+        user, row = h.rows()
+        user, row = user[events], row[events]
+        known = rng.integers(h.before(user, h.ts[row] - self.settings.retrieval_ahead)[1], row + 1)
+        asked = np.zeros_like(events)
+        asked[known] = True
+        states = find_states(model, inputs, self.items, asked)
+        order = np.argsort(states.row)
+        place = order[np.searchsorted(states.row[order], known)]
+        return Targets(states, place, h.item[row].astype(np.int64))
+
+    def train(self) -> None:
+        """Train for all epochs; the head is that of the one with the least loss on the validation slice."""
+        s, head = self.settings, self.head
+        optimizer = make_optimizer(head, s.weight_decay)
+        per_epoch = -(-len(self.learned) // BATCH)
+        epochs = max(s.retrieval_epochs, -(-LEAST_STEPS // per_epoch))
+        steps = epochs * per_epoch
+        rates = (RATE * schedule(step / steps) for step in itertools.count())
+        best, state = np.inf, copy.deepcopy(head.state_dict())
+        with tqdm(total=steps, desc="retrieve", unit="batch", file=sys.stderr, mininterval=1) as bar:
+            for epoch in range(epochs):
+                loss, held = self.epoch(optimizer, rates, bar), self.validation()
+                self.progress.append({"phase": "retrieve", "epoch": epoch, "loss": loss, "validation": held})
+                bar.set_postfix(loss=f"{loss:.4f}", validation=f"{held:.4f}")
+                if held <= best or not len(self.held):
+                    best, state = held, copy.deepcopy(head.state_dict())
+        head.load_state_dict(state)
+
+    def epoch(self, optimizer: torch.optim.Optimizer, rates: Iterator[float], bar: Any) -> float:
+        """Go once over the targets; return the mean loss."""
+        order, total = self.rng.permutation(len(self.learned)), 0.0
+        for first in range(0, len(order), BATCH):
+            rows = order[first : first + BATCH]
+            loss = self.loss(self.learned, rows, self.pool(self.rng))
+            for group in optimizer.param_groups:
+                group["lr"] = next(rates)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.item() * len(rows)
+            bar.update()
+        return total / len(order)
+
+    def validation(self) -> float:
+        """Return the mean loss on the validation slice: over the same drawn items in every epoch; NaN without any."""
+        rng, total = np.random.default_rng(0), 0.0
+        with torch.no_grad():
+            for first in range(0, len(self.held), BATCH):
+                rows = np.arange(first, min(first + BATCH, len(self.held)))
+                total += self.loss(self.held, rows, self.pool(rng)).item() * len(rows)
+        return total / len(self.held) if len(self.held) else float("nan")
+
+    def loss(self, targets: Targets, rows: I64, pool: Pool) -> Tensor:
+        """Return the mean sampled softmax loss of some targets, demand being the prior."""
+        known, at = targets.known, torch.from_numpy(targets.place[rows])
+        query = self.head.queries(known.state[at], known.taste[at], known.surface[at])
+        ids = np.unique(np.concatenate([targets.item[rows], pool.item]))
+        unique = torch.from_numpy(ids)
+        key = self.head.keys(self.items[unique], unique)
+        target, negative = (torch.from_numpy(np.searchsorted(ids, item)) for item in (targets.item[rows], pool.item))
+        temperature = self.head.log_temperature
+        return losses.next_item(query, key, target, negative, pool.log_expected, temperature, self.prior[unique])
+
+    def pool(self, rng: np.random.Generator) -> Pool:
+        """Return all items of the fit; of many, half drawn as the targets have them and half evenly."""
+        most, n = self.settings.retrieval_negatives, len(self.in_fit)
+        if n <= most:
+            return Pool(self.in_fit, torch.zeros(n))
+        half = most // 2
+        drawn = np.concatenate([rng.choice(self.learned.item, half), rng.choice(self.in_fit, half)])
+        expected = half * self.share[drawn] + half / n
+        return Pool(drawn, torch.from_numpy(np.log(expected).astype(np.float32)))
+
+
+def some(mask: Bool, most: int, rng: np.random.Generator) -> Bool:
+    """Return at most so many of a mask's places, drawn evenly."""
+    places = np.flatnonzero(mask)
+    if len(places) <= most:
+        return mask
+    drawn = np.zeros_like(mask)
+    drawn[rng.choice(places, most, replace=False)] = True
+    return drawn
+
+
+def item_vectors(model: Argus, inputs: TowerData) -> Tensor:
+    """Return [n_items + 1, d] from the item tower, the unknown item's last."""
+    rows = torch.arange(len(inputs.items.weight))
+    return torch.cat([model.item(*entity_inputs(inputs.items, part)) for part in torch.split(rows, ITEMS)])
+
+
+def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) -> States:
+    """Return the states before the events of a mask: one pass over each window that has any."""
+    mask, batches = TargetMask(events, np.zeros_like(inputs.pretrain.groups)), inputs.batches
+    parts = [_states(model, inputs, items, chosen, mask) for chosen in batches.plan(mask, TOKENS)]
+    if not parts:
+        none, empty = np.empty(0, np.int64), torch.empty(0, items.shape[1])
+        return States(none, empty, empty, torch.from_numpy(none))
+    return States(
+        np.concatenate([part.row for part in parts]),
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("state", "taste", "surface")),
+    )
+
+
+def _states(model: Argus, inputs: TowerData, items: Tensor, chosen: I64, mask: TargetMask) -> States:
+    """Return the states of one batch of windows."""
+    batch = inputs.batches.make(chosen, mask)
+    tokens, users = batch.tokens, torch.from_numpy(batch.user.astype(np.int64))
+    state, taste = model.user.states(
+        take(items, torch.from_numpy(tokens.item)),  # [b, t, d]
+        torch.from_numpy(tokens.codes),
+        torch.from_numpy(tokens.signals),
+        torch.from_numpy(batch.surprise),
+        model.user_token(*entity_inputs(inputs.users, users)),  # [b, d]
+    )  # [b, s, d] each
+    at = torch.from_numpy(batch.events.window * state.shape[1] + batch.events.state)  # [m]
+    row = inputs.batches.events.within(chosen, mask.events)[2]
+    surface = torch.from_numpy(batch.events.surface)
+    return States(row, take(state.flatten(0, 1), at), take(taste.flatten(0, 1), at), surface)
+
+
+def make_optimizer(head: Retrieval, decay: float) -> torch.optim.Optimizer:
+    """Return AdamW; biases, norms and the temperature do not decay."""
+    parts = [[p for p in head.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False)]
+    groups = [{"params": part, "weight_decay": each} for part, each in zip(parts, (decay, 0.0), strict=True)]
+    return torch.optim.AdamW(groups, lr=RATE, fused=True)
