@@ -59,6 +59,30 @@ def hits(lists: I32, offsets: I64, item: I32) -> Bool:
     return hit
 
 
+@njit(cache=True, nogil=True)
+def top_hits(score: F64, hit: Bool, offsets: I64, k: int) -> Bool:
+    """Return bool[u, k]: the hits of each user's rows [offsets[u], offsets[u + 1]), best score first, ties by row.
+
+    score: float64[n] without NaN. hit: bool[n]. Boosters are stopped by it, so no row is sorted that is not among
+    the best:
+
+    for each row: where fewer than k rows stand, or the last of them is worse, put it at its place among them
+    """
+    found, best = np.zeros((len(offsets) - 1, k), np.bool_), np.empty(k)
+    for u in range(len(found)):
+        stand = 0
+        for row in range(offsets[u], offsets[u + 1]):
+            if stand == k and not score[row] > best[k - 1]:
+                continue
+            stand = min(stand + 1, k)
+            at = stand - 1
+            while at > 0 and score[row] > best[at - 1]:
+                best[at], found[u, at] = best[at - 1], found[u, at - 1]
+                at -= 1
+            best[at], found[u, at] = score[row], hit[row]
+    return found
+
+
 def best_hits(reached: I64, m: int) -> Bool:
     """Return bool[u, m]: the hits of the best order of candidates of which int64[u] are wanted: those first."""
     return np.arange(m) < reached[:, None]

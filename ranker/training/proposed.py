@@ -17,7 +17,7 @@ from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import candidates_of, source_columns
 from ranker.columns import columns_of, demand, full_matrix, with_sources
 from ranker.lists.asked import Asked
-from ranker.lists.worth import worth_of_hits
+from ranker.lists.worth import top_hits, worth_of_hits
 from ranker.request import Request
 from ranker.training.booster import Slice
 from ranker.training.prepared import Prepared
@@ -97,14 +97,9 @@ class Proposed:
 
     def hits(self, score: F64) -> Bool:
         """Return bool[groups, LIST]: whether each place of the groups' lists was wanted; False behind their end."""
-        order = np.lexsort((-score, self.group))
-        starts = np.searchsorted(self.group, np.arange(len(self.wanted) + 1))
-        hit = np.zeros((len(self.wanted), LIST), bool)
-        for place in range(LIST):
-            at = starts[:-1] + place
-            there = at < starts[1:]
-            hit[there, place] = self.hit[order[at[there]]]
-        return hit
+        offsets = np.searchsorted(self.group, np.arange(len(self.wanted) + 1))
+        found: Bool = top_hits(score, self.hit, offsets, LIST)
+        return found
 
 
 def _candidates(

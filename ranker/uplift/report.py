@@ -5,7 +5,8 @@ validation slice. `with` adds the plugin's columns to the counters and attribute
 plugin is fitted several times, and each fit meets each seed of the boosters.
 
 uplift_report   the log of a TOML, the plugin's fits, the leak controls      (fits are resumed)
-report_of       the boosters of all arms, and every figure                   (boosters are resumed)
+report_of       the boosters of all arms, and every figure of pairs          (boosters are resumed)
+list_uplift     the wanted parts of two arms, and what their lists are worth (boosters are resumed)
 """
 
 from dataclasses import replace
@@ -25,27 +26,39 @@ from ranker.training.arms import SHOWN, Arms
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
 from ranker.uplift.leaks import Control, find_leaks
+from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
 from ranker.uplift.slices import check_familiar, events_before, slices
 
 METRIC = "PairAccuracy, ties as one half"
-#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls
-FORMAT = 2
+#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`
+FORMAT = 3
 
 
-def uplift_report(config: Config, name: str) -> dict[str, Any]:
-    """Return the whole report of a plugin as what `uplift.json` holds. Fits are resumed where inputs are unchanged."""
+def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, Any]:
+    """Return the whole report of a plugin as what `uplift.json` holds. Fits are resumed where inputs are unchanged.
+
+    lists: False leaves out what it costs most to measure beside the pairs, the lists.
+    """
     prepared = prepare(config)
     check_familiar(prepared)
     plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
-    return report_of(arms, name, fits, controls)
+    report = report_of(arms, name, fits, controls)
+    if report["leaks"] or not lists:
+        why = "the plugin leaks" if report["leaks"] else "they were not asked for"
+        return report | {"lists": {"remark": f"not measured, for {why}"}}
+    found: dict[str, Any] = finite(list_uplift(prepared, name, plugins, fits))
+    return report | {"lists": found}
 
 
 def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:
-    """Return the report. fits: the plugin's columns, for each of its fits; controls: what `find_leaks` found."""
+    """Return the report without its lists.
+
+    fits: the plugin's columns, for each of its fits; controls: what `find_leaks` found.
+    """
     config = arms.prepared.config
     boosters = _fit_all(arms, name, fits)
     leaks = sum(len(control.leaks) for control in controls.values())

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
 
 #: fewer fits of the plugin, or seeds, give an interval that is wide or holds for less than one wants
@@ -30,7 +31,8 @@ def as_table(report: dict[str, Any]) -> str:
         _line("  columns shuffled", report["shuffled"] | {"with": report["shuffled"]["pair_accuracy"]}, without=False),
         *(_line(label, report[name], uplift=False) for name, label in LISTED.items()),
         _line("share of ties", report["tie_share"], uplift=False),
-        f"{'trees (mean)':26}{np.mean(report['trees']['without']):9.0f}{np.mean(report['trees']['with']):9.0f}",
+        _trees(report["trees"]),
+        *_lists(report["lists"]),
         "",
         f"the interval is about {report['holds_for']}; its parts: {_parts(report)}",
         f"over missingness (known or not, without the values): {_interval(missing['beyond'])}; {_sides(missing)}",
@@ -41,6 +43,23 @@ def as_table(report: dict[str, Any]) -> str:
         *doubts(report),
     ]
     return "\n".join(lines)
+
+
+def _trees(trees: dict[str, Any]) -> str:
+    return f"{'trees (mean)':26}{np.mean(trees['without']):9.0f}{np.mean(trees['with']):9.0f}"
+
+
+def _lists(lists: dict[str, Any]) -> list[str]:
+    """Return the lines of the lists of `Recommend`, or why there are none."""
+    if lists["remark"]:
+        return ["", f"lists of Recommend: {lists['remark']}"]
+    return [
+        "",
+        f"lists of Recommend, of {lists['users']:,} users, {lists['fits']} fits, {len(lists['seeds'])} seeds:",
+        *(_line(f"  list {label}", lists[name]) for name, label in LIST_FIGURES.items()),
+        _line("  proposed of the wanted", lists["reached"], uplift=False),
+        _trees(lists["trees"]),
+    ]
 
 
 def _sides(missing: dict[str, Any]) -> str:

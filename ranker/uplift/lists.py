@@ -1,0 +1,149 @@
+"""What a plugin brings to the lists of `Recommend`: of the test's users, with and without it.
+
+Without it, neither its columns are there nor a source that needs it: `nearest` is of a plugin's vectors. Each arm's
+wanted part is learned from what its own sources propose, and its lists are those that a server at t2 would give: see
+`ranker.training.wanted`. Both arms have the same users, groups, parameters and seeds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from features.plugin import FeaturePlugin
+from features.schema import F64, GIB, Bool
+from ranker.candidates.configured import Sources
+from ranker.columns import Columns, demand
+from ranker.config import wanted_floor
+from ranker.lists.asked import Asked, asked
+from ranker.lists.worth import worth_of_hits
+from ranker.metrics.interval import relative_uplift
+from ranker.training.plugins import plugin_errors
+from ranker.training.prepared import Prepared
+from ranker.training.proposed import BLOCK, LIST, Proposed, wanted_columns
+from ranker.training.wanted import digest_of, rows_of, sources_until, wanted_stage
+
+#: the first so many seeds of the boosters are fitted, and at most so many users asked about: what it costs
+SEEDS, USERS = 2, 2000
+#: key in the report, and name in the table
+LIST_FIGURES = {f"recall@{LIST}": f"Recall@{LIST}", f"ndcg@{LIST}": f"NDCG@{LIST}"}
+
+
+@dataclass(frozen=True, slots=True)
+class ListArm:
+    """One arm's lists: those of each fit of the plugin and each seed of the boosters."""
+
+    worth: dict[str, F64]  # by figure, [fits, seeds, users]
+    reached: F64  # [fits, users], share of what each user wanted that is among the candidates
+    trees: list[list[int]]  # by fit, then by seed
+
+    @classmethod
+    def joined(cls, fits: "list[ListArm]") -> "ListArm":
+        """Return the lists of all fits."""
+        worth = {name: np.concatenate([fit.worth[name] for fit in fits]) for name in LIST_FIGURES}
+        return cls(worth, np.concatenate([fit.reached for fit in fits]), [trees for fit in fits for trees in fit.trees])
+
+
+def list_uplift(
+    prepared: Prepared, name: str, plugins: list[FeaturePlugin], fits: list[Columns], memory: int = 2 * GIB
+) -> dict[str, Any]:
+    """Return `lists` of a report: recall and NDCG at 10 of both arms, and the relative uplift with its interval.
+
+    plugins, fits: the plugin `name` and its columns, by fit. memory: bytes, of `Cooccurrence.build`. Where there is
+    nothing to compare, `remark` says why in place of the figures.
+    """
+    everyone = _everyone(prepared)
+    who = everyone.drawn(min(prepared.config.lists.users, USERS), prepared.config.uplift.seeds[0])
+    found = {"users": len(who), "eligible_users": len(everyone), "as_of": "first"}
+    found |= {"wanted": list(prepared.config.grade_names[wanted_floor(prepared.config) :])}
+    found |= {"fits": len(fits), "seeds": prepared.config.uplift.seeds[:SEEDS]}
+    if not len(who):
+        return found | {"remark": "nobody wanted an item that was new to them in the test"}
+    without = _arm(prepared, who, "without", {}, Columns(), memory)
+    if without is None:
+        return found | {"remark": "without the plugin, the sources propose nothing that was wanted"}
+    with_ = []
+    for k, (plugin, columns) in enumerate(zip(plugins, fits, strict=True)):
+        # The first fit is the one that `pairlift train` serves, and so may be its wanted part.
+        with plugin_errors(name, "values"):
+            arm = _arm(prepared, who, f"{name}-fit{k}" if k else name, {name: plugin}, columns, memory)
+        if arm is None:
+            return found | {"remark": "with the plugin, the sources propose nothing that was wanted"}
+        with_.append(arm)
+    return found | _compared(without, ListArm.joined(with_))
+
+
+def _everyone(prepared: Prepared) -> Asked:
+    """Return the test's users who wanted something, as of their first request in it."""
+    split, histories = prepared.split, prepared.state.histories
+    return asked(prepared.log, histories, prepared.groups, split.t2, split.t3, wanted_floor(prepared.config))
+
+
+def _compared(without: ListArm, with_: ListArm) -> dict[str, Any]:
+    """Return the figures of both arms; each user weighs one."""
+    found: dict[str, Any] = {}
+    for name in LIST_FIGURES:
+        one, other = without.worth[name], with_.worth[name]
+        interval = relative_uplift(one, other)
+        found[name] = {"without": float(one.mean()), "with": float(other.mean()), **interval.reported()}
+        found[name]["above_zero"] = bool(interval.low > 0)
+    arms = {"without": without, "with": with_}
+    return found | {
+        "reached": {arm: float(of.reached.mean()) for arm, of in arms.items()},
+        "trees": {arm: of.trees for arm, of in arms.items()},
+        "remark": "",
+    }
+
+
+def _arm(
+    prepared: Prepared,
+    who: Asked,
+    label: str,
+    plugins: Mapping[str, FeaturePlugin],
+    columns: Columns,
+    memory: int,
+) -> ListArm | None:
+    """Return the lists of one fit; None where its sources propose nothing that was wanted in the booster's period."""
+    rows = cache(partial(rows_of, prepared, plugins, memory))
+    digest, boosters = digest_of(columns, plugins), list[lgb.Booster]()
+    for seed in prepared.config.uplift.seeds[:SEEDS]:
+        booster = wanted_stage(prepared, plugins, digest, seed, memory, name=label, rows=rows)
+        if booster is None:
+            return None
+        boosters.append(booster)
+    rows.cache_clear()  # large, and not read again
+    sources = sources_until(prepared, plugins, prepared.split.t2, memory)
+    some = [who.select(np.arange(first, min(first + BLOCK, len(who)))) for first in range(0, len(who), BLOCK)]
+    blocks = [_lists(prepared, plugins, sources, boosters, users) for users in some]
+    hit = np.concatenate([hit for hit, _ in blocks], axis=1)
+    reached = np.concatenate([reached for _, reached in blocks])
+    seeds = [worth_of_hits(of_seed, who.wanted, (LIST,)) for of_seed in hit]
+    worth = {name: np.stack([of_seed[name] for of_seed in seeds])[None] for name in LIST_FIGURES}
+    return ListArm(worth, reached[None] / who.wanted, [[booster.num_trees() for booster in boosters]])
+
+
+def _lists(
+    prepared: Prepared,
+    plugins: Mapping[str, FeaturePlugin],
+    sources: Sources,
+    boosters: list[lgb.Booster],
+    who: Asked,
+) -> tuple[Bool, F64]:
+    """Return bool[seeds, users, LIST] hits of the lists, and float64[users]: how many of the wanted are candidates."""
+    proposed = Proposed.of(_of_new_items(prepared), plugins, sources, who, None, every=True)
+    start = demand(proposed.matrix, wanted_columns(prepared, plugins, sources))
+    hits = []
+    for booster in boosters:
+        score = np.asarray(booster.predict(proposed.matrix, raw_score=True)) if len(start) else start
+        hits.append(proposed.hits(score + start))
+    return np.stack(hits), np.bincount(proposed.group[proposed.hit], minlength=len(who)).astype(np.float64)
+
+
+def _of_new_items(prepared: Prepared) -> Prepared:
+    """Return it with the filter `seen`: what is wanted is new to the user, so a seen item in a list were a miss."""
+    config = prepared.config
+    sources = config.sources.model_copy(update={"exclude_seen": True})
+    return replace(prepared, config=config.model_copy(update={"sources": sources}))
