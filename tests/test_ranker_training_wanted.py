@@ -209,22 +209,18 @@ def test_ndcg_equals_the_oracle(made: tuple[Proposed, list[float]]) -> None:
         own = np.flatnonzero(proposed.group == g)
         want.append(list_ndcg([score[r] for r in own], proposed.hit[own].tolist(), wanted, LIST))
     np.testing.assert_allclose(proposed.ndcgs(np.array(score)), want, atol=1e-12)
-    by_user = [
-        np.mean([w for w, u in zip(want, proposed.user, strict=True) if u == user]) for user in set(proposed.user)
-    ]
-    assert proposed.ndcg(np.array(score)) == pytest.approx(np.mean(by_user))
+    assert proposed.ndcg(np.array(score)) == pytest.approx(np.mean(want))
 
 
 @given(proposals(), st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
 def test_pairs_are_of_what_was_wanted_with_others_of_the_group(made: tuple[Proposed, list[float]], seed: int) -> None:
     proposed, hit, group = made[0], made[0].hit, made[0].group
-    share = [1 / np.sum(proposed.user == user) for user in proposed.user]
-    pairs = _pairs(hit, group, np.array(share), seed)
+    pairs = _pairs(hit, group, seed)
     assert Counter(pairs.winner.tolist()) == dict.fromkeys(np.flatnonzero(hit).tolist(), MET)
     assert not hit[pairs.loser].any()
     assert (group[pairs.winner] == group[pairs.loser]).all()
-    raw = [share[group[w]] / np.sqrt(hit[group == group[w]].sum()) for w in pairs.winner]
+    raw = [1 / np.sqrt(hit[group == group[w]].sum()) for w in pairs.winner]
     np.testing.assert_allclose(pairs.weight, raw / np.mean(raw), rtol=1e-5)
     assert pairs.sampled.all()
     again = proposed.slice(["x"], seed).pairs
@@ -233,7 +229,7 @@ def test_pairs_are_of_what_was_wanted_with_others_of_the_group(made: tuple[Propo
 
 def test_losers_are_drawn_evenly() -> None:
     hit = np.tile([True, False, False, False, False], 2000)
-    pairs = _pairs(hit, np.repeat(np.arange(2000), 5), np.ones(2000), 0)
+    pairs = _pairs(hit, np.repeat(np.arange(2000), 5), 0)
     counts = np.bincount(pairs.loser % 5, minlength=5)
     assert counts[0] == 0
     assert abs(counts[1:] / counts.sum() - 0.25).max() < 0.02

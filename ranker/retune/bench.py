@@ -29,7 +29,7 @@ class Bench(Protocol):
 
     @property
     def judged(self) -> int:
-        """How many pairs, or users, of the validation slice they are judged by."""
+        """How many pairs, or requests, of the validation slice they are judged by."""
 
     @property
     def total(self) -> float:

@@ -38,7 +38,7 @@ class TuningResult:
     gain_fits: int  # by which it is measured
     importance: dict[str, float] | None  # each parameter's share; None for too few trials
     measure: Measure  # what trials are judged by
-    judged: int  # how many pairs, or users, of the validation slice they are judged by
+    judged: int  # how many pairs, or requests, of the validation slice they are judged by
 
     @property
     def better(self) -> bool:

@@ -51,12 +51,12 @@ class WantedBench:
 
     @property
     def judged(self) -> int:
-        """How many users of the validation slice wanted something that is proposed."""
-        return len(np.unique(self.rows.validation.user))
+        """How many requests of the validation slice had something wanted that is proposed."""
+        return len(self.rows.validation.user)
 
     @property
     def total(self) -> float:
-        """The same: the mean NDCG of a user's requests is at most 1."""
+        """The same: the NDCG of a request is at most 1."""
         return float(self.judged)
 
     @property
@@ -73,8 +73,8 @@ class WantedBench:
         return make_wanted_space(own, bool(self.rows.categorical))
 
     def fit(self, config: Config, seed: int) -> tuple[F64, int]:
-        """Fit; return float64[n_users], the mean NDCG@10 of each user's requests, and the trees."""
+        """Fit; return float64[n_users], the sum of NDCG@10 over each user's requests, and the trees."""
         booster, validation = self.rows.fit(config, seed), self.rows.validation
         _, user = np.unique(validation.user, return_inverse=True)
-        found = np.bincount(user, validation.share * validation.ndcgs(self.rows.scores(booster))).astype(np.float64)
+        found = np.bincount(user, validation.ndcgs(self.rows.scores(booster))).astype(np.float64)
         return found, int(booster.num_trees())

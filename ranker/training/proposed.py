@@ -76,20 +76,14 @@ class Proposed:
         matrix, group, hit = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return cls(matrix, group, hit, np.array(wanted, np.int64), np.array(users, np.int32))
 
-    @property
-    def share(self) -> F64:
-        """float64[groups]: 1 / how many of the groups are the same user's, for every user weighs one."""
-        _, place, count = np.unique(self.user, return_inverse=True, return_counts=True)
-        return np.asarray(1.0 / count[place])
-
     def slice(self, columns: Sequence[str], seed: int) -> Slice:
         """Return what is learned from: each wanted candidate with some others of its group, drawn evenly."""
-        pairs = _pairs(self.hit, self.group, self.share, seed)
+        pairs = _pairs(self.hit, self.group, seed)
         return Slice(self.matrix, self.group, pairs, self.hit.astype(np.int8), demand(self.matrix, columns))
 
     def ndcg(self, score: F64) -> float:
-        """Return the mean NDCG@10 of the users' lists by float64[n] scores."""
-        return float(np.average(self.ndcgs(score), weights=self.share))
+        """Return the mean NDCG@10 of the groups' lists by float64[n] scores."""
+        return float(self.ndcgs(score).mean())
 
     def ndcgs(self, score: F64) -> F64:
         """Return float64[groups], the NDCG@10 of each list; what was wanted and not proposed counts as missed."""
@@ -135,10 +129,10 @@ def _requests(r: Requests, kept: I64, items: list[I32]) -> Requests:
     )
 
 
-def _pairs(hit: Bool, group: I64, share: F64, seed: int) -> Pairs:
+def _pairs(hit: Bool, group: I64, seed: int) -> Pairs:
     """Return, for each wanted row, MET pairs with other rows of its group, drawn evenly.
 
-    A group's pairs weigh `share` of it, float64[groups], times the root of how many were wanted.
+    Together a group's pairs weigh the root of how many rows were wanted.
     """
     rng = np.random.default_rng(seed)
     starts = np.searchsorted(group, np.arange(group[-1] + 2))
@@ -148,7 +142,7 @@ def _pairs(hit: Bool, group: I64, share: F64, seed: int) -> Pairs:
     of = group[winner]
     loser = others[first[of] + (rng.random(len(winner)) * (first[of + 1] - first[of])).astype(np.int64)]
     winners = np.bincount(group[hit], minlength=len(starts) - 1)
-    weight = share[of] / np.sqrt(winners[of])
+    weight = 1.0 / np.sqrt(winners[of])
     return Pairs(
         winner.astype(np.int32),
         loser.astype(np.int32),

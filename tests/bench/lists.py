@@ -1,0 +1,340 @@
+"""What lists of `Recommend` are worth, on both example data sets and in a generated world whose truth is known.
+
+`pairlift lists` of each example, cut at its t2: Recommend by the server's own path beside popularity and ALS, tuned
+before the cut, and each source alone. In the generated world (tests/listworld.py) the same lists are judged by what
+they are truly worth. `designs` compares, on the booster's validation slices, ways to answer both questions: one booster
+over both kinds of pairs, by the weight of the shown ones; two boosters, of which each answers one; and the sum of the
+two. Work folders are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it is left out,
+with a word, where that folder has none.
+
+recall10_gain_low, ndcg10_gain_low   lower end by user of Recommend less the best of the others, as of the users' first
+                                     requests, the worse data set; *_of_best: times the best of the others
+true_reward_gain_low                 likewise of the true reward of the first 10, in the generated world
+union_share                          recall@10 over that of the best order of what the sources propose, the worse set
+pair_accuracy_kept                   PairAccuracy of `Rank` over that of shown pairs alone, the worse data set
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import lightgbm as lgb
+import numpy as np
+from listtruth import ListWorld
+from listworld import future, world_case
+
+from features.errors import PairliftError
+from features.pairing.groups import Groups, offsets_of
+from features.pairing.pairs import Pairs
+from features.plugin import FeaturePlugin
+from features.ids import lookup
+from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests
+from ranker.candidates.configured import Sources
+from ranker.candidates.gathering import limits, source_values
+from ranker.candidates.source import proposed
+from ranker.columns import Columns, demand, with_sources
+from ranker.config import Config, load_config
+from ranker.examples import example_names, example_text
+from ranker.lists.answers import ask, patient
+from ranker.lists.asked import Asked
+from ranker.lists.peers import ALPHAS, HALF_LIVES, als_lists, fitted_als, popular_lists
+from ranker.lists.table import as_table
+from ranker.metrics.interval import difference, mean_interval
+from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.pipeline import Pipeline
+from ranker.request import Request
+from ranker.training.arms import Arm, Arms
+from ranker.training.booster import Slice, fit_booster
+from ranker.training.measured import bundle_at_cut, measure_lists, past_of
+from ranker.training.plugins import plugin_stage
+from ranker.training.prepared import Prepared, prepare
+from ranker.training.wanted import Rows, digest_of, rows_of, sources_until, wanted_settings, wanted_stage
+
+ROOT = Path(__file__).parents[2]
+WORK = ROOT / ".pairlift" / "bench"
+#: users who are asked about
+USERS = 10_000
+#: weights of the shown pairs in one booster, and of the liked part in the sum of two
+WEIGHTS, SUMS = (0.2, 0.5, 0.8), (0.25, 0.5)
+
+
+def example(data: str) -> Config:
+    """Write an example's TOML into a work folder, and read it."""
+    folder = WORK / f"lists-{data}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pairlift.toml").write_text(example_text(data))
+    return load_config(folder / "pairlift.toml")
+
+
+class Trained:
+    """What `pairlift train` makes of a TOML; every stage is resumed."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.seed = config, config.uplift.seeds[0]
+        self.prepared: Prepared = prepare(config)
+        self.plugins: dict[str, FeaturePlugin] = {
+            name: plugin_stage(self.prepared, name, self.seed) for name in config.ranker.plugins
+        }
+        self.arms = Arms.of(self.prepared)
+        self.columns: Columns = self.arms.served_columns(self.plugins)
+        self.arm: Arm = self.arms.fit("+".join(self.plugins) or "without", self.columns, self.seed)
+        digest = digest_of(self.columns, self.plugins)
+        self.wanted: lgb.Booster | None = wanted_stage(self.prepared, self.plugins, digest, self.seed, 2 * GIB)
+
+    def pipeline(self) -> Pipeline:
+        """Return the server's path, as of the cut."""
+        return Pipeline(patient(bundle_at_cut(self.prepared, self.plugins, self.arm, self.wanted)))
+
+
+# Two questions, and ways to answer both
+
+
+def designs(trained: Trained) -> dict[str, dict[str, float]]:
+    """Return PairAccuracy of the shown pairs and NDCG@10 of the lists, on the validation slices, by design."""
+    p = trained.prepared
+    sources = sources_until(p, trained.plugins, p.split.t1, 2 * GIB)
+    lists = rows_of(p, trained.plugins)
+    shown = {part: shown_rows(trained, sources, part) for part in ("train", "validation")}
+    names, held = lists.columns, shown["validation"]
+    liked = lgb.Booster(model_str=trained.arm.booster.model_to_string())
+    width = len(p.spec.columns) + len(trained.columns.names)
+    parts = {
+        "liked": (liked.predict(held.matrix[:, :width]), liked.predict(lists.validation.matrix[:, :width])),
+        "wanted": tuple(scores(trained.wanted, rows, names) for rows in (held.matrix, lists.validation.matrix)),
+    }
+    found = {f"one, shown pairs weigh {w}": worth_of(mixed(lists, shown, trained, w), lists, held) for w in WEIGHTS}
+    found["two"] = worth_of((parts["liked"][0], parts["wanted"][1]), lists, held)
+    for w in SUMS:
+        total = parts["wanted"][1] + w * parts["liked"][1]
+        found[f"two, lists by wanted + {w} liked"] = worth_of((parts["liked"][0], total), lists, held)
+    found["liked alone"], found["wanted alone"] = (worth_of(parts[part], lists, held) for part in ("liked", "wanted"))
+    found["popular"] = worth_of(tuple(demand(m, names) for m in (held.matrix, lists.validation.matrix)), lists, held)
+    return found
+
+
+def shown_rows(trained: Trained, sources: Sources, part: str) -> Slice:
+    """Return a slice of the shown pairs' rows, with the sources' columns."""
+    own = trained.arms.slice(part, trained.columns, trained.seed)
+    groups = trained.arms.groups[part]
+    return replace(own, matrix=with_sources(own.matrix, scores_of_shown(trained.prepared, sources, groups)))
+
+
+def scores_of_shown(prepared: Prepared, sources: Sources, groups: Groups) -> F32:
+    """Return float32[n, s]: the sources' own scores of what was shown."""
+    r, blocks = groups.requests, []
+    for k in range(len(r)):
+        context = r.context[k : k + 1] if len(r.context) else NO_CONTEXT
+        request = Request(
+            int(r.user[k]), int(r.as_of[k]), state=prepared.state, surface=int(r.surface[k]), context=context
+        )
+        asked = zip(sources, limits(sources, request, True), strict=True)
+        proposals = [proposed(source, request, limit) for (source, _), limit in asked]
+        blocks.append(source_values(proposals, r.item[r.offsets[k] : r.offsets[k + 1]]))
+    return np.concatenate(blocks)
+
+
+def mixed(lists: Rows, shown: dict[str, Slice], trained: Trained, weight: float) -> tuple[F64, F64]:
+    """Fit one booster over both kinds of pairs; return its scores of the shown and of the list's validation rows."""
+    names, cut = lists.columns, len(shown["validation"].matrix)
+    train = beside(shown["train"], lists.train.slice(names, trained.seed), weight, names)
+    held = beside(shown["validation"], lists.validation.slice(names, trained.seed), weight, names)
+    pairs = shown["validation"].pairs
+
+    def judge(score: F64) -> float:
+        return pair_accuracy(score[:cut], pairs).value + lists.validation.ndcg(score[cut:])
+
+    settings = wanted_settings(trained.config)
+    booster = fit_booster(names, lists.categorical, train, held, settings, trained.seed, judge=judge)
+    score = scores(booster, held.matrix, names)
+    return score[:cut], score[cut:]
+
+
+def beside(shown: Slice, lists: Slice, weight: float, names: list[str]) -> Slice:
+    """Return the rows of both below each other; the shown pairs have this share of all weight."""
+    n, groups = len(shown.matrix), int(shown.group[-1]) + 1
+    matrix = np.concatenate([shown.matrix, lists.matrix])
+    grades = [part.grade if part.grade is not None else np.zeros(len(part.matrix), np.int8) for part in (shown, lists)]
+    a, b = shown.pairs, lists.pairs
+    pairs = Pairs(
+        np.concatenate([a.winner, b.winner + n]).astype(np.int32),
+        np.concatenate([a.loser, b.loser + n]).astype(np.int32),
+        np.concatenate([a.weight * (weight / a.weight.sum()), b.weight * ((1 - weight) / b.weight.sum())]).astype(
+            np.float32
+        )
+        * np.float32(len(a) + len(b)),
+        np.concatenate([a.sampled, b.sampled]),
+    )
+    group = np.concatenate([shown.group, lists.group + groups])
+    return Slice(matrix, group, pairs, np.concatenate(grades), demand(matrix, names))
+
+
+def scores(booster: lgb.Booster | None, rows: F32, names: list[str]) -> F64:
+    """Return float64[n] of a booster that is added to demand."""
+    assert booster is not None
+    return np.asarray(booster.predict(rows, raw_score=True)) + demand(rows, names)
+
+
+def worth_of(score: tuple[Any, ...], lists: Rows, shown: Slice) -> dict[str, float]:
+    of_shown, of_lists = (np.asarray(s, np.float64) for s in score)
+    return {"pair_accuracy": pair_accuracy(of_shown, shown.pairs).value, "ndcg@10": lists.validation.ndcg(of_lists)}
+
+
+# The data sets
+
+
+def of_data(config: Config) -> dict[str, Any]:
+    """Return a data set's report of lists, its designs, and PairAccuracy of the test's shown pairs."""
+    report = measure_lists(config, USERS)
+    print(as_table(report), end="\n\n", flush=True)
+    trained = Trained(config)
+    found = {"lists": report, "designs": designs(trained), "pairs": kept(trained)}
+    for design, figures in found["designs"].items():
+        print(f"{design:34} PairAccuracy {figures['pair_accuracy']:.4f}   NDCG@10 {figures['ndcg@10']:.4f}")
+    print(flush=True)
+    return found
+
+
+def kept(trained: Trained) -> dict[str, float]:
+    """Return PairAccuracy of the test's shown pairs: as `Rank` serves them, and of a booster of shown pairs alone.
+
+    `Rank` is asked group by group through the pipeline; the other one is the arm of the report of uplift.
+    """
+    groups, pairs, pipeline = trained.arms.groups["test"], trained.arms.pairs("test"), trained.pipeline()
+    shown, r = pairs.select(~pairs.sampled), groups.requests
+    served = np.empty(len(r.item))
+    for k in range(len(r)):
+        context = r.context[k : k + 1] if len(r.context) else NO_CONTEXT
+        request = Request(
+            int(r.user[k]), int(r.as_of[k]), state=pipeline.state, surface=int(r.surface[k]), context=context
+        )
+        answer = pipeline.rank(request, r.item[r.offsets[k] : r.offsets[k + 1]])
+        served[r.offsets[k] + answer.index] = answer.score
+    pipeline.close()
+    rank, alone = (pair_accuracy(score, shown).value for score in (served, trained.arm.scores))
+    return {"rank": rank, "shown_alone": alone, "kept": rank / alone}
+
+
+# The generated world
+
+
+def of_world(seed: int) -> dict[str, Any]:
+    """Return the true reward@10 of every list in the generated world, and Recommend less each other one."""
+    toml, world = world_case(WORK / f"lists-world{seed}", seed)
+    trained = Trained(load_config(toml))
+    who = everybody(trained.prepared, world)
+    reward = partial(true_reward, trained.prepared, world, who)
+    pipeline = trained.pipeline()
+    answers = ask(pipeline, who, 10)
+    pipeline.close()
+    recommend = reward(answers.lists)
+    others = {f"source {name}": reward(found) for name, found in answers.alone.items()}
+    others |= {name: reward(found) for name, found in peers(trained.prepared, who).items()}
+    best = max(others, key=lambda name: float(others[name].mean()))
+    users, when = in_world(trained.prepared, world, who)
+    oracle = world.true_reward(world.best_lists(users, when, 10), users, when)
+    found = {
+        "users": len(who),
+        "recommend": mean_interval(recommend),
+        "others": {name: float(found.mean()) for name, found in others.items()},
+        "oracle": float(oracle.mean()),
+        "best": best,
+        "gain": difference(recommend, others[best]),
+    }
+    print(f"generated world {seed}: true reward@10 of {len(who):,} users, oracle {found['oracle']:.4f}")
+    for name, value in {"Recommend": float(recommend.mean()), **found["others"]}.items():
+        print(f"  {name:24} {value:.4f}")
+    print(
+        f"  Recommend less {best}: {found['gain'][0]:+.4f} [{found['gain'][1]:+.4f}, {found['gain'][2]:+.4f}]\n",
+        flush=True,
+    )
+    return found
+
+
+def everybody(prepared: Prepared, world: ListWorld) -> Asked:
+    """Return all users with a request in the test, as of their first one, whether they wanted anything or not."""
+    users, when = future(world)
+    user = lookup(prepared.catalog.user_ids, world.users.ids[users])
+    start, stop = prepared.state.histories.before(user, when)
+    requests = Requests(
+        user=user, as_of=when, surface=np.full(len(user), -1, np.int16), offsets=offsets_of(np.zeros(len(user), np.int64)),
+        item=np.empty(0, np.int32), context=NO_CONTEXT,
+    )  # fmt: skip
+    return Asked(requests=requests, history=stop - start)
+
+
+def in_world(prepared: Prepared, world: ListWorld, who: Asked) -> tuple[I32, I64]:
+    """Return the world's indexes of the users, and their times."""
+    return world.users_of(prepared.catalog.user_ids[who.requests.user]), who.requests.as_of
+
+
+def true_reward(prepared: Prepared, world: ListWorld, who: Asked, lists: I32) -> F64:
+    """Return float64[u]: what lists of the catalogue's indexes are truly worth."""
+    items = world.items_of(prepared.catalog.item_ids, lists[:, :10])
+    return world.true_reward(items, *in_world(prepared, world, who))
+
+
+def peers(prepared: Prepared, who: Asked) -> dict[str, I32]:
+    """Return popularity of every half-life, and ALS of 16 and 64 factors with every alpha, fitted before t2.
+
+    The best of them by the truth is what Recommend is compared with: no choice can make a peer weaker than it is.
+    """
+    past, found = past_of(prepared), {}
+    for days in HALF_LIVES:
+        life = None if days is None else int(days * DAY)
+        found[f"popular {days or 'all'} d"] = popular_lists(past, who, 10, life)
+    cold = found[f"popular {HALF_LIVES[0]} d"]
+    for factors in (16, 64):
+        for alpha in ALPHAS:
+            als = fitted_als(past, past.split.t2, alpha, 0, factors=factors)
+            found[f"als {factors}, alpha {alpha:g}"] = als_lists(
+                als, past.histories, who, 10, lambda some, m: cold[np.isin(who.requests.user, some.requests.user)]
+            )
+    return found
+
+
+# The figures
+
+
+def figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of the issue from all results."""
+    data = {name: found[name] for name in found if name in example_names()}
+    first = {name: of["lists"]["parts"]["first"]["all"] for name, of in data.items()}
+    result: dict[str, Any] = {}
+    for key, figure in (("recall10", "recall@10"), ("ndcg10", "ndcg@10")):
+        result[f"{key}_gain_low"] = min(part["best_peer"][figure]["ci95"][0] for part in first.values())
+        for name, part in first.items():
+            own, peer = (part["lists"][of][figure]["mean"] for of in ("Recommend", part["best_peer"][figure]["name"]))
+            result[f"{key}_of_best_{name}"] = own / peer
+    result["union_share"] = min(part["union_share"] for part in first.values())
+    result["pair_accuracy_kept"] = min(of["pairs"]["kept"] for of in data.values())
+    worlds = [of for name, of in found.items() if name.startswith("world")]
+    result["true_reward_gain_low"] = min(of["gain"][1] for of in worlds)
+    return result
+
+
+@click.command()
+@click.option("--data", "only", multiple=True, type=click.Choice([*example_names(), "world"]), help="one part alone")
+@click.option("--seeds", default=1, show_default=True, help="generated worlds")
+def main(only: tuple[str, ...], seeds: int) -> None:
+    """Print the tables, then the JSON."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    found: dict[str, Any] = {}
+    for data in only or (*reversed(example_names()), "world"):
+        if data == "world":
+            found |= {f"world{seed}": of_world(seed) for seed in range(seeds)}
+            continue
+        try:
+            found[data] = of_data(example(data))
+        except PairliftError as error:
+            print(f"{data} is left out: {error}", file=sys.stderr)
+    whole = all(name in found for name in (*example_names(), "world0"))
+    print(json.dumps((figures(found) if whole else {}) | found))
+
+
+if __name__ == "__main__":
+    main()
