@@ -171,10 +171,10 @@ def test_lists_are_searched_by_their_own_figure(searched_lists: module.TuningRes
     assert {p.table for p in searched_lists.space} == {"lists.params"}
     table = as_table(searched_lists)
     assert "NDCG@10" in table
-    assert f"{searched_lists.judged:,} users of the booster's validation slice" in table
+    assert f"{searched_lists.judged:,} requests of the booster's validation slice" in table
     written = json.loads((lists_folder / "work" / "retune-wanted.json").read_text(), parse_constant=pytest.fail)
     assert written["measure"] == "NDCG@10"
-    assert written["users"] == searched_lists.judged
+    assert written["requests"] == searched_lists.judged
     assert written["best"] == max(t["ndcg@10"] or 0 for t in written["trials"])
     assert not (lists_folder / "work" / "retune.json").exists()
 

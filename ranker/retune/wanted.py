@@ -21,7 +21,7 @@ from ranker.training.wanted import NOTHING_WANTED, Rows, rows_of, wanted_setting
 
 #: what a study reads of our code, beside what `Prepared.key` and the rows stand for
 CODE = (*STAGE, "ranker.metrics.interval", "ranker.retune", "ranker.training.plugins")
-LISTS = Measure("NDCG@10", "ndcg@10", "users")
+LISTS = Measure("NDCG@10", "ndcg@10", "requests")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
