@@ -110,9 +110,9 @@ def factorised(past: Past, otherwise: Lists, most: int | None = None, seed: int 
     return Chosen(with_alpha(value, past.split.t2), "alpha", value, tried)
 
 
-def fitted_als(past: Past, end: int, alpha: float, seed: int) -> ALS:
+def fitted_als(past: Past, end: int, alpha: float, seed: int, factors: int = FACTORS) -> ALS:
     """Return ALS of the events in [t0, end)."""
-    als, none = ALS(factors=FACTORS, alpha=alpha), np.empty(0, np.int32)
+    als, none = ALS(factors=factors, alpha=alpha), np.empty(0, np.int32)
     als.fit(
         FitData(
             log=past.log.between(past.split.t0, end),

@@ -3,6 +3,7 @@
 lists_report   the peers, tuned before the cut; then, as of each user's first request in the test and as of the cut:
   _part        who is asked, the answers of the server's own path and of each source, the peers' lists
     _figures   the means, for all users and for those with and without history
+  _both        each user's mean of the two times
 """
 
 from collections import Counter
@@ -54,6 +55,15 @@ class _Known:
     n_users: int  # with any event
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What lists as of one kind of time are worth."""
+
+    user: I32  # [u], ascending
+    worths: dict[str, dict[str, F64]]  # by list and figure, [u]
+    figures: dict[str, Any]  # of the report
+
+
 def lists_report(
     pipeline: Pipeline, past: Past, *, most: int, seed: int = 0, further: Mapping[str, Lists] | None = None
 ) -> dict[str, Any]:
@@ -72,6 +82,7 @@ def lists_report(
     known = _Known(
         users=users_of_items(before, past.catalog.n_items), n_users=len(np.unique(before.user[before.user >= 0]))
     )
+    parts = {at: _part(pipeline, past, at, peers, known, most, seed) for at in PARTS}
     report: dict[str, Any] = finite(
         {
             "format": FORMAT,
@@ -86,7 +97,8 @@ def lists_report(
                 name: {peer.parameter: peer.value, "chosen_by": CHOSEN_BY, "tried": peer.tried}
                 for name, peer in chosen.items()
             },
-            "parts": {at: _part(pipeline, past, at, peers, known, most, seed) for at in PARTS},
+            "parts": {at: part.figures for at, part in parts.items()},
+            "both": _both(list(parts.values())),
         }
     )
     return report
@@ -121,8 +133,8 @@ def _compared(own: F64, popular: F64 | None) -> dict[str, Any]:
 
 def _part(
     pipeline: Pipeline, past: Past, at: At, peers: Mapping[str, Lists], known: _Known, most: int, seed: int
-) -> dict[str, Any]:
-    """Return the figures as of one kind of time: for all users, and for those with and without history."""
+) -> "_Part":
+    """Ask as of one kind of time, and return the figures for all users, and for those with and without history."""
     eligible = past.asked(past.split.t2, past.split.t3, at)
     if not len(eligible):
         raise _nobody(past, pipeline.bundle.config)
@@ -133,7 +145,39 @@ def _part(
     lists |= {f"source {name}": found for name, found in answers.alone.items()}
     kinds = {"all": np.ones(len(who), bool), "with_history": who.history > 0, "without_history": who.history == 0}
     figures = {kind: _figures(who, answers, lists, keep, known, pipeline.source_names) for kind, keep in kinds.items()}
-    return {"eligible_users": len(eligible), **figures}
+    worths = {name: worth(found, who, KS) for name, found in lists.items()}
+    return _Part(who.requests.user, worths, {"eligible_users": len(eligible), **figures})
+
+
+def _both(parts: list[_Part]) -> dict[str, Any]:
+    """Return the figures of each user's mean over the parts, of the users who are in all of them."""
+    user = parts[0].user
+    for part in parts[1:]:
+        user = np.intersect1d(user, part.user)
+    if not len(user):
+        return {"users": 0}
+    rows = [np.searchsorted(part.user, user) for part in parts]
+
+    def mean(name: str, figure: str) -> F64:
+        found = [part.worths[name][figure][at] for part, at in zip(parts, rows, strict=True)]
+        return np.asarray(np.mean(found, axis=0))
+
+    worths = {name: {figure: mean(name, figure) for figure in COMPARED} for name in parts[0].worths}
+    own, peers = worths[RECOMMEND], {name: of for name, of in worths.items() if name != RECOMMEND}
+    return {
+        "users": len(user),
+        "lists": {name: _means(of) for name, of in worths.items()},
+        "less": _less(own, peers),
+        "best_peer": {figure: _best_peer(own, peers, figure) for figure in COMPARED},
+    }
+
+
+def _less(own: Mapping[str, F64], peers: Mapping[str, Mapping[str, F64]]) -> dict[str, Any]:
+    """Return how much more `Recommend` has than each other list."""
+    return {
+        name: {figure: _interval(difference(own[figure], of[figure])) for figure in COMPARED}
+        for name, of in peers.items()
+    }
 
 
 def _nobody(past: Past, config: Config) -> PairliftError:
@@ -160,8 +204,7 @@ def _figures(
         "wanted_items": float(some.wanted.mean()),
         "candidates": float(answers.candidates[rows].mean()),
         "lists": {name: _means(of) | _variety(lists[name][rows], known) for name, of in worths.items()},
-        "less": {name: {figure: _interval(difference(own[figure], of[figure])) for figure in COMPARED}
-                 for name, of in peers.items()},
+        "less": _less(own, peers),
         "best_peer": {figure: _best_peer(own, peers, figure) for figure in COMPARED},
         "union": {"recall": _interval(mean_interval(answers.reached[rows] / some.wanted)), "best_order": _means(best)},
         "union_share": _share(own["recall@10"], best["recall@10"]),

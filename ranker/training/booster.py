@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -129,6 +129,25 @@ def fit_booster(
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     best = lgb.Booster(model_str=booster.model_to_string(num_iteration=stop.best))
     return best if start is None else _better(start, best, validation)
+
+
+def mean_of(boosters: list[lgb.Booster]) -> lgb.Booster:
+    """Return one booster whose raw score is the mean of the others' (of the same columns), up to rounding.
+
+    Its trees are theirs, with every leaf's value divided by how many boosters there are.
+    """
+    whole, *rest = (lgb.Booster(model_str=booster.model_to_string()) for booster in boosters)
+    for booster in rest:
+        lgb.basic._safe_call(lgb.basic._LIB.LGBM_BoosterMerge(whole._handle, booster._handle))
+    for tree, leaf in _leaves(whole):
+        whole.set_leaf_output(tree, leaf, whole.get_leaf_output(tree, leaf) / len(boosters))
+    return lgb.Booster(model_str=whole.model_to_string())
+
+
+def _leaves(booster: lgb.Booster) -> Iterator[tuple[int, int]]:
+    for tree, of in enumerate(booster.dump_model()["tree_info"]):
+        for leaf in range(of["num_leaves"]):
+            yield tree, leaf
 
 
 def _better(start: lgb.Booster, best: lgb.Booster, validation: Slice) -> lgb.Booster:

@@ -8,6 +8,7 @@ wanted_stage
     candidates_of     what the sources propose as of the group: the server's own path, tables of before t1
     Proposed.of       rows: the ranker's columns, and each source's own score; wanted later, or not
     fit_booster       pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
+    mean_of           three such forests as one: the mean of their scores
 
 The trees are added to `demand`, the logarithm of what the source `popular` counts: the chance that an item is taken is
 about proportional to how often it is taken now, so without a tree the list is the popular one, and what is learned is
@@ -31,7 +32,7 @@ from ranker.columns import Columns, demand
 from ranker.config import Config, wanted_floor
 from ranker.lists.asked import Asked, asked
 from ranker.settings import BoosterSettings
-from ranker.training.booster import WANTED_TABLE, check_params, fit_booster
+from ranker.training.booster import WANTED_TABLE, check_params, fit_booster, mean_of
 from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
@@ -57,6 +58,10 @@ CODE = (
 NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's period"
 #: losers of a training group: of more, so many are drawn
 LOSERS = 100
+#: forests whose mean it is: one forest's luck moves a list's NDCG as much as what is to be learned does
+FORESTS = 3
+#: between the seeds of its forests, so that two of them share none
+SEED_STEP = 1000
 #: groups whose lists decide when to stop
 JUDGED = 1000
 #: parameters: |ΔNDCG| is far below 1, and so are gradients and Hessians
@@ -77,14 +82,22 @@ class Rows:
         """Whether a slice has no group of which something proposed was wanted."""
         return not (len(self.train.wanted) and len(self.validation.wanted))
 
-    def fit(self, config: Config, seed: int) -> lgb.Booster:
-        """Fit the trees up to the round that is best by NDCG@10 on the validation slice; the rows are not `empty`.
+    def fit(self, config: Config, seed: int, forests: int = FORESTS) -> lgb.Booster:
+        """Return the mean of so many forests, each up to the round that is best by NDCG@10 on the validation slice.
 
-        Where they are no better there than what they are added to, they say nothing: on a log too small to learn
-        from, the list stays the popular one.
+        The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
+        a log too small to learn from, the list stays the popular one.
         """
+        booster = mean_of([self._forest(config, seed + SEED_STEP * k) for k in range(forests)])
+        start = demand(self.validation.matrix, self.columns)
+        if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
+            logger.info("wanted part: no tree is better than the popular list on the validation slice")
+            return _silent(booster)
+        return booster
+
+    def _forest(self, config: Config, seed: int) -> lgb.Booster:
         train, validation = (part.slice(self.columns, seed) for part in (self.train, self.validation))
-        booster = fit_booster(
+        return fit_booster(
             self.columns,
             self.categorical,
             train,
@@ -94,11 +107,6 @@ class Rows:
             judge=self.validation.ndcg,
             table=WANTED_TABLE,
         )
-        start = demand(self.validation.matrix, self.columns)
-        if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
-            logger.info("wanted part: no tree is better than the popular list on the validation slice")
-            return _silent(booster)
-        return booster
 
     def scores(self, booster: lgb.Booster) -> F64:
         """Return float64[n] scores of the validation rows."""
@@ -131,11 +139,12 @@ def wanted_stage(
     *,
     name: str | None = None,
     rows: Callable[[], Rows] | None = None,
+    forests: int = FORESTS,
 ) -> lgb.Booster | None:
     """Fit the wanted part (or reuse it); None, and a warning, where nothing that the sources propose was wanted later.
 
     digest: of the plugins' values and vectors. name: of the stage, in place of the plugins' names. rows: gives what
-    `rows_of` does, where several seeds share it.
+    `rows_of` does, where several seeds share it. forests: whose mean it is.
     """
     config = prepared.config
     settings = [
@@ -144,14 +153,14 @@ def wanted_stage(
         wanted_settings(config).model_dump(),
     ]
     code = code_hash(*CODE, *sorted({type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}))
-    inputs = [prepared.key, digest, settings, seed, code]
+    inputs = [prepared.key, digest, settings, seed, forests, code]
 
     def make(folder: Path) -> None:
         found = rows_of(prepared, plugins, memory) if rows is None else rows()
         if found.empty:
             logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
         else:
-            found.fit(config, seed).save_model(str(folder / "booster.txt"))
+            found.fit(config, seed, forests).save_model(str(folder / "booster.txt"))
 
     label = name or "+".join(plugins) or "without"
     folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)

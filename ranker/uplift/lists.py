@@ -26,8 +26,9 @@ from ranker.training.prepared import Prepared
 from ranker.training.proposed import BLOCK, LIST, Proposed, wanted_columns
 from ranker.training.wanted import digest_of, rows_of, sources_until, wanted_stage
 
-#: the first so many seeds of the boosters are fitted, and at most so many users asked about: what it costs
-SEEDS, USERS = 2, 2000
+#: the first so many seeds are fitted, and at most so many users asked about: what it costs. Each seed is one forest,
+#: where a served part is the mean of several: how much one differs from another is what the interval has of seeds
+SEEDS, USERS = 3, 2000
 #: key in the report, and name in the table
 LIST_FIGURES = {f"recall@{LIST}": f"Recall@{LIST}", f"ndcg@{LIST}": f"NDCG@{LIST}"}
 
@@ -67,7 +68,6 @@ def list_uplift(
         return found | {"remark": "without the plugin, the sources propose nothing that was wanted"}
     with_ = []
     for k, (plugin, columns) in enumerate(zip(plugins, fits, strict=True)):
-        # The first fit is the one that `pairlift train` serves, and so may be its wanted part.
         with plugin_errors(name, "values"):
             arm = _arm(prepared, who, f"{name}-fit{k}" if k else name, {name: plugin}, columns, memory)
         if arm is None:
@@ -110,7 +110,7 @@ def _arm(
     rows = cache(partial(rows_of, prepared, plugins, memory))
     digest, boosters = digest_of(columns, plugins), list[lgb.Booster]()
     for seed in prepared.config.uplift.seeds[:SEEDS]:
-        booster = wanted_stage(prepared, plugins, digest, seed, memory, name=label, rows=rows)
+        booster = wanted_stage(prepared, plugins, digest, seed, memory, name=f"{label}-alone", rows=rows, forests=1)
         if booster is None:
             return None
         boosters.append(booster)

@@ -51,44 +51,40 @@ def trust_line(result: dict[str, Any]) -> str:
     )
 
 
-#: peers of the README's table of lists
-LISTED = {"popular": "most popular", "als": "ALS"}
+#: what lists are compared with in the README, by how their names begin
+KINDS = ("popular", "als", "source")
 
 
 def lists_table(result: dict[str, Any]) -> str:
     """Return what lists of Recommend are worth, beside those of others, as Markdown."""
     found = result["result"]
     lines = [
-        "| data | NDCG@10 of `Recommend` | most popular | ALS | best source alone | more than the best of them [95 %] | users |",
+        "| data | NDCG@10 of `Recommend` | most popular | ALS | best source alone | more than the best [95 %] | users |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for data, name in NAMES.items():
-        part = found[data]["lists"]["parts"]["first"]["all"]
+        part = found[data]["lists"]["both"]
         worth = {of: figures["ndcg@10"]["mean"] for of, figures in part["lists"].items()}
-        source = max((of for of in worth if of.startswith("source ")), key=lambda of: worth[of])
-        others = " | ".join(f"{worth[of]:.3f}" for of in (*LISTED, source))
-        lines.append(
-            f"| {name} | {worth['Recommend']:.3f} | {others} ({source.split()[1]}) "
-            f"| {_gain(part['best_peer']['ndcg@10'])} | {part['users']:,} |"
-        )
+        lines.append(_row(name, worth["Recommend"], worth, _gain(part["best_peer"]["ndcg@10"]), part["users"]))
     world = found["world0"]
-    worth = world["others"]
-    best = {
-        kind: max((of for of in worth if of.startswith(kind)), key=lambda of: worth[of])
-        for kind in ("popular", "als", "source")
-    }
-    lines.append(
-        f"| generated, true reward | {world['recommend'][0]:.3f} | {worth[best['popular']]:.3f} | {worth[best['als']]:.3f} "
-        f"| {worth[best['source']]:.3f} ({best['source'].split()[1]}) "
-        f"| {_gain({'mean': world['gain'][0], 'ci95': world['gain'][1:]})} | {world['users']:,} |"
-    )
+    gain = _gain({"mean": world["gain"][0], "ci95": world["gain"][1:]})
+    lines.append(_row("generated, true reward@10", world["recommend"][0], world["others"], gain, world["users"]))
     lines += [
         "",
-        "Lists of items new to the user, as of their first request in the test, by the server's own path; wanted is a later "
-        "rating of 4 or 5 stars, or a long view. Popularity and ALS are tuned before the cut. In the generated world what "
-        f"a list is worth is known, and no log favours what was shown. `{result['command']}`, {result['date']}.",
+        "Lists of items new to the user, by the server's own path: each user's mean of two, as of their first request "
+        "in the test and as of its start. Wanted is a later rating of 4 or 5 stars, or a long view. Popularity and ALS "
+        "are tuned before the test. In the generated world what a list is worth is known, and no log favours what was "
+        "shown. "
+        f"`{result['command']}`, {result['date']}; {result['machine']}.",
     ]
     return "\n".join(lines)
+
+
+def _row(name: str, own: float, others: dict[str, float], gain: str, users: int) -> str:
+    """Return one line of the table of lists; of several lists of a kind the best."""
+    best = {kind: max((of for of in others if of.startswith(kind)), key=others.__getitem__) for kind in KINDS}
+    cells = [f"{others[of]:.3f}" + (f" ({of.split()[1]})" if kind == "source" else "") for kind, of in best.items()]
+    return f"| {name} | {own:.3f} | {' | '.join(cells)} | {gain} | {users:,} |"
 
 
 def _gain(part: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ over both kinds of pairs, by the weight of the shown ones; two boosters, of whic
 two. Work folders are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it is left out,
 with a word, where that folder has none.
 
-recall10_gain_low, ndcg10_gain_low   lower end by user of Recommend less the best of the others, as of the users' first
-                                     requests, the worse data set; *_of_best: times the best of the others
+recall10_gain_low, ndcg10_gain_low   lower end by user of Recommend less the best of the others, each user's mean of the
+                                     first request in the test and the cut, the worse data set; of each alone too
 true_reward_gain_low                 likewise of the true reward of the first 10, in the generated world
 union_share                          recall@10 over that of the best order of what the sources propose, the worse set
 pair_accuracy_kept                   PairAccuracy of `Rank` over that of shown pairs alone, the worse data set
@@ -29,10 +29,10 @@ from listtruth import ListWorld
 from listworld import future, world_case
 
 from features.errors import PairliftError
+from features.ids import lookup
 from features.pairing.groups import Groups, offsets_of
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.ids import lookup
 from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import limits, source_values
@@ -120,18 +120,15 @@ def designs(trained: Trained) -> dict[str, dict[str, float]]:
 def shown_rows(trained: Trained, sources: Sources, part: str) -> Slice:
     """Return a slice of the shown pairs' rows, with the sources' columns."""
     own = trained.arms.slice(part, trained.columns, trained.seed)
-    groups = trained.arms.groups[part]
-    return replace(own, matrix=with_sources(own.matrix, scores_of_shown(trained.prepared, sources, groups)))
+    scores = scores_of_shown(trained.prepared, sources, trained.arms.groups[part])
+    return replace(own, matrix=with_sources(own.matrix, scores))
 
 
 def scores_of_shown(prepared: Prepared, sources: Sources, groups: Groups) -> F32:
     """Return float32[n, s]: the sources' own scores of what was shown."""
     r, blocks = groups.requests, []
     for k in range(len(r)):
-        context = r.context[k : k + 1] if len(r.context) else NO_CONTEXT
-        request = Request(
-            int(r.user[k]), int(r.as_of[k]), state=prepared.state, surface=int(r.surface[k]), context=context
-        )
+        request = Request.of(r, k, prepared.state)
         asked = zip(sources, limits(sources, request, True), strict=True)
         proposals = [proposed(source, request, limit) for (source, _), limit in asked]
         blocks.append(source_values(proposals, r.item[r.offsets[k] : r.offsets[k + 1]]))
@@ -208,11 +205,7 @@ def kept(trained: Trained) -> dict[str, float]:
     shown, r = pairs.select(~pairs.sampled), groups.requests
     served = np.empty(len(r.item))
     for k in range(len(r)):
-        context = r.context[k : k + 1] if len(r.context) else NO_CONTEXT
-        request = Request(
-            int(r.user[k]), int(r.as_of[k]), state=pipeline.state, surface=int(r.surface[k]), context=context
-        )
-        answer = pipeline.rank(request, r.item[r.offsets[k] : r.offsets[k + 1]])
+        answer = pipeline.rank(Request.of(r, k, pipeline.state), r.item[r.offsets[k] : r.offsets[k + 1]])
         served[r.offsets[k] + answer.index] = answer.score
     pipeline.close()
     rank, alone = (pair_accuracy(score, shown).value for score in (served, trained.arm.scores))
@@ -261,9 +254,13 @@ def everybody(prepared: Prepared, world: ListWorld) -> Asked:
     user = lookup(prepared.catalog.user_ids, world.users.ids[users])
     start, stop = prepared.state.histories.before(user, when)
     requests = Requests(
-        user=user, as_of=when, surface=np.full(len(user), -1, np.int16), offsets=offsets_of(np.zeros(len(user), np.int64)),
-        item=np.empty(0, np.int32), context=NO_CONTEXT,
-    )  # fmt: skip
+        user=user,
+        as_of=when,
+        surface=np.full(len(user), -1, np.int16),
+        offsets=offsets_of(np.zeros(len(user), np.int64)),
+        item=np.empty(0, np.int32),
+        context=NO_CONTEXT,
+    )
     return Asked(requests=requests, history=stop - start)
 
 
@@ -305,9 +302,12 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     data = {name: found[name] for name in found if name in example_names()}
     first = {name: of["lists"]["parts"]["first"]["all"] for name, of in data.items()}
     result: dict[str, Any] = {}
+    both = {name: of["lists"]["both"] for name, of in data.items()}
+    cut = {name: of["lists"]["parts"]["cut"]["all"] for name, of in data.items()}
     for key, figure in (("recall10", "recall@10"), ("ndcg10", "ndcg@10")):
-        result[f"{key}_gain_low"] = min(part["best_peer"][figure]["ci95"][0] for part in first.values())
-        for name, part in first.items():
+        for label, parts in (("", both), ("_first", first), ("_cut", cut)):
+            result[f"{key}_gain_low{label}"] = min(part["best_peer"][figure]["ci95"][0] for part in parts.values())
+        for name, part in both.items():
             own, peer = (part["lists"][of][figure]["mean"] for of in ("Recommend", part["best_peer"][figure]["name"]))
             result[f"{key}_of_best_{name}"] = own / peer
     result["union_share"] = min(part["union_share"] for part in first.values())
