@@ -59,7 +59,7 @@ def lists_table(result: dict[str, Any]) -> str:
     """Return what lists of Recommend are worth, beside those of others, as Markdown."""
     found = result["result"]
     lines = [
-        "| data | NDCG@10 of `Recommend` | most popular | ALS | best source alone | more than the best [95 %] | users |",
+        "| data | NDCG@10 of `Recommend` | most popular | ALS | best source | more than the best [95 %] | users |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for data, name in NAMES.items():

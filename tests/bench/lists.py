@@ -25,8 +25,8 @@ from typing import Any
 import click
 import lightgbm as lgb
 import numpy as np
-from listtruth import ListWorld
-from listworld import future, world_case
+from listtruth import ListWorld, future
+from listworld import world_case
 
 from features.errors import PairliftError
 from features.ids import lookup
