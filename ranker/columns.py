@@ -73,11 +73,6 @@ def demand(matrix: F32, columns: Sequence[str]) -> F64:
     return np.nan_to_num(matrix[:, columns.index(DEMAND)].astype(np.float64), posinf=0.0, neginf=0.0)
 
 
-def lacks_demand(scores: F32, source_columns: Sequence[str]) -> bool:
-    """Return whether the source `popular` should be among float32[n, s] scores and has none: it failed or was late."""
-    return DEMAND in source_columns and bool(np.isnan(scores[:, source_columns.index(DEMAND)]).all() and len(scores))
-
-
 def _beside(known: F32, blocks: Iterable[F32]) -> F32:
     return np.concatenate([known, *blocks], axis=1, dtype=np.float32)
 

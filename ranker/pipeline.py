@@ -26,7 +26,7 @@ from ranker.candidates.configured import Sources, configured_sources, with_deman
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import lacks_demand, plugin_values, row_matrix, with_sources
+from ranker.columns import plugin_values, row_matrix, with_sources
 from ranker.explained import Trace, detail_of
 from ranker.lanes import Failures, Lane
 from ranker.request import MAX_SOURCES, Answer, Candidates, Request
@@ -105,8 +105,6 @@ class Pipeline:
         if self.bundle.wanted is not None:
             scores = self._source_scores(proposals, candidates.item, trace)
             trace.mark("source scores")
-            if lacks_demand(scores, self.bundle.source_columns):
-                scores = None  # what is left over demand is no order by itself: the liked part has a better one
         return replace(self._answer(request, candidates, self.source_names, k, trace, scores), reason=reason)
 
     def _shortage(self, request: Request, k: int, found: int, trace: Trace) -> str:
