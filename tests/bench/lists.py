@@ -57,7 +57,7 @@ from ranker.training.wanted import Rows, digest_of, rows_of, sources_until, want
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".pairlift" / "bench"
 #: users who are asked about
-USERS = 10_000
+USERS = 5_000
 #: weights of the shown pairs in one booster, and of the liked part in the sum of two
 WEIGHTS, SUMS = (0.2, 0.5, 0.8), (0.125, 0.25, 0.5, 1.0)
 
