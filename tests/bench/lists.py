@@ -29,11 +29,10 @@ from listtruth import ListWorld, future
 from listworld import world_case
 
 from features.errors import PairliftError
-from features.ids import lookup
 from features.pairing.groups import Groups, offsets_of
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests
+from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import limits, source_values
 from ranker.candidates.source import proposed
