@@ -27,7 +27,7 @@ SMALL = "[booster]\ntrees = 30\nstop_after = 10\n[uplift]\nseeds = [0]\n[lists]\
 
 
 def module_of(name: str, label: str) -> Any:
-    # Not by its folder on the path: a file there has the name of a package, `features`.
+    # Not by its folder on the path: `features.py` there has the name of a package.
     spec = importlib.util.spec_from_file_location(label, Path(__file__).parent / "bench" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -105,12 +105,11 @@ def test_the_readme_has_a_line_of_each_set(found: dict[str, Any]) -> None:
     ]
     assert f"| {both['lists']['Recommend']['ndcg@10']['mean']:.3f} |" in rows[0]
     assert f"| {max(v for of, v in world['others'].items() if of.startswith('als')):.3f} |" in rows[2]
-    assert f"{world['gain'][0]:+.3f} [{world['gain'][1]:+.3f}, {world['gain'][2]:+.3f}] | {world['users']:,} |" in rows[2]
+    gain = [f"{value:+.3f}" for value in world["gain"]]
+    assert rows[2].endswith(f"| {gain[0]} [{gain[1]}, {gain[2]}] | {world['users']:,} |")
 
 
-def test_what_lists_of_the_world_are_worth_is_its_truth(
-    found: dict[str, Any], trained: Any, small: ListWorld
-) -> None:
+def test_what_lists_of_the_world_are_worth_is_its_truth(found: dict[str, Any], trained: Any, small: ListWorld) -> None:
     world, who = found["world0"], bench.everybody(trained.prepared, small)
     users, when = bench.in_world(trained.prepared, small, who)
     pipeline, worth = trained.pipeline(), []

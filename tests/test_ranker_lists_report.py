@@ -282,7 +282,7 @@ NAMED = (RECOMMEND, "one", "other")
 def parts_of_users(draw: st.DrawFn) -> list[dict[int, dict[str, list[float]]]]:
     """Of each time, by user and list, what each figure is."""
     value = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=len(COMPARED), max_size=len(COMPARED))
-    worth = st.fixed_dictionaries({name: value for name in NAMED})
+    worth = st.fixed_dictionaries(dict.fromkeys(NAMED, value))
     return [draw(st.dictionaries(st.integers(0, 9), worth, max_size=8)) for _ in range(2)]
 
 
