@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import pytest
+from forests import forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leaky import Label
@@ -30,6 +32,7 @@ from ranker.settings import SourcesSettings
 from ranker.train import train
 from ranker.training import wanted as module
 from ranker.training.arms import Arms
+from ranker.training.booster import fit_booster
 from ranker.training.measured import bundle_at_cut
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
@@ -268,6 +271,37 @@ def test_trees_that_are_no_better_than_demand_say_nothing(prepared: Prepared) ->
     np.testing.assert_array_equal(rows.scores(booster), rows.validation.matrix[:, 1].astype(np.float64))
     undemanded = replace(rows, columns=["x", "y"]).fit(prepared.config, 0)
     assert np.ptp(undemanded.predict(rows.validation.matrix)) > 0, "without that source there is no other order"
+
+
+def test_linear_trees_that_are_silenced_say_nothing() -> None:
+    booster = forest(0, trees=4, leaves=5, linear_tree=True)
+    quiet = module._silent(booster)
+    assert quiet.num_trees() == 1
+    assert not np.asarray(quiet.predict(np.random.default_rng(0).normal(size=(100, 6)))).any()
+
+
+def test_the_part_is_the_mean_of_forests_of_seeds_of_their_own(
+    prepared: Prepared, rows: Rows, booster: lgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, lgb.Booster]] = []
+
+    def noted(*arguments: Any, **options: Any) -> lgb.Booster:
+        made.append((arguments[5], fit_booster(*arguments, **options)))
+        return made[-1][1]
+
+    monkeypatch.setattr(module, "fit_booster", noted)
+    assert rows.fit(prepared.config, 0).model_to_string() == booster.model_to_string()
+    assert len(made) == module.FORESTS
+    values = rows.validation.matrix
+    scores = [np.asarray(one.predict(values, raw_score=True)) for _, one in made]
+    assert len({one.model_to_string() for _, one in made}) == len(made)
+    np.testing.assert_allclose(booster.predict(values, raw_score=True), np.mean(scores, axis=0), rtol=1e-9, atol=1e-12)
+    rows.fit(prepared.config, 3, forests=1)
+    assert len(made) == module.FORESTS + 1
+    for seed in (s for s in prepared.config.uplift.seeds if s):
+        rows.fit(prepared.config, seed)
+    of_seeds = [seed for seed, _ in made if seed != 3] + [3]
+    assert len(of_seeds) == len(set(of_seeds))
 
 
 def test_without_a_tree_the_list_is_the_popular_one(

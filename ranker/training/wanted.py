@@ -30,6 +30,7 @@ from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import Columns, demand
 from ranker.config import Config, wanted_floor
+from ranker.forest.text import change_leaves
 from ranker.lists.asked import Asked, asked
 from ranker.settings import BoosterSettings
 from ranker.training.booster import WANTED_TABLE, check_params, fit_booster, mean_of
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 CODE = (
     "ranker.candidates",
     "ranker.columns",
+    "ranker.forest.text",
     "ranker.lists.asked",
     "ranker.lists.worth",
     "ranker.metrics.ndcg",
@@ -124,10 +126,7 @@ def wanted_settings(config: Config) -> BoosterSettings:
 
 def _silent(booster: lgb.Booster) -> lgb.Booster:
     """Return its first tree with zero in every leaf: LightGBM writes no booster without trees."""
-    first = lgb.Booster(model_str=booster.model_to_string(num_iteration=1))
-    for leaf in range(first.dump_model()["tree_info"][0]["num_leaves"]):
-        first.set_leaf_output(0, leaf, 0.0)
-    return lgb.Booster(model_str=first.model_to_string())
+    return lgb.Booster(model_str=change_leaves(booster.model_to_string(num_iteration=1), lambda _: 0.0))
 
 
 def wanted_stage(
