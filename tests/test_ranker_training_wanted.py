@@ -19,10 +19,12 @@ from world import write_world
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
-from features.schema import NO_CONTEXT, EventLog
+from features.schema import NO_CONTEXT, Bool, EventLog
 from features.state.store import State
 from ranker.bundle import load_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.filters import history
+from ranker.candidates.gathering import candidates_of
 from ranker.columns import DEMAND, Columns, demand
 from ranker.config import load_config
 from ranker.lists.asked import Asked
@@ -366,6 +368,7 @@ def test_parameters_are_of_their_own_and_checked(prepared: Prepared, rows: Rows,
     [
         ("num_leafs = 3", r"\[lists.params\] num_leafs: LightGBM has no such parameter \(did you mean 'num_leaves'"),
         ("seed = 3", r"\[lists.params\] seed: Pairlift sets this"),
+        ("linear_trees = true", r"only the part that orders Rank can have linear trees: \[booster.params\]"),
         ("mc = [1]", r"only the part that orders Rank can be constrained: \[booster.monotone\]"),
     ],
 )
@@ -398,6 +401,25 @@ def test_nothing_wanted_gives_no_wanted_part(
     assert "lists are ordered as Rank is" in caplog.text
     # That nothing can be learned is kept too.
     assert wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored", rows=lambda: pytest.fail("again")) is None
+
+
+def test_what_is_wanted_again_is_no_loser_where_lists_have_it(prepared: Prepared, plugins: Plugins) -> None:
+    assert not seen_hits(prepared, plugins).any()
+    sources = prepared.config.sources.model_copy(update={"exclude_seen": False})
+    again = replace(prepared, config=prepared.config.model_copy(update={"sources": sources}))
+    assert seen_hits(again, plugins).any()
+
+
+def seen_hits(prepared: Prepared, plugins: Plugins) -> Bool:
+    """Of the rows that requests of training propose and whose item the user has seen: which of them were wanted."""
+    sources = sources_until(prepared, plugins, prepared.split.t1, MEMORY)
+    found = []
+    for who in asked_in_slices(prepared):
+        for k in range(len(who)):
+            request = Request.of(who.requests, k, prepared.state)
+            seen = np.intersect1d(candidates_of(sources, request, prepared.config)[0].item, history(request))
+            found.append(np.isin(seen, who.item[who.offsets[k] : who.offsets[k + 1]]))
+    return np.concatenate(found)
 
 
 def test_one_user_is_enough_to_train(tmp_path: Path) -> None:

@@ -195,14 +195,16 @@ def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end:
 def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:
     """Return the groups that are learned from, and those that decide when to stop, each as of its own time.
 
-    What their users wanted is read to the end of their own slice, and never of the test.
+    What their users wanted is read to the end of their own slice, and never of the test. Where lists have items that
+    the user has seen, what was wanted again counts too: else every one of these would be a loser.
     """
     split, most = prepared.split, prepared.config.lists.groups
     begin = int(prepared.groups.of("booster", True).requests.as_of.min())
     floor, histories = wanted_floor(prepared.config), prepared.state.histories
+    again = not prepared.config.sources.exclude_seen
 
     def of(start: int, end: int, most: int) -> Asked:
-        return asked(prepared.log, histories, prepared.groups, start, end, floor, "each", most)
+        return asked(prepared.log, histories, prepared.groups, start, end, floor, "each", most, again=again)
 
     return of(split.t1, begin, most), of(begin, split.t2, JUDGED)
 
