@@ -243,6 +243,7 @@ def test_the_report_of_a_world(pipeline: Pipeline, past: Past) -> None:
     text = as_table(report)
     assert "drawn of" in text
     assert "best of the union" in text
+    assert f"each user's mean of the two times, {report['both']['users']:,} users" in text
 
 
 def test_a_test_in_which_nobody_wanted_anything_is_refused_with_what_to_do(pipeline: Pipeline, past: Past) -> None:
