@@ -10,7 +10,6 @@ from features.schema import F32, F64, I8, I32, I64
 from features.state.histories import Histories
 from features.state.store import State
 
-
 #: a count of the state's end fades to no less than this: a server that hears of no events (months behind, or of an old
 #: log) does not know that nothing is wanted any more, and counts that are all about 0 would leave lists without demand
 FADED = 1 / 16
@@ -34,7 +33,8 @@ class Demand:
     An event is wanted from the grade `floor` on; where no event of the log is, all count. Events are read from the
     state's histories, recorded ones too, once: the wanted ones are sorted by item and then by time (0.06 s a million;
     they are held, 12 bytes each). From that state's end on the counts only fade, which costs nothing, and stop at FADED
-    of what they were; an earlier time counts all items (some 0.01 ms a thousand), once for the sources that are asked as of it one after another.
+    of what they were; an earlier time counts all items (some 0.01 ms a thousand), once for the sources that are asked
+    as of it one after another.
     """
 
     def __init__(self, state: State, floor: int, half_life: int) -> None:
