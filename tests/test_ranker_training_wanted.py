@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import pytest
+from forests import forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leaky import Label
@@ -32,11 +34,12 @@ from ranker.settings import SourcesSettings
 from ranker.train import train
 from ranker.training import wanted as module
 from ranker.training.arms import Arms
+from ranker.training.booster import fit_booster
 from ranker.training.measured import bundle_at_cut
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import LIST, MET, Proposed, _pairs
-from ranker.training.wanted import Rows, asked_in_slices, digest_of, rows_of, sources_until, wanted_stage
+from ranker.training.wanted import LIKED_WEIGHTS, Rows, asked_in_slices, digest_of, rows_of, sources_until, wanted_stage
 
 MEMORY = 2**30
 #: users 5 and 6 and items 3 and 4 come after the plugins were fitted, and hands are a context of requests
@@ -272,6 +275,37 @@ def test_trees_that_are_no_better_than_demand_say_nothing(prepared: Prepared) ->
     assert np.ptp(undemanded.predict(rows.validation.matrix)) > 0, "without that source there is no other order"
 
 
+def test_linear_trees_that_are_silenced_say_nothing() -> None:
+    booster = forest(0, trees=4, leaves=5, linear_tree=True)
+    quiet = module._silent(booster)
+    assert quiet.num_trees() == 1
+    assert not np.asarray(quiet.predict(np.random.default_rng(0).normal(size=(100, 6)))).any()
+
+
+def test_the_part_is_the_mean_of_forests_of_seeds_of_their_own(
+    prepared: Prepared, rows: Rows, booster: lgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, lgb.Booster]] = []
+
+    def noted(*arguments: Any, **options: Any) -> lgb.Booster:
+        made.append((arguments[5], fit_booster(*arguments, **options)))
+        return made[-1][1]
+
+    monkeypatch.setattr(module, "fit_booster", noted)
+    assert rows.fit(prepared.config, 0).model_to_string() == booster.model_to_string()
+    assert len(made) == module.FORESTS
+    values = rows.validation.matrix
+    scores = [np.asarray(one.predict(values, raw_score=True)) for _, one in made]
+    assert len({one.model_to_string() for _, one in made}) == len(made)
+    np.testing.assert_allclose(booster.predict(values, raw_score=True), np.mean(scores, axis=0), rtol=1e-9, atol=1e-12)
+    rows.fit(prepared.config, 3, forests=1)
+    assert len(made) == module.FORESTS + 1
+    for seed in (s for s in prepared.config.uplift.seeds if s):
+        rows.fit(prepared.config, seed)
+    of_seeds = [seed for seed, _ in made if seed != 3] + [3]
+    assert len(of_seeds) == len(set(of_seeds))
+
+
 def test_without_a_tree_the_list_is_the_popular_one(
     prepared: Prepared, pipeline: Pipeline, booster: lgb.Booster
 ) -> None:
@@ -393,3 +427,16 @@ def test_one_user_is_enough_to_train(tmp_path: Path) -> None:
     measured = train(load_config(path), tmp_path / "bundle")
     assert measured["lists"]["users"] == 1
     assert measured["lists"]["ndcg@10"]["ci95"] in (None, [None, None])
+
+
+def test_the_liked_part_is_added_with_the_weight_that_is_best(
+    rows: Rows, booster: lgb.Booster, pipeline: Pipeline, prepared: Prepared
+) -> None:
+    arm, validation = pipeline.bundle.booster, rows.validation
+    found = rows.fit(prepared.config, 0, liked=arm)
+    of_liked = np.asarray(arm.predict(validation.matrix[:, : arm.num_feature()], raw_score=True))
+    worth = {w: validation.ndcg(rows.scores(booster) + w * of_liked) for w in LIKED_WEIGHTS}
+    best = max(worth, key=worth.__getitem__)
+    np.testing.assert_allclose(rows.scores(found), rows.scores(booster) + best * of_liked, atol=1e-9)
+    assert validation.ndcg(rows.scores(found)) == pytest.approx(max(worth.values()))
+    assert validation.ndcg(rows.scores(found)) >= validation.ndcg(rows.scores(booster))

@@ -32,9 +32,9 @@ class Demand:
 
     An event is wanted from the grade `floor` on; where no event of the log is, all count. Events are read from the
     state's histories, recorded ones too, once: the wanted ones are sorted by item and then by time (0.06 s a million;
-    they are held, 12 bytes each). From that state's end on the counts only fade, which costs nothing, and no further
-    than to FADED of what they were; an earlier time counts all items (some 0.01 ms a thousand), once for the sources
-    that are asked as of it one after another.
+    they are held, 12 bytes each). From that state's end on the counts only fade, which costs nothing, and stop at FADED
+    of what they were; an earlier time counts all items (some 0.01 ms a thousand), once for the sources that are asked
+    as of it one after another.
     """
 
     def __init__(self, state: State, floor: int, half_life: int) -> None:
