@@ -13,7 +13,7 @@ from features.pairing.split import Split
 from features.schema import I32, MINUTE, EventLog, Requests
 from features.settings import PairingSettings
 from features.state.histories import Histories
-from ranker.lists.asked import Asked, asked
+from ranker.lists.asked import Asked, At, asked
 from ranker.lists.worth import best_hits, coverage, novelty, source_shares, users_of_items, worth, worth_of_hits
 
 SPLIT = Split(0, 20 * MINUTE, 40 * MINUTE, 61 * MINUTE, 0.2)
@@ -59,6 +59,16 @@ def test_asked_equals_the_oracle(log: EventLog, at: str, floor: int, negatives: 
     for start, end in ((SPLIT.t2, SPLIT.t3), (SPLIT.t1, SPLIT.t2), (13 * MINUTE, 50 * MINUTE)):
         found = asked(log, histories, groups, start, end, floor, at, again=again)  # type: ignore[arg-type]
         assert as_rows(found) == slowly_asked(log, groups, start, end, floor, at, again)
+
+
+@given(graded_logs(), st.sampled_from(["first", "cut", "each"]), st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_blocks_of_any_size_change_nothing(log: EventLog, at: At, size: int) -> None:
+    groups, histories = make_groups(log, PairingSettings(), SPLIT), Histories.build(log, N_USERS)
+    whole = asked(log, histories, groups, SPLIT.t1, SPLIT.t3, 1, at)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ranker.lists.asked.BLOCK", size)
+        assert as_rows(asked(log, histories, groups, SPLIT.t1, SPLIT.t3, 1, at)) == as_rows(whole)
 
 
 @given(graded_logs(), st.integers(0, 3), st.integers(0, 3))
