@@ -244,6 +244,7 @@ def test_the_report_of_a_world(pipeline: Pipeline, past: Past) -> None:
     text = as_table(report)
     assert "drawn of" in text
     assert "best of the union" in text
+    assert f"each user's mean of the two times, {report['both']['users']:,} users" in text
 
 
 def test_both_is_each_users_mean_of_the_two_times(pipeline: Pipeline, past: Past) -> None:

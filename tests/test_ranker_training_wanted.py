@@ -19,10 +19,12 @@ from world import write_world
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
-from features.schema import NO_CONTEXT, EventLog
+from features.schema import NO_CONTEXT, Bool, EventLog
 from features.state.store import State
 from ranker.bundle import load_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.filters import history
+from ranker.candidates.gathering import candidates_of
 from ranker.columns import DEMAND, Columns, demand
 from ranker.config import load_config
 from ranker.lists.asked import Asked
@@ -37,7 +39,7 @@ from ranker.training.measured import bundle_at_cut
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import LIST, MET, Proposed, _pairs
-from ranker.training.wanted import Rows, asked_in_slices, digest_of, rows_of, sources_until, wanted_stage
+from ranker.training.wanted import LIKED_WEIGHTS, Rows, asked_in_slices, digest_of, rows_of, sources_until, wanted_stage
 
 MEMORY = 2**30
 #: users 5 and 6 and items 3 and 4 come after the plugins were fitted, and hands are a context of requests
@@ -366,6 +368,7 @@ def test_parameters_are_of_their_own_and_checked(prepared: Prepared, rows: Rows,
     [
         ("num_leafs = 3", r"\[lists.params\] num_leafs: LightGBM has no such parameter \(did you mean 'num_leaves'"),
         ("seed = 3", r"\[lists.params\] seed: Pairlift sets this"),
+        ("linear_trees = true", r"only the part that orders Rank can have linear trees: \[booster.params\]"),
         ("mc = [1]", r"only the part that orders Rank can be constrained: \[booster.monotone\]"),
     ],
 )
@@ -400,8 +403,40 @@ def test_nothing_wanted_gives_no_wanted_part(
     assert wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored", rows=lambda: pytest.fail("again")) is None
 
 
+def test_what_is_wanted_again_is_no_loser_where_lists_have_it(prepared: Prepared, plugins: Plugins) -> None:
+    assert not seen_hits(prepared, plugins).any()
+    sources = prepared.config.sources.model_copy(update={"exclude_seen": False})
+    again = replace(prepared, config=prepared.config.model_copy(update={"sources": sources}))
+    assert seen_hits(again, plugins).any()
+
+
+def seen_hits(prepared: Prepared, plugins: Plugins) -> Bool:
+    """Of the rows that requests of training propose and whose item the user has seen: which of them were wanted."""
+    sources = sources_until(prepared, plugins, prepared.split.t1, MEMORY)
+    found = []
+    for who in asked_in_slices(prepared):
+        for k in range(len(who)):
+            request = Request.of(who.requests, k, prepared.state)
+            seen = np.intersect1d(candidates_of(sources, request, prepared.config)[0].item, history(request))
+            found.append(np.isin(seen, who.item[who.offsets[k] : who.offsets[k + 1]]))
+    return np.concatenate(found)
+
+
 def test_one_user_is_enough_to_train(tmp_path: Path) -> None:
     path = write_world(tmp_path, where="user_id = 1")
     measured = train(load_config(path), tmp_path / "bundle")
     assert measured["lists"]["users"] == 1
     assert measured["lists"]["ndcg@10"]["ci95"] in (None, [None, None])
+
+
+def test_the_liked_part_is_added_with_the_weight_that_is_best(
+    rows: Rows, booster: lgb.Booster, pipeline: Pipeline, prepared: Prepared
+) -> None:
+    arm, validation = pipeline.bundle.booster, rows.validation
+    found = rows.fit(prepared.config, 0, liked=arm)
+    of_liked = np.asarray(arm.predict(validation.matrix[:, : arm.num_feature()], raw_score=True))
+    worth = {w: validation.ndcg(rows.scores(booster) + w * of_liked) for w in LIKED_WEIGHTS}
+    best = max(worth, key=worth.__getitem__)
+    np.testing.assert_allclose(rows.scores(found), rows.scores(booster) + best * of_liked, atol=1e-9)
+    assert validation.ndcg(rows.scores(found)) == pytest.approx(max(worth.values()))
+    assert validation.ndcg(rows.scores(found)) >= validation.ndcg(rows.scores(booster))

@@ -21,7 +21,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     columns, slices and the gain's shares.
 
     Beside it stands what the plugin brings to the lists of Recommend, in recall@10 and NDCG@10 of the test's users, for
-    the first two seeds; a plugin that leaks has no such figures.
+    the first three seeds; a plugin that leaks has no such figures.
 
     Two controls look for leaks: values of sampled groups from histories cut at their as_of, and values of a fit on
     the log cut at t1. Exit status 1 where one is found.

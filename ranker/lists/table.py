@@ -21,6 +21,9 @@ def as_table(report: dict[str, Any]) -> str:
             if part[kind]["users"]:
                 lines += ["", f"{TITLES[at]}, {users}{_drawn(report, part) if kind == 'all' else ''}:"]
                 lines += _section(part[kind])
+    if report["both"]["users"]:
+        lines += ["", f"each user's mean of the two times, {report['both']['users']:,} users who are in both:"]
+        lines += _both(report["both"])
     return "\n".join(lines)
 
 
@@ -57,23 +60,39 @@ def _section(of: dict[str, Any]) -> list[str]:
     best = of["union"]["best_order"]
     return [
         f"{of['users']:,} users, who wanted {of['wanted_items']:.1f} items each, of {of['candidates']:.0f} candidates",
-        f"{'':20}" + "".join(f"{figure:>11}" for figure in FIGURES) + f"{'coverage':>11}{'novelty':>11}{'empty':>7}",
+        f"{_head()}{'coverage':>11}{'novelty':>11}{'empty':>7}",
         *(_line(name, found) for name, found in of["lists"].items()),
-        f"{'best of the union':20}" + "".join(f"{_number(best[figure]['mean']):>11}" for figure in FIGURES),
+        _figures("best of the union", best),
         f"the union has {_percent(of['union']['recall']['mean'])} of what was wanted; the list's recall@10 is "
         f"{_percent(of['union_share'])} of what its best order has",
-        *(_gain(figure, of["best_peer"][figure]) for figure in FIGURES[:2]),
+        *_gains(of["best_peer"]),
         "of the first 10, proposed by: " + ", ".join(_source(name, share) for name, share in of["sources"].items()),
         *(f"WARNING: {n:,} lists are empty: {why}" for why, n in of["empty"].items()),
         *(f"WARNING: {lane} failed in {n:,} requests" for lane, n in of["degraded"].items()),
     ]
 
 
+def _both(of: dict[str, Any]) -> list[str]:
+    """Return the lines of each user's mean, which has neither coverage nor a union."""
+    return [_head(), *(_figures(name, found) for name, found in of["lists"].items()), *_gains(of["best_peer"])]
+
+
 def _line(name: str, found: dict[str, Any]) -> str:
-    figures = "".join(f"{_number(found[figure]['mean']):>11}" for figure in FIGURES)
     bits = found["novelty@10"]["mean"]
     novelty = "-" if bits is None else f"{bits:.1f} bit"
-    return f"{name:20}{figures}{_percent(found['coverage@10']):>11}{novelty:>11}{found['empty']:>7}"
+    return f"{_figures(name, found)}{_percent(found['coverage@10']):>11}{novelty:>11}{found['empty']:>7}"
+
+
+def _head() -> str:
+    return f"{'':20}" + "".join(f"{figure:>11}" for figure in FIGURES)
+
+
+def _figures(name: str, found: dict[str, Any]) -> str:
+    return f"{name:20}" + "".join(f"{_number(found[figure]['mean']):>11}" for figure in FIGURES)
+
+
+def _gains(best_peer: dict[str, Any]) -> list[str]:
+    return [_gain(figure, best_peer[figure]) for figure in FIGURES[:2]]
 
 
 def _gain(figure: str, peer: dict[str, Any]) -> str:

@@ -137,11 +137,25 @@ def mean_of(boosters: list[lgb.Booster]) -> lgb.Booster:
 
     Its trees are theirs, with what every leaf gives divided by how many boosters there are.
     """
+    share = change_leaves(_joined(boosters).model_to_string(), lambda value: value / len(boosters))
+    return lgb.Booster(model_str=share)
+
+
+def added(booster: lgb.Booster, other: lgb.Booster, weight: float) -> lgb.Booster:
+    """Return one booster whose raw score is that of `booster` + weight · that of `other`, up to rounding.
+
+    other: its columns are the first ones of `booster`.
+    """
+    scaled = lgb.Booster(model_str=change_leaves(other.model_to_string(), lambda value: value * weight))
+    return lgb.Booster(model_str=_joined([booster, scaled]).model_to_string())
+
+
+def _joined(boosters: list[lgb.Booster]) -> lgb.Booster:
+    """Return a booster of all trees, with the columns of the first."""
     whole, *rest = (lgb.Booster(model_str=booster.model_to_string()) for booster in boosters)
     for booster in rest:
         lgb.basic._safe_call(lgb.basic._LIB.LGBM_BoosterMerge(whole._handle, booster._handle))
-    share = change_leaves(whole.model_to_string(), lambda value: value / len(boosters))
-    return lgb.Booster(model_str=share)
+    return whole
 
 
 def _better(start: lgb.Booster, best: lgb.Booster, validation: Slice) -> lgb.Booster:
@@ -239,6 +253,9 @@ def check_params(settings: BoosterSettings | ListSettings, table: str = LIKED_TA
             raise PairliftError(f"{place}: it has no effect here, for objective, metric and data are Pairlift's own")
         if meaning[name] == "monotone_constraints" and isinstance(settings, ListSettings):
             raise PairliftError(f"{place}: only the part that orders Rank can be constrained: [booster.monotone]")
+        if meaning[name] == "linear_tree" and value and isinstance(settings, ListSettings):
+            # a list has hundreds of candidates, and the compiled scorer takes no linear trees
+            raise PairliftError(f"{place}: only the part that orders Rank can have linear trees: [booster.params]")
         if meaning[name] == "monotone_constraints":
             raise PairliftError(f'{place}: name the columns instead: [booster.monotone] "column" = 1 (or -1)')
         if meaning[name] in found:
