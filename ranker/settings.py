@@ -162,6 +162,7 @@ class NearestSettings(SourceSettings):
     weight: float = Field(
         default=0.5,
         ge=0,
+        allow_inf_nan=False,
         description="Of a plugin whose product is what is left over demand (the towers): items are proposed by weight "
         "times the product plus log(1 + decayed count of wanted events).",
     )
@@ -187,7 +188,11 @@ class SourcesSettings(Settings):
         description="Items that are nearest to the user by the first of [ranker] plugins that has vectors: by its own "
         "query and keys where it has these, mixed with demand where they leave that out. false turns it off.",
     )
-    exclude_seen: bool = Field(default=True, description="Do not propose items that are in the user's history.")
+    exclude_seen: bool = Field(
+        default=True,
+        description="Do not propose items that are in the user's history. false: the order of lists is then learned "
+        "from what was wanted again, too.",
+    )
 
 
 class ListSettings(Settings):

@@ -62,7 +62,7 @@ def train(
     columns = arms.served_columns(plugins)
     label = "-".join(["+".join(plugins) or "without", *([old.mode] if old else [])])
     arm = arms.fit(label, columns, seed, old)
-    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
+    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory, liked=arm.booster)
     measured = pair_figures(arms, columns, arm, old)
     at_cut = bundle_at_cut(prepared, plugins, arm, wanted, memory)
     measured["lists"] = list_figures(at_cut, prepared)

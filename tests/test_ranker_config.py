@@ -223,6 +223,7 @@ def test_an_unknown_key_says_what_lists_the_known_ones(tmp_path: Any, key: str, 
         ("", "[pairing.weights]\n'a > b' = 'x'", "pairing.weights.a > b: a number was expected, found 'x'"),
         ("", "[booster.monotone]\nx = 2", "booster.monotone.x: -1 or 1 was expected, found 2"),
         ("", "[booster]\nmargin = inf", "booster.margin: a finite number was expected, found inf"),
+        ("", "[sources.nearest]\nweight = inf", "sources.nearest.weight: a finite number was expected, found inf"),
         ("", "[booster.params]\nx = 2020-01-01", "booster.params.x: true or false, an integer, a number, text or a "
          "list was expected, found 2020-01-01"),
         ("", "[uplift]\nseeds = []", "uplift.seeds: a list that is not empty was expected, found []"),

@@ -19,15 +19,17 @@ from ranker.lists.worth import best_hits, coverage, novelty, source_shares, user
 SPLIT = Split(0, 20 * MINUTE, 40 * MINUTE, 61 * MINUTE, 0.2)
 
 
-def wanted_by(log: EventLog, user: int, as_of: int, end: int, floor: int) -> set[int]:
-    """The items that a user wanted in [as_of, end) and had no event of before."""
+def wanted_by(log: EventLog, user: int, as_of: int, end: int, floor: int, again: bool) -> set[int]:
+    """The items that a user wanted in [as_of, end) and, unless `again`, had no event of before."""
     rows = [r for r in range(len(log)) if log.user[r] == user]
-    before = {int(log.item[r]) for r in rows if log.ts[r] < as_of}
+    before = set() if again else {int(log.item[r]) for r in rows if log.ts[r] < as_of}
     later = [r for r in rows if as_of <= log.ts[r] < end and log.item[r] >= 0]
     return {int(log.item[r]) for r in later if log.grade[r] >= floor and log.pairable[r]} - before
 
 
-def slowly_asked(log: EventLog, groups: Groups, start: int, end: int, floor: int, at: str) -> list[tuple[object, ...]]:
+def slowly_asked(
+    log: EventLog, groups: Groups, start: int, end: int, floor: int, at: str, again: bool = False
+) -> list[tuple[object, ...]]:
     """(user, as_of, surface, history, wanted) of each user who is asked about."""
     r, found = groups.requests, []
     for user in range(N_USERS):
@@ -36,7 +38,7 @@ def slowly_asked(log: EventLog, groups: Groups, start: int, end: int, floor: int
             continue
         first, g = min(own)
         as_of = first if at == "first" else start
-        wanted = wanted_by(log, user, as_of, end, floor)
+        wanted = wanted_by(log, user, as_of, end, floor, again)
         if wanted:
             history = sum(log.user[e] == user and log.ts[e] < as_of for e in range(len(log)))
             found.append((user, as_of, int(r.surface[g]), history, sorted(wanted)))
@@ -49,14 +51,14 @@ def as_rows(found: Asked) -> list[tuple[object, ...]]:
     return list(zip(r.user, r.as_of, r.surface, found.history, wanted, strict=True))
 
 
-@given(graded_logs(), st.sampled_from(["first", "cut"]), st.integers(0, 2), st.sampled_from([0, 2]))
+@given(graded_logs(), st.sampled_from(["first", "cut"]), st.integers(0, 2), st.sampled_from([0, 2]), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_asked_equals_the_oracle(log: EventLog, at: str, floor: int, negatives: int) -> None:
+def test_asked_equals_the_oracle(log: EventLog, at: str, floor: int, negatives: int, again: bool) -> None:
     groups = make_groups(log, PairingSettings(window="5m", negatives=negatives), SPLIT)
     histories = Histories.build(log, N_USERS)
     for start, end in ((SPLIT.t2, SPLIT.t3), (SPLIT.t1, SPLIT.t2), (13 * MINUTE, 50 * MINUTE)):
-        found = asked(log, histories, groups, start, end, floor, at)  # type: ignore[arg-type]
-        assert as_rows(found) == slowly_asked(log, groups, start, end, floor, at)
+        found = asked(log, histories, groups, start, end, floor, at, again=again)  # type: ignore[arg-type]
+        assert as_rows(found) == slowly_asked(log, groups, start, end, floor, at, again)
 
 
 @given(graded_logs(), st.integers(0, 3), st.integers(0, 3))

@@ -27,9 +27,10 @@ from ranker.candidates.source import Proposal
 from ranker.lists.answers import ask, patient
 from ranker.lists.asked import Asked
 from ranker.lists.peers import Past, als_lists, factorised, fitted_als, popular, popular_lists
-from ranker.lists.report import COMPARED, RECOMMEND, lists_report
+from ranker.lists.report import COMPARED, RECOMMEND, _both, _Part, lists_report
 from ranker.lists.table import as_table
 from ranker.lists.worth import worth
+from ranker.metrics.interval import mean_interval
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.settings import SourceSettings
@@ -244,6 +245,68 @@ def test_the_report_of_a_world(pipeline: Pipeline, past: Past) -> None:
     assert "drawn of" in text
     assert "best of the union" in text
     assert f"each user's mean of the two times, {report['both']['users']:,} users" in text
+
+
+def test_both_is_each_users_mean_of_the_two_times(pipeline: Pipeline, past: Past) -> None:
+    report = lists_report(pipeline, past, most=25)
+    who = [past.asked(past.split.t2, past.split.t3, at).drawn(25, 0) for at in ("first", "cut")]
+    asks = [ask(pipeline, some, 200) for some in who]
+    own: dict[int, list[float]] = {}
+    other: dict[int, list[float]] = {}
+    for some, answers in zip(who, asks, strict=True):
+        for k, user in enumerate(some.requests.user.tolist()):
+            one, wanted = some.select(np.array([k])), set(some.item[some.offsets[k] : some.offsets[k + 1]].tolist())
+            assert len(one) == 1
+            for found, lists in ((own, answers.lists), (other, answers.alone["popular"])):
+                hits = len(wanted & set(lists[k, :10].tolist()))
+                found.setdefault(user, []).append(hits / min(len(wanted), 10))
+    users = [user for user, twice in own.items() if len(twice) == 2]
+    part = report["both"]
+    assert 1 < part["users"] == len(users) < 26
+    less = [(sum(own[user]) - sum(other[user])) / 2 for user in users]
+    want = mean_interval(np.array(less))
+    got = part["less"]["source popular"]["recall@10"]
+    assert [got["mean"], *got["ci95"]] == pytest.approx(want)
+    assert part["lists"][RECOMMEND]["recall@10"]["mean"] == pytest.approx(np.mean([sum(own[u]) / 2 for u in users]))
+    for figure in COMPARED:
+        peer = part["best_peer"][figure]
+        assert part["lists"][peer["name"]][figure]["mean"] == max(
+            of[figure]["mean"] for name, of in part["lists"].items() if name != RECOMMEND
+        )
+        assert peer == {"name": peer["name"], **part["less"][peer["name"]][figure]}
+
+
+NAMED = (RECOMMEND, "one", "other")
+
+
+@st.composite
+def parts_of_users(draw: st.DrawFn) -> list[dict[int, dict[str, list[float]]]]:
+    """Of each time, by user and list, what each figure is."""
+    value = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=len(COMPARED), max_size=len(COMPARED))
+    worth = st.fixed_dictionaries(dict.fromkeys(NAMED, value))
+    return [draw(st.dictionaries(st.integers(0, 9), worth, max_size=8)) for _ in range(2)]
+
+
+@given(parts_of_users())
+@settings(max_examples=100, deadline=None)
+def test_both_equals_the_oracle(parts: list[dict[int, dict[str, list[float]]]]) -> None:
+    made = []
+    for part in parts:
+        users = sorted(part)
+        worths = {
+            name: {f: np.array([part[u][name][k] for u in users]) for k, f in enumerate(COMPARED)} for name in NAMED
+        }
+        made.append(_Part(np.array(users, np.int32), worths, {}))
+    found, users = _both(made), [user for user in parts[0] if user in parts[1]]
+    assert found["users"] == len(users)
+    for k, figure in enumerate(COMPARED) if users else ():
+        mean = {name: np.mean([part[u][name][k] for u in users for part in parts]) for name in NAMED}
+        for name in NAMED:
+            assert found["lists"][name][figure]["mean"] == pytest.approx(mean[name])
+        peer = found["best_peer"][figure]
+        assert mean[peer["name"]] == pytest.approx(max(mean["one"], mean["other"]))
+        assert peer["mean"] == pytest.approx(mean[RECOMMEND] - mean[peer["name"]])
+        assert found["less"]["one"][figure]["mean"] == pytest.approx(mean[RECOMMEND] - mean["one"])
 
 
 def test_a_test_in_which_nobody_wanted_anything_is_refused_with_what_to_do(pipeline: Pipeline, past: Past) -> None:

@@ -6,17 +6,18 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pytest
-from forests import FORESTS
+from forests import COLUMNS as WIDTH
+from forests import FORESTS, ODD, forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
-from ranker.forest.scorer import checked_scorer
+from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
-from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, parameters
+from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, mean_of, parameters
 from ranker.training.category_codes import moved_codes, recode
 from ranker.training.leaf_refit import refit, refit_booster
 from ranker.training.objective import PairLogit
@@ -373,3 +374,52 @@ def test_nothing_moved_is_the_same_booster() -> None:
     assert recode(booster, {}) is booster
     assert moved_codes(("a", "c"), ("a", "b", "c")).tolist() == [0, 2]
     assert moved_codes(("a", "c"), ("c",)).tolist() == [-1, 0]
+
+
+#: forests that treat missing values alike, as fits of the same rows do: the compiled scorer takes no others together
+ALIKE = (
+    [name for name in FORESTS if name not in ("zero as missing", "missing as zero")],
+    ["zero as missing"],
+    ["missing as zero"],
+)
+
+
+@given(
+    st.sampled_from(ALIKE).flatmap(lambda names: st.lists(st.sampled_from(names), min_size=1, max_size=3)),
+    st.lists(st.lists(ODD | st.floats(-5, 80, width=32), min_size=WIDTH, max_size=WIDTH), min_size=1, max_size=20),
+)
+@settings(max_examples=20, deadline=None)
+def test_the_mean_of_forests_scores_the_mean_of_their_scores(names: list[str], values: list[list[float]]) -> None:
+    boosters, rows = [FORESTS[name] for name in names], np.array(values, np.float32)
+    mean = mean_of(boosters)
+    assert mean.num_trees() == sum(booster.num_trees() for booster in boosters)
+    score = np.asarray(mean.predict(rows, raw_score=True))
+    want = np.mean([booster.predict(rows, raw_score=True) for booster in boosters], axis=0)
+    np.testing.assert_allclose(score, want, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(Scorer.compile(mean).score(rows), score)
+
+
+def test_the_mean_of_forests_is_a_booster_like_any_other(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    boosters = [fit_booster(COLUMNS, ["kind"], a_slice(s), a_slice(99), booster_settings(20), s) for s in range(3)]
+    texts = [booster.model_to_string() for booster in boosters]
+    mean, rows = mean_of(boosters), a_slice(3).matrix
+    assert [booster.model_to_string() for booster in boosters] == texts, "theirs are as they were"
+    assert checked_scorer(mean) is not None
+    mean.save_model(str(tmp_path / "booster.txt"))
+    kept = lgb.Booster(model_file=str(tmp_path / "booster.txt"))
+    assert kept.feature_name() == COLUMNS
+    np.testing.assert_array_equal(kept.predict(rows), mean.predict(rows))
+    alone = mean_of(boosters[:1])
+    np.testing.assert_array_equal(alone.predict(rows), boosters[0].predict(rows))
+    why = np.mean([booster.predict(rows, pred_contrib=True) for booster in boosters], axis=0)
+    np.testing.assert_allclose(mean.predict(rows, pred_contrib=True), why, rtol=1e-9, atol=1e-9)
+    gain = sum(booster.feature_importance("gain") for booster in boosters)
+    np.testing.assert_allclose(mean.feature_importance("gain"), gain, rtol=1e-5)
+
+
+def test_the_mean_of_linear_trees_is_of_their_lines_too() -> None:
+    boosters = [forest(seed, trees=4, leaves=5, linear_tree=True) for seed in range(3)]
+    rows = np.random.default_rng(0).normal(size=(200, WIDTH)).astype(np.float32)
+    rows[::7, 0] = np.nan
+    want = np.mean([booster.predict(rows) for booster in boosters], axis=0)
+    np.testing.assert_allclose(mean_of(boosters).predict(rows), want, rtol=1e-9)

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import pytest
+from forests import forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leaky import Label
@@ -17,10 +19,12 @@ from world import write_world
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
-from features.schema import NO_CONTEXT, EventLog
+from features.schema import NO_CONTEXT, Bool, EventLog
 from features.state.store import State
 from ranker.bundle import load_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.filters import history
+from ranker.candidates.gathering import candidates_of
 from ranker.columns import DEMAND, Columns, demand
 from ranker.config import load_config
 from ranker.lists.asked import Asked
@@ -30,6 +34,7 @@ from ranker.settings import SourcesSettings
 from ranker.train import train
 from ranker.training import wanted as module
 from ranker.training.arms import Arms
+from ranker.training.booster import fit_booster
 from ranker.training.measured import bundle_at_cut
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
@@ -270,6 +275,37 @@ def test_trees_that_are_no_better_than_demand_say_nothing(prepared: Prepared) ->
     assert np.ptp(undemanded.predict(rows.validation.matrix)) > 0, "without that source there is no other order"
 
 
+def test_linear_trees_that_are_silenced_say_nothing() -> None:
+    booster = forest(0, trees=4, leaves=5, linear_tree=True)
+    quiet = module._silent(booster)
+    assert quiet.num_trees() == 1
+    assert not np.asarray(quiet.predict(np.random.default_rng(0).normal(size=(100, 6)))).any()
+
+
+def test_the_part_is_the_mean_of_forests_of_seeds_of_their_own(
+    prepared: Prepared, rows: Rows, booster: lgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, lgb.Booster]] = []
+
+    def noted(*arguments: Any, **options: Any) -> lgb.Booster:
+        made.append((arguments[5], fit_booster(*arguments, **options)))
+        return made[-1][1]
+
+    monkeypatch.setattr(module, "fit_booster", noted)
+    assert rows.fit(prepared.config, 0).model_to_string() == booster.model_to_string()
+    assert len(made) == module.FORESTS
+    values = rows.validation.matrix
+    scores = [np.asarray(one.predict(values, raw_score=True)) for _, one in made]
+    assert len({one.model_to_string() for _, one in made}) == len(made)
+    np.testing.assert_allclose(booster.predict(values, raw_score=True), np.mean(scores, axis=0), rtol=1e-9, atol=1e-12)
+    rows.fit(prepared.config, 3, forests=1)
+    assert len(made) == module.FORESTS + 1
+    for seed in (s for s in prepared.config.uplift.seeds if s):
+        rows.fit(prepared.config, seed)
+    of_seeds = [seed for seed, _ in made if seed != 3] + [3]
+    assert len(of_seeds) == len(set(of_seeds))
+
+
 def test_without_a_tree_the_list_is_the_popular_one(
     prepared: Prepared, pipeline: Pipeline, booster: lgb.Booster
 ) -> None:
@@ -332,6 +368,7 @@ def test_parameters_are_of_their_own_and_checked(prepared: Prepared, rows: Rows,
     [
         ("num_leafs = 3", r"\[lists.params\] num_leafs: LightGBM has no such parameter \(did you mean 'num_leaves'"),
         ("seed = 3", r"\[lists.params\] seed: Pairlift sets this"),
+        ("linear_trees = true", r"only the part that orders Rank can have linear trees: \[booster.params\]"),
         ("mc = [1]", r"only the part that orders Rank can be constrained: \[booster.monotone\]"),
     ],
 )
@@ -364,6 +401,25 @@ def test_nothing_wanted_gives_no_wanted_part(
     assert "lists are ordered as Rank is" in caplog.text
     # That nothing can be learned is kept too.
     assert wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored", rows=lambda: pytest.fail("again")) is None
+
+
+def test_what_is_wanted_again_is_no_loser_where_lists_have_it(prepared: Prepared, plugins: Plugins) -> None:
+    assert not seen_hits(prepared, plugins).any()
+    sources = prepared.config.sources.model_copy(update={"exclude_seen": False})
+    again = replace(prepared, config=prepared.config.model_copy(update={"sources": sources}))
+    assert seen_hits(again, plugins).any()
+
+
+def seen_hits(prepared: Prepared, plugins: Plugins) -> Bool:
+    """Of the rows that requests of training propose and whose item the user has seen: which of them were wanted."""
+    sources = sources_until(prepared, plugins, prepared.split.t1, MEMORY)
+    found = []
+    for who in asked_in_slices(prepared):
+        for k in range(len(who)):
+            request = Request.of(who.requests, k, prepared.state)
+            seen = np.intersect1d(candidates_of(sources, request, prepared.config)[0].item, history(request))
+            found.append(np.isin(seen, who.item[who.offsets[k] : who.offsets[k + 1]]))
+    return np.concatenate(found)
 
 
 def test_one_user_is_enough_to_train(tmp_path: Path) -> None:

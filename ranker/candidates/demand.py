@@ -10,12 +10,16 @@ from features.schema import F32, F64, I8, I32, I64
 from features.state.histories import Histories
 from features.state.store import State
 
+#: a count of the state's end fades to no less than this: a server that hears of no events (months behind, or of an old
+#: log) does not know that nothing is wanted any more, and counts that are all about 0 would leave lists without demand
+FADED = 1 / 16
+
 
 class Counts(NamedTuple):
     """Decayed counts as of a time: `at * faded`. Decay fades all items alike, so `at` alone orders them."""
 
     at: F64  # [n_items]
-    faded: float  # 0 < faded <= 1; after many half-lives it may be 0 as a float
+    faded: float  # FADED <= faded <= 1
 
     def log1p(self) -> F32:
         """Return float32[n_items]: log(1 + count)."""
@@ -28,8 +32,9 @@ class Demand:
 
     An event is wanted from the grade `floor` on; where no event of the log is, all count. Events are read from the
     state's histories, recorded ones too, once: the wanted ones are sorted by item and then by time (0.06 s a million;
-    they are held, 12 bytes each). From that state's end on the counts only fade, which costs nothing; an earlier time
-    counts all items (some 0.01 ms a thousand), once for the sources that are asked as of it one after another.
+    they are held, 12 bytes each). From that state's end on the counts only fade, which costs nothing, and stop at FADED
+    of what they were; an earlier time counts all items (some 0.01 ms a thousand), once for the sources that are asked
+    as of it one after another.
     """
 
     def __init__(self, state: State, floor: int, half_life: int) -> None:
@@ -47,7 +52,7 @@ class Demand:
     def counts(self, as_of: int) -> Counts:
         """Return the counts over the events with `ts < as_of`."""
         if as_of >= self.end:
-            return Counts(self.at_end, 2.0 ** ((self.end - as_of) / self.half_life))
+            return Counts(self.at_end, max(2.0 ** ((self.end - as_of) / self.half_life), FADED))
         known, at = self._last  # one read: another thread may put its own there
         if known != as_of:
             at = _counts(self._wanted, self.half_life, as_of)

@@ -24,7 +24,7 @@ class Popular:
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
-        # Without new events the order stays, also when the counts themselves have faded to zero.
+        # Without new events the order stays.
         self._order_at_end = _order(demand.at_end, len(demand.at_end))
 
     def by(self, demand: Demand) -> "Popular":

@@ -1,6 +1,6 @@
 """LightGBM's text format, version 4: the trees of a booster as arrays, its sets of categories, the order of leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,8 @@ NONE, ZERO, NAN = 0, 1, 2
 #: codes of one word of a set of categories
 CODES = 32
 _TREE = "\nTree="
+#: lines of what a leaf gives: a value, or of a linear tree a constant and a coefficient of each of its features
+_GIVES = ("leaf_value", "leaf_const", "leaf_coeff")
 
 
 class UnsupportedError(Exception):
@@ -82,10 +84,25 @@ def move_categories(text: str, moved: Mapping[int, I64]) -> str:
 
     A code that `moved` lacks leaves the set. Sets of other features stay as they are.
     """
+    return _with_sections(text, lambda section: _moved(section, moved))
+
+
+def change_leaves(text: str, change: Callable[[float], float]) -> str:
+    """Return a booster's text with each number that its leaves give changed: those of linear trees too."""
+
+    def changed(line: str) -> str:
+        name, _, values = line.partition("=")
+        return f"{name}={' '.join(repr(change(float(v))) for v in values.split())}" if name in _GIVES else line
+
+    return _with_sections(text, lambda section: "\n".join(map(changed, section.split("\n"))))
+
+
+def _with_sections(text: str, change: Callable[[str], str]) -> str:
+    """Return a booster's text with the section of each tree changed."""
     header, *sections = text.split(_TREE)
     # Sizes in bytes, for a parallel parse; without them LightGBM reads on to the next tree.
     header = "\n".join(line for line in header.splitlines() if not line.startswith("tree_sizes="))
-    return _TREE.join([header, *(_moved(section, moved) for section in sections)])
+    return _TREE.join([header, *map(change, sections)])
 
 
 def _fields(section: str) -> dict[str, str]:

@@ -73,6 +73,7 @@ def asked(
     at: At = "first",
     most: int | None = None,
     seed: int = 0,
+    again: bool = False,
 ) -> Asked:
     """Return the users with a group in [start, end) who wanted, from their as_of to end, an item new to them.
 
@@ -80,7 +81,8 @@ def asked(
     user has no event of it before as_of, whatever the feedback. as_of is the user's first group in [start, end), or
     `start` itself (at = "cut"); surface and context are that group's. at = "each" asks about every group, so a user
     comes as often. Drawn negatives are no events, so they never count. histories: of the whole log. start, end: µs.
-    most: of more users (or groups), so many are drawn evenly by `seed`.
+    most: of more users (or groups), so many are drawn evenly by `seed`. again: an item that the user knows is wanted
+    again, as a song is; it need not be new.
     """
     first = _groups_in(groups.requests, start, end) if at == "each" else _first_groups(groups.requests, start, end)
     if most is not None and len(first) > SPARE * most:  # some of those drawn wanted nothing
@@ -90,7 +92,7 @@ def asked(
     place, item = _wanted(log.between(start, end), user, as_of, floor)
     begin, stop = histories.before(user, as_of)
     bounds = np.searchsorted(place, np.arange(len(user) + 1))
-    new = _new(item, bounds, histories.item, begin, stop, int(item.max(initial=-1)) + 1)
+    new = _new(item, bounds, histories.item, begin, stop, int(item.max(initial=-1)) + 1) | again
     sizes = np.bincount(place[new], minlength=len(user))
     context = groups.requests.context
     requests = Requests(

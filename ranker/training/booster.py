@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from features.errors import PairliftError, did_you_mean, nearest
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I64
+from ranker.forest.text import change_leaves
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.settings import BoosterSettings, ListSettings
 from ranker.training.objective import PairLogit
@@ -134,20 +135,27 @@ def fit_booster(
 def mean_of(boosters: list[lgb.Booster]) -> lgb.Booster:
     """Return one booster whose raw score is the mean of the others' (of the same columns), up to rounding.
 
-    Its trees are theirs, with every leaf's value divided by how many boosters there are.
+    Its trees are theirs, with what every leaf gives divided by how many boosters there are.
     """
+    share = change_leaves(_joined(boosters).model_to_string(), lambda value: value / len(boosters))
+    return lgb.Booster(model_str=share)
+
+
+def added(booster: lgb.Booster, other: lgb.Booster, weight: float) -> lgb.Booster:
+    """Return one booster whose raw score is that of `booster` + weight · that of `other`, up to rounding.
+
+    other: its columns are the first ones of `booster`.
+    """
+    scaled = lgb.Booster(model_str=change_leaves(other.model_to_string(), lambda value: value * weight))
+    return lgb.Booster(model_str=_joined([booster, scaled]).model_to_string())
+
+
+def _joined(boosters: list[lgb.Booster]) -> lgb.Booster:
+    """Return a booster of all trees, with the columns of the first."""
     whole, *rest = (lgb.Booster(model_str=booster.model_to_string()) for booster in boosters)
     for booster in rest:
         lgb.basic._safe_call(lgb.basic._LIB.LGBM_BoosterMerge(whole._handle, booster._handle))
-    for tree, leaf in _leaves(whole):
-        whole.set_leaf_output(tree, leaf, whole.get_leaf_output(tree, leaf) / len(boosters))
-    return lgb.Booster(model_str=whole.model_to_string())
-
-
-def _leaves(booster: lgb.Booster) -> Iterator[tuple[int, int]]:
-    for tree, of in enumerate(booster.dump_model()["tree_info"]):
-        for leaf in range(of["num_leaves"]):
-            yield tree, leaf
+    return whole
 
 
 def _better(start: lgb.Booster, best: lgb.Booster, validation: Slice) -> lgb.Booster:
@@ -245,6 +253,9 @@ def check_params(settings: BoosterSettings | ListSettings, table: str = LIKED_TA
             raise PairliftError(f"{place}: it has no effect here, for objective, metric and data are Pairlift's own")
         if meaning[name] == "monotone_constraints" and isinstance(settings, ListSettings):
             raise PairliftError(f"{place}: only the part that orders Rank can be constrained: [booster.monotone]")
+        if meaning[name] == "linear_tree" and value and isinstance(settings, ListSettings):
+            # `mean_of` divides leaves, and those of linear trees are more than a value
+            raise PairliftError(f"{place}: only the part that orders Rank can have linear trees: [booster.params]")
         if meaning[name] == "monotone_constraints":
             raise PairliftError(f'{place}: name the columns instead: [booster.monotone] "column" = 1 (or -1)')
         if meaning[name] in found:

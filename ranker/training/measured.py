@@ -106,7 +106,7 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
     arms = Arms.of(prepared)
     columns = arms.served_columns(plugins)
     arm = arms.fit("+".join(plugins) or "without", columns, seed)
-    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory)
+    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory, liked=arm.booster)
     pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, wanted, memory)))
     try:
         return lists_report(pipeline, past_of(prepared), most=most or config.lists.users, seed=seed)

@@ -94,10 +94,11 @@ def _list_lines(prepared: Prepared) -> list[str]:
     """Return how much the order of Recommend's lists is learned from, stopped by and measured by."""
     config, split, floor = prepared.config, prepared.split, wanted_floor(prepared.config)
     wanted = " or ".join(config.grade_names[floor:])
+    new = " of items new to them" if config.sources.exclude_seen else ", again or not; measured are items new to them"
     train, validation = asked_in_slices(prepared)
     test = asked(prepared.log, prepared.state.histories, prepared.groups, split.t2, split.t3, floor)
     return [
-        f"lists of Recommend: what their users wanted later ({wanted}) of items new to them",
+        f"lists of Recommend: what their users wanted later ({wanted}){new}",
         _enough("learned from", len(train), f"requests of the booster's period (at most {config.lists.groups:,})"),
         _enough("stopped by", len(validation), f"requests of its validation slice (at most {JUDGED:,})"),
         _enough("measured by", len(test), "users of the test"),

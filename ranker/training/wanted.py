@@ -9,6 +9,7 @@ wanted_stage
     Proposed.of       rows: the ranker's columns, and each source's own score; wanted later, or not
     fit_booster       pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
     mean_of           three such forests as one: the mean of their scores
+    added             the liked part's score, with the weight that is best by NDCG@k on the validation slice
 
 The trees are added to `demand`, the logarithm of what the source `popular` counts: the chance that an item is taken is
 about proportional to how often it is taken now, so without a tree the list is the popular one, and what is learned is
@@ -30,9 +31,11 @@ from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import Columns, demand
 from ranker.config import Config, wanted_floor
+from ranker.forest.text import change_leaves
+from ranker.hashes import hash_value
 from ranker.lists.asked import Asked, asked
 from ranker.settings import BoosterSettings
-from ranker.training.booster import WANTED_TABLE, check_params, fit_booster, mean_of
+from ranker.training.booster import WANTED_TABLE, added, check_params, fit_booster, mean_of
 from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
@@ -44,6 +47,7 @@ logger = logging.getLogger(__name__)
 CODE = (
     "ranker.candidates",
     "ranker.columns",
+    "ranker.forest.text",
     "ranker.lists.asked",
     "ranker.lists.worth",
     "ranker.metrics.ndcg",
@@ -60,6 +64,8 @@ NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's per
 LOSERS = 100
 #: forests whose mean it is: one forest's luck moves a list's NDCG as much as what is to be learned does
 FORESTS = 3
+#: of the liked part's score, that are tried: what is wanted among the proposed is in part what is liked among the shown
+LIKED_WEIGHTS = (0.0, 0.125, 0.25, 0.5)
 #: between the seeds of its forests, so that two of them share none
 SEED_STEP = 1000
 #: groups whose lists decide when to stop
@@ -82,18 +88,27 @@ class Rows:
         """Whether a slice has no group of which something proposed was wanted."""
         return not (len(self.train.wanted) and len(self.validation.wanted))
 
-    def fit(self, config: Config, seed: int, forests: int = FORESTS) -> lgb.Booster:
+    def fit(self, config: Config, seed: int, forests: int = FORESTS, liked: lgb.Booster | None = None) -> lgb.Booster:
         """Return the mean of so many forests, each up to the round that is best by NDCG@10 on the validation slice.
 
         The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
-        a log too small to learn from, the list stays the popular one.
+        a log too small to learn from, the list stays the popular one. liked: the liked part, whose score is added with
+        the weight that is best on that slice.
         """
         booster = mean_of([self._forest(config, seed + SEED_STEP * k) for k in range(forests)])
         start = demand(self.validation.matrix, self.columns)
         if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
             logger.info("wanted part: no tree is better than the popular list on the validation slice")
             return _silent(booster)
-        return booster
+        return booster if liked is None else self._with_liked(booster, liked)
+
+    def _with_liked(self, booster: lgb.Booster, liked: lgb.Booster) -> lgb.Booster:
+        own, rows = self.scores(booster), self.validation.matrix
+        of_liked = np.asarray(liked.predict(rows[:, : liked.num_feature()], raw_score=True))  # its columns come first
+        worth = {weight: self.validation.ndcg(own + weight * of_liked) for weight in LIKED_WEIGHTS}
+        weight = max(worth, key=worth.__getitem__)
+        logger.info("wanted part: lists add %g of the liked part's score; NDCG@10 by weight: %s", weight, worth)
+        return added(booster, liked, weight) if weight else booster
 
     def _forest(self, config: Config, seed: int) -> lgb.Booster:
         train, validation = (part.slice(self.columns, seed) for part in (self.train, self.validation))
@@ -124,10 +139,7 @@ def wanted_settings(config: Config) -> BoosterSettings:
 
 def _silent(booster: lgb.Booster) -> lgb.Booster:
     """Return its first tree with zero in every leaf: LightGBM writes no booster without trees."""
-    first = lgb.Booster(model_str=booster.model_to_string(num_iteration=1))
-    for leaf in range(first.dump_model()["tree_info"][0]["num_leaves"]):
-        first.set_leaf_output(0, leaf, 0.0)
-    return lgb.Booster(model_str=first.model_to_string())
+    return lgb.Booster(model_str=change_leaves(booster.model_to_string(num_iteration=1), lambda _: 0.0))
 
 
 def wanted_stage(
@@ -140,11 +152,13 @@ def wanted_stage(
     name: str | None = None,
     rows: Callable[[], Rows] | None = None,
     forests: int = FORESTS,
+    liked: lgb.Booster | None = None,
 ) -> lgb.Booster | None:
     """Fit the wanted part (or reuse it); None, and a warning, where nothing that the sources propose was wanted later.
 
     digest: of the plugins' values and vectors. name: of the stage, in place of the plugins' names. rows: gives what
-    `rows_of` does, where several seeds share it. forests: whose mean it is.
+    `rows_of` does, where several seeds share it. forests: whose mean it is. liked: the liked
+    part, to add; None adds nothing.
     """
     config = prepared.config
     settings = [
@@ -153,14 +167,15 @@ def wanted_stage(
         wanted_settings(config).model_dump(),
     ]
     code = code_hash(*CODE, *sorted({type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}))
-    inputs = [prepared.key, digest, settings, seed, forests, code]
+    own = liked and hash_value(liked.model_to_string())
+    inputs = [prepared.key, digest, settings, seed, forests, own, code]
 
     def make(folder: Path) -> None:
         found = rows_of(prepared, plugins, memory) if rows is None else rows()
         if found.empty:
             logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
         else:
-            found.fit(config, seed, forests).save_model(str(folder / "booster.txt"))
+            found.fit(config, seed, forests, liked).save_model(str(folder / "booster.txt"))
 
     label = name or "+".join(plugins) or "without"
     folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)
@@ -196,14 +211,16 @@ def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end:
 def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:
     """Return the groups that are learned from, and those that decide when to stop, each as of its own time.
 
-    What their users wanted is read to the end of their own slice, and never of the test.
+    What their users wanted is read to the end of their own slice, and never of the test. Where lists have items that
+    the user has seen, what was wanted again counts too: else every one of these would be a loser.
     """
     split, most = prepared.split, prepared.config.lists.groups
     begin = int(prepared.groups.of("booster", True).requests.as_of.min())
     floor, histories = wanted_floor(prepared.config), prepared.state.histories
+    again = not prepared.config.sources.exclude_seen
 
     def of(start: int, end: int, most: int) -> Asked:
-        return asked(prepared.log, histories, prepared.groups, start, end, floor, "each", most)
+        return asked(prepared.log, histories, prepared.groups, start, end, floor, "each", most, again=again)
 
     return of(split.t1, begin, most), of(begin, split.t2, JUDGED)
 

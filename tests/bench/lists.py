@@ -29,11 +29,10 @@ from listtruth import ListWorld, future
 from listworld import world_case
 
 from features.errors import PairliftError
-from features.ids import lookup
 from features.pairing.groups import Groups, offsets_of
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests
+from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import limits, source_values
 from ranker.candidates.source import proposed
@@ -58,9 +57,9 @@ from ranker.training.wanted import Rows, digest_of, rows_of, sources_until, want
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".pairlift" / "bench"
 #: users who are asked about
-USERS = 10_000
+USERS = 5_000
 #: weights of the shown pairs in one booster, and of the liked part in the sum of two
-WEIGHTS, SUMS = (0.2, 0.5, 0.8), (0.25, 0.5)
+WEIGHTS, SUMS = (0.2, 0.5), (0.125, 0.25, 0.5)
 
 
 def example(data: str) -> Config:
@@ -84,7 +83,9 @@ class Trained:
         self.columns: Columns = self.arms.served_columns(self.plugins)
         self.arm: Arm = self.arms.fit("+".join(self.plugins) or "without", self.columns, self.seed)
         digest = digest_of(self.columns, self.plugins)
-        self.wanted: lgb.Booster | None = wanted_stage(self.prepared, self.plugins, digest, self.seed, 2 * GIB)
+        self.wanted: lgb.Booster | None = wanted_stage(
+            self.prepared, self.plugins, digest, self.seed, 2 * GIB, liked=self.arm.booster
+        )
 
     def pipeline(self) -> Pipeline:
         """Return the server's path, as of the cut."""
@@ -103,9 +104,10 @@ def designs(trained: Trained) -> dict[str, dict[str, float]]:
     names, held = lists.columns, shown["validation"]
     liked = lgb.Booster(model_str=trained.arm.booster.model_to_string())
     width = len(p.spec.columns) + len(trained.columns.names)
+    alone = lists.fit(trained.config, trained.seed, forests=1)  # as the others: one forest
     parts = {
         "liked": (liked.predict(held.matrix[:, :width]), liked.predict(lists.validation.matrix[:, :width])),
-        "wanted": tuple(scores(trained.wanted, rows, names) for rows in (held.matrix, lists.validation.matrix)),
+        "wanted": tuple(scores(alone, rows, names) for rows in (held.matrix, lists.validation.matrix)),
     }
     found = {f"one, shown pairs weigh {w}": worth_of(mixed(lists, shown, trained, w), lists, held) for w in WEIGHTS}
     found["two"] = worth_of((parts["liked"][0], parts["wanted"][1]), lists, held)
@@ -170,9 +172,8 @@ def beside(shown: Slice, lists: Slice, weight: float, names: list[str]) -> Slice
     return Slice(matrix, group, pairs, np.concatenate(grades), demand(matrix, names))
 
 
-def scores(booster: lgb.Booster | None, rows: F32, names: list[str]) -> F64:
+def scores(booster: lgb.Booster, rows: F32, names: list[str]) -> F64:
     """Return float64[n] of a booster that is added to demand."""
-    assert booster is not None
     return np.asarray(booster.predict(rows, raw_score=True)) + demand(rows, names)
 
 
