@@ -17,7 +17,7 @@ from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
-from ranker.training.booster import Slice, check_monotone, check_params, fit_booster, mean_of, parameters
+from ranker.training.booster import Slice, added, check_monotone, check_params, fit_booster, mean_of, parameters
 from ranker.training.category_codes import moved_codes, recode
 from ranker.training.leaf_refit import refit, refit_booster
 from ranker.training.objective import PairLogit
@@ -423,3 +423,25 @@ def test_the_mean_of_linear_trees_is_of_their_lines_too() -> None:
     rows[::7, 0] = np.nan
     want = np.mean([booster.predict(rows) for booster in boosters], axis=0)
     np.testing.assert_allclose(mean_of(boosters).predict(rows), want, rtol=1e-9)
+
+
+def test_a_booster_is_added_by_a_weight_where_its_columns_come_first() -> None:
+    fewer = fit_booster(COLUMNS, ["kind"], a_slice(0), a_slice(99), booster_settings(20), 0)
+
+    def wider(seed: int) -> Slice:
+        made = a_slice(seed)
+        further = np.random.default_rng(seed).normal(size=(len(made.matrix), 1)).astype(np.float32)
+        return replace(made, matrix=np.concatenate([made.matrix, further], axis=1))
+
+    more = fit_booster([*COLUMNS, "further"], ["kind"], wider(1), wider(99), booster_settings(20), 1)
+    rows = wider(3).matrix
+    total = added(more, fewer, 0.25)
+    assert total.feature_name() == [*COLUMNS, "further"]
+    for contributions in (False, True):
+        one = np.asarray(more.predict(rows, raw_score=True, pred_contrib=contributions))
+        other = np.asarray(fewer.predict(rows[:, :3], raw_score=True, pred_contrib=contributions))
+        if contributions:  # the last is the base
+            other = np.insert(other, 3, 0.0, axis=1)
+        found = total.predict(rows, raw_score=True, pred_contrib=contributions)
+        np.testing.assert_allclose(found, one + 0.25 * other, rtol=1e-9, atol=1e-9)
+    assert checked_scorer(total) is not None

@@ -39,7 +39,7 @@ from ranker.training.measured import bundle_at_cut
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import LIST, MET, Proposed, _pairs
-from ranker.training.wanted import Rows, asked_in_slices, digest_of, rows_of, sources_until, wanted_stage
+from ranker.training.wanted import LIKED_WEIGHTS, Rows, asked_in_slices, digest_of, rows_of, sources_until, wanted_stage
 
 MEMORY = 2**30
 #: users 5 and 6 and items 3 and 4 come after the plugins were fitted, and hands are a context of requests
@@ -427,3 +427,16 @@ def test_one_user_is_enough_to_train(tmp_path: Path) -> None:
     measured = train(load_config(path), tmp_path / "bundle")
     assert measured["lists"]["users"] == 1
     assert measured["lists"]["ndcg@10"]["ci95"] in (None, [None, None])
+
+
+def test_the_liked_part_is_added_with_the_weight_that_is_best(
+    rows: Rows, booster: lgb.Booster, pipeline: Pipeline, prepared: Prepared
+) -> None:
+    arm, validation = pipeline.bundle.booster, rows.validation
+    found = rows.fit(prepared.config, 0, liked=arm)
+    of_liked = np.asarray(arm.predict(validation.matrix[:, : arm.num_feature()], raw_score=True))
+    worth = {w: validation.ndcg(rows.scores(booster) + w * of_liked) for w in LIKED_WEIGHTS}
+    best = max(worth, key=worth.__getitem__)
+    np.testing.assert_allclose(rows.scores(found), rows.scores(booster) + best * of_liked, atol=1e-9)
+    assert validation.ndcg(rows.scores(found)) == pytest.approx(max(worth.values()))
+    assert validation.ndcg(rows.scores(found)) >= validation.ndcg(rows.scores(booster))
