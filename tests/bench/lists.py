@@ -2,7 +2,7 @@
 
 `pairlift lists` of each example, cut at its t2: Recommend by the server's own path beside popularity and ALS, tuned
 before the cut, and each source alone. In the generated world (tests/listworld.py) the same lists are judged by what
-they are truly worth. `designs` compares, on the booster's validation slices of MovieLens, ways to answer both questions: one booster
+they are truly worth. `designs` compares, on MovieLens' validation slices, ways to answer both questions: one booster
 over both kinds of pairs, by the weight of the shown ones; two boosters, of which each answers one; and the sum of the
 two. Work folders are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it is left out,
 with a word, where that folder has none.
@@ -203,8 +203,8 @@ def of_data(config: Config) -> dict[str, Any]:
 def kept(trained: Trained) -> dict[str, float]:
     """Return PairAccuracy of the test's shown pairs: as `Rank` serves them, and of a booster of shown pairs alone.
 
-    `Rank` is asked group by group through the pipeline; the other one is the arm of the report of uplift. Of more groups
-    the first RANKED count.
+    `Rank` is asked group by group through the pipeline; the other one is the arm of the report of uplift. Of more
+    groups the first RANKED count.
     """
     groups, pairs, pipeline = trained.arms.groups["test"], trained.arms.pairs("test"), trained.pipeline()
     r = groups.requests
