@@ -207,7 +207,9 @@ def test_each_short_list_has_a_reason(bundle, world, now):
     assert reason(seen, seen[:3], user=0) == "all that was proposed was removed: seen 12"
     assert reason([3, -4, 5], exclude=[3, 5, 7]) == "all that was proposed was removed: unknown 1, excluded 2"
     assert reason([1, 2], [2, 3]) == few + "the sources proposed no more within their quotas"
-    assert reason([*range(12)], exclude=[1, 2, 3]) == few + "removed were excluded 3"
+    assert reason([*range(12)], exclude=[1, 2, 3]) == few + (
+        "removed: excluded 3; the sources proposed no more within their quotas"
+    )
     assert reason([*range(12)], quota=7) == few + "the sources proposed no more within their quotas"
     assert reason([1], ValueError("no")) == few + "sources.s1 failed or was late"
     assert reason([1], k=81).endswith("k = 81 were left: the catalogue has 80 items")

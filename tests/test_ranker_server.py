@@ -91,7 +91,7 @@ def test_every_user_gets_a_list_or_the_reason_why_not(client, bundle, world):
     assert (len(client.recommend(None, 20).items), client.recommend(None, 20).reason) == (20, "")
     warm = client.recommend(user_id(world, 3), 50)
     assert 0 < len(warm.items) < 50
-    assert re.fullmatch(few + r"removed were seen \d+", warm.reason)
+    assert re.fullmatch(few + r"removed: seen \d+; the sources proposed no more within their quotas", warm.reason)
     none = client.recommend(999_999, 5, exclude=world.catalog.item_ids.tolist(), explain=True)
     assert (none.items, none.reason) == ((), "all that was proposed was removed: excluded 80")
     assert sum(count for _, count, *_ in none.proposed) == 80

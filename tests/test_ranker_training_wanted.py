@@ -368,6 +368,7 @@ def test_parameters_are_of_their_own_and_checked(prepared: Prepared, rows: Rows,
     [
         ("num_leafs = 3", r"\[lists.params\] num_leafs: LightGBM has no such parameter \(did you mean 'num_leaves'"),
         ("seed = 3", r"\[lists.params\] seed: Pairlift sets this"),
+        ("linear_trees = true", r"only the part that orders Rank can have linear trees: \[booster.params\]"),
         ("mc = [1]", r"only the part that orders Rank can be constrained: \[booster.monotone\]"),
     ],
 )

@@ -28,6 +28,7 @@ from ranker.training.measured import bundle_at_cut
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
 from ranker.training.wanted import digest_of, wanted_stage
+from ranker.uplift import lists as module
 from ranker.uplift.lists import LIST_FIGURES, _arm, _everyone, list_uplift
 
 SMALL = """
@@ -79,6 +80,11 @@ class Truth:
         return plugin
 
 
+@pytest.fixture(autouse=True)
+def fewer_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEEDS", 2)
+
+
 @pytest.fixture(scope="module")
 def arms(tmp_path_factory: pytest.TempPathFactory) -> Arms:
     """The log of the small world, with a plugin of each kind."""
@@ -127,7 +133,7 @@ def test_the_lists_are_those_of_a_server_at_the_cut(arms: Arms) -> None:
     who = _everyone(prepared).drawn(60, 0)
     found = _arm(prepared, who, "als", plugins, columns, 2**30)
     assert found is not None
-    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), 0, 2**30)
+    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), 0, 2**30, forests=1)
     pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arms.fit("als", columns, 0), wanted)))
     served = ask(pipeline, who, 10)
     pipeline.close()

@@ -1,6 +1,6 @@
 """Why a list is empty, or shorter than was asked for: one sentence, for an answer and for the report of lists."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 #: how the sentence begins; behind a colon stands what is known of the causes
 NOTHING, REMOVED = "the sources proposed nothing", "all that was proposed was removed"
@@ -14,7 +14,7 @@ def shortage(
     proposed: int,
     removed: Sequence[tuple[str, int]],
     n_items: int,
-    failed: Iterable[str] = (),
+    failed: Sequence[str] = (),
 ) -> str:
     """Return why `found` candidates are less than k; empty where they are not.
 
@@ -32,8 +32,10 @@ def shortage(
     if n_items < k:
         causes.append(f"the catalogue has {n_items} items")
     if dropped:
-        causes.append(f"removed were {dropped}")
-    return f"{SHORT.format(k=k)}: {'; '.join(causes) or 'the sources proposed no more within their quotas'}"
+        causes.append(f"removed: {dropped}")
+    if n_items >= k and not failed:  # what was removed is seldom the whole cause: sources are asked for more by it
+        causes.append("the sources proposed no more within their quotas")
+    return f"{SHORT.format(k=k)}: {'; '.join(causes)}"
 
 
 def kind_of(reason: str) -> str:

@@ -29,8 +29,10 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     novelty     bits: -log2 of the share of users who had an event with an item, of the first 10
 
     Beside Recommend stand the most popular items as of the request (with the half-life that was best on the validation
-    slice), ALS of 64 factors (with the best alpha), and each source alone; and the best order of what all sources
-    propose: what it lacks, no ranker can give. A difference has its 95 % interval about new users, paired by user.
+    slice), ALS of 64 factors (with the best alpha; the popular items for users without a vector), and each source alone
+    (`source popular` has the half-life of the TOML); and the best order of what all sources propose: what it lacks, no
+    ranker can give. A difference has its 95 % interval about new users, paired by user; last comes each
+    user's mean of the two times.
 
     Deadlines do not count here, and items that the user has seen are left out of all lists. A held-out future favours
     what the logging system showed: a list of other good items is worth more than these figures say.

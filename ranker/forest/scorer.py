@@ -59,9 +59,9 @@ class _Writer:
     """Collects the flat arrays of a forest."""
 
     def __init__(self) -> None:
-        self.missing: dict[int, int] = {}  # kind of missing values, by feature
         self.largest: dict[int, int] = {}  # category, by feature
-        self.columns: dict[tuple[int, int], int] = {}  # number, by feature and kind
+        # number, by feature, kind and kind of missing values: trees of several fits may take these in other ways
+        self.columns: dict[tuple[int, int, int], int] = {}
         self.splits: list[tuple[int, np.float32, int]] = []  # column, threshold, mask
         self.lookups: list[tuple[int, int]] = []  # column, first word
         self.tables: list[U64] = []  # of the look-ups, one after another
@@ -74,11 +74,7 @@ class _Writer:
         self.leaves: list[float] = []
 
     def note(self, tree: Tree) -> None:
-        """Record how each feature treats missing values, and its largest category."""
-        missing = np.where(tree.categorical, NAN, tree.missing)
-        for feature, kind in zip(tree.feature.tolist(), missing.tolist(), strict=True):
-            if self.missing.setdefault(feature, kind) != kind:
-                raise UnsupportedError(f"feature {feature} treats missing values in two ways")
+        """Record the largest category of each feature."""
         for node in np.flatnonzero(tree.categorical).tolist():
             feature = int(tree.feature[node])
             self.largest[feature] = max(self.largest.get(feature, 0), CODES * len(tree.words(node)) - 1)
@@ -95,7 +91,7 @@ class _Writer:
                 gone = ~np.array(masks, np.uint64) & np.uint64(ALL)
                 wide &= ~(gone << np.uint64(WORD * (block - begin)))
                 for node in np.flatnonzero((np.array(masks) != int(ALL)) & (kinds != CATEGORY)).tolist():
-                    column = self._column(int(tree.feature[node]), int(kinds[node]))
+                    column = self._column(int(tree.feature[node]), int(kinds[node]), int(tree.missing[node]))
                     self.splits.append((column, _down(tree.threshold[node]), masks[node]))
                 self.block_splits.append(len(self.splits))
                 self.block_leaves.append(len(self.leaves) + block * WORD)
@@ -106,8 +102,8 @@ class _Writer:
         self.tree_pairs.append(len(self.pair_blocks) - 1)
         self.leaves += tree.leaf[np.argsort(place)].tolist()
 
-    def _column(self, feature: int, kind: int) -> int:
-        return self.columns.setdefault((feature, kind), len(self.columns))
+    def _column(self, feature: int, kind: int, missing: int) -> int:
+        return self.columns.setdefault((feature, kind, missing), len(self.columns))
 
     def _categories(self, tree: Tree, masks: dict[int, np.uint64]) -> None:
         """Append one look-up for each categorical feature of a pair of blocks: its splits there are one table."""
@@ -120,20 +116,20 @@ class _Writer:
             right[tree.categories(node)] = False
             table[right] &= mask
         for feature, table in tables.items():
-            self.lookups.append((self._column(feature, CATEGORY), self.table_words))
+            self.lookups.append((self._column(feature, CATEGORY, NAN), self.table_words))
             self.tables.append(table)
             self.table_words += len(table)
 
     def forest(self) -> Forest:
         """Return what was collected."""
-        features = [feature for feature, _ in self.columns]
+        features, kinds, missing = zip(*self.columns, strict=True) if self.columns else ((), (), ())
         column, threshold, mask = zip(*self.splits, strict=True) if self.splits else ((), (), ())
         lookup_column, lookup_table = zip(*self.lookups, strict=True) if self.lookups else ((), ())
         return Forest(
             columns=Columns(
                 feature=np.array(features, np.int64),
-                kind=np.array([kind for _, kind in self.columns], np.int64),
-                missing=np.array([self.missing[f] for f in features], np.int64),
+                kind=np.array(kinds, np.int64),
+                missing=np.array(missing, np.int64),
                 largest=np.array([self.largest.get(f, -1) for f in features], np.int64),
             ),
             splits=Splits(np.array(column, np.int32), np.array(threshold, np.float32), np.array(mask, np.uint32)),

@@ -1,8 +1,8 @@
 """What a trial is measured on: for a part of the ranker its rows, made once, and the figure that it is for.
 
 The liked part (`ranker.retune.liked`) is judged by PairAccuracy of the shown pairs, the wanted part
-(`ranker.retune.wanted`) by NDCG@10 of whole lists. They share no tree and no parameter that is searched, so neither
-order is bought by the other.
+(`ranker.retune.wanted`) by NDCG@10 of whole lists. They share no parameter that is searched, and neither is fitted
+with the other's trees (served lists add a share of the liked part's score), so neither order is bought by the other.
 """
 
 from typing import Protocol

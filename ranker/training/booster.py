@@ -253,6 +253,9 @@ def check_params(settings: BoosterSettings | ListSettings, table: str = LIKED_TA
             raise PairliftError(f"{place}: it has no effect here, for objective, metric and data are Pairlift's own")
         if meaning[name] == "monotone_constraints" and isinstance(settings, ListSettings):
             raise PairliftError(f"{place}: only the part that orders Rank can be constrained: [booster.monotone]")
+        if meaning[name] == "linear_tree" and value and isinstance(settings, ListSettings):
+            # a list has hundreds of candidates, and the compiled scorer takes no linear trees
+            raise PairliftError(f"{place}: only the part that orders Rank can have linear trees: [booster.params]")
         if meaning[name] == "monotone_constraints":
             raise PairliftError(f'{place}: name the columns instead: [booster.monotone] "column" = 1 (or -1)')
         if meaning[name] in found:

@@ -25,9 +25,10 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
     An interrupted or failed stage leaves nothing behind. level: of the line in the log that says what was done.
     """
     target, key, stamp = folder / name, hash_value(inputs), folder / f"{name}.key"
+    shown = f"{folder.name}/{name}"  # a plugin and the parts that it is in have stages of one name
     with _locked(folder):
         if _is_complete(target, stamp, key):
-            log.log(level, "%-28s unchanged, reused", name)
+            log.log(level, "%-28s unchanged, reused", shown)
             return target
         started = time.monotonic()
         with written_folder(target) as partial:
@@ -36,7 +37,7 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
             stamp.unlink(missing_ok=True)  # removed first, written last: a stage with a key is complete
         with written(stamp) as own:
             own.write_text(json.dumps({"key": key, "files": files}))
-    log.log(level, "%-28s %.1f s", name, time.monotonic() - started)
+    log.log(level, "%-28s %.1f s", shown, time.monotonic() - started)
     return target
 
 

@@ -157,8 +157,8 @@ def wanted_stage(
     """Fit the wanted part (or reuse it); None, and a warning, where nothing that the sources propose was wanted later.
 
     digest: of the plugins' values and vectors. name: of the stage, in place of the plugins' names. rows: gives what
-    `rows_of` does, where several seeds share it. forests: whose mean it is. liked: the liked
-    part, to add; None adds nothing.
+    `rows_of` does, where several seeds share it. forests: whose mean it is. liked: the liked part,
+    to add; None adds nothing.
     """
     config = prepared.config
     settings = [

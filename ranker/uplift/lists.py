@@ -27,7 +27,8 @@ from ranker.training.proposed import BLOCK, LIST, Proposed, wanted_columns
 from ranker.training.wanted import digest_of, rows_of, sources_until, wanted_stage
 
 #: the first so many seeds are fitted, and at most so many users asked about: what it costs. Each seed is one forest,
-#: where a served part is the mean of several: how much one differs from another is what the interval has of seeds
+#: where a served part is the mean of several and has a share of the liked part's score: how much one forest differs
+#: from another is what the interval has of seeds
 SEEDS, USERS = 3, 2000
 #: key in the report, and name in the table
 LIST_FIGURES = {f"recall@{LIST}": f"Recall@{LIST}", f"ndcg@{LIST}": f"NDCG@{LIST}"}
