@@ -62,6 +62,7 @@ def found(toml: Path, small: ListWorld, trained: Any) -> dict[str, Any]:
         patch.setattr(bench, "world_case", lambda folder, seed: (toml, small))
         patch.setattr(bench, "ALPHAS", bench.ALPHAS[:1])
         patch.setattr(bench, "WEIGHTS", (0.5,))
+        patch.setattr(bench, "COMPARED_ON", trained.config.name)
         data = bench.of_data(trained.config)
         results = dict.fromkeys(example_names(), data) | {"world0": bench.of_world(0)}
     as_written: dict[str, Any] = json.loads(json.dumps(results, allow_nan=False))
