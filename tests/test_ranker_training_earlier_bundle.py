@@ -93,10 +93,10 @@ def test_a_bundle_goes_on_from_yesterdays(how: str, yesterday: Path, today: Path
     score = new.score(arms.rows("test", columns))
     assert pair_accuracy(score, arms.pairs("test")).value == pytest.approx(measured["pair_accuracy"], abs=1e-12)
     assert pairlift("bundle", "show", tmp_path / "bundle")[0] == 0
-    # The wanted part is learned anew, with the kept plugin in the codes of today.
+    # The wanted part is learned anew, with the kept plugin in the codes of today, and adds the new liked part.
     assert old.wanted is not None
     assert new.wanted is not None
-    fitted = rows_of(prepared, new.plugins).fit(prepared.config, 0)
+    fitted = rows_of(prepared, new.plugins).fit(prepared.config, 0, liked=new.booster)
     assert fitted.dump_model()["tree_info"] == new.wanted.dump_model()["tree_info"]
     assert measured["lists"]["users"] > 50
 

@@ -321,14 +321,16 @@ def test_without_a_tree_the_list_is_the_popular_one(
     quiet.close()
 
 
-def test_the_stage_is_resumed_and_made_anew_by_what_it_reads(prepared: Prepared, plugins: Plugins, rows: Rows) -> None:
+def test_the_stage_is_resumed_and_made_anew_by_what_it_reads(
+    prepared: Prepared, plugins: Plugins, rows: Rows, booster: lgb.Booster
+) -> None:
     made: list[int] = []
     config, digest = prepared.config, digest_of(Columns(), plugins)
 
-    def key(settings: Mapping[str, Mapping[str, object]], digest: str = digest, seed: int = 0) -> str:
+    def key(settings: Mapping[str, Mapping[str, object]], digest: str = digest, seed: int = 0, **more: Any) -> str:
         tables = {name: getattr(config, name).model_copy(update=values) for name, values in settings.items()}
         changed = replace(prepared, config=config.model_copy(update=tables))
-        wanted_stage(changed, plugins, digest, seed, MEMORY, name="key", rows=lambda: made.append(1) or rows)
+        wanted_stage(changed, plugins, digest, seed, MEMORY, name="key", rows=lambda: made.append(1) or rows, **more)
         return str(json.loads((config.work / "wanted" / f"key-seed{seed}.key").read_text())["key"])
 
     first = key({})
@@ -343,7 +345,13 @@ def test_the_stage_is_resumed_and_made_anew_by_what_it_reads(prepared: Prepared,
         {"lists": {"groups": 7}}, {"lists": {"params": {"eta": 0.5}}}, {"lists": {"wanted": "like"}},
         {"booster": {"trees": 7}}, {"booster": {"stop_after": 7}}, {"sources": {"cooccurrence": False}},
     ]  # fmt: skip
-    keys = [first, key({}, digest="another"), *(key(settings) for settings in other)]
+    keys = [
+        first,
+        key({}, digest="another"),
+        key({}, liked=booster),
+        key({}, forests=1),
+        *(key(settings) for settings in other),
+    ]
     assert len(set(keys)) == len(keys)
     assert len(made) == 1 + len(keys)
 
