@@ -16,7 +16,7 @@ from world import Parts, World, write_world
 from features.errors import PairliftError
 from features.pairing.groups import make_groups
 from features.pairing.split import Split
-from features.schema import DAY, F32, I32, MINUTE, Catalog, EventLog
+from features.schema import DAY, F32, I32, MINUTE, Catalog, EventLog, Requests
 from features.settings import PairingSettings
 from features.state.histories import Histories
 from features.state.store import State
@@ -27,7 +27,7 @@ from ranker.candidates.source import Proposal
 from ranker.lists.answers import ask, patient
 from ranker.lists.asked import Asked
 from ranker.lists.peers import Past, als_lists, factorised, fitted_als, popular, popular_lists
-from ranker.lists.report import COMPARED, RECOMMEND, _both, _Part, lists_report
+from ranker.lists.report import COMPARED, RECOMMEND, _both, _drawn, _Part, lists_report
 from ranker.lists.table import as_table
 from ranker.lists.worth import worth
 from ranker.metrics.interval import mean_interval
@@ -335,3 +335,20 @@ def test_the_command(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "lists.json").read_text())
     assert report["most_users"] == 20
     assert report["parts"]["cut"]["all"]["users"] == 20
+
+
+def test_the_same_users_are_drawn_where_the_eligible_differ() -> None:
+    def asked_of(users: list[int]) -> Asked:
+        n = len(users)
+        requests = Requests(
+            user=np.array(users, np.int32), as_of=np.zeros(n, np.int64), surface=np.full(n, -1, np.int16),
+            offsets=np.arange(n + 1), item=np.zeros(n, np.int32),
+        )  # fmt: skip
+        return Asked(requests=requests, history=np.zeros(n, np.int64))
+
+    some, all_of_them = asked_of(list(range(0, 1000, 2))), asked_of(list(range(1000)))
+    few, many = (_drawn(who, most, 3).requests.user for who, most in ((some, 200), (all_of_them, 400)))
+    assert len(few) == 200
+    assert (np.diff(few) > 0).all()
+    assert len(np.intersect1d(few, many)) > 150
+    assert len(_drawn(some, 5000, 3)) == 500

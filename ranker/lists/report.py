@@ -113,7 +113,7 @@ def brief_report(pipeline: Pipeline, past: Past, *, most: int, seed: int = 0) ->
     eligible = past.asked(past.split.t2, past.split.t3)
     if not len(eligible):
         raise _nobody(past, pipeline.bundle.config)
-    who = eligible.drawn(most, seed)
+    who = _drawn(eligible, most, seed)
     answers = ask(pipeline, who, BRIEF, alone=(POPULAR,))
     own = worth(answers.lists, who, (BRIEF,))
     peer = worth(answers.alone[POPULAR], who, (BRIEF,)) if POPULAR in answers.alone else None
@@ -138,7 +138,7 @@ def _part(
     eligible = past.asked(past.split.t2, past.split.t3, at)
     if not len(eligible):
         raise _nobody(past, pipeline.bundle.config)
-    who = eligible.drawn(most, seed)
+    who = _drawn(eligible, most, seed)
     answers = ask(pipeline, who, LENGTH)
     lists = {RECOMMEND: answers.lists}
     lists |= {name: peer(who, LENGTH) for name, peer in peers.items()}
@@ -147,6 +147,12 @@ def _part(
     figures = {kind: _figures(who, answers, lists, keep, known, pipeline.source_names) for kind, keep in kinds.items()}
     worths = {name: worth(found, who, KS) for name, found in lists.items()}
     return _Part(who.requests.user, worths, {"eligible_users": len(eligible), **figures})
+
+
+def _drawn(eligible: Asked, most: int, seed: int) -> Asked:
+    """Return at most so many of the users, evenly: the same ones in every part, as far as they are eligible there."""
+    turn = np.random.default_rng(seed).random(int(eligible.requests.user.max()) + 1)[eligible.requests.user]
+    return eligible.select(np.sort(np.argsort(turn)[:most]))
 
 
 def _both(parts: list[_Part]) -> dict[str, Any]:
