@@ -249,7 +249,7 @@ def test_the_report_of_a_world(pipeline: Pipeline, past: Past) -> None:
 
 def test_both_is_each_users_mean_of_the_two_times(pipeline: Pipeline, past: Past) -> None:
     report = lists_report(pipeline, past, most=25)
-    who = [past.asked(past.split.t2, past.split.t3, at).drawn(25, 0) for at in ("first", "cut")]
+    who = [_drawn(past.asked(past.split.t2, past.split.t3, at), 25, 0) for at in ("first", "cut")]
     asks = [ask(pipeline, some, 200) for some in who]
     own: dict[int, list[float]] = {}
     other: dict[int, list[float]] = {}
