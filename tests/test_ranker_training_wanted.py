@@ -19,7 +19,7 @@ from world import write_world
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
-from features.schema import NO_CONTEXT, Bool, EventLog
+from features.schema import F64, NO_CONTEXT, Bool, EventLog
 from features.state.store import State
 from ranker.bundle import load_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
@@ -28,6 +28,7 @@ from ranker.candidates.gathering import candidates_of
 from ranker.columns import DEMAND, Columns, demand
 from ranker.config import load_config
 from ranker.lists.asked import Asked
+from ranker.metrics.interval import difference
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.settings import SourcesSettings
@@ -437,14 +438,41 @@ def test_one_user_is_enough_to_train(tmp_path: Path) -> None:
     assert measured["lists"]["ndcg@10"]["ci95"] in (None, [None, None])
 
 
-def test_the_liked_part_is_added_with_the_weight_that_is_best(
+def test_the_liked_part_is_added_where_it_is_shown_to_gain(
     rows: Rows, booster: lgb.Booster, pipeline: Pipeline, prepared: Prepared
 ) -> None:
-    arm, validation = pipeline.bundle.booster, rows.validation
-    found = rows.fit(prepared.config, 0, liked=arm)
-    of_liked = np.asarray(arm.predict(validation.matrix[:, : arm.num_feature()], raw_score=True))
-    worth = {w: validation.ndcg(rows.scores(booster) + w * of_liked) for w in LIKED_WEIGHTS}
-    best = max(worth, key=worth.__getitem__)
-    np.testing.assert_allclose(rows.scores(found), rows.scores(booster) + best * of_liked, atol=1e-9)
-    assert validation.ndcg(rows.scores(found)) == pytest.approx(max(worth.values()))
-    assert validation.ndcg(rows.scores(found)) >= validation.ndcg(rows.scores(booster))
+    liked, validation = pipeline.bundle.booster, rows.validation
+    own, n = rows.scores(booster), liked.num_feature()
+    of_liked = np.asarray(liked.predict(validation.matrix[:, :n], raw_score=True))
+    by_user = [np.mean(validation.ndcgs(own)[validation.user == user]) for user in np.unique(validation.user)]
+    np.testing.assert_allclose(validation.by_user(own), by_user)
+    gains = {w: difference(validation.by_user(own + w * of_liked), validation.by_user(own)) for w in LIKED_WEIGHTS}
+    shown = [w for w, (_, low, _) in gains.items() if low > 0]
+    weight = max(shown, key=lambda w: gains[w][0], default=0.0)
+    found = rows.fit(prepared.config, 0, liked=liked)
+    np.testing.assert_allclose(rows.scores(found), own + weight * of_liked, atol=1e-9)
+
+
+def test_a_liked_part_that_knows_what_was_wanted_is_added_and_noise_is_not(rows: Rows, prepared: Prepared) -> None:
+    hit = rows.validation.hit
+    rng = np.random.default_rng(0)
+
+    def told(by: F64) -> Rows:
+        parts = {}
+        for name in ("train", "validation"):
+            part: Proposed = getattr(rows, name)
+            matrix = part.matrix.copy()
+            matrix[:, 0] = by[: len(matrix)] if name == "validation" else 0  # the wanted part learns nothing of it
+            parts[name] = replace(part, matrix=matrix)
+        return replace(rows, **parts)
+
+    truth, noise = hit.astype(np.float64), rng.random(len(hit))
+    for by, wanted in ((truth, True), (noise, False)):
+        made = told(by)
+        liked = lgb.train(
+            {"objective": "regression", "verbosity": -1, "min_data_in_leaf": 1, "num_leaves": 63},
+            lgb.Dataset(made.validation.matrix[:, :1], by * 8, feature_name=rows.columns[:1]),
+            20,
+        )
+        with_, without = (made.fit(prepared.config, 0, 1, liked=part) for part in (liked, None))
+        assert (with_.num_trees() > without.num_trees()) is wanted

@@ -85,6 +85,11 @@ class Proposed:
         """Return the mean NDCG@10 of the groups' lists by float64[n] scores."""
         return float(self.ndcgs(score).mean())
 
+    def by_user(self, score: F64) -> F64:
+        """Return float64[users], the mean NDCG@10 of each user's lists."""
+        _, user, count = np.unique(self.user, return_inverse=True, return_counts=True)
+        return np.asarray(np.bincount(user, self.ndcgs(score)) / count)
+
     def ndcgs(self, score: F64) -> F64:
         """Return float64[groups], the NDCG@10 of each list; what was wanted and not proposed counts as missed."""
         return worth_of_hits(self.hits(score), self.wanted, (LIST,))[f"ndcg@{LIST}"]

@@ -9,7 +9,7 @@ wanted_stage
     Proposed.of       rows: the ranker's columns, and each source's own score; wanted later, or not
     fit_booster       pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
     mean_of           three such forests as one: the mean of their scores
-    added             the liked part's score, with the weight that is best by NDCG@k on the validation slice
+    added             the liked part's score, with the weight that is best, where the validation slice shows a gain
 
 The trees are added to `demand`, the logarithm of what the source `popular` counts: the chance that an item is taken is
 about proportional to how often it is taken now, so without a tree the list is the popular one, and what is learned is
@@ -34,6 +34,7 @@ from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
 from ranker.hashes import hash_value
 from ranker.lists.asked import Asked, asked
+from ranker.metrics.interval import difference
 from ranker.settings import BoosterSettings
 from ranker.training.booster import WANTED_TABLE, added, check_params, fit_booster, mean_of
 from ranker.training.code_hash import code_hash
@@ -50,6 +51,7 @@ CODE = (
     "ranker.forest.text",
     "ranker.lists.asked",
     "ranker.lists.worth",
+    "ranker.metrics.interval",
     "ranker.metrics.ndcg",
     "ranker.metrics.pair_accuracy",
     "ranker.request",
@@ -65,7 +67,7 @@ LOSERS = 100
 #: forests whose mean it is: one forest's luck moves a list's NDCG as much as what is to be learned does
 FORESTS = 3
 #: of the liked part's score, that are tried: what is wanted among the proposed is in part what is liked among the shown
-LIKED_WEIGHTS = (0.0, 0.125, 0.25, 0.5)
+LIKED_WEIGHTS = (0.125, 0.25, 0.5)
 #: between the seeds of its forests, so that two of them share none
 SEED_STEP = 1000
 #: groups whose lists decide when to stop
@@ -93,7 +95,7 @@ class Rows:
 
         The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
         a log too small to learn from, the list stays the popular one. liked: the liked part, whose score is added with
-        the weight that is best on that slice.
+        the weight that is best on that slice, where its gain there, by user, is more than noise (95 %).
         """
         booster = mean_of([self._forest(config, seed + SEED_STEP * k) for k in range(forests)])
         start = demand(self.validation.matrix, self.columns)
@@ -105,9 +107,11 @@ class Rows:
     def _with_liked(self, booster: lgb.Booster, liked: lgb.Booster) -> lgb.Booster:
         own, rows = self.scores(booster), self.validation.matrix
         of_liked = np.asarray(liked.predict(rows[:, : liked.num_feature()], raw_score=True))  # its columns come first
-        worth = {weight: self.validation.ndcg(own + weight * of_liked) for weight in LIKED_WEIGHTS}
-        weight = max(worth, key=worth.__getitem__)
-        logger.info("wanted part: lists add %g of the liked part's score; NDCG@10 by weight: %s", weight, worth)
+        without = self.validation.by_user(own)
+        gains = {w: difference(self.validation.by_user(own + w * of_liked), without) for w in LIKED_WEIGHTS}
+        shown = {weight: gain for weight, (gain, low, _) in gains.items() if low > 0}
+        weight = max(shown, key=shown.__getitem__, default=0.0)
+        logger.info("wanted part: lists add %g of the liked part's score; gain by weight: %s", weight, gains)
         return added(booster, liked, weight) if weight else booster
 
     def _forest(self, config: Config, seed: int) -> lgb.Booster:
