@@ -83,8 +83,8 @@ def train(
     stopped by PairAccuracy. The wanted part orders Recommend: it learns which of the items that the sources propose
     will be wanted ([lists] wanted), and is stopped by NDCG@10 of those lists. To its own trees it adds a share of the
     liked part's score where that NDCG shows a gain; Rank has nothing of the wanted part, so neither order is bought by
-    the other. Printed beside PairAccuracy: recall@10 and NDCG@10 of Recommend on the test, beside the most popular items,
-    for at most 1,000 users (`pairlift lists` measures more).
+    the other. Printed beside PairAccuracy: recall@10 and NDCG@10 of Recommend on the test, beside the most popular
+    items, for at most 1,000 users (`pairlift lists` measures more).
 
     For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
     and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
