@@ -24,7 +24,7 @@ from neural.batches import TargetMask
 from neural.data import TowerData
 from neural.model import Argus, Retrieval
 from neural.settings import TowerSettings
-from neural.train import Trained, entity_inputs, repeatable, schedule, take
+from neural.train import Trained, entity_inputs, read_histories, repeatable, schedule
 
 #: events of a step
 BATCH = 512
@@ -225,18 +225,10 @@ def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) ->
 def _states(model: Argus, inputs: TowerData, items: Tensor, chosen: I64, mask: TargetMask) -> States:
     """Return the states of one batch of windows."""
     batch = inputs.batches.make(chosen, mask)
-    tokens, users = batch.tokens, torch.from_numpy(batch.user.astype(np.int64))
-    state, taste = model.user.states(
-        take(items, torch.from_numpy(tokens.item)),  # [b, t, d]
-        torch.from_numpy(tokens.codes),
-        torch.from_numpy(tokens.signals),
-        torch.from_numpy(batch.surprise),
-        model.user_token(*entity_inputs(inputs.users, users)),  # [b, d]
-    )  # [b, s, d] each
-    at = torch.from_numpy(batch.events.window * state.shape[1] + batch.events.state)  # [m]
+    encoded = read_histories(model, inputs, batch, items, np.arange(len(items)))
+    state, taste = encoded.states_at(batch.events.window, batch.events.state)  # [m, d] each
     row = inputs.batches.events.within(chosen, mask.events)[2]
-    surface = torch.from_numpy(batch.events.surface)
-    return States(row, take(state.flatten(0, 1), at), take(taste.flatten(0, 1), at), surface)
+    return States(row, state, taste, torch.from_numpy(batch.events.surface))
 
 
 def make_optimizer(head: Retrieval, decay: float) -> torch.optim.Optimizer:

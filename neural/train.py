@@ -237,18 +237,8 @@ class Trainer:
 
     def encode(self, batch: Batch, negatives: I64) -> Encoded:
         """Run the item tower over all items that the batch needs, and the transformer once over its windows."""
-        tokens = batch.tokens
-        ids = np.unique(np.concatenate([tokens.item.ravel(), batch.events.item, negatives, batch.groups.item]))
-        items = self.item_vectors(ids)  # [u, d]
-        users = torch.from_numpy(batch.user.astype(np.int64))
-        states, taste = self.model.user.states(
-            take(items, torch.from_numpy(np.searchsorted(ids, tokens.item))),  # [b, t, d]
-            torch.from_numpy(tokens.codes),
-            torch.from_numpy(tokens.signals),
-            torch.from_numpy(batch.surprise),
-            self.model.user_token(*entity_inputs(self.inputs.users, users)),  # [b, d]
-        )  # [b, s, d] each
-        return Encoded(states, taste, items, ids)
+        ids = np.unique(np.concatenate([batch.tokens.item.ravel(), batch.events.item, negatives, batch.groups.item]))
+        return read_histories(self.model, self.inputs, batch, self.item_vectors(ids), ids)
 
     def item_vectors(self, ids: I64) -> Tensor:
         """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
@@ -258,6 +248,19 @@ class Trainer:
             weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
         vectors: Tensor = self.model.item(slots, weight, numbers)
         return vectors
+
+
+def read_histories(model: Argus, inputs: TowerData, batch: Batch, items: Tensor, ids: I64) -> Encoded:
+    """Run the transformer once over the windows of a batch. items: [u, d], the vectors of int64[u] ids, sorted."""
+    tokens, users = batch.tokens, torch.from_numpy(batch.user.astype(np.int64))
+    states, taste = model.user.states(
+        take(items, torch.from_numpy(np.searchsorted(ids, tokens.item))),  # [b, t, d]
+        torch.from_numpy(tokens.codes),
+        torch.from_numpy(tokens.signals),
+        torch.from_numpy(batch.surprise),
+        model.user_token(*entity_inputs(inputs.users, users)),  # [b, d]
+    )  # [b, s, d] each
+    return Encoded(states, taste, items, ids)
 
 
 def take(rows: Tensor, places: Tensor) -> Tensor:

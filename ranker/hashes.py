@@ -1,10 +1,12 @@
-"""Hashes of files, of folders and of settings: what manifests and the keys of stages compare."""
+"""Hashes of files, of folders, of settings and of arrays: what manifests and the keys of stages compare."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 #: file of a bundle or snapshot that has the hashes of its other files
 MANIFEST = "manifest.json"
@@ -23,6 +25,15 @@ def hash_file(path: Path) -> str:
 def hash_value(value: Any) -> str:
     """Return the sha256 in hex of anything JSON can hold (other things by their `str`)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_arrays(arrays: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+    """Return the sha256 in hex of arrays by name, and of the names of their columns where given."""
+    digest = hashlib.sha256(repr(tuple(names)).encode())
+    for name, values in arrays.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def files_below(folder: Path) -> list[str]:

@@ -5,9 +5,10 @@ train(config, out)
     plugin_stage          a plugin, fitted on the towers' period alone                (resumed)
       or load_start       plugins and trees of an earlier bundle, in the present codes
     Arms.of               features of groups, strictly before their as_of; or those of a feature log
-    Arms.served_columns   the columns of the plugins
-    Arms.fit              the liked part: the booster of the first seed, with its test scores   (resumed)
-    wanted_stage          the wanted part, learned from what the sources propose      (resumed)
+    fit_parts             both parts of the ranker
+      Arms.served_columns   the columns of the plugins
+      Arms.fit              the liked part: the booster of the first seed, with its test scores (resumed)
+      wanted_stage          the wanted part, learned from what the sources propose    (resumed)
     pair_figures          the figures of the test's pairs
     list_figures          the figures of whole lists, of a bundle as of the cut
     Cooccurrence.build    the table of the source `cooccurrence`
@@ -31,9 +32,9 @@ from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arms
 from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.measured import bundle_at_cut, importance_of_parts, list_figures, pair_figures
-from ranker.training.plugins import plugin_stage
+from ranker.training.parts import fit_parts
+from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
-from ranker.training.wanted import digest_of, wanted_stage
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +55,14 @@ def train(
     part is learned anew. memory: bytes, of `Cooccurrence.build`.
     """
     check_out(out, config)
-    prepared, seed = prepare(config), config.uplift.seeds[0]
+    prepared = prepare(config)
     given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
     old = None if start is None else load_start(start, prepared)
-    plugins = old.plugins if old else {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
+    plugins = old.plugins if old else served_plugins(prepared)
     arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog), given)
-    columns = arms.served_columns(plugins)
-    label = "-".join(["+".join(plugins) or "without", *([old.mode] if old else [])])
-    arm = arms.fit(label, columns, seed, old)
-    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory, liked=arm.booster)
-    measured = pair_figures(arms, columns, arm, old)
-    at_cut = bundle_at_cut(prepared, plugins, arm, wanted, memory)
+    parts = fit_parts(arms, plugins, old, memory)
+    measured = pair_figures(arms, parts.columns, parts.liked, old)
+    at_cut = bundle_at_cut(prepared, plugins, parts.liked, parts.wanted, memory)
     measured["lists"] = list_figures(at_cut, prepared)
     write_bundle(
         out,
@@ -72,11 +70,11 @@ def train(
         spec=prepared.spec,
         state=prepared.state,
         plugins=plugins,
-        booster=arm.booster,
-        wanted=wanted,
+        booster=parts.liked.booster,
+        wanted=parts.wanted,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         measured=measured,
-        importance=importance_of_parts(at_cut, prepared, arms.rows("validation", columns)),
+        importance=importance_of_parts(at_cut, prepared, arms.rows("validation", parts.columns)),
         split=prepared.split,
         recorded=prepared.recorded,
     )
@@ -88,7 +86,7 @@ def drift_report(config: Config, features: Path) -> list[dict[str, Any]]:
     """Recompute what a feature log has, from the whole log of events, and compare: see `ranker.recording.logged`."""
     prepared = prepare(config)
     logged = read_features(features, prepared.catalog)
-    plugins = {name: plugin_stage(prepared, name, config.uplift.seeds[0]) for name in config.ranker.plugins}
+    plugins = served_plugins(prepared)
     columns = columns_of(prepared.spec, plugins)
     if sorted(columns) != sorted(logged.columns):
         odd = sorted(set(columns) ^ set(logged.columns))

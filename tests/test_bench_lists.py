@@ -52,7 +52,7 @@ def toml(small: ListWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(toml: Path) -> Any:
-    return bench.Trained(load_config(toml))
+    return bench.trained_of(load_config(toml))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def found(toml: Path, small: ListWorld, trained: Any) -> dict[str, Any]:
         patch.setattr(bench, "world_case", lambda folder, seed: (toml, small))
         patch.setattr(bench, "ALPHAS", bench.ALPHAS[:1])
         patch.setattr(bench, "WEIGHTS", (0.5,))
-        patch.setattr(bench, "COMPARED_ON", trained.config.name)
-        data = bench.of_data(trained.config)
+        patch.setattr(bench, "COMPARED_ON", trained.prepared.config.name)
+        data = bench.of_data(trained.prepared.config)
         results = dict.fromkeys(example_names(), data) | {"world0": bench.of_world(0)}
     as_written: dict[str, Any] = json.loads(json.dumps(results, allow_nan=False))
     return as_written
@@ -113,7 +113,7 @@ def test_the_readme_has_a_line_of_each_set(found: dict[str, Any]) -> None:
 def test_what_lists_of_the_world_are_worth_is_its_truth(found: dict[str, Any], trained: Any, small: ListWorld) -> None:
     world, who = found["world0"], bench.everybody(trained.prepared, small)
     users, when = bench.in_world(trained.prepared, small, who)
-    pipeline, worth = trained.pipeline(), []
+    pipeline, worth = bench.pipeline_of(trained), []
     for k in range(0, len(who), 5):
         answer = pipeline.recommend(Request.of(who.requests, k, pipeline.state), 10)
         items = small.items_of(trained.prepared.catalog.item_ids, answer.item)
@@ -138,7 +138,7 @@ def test_each_design_answers_both_questions(found: dict[str, Any], trained: Any)
     assert designs["two"] == {
         "pair_accuracy": designs["liked alone"]["pair_accuracy"], "ndcg@10": designs["wanted alone"]["ndcg@10"],
     }  # fmt: skip
-    arms, booster = trained.arms, trained.arm.booster
+    arms, booster = trained.arms, trained.liked.booster
     score = np.asarray(booster.predict(arms.rows("validation", trained.columns)))
     assert designs["two"]["pair_accuracy"] == pytest.approx(pair_accuracy(score, arms.pairs("validation")).value)
     assert designs["two"]["ndcg@10"] >= designs["popular"]["ndcg@10"]

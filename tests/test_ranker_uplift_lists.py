@@ -24,12 +24,12 @@ from ranker.lists.answers import ask, patient
 from ranker.lists.worth import top_hits, worth
 from ranker.pipeline import Pipeline
 from ranker.training.arms import Arms
-from ranker.training.measured import bundle_at_cut
+from ranker.training.measured import bundle_at_cut, past_of
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
 from ranker.training.wanted import digest_of, wanted_stage
 from ranker.uplift import lists as module
-from ranker.uplift.lists import LIST_FIGURES, _arm, _everyone, list_uplift
+from ranker.uplift.lists import LIST_FIGURES, _arm, list_uplift
 
 SMALL = """
 [booster]
@@ -130,7 +130,7 @@ def test_the_lists_are_those_of_a_server_at_the_cut(arms: Arms) -> None:
     prepared = arms.prepared
     plugins = {"als": plugin_stage(prepared, "als", 0)}
     columns = arms.served_columns(plugins)
-    who = _everyone(prepared).drawn(60, 0)
+    who = past_of(prepared).asked(prepared.split.t2, prepared.split.t3).drawn(60, 0)
     found = _arm(prepared, who, "als", plugins, columns, 2**30)
     assert found is not None
     wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), 0, 2**30, forests=1)

@@ -31,12 +31,17 @@ Filters = Sequence[tuple[str, Filter]]
 def candidates_of(sources: Sources, request: Request, config: Config) -> tuple[Candidates, F32]:
     """Return the n candidates of a request as a server gathers them, and float32[n, s] `source_values` of them.
 
-    Sources run one after another without deadlines, and what they raise is raised.
+    Sources are asked as by `proposals_of`.
     """
-    asked = zip(sources, limits(sources, request, config.sources.exclude_seen), strict=True)
-    proposals = [proposed(source, request, limit) for (source, _), limit in asked]
+    proposals = proposals_of(sources, request, config)
     candidates, _ = gathered(proposals, filters_of(config), quotas(sources), request)
     return candidates, source_values(proposals, candidates.item)
+
+
+def proposals_of(sources: Sources, request: Request, config: Config) -> list[Proposal]:
+    """Return what each source proposes, one after another without deadlines; what they raise is raised."""
+    asked = zip(sources, limits(sources, request, config.sources.exclude_seen), strict=True)
+    return [proposed(source, request, limit) for (source, _), limit in asked]
 
 
 def limits(sources: Sources, request: Request, exclude_seen: bool) -> list[int]:

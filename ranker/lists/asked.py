@@ -109,6 +109,11 @@ def asked(
     return Asked(requests=requests, history=stop - begin).select(sizes > 0).drawn(most, seed)
 
 
+def validation_start(groups: Groups) -> int:
+    """Return when the booster's validation slice begins, µs."""
+    return int(groups.of("booster", True).requests.as_of.min())
+
+
 def _groups_in(requests: Requests, start: int, end: int) -> I64:
     """Return the groups in [start, end) whose user is known."""
     return np.flatnonzero((requests.as_of >= start) & (requests.as_of < end) & (requests.user >= 0))

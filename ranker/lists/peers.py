@@ -19,7 +19,7 @@ from features.plugin import FitData
 from features.schema import DAY, F32, F64, I32, I64, Bool, Catalog, EventLog
 from features.state.histories import Histories
 from ranker.candidates.source import best
-from ranker.lists.asked import Asked, At, asked
+from ranker.lists.asked import Asked, At, asked, validation_start
 from ranker.lists.worth import worth
 
 #: gives int32[u, m], the lists of the users who are asked about
@@ -105,7 +105,7 @@ def factorised(past: Past, otherwise: Lists, most: int | None = None, seed: int 
         als = fitted_als(past, end, alpha or ALPHAS[0], seed)
         return lambda who, m: als_lists(als, past.histories, who, m, otherwise)
 
-    begin = _validation_start(past)
+    begin = validation_start(past.groups)
     value, tried = _choice(past, {alpha: lambda a: with_alpha(a, begin) for alpha in ALPHAS}, most, seed)
     return Chosen(with_alpha(value, past.split.t2), "alpha", value, tried)
 
@@ -152,16 +152,11 @@ def _seen(histories: Histories, who: Asked, k: int) -> I32:
     return histories.item[int(start[0]) : int(stop[0])]
 
 
-def _validation_start(past: Past) -> int:
-    """Return when the booster's validation slice begins, µs."""
-    return int(past.groups.of("booster", True).requests.as_of.min())
-
-
 def _choice(
     past: Past, make: Mapping[float | None, Callable[[float | None], Lists]], most: int | None, seed: int
 ) -> tuple[float | None, dict[str, float]]:
     """Return the value whose lists are best on the validation slice, and what each was worth there."""
-    who = past.asked(_validation_start(past), past.split.t2).drawn(most, seed)
+    who = past.asked(validation_start(past.groups), past.split.t2).drawn(most, seed)
     if not len(who):
         return next(iter(make)), {}
     tried = {value: float(worth(made(value)(who, 10), who, (10,))[CHOSEN_BY].mean()) for value, made in make.items()}

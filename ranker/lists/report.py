@@ -144,8 +144,10 @@ def _part(
     lists |= {name: peer(who, LENGTH) for name, peer in peers.items()}
     lists |= {f"source {name}": found for name, found in answers.alone.items()}
     kinds = {"all": np.ones(len(who), bool), "with_history": who.history > 0, "without_history": who.history == 0}
-    figures = {kind: _figures(who, answers, lists, keep, known, pipeline.source_names) for kind, keep in kinds.items()}
     worths = {name: worth(found, who, KS) for name, found in lists.items()}
+    figures = {
+        kind: _figures(who, answers, lists, worths, keep, known, pipeline.source_names) for kind, keep in kinds.items()
+    }
     return _Part(who.requests.user, worths, {"eligible_users": len(eligible), **figures})
 
 
@@ -195,24 +197,30 @@ def _nobody(past: Past, config: Config) -> PairliftError:
 
 
 def _figures(
-    who: Asked, answers: Answers, lists: Mapping[str, I32], keep: Bool, known: _Known, sources: tuple[str, ...]
+    who: Asked,
+    answers: Answers,
+    lists: Mapping[str, I32],
+    of_all: Mapping[str, Mapping[str, F64]],
+    keep: Bool,
+    known: _Known,
+    sources: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Return the figures of some users: {"users": 0} where there is none."""
+    """Return the figures of some users: {"users": 0} where there is none. of_all: the worths of all users' lists."""
     rows = np.flatnonzero(keep)
     if not len(rows):
         return {"users": 0}
-    some = who.select(rows)
-    worths = {name: worth(found[rows], some, KS) for name, found in lists.items()}
-    best = worth_of_hits(best_hits(answers.reached[rows], LENGTH), some.wanted, KS)
+    wanted = who.wanted[rows]
+    worths = {name: {figure: values[rows] for figure, values in of.items()} for name, of in of_all.items()}
+    best = worth_of_hits(best_hits(answers.reached[rows], LENGTH), wanted, KS)
     own, peers = worths[RECOMMEND], {name: of for name, of in worths.items() if name != RECOMMEND}
     return {
         "users": len(rows),
-        "wanted_items": float(some.wanted.mean()),
+        "wanted_items": float(wanted.mean()),
         "candidates": float(answers.candidates[rows].mean()),
         "lists": {name: _means(of) | _variety(lists[name][rows], known) for name, of in worths.items()},
         "less": _less(own, peers),
         "best_peer": {figure: _best_peer(own, peers, figure) for figure in COMPARED},
-        "union": {"recall": _interval(mean_interval(answers.reached[rows] / some.wanted)), "best_order": _means(best)},
+        "union": {"recall": _interval(mean_interval(answers.reached[rows] / wanted)), "best_order": _means(best)},
         "union_share": _share(own["recall@10"], best["recall@10"]),
         "sources": source_shares(answers.masks[rows], answers.lists[rows], sources),
         "empty": dict(Counter(answers.empty[k] for k in rows.tolist() if k in answers.empty)),

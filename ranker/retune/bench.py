@@ -7,12 +7,10 @@ with the other's trees (served lists add a share of the liked part's score), so 
 
 from typing import Protocol
 
-from features.plugin import FeaturePlugin
 from features.schema import F64
 from ranker.config import Config
 from ranker.retune.report import SEEDS, Measure
 from ranker.retune.space import Parameter
-from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared
 
 
@@ -48,12 +46,6 @@ class Bench(Protocol):
 
     def fit(self, config: Config, seed: int) -> tuple[F64, int]:
         """Fit; return float64[n_users], what it is worth by user of the validation slice, and the trees."""
-
-
-def served_plugins(prepared: Prepared) -> dict[str, FeaturePlugin]:
-    """Return the served plugins, as `train` fits them."""
-    names, seed = prepared.config.ranker.plugins, prepared.config.uplift.seeds[0]
-    return {name: plugin_stage(prepared, name, seed) for name in names}
 
 
 def seeds_of(prepared: Prepared) -> tuple[int, ...]:

@@ -1,21 +1,21 @@
 """Trials of the liked part: PairAccuracy of the pairs of the booster's validation slice."""
 
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Self
 
 import numpy as np
 
 from features.schema import F64, I64
 from ranker.config import Config
-from ranker.hashes import hash_value
+from ranker.hashes import hash_arrays, hash_value
 from ranker.metrics.pair_accuracy import right_by_user
-from ranker.retune.bench import seeds_of, served_plugins
+from ranker.retune.bench import seeds_of
 from ranker.retune.report import Measure
 from ranker.retune.space import Parameter, make_space
 from ranker.training.arms import Arms
 from ranker.training.booster import Slice, fit_booster
 from ranker.training.code_hash import code_hash
+from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 
 #: what a study reads of our code, beside what `Prepared.key` and the rows stand for
@@ -72,7 +72,7 @@ class LikedBench:
     @property
     def key(self) -> str:
         """A hash of rows, pairs, the TOML's own parameters and the code."""
-        rows = [sha256(s.matrix.tobytes()).hexdigest() for s in (self.train, self.validation)]
+        rows = hash_arrays({"train": self.train.matrix, "validation": self.validation.matrix})
         settings = self.config.booster.model_dump()
         return hash_value([self.arms.prepared.key, rows, settings, self.seeds, code_hash(*CODE)])
 

@@ -1,7 +1,6 @@
 """Trials of the wanted part: NDCG@10 of the lists that the sources propose in the booster's validation slice."""
 
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Self
 
 import numpy as np
@@ -9,18 +8,19 @@ import numpy as np
 from features.errors import PairliftError
 from features.schema import F64
 from ranker.config import Config
-from ranker.hashes import hash_value
-from ranker.retune.bench import seeds_of, served_plugins
+from ranker.hashes import hash_arrays, hash_value
+from ranker.retune.bench import seeds_of
 from ranker.retune.report import Measure
 from ranker.retune.space import Parameter, make_wanted_space
 from ranker.training.booster import parameters
 from ranker.training.code_hash import code_hash
+from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 from ranker.training.wanted import CODE as STAGE
 from ranker.training.wanted import NOTHING_WANTED, Rows, rows_of, wanted_settings
 
 #: what a study reads of our code, beside what `Prepared.key` and the rows stand for
-CODE = (*STAGE, "ranker.metrics.interval", "ranker.retune", "ranker.training.plugins")
+CODE = (*STAGE, "ranker.retune", "ranker.training.plugins")
 LISTS = Measure("NDCG@10", "ndcg@10", "requests")
 
 
@@ -62,8 +62,8 @@ class WantedBench:
     @property
     def key(self) -> str:
         """A hash of rows, the TOML's own parameters and the code."""
-        arrays = [a for p in (self.rows.train, self.rows.validation) for a in (p.matrix, p.group, p.hit, p.wanted)]
-        digests = [sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in arrays]
+        names, slices = ("matrix", "group", "hit", "wanted"), (self.rows.train, self.rows.validation)
+        digests = [hash_arrays({name: getattr(part, name) for name in names}) for part in slices]
         settings = [self.config.booster.model_dump(), self.config.lists.model_dump()]
         return hash_value([self.prepared.key, digests, settings, self.seeds, code_hash(*CODE)])
 

@@ -1,11 +1,9 @@
 """Arms: boosters of given columns and seed, fitted on the rows that all of them share, with their test scores."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -18,6 +16,7 @@ from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
 from ranker.columns import Columns, plugin_columns, plugin_values
+from ranker.hashes import hash_arrays
 from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
 from ranker.training.code_hash import code_hash
@@ -114,12 +113,12 @@ class Arms:
 
     def _digests(self, columns: Columns) -> list[str]:
         """Return hashes of all values that the log and its settings do not determine: see `Prepared.key`."""
-        found = [_digest(columns.names, columns.values)]
+        found = [hash_arrays(columns.values, columns.names)]
         if self.logged is not None:
-            found.append(_digest(self.base.names, self.base.values))
+            found.append(hash_arrays(self.base.values, self.base.names))
         if self.given is not None:
             pairs = {"rows": np.stack([self.given.winner, self.given.loser]), "weight": self.given.weight}
-            found.append(_digest((), pairs))
+            found.append(hash_arrays(pairs))
         return found
 
     def slice(self, part: str, columns: Columns, seed: int) -> Slice:
@@ -149,11 +148,3 @@ def of_kind(pairs: Pairs, kind: str) -> Pairs:
     """Return the `shown` or the `sampled` pairs; all of them where there is none of that kind."""
     keep = pairs.sampled if kind == SAMPLED else ~pairs.sampled
     return pairs.select(keep) if keep.any() else pairs
-
-
-def _digest(names: tuple[str, ...], arrays: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(repr(names).encode())
-    for name, values in arrays.items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()

@@ -16,22 +16,22 @@ from features.schema import F32, GIB
 from ranker.bundle import Bundle
 from ranker.candidates.configured import configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.candidates.gathering import candidates_of
-from ranker.columns import Columns, columns_of, full_matrix, with_sources
+from ranker.columns import Columns, columns_of
 from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
+from ranker.lists.asked import Asked
 from ranker.lists.peers import Past
 from ranker.lists.report import brief_report, lists_report
 from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.pipeline import Pipeline
-from ranker.request import Request
 from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.earlier_trees import Start
-from ranker.training.plugins import plugin_stage
+from ranker.training.parts import fit_parts
+from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
-from ranker.training.wanted import digest_of, wanted_stage
+from ranker.training.proposed import Proposed
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +70,13 @@ def importance_of_parts(bundle: Bundle, prepared: Prepared, liked: F32) -> dict[
 
 def _proposed_rows(bundle: Bundle, prepared: Prepared) -> F32:
     """Return float32[n, c + s] of what the sources propose to at most EXPLAINED requests of the test."""
-    state, requests = bundle.state, prepared.groups.of("test").requests
-    sources = configured_sources(bundle.config, state, bundle.cooccurrence, bundle.plugins.values())
-    blocks = [np.empty((0, len(bundle.wanted_columns)), np.float32)]
-    for k in np.unique(np.linspace(0, len(requests) - 1, EXPLAINED).astype(int)).tolist() if len(requests) else ():
-        request = Request.of(requests, k, state)
-        candidates, scores = candidates_of(sources, request, bundle.config)
-        matrix = full_matrix(state, bundle.spec, bundle.plugins, request.requests(candidates.item))
-        blocks.append(with_sources(matrix, scores))
-    return np.concatenate(blocks)
+    groups = prepared.groups.of("test")
+    some = np.zeros(len(groups.requests), bool)
+    some[np.linspace(0, len(some) - 1, EXPLAINED).astype(int) if len(some) else []] = True
+    requests = groups.select(some).requests
+    who = Asked(requests=requests, history=np.zeros(len(requests), np.int64))  # what they wanted is not read
+    sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, bundle.plugins.values())
+    return Proposed.of(prepared, bundle.plugins, sources, who, None, every=True).matrix
 
 
 def list_figures(bundle: Bundle, prepared: Prepared, most: int = USERS) -> dict[str, Any] | None:
@@ -102,12 +100,8 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
     most: users that are asked about, in place of `[lists] users`. memory: bytes, of `Cooccurrence.build`.
     """
     prepared, seed = prepare(config), config.uplift.seeds[0]
-    plugins = {name: plugin_stage(prepared, name, seed) for name in config.ranker.plugins}
-    arms = Arms.of(prepared)
-    columns = arms.served_columns(plugins)
-    arm = arms.fit("+".join(plugins) or "without", columns, seed)
-    wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory, liked=arm.booster)
-    pipeline = Pipeline(patient(bundle_at_cut(prepared, plugins, arm, wanted, memory)))
+    parts = fit_parts(Arms.of(prepared), served_plugins(prepared), memory=memory)
+    pipeline = Pipeline(patient(bundle_at_cut(prepared, parts.plugins, parts.liked, parts.wanted, memory)))
     try:
         return lists_report(pipeline, past_of(prepared), most=most or config.lists.users, seed=seed)
     finally:

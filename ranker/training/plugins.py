@@ -28,6 +28,12 @@ def plugin_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
     return _fitted(prepared, name, seed, f"{name}-seed{seed}", lambda: prepared)
 
 
+def served_plugins(prepared: Prepared) -> dict[str, FeaturePlugin]:
+    """Return the plugins of `[ranker]`, by name, each of the fit that a bundle has."""
+    config = prepared.config
+    return {name: plugin_stage(prepared, name, config.uplift.seeds[0]) for name in config.ranker.plugins}
+
+
 def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
     """Fit a plugin as `plugin_stage` does, on a log from which everything at or after t1 was deleted, on disk."""
     return _fitted(prepared, name, seed, f"{name}-seed{seed}-cut", lambda: cut_at_t1(prepared))

@@ -10,9 +10,9 @@ from features.pairing.split import PERIODS, iso
 from features.plugin import make_plugin
 from features.schema import DAY, EventLog
 from ranker.config import Config, wanted_floor
-from ranker.lists.asked import asked
 from ranker.training.booster import FULL_SIZE
 from ranker.training.importing import import_stage
+from ranker.training.measured import past_of
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.wanted import JUDGED, asked_in_slices
 
@@ -96,7 +96,7 @@ def _list_lines(prepared: Prepared) -> list[str]:
     wanted = " or ".join(config.grade_names[floor:])
     new = " of items new to them" if config.sources.exclude_seen else ", again or not; measured are items new to them"
     train, validation = asked_in_slices(prepared)
-    test = asked(prepared.log, prepared.state.histories, prepared.groups, split.t2, split.t3, floor)
+    test = past_of(prepared).asked(split.t2, split.t3)
     return [
         f"lists of Recommend: what their users wanted later ({wanted}){new}",
         _enough("learned from", len(train), f"requests of the booster's period (at most {config.lists.groups:,})"),

@@ -16,9 +16,8 @@ about proportional to how often it is taken now, so without a tree the list is t
 what is left over that. On small logs trees alone draw a curve so steep worse than it is known.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +25,14 @@ import lightgbm as lgb
 import numpy as np
 
 from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
-from features.schema import F64, GIB
+from features.schema import F32, F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import Columns, demand
 from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
-from ranker.hashes import hash_value
-from ranker.lists.asked import Asked, asked
+from ranker.hashes import hash_arrays, hash_value
+from ranker.lists.asked import Asked, asked, validation_start
 from ranker.metrics.interval import difference
 from ranker.settings import BoosterSettings
 from ranker.training.booster import WANTED_TABLE, added, check_params, fit_booster, mean_of
@@ -129,8 +128,13 @@ class Rows:
 
     def scores(self, booster: lgb.Booster) -> F64:
         """Return float64[n] scores of the validation rows."""
-        rows = self.validation.matrix
-        return np.asarray(booster.predict(rows, raw_score=True)) + demand(rows, self.columns)
+        return wanted_scores(booster, self.validation.matrix, self.columns)
+
+
+def wanted_scores(booster: lgb.Booster, rows: F32, columns: Sequence[str]) -> F64:
+    """Return float64[n] scores of float32[n, c] rows: what the trees say, added to demand."""
+    start = demand(rows, columns)
+    return start + np.asarray(booster.predict(rows, raw_score=True)) if len(rows) else start
 
 
 def wanted_settings(config: Config) -> BoosterSettings:
@@ -219,7 +223,7 @@ def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:
     the user has seen, what was wanted again counts too: else every one of these would be a loser.
     """
     split, most = prepared.split, prepared.config.lists.groups
-    begin = int(prepared.groups.of("booster", True).requests.as_of.min())
+    begin = validation_start(prepared.groups)
     floor, histories = wanted_floor(prepared.config), prepared.state.histories
     again = not prepared.config.sources.exclude_seen
 
@@ -231,9 +235,10 @@ def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:
 
 def digest_of(columns: Columns, plugins: Mapping[str, FeaturePlugin]) -> str:
     """Return a hash of the plugins' values and of the vectors that a source finds the nearest of."""
-    digest = hashlib.sha256(repr(columns.names).encode())
-    vectors = [plugin.item_vectors for plugin in plugins.values() if isinstance(plugin, VectorPlugin)]
-    keys = [plugin.item_keys for plugin in plugins.values() if isinstance(plugin, RetrievalPlugin)]
-    for array in (*columns.values.values(), *vectors, *keys):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    arrays = dict(columns.values)
+    for name, plugin in plugins.items():
+        if isinstance(plugin, VectorPlugin):
+            arrays[f"{name} vectors"] = plugin.item_vectors
+        if isinstance(plugin, RetrievalPlugin):
+            arrays[f"{name} keys"] = plugin.item_keys
+    return hash_arrays(arrays, columns.names)

@@ -16,15 +16,16 @@ import numpy as np
 from features.plugin import FeaturePlugin
 from features.schema import F64, GIB, Bool
 from ranker.candidates.configured import Sources
-from ranker.columns import Columns, demand
+from ranker.columns import Columns
 from ranker.config import wanted_floor
-from ranker.lists.asked import Asked, asked
+from ranker.lists.asked import Asked
 from ranker.lists.worth import worth_of_hits
 from ranker.metrics.interval import relative_uplift
+from ranker.training.measured import past_of
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import BLOCK, LIST, Proposed, wanted_columns
-from ranker.training.wanted import digest_of, rows_of, sources_until, wanted_stage
+from ranker.training.wanted import digest_of, rows_of, sources_until, wanted_scores, wanted_stage
 
 #: the first so many seeds are fitted, and at most so many users asked about: what it costs. Each seed is one forest,
 #: where a served part is the mean of several and has a share of the liked part's score: how much one forest differs
@@ -57,7 +58,7 @@ def list_uplift(
     plugins, fits: the plugin `name` and its columns, by fit. memory: bytes, of `Cooccurrence.build`. Where there is
     nothing to compare, `remark` says why in place of the figures.
     """
-    everyone = _everyone(prepared)
+    everyone = past_of(prepared).asked(prepared.split.t2, prepared.split.t3)
     who = everyone.drawn(min(prepared.config.lists.users, USERS), prepared.config.uplift.seeds[0])
     found = {"users": len(who), "eligible_users": len(everyone), "as_of": "first"}
     found |= {"wanted": list(prepared.config.grade_names[wanted_floor(prepared.config) :])}
@@ -75,12 +76,6 @@ def list_uplift(
             return found | {"remark": "with the plugin, the sources propose nothing that was wanted"}
         with_.append(arm)
     return found | _compared(without, ListArm.joined(with_))
-
-
-def _everyone(prepared: Prepared) -> Asked:
-    """Return the test's users who wanted something, as of their first request in it."""
-    split, histories = prepared.split, prepared.state.histories
-    return asked(prepared.log, histories, prepared.groups, split.t2, split.t3, wanted_floor(prepared.config))
 
 
 def _compared(without: ListArm, with_: ListArm) -> dict[str, Any]:
@@ -135,11 +130,8 @@ def _lists(
 ) -> tuple[Bool, F64]:
     """Return bool[seeds, users, LIST] hits of the lists, and float64[users]: how many of the wanted are candidates."""
     proposed = Proposed.of(_of_new_items(prepared), plugins, sources, who, None, every=True)
-    start = demand(proposed.matrix, wanted_columns(prepared, plugins, sources))
-    hits = []
-    for booster in boosters:
-        score = np.asarray(booster.predict(proposed.matrix, raw_score=True)) if len(start) else start
-        hits.append(proposed.hits(score + start))
+    columns = wanted_columns(prepared, plugins, sources)
+    hits = [proposed.hits(wanted_scores(booster, proposed.matrix, columns)) for booster in boosters]
     return np.stack(hits), np.bincount(proposed.group[proposed.hit], minlength=len(who)).astype(np.float64)
 
 

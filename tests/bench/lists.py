@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import lightgbm as lgb
 import numpy as np
 from listtruth import ListWorld, future
 from listworld import world_case
@@ -31,12 +30,10 @@ from listworld import world_case
 from features.errors import PairliftError
 from features.pairing.groups import Groups, offsets_of
 from features.pairing.pairs import Pairs
-from features.plugin import FeaturePlugin
 from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup
 from ranker.candidates.configured import Sources
-from ranker.candidates.gathering import limits, source_values
-from ranker.candidates.source import proposed
-from ranker.columns import Columns, demand, with_sources
+from ranker.candidates.gathering import proposals_of, source_values
+from ranker.columns import demand, with_sources
 from ranker.config import Config, load_config
 from ranker.examples import example_names, example_text
 from ranker.lists.answers import ask, patient
@@ -47,12 +44,13 @@ from ranker.metrics.interval import difference, mean_interval
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.pipeline import Pipeline
 from ranker.request import Request
-from ranker.training.arms import Arm, Arms
+from ranker.training.arms import Arms
 from ranker.training.booster import Slice, fit_booster
 from ranker.training.measured import bundle_at_cut, measure_lists, past_of
-from ranker.training.plugins import plugin_stage
+from ranker.training.parts import Parts, fit_parts
+from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
-from ranker.training.wanted import Rows, digest_of, rows_of, sources_until, wanted_settings, wanted_stage
+from ranker.training.wanted import Rows, rows_of, sources_until, wanted_scores, wanted_settings
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".pairlift" / "bench"
@@ -72,44 +70,32 @@ def example(data: str) -> Config:
     return load_config(folder / "pairlift.toml")
 
 
-class Trained:
-    """What `pairlift train` makes of a TOML; every stage is resumed."""
+def trained_of(config: Config) -> Parts:
+    """Return what `pairlift train` makes of a TOML; every stage is resumed."""
+    prepared = prepare(config)
+    return fit_parts(Arms.of(prepared), served_plugins(prepared))
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.seed = config, config.uplift.seeds[0]
-        self.prepared: Prepared = prepare(config)
-        self.plugins: dict[str, FeaturePlugin] = {
-            name: plugin_stage(self.prepared, name, self.seed) for name in config.ranker.plugins
-        }
-        self.arms = Arms.of(self.prepared)
-        self.columns: Columns = self.arms.served_columns(self.plugins)
-        self.arm: Arm = self.arms.fit("+".join(self.plugins) or "without", self.columns, self.seed)
-        digest = digest_of(self.columns, self.plugins)
-        self.wanted: lgb.Booster | None = wanted_stage(
-            self.prepared, self.plugins, digest, self.seed, 2 * GIB, liked=self.arm.booster
-        )
 
-    def pipeline(self) -> Pipeline:
-        """Return the server's path, as of the cut."""
-        return Pipeline(patient(bundle_at_cut(self.prepared, self.plugins, self.arm, self.wanted)))
+def pipeline_of(trained: Parts) -> Pipeline:
+    """Return the server's path, as of the cut."""
+    return Pipeline(patient(bundle_at_cut(trained.prepared, trained.plugins, trained.liked, trained.wanted)))
 
 
 # Two questions, and ways to answer both
 
 
-def designs(trained: Trained) -> dict[str, dict[str, float]]:
+def designs(trained: Parts) -> dict[str, dict[str, float]]:
     """Return PairAccuracy of the shown pairs and NDCG@10 of the lists, on the validation slices, by design."""
-    p = trained.prepared
+    p, seed = trained.prepared, trained.prepared.config.uplift.seeds[0]
     sources = sources_until(p, trained.plugins, p.split.t1, 2 * GIB)
     lists = rows_of(p, trained.plugins)
     shown = {part: shown_rows(trained, sources, part) for part in ("train", "validation")}
     names, held = lists.columns, shown["validation"]
-    liked = lgb.Booster(model_str=trained.arm.booster.model_to_string())
-    width = len(p.spec.columns) + len(trained.columns.names)
-    alone = lists.fit(trained.config, trained.seed, forests=1)  # as the others: one forest
+    liked, width = trained.liked.booster, trained.liked.booster.num_feature()
+    alone = lists.fit(p.config, seed, forests=1)  # as the others: one forest
     parts = {
         "liked": (liked.predict(held.matrix[:, :width]), liked.predict(lists.validation.matrix[:, :width])),
-        "wanted": tuple(scores(alone, rows, names) for rows in (held.matrix, lists.validation.matrix)),
+        "wanted": tuple(wanted_scores(alone, rows, names) for rows in (held.matrix, lists.validation.matrix)),
     }
     found = {f"one, shown pairs weigh {w}": worth_of(mixed(lists, shown, trained, w), lists, held) for w in WEIGHTS}
     found["two"] = worth_of((parts["liked"][0], parts["wanted"][1]), lists, held)
@@ -121,10 +107,11 @@ def designs(trained: Trained) -> dict[str, dict[str, float]]:
     return found
 
 
-def shown_rows(trained: Trained, sources: Sources, part: str) -> Slice:
+def shown_rows(trained: Parts, sources: Sources, part: str) -> Slice:
     """Return a slice of the shown pairs' rows, with the sources' columns."""
-    own = trained.arms.slice(part, trained.columns, trained.seed)
-    scores = scores_of_shown(trained.prepared, sources, trained.arms.groups[part])
+    prepared = trained.prepared
+    own = trained.arms.slice(part, trained.columns, prepared.config.uplift.seeds[0])
+    scores = scores_of_shown(prepared, sources, trained.arms.groups[part])
     return replace(own, matrix=with_sources(own.matrix, scores))
 
 
@@ -132,26 +119,25 @@ def scores_of_shown(prepared: Prepared, sources: Sources, groups: Groups) -> F32
     """Return float32[n, s]: the sources' own scores of what was shown."""
     r, blocks = groups.requests, []
     for k in range(len(r)):
-        request = Request.of(r, k, prepared.state)
-        asked = zip(sources, limits(sources, request, True), strict=True)
-        proposals = [proposed(source, request, limit) for (source, _), limit in asked]
+        proposals = proposals_of(sources, Request.of(r, k, prepared.state), prepared.config)
         blocks.append(source_values(proposals, r.item[r.offsets[k] : r.offsets[k + 1]]))
     return np.concatenate(blocks)
 
 
-def mixed(lists: Rows, shown: dict[str, Slice], trained: Trained, weight: float) -> tuple[F64, F64]:
+def mixed(lists: Rows, shown: dict[str, Slice], trained: Parts, weight: float) -> tuple[F64, F64]:
     """Fit one booster over both kinds of pairs; return its scores of the shown and of the list's validation rows."""
     names, cut = lists.columns, len(shown["validation"].matrix)
-    train = beside(shown["train"], lists.train.slice(names, trained.seed), weight, names)
-    held = beside(shown["validation"], lists.validation.slice(names, trained.seed), weight, names)
+    config = trained.prepared.config
+    seed = config.uplift.seeds[0]
+    train = beside(shown["train"], lists.train.slice(names, seed), weight, names)
+    held = beside(shown["validation"], lists.validation.slice(names, seed), weight, names)
     pairs = shown["validation"].pairs
 
     def judge(score: F64) -> float:
         return pair_accuracy(score[:cut], pairs).value + lists.validation.ndcg(score[cut:])
 
-    settings = wanted_settings(trained.config)
-    booster = fit_booster(names, lists.categorical, train, held, settings, trained.seed, judge=judge)
-    score = scores(booster, held.matrix, names)
+    booster = fit_booster(names, lists.categorical, train, held, wanted_settings(config), seed, judge=judge)
+    score = wanted_scores(booster, held.matrix, names)
     return score[:cut], score[cut:]
 
 
@@ -174,11 +160,6 @@ def beside(shown: Slice, lists: Slice, weight: float, names: list[str]) -> Slice
     return Slice(matrix, group, pairs, np.concatenate(grades), demand(matrix, names))
 
 
-def scores(booster: lgb.Booster, rows: F32, names: list[str]) -> F64:
-    """Return float64[n] of a booster that is added to demand."""
-    return np.asarray(booster.predict(rows, raw_score=True)) + demand(rows, names)
-
-
 def worth_of(score: tuple[Any, ...], lists: Rows, shown: Slice) -> dict[str, float]:
     of_shown, of_lists = (np.asarray(s, np.float64) for s in score)
     return {"pair_accuracy": pair_accuracy(of_shown, shown.pairs).value, "ndcg@10": lists.validation.ndcg(of_lists)}
@@ -191,7 +172,7 @@ def of_data(config: Config) -> dict[str, Any]:
     """Return a data set's report of lists, its designs, and PairAccuracy of the test's shown pairs."""
     report = measure_lists(config, USERS)
     print(as_table(report), end="\n\n", flush=True)
-    trained = Trained(config)
+    trained = trained_of(config)
     found = {"lists": report, "pairs": kept(trained)}
     found["designs"] = designs(trained) if config.name == COMPARED_ON else {}
     for design, figures in found["designs"].items():
@@ -200,13 +181,13 @@ def of_data(config: Config) -> dict[str, Any]:
     return found
 
 
-def kept(trained: Trained) -> dict[str, float]:
+def kept(trained: Parts) -> dict[str, float]:
     """Return PairAccuracy of the test's shown pairs: as `Rank` serves them, and of a booster of shown pairs alone.
 
     `Rank` is asked group by group through the pipeline; the other one is the arm of the report of uplift. Of more
     groups the first RANKED count.
     """
-    groups, pairs, pipeline = trained.arms.groups["test"], trained.arms.pairs("test"), trained.pipeline()
+    groups, pairs, pipeline = trained.arms.groups["test"], trained.arms.pairs("test"), pipeline_of(trained)
     r = groups.requests
     asked_for = min(len(r), RANKED)
     shown = pairs.select(~pairs.sampled & (pairs.winner < r.offsets[asked_for]))
@@ -215,7 +196,7 @@ def kept(trained: Trained) -> dict[str, float]:
         answer = pipeline.rank(Request.of(r, k, pipeline.state), r.item[r.offsets[k] : r.offsets[k + 1]])
         served[r.offsets[k] + answer.index] = answer.score
     pipeline.close()
-    rank, alone = (pair_accuracy(score, shown).value for score in (served, trained.arm.scores))
+    rank, alone = (pair_accuracy(score, shown).value for score in (served, trained.liked.scores))
     return {"rank": rank, "shown_alone": alone, "kept": rank / alone}
 
 
@@ -225,10 +206,10 @@ def kept(trained: Trained) -> dict[str, float]:
 def of_world(seed: int) -> dict[str, Any]:
     """Return the true reward@10 of every list in the generated world, and Recommend less each other one."""
     toml, world = world_case(WORK / f"lists-world{seed}", seed)
-    trained = Trained(load_config(toml))
+    trained = trained_of(load_config(toml))
     who = everybody(trained.prepared, world)
     reward = partial(true_reward, trained.prepared, world, who)
-    pipeline = trained.pipeline()
+    pipeline = pipeline_of(trained)
     answers = ask(pipeline, who, 10)
     pipeline.close()
     recommend = reward(answers.lists)
