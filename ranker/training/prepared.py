@@ -1,5 +1,6 @@
 """A log made ready to learn from: imported, split, grouped and paired, with its counters."""
 
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from features.pairing.exposure import Exposure, corrected, load_exposure
 from features.pairing.groups import Groups, make_groups
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
+from features.plain import left_out
 from features.plugin import FitData, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
@@ -22,6 +24,8 @@ from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
+
+logger = logging.getLogger(__name__)
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (
@@ -120,8 +124,12 @@ def group_log(config: Config) -> Grouped:
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
     log, groups = paired_log(config, database, log, catalog, split)
-    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
-    spec = make_spec(counters, catalog, config.time.zone, config.features.columns, config.features.listed)
+    f, add = config.features, config.features.counters == "add"
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names, add=add)
+    spec = make_spec(counters, catalog, config.time.zone, f.columns, f.listed, f.add)
+    keys = {part for counter in counters for part in counter.key}
+    if f.columns is None and (missed := left_out(catalog, spec.columns, keys)):
+        logger.info("%s", missed)
     return Grouped(
         config=config,
         database=database,
@@ -143,7 +151,8 @@ def paired_log(
     """
     check_list(config.features.listed, catalog)
     given = load_given(database, catalog)
-    events = [name for c in config.counters for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
+    declared = config.counters or []
+    events = [name for c in declared for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
     log = counted(log, given, counted_events(events, catalog, config.grade_names), catalog, config.grade_names)
     given = given_of_log(given, log.request, catalog, config.features.listed)
     context = load_context(database, catalog)
@@ -160,7 +169,7 @@ def _all_plugin_columns(config: Config) -> list[str]:
 
 def _key(config: Config) -> str:
     """Return a hash of the import, of the settings that are read after it, and of the code."""
-    settings = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
+    settings = [config.pairing.model_dump(), config.split.model_dump(), config.model_dump(include={"counters"})]
     settings.append(config.features.model_dump())
     return hash_value([(config.work / "import.key").read_text(), settings, code_hash(*CODE)])
 
