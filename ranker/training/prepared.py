@@ -79,7 +79,9 @@ class Prepared(Grouped):
         return corrected(pairs, groups, self.exposure, self.config.pairing)
 
     def fit_data(self, seed: int) -> FitData:
-        """Return what a plugin may see: nothing of t1 or later."""
+        """Return what a plugin may see: nothing of t1 or later. Raises PairliftError where that is nothing."""
+        for validation in (False, True):
+            _refuse_no_pairs(self, "towers", validation)  # of a plugin that is not served: see `_refuse_empty`
         groups = self.groups.of("towers")
         pairs = self.training_pairs(groups, seed)
         # Of candidates counters alone read what was said: to a plugin it is no feedback.
@@ -166,15 +168,22 @@ def _key(config: Config) -> str:
 
 
 def _refuse_empty(prepared: Prepared) -> None:
-    """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs."""
-    for period in PERIODS:
+    """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs.
+
+    The towers' period is read by plugins alone.
+    """
+    for period in PERIODS if prepared.config.ranker.plugins else PERIODS[1:]:
         for validation in (None,) if period == "test" else (False, True):
-            groups = prepared.groups.of(period, validation)
-            place = f"the {'validation slice of the ' if validation else ''}{period} period"
-            if not len(groups.requests):
-                raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
-            if not count_pairs(groups, prepared.weights).any():
-                raise PairliftError(
-                    f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
-                    "window, move the split, or, for a log with positives only, set pairing.negatives = 4"
-                )
+            _refuse_no_pairs(prepared, period, validation)
+
+
+def _refuse_no_pairs(prepared: Prepared, period: str, validation: bool | None) -> None:
+    groups = prepared.groups.of(period, validation)
+    place = f"the {'validation slice of the ' if validation else ''}{period} period"
+    if not len(groups.requests):
+        raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
+    if not count_pairs(groups, prepared.weights).any():
+        raise PairliftError(
+            f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
+            "window, move the split, or, for a log with positives only, set pairing.negatives = 4"
+        )
