@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -147,8 +148,11 @@ def wanted_floor(config: Config) -> int:
     return config.grade_names.index(config.lists.wanted)
 
 
-def load_config(path: Path) -> Config:
-    """Read and check a TOML file. Raises PairliftError with every problem, one a line."""
+def load_config(path: Path, former: Sequence[tuple[str, str]] = ()) -> Config:
+    """Read and check a TOML file. Raises PairliftError with every problem, one a line.
+
+    former: (table, key) of what it may have and is passed over, for its reader takes care of that.
+    """
     try:
         text = path.read_text()
         table = tomllib.loads(text)
@@ -156,6 +160,8 @@ def load_config(path: Path) -> Config:
         raise PairliftError(f"{path}: {error.strerror}; `pairlift init DIR` writes a commented one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PairliftError(f"{path} is not a TOML file: {error}") from error
+    for name, key in former:
+        table.get(name, {}).pop(key, None)
     config, wrong = _checked(table)
     if config is None:
         lines = "".join(f"\n  {problem}" for problem in wrong)

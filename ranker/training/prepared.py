@@ -5,7 +5,7 @@ from pathlib import Path
 
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError
-from features.log.loading import load_context, load_log
+from features.log.loading import load_context, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, corrected, load_exposure
 from features.pairing.groups import Groups, make_groups
@@ -65,6 +65,7 @@ class Prepared(Grouped):
     state: State  # of the whole log
     exposure: Exposure | None  # None weighs no pair anew
     recorded: Recorded  # which events of recorded logs are in it
+    texts: tuple[str, ...]  # which of [events.columns] are text
 
     def slices(self) -> dict[str, Groups]:
         """Return the groups of the booster's two slices, `train` and `validation`, and of the `test`."""
@@ -106,6 +107,7 @@ def prepare(config: Config) -> Prepared:
         state=State.build(made.log, made.catalog, made.counters, config.grade_names),
         exposure=load_exposure(made.database, config.events, config.pairing),
         recorded=load_recorded(made.database),
+        texts=load_texts(made.database),
     )
     _refuse_empty(prepared)
     return prepared
