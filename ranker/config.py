@@ -10,7 +10,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
+from features.given import counted_events
 from features.log.dataset import Mapping
+from features.schema import Catalog
 from features.settings import (
     NAMED,
     CounterSettings,
@@ -139,6 +141,12 @@ class Config(Settings):
             grades=tuple(self.grades),
             pairing_where=self.pairing.where,
         )
+
+
+def counted_of(config: Config, catalog: Catalog) -> tuple[str, ...]:
+    """Return the events of [[counters]] that are numbers of candidates: columns of a log behind its own feedback."""
+    named = [name for c in config.counters for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
+    return counted_events(named, catalog, config.grade_names)
 
 
 def wanted_floor(config: Config) -> int:

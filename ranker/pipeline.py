@@ -26,7 +26,7 @@ from ranker.candidates.configured import Sources, configured_sources, with_deman
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import plugin_values, row_matrix, with_sources
+from ranker.columns import given_of, plugin_values, row_matrix, with_sources
 from ranker.explained import Trace, detail_of
 from ranker.lanes import Failures, Lane
 from ranker.request import MAX_SOURCES, Answer, Candidates, Request
@@ -193,8 +193,9 @@ class Pipeline:
         if not len(candidates):
             return np.empty((0, len(bundle.columns)), np.float32)
         begun = time.monotonic()
-        calls = self._started(self._plugin_calls(request, candidates.item, candidates.given))
-        known = assemble(request.state, bundle.spec, request.requests(candidates.item, candidates.given))
+        item, given = candidates.item, given_of(candidates, request.state.catalog, bundle.spec)
+        calls = self._started(self._plugin_calls(request, item, given))
+        known = assemble(request.state, bundle.spec, request.requests(item, given))
         outcomes = [(call.name, self._outcome(call, running, begun, trace)[0]) for call, running in calls]
         return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
 

@@ -68,7 +68,8 @@ class Candidates:
 
     item: I32  # [n], dense; distinct, but for the items of a Rank: those are the caller's, -1 cold
     place: I32  # [n, s], where in its list each source proposed the item (0 first), `ABSENT` where it did not
-    given: F32 = field(default_factory=lambda: NO_GIVEN)  # [n, c], as `Requests.given`
+    #: [n, c], what is said of each: numbers and codes of `Catalog.candidates`, NaN unknown; without rows: nothing
+    given: F32 = field(default_factory=lambda: NO_GIVEN)
 
     def __len__(self) -> int:
         return len(self.item)

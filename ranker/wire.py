@@ -97,7 +97,9 @@ class Wire:
         if np.isinf(given).any():
             row, place = np.argwhere(np.isinf(given))[0]
             name = list(self._candidates)[place]
-            raise RequestError(f"columns '{name}': finite numbers were expected, found {given[row, place]} of item {row}")
+            raise RequestError(
+                f"columns '{name}': finite numbers were expected, found {given[row, place]} of item {row}"
+            )
         return given
 
     def k(self, message: pb.RecommendRequest) -> int:
@@ -173,17 +175,13 @@ def _codes(attribute: Attribute) -> Codes:
 
 def _column(column: pb.CandidateColumn, codes: Codes, n: int) -> Any:
     """Return the n numbers of a column, or the codes of its texts, NaN for unknown ones."""
-    expected, values = ("numbers", column.numbers) if codes is None else ("texts", column.texts)
-    found, other = ("texts", column.texts) if codes is None else ("numbers", column.numbers)
-    if len(other):
-        raise RequestError(f"columns '{column.name}': {expected} were expected, found {found}")
-    if len(values) != n:
-        raise RequestError(
-            f"columns '{column.name}': {n} {expected} were expected, one for each item, found {len(values)}"
-        )
-    if codes is None:
-        return np.array(values, np.float32)
-    return [codes.get(text, np.nan) for text in values]
+    numbers, texts = len(column.numbers), len(column.texts)
+    place, (expected, other) = f"columns '{column.name}'", ("numbers", "texts") if codes is None else ("texts", "numbers")
+    if texts if codes is None else numbers:
+        raise RequestError(f"{place}: {expected} were expected, found {other}")
+    if numbers + texts != n:
+        raise RequestError(f"{place}: {n} {expected} were expected, one for each item, found {numbers + texts}")
+    return np.array(column.numbers, np.float32) if codes is None else [codes.get(t, np.nan) for t in column.texts]
 
 
 def _number(name: str, value: str) -> float:

@@ -1,9 +1,9 @@
 """Any log, through the TOML's SQL expressions, into a DuckDB file.
 
 `import_log` writes the tables `events`, `items`, `users` and `surfaces` in the contract's form (dense indexes,
-µs UTC, grades) and `texts`, which `features.log.loading` reads, and `recorded` (`features.log.recorded`). What is bad is refused
-with the source, the column, how many rows, and the first few of them (`features.log.refusals`); no row is dropped but
-those that repeat an event id.
+µs UTC, grades) and `texts`, which `features.log.loading` reads, and `recorded` (`features.log.recorded`). What is bad
+is refused with the source, the column, how many rows, and the first few of them (`features.log.refusals`); no row is
+dropped but those that repeat an event id.
 """
 
 from collections.abc import Iterable

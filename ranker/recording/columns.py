@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from features.errors import PairliftError
+from features.given import counted_names
 from features.log.grading import CONTRACT
 from features.schema import LARGEST_FEEDBACK
 from ranker.bundle import Bundle
+from ranker.config import counted_of
 
 #: the tables by their keys in [events], and what refusals call a column of each
 TABLES = {"feedback": "feedback", "columns": "feedback", "context": "context", "candidate": "candidate"}
@@ -41,7 +43,8 @@ class Condition(NamedTuple):
 
 def recorded_columns(bundle: Bundle) -> dict[str, Column]:
     """Return the columns of a bundle's events by name; PairliftError where one would have to be two."""
-    events, found = bundle.config.events, {}
+    events, counted = bundle.config.events, _counted(bundle)
+    found: dict[str, Column] = {}
     expressions: dict[str, tuple[str, str]] = {}
     for table, called in TABLES.items():
         for name, sql in getattr(events, table).items():
@@ -53,7 +56,9 @@ def recorded_columns(bundle: Bundle) -> dict[str, Column]:
                 raise PairliftError(
                     f"{other} = {meant!r} and {place} = {sql!r}: a recorded event has one column of a name; rename one"
                 )
-            column = Column(called, _is_text(bundle, table, name), _most(bundle, table, name))
+            summed = table == "feedback" or (table == "candidate" and name in counted)
+            most = np.inf if table == "columns" else LARGEST
+            column = Column(called, _is_text(bundle, table, name), LARGEST_FEEDBACK if summed else most)
             first = found.setdefault(name, column)
             found[name] = first._replace(most=min(first.most, column.most))
     return found
@@ -79,7 +84,7 @@ def _is_text(bundle: Bundle, table: str, name: str) -> bool:
     return any(attribute.name == name and attribute.kind == "categorical" for attribute in known)
 
 
-def _most(bundle: Bundle, table: str, name: str) -> float:
-    if table == "feedback":
-        return LARGEST_FEEDBACK
-    return np.inf if table == "columns" else LARGEST
+def _counted(bundle: Bundle) -> set[str]:
+    """Return the names of the candidates' numbers that counters are made of."""
+    catalog, events = bundle.state.catalog, counted_names(bundle.state.catalog, bundle.config.grade_names)
+    return {catalog.candidates[events[name][0]].name for name in counted_of(bundle.config, catalog)}

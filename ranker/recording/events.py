@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import PairliftError
+from features.given import counted
 from features.log.grading import GradeError, Grading
 from features.schema import F32, I8, I32, EventLog, is_text
 from ranker.bundle import Bundle
+from ranker.config import counted_of
 from ranker.recording.batch import NEEDED, OPTIONAL, Batch
-from ranker.recording.columns import Column, conditions_of, recorded_columns
 from ranker.recording.checks import LARGER, Checks, Find, Refusals, Side, beyond
+from ranker.recording.columns import Column, conditions_of, recorded_columns
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,10 @@ class EventReader:
         config, catalog = bundle.config, bundle.state.catalog
         self._sides = {"user": Side(is_text(catalog.user_ids), users), "item": Side(is_text(catalog.item_ids), items)}
         self._surfaces = catalog.surface_codes()
-        self._candidates = catalog.candidates
-        self.feedback = tuple(config.events.feedback)
+        self._catalog = catalog
+        self._counted = counted_of(config, catalog)
+        #: columns of `EventLog.feedback`: the log's own, then what counters count of candidates
+        self.feedback = (*config.events.feedback, *self._counted)
         self._columns, read = recorded_columns(bundle), conditions_of(bundle)
         self.grades = config.grade_names
         kinds = {name: condition.kind for name, condition in read.items()}
@@ -110,7 +114,8 @@ class EventReader:
     def _log(self, table: pa.Table, rank: I8) -> EventLog:
         n = table.num_rows
         code = [self._surfaces.get(name, -1) for name in table["surface"].to_pylist()]
-        return EventLog(
+        own = self.feedback[: len(self.feedback) - len(self._counted)]
+        log = EventLog(
             user=self._indexes("user", table["user_id"]),
             item=self._indexes("item", table["item_id"]),
             ts=table["ts"].to_numpy().copy(),  # else a whole segment is held that it was read from
@@ -119,9 +124,10 @@ class EventReader:
             organic=table["organic"].cast(pa.int8()).fill_null(-1).to_numpy(),
             request=np.full(n, -1, np.int64),
             pairable=np.ones(n, bool),
-            feedback=self._feedback(table),
-            feedback_names=self.feedback,
+            feedback=_numbers(table, own),
+            feedback_names=own,
         )
+        return counted(log, self._given(table), self._counted, self._catalog, self.grades)
 
     def _indexes(self, side: str, ids: pa.ChunkedArray) -> I32:
         text, find = self._sides[side]
@@ -129,12 +135,18 @@ class EventReader:
             return np.full(len(ids), -1, np.int32)  # another bundle's kind of ids: all are unknown
         return find(ids.to_pylist() if text else ids.to_numpy())
 
-    def _feedback(self, table: pa.Table) -> F32:
-        out = np.full((table.num_rows, len(self.feedback)), np.nan, np.float32)
-        for k, name in enumerate(self.feedback):
-            if name in table.column_names:
-                out[:, k] = table[name].to_numpy()
-        return out
+    def _given(self, table: pa.Table) -> F32:
+        """Return float32[n, c] of `Catalog.candidates`, without the codes of text: counters count numbers alone."""
+        return _numbers(table, [known.name for known in self._catalog.candidates])
+
+
+def _numbers(table: pa.Table, names: Sequence[str]) -> F32:
+    """Return float32[n, len(names)] of columns, NaN where a table lacks one or it is text."""
+    out = np.full((table.num_rows, len(names)), np.nan, np.float32)
+    for k, name in enumerate(names):
+        if name in table.column_names and not pa.types.is_string(table[name].type):
+            out[:, k] = table[name].to_numpy()
+    return out
 
 
 def _type(column: Column) -> pa.DataType:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError
-from features.given import check_list, counted, counted_events, given_of_log
+from features.given import check_list, counted, given_of_log
 from features.log.loading import load_context, load_given, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, corrected, load_exposure
@@ -17,7 +17,7 @@ from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
 from ranker.columns import plugin_columns
-from ranker.config import Config, wanted_floor
+from ranker.config import Config, counted_of, wanted_floor
 from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
@@ -145,8 +145,7 @@ def paired_log(
     """
     check_list(config.features.list, catalog)
     given = load_given(database, catalog)
-    events = [name for c in config.counters for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
-    log = counted(log, given, counted_events(events, catalog, config.grade_names), catalog, config.grade_names)
+    log = counted(log, given, counted_of(config, catalog), catalog, config.grade_names)
     given = given_of_log(given, log.request, catalog, config.features.list)
     context = load_context(database, catalog)
     return log, make_groups(log, config.pairing, split, context=context, given=given)
