@@ -312,7 +312,8 @@ class FeatureSettings(Settings):
         "first event), hour, weekday, surface, context_<name>, candidate_<name>. Left out: numbers, categories of few "
         "values, hour and surface.",
     )
-    list: list[str] = Field(
+    listed: list[str] = Field(
+        alias="list",
         default=[],
         description="Features of the whole list, beside the others: of a number of [events.candidate] "
         "candidate_<name>_rank (its rank among the request's candidates, 1 the lowest, the mean rank of equals) and "

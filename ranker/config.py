@@ -224,7 +224,7 @@ def _check_candidates(path: Path, config: Config) -> None:
             f"{path}: [pairing] negatives with [events.candidate]: drawn losers were not shown, so nothing is known of "
             "them, and that alone would tell who lost; leave one of the two out"
         )
-    if config.features.list and config.events.request_id is None:
+    if config.features.listed and config.events.request_id is None:
         raise PairliftError(
             f"{path}: [features] list needs [events] request_id: only that says which impressions were one list"
         )

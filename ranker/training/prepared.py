@@ -123,7 +123,7 @@ def group_log(config: Config) -> Grouped:
     split = make_split(config.split, log, config.time.zone)
     log, groups = paired_log(config, database, log, catalog, split)
     counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
-    spec = make_spec(counters, catalog, config.time.zone, config.features.columns, config.features.list)
+    spec = make_spec(counters, catalog, config.time.zone, config.features.columns, config.features.listed)
     return Grouped(
         config=config,
         database=database,
@@ -143,10 +143,10 @@ def paired_log(
 
     log: of the database. catalog: what its codes of context and candidates are of.
     """
-    check_list(config.features.list, catalog)
+    check_list(config.features.listed, catalog)
     given = load_given(database, catalog)
     log = counted(log, given, counted_of(config, catalog), catalog, config.grade_names)
-    given = given_of_log(given, log.request, catalog, config.features.list)
+    given = given_of_log(given, log.request, catalog, config.features.listed)
     context = load_context(database, catalog)
     return log, make_groups(log, config.pairing, split, context=context, given=given)
 
