@@ -70,10 +70,10 @@ class Config(Settings):
         default=SplitSettings(),
         description="The split in time: towers learn on [t0, t1), the booster on [t1, t2), the test is [t2, t3).",
     )
-    counters: list[CounterSettings] = Field(
-        default=[],
-        description="Aggregates of one kind of event for one key, over several spans: one table for each. Without any, "
-        "a default set that is good on most logs.",
+    counters: list[CounterSettings] | None = Field(
+        default=None,
+        description="Aggregates of one kind of event for one key, over several spans: one table for each. Left out: a "
+        "default set that is good on most logs. counters = [] at the top of the file: none.",
     )
     features: FeatureSettings = Field(
         default=FeatureSettings(), description="The plain columns that the ranker has beside the counters."
@@ -145,7 +145,9 @@ class Config(Settings):
 
 def counted_of(config: Config, catalog: Catalog) -> tuple[str, ...]:
     """Return the events of [[counters]] that are numbers of candidates: columns of a log behind its own feedback."""
-    named = [name for c in config.counters for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
+    named = [
+        name for c in config.counters or () for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))
+    ]
     return counted_events(named, catalog, config.grade_names)
 
 

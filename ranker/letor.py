@@ -31,8 +31,8 @@ MOST_FEATURES = 5_000
 MOST_LABELS = 64
 
 TOML = """\
-# LETOR files as a log: `pairlift import-letor` wrote this and events.parquet. A query is a request, at a second of its own.
-# Next: `pairlift validate` and `pairlift train` with this file; `Rank` requests carry the features as candidate columns.
+# LETOR files as a log: `pairlift import-letor` wrote this and events.parquet. A query is a request, at its own second.
+# Next: `pairlift validate` and `pairlift train` with this file; a Rank request carries the features as columns.
 name = "letor"
 counters = []                # nothing is counted: a query's documents are its own
 
@@ -166,7 +166,7 @@ def _check(labels: Sequence[int], features: Sequence[int]) -> None:
 
 
 def _schema(features: Sequence[int]) -> pa.Schema:
-    of = [("query", pa.int64()), ("qid", pa.string()), ("document", pa.string()), ("ts", pa.timestamp("us", "UTC"))]
+    of = [("query", pa.int64()), ("qid", pa.string()), ("document", pa.string()), ("ts", pa.timestamp("us"))]
     of += [("label", pa.int32()), ("comment", pa.string())]
     return pa.schema([*of, *((f"f{index}", pa.float32()) for index in features)])
 

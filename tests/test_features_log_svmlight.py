@@ -57,9 +57,7 @@ def test_numbers_are_those_of_scikit_learn(tmp_path_factory: pytest.TempPathFact
     assert found.label.tolist() == label.tolist()
     assert found.qid == [str(q) for q in qid.tolist()]
     # One rounding in float64, then the one to float32: a unit in the last place at the most.
-    np.testing.assert_allclose(
-        found.dense(np.arange(1, 21)), want.toarray().astype(np.float32), rtol=2e-7, atol=1e-37
-    )
+    np.testing.assert_allclose(found.dense(np.arange(1, 21)), want.toarray().astype(np.float32), rtol=2e-7, atol=1e-37)
 
 
 @pytest.mark.parametrize(

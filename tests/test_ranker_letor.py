@@ -37,7 +37,9 @@ def write_letor(path: Path, seed: int, queries: int, first: int = 1) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three files, imported, with their bundle."""
     folder = tmp_path_factory.mktemp("letor")
-    files = [write_letor(folder / name, k, n, 100 * k) for k, (name, n) in enumerate(zip("abc", (60, 20, 30), strict=True))]
+    files = [
+        write_letor(folder / name, k, n, 100 * k) for k, (name, n) in enumerate(zip("abc", (60, 20, 30), strict=True))
+    ]
     code, said = pairlift("import-letor", *files, "--out", folder / "log")
     assert code == 0, said
     assert "110 queries" in said
@@ -46,7 +48,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toml.write_text(toml.read_text() + "[booster]\ntrees = 200\nstop_after = 30\n")
     code, said = pairlift("train", toml, "--out", folder / "bundle")
     assert code == 0, said
-    assert "[sources] are all switched off: Recommend proposes nothing" in said
     assert "lists: not measured" in said
     return folder
 
@@ -103,7 +104,10 @@ def test_a_plugin_needs_the_period_that_is_empty(made: Path, tmp_path: Path) -> 
     text = (made / "log" / "pairlift.toml").read_text()
     (tmp_path / "events.parquet").write_bytes((made / "log" / "events.parquet").read_bytes())
     als = '[plugins.als]\nclass = "features.baselines:ALS"\n'
-    for more, words in (('[ranker]\nplugins = ["als"]\n' + als, ("train", "--out")), (als, ("uplift", "--plugin", "als", "--out"))):
+    for more, words in (
+        ('[ranker]\nplugins = ["als"]\n' + als, ("train", "--out")),
+        (als, ("uplift", "--plugin", "als", "--out")),
+    ):
         (tmp_path / "pairlift.toml").write_text(text + more)
         code, said = pairlift(words[0], tmp_path / "pairlift.toml", *words[1:], tmp_path / "out")
         assert code == 2

@@ -1,7 +1,7 @@
 """Lines of LETOR files (svmlight: `label qid:7 1:0.5 3:2 # comment`) as arrays, by a compiled parser.
 
-A feature that a line leaves out is 0, as in svmlight; one that is written `nan` is unknown. Lines that are blank or only
-a comment are passed over.
+A feature that a line leaves out is 0, as in svmlight; one that is written `nan` is unknown. Lines that are blank, or a
+comment alone, are passed over.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from numba import njit
 
 from features.errors import PairliftError
-from features.schema import F32, I64, Bool
+from features.schema import F32, I64
 
 U8 = npt.NDArray[np.uint8]
 
@@ -171,9 +171,9 @@ def _power(text: U8, at: int) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def _ends(char: int) -> Bool:
+def _ends(char: int) -> bool:
     """Return whether a token ends before this character."""
-    return char in (SPACE, TAB, RETURN, NEWLINE, HASH)
+    return bool(char in (SPACE, TAB, RETURN, NEWLINE, HASH))
 
 
 @njit(cache=True, nogil=True)

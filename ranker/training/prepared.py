@@ -163,7 +163,7 @@ def _all_plugin_columns(config: Config) -> list[str]:
 
 def _key(config: Config) -> str:
     """Return a hash of the import, of the settings that are read after it, and of the code."""
-    settings = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
+    settings = [config.pairing.model_dump(), config.split.model_dump(), config.model_dump(include={"counters"})]
     settings.append(config.features.model_dump())
     return hash_value([(config.work / "import.key").read_text(), settings, code_hash(*CODE)])
 
