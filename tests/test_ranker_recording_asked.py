@@ -134,12 +134,7 @@ def test_recorded_values_are_counted_at_once_and_after_a_rebuild(priced, tmp_pat
         assert new[user_mean] > old[user_mean]
         server.recorder.live.freeze().result(20)
         assert shown(client, user, item) == pytest.approx(new, rel=1e-6, nan_ok=True)
-        assert (
-            server.pipeline.state.histories.feedback.shape[1]
-            == len(server.recorder.live.state.histories.feedback[0])
-            == 3
-        )
-    assert ids.candidates
+        assert server.pipeline.state.histories.feedback.shape[1] == 3  # play, and the two that are counted
 
 
 def test_a_snapshot_of_recorded_candidates_is_served(priced, tmp_path):

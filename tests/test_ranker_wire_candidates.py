@@ -1,10 +1,12 @@
 """What is said of the candidates of a request: from the wire, or from a source, to the features that training had."""
 
+import json
+
 import numpy as np
 import pytest
 from priced import NAMES, shown_by, write_priced
 from scipy.stats import rankdata
-from served import serving
+from served import pairlift, serving
 
 from features.given import candidate_columns
 from features.rows import assemble
@@ -194,3 +196,57 @@ def test_attributes_of_candidates_are_numbers_or_categories(priced):
     kinds = {a.name: a.kind for a in priced.state.catalog.candidates}
     assert kinds == {"price": "numeric", "badge": "categorical", "match": "numeric"}
     assert isinstance(priced.state.catalog.candidates[0], Attribute)
+
+
+def test_a_shell_repeats_a_services_call(folder, asking):
+    asked = shown_by(folder, 76)
+    assert asked.attributes == {"device": "tv"}
+    reply = asking.rank(asked.user, asked.items, columns=asked.columns, attributes=asked.attributes, as_of=asked.as_of)
+    columns = {name: ["" if v is None else str(v) for v in values] for name, values in asked.columns.items()}
+    options = [word for name, values in columns.items() for word in ("--column", f"{name}={','.join(values)}")]
+    code, text = pairlift(
+        "rank", "--user", asked.user, "--items", ",".join(map(str, asked.items)), *options, "--context", "device=tv",
+        "--as-of", np.datetime64(asked.as_of, "us"), "--json", "--address", asking.address,
+    )  # fmt: skip
+    assert code == 0, text
+    assert [(item["item"], item["score"]) for item in json.loads(text)["items"]] == [
+        (item.item, item.score) for item in reply.items
+    ]
+    code, text = pairlift(
+        "recommend",
+        "--user",
+        1000,
+        "--k",
+        3,
+        "--context",
+        "device=tv",
+        "--explain",
+        "--json",
+        "--address",
+        asking.address,
+    )
+    assert code == 0, text
+    features = [{f["name"]: f["value"] for f in item["features"]} for item in json.loads(text)["items"]]
+    assert [row["context_device"] for row in features] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--context", "devise=tv"), "--context: 'devise' (did you mean 'device'?)"),
+        (("--context", "device"), "'device': NAME=VALUE was expected"),
+        (("--context", "device=tv", "--context", "device=tv"), "'device=tv': stands there twice"),
+        (("--column", "prize=1,2"), "--column: 'prize' (did you mean 'price'?)"),
+        (("--column", "price=1,b"), "--column price: numbers were expected, found '1,b'"),
+        (("--column", "price=1,2,3"), "columns 'price': 2 numbers were expected, one for each item, found 3"),
+    ],
+)
+def test_a_shell_is_told_what_the_server_would_pass_over(asking, words, text):
+    code, said = pairlift("rank", "--user", 1000, "--items", "10,13", *words, "--address", asking.address)
+    assert code == 2
+    assert text in said
+
+
+def test_a_shell_asks_a_bundle_without_candidates(client):
+    code, said = pairlift("rank", "--user", 1000, "--items", "10", "--column", "price=1", "--address", client.address)
+    assert (code, "--column: 'price': the served bundle has no [events.candidate]" in said) == (2, True), said
