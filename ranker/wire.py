@@ -96,10 +96,8 @@ class Wire:
             given[:, place] = _column(column, codes, n)
         if np.isinf(given).any():
             row, place = np.argwhere(np.isinf(given))[0]
-            name = list(self._candidates)[place]
-            raise RequestError(
-                f"columns '{name}': finite numbers were expected, found {given[row, place]} of item {row}"
-            )
+            found = f"found {given[row, place]} for item {row}"
+            raise RequestError(f"columns '{list(self._candidates)[place]}': finite numbers were expected, {found}")
         return given
 
     def k(self, message: pb.RecommendRequest) -> int:
@@ -176,7 +174,8 @@ def _codes(attribute: Attribute) -> Codes:
 def _column(column: pb.CandidateColumn, codes: Codes, n: int) -> Any:
     """Return the n numbers of a column, or the codes of its texts, NaN for unknown ones."""
     numbers, texts = len(column.numbers), len(column.texts)
-    place, (expected, other) = f"columns '{column.name}'", ("numbers", "texts") if codes is None else ("texts", "numbers")
+    expected, other = ("numbers", "texts") if codes is None else ("texts", "numbers")
+    place = f"columns '{column.name}'"
     if texts if codes is None else numbers:
         raise RequestError(f"{place}: {expected} were expected, found {other}")
     if numbers + texts != n:
