@@ -25,11 +25,10 @@ from defaults_cost import GRADES, cost_of, make_log  # noqa: E402
 from defaults_families import FAMILIES, NEW, OLD, joined  # noqa: E402
 from defaults_study import Study  # noqa: E402
 from shapes import SHAPES  # noqa: E402
-from uplift import example  # noqa: E402
 
 from features.errors import PairliftError  # noqa: E402
 from ranker.config import Config, load_config  # noqa: E402
-from ranker.examples import example_names  # noqa: E402
+from ranker.examples import example_names, example_text  # noqa: E402
 from ranker.metrics.interval import NAN  # noqa: E402
 
 WORK = Path(__file__).parents[2] / ".pairlift" / "bench" / "defaults"
@@ -50,7 +49,10 @@ def logs(names: tuple[str, ...]) -> Iterator[tuple[str, Config]]:
             options = {"candidate": False} if name == "search" else {}
             config = load_config(SHAPES[name](WORK / name, EVENTS, SEED, **options))
         else:
-            config = example(name, fits=1, seeds=1)
+            folder = WORK.parent / name  # where other benchmarks keep the data that they fetch, too
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "defaults.toml").write_text(example_text(name))
+            config = load_config(folder / "defaults.toml")
         params = config.booster.params | FAST
         booster = config.booster.model_copy(update={"params": params, "stop_after": STOP_AFTER})
         yield name, config.model_copy(update={"booster": booster})
