@@ -1,5 +1,6 @@
 """A log made ready to learn from: imported, split, grouped and paired, with its counters."""
 
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from features.pairing.exposure import Exposure, corrected, load_exposure
 from features.pairing.groups import Groups, make_groups
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
+from features.plain import left_out
 from features.plugin import FitData, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
@@ -22,6 +24,8 @@ from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
+
+logger = logging.getLogger(__name__)
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (
@@ -124,8 +128,12 @@ def group_log(config: Config) -> Grouped:
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
     log, groups = paired_log(config, database, log, catalog, split)
-    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
-    spec = make_spec(counters, catalog, config.time.zone, config.features.columns, config.features.listed)
+    f, add = config.features, config.features.counters == "add"
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names, add=add)
+    spec = make_spec(counters, catalog, config.time.zone, f.columns, f.listed, f.add)
+    keys = {part for counter in counters for part in counter.key}
+    if f.columns is None and (missed := left_out(catalog, spec.columns, keys)):
+        logger.info("%s", missed)
     return Grouped(
         config=config,
         database=database,
