@@ -34,7 +34,7 @@ CASES = {
     "news": (SMALL, "", 0.55),
     "positives": (SMALL, ALS, 0.70),
     "stars": (SMALL, "", 0.66),
-    "sessions": (2 * SMALL, "", 0.58),
+    "sessions": (20_000, "", 0.60),
 }
 
 
