@@ -13,7 +13,7 @@ from ranker.guessing.facts import Facts, changes_in_time, constant_within, only_
 from ranker.guessing.feedback import Act, act_of
 from ranker.guessing.guess import Guess
 from ranker.guessing.keys import Keys
-from ranker.guessing.reading import quoted
+from ranker.guessing.names import quoted
 from ranker.guessing.rules import values_are
 from ranker.guessing.words import is_named, speaks_of
 
@@ -39,7 +39,7 @@ class Seen:
 
 def roles_of(con: duckdb.DuckDBPyConnection, facts: list[Facts], keys: Keys) -> list[Guess]:
     """Return a guess for each column that is no key."""
-    taken = {g.name for g in keys.guesses.values()}
+    taken = keys.columns
     found = [keys.left_out[f.name] for f in facts if f.name in keys.left_out]
     rest = [f for f in facts if f.name not in taken and f.name not in keys.left_out]
     useless = {f.name: guess for f in rest if (guess := _useless(con, f, keys))}
@@ -61,7 +61,7 @@ def _seen(con: duckdb.DuckDBPyConnection, names: list[str], keys: Keys) -> Seen:
     within = constant_within(con, request or at_once, names)
     return Seen(
         # Of a user that is made of other columns, these are constant by construction.
-        constant_within(con, user, names) if user == quoted(keys.guesses["user_id"].name) else nothing,
+        nothing if "user_id" in keys.made else constant_within(con, user, names),
         constant_within(con, item, names),
         within,
         constant_within(con, f"date_trunc('hour', {ts})", names),
@@ -167,7 +167,7 @@ def _candidate(f: Facts, acted: bool) -> Guess:
 
 def category(f: Facts) -> str:
     """Return the expression of an attribute: a number that only names something becomes text; "" for it as it is."""
-    names = is_named(f.name, "category") or speaks_of(f.name, "id") or speaks_of(f.name, "category")
+    names = speaks_of(f.name, "naming") or speaks_of(f.name, "category")
     if f.number and f.whole and not f.flag and names:
         return f"({f.column.sql})::VARCHAR"
     return f"({f.column.sql})::VARCHAR" if f.column.type == "UUID" else ""

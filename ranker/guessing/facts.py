@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import duckdb
 
-from ranker.guessing.reading import Column, quoted
+from ranker.guessing.names import quoted
+from ranker.guessing.reading import Column
 
 #: fewer groups of two rows and more than this say nothing of what is constant within a key
 FEW_GROUPS = 20

@@ -75,3 +75,8 @@ def strength(name: str) -> int:
     words = set(words_of(name))
     ranks = [rank for rank, text in enumerate(STRENGTH) if words & set(text.split())]
     return max(ranks, default=2)
+
+
+def is_ordered(name: str) -> bool:
+    """Return whether a word of the name says how much the act means."""
+    return any(set(words_of(name)) & set(text.split()) for text in STRENGTH)

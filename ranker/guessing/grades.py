@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import duckdb
 
-from ranker.guessing.feedback import Act, shows, strength
+from ranker.guessing.feedback import Act, is_ordered, shows, strength
 from ranker.guessing.guess import Guess
-from ranker.guessing.names import in_condition, name_of
-from ranker.guessing.reading import literal, quoted
+from ranker.guessing.names import bare, literal, name_of, quoted
 
 #: a column that is known in less than so much of the rows of another is no grade below it
 AS_KNOWN = 0.8
@@ -103,18 +102,18 @@ def _by_acts(flags: list[Feedback], feedback: list[Feedback]) -> Grades:
     most = max(f.guess.facts.known for f in flags)
     base = min((f for f in flags if f.guess.facts.known >= AS_KNOWN * most), key=lambda f: (strength(f.name), -_on(f)))
     types = [f for f in feedback if f.guess.act is not None and f.guess.act.kind == "type"]
-    nothing = f"NOT {in_condition(base.name)}"
+    nothing = f"NOT {bare(base.name)}"
     if base in types:
-        nothing = " AND ".join(f"NOT {in_condition(f.name)}" for f in types)
+        nothing = " AND ".join(f"NOT {bare(f.name)}" for f in types)
     lines = [GradeLine("skip", nothing, "shown, and not taken")]
     refusals = [f for f in feedback if f.act.kind == "refusal" and f.guess.facts.known >= AS_KNOWN * most]
     if refusals:
-        told = " OR ".join(in_condition(f.name) for f in refusals)
+        told = " OR ".join(bare(f.name) for f in refusals)
         lines.insert(0, GradeLine("refused", told, "the user said no"))
     weaker = [f.name for f in flags if strength(f.name) <= strength(base.name) and f is not base]
-    lines.append(GradeLine(_free(base.name, lines), in_condition(base.name), f"known in {_percent(base)} of the rows"))
+    lines.append(GradeLine(_free(base.name, lines), bare(base.name), f"known in {_percent(base)} of the rows"))
     lines += [line for line in _by_strength(flags, above=strength(base.name)) if line.name not in {x.name for x in lines}]
-    doubt = "the order is by what the words mean" if len(lines) > 2 else ""
+    doubt = "" if all(map(is_ordered, (f.name for f in flags))) else "the order is by what the words mean"
     if weaker:
         doubt = f"{doubt}; no grade is made of {', '.join(weaker)}" if doubt else f"no grade of {', '.join(weaker)}"
     if len(types) > 1 and any(f.guess.act is not None for f in types):
@@ -131,7 +130,7 @@ def _by_strength(flags: list[Feedback], above: int) -> list[GradeLine]:
         same = sorted((f for f in flags if strength(f.name) == rank), key=lambda f: -_on(f))
         known = max(f.guess.facts.known for f in same)
         same = [f for f in same if f.guess.facts.known >= AS_KNOWN * known]
-        told = " OR ".join(in_condition(f.name) for f in same)
+        told = " OR ".join(bare(f.name) for f in same)
         lines.append(GradeLine(_free(same[0].name, lines), told, f"known in {_percent(same[0])} of the rows"))
     return lines
 
@@ -150,7 +149,7 @@ def _percent(feedback: Feedback) -> str:
 
 
 def _by_number(con: duckdb.DuckDBPyConnection, feedback: Feedback) -> Grades:
-    name = in_condition(feedback.name)
+    name = bare(feedback.name)
     if feedback.act.kind == "share":
         lines = [
             GradeLine("skip", f"{name} < {SKIPPED}", "hardly any of it"),
@@ -198,7 +197,7 @@ def _quantiles(con: duckdb.DuckDBPyConnection, value: str, at: tuple[float, ...]
 def _positives(feedback: list[Feedback]) -> Grades:
     types = [f for f in feedback if f.act.kind == "act"]
     if len(types) > 1:
-        lines = [GradeLine(f.name, in_condition(f.name), "") for f in sorted(types, key=lambda f: strength(f.name))]
+        lines = [GradeLine(f.name, bare(f.name), "") for f in sorted(types, key=lambda f: strength(f.name))]
         return Grades(lines, True, "every row is an act: losers are drawn ([pairing] negatives)")
     return Grades([GradeLine("taken", "true", "every row is something that the user took")], True,
                   "no column says what was shown and not taken: losers are drawn ([pairing] negatives)")  # fmt: skip

@@ -11,7 +11,7 @@ import duckdb
 from features.errors import PairliftError
 from ranker.guessing.facts import Facts, constant_within, distinct_within
 from ranker.guessing.guess import Guess, Role
-from ranker.guessing.reading import quoted
+from ranker.guessing.names import quoted
 from ranker.guessing.rules import Chosen, choose
 from ranker.guessing.words import is_named, speaks_of
 
@@ -28,7 +28,12 @@ class Keys:
     guesses: dict[Role, Guess] = field(default_factory=dict)
     sample: dict[Role, str] = field(default_factory=dict)
     left_out: dict[str, Guess] = field(default_factory=dict)  # columns that a rule chose and the groups did not
-    notes: list[str] = field(default_factory=list)  # what is said of keys that no column is
+    made: set[Role] = field(default_factory=set)  # keys that no column is, but what is made of some
+
+    @property
+    def columns(self) -> dict[str, Guess]:
+        """Return the guesses of the columns that are keys, by the column's name."""
+        return {guess.name: guess for role, guess in self.guesses.items() if role not in self.made}
 
     def put(self, role: Role, facts: Facts, why: str, expression: str = "{}", doubt: str = "") -> None:
         """Take a column for a key. expression: has {} in the place of the column."""
@@ -60,7 +65,8 @@ def _put_chosen(keys: Keys, role: Role, chosen: Chosen) -> None:
     if role == "organic" and speaks_of(f.name, "not_organic"):
         expression = "NOT ({})::BOOLEAN"
     if role == "propensity":
-        doubt = doubt or ("" if is_named(f.name, "propensity") else "or is it a score?")
+        sure = speaks_of(f.name, "propensity_sure")
+        doubt = doubt or ("" if sure else "is it the chance that the logging policy had, or a score of the item?")
     keys.put(role, f, why, expression, doubt)
 
 
@@ -72,8 +78,10 @@ def _time(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     doubt = _rivals(chosen["ts"])
     if f.unit:
         names = {1.0: "seconds", 1e3: "milliseconds", 1e6: "microseconds", 1e9: "nanoseconds"}
-        sql = {1.0: "to_timestamp({})", 1e3: "epoch_ms(({})::BIGINT)", 1e6: "make_timestamp(({})::BIGINT)"}
-        expression = sql.get(f.unit, "make_timestamp(({})::BIGINT // 1000)")
+        sql = {1.0: "to_timestamp({})", 1e3: "epoch_ms({})", 1e6: "make_timestamp({})"}
+        expression = sql.get(f.unit, "make_timestamp({} // 1000)")
+        if f.column.type != "BIGINT" and f.unit > 1:
+            expression = expression.replace("{}", "({})::BIGINT")
         keys.put("ts", f, f"{chosen['ts'].why}: {names[f.unit]}", expression, doubt)
         return
     clock = next((c for c in facts if c.column.kind == "clock"), None)
@@ -106,7 +114,7 @@ def _counted_time(facts: list[Facts], keys: Keys) -> None:
     )
 
 
-def _id(f: Facts) -> str:
+def id_expression(f: Facts) -> str:
     """Return the expression of a column's ids, with {} for the column: integers or text."""
     if f.number and (f.column.kind == "number" or f.column.type.startswith("DECIMAL")):
         return "({})::BIGINT"
@@ -117,7 +125,7 @@ def _id(f: Facts) -> str:
 def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     for role in ("item_id", "user_id"):
         if role in chosen:
-            keys.put(role, chosen[role].facts, chosen[role].why, _id(chosen[role].facts), _rivals(chosen[role]))
+            keys.put(role, chosen[role].facts, chosen[role].why, id_expression(chosen[role].facts), _rivals(chosen[role]))
     missing = [role for role in ("item_id", "user_id") if role not in keys.guesses]
     taken = {c.facts.name for c in chosen.values()}
     left = [f for f in facts if f.like_id and not f.flag and f.name not in taken and f.distinct >= 10 and not f.unit]
@@ -142,12 +150,12 @@ def _by_structure(
         same = constant_within(con, quoted(request.facts.name), [f.name for f in by_values])
         user = next((f for f in by_values if same[f.name] > MOST), None)
         if user:
-            keys.put("user_id", user, f"{why}, one in each {request.facts.name}", _id(user), _others(by_values, user))
+            keys.put("user_id", user, f"{why}, one in each {request.facts.name}", id_expression(user), _others(by_values, user))
     for role in ("user_id", "item_id"):
-        open_ = [f for f in by_values if f.name not in {g.name for g in keys.guesses.values()}]
+        open_ = [f for f in by_values if f.name not in keys.columns]
         # One who is asked for without a name: only where both are, or the item's is left over.
         if role not in keys.guesses and open_ and (role == "item_id" or not any(map(_speaks_of_other, open_[:1]))):
-            keys.put(role, open_[0], why, _id(open_[0]), _others(by_values, open_[0]) or "is it?")
+            keys.put(role, open_[0], why, id_expression(open_[0]), _others(by_values, open_[0]) or "is it?")
     if "item_id" not in keys.guesses:
         names = ", ".join(f.name for f in left) or "none"
         raise PairliftError(
@@ -169,7 +177,7 @@ def _someone(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     """Make a user where the log has none: of its visit, else of what it says of users, else one for all."""
     visit = chosen.get("request_id")
     if visit:
-        keys.put("user_id", visit.facts, "the log has no user's id: its visit stands for one", _id(visit.facts),
+        keys.put("user_id", visit.facts, "the log has no user's id: its visit stands for one", id_expression(visit.facts),
                  "is there an id of the user? Without one no history goes beyond a visit")  # fmt: skip
         return
     about = [f for f in facts if speaks_of(f.name, "user") and f.column.kind == "text" and f.distinct > 1]
@@ -177,9 +185,9 @@ def _someone(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     kinds = ", ".join(f.column.sql for f in about)
     sql = f"concat_ws('|', {kinds})" if about else "'anonymous'"
     why = "the log has no user's id: users of equal attributes stand for one" if about else "the log has no user's id"
-    keys.guesses["user_id"] = Guess(anchor, "user_id", why, sql, "is there an id of the user?")
+    keys.guesses["user_id"] = Guess(anchor, "user_id", why, sql, "is there an id of the user? Histories and counters are those of a group")
     keys.sample["user_id"] = f"concat_ws('|', {', '.join(quoted(f.name) for f in about)})" if about else "'anonymous'"
-    keys.notes.append(f"{why}; histories and counters of users are those of a group")
+    keys.made.add("user_id")
 
 
 def _guests(facts: list[Facts], user: Facts, chosen: dict[str, Chosen], keys: Keys) -> None:
@@ -188,7 +196,7 @@ def _guests(facts: list[Facts], user: Facts, chosen: dict[str, Chosen], keys: Ke
     unknown = f"{100 * (1 - user.known):.1f} % of the rows have none"
     if visit is None or visit.facts.known < 1:
         doubt = f"{unknown}, and a user is needed: leave them out with source = \"(SELECT * FROM … WHERE … IS NOT NULL)\""
-        keys.guesses["user_id"] = Guess(user, "user_id", chosen["user_id"].why, _id(user).format(user.column.sql), doubt)
+        keys.guesses["user_id"] = Guess(user, "user_id", chosen["user_id"].why, id_expression(user).format(user.column.sql), doubt)
         return
     own, guest = user.column.sql, visit.facts.column.sql
     why = f"{chosen['user_id'].why}; {unknown}: their {visit.facts.name} stands for one"
@@ -233,7 +241,7 @@ def _is_list(con: duckdb.DuckDBPyConnection, key: str, keys: Keys) -> bool:
 def _unnamed_request(con: duckdb.DuckDBPyConnection, facts: list[Facts], keys: Keys) -> None:
     """Find lists without a telling name: ids of one user and different items; else rows of one user and time."""
     user, item = keys.guesses["user_id"].name, keys.guesses["item_id"].name
-    taken = {g.name for g in keys.guesses.values()} | set(keys.left_out)
+    taken = {*keys.columns, *keys.left_out}
     for f in facts:
         if f.name in taken or not f.like_id or f.flag or f.known < 0.5 or f.distinct < max(20, f.rows / LARGEST):
             continue
@@ -257,3 +265,4 @@ def _by_time(con: duckdb.DuckDBPyConnection, keys: Keys) -> None:
     sql = f"concat_ws('|', {user.expression}, {ts.expression})"
     keys.guesses["request_id"] = Guess(ts.facts, "request_id", "rows of one user and time are a list", sql, "are they?")
     keys.sample["request_id"] = both
+    keys.made.add("request_id")

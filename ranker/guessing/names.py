@@ -2,19 +2,15 @@
 
 import re
 from collections.abc import Iterable
+from functools import cache
+
+import duckdb
 
 from features.settings import RESERVED
 from ranker.guessing.words import words_of
 
 #: names that the contract's own columns have
 _CONTRACT = {"user_id", "item_id", "ts", "event_id", "surface", "organic", "request_id", "position", "propensity"}
-#: words that mean something in a SQL condition
-_SQL = set(
-    "like group order select from where case when then else end table column user view and or not null true false in is "
-    "between exists all any some position left right default check cast union desc asc limit offset primary distinct "
-    "references grant both leading trailing natural having window using collate create with unique similar".split()
-)
-
 
 def name_of(column: str) -> str:
     """Return a column's name as a name of the TOML: its words, in lower case."""
@@ -38,9 +34,28 @@ class Namer:
         return free
 
 
-def in_condition(name: str) -> str:
-    """Return a name as a SQL condition has it: in quotes where the word is one of SQL's."""
-    return f'"{name}"' if name in _SQL else name
+@cache
+def _keywords() -> frozenset[str]:
+    """Return the words that a SQL expression cannot have as a column's name without quotes."""
+    with duckdb.connect() as con:
+        rows = con.execute("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'").fetchall()
+    return frozenset(row[0] for row in rows)
+
+
+def bare(name: str) -> str:
+    """Return a name as a SQL expression has it, in quotes where it needs them."""
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _keywords()
+    return name if plain else quoted(name)
+
+
+def quoted(name: str) -> str:
+    """Return a name as a SQL identifier, in quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a text as a SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def toml_text(text: str) -> str:

@@ -12,6 +12,7 @@ import duckdb
 
 from features.errors import PairliftError
 from features.log.sources import explained, relation, source_files
+from ranker.guessing.names import bare, literal, quoted
 from ranker.guessing.texts import readings
 from ranker.guessing.words import speaks_of
 
@@ -19,6 +20,8 @@ Kind = Literal["integer", "number", "boolean", "text", "time", "date", "clock", 
 
 #: rows that are looked at; of a longer log blocks of rows are drawn, so that a request's rows stay beside each other
 MOST_ROWS = 300_000
+#: of a CSV, the first rows, which show how it writes what is unknown
+HEAD_ROWS = 30_000
 #: of a text file that may hold any delimiter: what its name ends in when DuckDB takes it as it is
 _PLAIN = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 _PACKED = (".gz", ".zst")
@@ -57,16 +60,6 @@ class Opened:
     notes: list[str]  # what had to be done to read it: sentences
 
 
-def quoted(name: str) -> str:
-    """Return a name as a SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Return a text as a SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def open_log(con: duckdb.DuckDBPyConnection, path: str, root: Path, table: str = "sample") -> Opened:
     """Read a file or glob below `root` and draw its sample into the temporary table `table`.
 
@@ -74,8 +67,9 @@ def open_log(con: duckdb.DuckDBPyConnection, path: str, root: Path, table: str =
     """
     source, notes = _source(con, path, root)
     with explained(f"--from {path}", "a Parquet, CSV or JSON file, or a glob of them, was expected"):
-        source, more = _unnested(con, source, root)
         columns = _columns(con, source, root)
+        source, more = _unnested(columns, source)
+        columns = _columns(con, source, root) if more else columns
         rows = int(con.execute(f"SELECT count(*) FROM {relation(source, root)}").fetchall()[0][0])
         if not rows:
             raise PairliftError(f"--from {path}: it has no rows")
@@ -113,66 +107,39 @@ def _refuse_svmlight(path: str, start: bytes) -> None:
 
 
 def _csv(con: duckdb.DuckDBPyConnection, path: str, root: Path, *, plain: bool) -> tuple[str, list[str]]:
-    """Return how to read a CSV: with the words for NULL and the decimal comma that its text columns show."""
-    source, notes = (path if plain else f"read_csv({literal(path)})"), []
-    options = list[str]()
-    with explained(f"--from {path}", "a Parquet, CSV or JSON file was expected; read_csv(…) has options for the rest"):
-        for option, note in (
-            (_null_words, "its words for unknown values are read as NULL"),
-            (_decimal_comma, "its numbers have a decimal comma"),
-        ):
-            found = option(con, source, root)
-            if found:
-                options.append(found)
-                notes.append(note)
-                source = f"read_csv({literal(path)}, {', '.join(options)})"
-    return source, notes
-
-
-def _texts(con: duckdb.DuckDBPyConnection, source: str, root: Path) -> list[str]:
-    rows = con.execute(f"DESCRIBE SELECT * FROM {relation(source, root)}").fetchall()
-    return [row[0] for row in rows if row[1] == "VARCHAR"]
-
-
-def _share(con: duckdb.DuckDBPyConnection, source: str, root: Path, condition: str, columns: list[str]) -> list[float]:
-    """Return the share of a source's first known values, of each column of text, of which a condition on {0} holds."""
-    if not columns:
-        return []
-    asked = ", ".join(
-        f"coalesce(avg(({condition.format(quoted(c))})::INT) FILTER ({quoted(c)} IS NOT NULL), 0)" for c in columns
-    )
-    head = f"(SELECT * FROM {relation(source, root)} LIMIT {MOST_ROWS // 10})"
-    return list(con.execute(f"SELECT {asked} FROM {head}").fetchall()[0])
-
-
-def _null_words(con: duckdb.DuckDBPyConnection, source: str, root: Path) -> str:
+    """Return how to read a CSV: with the words for NULL and the decimal comma that its first rows show."""
+    source = path if plain else f"read_csv({literal(path)})"
+    with explained(f"--from {path}", "a Parquet, CSV or JSON file was expected"):
+        con.execute(f"CREATE OR REPLACE TEMP TABLE head AS SELECT * FROM {relation(source, root)} LIMIT {HEAD_ROWS}")
+    texts = [quoted(row[0]) for row in con.execute("DESCRIBE head").fetchall() if row[1] == "VARCHAR"]
     words = ", ".join(literal(word) for word in _NULLS)
-    shares = _share(con, source, root, f"{{0}} IN ({words})", _texts(con, source, root))
-    return f"nullstr=[{words}]" if any(share > 0 for share in shares) else ""
+    asked = [
+        f"bool_or({x} IN ({words})), avg(regexp_full_match({x}, '-?[0-9]+,[0-9]+')::INT) FILTER ({x} NOT IN ({words})), "
+        f"avg(regexp_full_match({x}, '-?[0-9]+(,[0-9]+)?')::INT) FILTER ({x} NOT IN ({words}))"
+        for x in texts
+    ]
+    found = list(con.execute(f"SELECT {', '.join(asked)} FROM head").fetchall()[0]) if texts else []
+    con.execute("DROP TABLE head")
+    options, notes = list[str](), list[str]()
+    if any(found[::3]):
+        options.append(f"nullstr=[{words}]")
+        notes.append("its words for unknown values are read as NULL")
+    if any(some and some > 0.3 and all_ > 0.99 for some, all_ in zip(found[1::3], found[2::3], strict=True)):
+        options.append("decimal_separator=','")
+        notes.append("its numbers have a decimal comma")
+    return (f"read_csv({literal(path)}, {', '.join(options)})" if options else source), notes
 
 
-def _decimal_comma(con: duckdb.DuckDBPyConnection, source: str, root: Path) -> str:
-    pattern = "regexp_full_match({0}, '-?[0-9]+,[0-9]+')"
-    whole = "regexp_full_match({0}, '-?[0-9]+(,[0-9]+)?')"
-    texts = _texts(con, source, root)
-    shares = zip(_share(con, source, root, pattern, texts), _share(con, source, root, whole, texts), strict=True)
-    return "decimal_separator=','" if any(comma > 0.3 and all_ > 0.99 for comma, all_ in shares) else ""
-
-
-def _unnested(con: duckdb.DuckDBPyConnection, source: str, root: Path) -> tuple[str, list[str]]:
+def _unnested(columns: list[Column], source: str) -> tuple[str, list[str]]:
     """Return the source with a row for each object of its list of objects, where it has one that speaks of items."""
-    rows = con.execute(f"DESCRIBE SELECT * FROM {relation(source, root)}").fetchall()
-    lists = [row[0] for row in rows if row[1].startswith("STRUCT") and row[1].endswith("[]")]
+    lists = [c.name for c in columns if c.type.startswith("STRUCT") and c.type.endswith("[]") and "." not in c.name]
     if not lists:
         return source, []
     chosen = next((name for name in lists if speaks_of(name, "item")), lists[0])
-    names = {row[0].lower() for row in rows}
-    inner = relation(source, root) if "(" in source else literal(source)
-    inner = source if "(" in source else inner
-    column, known = quoted(chosen), "position" in names
-    place = "" if known else f", generate_subscripts({column}, 1) AS position"
-    number = ", row_number() OVER () AS file_row"
-    text = f"(SELECT * REPLACE (unnest({column}) AS {column}){place} FROM (SELECT *{number} FROM {inner}))"
+    column, names = bare(chosen), {c.name.lower() for c in columns}
+    place = "" if "position" in names else f", generate_subscripts({column}, 1) AS position"
+    inner = source if "(" in source else literal(source)
+    text = f"(SELECT * REPLACE (unnest({column}) AS {column}){place} FROM (SELECT *, row_number() OVER () AS file_row FROM {inner}))"
     return text, [f"each object of the list '{chosen}' is a row: an impression of the request that the line is"]
 
 
@@ -180,12 +147,12 @@ def _columns(con: duckdb.DuckDBPyConnection, source: str, root: Path) -> list[Co
     """Return the columns of a source, members of objects among them."""
     described = con.execute(f"DESCRIBE SELECT * FROM {relation(source, root)}").fetchall()
     found = list[Column]()
-    todo = [(row[0], quoted(row[0]), row[1]) for row in described]
+    todo = [(row[0], bare(row[0]), row[1]) for row in described]
     while todo:
         name, sql, kind = todo.pop(0)
         if kind.startswith("STRUCT(") and kind.endswith(")"):
             members = con.execute(f"DESCRIBE SELECT unnest({sql}) FROM {relation(source, root)}").fetchall()
-            todo = [(f"{name}.{m[0]}", f"{sql}.{quoted(m[0])}", m[1]) for m in members] + todo
+            todo = [(f"{name}.{m[0]}", f"{sql}.{bare(m[0])}", m[1]) for m in members] + todo
         else:
             found.append(Column(name, sql, _kind(kind), kind))
     return found
@@ -214,14 +181,12 @@ def _draw(
     # A subquery of a sample: of several files, each would be sampled otherwise.
     select = ", ".join(f"{c.sql} AS {quoted(c.name)}" for c in columns)
     con.execute(f"CREATE OR REPLACE TEMP TABLE raw AS SELECT {select} FROM (SELECT * FROM {origin}){drawn}")
-    read = []
+    read, selected = [], []
     for column in columns:
-        sql, kind, note = readings(con, column.name, column.sql) if column.kind == "text" else ("", column.kind, "")
-        read.append(Column(column.name, sql, kind, column.type, note) if sql else column)
-    own = {c.name: quoted(c.name) for c in columns}
-    select = ", ".join(
-        f"{r.sql.replace(c.sql, own[c.name])} AS {own[c.name]}" for r, c in zip(read, columns, strict=True)
-    )
+        sql, kind, note = readings(con, column.name) if column.kind == "text" else ("{}", column.kind, "")
+        read.append(Column(column.name, sql.format(column.sql), kind, column.type, note))
+        selected.append(f"{sql.format(quoted(column.name))} AS {quoted(column.name)}")
+    select = ", ".join(selected)
     con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {select} FROM raw")
     con.execute("DROP TABLE raw")
     return read

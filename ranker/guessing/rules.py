@@ -120,7 +120,7 @@ def choose(facts: list[Facts]) -> dict[str, Chosen]:
     for (role, name), got in sorted(points.items(), key=lambda p: (-p[1], -by_name[p[0][1]].distinct)):
         if got < THRESHOLD or role in chosen or name in taken:
             continue
-        why = "; ".join(r.why for r in RULES if r.role == role and r.points > 0 and r.holds(by_name[name]))
+        why = max((r for r in RULES if r.role == role and r.holds(by_name[name])), key=lambda r: r.points).why
         taken.add(name)
         near = (n for (r, n), p in points.items() if r == role and n != name and p >= max(THRESHOLD, got - CLOSE))
         chosen[role] = Chosen(by_name[name], why, tuple(near))

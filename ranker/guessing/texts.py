@@ -36,11 +36,11 @@ FORMATS = (
 
 
 def readings(
-    con: duckdb.DuckDBPyConnection, name: str, sql: str
+    con: duckdb.DuckDBPyConnection, name: str
 ) -> tuple[str, Literal["text", "number", "boolean", "time"], str]:
     """Return the expression that reads a text column of the table `raw`, its kind, and what it does.
 
-    ("", "text", "") where the column is text. sql: the column as an expression over the source.
+    The expression has {} in the place of the column; ("{}", "text", "") where the column is no more than text.
     """
     column = '"' + name.replace('"', '""') + '"'
     holds = f"coalesce(bool_and(({{}}) IS NOT NULL) FILTER ({column} IS NOT NULL), false)"
@@ -51,18 +51,18 @@ def readings(
     ]
     number, time, *formats = con.execute(f"SELECT {', '.join(tests)} FROM raw").fetchall()[0]
     if number:
-        return f"{sql}::DOUBLE", "number", "a number that stands there as text"
+        return "{}::DOUBLE", "number", "a number that stands there as text"
     if time:
         zoned = con.execute(f"SELECT bool_or(regexp_matches({column}, '(Z|[+-]\\d\\d:?\\d\\d)$')) FROM raw").fetchall()
-        return f"{sql}::{'TIMESTAMPTZ' if zoned[0][0] else 'TIMESTAMP'}", "time", "a time that stands there as text"
+        return f"{{}}::{'TIMESTAMPTZ' if zoned[0][0] else 'TIMESTAMP'}", "time", "a time that stands there as text"
     for text, fits in zip(FORMATS, formats, strict=True):
         if fits:
-            return f"strptime({sql}, '{text}')", "time", f"a time that is written {text}"
-    return _yes_or_no(con, column, sql)
+            return f"strptime({{}}, '{text}')", "time", f"a time that is written {text}"
+    return _yes_or_no(con, column)
 
 
 def _yes_or_no(
-    con: duckdb.DuckDBPyConnection, column: str, sql: str
+    con: duckdb.DuckDBPyConnection, column: str
 ) -> tuple[str, Literal["text", "boolean"], str]:
     found = con.execute(
         f"SELECT DISTINCT {column} FROM raw WHERE {column} IS NOT NULL LIMIT 3"
@@ -71,5 +71,5 @@ def _yes_or_no(
     for yes, no in YES_NO:
         if {word.lower() for word in words} == {yes, no} and len(words) == 2:
             true = next(word for word in words if word.lower() == yes).replace("'", "''")
-            return f"{sql} = '{true}'", "boolean", f"'{true}' is true"
-    return "", "text", ""
+            return f"{{}} = '{true}'", "boolean", f"'{true}' is true"
+    return "{}", "text", ""

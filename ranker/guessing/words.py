@@ -22,6 +22,7 @@ VOCABULARY = {
     "time": """ts time timestamp date datetime at when zeit zeitpunkt zeitstempel datum uhrzeit horodatage heure
         instant quand moment fecha hora ora epoch unix created occurred logged""",
     "id": "id ids key nr no nummer number num code uuid guid hash token ref reference ident kennung cle identifiant",
+    "naming": "id ids key code uuid guid hash nr ref",
     "request": """request req query qid search srch impression impr list rid page_view pageview recommendation response
         slate auction trace anfrage suche abfrage liste requete recherche demande consulta busqueda""",
     "session": "session sess visit seance sitzung besuch visite sesion sessione sitting journey sid",
@@ -30,6 +31,7 @@ VOCABULARY = {
     "surface": """surface page screen tab placement module section widget canvas channel feed where zone area
         entry shelf carousel seite bereich kanal flaeche ecran rubrique emplacement pagina pantalla schermo""",
     "propensity": "propensity pscore probability prob ips",
+    "propensity_sure": "propensity pscore",
     "organic": "organic organique organisch",
     "not_organic": "recommended recommande empfohlen recomendado personalized personalised is_rec",
     "calendar": """hour weekday dow day month week year date daypart stunde tag wochentag monat woche jahr datum heure
