@@ -279,7 +279,8 @@ class SplitSettings(Settings):
     t1: Boundary = Field(
         default=0.5,
         description="Where the towers' period ends and the booster's begins: a date or time such as 2026-04-25, or a "
-        "quantile, above 0 and below 1, of the events' times.",
+        "quantile, above 0 and below 1, of the events' times. At t0, or at the log's first time, there is no towers' "
+        "period, and no plugin that learns on it.",
     )
     t2: Boundary = Field(default=0.8, description="Where the booster's period ends and the test begins, as for t1.")
     t3: Boundary | None = Field(

@@ -1,7 +1,7 @@
 """Between the messages of `ranking.proto` and our requests and answers, ids and dense indexes included.
 
 Bulk goes through packed repeated fields: `np.array(field)` in, `.tolist()` out, no loop over items for
-integer ids. Batches of events are read and written in `ranker.recording.wire`.
+integer ids and columns of numbers. Batches of events are read and written in `ranker.recording.wire`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
-from features.schema import F32, I32, I64, NO_CONTEXT, Catalog
+from features.schema import F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need neither compiled kernels nor DuckDB
@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the clients load this file, and need neither compiled kerne
     from ranker.settings import ServeSettings
 
 DEFAULT_K = 10
+#: of a categorical attribute the code of each value, of a numeric one None
+Codes = dict[str, int] | None
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
 EARLIEST, LATEST = -2_208_988_800_000_000, 253_370_764_800_000_000
 
@@ -38,10 +40,8 @@ class Wire:
         self.users, self.items = users, items
         self.limits, self._most = limits, max_id_bytes
         self._surfaces = catalog.surface_codes()
-        self._contexts = {
-            known.name: None if known.kind == "numeric" else {value: code for code, value in enumerate(known.values)}
-            for known in catalog.contexts
-        }
+        self._contexts = {known.name: _codes(known) for known in catalog.contexts}
+        self._candidates = {known.name: (place, _codes(known)) for place, known in enumerate(catalog.candidates)}
 
     def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int, state: "State") -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
@@ -79,6 +79,26 @@ class Wire:
                 value = attributes[name]
                 row[0, k] = _number(name, value) if codes is None else codes.get(value, np.nan)
         return row
+
+    def given(self, columns: Sequence[pb.CandidateColumn], n: int) -> F32:
+        """Return float32[n, c] of `Catalog.candidates` for n items, NaN where unknown; RequestError where it is wrong.
+
+        Columns of other names have no effect.
+        """
+        if len({column.name for column in columns}) < len(columns):
+            raise RequestError("columns: each column once was expected, found a name twice")
+        known = [column for column in columns if column.name in self._candidates]
+        if not known:
+            return NO_GIVEN
+        given = np.full((n, len(self._candidates)), np.nan, np.float32)
+        for column in known:
+            place, codes = self._candidates[column.name]
+            given[:, place] = _column(column, codes, n)
+        if np.isinf(given).any():
+            row, place = np.argwhere(np.isinf(given))[0]
+            found = f"found {given[row, place]} for item {row}"
+            raise RequestError(f"columns '{list(self._candidates)[place]}': finite numbers were expected, {found}")
+        return given
 
     def k(self, message: pb.RecommendRequest) -> int:
         """Return the k of a RecommendRequest, or the default."""
@@ -147,6 +167,22 @@ class Wire:
         return pb.Ids(integers=pb.IntegerIds(values=values))
 
 
+def _codes(attribute: Attribute) -> Codes:
+    return None if attribute.kind == "numeric" else {value: code for code, value in enumerate(attribute.values)}
+
+
+def _column(column: pb.CandidateColumn, codes: Codes, n: int) -> Any:
+    """Return the n numbers of a column, or the codes of its texts, NaN for unknown ones."""
+    numbers, texts = len(column.numbers), len(column.texts)
+    expected, other = ("numbers", "texts") if codes is None else ("texts", "numbers")
+    place = f"columns '{column.name}'"
+    if texts if codes is None else numbers:
+        raise RequestError(f"{place}: {expected} were expected, found {other}")
+    if numbers + texts != n:
+        raise RequestError(f"{place}: {n} {expected} were expected, one for each item, found {numbers + texts}")
+    return np.array(column.numbers, np.float32) if codes is None else [codes.get(t, np.nan) for t in column.texts]
+
+
 def _number(name: str, value: str) -> float:
     """Return the number of an attribute, NaN for an unknown one; RequestError where a 32-bit float cannot hold it."""
     try:
@@ -204,6 +240,20 @@ def ids_message(values: Iterable[int | str] | I64) -> pb.Ids:
     if plain and isinstance(plain[0], str):
         return pb.Ids(texts=pb.TextIds(values=plain))
     return pb.Ids(integers=pb.IntegerIds(values=plain))
+
+
+def column_message(name: str, values: Iterable[float | str | None] | F32) -> pb.CandidateColumn:
+    """Return the column of numbers, or of texts, with None where unknown; TypeError for a mixture."""
+    plain: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    if any(isinstance(value, str) for value in plain):
+        return pb.CandidateColumn(name=name, texts=["" if value is None else value for value in plain])
+    return pb.CandidateColumn(name=name, numbers=[np.nan if value is None else value for value in plain])
+
+
+def attribute_messages(known: Iterable[Attribute]) -> list[pb.Attribute]:
+    """Return what Describe says of attributes of a request or of candidates."""
+    kinds = {True: pb.VALUE_KIND_NUMBER, False: pb.VALUE_KIND_TEXT}
+    return [pb.Attribute(name=one.name, kind=kinds[one.kind == "numeric"]) for one in known]
 
 
 def id_list(message: pb.Ids) -> list[Any]:

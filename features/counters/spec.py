@@ -166,12 +166,12 @@ def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterS
 
 
 def make_counters(
-    settings: list[CounterSettings], log: EventLog, catalog: Catalog, grades: tuple[str, ...]
+    settings: list[CounterSettings] | None, log: EventLog, catalog: Catalog, grades: tuple[str, ...]
 ) -> tuple[Counter, ...]:
     """Resolve declarations to columns. log: the events before t1, whose overall quotients are the priors."""
     counters: dict[str, Counter] = {}
     priors = _Priors(log, grades)
-    for declared in settings or default_settings(catalog, grades):
+    for declared in default_settings(catalog, grades) if settings is None else settings:
         check_event(declared.event, grades, log.feedback_names)
         _check_key(declared.key, catalog)
         for span in declared.spans:

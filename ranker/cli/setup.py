@@ -1,4 +1,4 @@
-"""The commands `init` and `validate`, with which a log is set up; `ranker.cli.main` adds them to the group."""
+"""The commands with which a log is set up: `init`, `import-letor`, `validate`; `ranker.cli.main` adds them."""
 
 from pathlib import Path
 
@@ -29,6 +29,29 @@ def init(folder: Path, example: str | None) -> None:
     except OSError as error:
         raise PairliftError(f"{target}: {error.strerror}") from error
     click.echo(f"wrote {target}; next: pairlift validate {target}")
+
+
+@click.command("import-letor", short_help="Make a log and a pairlift.toml of LETOR files.")
+@click.argument(
+    "files", metavar="TRAIN [[VALIDATION] TEST]", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+)
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
+def import_letor(files: tuple[Path, ...], out: Path) -> None:
+    """Write LETOR (svmlight) files as a log, and the pairlift.toml that trains a ranker on their features alone.
+
+    A line is a document of a query: `label qid:7 1:0.5 3:2 # comment`, labels from 0 (worst) on. Lines of one query
+    stand together. A file without qid may have the sizes of its queries in FILE.query beside it, as LightGBM keeps
+    them. A feature that a line leaves out is 0, `nan` is unknown.
+
+    In DIR/pairlift.toml a query is a request, features are [events.candidate] f1, f2 …, labels are the grades, and the
+    files are periods of the split: no counters, no towers. VALIDATION stops the trees (without it, the last queries
+    of TRAIN do); without TEST, the last fifth of the queries is the test.
+    """
+    from ranker.letor import import_letor as run
+
+    if len(files) > 3:
+        raise PairliftError(f"one to three files were expected (TRAIN, VALIDATION, TEST), found {len(files)}")
+    click.echo(run(files, out))
 
 
 @click.command(short_help="Check the file and its data before training.")
