@@ -11,6 +11,10 @@ from ranker.guessing.names import bare, literal, name_of, quoted
 
 #: a column that is known in less than so much of the rows of another is no grade below it
 AS_KNOWN = 0.8
+#: the strength of having taken all of it: what is more is a reaction to it
+CONSUMED = 2
+#: a refusal that is known in less of the rows is no grade
+REFUSALS = 0.5
 #: the lowest values of a scale are one grade till so many rows have it, and so the highest
 LOWEST, HIGHEST = 0.15, 0.02
 #: of what share of an item was taken: less is a skip, more is nearly all of it
@@ -72,17 +76,34 @@ def grades_of(con: duckdb.DuckDBPyConnection, feedback: list[Feedback]) -> Grade
     """Return the grades that the feedback of the sample makes."""
     flags = [f for f in feedback if f.act.kind == "act" and _two(con, f)]
     others = [f for f in feedback if f.act.kind in ("rating", "share", "amount")]
-    best_known = max((f.guess.facts.known for f in flags), default=0.0)
-    order = ("rating", "share", "amount")
-    full = [f for f in others if f.guess.facts.known * 0.5 > best_known and not _counts(con, f)]
-    if full:
-        first = min(full, key=lambda f: (order.index(f.act.kind), -f.guess.facts.known))
+    first = _number(con, flags, others)
+    if first:
         made = _by_number(con, first)
-        stronger = [f for f in flags if strength(f.name) > 2 or first.act.kind == "amount"]
-        return made._replace(lines=made.lines + _by_strength(stronger, above=-1))
+        return _with_refusals(made._replace(lines=made.lines + _by_strength(flags, above=CONSUMED)), feedback)
     if flags:
-        return _by_acts(flags, feedback)
+        return _with_refusals(_by_acts(flags, feedback), feedback)
     return _positives(feedback)
+
+
+def _number(con: duckdb.DuckDBPyConnection, flags: list[Feedback], others: list[Feedback]) -> Feedback | None:
+    """Return the rating, share or amount that grades begin with: where no act says as much of as many rows."""
+    order = ("rating", "share", "amount")
+    plain = max((f.guess.facts.known for f in flags if strength(f.name) <= CONSUMED), default=0.0)
+    any_ = max((f.guess.facts.known for f in flags), default=0.0)
+    full = [f for f in others if f.guess.facts.known > max(2 * plain, AS_KNOWN * any_) and not _counts(con, f)]
+    return min(full, key=lambda f: (order.index(f.act.kind), -f.guess.facts.known), default=None)
+
+
+def _with_refusals(grades: Grades, feedback: list[Feedback]) -> Grades:
+    """Return the grades with a refusal as the worst; a row that is refused has not the grade above it."""
+    refusals = [f for f in feedback if f.act.kind == "refusal" and f.guess.facts.known >= REFUSALS]
+    if not refusals:
+        return grades
+    told = " OR ".join(bare(f.name) for f in refusals)
+    worst = grades.lines[0]
+    not_told = " AND ".join(f"{bare(f.name)} IS NOT TRUE" for f in refusals)
+    above = worst._replace(when=f"({worst.when}) AND {not_told}")
+    return grades._replace(lines=[GradeLine("refused", told, "the user said no"), above, *grades.lines[1:]])
 
 
 def _two(con: duckdb.DuckDBPyConnection, feedback: Feedback) -> bool:
@@ -106,10 +127,6 @@ def _by_acts(flags: list[Feedback], feedback: list[Feedback]) -> Grades:
     if base in types:
         nothing = " AND ".join(f"NOT {bare(f.name)}" for f in types)
     lines = [GradeLine("skip", nothing, "shown, and not taken")]
-    refusals = [f for f in feedback if f.act.kind == "refusal" and f.guess.facts.known >= AS_KNOWN * most]
-    if refusals:
-        told = " OR ".join(bare(f.name) for f in refusals)
-        lines.insert(0, GradeLine("refused", told, "the user said no"))
     weaker = [f.name for f in flags if strength(f.name) <= strength(base.name) and f is not base]
     lines.append(GradeLine(_free(base.name, lines), bare(base.name), f"known in {_percent(base)} of the rows"))
     lines += [line for line in _by_strength(flags, above=strength(base.name)) if line.name not in {x.name for x in lines}]

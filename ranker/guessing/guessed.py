@@ -44,8 +44,9 @@ class Guessed:
 
     @property
     def doubts(self) -> list[Guess]:
-        """Return the columns of which something is unsure."""
-        return [guess for guess in self.columns if guess.doubt]
+        """Return the guesses of which something is unsure."""
+        made = [guess for guess in self.keys.values() if guess not in self.columns]
+        return [guess for guess in [*made, *self.columns] if guess.doubt]
 
 
 def guess_log(path: str, folder: Path, items: str | None = None, users: str | None = None) -> Guessed:

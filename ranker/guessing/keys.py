@@ -71,9 +71,13 @@ def _put_chosen(keys: Keys, role: Role, chosen: Chosen) -> None:
 
 
 def _time(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
-    if "ts" not in chosen:
+    times = [f for f in facts if f.column.kind == "time" and f.known > 0]
+    if "ts" not in chosen and not times:
         _counted_time(facts, keys)
         return
+    if "ts" not in chosen:
+        best = max(times, key=lambda f: f.known)
+        chosen["ts"] = Chosen(best, "no other column has times", tuple(f.name for f in times if f is not best))
     f = chosen["ts"].facts
     doubt = _rivals(chosen["ts"])
     if f.unit:

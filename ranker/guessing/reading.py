@@ -114,15 +114,16 @@ def _csv(con: duckdb.DuckDBPyConnection, path: str, root: Path, *, plain: bool) 
     texts = [quoted(row[0]) for row in con.execute("DESCRIBE head").fetchall() if row[1] == "VARCHAR"]
     words = ", ".join(literal(word) for word in _NULLS)
     asked = [
-        f"bool_or({x} IN ({words})), avg(regexp_full_match({x}, '-?[0-9]+,[0-9]+')::INT) FILTER ({x} NOT IN ({words})), "
+        f"list(DISTINCT {x}) FILTER ({x} IN ({words})), avg(regexp_full_match({x}, '-?[0-9]+,[0-9]+')::INT) FILTER ({x} NOT IN ({words})), "
         f"avg(regexp_full_match({x}, '-?[0-9]+(,[0-9]+)?')::INT) FILTER ({x} NOT IN ({words}))"
         for x in texts
     ]
     found = list(con.execute(f"SELECT {', '.join(asked)} FROM head").fetchall()[0]) if texts else []
     con.execute("DROP TABLE head")
     options, notes = list[str](), list[str]()
-    if any(found[::3]):
-        options.append(f"nullstr=[{words}]")
+    met = sorted({word for words in found[::3] for word in words or ()} | {""})
+    if len(met) > 1:
+        options.append(f"nullstr=[{', '.join(map(literal, met))}]")
         notes.append("its words for unknown values are read as NULL")
     if any(some and some > 0.3 and all_ > 0.99 for some, all_ in zip(found[1::3], found[2::3], strict=True)):
         options.append("decimal_separator=','")

@@ -64,7 +64,7 @@ RULES = (
     Rule("ts", 2, "its name says so", named("time")),
     Rule("ts", 1, "its name speaks of time", speaks("time")),
     Rule("ts", -3, "it is unknown in some rows", lambda f: f.known < KNOWN),
-    Rule("ts", -2, "its name speaks of another time", speaks("elsewhen")),
+    Rule("ts", -1, "its name speaks of another time", speaks("elsewhen")),
     Rule("user_id", 4, "its name says so", named("user")),
     Rule("user_id", 2, "its name speaks of a user and an id", speaks("user", "id")),
     Rule("user_id", -9, "its values are no ids", lambda f: not _is_id(f)),

@@ -1,16 +1,19 @@
 """The TOML of a guessed log, with the reason behind each line and the doubts between them."""
 
 from collections.abc import Iterable
+from typing import get_args
 
 from features.settings import duration_text
 from ranker.guessing.grades import Feedback, Grades
-from ranker.guessing.guess import KEYS, Guess
+from ranker.guessing.guess import KEYS, Guess, Role
 from ranker.guessing.guessed import Guessed
 from ranker.guessing.names import Namer, name_of, toml_text
 from ranker.guessing.sides import Side
 
 #: behind a longer line no reason stands, but above it
 _WIDE = 60
+#: columns of one role that a summary names
+MOST_NAMES = 12
 
 _HEAD = """\
 # Written by `pairlift init --from {path}`: {seen}.
@@ -143,3 +146,24 @@ def _pairing(guessed: Guessed) -> list[str]:
     if guessed.grades.positives_only:
         lines.append("negatives = 4         # at most so many losers are drawn for each row")
     return lines
+
+
+def summary_of(guessed: Guessed) -> str:
+    """Return what was guessed, a line for each role, and the doubts, for the command line."""
+    lines = [f"{guessed.path}: {guessed.seen}"]
+    for role in get_args(Role):
+        names = [guess.name for guess in guessed.columns if guess.role == role]
+        made = guessed.keys.get(role)
+        if made and made.name not in names:
+            names = [made.expression]
+        if names:
+            shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
+            lines.append(f"  {'left out' if role == 'none' else role:15} {shown}")
+    lines.append(f"  {'grades':15} {' < '.join(grade.name for grade in guessed.grades.lines)}")
+    doubts = [f"  {guess.name} ({_role(guess)}): {guess.doubt}" for guess in guessed.doubts]
+    doubts += [f"  grades: {guessed.grades.doubt}"] if guessed.grades.doubt else []
+    return "\n".join([*lines, *(["unsure", *doubts] if doubts else [])])
+
+
+def _role(guess: Guess) -> str:
+    return "left out" if guess.role == "none" else guess.role

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from shapes import SHAPES, SMALL
 
 from ranker.settings import FetchSettings
 from ranker.training.fetch import fetch
@@ -320,7 +321,7 @@ SHAPED = {
         _roles("""
             viewer: user_id
             video: item_id
-            at: ts
+            seen: ts
             visit: request_id or none
             slot: position
             where: surface
@@ -364,6 +365,10 @@ def public_logs(folder: Path, data: Path) -> list[StrangeLog]:
     return [*found, *([StrangeLog("kuairand", local, KUAIRAND)] if local.exists() else [])]
 
 
-def columns_of(path: Path) -> list[str]:
-    """Return the names of a file's columns as DuckDB reads them, objects not opened."""
-    return [row[0] for row in duckdb.sql(f"DESCRIBE FROM '{path}'").fetchall()]
+def shaped_logs(folder: Path) -> list[StrangeLog]:
+    """Write the logs of `tests/shapes.py` below a folder and return them."""
+    found = []
+    for name, (file, roles) in SHAPED.items():
+        SHAPES[name](folder / name, SMALL, 0)
+        found.append(StrangeLog(name, folder / name / file, roles))
+    return found
