@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from init_schemas import SCHEMAS
 from shapes import SHAPES, SMALL
 
 from ranker.settings import FetchSettings
@@ -363,6 +364,11 @@ def public_logs(folder: Path, data: Path) -> list[StrangeLog]:
         found.append(StrangeLog(name, folder / path, roles))
     local = data / "kuairand-pure" / "events.parquet"
     return [*found, *([StrangeLog("kuairand", local, KUAIRAND)] if local.exists() else [])]
+
+
+def schema_logs(folder: Path) -> list[StrangeLog]:
+    """Write the logs of `init_schemas` below a folder and return them."""
+    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in SCHEMAS.items()]
 
 
 def shaped_logs(folder: Path) -> list[StrangeLog]:
