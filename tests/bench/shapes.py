@@ -8,7 +8,7 @@ of its own, on the first log of each shape; shown order and popularity, which `t
 `examples/lambdarank` of its repository, and left out, with a word, where that is missing. Work folders are kept below
 .pairlift/bench, so a second run resumes what it can.
 
-defaults_gain_low       lower end of the mean gain in PairAccuracy, ties as one half, of the default features over old ones
+defaults_gain_low       lower end of the mean gain in PairAccuracy, ties as one half: new defaults over old ones
 init_fields_right       share of columns that `pairlift init --from` takes for what they are (peers/init_fields.py)
 candidate_features_us   µs that 10 numeric candidate columns add to a Rank of 500 (peers/candidate_cost.py)
 """
