@@ -18,8 +18,8 @@ def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterS
         declared += [_one(key, "impression", ["count"], ["h1d", "h7d", "all"]), *_rates(key, grades)]
     for key in ([name] for name in large):
         declared += [_one(key, "impression", ["count"], ["h7d", "all"]), *_rates(key, grades)]
-    declared += [_one(["item"], "impression", ["count"], ["h6h"]), *_worth(["item"], grades, "h6h")]
-    declared += [_one(own, "impression", ["count"], ["all"]), *_worth(own, grades, "all", FEW)]
+    declared += [_one(["item"], "impression", ["count"], ["h6h"]), *_worth(["item"], grades, ["h6h", "h1d"])]
+    declared += [_one(own, "impression", ["count"], ["all"]), *_worth(own, grades, ["all"], FEW)]
     return declared + [_one(key, "impression", ["since"], ["all"]) for key in (["user"], ["item"], own)]
 
 
@@ -34,17 +34,15 @@ def _one(key: list[str], event: str, stats: list[str], spans: list[str], strengt
 
 
 def _rates(key: list[str], grades: tuple[str, ...]) -> list[CounterSettings]:
-    """Return the rate of each grade above the worst, and the mean grade where there is more than one such grade."""
+    """Return how good a key's events were, and of more than two grades the rate of each above the worst."""
     spans = ["h7d", "all"]
-    means = [_one(key, "grade", ["mean"], spans)] if len(grades) > 2 else []
-    return means + [_one(key, grade, ["rate"], spans) for grade in grades[1:]]
+    each = grades[1:] if len(grades) > 2 else ()
+    return _worth(key, grades, spans) + [_one(key, grade, ["rate"], spans) for grade in each]
 
 
-def _worth(key: list[str], grades: tuple[str, ...], span: str, strength: float = 10.0) -> list[CounterSettings]:
-    """Return one counter of how good a key's events were: the mean grade, which of two grades is the rate of the better
-    one.
-    """
+def _worth(key: list[str], grades: tuple[str, ...], spans: list[str], strength: float = 10.0) -> list[CounterSettings]:
+    """Return how good a key's events were: the mean grade, which of two grades is the rate of the better one."""
     if len(grades) < 2:
         return []
     event, stat = ("grade", "mean") if len(grades) > 2 else (grades[1], "rate")
-    return [_one(key, event, [stat], [span], strength)]
+    return [_one(key, event, [stat], spans, strength)]
