@@ -79,7 +79,8 @@ def grades_of(con: duckdb.DuckDBPyConnection, feedback: list[Feedback]) -> Grade
     first = _number(con, flags, others)
     if first:
         made = _by_number(con, first)
-        return _with_refusals(made._replace(lines=made.lines + _by_strength(flags, above=CONSUMED)), feedback)
+        reactions = [] if first.act.kind == "rating" else _by_strength(flags, above=CONSUMED)
+        return _with_refusals(made._replace(lines=made.lines + reactions), feedback)
     if flags:
         return _with_refusals(_by_acts(flags, feedback), feedback)
     return _positives(feedback)
@@ -168,10 +169,11 @@ def _percent(feedback: Feedback) -> str:
 def _by_number(con: duckdb.DuckDBPyConnection, feedback: Feedback) -> Grades:
     name = bare(feedback.name)
     if feedback.act.kind == "share":
+        part, whole = SKIPPED * feedback.act.whole, WHOLE * feedback.act.whole
         lines = [
-            GradeLine("skip", f"{name} < {SKIPPED}", "hardly any of it"),
-            GradeLine("part", f"{name} >= {SKIPPED}", "some of it"),
-            GradeLine("whole", f"{name} >= {WHOLE}", "nearly all of it"),
+            GradeLine("skip", f"{name} < {part:g}", "hardly any of it"),
+            GradeLine("part", f"{name} >= {part:g}", "some of it"),
+            GradeLine("whole", f"{name} >= {whole:g}", "nearly all of it"),
         ]
         return Grades(lines, False, "the shares that part them are a guess")
     if feedback.act.kind == "rating":

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 import duckdb
 
 from features.errors import PairliftError
-from ranker.guessing.facts import Facts, constant_within, distinct_within
+from ranker.guessing.facts import Facts, burst, constant_within, distinct_within
 from ranker.guessing.guess import Guess, Role
 from ranker.guessing.names import quoted
 from ranker.guessing.rules import Chosen, choose
-from ranker.guessing.words import is_named, speaks_of
+from ranker.guessing.words import VOCABULARY, is_named, speaks_of
 
 #: what of the groups must be so for a rule to hold
 MOST = 0.95
 #: a request has so many rows at most, and a user's rows without a request id are lists where so many share their time
 LARGEST, TOGETHER = 500, 0.9
+#: names tell where so many of them have a known word
+TELLING = 0.5
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, C
     left = [f for f in facts if f.like_id and not f.flag and f.name not in taken and f.distinct >= 10 and not f.unit]
     left = [f for f in left if f.distinct < f.known * f.rows]
     if missing:
-        _by_structure(con, left, chosen, keys)
+        _by_structure(con, facts, left, chosen, keys)
     if "user_id" not in keys.guesses:
         _someone(facts, chosen, keys)
     user = keys.guesses["user_id"].facts
@@ -144,22 +146,21 @@ def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, C
 
 
 def _by_structure(
-    con: duckdb.DuckDBPyConnection, left: list[Facts], chosen: dict[str, Chosen], keys: Keys
+    con: duckdb.DuckDBPyConnection, facts: list[Facts], left: list[Facts], chosen: dict[str, Chosen], keys: Keys
 ) -> None:
-    """Take ids without a telling name: of a request the user is one, its items differ; else the user has more values."""
-    by_values = sorted(left, key=lambda f: -f.distinct)
+    """Take ids without a telling name: those that others do not follow from; users come in bursts, items do not."""
+    roots = _roots(con, left)
+    bursts = {f.name: burst(con, keys.sample["ts"], f.name) for f in roots}
+    roots.sort(key=lambda f: bursts[f.name])
     why = "no name says so; it has the values of an id"
-    request = chosen.get("request_id")
-    if "user_id" not in keys.guesses and request and by_values:
-        same = constant_within(con, quoted(request.facts.name), [f.name for f in by_values])
-        user = next((f for f in by_values if same[f.name] > MOST), None)
-        if user:
-            keys.put("user_id", user, f"{why}, one in each {request.facts.name}", id_expression(user), _others(by_values, user))
-    for role in ("user_id", "item_id"):
-        open_ = [f for f in by_values if f.name not in keys.columns]
-        # One who is asked for without a name: only where both are, or the item's is left over.
-        if role not in keys.guesses and open_ and (role == "item_id" or not any(map(_speaks_of_other, open_[:1]))):
-            keys.put(role, open_[0], why, id_expression(open_[0]), _others(by_values, open_[0]) or "is it?")
+    # Where names tell, a user that none of them speaks of is not there.
+    telling = sum(any(speaks_of(f.name, tag) for tag in VOCABULARY) for f in facts) > TELLING * len(facts)
+    if "user_id" not in keys.guesses and roots and not telling and ("item_id" in keys.guesses or len(roots) > 1):
+        user = roots.pop(0)
+        keys.put("user_id", user, f"{why}, and comes in bursts", id_expression(user), _others(roots, user) or "is it?")
+    if "item_id" not in keys.guesses and roots:
+        item = max(roots, key=lambda f: f.distinct)
+        keys.put("item_id", item, f"{why}, and comes at any time", id_expression(item), _others(roots, item) or "is it?")
     if "item_id" not in keys.guesses:
         names = ", ".join(f.name for f in left) or "none"
         raise PairliftError(
@@ -168,8 +169,13 @@ def _by_structure(
         )
 
 
-def _speaks_of_other(f: Facts) -> bool:
-    return any(speaks_of(f.name, tag) for tag in ("category", "asked", "shown", "act", "amount", "item", "rating"))
+def _roots(con: duckdb.DuckDBPyConnection, left: list[Facts]) -> list[Facts]:
+    """Return the columns that do not follow from one with more values, as an artist does from a song."""
+    found = list[Facts]()
+    for f in sorted(left, key=lambda f: -f.distinct):
+        if not any(constant_within(con, quoted(root.name), [f.name])[f.name] > MOST for root in found):
+            found.append(f)
+    return found
 
 
 def _others(candidates: list[Facts], chosen: Facts) -> str:
@@ -181,8 +187,9 @@ def _someone(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     """Make a user where the log has none: of its visit, else of what it says of users, else one for all."""
     visit = chosen.get("request_id")
     if visit:
-        keys.put("user_id", visit.facts, "the log has no user's id: its visit stands for one", id_expression(visit.facts),
-                 "is there an id of the user? Without one no history goes beyond a visit")  # fmt: skip
+        keys.put("user_id", visit.facts, f"the log has no user's id: each {visit.facts.name} stands for one",
+                 id_expression(visit.facts), "is there an id of the user? Without one nobody has a history")  # fmt: skip
+        keys.made.add("user_id")
         return
     about = [f for f in facts if speaks_of(f.name, "user") and f.column.kind == "text" and f.distinct > 1]
     anchor = about[0] if about else keys.guesses["item_id"].facts
@@ -210,7 +217,7 @@ def _guests(facts: list[Facts], user: Facts, chosen: dict[str, Chosen], keys: Ke
 
 def _request(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     request = chosen.get("request_id")
-    if request is None or keys.guesses["user_id"].facts is request.facts:
+    if request is None:
         _unnamed_request(con, facts, keys)
         return
     f, key = request.facts, quoted(request.facts.name)
@@ -218,7 +225,7 @@ def _request(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[st
     items, size = distinct_within(con, key, keys.guesses["item_id"].name)
     if not size:
         keys.left_out[f.name] = Guess(f, "none", "each value has one row: no list", doubt="is it the request's id?")
-    elif is_named(f.name, "session") and not _is_list(con, key, keys):
+    elif speaks_of(f.name, "session") and not _is_list(con, key, keys):
         keys.left_out[f.name] = Guess(
             f,
             "none",

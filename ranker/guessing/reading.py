@@ -4,6 +4,7 @@ Objects within objects become columns `user.id`; a list of objects (what one req
 holds numbers, times, or yes and no gets the expression that reads it so.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from features.errors import PairliftError
 from features.log.sources import explained, relation, source_files
 from ranker.guessing.names import bare, literal, quoted
 from ranker.guessing.texts import readings
-from ranker.guessing.words import speaks_of
+from ranker.guessing.words import is_named
 
 Kind = Literal["integer", "number", "boolean", "text", "time", "date", "clock", "list", "other"]
 
@@ -133,15 +134,20 @@ def _csv(con: duckdb.DuckDBPyConnection, path: str, root: Path, *, plain: bool) 
 
 def _unnested(columns: list[Column], source: str) -> tuple[str, list[str]]:
     """Return the source with a row for each object of its list of objects, where it has one that speaks of items."""
-    lists = [c.name for c in columns if c.type.startswith("STRUCT") and c.type.endswith("[]") and "." not in c.name]
-    if not lists:
+    lists = [c for c in columns if c.type.startswith("STRUCT") and c.type.endswith("[]") and "." not in c.name]
+    chosen = next((c.name for c in lists if any(is_named(m, "item") or m.lower() == "id" for m in _members(c.type))), "")
+    if not chosen:
         return source, []
-    chosen = next((name for name in lists if speaks_of(name, "item")), lists[0])
     column, names = bare(chosen), {c.name.lower() for c in columns}
     place = "" if "position" in names else f", generate_subscripts({column}, 1) AS position"
     inner = source if "(" in source else literal(source)
     text = f"(SELECT * REPLACE (unnest({column}) AS {column}){place} FROM (SELECT *, row_number() OVER () AS file_row FROM {inner}))"
     return text, [f"each object of the list '{chosen}' is a row: an impression of the request that the line is"]
+
+
+def _members(kind: str) -> list[str]:
+    """Return the names of a list of objects' members, and of theirs."""
+    return re.findall(r'[(,] ?"?([^\s",()]+)"? ', kind)
 
 
 def _columns(con: duckdb.DuckDBPyConnection, source: str, root: Path) -> list[Column]:

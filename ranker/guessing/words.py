@@ -1,7 +1,7 @@
 """What the words of a column's name speak of: one vocabulary of English, German, French and some Spanish and Italian.
 
 A name is cut into words at case, digits and signs, without accents. A word of the vocabulary with five letters or
-more is also met with a common ending: `clicked`, `KundenNr`. To teach a new word, write it behind its tag.
+more is also met with a common ending (`clicked`, `KundenNr`), any one with an id's (`itemid`). To teach a new word, write it behind its tag.
 """
 
 import re
@@ -34,15 +34,15 @@ VOCABULARY = {
     "propensity_sure": "propensity pscore",
     "organic": "organic organique organisch",
     "not_organic": "recommended recommande empfohlen recomendado personalized personalised is_rec",
-    "calendar": """hour weekday dow day month week year date daypart stunde tag wochentag monat woche jahr datum heure
+    "calendar": """hour hr weekday dow day month week year date daypart stunde tag wochentag monat woche jahr datum heure
         jour mois semaine annee dia mes""",
-    "rating": """rating rate rated stars star score vote grade mark label relevance review bewertung sterne note etoiles
+    "rating": """rating rated stars star score vote grade mark label relevance review bewertung sterne note etoiles
         punkte avis puntuacion voto reaction""",
     "act": """click clicked clk open opened view viewed read watch watched listen listened play played like liked love
         loved favorite favourite fav heart save saved bookmark wish share shared forward comment follow subscribe cart
-        basket purchase purchased buy bought order ordered book booked booking convert converted conversion rent rented
+        basket purchase purchased buy bought order ordered book booked booking convert converted conversion conv rent rented
         download install apply applied reply signup lead accept accepted complete completed finished consumed used
-        tapped swipe upvote reserve geklickt angeklickt klick kauf gekauft bestellt gefaellt gemerkt gelesen gehoert
+        tapped swipe upvote reserve transaction addtocart checkout solicitud guardada geklickt angeklickt klick kauf gekauft bestellt gefaellt gemerkt gelesen gehoert
         gesehen gebucht aime achat achete clic clique favori partage partage_e vu lu ecoute ecoutee reserve commande
         compra comprado clicado acquisto""",
     "refusal": """skip skipped hate dislike disliked hide hidden report reported block blocked bounce unfollow returned
@@ -51,9 +51,10 @@ VOCABULARY = {
     "amount": """dwell spent duration watch play listen ms sec secs seconds pct percent ratio completion progress scroll
         depth revenue gross gmv quantity qty pieces units amount total_paid paid payment spend count plays verweildauer
         verweil umsatz menge anzahl stueckzahl dauer ecoute ecoutee part quantite nombre montant cantidad importe""",
-    "shown": """price prices cost fare nightly distance dist km miles score match discount promo badge stock left delivery
+    "percent": "pct percent percentage prozent pourcent porcentaje",
+    "shown": """price prices rate cost fare nightly distance dist km miles score match discount promo promotion featured highlighted badge stock left delivery
         eta bm25 tfidf sim similarity relevance bid preis rabatt entfernung lagerbestand prix remise precio prezzo
-        availability available sponsored predicted pred logit rankscore deal""",
+        availability available sponsored predicted pred pctr pcvr logit destacada rankscore deal""",
     "asked": """device os browser platform app locale lang language query search term keyword geo city region country
         weather network connection referrer adults children rooms nights destination party filter geraet sprache land
         ort wetter suchbegriff appareil langue pays ville meteo dispositivo idioma pais""",
@@ -65,8 +66,8 @@ VOCABULARY = {
     "elsewhen": """published publish release released upload uploaded birth born registered register joined updated
         modified expires expiry expire end ended closed clicked click bought installed modified veroeffentlicht publie
         parution geburt naissance""",
-    "index": "index idx column column00 unnamed row rownum lfd",
-    "private": "ip email mail phone name firstname lastname address iban telefon adresse nom prenom useragent",
+    "index": "index idx unnamed row rownum lfd",
+    "private": "ip email mail firstname lastname address iban telefon adresse prenom useragent user_agent ipaddress",
 }
 #: what values of a column of text say of it, in words of its own
 VALUES = {
@@ -76,7 +77,9 @@ VALUES = {
         warenkorb accueil recherche inicio discover profile notification email sidebar footer header main trending""",
     "nothing": "view views viewed impression impressions show shown display seen exposure exposed pv",
 }
-_ENDINGS = r"(?:s|d|ed|es|e|en|n|in|ing|nr|nnr|nummer|nnummer|id|ids|key|zeit|time)?"
+_ENDINGS = r"(?:s|d|ed|es|e|en|n|in|ing|nr|nnr|nummer|nnummer|zeit|time)?"
+#: of words of any length that are written together with it: `itemid`
+_ID = r"(?:ids?|keys?|nr)"
 #: words that say nothing of what a column is, names of objects around it among them
 _FILLERS = set("the of is was has raw anon anonymous internal main my a an event context contexte data payload".split())
 
@@ -96,7 +99,8 @@ def _patterns() -> dict[str, tuple[frozenset[str], re.Pattern[str]]]:
     for tag, text in VOCABULARY.items():
         words = frozenset(text.split())
         long = "|".join(sorted(word for word in words if len(word) >= 5))
-        found[tag] = (words, re.compile(f"(?:{long}){_ENDINGS}" if long else r"(?!)"))
+        any_ = "|".join(sorted(word for word in words if len(word) >= 3))
+        found[tag] = (words, re.compile(f"(?:{long or '(?!)'}){_ENDINGS}|(?:{any_ or '(?!)'}){_ID}"))
     return found
 
 

@@ -98,8 +98,18 @@ def _tables(guessed: Guessed) -> list[str]:
         if refused:
             own = [f"# {line}" for line in own]
             own.insert(0, "# Not with [pairing] negatives: drawn losers have no such values, which would tell the label.")
-        lines += [*own, ""]
+        lines += [*own, *(_of_the_list(mine, guessed) if role == "candidate" and not refused else []), ""]
     return lines
+
+
+def _of_the_list(candidates: list[Guess], guessed: Guessed) -> list[str]:
+    """Return what could be asked for of the first number among the candidates' columns, where there are requests."""
+    number = next((g for g in candidates if g.facts.number and not g.facts.flag and not g.sql), None)
+    if number is None or "request_id" not in guessed.keys:
+        return []
+    name = f"candidate_{name_of(number.name)}"
+    return ["# [features]          # of the whole list: a score then depends on the other candidates",
+            f'# list = ["{name}_rank", "{name}_less_median"]']  # fmt: skip
 
 
 def _left_out(guessed: Guessed) -> list[str]:
