@@ -1,4 +1,4 @@
-"""What the columns beside the keys are: said after the answer, of the user, of the item, of the request, of a candidate.
+"""What the columns beside the keys are: feedback, or of the user, of the item, of the request, of a candidate.
 
 The order of the questions matters. What has one value for each user, request or item is an attribute of it, whatever
 its name. What comes with the answer is feedback, and never a feature. The rest was shown, or says what was asked.
@@ -143,14 +143,10 @@ def _asked(f: Facts, why: str, doubt: str = "") -> Guess:
 
 def _shown_or_asked(f: Facts, seen: Seen, acted: bool, keys: Keys) -> Guess:
     """Return the guess of a column that varies: a candidate's, the request's, or what nothing tells."""
-    varies = "request_id" in keys.sample and seen.request[f.name] < CONSTANT
-    if is_named(f.name, "index") or (f.column.kind == "text" and f.distinct > 0.9 * f.known * f.rows):
-        return Guess(f, "none", "an index, or a value for nearly each row")
-    if f.column.kind == "list":
-        return Guess(f, "none", "a list that varies: neither context nor candidate")
-    if speaks_of(f.name, "private"):
-        return Guess(f, "none", "it names a person or a machine")
-    if varies:
+    useless = _no_feature(f)
+    if useless:
+        return Guess(f, "none", useless)
+    if "request_id" in keys.sample and seen.request[f.name] < CONSTANT:
         return _candidate(f, acted)
     if speaks_of(f.name, "shown") and not speaks_of(f.name, "asked"):
         return Guess(f, "candidate", "its name speaks of what is shown of an item, whose values vary", category(f))
@@ -158,15 +154,26 @@ def _shown_or_asked(f: Facts, seen: Seen, acted: bool, keys: Keys) -> Guess:
         return _asked(f, "its name or values speak of the user's side")
     if not acted and (f.flag or is_scale(f)):
         what = "yes or no" if f.flag else "a scale of few steps"
-        act = None if f.flag else Act("rating", "a scale of few steps")
-        return Guess(f, "feedback", f"{what}, and nothing else is feedback", "", "is it what the user said?", act)
+        act = yes_or_no(f, what) if f.flag else Act("rating", what)
+        sql = act.sql.format(f.column.sql)
+        return Guess(f, "feedback", f"{what}, and nothing else is feedback", sql, "is it what the user said?", act)
     return _asked(f, "it varies with user and item", "of the request, of what was shown, or said after the answer?")
+
+
+def _no_feature(f: Facts) -> str:
+    """Return why a column that varies is no feature; "" where it may be one."""
+    if is_named(f.name, "index") or (f.column.kind == "text" and f.distinct > 0.9 * f.known * f.rows):
+        return "an index, or a value for nearly each row"
+    if f.column.kind == "list":
+        return "a list that varies: neither context nor candidate"
+    return "it names a person or a machine" if speaks_of(f.name, "private") else ""
 
 
 def _candidate(f: Facts, acted: bool) -> Guess:
     if f.flag and not acted and not speaks_of(f.name, "shown"):
+        act = yes_or_no(f, "yes or no within a request, and nothing else is feedback")
         doubt = "is it what the user did, or was it shown (then [events.candidate])?"
-        return Guess(f, "feedback", "yes or no within a request, and nothing else is feedback", doubt=doubt)
+        return Guess(f, "feedback", act.why, act.sql.format(f.column.sql), doubt, act)
     known = speaks_of(f.name, "shown") or not (f.flag or speaks_of(f.name, "amount"))
     doubt = "" if known else "known before the answer? If not, it is feedback, and never a feature"
     return Guess(f, "candidate", "it varies within a request", category(f), doubt)

@@ -133,7 +133,9 @@ def _constant(con: duckdb.DuckDBPyConnection, rows: str, columns: Sequence[str])
     return {c: (float(found[2 * i]), int(found[2 * i + 1])) for i, c in enumerate(columns)}
 
 
-def distinct_within(con: duckdb.DuckDBPyConnection, key: str, column: str, table: str = "sample") -> tuple[float, float]:
+def distinct_within(
+    con: duckdb.DuckDBPyConnection, key: str, column: str, table: str = "sample"
+) -> tuple[float, float]:
     """Return (different values over known values of a column within the groups of a key, mean known values a group).
 
     Of groups with two known values or more; (0, 0) where there is none.

@@ -11,11 +11,12 @@ STRENGTH = (
     "view seen open opened vu gesehen",
     "click clicked clk tapped read swipe klick geklickt angeklickt clic clique gelesen lu clicado",
     "watch watched listen listened play played complete completed finished consumed long ecoute ecoutee gehoert used",
-    "like liked love guardada loved favorite favourite fav heart upvote comment share shared forward follow save saved bookmark "
-    "wish gefaellt gemerkt aime favori partage subscribe reply signup reaction",
+    "like liked love guardada loved favorite favourite fav heart upvote comment share shared forward follow save "
+    "saved bookmark wish gefaellt gemerkt aime favori partage subscribe reply signup reaction",
     "cart basket addtocart checkout install download apply applied lead",
-    "purchase purchased buy bought order ordered book booked booking convert converted conversion conv transaction solicitud rent rented gekauft "
-    "kauf bestellt gebucht achat achete commande reserve compra comprado acquisto accept accepted",
+    "purchase purchased buy bought order ordered book booked booking convert converted conversion conv "
+    "transaction solicitud rent rented gekauft kauf bestellt gebucht achat achete commande reserve compra "
+    "comprado acquisto accept accepted",
 )
 #: different values of a rating's scale
 MOST_STEPS = 21
@@ -47,7 +48,7 @@ def act_of(f: Facts) -> Act | None:
         return Act("rating", "a scale of few steps")
     if said or speaks_of(f.name, "amount"):
         whole = 100.0 if speaks_of(f.name, "percent") and f.high > 2 else 1.0
-        share = 0 <= f.low and 0.9 * whole < f.high <= 1.001 * whole and not (f.whole and whole == 1)
+        share = f.low >= 0 and 0.9 * whole < f.high <= 1.001 * whole and not (f.whole and whole == 1)
         why = "how much of it the user took, known only after the answer"
         return Act("share" if share else "amount", why, whole=whole)
     return None
@@ -61,7 +62,7 @@ def yes_or_no(f: Facts, why: str, refusal: bool = False) -> Act:
 
 def is_scale(f: Facts) -> bool:
     """Return whether numbers are a scale of few steps, such as stars."""
-    return f.number and 2 < f.distinct <= MOST_STEPS and -1 <= f.low and f.high <= 100
+    return f.number and 2 < f.distinct <= MOST_STEPS and f.low >= -1 and f.high <= 100
 
 
 def _event_type(f: Facts) -> Act | None:

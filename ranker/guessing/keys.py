@@ -104,11 +104,11 @@ def _counted_time(facts: list[Facts], keys: Keys) -> None:
     if not named:
         names = ", ".join(f.name for f in facts)
         raise PairliftError(
-            f"no column has times: a timestamp, seconds since 1970, or text such as 2024-03-01 10:00 was expected, found "
-            f"{names}; write pairlift.toml by hand (`pairlift init DIR`), with [events] ts of these"
+            "no column has times: a timestamp, seconds since 1970, or text such as 2024-03-01 10:00 was expected, "
+            f"found {names}; write pairlift.toml by hand (`pairlift init DIR`), with [events] ts of these"
         )
     f = max(named, key=lambda f: (is_named(f.name, "time"), f.distinct))
-    if 19_000_101 <= f.low and f.high <= 21_001_231 and f.whole:
+    if f.low >= 19_000_101 and f.high <= 21_001_231 and f.whole:
         keys.put("ts", f, "dates written as numbers", "strptime(({})::BIGINT::VARCHAR, '%Y%m%d')")
         return
     keys.put(
@@ -131,7 +131,9 @@ def id_expression(f: Facts) -> str:
 def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     for role in ("item_id", "user_id"):
         if role in chosen:
-            keys.put(role, chosen[role].facts, chosen[role].why, id_expression(chosen[role].facts), _rivals(chosen[role]))
+            keys.put(
+                role, chosen[role].facts, chosen[role].why, id_expression(chosen[role].facts), _rivals(chosen[role])
+            )
     missing = [role for role in ("item_id", "user_id") if role not in keys.guesses]
     taken = {c.facts.name for c in chosen.values()}
     left = [f for f in facts if f.like_id and not f.flag and f.name not in taken and f.distinct >= 10 and not f.unit]
@@ -149,7 +151,9 @@ def _by_structure(
     con: duckdb.DuckDBPyConnection, facts: list[Facts], left: list[Facts], chosen: dict[str, Chosen], keys: Keys
 ) -> None:
     """Take ids without a telling name: those that others do not follow from; users come in bursts, items do not."""
-    roots = _roots(con, left)
+    ts = keys.guesses["ts"].name
+    # What has one time is a request, of which a user follows.
+    roots = _roots(con, [f for f in left if not constant_within(con, quoted(f.name), [ts])[ts] > MOST])
     bursts = {f.name: burst(con, keys.sample["ts"], f.name) for f in roots}
     roots.sort(key=lambda f: bursts[f.name])
     why = "no name says so; it has the values of an id"
@@ -160,7 +164,9 @@ def _by_structure(
         keys.put("user_id", user, f"{why}, and comes in bursts", id_expression(user), _others(roots, user) or "is it?")
     if "item_id" not in keys.guesses and roots:
         item = max(roots, key=lambda f: f.distinct)
-        keys.put("item_id", item, f"{why}, and comes at any time", id_expression(item), _others(roots, item) or "is it?")
+        keys.put(
+            "item_id", item, f"{why}, and comes at any time", id_expression(item), _others(roots, item) or "is it?"
+        )
     if "item_id" not in keys.guesses:
         names = ", ".join(f.name for f in left) or "none"
         raise PairliftError(
@@ -187,8 +193,9 @@ def _someone(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     """Make a user where the log has none: of its visit, else of what it says of users, else one for all."""
     visit = chosen.get("request_id")
     if visit:
-        keys.put("user_id", visit.facts, f"the log has no user's id: each {visit.facts.name} stands for one",
-                 id_expression(visit.facts), "is there an id of the user? Without one nobody has a history")  # fmt: skip
+        why = f"the log has no user's id: each {visit.facts.name} stands for one"
+        doubt = "is there an id of the user? Without one nobody has a history"
+        keys.put("user_id", visit.facts, why, id_expression(visit.facts), doubt)
         keys.made.add("user_id")
         return
     about = [f for f in facts if speaks_of(f.name, "user") and f.column.kind == "text" and f.distinct > 1]
@@ -196,7 +203,9 @@ def _someone(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     kinds = ", ".join(f.column.sql for f in about)
     sql = f"concat_ws('|', {kinds})" if about else "'anonymous'"
     why = "the log has no user's id: users of equal attributes stand for one" if about else "the log has no user's id"
-    keys.guesses["user_id"] = Guess(anchor, "user_id", why, sql, "is there an id of the user? Histories and counters are those of a group")
+    keys.guesses["user_id"] = Guess(
+        anchor, "user_id", why, sql, "is there an id of the user? Histories and counters are those of a group"
+    )
     keys.sample["user_id"] = f"concat_ws('|', {', '.join(quoted(f.name) for f in about)})" if about else "'anonymous'"
     keys.made.add("user_id")
 
@@ -206,8 +215,10 @@ def _guests(facts: list[Facts], user: Facts, chosen: dict[str, Chosen], keys: Ke
     visit = chosen.get("request_id")
     unknown = f"{100 * (1 - user.known):.1f} % of the rows have none"
     if visit is None or visit.facts.known < 1:
-        doubt = f"{unknown}, and a user is needed: leave them out with source = \"(SELECT * FROM … WHERE … IS NOT NULL)\""
-        keys.guesses["user_id"] = Guess(user, "user_id", chosen["user_id"].why, id_expression(user).format(user.column.sql), doubt)
+        doubt = f'{unknown}, and a user is needed: leave them out with source = "(SELECT * FROM … WHERE … IS NOT NULL)"'
+        keys.guesses["user_id"] = Guess(
+            user, "user_id", chosen["user_id"].why, id_expression(user).format(user.column.sql), doubt
+        )
         return
     own, guest = user.column.sql, visit.facts.column.sql
     why = f"{chosen['user_id'].why}; {unknown}: their {visit.facts.name} stands for one"
@@ -222,7 +233,7 @@ def _request(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[st
         return
     f, key = request.facts, quoted(request.facts.name)
     users = constant_within(con, key, [keys.guesses["user_id"].name])[keys.guesses["user_id"].name]
-    items, size = distinct_within(con, key, keys.guesses["item_id"].name)
+    _, size = distinct_within(con, key, keys.guesses["item_id"].name)
     if not size:
         keys.left_out[f.name] = Guess(f, "none", "each value has one row: no list", doubt="is it the request's id?")
     elif speaks_of(f.name, "session") and not _is_list(con, key, keys):

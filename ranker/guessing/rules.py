@@ -58,7 +58,7 @@ def _unique(f: Facts) -> bool:
 
 
 def _is_place(f: Facts) -> bool:
-    return f.number and f.whole and 0 <= f.low and 1 < f.high <= MOST_PLACES
+    return f.number and f.whole and f.low >= 0 and 1 < f.high <= MOST_PLACES
 
 
 RULES = (
@@ -100,7 +100,7 @@ RULES = (
     Rule("surface", 1, "its values are such places", values_are("surface")),
     Rule("surface", -9, "its values are devices", values_are("device")),
     Rule("surface", -9, "its values are no names of places", lambda f: not 1 < f.distinct <= MOST_SURFACES
-         or f.column.kind not in ("text", "integer") or f.column.kind == "text" and f.spaced > 0.5),
+         or f.column.kind not in ("text", "integer") or (f.column.kind == "text" and f.spaced > 0.5)),
 )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from init_schemas import SCHEMAS
 from shapes import SHAPES, SMALL
 
