@@ -1,4 +1,4 @@
-"""What the columns beside the keys are: said after the answer, of the user, of the item, of the request, of a candidate.
+"""What the columns beside the keys are: feedback, or of the user, of the item, of the request, of a candidate.
 
 The order of the questions matters. What has one value for each user, request or item is an attribute of it, whatever
 its name. What comes with the answer is feedback, and never a feature. The rest was shown, or says what was asked.
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import duckdb
 
 from ranker.guessing.facts import Facts, changes_in_time, constant_within, only_where
-from ranker.guessing.feedback import Act, act_of
-from ranker.guessing.guess import Guess
+from ranker.guessing.feedback import Act, act_of, is_scale, yes_or_no
+from ranker.guessing.guess import Guess, Role
 from ranker.guessing.keys import Keys
 from ranker.guessing.names import quoted
-from ranker.guessing.rules import values_are
+from ranker.guessing.rules import is_session, values_are
 from ranker.guessing.words import is_named, speaks_of
 
 #: so constant, beyond chance, is an attribute; from SURE on without a doubt
@@ -48,7 +48,7 @@ def roles_of(con: duckdb.DuckDBPyConnection, facts: list[Facts], keys: Keys) -> 
     acts = {f.name: act for f in rest if (act := act_of(f)) and not _attribute(f, seen)}
     done = [act.done.format(quoted(name)) for name, act in acts.items() if act.kind in ("act", "refusal", "type")]
     found += [*useless.values()]
-    found += [_guess(con, f, seen, acts.get(f.name), done, keys) for f in rest]
+    found += [_guess(con, f, seen, acts.get(f.name), done, bool(acts), keys) for f in rest]
     order = {f.name: place for place, f in enumerate(facts)}
     return sorted(found, key=lambda guess: order[guess.name])
 
@@ -90,7 +90,7 @@ def _attribute(f: Facts, seen: Seen) -> bool:
 
 
 def _guess(
-    con: duckdb.DuckDBPyConnection, f: Facts, seen: Seen, act: Act | None, done: list[str], keys: Keys
+    con: duckdb.DuckDBPyConnection, f: Facts, seen: Seen, act: Act | None, done: list[str], acted: bool, keys: Keys
 ) -> Guess:
     if act:
         return Guess(f, "feedback", act.why, act.sql.format(f.column.sql), act.doubt, act)
@@ -100,10 +100,13 @@ def _guess(
     if f.column.kind in ("time", "date", "clock"):
         return Guess(f, "none", "another time than the event's")
     if done and only_where(con, f.name, done):
-        if f.number or f.flag:
-            return Guess(f, "feedback", "known, or not 0, only where the user acted: it came with the answer")
-        return Guess(f, "none", "known only where the user acted: it came with the answer")
-    return _shown_or_asked(f, seen, bool(done), keys)
+        why = "known, or not 0, only where the user acted: it came with the answer"
+        if f.flag:
+            act = yes_or_no(f, why)
+            return Guess(f, "feedback", why, act.sql.format(f.column.sql), "", act)
+        role: Role = "feedback" if f.number and not speaks_of(f.name, "naming") else "none"
+        return Guess(f, role, why)
+    return _shown_or_asked(f, seen, acted, keys)
 
 
 def _constant(f: Facts, seen: Seen) -> Guess | None:
@@ -129,8 +132,10 @@ def _asked(f: Facts, why: str, doubt: str = "") -> Guess:
     """Return the guess of a column that a request says of itself."""
     if speaks_of(f.name, "version") and not speaks_of(f.name, "asked") and not f.number:
         return Guess(f, "none", f"{why}; an arm or a version, no taste", doubt="it may be context")
-    if is_named(f.name, "session") or is_named(f.name, "request"):
+    if is_named(f.name, "session") or is_named(f.name, "request") or is_session(f) or speaks_of(f.name, "index"):
         return Guess(f, "none", f"{why}; an id, which says nothing of the next one")
+    if speaks_of(f.name, "private"):
+        return Guess(f, "none", f"{why}; it names a person or a machine")
     if f.column.kind == "list":
         return Guess(f, "none", f"{why}, but a list, which no context is")
     return Guess(f, "context", why, category(f), doubt)
@@ -138,28 +143,37 @@ def _asked(f: Facts, why: str, doubt: str = "") -> Guess:
 
 def _shown_or_asked(f: Facts, seen: Seen, acted: bool, keys: Keys) -> Guess:
     """Return the guess of a column that varies: a candidate's, the request's, or what nothing tells."""
-    varies = "request_id" in keys.sample and seen.request[f.name] < CONSTANT
-    if is_named(f.name, "index") or (f.column.kind == "text" and f.distinct > 0.9 * f.known * f.rows):
-        return Guess(f, "none", "an index, or a value for nearly each row")
-    if f.column.kind == "list":
-        return Guess(f, "none", "a list that varies: neither context nor candidate")
-    if speaks_of(f.name, "private"):
-        return Guess(f, "none", "it names a person or a machine")
-    if varies:
+    useless = _no_feature(f)
+    if useless:
+        return Guess(f, "none", useless)
+    if "request_id" in keys.sample and seen.request[f.name] < CONSTANT:
         return _candidate(f, acted)
     if speaks_of(f.name, "shown") and not speaks_of(f.name, "asked"):
         return Guess(f, "candidate", "its name speaks of what is shown of an item, whose values vary", category(f))
     if speaks_of(f.name, "asked") or values_are("device")(f) or speaks_of(f.name, "user"):
         return _asked(f, "its name or values speak of the user's side")
-    if not acted and f.flag:
-        return Guess(f, "feedback", "yes or no, and nothing else is feedback", doubt="is it what the user did?")
+    if not acted and (f.flag or is_scale(f)):
+        what = "yes or no" if f.flag else "a scale of few steps"
+        act = yes_or_no(f, what) if f.flag else Act("rating", what)
+        sql = act.sql.format(f.column.sql)
+        return Guess(f, "feedback", f"{what}, and nothing else is feedback", sql, "is it what the user said?", act)
     return _asked(f, "it varies with user and item", "of the request, of what was shown, or said after the answer?")
+
+
+def _no_feature(f: Facts) -> str:
+    """Return why a column that varies is no feature; "" where it may be one."""
+    if is_named(f.name, "index") or (f.column.kind == "text" and f.distinct > 0.9 * f.known * f.rows):
+        return "an index, or a value for nearly each row"
+    if f.column.kind == "list":
+        return "a list that varies: neither context nor candidate"
+    return "it names a person or a machine" if speaks_of(f.name, "private") else ""
 
 
 def _candidate(f: Facts, acted: bool) -> Guess:
     if f.flag and not acted and not speaks_of(f.name, "shown"):
+        act = yes_or_no(f, "yes or no within a request, and nothing else is feedback")
         doubt = "is it what the user did, or was it shown (then [events.candidate])?"
-        return Guess(f, "feedback", "yes or no within a request, and nothing else is feedback", doubt=doubt)
+        return Guess(f, "feedback", act.why, act.sql.format(f.column.sql), doubt, act)
     known = speaks_of(f.name, "shown") or not (f.flag or speaks_of(f.name, "amount"))
     doubt = "" if known else "known before the answer? If not, it is feedback, and never a feature"
     return Guess(f, "candidate", "it varies within a request", category(f), doubt)

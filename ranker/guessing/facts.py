@@ -133,7 +133,9 @@ def _constant(con: duckdb.DuckDBPyConnection, rows: str, columns: Sequence[str])
     return {c: (float(found[2 * i]), int(found[2 * i + 1])) for i, c in enumerate(columns)}
 
 
-def distinct_within(con: duckdb.DuckDBPyConnection, key: str, column: str, table: str = "sample") -> tuple[float, float]:
+def distinct_within(
+    con: duckdb.DuckDBPyConnection, key: str, column: str, table: str = "sample"
+) -> tuple[float, float]:
     """Return (different values over known values of a column within the groups of a key, mean known values a group).
 
     Of groups with two known values or more; (0, 0) where there is none.
@@ -172,3 +174,23 @@ def only_where(con: duckdb.DuckDBPyConnection, column: str, acts: Sequence[str],
                avg(y::INT) FILTER (done) FROM (SELECT ({done}) AS done, {on} AS y FROM {table})""").fetchall()[0]
     without, seldom, times, often = found
     return bool(without) and times >= FEW_GROUPS and seldom < 0.002 and often > 20 * seldom + 0.02
+
+
+def burst(con: duckdb.DuckDBPyConnection, ts: str, column: str, table: str = "sample") -> float:
+    """Return the median gap between neighbouring rows of one value, over that of rows spread evenly in time.
+
+    Users come in bursts, so theirs is near 0; items are taken by many at any time.
+    """
+    x = quoted(column)
+    found = con.execute(f"""
+        WITH g AS (SELECT t - lag(t) OVER (PARTITION BY x ORDER BY t) AS gap, t
+                   FROM (SELECT {x} AS x, epoch({ts}) AS t FROM {table} WHERE {x} IS NOT NULL))
+        SELECT median(gap), max(t) - min(t), count(*) FILTER (gap IS NOT NULL) FROM g""").fetchall()[0]
+    if not found[1] or not found[2]:
+        return math.nan
+    return float(found[0]) * float(found[2]) / (float(found[1]) * len_of(con, column, table))
+
+
+def len_of(con: duckdb.DuckDBPyConnection, column: str, table: str = "sample") -> int:
+    """Return how many different values a column has."""
+    return int(con.execute(f"SELECT count(DISTINCT {quoted(column)}) FROM {table}").fetchall()[0][0])

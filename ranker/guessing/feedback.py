@@ -11,11 +11,12 @@ STRENGTH = (
     "view seen open opened vu gesehen",
     "click clicked clk tapped read swipe klick geklickt angeklickt clic clique gelesen lu clicado",
     "watch watched listen listened play played complete completed finished consumed long ecoute ecoutee gehoert used",
-    "like liked love loved favorite favourite fav heart upvote comment share shared forward follow save saved bookmark "
-    "wish gefaellt gemerkt aime favori partage subscribe reply signup reaction",
-    "cart basket install download apply applied lead",
-    "purchase purchased buy bought order ordered book booked booking convert converted conversion rent rented gekauft "
-    "kauf bestellt gebucht achat achete commande reserve compra comprado acquisto accept accepted",
+    "like liked love guardada loved favorite favourite fav heart upvote comment share shared forward follow save "
+    "saved bookmark wish gefaellt gemerkt aime favori partage subscribe reply signup reaction",
+    "cart basket addtocart checkout install download apply applied lead",
+    "purchase purchased buy bought order ordered book booked booking convert converted conversion conv "
+    "transaction solicitud rent rented gekauft kauf bestellt gebucht achat achete commande reserve compra "
+    "comprado acquisto accept accepted",
 )
 #: different values of a rating's scale
 MOST_STEPS = 21
@@ -30,27 +31,38 @@ class Act:
     done: str = "({} > 0)"  # a condition, with {} for the column
     sql: str = ""  # an expression, with {} for the column; "" for the column as it is
     doubt: str = ""
+    whole: float = 1.0  # of a share: what all of it is
 
 
 def act_of(f: Facts) -> Act | None:
     """Return what a column says of the user's act by its name and values; None where it is none."""
     said = next((tag for tag in ("refusal", "act") if speaks_of(f.name, tag)), "")
-    flag = "{}" if f.column.kind == "boolean" else "({} = 1)"
     if f.flag:
-        known = said and not speaks_of(f.name, "shown")
-        sql = "" if f.column.kind == "boolean" else "{} = 1"
         why = "yes or no to what the user does" if said == "act" else "yes or no to what the user refuses"
-        return Act(said, why, flag, sql) if known and said in ("refusal", "act") else None  # type: ignore[arg-type]
+        return yes_or_no(f, why, said == "refusal") if said and not speaks_of(f.name, "shown") else None
     if f.column.kind == "text":
         return _event_type(f)
-    if not f.number or speaks_of(f.name, "shown"):
+    if not f.number or speaks_of(f.name, "shown") or speaks_of(f.name, "naming"):
         return None
-    if speaks_of(f.name, "rating") and 2 < f.distinct <= MOST_STEPS and -1 <= f.low and f.high <= 100:
+    if speaks_of(f.name, "rating") and is_scale(f):
         return Act("rating", "a scale of few steps")
     if said or speaks_of(f.name, "amount"):
-        share = 0 <= f.low and f.high <= 1.001 and not f.whole
-        return Act("share" if share else "amount", "how much of it the user took, known only after the answer")
+        whole = 100.0 if speaks_of(f.name, "percent") and f.high > 2 else 1.0
+        share = f.low >= 0 and 0.9 * whole < f.high <= 1.001 * whole and not (f.whole and whole == 1)
+        why = "how much of it the user took, known only after the answer"
+        return Act("share" if share else "amount", why, whole=whole)
     return None
+
+
+def yes_or_no(f: Facts, why: str, refusal: bool = False) -> Act:
+    """Return the act, or refusal, that a column of true and false, or 0 and 1, tells."""
+    test = "{}" if f.column.kind == "boolean" else "{} = 1"
+    return Act("refusal" if refusal else "act", why, f"({test})", "" if f.column.kind == "boolean" else test)
+
+
+def is_scale(f: Facts) -> bool:
+    """Return whether numbers are a scale of few steps, such as stars."""
+    return f.number and 2 < f.distinct <= MOST_STEPS and f.low >= -1 and f.high <= 100
 
 
 def _event_type(f: Facts) -> Act | None:
@@ -71,10 +83,10 @@ def shows(value: str) -> bool:
 
 
 def strength(name: str) -> int:
-    """Return how much an act means, by the words of its name: 0 for the weakest; the middle for unknown words."""
+    """Return how much an act means, by the words of its name: 0 for the weakest; a reaction's for unknown words."""
     words = set(words_of(name))
     ranks = [rank for rank, text in enumerate(STRENGTH) if words & set(text.split())]
-    return max(ranks, default=2)
+    return max(ranks, default=3)
 
 
 def is_ordered(name: str) -> bool:

@@ -79,7 +79,8 @@ def grades_of(con: duckdb.DuckDBPyConnection, feedback: list[Feedback]) -> Grade
     first = _number(con, flags, others)
     if first:
         made = _by_number(con, first)
-        return _with_refusals(made._replace(lines=made.lines + _by_strength(flags, above=CONSUMED)), feedback)
+        reactions = [] if first.act.kind == "rating" else _by_strength(flags, above=CONSUMED)
+        return _with_refusals(made._replace(lines=made.lines + reactions), feedback)
     if flags:
         return _with_refusals(_by_acts(flags, feedback), feedback)
     return _positives(feedback)
@@ -129,7 +130,9 @@ def _by_acts(flags: list[Feedback], feedback: list[Feedback]) -> Grades:
     lines = [GradeLine("skip", nothing, "shown, and not taken")]
     weaker = [f.name for f in flags if strength(f.name) <= strength(base.name) and f is not base]
     lines.append(GradeLine(_free(base.name, lines), bare(base.name), f"known in {_percent(base)} of the rows"))
-    lines += [line for line in _by_strength(flags, above=strength(base.name)) if line.name not in {x.name for x in lines}]
+    lines += [
+        line for line in _by_strength(flags, above=strength(base.name)) if line.name not in {x.name for x in lines}
+    ]
     doubt = "" if all(map(is_ordered, (f.name for f in flags))) else "the order is by what the words mean"
     if weaker:
         doubt = f"{doubt}; no grade is made of {', '.join(weaker)}" if doubt else f"no grade of {', '.join(weaker)}"
@@ -140,7 +143,7 @@ def _by_acts(flags: list[Feedback], feedback: list[Feedback]) -> Grades:
 
 def _by_strength(flags: list[Feedback], above: int) -> list[GradeLine]:
     """Return a grade for each strength above one; acts of one strength that are as well known are one grade."""
-    lines = []
+    lines = list[GradeLine]()
     for rank in sorted({strength(f.name) for f in flags}):
         if rank <= above:
             continue
@@ -168,10 +171,11 @@ def _percent(feedback: Feedback) -> str:
 def _by_number(con: duckdb.DuckDBPyConnection, feedback: Feedback) -> Grades:
     name = bare(feedback.name)
     if feedback.act.kind == "share":
+        part, whole = SKIPPED * feedback.act.whole, WHOLE * feedback.act.whole
         lines = [
-            GradeLine("skip", f"{name} < {SKIPPED}", "hardly any of it"),
-            GradeLine("part", f"{name} >= {SKIPPED}", "some of it"),
-            GradeLine("whole", f"{name} >= {WHOLE}", "nearly all of it"),
+            GradeLine("skip", f"{name} < {part:g}", "hardly any of it"),
+            GradeLine("part", f"{name} >= {part:g}", "some of it"),
+            GradeLine("whole", f"{name} >= {whole:g}", "nearly all of it"),
         ]
         return Grades(lines, False, "the shares that part them are a guess")
     if feedback.act.kind == "rating":
@@ -184,7 +188,9 @@ def _by_number(con: duckdb.DuckDBPyConnection, feedback: Feedback) -> Grades:
 def _at(name: str, cuts: list[float]) -> list[GradeLine]:
     """Return the grade below the first of some values, and one from each of them on."""
     lines = [GradeLine("low", f"{name} < {cuts[0]:g}", "")] if cuts else [GradeLine("known", f"{name} IS NOT NULL", "")]
-    return lines + [GradeLine(f"from_{cut:g}".replace(".", "_").replace("-", "minus_"), f"{name} >= {cut:g}", "") for cut in cuts]
+    return lines + [
+        GradeLine(f"from_{cut:g}".replace(".", "_").replace("-", "minus_"), f"{name} >= {cut:g}", "") for cut in cuts
+    ]
 
 
 def _steps(con: duckdb.DuckDBPyConnection, value: str) -> list[float]:

@@ -18,12 +18,12 @@ from ranker.guessing.sides import Side, side_in_log, side_of_file
 from ranker.guessing.words import words_of
 
 #: words in the names of files that say nothing of the log
-_ANY = set("events event log logs data all train test part sample interactions inter clean final raw".split())
+_ANY = "events event log logs data all train test part sample interactions inter clean final raw"
 #: what of the rows must have a neighbour within half an hour for groups of half an hour
 NEIGHBOURS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guessed:
     """All that is written into the TOML."""
 
@@ -65,32 +65,38 @@ def guess_log(path: str, folder: Path, items: str | None = None, users: str | No
         columns = [guesses[f.name] for f in facts]
         feedback = feedback_of(columns, Namer())
         near = _neighbours(con, keys)
-        made = [
-            side_of_file(con, os.path.relpath(file, root), root, role, keys.guesses[key])
+        made = {
+            role: side_of_file(con, os.path.relpath(file, root), root, role, keys.guesses[key])
             if file
             else side_in_log(con, opened.source, keys, columns, role)
-            for role, key, file in (("item attribute", "item_id", items), ("user attribute", "user_id", users))
-        ]
+            for role, key, file in _sides(items, users)
+        }
         return Guessed(
-            path,
-            shown,
-            _label(root / name),
-            _seen(opened),
-            opened.source,
-            opened.notes,
-            keys.guesses,
-            columns,
-            feedback,
-            grades_of(con, feedback),
-            near,
-            30 * MINUTE if near >= NEIGHBOURS else DAY,
-            *made,
+            path=path,
+            root=shown,
+            label=_label(root / name),
+            seen=_seen(opened),
+            source=opened.source,
+            notes=opened.notes,
+            keys=keys.guesses,
+            columns=columns,
+            feedback=feedback,
+            grades=grades_of(con, feedback),
+            neighbours=near,
+            window=30 * MINUTE if near >= NEIGHBOURS else DAY,
+            items=made["item attribute"],
+            users=made["user attribute"],
         )
+
+
+def _sides(items: str | None, users: str | None) -> tuple[tuple[Role, Role, str | None], ...]:
+    """Return for items and users the role of an attribute, that of the id, and the file."""
+    return ("item attribute", "item_id", items), ("user attribute", "user_id", users)
 
 
 def _label(path: Path) -> str:
     """Return a name for the log: the file's, or the folder's where the file's is any log's."""
-    words = [word for word in words_of(path.stem.split("*")[0]) if word not in _ANY]
+    words = [word for word in words_of(path.stem.split("*")[0]) if word not in _ANY.split()]
     return Namer()(name_of("_".join(words or words_of(path.resolve().parent.name)) or "mine"))
 
 
@@ -115,7 +121,8 @@ def _neighbours(con: duckdb.DuckDBPyConnection, keys: Keys) -> float:
     """Return the share of rows that have another one of their user within half an hour."""
     user, ts = keys.sample["user_id"], keys.sample["ts"]
     found = con.execute(f"""
-        SELECT avg((coalesce(t - before < 1800, false) OR coalesce(after - t < 1800, false))::INT) FROM (
-            SELECT t, lag(t) OVER w AS before, lead(t) OVER w AS after
-            FROM (SELECT {user} AS u, epoch({ts}) AS t FROM sample) WINDOW w AS (PARTITION BY u ORDER BY t))""").fetchall()
+        SELECT avg((coalesce(t - before < 1800, false) OR coalesce(after - t < 1800, false))::INT)
+        FROM (SELECT t, lag(t) OVER w AS before, lead(t) OVER w AS after
+              FROM (SELECT {user} AS u, epoch({ts}) AS t FROM sample)
+              WINDOW w AS (PARTITION BY u ORDER BY t))""").fetchall()
     return float(found[0][0] or 0)

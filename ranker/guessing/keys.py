@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 import duckdb
 
 from features.errors import PairliftError
-from ranker.guessing.facts import Facts, constant_within, distinct_within
+from ranker.guessing.facts import Facts, burst, constant_within, distinct_within
 from ranker.guessing.guess import Guess, Role
 from ranker.guessing.names import quoted
 from ranker.guessing.rules import Chosen, choose
-from ranker.guessing.words import is_named, speaks_of
+from ranker.guessing.words import VOCABULARY, is_named, speaks_of
 
 #: what of the groups must be so for a rule to hold
 MOST = 0.95
 #: a request has so many rows at most, and a user's rows without a request id are lists where so many share their time
 LARGEST, TOGETHER = 500, 0.9
+#: names tell where so many of them have a known word
+TELLING = 0.5
 
 
 @dataclass(slots=True)
@@ -102,11 +104,11 @@ def _counted_time(facts: list[Facts], keys: Keys) -> None:
     if not named:
         names = ", ".join(f.name for f in facts)
         raise PairliftError(
-            f"no column has times: a timestamp, seconds since 1970, or text such as 2024-03-01 10:00 was expected, found "
-            f"{names}; write pairlift.toml by hand (`pairlift init DIR`), with [events] ts of these"
+            "no column has times: a timestamp, seconds since 1970, or text such as 2024-03-01 10:00 was expected, "
+            f"found {names}; write pairlift.toml by hand (`pairlift init DIR`), with [events] ts of these"
         )
     f = max(named, key=lambda f: (is_named(f.name, "time"), f.distinct))
-    if 19_000_101 <= f.low and f.high <= 21_001_231 and f.whole:
+    if f.low >= 19_000_101 and f.high <= 21_001_231 and f.whole:
         keys.put("ts", f, "dates written as numbers", "strptime(({})::BIGINT::VARCHAR, '%Y%m%d')")
         return
     keys.put(
@@ -129,13 +131,15 @@ def id_expression(f: Facts) -> str:
 def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     for role in ("item_id", "user_id"):
         if role in chosen:
-            keys.put(role, chosen[role].facts, chosen[role].why, id_expression(chosen[role].facts), _rivals(chosen[role]))
+            keys.put(
+                role, chosen[role].facts, chosen[role].why, id_expression(chosen[role].facts), _rivals(chosen[role])
+            )
     missing = [role for role in ("item_id", "user_id") if role not in keys.guesses]
     taken = {c.facts.name for c in chosen.values()}
     left = [f for f in facts if f.like_id and not f.flag and f.name not in taken and f.distinct >= 10 and not f.unit]
     left = [f for f in left if f.distinct < f.known * f.rows]
     if missing:
-        _by_structure(con, left, chosen, keys)
+        _by_structure(con, facts, left, chosen, keys)
     if "user_id" not in keys.guesses:
         _someone(facts, chosen, keys)
     user = keys.guesses["user_id"].facts
@@ -144,22 +148,25 @@ def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, C
 
 
 def _by_structure(
-    con: duckdb.DuckDBPyConnection, left: list[Facts], chosen: dict[str, Chosen], keys: Keys
+    con: duckdb.DuckDBPyConnection, facts: list[Facts], left: list[Facts], chosen: dict[str, Chosen], keys: Keys
 ) -> None:
-    """Take ids without a telling name: of a request the user is one, its items differ; else the user has more values."""
-    by_values = sorted(left, key=lambda f: -f.distinct)
+    """Take ids without a telling name: those that others do not follow from; users come in bursts, items do not."""
+    ts = keys.guesses["ts"].name
+    # What has one time is a request, of which a user follows.
+    roots = _roots(con, [f for f in left if not constant_within(con, quoted(f.name), [ts])[ts] > MOST])
+    bursts = {f.name: burst(con, keys.sample["ts"], f.name) for f in roots}
+    roots.sort(key=lambda f: bursts[f.name])
     why = "no name says so; it has the values of an id"
-    request = chosen.get("request_id")
-    if "user_id" not in keys.guesses and request and by_values:
-        same = constant_within(con, quoted(request.facts.name), [f.name for f in by_values])
-        user = next((f for f in by_values if same[f.name] > MOST), None)
-        if user:
-            keys.put("user_id", user, f"{why}, one in each {request.facts.name}", id_expression(user), _others(by_values, user))
-    for role in ("user_id", "item_id"):
-        open_ = [f for f in by_values if f.name not in keys.columns]
-        # One who is asked for without a name: only where both are, or the item's is left over.
-        if role not in keys.guesses and open_ and (role == "item_id" or not any(map(_speaks_of_other, open_[:1]))):
-            keys.put(role, open_[0], why, id_expression(open_[0]), _others(by_values, open_[0]) or "is it?")
+    # Where names tell, a user that none of them speaks of is not there.
+    telling = sum(any(speaks_of(f.name, tag) for tag in VOCABULARY) for f in facts) > TELLING * len(facts)
+    if "user_id" not in keys.guesses and roots and not telling and ("item_id" in keys.guesses or len(roots) > 1):
+        user = roots.pop(0)
+        keys.put("user_id", user, f"{why}, and comes in bursts", id_expression(user), _others(roots, user) or "is it?")
+    if "item_id" not in keys.guesses and roots:
+        item = max(roots, key=lambda f: f.distinct)
+        keys.put(
+            "item_id", item, f"{why}, and comes at any time", id_expression(item), _others(roots, item) or "is it?"
+        )
     if "item_id" not in keys.guesses:
         names = ", ".join(f.name for f in left) or "none"
         raise PairliftError(
@@ -168,8 +175,13 @@ def _by_structure(
         )
 
 
-def _speaks_of_other(f: Facts) -> bool:
-    return any(speaks_of(f.name, tag) for tag in ("category", "asked", "shown", "act", "amount", "item", "rating"))
+def _roots(con: duckdb.DuckDBPyConnection, left: list[Facts]) -> list[Facts]:
+    """Return the columns that do not follow from one with more values, as an artist does from a song."""
+    found = list[Facts]()
+    for f in sorted(left, key=lambda f: -f.distinct):
+        if not any(constant_within(con, quoted(root.name), [f.name])[f.name] > MOST for root in found):
+            found.append(f)
+    return found
 
 
 def _others(candidates: list[Facts], chosen: Facts) -> str:
@@ -181,15 +193,19 @@ def _someone(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     """Make a user where the log has none: of its visit, else of what it says of users, else one for all."""
     visit = chosen.get("request_id")
     if visit:
-        keys.put("user_id", visit.facts, "the log has no user's id: its visit stands for one", id_expression(visit.facts),
-                 "is there an id of the user? Without one no history goes beyond a visit")  # fmt: skip
+        why = f"the log has no user's id: each {visit.facts.name} stands for one"
+        doubt = "is there an id of the user? Without one nobody has a history"
+        keys.put("user_id", visit.facts, why, id_expression(visit.facts), doubt)
+        keys.made.add("user_id")
         return
     about = [f for f in facts if speaks_of(f.name, "user") and f.column.kind == "text" and f.distinct > 1]
     anchor = about[0] if about else keys.guesses["item_id"].facts
     kinds = ", ".join(f.column.sql for f in about)
     sql = f"concat_ws('|', {kinds})" if about else "'anonymous'"
     why = "the log has no user's id: users of equal attributes stand for one" if about else "the log has no user's id"
-    keys.guesses["user_id"] = Guess(anchor, "user_id", why, sql, "is there an id of the user? Histories and counters are those of a group")
+    keys.guesses["user_id"] = Guess(
+        anchor, "user_id", why, sql, "is there an id of the user? Histories and counters are those of a group"
+    )
     keys.sample["user_id"] = f"concat_ws('|', {', '.join(quoted(f.name) for f in about)})" if about else "'anonymous'"
     keys.made.add("user_id")
 
@@ -199,8 +215,10 @@ def _guests(facts: list[Facts], user: Facts, chosen: dict[str, Chosen], keys: Ke
     visit = chosen.get("request_id")
     unknown = f"{100 * (1 - user.known):.1f} % of the rows have none"
     if visit is None or visit.facts.known < 1:
-        doubt = f"{unknown}, and a user is needed: leave them out with source = \"(SELECT * FROM … WHERE … IS NOT NULL)\""
-        keys.guesses["user_id"] = Guess(user, "user_id", chosen["user_id"].why, id_expression(user).format(user.column.sql), doubt)
+        doubt = f'{unknown}, and a user is needed: leave them out with source = "(SELECT * FROM … WHERE … IS NOT NULL)"'
+        keys.guesses["user_id"] = Guess(
+            user, "user_id", chosen["user_id"].why, id_expression(user).format(user.column.sql), doubt
+        )
         return
     own, guest = user.column.sql, visit.facts.column.sql
     why = f"{chosen['user_id'].why}; {unknown}: their {visit.facts.name} stands for one"
@@ -210,15 +228,15 @@ def _guests(facts: list[Facts], user: Facts, chosen: dict[str, Chosen], keys: Ke
 
 def _request(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     request = chosen.get("request_id")
-    if request is None or keys.guesses["user_id"].facts is request.facts:
+    if request is None:
         _unnamed_request(con, facts, keys)
         return
     f, key = request.facts, quoted(request.facts.name)
     users = constant_within(con, key, [keys.guesses["user_id"].name])[keys.guesses["user_id"].name]
-    items, size = distinct_within(con, key, keys.guesses["item_id"].name)
+    _, size = distinct_within(con, key, keys.guesses["item_id"].name)
     if not size:
         keys.left_out[f.name] = Guess(f, "none", "each value has one row: no list", doubt="is it the request's id?")
-    elif is_named(f.name, "session") and not _is_list(con, key, keys):
+    elif speaks_of(f.name, "session") and not _is_list(con, key, keys):
         keys.left_out[f.name] = Guess(
             f,
             "none",

@@ -12,6 +12,7 @@ from ranker.guessing.words import words_of
 #: names that the contract's own columns have
 _CONTRACT = {"user_id", "item_id", "ts", "event_id", "surface", "organic", "request_id", "position", "propensity"}
 
+
 def name_of(column: str) -> str:
     """Return a column's name as a name of the TOML: its words, in lower case."""
     name = "_".join(words_of(column)) or "column"
@@ -38,7 +39,9 @@ class Namer:
 def _keywords() -> frozenset[str]:
     """Return the words that a SQL expression cannot have as a column's name without quotes."""
     with duckdb.connect() as con:
-        rows = con.execute("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'").fetchall()
+        rows = con.execute(
+            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
+        ).fetchall()
     return frozenset(row[0] for row in rows)
 
 

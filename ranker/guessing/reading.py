@@ -4,6 +4,7 @@ Objects within objects become columns `user.id`; a list of objects (what one req
 holds numbers, times, or yes and no gets the expression that reads it so.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from features.errors import PairliftError
 from features.log.sources import explained, relation, source_files
 from ranker.guessing.names import bare, literal, quoted
 from ranker.guessing.texts import readings
-from ranker.guessing.words import speaks_of
+from ranker.guessing.words import is_named
 
 Kind = Literal["integer", "number", "boolean", "text", "time", "date", "clock", "list", "other"]
 
@@ -25,6 +26,8 @@ HEAD_ROWS = 30_000
 #: of a text file that may hold any delimiter: what its name ends in when DuckDB takes it as it is
 _PLAIN = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 _PACKED = (".gz", ".zst")
+#: a text of items that were shown, each with whether it was taken
+_TAKEN = r"(\S+-[01])( \S+-[01])*"
 #: words for "unknown" that spreadsheets and exports write
 _NULLS = ("", "NULL", "null", "NA", "N/A", "None", "nan", "NaN", "\\N")
 _KINDS: dict[str, Kind] = {
@@ -68,7 +71,7 @@ def open_log(con: duckdb.DuckDBPyConnection, path: str, root: Path, table: str =
     source, notes = _source(con, path, root)
     with explained(f"--from {path}", "a Parquet, CSV or JSON file, or a glob of them, was expected"):
         columns = _columns(con, source, root)
-        source, more = _unnested(columns, source)
+        source, more = _unnested(con, columns, source, root)
         columns = _columns(con, source, root) if more else columns
         rows = int(con.execute(f"SELECT count(*) FROM {relation(source, root)}").fetchall()[0][0])
         if not rows:
@@ -114,7 +117,8 @@ def _csv(con: duckdb.DuckDBPyConnection, path: str, root: Path, *, plain: bool) 
     texts = [quoted(row[0]) for row in con.execute("DESCRIBE head").fetchall() if row[1] == "VARCHAR"]
     words = ", ".join(literal(word) for word in _NULLS)
     asked = [
-        f"list(DISTINCT {x}) FILTER ({x} IN ({words})), avg(regexp_full_match({x}, '-?[0-9]+,[0-9]+')::INT) FILTER ({x} NOT IN ({words})), "
+        f"list(DISTINCT {x}) FILTER ({x} IN ({words})), "
+        f"avg(regexp_full_match({x}, '-?[0-9]+,[0-9]+')::INT) FILTER ({x} NOT IN ({words})), "
         f"avg(regexp_full_match({x}, '-?[0-9]+(,[0-9]+)?')::INT) FILTER ({x} NOT IN ({words}))"
         for x in texts
     ]
@@ -131,17 +135,40 @@ def _csv(con: duckdb.DuckDBPyConnection, path: str, root: Path, *, plain: bool) 
     return (f"read_csv({literal(path)}, {', '.join(options)})" if options else source), notes
 
 
-def _unnested(columns: list[Column], source: str) -> tuple[str, list[str]]:
-    """Return the source with a row for each object of its list of objects, where it has one that speaks of items."""
-    lists = [c.name for c in columns if c.type.startswith("STRUCT") and c.type.endswith("[]") and "." not in c.name]
-    if not lists:
+def _unnested(con: duckdb.DuckDBPyConnection, columns: list[Column], source: str, root: Path) -> tuple[str, list[str]]:
+    """Return the source with a row for each item of the list that its lines have, where they have one.
+
+    That is a list of objects with an item's id, or a text `N12-0 N7-1` of items and whether each was taken.
+    """
+    lists = [c for c in columns if c.type.startswith("STRUCT") and c.type.endswith("[]") and "." not in c.name]
+    chosen = next(
+        (c.name for c in lists if any(is_named(m, "item") or m.lower() == "id" for m in _members(c.type))), ""
+    )
+    names, inner = {c.name.lower() for c in columns}, source if "(" in source else literal(source)
+    numbered = f"(SELECT *, row_number() OVER () AS file_row FROM {inner})"
+    said = [f"each one in the list '{chosen}' is a row: an impression of the request that the line is"]
+    if chosen:
+        column = bare(chosen)
+        place = "" if "position" in names else f", generate_subscripts({column}, 1) AS position"
+        return f"(SELECT * REPLACE (unnest({column}) AS {column}){place} FROM {numbered})", said
+    texts = [c.name for c in columns if c.kind == "text" and "." not in c.name]
+    tests = [f"coalesce(bool_and(regexp_full_match({bare(name)}, '{_TAKEN}')), false)" for name in texts]
+    asked = f"SELECT {', '.join(tests)} FROM (SELECT * FROM {relation(source, root)} LIMIT {HEAD_ROWS})"
+    found = con.execute(asked).fetchall()[0] if texts else ()
+    chosen = next((name for name, fits in zip(texts, found, strict=True) if fits), "")
+    if not chosen:
         return source, []
-    chosen = next((name for name in lists if speaks_of(name, "item")), lists[0])
-    column, names = bare(chosen), {c.name.lower() for c in columns}
-    place = "" if "position" in names else f", generate_subscripts({column}, 1) AS position"
-    inner = source if "(" in source else literal(source)
-    text = f"(SELECT * REPLACE (unnest({column}) AS {column}){place} FROM (SELECT *, row_number() OVER () AS file_row FROM {inner}))"
-    return text, [f"each object of the list '{chosen}' is a row: an impression of the request that the line is"]
+    one = (
+        f"unnest(string_split({bare(chosen)}, ' ')) AS shown, generate_subscripts(string_split({bare(chosen)}, ' '), 1)"
+    )
+    rows = f"(SELECT * EXCLUDE ({bare(chosen)}), {one} AS position FROM {numbered})"
+    parts = "shown[:-3] AS item_id, shown[-1] = '1' AS clicked"
+    return f"(SELECT * EXCLUDE (shown), {parts} FROM {rows})", [said[0].replace("list ''", f"list '{chosen}'")]
+
+
+def _members(kind: str) -> list[str]:
+    """Return the names of a list of objects' members, and of theirs."""
+    return re.findall(r'[(,] ?"?([^\s",()]+)"? ', kind)
 
 
 def _columns(con: duckdb.DuckDBPyConnection, source: str, root: Path) -> list[Column]:

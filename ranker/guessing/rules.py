@@ -44,6 +44,11 @@ def values_are(tag: str) -> Callable[[Facts], bool]:
     return lambda f: bool(f.examples) and sum(bool(words & set(words_of(x))) for x in f.examples) * 2 >= len(f.examples)
 
 
+def is_session(f: Facts) -> bool:
+    """Return whether a text is named a visit, of a user perhaps: `user_session`."""
+    return f.column.kind == "text" and speaks_of(f.name, "session") and not speaks_of(f.name, "amount")
+
+
 def _is_id(f: Facts) -> bool:
     return f.like_id and not f.flag
 
@@ -53,7 +58,7 @@ def _unique(f: Facts) -> bool:
 
 
 def _is_place(f: Facts) -> bool:
-    return f.number and f.whole and 0 <= f.low and 1 < f.high <= MOST_PLACES
+    return f.number and f.whole and f.low >= 0 and 1 < f.high <= MOST_PLACES
 
 
 RULES = (
@@ -61,6 +66,7 @@ RULES = (
     Rule("ts", 3, "its values are numbers since 1970", lambda f: f.unit > 0),
     Rule("ts", -3, "its name speaks of an id", lambda f: f.unit > 0 and speaks("id")(f)),
     Rule("ts", 1, "its values are dates", lambda f: f.column.kind == "date"),
+    Rule("ts", -9, "its values are no times", lambda f: f.column.kind not in ("time", "date") and not f.unit),
     Rule("ts", 2, "its name says so", named("time")),
     Rule("ts", 1, "its name speaks of time", speaks("time")),
     Rule("ts", -3, "it is unknown in some rows", lambda f: f.known < KNOWN),
@@ -75,7 +81,7 @@ RULES = (
     Rule("item_id", -4, "each row has another", _unique),
     Rule("request_id", 4, "its name says so", named("request")),
     Rule("request_id", 2, "its name speaks of a request and an id", speaks("request", "id")),
-    Rule("request_id", 3, "its name speaks of a visit", named("session")),
+    Rule("request_id", 3, "its name speaks of a visit", lambda f: named("session")(f) or is_session(f)),
     Rule("request_id", -9, "its values are no ids", lambda f: not _is_id(f)),
     Rule("request_id", -9, "each row has another", _unique),
     Rule("event_id", 3, "its name says so, and each row has another", lambda f: named("event")(f) and _unique(f)),
@@ -94,7 +100,7 @@ RULES = (
     Rule("surface", 1, "its values are such places", values_are("surface")),
     Rule("surface", -9, "its values are devices", values_are("device")),
     Rule("surface", -9, "its values are no names of places", lambda f: not 1 < f.distinct <= MOST_SURFACES
-         or f.column.kind not in ("text", "integer") or f.column.kind == "text" and f.spaced > 0.5),
+         or f.column.kind not in ("text", "integer") or (f.column.kind == "text" and f.spaced > 0.5)),
 )  # fmt: skip
 
 

@@ -31,7 +31,9 @@ class Side:
     left_out: list[Guess]
 
 
-def side_in_log(con: duckdb.DuckDBPyConnection, source: str, keys: Keys, guesses: list[Guess], role: Role) -> Side | None:
+def side_in_log(
+    con: duckdb.DuckDBPyConnection, source: str, keys: Keys, guesses: list[Guess], role: Role
+) -> Side | None:
     """Return the attributes that stand in the log itself, by a query of its own; None where there is none."""
     mine = [g for g in guesses if g.role == role]
     if not mine:
@@ -59,7 +61,12 @@ def side_of_file(con: duckdb.DuckDBPyConnection, path: str, root: Path, role: Ro
     opened = open_log(con, path, root, "side")
     facts = facts_of(con, opened.columns, "side")
     key = _key(con, facts, role, events, path)
-    named, lines, read, left_out = Namer(), list[tuple[str, str, Guess]](), list[tuple[str, str, Guess]](), list[Guess]()
+    named, lines, read, left_out = (
+        Namer(),
+        list[tuple[str, str, Guess]](),
+        list[tuple[str, str, Guess]](),
+        list[Guess](),
+    )
     for f in facts:
         if f is key:
             continue
@@ -106,7 +113,7 @@ def _side_guess(con: duckdb.DuckDBPyConnection, f: Facts, role: Role) -> Guess:
         return Guess(f, "none", f"{f.column.type} is neither a number nor a text nor a list of texts")
     if f.distinct <= 1:
         return Guess(f, "none", "one value" if f.distinct else "never known")
-    if speaks_of(f.name, "private") and role == "user attribute" or is_named(f.name, "index"):
+    if (speaks_of(f.name, "private") and role == "user attribute") or is_named(f.name, "index"):
         return Guess(f, "none", "it names a person, a machine or a row")
     if f.column.kind == "text" and f.distinct > 0.95 * f.rows and f.spaced < 0.2 and speaks_of(f.name, "id"):
         return Guess(f, "none", "another id: each has its own")
@@ -121,9 +128,9 @@ def _split(con: duckdb.DuckDBPyConnection, f: Facts) -> str:
     """Return the expression of a text that lists values: it is made of far fewer parts than there are of it."""
     x = quoted(f.name)
     for mark in ("|", ";", ",", " "):
-        values = f"(SELECT DISTINCT string_split({x}, {literal(mark)}) AS v FROM side WHERE {x} IS NOT NULL)"
         found = con.execute(f"""
-            SELECT (SELECT avg(len(v)) FROM {values}), (SELECT count(DISTINCT p) FROM (SELECT unnest(v) AS p FROM {values}))
+            WITH s AS (SELECT DISTINCT string_split({x}, {literal(mark)}) AS v FROM side WHERE {x} IS NOT NULL)
+            SELECT (SELECT avg(len(v)) FROM s), (SELECT count(DISTINCT p) FROM (SELECT unnest(v) AS p FROM s))
             """).fetchall()[0]
         if (found[0] or 0) > FEWEST_PARTS and found[1] < f.distinct / 2:
             return f"string_split({f.column.sql}, {literal(mark)})"

@@ -61,12 +61,8 @@ def readings(
     return _yes_or_no(con, column)
 
 
-def _yes_or_no(
-    con: duckdb.DuckDBPyConnection, column: str
-) -> tuple[str, Literal["text", "boolean"], str]:
-    found = con.execute(
-        f"SELECT DISTINCT {column} FROM raw WHERE {column} IS NOT NULL LIMIT 3"
-    ).fetchall()
+def _yes_or_no(con: duckdb.DuckDBPyConnection, column: str) -> tuple[str, Literal["text", "boolean"], str]:
+    found = con.execute(f"SELECT DISTINCT {column} FROM raw WHERE {column} IS NOT NULL LIMIT 3").fetchall()
     words = {str(row[0]) for row in found}
     for yes, no in YES_NO:
         if {word.lower() for word in words} == {yes, no} and len(words) == 2:

@@ -84,7 +84,10 @@ def _feedback(feedback: list[Feedback]) -> list[str]:
 def _tables(guessed: Guessed) -> list[str]:
     lines = []
     for role, head in (
-        ("context", "[events.context]      # what a request says of itself: features, and context.attributes of requests"),
+        (
+            "context",
+            "[events.context]      # what a request says of itself: features, and context.attributes of requests",
+        ),
         ("candidate", "[events.candidate]    # what was shown of each candidate, known before the answer"),
     ):
         mine = [g for g in guessed.columns if g.role == role]
@@ -97,9 +100,21 @@ def _tables(guessed: Guessed) -> list[str]:
             own += _line(named(name_of(guess.name)), guess.expression, guess.why, guess.doubt)
         if refused:
             own = [f"# {line}" for line in own]
-            own.insert(0, "# Not with [pairing] negatives: drawn losers have no such values, which would tell the label.")
-        lines += [*own, ""]
+            own.insert(
+                0, "# Not with [pairing] negatives: drawn losers have no such values, which would tell the label."
+            )
+        lines += [*own, *(_of_the_list(mine, guessed) if role == "candidate" and not refused else []), ""]
     return lines
+
+
+def _of_the_list(candidates: list[Guess], guessed: Guessed) -> list[str]:
+    """Return what could be asked for of the first number among the candidates' columns, where there are requests."""
+    number = next((g for g in candidates if g.facts.number and not g.facts.flag and not g.sql), None)
+    if number is None or "request_id" not in guessed.keys:
+        return []
+    name = f"candidate_{name_of(number.name)}"
+    return ["# [features]          # of the whole list: a score then depends on the other candidates",
+            f'# list = ["{name}_rank", "{name}_less_median"]']  # fmt: skip
 
 
 def _left_out(guessed: Guessed) -> list[str]:
@@ -114,10 +129,16 @@ def _left_out(guessed: Guessed) -> list[str]:
 
 
 def _side(title: str, key: str, side: Side) -> list[str]:
-    lines = [f"[{title}]               # {side.why}", f"source = {toml_text(side.source)}", f"{key} = {toml_text(side.key)}"]
+    lines = [
+        f"[{title}]               # {side.why}",
+        f"source = {toml_text(side.source)}",
+        f"{key} = {toml_text(side.key)}",
+    ]
     for table, columns in (("columns", side.columns), ("text", side.text)):
         if columns:
-            head = "# text is a category, a list has several values" if table == "columns" else "# for people, no feature"
+            head = (
+                "# text is a category, a list has several values" if table == "columns" else "# for people, no feature"
+            )
             lines += ["", f"[{title}.{table}]  {head}"]
             for name, sql, guess in columns:
                 lines += _line(name, sql, "" if guess.facts.column.note == "" else guess.facts.column.note, guess.doubt)
@@ -157,7 +178,9 @@ def summary_of(guessed: Guessed) -> str:
         if made and made.name not in names:
             names = [made.expression]
         if names:
-            shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
+            shown = ", ".join(names[:MOST_NAMES]) + (
+                f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else ""
+            )
             lines.append(f"  {'left out' if role == 'none' else role:15} {shown}")
     lines.append(f"  {'grades':15} {' < '.join(grade.name for grade in guessed.grades.lines)}")
     doubts = [f"  {guess.name} ({_role(guess)}): {guess.doubt}" for guess in guessed.doubts]

@@ -8,7 +8,6 @@ left out, whatever it would be. The truth is in `init_logs`.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from init_logs import StrangeLog
@@ -45,7 +44,9 @@ def log_row(log: StrangeLog) -> dict[str, Any]:
         verdict = _verdict(guess, allowed)
         verdicts[family(guess.name)].append(verdict)
         if verdict:
-            wrong.append(f"{guess.name}: {guess.role}, not {' or '.join(sorted(allowed))}{' (doubted)' * (verdict == 1)}")
+            wrong.append(
+                f"{guess.name}: {guess.role}, not {' or '.join(sorted(allowed))}{' (doubted)' * (verdict == 1)}"
+            )
     cost = [max(of) for of in verdicts.values()]
     return {
         "log": log.name,

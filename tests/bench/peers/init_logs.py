@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
+from init_held_back import HELD_BACK
 from init_schemas import SCHEMAS
 from shapes import SHAPES, SMALL
 
@@ -369,6 +369,11 @@ def public_logs(folder: Path, data: Path) -> list[StrangeLog]:
 def schema_logs(folder: Path) -> list[StrangeLog]:
     """Write the logs of `init_schemas` below a folder and return them."""
     return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in SCHEMAS.items()]
+
+
+def held_back_logs(folder: Path) -> list[StrangeLog]:
+    """Write the logs of `init_held_back` below a folder and return them."""
+    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in HELD_BACK.items()]
 
 
 def shaped_logs(folder: Path) -> list[StrangeLog]:

@@ -78,7 +78,12 @@ def iso(seconds: Array, form: str = "%Y-%m-%d %H:%M:%S") -> Array:
 def write(path: Path, columns: dict[str, Any], options: str = "") -> Path:
     """Write columns as a file of the path's format. options: DuckDB's of COPY."""
     rows = pa.table({name: pa.array(values) for name, values in columns.items()})  # noqa: F841 (DuckDB reads it)
-    kind = {".csv": "FORMAT csv", ".tsv": "FORMAT csv, DELIM '\t'", ".parquet": "FORMAT parquet", ".json": "FORMAT json"}
+    kind = {
+        ".csv": "FORMAT csv",
+        ".tsv": "FORMAT csv, DELIM '\t'",
+        ".parquet": "FORMAT parquet",
+        ".json": "FORMAT json",
+    }
     duckdb.sql(f"COPY (SELECT * FROM rows) TO '{path}' ({kind[path.suffix]}{options})")
     return path
 
