@@ -10,6 +10,7 @@ from features.errors import PairliftError, did_you_mean
 from features.log.dataset import cut_log
 from features.log.loading import load_context, load_log
 from features.pairing.groups import make_groups
+from features.pairing.negatives import availability
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
 from ranker.config import wanted_floor
 from ranker.training.code_hash import code_hash
@@ -82,11 +83,11 @@ def cut_at_t1(prepared: Prepared) -> Prepared:
     )
     database = folder / "log.duckdb"
     log, _ = load_log(database)
-    context = load_context(database, prepared.catalog)
+    context, available = load_context(database, prepared.catalog), availability(log, prepared.catalog, config.pairing)
     return replace(
         prepared,
         database=database,
         log=log,
-        groups=make_groups(log, config.pairing, prepared.split, context=context),
+        groups=make_groups(log, config.pairing, prepared.split, context=context, available=available),
         exposure=prepared.exposure and prepared.exposure.until(len(log)),
     )

@@ -9,6 +9,7 @@ from features.log.loading import load_context, load_log
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, corrected, load_exposure
 from features.pairing.groups import Groups, make_groups
+from features.pairing.negatives import availability
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
 from features.plugin import FitData, make_plugin
@@ -116,7 +117,8 @@ def group_log(config: Config) -> Grouped:
     database = import_stage(config) / "log.duckdb"
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
-    groups = make_groups(log, config.pairing, split, context=load_context(database, catalog))
+    context, available = load_context(database, catalog), availability(log, catalog, config.pairing)
+    groups = make_groups(log, config.pairing, split, context=context, available=available)
     counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
     spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
     return Grouped(
