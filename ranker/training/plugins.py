@@ -89,5 +89,6 @@ def cut_at_t1(prepared: Prepared) -> Prepared:
         database=database,
         log=log,
         groups=make_groups(log, config.pairing, prepared.split, context=context, available=available),
+        places=prepared.places and prepared.places.until(len(log)),
         exposure=prepared.exposure and prepared.exposure.until(len(log)),
     )
