@@ -98,13 +98,14 @@ class EventsSettings(Settings):
     )
     position: str | None = Field(
         default=None,
-        description="SQL of the place in the list, 1 is the first. For corrections and conditions of [pairing]; never "
-        "a feature.",
+        description="SQL of the place in the list, 1 is the first. For corrections and conditions of [pairing], and "
+        "for the shown order and debiased figures in reports; never a feature.",
     )
     propensity: str | None = Field(
         default=None,
-        description="SQL of the chance, in (0, 1], with which the logging policy showed this item at this place. For "
-        "corrections and conditions of [pairing]; never a feature.",
+        description="SQL of the chance, in (0, 1], with which the logging policy showed this item at this place: 1.0 "
+        "/ 20 of a shuffled list of 20. Below 1, such impressions tell which places are looked at. For corrections and "
+        "conditions of [pairing]; never a feature.",
     )
     feedback: dict[Name, str] = Field(
         default={},
@@ -231,7 +232,8 @@ class PairingSettings(GroupSettings):
         gt=0,
         le=10,
         description="Place k is looked at with the chance k ** -position_power, and its winners count the more in "
-        "training; the metric does not change. Left out: no correction.",
+        "training; the metric does not change. pairlift validate prints the power that it estimates from items at "
+        "several places. Left out: no correction.",
     )
     examination: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(
         default=None,

@@ -89,6 +89,8 @@ def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
     report = uplift_report(config, "als")
     assert report["pairs_kind"] == "sampled"
     assert "sampled" not in report
+    assert "sampled (losers by sampler = 'popularity') pairs" in as_table(report)
+    assert report["shown_order"] is None
     assert report["ndcg@10"]["with"] > 0  # drawn losers are worse than the log's only grade
 
 

@@ -34,7 +34,7 @@ from features.schema import DAY, F32, F64, I64, Bool, EventLog
 #: what an estimate was read from
 DRAWN, SEVERAL = "drawn places", "items at several places"
 #: of feedback that a place needs to stand by itself; else it is one with the next ones
-LEAST = 100
+LEAST = 50
 #: parts of the users, each left out once, whose estimates give the intervals
 PARTS = 10
 #: the alternation ends where no chance moves by more than this share, or after so many rounds
