@@ -91,10 +91,8 @@ def test_nothing_of_the_end_or_later_is_read() -> None:
 def test_places_of_little_feedback_are_one_and_the_unknown_ones_have_no_chance() -> None:
     found = estimated(examined(7, lists=1500))
     assert 1 < len(found.first) < SHOWN
-    chance = found.at(np.array([1, 2, SHOWN, 999, np.nan], np.float32))
-    assert chance[0] == 1
-    assert chance[2] == chance[3] == found.chance[-1]
-    assert np.isnan(chance[4])
+    of = found.range_of(np.array([1, SHOWN, 999, np.nan], np.float32))
+    assert of.tolist() == [0, len(found.first) - 1, len(found.first) - 1, -1]
 
 
 def test_items_that_never_move_tell_nothing() -> None:
@@ -115,6 +113,7 @@ def test_a_place_that_nothing_joins_to_the_first_is_not_known() -> None:
     found = estimated(world._replace(places=Places(place.astype(np.float32), world.places.propensity)))
     assert np.isfinite(found.chance[:5]).all()
     assert np.isnan(found.chance[5:]).all()
+    assert found.range_of(np.array([1, 5, 6, 10], np.float32)).tolist() == [0, 4, -1, -1]
     assert np.isfinite([found.power, found.power_low, found.power_high]).all()
 
 

@@ -50,6 +50,7 @@ class Examination:
 
     first: I64  # [b], ascending: the first place of each range, which ends before that of the next
     chance: F64  # [b], 1 for the first range
+    without: F64  # [PARTS, b], the same, each time without a part of the users
     low: F64  # [b], end of the interval of 95 %, about new users
     high: F64  # [b], the other
     drawn: bool  # the places were drawn by a policy whose propensity is known
@@ -58,11 +59,11 @@ class Examination:
     power_low: float  # end of the interval of 95 % of that power
     power_high: float  # the other
 
-    def at(self, position: F32) -> F64:
-        """Return float64[n], the chance of each place (1 is first); NaN where place or chance is not known."""
-        known = position >= 1
-        place = np.searchsorted(self.first, np.where(known, position, 1), side="right") - 1
-        return np.where(known, self.chance[place], np.nan)
+    def range_of(self, position: F32) -> I64:
+        """Return int64[n], the range of each place (1 is first); -1 where the place, or its chance, is not known."""
+        known = position >= self.first[0]
+        of = np.searchsorted(self.first, np.where(known, position, np.float32(self.first[0])), side="right") - 1
+        return np.where(known & np.isfinite(self.chance[of]), of, -1)
 
     def reported(self) -> dict[str, Any]:
         """Return it as a report has it."""
@@ -128,10 +129,11 @@ def _estimate(log: EventLog, places: Places, rows: Bool, first: I64, drawn: bool
     weight: F64 = np.bincount(table.place, table.found, len(first)).astype(np.float64)
     logs, middle = np.log(np.stack([chance, *again])), _middle(places.position[rows], first)
     powers = np.array([_power(middle, of, weight) for of in logs])
-    half, power_half = _half(logs[1:]), _half(powers[1:])
+    half, power_half = jackknife_half(logs[1:]), jackknife_half(powers[1:])
     return Examination(
         first=first,
         chance=chance,
+        without=np.stack(again),
         low=chance * np.exp(-half),
         high=chance * np.exp(half),
         drawn=drawn,
@@ -142,7 +144,7 @@ def _estimate(log: EventLog, places: Places, rows: Bool, first: I64, drawn: bool
     )
 
 
-def _half(without: F64) -> Any:
+def jackknife_half(without: F64) -> Any:
     """Return the half-width of the interval of 95 %. without: float64[PARTS, …], each without one part (jackknife)."""
     error = np.sqrt((PARTS - 1) * np.mean((without - without.mean(axis=0)) ** 2, axis=0))
     return student.ppf(0.975, PARTS - 1) * error

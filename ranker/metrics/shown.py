@@ -59,7 +59,7 @@ class Shown:
             return None
         share = float(both.weight.sum(dtype=np.float64) / shown.weight.sum(dtype=np.float64))
         examination = estimate_examination(log, places, end)
-        debiasing = None if examination is None else Debiasing.of(groups, table, examination.at(position))
+        debiasing = None if examination is None else Debiasing.of(groups, table, examination, position)
         return cls(both, share, -position.astype(np.float64), asked, examination, debiasing)
 
     def reported(self, scores: dict[str, F64]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from features.schema import F64
-from ranker.metrics.debiased import Debiased, Debiasing
+from ranker.metrics.debiased import Debiased, Debiasing, widened
 from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.metrics.shown import Shown
@@ -29,9 +29,15 @@ def shown_figures(shown: Shown | None, boosters: dict[str, Fits], simple: dict[s
 
 
 def _debiased(debiasing: Debiasing, arms: dict[str, Fits]) -> dict[str, Any]:
-    right, found = {}, {}
-    for arm, fits in arms.items():
-        sums = [[debiasing.measure(of.scores) for of in of_seeds] for of_seeds in fits]
-        right[arm] = np.stack([np.stack([of.right for of in of_seeds]) for of_seeds in sums])
-        found[arm] = Debiased(right[arm].mean(axis=(0, 1)), sums[0][0].total).reported()
-    return found | {"uplift": relative_uplift(right["without"], right["with"]).reported()}
+    """Return the figure of each arm, the mean over its fits and seeds, and the uplift of one over the other."""
+    sums = {arm: [[debiasing.measure(of.scores) for of in of_seeds] for of_seeds in fits] for arm, fits in arms.items()}
+    right = {arm: np.array([[of.right for of in of_seeds] for of_seeds in fits]) for arm, fits in sums.items()}
+    mean = {arm: np.mean([of.without for of_seeds in fits for of in of_seeds], axis=0) for arm, fits in sums.items()}
+    found: dict[str, Any] = {
+        arm: Debiased(right[arm].mean(axis=(0, 1)), fits[0][0].total, mean[arm]).reported()
+        for arm, fits in sums.items()
+    }
+    uplift = relative_uplift(right["without"], right["with"])
+    base = np.where(mean["without"][:, 0] > 0, mean["without"][:, 0], np.nan)
+    ends = widened(uplift.low, uplift.high, mean["with"][:, 0] / base - 1)
+    return found | {"uplift": {"relative_uplift": uplift.uplift, "ci95": ends}}
