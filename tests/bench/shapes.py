@@ -43,6 +43,7 @@ from shapes import SHAPES  # noqa: E402
 
 from ranker.config import load_config  # noqa: E402
 from ranker.demo import last_user  # noqa: E402
+from ranker.metrics.interval import finite  # noqa: E402
 
 ROOT = HERE.parents[1]
 WORK = ROOT / ".pairlift" / "bench" / "shapes"
@@ -90,7 +91,7 @@ def stages(name: str, size: int) -> dict[str, Any]:
     user = last_user(folder / "work" / "import" / "log.duckdb")
     took["serve, recommend, stop"] = timed(sys.executable, "-P", str(HERE / "demo.py"), "--serve", bundle, user)
     measured = json.loads((folder / "bundle" / "manifest.json").read_text())["measured"]
-    shown = (measured.get("shown_order") or {}).get("pair_accuracy", {})
+    shown = measured.get("shown_order")  # of the pairs of which both places are known
     return {
         "stages": {
             s: {"seconds": of["seconds"], "peak_gib": round(of["peak_mib"] / 1024, 3)} for s, of in took.items()
@@ -99,8 +100,10 @@ def stages(name: str, size: int) -> dict[str, Any]:
         "pair_accuracy": {
             "ours": measured["pair_accuracy"],
             "popularity": measured["popularity"],
-            "shown_order": shown.get("shown_order"),
+            "shown_order": shown and shown["pair_accuracy"]["shown_order"],
+            "ours_where_places_are_known": shown and shown["pair_accuracy"]["ours"],
         },
+        "debiased": shown and shown["debiased"],
         "lists": measured["lists"],
     }
 
@@ -164,7 +167,7 @@ def main(size: int, worlds: int, seeds: int, staged_size: int, example: Path) ->
         "init": guessed,
         "candidates": cost,
     }
-    print(json.dumps(result))
+    print(json.dumps(finite(result)))
 
 
 if __name__ == "__main__":
