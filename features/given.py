@@ -147,9 +147,10 @@ def _check_sums(names: Sequence[str], values: F32) -> None:
     for k, name in enumerate(names):
         beyond = np.flatnonzero(np.abs(values[:, k]) > LARGEST_FEEDBACK)
         if len(beyond):
+            found = f"found {values[beyond[0], k]:g}, beside which running sums lose others"
             raise PairliftError(
-                f"[[counters]] event = '{name}': numbers of at most {LARGEST_FEEDBACK:g} either way were expected, found "
-                f"{values[beyond[0], k]:g}, beside which running sums lose others; scale the column"
+                f"[[counters]] event = '{name}': numbers of at most {LARGEST_FEEDBACK:g} either way were expected in "
+                f"[events.candidate], {found}; scale the column"
             )
 
 
