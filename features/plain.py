@@ -9,6 +9,7 @@ request `candidate_<name>` of `[events.candidate]`, and the features of the list
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from features.counters.spec import MAX_DEFAULT_VALUES
 from features.errors import PairliftError, did_you_mean
-from features.given import PREFIX, candidate_columns, list_columns
+from features.given import PREFIX, candidate_columns
 from features.schema import DAY, F32, HOUR, I64, SECOND, Attribute, Catalog, Requests
 from features.state.store import NEVER, State
 
@@ -91,10 +92,11 @@ def candidate_values(state: State, columns: Columns, zone: str, requests: Reques
 
 def _write_given(catalog: Catalog, columns: Columns, requests: Requests, out: F32) -> None:
     """Write to float32[n, width] `out` what was said of every candidate, NaN where it is not given."""
-    own, listed = candidate_columns(catalog), list_columns(catalog)
-    names = [*own, *(name for _, name in columns if name in listed)]
-    at = [k for k, _ in columns]
-    out[:, at] = requests.given[:, [names.index(name) for _, name in columns]] if len(requests.given) else np.nan
+    own = {name: place for place, name in enumerate(candidate_columns(catalog))}
+    further = count(len(own))  # of the features of the list, which stand in the order of their columns
+    for k, name in columns:
+        place = own[name] if name in own else next(further)
+        out[:, k] = requests.given[:, place] if len(requests.given) else np.nan
 
 
 def _request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:

@@ -3,13 +3,16 @@
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
+from features.given import counted_events
 from features.log.dataset import Mapping
+from features.schema import Catalog
 from features.settings import (
     NAMED,
     CounterSettings,
@@ -140,6 +143,12 @@ class Config(Settings):
         )
 
 
+def counted_of(config: Config, catalog: Catalog) -> tuple[str, ...]:
+    """Return the events of [[counters]] that are numbers of candidates: columns of a log behind its own feedback."""
+    named = [name for c in config.counters for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
+    return counted_events(named, catalog, config.grade_names)
+
+
 def wanted_floor(config: Config) -> int:
     """Return the rank of the grade from which on an item was wanted: `[lists] wanted`, else ceil((k - 1) / 2) of k."""
     if config.lists.wanted is None:
@@ -147,8 +156,11 @@ def wanted_floor(config: Config) -> int:
     return config.grade_names.index(config.lists.wanted)
 
 
-def load_config(path: Path) -> Config:
-    """Read and check a TOML file. Raises PairliftError with every problem, one a line."""
+def load_config(path: Path, former: Sequence[tuple[str, str]] = ()) -> Config:
+    """Read and check a TOML file. Raises PairliftError with every problem, one a line.
+
+    former: (table, key) of what it may have and is passed over, for its reader takes care of that.
+    """
     try:
         text = path.read_text()
         table = tomllib.loads(text)
@@ -156,6 +168,8 @@ def load_config(path: Path) -> Config:
         raise PairliftError(f"{path}: {error.strerror}; `pairlift init DIR` writes a commented one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PairliftError(f"{path} is not a TOML file: {error}") from error
+    for name, key in former:
+        table.get(name, {}).pop(key, None)
     config, wrong = _checked(table)
     if config is None:
         lines = "".join(f"\n  {problem}" for problem in wrong)

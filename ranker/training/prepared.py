@@ -5,8 +5,8 @@ from pathlib import Path
 
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError
-from features.given import check_list, counted, counted_events, given_of_log
-from features.log.loading import load_context, load_given, load_log
+from features.given import check_list, counted, given_of_log
+from features.log.loading import load_context, load_given, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, Places, corrected, load_places, make_exposure
 from features.pairing.groups import Groups, make_groups
@@ -18,7 +18,7 @@ from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
 from ranker.columns import plugin_columns
-from ranker.config import Config, wanted_floor
+from ranker.config import Config, counted_of, wanted_floor
 from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
@@ -69,6 +69,7 @@ class Prepared(Grouped):
     places: Places | None  # where events stood; None where the TOML maps neither position nor propensity
     exposure: Exposure | None  # None weighs no pair anew
     recorded: Recorded  # which events of recorded logs are in it
+    texts: tuple[str, ...]  # which of [events.columns] are text
 
     def slices(self) -> dict[str, Groups]:
         """Return the groups of the booster's two slices, `train` and `validation`, and of the `test`."""
@@ -113,6 +114,7 @@ def prepare(config: Config) -> Prepared:
         places=places,
         exposure=make_exposure(places, config.events, config.pairing),
         recorded=load_recorded(made.database),
+        texts=load_texts(made.database),
     )
     _refuse_empty(prepared)
     return prepared
@@ -147,8 +149,7 @@ def paired_log(
     """
     check_list(config.features.listed, catalog)
     given = load_given(database, catalog)
-    events = [name for c in config.counters for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
-    log = counted(log, given, counted_events(events, catalog, config.grade_names), catalog, config.grade_names)
+    log = counted(log, given, counted_of(config, catalog), catalog, config.grade_names)
     given = given_of_log(given, log.request, catalog, config.features.listed)
     context, available = load_context(database, catalog), availability(log, catalog, config.pairing)
     return log, make_groups(log, config.pairing, split, context=context, given=given, available=available)
