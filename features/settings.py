@@ -315,7 +315,8 @@ class SplitSettings(Settings):
     t1: Boundary = Field(
         default=0.5,
         description="Where the towers' period ends and the booster's begins: a date or time such as 2026-04-25, or a "
-        "quantile, above 0 and below 1, of the events' times.",
+        "quantile, above 0 and below 1, of the events' times. At t0, or at the log's first time, there is no towers' "
+        "period, and no plugin that learns on it.",
     )
     t2: Boundary = Field(default=0.8, description="Where the booster's period ends and the test begins, as for t1.")
     t3: Boundary | None = Field(
@@ -339,14 +340,23 @@ class SplitSettings(Settings):
 
 
 class FeatureSettings(Settings):
-    """`[features]`: the plain columns beside the counters (`features.plain`)."""
+    """`[features]`: the plain columns beside the counters (`features.plain`), and what becomes of the defaults."""
 
     columns: list[str] | None = Field(
         default=None,
         description="item_<column> and user_<column>; of a column with several values item_<column>_count and "
         "item_<column>_main, of seconds since 1970 item_<column>_age (days since); item_age (days since the item's "
-        "first event), hour, weekday, surface, context_<name>, candidate_<name>. Left out: numbers, categories of few "
-        "values, hour and surface.",
+        "first event), hour, weekday, surface, context_<name>, candidate_<name>. Left out: numbers, categories of at "
+        "most 1,000 values, item_age, hour and surface.",
+    )
+    add: list[str] = Field(
+        default=[],
+        description="Further columns, by the same names, beside those that are there where columns is left out.",
+    )
+    counters: Literal["add"] | None = Field(
+        default=None,
+        description='"add": [[counters]] are counted beside the default counters, and in place of those of the same '
+        "column. Left out: in place of all of them.",
     )
     listed: list[str] = Field(
         alias="list",
@@ -355,6 +365,12 @@ class FeatureSettings(Settings):
         "candidate_<name>_rank (its rank among the request's candidates, 1 the lowest, the mean rank of equals) and "
         "candidate_<name>_less_median (the value less their median). A score then depends on the other candidates.",
     )
+
+    @model_validator(mode="after")
+    def _add_to_defaults(self) -> Self:
+        if self.columns is not None and self.add:
+            raise ValueError("columns takes the place of the default columns and add adds to them: keep one of the two")
+        return self
 
 
 class CounterSettings(Settings):

@@ -137,7 +137,7 @@ def test_a_ranker_of_the_user_and_the_context_alone_ties_on_every_pair() -> None
     world = make_world(2, surfaces=("feed", "search"))
     split = make_split(SplitSettings(), world.log, "UTC")
     groups = make_groups(world.log, PairingSettings(), split)
-    counters = make_counters([], world.log.until(split.t1), world.catalog, GRADES)
+    counters = make_counters(None, world.log.until(split.t1), world.catalog, GRADES)
     spec = make_spec(counters, world.catalog, "UTC")
     matrix = assemble(State.build(world.log, world.catalog, counters, GRADES), spec, groups.requests)
     pairs = make_pairs(groups, weight_table({}, GRADES, False))

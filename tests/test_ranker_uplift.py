@@ -28,10 +28,19 @@ from ranker.uplift.report import _shuffle, uplift_report
 from ranker.uplift.slices import labels
 from ranker.uplift.table import as_table
 
+#: the world's users meet the same items again and again, so the default counters of both together know their taste
+ONE_SIDED = "".join(
+    f'[[counters]]\nkey = ["{side}"]\nevent = "{event}"\nspans = ["h7d", "all"]\nstats = ["{stat}"]\n'
+    for side in ("user", "item")
+    for event, stat in (("impression", "count"), ("grade", "mean"), ("listen", "rate"), ("like", "rate"))
+)
+
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    config = load_config(write_world(tmp_path_factory.mktemp("world")))
+    toml = write_world(tmp_path_factory.mktemp("world"))
+    toml.write_text(toml.read_text() + ONE_SIDED)
+    config = load_config(toml)
     return {name: uplift_report(config, name) for name in ("als", "noise")}
 
 
@@ -128,7 +137,9 @@ def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
     assert "will hardly be shown" in validation_text(load_config(config))
 
 
-def uplift(folder: Path, kind: type[Any], fits: int = 1, more: str = "", **world: Any) -> tuple[Result, dict[str, Any]]:
+def uplift(
+    folder: Path, kind: type[Any], fits: int = 1, more: str = ONE_SIDED, **world: Any
+) -> tuple[Result, dict[str, Any]]:
     """Run `pairlift uplift` for a plugin class on a small world; return what it said and the report.
 
     A world that the folder has already stays, and so do the booster's fits without the plugin.

@@ -39,6 +39,8 @@ from ranker.training.proposed import Proposed
 
 logger = logging.getLogger(__name__)
 
+#: what is said where there are no lists
+NO_SOURCES = "[sources] are all switched off: Recommend proposes nothing, so there are no lists to learn or to measure"
 #: users whose lists `train` asks for
 USERS = 1000
 #: requests of the test whose candidates the columns of the wanted part are explained on
@@ -106,6 +108,9 @@ def list_figures(bundle: Bundle, prepared: Prepared, most: int = USERS) -> dict[
 
     bundle: of `bundle_at_cut`.
     """
+    if not prepared.config.sources.on:
+        logger.warning("%s", NO_SOURCES)
+        return None
     pipeline = Pipeline(patient(bundle))
     try:
         return brief_report(pipeline, past_of(prepared), most=most, seed=prepared.config.uplift.seeds[0])
@@ -121,6 +126,8 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
 
     most: users that are asked about, in place of `[lists] users`. memory: bytes, of `Cooccurrence.build`.
     """
+    if not config.sources.on:
+        raise PairliftError(f"{NO_SOURCES}; switch one on")
     prepared, seed = prepare(config), config.uplift.seeds[0]
     parts = fit_parts(Arms.of(prepared), served_plugins(prepared), memory=memory)
     pipeline = Pipeline(patient(bundle_at_cut(prepared, parts.plugins, parts.liked, parts.wanted, memory)))

@@ -1,5 +1,6 @@
 """A log made ready to learn from: imported, split, grouped and paired, with its counters."""
 
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from features.pairing.groups import Groups, make_groups
 from features.pairing.negatives import availability
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
+from features.plain import left_out
 from features.plugin import FitData, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
@@ -23,6 +25,8 @@ from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
+
+logger = logging.getLogger(__name__)
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (
@@ -82,7 +86,9 @@ class Prepared(Grouped):
         return corrected(pairs, groups, self.exposure, self.config.pairing)
 
     def fit_data(self, seed: int) -> FitData:
-        """Return what a plugin may see: nothing of t1 or later."""
+        """Return what a plugin may see: nothing of t1 or later. Raises PairliftError where that is nothing."""
+        for validation in (False, True):
+            _refuse_no_pairs(self, "towers", validation)  # of a plugin that is not served: see `_refuse_empty`
         groups = self.groups.of("towers")
         pairs = self.training_pairs(groups, seed)
         # Of candidates counters alone read what was said: to a plugin it is no feedback.
@@ -126,8 +132,12 @@ def group_log(config: Config) -> Grouped:
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
     log, groups = paired_log(config, database, log, catalog, split)
-    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
-    spec = make_spec(counters, catalog, config.time.zone, config.features.columns, config.features.listed)
+    f, add = config.features, config.features.counters == "add"
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names, add=add)
+    spec = make_spec(counters, catalog, config.time.zone, f.columns, f.listed, f.add)
+    keys = {part for counter in counters for part in counter.key}
+    if f.columns is None and (missed := left_out(catalog, spec.columns, keys)):
+        logger.info("%s", missed)
     return Grouped(
         config=config,
         database=database,
@@ -165,21 +175,28 @@ def _all_plugin_columns(config: Config) -> list[str]:
 
 def _key(config: Config) -> str:
     """Return a hash of the import, of the settings that are read after it, and of the code."""
-    settings = [config.pairing.model_dump(), config.split.model_dump(), [c.model_dump() for c in config.counters]]
+    settings = [config.pairing.model_dump(), config.split.model_dump(), config.model_dump(include={"counters"})]
     settings.append(config.features.model_dump())
     return hash_value([(config.work / "import.key").read_text(), settings, code_hash(*CODE)])
 
 
 def _refuse_empty(prepared: Prepared) -> None:
-    """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs."""
-    for period in PERIODS:
+    """Raise where a period, or a slice that is learned from or stopped by, has no groups or no pairs.
+
+    The towers' period is read by plugins alone.
+    """
+    for period in PERIODS if prepared.config.ranker.plugins else PERIODS[1:]:
         for validation in (None,) if period == "test" else (False, True):
-            groups = prepared.groups.of(period, validation)
-            place = f"the {'validation slice of the ' if validation else ''}{period} period"
-            if not len(groups.requests):
-                raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
-            if not count_pairs(groups, prepared.weights).any():
-                raise PairliftError(
-                    f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
-                    "window, move the split, or, for a log with positives only, set pairing.negatives = 4"
-                )
+            _refuse_no_pairs(prepared, period, validation)
+
+
+def _refuse_no_pairs(prepared: Prepared, period: str, validation: bool | None) -> None:
+    groups = prepared.groups.of(period, validation)
+    place = f"the {'validation slice of the ' if validation else ''}{period} period"
+    if not len(groups.requests):
+        raise PairliftError(f"[split]: {place} has no graded impressions; move t1, t2 or t3, or see [[grades]]")
+    if not count_pairs(groups, prepared.weights).any():
+        raise PairliftError(
+            f"{place} has no pairs: no group holds two impressions of different grades. Widen [pairing] "
+            "window, move the split, or, for a log with positives only, set pairing.negatives = 4"
+        )

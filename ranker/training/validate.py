@@ -15,7 +15,7 @@ from ranker.metrics.shown import shown_lines
 from ranker.metrics.simple import events_before, freshness
 from ranker.training.booster import FULL_SIZE
 from ranker.training.importing import import_stage
-from ranker.training.measured import past_of, shown_of
+from ranker.training.measured import NO_SOURCES, past_of, shown_of
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.wanted import JUDGED, asked_in_slices
 
@@ -98,6 +98,8 @@ def _boundary_lines(prepared: Prepared) -> list[str]:
 def _list_lines(prepared: Prepared) -> list[str]:
     """Return how much the order of Recommend's lists is learned from, stopped by and measured by."""
     config, split, floor = prepared.config, prepared.split, wanted_floor(prepared.config)
+    if not config.sources.on:
+        return [NO_SOURCES]
     wanted = " or ".join(config.grade_names[floor:])
     new = " of items new to them" if config.sources.exclude_seen else ", again or not; measured are items new to them"
     train, validation = asked_in_slices(prepared)
