@@ -104,7 +104,7 @@ def costs(events: int, families: list[str]) -> Found:
 @click.command()
 @click.option("--data", "names", multiple=True, help="one log alone: an example or a shape")
 @click.option("--family", "chosen", multiple=True, type=click.Choice(list(FAMILIES)), help="one family alone")
-@click.option("--seeds", default=3, show_default=True, help="of the boosters")
+@click.option("--seeds", default=4, show_default=True, help="of the boosters")
 @click.option("--events", default=1_000_000, show_default=True, help="of the log that the cost is measured on")
 def main(names: tuple[str, ...], chosen: tuple[str, ...], seeds: int, events: int) -> None:
     """Print the gain of each family on each log, the means and the costs, and one line of JSON."""
