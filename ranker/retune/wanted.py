@@ -17,7 +17,7 @@ from ranker.training.code_hash import code_hash
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 from ranker.training.wanted import CODE as STAGE
-from ranker.training.wanted import NOTHING_WANTED, Rows, rows_of, wanted_settings
+from ranker.training.wanted import NO_SOURCES, NOTHING_WANTED, Rows, rows_of, wanted_settings
 
 #: what a study reads of our code, beside what `Prepared.key` and the rows stand for
 CODE = (*STAGE, "ranker.retune", "ranker.training.plugins")
@@ -36,6 +36,8 @@ class WantedBench:
     @classmethod
     def of(cls, prepared: Prepared) -> Self:
         """Ask the sources for the rows, with the served plugins; PairliftError where they propose nothing wanted."""
+        if not prepared.config.sources.on:
+            raise PairliftError(f"retune --part wanted: {NO_SOURCES}; switch one on")
         rows = rows_of(prepared, served_plugins(prepared))
         if rows.empty:
             raise PairliftError(

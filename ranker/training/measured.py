@@ -36,11 +36,10 @@ from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
+from ranker.training.wanted import NO_SOURCES
 
 logger = logging.getLogger(__name__)
 
-#: what is said where there are no lists
-NO_SOURCES = "[sources] are all switched off: Recommend proposes nothing, so there are no lists to learn or to measure"
 #: users whose lists `train` asks for
 USERS = 1000
 #: requests of the test whose candidates the columns of the wanted part are explained on

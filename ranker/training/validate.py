@@ -15,9 +15,9 @@ from ranker.metrics.shown import shown_lines
 from ranker.metrics.simple import events_before, freshness
 from ranker.training.booster import FULL_SIZE
 from ranker.training.importing import import_stage
-from ranker.training.measured import NO_SOURCES, past_of, shown_of
+from ranker.training.measured import past_of, shown_of
 from ranker.training.prepared import Prepared, prepare
-from ranker.training.wanted import JUDGED, asked_in_slices
+from ranker.training.wanted import JUDGED, NO_SOURCES, asked_in_slices
 
 #: fewer requests, or users, than this are too few to order lists by or to measure them
 FEW = 200

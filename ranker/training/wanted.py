@@ -60,6 +60,7 @@ CODE = (
     "ranker.training.wanted",
 )
 #: what is said where there is nothing to learn from
+NO_SOURCES = "[sources] are all switched off: Recommend proposes nothing, so there are no lists to learn or to measure"
 NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's period"
 #: losers of a training group: of more, so many are drawn
 LOSERS = 100
