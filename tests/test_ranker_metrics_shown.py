@@ -86,7 +86,7 @@ def shown_pairs(groups: Groups, table: F64) -> Pairs:
 def test_places_that_are_hardly_looked_at_are_left_out() -> None:
     groups, table = groups_of([1, 0], [1, 0]), weight_table({}, GRADES, negatives=False)
     score = np.array([1.0, 0, 0, 1])
-    for chance, want, left_out in ((0.1, 2 / 12, 0), (0.049, 1, 0.25), (np.nan, 1, 0)):
+    for chance, want, left_out in ((0.1, 2 / 12, 0), (0.049, 1, 0.25), (np.nan, 1, 0.25)):
         found = debiasing(groups, table, np.array([0.5, 1, chance, 1]))
         assert found.measure(score).reported()["pair_accuracy"] == pytest.approx(want)
         assert found.left_out == left_out
@@ -197,6 +197,10 @@ expires = "published + 86400.0"
 [[grades]]
 name = "click"
 when = "true"
+[ranker]
+plugins = []
+[booster]
+trees = 20
 [pairing]
 negatives = 4
 """
@@ -233,3 +237,15 @@ def test_losers_that_freshness_alone_tells_are_told(news: Path, sampler: str, ea
     name = sampler.split('"')[1] if sampler else "popularity"
     assert f"sampled pairs (losers by sampler = '{name}'): popularity 0." in said.output
     assert ("freshness alone tells these losers" in said.output) == easy
+
+
+def test_training_on_drawn_losers_says_how_they_were_drawn(news: Path, tmp_path: Path) -> None:
+    (news / "pairlift.toml").write_text(NEWS + 'sampler = "recent"\nsampler_window = "12h"')
+    runner = CliRunner()
+    said = runner.invoke(cli, ["train", str(news / "pairlift.toml"), "--out", str(tmp_path / "bundle")])
+    assert said.exit_code == 0, said.output
+    measured = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["measured"]
+    line = f"sampled pairs (losers by sampler = 'recent'): ours {measured['pair_accuracy']:.4f}, popularity 0."
+    assert line in said.output
+    assert "shown_order" not in measured
+    assert line in runner.invoke(cli, ["bundle", "show", str(tmp_path / "bundle")]).output

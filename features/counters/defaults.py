@@ -17,7 +17,7 @@ def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterS
     for key in [["user"], ["item"], *(["user", name] for name in small), *of_surface]:
         declared += [_one(key, "impression", ["count"], ["h1d", "h7d", "all"]), *_rates(key, grades)]
     for key in ([name] for name in large):
-        declared += [_one(key, "impression", ["count"], ["h7d", "all"]), *_rates(key, grades)]
+        declared += [_one(key, "impression", ["count"], ["all"]), *_worth(key, grades, ["h7d", "all"])]
     declared += [_one(["item"], "impression", ["count"], ["h6h"]), *_worth(["item"], grades, ["h6h", "h1d"])]
     declared += [_one(own, "impression", ["count"], ["all"]), *_worth(own, grades, ["all"], FEW)]
     return declared + [_one(key, "impression", ["since"], ["all"]) for key in (["user"], ["item"], own)]

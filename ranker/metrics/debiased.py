@@ -67,6 +67,7 @@ class Debiasing:
     table: F64  # [grades + 1, grades + 1] of `weight_table`
     place: I64  # [n], range of places; -1 where it is not known, or the item was drawn
     counts: F64  # [1 + PARTS, b], inverse of the chance that a range is looked at, as estimated and without each part
+    left_out: float  # share of the impressions of known places that take no part
     user: I64  # [g], in [0, n_users)
     n_users: int
 
@@ -77,7 +78,10 @@ class Debiasing:
         chance = np.where(examination.chance < LEAST, np.nan, examination.chance)
         again = np.where(examination.without > 0, examination.without, chance)
         counts = 1 / np.vstack([chance, np.where(np.isnan(chance), np.nan, again)])
-        return cls(groups, table, examination.range_of(position), counts, code.astype(np.int64), len(users))
+        place, known = examination.range_of(position), ~np.isnan(position)
+        part = (place >= 0) & ~np.isnan(counts[0, place])
+        left_out = float(np.mean(~part[known])) if known.any() else 0.0
+        return cls(groups, table, place, counts, left_out, code.astype(np.int64), len(users))
 
     def measure(self, score: F64) -> Debiased:
         """Return the sums of float64[n] scores; a NaN score counts as minus infinity."""
@@ -89,12 +93,6 @@ class Debiasing:
         out, groups = np.zeros((self.n_users, 2)), self.groups
         _add_up(score, groups.requests.offsets, groups.grade, self.place, counts, self.table, self.user, out)
         return out
-
-    @property
-    def left_out(self) -> float:
-        """Share of the impressions of known places that are looked at too seldom."""
-        known = self.place >= 0
-        return float(np.mean(np.isnan(self.counts[0, self.place[known]]))) if known.any() else 0.0
 
 
 @njit(cache=True, nogil=True)

@@ -106,8 +106,9 @@ def shown_lines(found: dict[str, Any] | None, names: dict[str, str]) -> list[str
     if debiased["left_out"]:
         share, least = 100 * debiased["left_out"], debiased["least"]
         seldom = (
-            f" (without {share:.1f} % of the impressions, looked at less than {least:g} as often as the first place)"
+            f" (without {share:.1f} % of the impressions: looked at less than {least:g} as often as the first place, "
         )
+        seldom += "or how often is not known)"
     return [*lines, f"debiased, as if all places were looked at{seldom}: {figures}", *_examined(found)]
 
 
