@@ -74,6 +74,8 @@ class Checks:
         refusals = Refusals(batch.events.num_rows)
         self._check_ids(batch.events, refusals)
         self._check_times(batch.events["ts"].to_numpy(), now, latest, refusals)
+        place = pc.fill_null(batch.events["position"], 1).to_numpy()
+        refusals.add(place < 1, lambda k: f"position: 1 (the first place) or more was expected, found {place[k]}")
         for name, values in batch.feedback.items():
             self._check_feedback(name, values, refusals)
         if batch.grades:
