@@ -66,31 +66,28 @@ def load_exposure(database: Path, events: EventsSettings, settings: PairingSetti
 
     Raises PairliftError where `[events]` does not name what is asked for, or a value is out of its range.
     """
-    # By column: whether it is asked for, what SQL finds a wrong value, and how an error names one
-    wanted = {
-        "position": (settings.by_position, "position < 1", "a position below 1, which is the first place,"),
-        "propensity": (settings.propensity, "NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"),
-    }
-    if not any(asked for asked, _, _ in wanted.values()):
+    wanted = {"position": settings.by_position, "propensity": settings.propensity}
+    if not any(wanted.values()):
         return None
     with duckdb.connect(str(database), read_only=True) as con:
-        for name, (asked, bad, problem) in wanted.items():
+        for name, asked in wanted.items():
             if asked:
-                _check(con, events, name, bad, problem)
+                _check(con, events, name)
         arrays = con.execute("SELECT position::DOUBLE AS position, propensity FROM events").fetchnumpy()
     position, propensity = (np.ma.filled(arrays[name].astype(np.float64), np.nan) for name in wanted)
     return Exposure.of(position, propensity, settings)
 
 
-def _check(con: duckdb.DuckDBPyConnection, events: EventsSettings, name: str, bad: str, problem: str) -> None:
+def _check(con: duckdb.DuckDBPyConnection, events: EventsSettings, name: str) -> None:
     expression = getattr(events, name)
     key = "propensity" if name == "propensity" else "position_power or examination"
     place = f"[events] {name} = {expression!r}"
     if expression is None:
         raise PairliftError(f"[pairing] {key} needs [events] {name}, which is not there: map it, or leave the key out")
-    readable = f"""(SELECT user_id, item_id, make_timestamp(ts) AS ts, {name} FROM events
-        JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
-    refuse(con, readable, bad, place, problem)
+    if name == "propensity":  # positions below 1 are refused by the import
+        readable = """(SELECT user_id, item_id, make_timestamp(ts) AS ts, propensity FROM events
+            JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
+        refuse(con, readable, "NOT (propensity > 0 AND propensity <= 1)", place, "a chance outside (0, 1]")
     if not con.execute(f"SELECT count({name}) FROM events").fetchall()[0][0]:
         raise PairliftError(f"{place}: NULL in every row, so [pairing] {key} would correct nothing: leave it out")
 
