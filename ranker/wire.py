@@ -11,7 +11,8 @@ import numpy as np
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
-from features.schema import F32, I32, I64, NO_CONTEXT, Catalog
+from features.pairing.split import iso
+from features.schema import DAY, F32, I32, I64, NO_CONTEXT, Catalog
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need neither compiled kernels nor DuckDB
@@ -22,6 +23,10 @@ if TYPE_CHECKING:  # the clients load this file, and need neither compiled kerne
 DEFAULT_K = 10
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
 EARLIEST, LATEST = -2_208_988_800_000_000, 253_370_764_800_000_000
+#: other units of time, and how many microseconds one has
+UNITS = {"milliseconds": 1000, "seconds": 1_000_000}
+#: how far from the log an as_of may lie that is taken for one in another unit
+NEAR = 365 * DAY
 
 
 class Wire:
@@ -55,6 +60,8 @@ class Wire:
             raise RequestError(
                 f"as_of: microseconds UTC since 1970, of the years 1900 to 9998, were expected, found {as_of}"
             )
+        if 0 < as_of < LATEST // min(UNITS.values()):
+            _refuse_other_unit(as_of, state.start, max(state.end, now))
         exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
         return Request(
             user=self._one(self.users, catalog.new_users, "user", message.user),
@@ -145,6 +152,16 @@ class Wire:
         if self.items.text:
             return pb.Ids(texts=pb.TextIds(values=values))
         return pb.Ids(integers=pb.IntegerIds(values=values))
+
+
+def _refuse_other_unit(as_of: int, start: int, end: int) -> None:
+    """Raise RequestError for an as_of before the log that lies about within [start, end) in seconds or milliseconds."""
+    for unit, size in UNITS.items():
+        if as_of < start and start - NEAR <= as_of * size <= end + NEAR:
+            raise RequestError(
+                f"as_of: microseconds UTC since 1970 were expected, found {as_of}, which lies before the log's first "
+                f"event and is {iso(as_of * size)} in {unit}: send {as_of * size}"
+            )
 
 
 def _number(name: str, value: str) -> float:

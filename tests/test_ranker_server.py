@@ -210,6 +210,7 @@ BAD = [
     (lambda c: c.recommend(1, 51), "^k: .*50 was expected, found 51"),
     (lambda c: c.recommend(1, -1), "^k: .*50 was expected, found -1"),
     (lambda c: c.recommend(1, as_of=2**62), "^as_of: microseconds"),
+    (lambda c: c.rank(1, [10], as_of=1_700_000_500), "2023-11-14T22:21:40Z in seconds: send 1700000500000000$"),
     (lambda c: c.rank(1, [2**70]), "^the request cannot be written"),
     (lambda c: c.rank(1, ["a", 1]), "^the request cannot be written"),
 ]
