@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
 from features.log.dataset import Mapping
+from features.plugin import search_plugins_in
 from features.settings import (
     NAMED,
     CounterSettings,
@@ -148,6 +149,13 @@ def wanted_floor(config: Config) -> int:
 
 
 def load_config(path: Path) -> Config:
+    """Read and check a user's TOML file, and find plugins beside it. PairliftError with every problem, one a line."""
+    config = read_config(path)
+    search_plugins_in(config.folder)
+    return config
+
+
+def read_config(path: Path) -> Config:
     """Read and check a TOML file. Raises PairliftError with every problem, one a line."""
     try:
         text = path.read_text()

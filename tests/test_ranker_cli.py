@@ -27,6 +27,7 @@ from ranker.cli.ask import rank, recommend
 from ranker.cli.main import cli
 from ranker.cli.serve import serve
 from ranker.client import Client
+from ranker.code_hash import hash_source
 from ranker.config import load_config
 from ranker.export.onnx import run_onnx
 from ranker.training.arms import Arms
@@ -83,6 +84,16 @@ def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
         if beyond is not None:
             n = sum(graded and (ts < bound) == (name == "t0") for ts, _, graded in rows)
             assert f"; {len(beyond):,} groups of {n:,} impressions lie" in line, said
+
+
+def test_reaching_the_most_trees_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_world(tmp_path)
+    config.write_text(config.read_text().replace("trees = 60", "trees = 12"))
+    code, said = pairlift("train", config, "--out", tmp_path / "bundle")
+    assert code == 0, said
+    assert "WARNING: the liked part had not stopped getting better when [booster] trees = 12 ended it" in said
+    assert "wanted part: 3 of 3 forests had not stopped" in caplog.text
+    assert re.search(r"^at_cap +True$", pairlift("bundle", "show", tmp_path / "bundle")[1], re.MULTILINE)
 
 
 def test_little_memory_makes_more_blocks_and_the_same_table(
@@ -450,6 +461,64 @@ def test_the_serve_command_prints_its_address_answers_and_stops(bundle_folder, w
     finally:
         process.kill()
         process.communicate()
+
+
+BESIDE = """
+from features.baselines import Noise
+
+class Mine(Noise):
+    def values(self, requests, histories):
+        return 1 * super().values(requests, histories)
+"""
+
+
+def test_a_plugin_beside_the_toml_is_trained_and_served_and_a_change_of_its_code_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forget() -> None:
+        monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(source.parent)])
+        monkeypatch.delitem(sys.modules, "beside_the_toml", raising=False)
+        hash_source.cache_clear()
+
+    config, source, bundle = write_world(tmp_path), tmp_path / "beside_the_toml.py", tmp_path / "bundle"
+    text = config.read_text().replace('plugins = ["als"]', 'plugins = ["mine"]')
+    config.write_text(text + '[plugins.mine]\nclass = "beside_the_toml:Mine"\n')
+    source.write_text(BESIDE)
+    code, said = pairlift("train", config, "--out", bundle)
+    assert code == 0, said
+    assert sys.path[-1] == str(tmp_path)
+    assert not list(bundle.rglob("*.py"))
+    forget()
+    code, said = pairlift("bundle", "verify", bundle)
+    assert code == 2
+    assert "No module named 'beside_the_toml'" in said
+    assert "--plugins DIR" in said
+    for change, warns in (("", False), ("# a comment\n", False), ("OTHER = 2\n", True)):
+        forget()
+        source.write_text(BESIDE + change)
+        caplog.clear()
+        assert pairlift("bundle", "verify", bundle, "--plugins", tmp_path)[0] == 0
+        assert ("[plugins.mine]: the code of 'beside_the_toml:Mine' is not what" in caplog.text) == warns
+    forget()
+    code, said = pairlift("config", "beside_the_toml:Mine", "--plugins", tmp_path)
+    assert code == 0, said
+    process = spawn(bundle, "--port", "0", "--clock", "snapshot", "--plugins", tmp_path)
+    try:
+        line = process.stdout.readline()
+        assert "pairlift serves bundle" in line
+        with Client(line.split()[-1], timeout=20) as client:
+            assert client.rank(1, [2, 3]).degraded == ()
+    finally:
+        process.kill()
+        assert "its columns may mean something else" in process.communicate()[1]
+
+
+def test_a_plugin_whose_module_raises_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "raises_when_imported.py").write_text("1 / 0")
+    code, said = pairlift("config", "raises_when_imported:Mine", "--plugins", tmp_path)
+    assert code == 2
+    assert "'raises_when_imported:Mine': its module raised ZeroDivisionError: division by zero" in said
 
 
 def test_the_serve_command_refuses_a_taken_port_and_warns_of_an_old_snapshot(bundle_folder, server):

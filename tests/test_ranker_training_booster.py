@@ -17,7 +17,17 @@ from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
-from ranker.training.booster import Slice, added, check_monotone, check_params, fit_booster, mean_of, parameters
+from ranker.training.booster import (
+    Slice,
+    _Stop,
+    added,
+    at_cap,
+    check_monotone,
+    check_params,
+    fit_booster,
+    mean_of,
+    parameters,
+)
 from ranker.training.category_codes import moved_codes, recode
 from ranker.training.leaf_refit import refit, refit_booster
 from ranker.training.objective import PairLogit
@@ -144,6 +154,19 @@ def test_one_lucky_round_does_not_stop_a_fit(monkeypatch: pytest.MonkeyPatch) ->
 def test_fewer_rounds_than_a_window_are_all_kept(trees: int) -> None:
     result = BoosterSettings(trees=trees, stop_after=3, params={"num_leaves": 4, "num_threads": 1})
     assert fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), result, 0).num_trees() == trees
+
+
+def test_it_is_known_whether_the_most_trees_ended_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for trees in (3, 30, 60, 400):
+        result, rounds = BoosterSettings(trees=trees, stop_after=20, params={"learning_rate": 0.2}), []
+        stop = _Stop.__call__
+        monkeypatch.setattr(
+            _Stop, "__call__", lambda own, env, stop=stop, seen=rounds: seen.append(1) or stop(own, env)
+        )
+        best = fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), result, 0).num_trees()
+        monkeypatch.undo()
+        assert at_cap(result, best) == (len(rounds) == trees), (trees, best, len(rounds))
+    assert len(rounds) < 400
 
 
 def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:

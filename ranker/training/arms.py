@@ -15,11 +15,11 @@ from features.pairing.pairs import Pairs, make_pairs
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
+from ranker.code_hash import code_hash
 from ranker.columns import Columns, plugin_columns, plugin_values
 from ranker.hashes import hash_arrays
 from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.code_hash import code_hash
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared

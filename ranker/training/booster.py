@@ -137,6 +137,22 @@ def fit_booster(
     return best if start is None else _better(start, best, validation)
 
 
+def at_cap(settings: BoosterSettings, trees: int) -> bool:
+    """Return whether a fit whose best round is `trees` ended by `[booster] trees`: more of them might be better.
+
+    trees: without those of an earlier bundle.
+    """
+    return trees + settings.stop_after > settings.trees
+
+
+def cap_reached(settings: BoosterSettings, what: str) -> str:
+    """Return what to say of fits that are `at_cap`."""
+    return (
+        f"{what} had not stopped getting better when [booster] trees = {settings.trees} ended it: more trees, or a "
+        "higher learning_rate, may be better"
+    )
+
+
 def mean_of(boosters: list[lgb.Booster]) -> lgb.Booster:
     """Return one booster whose raw score is the mean of the others' (of the same columns), up to rounding.
 

@@ -11,8 +11,8 @@ from features.log.dataset import cut_log
 from features.log.loading import load_context, load_log
 from features.pairing.groups import make_groups
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from ranker.code_hash import code_hash
 from ranker.config import wanted_floor
-from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared
 from ranker.training.stages import run_stage
 

@@ -15,11 +15,11 @@ from features.plugin import FitData, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
+from ranker.code_hash import code_hash
 from ranker.columns import plugin_columns
 from ranker.config import Config, wanted_floor
 from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
-from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled

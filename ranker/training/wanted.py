@@ -28,6 +28,7 @@ from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F32, F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.code_hash import code_hash
 from ranker.columns import Columns, demand
 from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
@@ -35,8 +36,7 @@ from ranker.hashes import hash_arrays, hash_value
 from ranker.lists.asked import Asked, asked, validation_start
 from ranker.metrics.interval import difference
 from ranker.settings import BoosterSettings
-from ranker.training.booster import WANTED_TABLE, added, check_params, fit_booster, mean_of
-from ranker.training.code_hash import code_hash
+from ranker.training.booster import WANTED_TABLE, added, at_cap, cap_reached, check_params, fit_booster, mean_of
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
 from ranker.training.stages import run_stage
@@ -96,7 +96,10 @@ class Rows:
         a log too small to learn from, the list stays the popular one. liked: the liked part, whose score is added with
         the weight that is best on that slice, where its gain there, by user, is more than noise (95 %).
         """
-        booster = mean_of([self._forest(config, seed + SEED_STEP * k) for k in range(forests)])
+        fitted = [self._forest(config, seed + SEED_STEP * k) for k in range(forests)]
+        if full := sum(at_cap(config.booster, forest.num_trees()) for forest in fitted):
+            logger.warning("%s", cap_reached(config.booster, f"wanted part: {full} of {forests} forests"))
+        booster = mean_of(fitted)
         start = demand(self.validation.matrix, self.columns)
         if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
             logger.info("wanted part: no tree is better than the popular list on the validation slice")

@@ -22,7 +22,9 @@ from ranker.columns import Columns
 from ranker.config import Config
 from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import effective_users, pair_accuracy
+from ranker.settings import BoosterSettings
 from ranker.training.arms import SHOWN, Arms
+from ranker.training.booster import at_cap
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
 from ranker.uplift.leaks import Control, find_leaks
@@ -166,6 +168,8 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
         },
         **_spread(without, with_),
         "trees": {arm: [[b.trees for b in of_seeds] for of_seeds in fits] for arm, fits in boosters.items()},
+        "most_trees": arms.prepared.config.booster.trees,
+        "at_cap": {arm: _at_cap(arms.prepared.config.booster, fits) for arm, fits in boosters.items()},
         **_listed(boosters, judged),
         **_simple(arms, groups, pairs, columns),
         "slices": slices(arms.prepared, boosters["without"], boosters["with"], judged),
@@ -207,6 +211,11 @@ def _spread(without: Measured, with_: Measured) -> dict[str, float | None]:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     return {"fit_sd": sd(right.mean(axis=1) / base.mean() - 1), "seed_sd": sd(right.mean(axis=0) / base - 1)}
+
+
+def _at_cap(settings: BoosterSettings, fits: Fits) -> int:
+    """Return how many fits of an arm ended by the most trees, not by themselves."""
+    return sum(at_cap(settings, arm.trees) for of_seeds in fits for arm in of_seeds)
 
 
 def _listed(boosters: dict[str, Fits], judged: Judged) -> dict[str, dict[str, float]]:
