@@ -25,6 +25,7 @@ from ranker.bundle import load_bundle
 from ranker.candidates import cooccurrence
 from ranker.cli.ask import rank, recommend
 from ranker.cli.main import cli
+from ranker.cli.record import Refused
 from ranker.cli.serve import serve
 from ranker.client import Client
 from ranker.code_hash import hash_source
@@ -539,6 +540,24 @@ def test_the_serve_command_refuses_a_damaged_bundle(bundle_folder, tmp_path):
     assert "booster.txt: changed" in str(result.exception)
 
 
+def test_refusals_are_counted_by_reason() -> None:
+    refused = Refused()
+    reasons = (
+        "ts 2024-01-01T00:00:00Z is older than 7 days",
+        "grade 'a' is unknown",
+        "ts 1999-12-31 is older than 7 days",
+    )
+    told = [refused.add(row, reason) for row, reason in enumerate(reasons)]
+    assert told == [f"refused (1): row 0: {reasons[0]}", f"refused (2): row 1: {reasons[1]}", ""]
+    assert refused.brief() == "refused (1) 2, refused (2) 1"
+    assert refused.lines()[0] == f"  2, the first of them row 0: {reasons[0]}"
+    assert refused.total == 3
+    for letter in "bcdefghijkl":
+        refused.add(9, f"grade '{letter}' is unknown")
+    assert refused.brief().endswith("refused (10) 1, others 3")
+    assert refused.lines()[-1] == "  and for 3 other reasons"
+
+
 def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
     end = bundle.state.end
     table = pa.table(
@@ -556,7 +575,9 @@ def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
     with recording(bundle, tmp_path / "log") as (server, _client):
         done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address, "--batch", "2"])
         assert "2 events recorded, 0 were recorded before, 1 refused" in done.output
-        assert "row 2: ts: µs since 1970 were expected, found -7" in done.output
+        assert "1, the first of them row 2: ts: µs since 1970 were expected, found -7" in done.output
+        assert "recording: 100%" in done.stderr
+        assert "events/s, refused (1) 1]" in done.stderr
         assert done.exit_code == 2
         done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address])
         assert "0 events recorded, 2 were recorded before, 1 refused" in done.output
