@@ -115,6 +115,8 @@ class Pipeline:
             proposed=sum(count for _, count, _ in trace.proposed),
             removed=trace.removed,
             n_items=request.state.catalog.all_items,
+            sources=self.source_names,
+            early=not found and request.as_of <= request.state.start,
             failed=trace.degraded,
         )
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from served import ROOT, pairlift, recording, user_id
+from served import ROOT, pairlift, recording, serving, user_id
 from world import write_world
 
 from features.errors import PairliftError
@@ -372,6 +372,18 @@ def test_the_commands_explain(server, world):
     assert "filter seen:" in result.stdout
     assert "took sources" in result.stdout
     assert "item__" in result.stdout or "als__dot" in result.stdout
+
+
+def test_a_bundle_whose_sources_are_all_off_is_trained_and_says_why_its_lists_are_empty(tmp_path: Path) -> None:
+    config = write_world(tmp_path)
+    off = "\n".join(f"{name} = false" for name in ("popular", "cooccurrence", "nearest"))
+    config.write_text(f"{config.read_text()}[sources]\n{off}\n")
+    code, said = pairlift("train", config, "--out", tmp_path / "bundle")
+    assert code == 0, said
+    with serving(load_bundle(tmp_path / "bundle"), clock="snapshot") as one:
+        code, said = pairlift("recommend", "--user", 1, "--address", one.address)
+        assert "no items\nthe sources proposed nothing: none is turned on in [sources]" in said
+        assert code == 0
 
 
 def test_a_short_list_is_printed_with_its_reason(server, world):

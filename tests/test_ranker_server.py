@@ -110,7 +110,9 @@ def test_a_small_catalogue_one_that_was_all_seen_and_sources_that_propose_nothin
     related = with_config(bundle, sources=SourcesSettings(popular=False, nearest=False))
     with serving(related, clock="snapshot") as server, Client(server.address, timeout=20) as client:
         none = client.recommend(None, 5, explain=True)
-        assert (none.items, none.reason, none.degraded) == ((), "the sources proposed nothing", ())
+        why = "the sources proposed nothing: cooccurrence had nothing for this user; [sources] popular has items for"
+        assert (none.items, none.degraded) == ((), ())
+        assert none.reason.startswith(why)
         assert none.proposed == (("cooccurrence", 0, 0, ""),)
 
 
