@@ -21,6 +21,7 @@ from served import ROOT, pairlift, recording, serving, user_id
 from world import write_world
 
 from features.errors import PairliftError
+from features.log.dataset import import_log
 from ranker.bundle import load_bundle
 from ranker.candidates import cooccurrence
 from ranker.cli.ask import rank, recommend
@@ -44,6 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert code == 0, said
     assert "test PairAccuracy" in said
     assert "ndcg@10    of lists" in said
+    for bar in ("liked part:", "proposals:", "wanted part:", "lists:"):  # no long silence
+        assert bar in said, bar
     return folder / "bundle"
 
 
@@ -52,6 +55,23 @@ def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> Non
     assert code == 0
     for part in ("9,600 events, 60 users", "(no grade)", "like > skip", "pairs of weight 2", "test ", "NULL"):
         assert part in said, part
+
+
+def test_validate_imports_once_and_refuses_what_uplift_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(
+        "ranker.training.importing.import_log", lambda mapping, to: made.append(to) or import_log(mapping, to)
+    )
+    config = write_world(tmp_path)
+    hidden = "read_parquet(concat('{data}/lo', 'g.parquet'))"  # whose files are not known, so that it is read anew
+    text = config.read_text().replace('source = "log.parquet"', f'source = "{hidden}"')
+    config.write_text(text)
+    code, said = pairlift("validate", config)
+    assert (code, len(made)) == (0, 1), said
+    config.write_text(text.replace("[uplift]", '[uplift]\nfamiliar = ["genre"]'))
+    code, said = pairlift("validate", config)
+    assert code == 2
+    assert "[uplift] familiar: 'genre' is not a text or a list of [items.columns]" in said
 
 
 def test_validate_tells_what_lists_are_learned_from_and_warns_of_little(tmp_path: Path) -> None:

@@ -94,8 +94,11 @@ class Arms:
         logger.info("%d of %d impressions as they were served", rows, sum(map(len, values.values())))
         return replace(columns, values=values)
 
-    def fit(self, name: str, columns: Columns, seed: int, start: Start | None = None) -> Arm:
-        """Fit (or reuse) the arm `name`, which has further columns. start: an earlier booster to start from."""
+    def fit(self, name: str, columns: Columns, seed: int, start: Start | None = None, progress: str = "") -> Arm:
+        """Fit (or reuse) the arm `name`, which has further columns.
+
+        start: an earlier booster to start from. progress: the name of a bar, see `fit_booster`.
+        """
         config, spec = self.prepared.config, self.prepared.spec
         inputs = [self.prepared.key, self._digests(columns), config.booster.model_dump(), seed, start and start.key]
         inputs.append(code_hash(*CODE))
@@ -104,7 +107,7 @@ class Arms:
             train, validation = (self.slice(part, columns, seed) for part in ("train", "validation"))
             fit = fit_booster if start is None else start.fit
             names = [*spec.columns, *columns.names]
-            booster = fit(names, list(spec.categorical), train, validation, config.booster, seed)
+            booster = fit(names, list(spec.categorical), train, validation, config.booster, seed, progress=progress)
             booster.save_model(str(folder / "booster.txt"))
             np.save(folder / "scores.npy", np.asarray(booster.predict(self.rows("test", columns), raw_score=True)))
 

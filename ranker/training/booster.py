@@ -9,6 +9,7 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+from tqdm import tqdm
 
 from features.errors import PairliftError, did_you_mean, nearest
 from features.pairing.pairs import Pairs
@@ -90,13 +91,14 @@ def fit_booster(
     start: lgb.Booster | None = None,
     judge: Callable[[F64], float] | None = None,
     table: str = LIKED_TABLE,
+    progress: str = "",
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
     Best is the round up to which the last SMOOTH rounds have the highest mean PairAccuracy on the slice; where there
     are not so many rounds, the last one. The same seed, rows and parameters give the same booster. judge: gives, in
     place of PairAccuracy, what float64[n] scores of the slice are worth, the more the better. table: of the TOML that
-    the parameters are from.
+    the parameters are from. progress: the name of a bar on stderr, that counts the rounds; empty for none.
 
     start: a booster of the same columns whose trees are kept, and boosted on (a warm start); it comes back as it was
     where no further tree is better on the validation slice. NaN is a missing value. Raises PairliftError for an
@@ -120,15 +122,16 @@ def fit_booster(
     none = np.zeros(len(validation.matrix), np.float32)
     stopped_by = lgb.Dataset(validation.matrix, none, init_score=validation.start, reference=data)
     try:
-        booster = lgb.train(
-            params,
-            data,
-            num_boost_round=settings.trees,
-            valid_sets=[stopped_by],
-            feval=accuracy,
-            callbacks=[stop],
-            init_model=start,
-        )
+        with tqdm(total=settings.trees, desc=progress, unit=" trees", leave=False, disable=not progress) as bar:
+            booster = lgb.train(
+                params,
+                data,
+                num_boost_round=settings.trees,
+                valid_sets=[stopped_by],
+                feval=accuracy,
+                callbacks=[stop, lambda _: bar.update()],
+                init_model=start,
+            )
     except lgb.basic.LightGBMError as error:
         hint = "" if settings.params else f"; are {len(train.matrix)} impressions of the booster's period enough?"
         raise PairliftError(f"[{table}]: LightGBM says: {error}{hint}") from error

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from features.counters.spec import Counter, make_counters
-from features.errors import PairliftError
+from features.errors import PairliftError, did_you_mean
 from features.log.loading import load_context, load_log
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, corrected, load_exposure
@@ -93,11 +93,12 @@ class Prepared(Grouped):
         )
 
 
-def prepare(config: Config) -> Prepared:
-    """Import, and make groups, counters and the state of the whole log."""
+def prepare(config: Config, database: Path | None = None) -> Prepared:
+    """Import, and make groups, counters and the state of the whole log. database: where it was imported just now."""
     check_params(config.booster)
     check_params(config.lists, WANTED_TABLE)
-    made = group_log(config)
+    made = group_log(config, database)
+    _check_familiar(made)
     check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
     prepared = Prepared(
         **{field.name: getattr(made, field.name) for field in fields(made)},
@@ -111,9 +112,9 @@ def prepare(config: Config) -> Prepared:
     return prepared
 
 
-def group_log(config: Config) -> Grouped:
-    """Import, and make groups, counters and the names of the columns: all that needs no state."""
-    database = import_stage(config) / "log.duckdb"
+def group_log(config: Config, database: Path | None = None) -> Grouped:
+    """Import, and make groups, counters and the columns' names: what needs no state. database: as in `prepare`."""
+    database = database or import_stage(config) / "log.duckdb"
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
     groups = make_groups(log, config.pairing, split, context=load_context(database, catalog))
@@ -129,6 +130,16 @@ def group_log(config: Config) -> Grouped:
         counters=counters,
         spec=spec,
     )
+
+
+def _check_familiar(made: Grouped) -> None:
+    """Refuse what `[uplift] familiar` names and the items do not have, before anything is fitted."""
+    known = [a.name for a in made.catalog.item_attributes if a.kind in ("categorical", "multi")]
+    for name in made.config.uplift.familiar:
+        if name not in known:
+            raise PairliftError(
+                f"[uplift] familiar: '{name}' is not a text or a list of [items.columns]{did_you_mean(name, known)}"
+            )
 
 
 def _all_plugin_columns(config: Config) -> list[str]:

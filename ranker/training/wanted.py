@@ -89,14 +89,22 @@ class Rows:
         """Whether a slice has no group of which something proposed was wanted."""
         return not (len(self.train.wanted) and len(self.validation.wanted))
 
-    def fit(self, config: Config, seed: int, forests: int = FORESTS, liked: lgb.Booster | None = None) -> lgb.Booster:
+    def fit(
+        self,
+        config: Config,
+        seed: int,
+        forests: int = FORESTS,
+        liked: lgb.Booster | None = None,
+        progress: str = "",
+    ) -> lgb.Booster:
         """Return the mean of so many forests, each up to the round that is best by NDCG@10 on the validation slice.
 
         The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
         a log too small to learn from, the list stays the popular one. liked: the liked part, whose score is added with
-        the weight that is best on that slice, where its gain there, by user, is more than noise (95 %).
+        the weight that is best on that slice, where its gain there, by user, is more than noise (95 %). progress: the
+        name of a bar for each forest, see `fit_booster`.
         """
-        fitted = [self._forest(config, seed + SEED_STEP * k) for k in range(forests)]
+        fitted = [self._forest(config, seed + SEED_STEP * k, progress) for k in range(forests)]
         if full := sum(at_cap(config.booster, forest.num_trees()) for forest in fitted):
             logger.warning("%s", cap_reached(config.booster, f"wanted part: {full} of {forests} forests"))
         booster = mean_of(fitted)
@@ -116,7 +124,7 @@ class Rows:
         logger.info("wanted part: lists add %g of the liked part's score; gain by weight: %s", weight, gains)
         return added(booster, liked, weight) if weight else booster
 
-    def _forest(self, config: Config, seed: int) -> lgb.Booster:
+    def _forest(self, config: Config, seed: int, progress: str) -> lgb.Booster:
         train, validation = (part.slice(self.columns, seed) for part in (self.train, self.validation))
         return fit_booster(
             self.columns,
@@ -127,6 +135,7 @@ class Rows:
             seed,
             judge=self.validation.ndcg,
             table=WANTED_TABLE,
+            progress=progress,
         )
 
     def scores(self, booster: lgb.Booster) -> F64:
@@ -186,7 +195,7 @@ def wanted_stage(
         if found.empty:
             logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
         else:
-            found.fit(config, seed, forests, liked).save_model(str(folder / "booster.txt"))
+            found.fit(config, seed, forests, liked, "wanted part").save_model(str(folder / "booster.txt"))
 
     label = name or "+".join(plugins) or "without"
     folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)

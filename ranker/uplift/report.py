@@ -30,7 +30,7 @@ from ranker.training.prepared import prepare
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
-from ranker.uplift.slices import check_familiar, events_before, slices
+from ranker.uplift.slices import events_before, slices
 
 METRIC = "PairAccuracy, ties as one half"
 #: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`
@@ -43,7 +43,6 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     lists: False leaves out what it costs most to measure beside the pairs, the lists.
     """
     prepared = prepare(config)
-    check_familiar(prepared)
     plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
