@@ -5,7 +5,6 @@ A block is the events of some users (or items), and the candidates of these: a k
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 from numba import njit
@@ -47,7 +46,7 @@ def training_rows(
         places = [k for k, c in enumerate(counters) if c.key == key]
         mine = tuple(counters[k] for k in places)
         for events, rows in _blocks(log, requests, key, mine, memory // THREADS):
-            asked = requests if rows is None else _candidates(requests, rows)
+            asked = requests if rows is None else requests.with_candidates(rows)
             part = State.build(events, catalog, mine, grades, bare.histories, asked)
             at = np.arange(len(out)) if rows is None else np.flatnonzero(rows)
             scatter(counter_values(part, asked), at, np.array(places), out)
@@ -94,9 +93,3 @@ def _by_block(of: I32, blocks: int) -> tuple[I32, I64]:
         order[starts[of[k] % blocks + 1]] = k
         starts[of[k] % blocks + 1] += 1
     return order, starts[: blocks + 1]
-
-
-def _candidates(requests: Requests, keep: Bool) -> Requests:
-    """Return the requests with those of their candidates that the mask bool[n] keeps."""
-    kept: I64 = np.concatenate([[0], np.cumsum(keep)])
-    return replace(requests, offsets=kept[requests.offsets], item=requests.item[keep])

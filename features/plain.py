@@ -3,7 +3,8 @@
 Names: `item_<column>` and `user_<column>` (numbers, categories), for a multi-valued column `…_count` (how many
 values) and `…_main` (the value that most items or users share, a category), for a number that is seconds since
 1970 `…_age` (days since then); `item_age` (days since the item's first event). Of the request: `hour` (0 to 24) and
-`weekday` (0 is Monday) in `time.zone`, `surface`, and `context_<name>` of `[events.context]`.
+`weekday` (0 is Monday) in `time.zone`, `surface`, and `context_<name>` of `[events.context]`; of a candidate in the
+request `candidate_<name>` of `[events.candidate]`, and the features of the list (`features.given`).
 """
 
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ import numpy as np
 
 from features.counters.spec import MAX_DEFAULT_VALUES
 from features.errors import PairliftError, did_you_mean
+from features.given import PREFIX, candidate_columns, list_columns
 from features.schema import DAY, F32, HOUR, I64, SECOND, Attribute, Catalog, Requests
 from features.state.store import NEVER, State
 
@@ -55,8 +57,9 @@ def _known(catalog: Catalog) -> dict[str, tuple[str, Attribute]]:
         for attribute in attributes:
             own = {"": "number", "_age": "age"} if attribute.kind == "numeric" else forms.get(attribute.kind, {})
             known |= {f"{side}_{attribute.name}{ending}": (form, attribute) for ending, form in own.items()}
-    for attribute in catalog.contexts:
-        known[f"context_{attribute.name}"] = ("number" if attribute.kind == "numeric" else "code", attribute)
+    for side, attributes in (("context", catalog.contexts), ("candidate", catalog.candidates)):
+        for attribute in attributes:
+            known[f"{side}_{attribute.name}"] = ("number" if attribute.kind == "numeric" else "code", attribute)
     return known
 
 
@@ -78,8 +81,20 @@ def request_values(catalog: Catalog, columns: Columns, zone: str, requests: Requ
 def candidate_values(state: State, columns: Columns, zone: str, requests: Requests, out: F32) -> None:
     """Write to float32[n, width] `out` columns of every candidate."""
     owner = np.zeros(1, np.int64) if len(requests) == 1 else requests.row_request()
+    given = [(k, name) for k, name in columns if name.startswith(PREFIX)]
+    if given:
+        _write_given(state.catalog, given, requests, out)
     for k, name in columns:
-        out[:, k] = _column(state, name, zone, requests, owner)
+        if not name.startswith(PREFIX):
+            out[:, k] = _column(state, name, zone, requests, owner)
+
+
+def _write_given(catalog: Catalog, columns: Columns, requests: Requests, out: F32) -> None:
+    """Write to float32[n, width] `out` what was said of every candidate, NaN where it is not given."""
+    own, listed = candidate_columns(catalog), list_columns(catalog)
+    names = [*own, *(name for _, name in columns if name in listed)]
+    at = [k for k, _ in columns]
+    out[:, at] = requests.given[:, [names.index(name) for _, name in columns]] if len(requests.given) else np.nan
 
 
 def _request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:

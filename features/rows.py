@@ -6,11 +6,13 @@ value) for one request after its end, which reads the tables of `features.counte
 Of a log whose state does not fit, `features.blocks.training_rows` gives the same, by one block of keys after another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from features.counters.spec import Counter
+from features.given import check_list
 from features.plain import candidate_values, column_names, request_values
 from features.schema import F32, Catalog, Requests
 from features.state.read import counter_values
@@ -24,18 +26,30 @@ class FeatureSpec:
     columns: tuple[str, ...]  # names in their order: the counters, then plain ones
     categorical: tuple[str, ...]  # which of them are categorical codes
     zone: str  # of hours and weekdays
+    listed: tuple[str, ...] = ()  # which of them are features of the list: the last ones
 
 
 def make_spec(
-    counters: tuple[Counter, ...], catalog: Catalog, zone: str, wanted: list[str] | None = None
+    counters: tuple[Counter, ...],
+    catalog: Catalog,
+    zone: str,
+    wanted: list[str] | None = None,
+    listed: Sequence[str] = (),
 ) -> FeatureSpec:
-    """Return the columns in the order of `assemble`. wanted: the plain ones (`features.plain`), else a default."""
+    """Return the columns in the order of `assemble`.
+
+    wanted: the plain ones (`features.plain`), else a default. listed: features of the list (`features.given`).
+    """
     plain, categorical = column_names(catalog, wanted)
-    return FeatureSpec((*(c.column for c in counters), *plain), tuple(categorical), zone)
+    check_list(listed, catalog)
+    return FeatureSpec((*(c.column for c in counters), *plain, *listed), tuple(categorical), zone, tuple(listed))
 
 
 def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
-    """Return float32[n, len(spec.columns)]: a row for each candidate, NaN where nothing is known."""
+    """Return float32[n, len(spec.columns)]: a row for each candidate, NaN where nothing is known.
+
+    `requests.given` has the features of the list, `spec.listed`, behind the values of candidates.
+    """
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
     plain, row = list(enumerate(spec.columns))[len(state.counters) :], None
     if len(requests) == 1:

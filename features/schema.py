@@ -68,6 +68,10 @@ class EventLog:
         """Return the events with `ts < end`: what may be seen as of `end`, as views of the same arrays."""
         return self.between(int(self.ts[0]) if len(self) else end, end)
 
+    def with_feedback(self, k: int) -> "EventLog":
+        """Return the log with the first k columns of feedback alone, as views."""
+        return replace(self, feedback=self.feedback[:, :k], feedback_names=self.feedback_names[:k])
+
 
 #: the fields of an `EventLog` that have an entry for each event
 _ARRAYS = tuple(f.name for f in fields(EventLog) if f.name != "feedback_names")
@@ -121,6 +125,7 @@ class Catalog:
     item_attributes: tuple[Attribute, ...] = ()  # of n_items each
     user_attributes: tuple[Attribute, ...] = ()  # of n_users each
     contexts: tuple[Attribute, ...] = ()  # what a request says of itself (device …): numeric or categorical
+    candidates: tuple[Attribute, ...] = ()  # what it says of each candidate (price …): numeric or categorical
     new_users: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_users on, no attributes
     new_items: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_items on, no attributes
 
@@ -180,6 +185,8 @@ def _ids_behind(known: Ids, new: Newcomers, index: I32) -> list[Any]:
 
 #: of requests that say nothing of themselves: without rows
 NO_CONTEXT = np.empty((0, 0), np.float32)
+#: of requests that say nothing of their candidates: without rows
+NO_GIVEN = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +203,9 @@ class Requests:
     offsets: I64  # [g + 1], request r has the candidates item[offsets[r]:offsets[r + 1]]
     item: I32  # [n], -1 cold
     context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [g, contexts], numbers or codes; NaN unknown
+    #: [n, candidates], what was said of each candidate in its request, numbers or codes, NaN unknown; then the features
+    #: of the list that are asked for (`features.given`)
+    given: F32 = field(default_factory=lambda: NO_GIVEN)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -214,11 +224,38 @@ class Requests:
             offsets=self.offsets[start : stop + 1] - first,
             item=self.item[first:last],
             context=self.context[start:stop],
+            given=self.given[first:last],
         )
 
+    def select(self, keep: Bool | I64) -> "Requests":
+        """Return the requests of a mask bool[g], or of indexes int64[] in any order, with their candidates."""
+        rows = np.arange(len(self))[keep]
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[rows])]).astype(np.int64)
+        take = np.repeat(self.offsets[rows] - offsets[:-1], np.diff(offsets)) + np.arange(offsets[-1])
+        return Requests(
+            user=self.user[rows],
+            as_of=self.as_of[rows],
+            surface=self.surface[rows],
+            offsets=offsets,
+            item=self.item[take],
+            context=self.context[rows] if len(self.context) else self.context,
+            given=self.given[take] if len(self.given) else self.given,
+        )
 
-def one_request(user: int, as_of: int, surface: int, item: I32, context: F32 = NO_CONTEXT) -> Requests:
-    """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] items, its context."""
+    def with_candidates(self, keep: Bool) -> "Requests":
+        """Return all requests with the candidates of the mask bool[n] alone; a request may be left empty."""
+        kept: I64 = np.concatenate([[0], np.cumsum(keep)])
+        given = self.given[keep] if len(self.given) else self.given
+        return replace(self, offsets=kept[self.offsets], item=self.item[keep], given=given)
+
+
+def one_request(
+    user: int, as_of: int, surface: int, item: I32, context: F32 = NO_CONTEXT, given: F32 = NO_GIVEN
+) -> Requests:
+    """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] items.
+
+    context, given: as in `Requests`.
+    """
     return Requests(
         user=np.array([user], np.int32),
         as_of=np.array([as_of], np.int64),
@@ -226,6 +263,7 @@ def one_request(user: int, as_of: int, surface: int, item: I32, context: F32 = N
         offsets=np.array([0, len(item)], np.int64),
         item=np.asarray(item, np.int32),
         context=context,
+        given=given,
     )
 
 

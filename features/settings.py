@@ -116,6 +116,13 @@ class EventsSettings(Settings):
         description="What a request says of itself (device, locale …), text or numbers: the features context_<name>. "
         "A request to the server carries them as context.attributes.",
     )
+    candidate: dict[Name, str] = Field(
+        default={},
+        description="What was known of each candidate of a request before the answer (the price shown, the distance, "
+        "an upstream score), text or numbers: the features candidate_<name>. A Rank request carries them as columns. "
+        "Of a number, [[counters]] can count candidate_<name>, and candidate_<name>_of_<grade> (of events of that "
+        "grade or better).",
+    )
     columns: dict[Name, str] = Field(
         default={},
         description="Whatever else the conditions of [[grades]] and of [pairing] where read. No feature and no "
@@ -302,8 +309,15 @@ class FeatureSettings(Settings):
         default=None,
         description="item_<column> and user_<column>; of a column with several values item_<column>_count and "
         "item_<column>_main, of seconds since 1970 item_<column>_age (days since); item_age (days since the item's "
-        "first event), hour, weekday, surface, context_<name>. Left out: numbers, categories of few values, hour and "
-        "surface.",
+        "first event), hour, weekday, surface, context_<name>, candidate_<name>. Left out: numbers, categories of few "
+        "values, hour and surface.",
+    )
+    listed: list[str] = Field(
+        alias="list",
+        default=[],
+        description="Features of the whole list, beside the others: of a number of [events.candidate] "
+        "candidate_<name>_rank (its rank among the request's candidates, 1 the lowest, the mean rank of equals) and "
+        "candidate_<name>_less_median (the value less their median). A score then depends on the other candidates.",
     )
 
 

@@ -221,7 +221,8 @@ def load_bundle(folder: Path) -> Bundle:
     manifest = verify_bundle(folder)
     config = read_config(folder / "pairlift.toml")
     saved = manifest["spec"]
-    spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"])
+    listed = tuple(saved.get("listed", ()))  # a bundle from before there were any has none
+    spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"], listed)
     plugins = {
         name: plugin_class(config.plugins[name].path).load(folder / "plugins" / name) for name in config.ranker.plugins
     }

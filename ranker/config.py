@@ -206,9 +206,22 @@ def _check_names(path: Path, config: Config) -> None:
     for name in config.ranker.plugins:
         if name not in config.plugins:
             raise PairliftError(f"{path}: [ranker] plugins names '{name}'{did_you_mean(name, config.plugins)}")
+    _check_candidates(path, config)
     wanted = config.lists.wanted
     if wanted is not None and wanted not in names:
         raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
+
+
+def _check_candidates(path: Path, config: Config) -> None:
+    if config.events.candidate and config.pairing.negatives:
+        raise PairliftError(
+            f"{path}: [pairing] negatives with [events.candidate]: drawn losers were not shown, so nothing is known of "
+            "them, and that alone would tell who lost; leave one of the two out"
+        )
+    if config.features.listed and config.events.request_id is None:
+        raise PairliftError(
+            f"{path}: [features] list needs [events] request_id: only that says which impressions were one list"
+        )
 
 
 def _problem(problem: Problem) -> str:

@@ -59,7 +59,8 @@ def train(
     given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
     old = None if start is None else load_start(start, prepared)
     plugins = old.plugins if old else served_plugins(prepared)
-    arms = Arms.of(prepared, None if features is None else read_features(features, prepared.catalog), given)
+    logged = None if features is None else read_features(features, prepared.catalog, prepared.spec.listed)
+    arms = Arms.of(prepared, logged, given)
     parts = fit_parts(arms, plugins, old, memory)
     measured = pair_figures(arms, parts.columns, parts.liked, old)
     at_cut = bundle_at_cut(prepared, plugins, parts.liked, parts.wanted, memory)
@@ -85,7 +86,7 @@ def train(
 def drift_report(config: Config, features: Path) -> list[dict[str, Any]]:
     """Recompute what a feature log has, from the whole log of events, and compare: see `ranker.recording.logged`."""
     prepared = prepare(config)
-    logged = read_features(features, prepared.catalog)
+    logged = read_features(features, prepared.catalog, prepared.spec.listed)
     plugins = served_plugins(prepared)
     columns = columns_of(prepared.spec, plugins)
     if sorted(columns) != sorted(logged.columns):

@@ -81,7 +81,7 @@ def serve_groups(config: Config, bundle: Bundle, folder: Path, shift: float = 0.
 def test_served_values_equal_recomputed_ones_up_to_rounding(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     config, bundle = trained
     groups = serve_groups(config, bundle, tmp_path / "log")
-    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    logged = read_features(tmp_path / "log", bundle.state.catalog, bundle.spec.listed)
     assert len(logged.values) == len(groups.grade)
     report = drift_report(config, tmp_path / "log")
     assert {row["column"] for row in report} == set(bundle.columns)
@@ -156,7 +156,7 @@ def test_a_request_on_the_wire_says_it_too(trained: tuple[Config, Bundle]) -> No
 def test_a_booster_learns_from_what_was_served(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     config, bundle = trained
     serve_groups(config, bundle, tmp_path / "log", shift=1.0)
-    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    logged = read_features(tmp_path / "log", bundle.state.catalog, bundle.spec.listed)
     prepared = prepare(config)
     served, plain = Arms.of(prepared, logged), Arms.of(prepared)
     for part in ("train", "validation"):
@@ -185,7 +185,7 @@ def test_a_server_logs_the_requests_of_the_share(trained: tuple[Config, Bundle],
                 client.rank(1000, [10])
     finally:
         server.stop()
-    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    logged = read_features(tmp_path / "log", bundle.state.catalog, bundle.spec.listed)
     assert 20 < len(logged.request_id) < 60
     assert server.feature_log is not None
     assert all(server.feature_log.wants(str(name)) for name in logged.request_id)
@@ -206,7 +206,7 @@ def test_a_list_is_logged_by_the_columns_of_the_liked_part_and_has_not_drifted(
         for k in range(5):
             answers[f"s{k}"] = client.recommend(int(bundle.state.catalog.user_ids[k]), k=7, request_id=f"s{k}")
     rows = [row for path in (tmp_path / "log").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    logged = read_features(tmp_path / "log", bundle.state.catalog)
+    logged = read_features(tmp_path / "log", bundle.state.catalog, bundle.spec.listed)
     assert logged.columns == bundle.columns
     liked = bundle.score(logged.values)
     assert len(rows) == len(liked) == 35
@@ -305,7 +305,7 @@ def answer_of(n: int) -> Answer:
 def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     config, bundle = trained
     with pytest.raises(PairliftError, match="--feature-log"):
-        read_features(tmp_path, bundle.state.catalog)
+        read_features(tmp_path, bundle.state.catalog, bundle.spec.listed)
     with pytest.raises(PairliftError, match="a share above 0"):
         FeatureLog(tmp_path, columns=bundle.columns, version="v", share=0.0)
     log = FeatureLog(tmp_path / "other", columns=("strange",), version="v", share=1.0)
@@ -315,7 +315,7 @@ def test_what_is_no_feature_log_is_told(trained: tuple[Config, Bundle], tmp_path
     with pytest.raises(PairliftError, match="disagree about the columns"):
         drift_report(config, tmp_path / "other")
     with pytest.raises(PairliftError, match="the feature log lacks"):
-        Arms.of(prepare(config), read_features(tmp_path / "other", bundle.state.catalog))
+        Arms.of(prepare(config), read_features(tmp_path / "other", bundle.state.catalog, bundle.spec.listed))
 
 
 def test_a_slow_disk_drops_and_counts(

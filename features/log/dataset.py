@@ -25,6 +25,7 @@ from features.log.expressions import (
     type_of,
     wide,
 )
+from features.log.impressions import check_impressions
 from features.log.recorded import joined, recorded_in, recorded_in_files, same_files, warn_of_a_cut, write_recorded
 from features.log.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
 from features.log.repeats import drop_repeats, refuse_other_kind
@@ -98,6 +99,7 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     write_recorded(con, joined(before, recorded_in(con, "mapped") if marked else {}))
     _check_numbers(con, settings, columns, rows)
     drop_repeats(con, source, asked=settings.event_id is not None)
+    check_impressions(con, settings)
 
 
 def _event_columns(con: duckdb.DuckDBPyConnection, mapping: Mapping, origin: str, names: list[str]) -> EventColumns:
@@ -117,11 +119,11 @@ def _event_columns(con: duckdb.DuckDBPyConnection, mapping: Mapping, origin: str
 def _check_numbers(con: duckdb.DuckDBPyConnection, settings: EventsSettings, columns: EventColumns, rows: Rows) -> None:
     """Refuse what is not a number that can be kept."""
     others = {name: f"[events.columns] {name} of {brief(settings.source)}" for name in settings.columns}
-    numbers = {"propensity": "[events] propensity"} | columns.feedback | columns.context | others
+    numbers = {"propensity": "[events] propensity"} | columns.feedback | columns.features | others
     refuse_numbers(con, "mapped", numbers, rows)
     refuse_large_feedback(con, "mapped", columns.feedback, rows)
-    refuse_beyond_float(con, "mapped", columns.context, rows)
-    _narrow(con, "mapped", columns.context)
+    refuse_beyond_float(con, "mapped", columns.features, rows)
+    _narrow(con, "mapped", columns.features)
 
 
 def _narrow(con: duckdb.DuckDBPyConnection, table: str, columns: Iterable[str]) -> None:
@@ -238,6 +240,7 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         )
     further = [f'm."{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback]
     further += [f'm."context_{name}"' for name in mapping.events.context]
+    further += [f'm."candidate_{name}"' for name in mapping.events.candidate]
     _grade(con, mapping)
     con.execute("""
         CREATE TABLE requests AS

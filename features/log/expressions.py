@@ -57,20 +57,21 @@ class EventColumns:
 
     sql: dict[str, str]  # of every column of the table `mapped`
     feedback: dict[str, str]  # places
-    context: dict[str, str]  # places
+    features: dict[str, str]  # places, of `[events.context]` and `[events.candidate]`
 
 
 def event_columns(settings: EventsSettings, kind: Kind, zone: str, columns: list[str]) -> EventColumns:
     """Return what to select of a source that has these columns. zone: of times without one."""
     selected = _contract(settings, kind, zone)
-    feedback, context = _feedback(settings, kind, selected), _context(settings, kind, selected)
+    feedback = _feedback(settings, kind, selected)
+    features = _features(settings, "context", kind, selected) | _features(settings, "candidate", kind, selected)
     for name, expression in settings.columns.items():
         if name in selected:
             raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
         kind(f"columns.{name}", expression)
         selected[name] = f"({expression})"
     selected["#event_id"] = f"nullif(({event_id(settings, kind, columns)})::VARCHAR, '')"
-    return EventColumns(selected, feedback, context)
+    return EventColumns(selected, feedback, features)
 
 
 def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]:
@@ -124,18 +125,22 @@ def _feedback(settings: EventsSettings, kind: Kind, selected: dict[str, str]) ->
     return places
 
 
-def _context(settings: EventsSettings, kind: Kind, selected: dict[str, str]) -> dict[str, str]:
-    """Add the columns `context_<name>` to `selected`; return the place in the TOML of each column of numbers."""
-    places = {}
-    for name, expression in settings.context.items():
-        found = attribute_type(f"[events.context] {name}", kind(f"context.{name}", expression))
+def _features(settings: EventsSettings, table: str, kind: Kind, selected: dict[str, str]) -> dict[str, str]:
+    """Add the columns `<table>_<name>` to `selected`; return the place in the TOML of each column of numbers.
+
+    table: `context` or `candidate`.
+    """
+    places, expressions = {}, settings.context if table == "context" else settings.candidate
+    for name, expression in expressions.items():
+        place, column = f"[events.{table}] {name}", f"{table}_{name}"
+        if column in selected:
+            raise PairliftError(f"{place}: its column '{column}' is taken by one of [events.feedback]; rename it")
+        found = attribute_type(place, kind(f"{table}.{name}", expression))
         if found.endswith("[]"):
-            raise PairliftError(
-                f"[events.context] {name} = {expression!r}: a number or text was expected, found a list"
-            )
-        selected[f"context_{name}"] = f"({expression})::{wide(found)}"
+            raise PairliftError(f"{place} = {expression!r}: a number or text was expected, found a list")
+        selected[column] = f"({expression})::{wide(found)}"
         if found == "FLOAT":
-            places[f"context_{name}"] = f"[events.context] {name} of {brief(settings.source)}"
+            places[column] = f"{place} of {brief(settings.source)}"
     return places
 
 

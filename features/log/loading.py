@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from features.schema import F32, NO_CONTEXT, Attribute, Catalog, EventLog, Ids
+from features.schema import F32, NO_CONTEXT, NO_GIVEN, Attribute, Catalog, EventLog, Ids
 
 
 def load_log(database: Path) -> tuple[EventLog, Catalog]:
@@ -27,7 +27,7 @@ def load_log(database: Path) -> tuple[EventLog, Catalog]:
         surfaces = tuple(row[0] for row in con.execute("SELECT surface FROM surfaces ORDER BY code").fetchall())
         user_ids, user_attributes = _load_side(con, "users")
         item_ids, item_attributes = _load_side(con, "items")
-        contexts = tuple(_load_vocabulary(con, name, kind) for name, kind in _context_columns(con))
+        contexts, candidates = (_vocabularies(con, table) for table in ("context", "candidate"))
     return log, Catalog(
         user_ids=user_ids,
         item_ids=item_ids,
@@ -35,33 +35,39 @@ def load_log(database: Path) -> tuple[EventLog, Catalog]:
         item_attributes=item_attributes,
         user_attributes=user_attributes,
         contexts=contexts,
+        candidates=candidates,
     )
 
 
-def _context_columns(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    """Return (name, SQL type) of the columns of `[events.context]`."""
-    found = [(row[0], row[1]) for row in con.execute("DESCRIBE events").fetchall()]
-    return [(name.removeprefix("context_"), kind) for name, kind in found if name.startswith("context_")]
+def _vocabularies(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Attribute, ...]:
+    """Return the columns of `[events.context]` or `[events.candidate]`, with the values of those that are text."""
+    found = [(row[0], row[1]) for row in con.execute("DESCRIBE events").fetchall() if row[0].startswith(f"{table}_")]
+    return tuple(_load_vocabulary(con, column, column.removeprefix(f"{table}_"), kind) for column, kind in found)
 
 
-def _load_vocabulary(con: duckdb.DuckDBPyConnection, name: str, kind: str) -> Attribute:
-    values: tuple[str, ...] = ()
-    if kind == "VARCHAR":
-        column = f'"context_{name}"'
-        asked = f"SELECT DISTINCT {column} FROM events WHERE {column} IS NOT NULL ORDER BY 1"
-        values = tuple(row[0] for row in con.execute(asked).fetchall())
-    form = "categorical" if kind == "VARCHAR" else "numeric"
-    return Attribute(name, form, values=values)
+def _load_vocabulary(con: duckdb.DuckDBPyConnection, column: str, name: str, kind: str) -> Attribute:
+    if kind != "VARCHAR":
+        return Attribute(name, "numeric")
+    asked = f'SELECT DISTINCT "{column}" FROM events WHERE "{column}" IS NOT NULL ORDER BY 1'
+    return Attribute(name, "categorical", values=tuple(row[0] for row in con.execute(asked).fetchall()))
 
 
 def load_context(database: Path, catalog: Catalog) -> F32:
     """Return float32[n, c] of the events of `load_log`: numbers and codes of `Catalog.contexts`, NaN where unknown."""
-    if not catalog.contexts:
-        return NO_CONTEXT
+    return _coded(database, "context", catalog.contexts) if catalog.contexts else NO_CONTEXT
+
+
+def load_given(database: Path, catalog: Catalog) -> F32:
+    """Return float32[n, c] of the events of `load_log`: those of `Catalog.candidates`, likewise."""
+    return _coded(database, "candidate", catalog.candidates) if catalog.candidates else NO_GIVEN
+
+
+def _coded(database: Path, table: str, attributes: tuple[Attribute, ...]) -> F32:
+    """Return float32[n, c]: of each event the numbers, and the codes of text, of the columns `<table>_<name>`."""
     columns = []
     with duckdb.connect(str(database), read_only=True) as con:
-        for known in catalog.contexts:
-            read = f'"context_{known.name}"'
+        for known in attributes:
+            read = f'"{table}_{known.name}"'
             if known.kind == "categorical":
                 con.register("vocabulary", pa.table({"value": list(known.values), "code": range(len(known.values))}))
                 joined = f"events LEFT JOIN vocabulary ON value = {read}"

@@ -11,7 +11,7 @@ from numba import njit
 from features.errors import PairliftError
 from features.pairing.draw import draw_items
 from features.pairing.split import PERIODS, Split, iso
-from features.schema import F32, I8, I32, I64, NO_CONTEXT, Bool, EventLog, Requests
+from features.schema import F32, I8, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, EventLog, Requests
 from features.settings import PairingSettings
 
 #: rows that an error names
@@ -35,25 +35,14 @@ class Groups:
 
     def rows(self, keep: Bool) -> "Groups":
         """Return all groups with the impressions of the mask bool[n] alone; a group may be left empty."""
-        r = self.requests
-        offsets = np.concatenate([[0], np.cumsum(keep)])[r.offsets].astype(np.int64)
-        requests = replace(r, offsets=offsets, item=r.item[keep])
+        requests = self.requests.with_candidates(keep)
         return replace(self, requests=requests, grade=self.grade[keep], event=self.event[keep])
 
     def select(self, keep: Bool) -> "Groups":
         """Return the groups of the mask bool[g], with their impressions."""
-        r = self.requests
-        rows = keep[r.row_request()]
-        requests = Requests(
-            user=r.user[keep],
-            as_of=r.as_of[keep],
-            surface=r.surface[keep],
-            offsets=offsets_of(np.diff(r.offsets)[keep]),
-            item=r.item[rows],
-            context=r.context[keep] if len(r.context) else r.context,
-        )
+        rows = keep[self.requests.row_request()]
         return Groups(
-            requests=requests,
+            requests=self.requests.select(keep),
             period=self.period[keep],
             validation=self.validation[keep],
             grade=self.grade[rows],
@@ -77,13 +66,18 @@ def may_pair(log: EventLog) -> Bool:
 
 
 def make_groups(
-    log: EventLog, settings: PairingSettings, split: Split, seed: int = 0, context: F32 = NO_CONTEXT
+    log: EventLog,
+    settings: PairingSettings,
+    split: Split,
+    seed: int = 0,
+    context: F32 = NO_CONTEXT,
+    given: F32 = NO_GIVEN,
 ) -> Groups:
     """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
 
     A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
     request's first event, or of the first impression, and so are its surface and context. Groups are cut at the
-    boundaries of the split. context: float32[n, c] of the log's events (`load_context`).
+    boundaries of the split. context, given: float32[n, c] of the log's events, as `Requests` has them.
     """
     _refuse_shared_requests(log, split)
     rows = np.flatnonzero(may_pair(log) & (split.period(log.ts) >= 0))
@@ -101,6 +95,7 @@ def make_groups(
         offsets=offsets_of(sizes[order]),
         item=log.item[event],
         context=context[first] if len(context) else context,
+        given=given[event] if len(given) else given,
     )
     period = split.period(requests.as_of)
     validation = _validation(requests, period, split)

@@ -18,7 +18,7 @@ from features.state.histories import Histories
 from features.state.store import Level, State
 
 #: the attributes of a catalogue
-SIDES = ("item_attributes", "user_attributes", "contexts")
+SIDES = ("item_attributes", "user_attributes", "contexts", "candidates")
 #: ids of new users and items, and the room for them; only where a server recorded
 NEWCOMERS = "newcomers.json"
 
@@ -101,11 +101,13 @@ def _save_catalog(folder: Path, catalog: Catalog) -> None:
 
 def _load_catalog(folder: Path) -> Catalog:
     def attributes(side: str) -> tuple[Attribute, ...]:
+        if not (folder / f"{side}.json").exists():  # written before there were candidates
+            return ()
         names = json.loads((folder / f"{side}.json").read_text())
         return tuple(load_arrays(folder / f"{side}_{number}", Attribute) for number in range(len(names)))
 
     bare = load_arrays(folder, _Bare)
-    items, users, contexts = (attributes(side) for side in SIDES)
+    items, users, contexts, candidates = map(attributes, SIDES)
     return Catalog(
         user_ids=_ids(bare.user_ids),
         item_ids=_ids(bare.item_ids),
@@ -113,6 +115,7 @@ def _load_catalog(folder: Path) -> Catalog:
         item_attributes=items,
         user_attributes=users,
         contexts=contexts,
+        candidates=candidates,
     )
 
 

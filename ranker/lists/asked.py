@@ -46,18 +46,7 @@ class Asked:
 
     def select(self, keep: Bool | I64) -> "Asked":
         """Return the users of a mask bool[u], or of indexes in ascending order."""
-        rows = np.arange(len(self))[keep]
-        r, sizes = self.requests, self.wanted[rows]
-        take = np.repeat(r.offsets[rows] - offsets_of(sizes)[:-1], sizes) + np.arange(sizes.sum())
-        requests = Requests(
-            user=r.user[rows],
-            as_of=r.as_of[rows],
-            surface=r.surface[rows],
-            offsets=offsets_of(sizes),
-            item=r.item[take],
-            context=r.context[rows] if len(r.context) else r.context,
-        )
-        return Asked(requests=requests, history=self.history[rows])
+        return Asked(requests=self.requests.select(keep), history=self.history[keep])
 
     def drawn(self, most: int | None, seed: int) -> "Asked":
         """Return at most so many of the users, drawn evenly; None: all."""

@@ -1,6 +1,6 @@
 """A feature log that is read again: where recomputed values differ from the served ones, and training on the latter."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 
 from features.errors import PairliftError
+from features.given import candidate_columns
 from features.pairing.groups import Groups
 from features.schema import F32, I64, Catalog, EventLog, Ids, Requests, is_text, lookup
 from ranker.recording.featurelog import KEYS
@@ -36,8 +37,11 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_features(folder: Path, catalog: Catalog) -> Logged:
-    """Read a feature log, one request after the other. PairliftError where it is not one."""
+def read_features(folder: Path, catalog: Catalog, listed: Sequence[str]) -> Logged:
+    """Read a feature log, one request after the other. PairliftError where it is not one.
+
+    listed: features of the list (`FeatureSpec.listed`), which stand in `Requests.given` as they were served.
+    """
     with _explained(folder), duckdb.connect() as con:
         files = f"read_parquet('{folder}/part-*.parquet', union_by_name = true)"
         rows: Any = con.sql(f"SELECT * FROM {files} ORDER BY as_of, request_id, rank").to_arrow_table()
@@ -57,12 +61,21 @@ def read_features(folder: Path, catalog: Catalog) -> Logged:
         item=_index(catalog.item_ids, rows["item_id"]),
     )
     values = np.stack([rows[name].to_numpy().astype(np.float32) for name in columns], axis=1)
-    # The context of a request is an input: it is taken as it was logged, where the bundle had its column.
-    names = [f"context_{known.name}" for known in catalog.contexts]
-    context = [values[starts, columns.index(n)] if n in columns else np.full(len(starts), np.nan) for n in names]
-    if names:
-        requests = replace(requests, context=np.stack(context, axis=1).astype(np.float32))
+    # What a request says of itself and its candidates is an input: it is taken as it was logged, where the bundle had
+    # its column.
+    if catalog.contexts:
+        names = [f"context_{known.name}" for known in catalog.contexts]
+        requests = replace(requests, context=_logged(values, columns, names)[starts])
+    if catalog.candidates:
+        names = [*candidate_columns(catalog), *listed]
+        requests = replace(requests, given=_logged(values, columns, names))
     return Logged(request_id[starts], requests, values, columns)
+
+
+def _logged(values: F32, columns: Sequence[str], names: Sequence[str]) -> F32:
+    """Return float32[n, len(names)] of float32[n, c] values: those columns, NaN where one was not logged."""
+    missing = np.full(len(values), np.nan, np.float32)
+    return np.stack([values[:, columns.index(name)] if name in columns else missing for name in names], axis=1)
 
 
 def _index(known: Ids, column: Any) -> Any:

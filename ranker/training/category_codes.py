@@ -17,7 +17,12 @@ def vocabulary(catalog: Catalog, column: str) -> tuple[str, ...]:
     """Return the values behind the codes of a categorical column of `features.plain`."""
     if column == "surface":
         return catalog.surfaces
-    sides = {"item": catalog.item_attributes, "user": catalog.user_attributes, "context": catalog.contexts}
+    sides = {
+        "item": catalog.item_attributes,
+        "user": catalog.user_attributes,
+        "context": catalog.contexts,
+        "candidate": catalog.candidates,
+    }
     for side, attributes in sides.items():
         for attribute in attributes:
             if column in (f"{side}_{attribute.name}", f"{side}_{attribute.name}_main"):

@@ -68,6 +68,7 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),
         "[events.context]": (was.events.context, now.events.context),
+        "[events.candidate]": (was.events.candidate, now.events.candidate),
         "[time] zone": (was.time.zone, now.time.zone),
         "[booster.monotone]": (was.booster.monotone, now.booster.monotone),
     }

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from features.errors import PairliftError, did_you_mean
 from features.log.dataset import cut_log
-from features.log.loading import load_context, load_log
-from features.pairing.groups import make_groups
+from features.log.loading import load_log
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
 from ranker.config import wanted_floor
-from ranker.training.prepared import Prepared
+from ranker.training.prepared import Prepared, paired_log
 from ranker.training.stages import run_stage
 
 logger = logging.getLogger(__name__)
@@ -81,12 +80,11 @@ def cut_at_t1(prepared: Prepared) -> Prepared:
         config.work, "cut", inputs, lambda folder: cut_log(prepared.database, folder / "log.duckdb", t1), logging.DEBUG
     )
     database = folder / "log.duckdb"
-    log, _ = load_log(database)
-    context = load_context(database, prepared.catalog)
+    log, groups = paired_log(config, database, load_log(database)[0], prepared.catalog, prepared.split)
     return replace(
         prepared,
         database=database,
         log=log,
-        groups=make_groups(log, config.pairing, prepared.split, context=context),
+        groups=groups,
         exposure=prepared.exposure and prepared.exposure.until(len(log)),
     )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError, did_you_mean
-from features.log.loading import load_context, load_log
+from features.given import check_list, counted, counted_events, given_of_log
+from features.log.loading import load_context, load_given, load_log
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, corrected, load_exposure
 from features.pairing.groups import Groups, make_groups
@@ -26,6 +27,7 @@ from ranker.training.importing import import_stage
 CODE = (
     "features.counters",
     "features.errors",
+    "features.given",
     "features.hashing",
     "features.ids",
     "features.log",
@@ -80,7 +82,8 @@ class Prepared(Grouped):
         """Return what a plugin may see: nothing of t1 or later."""
         groups = self.groups.of("towers")
         pairs = self.training_pairs(groups, seed)
-        log = self.log.between(self.split.t0, self.split.t1)
+        # Of candidates counters alone read what was said: to a plugin it is no feedback.
+        log = self.log.between(self.split.t0, self.split.t1).with_feedback(len(self.config.events.feedback))
         return FitData(
             log=log,
             catalog=self.catalog,
@@ -117,9 +120,9 @@ def group_log(config: Config, database: Path | None = None) -> Grouped:
     database = database or import_stage(config) / "log.duckdb"
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
-    groups = make_groups(log, config.pairing, split, context=load_context(database, catalog))
+    log, groups = paired_log(config, database, log, catalog, split)
     counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
-    spec = make_spec(counters, catalog, config.time.zone, config.features.columns)
+    spec = make_spec(counters, catalog, config.time.zone, config.features.columns, config.features.listed)
     return Grouped(
         config=config,
         database=database,
@@ -130,6 +133,22 @@ def group_log(config: Config, database: Path | None = None) -> Grouped:
         counters=counters,
         spec=spec,
     )
+
+
+def paired_log(
+    config: Config, database: Path, log: EventLog, catalog: Catalog, split: Split
+) -> tuple[EventLog, Groups]:
+    """Return the log of a database with the events that counters ask for of candidates, and its groups.
+
+    log: of the database. catalog: what its codes of context and candidates are of.
+    """
+    check_list(config.features.listed, catalog)
+    given = load_given(database, catalog)
+    events = [name for c in config.counters for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))]
+    log = counted(log, given, counted_events(events, catalog, config.grade_names), catalog, config.grade_names)
+    given = given_of_log(given, log.request, catalog, config.features.listed)
+    context = load_context(database, catalog)
+    return log, make_groups(log, config.pairing, split, context=context, given=given)
 
 
 def _check_familiar(made: Grouped) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from features.pairing.groups import Groups
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin
-from features.schema import F32, F64
+from features.schema import F32, F64, I64, Requests
 from ranker.columns import Columns
 from ranker.training.plugins import plugin_errors, plugin_stage, refit_stage
 from ranker.training.prepared import Prepared
@@ -125,9 +125,7 @@ def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
                 one = groups.requests.slice(g, g + 1)
                 order = rng.permutation(len(one.item))
                 values = np.empty((len(order), len(sample.names)), np.float32)
-                values[order] = unread.values(
-                    replace(one, item=one.item[order]), whole.until(int(one.as_of[0])).compact()
-                )
+                values[order] = unread.values(_reordered(one, order), whole.until(int(one.as_of[0])).compact())
                 alone.append(sample.plugin.values(one, whole))
                 cut.append(values)
                 bar.update()
@@ -137,6 +135,11 @@ def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
             gap = np.where(apart, batch, _gap(np.concatenate(alone), known, sample.scale))
             found += _leaks(sample, part, gap)
     return Control(len(sample), tuple(found))
+
+
+def _reordered(one: Requests, order: I64) -> Requests:
+    """Return a single request with its candidates in another order."""
+    return replace(one, item=one.item[order], given=one.given[order] if len(one.given) else one.given)
 
 
 def refit_control(sample: Sample, again: FeaturePlugin) -> Control:
