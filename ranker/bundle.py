@@ -12,6 +12,8 @@ cooccurrence/     neighbours of each item as of the end of the log
 
 import json
 import logging
+import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ OWN = ("features", "neural", "ranker")
 
 BOOSTER, WANTED = "booster.txt", "wanted.txt"
 
-IMPORTANCE = "importance.json"
+IMPORTANCE, TOML = "importance.json", "pairlift.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class Bundle:
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
+    texts: tuple[str, ...] = ()  # which of [events.columns] are text
     scorer: Scorer | None = field(init=False)  # the compiled booster, None where LightGBM's own predict must do
     wanted_scorer: Scorer | None = field(init=False)  # likewise of `wanted`
     wanted_columns: tuple[str, ...] = field(init=False)  # of the wanted part: `columns`, `source_columns`; else none
@@ -112,14 +115,16 @@ def write_bundle(
     importance: dict[str, Any],
     split: Split,
     recorded: Recorded,
+    texts: Sequence[str] = (),
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step.
 
     measured: figures of the test. importance: by part (`liked`, `wanted`), see `ranker.metrics.importance`. split: of
-    the log that it was trained on. recorded: which recorded events are in that log.
+    the log that it was trained on. recorded: which recorded events are in that log. texts: which of [events.columns]
+    are text.
     """
     with written_folder(folder.resolve()) as partial:
-        (partial / "pairlift.toml").write_text(config.text)
+        (partial / TOML).write_text(config.text)
         booster.save_model(str(partial / BOOSTER))
         if wanted is not None:
             wanted.save_model(str(partial / WANTED))
@@ -138,6 +143,7 @@ def write_bundle(
             "measured": measured,
             "recorded": recorded,
             "plugins": _codes_of(config),
+            "texts": texts,
             "files": hash_files(partial),
         }
         (partial / MANIFEST).write_text(json.dumps(manifest | {"version": _version_of(manifest)}, indent=1))
@@ -219,7 +225,7 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
 def load_bundle(folder: Path) -> Bundle:
     """Verify a bundle, then map it. Never imports torch."""
     manifest = verify_bundle(folder)
-    config = read_config(folder / "pairlift.toml")
+    config = read_config(folder / TOML, [] if "texts" in manifest else [("record", "texts")])
     saved = manifest["spec"]
     listed = tuple(saved.get("listed", ()))  # a bundle from before there were any has none
     spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"], listed)
@@ -243,4 +249,11 @@ def load_bundle(folder: Path) -> Bundle:
         wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
         recorded=recorded_of(manifest),
+        texts=tuple(manifest["texts"] if "texts" in manifest else _texts_of_toml(config)),
     )
+
+
+def _texts_of_toml(config: Config) -> list[str]:
+    """Return which of [events.columns] are text in a bundle whose manifest does not say it: its TOML did."""
+    texts: list[str] = tomllib.loads(config.text).get("record", {}).get("texts", [])
+    return texts

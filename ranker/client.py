@@ -6,7 +6,7 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict, Unpack
 
 import grpc
@@ -16,12 +16,14 @@ from pairlift.v1 import ranking_pb2_grpc
 from features.errors import PairliftError
 from ranker.recording.batch import Batch, Outcome
 from ranker.recording.wire import batch_message
-from ranker.wire import id_list, id_message, ids_message
+from ranker.wire import column_message, id_list, id_message, ids_message
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 #: what gRPC says when no server listens; a server that does may be UNAVAILABLE too, with a sentence of its own
 NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 Id = int | str
+#: of one item in one request, a number or a text; None where it is not known
+Shown = float | str | None
 
 
 class ServerError(PairliftError):
@@ -96,6 +98,9 @@ class Description:
     recorded_events: int = 0  # how many are recorded and served; 0 where nothing is
     recording_problem: str = ""  # empty: all is well
     wanted_feature_names: tuple[str, ...] = ()  # of the booster that orders Recommend; empty where Rank's does
+    context_attributes: dict[str, bool] = field(default_factory=dict)  # names of `attributes`, whether each is text
+    candidate_columns: dict[str, bool] = field(default_factory=dict)  # names of `columns` of a Rank, likewise
+    list_features: tuple[str, ...] = ()  # those of the features that compare an item with the others of its request
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +142,26 @@ class Client:
             )
         )
 
-    def rank(self, user: Id | None, items: Sequence[Id], **asked: Unpack[Asked]) -> Reply:
-        """Ask for the order of one's own items; all of them come back, best first."""
-        return _reply(
-            self._call(self._stub.Rank, lambda: pb.RankRequest(items=ids_message(items), **_common(user, asked)))
-        )
+    def rank(
+        self,
+        user: Id | None,
+        items: Sequence[Id],
+        *,
+        columns: Mapping[str, Sequence[Shown]] | None = None,
+        **asked: Unpack[Asked],
+    ) -> Reply:
+        """Ask for the order of one's own items; all of them come back, best first.
+
+        columns: what is shown of each item, by the names of [events.candidate]: `{"price": [9.5, None, 12]}`.
+        """
+
+        def message() -> pb.RankRequest:
+            # Of a column without a known value it cannot be told whether it is of numbers.
+            known = {name: values for name, values in (columns or {}).items() if any(v is not None for v in values)}
+            shown = [column_message(name, values) for name, values in known.items()]
+            return pb.RankRequest(items=ids_message(items), columns=shown, **_common(user, asked))
+
+        return _reply(self._call(self._stub.Rank, message))
 
     def record(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Record batches of events over one stream; yield what became of each, in order, once it is on disk.
@@ -200,6 +220,9 @@ class Client:
             source_names=tuple(r.source_names),
             feature_names=tuple(r.feature_names),
             wanted_feature_names=tuple(r.wanted_feature_names),
+            context_attributes={one.name: one.kind == pb.VALUE_KIND_TEXT for one in r.context_attributes},
+            candidate_columns={one.name: one.kind == pb.VALUE_KIND_TEXT for one in r.candidate_columns},
+            list_features=tuple(r.list_features),
             failures=dict(r.failures),
         )
 

@@ -3,14 +3,17 @@
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
+from features.given import counted_events
 from features.log.dataset import Mapping
 from features.plugin import search_plugins_in
+from features.schema import Catalog
 from features.settings import (
     NAMED,
     CounterSettings,
@@ -68,10 +71,11 @@ class Config(Settings):
         default=SplitSettings(),
         description="The split in time: towers learn on [t0, t1), the booster on [t1, t2), the test is [t2, t3).",
     )
-    counters: list[CounterSettings] = Field(
-        default=[],
-        description="Aggregates of one kind of event for one key, over several spans: one table for each. Without any, "
-        "a default set that is good on most logs.",
+    counters: list[CounterSettings] | None = Field(
+        default=None,
+        description="Aggregates of one kind of event for one key, over several spans: one table for each. Left out: a "
+        "default set that is good on most logs (`pairlift config features.counters` says how to add to it). "
+        "counters = [] at the top of the file: none.",
     )
     features: FeatureSettings = Field(
         default=FeatureSettings(), description="The plain columns that the ranker has beside the counters."
@@ -141,6 +145,14 @@ class Config(Settings):
         )
 
 
+def counted_of(config: Config, catalog: Catalog) -> tuple[str, ...]:
+    """Return the events of [[counters]] that are numbers of candidates: columns of a log behind its own feedback."""
+    named = [
+        name for c in config.counters or () for name in (c.event, *(stat.removeprefix("ratio_") for stat in c.stats))
+    ]
+    return counted_events(named, catalog, config.grade_names)
+
+
 def wanted_floor(config: Config) -> int:
     """Return the rank of the grade from which on an item was wanted: `[lists] wanted`, else ceil((k - 1) / 2) of k."""
     if config.lists.wanted is None:
@@ -155,8 +167,11 @@ def load_config(path: Path) -> Config:
     return config
 
 
-def read_config(path: Path) -> Config:
-    """Read and check a TOML file. Raises PairliftError with every problem, one a line."""
+def read_config(path: Path, former: Sequence[tuple[str, str]] = ()) -> Config:
+    """Read and check a TOML file. Raises PairliftError with every problem, one a line.
+
+    former: (table, key) of what it may have and is passed over, for its reader takes care of that.
+    """
     try:
         text = path.read_text()
         table = tomllib.loads(text)
@@ -164,6 +179,8 @@ def read_config(path: Path) -> Config:
         raise PairliftError(f"{path}: {error.strerror}; `pairlift init DIR` writes a commented one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PairliftError(f"{path} is not a TOML file: {error}") from error
+    for name, key in former:
+        table.get(name, {}).pop(key, None)
     config, wrong = _checked(table)
     if config is None:
         lines = "".join(f"\n  {problem}" for problem in wrong)
@@ -206,10 +223,19 @@ def _check_names(path: Path, config: Config) -> None:
     for name in config.ranker.plugins:
         if name not in config.plugins:
             raise PairliftError(f"{path}: [ranker] plugins names '{name}'{did_you_mean(name, config.plugins)}")
+    _check_counters(path, config)
     _check_candidates(path, config)
     wanted = config.lists.wanted
     if wanted is not None and wanted not in names:
         raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
+
+
+def _check_counters(path: Path, config: Config) -> None:
+    if config.features.counters == "add" and not config.counters:
+        found = "there is none" if config.counters is None else "counters = [] switches all of them off"
+        raise PairliftError(
+            f'{path}: [features] counters = "add" adds the [[counters]] to the default ones, but {found}'
+        )
 
 
 def _check_candidates(path: Path, config: Config) -> None:

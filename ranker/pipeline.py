@@ -19,14 +19,14 @@ import numpy as np
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
 from features.rows import assemble
-from features.schema import F32, F64, I32, I64, SECOND
+from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import plugin_values, row_matrix, with_sources
+from ranker.columns import given_of, plugin_values, row_matrix, with_sources
 from ranker.explained import Trace, detail_of
 from ranker.lanes import Failures, Lane
 from ranker.request import MAX_SOURCES, Answer, Candidates, Request
@@ -149,9 +149,9 @@ class Pipeline:
             trace.proposed.append((call.name, len(proposals[-1].item), problem))
         return proposals
 
-    def rank(self, request: Request, item: I32) -> Answer:
-        """Return all of int32[n] items (-1 is cold, repeats stay), best first."""
-        candidates = Candidates(item, np.zeros((len(item), 1), np.int32))
+    def rank(self, request: Request, item: I32, given: F32 = NO_GIVEN) -> Answer:
+        """Return all of int32[n] items (-1 is cold, repeats stay), best first. given: of them, as `Requests.given`."""
+        candidates = Candidates(item, np.zeros((len(item), 1), np.int32), given)
         return self._answer(request, candidates, (CALLER,), len(item), Trace())
 
     def _answer(
@@ -167,7 +167,7 @@ class Pipeline:
 
         scores: float32[n, s] of `source_values`; None scores by the liked part.
         """
-        matrix = self._features(request, candidates.item, trace)
+        matrix = self._features(request, candidates, trace)
         trace.mark("features")
         rows = matrix if scores is None else with_sources(matrix, scores)
         score = self.bundle.score(rows) if scores is None else self.bundle.score_wanted(rows)
@@ -189,14 +189,15 @@ class Pipeline:
             values=matrix[top] if request.keep_values else None,
         )
 
-    def _features(self, request: Request, item: I32, trace: Trace) -> F32:
+    def _features(self, request: Request, candidates: Candidates, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
         bundle = self.bundle
-        if not len(item):
+        if not len(candidates):
             return np.empty((0, len(bundle.columns)), np.float32)
         begun = time.monotonic()
-        calls = self._started(self._plugin_calls(request, item))
-        known = assemble(request.state, bundle.spec, request.requests(item))
+        item, given = candidates.item, given_of(candidates, request.state.catalog, bundle.spec)
+        calls = self._started(self._plugin_calls(request, item, given))
+        known = assemble(request.state, bundle.spec, request.requests(item, given))
         outcomes = [(call.name, self._outcome(call, running, begun, trace)[0]) for call, running in calls]
         return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
 
@@ -208,11 +209,11 @@ class Pipeline:
             for (source, settings), limit in zip(self.sources, asked, strict=True)
         ]
 
-    def _plugin_calls(self, request: Request, item: I32) -> list[_Call]:
-        """Return what each plugin is asked: its columns of int32[n] items."""
+    def _plugin_calls(self, request: Request, item: I32, given: F32) -> list[_Call]:
+        """Return what each plugin is asked: its columns of int32[n] items and what is given of them."""
         deadline = self.bundle.config.serve.plugin_deadline
         return [
-            _Call(name, plugin_lane(name), deadline, partial(_values, name, plugin, request, item))
+            _Call(name, plugin_lane(name), deadline, partial(_values, name, plugin, request, item, given))
             for name, plugin in self.bundle.plugins.items()
         ]
 
@@ -235,7 +236,7 @@ class Pipeline:
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
             request, trace = Request(user, state.end, state=state), Trace()
-            source_calls, plugin_calls = self._source_calls(request), self._plugin_calls(request, items)
+            source_calls, plugin_calls = self._source_calls(request), self._plugin_calls(request, items, NO_GIVEN)
             proposals = [self._warmed(call, trace) or NOTHING for call in source_calls]
             for call in plugin_calls:
                 self._warmed(call, trace)
@@ -272,10 +273,10 @@ def select(item: I32, score: F64) -> I64:
     return np.lexsort((item, -clean))
 
 
-def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32) -> F32:
+def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:
     """Return float32[n, c] of a plugin, which knows the items that it was fitted on; a wrong shape is its failure."""
     known = request.state.catalog.described_items(item)
-    return plugin_values(name, plugin, request.requests(known), request.state.histories)
+    return plugin_values(name, plugin, request.requests(known, given), request.state.histories)
 
 
 def _a_known_user(state: State) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
-from features.schema import F32, F64, I32, I64, NO_CONTEXT, Bool, Requests, one_request
+from features.schema import F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
     from features.state.store import State
@@ -57,9 +57,9 @@ class Request:
         surface = int(requests.surface[k])
         return cls(int(requests.user[k]), int(requests.as_of[k]), state=state, surface=surface, context=context)
 
-    def requests(self, item: I32) -> Requests:
-        """Return the `Requests` that features and plugins take, with the candidates int32[n]."""
-        return one_request(self.user, self.as_of, self.surface, item, self.context)
+    def requests(self, item: I32, given: F32 = NO_GIVEN) -> Requests:
+        """Return the `Requests` that features and plugins take, with the candidates int32[n]. given: as there."""
+        return one_request(self.user, self.as_of, self.surface, item, self.context, given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,16 @@ class Candidates:
 
     item: I32  # [n], dense; distinct, but for the items of a Rank: those are the caller's, -1 cold
     place: I32  # [n, s], where in its list each source proposed the item (0 first), `ABSENT` where it did not
+    #: [n, c], what is said of each: numbers and codes of `Catalog.candidates`, NaN unknown; without rows: nothing
+    given: F32 = field(default_factory=lambda: NO_GIVEN)
 
     def __len__(self) -> int:
         return len(self.item)
 
     def select(self, keep: Bool) -> "Candidates":
         """Return the candidates of the mask bool[n]."""
-        return Candidates(self.item[keep], self.place[keep])
+        given = self.given[keep] if len(self.given) else self.given
+        return Candidates(self.item[keep], self.place[keep], given)
 
     def split(self, keep: Bool) -> tuple["Candidates", "Candidates"]:
         """Return (kept, removed) of the mask bool[n]."""

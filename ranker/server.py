@@ -31,7 +31,7 @@ from ranker.recording.snapshots import Origin
 from ranker.recording.wire import batch_of, outcome_message
 from ranker.request import Answer, Request
 from ranker.status import finished
-from ranker.wire import Wire
+from ranker.wire import Wire, attribute_messages
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         def answer() -> Any:
             items = self.wire.values("items", request.items)
             asked = self._asked(request)
-            found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state))
+            given = self.wire.given(request.columns, len(items))
+            found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
             self._log_features(asked, found)
             return self.wire.ranked(found, asked, items)
 
@@ -128,6 +129,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         def answer() -> Any:
             bundle, limits = self.pipeline.bundle, self.wire.limits
             state = self.pipeline.state
+            catalog = state.catalog
             kinds = {False: pb.ID_KIND_INTEGER, True: pb.ID_KIND_TEXT}
             return pb.DescribeResponse(
                 bundle_version=bundle.version,
@@ -136,12 +138,15 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
                 clock=self.clock(state),
                 user_ids=kinds[self.wire.users.text],
                 item_ids=kinds[self.wire.items.text],
-                users=state.catalog.all_users,
-                items=state.catalog.all_items,
-                surfaces=state.catalog.surfaces,
+                users=catalog.all_users,
+                items=catalog.all_items,
+                surfaces=catalog.surfaces,
                 source_names=self.pipeline.source_names,
                 feature_names=bundle.columns,
                 wanted_feature_names=bundle.wanted_columns,
+                context_attributes=attribute_messages(catalog.contexts),
+                candidate_columns=attribute_messages(catalog.candidates),
+                list_features=bundle.spec.listed,
                 max_k=limits.max_k,
                 default_k=self.wire.default_k,
                 max_items=limits.max_items,

@@ -194,6 +194,11 @@ class SourcesSettings(Settings):
         "from what was wanted again, too.",
     )
 
+    @property
+    def on(self) -> bool:
+        """Whether any source is left: without one, `Recommend` proposes nothing, and a ranker is for `Rank` alone."""
+        return bool(self.popular or self.cooccurrence or self.nearest)
+
 
 class ListSettings(Settings):
     """`[lists]`: what a list of Recommend is for."""
@@ -245,7 +250,6 @@ class RecordSettings(Settings):
         default=7, gt=0, description="For so many days event ids are known; older events are refused."
     )
     tolerance: Duration = Field(default=5 * MINUTE, description="How far in the future an event's time may lie.")
-    texts: list[Name] = Field(default=[], description="Those of [events.columns] that are text, not numbers.")
     max_events: int = Field(
         default=10_000_000,
         ge=1,

@@ -78,6 +78,7 @@ def train(
         importance=importance_of_parts(at_cut, prepared, arms.rows("validation", parts.columns)),
         split=prepared.split,
         recorded=prepared.recorded,
+        texts=prepared.texts,
     )
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, measured["pair_accuracy"], json.dumps(measured))
     return measured

@@ -5,6 +5,7 @@ integer ids. Batches of events are read and written in `ranker.recording.wire`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
 from features.pairing.split import iso
-from features.schema import DAY, F32, I32, I64, NO_CONTEXT, Catalog
+from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need neither compiled kernels nor DuckDB
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # the clients load this file, and need neither compiled kerne
     from ranker.settings import ServeSettings
 
 DEFAULT_K = 10
+#: of a categorical attribute the code of each value, of a numeric one None
+Codes = dict[str, int] | None
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
 EARLIEST, LATEST = -2_208_988_800_000_000, 253_370_764_800_000_000
 #: other units of time, and how many microseconds one has
@@ -43,9 +46,10 @@ class Wire:
         self.users, self.items = users, items
         self.limits, self._most = limits, max_id_bytes
         self._surfaces = catalog.surface_codes()
-        self._contexts = {
-            known.name: None if known.kind == "numeric" else {value: code for code, value in enumerate(known.values)}
-            for known in catalog.contexts
+        self._contexts = {known.name: _codes(known) for known in catalog.contexts}
+        self._candidates = {
+            known.name: (place, _codes(known), pb.CandidateColumn(name=known.name).SerializeToString())
+            for place, known in enumerate(catalog.candidates)
         }
 
     def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int, state: "State") -> Request:
@@ -86,6 +90,30 @@ class Wire:
                 value = attributes[name]
                 row[0, k] = _number(name, value) if codes is None else codes.get(value, np.nan)
         return row
+
+    def given(self, columns: Sequence[pb.CandidateColumn], n: int) -> F32:
+        """Return float32[n, c] of `Catalog.candidates` for n items, NaN where unknown; RequestError where it is wrong.
+
+        Columns of other names have no effect.
+        """
+        if not columns or not self._candidates:
+            return NO_GIVEN
+        rows = np.full((len(self._candidates), n), np.nan, np.float32)  # a column each, so that it lies in one piece
+        head, names = _head(n), set()
+        for column in columns:
+            name = column.name
+            if name in names:
+                raise RequestError(f"columns '{name}': each column once was expected, found it twice")
+            names.add(name)
+            if name in self._candidates:
+                place, codes, begin = self._candidates[name]
+                rows[place] = _numbers(column, begin + head, n) if codes is None else _coded(column, codes, n)
+        given = rows.T
+        if np.isinf(given).any():
+            row, place = np.argwhere(np.isinf(given))[0]
+            found = f"found {given[row, place]} for item {row}"
+            raise RequestError(f"columns '{list(self._candidates)[place]}': finite numbers were expected, {found}")
+        return given
 
     def k(self, message: pb.RecommendRequest) -> int:
         """Return the k of a RecommendRequest, or the default."""
@@ -164,6 +192,44 @@ def _refuse_other_unit(as_of: int, start: int, end: int) -> None:
             )
 
 
+def _codes(attribute: Attribute) -> Codes:
+    return None if attribute.kind == "numeric" else {value: code for code, value in enumerate(attribute.values)}
+
+
+@lru_cache(maxsize=4096)
+def _head(n: int) -> bytes:
+    """Return the bytes that stand before n packed numbers in a CandidateColumn: tag and length."""
+    packed = pb.CandidateColumn(numbers=[0.0] * n).SerializeToString()
+    return packed[: len(packed) - 4 * n]
+
+
+def _numbers(column: pb.CandidateColumn, head: bytes, n: int) -> F32:
+    """Return the n numbers of a column; RequestError where it has others. head: the bytes before them in such a column.
+
+    They are read from the bytes, where they lie as in memory: a Python number for each would cost three times as much.
+    """
+    packed = column.SerializeToString()
+    if len(packed) == len(head) + 4 * n and packed.startswith(head):
+        return np.frombuffer(packed, "<f4", n, len(head))
+    _check_column(column, "numbers", n)
+    return np.array(column.numbers, np.float32)  # with fields of a later version
+
+
+def _coded(column: pb.CandidateColumn, codes: dict[str, int], n: int) -> list[float]:
+    """Return the codes of the n texts of a column, NaN for unknown ones; RequestError where it has others."""
+    _check_column(column, "texts", n)
+    return [codes.get(text, np.nan) for text in column.texts]
+
+
+def _check_column(column: pb.CandidateColumn, expected: str, n: int) -> None:
+    other = "texts" if expected == "numbers" else "numbers"
+    place, found = f"columns '{column.name}'", len(getattr(column, expected))
+    if len(getattr(column, other)):
+        raise RequestError(f"{place}: {expected} were expected, found {other}")
+    if found != n:
+        raise RequestError(f"{place}: {n} {expected} were expected, one for each item, found {found}")
+
+
 def _number(name: str, value: str) -> float:
     """Return the number of an attribute, NaN for an unknown one; RequestError where a 32-bit float cannot hold it."""
     try:
@@ -221,6 +287,20 @@ def ids_message(values: Iterable[int | str] | I64) -> pb.Ids:
     if plain and isinstance(plain[0], str):
         return pb.Ids(texts=pb.TextIds(values=plain))
     return pb.Ids(integers=pb.IntegerIds(values=plain))
+
+
+def column_message(name: str, values: Iterable[float | str | None] | F32) -> pb.CandidateColumn:
+    """Return the column of numbers, or of texts, with None where unknown; TypeError for a mixture."""
+    plain: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    if any(isinstance(value, str) for value in plain):
+        return pb.CandidateColumn(name=name, texts=["" if value is None else value for value in plain])
+    return pb.CandidateColumn(name=name, numbers=[np.nan if value is None else value for value in plain])
+
+
+def attribute_messages(known: Iterable[Attribute]) -> list[pb.Attribute]:
+    """Return what Describe says of attributes of a request or of candidates."""
+    kinds = {True: pb.VALUE_KIND_NUMBER, False: pb.VALUE_KIND_TEXT}
+    return [pb.Attribute(name=one.name, kind=kinds[one.kind == "numeric"]) for one in known]
 
 
 def id_list(message: pb.Ids) -> list[Any]:

@@ -515,7 +515,7 @@ def test_a_score_that_fails_is_told_and_its_column_is_missing():
 
 
 def test_dedupe_keeps_every_sources_place():
-    merged = dedupe([np.array([5, 3, 5], np.int32), np.array([], np.int32), np.array([7, 5], np.int32)])
+    merged = dedupe([Proposal(np.array(items, np.int32)) for items in ([5, 3, 5], [], [7, 5])])
     assert merged.item.tolist() == [3, 5, 7]
     none = int(ABSENT)
     assert merged.place.tolist() == [[1, none, none], [0, none, 1], [none, none, 0]]
@@ -524,7 +524,7 @@ def test_dedupe_keeps_every_sources_place():
 
 
 def test_within_quota_keeps_the_first_of_each_source():
-    merged = dedupe([np.array([9, 8, 7, 6], np.int32), np.array([6, 7], np.int32)])
+    merged = dedupe([Proposal(np.array(items, np.int32)) for items in ([9, 8, 7, 6], [6, 7])])
     kept = within_quota(merged, [2, 1])
     assert dict(zip(kept.item.tolist(), kept.sources.tolist(), strict=True)) == {9: 0b01, 8: 0b01, 6: 0b10}
 

@@ -17,7 +17,7 @@ from world import TOML, bundle_of, train_parts, with_config
 
 from features.errors import PairliftError
 from features.log.dataset import import_log
-from features.log.loading import load_log
+from features.log.loading import load_log, load_texts
 from features.log.writer import LogWriter
 from features.schema import DAY, HOUR
 from features.settings import EventsSettings, Grade
@@ -162,20 +162,27 @@ CONDITIONS = [
     "liked AND play >= 0.5",
     "liked OR tab = 'x'",
     "play IS NULL AND ts >= TIMESTAMP '2020-01-01'",
+    "context_tab = 'y'",
+    "candidate_price > 0.3 OR price < 0.2",  # 0.3 as a 32-bit float, and 0.1 as it came
 ]
+PRICES = [None, 0.1, 0.3]
 maybe = st.none() | st.sampled_from([0.0, 0.3, 0.5, 1.0])
 
 
 @given(
     rows=st.lists(
-        st.tuples(maybe, st.none() | st.booleans(), st.sampled_from([None, "x", "y"])), min_size=1, max_size=12
+        st.tuples(
+            maybe, st.none() | st.booleans(), st.sampled_from([None, "x", "y"]), st.sampled_from([None, 0.1, 0.3])
+        ),
+        min_size=1,
+        max_size=12,
     ),
     whens=st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=3),
 )
 @settings(max_examples=20, deadline=None)
 def test_grades_are_those_of_the_import(bundle, tmp_path_factory, rows, whens):
     folder = tmp_path_factory.mktemp("parity")
-    play, liked, tab = zip(*rows, strict=True)
+    play, liked, tab, price = zip(*rows, strict=True)
     ts = pa.array(1_600_000_000_000_000 + np.arange(len(rows)) * HOUR)
     users, items = [1000] * len(rows), [10] * len(rows)
     columns = {
@@ -183,26 +190,34 @@ def test_grades_are_those_of_the_import(bundle, tmp_path_factory, rows, whens):
         "item_id": items,
         "play": pa.array(play, pa.float64()),
         "tab": pa.array(tab, pa.string()),
+        "price": pa.array(price, pa.float64()),
     }
     pq.write_table(
         pa.table({**columns, "ts": ts.cast(pa.timestamp("us")), "liked": pa.array(liked, pa.bool_())}),
         folder / "e.parquet",
     )
     grades = tuple(Grade(name=f"g{k}", when=when) for k, when in enumerate(whens))
-    events = EventsSettings(source="e.parquet", feedback={"play": "play", "liked": "liked"}, columns={"tab": "tab"})
-    import_log(mapping_of(folder, events, grades), folder / "log.duckdb")
-    imported, _ = load_log(folder / "log.duckdb")
-    config = bundle.config.model_copy(
-        update={"events": events, "grades": list(grades), "record": RecordSettings(texts=["tab"])}
+    events = EventsSettings(
+        source="e.parquet",
+        feedback={"play": "play", "liked": "liked"},
+        columns={"tab": "tab", "price": "price"},
+        context={"tab": "tab"},
+        candidate={"price": "price"},
     )
+    import_log(mapping_of(folder, events, grades), folder / "log.duckdb")
+    imported, catalog = load_log(folder / "log.duckdb")
+    assert load_texts(folder / "log.duckdb") == ("tab",)
+    config = bundle.config.model_copy(update={"events": events, "grades": list(grades)})
+    catalog = replace(bundle.state.catalog, contexts=catalog.contexts, candidates=catalog.candidates)
     reader = EventReader(
-        replace(bundle, config=config),
+        replace(bundle, config=config, texts=("tab",), state=replace(bundle.state, catalog=catalog)),
         lambda ids: np.zeros(len(ids), np.int32),
         lambda ids: np.zeros(len(ids), np.int32),
     )
     feedback = {
         "liked": pa.array(liked, pa.bool_()).cast(pa.int8()).cast(pa.float64()),
         "tab": pa.array(tab, pa.string()),
+        "price": pa.array(price, pa.float64()),
     }
     given_ = batch(list(range(len(rows))), users, items, ts.to_numpy(), list(play), feedback=feedback)
     checked = reader.checked(batch_of(batch_message(given_)), 1_600_000_000_000_000, 2**60)

@@ -1,9 +1,9 @@
 """Any log, through the TOML's SQL expressions, into a DuckDB file.
 
 `import_log` writes the tables `events`, `items`, `users` and `surfaces` in the contract's form (dense indexes,
-µs UTC, grades), which `features.log.loading` reads, and `recorded` (`features.log.recorded`). What is bad is refused
-with the source, the column, how many rows, and the first few of them (`features.log.refusals`); no row is dropped but
-those that repeat an event id.
+µs UTC, grades) and `texts`, which `features.log.loading` reads, and `recorded` (`features.log.recorded`). What is bad
+is refused with the source, the column, how many rows, and the first few of them (`features.log.refusals`); no row is
+dropped but those that repeat an event id.
 """
 
 from collections.abc import Iterable
@@ -22,11 +22,20 @@ from features.log.expressions import (
     event_columns,
     event_id,
     id_type,
+    is_number,
     type_of,
     wide,
 )
 from features.log.impressions import check_impressions
-from features.log.recorded import joined, recorded_in, recorded_in_files, same_files, warn_of_a_cut, write_recorded
+from features.log.recorded import (
+    joined,
+    recorded_in,
+    recorded_in_files,
+    same_files,
+    warn_of_a_cut,
+    warn_of_lost_columns,
+    write_recorded,
+)
 from features.log.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
 from features.log.repeats import drop_repeats, refuse_other_kind
 from features.log.segments import FRAME, SEGMENT
@@ -93,13 +102,16 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     rows = Rows(origin, mapping.data)
     _refuse_nulls(con, source, rows)
     same_files(before, recorded_in_files(con, source_files(source, mapping.data), marked=marked), source)
-    if not marked:
+    if marked:
+        warn_of_lost_columns(con, settings, origin, names)
+    else:
         warn_of_a_cut(con, source_files(source, mapping.data), source)
     # Before repeats go: what one repeats was read all the same.
     write_recorded(con, joined(before, recorded_in(con, "mapped") if marked else {}))
     _check_numbers(con, settings, columns, rows)
     drop_repeats(con, source, asked=settings.event_id is not None)
     check_impressions(con, settings)
+    _write_texts(con, settings)
 
 
 def _event_columns(con: duckdb.DuckDBPyConnection, mapping: Mapping, origin: str, names: list[str]) -> EventColumns:
@@ -124,6 +136,16 @@ def _check_numbers(con: duckdb.DuckDBPyConnection, settings: EventsSettings, col
     refuse_large_feedback(con, "mapped", columns.feedback, rows)
     refuse_beyond_float(con, "mapped", columns.features, rows)
     _narrow(con, "mapped", columns.features)
+
+
+def _write_texts(con: duckdb.DuckDBPyConnection, settings: EventsSettings) -> None:
+    """Write the table `texts`: those of [events.columns] that are not numbers."""
+    kinds = {row[0]: row[1] for row in con.execute("DESCRIBE mapped").fetchall()}
+    numbers = {name for name, kind in kinds.items() if is_number(kind)}
+    con.execute("CREATE TABLE texts (name VARCHAR)")
+    for name in settings.columns:
+        if name not in numbers:
+            con.execute("INSERT INTO texts VALUES (?)", [name])
 
 
 def _narrow(con: duckdb.DuckDBPyConnection, table: str, columns: Iterable[str]) -> None:

@@ -38,6 +38,11 @@ def id_type(place: str, kind: str) -> str:
     raise PairliftError(f"{place}: ids are integers or text, found {kind}; write '(…)::BIGINT' or '(…)::VARCHAR'")
 
 
+def is_number(kind: str) -> bool:
+    """Tell whether a SQL type is one of numbers, or of true and false."""
+    return kind in NUMBERS or kind.startswith("DECIMAL")
+
+
 def _utc(place: str, expression: str, kind: str, zone: str) -> str:
     """Return the SQL of a TIMESTAMP in UTC for an expression of a time type."""
     if kind.startswith("TIMESTAMP WITH TIME ZONE"):
@@ -115,7 +120,7 @@ def _feedback(settings: EventsSettings, kind: Kind, selected: dict[str, str]) ->
         if name in selected:
             raise PairliftError(f"[events.feedback] {name}: this name is taken by a column of the contract; rename it")
         found = kind(f"feedback.{name}", expression)
-        if found not in NUMBERS and not found.startswith("DECIMAL"):
+        if not is_number(found):
             raise PairliftError(
                 f"[events.feedback] {name} = {expression!r}: a number or true/false was expected, found {found}"
             )
@@ -153,7 +158,7 @@ def attribute_type(place: str, kind: str) -> str:
     """Return the type that an attribute of a SQL type is kept in: FLOAT, VARCHAR or VARCHAR[]."""
     if kind.endswith("[]"):
         return "VARCHAR[]"
-    if kind in NUMBERS or kind.startswith("DECIMAL"):
+    if is_number(kind):
         return "FLOAT"
     if kind == "VARCHAR" or kind.startswith("ENUM"):
         return "VARCHAR"

@@ -39,26 +39,26 @@ class Grading:
     DuckDB takes the one for the other wherever a condition asks.
     """
 
-    def __init__(self, grades: tuple[Grade, ...], kinds: Mapping[str, str]) -> None:
-        """kinds: `DOUBLE` or `VARCHAR` of the feedback and of what else the conditions read.
+    def __init__(
+        self, grades: tuple[Grade, ...], kinds: Mapping[str, str], columns: Mapping[str, str] | None = None
+    ) -> None:
+        """kinds: `DOUBLE`, `FLOAT` or `VARCHAR` of the feedback and of what else the conditions read. columns: of the
+        recorded events, of those names that are others there.
 
         PairliftError where a condition does not fit them.
         """
         cases = " ".join(f"WHEN ({g.when}) THEN {rank}" for rank, g in reversed(list(enumerate(grades))))
-        self._kinds = {**CONTRACT, **kinds}
+        self._kinds, self._columns = {**CONTRACT, **kinds}, columns or {}
         self._case = f"coalesce(CASE {cases} END, -1)::TINYINT"
         self._lock = threading.Lock()
         self._con = duckdb.connect(config={"threads": 1})
         self._con.execute("SET TimeZone = 'UTC'")
         try:
             # Values, for a text that is compared with numbers shows only then.
-            tried = {name: [1.0] if kind == "DOUBLE" else ["1"] for name, kind in kinds.items()}
+            tried = {self._columns.get(n, n): ["1"] if kind == "VARCHAR" else [1.0] for n, kind in kinds.items()}
             self.ranks(pa.table({"ts": [0], **tried}))
         except GradeError as error:
-            raise PairliftError(
-                f"[[grades]]: events cannot be recorded with these conditions: {error}; "
-                "name columns of text in [record] texts"
-            ) from error
+            raise PairliftError(f"[[grades]]: events cannot be recorded with these conditions: {error}") from error
 
     def ranks(self, events: pa.Table) -> I8:
         """Return int8[n]: rank of the best grade whose condition is true, -1 for none.
@@ -82,7 +82,8 @@ class Grading:
         given = set(events.column_names)
         selected = []
         for name, kind in self._kinds.items():
-            value = f'"{name}"' if name in given else "NULL"
+            column = self._columns.get(name, name)
+            value = f'"{column}"' if column in given else "NULL"
             if name == "ts":
                 value = f"make_timestamp({value})"
             selected.append(f'{value}{f"::{kind}" if kind else ""} AS "{name}"')

@@ -85,6 +85,12 @@ def load_request_codes(database: Path) -> dict[str, int]:
         return {name: code for code, name in con.execute("SELECT code, request_id FROM requests").fetchall()}
 
 
+def load_texts(database: Path) -> tuple[str, ...]:
+    """Return the names of those of [events.columns] that are text."""
+    with duckdb.connect(str(database), read_only=True) as con:
+        return tuple(row[0] for row in con.execute("SELECT name FROM texts").fetchall())
+
+
 def load_repeats(database: Path) -> int | None:
     """Return how many rows the import dropped, for they repeated an event id; None where the log has no event ids."""
     with duckdb.connect(str(database), read_only=True) as con:

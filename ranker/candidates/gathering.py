@@ -74,7 +74,7 @@ def gathered(
 
     proposals: one for each source, in the order of their bits. quota: of each source, counted behind the filters.
     """
-    candidates, removed = dedupe([proposal.item for proposal in proposals]), []
+    candidates, removed = dedupe(proposals), []
     for name, keep in keepers:
         candidates, dropped = keep(candidates, request)
         removed.append((name, len(dropped)))

@@ -17,6 +17,9 @@ class Proposal(NamedTuple):
     #: better, NaN where it says nothing. The items may stand by more than it (`Nearest` adds demand). Cheap: for some
     #: hundred items much less than the proposal. None: no scores.
     score: Callable[[I32], F32] | None = None
+    #: float32[n, c], what it knows of the items that it proposes in this request: numbers and codes in the order of
+    #: `Catalog.candidates`, NaN unknown. An item of several sources has the value of the first that knows one.
+    given: F32 | None = None
 
 
 #: of a source that has nothing to say
@@ -41,14 +44,23 @@ class CandidateSource(Protocol):
 
 
 def proposed(source: CandidateSource, request: Request, limit: int) -> Proposal:
-    """Ask a source; what is not a Proposal of integers is its failure (ValueError), a list too long is cut."""
+    """Ask a source; what is not a Proposal of integers is its failure (ValueError), a list too long is cut.
+
+    So is `given` of another shape than an entry for each item and candidate column.
+    """
     proposal = source.propose(request, limit)
     if not isinstance(proposal, Proposal):
         raise ValueError(f"a Proposal was expected, found {type(proposal).__name__}: return Proposal(items, score)")
     items = np.asarray(proposal.item)
     if items.ndim != 1:
         raise ValueError(f"a list of items was expected, found an array of shape {items.shape}")
-    return Proposal(items.astype(np.int32, casting="same_kind")[:limit], proposal.score)
+    given = proposal.given
+    if given is not None:
+        expected, given = (len(items), len(request.state.catalog.candidates)), np.asarray(given, np.float32)
+        if given.shape != expected:
+            raise ValueError(f"given: an array of shape {expected} was expected, found {given.shape}")
+        given = given[:limit]
+    return Proposal(items.astype(np.int32, casting="same_kind")[:limit], proposal.score, given)
 
 
 def best(score: F32 | F64, limit: int) -> I32:

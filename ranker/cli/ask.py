@@ -1,15 +1,17 @@
 """The commands `recommend` and `rank`, which ask a running server; `ranker.cli.main` adds them to the group."""
 
+import csv
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from features.errors import PairliftError
+from features.errors import PairliftError, did_you_mean
 from features.pairing.split import iso, utc
-from ranker.client import DEFAULT_ADDRESS, Client, Id, Ranked, Reply
+from ranker.client import DEFAULT_ADDRESS, Asked, Client, Description, Id, Ranked, Reply, Shown
 
 TOP_FEATURES = 3
 #: the parts of the ranker whose scores an explained answer has
@@ -24,6 +26,7 @@ class Question:
     user: str  # ids as they are typed; the server knows whether its own are integers
     source_item: str | None
     surface: str
+    context: dict[str, str]
     as_of: int | None  # µs UTC; None: the server's clock
     explain: bool
     address: str
@@ -42,11 +45,30 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | Non
         ) from error
 
 
+def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Return `name=value` options by name."""
+    pairs: dict[str, str] = {}
+    for value in values:
+        name, equals, said = value.partition("=")
+        if not equals or name in pairs:
+            problem = "stands there twice" if equals else "NAME=VALUE was expected"
+            raise click.BadParameter(f"'{value}': {problem}")
+        pairs[name] = said
+    return pairs
+
+
 def _asking(command: Any) -> Any:
     """Add the options of a `Question`."""
     options = [
         click.option("--user", required=True, help="Id of the user; one that is neither known nor recorded is cold."),
         click.option("--surface", default="", help="Where the list is shown, as the log names it."),
+        click.option(
+            "--context",
+            multiple=True,
+            callback=_pairs,
+            metavar="NAME=VALUE",
+            help="What the request says of itself: a name of [events.context], repeatable.",
+        ),
         click.option("--source-item", help="The item that the list is related to."),
         click.option("--as-of", callback=_time, help="ISO time before which data counts; default: the server's clock."),
         click.option("--explain", is_flag=True, help="Show what moved each score most, and what every stage did."),
@@ -71,20 +93,14 @@ def recommend(*, k: int, exclude: str, **shared: Any) -> None:
     \b
     Examples:
       pairlift recommend --user 42
-      pairlift recommend --user 42 --k 5 --surface feed --explain
+      pairlift recommend --user 42 --k 5 --surface feed --context device=phone --explain
       pairlift recommend --user 42 --as-of 1998-04-01 --json | jq '.items[].item'
     """
     asked = Question(**shared)
     with Client(asked.address, asked.timeout) as client:
-        user, source, excluded = _ids(client, asked, exclude)
+        served = client.describe()
         reply = client.recommend(
-            user,
-            k,
-            surface=asked.surface,
-            source_item=source,
-            as_of=asked.as_of,
-            exclude=excluded,
-            explain=asked.explain,
+            _id(asked.user, "user", served.text_users), k, exclude=_items(served, exclude), **_shared(served, asked)
         )
     _print(reply, asked)
 
@@ -92,29 +108,74 @@ def recommend(*, k: int, exclude: str, **shared: Any) -> None:
 @click.command(short_help="Ask a running server to rank given items.")
 @_asking
 @click.option("--items", required=True, help="Ids of the items to rank, comma-separated; unknown ones are cold.")
-def rank(*, items: str, **shared: Any) -> None:
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=VALUE,…",
+    help="What is shown of the items, in their order, nothing between two commas where it is not known: a name of "
+    "[events.candidate], repeatable.",
+)
+def rank(*, items: str, columns: dict[str, str], **shared: Any) -> None:
     """Ask a running server to rank items of one's own for a user; every one of them comes back, best first.
 
     \b
     Examples:
       pairlift rank --user 42 --items 50,181,300
-      pairlift rank --user 42 --items 50,181,300 --explain
+      pairlift rank --user 42 --items 50,181,300 --column price=9.5,12,7 --context device=phone --explain
     """
     asked = Question(**shared)
     with Client(asked.address, asked.timeout) as client:
-        user, source, candidates = _ids(client, asked, items)
+        served = client.describe()
         reply = client.rank(
-            user, candidates, surface=asked.surface, source_item=source, as_of=asked.as_of, explain=asked.explain
+            _id(asked.user, "user", served.text_users),
+            _items(served, items),
+            columns=_columns(served, columns),
+            **_shared(served, asked),
         )
     _print(reply, asked)
 
 
-def _ids(client: Client, asked: Question, items: str) -> tuple[Id, Id | None, list[Id]]:
-    """Return user, source item and items in the kind of ids that the server's bundle has."""
-    served = client.describe()
-    listed = [_id(part.strip(), "item", served.text_items) for part in items.split(",") if part.strip()]
-    source = None if asked.source_item is None else _id(asked.source_item, "item", served.text_items)
-    return _id(asked.user, "user", served.text_users), source, listed
+def _shared(served: Description, asked: Question) -> Asked:
+    """Return what both calls say beside the user; PairliftError where the served bundle cannot read it."""
+    _known("--context", asked.context, served.context_attributes, "[events.context]")
+    return {
+        "surface": asked.surface,
+        "source_item": None if asked.source_item is None else _id(asked.source_item, "item", served.text_items),
+        "attributes": asked.context,
+        "as_of": asked.as_of,
+        "explain": asked.explain,
+    }
+
+
+def _columns(served: Description, columns: Mapping[str, str]) -> dict[str, list[Shown]]:
+    """Return the values of each `--column`, of the kind that the served bundle has there."""
+    _known("--column", columns, served.candidate_columns, "[events.candidate]")
+    return {name: _values(name, said, served.candidate_columns[name]) for name, said in columns.items()}
+
+
+def _values(name: str, said: str, text: bool) -> list[Shown]:
+    values = next(csv.reader([said]), [""])
+    if text:
+        return [value or None for value in values]
+    try:
+        return [float(value) if value.strip() else None for value in values]
+    except ValueError as error:
+        raise PairliftError(f"--column {name}: numbers were expected, found '{said}'") from error
+
+
+def _known(option: str, given: Mapping[str, str], known: Mapping[str, bool], table: str) -> None:
+    """Refuse a name that the served bundle does not have: the server itself would pass over it."""
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) if known else f": the served bundle has no {table}"
+            raise PairliftError(f"{option}: '{name}'{hint}")
+
+
+def _items(served: Description, items: str) -> list[Id]:
+    """Return comma-separated ids of items in the kind that the server's bundle has."""
+    return [_id(part.strip(), "item", served.text_items) for part in items.split(",") if part.strip()]
 
 
 def _id(value: str, side: str, text: bool) -> Id:

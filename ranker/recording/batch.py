@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     #: event_id, user_id, item_id (int64 or text), ts (int64 µs UTC), surface, organic, request_id, position
     events: pa.Table  # n rows, null unknown
-    feedback: dict[str, pa.Array]  # by name, n numbers or texts, null unknown
+    feedback: dict[str, pa.Array]  # and what else the TOML names, by name: n numbers or texts, null unknown
     grades: Sequence[str]  # n names, "" for no grade; an empty list if none were sent
 
 
@@ -33,7 +33,8 @@ class Outcome(NamedTuple):
 
 
 def read_batches(path: Path, size: int) -> Iterator[Batch]:
-    """Yield the rows of a Parquet file in batches: the columns of `Batch.events`, `grade`, and any others as feedback.
+    """Yield the rows of a Parquet file in batches: the columns of `Batch.events`, `grade`, and all others as columns of
+    the TOML.
 
     ts: a timestamp, or an integer of µs UTC. PairliftError where a needed column is missing or cannot be read so.
     """
@@ -67,8 +68,7 @@ def _batch(path: Path, table: pa.Table) -> Batch:
         for name in NEEDED:
             if table[name].null_count:
                 raise PairliftError(f"{path}: NULL in the column '{name}' where a value was expected")
-            text = pa.types.is_string(table[name].type) or pa.types.is_large_string(table[name].type)
-            columns[name] = table[name].cast(pa.string() if text else pa.int64())
+            columns[name] = table[name].cast(pa.string() if _is_text(table[name].type) else pa.int64())
         if pa.types.is_timestamp(table["ts"].type):
             columns["ts"] = table["ts"].cast(pa.timestamp("us", table["ts"].type.tz)).cast(pa.int64())
         for name, kind in OPTIONAL.items():
@@ -85,4 +85,9 @@ def _batch(path: Path, table: pa.Table) -> Batch:
 def _feedback(values: pa.Array) -> pa.Array:
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
-    return values.cast(pa.string() if pa.types.is_string(values.type) else pa.float64())
+    return values.cast(pa.string() if _is_text(values.type) else pa.float64())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

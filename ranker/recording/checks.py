@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from features.errors import did_you_mean
 from features.pairing.split import iso
-from features.schema import DAY, F64, I32, LARGEST_FEEDBACK, Bool
+from features.schema import DAY, F64, I32, Bool
 from ranker.recording.batch import Batch
+from ranker.recording.columns import Column
 from ranker.request import too_long
 from ranker.settings import RecordSettings
 
@@ -58,15 +59,11 @@ class Checks:
         self,
         settings: RecordSettings,
         sides: Mapping[str, Side],
-        kinds: Mapping[str, str],
-        feedback: Sequence[str],
+        columns: Mapping[str, Column],
         grades: Sequence[str],
     ) -> None:
-        """sides: `user` and `item`. kinds: `DOUBLE` or `VARCHAR` of each further column. feedback: those of them that
-        running sums are made of.
-        """
-        self._settings, self._sides, self._kinds = settings, sides, kinds
-        self._feedback, self._grades = feedback, grades
+        """sides: `user` and `item`. columns: of `recorded_columns`."""
+        self._settings, self._sides, self._columns, self._grades = settings, sides, columns, grades
         self.keep = round(settings.dedupe_days * DAY)  # µs for which an event may come after its time
 
     def refused(self, batch: Batch, now: int, latest: int) -> Refusals:
@@ -123,26 +120,25 @@ class Checks:
 
     def _check_feedback(self, name: str, values: pa.Array, refusals: Refusals) -> None:
         given = values.is_valid().to_numpy(zero_copy_only=False)
-        if name not in self._kinds:
-            hint = did_you_mean(name, self._kinds)
-            refusals.add(given, f"feedback column '{name}' is unknown{hint}")
+        column = self._columns.get(name)
+        if column is None:
+            refusals.add(given, f"feedback column '{name}' is unknown{did_you_mean(name, self._columns)}")
             return
-        text = pa.types.is_string(values.type)
-        if text != (self._kinds[name] == "VARCHAR"):
+        place, text = f"{column.table} column '{name}'", pa.types.is_string(values.type)
+        if text != column.text:
             expected, found = ("numbers", "texts") if text else ("texts", "numbers")
-            refusals.add(given, f"feedback column '{name}': {expected} were expected, found {found}")
+            refusals.add(given, f"{place}: {expected} were expected, found {found}")
         elif not text:
             numbers = values.to_numpy(zero_copy_only=False)
-            finite = f"feedback column '{name}': a finite number was expected, found an infinite one"
-            refusals.add(np.isinf(numbers), finite)
-            if name in self._feedback:
-                within = f"feedback column '{name}': at most {LARGEST_FEEDBACK:g} either way was expected, found "
-                refusals.add(beyond(numbers), lambda k: f"{within}{float(numbers[k])!r}: {LARGER}")
+            refusals.add(np.isinf(numbers), f"{place}: a finite number was expected, found an infinite one")
+            within = f"{place}: at most {column.most:g} either way was expected, found "
+            why = f": {LARGER}" if column.summed else ""
+            refusals.add(beyond(numbers, column.most), lambda k: f"{within}{float(numbers[k])!r}{why}")
 
 
-def beyond(numbers: F64) -> Bool:
-    """Return bool[n]: which are larger than sums can bear, either way."""
-    return np.abs(numbers) > LARGEST_FEEDBACK
+def beyond(numbers: F64, most: float) -> Bool:
+    """Return bool[n]: which are larger than `most`, either way."""
+    return np.abs(numbers) > most
 
 
 def _time(ts: int) -> str:

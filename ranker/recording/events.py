@@ -8,12 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.errors import PairliftError, did_you_mean
+from features.errors import PairliftError
+from features.given import counted
 from features.log.grading import GradeError, Grading
-from features.schema import F32, I8, I32, LARGEST_FEEDBACK, EventLog, is_text
+from features.schema import F32, I8, I32, EventLog, is_text
 from ranker.bundle import Bundle
+from ranker.config import counted_of
 from ranker.recording.batch import NEEDED, OPTIONAL, Batch
 from ranker.recording.checks import LARGER, Checks, Find, Refusals, Side, beyond
+from ranker.recording.columns import Column, conditions_of, recorded_columns
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +42,15 @@ class EventReader:
         config, catalog = bundle.config, bundle.state.catalog
         self._sides = {"user": Side(is_text(catalog.user_ids), users), "item": Side(is_text(catalog.item_ids), items)}
         self._surfaces = catalog.surface_codes()
-        self.feedback = tuple(config.events.feedback)
-        texts = set(config.record.texts)
-        unknown = texts - set(config.events.columns)
-        if unknown:
-            raise PairliftError(f"[record] texts: '{min(unknown)}'{did_you_mean(min(unknown), config.events.columns)}")
-        self._kinds = dict.fromkeys(self.feedback, "DOUBLE")
-        self._kinds |= {name: "VARCHAR" if name in texts else "DOUBLE" for name in config.events.columns}
+        self._catalog = catalog
+        self._counted = counted_of(config, catalog)
+        #: columns of `EventLog.feedback`: the log's own, then what counters count of candidates
+        self.feedback = (*config.events.feedback, *self._counted)
+        self._columns, read = recorded_columns(bundle), conditions_of(bundle)
         self.grades = config.grade_names
-        self._grading = Grading(tuple(config.grades), self._kinds)
-        self._checks = Checks(config.record, self._sides, self._kinds, self.feedback, self.grades)
+        kinds = {name: condition.kind for name, condition in read.items()}
+        self._grading = Grading(tuple(config.grades), kinds, {name: c.column for name, c in read.items()})
+        self._checks = Checks(config.record, self._sides, self._columns, self.grades)
         self.keep = self._checks.keep
 
     def checked(self, batch: Batch, now: int, latest: int) -> Checked:
@@ -70,26 +72,23 @@ class EventReader:
 
     def read(self, table: pa.Table) -> EventLog:
         """Return recorded events as the state has them. PairliftError where a bundle's conditions do not fit them."""
-        mine = [name for name in table.column_names if name in self._kinds]
+        mine = {name: column for name, column in self._columns.items() if name in table.column_names}
         known = table.select([*NEEDED, *OPTIONAL, *mine])
-        for name in mine:
-            kind = pa.string() if self._kinds[name] == "VARCHAR" else pa.float64()
+        for name, column in mine.items():
             try:
-                known = known.set_column(known.column_names.index(name), name, known[name].cast(kind))
+                known = known.set_column(known.column_names.index(name), name, known[name].cast(_type(column)))
             except pa.ArrowInvalid as error:
                 raise PairliftError(f"recorded events do not fit the bundle: column '{name}': {error}") from error
-        for name in self.feedback:
-            known = _within_bound(known, name) if name in mine else known
+            known = known if column.text else _within_bound(known, name, column)
         return self._log(known, self._grading.ranks(known))
 
     def _with_feedback(self, batch: Batch) -> pa.Table:
         # All columns always, in one order: the whole log has one schema for as long as the TOML stays.
         table = batch.events
-        for name, kind in self._kinds.items():
-            type_ = pa.string() if kind == "VARCHAR" else pa.float64()
-            values = batch.feedback.get(name)
-            fits = values is not None and values.type == type_
-            table = table.append_column(name, values if fits else pa.nulls(table.num_rows, type_))
+        for name, column in self._columns.items():
+            kind, values = _type(column), batch.feedback.get(name)
+            fits = values is not None and values.type == kind
+            table = table.append_column(name, values if fits else pa.nulls(table.num_rows, kind))
         return table
 
     def _graded(self, table: pa.Table) -> Iterator[int | str]:
@@ -115,7 +114,8 @@ class EventReader:
     def _log(self, table: pa.Table, rank: I8) -> EventLog:
         n = table.num_rows
         code = [self._surfaces.get(name, -1) for name in table["surface"].to_pylist()]
-        return EventLog(
+        own = self.feedback[: len(self.feedback) - len(self._counted)]
+        log = EventLog(
             user=self._indexes("user", table["user_id"]),
             item=self._indexes("item", table["item_id"]),
             ts=table["ts"].to_numpy().copy(),  # else a whole segment is held that it was read from
@@ -124,9 +124,10 @@ class EventReader:
             organic=table["organic"].cast(pa.int8()).fill_null(-1).to_numpy(),
             request=np.full(n, -1, np.int64),
             pairable=np.ones(n, bool),
-            feedback=self._feedback(table),
-            feedback_names=self.feedback,
+            feedback=_numbers(table, own),
+            feedback_names=own,
         )
+        return counted(log, self._given(table), self._counted, self._catalog, self.grades)
 
     def _indexes(self, side: str, ids: pa.ChunkedArray) -> I32:
         text, find = self._sides[side]
@@ -134,25 +135,35 @@ class EventReader:
             return np.full(len(ids), -1, np.int32)  # another bundle's kind of ids: all are unknown
         return find(ids.to_pylist() if text else ids.to_numpy())
 
-    def _feedback(self, table: pa.Table) -> F32:
-        out = np.full((table.num_rows, len(self.feedback)), np.nan, np.float32)
-        for k, name in enumerate(self.feedback):
-            if name in table.column_names:
-                out[:, k] = table[name].to_numpy()
-        return out
+    def _given(self, table: pa.Table) -> F32:
+        """Return float32[n, c] of `Catalog.candidates`, without the codes of text: counters count numbers alone."""
+        return _numbers(table, [known.name for known in self._catalog.candidates])
 
 
-def _within_bound(events: pa.Table, name: str) -> pa.Table:
-    """Return recorded events with NULL for feedback beyond LARGEST_FEEDBACK, which older versions accepted."""
+def _numbers(table: pa.Table, names: Sequence[str]) -> F32:
+    """Return float32[n, len(names)] of columns, NaN where a table lacks one or it is text."""
+    out = np.full((table.num_rows, len(names)), np.nan, np.float32)
+    for k, name in enumerate(names):
+        if name in table.column_names and not pa.types.is_string(table[name].type):
+            out[:, k] = table[name].to_numpy()
+    return out
+
+
+def _type(column: Column) -> pa.DataType:
+    return pa.string() if column.text else pa.float64()
+
+
+def _within_bound(events: pa.Table, name: str, column: Column) -> pa.Table:
+    """Return recorded events with NULL for numbers beyond the bound, which another bundle or version accepted."""
     numbers = events[name].to_numpy()
-    bad = np.flatnonzero(beyond(numbers))
+    bad = np.flatnonzero(beyond(numbers, column.most))
     if not len(bad):
         return events
     ids = events["event_id"].take(pa.array(bad[:FIRST_FEW])).to_pylist()
     shown = ", ".join(f"{one!r} ({numbers[k]:g})" for one, k in zip(ids, bad, strict=False))
     log.warning(
-        "recorded feedback '%s' is beyond %g in %s events and counts as unknown: event id %s; %s",
-        *(name, LARGEST_FEEDBACK, f"{len(bad):,}", shown, LARGER),
+        "recorded %s '%s' is beyond %g in %s events and counts as unknown: event id %s%s",
+        *(column.table, name, column.most, f"{len(bad):,}", shown, f"; {LARGER}" if column.summed else ""),
     )
     kept = np.ones(len(numbers), bool)
     kept[bad] = False

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from features.pairing.groups import offsets_of
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.schema import F32, F64, I32, I64, Bool, Requests
+from features.schema import F32, F64, I32, I64, NO_GIVEN, Bool, Requests
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import candidates_of, source_columns
-from ranker.columns import columns_of, demand, full_matrix, with_sources
+from ranker.columns import columns_of, demand, full_matrix, given_of, with_sources
 from ranker.lists.asked import Asked
 from ranker.lists.worth import top_hits, worth_of_hits
 from ranker.request import Request
@@ -61,9 +61,9 @@ class Proposed:
         users: list[int] = []
         for first in tqdm(range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups", leave=False):
             some = who.select(np.arange(first, min(first + BLOCK, len(who))))
-            items, scores, hits, kept = _candidates(prepared, sources, some, losers, rng, every)
+            items, given, scores, hits, kept = _candidates(prepared, sources, some, losers, rng, every)
             if len(kept):
-                asked_for = _requests(some.requests, kept, items)
+                asked_for = _requests(some.requests, kept, items, given)
                 if len(asked_for.item):
                     matrix = full_matrix(prepared.state, prepared.spec, plugins, asked_for)
                     group = asked_for.row_request() + len(wanted)
@@ -103,9 +103,11 @@ class Proposed:
 
 def _candidates(
     prepared: Prepared, sources: Sources, who: Asked, losers: int | None, rng: np.random.Generator, every: bool
-) -> tuple[list[I32], list[F32], list[Bool], I64]:
-    """Return items, source scores and hits of each group that orders something (or `every`), and which these are."""
-    items, scores, hits, kept = [], [], [], []
+) -> tuple[list[I32], list[F32], list[F32], list[Bool], I64]:
+    """Return items, what is given of them, source scores and hits of each group that orders something (or `every`),
+    and which these are.
+    """
+    items, given, scores, hits, kept = [], [], [], [], []
     for k in range(len(who)):
         candidates, score = candidates_of(sources, Request.of(who.requests, k, prepared.state), prepared.config)
         hit = np.isin(candidates.item, who.item[who.offsets[k] : who.offsets[k + 1]])
@@ -115,15 +117,17 @@ def _candidates(
         others = rows[~hit]
         if losers is not None and len(others) > losers:
             rows = np.sort(np.concatenate([rows[hit], rng.choice(others, losers, replace=False)]))
+        said = given_of(candidates, prepared.catalog, prepared.spec)  # before rows are left out, as it is served
         items.append(candidates.item[rows])
+        given.append(said[rows] if len(said) else said)
         scores.append(score[rows])
         hits.append(hit[rows])
         kept.append(k)
-    return items, scores, hits, np.array(kept, np.int64)
+    return items, given, scores, hits, np.array(kept, np.int64)
 
 
-def _requests(r: Requests, kept: I64, items: list[I32]) -> Requests:
-    """Return the requests of the kept groups, with other items."""
+def _requests(r: Requests, kept: I64, items: list[I32], given: list[F32]) -> Requests:
+    """Return the requests of the kept groups, with other items and what is given of them."""
     return Requests(
         user=r.user[kept],
         as_of=r.as_of[kept],
@@ -131,7 +135,17 @@ def _requests(r: Requests, kept: I64, items: list[I32]) -> Requests:
         offsets=offsets_of(np.array(list(map(len, items)), np.int64)),
         item=np.concatenate(items),
         context=r.context[kept] if len(r.context) else r.context,
+        given=_joined(given, items),
     )
+
+
+def _joined(given: list[F32], items: list[I32]) -> F32:
+    """Return what is given of all items, NaN for those of groups of which nothing is."""
+    width = max(block.shape[1] for block in given)
+    if not width:
+        return NO_GIVEN
+    missing = (np.full((len(own), width), np.nan, np.float32) for own in items)
+    return np.concatenate([block if len(block) else none for block, none in zip(given, missing, strict=True)])
 
 
 def _pairs(hit: Bool, group: I64, seed: int) -> Pairs:

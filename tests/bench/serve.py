@@ -23,7 +23,7 @@ from ranker.client import Client
 from ranker.columns import columns_of, full_matrix
 from ranker.lanes import Lane
 from ranker.pipeline import Pipeline
-from ranker.request import Request
+from ranker.request import Candidates, Request
 from ranker.server import Server
 from ranker.settings import ServeSettings, SourcesSettings
 from ranker.wire import id_message, ids_message
@@ -95,7 +95,7 @@ def main(trees: int, leaves: int, requests: int) -> None:
     wanted = ids_message(state.catalog.item_ids[items])
     users = [id_message(int(u)) for u in state.catalog.user_ids]
     empty = replace(bundle, plugins={})
-    lane = Lane("bench", 2)
+    lane, shown = Lane("bench", 2), Candidates(items, np.zeros((len(items), 1), np.int32))
     bare = Pipeline(replace(empty, columns=bundle.spec.columns))
     with Client(server.address, timeout=20) as client:
         check(bundle, client, items)
@@ -103,7 +103,7 @@ def main(trees: int, leaves: int, requests: int) -> None:
             "an empty Rank over gRPC": lambda k: client._stub.Rank(pb.RankRequest(user=users[k])),
             "features.rows.assemble": lambda k: assemble(state, bundle.spec, asked[k].requests(items)),
             "ALS.values": lambda k: plugin.values(asked[k].requests(items), state.histories),
-            "Pipeline._features without plugins": lambda k: bare._features(asked[k], items, _Trace()),
+            "Pipeline._features without plugins": lambda k: bare._features(asked[k], shown, _Trace()),
             "an empty call through a Lane": lambda k: lane.start(int).result(),
             "Bundle.score": lambda k: bundle.score(matrix),
             "Pipeline.rank": lambda k: pipeline.rank(asked[k], items),

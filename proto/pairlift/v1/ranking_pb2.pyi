@@ -59,6 +59,30 @@ ID_KIND_TEXT: IdKind.ValueType  # 2
 """Id.text, Ids.texts."""
 Global___IdKind: _TypeAlias = IdKind  # noqa: Y015
 
+class _ValueKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ValueKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ValueKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VALUE_KIND_UNSPECIFIED: _ValueKind.ValueType  # 0
+    """Unknown."""
+    VALUE_KIND_NUMBER: _ValueKind.ValueType  # 1
+    """A number; in Context.attributes as text."""
+    VALUE_KIND_TEXT: _ValueKind.ValueType  # 2
+    """A text, a category: only those of the log are known."""
+
+class ValueKind(_ValueKind, metaclass=_ValueKindEnumTypeWrapper):
+    """What a value is given as."""
+
+VALUE_KIND_UNSPECIFIED: ValueKind.ValueType  # 0
+"""Unknown."""
+VALUE_KIND_NUMBER: ValueKind.ValueType  # 1
+"""A number; in Context.attributes as text."""
+VALUE_KIND_TEXT: ValueKind.ValueType  # 2
+"""A text, a category: only those of the log are known."""
+Global___ValueKind: _TypeAlias = ValueKind  # noqa: Y015
+
 @_typing.final
 class Id(_message.Message):
     """The id of one user or item. A user that is absent, or has no kind set, is anonymous: cold."""
@@ -297,6 +321,7 @@ class RankRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's name for this request; the answer repeats it."""
     as_of: _builtins.int
@@ -317,6 +342,10 @@ class RankRequest(_message.Message):
         answered twice.
         """
 
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___CandidateColumn]:
+        """What is known of each candidate in this request, each column at most once."""
+
     def __init__(
         self,
         *,
@@ -326,16 +355,54 @@ class RankRequest(_message.Message):
         as_of: _builtins.int | None = ...,
         explain: _builtins.bool = ...,
         items: Global___Ids | None = ...,
+        columns: _abc.Iterable[Global___CandidateColumn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_as_of", b"_as_of", "as_of", b"as_of", "context", b"context", "items", b"items", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_as_of", b"_as_of", "as_of", b"as_of", "context", b"context", "explain", b"explain", "items", b"items", "request_id", b"request_id", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_as_of", b"_as_of", "as_of", b"as_of", "columns", b"columns", "context", b"context", "explain", b"explain", "items", b"items", "request_id", b"request_id", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__as_of: _TypeAlias = _typing.Literal["as_of"]  # noqa: Y015
     _WhichOneofArgType__as_of: _TypeAlias = _typing.Literal["_as_of", b"_as_of"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__as_of) -> _WhichOneofReturnType__as_of | None: ...
 
 Global___RankRequest: _TypeAlias = RankRequest  # noqa: Y015
+
+@_typing.final
+class CandidateColumn(_message.Message):
+    """What is shown of the candidates of one request (price, distance, an upstream score …): a column of [events.candidate].
+    DescribeResponse.candidate_columns has their names and kinds; one of another name has no effect, and one that is
+    absent is not known of any item.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As the TOML names it."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of a column of numbers: one for each item of the request, packed; NaN is not known, an infinite one is refused."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a column of texts: one for each item of the request; one that the log lacks, such as the empty text, is not known."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        numbers: _abc.Iterable[_builtins.float] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "numbers", b"numbers", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CandidateColumn: _TypeAlias = CandidateColumn  # noqa: Y015
 
 @_typing.final
 class RecommendResponse(_message.Message):
@@ -449,7 +516,9 @@ class RankResponse(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The score of each item, independent of the other items. NaN and infinities last."""
+        """The score of each item: independent of the other items, unless DescribeResponse.list_features names features of the
+        list. NaN and infinities last.
+        """
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -714,6 +783,9 @@ class DescribeResponse(_message.Message):
     RECORDED_EVENTS_FIELD_NUMBER: _builtins.int
     RECORDING_PROBLEM_FIELD_NUMBER: _builtins.int
     WANTED_FEATURE_NAMES_FIELD_NUMBER: _builtins.int
+    CONTEXT_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    CANDIDATE_COLUMNS_FIELD_NUMBER: _builtins.int
+    LIST_FEATURES_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """Version of the bundle."""
     name: _builtins.str
@@ -764,6 +836,20 @@ class DescribeResponse(_message.Message):
     def wanted_feature_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The features of the booster that orders Recommend; empty where the one that orders Rank does."""
 
+    @_builtins.property
+    def context_attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]:
+        """The attributes that Context.attributes is read for."""
+
+    @_builtins.property
+    def candidate_columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]:
+        """The columns that RankRequest.columns is read for."""
+
+    @_builtins.property
+    def list_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the features that compare an item with the others of its request, so that a score depends on these too.
+        Empty: there are none.
+        """
+
     def __init__(
         self,
         *,
@@ -786,14 +872,43 @@ class DescribeResponse(_message.Message):
         recorded_events: _builtins.int = ...,
         recording_problem: _builtins.str = ...,
         wanted_feature_names: _abc.Iterable[_builtins.str] | None = ...,
+        context_attributes: _abc.Iterable[Global___Attribute] | None = ...,
+        candidate_columns: _abc.Iterable[Global___Attribute] | None = ...,
+        list_features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "clock", b"clock", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "recorded_events", b"recorded_events", "recording_problem", b"recording_problem", "records", b"records", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "user_ids", b"user_ids", "users", b"users", "wanted_feature_names", b"wanted_feature_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "candidate_columns", b"candidate_columns", "clock", b"clock", "context_attributes", b"context_attributes", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "list_features", b"list_features", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "recorded_events", b"recorded_events", "recording_problem", b"recording_problem", "records", b"records", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "user_ids", b"user_ids", "users", b"users", "wanted_feature_names", b"wanted_feature_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class Attribute(_message.Message):
+    """What a request can say of itself, or of its candidates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As the TOML names it."""
+    kind: Global___ValueKind.ValueType
+    """What its values are."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: Global___ValueKind.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attribute: _TypeAlias = Attribute  # noqa: Y015
 
 @_typing.final
 class RecordEventsRequest(_message.Message):
@@ -838,7 +953,9 @@ class RecordEventsRequest(_message.Message):
 
     @_builtins.property
     def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedbackColumn]:
-        """What the user did, a column for each name: those of [events.feedback], and what the grades' conditions read."""
+        """What the user did, what was asked and what was shown, a column for each name: those of [events.feedback], of
+        [events.columns], which the grades' conditions read, of [events.context] and of [events.candidate].
+        """
 
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -883,7 +1000,7 @@ Global___RecordEventsRequest: _TypeAlias = RecordEventsRequest  # noqa: Y015
 
 @_typing.final
 class FeedbackColumn(_message.Message):
-    """One column of feedback: numbers or texts, n of them."""
+    """One column of what is recorded: numbers or texts, n of them, as the log that the bundle was trained on has it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -894,11 +1011,13 @@ class FeedbackColumn(_message.Message):
     """As the TOML names it."""
     @_builtins.property
     def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """NaN is not known; 1 and 0 stand for true and false. Beyond 1e12 either way it is refused."""
+        """NaN is not known; 1 and 0 stand for true and false. Feedback beyond 1e12 either way is refused; of the context and of
+        candidates, what a 32-bit float cannot hold.
+        """
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """For columns that only conditions read; empty text is not known."""
+        """Never of [events.feedback]; empty text is not known."""
 
     def __init__(
         self,
