@@ -194,6 +194,11 @@ class SourcesSettings(Settings):
         "from what was wanted again, too.",
     )
 
+    @property
+    def on(self) -> bool:
+        """Whether any source is left: without one, `Recommend` proposes nothing, and a ranker is for `Rank` alone."""
+        return bool(self.popular or self.cooccurrence or self.nearest)
+
 
 class ListSettings(Settings):
     """`[lists]`: what a list of Recommend is for."""

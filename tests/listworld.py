@@ -209,7 +209,8 @@ def _simulated(rng: np.random.Generator, world: ListWorld, per_user: float, unif
             chance = _policy(lately, believed[(visits.ts[rows] >= world.users.turn[user]).astype(int), user])
             chance[is_uniform[rows]] = 1.0
             chance *= new[user] & (world.items.born <= when)
-            item[rows] = _drawn(rng, chance)
+            with np.errstate(divide="ignore"):
+                item[rows] = drawn(rng, np.log(chance), PER_REQUEST)
             grade[rows] = _graded(rng, world.chance(user[:, None], item[rows], when), place)
             grade[rows] = np.where(item[rows] < 0, -1, grade[rows])
             shown = item[rows] >= 0
@@ -235,16 +236,15 @@ def _policy(lately: F64, believed: F64) -> F64:
     return POPULAR * popular + PERSONAL * liked + (1 - POPULAR - PERSONAL) / len(popular)
 
 
-def _drawn(rng: np.random.Generator, chance: F64) -> I32:
-    """Return int32[u, PER_REQUEST] drawn without replacement, in the order of the draw; -1 where no item is left.
+def drawn(rng: np.random.Generator, score: F64, n: int) -> I32:
+    """Return int32[u, n] drawn without replacement by exp(score) of float64[u, n_items], in the order of the draw.
 
-    The highest log chance + Gumbel noise first: see Kool, van Hoof, Welling (2019), "Stochastic Beams and Where to Find
-    Them", section 2.
+    An item of score -inf is never drawn; -1 where no item is left. The highest score + Gumbel noise first: see Kool,
+    van Hoof, Welling (2019), "Stochastic Beams and Where to Find Them", section 2.
     """
-    with np.errstate(divide="ignore"):
-        keys = np.log(chance) + rng.gumbel(size=chance.shape)
-    order = np.argsort(-keys, axis=1)[:, :PER_REQUEST]
-    possible = np.take_along_axis(chance, order, axis=1) > 0
+    keys = score + rng.gumbel(size=score.shape)
+    order = np.argsort(-keys, axis=1)[:, :n]
+    possible = np.take_along_axis(score, order, axis=1) > -np.inf
     return np.where(possible, order, -1).astype(np.int32)
 
 

@@ -18,7 +18,7 @@ PERIODS = ("towers", "booster", "test")
 class Split:
     """The four boundaries in µs UTC, each the first instant of what follows it."""
 
-    t0: int  # the towers' period begins
+    t0: int  # the towers' period begins; equal to t1 where there is none
     t1: int  # the booster's
     t2: int  # the test
     t3: int  # the test ends
@@ -52,10 +52,10 @@ def make_split(settings: SplitSettings, log: EventLog, zone: str) -> Split:
     first, after_last = int(log.ts[0]), int(log.ts[-1]) + 1
     asked = ((settings.t0, first), (settings.t1, first), (settings.t2, after_last), (settings.t3, after_last))
     bounds = [resolve(value, default) for value, default in asked]
-    if sorted(set(bounds)) != bounds:
+    if sorted(bounds) != bounds or len(set(bounds[1:])) < 3:
         shown = ", ".join(f"t{k} = {iso(t)}" for k, t in enumerate(bounds))
         raise PairliftError(
-            f"[split]: t0 < t1 < t2 < t3 was expected, found {shown}; the log spans {iso(first)} to {iso(after_last)}"
+            f"[split]: t0 <= t1 < t2 < t3 was expected, found {shown}; the log spans {iso(first)} to {iso(after_last)}"
         )
     t0, t1, t2, t3 = bounds
     return Split(t0, t1, t2, t3, settings.validation)

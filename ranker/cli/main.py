@@ -17,7 +17,7 @@ from ranker.cli.record import record, snapshot
 from ranker.cli.report import drift, uplift
 from ranker.cli.rows import rows
 from ranker.cli.serve import serve
-from ranker.cli.setup import init, validate
+from ranker.cli.setup import import_letor, init, validate
 from ranker.cli.train import retune, train
 
 
@@ -65,7 +65,7 @@ def cli(quiet: bool) -> None:
 
 
 for verbs in (
-    (init, validate, config),
+    (init, import_letor, validate, config),
     (train, retune, pairs, rows),
     (bundle, lists, uplift, drift),
     (serve, record, snapshot),

@@ -28,9 +28,9 @@ def as_table(report: dict[str, Any]) -> str:
 
 
 def brief_lines(found: dict[str, Any] | None) -> list[str]:
-    """Return `brief_report` as text, a line for each figure; None is what it says where nobody wanted anything."""
+    """Return `brief_report` as text, a line for each figure; None stands for lists that are not measured."""
     if found is None:
-        return ["lists: nobody wanted anything new in the test, so they are not measured"]
+        return ["lists: not measured, for there are none, or nobody wanted anything new in the test"]
     return [f"{figure:10} of lists: {_brief(found[figure])} ({found['users']:,} users)" for figure in FIGURES[:2]]
 
 

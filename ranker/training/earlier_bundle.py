@@ -63,7 +63,7 @@ def _refuse_other_columns(place: str, old: Bundle, prepared: Prepared) -> None:
 def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
     """Raise where columns of one name are made in another way."""
     was, now = old.config, prepared.config
-    tables = {
+    tables: dict[str, tuple[object, object]] = {
         "[[counters]]": (was.counters, now.counters),
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),

@@ -181,7 +181,8 @@ def wanted_stage(
     def make(folder: Path) -> None:
         found = rows_of(prepared, plugins, memory) if rows is None else rows()
         if found.empty:
-            logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
+            if config.sources.on:  # else `list_figures` says it
+                logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
         else:
             found.fit(config, seed, forests, liked).save_model(str(folder / "booster.txt"))
 
