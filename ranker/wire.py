@@ -98,8 +98,8 @@ class Wire:
         """
         if not columns or not self._candidates:
             return NO_GIVEN
-        rows = np.full((len(self._candidates), n), np.nan, np.float32)  # a column each, so that it lies in one piece
         head, names = _head(n), set()
+        values = [_missing(n)] * len(self._candidates)
         for column in columns:
             name = column.name
             if name in names:
@@ -107,8 +107,8 @@ class Wire:
             names.add(name)
             if name in self._candidates:
                 place, codes, begin = self._candidates[name]
-                rows[place] = _numbers(column, begin + head, n) if codes is None else _coded(column, codes, n)
-        given = rows.T
+                values[place] = _numbers(column, begin + head, n) if codes is None else _coded(column, codes, n)
+        given = np.frombuffer(bytearray().join(values), "<f4").reshape(len(values), n).T
         if np.isinf(given).any():
             row, place = np.argwhere(np.isinf(given))[0]
             found = f"found {given[row, place]} for item {row}"
@@ -203,22 +203,29 @@ def _head(n: int) -> bytes:
     return packed[: len(packed) - 4 * n]
 
 
-def _numbers(column: pb.CandidateColumn, head: bytes, n: int) -> F32:
-    """Return the n numbers of a column; RequestError where it has others. head: the bytes before them in such a column.
+@lru_cache(maxsize=4096)
+def _missing(n: int) -> bytes:
+    """Return n unknown numbers, as `_numbers`."""
+    return np.full(n, np.nan, "<f4").tobytes()
 
-    They are read from the bytes, where they lie as in memory: a Python number for each would cost three times as much.
+
+def _numbers(column: pb.CandidateColumn, head: bytes, n: int) -> bytes:
+    """Return the n numbers of a column, 4 bytes each; RequestError where it has others.
+
+    head: what stands before them in the bytes of such a column. There they lie as in memory, and are taken as they are:
+    a Python number for each would cost three times as much.
     """
-    packed = column.SerializeToString()
+    packed: bytes = column.SerializeToString()
     if len(packed) == len(head) + 4 * n and packed.startswith(head):
-        return np.frombuffer(packed, "<f4", n, len(head))
+        return packed[len(head) :]
     _check_column(column, "numbers", n)
-    return np.array(column.numbers, np.float32)  # with fields of a later version
+    return np.array(column.numbers, "<f4").tobytes()  # with fields of a later version
 
 
-def _coded(column: pb.CandidateColumn, codes: dict[str, int], n: int) -> list[float]:
-    """Return the codes of the n texts of a column, NaN for unknown ones; RequestError where it has others."""
+def _coded(column: pb.CandidateColumn, codes: dict[str, int], n: int) -> bytes:
+    """Return the codes of the n texts of a column likewise, NaN for unknown ones; RequestError where it has others."""
     _check_column(column, "texts", n)
-    return [codes.get(text, np.nan) for text in column.texts]
+    return np.array([codes.get(text, np.nan) for text in column.texts], "<f4").tobytes()
 
 
 def _check_column(column: pb.CandidateColumn, expected: str, n: int) -> None:
