@@ -49,6 +49,20 @@ def test_a_ranker_without_counters_is_trained_and_ranks(tmp_path: Path) -> None:
     assert memory_lines(bundle.state, bundle.config.record)
 
 
+def test_the_toml_adds_to_the_default_features(tmp_path: Path) -> None:
+    path = write_world(tmp_path)
+    plain = prepared.prepare(load_config(path))
+    path.write_text(
+        path.read_text() + '[features]\nadd = ["weekday"]\ncounters = "add"\n'
+        '[[counters]]\nkey = ["item"]\nevent = "play"\nstats = ["mean"]\n'
+    )
+    more = prepared.prepare(load_config(path))
+    assert set(more.spec.columns) - set(plain.spec.columns) == {"weekday", "item__play__all__mean"}
+    assert set(plain.spec.columns) < set(more.spec.columns)
+    assert "user_x_item__impression__all__since" in plain.spec.columns
+    assert more.key != plain.key
+
+
 def test_stages_are_reused_remade_and_never_half_written(tmp_path: Path) -> None:
     made: list[int] = []
 
