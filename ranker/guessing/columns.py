@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import duckdb
 
-from ranker.guessing.facts import Facts, changes_in_time, constant_within, only_where
+from ranker.guessing.facts import Facts, changes_in_time, constant_within, funnel, only_where
 from ranker.guessing.feedback import Act, act_of, is_scale, yes_or_no
 from ranker.guessing.guess import Guess, Role
 from ranker.guessing.keys import Keys
 from ranker.guessing.names import quoted
-from ranker.guessing.rules import is_session, values_are
+from ranker.guessing.rules import KNOWN, is_session, values_are
 from ranker.guessing.words import is_named, speaks_of
 
 #: so constant, beyond chance, is an attribute; from SURE on without a doubt
@@ -46,6 +46,8 @@ def roles_of(con: duckdb.DuckDBPyConnection, facts: list[Facts], keys: Keys) -> 
     rest = [f for f in rest if f.name not in useless]
     seen = _seen(con, [f.name for f in rest], keys)
     acts = {f.name: act for f in rest if (act := act_of(f)) and not _attribute(f, seen)}
+    if not acts:
+        acts = _funnel(con, [f for f in rest if not _attribute(f, seen)])
     done = [act.done.format(quoted(name)) for name, act in acts.items() if act.kind in ("act", "refusal", "type")]
     found += [*useless.values()]
     found += [_guess(con, f, seen, acts.get(f.name), done, bool(acts), keys) for f in rest]
@@ -82,6 +84,20 @@ def _useless(con: duckdb.DuckDBPyConnection, f: Facts, keys: Keys) -> Guess | No
         if changes < SELDOM:
             return Guess(f, "none", "its values follow each other in time: a version, which a test of later days lacks")
     return None
+
+
+def _funnel(con: duckdb.DuckDBPyConnection, varying: list[Facts]) -> dict[str, Act]:
+    """Return the acts that no name speaks of: yes or no, where a rarer yes never comes without this one."""
+    flags = {f.name: f for f in varying if f.flag}
+    on = {f.name: f"coalesce({quoted(f.name)}::INT = 1, false)" for f in flags.values()}
+    on |= {f.name: f"{quoted(f.name)} IS NOT NULL" for f in varying if not f.flag and f.known < KNOWN}
+    found = dict[str, Act]()
+    for name, rarer in funnel(con, on).items():
+        for one in (name, rarer):
+            if one in flags:
+                why = f"'{rarer}' never comes without '{name}', as steps of an answer do"
+                found[one] = yes_or_no(flags[one], why, doubt="is it what the user did?")
+    return found
 
 
 def _attribute(f: Facts, seen: Seen) -> bool:

@@ -13,6 +13,8 @@ from ranker.guessing.reading import Column
 FEW_GROUPS = 20
 #: where so large a share of the groups of a shuffled column is constant, a constant column shows nothing
 BY_CHANCE = 0.98
+#: of a rarer act, so much lies within the act that it takes; and an act is done in less than so much of the rows
+INSIDE, SELDOM = 0.998, 0.7
 _SECONDS = (3e8, 4.2e9)  # of times from 1979 to 2103, since 1970
 
 
@@ -194,3 +196,23 @@ def burst(con: duckdb.DuckDBPyConnection, ts: str, column: str, table: str = "sa
 def len_of(con: duckdb.DuckDBPyConnection, column: str, table: str = "sample") -> int:
     """Return how many different values a column has."""
     return int(con.execute(f"SELECT count(DISTINCT {quoted(column)}) FROM {table}").fetchall()[0][0])
+
+
+def funnel(con: duckdb.DuckDBPyConnection, on: dict[str, str], table: str = "sample") -> dict[str, str]:
+    """Return the conditions that hold wherever another, rarer one does, with that other one: a click for an order.
+
+    on: SQL conditions by their names. One that holds in most of the rows is none of a funnel.
+    """
+    names = list(on)
+    both = [f"count(*) FILTER (({on[a]}) AND ({on[b]}))" for a in names for b in names]
+    if not both:
+        return {}
+    found = con.execute(f"SELECT count(*), {', '.join(both)} FROM {table}").fetchall()[0]
+    rows, counts = int(found[0]), iter(found[1:])
+    count = {(a, b): int(next(counts)) for a in names for b in names}
+    inside = {
+        (a, b): count[a, b] >= INSIDE * count[b, b] and FEW_GROUPS <= count[b, b] < count[a, a] < SELDOM * rows
+        for a in names
+        for b in names
+    }
+    return {a: next(b for b in names if inside[a, b]) for a in names if any(inside[a, b] for b in names)}

@@ -9,9 +9,10 @@ import duckdb
 from features.schema import DAY, MINUTE
 from ranker.guessing.columns import roles_of
 from ranker.guessing.facts import facts_of
+from ranker.guessing.finding import keys_of
 from ranker.guessing.grades import Feedback, Grades, feedback_of, grades_of
 from ranker.guessing.guess import Guess, Role
-from ranker.guessing.keys import Keys, keys_of
+from ranker.guessing.keys import Keys
 from ranker.guessing.names import Namer, name_of
 from ranker.guessing.reading import Opened, open_log
 from ranker.guessing.sides import Side, side_in_log, side_of_file

@@ -131,3 +131,8 @@ def choose(facts: list[Facts]) -> dict[str, Chosen]:
         near = (n for (r, n), p in points.items() if r == role and n != name and p >= max(THRESHOLD, got - CLOSE))
         chosen[role] = Chosen(by_name[name], why, tuple(near))
     return {role: c._replace(rivals=tuple(n for n in c.rivals if n not in taken)) for role, c in chosen.items()}
+
+
+def rivals_of(chosen: Chosen) -> str:
+    """Return the doubt about a choice: the columns that may as well be it; "" where there are none."""
+    return f"or is it {' or '.join(map(repr, chosen.rivals))}?" if chosen.rivals else ""
