@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from init_held_back import HELD_BACK
+from init_learned import LEARNED
 from init_schemas import SCHEMAS
 from shapes import SHAPES, SMALL
 
@@ -367,8 +368,8 @@ def public_logs(folder: Path, data: Path) -> list[StrangeLog]:
 
 
 def schema_logs(folder: Path) -> list[StrangeLog]:
-    """Write the logs of `init_schemas` below a folder and return them."""
-    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in SCHEMAS.items()]
+    """Write the logs of `init_schemas` and `init_learned` below a folder and return them."""
+    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in (SCHEMAS | LEARNED).items()]
 
 
 def held_back_logs(folder: Path) -> list[StrangeLog]:
