@@ -46,8 +46,7 @@ def roles_of(con: duckdb.DuckDBPyConnection, facts: list[Facts], keys: Keys) -> 
     rest = [f for f in rest if f.name not in useless]
     seen = _seen(con, [f.name for f in rest], keys)
     acts = {f.name: act for f in rest if (act := act_of(f)) and not _attribute(f, seen)}
-    if not acts:
-        acts = _funnel(con, [f for f in rest if not _attribute(f, seen)])
+    acts |= _funnel(con, [f for f in rest if not _attribute(f, seen)], acts)
     done = [act.done.format(quoted(name)) for name, act in acts.items() if act.kind in ("act", "refusal", "type")]
     found += [*useless.values()]
     found += [_guess(con, f, seen, acts.get(f.name), done, bool(acts), keys) for f in rest]
@@ -86,17 +85,20 @@ def _useless(con: duckdb.DuckDBPyConnection, f: Facts, keys: Keys) -> Guess | No
     return None
 
 
-def _funnel(con: duckdb.DuckDBPyConnection, varying: list[Facts]) -> dict[str, Act]:
-    """Return the acts that no name speaks of: yes or no, where a rarer yes never comes without this one."""
+def _funnel(con: duckdb.DuckDBPyConnection, varying: list[Facts], acts: dict[str, Act]) -> dict[str, Act]:
+    """Return the acts that no name speaks of: yes or no, where a rarer yes never comes without this one.
+
+    acts: those that names speak of. Where there are any, the rarer one must be one of them.
+    """
     flags = {f.name: f for f in varying if f.flag}
     on = {f.name: f"coalesce({quoted(f.name)}::INT = 1, false)" for f in flags.values()}
     on |= {f.name: f"{quoted(f.name)} IS NOT NULL" for f in varying if not f.flag and f.known < KNOWN}
     found = dict[str, Act]()
     for name, rarer in funnel(con, on).items():
         for one in (name, rarer):
-            if one in flags:
+            if one in flags and one not in acts and (rarer in acts or not acts):
                 why = f"'{rarer}' never comes without '{name}', as steps of an answer do"
-                found[one] = yes_or_no(flags[one], why, doubt="is it what the user did?")
+                found[one] = yes_or_no(flags[one], why, doubt="" if acts else "is it what the user did?")
     return found
 
 

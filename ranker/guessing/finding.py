@@ -22,18 +22,22 @@ TOGETHER = 0.9
 def keys_of(con: duckdb.DuckDBPyConnection, facts: list[Facts]) -> Keys:
     """Return the keys of the sample. Raises PairliftError where no column can be the time, or the item."""
     chosen, keys = choose(facts), Keys()
-    put_time(facts, chosen, keys)
+    put_time(con, facts, chosen, keys)
     _ids(con, facts, chosen, keys)
-    for role in _NAMED:
+    for role in _NAMED[:1]:
         if role in chosen:
             _put_chosen(keys, role, chosen[role])
     _request(con, facts, chosen, keys)
     if "request_id" in keys.guesses and "position" not in keys.guesses:
         put_places(con, facts, keys)
+    for role in _NAMED[1:]:
+        if role in chosen and chosen[role].facts.name not in keys.columns:
+            _put_chosen(keys, role, chosen[role])
     return keys
 
 
-_NAMED: tuple[Role, ...] = ("event_id", "propensity", "surface", "position", "organic")
+#: what is left after the ids; the first tells whether a visit is a list
+_NAMED: tuple[Role, ...] = ("position", "event_id", "propensity", "surface", "organic")
 
 
 def _put_chosen(keys: Keys, role: Role, chosen: Chosen) -> None:

@@ -1,8 +1,8 @@
 """What the words of a column's name speak of: one vocabulary of English, German, French and some Spanish and Italian.
 
 A name is cut into words at case, digits and signs, without accents. A word of the vocabulary with five letters or more
-is also met with a common ending (`clicked`, `KundenNr`), any one with an id's (`itemid`). To teach a new word, write it
-behind its tag.
+is also met at the end of another and with a common ending (`Ausleihdatum`, `clicked`), any one with an id's (`itemid`).
+To teach a new word, write it behind its tag.
 """
 
 import re
@@ -27,8 +27,8 @@ VOCABULARY = {
     "time": """ts time timestamp date datetime at when zeit zeitpunkt zeitstempel datum uhrzeit horodatage
         heure instant quand moment fecha hora ora epoch unix created occurred logged""",
     "id": """id ids key nr no nummer number num code uuid guid hash token slug handle ref reference ident
-        kennung cle identifiant""",
-    "naming": "id ids key code uuid guid hash slug handle nr ref",
+        kennung cle identifiant login ausweis""",
+    "naming": "id ids key login code uuid guid hash slug handle nr ref",
     "request": """request req query qid search srch impression impr list rid page_view pageview recommendation
         response slate auction trace anfrage suche abfrage liste requete recherche demande consulta
         busqueda""",
@@ -59,8 +59,8 @@ VOCABULARY = {
         ausgeblendet passe passee masque rejete saute""",
     "amount": """dwell spent duration watch play listen ms sec secs seconds pct percent ratio completion progress
         scroll depth revenue gross gmv quantity qty pieces units amount total_paid paid payment spend
-        count plays verweildauer verweil umsatz menge anzahl stueckzahl dauer ecoute ecoutee part
-        quantite nombre montant cantidad importe""",
+        count plays duree vues verweildauer verweil umsatz menge anzahl stueckzahl dauer ecoute ecoutee
+        part quantite nombre montant cantidad importe""",
     "percent": "pct percent percentage prozent pourcent porcentaje",
     "shown": """since age freshness fee price prices rate cost fare nightly distance dist km miles score match
         discount promo promotion featured highlighted badge stock left delivery eta bm25 tfidf sim
@@ -112,7 +112,7 @@ def _patterns() -> dict[str, tuple[frozenset[str], re.Pattern[str]]]:
         words = frozenset(text.split())
         long = "|".join(sorted(word for word in words if len(word) >= 5))
         any_ = "|".join(sorted(word for word in words if len(word) >= 3))
-        found[tag] = (words, re.compile(f"(?:{long or '(?!)'}){_ENDINGS}|(?:{any_ or '(?!)'}){_ID}"))
+        found[tag] = (words, re.compile(f"[a-z]*(?:{long or '(?!)'}){_ENDINGS}|(?:{any_ or '(?!)'}){_ID}"))
     return found
 
 

