@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from features.errors import PairliftError, did_you_mean
-from features.schema import F32, I8, I64, Catalog, EventLog
+from features.schema import F32, I8, I64, LARGEST_FEEDBACK, Catalog, EventLog
 
 #: features of the list, by the ending of their column
 RANK, LESS_MEDIAN = "rank", "less_median"
@@ -130,14 +130,28 @@ def counted_names(catalog: Catalog, grades: tuple[str, ...]) -> dict[str, tuple[
 def counted_values(names: Sequence[str], given: F32, grade: I8, catalog: Catalog, grades: tuple[str, ...]) -> F32:
     """Return float32[n, len(names)]: the counted value of each event, NaN where it has none.
 
-    names: of `counted_events`. given: float32[n, c] of the events; grade: int8[n].
+    names: of `counted_events`. given: float32[n, c] of the events; grade: int8[n]. PairliftError for a value that
+    sums cannot bear.
     """
     known, out = counted_names(catalog, grades), np.full((len(grade), len(names)), np.nan, np.float32)
     for k, name in enumerate(names):
         place, least = known[name]
         if len(given):
             out[:, k] = np.where(grade >= least, given[:, place], np.nan)
+    _check_sums(names, out)
     return out
+
+
+def _check_sums(names: Sequence[str], values: F32) -> None:
+    """Raise PairliftError where a counted value is larger than running sums can bear."""
+    for k, name in enumerate(names):
+        beyond = np.flatnonzero(np.abs(values[:, k]) > LARGEST_FEEDBACK)
+        if len(beyond):
+            found = f"found {values[beyond[0], k]:g}, beside which running sums lose others"
+            raise PairliftError(
+                f"[[counters]] event = '{name}': numbers of at most {LARGEST_FEEDBACK:g} either way were expected in "
+                f"[events.candidate], {found}; scale the column"
+            )
 
 
 def counted(log: EventLog, given: F32, names: Sequence[str], catalog: Catalog, grades: tuple[str, ...]) -> EventLog:

@@ -7,16 +7,19 @@ values) and `…_main` (the value that most items or users share, a category), f
 request `candidate_<name>` of `[events.candidate]`, and the features of the list (`features.given`).
 """
 
+import json
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from features.counters.spec import MAX_DEFAULT_VALUES
+from features.counters.defaults import MAX_VALUES
 from features.errors import PairliftError, did_you_mean
-from features.given import PREFIX, candidate_columns, list_columns
+from features.given import PREFIX, candidate_columns
 from features.schema import DAY, F32, HOUR, I64, SECOND, Attribute, Catalog, Requests
 from features.state.store import NEVER, State
 
@@ -25,28 +28,55 @@ WEEK = 7
 THURSDAY = 3
 #: columns of every request
 CONTEXT = ("hour", "weekday", "surface")
+#: columns that no attribute gives
+OTHERS = (*CONTEXT, "item_age")
 #: µs UTC
 Times = int | I64
 #: (where it stands in a row, name) of each column
 Columns = list[tuple[int, str]]
 
 
-def column_names(catalog: Catalog, wanted: list[str] | None) -> tuple[list[str], list[str]]:
-    """Return (columns, those of them that are categorical codes): the wanted ones, or a good default.
+def column_names(
+    catalog: Catalog, wanted: list[str] | None, further: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return (columns, those of them that are categorical codes): the wanted ones, or the default and further ones.
 
-    The default has numbers, categories of at most MAX_DEFAULT_VALUES values, the hour and, if any, the surface.
+    The default has numbers, categories of at most MAX_VALUES values, item_age, the hour and, if any, the surface.
     """
     known = _known(catalog)
+    for key, names in (("columns", wanted or ()), ("add", further)):
+        for name in names:
+            if name not in known and name not in OTHERS:
+                raise PairliftError(f"[features] {key}: '{name}'{did_you_mean(name, [*known, *OTHERS])}")
+            if names.count(name) > 1:
+                raise PairliftError(f"[features] {key}: '{name}' stands there twice")
     if wanted is None:
         plain = [name for name, (form, a) in known.items() if form in ("number", "code") and _is_small(a)]
-        wanted = [*plain, "hour", *(["surface"] if catalog.surfaces else [])]
-    for name in wanted:
-        if name not in known and name not in (*CONTEXT, "item_age"):
-            raise PairliftError(f"[features] columns: '{name}'{did_you_mean(name, [*known, *CONTEXT, 'item_age'])}")
-        if wanted.count(name) > 1:
-            raise PairliftError(f"[features] columns: '{name}' stands there twice")
+        wanted = [*plain, "item_age", "hour", *(["surface"] if catalog.surfaces else [])]
+        wanted += [name for name in further if name not in wanted]
     categorical = [n for n in wanted if n == "surface" or (n in known and known[n][0] in ("code", "main"))]
     return list(wanted), categorical
+
+
+def left_out(catalog: Catalog, columns: Sequence[str], keys: Collection[str]) -> str | None:
+    """Return a sentence that names the categories of more than MAX_VALUES values that `columns` lacks; None for none.
+
+    keys: the parts of counters' keys, to say which of them are counted.
+    """
+    large = {name: a for name, (form, a) in _known(catalog).items() if form == "code" and not _is_small(a)}
+    missed = {name: a for name, a in large.items() if name not in columns}
+    if not missed:
+        return None
+
+    def described(name: str, attribute: Attribute) -> str:
+        part = name.removeprefix("item_")  # as a key has it; `user_` is of its name
+        return f"{name} ({len(attribute.values):,} values{', counted as of the time' if part in keys else ''})"
+
+    return (
+        f"left out of the columns, for they have more than {MAX_VALUES:,} values: "
+        f"{', '.join(described(name, a) for name, a in missed.items())}; [features] add = {json.dumps([*missed])} "
+        "would have them as categories"
+    )
 
 
 def _known(catalog: Catalog) -> dict[str, tuple[str, Attribute]]:
@@ -64,7 +94,7 @@ def _known(catalog: Catalog) -> dict[str, tuple[str, Attribute]]:
 
 
 def _is_small(attribute: Attribute) -> bool:
-    return attribute.kind == "numeric" or len(attribute.values) <= MAX_DEFAULT_VALUES
+    return attribute.kind == "numeric" or len(attribute.values) <= MAX_VALUES
 
 
 def request_values(catalog: Catalog, columns: Columns, zone: str, requests: Requests, row: F32) -> Columns:
@@ -91,10 +121,11 @@ def candidate_values(state: State, columns: Columns, zone: str, requests: Reques
 
 def _write_given(catalog: Catalog, columns: Columns, requests: Requests, out: F32) -> None:
     """Write to float32[n, width] `out` what was said of every candidate, NaN where it is not given."""
-    own, listed = candidate_columns(catalog), list_columns(catalog)
-    names = [*own, *(name for _, name in columns if name in listed)]
-    at = [k for k, _ in columns]
-    out[:, at] = requests.given[:, [names.index(name) for _, name in columns]] if len(requests.given) else np.nan
+    own = {name: place for place, name in enumerate(candidate_columns(catalog))}
+    further = count(len(own))  # of the features of the list, which stand in the order of their columns
+    for k, name in columns:
+        place = own[name] if name in own else next(further)
+        out[:, k] = requests.given[:, place] if len(requests.given) else np.nan
 
 
 def _request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:

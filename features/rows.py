@@ -35,12 +35,14 @@ def make_spec(
     zone: str,
     wanted: list[str] | None = None,
     listed: Sequence[str] = (),
+    further: Sequence[str] = (),
 ) -> FeatureSpec:
     """Return the columns in the order of `assemble`.
 
-    wanted: the plain ones (`features.plain`), else a default. listed: features of the list (`features.given`).
+    wanted: the plain ones (`features.plain`), else a default and the further ones. listed: features of the list
+    (`features.given`).
     """
-    plain, categorical = column_names(catalog, wanted)
+    plain, categorical = column_names(catalog, wanted, further)
     check_list(listed, catalog)
     return FeatureSpec((*(c.column for c in counters), *plain, *listed), tuple(categorical), zone, tuple(listed))
 

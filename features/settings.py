@@ -6,7 +6,7 @@ prints. `ranker.config` reads the file and puts the tables together.
 
 import re
 from datetime import date, datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -98,13 +98,14 @@ class EventsSettings(Settings):
     )
     position: str | None = Field(
         default=None,
-        description="SQL of the place in the list, 1 is the first. For corrections and conditions of [pairing]; never "
-        "a feature.",
+        description="SQL of the place in the list, 1 is the first. For corrections and conditions of [pairing], and "
+        "for the shown order and debiased figures in reports; never a feature.",
     )
     propensity: str | None = Field(
         default=None,
-        description="SQL of the chance, in (0, 1], with which the logging policy showed this item at this place. For "
-        "corrections and conditions of [pairing]; never a feature.",
+        description="SQL of the chance, in (0, 1], with which the logging policy showed this item at this place: 1.0 "
+        "/ 20 of a shuffled list of 20. Below 1, such impressions tell which places are looked at. For corrections and "
+        "conditions of [pairing]; never a feature.",
     )
     feedback: dict[Name, str] = Field(
         default={},
@@ -114,14 +115,14 @@ class EventsSettings(Settings):
     context: dict[Name, str] = Field(
         default={},
         description="What a request says of itself (device, locale …), text or numbers: the features context_<name>. "
-        "A request to the server carries them as context.attributes.",
+        "A request to the server carries them as context.attributes; a server that records takes them with each event.",
     )
     candidate: dict[Name, str] = Field(
         default={},
         description="What was known of each candidate of a request before the answer (the price shown, the distance, "
-        "an upstream score), text or numbers: the features candidate_<name>. A Rank request carries them as columns. "
-        "Of a number, [[counters]] can count candidate_<name>, and candidate_<name>_of_<grade> (of events of that "
-        "grade or better).",
+        "an upstream score), text or numbers: the features candidate_<name>. A Rank request carries them as columns; "
+        "a server that records takes them with each event. Of a number, [[counters]] can count candidate_<name>, and "
+        "candidate_<name>_of_<grade> (of events of that grade or better).",
     )
     columns: dict[Name, str] = Field(
         default={},
@@ -208,7 +209,25 @@ class PairingSettings(GroupSettings):
         default=0,
         ge=0,
         description="For a log of positives only: at most so many losers are drawn for each impression of a group, "
-        "whatever its grade, by popularity till then.",
+        "whatever its grade, as sampler says.",
+    )
+    sampler: Literal["popularity", "recent", "uniform", "in_catalogue"] = Field(
+        default="popularity",
+        description="Where drawn losers come from, always of what was known before as_of; PairAccuracy then measures "
+        "that choice. popularity: an event of the past, so the item by how often it was met; in a log whose items age "
+        "(news) most of these are out of date, and an order by freshness wins. recent: an event of the last "
+        "sampler_window, so the choice is among what is met now. uniform: each item with an event before as_of alike; "
+        "popular ones win easily. in_catalogue: each item that can be had at as_of alike (available_from, "
+        "available_until); new items are among them, expired ones are not.",
+    )
+    sampler_window: Duration | None = Field(default=None, gt=0, description='Of sampler = "recent". Left out: 7 days.')
+    available_from: Name | None = Field(
+        default=None,
+        description='Of sampler = "in_catalogue": the attribute of [items.columns], seconds since 1970 (kept to two '
+        "minutes), from which on an item can be had; where it is NULL, or left out: from its first event on.",
+    )
+    available_until: Name | None = Field(
+        default=None, description="Likewise: until when. Where it is NULL, or left out, an item does not expire."
     )
     train_cap: int | None = Field(
         default=None,
@@ -220,7 +239,8 @@ class PairingSettings(GroupSettings):
         gt=0,
         le=10,
         description="Place k is looked at with the chance k ** -position_power, and its winners count the more in "
-        "training; the metric does not change. Left out: no correction.",
+        "training; the metric does not change. pairlift validate prints the power that it estimates from items at "
+        "several places. Left out: no correction.",
     )
     examination: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(
         default=None,
@@ -247,6 +267,22 @@ class PairingSettings(GroupSettings):
     towers: GroupSettings = Field(
         default=GroupSettings(), description="Other groups for the towers' period than for the booster's and the test."
     )
+
+    @model_validator(mode="after")
+    def _sampler(self) -> Self:
+        dates = self.available_from is not None or self.available_until is not None
+        if self.sampler != "popularity" and not self.negatives:
+            raise ValueError(
+                f"sampler = '{self.sampler}' says how losers are drawn: set negatives = 4 too, or leave it out"
+            )
+        if self.sampler_window is not None and self.sampler != "recent":
+            raise ValueError(f"sampler_window goes with sampler = 'recent', found '{self.sampler}'")
+        if dates != (self.sampler == "in_catalogue"):
+            raise ValueError(
+                "sampler = 'in_catalogue' and available_from or available_until, which say when an item can be had, go "
+                "together: name an attribute of [items.columns], or choose sampler = 'uniform'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_examination(self) -> Self:
@@ -304,14 +340,23 @@ class SplitSettings(Settings):
 
 
 class FeatureSettings(Settings):
-    """`[features]`: the plain columns beside the counters (`features.plain`)."""
+    """`[features]`: the plain columns beside the counters (`features.plain`), and what becomes of the defaults."""
 
     columns: list[str] | None = Field(
         default=None,
         description="item_<column> and user_<column>; of a column with several values item_<column>_count and "
         "item_<column>_main, of seconds since 1970 item_<column>_age (days since); item_age (days since the item's "
-        "first event), hour, weekday, surface, context_<name>, candidate_<name>. Left out: numbers, categories of few "
-        "values, hour and surface.",
+        "first event), hour, weekday, surface, context_<name>, candidate_<name>. Left out: numbers, categories of at "
+        "most 1,000 values, item_age, hour and surface.",
+    )
+    add: list[str] = Field(
+        default=[],
+        description="Further columns, by the same names, beside those that are there where columns is left out.",
+    )
+    counters: Literal["add"] | None = Field(
+        default=None,
+        description='"add": [[counters]] are counted beside the default counters, and in place of those of the same '
+        "column. Left out: in place of all of them.",
     )
     listed: list[str] = Field(
         alias="list",
@@ -320,6 +365,12 @@ class FeatureSettings(Settings):
         "candidate_<name>_rank (its rank among the request's candidates, 1 the lowest, the mean rank of equals) and "
         "candidate_<name>_less_median (the value less their median). A score then depends on the other candidates.",
     )
+
+    @model_validator(mode="after")
+    def _add_to_defaults(self) -> Self:
+        if self.columns is not None and self.add:
+            raise ValueError("columns takes the place of the default columns and add adds to them: keep one of the two")
+        return self
 
 
 class CounterSettings(Settings):

@@ -73,7 +73,8 @@ class Config(Settings):
     counters: list[CounterSettings] | None = Field(
         default=None,
         description="Aggregates of one kind of event for one key, over several spans: one table for each. Left out: a "
-        "default set that is good on most logs. counters = [] at the top of the file: none.",
+        "default set that is good on most logs (`pairlift config features.counters` says how to add to it). "
+        "counters = [] at the top of the file: none.",
     )
     features: FeatureSettings = Field(
         default=FeatureSettings(), description="The plain columns that the ranker has beside the counters."
@@ -214,10 +215,19 @@ def _check_names(path: Path, config: Config) -> None:
     for name in config.ranker.plugins:
         if name not in config.plugins:
             raise PairliftError(f"{path}: [ranker] plugins names '{name}'{did_you_mean(name, config.plugins)}")
+    _check_counters(path, config)
     _check_candidates(path, config)
     wanted = config.lists.wanted
     if wanted is not None and wanted not in names:
         raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
+
+
+def _check_counters(path: Path, config: Config) -> None:
+    if config.features.counters == "add" and not config.counters:
+        found = "there is none" if config.counters is None else "counters = [] switches all of them off"
+        raise PairliftError(
+            f'{path}: [features] counters = "add" adds the [[counters]] to the default ones, but {found}'
+        )
 
 
 def _check_candidates(path: Path, config: Config) -> None:

@@ -285,6 +285,8 @@ class SourceContract:
         self, source: CandidateSource, bundle: Bundle, user: int, limit: int
     ) -> None:
         proposal = source.propose(Request(user, bundle.state.end - DAY, state=bundle.state), limit)
+        said = (len(proposal.item), len(bundle.state.catalog.candidates))
+        assert proposal.given is None or proposal.given.shape == said
         if proposal.score is None:
             return
         given, rest = proposal.score(proposal.item), self.scores(proposal, bundle)

@@ -241,7 +241,7 @@ def sessions(size: int, seed: int) -> Tables:
     """
     rng = np.random.default_rng(seed)
     n = max(size // 7, 50)
-    n_users, n_items = n // 15 + 10, 300 + size // 300
+    n_users, n_items = n // 15 + 10, 120 + size // 200
     tastes = make_tastes(rng, n_users, n_items)
     believed, length = tastes.believed(rng), rng.normal(0, 1, n_items)
     user, ts = visits(rng, n, n_users)

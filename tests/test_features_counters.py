@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from logs import COUNTERS, catalog, logs
 from world import GRADES
 
-from features.counters.spec import default_settings, make_counters, parse_column
+from features.counters.defaults import default_settings
+from features.counters.spec import make_counters, parse_column
 from features.errors import PairliftError
 from features.rows import assemble, make_spec
 from features.schema import HOUR, EventLog, Requests, empty_log, one_request
@@ -123,7 +124,7 @@ def test_rows_in_bulk_equal_one_request_at_a_time_and_a_snapshot(log: EventLog) 
 
 
 def test_features_of_the_user_and_context_are_equal_within_a_request() -> None:
-    counters = make_counters([], _small_log(), catalog(), GRADES)
+    counters = make_counters(None, _small_log(), catalog(), GRADES)
     spec = make_spec(counters, catalog(), "UTC")
     state = State.build(_small_log(), catalog(), counters, GRADES)
     items = np.arange(4, dtype=np.int32)
@@ -152,6 +153,36 @@ def test_column_names_parse_back() -> None:
         assert (parsed.key, parsed.event, parsed.span, parsed.stat) == (
             counter.key, counter.event, counter.span, counter.stat,
         )  # fmt: skip
+
+
+def test_declared_counters_stand_for_the_default_ones_or_beside_them() -> None:
+    def columns(settings: list[CounterSettings] | None, add: bool = False) -> dict[str, float]:
+        counters = make_counters(settings, _small_log(), catalog(), GRADES, add=add)
+        return {counter.column: counter.strength for counter in counters}
+
+    default = columns(None)
+    same = CounterSettings(key=["item"], event="like", spans=["all"], stats=["rate"], strength=3)
+    further = CounterSettings(key=["item"], event="like", spans=["w2d"], stats=["count"])
+    assert default["item__like__all__rate"] == 10
+    assert columns([]) == {}
+    assert columns([same, further]) == {"item__like__all__rate": 3, "item__like__w2d__count": 10}
+    assert columns([same, further], add=True) == default | columns([same, further])
+
+
+@pytest.mark.parametrize("grades", [("bought",), ("skip", "like"), GRADES])
+def test_default_counters_say_nothing_twice(grades: tuple[str, ...]) -> None:
+    log = replace(_small_log(), grade=np.minimum(_small_log().grade, len(grades) - 1).astype(np.int8))
+    counters = make_counters(None, log, catalog(), grades)
+    events = {counter.event for counter in counters}
+    assert events == {"impression", *grades[1:], *(["grade"] if len(grades) > 2 else [])}
+    assert ("user", "item") in {counter.key for counter in counters}
+    state = State.build(log, catalog(), counters, grades)
+    items = np.arange(4, dtype=np.int32)
+    values = np.nan_to_num(counter_values(state, one_request(user=1, as_of=3 * HOUR, surface=0, item=items)), nan=-1)
+    same = [(a.column, b.column) for k, a in enumerate(counters) for b in counters[:k] if a.event != b.event
+            and a.span == b.span and a.stat in ("rate", "mean") and b.stat in ("rate", "mean") and a.key == b.key
+            and np.array_equal(values[:, counters.index(a)], values[:, counters.index(b)])]  # fmt: skip
+    assert not same
 
 
 @pytest.mark.parametrize(

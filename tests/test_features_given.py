@@ -119,6 +119,15 @@ def test_counters_of_a_number_are_over_the_events_where_it_is_known() -> None:
     np.testing.assert_allclose(row[: len(expected)], expected, rtol=1e-6)
 
 
+def test_a_number_that_sums_cannot_bear_is_told() -> None:
+    log, said = a_log()
+    said[5, 0] = -2e12
+    text = r"event = 'candidate_price': numbers of at most 1e\+12 either way were expected .*, found -2e\+12"
+    with pytest.raises(PairliftError, match=text):
+        counted(log, said, ("candidate_price",), catalog(), ("skip", "click"))
+    assert counted(log, said, (), catalog(), ("skip", "click")) is log
+
+
 @settings(max_examples=30, deadline=None)
 @given(LISTS)
 def test_a_request_alone_has_the_columns_of_many_and_of_blocks(lists: list[list[tuple[float, float, float]]]) -> None:

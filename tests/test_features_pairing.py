@@ -17,7 +17,7 @@ from features.errors import PairliftError
 from features.log.dataset import import_log
 from features.log.grading import Grading
 from features.pairing.cuts import count_cuts
-from features.pairing.exposure import Exposure, corrected, load_exposure
+from features.pairing.exposure import Exposure, corrected, load_places, make_exposure
 from features.pairing.groups import Groups, make_groups
 from features.pairing.pairs import Pairs, count_by_grades, count_pairs, make_pairs, weight_table
 from features.pairing.split import Split, make_split
@@ -137,7 +137,7 @@ def test_a_ranker_of_the_user_and_the_context_alone_ties_on_every_pair() -> None
     world = make_world(2, surfaces=("feed", "search"))
     split = make_split(SplitSettings(), world.log, "UTC")
     groups = make_groups(world.log, PairingSettings(), split)
-    counters = make_counters([], world.log.until(split.t1), world.catalog, GRADES)
+    counters = make_counters(None, world.log.until(split.t1), world.catalog, GRADES)
     spec = make_spec(counters, world.catalog, "UTC")
     matrix = assemble(State.build(world.log, world.catalog, counters, GRADES), spec, groups.requests)
     pairs = make_pairs(groups, weight_table({}, GRADES, False))
@@ -508,11 +508,13 @@ def imported(folder: Path, text: str = CSV, **events: str) -> tuple[Path, Events
 def test_exposure_is_read_in_the_order_of_the_events(tmp_path: Path) -> None:
     database, events = imported(tmp_path, position="place", propensity="chance")
     asked = PairingSettings(position_power=1.0, propensity=True)
-    exposure = load_exposure(database, events, asked)
+    places = load_places(database, events)
+    exposure = make_exposure(places, events, asked)
     assert exposure is not None
     assert exposure.won.tolist() == [1, 4, 1]
     assert exposure.lost.tolist() == [1, 2, 1]
-    assert load_exposure(database, events, PairingSettings(half_life="1d")) is None
+    assert make_exposure(places, events, PairingSettings(half_life="1d")) is None
+    assert load_places(database, EventsSettings(source="log.csv")) is None
 
 
 @pytest.mark.parametrize(
@@ -534,7 +536,7 @@ def test_what_is_no_position_and_no_chance_is_refused(
     for name in events or keys:
         asked = PairingSettings(**keys[name])
         with pytest.raises(PairliftError, match=rf"(?s){says}"):
-            load_exposure(database, mapped, asked)
+            make_exposure(load_places(database, mapped), mapped, asked)
 
 
 def test_an_infinite_propensity_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Rows of features: plain columns, times around midnight and leap days, and rows made block by block."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -11,13 +12,14 @@ from logs import COUNTERS, catalog, logs
 from world import GRADES, make_world
 
 from features.blocks import training_rows
+from features.counters.defaults import MAX_VALUES
 from features.counters.latest import has_table
 from features.counters.spec import make_counters
 from features.errors import PairliftError
 from features.ids import IdIndex
-from features.plain import day_of_week, hour_of_day
+from features.plain import day_of_week, hour_of_day, left_out
 from features.rows import assemble, make_spec
-from features.schema import DAY, HOUR, SECOND, Attribute, Catalog, EventLog, Requests, one_request
+from features.schema import DAY, HOUR, SECOND, Attribute, Catalog, EventLog, Requests, empty_log, one_request
 from features.settings import CounterSettings
 from features.state.read import counter_values
 from features.state.store import State
@@ -101,6 +103,41 @@ def test_a_wrong_plain_column_is_told() -> None:
         make_spec((), described(), "UTC", ["hour", "hour"])
 
 
+def test_the_default_columns_and_those_that_are_added() -> None:
+    default = ("item_born", "item_genre", "user_country", "item_age", "hour", "surface")
+    assert make_spec((), described(), "UTC").columns == default
+    spec = make_spec((), described(), "UTC", further=["item_tags_main", "hour", "weekday"])
+    assert spec.columns == (*default, "item_tags_main", "weekday")
+    assert spec.categorical == ("item_genre", "user_country", "surface", "item_tags_main")
+    with pytest.raises(PairliftError, match=r"\[features\] add: 'weekdy' .did you mean 'weekday'"):
+        make_spec((), described(), "UTC", further=["weekdy"])
+    with pytest.raises(PairliftError, match=r"\[features\] add: 'weekday' stands there twice"):
+        make_spec((), described(), "UTC", further=["weekday", "weekday"])
+
+
+def test_a_category_of_many_values_is_counted_and_named_with_the_key_that_admits_it() -> None:
+    many = tuple(f"v{k:04}" for k in range(MAX_VALUES + 1))
+    n = len(many) + 500
+    codes = (np.arange(n) % len(many)).astype(np.int32)
+    author = Attribute("author", "categorical", codes=codes, values=many)
+    words = Attribute("words", "multi", codes=codes, offsets=np.arange(n + 1), values=many)
+    title = Attribute("title", "categorical", codes=np.arange(n, dtype=np.int32), values=tuple(map(str, range(n))))
+    query = Attribute("query", "categorical", values=many)
+    large = replace(described(), item_ids=np.arange(n), item_attributes=(author, words, title), contexts=(query,))
+    counters = make_counters(None, empty_log(()), large, GRADES)
+    spec = make_spec(counters, large, "UTC")
+    keys = {part for counter in counters for part in counter.key}
+    assert {"author", "words"} <= keys
+    assert "title" not in keys  # a value for each item: its own counters say the same
+    assert "item_author" not in spec.columns
+    said = left_out(large, spec.columns, keys)
+    assert said is not None
+    assert "item_author (1,001 values, counted as of the time), item_title (1,501 values), context_query (1,001" in said
+    assert '[features] add = ["item_author", "item_title", "context_query"]' in said
+    admitted = make_spec(counters, large, "UTC", further=["item_author", "item_title", "context_query"])
+    assert left_out(large, admitted.columns, keys) is None
+
+
 REQUESTS = Requests(
     user=np.array([0, 2, -1, 1], np.int32),
     as_of=np.array([3, 5, 13, 13]) * HOUR,
@@ -122,7 +159,7 @@ def test_rows_in_blocks_equal_rows_of_the_whole_state(log: EventLog, memory: int
 def test_training_rows_equal_single_requests_on_a_larger_log() -> None:
     """Keys with many marks, and more reads at once than are read unsorted."""
     world = make_world(n_users=30, n_items=40, requests_per_user=60)
-    counters = make_counters([], world.log, world.catalog, world.grades)
+    counters = make_counters(None, world.log, world.catalog, world.grades)
     counters += make_counters(
         [CounterSettings(key=["user"], event="like", spans=["w3d", "all"], stats=["distinct_item", "count"])],
         world.log, world.catalog, world.grades,

@@ -159,7 +159,7 @@ def test_nearest_is_the_exact_top_of_the_dot_products(bundle):
         request = Request(user, state.end, state=bundle.state)
         items = np.arange(80, dtype=np.int32)
         dots = plugin.values(request.requests(items), state.histories)[:, 0]
-        found, score = Nearest(plugin).propose(request, 8)
+        found, score, _ = Nearest(plugin).propose(request, 8)
         assert np.allclose(score(items), dots, rtol=1e-5, equal_nan=True)
         assert np.allclose(dots[found], np.sort(dots[~np.isnan(dots)])[::-1][:8], rtol=1e-5)
 
@@ -172,7 +172,7 @@ def test_what_leaves_out_demand_is_mixed_with_it(bundle, back):
     product = plugin.values(request.requests(items), state.histories)[:, 0]
     counts = Popular(demand).propose(request, 80).score(items)
     for weight in (0.0, 0.5, 30.0):
-        found, score = Nearest(over_demand(bundle), demand, weight).propose(request, 9)
+        found, score, _ = Nearest(over_demand(bundle), demand, weight).propose(request, 9)
         mixed = np.where(np.isnan(product), -np.inf, weight * product + counts)
         assert np.allclose(mixed[found], np.sort(mixed)[::-1][:9], atol=1e-5)
         assert np.allclose(score(items), product, rtol=1e-5, equal_nan=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -244,6 +245,22 @@ def test_a_wrong_value_is_one_sentence_about_one_place(tmp_path: Path, old: str,
         load_config(path)
     assert str(found.value) == f"{path} has 1 problem:\n  {says}"
     assert found.value.__context__ is None  # it would be alive at the end of the process
+
+
+@pytest.mark.parametrize(
+    ("top", "tables", "says"),
+    [
+        ("", '[features]\ncounters = "add"', "adds the [[counters]] to the default ones, but there is none"),
+        ("counters = []\n", '[features]\ncounters = "add"', "but counters = [] switches all of them off"),
+        ("", '[features]\ncolumns = ["hour"]\nadd = ["weekday"]', "keep one of the two"),
+        ("", '[features]\ncounters = "replace"', "features.counters: 'add' was expected, found 'replace'"),
+    ],
+)
+def test_contradictions_about_the_defaults_are_told(tmp_path: Path, top: str, tables: str, says: str) -> None:
+    path = tmp_path / "pairlift.toml"
+    path.write_text(top + NEEDED + tables)
+    with pytest.raises(PairliftError, match=re.escape(says)):
+        load_config(path)
 
 
 @pytest.mark.parametrize(("names", "floor"), [("a", 0), ("ab", 1), ("abc", 1), ("abcd", 2), ("abcde", 2)])

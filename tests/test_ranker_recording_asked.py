@@ -32,6 +32,9 @@ from ranker.training.prepared import prepare
 OLD = "SELECT * REPLACE (make_timestamp(ts) AS ts) FROM 'log.parquet'"
 BOTH = f"source = \"({OLD} UNION ALL BY NAME FROM 'log/events/*.parquet')\""
 
+#: the old log, with another name for the price
+RENAMED = "(SELECT * EXCLUDE (price), price AS eur FROM 'log.parquet')"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -75,7 +78,7 @@ def asked(bundle, n, seed=0, first=0):
     )
 
 
-def test_what_was_asked_is_trained_on_from_the_exported_log(folder, priced, tmp_path):
+def test_what_was_asked_is_trained_on_from_the_exported_log(folder, priced, tmp_path, caplog):
     shutil.copytree(folder, tmp_path / "own")
     own, batches = tmp_path / "own", [asked(priced, 40, k, 40 * k) for k in range(3)]
     small = with_config(priced, record=RecordSettings(segment_mb=0.001))
@@ -96,6 +99,11 @@ def test_what_was_asked_is_trained_on_from_the_exported_log(folder, priced, tmp_
         np.testing.assert_array_equal(given[:, k], coded(sent[known.name], known))
     np.testing.assert_array_equal(context[:, 0], coded(sent["device"], catalog.contexts[0]))
     assert catalog.candidates[1].values == ("free", "new", "sale")  # one that was recorded is known from then on
+    assert "no recorded event has a value" not in caplog.text
+    other = config.events.model_copy(update={"source": BOTH[10:-1].replace("'log.parquet'", RENAMED)})
+    lost = other.model_copy(update={"candidate": {**other.candidate, "price": "eur"}})
+    import_log(replace(config.mapping(), events=lost), own / "lost.duckdb")
+    assert "no recorded event has a value of [events.candidate] price = 'eur', though the source has" in caplog.text
     # A server of the log, by the old bundle, counts what this training counts.
     with recording(priced, own / "log") as (server, _):
         state, prepared = server.pipeline.state, prepare(config)

@@ -15,14 +15,15 @@ from served import batch, random_batches, recording
 from world import with_config
 
 from features.counters.distinct import Distinct
+from features.counters.spec import make_counters
 from features.counters.timeline import Timeline
 from features.errors import PairliftError
 from features.log.segments import segment_files, segment_name
 from features.log.writer import LogWriter
 from features.newcomers import Newcomers, bytes_per_id
-from features.schema import DAY, GIB, HOUR, SECOND, empty_log
+from features.schema import DAY, GIB, HOUR, SECOND, Catalog, empty_log
 from features.state.store import State
-from ranker.recording.memory import OF_KEYS, plan_memory
+from ranker.recording.memory import KEY, OF_KEYS, plan_memory
 from ranker.recording.numbering import with_room
 from ranker.server import RecordTo, Server
 from ranker.settings import RecordSettings
@@ -127,6 +128,32 @@ def test_the_peak_of_a_rebuild_is_planned_and_no_guess(bundle, tmp_path, n):
 @pytest.mark.parametrize("part", [Timeline, Distinct])
 def test_arrays_that_are_counted_by_key_are_there(part):
     assert set(OF_KEYS) <= {field.name for field in fields(part)}
+
+
+def random_state(rng, catalog, n):
+    """A state of n random events, whose users and items hardly ever meet twice."""
+    log = replace(
+        empty_log((), n),
+        user=rng.integers(0, catalog.n_users, n).astype(np.int32),
+        item=rng.integers(0, catalog.n_items, n).astype(np.int32),
+        ts=np.sort(rng.integers(0, 30 * DAY, n)),
+        grade=rng.integers(0, 2, n).astype(np.int8),
+    )
+    return State.build(log, catalog, make_counters(None, log, catalog, ("skip", "click")), ("skip", "click"))
+
+
+def test_keys_of_a_user_and_an_item_are_in_the_budget():
+    """Every recorded event can be the first of its user with its item, so what is there tells nothing of them."""
+    rng, further = np.random.default_rng(0), 60_000
+    catalog = Catalog(user_ids=np.arange(3000), item_ids=np.arange(4000))
+    before = plan_memory(random_state(rng, catalog, 20_000), further)
+    after = plan_memory(random_state(rng, catalog, 20_000 + further), 0)
+    met = [next(key.keys for key in plan.keys if key.name == "user_x_item") for plan in (before, after)]
+    assert 0.9 * before.further < met[1] - met[0] <= before.further == further
+    taken = after.now - before.now
+    assert further * before.event < taken <= further * before.event + before.further * KEY
+    few = Catalog(user_ids=np.arange(30), item_ids=np.arange(40))
+    assert plan_memory(random_state(rng, few, 20_000), further).further == 0  # all of them have met
 
 
 def test_the_memory_is_printed(bundle, tmp_path, caplog):

@@ -305,10 +305,10 @@ def held_rank(monkeypatch):
     """Let every Rank wait: `asked` are the users whose call has begun, `go` lets them through."""
     real, asked, go = Pipeline.rank, [], threading.Event()
 
-    def held(self, request, item):
+    def held(self, request, item, given):
         asked.append(request.user)
         go.wait(20)
-        return real(self, request, item)
+        return real(self, request, item, given)
 
     monkeypatch.setattr(Pipeline, "rank", held)
     return asked, go

@@ -7,13 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from structure import PACKAGES, ROOT, imports, modules
 from world import write_world
 
 from features.baselines import ALS
 from features.errors import PairliftError
+from ranker.bundle import load_bundle
 from ranker.config import Config, load_config
+from ranker.pipeline import Pipeline
+from ranker.recording.memory import memory_lines
+from ranker.request import Request
 from ranker.retune import liked
 from ranker.retune import wanted as wanted_trials
 from ranker.train import train
@@ -27,6 +32,21 @@ def test_a_log_of_positives_without_negatives_names_the_key(tmp_path: Path) -> N
     with pytest.raises(PairliftError, match=r"pairing\.negatives"):
         train(load_config(write_world(tmp_path, where="play >= 0.9")), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_ranker_without_counters_is_trained_and_ranks(tmp_path: Path) -> None:
+    path = write_world(tmp_path)
+    path.write_text("counters = []\n" + path.read_text())
+    train(load_config(path), tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    assert not bundle.state.counters
+    assert [column for column in bundle.columns if "__" in column] == ["als__dot"]
+    pipeline = Pipeline(bundle)
+    items = np.arange(20, dtype=np.int32)
+    answer = pipeline.rank(Request(3, bundle.state.end, state=bundle.state), items)
+    pipeline.close()
+    assert len(set(answer.score.tolist())) > 1
+    assert memory_lines(bundle.state, bundle.config.record)
 
 
 def test_stages_are_reused_remade_and_never_half_written(tmp_path: Path) -> None:

@@ -17,20 +17,30 @@ from features.errors import PairliftError
 from features.log.loading import load_log
 from features.pairing.groups import Groups
 from features.pairing.pairs import make_pairs
-from features.schema import DAY, Requests
+from features.schema import DAY, SECOND, Requests
 from ranker.cli.main import cli
 from ranker.config import load_config
+from ranker.metrics.simple import events_before, freshness
 from ranker.training.plugins import cut_at_t1
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.validate import validation_text
 from ranker.uplift.report import _shuffle, uplift_report
-from ranker.uplift.slices import events_before, labels
+from ranker.uplift.slices import labels
 from ranker.uplift.table import as_table
+
+#: the world's users meet the same items again and again, so the default counters of both together know their taste
+ONE_SIDED = "".join(
+    f'[[counters]]\nkey = ["{side}"]\nevent = "{event}"\nspans = ["h7d", "all"]\nstats = ["{stat}"]\n'
+    for side in ("user", "item")
+    for event, stat in (("impression", "count"), ("grade", "mean"), ("listen", "rate"), ("like", "rate"))
+)
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    config = load_config(write_world(tmp_path_factory.mktemp("world")))
+    toml = write_world(tmp_path_factory.mktemp("world"))
+    toml.write_text(toml.read_text() + ONE_SIDED)
+    config = load_config(toml)
     return {name: uplift_report(config, name) for name in ("als", "noise")}
 
 
@@ -88,6 +98,8 @@ def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
     report = uplift_report(config, "als")
     assert report["pairs_kind"] == "sampled"
     assert "sampled" not in report
+    assert "sampled (losers by sampler = 'popularity') pairs" in as_table(report)
+    assert report["shown_order"] is None
     assert report["ndcg@10"]["with"] > 0  # drawn losers are worse than the log's only grade
 
 
@@ -125,7 +137,9 @@ def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
     assert "will hardly be shown" in validation_text(load_config(config))
 
 
-def uplift(folder: Path, kind: type[Any], fits: int = 1, more: str = "", **world: Any) -> tuple[Result, dict[str, Any]]:
+def uplift(
+    folder: Path, kind: type[Any], fits: int = 1, more: str = ONE_SIDED, **world: Any
+) -> tuple[Result, dict[str, Any]]:
     """Run `pairlift uplift` for a plugin class on a small world; return what it said and the report.
 
     A world that the folder has already stays, and so do the booster's fits without the plugin.
@@ -380,5 +394,8 @@ def test_events_before_an_as_of_do_not_count_those_of_its_instant(prepared: Prep
     groups = prepared.slices()["test"]
     r, log = groups.requests, prepared.log
     owner = r.row_request()
-    want = [np.sum((log.item == i) & (log.ts < r.as_of[g])) for i, g in zip(r.item, owner, strict=True)]
-    np.testing.assert_array_equal(events_before(prepared, groups, ("item",)), want)
+    rows = zip(r.item, r.as_of[owner], strict=True)
+    seen = [log.ts[(log.item == item) & (log.ts < as_of)] for item, as_of in rows]
+    np.testing.assert_array_equal(events_before(log, prepared.state, groups), [len(ts) for ts in seen])
+    since = [(ts.max() - as_of) / SECOND if len(ts) else np.nan for ts, as_of in zip(seen, r.as_of[owner], strict=True)]
+    np.testing.assert_allclose(freshness(log, prepared.state, groups), since, rtol=1e-6)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
-from features.schema import Catalog
+from features.schema import NO_GIVEN, Attribute, Catalog
 from ranker.ids import IdTable
 from ranker.request import Answer, Detail, Request, RequestError, SourceReport
 from ranker.settings import ServeSettings
-from ranker.wire import EARLIEST, LATEST, Wire, id_list, id_message, ids_message
+from ranker.wire import EARLIEST, LATEST, Wire, column_message, id_list, id_message, ids_message
 
 ROOT = Path(__file__).parent.parent
 LIMITS = ServeSettings(max_items=5, max_k=7)
@@ -273,3 +273,46 @@ def test_new_ids_stand_behind_those_of_the_bundle(catalog, new):
     assert found.tolist() == [-1, 2, len(known), 0]
     assert table.find(wanted).tolist() == [-1, 2, -1, 0]
     assert grown.ids_of_items(found) == [None, *wanted[1:]]
+
+
+SHOWN = replace(
+    INTEGERS, candidates=(Attribute("price", "numeric"), Attribute("badge", "categorical", values=("new", "sale")))
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(width=32, allow_infinity=False), max_size=70), st.booleans())
+def test_columns_of_numbers_come_to_the_bit_as_they_were_sent(numbers, later):
+    column = pb.CandidateColumn(name="price", numbers=numbers).SerializeToString()
+    # A field that a later version may add, in the bytes of the message.
+    column = pb.CandidateColumn.FromString(column + (b"\xa2\x06\x03abc" if later else b""))
+    given_ = wire_of(SHOWN).given([column], len(numbers))
+    assert given_.shape == (len(numbers), 2)
+    assert given_[:, 0].tobytes() == np.array(numbers, np.float32).tobytes()
+    assert np.isnan(given_[:, 1]).all()
+
+
+def test_columns_that_say_nothing_or_two_things():
+    wire, price = wire_of(SHOWN), pb.CandidateColumn(name="price", numbers=[1, 2])
+    assert wire.given([], 2) is NO_GIVEN
+    assert wire_of(INTEGERS).given([price, price], 5) is NO_GIVEN
+    assert np.isnan(wire.given([pb.CandidateColumn(name="other", texts=["x"])], 2)).all()
+    badge = pb.CandidateColumn(name="badge", texts=["sale", ""])
+    np.testing.assert_array_equal(wire.given([badge, price], 2), [[1, 1], [2, np.nan]])
+    with pytest.raises(RequestError, match="columns 'price': each column once was expected, found it twice"):
+        wire.given([price, badge, price], 2)
+    both = pb.CandidateColumn(name="price", numbers=[1, 2], texts=["1", "2"])
+    with pytest.raises(RequestError, match="columns 'price': numbers were expected, found texts"):
+        wire.given([both], 2)
+    with pytest.raises(RequestError, match="columns 'badge': texts were expected, found numbers"):
+        wire.given([pb.CandidateColumn(name="badge", numbers=[1])], 2)
+    with pytest.raises(RequestError, match="columns 'price': 2 numbers were expected, one for each item, found 0"):
+        wire.given([pb.CandidateColumn(name="price")], 2)
+
+
+def test_a_column_of_python_values():
+    assert list(column_message("price", [1, None, 2.5]).numbers)[::2] == [1, 2.5]
+    assert np.isnan(column_message("price", [None]).numbers[0])
+    assert list(column_message("badge", [None, "new"]).texts) == ["", "new"]
+    with pytest.raises(TypeError):
+        column_message("price", [1, "a"])

@@ -1,6 +1,7 @@
 """What is said of the candidates of a request: from the wire, or from a source, to the features that training had."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,15 @@ from ranker.candidates.source import Proposal, proposed
 from ranker.client import Client, ServerError
 from ranker.config import load_config
 from ranker.pipeline import Pipeline
+from ranker.recording.featurelog import FeatureLog
+from ranker.recording.logged import read_features
 from ranker.request import Request
+from ranker.server import FeaturesTo
 from ranker.settings import SourceSettings
-from ranker.train import train
+from ranker.train import drift_report, train
 from ranker.training.prepared import prepare
+from ranker.training.proposed import Proposed
+from ranker.training.wanted import asked_in_slices
 
 LISTED = ("candidate_price_rank", "candidate_price_less_median")
 
@@ -250,3 +256,52 @@ def test_a_shell_is_told_what_the_server_would_pass_over(asking, words, text):
 def test_a_shell_asks_a_bundle_without_candidates(client):
     code, said = pairlift("rank", "--user", 1000, "--items", "10", "--column", "price=1", "--address", client.address)
     assert (code, "--column: 'price': the served bundle has no [events.candidate]" in said) == (2, True), said
+
+
+def test_the_feature_log_has_what_was_said_and_has_not_drifted(folder, priced, tmp_path):
+    config = load_config(folder / "pairlift.toml")
+    with (
+        serving(priced, clock="snapshot", features_to=FeaturesTo(tmp_path / "log", 1.0)) as server,
+        Client(server.address, timeout=20) as client,
+    ):
+        for number in range(0, 1200, 60):
+            asked = shown_by(folder, number)
+            options = {"columns": asked.columns, "attributes": asked.attributes, "as_of": asked.as_of}
+            client.rank(asked.user, asked.items, request_id=str(number), **options)
+    some = Offers("some", range(30), np.random.default_rng(3).normal(size=(30, 3)).astype(np.float32).round(1))
+    some.given[:, 1] = 1
+    to = FeatureLog(tmp_path / "log", columns=priced.columns, version=priced.version, share=1.0)
+    pipeline = Pipeline(priced, offers(some))
+    request = Request(4, priced.state.end, state=priced.state, request_id="list", keep_values=True)
+    found = pipeline.recommend(request, 5)  # of the 20 that are scored
+    to.offer(request, found, found.values)
+    to.close()
+    pipeline.close()
+    logged = read_features(tmp_path / "log", priced.state.catalog, priced.spec.listed)
+    ranks = logged.values[-5:, logged.columns.index("candidate_price_rank")]
+    assert len(logged.values) == 20 * 8 + 5
+    assert ranks.max() > 5  # among all that was scored
+    report = drift_report(config, tmp_path / "log")
+    assert {row["column"] for row in report} >= {"candidate_price", "candidate_badge", *LISTED}
+    assert all(row["differs"] == 0 for row in report), report[0]
+
+
+def test_the_part_of_lists_learns_from_what_sources_say_as_it_is_served(folder, priced):
+    prepared = prepare(load_config(folder / "pairlift.toml"))
+    rng = np.random.default_rng(5)
+    given = rng.normal(size=(40, 3)).astype(np.float32)
+    given[:, 1] = rng.integers(0, 2, 40)
+    sources = offers(Offers("some", range(40), given), Offers("silent", range(35, 60), None))
+    who = asked_in_slices(prepared)[1].select(np.arange(12))
+    made = Proposed.of(prepared, priced.plugins, sources, who, losers=3)  # of all that are scored
+    pipeline = Pipeline(priced, sources)
+    names = priced.columns
+    at = [names.index(name) for name in ("candidate_price", "candidate_badge", *LISTED)]
+    served, learned = set(), {tuple(row) for row in np.nan_to_num(made.matrix[:, at], nan=-9).tolist()}
+    for k in range(len(who)):
+        request = replace(Request.of(who.requests, k, priced.state), keep_values=True)
+        values = pipeline.recommend(request, 60).values[:, at]
+        served |= {tuple(row) for row in np.nan_to_num(values, nan=-9).tolist()}
+    pipeline.close()
+    assert len(learned) > 10
+    assert learned <= served

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from features.counters.defaults import default_settings
 from features.counters.keys import key_attribute, key_parts
 from features.errors import PairliftError, did_you_mean
 from features.schema import DAY, F32, HOUR, MINUTE, SECOND, Catalog, EventLog
@@ -18,8 +19,6 @@ from features.settings import CounterSettings
 #: statistics as they are, and those that name something: `ratio_<event>`, `distinct_<part>`, `rank_<attribute>`
 STATS = ("count", "sum", "rate", "mean", "since")
 NAMING = ("ratio", "distinct", "rank")
-#: default counters are declared for item attributes with no more values than this
-MAX_DEFAULT_VALUES = 1000
 UNITS = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND}
 
 
@@ -143,35 +142,29 @@ def event_values(log: EventLog, event: str, grades: tuple[str, ...]) -> tuple[F3
     return np.where(known, column, 0).astype(np.float32), known.astype(np.float32)
 
 
-def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterSettings]:
-    """Return counters that are good on any log, for a TOML that declares none."""
-    attributes = [
-        a.name
-        for a in catalog.item_attributes
-        if a.kind in ("categorical", "multi") and 2 <= len(a.values) <= MAX_DEFAULT_VALUES
-    ]
-    keys = [["user"], ["item"], *(["user", name] for name in attributes)]
-    if len(catalog.surfaces) > 1:
-        keys.append(["item", "surface"])
-    declared = []
-    for key in keys:
-        declared.append(CounterSettings(key=key, event="impression", spans=["h1d", "h7d", "all"], stats=["count"]))
-        if len(grades) > 1:
-            declared.append(CounterSettings(key=key, event="grade", spans=["h7d", "all"], stats=["mean"]))
-            declared.extend(
-                CounterSettings(key=key, event=grade, spans=["h7d", "all"], stats=["rate"]) for grade in grades[1:]
-            )
-    declared.extend(CounterSettings(key=key, event="impression", stats=["since"]) for key in (["user"], ["item"]))
-    return declared
-
-
 def make_counters(
-    settings: list[CounterSettings] | None, log: EventLog, catalog: Catalog, grades: tuple[str, ...]
+    settings: list[CounterSettings] | None,
+    log: EventLog,
+    catalog: Catalog,
+    grades: tuple[str, ...],
+    add: bool = False,
 ) -> tuple[Counter, ...]:
-    """Resolve declarations to columns. log: the events before t1, whose overall quotients are the priors."""
-    counters: dict[str, Counter] = {}
+    """Resolve declarations to columns. log: the events before t1, whose overall quotients are the priors.
+
+    settings: None stands for the default ones. add: beside the default ones, and in place of those of the same column.
+    """
+    default = default_settings(catalog, grades) if settings is None or add else []
     priors = _Priors(log, grades)
-    for declared in default_settings(catalog, grades) if settings is None else settings:
+    counters = [_resolved(declared, priors, log, catalog, grades) for declared in (default, settings or [])]
+    return tuple((counters[0] | counters[1]).values())
+
+
+def _resolved(
+    settings: list[CounterSettings], priors: "_Priors", log: EventLog, catalog: Catalog, grades: tuple[str, ...]
+) -> dict[str, Counter]:
+    """Return the counters of declarations by their columns."""
+    counters: dict[str, Counter] = {}
+    for declared in settings:
         check_event(declared.event, grades, log.feedback_names)
         _check_key(declared.key, catalog)
         for span in declared.spans:
@@ -189,7 +182,7 @@ def make_counters(
                 if counter.column in counters:
                     raise PairliftError(f"[[counters]]: the column '{counter.column}' is declared twice")
                 counters[counter.column] = counter
-    return tuple(counters.values())
+    return counters
 
 
 class _Priors:

@@ -27,7 +27,15 @@ from features.log.expressions import (
     wide,
 )
 from features.log.impressions import check_impressions
-from features.log.recorded import joined, recorded_in, recorded_in_files, same_files, warn_of_a_cut, write_recorded
+from features.log.recorded import (
+    joined,
+    recorded_in,
+    recorded_in_files,
+    same_files,
+    warn_of_a_cut,
+    warn_of_lost_columns,
+    write_recorded,
+)
 from features.log.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
 from features.log.repeats import drop_repeats, refuse_other_kind
 from features.log.segments import FRAME, SEGMENT
@@ -90,7 +98,9 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     rows = Rows(origin, mapping.data)
     _refuse_nulls(con, source, rows)
     same_files(before, recorded_in_files(con, source_files(source, mapping.data), marked=marked), source)
-    if not marked:
+    if marked:
+        warn_of_lost_columns(con, settings, origin, names)
+    else:
         warn_of_a_cut(con, source_files(source, mapping.data), source)
     # Before repeats go: what one repeats was read all the same.
     write_recorded(con, joined(before, recorded_in(con, "mapped") if marked else {}))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from features.errors import PairliftError
 from features.log.segments import FRAME, SEGMENT, first_number, read_segment, segment_files, segment_name
 from features.log.sources import parquet_columns, relation
+from features.settings import EventsSettings
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,34 @@ def warn_of_a_cut(con: duckdb.DuckDBPyConnection, files: Sequence[Path], source:
             "trained on nor served. Select the columns %s and %s too, and a server adds them",
             *(source, f"{read:,}", f"{whole:,}", SEGMENT, FRAME),
         )
+
+
+def warn_of_lost_columns(
+    con: duckdb.DuckDBPyConnection, settings: EventsSettings, origin: str, names: Sequence[str]
+) -> None:
+    """Warn where the rows of recorded events in `mapped` lack what the source has of them under the TOML's name.
+
+    The export has the TOML's names, and an expression that reads the old log's column finds none of it there. origin:
+    the source as what follows FROM, with the column SEGMENT; names: of its columns.
+    """
+    lost = []
+    for table in ("feedback", "columns", "context", "candidate"):
+        for name, sql in getattr(settings, table).items():
+            column = f"{table}_{name}" if table in ("context", "candidate") else name
+            if name in names and not _known(con, "mapped", column) and _known(con, origin, name):
+                lost.append(f"[events.{table}] {name} = {sql!r}")
+    if lost:
+        log.warning(
+            "%r: no recorded event has a value of %s, though the source has them under that name, as a server exports "
+            "them. Give the old log's column the same name in a SELECT (see the README), or write coalesce(…)",
+            *(settings.source, ", ".join(lost)),
+        )
+
+
+def _known(con: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
+    """Tell whether a column is known of any recorded event of a table."""
+    found = con.execute(f'SELECT 1 FROM {table} WHERE {SEGMENT} IS NOT NULL AND "{column}" IS NOT NULL LIMIT 1')
+    return found.fetchone() is not None
 
 
 def _of_old_export(file: Path) -> Recorded:

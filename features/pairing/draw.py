@@ -12,24 +12,68 @@ _DRAWS_BEFORE_GIVING_UP = 20
 
 
 @njit(cache=True, nogil=True)
-def draw_items(item: I32, offsets: I64, known: I64, log_item: I32, out: I32, out_offsets: I64, seed: int) -> None:
-    """Fill `out` with items that group g was not shown, drawn from the first known[g] events of the log.
+def draw_events(
+    item: I32, offsets: I64, since: I64, known: I64, log_item: I32, out: I32, out_offsets: I64, seed: int
+) -> None:
+    """Fill `out` with items that group g was not shown, those of events drawn evenly from a part of the log's past.
 
         for each group g, for each place k of out[out_offsets[g] : out_offsets[g + 1]]
-            up to 20 times: draw an event that g's as_of may see; take its item unless the group itself has it
+            up to 20 times: draw an event of since[g] .. known[g] - 1; take its item unless the group itself has it
             else out[k] = -1
 
-    item: int32[n], offsets: int64[g + 1], the groups' own items. known: int64[g]. log_item: int32[events].
+    item: int32[n], offsets: int64[g + 1], the groups' own items. since, known: int64[g]. log_item: int32[events].
+    An event drawn evenly from those before as_of is an item drawn by its popularity then.
     """
     np.random.seed(seed)
     for g in range(len(known)):
         for k in range(out_offsets[g], out_offsets[g + 1]):
             out[k] = -1
-            if known[g] == 0:
+            if known[g] == since[g]:
                 continue
             for _ in range(_DRAWS_BEFORE_GIVING_UP):
-                # An event drawn evenly from those before as_of is an item drawn by its popularity then.
-                candidate = log_item[np.random.randint(0, known[g])]
+                candidate = log_item[np.random.randint(since[g], known[g])]
+                if candidate not in item[offsets[g] : offsets[g + 1]]:
+                    out[k] = candidate
+                    break
+
+
+@njit(cache=True, nogil=True)
+def draw_available(
+    item: I32, offsets: I64, as_of: I64, begin: I64, end: I64, out: I32, out_offsets: I64, seed: int
+) -> None:
+    """Fill `out` with items that group g was not shown, each of those with begin <= as_of < end as likely as another.
+
+        available ← none
+        for each group g, in time order
+            add the items that began by as_of to `available`; take out those that ended
+            for each place of g: up to 20 times: draw from `available`, unless the group itself has it; else -1
+
+    item: int32[n], offsets: int64[g + 1], the groups' own items. as_of: int64[g], never decreasing. begin, end:
+    int64[items], µs. Linear in items and draws: an item that is taken out is replaced by the last one.
+    """
+    np.random.seed(seed)
+    coming, going = np.argsort(begin, kind="mergesort"), np.argsort(end, kind="mergesort")
+    available, place = np.empty(len(begin), np.int32), np.full(len(begin), -1, np.int64)
+    count, came, went = 0, 0, 0
+    for g in range(len(as_of)):
+        while came < len(coming) and begin[coming[came]] <= as_of[g]:
+            if end[coming[came]] > as_of[g]:
+                available[count], place[coming[came]] = coming[came], count
+                count += 1
+            came += 1
+        while went < len(going) and end[going[went]] <= as_of[g]:
+            at = place[going[went]]
+            if at >= 0:
+                count -= 1
+                available[at] = available[count]
+                place[available[at]], place[going[went]] = at, -1
+            went += 1
+        for k in range(out_offsets[g], out_offsets[g + 1]):
+            out[k] = -1
+            if count == 0:
+                continue
+            for _ in range(_DRAWS_BEFORE_GIVING_UP):
+                candidate = available[np.random.randint(0, count)]
                 if candidate not in item[offsets[g] : offsets[g + 1]]:
                     out[k] = candidate
                     break

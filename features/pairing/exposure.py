@@ -32,6 +32,18 @@ LEAST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where each of n events stood, and how likely the logging policy was to put it there; NaN is not known."""
+
+    position: F32  # [n], 1 is the first place
+    propensity: F32  # [n], in (0, 1]
+
+    def until(self, n: int) -> "Places":
+        """Return those of the first n events of the log."""
+        return Places(self.position[:n], self.propensity[:n])
+
+
+@dataclass(frozen=True, slots=True)
 class Exposure:
     """How much each of n events counts for, at least 1: the inverse of the chance that it could be observed."""
 
@@ -61,38 +73,52 @@ class Exposure:
         return np.where(winner < 0, 1.0, self.won[winner]) * np.where(loser < 0, 1.0, self.lost[loser])
 
 
-def load_exposure(database: Path, events: EventsSettings, settings: PairingSettings) -> Exposure | None:
-    """Read position and propensity of the log that `import_log` wrote; None where `[pairing]` asks for neither.
+#: by column of `[events]`: what SQL finds a wrong value, and how an error names one
+WRONG = {
+    "position": ("position < 1", "a position below 1, which is the first place,"),
+    "propensity": ("NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"),
+}
 
-    Raises PairliftError where `[events]` does not name what is asked for, or a value is out of its range.
+
+def load_places(database: Path, events: EventsSettings) -> Places | None:
+    """Read position and propensity of the log that `import_log` wrote; None where `[events]` names neither.
+
+    Raises PairliftError where a value is out of its range.
     """
-    # By column: whether it is asked for, what SQL finds a wrong value, and how an error names one
-    wanted = {
-        "position": (settings.by_position, "position < 1", "a position below 1, which is the first place,"),
-        "propensity": (settings.propensity, "NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"),
-    }
-    if not any(asked for asked, _, _ in wanted.values()):
+    if events.position is None and events.propensity is None:
         return None
     with duckdb.connect(str(database), read_only=True) as con:
-        for name, (asked, bad, problem) in wanted.items():
-            if asked:
-                _check(con, events, name, bad, problem)
-        arrays = con.execute("SELECT position::DOUBLE AS position, propensity FROM events").fetchnumpy()
-    position, propensity = (np.ma.filled(arrays[name].astype(np.float64), np.nan) for name in wanted)
-    return Exposure.of(position, propensity, settings)
+        for name, (bad, problem) in WRONG.items():
+            readable = f"""(SELECT user_id, item_id, make_timestamp(ts) AS ts, {name} FROM events
+                JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
+            refuse(con, readable, bad, _place(events, name), problem)
+        arrays = con.execute("SELECT position, propensity FROM events").fetchnumpy()
+    return Places(*(np.ma.filled(arrays[name].astype(np.float32), np.nan) for name in WRONG))
 
 
-def _check(con: duckdb.DuckDBPyConnection, events: EventsSettings, name: str, bad: str, problem: str) -> None:
-    expression = getattr(events, name)
-    key = "propensity" if name == "propensity" else "position_power or examination"
-    place = f"[events] {name} = {expression!r}"
-    if expression is None:
-        raise PairliftError(f"[pairing] {key} needs [events] {name}, which is not there: map it, or leave the key out")
-    readable = f"""(SELECT user_id, item_id, make_timestamp(ts) AS ts, {name} FROM events
-        JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
-    refuse(con, readable, bad, place, problem)
-    if not con.execute(f"SELECT count({name}) FROM events").fetchall()[0][0]:
-        raise PairliftError(f"{place}: NULL in every row, so [pairing] {key} would correct nothing: leave it out")
+def make_exposure(places: Places | None, events: EventsSettings, settings: PairingSettings) -> Exposure | None:
+    """Return what `[pairing]` corrects for; None where it asks for neither position nor propensity.
+
+    Raises PairliftError where `[events]` does not name what is asked for, or it is known of no event.
+    """
+    asked = {"position": settings.by_position, "propensity": settings.propensity}
+    for name in (name for name, wanted in asked.items() if wanted):
+        key = "propensity" if name == "propensity" else "position_power or examination"
+        if places is None or getattr(events, name) is None:
+            raise PairliftError(
+                f"[pairing] {key} needs [events] {name}, which is not there: map it, or leave the key out"
+            )
+        if np.isnan(getattr(places, name)).all():
+            raise PairliftError(
+                f"{_place(events, name)}: NULL in every row, so [pairing] {key} would correct nothing: leave it out"
+            )
+    if places is None or not any(asked.values()):
+        return None
+    return Exposure.of(places.position.astype(np.float64), places.propensity.astype(np.float64), settings)
+
+
+def _place(events: EventsSettings, name: str) -> str:
+    return f"[events] {name} = {getattr(events, name)!r}"
 
 
 def corrected(pairs: Pairs, groups: Groups, exposure: Exposure | None, settings: PairingSettings) -> Pairs:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from features.errors import PairliftError
-from features.pairing.draw import draw_items
+from features.pairing.negatives import Available, drawn_items
 from features.pairing.split import PERIODS, Split, iso
 from features.schema import F32, I8, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, EventLog, Requests
 from features.settings import PairingSettings
@@ -72,12 +72,14 @@ def make_groups(
     seed: int = 0,
     context: F32 = NO_CONTEXT,
     given: F32 = NO_GIVEN,
+    available: Available | None = None,
 ) -> Groups:
     """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
 
     A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
     request's first event, or of the first impression, and so are its surface and context. Groups are cut at the
     boundaries of the split. context, given: float32[n, c] of the log's events, as `Requests` has them.
+    available: what `sampler = "in_catalogue"` draws from (`availability`).
     """
     _refuse_shared_requests(log, split)
     rows = np.flatnonzero(may_pair(log) & (split.period(log.ts) >= 0))
@@ -101,7 +103,7 @@ def make_groups(
     validation = _validation(requests, period, split)
     groups = Groups(requests=requests, period=period, validation=validation, grade=log.grade[event], event=event)
     _check(groups, log)
-    return _with_negatives(groups, log, settings.negatives, seed) if settings.negatives else groups
+    return _with_negatives(groups, log, settings, available, seed) if settings.negatives else groups
 
 
 def _refuse_shared_requests(log: EventLog, split: Split) -> None:
@@ -197,13 +199,13 @@ def _check(groups: Groups, log: EventLog) -> None:
         )
 
 
-def _with_negatives(groups: Groups, log: EventLog, per_positive: int, seed: int) -> Groups:
-    """Add drawn losers to each group: items of events before its as_of, without the group's own items."""
+def _with_negatives(
+    groups: Groups, log: EventLog, settings: PairingSettings, available: Available | None, seed: int
+) -> Groups:
+    """Add drawn losers to each group, without the group's own items."""
     r = groups.requests
-    known = np.searchsorted(log.ts, r.as_of, side="left").astype(np.int64)
-    drawn_offsets = offsets_of(np.diff(r.offsets) * per_positive)
-    drawn = np.empty(drawn_offsets[-1], np.int32)
-    draw_items(r.item, r.offsets, known, log.item, drawn, drawn_offsets, seed)
+    drawn_offsets = offsets_of(np.diff(r.offsets) * settings.negatives)
+    drawn = drawn_items(r, drawn_offsets, log, settings, available, seed)
     group = np.concatenate([r.row_request(), np.repeat(np.arange(len(r)), np.diff(drawn_offsets))])
     item = np.concatenate([r.item, drawn])
     event = np.concatenate([groups.event, np.full(len(drawn), -1, np.int64)])

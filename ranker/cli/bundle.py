@@ -29,6 +29,7 @@ def show(folder: Path) -> None:
     from ranker.bundle import IMPORTANCE, read_manifest
     from ranker.lists.table import brief_lines
     from ranker.metrics.importance import importance_tables
+    from ranker.metrics.shown import figure_lines
     from ranker.uplift.measured import LISTED
 
     manifest = read_manifest(folder)
@@ -37,6 +38,9 @@ def show(folder: Path) -> None:
     click.echo(f"{'snapshot':23}{iso(manifest['snapshot_time'])}")
     measured = dict(manifest["measured"])
     lists = brief_lines(measured.pop("lists")) if "lists" in measured else []  # not in bundles of format 3
+    if "popularity" in measured:  # not in those of before
+        lists += figure_lines(measured)
+    measured.pop("shown_order", None)
     for name, value in measured.items():
         click.echo(f"{name + ' of shown' if name in LISTED else name:23}{value}")
     for line in lists:

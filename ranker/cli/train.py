@@ -84,7 +84,8 @@ def train(
     will be wanted ([lists] wanted), and is stopped by NDCG@10 of those lists. To its own trees it adds a share of the
     liked part's score where that NDCG shows a gain; Rank has nothing of the wanted part, so neither order is bought by
     the other. Printed beside PairAccuracy: recall@10 and NDCG@10 of Recommend on the test, beside the most popular
-    items, for at most 1,000 users (`pairlift lists` measures more).
+    items, for at most 1,000 users (`pairlift lists` measures more); and of the same pairs, popularity and, where the
+    log has positions, the order that was shown, with a figure debiased for how likely each place is to be looked at.
 
     For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
     and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
@@ -95,6 +96,7 @@ def train(
     """
     from ranker.config import load_config
     from ranker.lists.table import brief_lines
+    from ranker.metrics.shown import figure_lines
     from ranker.train import train as run
     from ranker.training.earlier_bundle import StartFrom
 
@@ -107,7 +109,7 @@ def train(
         start = StartFrom("refit", refit, DECAY if refit_decay is None else refit_decay)
     measured = run(load_config(config), out, features=features, pairs=pairs, start=start, memory=int(memory * GIB))
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
-    for line in brief_lines(measured["lists"]):
+    for line in (*brief_lines(measured["lists"]), *figure_lines(measured)):
         click.echo(line)
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
 

@@ -83,6 +83,21 @@ def difference(a: F64, b: F64) -> tuple[float, float, float]:
     return mean_interval(a - b)
 
 
+def ratio_interval(right: F64, total: F64) -> tuple[float, float, float]:
+    """Return Σ right / Σ total of float64[n] sums by user, and the ends of its interval of 95 %, about new users.
+
+    By the jackknife over users and Student's t; NaN without a positive total, the ends also where one user has it all.
+    """
+    whole, n = total.sum(), len(total)
+    if not whole > 0:
+        return NAN, NAN, NAN
+    ratio, share = float(right.sum() / whole), total / whole
+    if n < 2 or share.max() >= 1:
+        return ratio, NAN, NAN
+    half = float(student.ppf(0.975, n - 1) * np.sqrt(_squares((right - ratio * total) / whole, share).sum()))
+    return ratio, ratio - half, ratio + half
+
+
 def relative_uplift(without: F64, with_: F64) -> Interval:
     """Return Σ with / Σ without - 1, each the mean over its fits and seeds, and its interval.
 

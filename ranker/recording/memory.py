@@ -9,7 +9,10 @@ import os
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from features.counters.distinct import Distinct, distinct_parts
+from features.counters.keys import key_attribute, radix
 from features.counters.latest import has_table, row_bytes, table_bytes
+from features.counters.timeline import Timeline
 from features.errors import PairliftError
 from features.hashing import SLOT_BYTES
 from features.log.dedupe import BYTES_PER_KEY
@@ -23,6 +26,8 @@ from ranker.settings import MAX_ID_BYTES, RecordSettings
 WORD = 8
 #: arrays of a `Timeline` or a `Distinct` that have an entry for each key; the others grow with the events
 OF_KEYS = ("codes", "offsets")
+#: bytes of a key: its code, and where its events begin
+KEY = 2 * WORD
 #: share of the machine's memory that is the limit where none is given
 SHARE = 0.75
 #: events below which a state says nothing about the bytes of an event
@@ -48,6 +53,19 @@ class OfKey(NamedTuple):
     each: float  # bytes per key
 
 
+class Kept(NamedTuple):
+    """A timeline or an index of distinct values."""
+
+    name: str  # `user_x_item`, `distinct 0`
+    key: tuple[str, ...]
+    part: Timeline | Distinct
+
+    @property
+    def keys(self) -> int:
+        """How many different ones occur."""
+        return len(self.part.offsets) - 1
+
+
 class Room(NamedTuple):
     """What new users, or new items, take."""
 
@@ -61,6 +79,7 @@ class MemoryPlan(NamedTuple):
 
     keys: tuple[OfKey, ...]  # all timelines, then the indexes of distinct values, then the tables
     event: float  # bytes per event, of all keys and the history
+    further: int  # keys of a user and an item together that recorded events can add, of all timelines
     new: tuple[Room, ...]  # users, then items
     ids: int  # event ids that are known without an event to serve
     now: int  # bytes that the state takes at the start
@@ -100,32 +119,51 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
     """
     events = max(len(state.histories.item), 1)
     keys, of_events, of_keys = [], 0, state.histories.offsets.nbytes
-    base = state.levels[0]
-    named: list[tuple[str, Any]] = [
-        ("_x_".join(plan.key), t) for plan, t in zip(state.plans, base.timelines, strict=True)
-    ]
-    for name, part in [*named, *((f"distinct {k}", d) for k, d in enumerate(base.distincts))]:
-        arrays = tuple(f.name for f in fields(part))
-        per_key = _bytes(part, tuple(a for a in arrays if a in OF_KEYS))
-        total = _bytes(part, arrays)
-        count = max(len(part.offsets) - 1, 1)
-        keys.append(OfKey(name, count, total / count))
+    kept = _kept(state)
+    for one in kept:
+        names = tuple(f.name for f in fields(one.part))
+        per_key = _bytes(one.part, tuple(name for name in names if name in OF_KEYS))
+        total = _bytes(one.part, names)
+        keys.append(OfKey(one.name, one.keys, total / max(one.keys, 1)))
         of_keys, of_events = of_keys + per_key, of_events + total - per_key
     of_events += _bytes(state.histories, COLUMNS)
-    for plan, timeline in zip(state.plans, base.timelines, strict=True):
+    for plan, timeline in zip(state.plans, state.levels[0].timelines, strict=True):
         if not has_table(plan, state.catalog):
             continue
         size, count = table_bytes(plan, timeline), len(timeline.offsets) - 1
         keys.append(OfKey(f"table of {'_x_'.join(plan.key)}", count, size / max(count, 1)))
         of_keys += size
-    event = of_events / events if events >= FEW else float(GUESS * (len(named) + 1))
+    event = of_events / events if events >= FEW else float(GUESS * (len(state.plans) + 1))
+    further = sum(_further_keys(one, state, max_events) for one in kept)
     now = of_events + of_keys
-    most = 3 * now + 2 * max_events * event + (max_events + ids) * BYTES_PER_KEY
+    most = 3 * now + 2 * (max_events * event + further * KEY) + (max_events + ids) * BYTES_PER_KEY
     most += (events + max_events) * _rebuild_bytes_per_event(state) + max_events * _row_bytes(state)
     most += 2 * POPULAR * (events + max_events)
     new = _of_newcomers(state, max_events, max_id_bytes)
     most += sum(side.room * side.each for side in new)
-    return MemoryPlan(tuple(keys), event, new, ids, now, round(most))
+    return MemoryPlan(tuple(keys), event, further, new, ids, now, round(most))
+
+
+def _kept(state: State) -> list[Kept]:
+    """Return the timelines of the base, then its indexes of distinct values."""
+    base = state.levels[0]
+    timelines = [Kept("_x_".join(p.key), p.key, t) for p, t in zip(state.plans, base.timelines, strict=True)]
+    parts = zip(distinct_parts(state.counters), base.distincts, strict=True)
+    return timelines + [Kept(f"distinct {k}", key, index) for k, ((key, *_), index) in enumerate(parts)]
+
+
+def _further_keys(kept: Kept, state: State, max_events: int) -> int:
+    """Return how many keys recorded events can add: of a user and an item together each can have new ones.
+
+    The keys of a side alone come with new users and items (`_of_newcomers`).
+    """
+    sides = {found[0] if (found := key_attribute(part, state.catalog)) else part for part in kept.key}
+    if not {"user", "item"} <= sides:
+        return 0
+    events = len(state.histories.item)
+    share = len(kept.part.ts) / events if events >= FEW else ENTRIES
+    there_can_be = math.prod(radix(part, state.catalog).wide for part in kept.key)
+    return min(round(max_events * share), there_can_be - kept.keys)
 
 
 def _row_bytes(state: State) -> int:
@@ -153,6 +191,8 @@ def described(plan: MemoryPlan, limit: float, max_events: int) -> list[str]:
     """Return the lines that a server prints at its start."""
     lines = [f"memory: {key.name}: {key.keys:,} keys, {key.each:.0f} bytes per key" for key in plan.keys]
     lines += [f"memory: {side.name}: room for {side.room:,}, {side.each} bytes each" for side in plan.new]
+    if plan.further:
+        lines += [f"memory: at most {plan.further:,} further keys of a user and an item, {KEY} bytes each"]
     lines += [f"memory: {plan.ids:,} event ids beside those of recorded events to serve, {BYTES_PER_KEY} bytes each"]
     return [
         *lines,

@@ -11,8 +11,10 @@ import lightgbm as lgb
 import numpy as np
 
 from features.errors import PairliftError
+from features.pairing.groups import Groups
+from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.schema import F32, GIB
+from features.schema import F32, GIB, SAMPLED
 from ranker.bundle import Bundle
 from ranker.candidates.configured import configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
@@ -25,6 +27,8 @@ from ranker.lists.report import brief_report, lists_report
 from ranker.metrics.importance import explain
 from ranker.metrics.lists import shown_metrics
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.metrics.shown import Shown
+from ranker.metrics.simple import events_before
 from ranker.pipeline import Pipeline
 from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.earlier_trees import Start
@@ -50,12 +54,30 @@ def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> d
     measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
     measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees}
     measured["seed"] = arms.prepared.config.uplift.seeds[0]
+    measured |= _simple(arms, arm)
     listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
     measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
     if old is not None:
         before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
         measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
     return measured
+
+
+def _simple(arms: Arms, arm: Arm) -> dict[str, Any]:
+    """Return what orders that learn nothing reach on the same pairs; and what the places say, where they are known."""
+    prepared, groups, pairs = arms.prepared, arms.groups["test"], arms.pairs("test")
+    popularity = events_before(prepared.log, prepared.state, groups)
+    found: dict[str, Any] = {"popularity": pair_accuracy(popularity, of_kind(pairs, arms.kind)).value}
+    if arms.kind == SAMPLED:
+        return found | {"sampler": prepared.config.pairing.sampler}
+    shown = shown_of(prepared, groups, pairs)
+    return found | {"shown_order": shown and shown.reported({"ours": arm.scores, "popularity": popularity})}
+
+
+def shown_of(prepared: Prepared, groups: Groups, pairs: Pairs) -> Shown | None:
+    """Return what the places of a slice say, examination being estimated of events before the test."""
+    config, log, end = prepared.config, prepared.log, prepared.split.t2
+    return Shown.of(groups, pairs, prepared.weights, prepared.places, log, end, config.pairing)
 
 
 def importance_of_parts(bundle: Bundle, prepared: Prepared, liked: F32) -> dict[str, Any]:

@@ -86,5 +86,6 @@ def cut_at_t1(prepared: Prepared) -> Prepared:
         database=database,
         log=log,
         groups=groups,
+        places=prepared.places and prepared.places.until(len(log)),
         exposure=prepared.exposure and prepared.exposure.until(len(log)),
     )

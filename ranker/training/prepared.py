@@ -1,5 +1,6 @@
 """A log made ready to learn from: imported, split, grouped and paired, with its counters."""
 
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from features.errors import PairliftError
 from features.given import check_list, counted, given_of_log
 from features.log.loading import load_context, load_given, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
-from features.pairing.exposure import Exposure, corrected, load_exposure
+from features.pairing.exposure import Exposure, Places, corrected, load_places, make_exposure
 from features.pairing.groups import Groups, make_groups
+from features.pairing.negatives import availability
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
+from features.plain import left_out
 from features.plugin import FitData, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
@@ -22,6 +25,8 @@ from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
+
+logger = logging.getLogger(__name__)
 
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (
@@ -65,6 +70,7 @@ class Prepared(Grouped):
     key: str  # hash of all that it was made of
     weights: F64  # [grades + 1, grades + 1] of pairs, by the winner's and the loser's grade, drawn ones first
     state: State  # of the whole log
+    places: Places | None  # where events stood; None where the TOML maps neither position nor propensity
     exposure: Exposure | None  # None weighs no pair anew
     recorded: Recorded  # which events of recorded logs are in it
     texts: tuple[str, ...]  # which of [events.columns] are text
@@ -105,12 +111,14 @@ def prepare(config: Config) -> Prepared:
     check_params(config.lists, WANTED_TABLE)
     made = group_log(config)
     check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
+    places = load_places(made.database, config.events)
     prepared = Prepared(
         **{field.name: getattr(made, field.name) for field in fields(made)},
         key=_key(config),
         weights=weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0),
         state=State.build(made.log, made.catalog, made.counters, config.grade_names),
-        exposure=load_exposure(made.database, config.events, config.pairing),
+        places=places,
+        exposure=make_exposure(places, config.events, config.pairing),
         recorded=load_recorded(made.database),
         texts=load_texts(made.database),
     )
@@ -124,8 +132,12 @@ def group_log(config: Config) -> Grouped:
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
     log, groups = paired_log(config, database, log, catalog, split)
-    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names)
-    spec = make_spec(counters, catalog, config.time.zone, config.features.columns, config.features.listed)
+    f, add = config.features, config.features.counters == "add"
+    counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names, add=add)
+    spec = make_spec(counters, catalog, config.time.zone, f.columns, f.listed, f.add)
+    keys = {part for counter in counters for part in counter.key}
+    if f.columns is None and (missed := left_out(catalog, spec.columns, keys)):
+        logger.info("%s", missed)
     return Grouped(
         config=config,
         database=database,
@@ -149,8 +161,8 @@ def paired_log(
     given = load_given(database, catalog)
     log = counted(log, given, counted_of(config, catalog), catalog, config.grade_names)
     given = given_of_log(given, log.request, catalog, config.features.listed)
-    context = load_context(database, catalog)
-    return log, make_groups(log, config.pairing, split, context=context, given=given)
+    context, available = load_context(database, catalog), availability(log, catalog, config.pairing)
+    return log, make_groups(log, config.pairing, split, context=context, given=given, available=available)
 
 
 def _all_plugin_columns(config: Config) -> list[str]:

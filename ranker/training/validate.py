@@ -5,19 +5,24 @@ import numpy as np
 from features.errors import PairliftError
 from features.log.loading import load_log, load_repeats
 from features.pairing.cuts import count_cuts
-from features.pairing.pairs import count_by_grades
+from features.pairing.pairs import count_by_grades, make_pairs
 from features.pairing.split import PERIODS, iso
 from features.plugin import make_plugin
-from features.schema import DAY, EventLog
+from features.schema import DAY, SAMPLED, EventLog
 from ranker.config import Config, wanted_floor
+from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.metrics.shown import shown_lines
+from ranker.metrics.simple import events_before, freshness
 from ranker.training.booster import FULL_SIZE
 from ranker.training.importing import import_stage
-from ranker.training.measured import NO_SOURCES, past_of
+from ranker.training.measured import NO_SOURCES, past_of, shown_of
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.wanted import JUDGED, asked_in_slices
 
 #: fewer requests, or users, than this are too few to order lists by or to measure them
 FEW = 200
+#: PairAccuracy of freshness alone from which on drawn losers are too easy to tell
+TOO_FRESH = 0.8
 
 
 def validation_text(config: Config) -> str:
@@ -39,7 +44,7 @@ def validation_text(config: Config) -> str:
     for name, settings in config.plugins.items():
         make_plugin(name, settings.path, settings.params)
     lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_list_lines(prepared)]
-    lines += ["", *_warning_lines(prepared)]
+    lines += ["", *_simple_lines(prepared), "", *_warning_lines(prepared)]
     return "\n".join(lines)
 
 
@@ -105,6 +110,32 @@ def _list_lines(prepared: Prepared) -> list[str]:
         _enough("stopped by", len(validation), f"requests of its validation slice (at most {JUDGED:,})"),
         _enough("measured by", len(test), "users of the test"),
     ]
+
+
+def _simple_lines(prepared: Prepared) -> list[str]:
+    """Return what orders that learn nothing reach on the booster's validation slice; the test is not read."""
+    log, state, groups = prepared.log, prepared.state, prepared.slices()["validation"]
+    pairs, popularity = make_pairs(groups, prepared.weights), events_before(log, state, groups)
+    lines = ["orders that learn nothing, on the booster's validation slice"]
+    shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
+    found = shown_of(prepared, groups, pairs)
+    if found is not None:
+        lines += shown_lines(found.reported({"popularity": popularity}), {"popularity": "popularity"})
+    elif len(shown):
+        lines.append(f"PairAccuracy of shown pairs: popularity {pair_accuracy(popularity, shown).value:.4f}")
+    if len(drawn):
+        sampler, fresh = prepared.config.pairing.sampler, pair_accuracy(freshness(log, state, groups), drawn).value
+        popular = pair_accuracy(popularity, drawn).value
+        of = f"{SAMPLED} pairs (losers by sampler = '{sampler}')"
+        lines.append(
+            f"PairAccuracy of {of}: popularity {popular:.4f}, freshness (time since the last event) {fresh:.4f}"
+        )
+        if fresh >= TOO_FRESH:
+            lines.append(
+                "  WARNING: freshness alone tells these losers, so a ranker learns that and little else: choose "
+                "[pairing] sampler = 'recent' with a shorter sampler_window, or 'in_catalogue'"
+            )
+    return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 
 def _enough(use: str, count: int, what: str) -> str:

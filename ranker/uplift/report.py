@@ -22,13 +22,16 @@ from ranker.columns import Columns
 from ranker.config import Config
 from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import effective_users, pair_accuracy
+from ranker.metrics.simple import events_before
 from ranker.training.arms import SHOWN, Arms
+from ranker.training.measured import shown_of
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
-from ranker.uplift.slices import check_familiar, events_before, slices
+from ranker.uplift.shown import shown_figures
+from ranker.uplift.slices import check_familiar, slices
 
 METRIC = "PairAccuracy, ties as one half"
 #: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`
@@ -79,7 +82,8 @@ def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Co
     pairs = arms.pairs("test")
     shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
     main = (SHOWN, shown) if len(shown) else (SAMPLED, drawn)
-    report |= {"pairs_kind": main[0]} | _figures(arms, boosters, main[1], fits[0], trusted)
+    sampler = {"sampler": config.pairing.sampler} if len(drawn) else {}
+    report |= {"pairs_kind": main[0]} | sampler | _figures(arms, boosters, main[1], fits[0], trusted)
     if len(shown) and len(drawn):  # never mixed: drawn negatives have figures of their own
         report[SAMPLED] = _figures(arms, boosters, drawn, fits[0], trusted)
     found: dict[str, Any] = finite(report)
@@ -167,7 +171,7 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
         **_spread(without, with_),
         "trees": {arm: [[b.trees for b in of_seeds] for of_seeds in fits] for arm, fits in boosters.items()},
         **_listed(boosters, judged),
-        **_simple(arms, groups, pairs, columns),
+        **_simple(arms, boosters, pairs, columns),
         "slices": slices(arms.prepared, boosters["without"], boosters["with"], judged),
         "importance": _importance(boosters["with"]),
     }
@@ -214,13 +218,15 @@ def _listed(boosters: dict[str, Fits], judged: Judged) -> dict[str, dict[str, fl
     return {name: {arm: by_arm[arm][name] for arm in by_arm} for name in LISTED}
 
 
-def _simple(arms: Arms, groups: Groups, pairs: Pairs, columns: Columns) -> dict[str, Any]:
+def _simple(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Columns) -> dict[str, Any]:
     """Return PairAccuracy of scores that learn nothing: random, popularity as of the group, each column alone.
 
-    A column is judged on the pairs of which both sides are known, and their share of all pairs' weight stands beside.
+    A column is judged on the pairs of which both sides are known, and their share of all pairs' weight stands beside;
+    and so is the order that was shown, where the log has positions (`shown_figures`).
     """
+    groups = arms.groups["test"]
     random = np.random.default_rng(0).random(len(groups.grade))
-    popularity = events_before(arms.prepared, groups, ("item",))
+    popularity = events_before(arms.prepared.log, arms.prepared.state, groups)
     alone, total = {}, float(pairs.weight.sum(dtype=np.float64))
     for name, value in zip(columns.names, columns.values["test"].T, strict=True):
         known = ~np.isnan(value)
@@ -232,6 +238,7 @@ def _simple(arms: Arms, groups: Groups, pairs: Pairs, columns: Columns) -> dict[
         "random": pair_accuracy(random, pairs).value,
         "popularity": pair_accuracy(popularity, pairs).value,
         "column_alone": alone,
+        "shown_order": shown_figures(shown_of(arms.prepared, groups, pairs), boosters, {"popularity": popularity}),
     }
 
 

@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from features.counters.spec import Counter, Span
 from features.errors import PairliftError, did_you_mean
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.schema import DAY, F64, I64, SAMPLED, Bool
-from features.state.read import counter_values
-from features.state.store import State
+from features.schema import DAY, I64, SAMPLED, Bool
+from ranker.metrics.simple import events_before
 from ranker.training.prepared import Prepared
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
@@ -41,13 +39,15 @@ def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
         "grade_pair": np.char.add(np.char.add(winner, " > "), loser),
         "user_activity": _bucket((stop - start)[owner], "events"),
         "winner_popularity": _bucket(
-            events_before(prepared, groups, ("item",))[pairs.winner].astype(np.int64), "events"
+            events_before(prepared.log, prepared.state, groups, ("item",))[pairs.winner].astype(np.int64), "events"
         ),
         "winner_age": _ages(prepared, groups)[pairs.winner],
-        "familiarity": _both((events_before(prepared, groups, ("user", "item")) > 0), pairs),
+        "familiarity": _both((events_before(prepared.log, prepared.state, groups, ("user", "item")) > 0), pairs),
     }
     for attribute in prepared.config.uplift.familiar:
-        found[f"familiarity_{attribute}"] = _both(events_before(prepared, groups, ("user", attribute)) > 0, pairs)
+        found[f"familiarity_{attribute}"] = _both(
+            events_before(prepared.log, prepared.state, groups, ("user", attribute)) > 0, pairs
+        )
     if prepared.catalog.surfaces:
         surfaces = np.array([*prepared.catalog.surfaces, "none"])
         found["surface"] = surfaces[groups.requests.surface[owner]]
@@ -62,14 +62,6 @@ def check_familiar(prepared: Prepared) -> None:
             raise PairliftError(
                 f"[uplift] familiar: '{name}' is not a text or a list of [items.columns]{did_you_mean(name, known)}"
             )
-
-
-def events_before(prepared: Prepared, groups: Groups, key: tuple[str, ...]) -> F64:
-    """Return float64[n]: how many events of each candidate's key (`counters.keys`) came before its group's as_of."""
-    counters = (Counter(key, "impression", Span("all", 0), "count"),)
-    grades, histories = prepared.config.grade_names, prepared.state.histories
-    state = State.build(prepared.log, prepared.catalog, counters, grades, histories)
-    return counter_values(state, groups.requests)[:, 0].astype(np.float64)
 
 
 def _bucket(count: I64, unit: str) -> Any:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from features.schema import SAMPLED
+from ranker.metrics.shown import shown_lines
 from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
 
@@ -20,7 +22,7 @@ def as_table(report: dict[str, Any]) -> str:
     )
     lines = [
         f"{report['data']}: {report['plugin']} {verdict(report)}",
-        f"({report['pairs']:,} {report['pairs_kind']} pairs, {report['users']:,} users, "
+        f"({report['pairs']:,} {_kind(report)} pairs, {report['users']:,} users, "
         f"{report['effective_users']:.0f} effective)",
         "",
         f"{'':26}{'without':>9}{'with':>9}   uplift",
@@ -29,6 +31,7 @@ def as_table(report: dict[str, Any]) -> str:
         _line("  ties wrong (CatBoost)", catboost),
         _line("  missingness", missing | {"with": missing["pair_accuracy"]}, without=False),
         _line("  columns shuffled", report["shuffled"] | {"with": report["shuffled"]["pair_accuracy"]}, without=False),
+        *_debiased(report),
         *(_line(label, report[name], uplift=False) for name, label in LISTED.items()),
         _line("share of ties", report["tie_share"], uplift=False),
         _trees(report["trees"]),
@@ -37,12 +40,28 @@ def as_table(report: dict[str, Any]) -> str:
         f"the interval is about {report['holds_for']}; its parts: {_parts(report)}",
         f"over missingness (known or not, without the values): {_interval(missing['beyond'])}; {_sides(missing)}",
         f"random {_number(report['random'])}   popularity {_number(report['popularity'])}   alone: {alone}",
+        *shown_lines(report["shown_order"], {"without": "without", "with": "with", "popularity": "popularity"}),
         "minimum detectable uplift, the smallest that this test could show: "
         f"{_percent(report['minimum_detectable_uplift'])}",
         *_controls(report),
         *doubts(report),
     ]
     return "\n".join(lines)
+
+
+def _kind(report: dict[str, Any]) -> str:
+    """Return what kind of pairs is reported, and how the losers of drawn ones were."""
+    drawn = report["pairs_kind"] == SAMPLED
+    return f"{SAMPLED} (losers by sampler = '{report['sampler']}')" if drawn else str(report["pairs_kind"])
+
+
+def _debiased(report: dict[str, Any]) -> list[str]:
+    """Return the line of the arms by the debiased metric, where the log has places."""
+    of = report["shown_order"] and report["shown_order"]["debiased"]
+    if not of:
+        return []
+    arms = {arm: of[arm]["pair_accuracy"] for arm in ("without", "with")}
+    return [_line("  debiased (examination)", of["uplift"] | arms)]
 
 
 def _trees(trees: dict[str, Any]) -> str:

@@ -86,7 +86,7 @@ def make_log(events: int, rows: int, seed: int = 0) -> tuple[EventLog, Catalog, 
 
 def our_rows(log: EventLog, catalog: Catalog, requests: Requests) -> np.ndarray:
     """Return all features of the default set, counters first."""
-    counters = make_counters([], log, catalog, GRADES)
+    counters = make_counters(None, log, catalog, GRADES)
     return training_rows(log, catalog, counters, GRADES, make_spec(counters, catalog, "UTC"), requests)
 
 
@@ -109,7 +109,7 @@ def same(ours: np.ndarray, theirs: np.ndarray, name: str) -> None:
 def check(peers: list[str]) -> None:
     """Compare all on a small log whose requests are as large a part of it as in the timed one."""
     log, catalog, requests = make_log(40_000, 4_000, seed=1)
-    counters = make_counters([], log, catalog, GRADES)
+    counters = make_counters(None, log, catalog, GRADES)
     ours = our_rows(log, catalog, requests)[:, : len(counters)]
     exact = numpy_rows(counters, log, catalog, GRADES, requests.slice(0, CHECKED))
     same(ours[: len(exact)], exact, "sums over masks")
@@ -119,7 +119,7 @@ def check(peers: list[str]) -> None:
 
 def compare(made: tuple[EventLog, Catalog, Requests], peers: list[str], repeats: int) -> dict[str, Any]:
     """Return the medians of all, and each peer's over ours. pandas, whose time is long, runs once."""
-    counters = make_counters([], made[0], made[1], GRADES)
+    counters = make_counters(None, made[0], made[1], GRADES)
     rows, events = len(made[2].item), len(made[0])
     print(f"{rows:,} rows over {events:,} events, {len(counters)} counters, median of {repeats} (pandas: once)")
     our, ours = timed(partial(our_rows, *made), repeats)

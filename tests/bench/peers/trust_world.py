@@ -130,6 +130,7 @@ class World:
             state=State.build(log, catalog, (), grades),
             counters=(),
             spec=make_spec((), catalog, "UTC", config.features.columns),
+            places=None,
             exposure=None,
             recorded={},
         )
