@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from init_held_back import HELD_BACK
 from init_learned import LEARNED
 from init_schemas import SCHEMAS
 from init_taught import TAUGHT
@@ -372,6 +373,11 @@ def schema_logs(folder: Path) -> list[StrangeLog]:
     return [
         StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in (SCHEMAS | LEARNED | TAUGHT).items()
     ]
+
+
+def held_back_logs(folder: Path) -> list[StrangeLog]:
+    """Write the logs of `init_held_back` below a folder and return them."""
+    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in HELD_BACK.items()]
 
 
 def shaped_logs(folder: Path) -> list[StrangeLog]:
