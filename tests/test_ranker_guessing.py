@@ -96,6 +96,15 @@ def test_positives_alone_get_drawn_losers_and_no_candidates(logs: dict[str, Stra
     assert "# [events.candidate]" in toml_of(guessed)
 
 
+def test_what_a_request_led_to_is_no_context(logs: dict[str, StrangeLog], tmp_path: Path) -> None:
+    path = tmp_path / "led.parquet"
+    duckdb.sql(f"""COPY (SELECT *, max(booked) OVER (PARTITION BY srch_ref) AS search_converted,
+        count(*) OVER (PARTITION BY prop_key) AS total_views FROM '{logs["hotel"].path}') TO '{path}'""")
+    guesses = {guess.name: guess for guess in guess_log(str(path), tmp_path).columns}
+    assert guesses["search_converted"].role == "none"
+    assert "tells the future" in guesses["total_views"].doubt
+
+
 def test_guests_get_their_visit_and_a_refusal_is_the_worst_grade(logs: dict[str, StrangeLog], tmp_path: Path) -> None:
     events = loaded(guess_log(str(logs["musique"].path), tmp_path), tmp_path)["events"]
     assert isinstance(events, dict)
@@ -224,7 +233,9 @@ def test_steps_of_an_answer_are_seen() -> None:
     con.execute("""
         CREATE TABLE sample AS SELECT range % 4 = 0 AS a, range % 12 = 0 AS b, range % 5 = 0 AS c,
         CASE WHEN range % 4 = 0 THEN range END AS paid FROM range(3000)""")
-    assert funnel(con, {name: name for name in "abc"}) == {"a": "b"}
+    conditions = {name: name for name in "abc"}
+    assert funnel(con, conditions, conditions) == {"a": "b"}
+    assert funnel(con, {"c": "c"}, conditions) == {}
     assert only_where(con, "paid", ["a"])
     assert not only_where(con, "c", ["a"])
 

@@ -21,6 +21,8 @@ from ranker.guessing.words import is_named, speaks_of
 CONSTANT, SURE = 0.97, 0.999
 #: a column that changes so seldom in the order of time, of what chance gives, follows the time
 SELDOM = 0.02
+#: yes and no of which steps of an answer are looked for
+MOST_FLAGS = 40
 #: different values of a text that is for people to read, over those of its key
 READ = 0.5
 _ALMOST = "it changes in some of them: the last value known is taken, which may lie after the event"
@@ -91,12 +93,14 @@ def _funnel(con: duckdb.DuckDBPyConnection, varying: list[Facts], acts: dict[str
     acts: those that names speak of. Where there are any, the rarer one must be one of them.
     """
     flags = {f.name: f for f in varying if f.flag}
-    on = {f.name: f"coalesce({quoted(f.name)}::INT = 1, false)" for f in flags.values()}
-    on |= {f.name: f"{quoted(f.name)} IS NOT NULL" for f in varying if not f.flag and f.known < KNOWN}
+    on = {name: f"coalesce({quoted(name)}::INT = 1, false)" for name in flags}
+    known = {f.name: f"{quoted(f.name)} IS NOT NULL" for f in varying if not f.flag and f.known < KNOWN}
+    wide = {name: sql for name, sql in list(on.items())[:MOST_FLAGS] if name not in acts}
+    rare = {name: sql for name, sql in on.items() if name in acts} if acts else wide | known
     found = dict[str, Act]()
-    for name, rarer in funnel(con, on).items():
+    for name, rarer in funnel(con, wide, rare).items():
         for one in (name, rarer):
-            if one in flags and one not in acts and (rarer in acts or not acts):
+            if one in flags and one not in acts:
                 why = f"'{rarer}' never comes without '{name}', as steps of an answer do"
                 found[one] = yes_or_no(flags[one], why, doubt="" if acts else "is it what the user did?")
     return found
@@ -135,15 +139,20 @@ def _constant(f: Facts, seen: Seen) -> Guess | None:
     if f.column.kind in ("date", "clock") or (f.column.kind == "time" and not item >= CONSTANT):
         return None
     if user >= CONSTANT:
-        return Guess(f, "user attribute", "one value for each user", attribute(f), "" if user >= SURE else _ALMOST)
+        doubt = "" if user >= SURE else _ALMOST
+        return Guess(f, "user attribute", "one value for each user", attribute(f), future_of(f) or doubt)
     if request >= CONSTANT and not item >= SURE:
         return _asked(f, f"one value for each {seen.requests}", "" if request >= SURE else "it varies in some of them")
     if item >= CONSTANT:
         doubt = "" if item >= SURE else _ALMOST
-        if speaks_of(f.name, "total") and f.number:
-            doubt = "does it count the whole log? Then it tells the future: leave it out"
-        return Guess(f, "item attribute", "one value for each item", attribute(f), doubt)
+        return Guess(f, "item attribute", "one value for each item", attribute(f), future_of(f) or doubt)
     return None
+
+
+def future_of(f: Facts) -> str:
+    """Return the doubt about an attribute that may be made of the events themselves; "" for others."""
+    counts = speaks_of(f.name, "total") or speaks_of(f.name, "act")
+    return "does it count the whole log? Then it tells the future: leave it out" if counts and f.number else ""
 
 
 def _asked(f: Facts, why: str, doubt: str = "") -> Guess:
@@ -156,6 +165,9 @@ def _asked(f: Facts, why: str, doubt: str = "") -> Guess:
         return Guess(f, "none", f"{why}; it names a person or a machine")
     if f.column.kind == "list":
         return Guess(f, "none", f"{why}, but a list, which no context is")
+    if f.flag and act_of(f):
+        said = "its name speaks of what the user did in it"
+        return Guess(f, "none", f"{why}, and {said}", doubt="where it is known before the answer, it is context")
     return Guess(f, "context", why, category(f), doubt)
 
 

@@ -198,21 +198,22 @@ def len_of(con: duckdb.DuckDBPyConnection, column: str, table: str = "sample") -
     return int(con.execute(f"SELECT count(DISTINCT {quoted(column)}) FROM {table}").fetchall()[0][0])
 
 
-def funnel(con: duckdb.DuckDBPyConnection, on: dict[str, str], table: str = "sample") -> dict[str, str]:
-    """Return the conditions that hold wherever another, rarer one does, with that other one: a click for an order.
+def funnel(
+    con: duckdb.DuckDBPyConnection, wide: dict[str, str], rare: dict[str, str], table: str = "sample"
+) -> dict[str, str]:
+    """Return the conditions that hold wherever a rarer one does, with that one: a click for an order.
 
-    on: SQL conditions by their names. One that holds in most of the rows is none of a funnel.
+    wide, rare: SQL conditions by their names; one that holds in most of the rows is none of a funnel.
     """
-    names = list(on)
-    both = [f"count(*) FILTER (({on[a]}) AND ({on[b]}))" for a in names for b in names]
-    if not both:
+    pairs = [(a, b) for a in wide for b in rare if a != b]
+    if not pairs:
         return {}
-    found = con.execute(f"SELECT count(*), {', '.join(both)} FROM {table}").fetchall()[0]
-    rows, counts = int(found[0]), iter(found[1:])
-    count = {(a, b): int(next(counts)) for a in names for b in names}
-    inside = {
-        (a, b): count[a, b] >= INSIDE * count[b, b] and FEW_GROUPS <= count[b, b] < count[a, a] < SELDOM * rows
-        for a in names
-        for b in names
+    asked = [f"count(*) FILTER (({wide[a]}) AND ({rare[b]}))" for a, b in pairs]
+    alone = {name: f"count(*) FILTER ({condition})" for name, condition in (wide | rare).items()}
+    found = con.execute(f"SELECT count(*), {', '.join([*alone.values(), *asked])} FROM {table}").fetchall()[0]
+    rows, count = int(found[0]), dict(zip(alone, found[1:], strict=False))
+    return {
+        a: b
+        for (a, b), both in reversed(list(zip(pairs, found[1 + len(alone) :], strict=True)))
+        if both >= INSIDE * count[b] and FEW_GROUPS <= count[b] < count[a] < SELDOM * rows
     }
-    return {a: next(b for b in names if inside[a, b]) for a in names if any(inside[a, b] for b in names)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 
 from features.errors import PairliftError
-from ranker.guessing.columns import attribute, for_reading
+from ranker.guessing.columns import attribute, for_reading, future_of
 from ranker.guessing.facts import Facts, facts_of
 from ranker.guessing.guess import Guess, Role
 from ranker.guessing.keys import Keys, id_expression
@@ -117,11 +117,9 @@ def _side_guess(con: duckdb.DuckDBPyConnection, f: Facts, role: Role) -> Guess:
         return Guess(f, "none", "it names a person, a machine or a row")
     if f.column.kind == "text" and f.distinct > 0.95 * f.rows and f.spaced < 0.2 and speaks_of(f.name, "id"):
         return Guess(f, "none", "another id: each has its own")
-    total = speaks_of(f.name, "total") and f.number
-    doubt = "does it count the whole log? Then it tells the future: leave it out" if total else ""
     sql = f"epoch({f.column.sql}::TIMESTAMP)" if f.column.kind in ("time", "date") else attribute(f)
     listed = _split(con, f) if f.column.kind == "text" else ""
-    return Guess(f, role, "an attribute", sql or listed, doubt)
+    return Guess(f, role, "an attribute", sql or listed, future_of(f))
 
 
 def _split(con: duckdb.DuckDBPyConnection, f: Facts) -> str:
