@@ -119,6 +119,7 @@ def test_side_files_are_mapped_by_the_ids_that_they_hold(tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     n = 3_000
     log = {"who": rng.integers(0, 80, n), "sku": rng.integers(0, 90, n) + 500, "bought_at": rng.integers(0, 10**6, n)}
+    log["colour"] = log["sku"] % 7
     pq.write_table(pa.table(log | {"bought_at": log["bought_at"] + 1_700_000_000}), tmp_path / "log.parquet")
     kinds = [" ".join(sorted({f"tag{k % 5}", f"tag{k % 7}"})) for k in range(90)]
     titles = [f"A thing of its own, number {k}" for k in range(90)]
@@ -139,6 +140,7 @@ def test_side_files_are_mapped_by_the_ids_that_they_hold(tmp_path: Path) -> None
     ]
     assert "tells the future" in guessed.items.columns[1][2].doubt
     assert [name for name, _, _ in guessed.items.text] == ["title"]
+    assert [guess.name for guess in guessed.items.left_out] == ["empty", "colour"]
     loaded(guessed, tmp_path)
     with pytest.raises(PairliftError, match="no column holds the ids of 'who'"):
         guess_log(str(tmp_path / "log.parquet"), tmp_path, users=str(tmp_path / "items.parquet"))

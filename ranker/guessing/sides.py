@@ -1,6 +1,6 @@
 """Attributes of items and of users: of a file of their own, or constant within the log and taken out of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -81,6 +81,13 @@ def side_of_file(con: duckdb.DuckDBPyConnection, path: str, root: Path, role: Ro
     if events.facts.column.kind == "text" and key.column.kind != "text":
         sql = f"({sql})::{kind}"
     return Side(opened.source, sql, f"'{key.name}' holds the log's ids", lines, read, left_out)
+
+
+def replaced(in_log: Side | None, of_file: Side) -> Side:
+    """Return the side of a file, which says what of the log's own attributes it stands in the place of."""
+    own = [guess for _, _, guess in (*in_log.columns, *in_log.text)] if in_log else []
+    left = [Guess(guess.facts, "none", "of the log itself: this file stands in its place") for guess in own]
+    return replace(of_file, left_out=[*of_file.left_out, *left])
 
 
 def _key(con: duckdb.DuckDBPyConnection, facts: list[Facts], role: Role, events: Guess, path: str) -> Facts:
