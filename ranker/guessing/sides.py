@@ -124,7 +124,7 @@ def _side_guess(con: duckdb.DuckDBPyConnection, f: Facts, role: Role) -> Guess:
         return Guess(f, "none", "it names a person, a machine or a row")
     if f.column.kind == "text" and f.distinct > 0.95 * f.rows and f.spaced < 0.2 and speaks_of(f.name, "id"):
         return Guess(f, "none", "another id: each has its own")
-    sql = f"epoch({f.column.sql}::TIMESTAMP)" if f.column.kind in ("time", "date") else attribute(f)
+    sql = f"epoch({f.column.sql})" if f.column.kind in ("time", "date") else attribute(f)
     listed = _split(con, f) if f.column.kind == "text" else ""
     return Guess(f, role, "an attribute", sql or listed, future_of(f))
 
