@@ -531,7 +531,6 @@ def test_exposure_is_read_in_the_order_of_the_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "events", "says"),
     [
-        ("true,2,", "true,0,", {"position": "place"}, r"\[events\] position = 'place'.*below 1.* in 1 rows.*'1', '1'"),
         ("0.5", "0", {"propensity": "chance"}, r"propensity = 'chance': a chance outside \(0, 1\] in 1 rows"),
         ("0.5", "1.01", {"propensity": "chance"}, r"outside \(0, 1\] in 1 rows"),
         ("0.5", "nan", {"propensity": "chance"}, r"outside \(0, 1\] in 1 rows"),

@@ -120,8 +120,10 @@ def test_a_category_of_many_values_is_counted_and_named_with_the_key_that_admits
     n = len(many) + 500
     codes = (np.arange(n) % len(many)).astype(np.int32)
     author = Attribute("author", "categorical", codes=codes, values=many)
-    words = Attribute("words", "multi", codes=codes, offsets=np.arange(n + 1), values=many)
-    title = Attribute("title", "categorical", codes=np.arange(n, dtype=np.int32), values=tuple(map(str, range(n))))
+    each = np.arange(n, dtype=np.int32)  # as many words as items, and each word is of two
+    both, each_name = np.stack([each, np.roll(each, 1)], axis=1).ravel(), tuple(map(str, range(n)))
+    words = Attribute("words", "multi", codes=both, offsets=np.arange(0, 2 * n + 1, 2), values=each_name)
+    title = Attribute("title", "categorical", codes=each, values=each_name)
     query = Attribute("query", "categorical", values=many)
     large = replace(described(), item_ids=np.arange(n), item_attributes=(author, words, title), contexts=(query,))
     counters = make_counters(None, empty_log(()), large, GRADES)

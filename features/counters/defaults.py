@@ -11,7 +11,9 @@ FEW = 1.0
 
 def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterSettings]:
     """Return counters that are good on any log; of a log with one grade, they count and rate nothing."""
-    small, large = _attributes(catalog, 2, MAX_VALUES), _attributes(catalog, MAX_VALUES + 1, catalog.n_items - 1)
+    categories = [a for a in catalog.item_attributes if a.kind in ("categorical", "multi")]
+    small = [a.name for a in categories if 2 <= len(a.values) <= MAX_VALUES]
+    large = [a.name for a in categories if MAX_VALUES < len(a.values) < int((a.codes >= 0).sum())]  # some are shared
     own, of_surface = ["user", "item"], [["item", "surface"]] if len(catalog.surfaces) > 1 else []
     declared = []
     for key in [["user"], ["item"], *(["user", name] for name in small), *of_surface]:
@@ -21,12 +23,6 @@ def default_settings(catalog: Catalog, grades: tuple[str, ...]) -> list[CounterS
     declared += [_one(["item"], "impression", ["count"], ["h6h"]), *_worth(["item"], grades, ["h6h", "h1d"])]
     declared += [_one(own, "impression", ["count"], ["all"]), *_worth(own, grades, ["all"], FEW)]
     return declared + [_one(key, "impression", ["since"], ["all"]) for key in (["user"], ["item"], own)]
-
-
-def _attributes(catalog: Catalog, least: int, most: int) -> list[str]:
-    """Return the names of the item attributes that are categories or lists of so many different values."""
-    kinds = ("categorical", "multi")
-    return [a.name for a in catalog.item_attributes if a.kind in kinds and least <= len(a.values) <= most]
 
 
 def _one(key: list[str], event: str, stats: list[str], spans: list[str], strength: float = 10.0) -> CounterSettings:

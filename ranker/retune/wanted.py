@@ -7,13 +7,13 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.schema import F64
+from ranker.code_hash import code_hash
 from ranker.config import Config
 from ranker.hashes import hash_arrays, hash_value
 from ranker.retune.bench import seeds_of
 from ranker.retune.report import Measure
 from ranker.retune.space import Parameter, make_wanted_space
 from ranker.training.booster import parameters
-from ranker.training.code_hash import code_hash
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 from ranker.training.wanted import CODE as STAGE

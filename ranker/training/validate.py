@@ -27,18 +27,18 @@ TOO_FRESH = 0.8
 
 def validation_text(config: Config) -> str:
     """Import the log, make groups and pairs, and return the report. Raises PairliftError for what stops a training."""
-    folder = import_stage(config)
-    log, catalog = load_log(folder / "log.duckdb")
+    database = import_stage(config) / "log.duckdb"
+    log, catalog = load_log(database)
     lines = [
         f"{config.name}: {len(log):,} events, {catalog.n_users:,} users, {catalog.n_items:,} items",
         f"from {iso(int(log.ts[0]))} to {iso(int(log.ts[-1]))} ({(log.ts[-1] - log.ts[0]) / DAY:.1f} days)",
-        *_repeat_lines(load_repeats(folder / "log.duckdb")),
+        *_repeat_lines(load_repeats(database)),
         "",
         "events per grade, worst to best",
         *_grade_lines(log, config),
     ]
     try:
-        prepared = prepare(config)
+        prepared = prepare(config, database)
     except PairliftError as error:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
     for name, settings in config.plugins.items():

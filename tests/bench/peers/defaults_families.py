@@ -63,20 +63,14 @@ OLD, NEW = "old defaults", "new defaults"
 #: what may be added to the old defaults
 ADDED: dict[str, MakeFamily] = {
     "item_age": lambda c, g: Family([], ["item_age"]),
-    "weekday": lambda c, g: Family([], ["weekday"]),
     "lists: main and count": lambda c, g: lists_of_items(c),
     "user x item": lambda c, g: joined(one(OWN, "impression", ["count", "since"]), worth(OWN, g, ["all"], 1.0)),
     "item, hours": lambda c, g: joined(one(["item"], "impression", ["count"], ["h6h"]), worth(["item"], g, ["h6h"])),
     "item, a day": lambda c, g: worth(["item"], g, ["h1d"]),
-    "user, a day": lambda c, g: joined(
-        worth(["user"], g, ["h1d"]), *(worth(["user", n], g, ["h1d"]) for n in small(c))
-    ),
     "item, since wanted": lambda c, g: wanted(["item"], g),
-    "user, since wanted": lambda c, g: wanted(["user"], g),
-    "user x attribute, since": lambda c, g: joined(*(one(["user", n], "impression", ["since"]) for n in small(c))),
     "attribute": lambda c, g: joined(*(worth([n], g, ["h7d", "all"]) for n in small(c))),
     "large attribute": lambda c, g: joined(
-        *(one([n], "impression", ["count"], ["h7d", "all"]) for n in large(c)),
+        *(one([n], "impression", ["count"]) for n in large(c)),
         *(worth([n], g, ["h7d", "all"]) for n in large(c)),
     ),
     "user x large attribute": lambda c, g: joined(
@@ -86,7 +80,6 @@ ADDED: dict[str, MakeFamily] = {
         )
     ),
     "item x user attribute": lambda c, g: joined(*(worth(["item", n], g, ["all"]) for n in of_users(c))),
-    "user x surface": lambda c, g: worth(["user", "surface"], g, ["all"]) if len(c.surfaces) > 1 else Family([], []),
     "distinct": lambda c, g: joined(
         one(["user"], "impression", ["distinct_item"]), one(["item"], "impression", ["distinct_user"])
     ),

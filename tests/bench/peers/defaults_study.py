@@ -26,7 +26,7 @@ from ranker.training.booster import Slice, fit_booster
 from ranker.training.prepared import prepare
 
 #: how many fifths of the booster's period are judged
-FOLDS = 3
+FOLDS = 2
 #: of what lies before a fifth, the last part, which stops the trees
 STOPS = 0.2
 
