@@ -123,9 +123,15 @@ def _write_given(catalog: Catalog, columns: Columns, requests: Requests, out: F3
     """Write to float32[n, width] `out` what was said of every candidate, NaN where it is not given."""
     own = {name: place for place, name in enumerate(candidate_columns(catalog))}
     further = count(len(own))  # of the features of the list, which stand in the order of their columns
-    for k, name in columns:
-        place = own[name] if name in own else next(further)
-        out[:, k] = requests.given[:, place] if len(requests.given) else np.nan
+    places = [own[name] if name in own else next(further) for _, name in columns]
+    at = _span([k for k, _ in columns])
+    out[:, at] = requests.given[:, _span(places)] if len(requests.given) else np.nan
+
+
+def _span(places: list[int]) -> list[int] | slice:
+    """Return places as a slice where they follow one another: NumPy takes that in half the time."""
+    first, behind = places[0], places[0] + len(places)
+    return slice(first, behind) if places == list(range(first, behind)) else places
 
 
 def _request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:

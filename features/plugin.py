@@ -7,6 +7,8 @@ sum in another order, by which a value moves less than 1e-5 of its column's stan
 """
 
 import importlib
+import logging
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F32, I32, Catalog, EventLog, Requests
 from features.state.histories import Histories
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +114,27 @@ class RecodedPlugin(FeaturePlugin, Protocol):
         """
 
 
+def search_plugins_in(folder: Path) -> None:
+    """Import plugin classes from the modules of a folder too; it is searched last, so it hides no other module."""
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.append(place)
+        importlib.invalidate_caches()
+
+
 def plugin_class(path: str) -> type[FeaturePlugin]:
-    """Import `module:Class`; PairliftError where there is no such thing."""
+    """Import `module:Class`; PairliftError where there is no such thing, or its module raises."""
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise PairliftError(
-            f"plugin class '{path}': {error}; the form 'package.module:Class' of an importable class was expected"
+            f"plugin class '{path}': {error}; the form 'package.module:Class' was expected, of a class that Python "
+            "imports, or of a module beside the TOML (a server, which has none, finds it by --plugins DIR)"
         ) from error
+    except Exception as error:
+        log.exception("the module of the plugin class '%s' raised", path)
+        raise PairliftError(f"plugin class '{path}': its module raised {type(error).__name__}: {error}") from error
     lacking = [name for name in ("fit", "values", "save", "load") if not callable(getattr(found, name, None))]
     if not isinstance(found, type) or lacking:
         raise PairliftError(f"plugin class '{path}' lacks {', '.join(lacking)} of features.plugin.FeaturePlugin")

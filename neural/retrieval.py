@@ -212,7 +212,8 @@ def item_vectors(model: Argus, inputs: TowerData) -> Tensor:
 def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) -> States:
     """Return the states before the events of a mask: one pass over each window that has any."""
     mask, batches = TargetMask(events, np.zeros_like(inputs.pretrain.groups)), inputs.batches
-    parts = [_states(model, inputs, items, chosen, mask) for chosen in batches.plan(mask, TOKENS)]
+    plan = tqdm(batches.plan(mask, TOKENS), desc="states", unit="batch", file=sys.stderr, mininterval=1, leave=False)
+    parts = [_states(model, inputs, items, chosen, mask) for chosen in plan]
     if not parts:
         none, empty = np.empty(0, np.int64), torch.empty(0, items.shape[1])
         return States(none, empty, empty, torch.from_numpy(none))

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+from collections.abc import Iterator
 from ctypes.util import find_library
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -10,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
+from tqdm import tqdm
 
 from features.arrays import load_arrays
 from features.errors import PairliftError
@@ -31,6 +34,8 @@ USER_INPUTS = ("item", "codes", "signals", "surprise", "user", "length", "surfac
 ITEM_INPUTS = ("slots", "weight", "numbers")
 #: padded tokens of one call to the user tower: enough for speed, and little enough for the caches
 BUDGET = 8192
+#: user vectors that are computed with a bar: some seconds
+MANY = 10_000
 
 
 @cache
@@ -146,7 +151,7 @@ class Runtime:
         """Return float32[u, d] of int64[5, u] user, start, stop, row of `vectors.users`, and surface code."""
         user, start, stop, token, surface = key
         vectors = np.empty((key.shape[1], self.vectors.items.shape[1]), np.float32)
-        for at in length_buckets(stop - start, BUDGET):
+        for at in _shown(length_buckets(stop - start, BUDGET), len(user)):
             tokens = make_tokens(histories, user[at].astype(np.int32), start[at], stop[at], self.spec)
             inputs = (  # as USER_INPUTS
                 self.vectors.items[tokens.item], tokens.codes, tokens.signals, self.expected.surprise(tokens),
@@ -163,6 +168,17 @@ class Runtime:
         """
         owner = users[requests.row_request()]
         return np.asarray(np.einsum("nd,nd->n", self.candidate_vectors(requests.item), owner), np.float32)
+
+
+def _shown(parts: Iterator[I64], total: int) -> Iterator[I64]:
+    """Yield index arrays, with a bar on stderr where there are so many rows that they take long: never in a request."""
+    if total < MANY:
+        yield from parts
+        return
+    with tqdm(total=total, desc="user vectors", unit=" users", file=sys.stderr, mininterval=1, leave=False) as bar:
+        for part in parts:
+            yield part
+            bar.update(len(part))
 
 
 def encode_items(session: Any, items: Entities, chunk: int = 4096) -> F32:

@@ -1,6 +1,7 @@
 """The plugin of the towers: user and item vectors of a history transformer, and their scalar product."""
 
 import json
+import logging
 import shutil
 import tempfile
 import weakref
@@ -34,6 +35,8 @@ from neural.settings import TowerSettings
 
 if TYPE_CHECKING:
     from neural.train import Trained  # which imports torch
+
+log = logging.getLogger(__name__)
 
 ABOUT = "two_tower.json"
 ARRAYS = tuple(f"{name}.npy" for name in Vectors.__slots__)
@@ -81,6 +84,7 @@ class TwoTower:
         inputs, self.zone = trained.inputs, data.zone
         self._folder = folder = Path(tempfile.mkdtemp(prefix="pairlift-towers-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        log.info("towers to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
         users, user_row = user_tokens(trained, self.settings.threads)
@@ -103,6 +107,7 @@ class TwoTower:
         if fitted is None:
             return np.empty((trained.inputs.spec.n_items, 0), np.float32), []
         head, epochs = fitted
+        log.info("query tower to ONNX, and the keys of the items")
         export_query_tower(trained.model, head, trained.inputs.spec, folder)
         return item_keys(trained, head, self.settings.threads), epochs
 

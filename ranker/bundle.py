@@ -5,12 +5,13 @@ pairlift.toml     the configuration that it was trained with
 booster.txt       LightGBM's own text format: the liked part, which orders Rank
 wanted.txt        likewise, the wanted part, which orders Recommend; not there where nothing could be learned of it
 importance.json   what each column does in each part (`ranker.metrics.importance`); in format 3, in the liked one
-plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …)
+plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its code the manifest has a hash, no more
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
 """
 
 import json
+import logging
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,15 +32,21 @@ from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.code_hash import source_hash
 from ranker.columns import columns_of, demand
-from ranker.config import Config, load_config
+from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
+
+log = logging.getLogger(__name__)
 
 #: 2: importance.json, and the split in the manifest
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
 FORMAT, OLDEST = 4, 3
+
+#: our packages
+OWN = ("features", "neural", "ranker")
 
 BOOSTER, WANTED = "booster.txt", "wanted.txt"
 
@@ -135,10 +142,32 @@ def write_bundle(
             "split": asdict(split),
             "measured": measured,
             "recorded": recorded,
+            "plugins": _codes_of(config),
             "texts": texts,
             "files": hash_files(partial),
         }
         (partial / MANIFEST).write_text(json.dumps(manifest | {"version": _version_of(manifest)}, indent=1))
+
+
+def _codes_of(config: Config) -> dict[str, str]:
+    """Return, by name, the hash of the code of each served plugin that is not Pairlift's own.
+
+    Pairlift's own plugins have a format in what they save, which a later release reads or refuses.
+    """
+    modules = {name: config.plugins[name].path.partition(":")[0].partition(".")[0] for name in config.ranker.plugins}
+    return {name: source_hash(module) for name, module in modules.items() if module not in OWN}
+
+
+def _warn_of_other_code(folder: Path, manifest: dict[str, Any], config: Config) -> None:
+    """Warn of plugins whose code has changed since the training: it may be in what no value depends on."""
+    now = _codes_of(config)
+    for name, trained in manifest.get("plugins", {}).items():
+        if now[name] != trained:
+            log.warning(
+                "[plugins.%s]: the code of '%s' is not what %s was trained with, and its columns may mean something "
+                "else: train again, or serve it with the code of then (--plugins DIR)",
+                *(name, config.plugins[name].path, folder),
+            )
 
 
 def _version_of(manifest: dict[str, Any]) -> str:
@@ -196,13 +225,14 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
 def load_bundle(folder: Path) -> Bundle:
     """Verify a bundle, then map it. Never imports torch."""
     manifest = verify_bundle(folder)
-    config = load_config(folder / TOML, [] if "texts" in manifest else [("record", "texts")])
+    config = read_config(folder / TOML, [] if "texts" in manifest else [("record", "texts")])
     saved = manifest["spec"]
     listed = tuple(saved.get("listed", ()))  # a bundle from before there were any has none
     spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"], listed)
     plugins = {
         name: plugin_class(config.plugins[name].path).load(folder / "plugins" / name) for name in config.ranker.plugins
     }
+    _warn_of_other_code(folder, manifest, config)
     columns = tuple(manifest["columns"])
     booster, wanted = lgb.Booster(model_file=str(folder / BOOSTER)), folder / WANTED
     if booster.feature_name() != list(columns) or list(columns) != columns_of(spec, plugins):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
 from features.given import counted_events
 from features.log.dataset import Mapping
+from features.plugin import search_plugins_in
 from features.schema import Catalog
 from features.settings import (
     NAMED,
@@ -159,7 +160,14 @@ def wanted_floor(config: Config) -> int:
     return config.grade_names.index(config.lists.wanted)
 
 
-def load_config(path: Path, former: Sequence[tuple[str, str]] = ()) -> Config:
+def load_config(path: Path) -> Config:
+    """Read and check a user's TOML file, and find plugins beside it. PairliftError with every problem, one a line."""
+    config = read_config(path)
+    search_plugins_in(config.folder)
+    return config
+
+
+def read_config(path: Path, former: Sequence[tuple[str, str]] = ()) -> Config:
     """Read and check a TOML file. Raises PairliftError with every problem, one a line.
 
     former: (table, key) of what it may have and is passed over, for its reader takes care of that.

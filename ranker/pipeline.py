@@ -115,6 +115,8 @@ class Pipeline:
             proposed=sum(count for _, count, _ in trace.proposed),
             removed=trace.removed,
             n_items=request.state.catalog.all_items,
+            sources=self.source_names,
+            early=not found and request.as_of <= request.state.start,
             failed=trace.degraded,
         )
 
@@ -231,14 +233,18 @@ class Pipeline:
         """Run every stage, so that no request waits for a compiler or a thread; return what failed."""
         state = self.state
         items = np.arange(min(state.catalog.n_items, EXPLAINED), dtype=np.int32)
+        said = np.zeros((len(items), len(state.catalog.candidates)), np.float32)
+        candidates = Candidates(items, np.zeros((len(items), 1), np.int32), said)
+        given = given_of(candidates, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
             request, trace = Request(user, state.end, state=state), Trace()
-            source_calls, plugin_calls = self._source_calls(request), self._plugin_calls(request, items, NO_GIVEN)
+            source_calls, plugin_calls = self._source_calls(request), self._plugin_calls(request, items, given)
             proposals = [self._warmed(call, trace) or NOTHING for call in source_calls]
             for call in plugin_calls:
                 self._warmed(call, trace)
-            matrix = row_matrix(assemble(state, self.bundle.spec, request.requests(items)), self.bundle.plugins, {})
+            known = assemble(state, self.bundle.spec, request.requests(items, given))
+            matrix = row_matrix(known, self.bundle.plugins, {})
             self.bundle.score(matrix)
             if self.bundle.wanted is not None:
                 scores = self._source_scores(proposals, items, trace)

@@ -76,8 +76,8 @@ class BoosterSettings(Settings):
         description="Parameters of LightGBM's trees. Pairlift's own defaults: learning_rate = 0.03, num_leaves = 15, "
         "min_data_in_leaf = 50 and min_sum_hessian_in_leaf = 1.0 (less for under 5,000 rows), lambda_l2 = 5.0, "
         "feature_fraction = 0.7, bagging_fraction = 0.8, bagging_freq = 1, cat_smooth = 20.0, max_bin = 255. "
-        "use_quantized_grad = true is faster on millions of rows. Refused: those of LightGBM's objectives, metrics and "
-        "files, and what Pairlift sets itself (seed, deterministic …).",
+        "Refused: those of LightGBM's objectives, metrics and files, what Pairlift sets itself (seed …), and quantised "
+        "gradients, by which LightGBM fails on large logs.",
     )
     monotone: dict[str, Literal[-1, 1]] = Field(
         default={},
@@ -297,7 +297,8 @@ class PluginSettings(BaseModel):
 
     path: str = Field(
         alias="class",
-        description="Import path of the class, such as neural.two_tower:TwoTower. All other keys are options of that "
+        description="Import path of the class, such as neural.two_tower:TwoTower, or mine:Mine of mine.py beside this "
+        "file. All other keys are options of that "
         "class: `pairlift config neural.two_tower:TwoTower` lists them.",
     )
 

@@ -12,7 +12,8 @@ import numpy as np
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
-from features.schema import F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
+from features.pairing.split import iso
+from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:  # the clients load this file, and need neither compiled kernels nor DuckDB
@@ -25,6 +26,10 @@ DEFAULT_K = 10
 Codes = dict[str, int] | None
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
 EARLIEST, LATEST = -2_208_988_800_000_000, 253_370_764_800_000_000
+#: other units of time, and how many microseconds one has
+UNITS = {"milliseconds": 1000, "seconds": 1_000_000}
+#: how far from the log an as_of may lie that is taken for one in another unit
+NEAR = 365 * DAY
 
 
 class Wire:
@@ -59,6 +64,8 @@ class Wire:
             raise RequestError(
                 f"as_of: microseconds UTC since 1970, of the years 1900 to 9998, were expected, found {as_of}"
             )
+        if 0 < as_of < LATEST // min(UNITS.values()):
+            _refuse_other_unit(as_of, state.start, max(state.end, now))
         exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
         return Request(
             user=self._one(self.users, catalog.new_users, "user", message.user),
@@ -91,8 +98,8 @@ class Wire:
         """
         if not columns or not self._candidates:
             return NO_GIVEN
-        rows = np.full((len(self._candidates), n), np.nan, np.float32)  # a column each, so that it lies in one piece
         head, names = _head(n), set()
+        values = [_missing(n)] * len(self._candidates)
         for column in columns:
             name = column.name
             if name in names:
@@ -100,8 +107,8 @@ class Wire:
             names.add(name)
             if name in self._candidates:
                 place, codes, begin = self._candidates[name]
-                rows[place] = _numbers(column, begin + head, n) if codes is None else _coded(column, codes, n)
-        given = rows.T
+                values[place] = _numbers(column, begin + head, n) if codes is None else _coded(column, codes, n)
+        given = np.frombuffer(bytearray().join(values), "<f4").reshape(len(values), n).T
         if np.isinf(given).any():
             row, place = np.argwhere(np.isinf(given))[0]
             found = f"found {given[row, place]} for item {row}"
@@ -175,6 +182,16 @@ class Wire:
         return pb.Ids(integers=pb.IntegerIds(values=values))
 
 
+def _refuse_other_unit(as_of: int, start: int, end: int) -> None:
+    """Raise RequestError for an as_of before the log that lies about within [start, end) in seconds or milliseconds."""
+    for unit, size in UNITS.items():
+        if as_of < start and start - NEAR <= as_of * size <= end + NEAR:
+            raise RequestError(
+                f"as_of: microseconds UTC since 1970 were expected, found {as_of}, which lies before the log's first "
+                f"event and is {iso(as_of * size)} in {unit}: send {as_of * size}"
+            )
+
+
 def _codes(attribute: Attribute) -> Codes:
     return None if attribute.kind == "numeric" else {value: code for code, value in enumerate(attribute.values)}
 
@@ -186,22 +203,29 @@ def _head(n: int) -> bytes:
     return packed[: len(packed) - 4 * n]
 
 
-def _numbers(column: pb.CandidateColumn, head: bytes, n: int) -> F32:
-    """Return the n numbers of a column; RequestError where it has others. head: the bytes before them in such a column.
+@lru_cache(maxsize=4096)
+def _missing(n: int) -> bytes:
+    """Return n unknown numbers, as `_numbers`."""
+    return np.full(n, np.nan, "<f4").tobytes()
 
-    They are read from the bytes, where they lie as in memory: a Python number for each would cost three times as much.
+
+def _numbers(column: pb.CandidateColumn, head: bytes, n: int) -> bytes:
+    """Return the n numbers of a column, 4 bytes each; RequestError where it has others.
+
+    head: what stands before them in the bytes of such a column. There they lie as in memory, and are taken as they are:
+    a Python number for each would cost three times as much.
     """
-    packed = column.SerializeToString()
+    packed: bytes = column.SerializeToString()
     if len(packed) == len(head) + 4 * n and packed.startswith(head):
-        return np.frombuffer(packed, "<f4", n, len(head))
+        return packed[len(head) :]
     _check_column(column, "numbers", n)
-    return np.array(column.numbers, np.float32)  # with fields of a later version
+    return np.array(column.numbers, "<f4").tobytes()  # with fields of a later version
 
 
-def _coded(column: pb.CandidateColumn, codes: dict[str, int], n: int) -> list[float]:
-    """Return the codes of the n texts of a column, NaN for unknown ones; RequestError where it has others."""
+def _coded(column: pb.CandidateColumn, codes: dict[str, int], n: int) -> bytes:
+    """Return the codes of the n texts of a column likewise, NaN for unknown ones; RequestError where it has others."""
     _check_column(column, "texts", n)
-    return [codes.get(text, np.nan) for text in column.texts]
+    return np.array([codes.get(text, np.nan) for text in column.texts], "<f4").tobytes()
 
 
 def _check_column(column: pb.CandidateColumn, expected: str, n: int) -> None:

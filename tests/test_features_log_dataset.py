@@ -201,6 +201,8 @@ def test_paths_count_from_the_data_root_with_odd_characters(tmp_path: Path, monk
         "read_csv('{data}/log (1).csv')",
         '(SELECT * FROM "log (1).csv")',
         f"(SELECT * FROM 'log (1).csv' WHERE 'no {'name ' * 60}' <> '')",  # longer than a file's name can be
+        f"SELECT * FROM 'log (1).csv' WHERE 'no {'name ' * 60}' <> ''",
+        f"'log (1).csv' AS {'long' * 70}",
     ):
         events = result.events.model_copy(update={"source": source})
         import_log(replace(result, data=data, events=events), tmp_path / "log.duckdb")
@@ -446,3 +448,34 @@ def test_the_place_of_a_bad_row_is_right_or_only_its_number(tmp_path: Path, sour
     with pytest.raises(PairliftError) as caught:
         import_log(mapping(tmp_path, source=source), tmp_path / "log.duckdb")
     assert place in str(caught.value), str(caught.value)
+
+
+def test_an_error_of_sql_is_told_before_the_sql(tmp_path: Path) -> None:
+    source = f"SELECT *, nonsense FROM 'log.csv' WHERE 'no {'name ' * 60}' <> ''"
+    with pytest.raises(PairliftError) as caught:
+        import_log(mapping(tmp_path, source=source), tmp_path / "log.duckdb")
+    first, *_, last = str(caught.value).splitlines()
+    assert first.startswith('[events] source: Binder Error: Referenced column "nonsense" not found')
+    assert last == f"  in {source!r}"
+    for wrong, place in (({"user_id": "nullif(who, 'al')"}, "user_id"), ({"position": "stars - 2"}, "position")):
+        good = source.replace("nonsense", "1 AS one")
+        with pytest.raises(PairliftError, match=rf"^\[events\] {place} of \"SELECT .{{1,60}}…\": "):
+            import_log(mapping(tmp_path, source=good, **wrong), tmp_path / "log.duckdb")
+
+
+def test_a_column_of_a_name_that_sql_has_is_to_be_quoted(tmp_path: Path) -> None:
+    given = mapping(tmp_path, CSV.replace("when", "at"), ts="at")
+    with pytest.raises(
+        PairliftError, match=r"\[events\] ts: Parser Error.*\n  'at' is a word of SQL: .* as '\"at\"', in double"
+    ):
+        import_log(given, tmp_path / "log.duckdb")
+    events = given.events.model_copy(update={"ts": '"at"'})
+    import_log(replace(given, events=events), tmp_path / "log.duckdb")
+
+
+def test_positions_start_at_one(tmp_path: Path) -> None:
+    import_log(mapping(tmp_path, position="stars - 1"), tmp_path / "log.duckdb")
+    with pytest.raises(
+        PairliftError, match=r"position of 'log.csv': a position below 1, .* in 1 rows.*\n +row 2 of log"
+    ):
+        import_log(mapping(tmp_path, position="stars - 2"), tmp_path / "log.duckdb")

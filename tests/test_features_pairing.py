@@ -248,8 +248,19 @@ def test_wrong_weights_are_told(weights: dict[str, float], says: str) -> None:
 
 def test_a_split_out_of_order_is_told() -> None:
     log = make_world(0).log
-    with pytest.raises(PairliftError, match="t0 < t1 < t2 < t3"):
-        make_split(SplitSettings(t1=0.8, t2=0.5), log, "UTC")
+    for wrong in ({"t1": 0.8, "t2": 0.5}, {"t1": 0.5, "t2": 0.5}, {"t0": 0.6, "t1": 0.5}, {"t2": 0.7, "t3": 0.7}):
+        with pytest.raises(PairliftError, match="t0 <= t1 < t2 < t3"):
+            make_split(SplitSettings(**wrong), log, "UTC")
+
+
+def test_the_towers_period_alone_may_be_empty() -> None:
+    log = make_world(0).log
+    split = make_split(SplitSettings(t0=0.2, t1=0.2, t2=0.5), log, "UTC")
+    assert split.t0 == split.t1
+    groups = make_groups(log, PairingSettings(), split)
+    assert not len(groups.of("towers").requests)
+    assert len(groups.of("booster", True).requests)
+    assert not (split.period(log.ts) == 0).any()
 
 
 def test_a_plugin_sees_nothing_of_a_later_period() -> None:
@@ -520,7 +531,6 @@ def test_exposure_is_read_in_the_order_of_the_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "events", "says"),
     [
-        ("true,2,", "true,0,", {"position": "place"}, r"\[events\] position = 'place'.*below 1.* in 1 rows.*'1', '1'"),
         ("0.5", "0", {"propensity": "chance"}, r"propensity = 'chance': a chance outside \(0, 1\] in 1 rows"),
         ("0.5", "1.01", {"propensity": "chance"}, r"outside \(0, 1\] in 1 rows"),
         ("0.5", "nan", {"propensity": "chance"}, r"outside \(0, 1\] in 1 rows"),

@@ -158,6 +158,17 @@ def test_examples_are_valid_and_round_trip(name: str, tmp_path: Path) -> None:
         assert plugin in config.plugins
 
 
+def test_the_readme_calls_from_other_languages_in_the_words_of_the_contract() -> None:
+    text, contract = (ROOT / "README.md").read_text(), (ROOT / "proto/pairlift/v1/ranking.proto").read_text()
+    node, go = (re.findall(rf"```{name}\n(.*?)```", text, re.DOTALL)[0] for name in ("js", "go"))
+    assert "keepCase: true" in node
+    sent = re.findall(r"(\w+):", node[node.index("client.Recommend") :].partition("=>")[0])
+    fields = {*sent, *re.findall(r"answer\.([a-z_]+)", node)}
+    fields |= {name.lower() for name in re.findall(r"Get(\w+)\(\)|\b([A-Z]\w*):", go) for name in name if name}
+    assert {"user", "integer", "k", "scores", "reason", "items"} <= fields
+    assert [name for name in fields - {"kind"} if not re.search(rf"\b{name} = \d+;", contract)] == []
+
+
 def test_the_template_names_every_table() -> None:
     text = example_text("template")
     for name in Config.model_fields:

@@ -1,6 +1,7 @@
 """The plugin: its contract, its columns, lags and zones; what is served is what was trained."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -57,6 +58,19 @@ def test_all_columns_stand_in_their_order(fitted: Any) -> None:
     assert plugin.columns[:2] == ("dot", "user_vector_0")
     assert plugin.columns[17] == "item_vector_0"
     np.testing.assert_allclose(values[:, 0], (values[:, 1:17] * values[:, 17:]).sum(1), rtol=1e-4, atol=1e-5)
+
+
+def test_what_takes_long_behind_the_epochs_has_a_bar(
+    fitted: Any, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin, requests, histories = fitted
+    plugin.values(requests, histories)
+    assert "user vectors" not in capsys.readouterr().err
+    monkeypatch.setattr("neural.runtime.MANY", 10)
+    plugin.values(requests, histories)
+    assert "user vectors: " in capsys.readouterr().err
+    TwoTower(**SMALL_TOWERS).fit(fit_data(world, make_split(SplitSettings(), world.log, "UTC")))
+    assert re.search(r"pre-train:.*fine-tune:.*states:.*retrieve:", capsys.readouterr().err, re.DOTALL)
 
 
 def test_a_lag_hides_the_latest_events(fitted: Any) -> None:

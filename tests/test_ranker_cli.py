@@ -17,16 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from served import ROOT, pairlift, recording, user_id
+from served import ROOT, pairlift, recording, serving, user_id
 from world import write_world
 
 from features.errors import PairliftError
+from features.log.dataset import import_log
 from ranker.bundle import load_bundle
 from ranker.candidates import cooccurrence
 from ranker.cli.ask import rank, recommend
 from ranker.cli.main import cli
+from ranker.cli.record import Refused
 from ranker.cli.serve import serve
 from ranker.client import Client
+from ranker.code_hash import hash_source
 from ranker.config import load_config
 from ranker.export.onnx import run_onnx
 from ranker.training.arms import Arms
@@ -42,6 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert code == 0, said
     assert "test PairAccuracy" in said
     assert "ndcg@10    of lists" in said
+    for bar in ("liked part:", "proposals:", "wanted part:", "lists:"):  # no long silence
+        assert bar in said, bar
     return folder / "bundle"
 
 
@@ -50,6 +55,23 @@ def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> Non
     assert code == 0
     for part in ("9,600 events, 60 users", "(no grade)", "like > skip", "pairs of weight 2", "test ", "NULL"):
         assert part in said, part
+
+
+def test_validate_imports_once_and_refuses_what_uplift_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(
+        "ranker.training.importing.import_log", lambda mapping, to: made.append(to) or import_log(mapping, to)
+    )
+    config = write_world(tmp_path)
+    hidden = "read_parquet(concat('{data}/lo', 'g.parquet'))"  # whose files are not known, so that it is read anew
+    text = config.read_text().replace('source = "log.parquet"', f'source = "{hidden}"')
+    config.write_text(text)
+    code, said = pairlift("validate", config)
+    assert (code, len(made)) == (0, 1), said
+    config.write_text(text.replace("[uplift]", '[uplift]\nfamiliar = ["genre"]'))
+    code, said = pairlift("validate", config)
+    assert code == 2
+    assert "[uplift] familiar: 'genre' is not a text or a list of [items.columns]" in said
 
 
 def test_validate_tells_what_lists_are_learned_from_and_warns_of_little(tmp_path: Path) -> None:
@@ -83,6 +105,16 @@ def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
         if beyond is not None:
             n = sum(graded and (ts < bound) == (name == "t0") for ts, _, graded in rows)
             assert f"; {len(beyond):,} groups of {n:,} impressions lie" in line, said
+
+
+def test_reaching_the_most_trees_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_world(tmp_path)
+    config.write_text(config.read_text().replace("trees = 60", "trees = 12"))
+    code, said = pairlift("train", config, "--out", tmp_path / "bundle")
+    assert code == 0, said
+    assert "WARNING: the liked part had not stopped getting better when [booster] trees = 12 ended it" in said
+    assert "wanted part: 3 of 3 forests had not stopped" in caplog.text
+    assert re.search(r"^at_cap +True$", pairlift("bundle", "show", tmp_path / "bundle")[1], re.MULTILINE)
 
 
 def test_little_memory_makes_more_blocks_and_the_same_table(
@@ -362,6 +394,18 @@ def test_the_commands_explain(server, world):
     assert "item__" in result.stdout or "als__dot" in result.stdout
 
 
+def test_a_bundle_whose_sources_are_all_off_is_trained_and_says_why_its_lists_are_empty(tmp_path: Path) -> None:
+    config = write_world(tmp_path)
+    off = "\n".join(f"{name} = false" for name in ("popular", "cooccurrence", "nearest"))
+    config.write_text(f"{config.read_text()}[sources]\n{off}\n")
+    code, said = pairlift("train", config, "--out", tmp_path / "bundle")
+    assert code == 0, said
+    with serving(load_bundle(tmp_path / "bundle"), clock="snapshot") as one:
+        code, said = pairlift("recommend", "--user", 1, "--address", one.address)
+        assert "no items\nthe sources proposed nothing: none is turned on in [sources]" in said
+        assert code == 0
+
+
 def test_a_short_list_is_printed_with_its_reason(server, world):
     every = ",".join(map(str, world.catalog.item_ids.tolist()))
     arguments = ["--user", "999999", "--address", server.address]
@@ -452,6 +496,64 @@ def test_the_serve_command_prints_its_address_answers_and_stops(bundle_folder, w
         process.communicate()
 
 
+BESIDE = """
+from features.baselines import Noise
+
+class Mine(Noise):
+    def values(self, requests, histories):
+        return 1 * super().values(requests, histories)
+"""
+
+
+def test_a_plugin_beside_the_toml_is_trained_and_served_and_a_change_of_its_code_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forget() -> None:
+        monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(source.parent)])
+        monkeypatch.delitem(sys.modules, "beside_the_toml", raising=False)
+        hash_source.cache_clear()
+
+    config, source, bundle = write_world(tmp_path), tmp_path / "beside_the_toml.py", tmp_path / "bundle"
+    text = config.read_text().replace('plugins = ["als"]', 'plugins = ["mine"]')
+    config.write_text(text + '[plugins.mine]\nclass = "beside_the_toml:Mine"\n')
+    source.write_text(BESIDE)
+    code, said = pairlift("train", config, "--out", bundle)
+    assert code == 0, said
+    assert sys.path[-1] == str(tmp_path)
+    assert not list(bundle.rglob("*.py"))
+    forget()
+    code, said = pairlift("bundle", "verify", bundle)
+    assert code == 2
+    assert "No module named 'beside_the_toml'" in said
+    assert "--plugins DIR" in said
+    for change, warns in (("", False), ("# a comment\n", False), ("OTHER = 2\n", True)):
+        forget()
+        source.write_text(BESIDE + change)
+        caplog.clear()
+        assert pairlift("bundle", "verify", bundle, "--plugins", tmp_path)[0] == 0
+        assert ("[plugins.mine]: the code of 'beside_the_toml:Mine' is not what" in caplog.text) == warns
+    forget()
+    code, said = pairlift("config", "beside_the_toml:Mine", "--plugins", tmp_path)
+    assert code == 0, said
+    process = spawn(bundle, "--port", "0", "--clock", "snapshot", "--plugins", tmp_path)
+    try:
+        line = process.stdout.readline()
+        assert "pairlift serves bundle" in line
+        with Client(line.split()[-1], timeout=20) as client:
+            assert client.rank(1, [2, 3]).degraded == ()
+    finally:
+        process.kill()
+        assert "its columns may mean something else" in process.communicate()[1]
+
+
+def test_a_plugin_whose_module_raises_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "raises_when_imported.py").write_text("1 / 0")
+    code, said = pairlift("config", "raises_when_imported:Mine", "--plugins", tmp_path)
+    assert code == 2
+    assert "'raises_when_imported:Mine': its module raised ZeroDivisionError: division by zero" in said
+
+
 def test_the_serve_command_refuses_a_taken_port_and_warns_of_an_old_snapshot(bundle_folder, server):
     port = server.address.rpartition(":")[2]
     process = spawn(bundle_folder, "--port", port)
@@ -468,6 +570,24 @@ def test_the_serve_command_refuses_a_damaged_bundle(bundle_folder, tmp_path):
     result = run(serve, str(tmp_path / "bad"), "--port", "0")
     assert isinstance(result.exception, PairliftError)
     assert "booster.txt: changed" in str(result.exception)
+
+
+def test_refusals_are_counted_by_reason() -> None:
+    refused = Refused()
+    reasons = (
+        "ts 2024-01-01T00:00:00Z is older than 7 days",
+        "grade 'a' is unknown",
+        "ts 1999-12-31 is older than 7 days",
+    )
+    told = [refused.add(row, reason) for row, reason in enumerate(reasons)]
+    assert told == [f"refused (1): row 0: {reasons[0]}", f"refused (2): row 1: {reasons[1]}", ""]
+    assert refused.brief() == "refused (1) 2, refused (2) 1"
+    assert refused.lines()[0] == f"  2, the first of them row 0: {reasons[0]}"
+    assert refused.total == 3
+    for letter in "bcdefghijkl":
+        refused.add(9, f"grade '{letter}' is unknown")
+    assert refused.brief().endswith("refused (10) 1, others 3")
+    assert refused.lines()[-1] == "  and for 3 other reasons"
 
 
 def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
@@ -487,7 +607,9 @@ def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
     with recording(bundle, tmp_path / "log") as (server, _client):
         done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address, "--batch", "2"])
         assert "2 events recorded, 0 were recorded before, 1 refused" in done.output
-        assert "row 2: ts: µs since 1970 were expected, found -7" in done.output
+        assert "1, the first of them row 2: ts: µs since 1970 were expected, found -7" in done.output
+        assert "recording: 100%" in done.stderr
+        assert "events/s, refused (1) 1]" in done.stderr
         assert done.exit_code == 2
         done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address])
         assert "0 events recorded, 2 were recorded before, 1 refused" in done.output

@@ -281,7 +281,7 @@ def test_plugins_learn_from_weighed_pairs_and_stop_by_the_grades_weights(config:
         ("position_power = 1.0", "", "position_power or examination needs [events] position"),
         ("propensity = true", "", "[pairing] propensity needs [events] propensity"),
         ("propensity = true", "propensity = '2.0'", "propensity = '2.0': a chance outside (0, 1] in 9,600 rows"),
-        ("examination = [1.0]", "position = '0'", "position = '0': a position below 1, which is the first place, in"),
+        ("examination = [1.0]", "position = '0'", "position of 'log.parquet': a position below 1, which is"),
         ("position_power = 1.0\nexamination = [1.0]", "position = '1'", "keep one of them"),
     ],
 )

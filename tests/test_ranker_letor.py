@@ -91,13 +91,14 @@ def test_the_ranker_knows_what_the_labels_follow(made: Path) -> None:
     np.testing.assert_allclose(scores, own, atol=1e-6)
 
 
-def test_validate_says_that_there_are_no_lists_and_lists_refuses(made: Path) -> None:
+def test_validate_says_that_there_are_no_lists_and_what_is_about_lists_refuses(made: Path) -> None:
     code, said = pairlift("validate", made / "log" / "pairlift.toml")
     assert code == 0, said
     assert re.search(r"^towers +\[2000-01-01T00:00:00Z, 2000-01-01T00:00:00Z\): 0 groups", said, re.MULTILINE)
     assert "[sources] are all switched off" in said
-    code, said = pairlift("lists", made / "log" / "pairlift.toml", "--out", made / "lists")
-    assert (code, "switch one on" in said) == (2, True)
+    for words in (("lists", "--out", made / "lists"), ("retune", "--part", "wanted")):
+        code, said = pairlift(words[0], made / "log" / "pairlift.toml", *words[1:])
+        assert (code, "switch one on" in said) == (2, True)
 
 
 def test_a_plugin_needs_the_period_that_is_empty(made: Path, tmp_path: Path) -> None:

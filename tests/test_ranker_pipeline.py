@@ -14,6 +14,7 @@ from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from ranker.candidates.gathering import candidates_of, source_columns, source_values
 from ranker.candidates.merge import dedupe, within_quota
+from ranker.candidates.shortage import shortage
 from ranker.candidates.source import Proposal
 from ranker.columns import full_matrix
 from ranker.columns import with_sources as with_source_scores
@@ -202,7 +203,13 @@ def test_each_short_list_has_a_reason(bundle, world, now):
 
     few = "fewer candidates than k = 10 were left: "
     seen = sorted(set(world.log.item[world.log.user == 0].tolist()))[:12]
-    assert reason() == reason([]) == reason([], []) == "the sources proposed nothing"
+    none = "the sources proposed nothing: "
+    assert reason().startswith(none + "none is turned on in [sources] of the bundle's TOML")
+    assert reason([], []) == none + "s0, s1 had nothing for this user; [sources] popular has items for everyone"
+    early = Pipeline(bundle).recommend(Request(0, int(world.log.ts[0]), state=bundle.state), 5)
+    assert (len(early.item), early.reason) == (0, none + "no event is known before as_of")
+    unwanted = shortage(5, 0, proposed=0, removed=(), n_items=9, sources=("popular",), early=False)
+    assert unwanted == none + "no event of a wanted grade ([lists] wanted) is known before as_of"
     assert reason([], ValueError("no")) == "the sources proposed nothing: sources.s1 failed or was late"
     assert reason(seen, seen[:3], user=0) == "all that was proposed was removed: seen 12"
     assert reason([3, -4, 5], exclude=[3, 5, 7]) == "all that was proposed was removed: unknown 1, excluded 2"

@@ -180,6 +180,17 @@ def test_what_does_not_fit_is_refused_with_its_table(priced, tmp_path):
     assert reasons[5] == "feedback column 'pricey' is unknown (did you mean 'price'?)"
 
 
+def test_a_request_has_one_context(priced, tmp_path):
+    user, item, n = int(priced.state.catalog.user_ids[0]), int(priced.state.catalog.item_ids[0]), 7
+    device = pa.array(["tv", None, "phone", "tv", "phone", "tv", "phone"])
+    requests = ["a", "a", "b", "b", None, None, "b"]
+    with recording(priced, tmp_path / "log") as (_, client):
+        columns = [list(range(n)), [user] * n, [item] * n, [priced.state.end] * n]
+        (outcome,) = client.record([batch(*columns, request_id=requests, feedback={"device": device})])
+    reason = "context column 'device': one value for a request was expected, request 'b' has 'phone' and 'tv'"
+    assert outcome == (6, 0, ((3, reason),))
+
+
 def test_a_file_with_what_was_asked_is_recorded(priced, tmp_path):
     events = asked(priced, 8)
     table = events.events

@@ -32,20 +32,23 @@ from ranker.settings import RecordSettings
 
 def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundle, tmp_path):
     end, user, item = bundle.state.end, int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0])
-    n = 10
+    n = 11
     ts = [end] * n
     ts[1], ts[2], ts[3] = -5, now_wall() + HOUR, end - 8 * DAY
     inf = [0.5] * n
     inf[4] = float("inf")
-    extra = {"plya": pa.array([None] * 5 + [1.0] + [None] * 4, pa.float64())}
+    extra = {"plya": pa.array([None] * 5 + [1.0] + [None] * 5, pa.float64())}
     grades = [""] * n
     grades[6], grades[7], grades[8] = "liek", "like", "listen"
-    mixed = batch([f"e{k}" for k in range(n)], [user] * n, [item] * n, ts, inf, feedback=extra, grades=grades)
+    place = [None, *range(1, 10), 0]
+    mixed = batch(
+        [f"e{k}" for k in range(n)], [user] * n, [item] * n, ts, inf, feedback=extra, grades=grades, position=place
+    )
     with recording(bundle, tmp_path / "log") as (_server, client):
         (outcome,) = client.record([mixed])
         assert outcome.recorded == 3  # 0, 8 and 9
         reasons = dict(outcome.refused)
-        assert sorted(reasons) == [1, 2, 3, 4, 5, 6, 7]
+        assert sorted(reasons) == [1, 2, 3, 4, 5, 6, 7, 10]
         for place, text in {
             1: "µs since 1970 were expected, found -5",
             2: "in the future, beyond",
@@ -54,6 +57,7 @@ def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundl
             5: r"feedback column 'plya' is unknown \(did you mean 'play'\?\)",
             6: r"grade 'liek' is unknown \(did you mean 'like'\?\)",
             7: r"grade 'like': the conditions of \[\[grades\]\] give 'listen'",
+            10: r"position: 1 \(the first place\) or more was expected, found 0",
         }.items():
             assert re.search(text, reasons[place]), reasons[place]
         (outcome,) = client.record([batch(["x", "y"], ["one", "two"], [item] * 2, [end] * 2)])

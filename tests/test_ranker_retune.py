@@ -199,9 +199,19 @@ def test_the_first_trial_of_lists_is_what_train_would_measure(searched_lists: mo
     assert searched_lists.own.intermediate_values[0] == pytest.approx(worth, abs=1e-9)
 
 
-def test_lists_that_cannot_be_judged_are_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("[sources]\npopular = false\ncooccurrence = false\nnearest = false\n", "[sources] are all switched off"),
+        (
+            '[lists]\nwanted = "best"\n[[grades]]\nname = "best"\nwhen = "play > 9"\n',
+            "[sources] propose nothing that was wanted",
+        ),
+    ],
+)
+def test_lists_that_cannot_be_judged_are_refused_with_what_to_do(tmp_path: Path, more: str, why: str) -> None:
     path = write_config(tmp_path)
-    path.write_text(path.read_text() + "[sources]\npopular = false\ncooccurrence = false\nnearest = false\n")
+    path.write_text(path.read_text() + more)
     code, said = pairlift("retune", path, "--part", "wanted", "--trials", 1)
     assert code == 2
-    assert "retune --part wanted: [sources] propose nothing that was wanted" in said
+    assert f"retune --part wanted: {why}" in said

@@ -17,7 +17,17 @@ from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
-from ranker.training.booster import Slice, added, check_monotone, check_params, fit_booster, mean_of, parameters
+from ranker.training.booster import (
+    Slice,
+    _Stop,
+    added,
+    at_cap,
+    check_monotone,
+    check_params,
+    fit_booster,
+    mean_of,
+    parameters,
+)
 from ranker.training.category_codes import moved_codes, recode
 from ranker.training.leaf_refit import refit, refit_booster
 from ranker.training.objective import PairLogit
@@ -98,7 +108,6 @@ def test_a_parameter_may_have_any_of_lightgbms_names() -> None:
         {"data_sample_strategy": "goss"},
         {"boosting": "goss"},
         {"linear_tree": True},
-        {"use_quantized_grad": True},
         {"feature_contri": [0.1, 1.0, 1.0]},
         {"interaction_constraints": [[0, 1], [2]]},
         {"max_bin_by_feature": [10, 20, 30]},
@@ -145,6 +154,19 @@ def test_one_lucky_round_does_not_stop_a_fit(monkeypatch: pytest.MonkeyPatch) ->
 def test_fewer_rounds_than_a_window_are_all_kept(trees: int) -> None:
     result = BoosterSettings(trees=trees, stop_after=3, params={"num_leaves": 4, "num_threads": 1})
     assert fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), result, 0).num_trees() == trees
+
+
+def test_it_is_known_whether_the_most_trees_ended_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for trees in (3, 30, 60, 400):
+        result, rounds = BoosterSettings(trees=trees, stop_after=20, params={"learning_rate": 0.2}), []
+        stop = _Stop.__call__
+        monkeypatch.setattr(
+            _Stop, "__call__", lambda own, env, stop=stop, seen=rounds: seen.append(1) or stop(own, env)
+        )
+        best = fit_booster(COLUMNS, [], a_slice(0, n=600), a_slice(1, n=600), result, 0).num_trees()
+        monkeypatch.undo()
+        assert at_cap(result, best) == (len(rounds) == trees), (trees, best, len(rounds))
+    assert len(rounds) < 400
 
 
 def test_a_warm_start_keeps_the_old_trees_and_adds_to_them() -> None:
@@ -229,31 +251,21 @@ def test_infinite_and_missing_values_of_a_request_score_as_lightgbm_has_them() -
     np.testing.assert_array_equal(scorer.score(rows), scorer.score(largest))
 
 
-def test_quantised_gradients_have_bins_enough() -> None:
-    large = {"min_data_in_leaf": 50}
-    exact, quantised = (
-        fit(booster_settings(params=large)),
-        fit(booster_settings(params=large | {"use_quantized_grad": True})),
-    )
-    assert "[num_grad_quant_bins: 16]" in quantised.model_to_string()
-    assert "[quant_train_renew_leaf: 1]" in quantised.model_to_string()
-    held = a_slice(7)
-    right = [pair_accuracy(np.asarray(b.predict(held.matrix)), held.pairs).value for b in (exact, quantised)]
-    assert right[1] > right[0] - 0.02
-    own = booster_settings(params={"use_quantized_grad": True, "num_grad_quant_bins": 4})
-    assert parameters(own, 10)["num_grad_quant_bins"] == 4
-    assert "quant_train_renew_leaf" not in parameters(booster_settings(), 10)
+@pytest.mark.parametrize("name", ["use_quantized_grad", "num_grad_quant_bins"])
+def test_quantised_gradients_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(PairliftError, match=rf"{name}: Pairlift sets this: it stays off.*its issue 5994\): leave it"):
+        fit(booster_settings(params={name: True}))
 
 
-def test_a_failure_of_quantised_gradients_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lightgbm_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
-        raise lgb.basic.LightGBMError("Check failed: (best_split_info.left_count) > (0)")
+        raise lgb.basic.LightGBMError("Check failed")
 
     monkeypatch.setattr("ranker.training.booster.lgb.train", fails)
-    with pytest.raises(PairliftError, match="raise min_data_in_leaf, or drop use_quantized_grad"):
-        fit(booster_settings(params={"use_quantized_grad": True}))
-    with pytest.raises(PairliftError, match=r"best_split_info.left_count\) > \(0\)$"):
+    with pytest.raises(PairliftError, match=r"\[booster.params\]: LightGBM says: Check failed$"):
         fit(booster_settings())
+    with pytest.raises(PairliftError, match=r"Check failed; are .* impressions of the booster's period enough"):
+        fit(BoosterSettings(trees=3))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from world import write_world
 
 from features.baselines import ALS
 from features.errors import PairliftError
+from ranker import code_hash as module
 from ranker.bundle import load_bundle
+from ranker.code_hash import code_hash, hash_source
 from ranker.config import Config, load_config
 from ranker.pipeline import Pipeline
 from ranker.recording.memory import memory_lines
@@ -23,8 +25,6 @@ from ranker.retune import liked
 from ranker.retune import wanted as wanted_trials
 from ranker.train import train
 from ranker.training import arms, importing, plugins, prepared, wanted
-from ranker.training import code_hash as module
-from ranker.training.code_hash import code_hash, hash_source
 from ranker.training.stages import run_stage
 
 
@@ -141,7 +141,7 @@ UNREAD = {
     "ranker.training.fetch": "the files that it fetches enter the import's key",
     "ranker.hashes": "it makes keys alone",
     "features.files": "it writes what it is given",
-    "ranker.training.code_hash": "it makes keys alone",
+    "ranker.code_hash": "it makes keys alone",
     "ranker.training.stages": "it keeps what was made",
     "ranker.training.booster.check_params": "it refuses settings, or does nothing",
     "ranker.training.booster.check_monotone": "it refuses settings, or does nothing",

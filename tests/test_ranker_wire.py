@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
-from features.schema import NO_GIVEN, Attribute, Catalog
+from features.schema import DAY, NO_GIVEN, Attribute, Catalog
 from ranker.ids import IdTable
 from ranker.request import Answer, Detail, Request, RequestError, SourceReport
 from ranker.settings import ServeSettings
@@ -27,7 +27,7 @@ TEXTS = Catalog(
 )
 
 
-INTEGER_STATE, TEXT_STATE = (SimpleNamespace(catalog=catalog, end=99) for catalog in (INTEGERS, TEXTS))
+INTEGER_STATE, TEXT_STATE = (SimpleNamespace(catalog=catalog, start=0, end=99) for catalog in (INTEGERS, TEXTS))
 
 
 def wire_of(catalog, limits=LIMITS):
@@ -120,6 +120,24 @@ def test_unknown_ids_and_surfaces_are_cold_and_no_error(integers, texts):
     )
     assert (request.user, request.surface) == (-1, -1)
     assert texts.request(recommend(user=pb.Id(text="eve")), now=5, state=TEXT_STATE).user == -1
+
+
+FIRST, LAST = 1_600_000_000_000_000, 1_700_000_000_000_000
+
+
+@pytest.mark.parametrize(("unit", "size"), [("milliseconds", 1000), ("seconds", 10**6)])
+@pytest.mark.parametrize("at", [FIRST - 200 * DAY, FIRST, LAST, LAST + 200 * DAY])
+def test_an_as_of_in_seconds_or_milliseconds_is_refused(integers, unit, size, at):
+    state = SimpleNamespace(catalog=INTEGERS, start=FIRST, end=LAST)
+    with pytest.raises(RequestError, match=f"before the log's first event and is 20.* in {unit}: send {at}"):
+        integers.request(recommend(as_of=at // size), now=LAST, state=state)
+    assert integers.request(recommend(as_of=at), now=LAST, state=state).as_of == at
+
+
+@pytest.mark.parametrize("as_of", [0, -5, 1, 10**6, 10**13, FIRST // 1000 - 400 * DAY // 1000])
+def test_an_as_of_long_before_the_log_is_a_time(integers, as_of):
+    state = SimpleNamespace(catalog=INTEGERS, start=FIRST, end=LAST)
+    assert integers.request(recommend(as_of=as_of), now=LAST, state=state).as_of == as_of
 
 
 @pytest.mark.parametrize("as_of", [EARLIEST - 1, LATEST + 1, 2**63 - 1, -(2**63)])

@@ -39,10 +39,14 @@ from features.log.recorded import (
 from features.log.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
 from features.log.repeats import drop_repeats, refuse_other_kind
 from features.log.segments import FRAME, SEGMENT
-from features.log.sources import explained, relation, source_files
+from features.log.sources import brief, explained, relation, source_files
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 
 MOST_SURFACES = 32_767  # codes are int16
+BEFORE_FIRST = (
+    "a position below 1, which is the first place (write '… + 1' where yours count from 0, 'nullif(…, 0)' where 0 is "
+    "unknown)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +97,7 @@ def _map_events(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     marks = {name: name for name in (SEGMENT, FRAME) if marked}
     select = ", ".join(f'{sql} AS "{name}"' for name, sql in (columns.sql | marks).items())
     before = recorded_in_files(con, source_files(source, mapping.data), marked=marked)
-    with explained(f"[events] of {source!r}", "mend the value, or write try_cast(…) in the expression"):
+    with explained("[events]", source, "mend the value, or write try_cast(…) in the expression"):
         con.execute(f"CREATE TEMP TABLE mapped AS SELECT row_number() OVER () AS source_row, {select} FROM {origin}")
     rows = Rows(origin, mapping.data)
     _refuse_nulls(con, source, rows)
@@ -126,7 +130,7 @@ def _event_columns(con: duckdb.DuckDBPyConnection, mapping: Mapping, origin: str
 
 def _check_numbers(con: duckdb.DuckDBPyConnection, settings: EventsSettings, columns: EventColumns, rows: Rows) -> None:
     """Refuse what is not a number that can be kept."""
-    others = {name: f"[events.columns] {name} of {settings.source!r}" for name in settings.columns}
+    others = {name: f"[events.columns] {name} of {brief(settings.source)}" for name in settings.columns}
     numbers = {"propensity": "[events] propensity"} | columns.feedback | columns.features | others
     refuse_numbers(con, "mapped", numbers, rows)
     refuse_large_feedback(con, "mapped", columns.feedback, rows)
@@ -151,13 +155,14 @@ def _narrow(con: duckdb.DuckDBPyConnection, table: str, columns: Iterable[str]) 
 
 def _refuse_nulls(con: duckdb.DuckDBPyConnection, source: str, rows: Rows) -> None:
     if con.execute("SELECT count(*) FROM mapped").fetchall()[0][0] == 0:
-        raise PairliftError(f"[events] source = {source!r}: it has no rows")
+        raise PairliftError(f"[events] source = {brief(source)}: it has no rows")
     for column in ("user_id", "item_id", "ts"):
-        place = f"[events] {column} of {source!r}"
+        place = f"[events] {column} of {brief(source)}"
         refuse(con, "mapped", f"{column} IS NULL", place, "NULL where a value was expected", rows)
     odd = "ts < TIMESTAMP '1900-01-01' OR ts >= TIMESTAMP '9999-01-01'"
     problem = "a time outside the years 1900 to 9998 (are its seconds milliseconds?)"
-    refuse(con, "mapped", odd, f"[events] ts of {source!r}", problem, rows)
+    refuse(con, "mapped", odd, f"[events] ts of {brief(source)}", problem, rows)
+    refuse(con, "mapped", "position < 1", f"[events] position of {brief(source)}", BEFORE_FIRST, rows)
 
 
 def _grade(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
@@ -174,7 +179,9 @@ def _grade(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         if kind not in ("BOOLEAN", '"NULL"'):
             raise PairliftError(f"{place} = {condition!r}: true or false was expected, found {kind}; write '… = 1'")
     cases = " ".join(f"WHEN ({g.when}) THEN {rank}" for rank, g in reversed(list(enumerate(mapping.grades))))
-    with explained(f"conditions on {mapping.events.source!r}", f"see {', '.join(places)}; try_cast(…) gives NULL"):
+    with explained(
+        "[[grades]] and [pairing] where", mapping.events.source, f"see {', '.join(places)}; try_cast(…) gives NULL"
+    ):
         con.execute(f"""
             CREATE TEMP TABLE graded AS
             SELECT *, coalesce(CASE {cases} END, -1)::TINYINT AS "#grade",
@@ -198,11 +205,11 @@ def _side_table(con: duckdb.DuckDBPyConnection, name: str, mapping: Mapping) -> 
         return type_of(con, origin, place, sql, names)
 
     attributes, numbers = _attributes(name, settings, kind)
-    with explained(f"[{name}] of {settings.source!r}", "mend the value, or write try_cast(…) in the expression"):
+    with explained(f"[{name}]", settings.source, "mend the value, or write try_cast(…) in the expression"):
         select = ", ".join(["row_number() OVER () AS source_row", f"({expression})::{cast} AS {key}", *attributes])
         con.execute(f"CREATE TEMP TABLE {name}_mapped AS SELECT {select} FROM {origin}")
     rows = Rows(origin, mapping.data)
-    place = f"[{name}] {key} of {settings.source!r}"
+    place = f"[{name}] {key} of {brief(settings.source)}"
     refuse(con, f"{name}_mapped", f"{key} IS NULL", place, "NULL where an id was expected", rows)
     repeated = f"{key} IN (SELECT {key} FROM {name}_mapped GROUP BY 1 HAVING count(*) > 1)"
     refuse(con, f"{name}_mapped", repeated, place, "an id that stands more than once", rows)
@@ -222,7 +229,7 @@ def _attributes(name: str, settings: ItemsSettings | UsersSettings, kind: Kind) 
         found = attribute_type(place, kind(place, sql))
         selected.append(f'({sql})::{wide(found)} AS "{column}"')
         if found == "FLOAT":
-            numbers[column] = f"{place} of {settings.source!r}"
+            numbers[column] = f"{place} of {brief(settings.source)}"
     for column, sql in settings.text.items():
         kind(f"[{name}.text] {column}", sql)
         selected.append(f'struct_pack(text := ({sql})::VARCHAR) AS "{column}"')

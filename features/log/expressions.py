@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from features.errors import PairliftError
-from features.log.sources import explained, relation
+from features.log.sources import brief, explained, relation
 from features.settings import EventsSettings
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
@@ -20,14 +20,14 @@ Kind = Callable[[str, str], str]
 
 def columns_of(con: duckdb.DuckDBPyConnection, table: str, source: str, data: Path) -> list[str]:
     """Return the names of a source's columns. table: that names it in the TOML. data: root of relative paths."""
-    with explained(f"[{table}] source = {source!r}", f"data root is {data}; set [data] root or PAIRLIFT_DATA"):
+    with explained(f"[{table}] source", source, f"data root is {data}; set [data] root or PAIRLIFT_DATA"):
         return [row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {relation(source, data)}").fetchall()]
 
 
 def type_of(con: duckdb.DuckDBPyConnection, origin: str, place: str, expression: str, columns: list[str]) -> str:
     """Return the SQL type of an expression. origin: what follows FROM. place: in the TOML. columns: to choose from."""
     hint = f"a SQL expression over these columns was expected: {', '.join(columns)}"
-    with explained(f"{place} = {expression!r}", hint):
+    with explained(place, expression, hint, columns):
         return str(con.execute(f"DESCRIBE SELECT ({expression}) AS x FROM {origin}").fetchall()[0][1])
 
 
@@ -126,7 +126,7 @@ def _feedback(settings: EventsSettings, kind: Kind, selected: dict[str, str]) ->
             )
         selected[name] = f"({expression})::{'BOOLEAN' if found == 'BOOLEAN' else 'DOUBLE'}"
         if found != "BOOLEAN":
-            places[name] = f"[events.feedback] {name} of {settings.source!r}"
+            places[name] = f"[events.feedback] {name} of {brief(settings.source)}"
     return places
 
 
@@ -145,7 +145,7 @@ def _features(settings: EventsSettings, table: str, kind: Kind, selected: dict[s
             raise PairliftError(f"{place} = {expression!r}: a number or text was expected, found a list")
         selected[column] = f"({expression})::{wide(found)}"
         if found == "FLOAT":
-            places[column] = f"{place} of {settings.source!r}"
+            places[column] = f"{place} of {brief(settings.source)}"
     return places
 
 

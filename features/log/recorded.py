@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from features.errors import PairliftError
 from features.log.segments import FRAME, SEGMENT, first_number, read_segment, segment_files, segment_name
-from features.log.sources import parquet_columns, relation
+from features.log.sources import brief, parquet_columns, relation
 from features.settings import EventsSettings
 
 log = logging.getLogger(__name__)
@@ -84,9 +84,9 @@ def warn_of_a_cut(con: duckdb.DuckDBPyConnection, files: Sequence[Path], source:
     read = con.execute("SELECT count(*) FROM mapped").fetchall()[0][0]
     if read < whole:
         log.warning(
-            "%r: %s rows were read, but the exported files have %s, and count as read whole: the others are neither "
+            "%s: %s rows were read, but the exported files have %s, and count as read whole: the others are neither "
             "trained on nor served. Select the columns %s and %s too, and a server adds them",
-            *(source, f"{read:,}", f"{whole:,}", SEGMENT, FRAME),
+            *(brief(source), f"{read:,}", f"{whole:,}", SEGMENT, FRAME),
         )
 
 
@@ -141,7 +141,7 @@ def _begins_behind(segment: Path) -> bool:
 def same_files(before: Recorded, after: Recorded, source: str) -> None:
     """Raise PairliftError where a server exported a file while they were read."""
     if before != after:
-        raise PairliftError(f"[events] source = {source!r}: files came or went while they were read; run it again")
+        raise PairliftError(f"[events] source = {brief(source)}: files came or went while they were read; run it again")
 
 
 def write_recorded(con: duckdb.DuckDBPyConnection, recorded: Recorded) -> None:

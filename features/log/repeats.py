@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from features.errors import PairliftError
-from features.log.sources import parquet_columns
+from features.log.sources import brief, parquet_columns
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def drop_repeats(con: duckdb.DuckDBPyConnection, source: str, *, asked: bool) ->
         QUALIFY row_number() OVER (PARTITION BY "#event_id" ORDER BY ts, source_row) > 1""")
     counts = 'SELECT (SELECT count(*) FROM repeated), count("#event_id"), count(*) FROM mapped'
     count, ids, rows = con.execute(counts).fetchall()[0]
-    found = f"{count:,} of {rows:,} rows of {source!r} repeat the event_id of another"
+    found = f"{count:,} of {rows:,} rows of {brief(source)} repeat the event_id of another"
     if not asked and ids and ids > TIMES * (ids - count):
         raise PairliftError(
             f'{found}: does it name events? If it does, write event_id = "event_id" into [events]; if not, '
@@ -51,8 +51,8 @@ def refuse_other_kind(source: str, files: Sequence[Path], kind: str) -> None:
     odd = next((file for file in files if kind != "VARCHAR" and _has_text_ids(file)), None)
     if odd is not None:
         raise PairliftError(
-            f"[events] source = {source!r}: event_id is text in {odd.name} but {kind} as the files are read, so that "
-            "'007' and '7' would be one: write read_parquet('…', union_by_name=true), which reads all as text"
+            f"[events] source = {brief(source)}: event_id is text in {odd.name} but {kind} as the files are read, so "
+            "that '007' and '7' would be one: write read_parquet('…', union_by_name=true), which reads all as text"
         )
 
 

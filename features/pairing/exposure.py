@@ -73,27 +73,20 @@ class Exposure:
         return np.where(winner < 0, 1.0, self.won[winner]) * np.where(loser < 0, 1.0, self.lost[loser])
 
 
-#: by column of `[events]`: what SQL finds a wrong value, and how an error names one
-WRONG = {
-    "position": ("position < 1", "a position below 1, which is the first place,"),
-    "propensity": ("NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"),
-}
-
-
 def load_places(database: Path, events: EventsSettings) -> Places | None:
     """Read position and propensity of the log that `import_log` wrote; None where `[events]` names neither.
 
-    Raises PairliftError where a value is out of its range.
+    Raises PairliftError where a propensity is out of its range; positions are checked by the import.
     """
     if events.position is None and events.propensity is None:
         return None
     with duckdb.connect(str(database), read_only=True) as con:
-        for name, (bad, problem) in WRONG.items():
-            readable = f"""(SELECT user_id, item_id, make_timestamp(ts) AS ts, {name} FROM events
-                JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
-            refuse(con, readable, bad, _place(events, name), problem)
+        readable = """(SELECT user_id, item_id, make_timestamp(ts) AS ts, propensity FROM events
+            JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
+        wrong, problem = "NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"
+        refuse(con, readable, wrong, _place(events, "propensity"), problem)
         arrays = con.execute("SELECT position, propensity FROM events").fetchnumpy()
-    return Places(*(np.ma.filled(arrays[name].astype(np.float32), np.nan) for name in WRONG))
+    return Places(*(np.ma.filled(arrays[name].astype(np.float32), np.nan) for name in ("position", "propensity")))
 
 
 def make_exposure(places: Places | None, events: EventsSettings, settings: PairingSettings) -> Exposure | None:

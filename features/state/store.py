@@ -83,6 +83,11 @@ class State:
         built = empty.extended(log, asked)
         return replace(built, end=max(built.end, 0))
 
+    @property
+    def start(self) -> int:
+        """µs UTC of the first event, NEVER where there is none; linear in the items."""
+        return int(self.first_seen.min(initial=NEVER))
+
     def extended(self, log: EventLog, asked: Requests | None = None) -> "State":
         """Return this state with further events in a level of their own; linear in those events and the items.
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+#: the source that needs no history of the user
+POPULAR = "popular"
 #: how the sentence begins; behind a colon stands what is known of the causes
 NOTHING, REMOVED = "the sources proposed nothing", "all that was proposed was removed"
 SHORT = "fewer candidates than k = {k} were left"
@@ -14,18 +16,22 @@ def shortage(
     proposed: int,
     removed: Sequence[tuple[str, int]],
     n_items: int,
+    sources: Sequence[str],
+    early: bool,
     failed: Sequence[str] = (),
 ) -> str:
     """Return why `found` candidates are less than k; empty where they are not.
 
-    proposed: items by all sources. removed: (filter, items). n_items: of the catalogue. failed:
-    lanes of sources that failed or were late.
+    proposed: items by all sources. removed: (filter, items). n_items: of the catalogue. sources: their names. early:
+    whether no event is known before the request's as_of. failed: lanes of sources that failed or were late.
     """
     if found >= k:
         return ""
     dropped = ", ".join(f"{name} {count}" for name, count in removed if count)
     causes = [f"{name} failed or was late" for name in failed]
     if not found:
+        if not (proposed or failed):
+            causes.append(_why_nothing(sources, early))
         known = "; ".join([*causes, dropped] if dropped else causes)
         head = REMOVED if proposed else NOTHING
         return f"{head}: {known}" if known else head
@@ -36,6 +42,17 @@ def shortage(
     if n_items >= k and not failed:  # what was removed is seldom the whole cause: sources are asked for more by it
         causes.append("the sources proposed no more within their quotas")
     return f"{SHORT.format(k=k)}: {'; '.join(causes)}"
+
+
+def _why_nothing(sources: Sequence[str], early: bool) -> str:
+    """Return why sources that work propose nothing."""
+    if not sources:
+        return "none is turned on in [sources] of the bundle's TOML (nearest needs a plugin with vectors)"
+    if early:
+        return "no event is known before as_of"
+    if POPULAR not in sources:
+        return f"{', '.join(sources)} had nothing for this user; [sources] popular has items for everyone"
+    return "no event of a wanted grade ([lists] wanted) is known before as_of"
 
 
 def kind_of(reason: str) -> str:

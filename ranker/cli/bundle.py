@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from ranker.cli.plugins import PLUGINS
+
 BUNDLE = click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
 
 
@@ -53,6 +55,7 @@ def show(folder: Path) -> None:
 
 @bundle.command()
 @BUNDLE
+@PLUGINS
 def verify(folder: Path) -> None:
     """Hash every file of a bundle against its manifest, and load it; exit status 2 names what differs."""
     from ranker.bundle import load_bundle

@@ -15,6 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from features.errors import PairliftError, did_you_mean
 from features.plugin import plugin_class
 from features.settings import duration_text
+from ranker.cli.plugins import PLUGINS
 from ranker.config import Config
 
 #: a JSON Schema, or a part of one
@@ -59,6 +60,7 @@ class Table:
 @click.command(short_help="List the keys of the TOML: type, default, meaning.")
 @click.argument("section", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON Schema, which editors of TOML read.")
+@PLUGINS
 def config(section: str | None, as_json: bool) -> None:
     """List the keys that the TOML may have, with type, default and meaning: all, or those of SECTION.
 

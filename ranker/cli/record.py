@@ -1,16 +1,55 @@
 """The commands `record` and `snapshot`; `ranker.cli.main` adds them to the group."""
 
+import logging
+import re
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.pairing.split import iso
 from ranker.cli.ask import ADDRESS
 from ranker.client import Client
-from ranker.recording.batch import read_batches
+from ranker.recording.batch import count_events, read_batches
 
-SHOWN = 5
+#: reasons that are told one by one
+SHOWN = 10
+#: of a reason, what differs from event to event: numbers and times
+_VALUES = re.compile(r"-?\d[\w.:+-]*")
+
+
+@dataclass(slots=True)
+class Refused:
+    """What was refused so far, by reason: reasons that differ in numbers and times alone are one."""
+
+    kinds: dict[str, tuple[int, int, str]] = field(default_factory=dict)  # number of events, first row, its reason
+
+    def add(self, row: int, reason: str) -> str:
+        """Count an event; return what to say of it where it is the first of its kind, else an empty text."""
+        kind = _VALUES.sub("", reason)
+        count, first, said = self.kinds.get(kind, (0, row, reason))
+        self.kinds[kind] = count + 1, first, said
+        return "" if count or len(self.kinds) > SHOWN else f"refused ({len(self.kinds)}): row {row}: {reason}"
+
+    @property
+    def total(self) -> int:
+        """How many events."""
+        return sum(count for count, _, _ in self.kinds.values())
+
+    def brief(self) -> str:
+        """Return the counts of the kinds that were told for a line, by the numbers with which they were."""
+        counts = [count for count, _, _ in self.kinds.values()]
+        told = [f"refused ({k}) {count:,}" for k, count in enumerate(counts[:SHOWN], 1)]
+        return ", ".join([*told, *([f"others {sum(counts[SHOWN:]):,}"] if counts[SHOWN:] else [])])
+
+    def lines(self) -> list[str]:
+        """Return a line for each of the most frequent kinds."""
+        by_count = sorted(self.kinds.values(), key=lambda kind: -kind[0])
+        lines = [f"  {count:,}, the first of them row {row}: {reason}" for count, row, reason in by_count[:SHOWN]]
+        return [*lines, f"  and for {len(by_count) - SHOWN:,} other reasons"] if by_count[SHOWN:] else lines
 
 
 @click.command(short_help="Record the events of a file into a server.")
@@ -23,7 +62,8 @@ def record(file: Path, address: str, batch: int) -> None:
     Columns: event_id, user_id, item_id, ts (a timestamp, or µs UTC); where known surface, organic, request_id,
     position, grade; any other is a column of the TOML's [events.feedback], [events.columns], [events.context] or
     [events.candidate]. What was recorded before is known by its event_id and counts once, so a run that broke off may
-    simply be run again. Exit status 2 where events were refused.
+    simply be run again. While it runs, a line shows the events a second and what was refused, by reason. Exit status 2
+    where events were refused.
 
     \b
     Examples:
@@ -31,16 +71,23 @@ def record(file: Path, address: str, batch: int) -> None:
       pairlift record today.parquet --address 127.0.0.1:50051 --batch 5000
     """
     recorded = duplicates = first = 0
-    refused: list[tuple[int, str]] = []
-    with Client(address) as client:
+    refused, quiet = Refused(), not logging.getLogger("ranker").isEnabledFor(logging.INFO)
+    with (
+        Client(address) as client,
+        tqdm(total=count_events(file), desc="recording", unit=" events", file=sys.stderr, disable=quiet) as bar,
+    ):
         for outcome in client.record(read_batches(file, batch)):
             recorded, duplicates = recorded + outcome.recorded, duplicates + outcome.duplicates
-            refused += [(first + place, reason) for place, reason in outcome.refused]
-            first += outcome.recorded + outcome.duplicates + len(outcome.refused)
-    click.echo(f"{recorded:,} events recorded, {duplicates:,} were recorded before, {len(refused):,} refused")
-    if refused:
-        shown = "\n".join(f"  row {place}: {reason}" for place, reason in refused[:SHOWN])
-        raise PairliftError(f"{len(refused):,} events of {file} were refused; the first of them:\n{shown}")
+            for place, reason in outcome.refused:
+                if told := refused.add(first + place, reason):
+                    bar.write(told, file=sys.stderr)
+            size = outcome.recorded + outcome.duplicates + len(outcome.refused)
+            first += size
+            bar.set_postfix_str(refused.brief(), refresh=False)
+            bar.update(size)
+    click.echo(f"{recorded:,} events recorded, {duplicates:,} were recorded before, {refused.total:,} refused")
+    if refused.total:
+        raise PairliftError("\n".join([f"{refused.total:,} events of {file} were refused:", *refused.lines()]))
 
 
 @click.command(short_help="Have a server that records write its state.")

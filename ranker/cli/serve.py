@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from features.pairing.split import iso
+from ranker.cli.plugins import PLUGINS
 
 
 @click.command(short_help="Answer Recommend and Rank requests over gRPC.")
@@ -53,6 +54,7 @@ from features.pairing.split import iso
     show_default=True,
     help="Share of the requests (those with a request_id) that --feature-log takes.",
 )
+@PLUGINS
 def serve(
     *,
     bundle: Path,

@@ -98,6 +98,7 @@ def train(
     from ranker.lists.table import brief_lines
     from ranker.metrics.shown import figure_lines
     from ranker.train import train as run
+    from ranker.training.booster import cap_reached
     from ranker.training.earlier_bundle import StartFrom
 
     if warm_start is not None and refit is not None:
@@ -107,7 +108,10 @@ def train(
     start = None if warm_start is None else StartFrom("warm-start", warm_start)
     if refit is not None:
         start = StartFrom("refit", refit, DECAY if refit_decay is None else refit_decay)
-    measured = run(load_config(config), out, features=features, pairs=pairs, start=start, memory=int(memory * GIB))
+    loaded = load_config(config)
+    measured = run(loaded, out, features=features, pairs=pairs, start=start, memory=int(memory * GIB))
+    if measured["at_cap"]:
+        click.echo(cap_reached(loaded.booster, "WARNING: the liked part"))
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
     for line in (*brief_lines(measured["lists"]), *figure_lines(measured)):
         click.echo(line)

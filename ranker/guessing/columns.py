@@ -9,18 +9,20 @@ from dataclasses import dataclass
 
 import duckdb
 
-from ranker.guessing.facts import Facts, changes_in_time, constant_within, only_where
+from ranker.guessing.facts import Facts, changes_in_time, constant_within, funnel, only_where
 from ranker.guessing.feedback import Act, act_of, is_scale, yes_or_no
 from ranker.guessing.guess import Guess, Role
 from ranker.guessing.keys import Keys
 from ranker.guessing.names import quoted
-from ranker.guessing.rules import is_session, values_are
+from ranker.guessing.rules import KNOWN, is_session, values_are
 from ranker.guessing.words import is_named, speaks_of
 
 #: so constant, beyond chance, is an attribute; from SURE on without a doubt
 CONSTANT, SURE = 0.97, 0.999
 #: a column that changes so seldom in the order of time, of what chance gives, follows the time
 SELDOM = 0.02
+#: yes and no of which steps of an answer are looked for
+MOST_FLAGS = 40
 #: different values of a text that is for people to read, over those of its key
 READ = 0.5
 _ALMOST = "it changes in some of them: the last value known is taken, which may lie after the event"
@@ -46,6 +48,7 @@ def roles_of(con: duckdb.DuckDBPyConnection, facts: list[Facts], keys: Keys) -> 
     rest = [f for f in rest if f.name not in useless]
     seen = _seen(con, [f.name for f in rest], keys)
     acts = {f.name: act for f in rest if (act := act_of(f)) and not _attribute(f, seen)}
+    acts |= _funnel(con, [f for f in rest if not _attribute(f, seen)], acts)
     done = [act.done.format(quoted(name)) for name, act in acts.items() if act.kind in ("act", "refusal", "type")]
     found += [*useless.values()]
     found += [_guess(con, f, seen, acts.get(f.name), done, bool(acts), keys) for f in rest]
@@ -84,6 +87,25 @@ def _useless(con: duckdb.DuckDBPyConnection, f: Facts, keys: Keys) -> Guess | No
     return None
 
 
+def _funnel(con: duckdb.DuckDBPyConnection, varying: list[Facts], acts: dict[str, Act]) -> dict[str, Act]:
+    """Return the acts that no name speaks of: yes or no, where a rarer yes never comes without this one.
+
+    acts: those that names speak of. Where there are any, the rarer one must be one of them.
+    """
+    flags = {f.name: f for f in varying if f.flag}
+    on = {name: f"coalesce({quoted(name)}::INT = 1, false)" for name in flags}
+    known = {f.name: f"{quoted(f.name)} IS NOT NULL" for f in varying if not f.flag and f.known < KNOWN}
+    wide = {name: sql for name, sql in list(on.items())[:MOST_FLAGS] if name not in acts}
+    rare = {name: sql for name, sql in on.items() if name in acts} if acts else wide | known
+    found = dict[str, Act]()
+    for name, rarer in funnel(con, wide, rare).items():
+        for one in (name, rarer):
+            if one in flags and one not in acts:
+                why = f"'{rarer}' never comes without '{name}', as steps of an answer do"
+                found[one] = yes_or_no(flags[one], why, doubt="" if acts else "is it what the user did?")
+    return found
+
+
 def _attribute(f: Facts, seen: Seen) -> bool:
     """Return whether a column has one value for each item, user or request."""
     return any(values[f.name] >= CONSTANT for values in (seen.item, seen.user, seen.request))
@@ -117,15 +139,20 @@ def _constant(f: Facts, seen: Seen) -> Guess | None:
     if f.column.kind in ("date", "clock") or (f.column.kind == "time" and not item >= CONSTANT):
         return None
     if user >= CONSTANT:
-        return Guess(f, "user attribute", "one value for each user", attribute(f), "" if user >= SURE else _ALMOST)
+        doubt = "" if user >= SURE else _ALMOST
+        return Guess(f, "user attribute", "one value for each user", attribute(f), future_of(f) or doubt)
     if request >= CONSTANT and not item >= SURE:
         return _asked(f, f"one value for each {seen.requests}", "" if request >= SURE else "it varies in some of them")
     if item >= CONSTANT:
         doubt = "" if item >= SURE else _ALMOST
-        if speaks_of(f.name, "total") and f.number:
-            doubt = "does it count the whole log? Then it tells the future: leave it out"
-        return Guess(f, "item attribute", "one value for each item", attribute(f), doubt)
+        return Guess(f, "item attribute", "one value for each item", attribute(f), future_of(f) or doubt)
     return None
+
+
+def future_of(f: Facts) -> str:
+    """Return the doubt about an attribute that may be made of the events themselves; "" for others."""
+    counts = speaks_of(f.name, "total") or speaks_of(f.name, "act")
+    return "does it count the whole log? Then it tells the future: leave it out" if counts and f.number else ""
 
 
 def _asked(f: Facts, why: str, doubt: str = "") -> Guess:
@@ -138,6 +165,9 @@ def _asked(f: Facts, why: str, doubt: str = "") -> Guess:
         return Guess(f, "none", f"{why}; it names a person or a machine")
     if f.column.kind == "list":
         return Guess(f, "none", f"{why}, but a list, which no context is")
+    if f.flag and act_of(f):
+        said = "its name speaks of what the user did in it"
+        return Guess(f, "none", f"{why}, and {said}", doubt="where it is known before the answer, it is context")
     return Guess(f, "context", why, category(f), doubt)
 
 

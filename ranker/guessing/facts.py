@@ -13,6 +13,8 @@ from ranker.guessing.reading import Column
 FEW_GROUPS = 20
 #: where so large a share of the groups of a shuffled column is constant, a constant column shows nothing
 BY_CHANCE = 0.98
+#: of a rarer act, so much lies within the act that it takes; and an act is done in less than so much of the rows
+INSIDE, SELDOM = 0.998, 0.7
 _SECONDS = (3e8, 4.2e9)  # of times from 1979 to 2103, since 1970
 
 
@@ -194,3 +196,24 @@ def burst(con: duckdb.DuckDBPyConnection, ts: str, column: str, table: str = "sa
 def len_of(con: duckdb.DuckDBPyConnection, column: str, table: str = "sample") -> int:
     """Return how many different values a column has."""
     return int(con.execute(f"SELECT count(DISTINCT {quoted(column)}) FROM {table}").fetchall()[0][0])
+
+
+def funnel(
+    con: duckdb.DuckDBPyConnection, wide: dict[str, str], rare: dict[str, str], table: str = "sample"
+) -> dict[str, str]:
+    """Return the conditions that hold wherever a rarer one does, with that one: a click for an order.
+
+    wide, rare: SQL conditions by their names; one that holds in most of the rows is none of a funnel.
+    """
+    pairs = [(a, b) for a in wide for b in rare if a != b]
+    if not pairs:
+        return {}
+    asked = [f"count(*) FILTER (({wide[a]}) AND ({rare[b]}))" for a, b in pairs]
+    alone = {name: f"count(*) FILTER ({condition})" for name, condition in (wide | rare).items()}
+    found = con.execute(f"SELECT count(*), {', '.join([*alone.values(), *asked])} FROM {table}").fetchall()[0]
+    rows, count = int(found[0]), dict(zip(alone, found[1:], strict=False))
+    return {
+        a: b
+        for (a, b), both in reversed(list(zip(pairs, found[1 + len(alone) :], strict=True)))
+        if both >= INSIDE * count[b] and FEW_GROUPS <= count[b] < count[a] < SELDOM * rows
+    }

@@ -8,7 +8,7 @@ from ranker.guessing.words import VALUES, VOCABULARY, speaks_of, words_of
 
 #: from the weakest to the strongest: what an act means more than another
 STRENGTH = (
-    "view seen open opened vu gesehen",
+    "view seen opened vu gesehen",
     "click clicked clk tapped read swipe klick geklickt angeklickt clic clique gelesen lu clicado",
     "watch watched listen listened play played complete completed finished consumed long ecoute ecoutee gehoert used",
     "like liked love guardada loved favorite favourite fav heart upvote comment share shared forward follow save "
@@ -54,10 +54,10 @@ def act_of(f: Facts) -> Act | None:
     return None
 
 
-def yes_or_no(f: Facts, why: str, refusal: bool = False) -> Act:
+def yes_or_no(f: Facts, why: str, refusal: bool = False, doubt: str = "") -> Act:
     """Return the act, or refusal, that a column of true and false, or 0 and 1, tells."""
     test = "{}" if f.column.kind == "boolean" else "{} = 1"
-    return Act("refusal" if refusal else "act", why, f"({test})", "" if f.column.kind == "boolean" else test)
+    return Act("refusal" if refusal else "act", why, f"({test})", "" if f.column.kind == "boolean" else test, doubt)
 
 
 def is_scale(f: Facts) -> bool:

@@ -9,12 +9,13 @@ import duckdb
 from features.schema import DAY, MINUTE
 from ranker.guessing.columns import roles_of
 from ranker.guessing.facts import facts_of
+from ranker.guessing.finding import keys_of
 from ranker.guessing.grades import Feedback, Grades, feedback_of, grades_of
 from ranker.guessing.guess import Guess, Role
-from ranker.guessing.keys import Keys, keys_of
+from ranker.guessing.keys import Keys
 from ranker.guessing.names import Namer, name_of
 from ranker.guessing.reading import Opened, open_log
-from ranker.guessing.sides import Side, side_in_log, side_of_file
+from ranker.guessing.sides import Side, replaced, side_in_log, side_of_file
 from ranker.guessing.words import words_of
 
 #: words in the names of files that say nothing of the log
@@ -65,12 +66,12 @@ def guess_log(path: str, folder: Path, items: str | None = None, users: str | No
         columns = [guesses[f.name] for f in facts]
         feedback = feedback_of(columns, Namer())
         near = _neighbours(con, keys)
-        made = {
-            role: side_of_file(con, os.path.relpath(file, root), root, role, keys.guesses[key])
-            if file
-            else side_in_log(con, opened.source, keys, columns, role)
-            for role, key, file in _sides(items, users)
-        }
+        made: dict[Role, Side | None] = {}
+        for role, key, file in _sides(items, users):
+            made[role] = side_in_log(con, opened.source, keys, columns, role)
+            if file:
+                side = side_of_file(con, os.path.relpath(file, root), root, role, keys.guesses[key])
+                made[role] = replaced(made[role], side)
         return Guessed(
             path=path,
             root=shown,

@@ -69,7 +69,7 @@ def open_log(con: duckdb.DuckDBPyConnection, path: str, root: Path, table: str =
     Raises PairliftError where it is not there, is empty, or is none of Parquet, CSV and JSON.
     """
     source, notes = _source(con, path, root)
-    with explained(f"--from {path}", "a Parquet, CSV or JSON file, or a glob of them, was expected"):
+    with explained(f"--from {path}", source, "a Parquet, CSV or JSON file, or a glob of them, was expected"):
         columns = _columns(con, source, root)
         source, more = _unnested(con, columns, source, root)
         columns = _columns(con, source, root) if more else columns
@@ -112,7 +112,7 @@ def _refuse_svmlight(path: str, start: bytes) -> None:
 def _csv(con: duckdb.DuckDBPyConnection, path: str, root: Path, *, plain: bool) -> tuple[str, list[str]]:
     """Return how to read a CSV: with the words for NULL and the decimal comma that its first rows show."""
     source = path if plain else f"read_csv({literal(path)})"
-    with explained(f"--from {path}", "a Parquet, CSV or JSON file was expected"):
+    with explained(f"--from {path}", source, "a Parquet, CSV or JSON file was expected"):
         con.execute(f"CREATE OR REPLACE TEMP TABLE head AS SELECT * FROM {relation(source, root)} LIMIT {HEAD_ROWS}")
     texts = [quoted(row[0]) for row in con.execute("DESCRIBE head").fetchall() if row[1] == "VARCHAR"]
     words = ", ".join(literal(word) for word in _NULLS)

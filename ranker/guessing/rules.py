@@ -15,6 +15,8 @@ THRESHOLD = 3
 CLOSE = 1
 #: more places of a list than anybody looks at, and more surfaces than a product has
 MOST_PLACES, MOST_SURFACES = 2_000, 100
+#: fewer values are no users, but kinds of them
+FEWEST_USERS = 5
 #: a column that is unknown in so many of the rows is no time of theirs
 KNOWN = 0.999
 
@@ -75,6 +77,7 @@ RULES = (
     Rule("user_id", 2, "its name speaks of a user and an id", speaks("user", "id")),
     Rule("user_id", -9, "its values are no ids", lambda f: not _is_id(f)),
     Rule("user_id", -4, "each row has another", _unique),
+    Rule("user_id", -4, "it has hardly any values", lambda f: f.distinct < FEWEST_USERS),
     Rule("item_id", 4, "its name says so", named("item")),
     Rule("item_id", 2, "its name speaks of an item and an id", speaks("item", "id")),
     Rule("item_id", -9, "its values are no ids", lambda f: not _is_id(f)),
@@ -131,3 +134,8 @@ def choose(facts: list[Facts]) -> dict[str, Chosen]:
         near = (n for (r, n), p in points.items() if r == role and n != name and p >= max(THRESHOLD, got - CLOSE))
         chosen[role] = Chosen(by_name[name], why, tuple(near))
     return {role: c._replace(rivals=tuple(n for n in c.rivals if n not in taken)) for role, c in chosen.items()}
+
+
+def rivals_of(chosen: Chosen) -> str:
+    """Return the doubt about a choice: the columns that may as well be it; "" where there are none."""
+    return f"or is it {' or '.join(map(repr, chosen.rivals))}?" if chosen.rivals else ""

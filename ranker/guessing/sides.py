@@ -1,12 +1,12 @@
 """Attributes of items and of users: of a file of their own, or constant within the log and taken out of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 
 from features.errors import PairliftError
-from ranker.guessing.columns import attribute, for_reading
+from ranker.guessing.columns import attribute, for_reading, future_of
 from ranker.guessing.facts import Facts, facts_of
 from ranker.guessing.guess import Guess, Role
 from ranker.guessing.keys import Keys, id_expression
@@ -83,6 +83,13 @@ def side_of_file(con: duckdb.DuckDBPyConnection, path: str, root: Path, role: Ro
     return Side(opened.source, sql, f"'{key.name}' holds the log's ids", lines, read, left_out)
 
 
+def replaced(in_log: Side | None, of_file: Side) -> Side:
+    """Return the side of a file, which says what of the log's own attributes it stands in the place of."""
+    own = [guess for _, _, guess in (*in_log.columns, *in_log.text)] if in_log else []
+    left = [Guess(guess.facts, "none", "of the log itself: this file stands in its place") for guess in own]
+    return replace(of_file, left_out=[*of_file.left_out, *left])
+
+
 def _key(con: duckdb.DuckDBPyConnection, facts: list[Facts], role: Role, events: Guess, path: str) -> Facts:
     """Return the column of a side file in which most ids of the log stand."""
     wanted = "item_id" if role == "item attribute" else "user_id"
@@ -117,11 +124,9 @@ def _side_guess(con: duckdb.DuckDBPyConnection, f: Facts, role: Role) -> Guess:
         return Guess(f, "none", "it names a person, a machine or a row")
     if f.column.kind == "text" and f.distinct > 0.95 * f.rows and f.spaced < 0.2 and speaks_of(f.name, "id"):
         return Guess(f, "none", "another id: each has its own")
-    total = speaks_of(f.name, "total") and f.number
-    doubt = "does it count the whole log? Then it tells the future: leave it out" if total else ""
-    sql = f"epoch({f.column.sql}::TIMESTAMP)" if f.column.kind in ("time", "date") else attribute(f)
+    sql = f"epoch({f.column.sql})" if f.column.kind in ("time", "date") else attribute(f)
     listed = _split(con, f) if f.column.kind == "text" else ""
-    return Guess(f, role, "an attribute", sql or listed, doubt)
+    return Guess(f, role, "an attribute", sql or listed, future_of(f))
 
 
 def _split(con: duckdb.DuckDBPyConnection, f: Facts) -> str:

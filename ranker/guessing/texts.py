@@ -18,6 +18,14 @@ YES_NO = (
     ("wahr", "falsch"),
     ("si", "no"),
     ("sí", "no"),
+    ("sì", "no"),
+    ("sim", "não"),
+    ("sim", "nao"),
+    ("ja", "nee"),
+    ("ja", "nej"),
+    ("tak", "nie"),
+    ("evet", "hayır"),
+    ("да", "нет"),
 )
 #: formats of times that DuckDB does not read by itself
 FORMATS = (

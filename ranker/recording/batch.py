@@ -38,10 +38,7 @@ def read_batches(path: Path, size: int) -> Iterator[Batch]:
 
     ts: a timestamp, or an integer of µs UTC. PairliftError where a needed column is missing or cannot be read so.
     """
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise PairliftError(f"{path} is not a Parquet file that can be read: {error}") from error
+    file = _opened(path)
     missing = [name for name in NEEDED if name not in file.schema_arrow.names]
     if missing:
         found = ", ".join(file.schema_arrow.names)
@@ -51,6 +48,18 @@ def read_batches(path: Path, size: int) -> Iterator[Batch]:
         )
     for part in file.iter_batches(size):
         yield _batch(path, pa.table(part))
+
+
+def count_events(path: Path) -> int:
+    """Return how many rows a Parquet file has; PairliftError where it is none that can be read."""
+    return int(_opened(path).metadata.num_rows)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PairliftError(f"{path} is not a Parquet file that can be read: {error}") from error
 
 
 def _batch(path: Path, table: pa.Table) -> Batch:

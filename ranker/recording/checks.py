@@ -1,6 +1,6 @@
 """What is refused of a batch that comes in, event by event, with the first reason against each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ LARGER = (
     "running sums would lose later values beside a larger one; scale the column, for example seconds in place of "
     "microseconds"
 )
+ONE = "one value for a request was expected"
 #: columns of ids, and what their refusals call them
 IDS = {"user_id": "user", "item_id": "item", "event_id": "event id", "request_id": "request id"}
 
@@ -61,9 +62,11 @@ class Checks:
         sides: Mapping[str, Side],
         columns: Mapping[str, Column],
         grades: Sequence[str],
+        of_requests: Collection[str],
     ) -> None:
-        """sides: `user` and `item`. columns: of `recorded_columns`."""
+        """sides: `user` and `item`. columns: of `recorded_columns`. of_requests: those with one value for a request."""
         self._settings, self._sides, self._columns, self._grades = settings, sides, columns, grades
+        self._of_requests = of_requests
         self.keep = round(settings.dedupe_days * DAY)  # µs for which an event may come after its time
 
     def refused(self, batch: Batch, now: int, latest: int) -> Refusals:
@@ -71,8 +74,12 @@ class Checks:
         refusals = Refusals(batch.events.num_rows)
         self._check_ids(batch.events, refusals)
         self._check_times(batch.events["ts"].to_numpy(), now, latest, refusals)
+        place = pc.fill_null(batch.events["position"], 1).to_numpy()
+        refusals.add(place < 1, lambda k: f"position: 1 (the first place) or more was expected, found {place[k]}")
         for name, values in batch.feedback.items():
             self._check_feedback(name, values, refusals)
+            if name in self._of_requests:
+                _check_requests(name, values, batch.events["request_id"], refusals)
         if batch.grades:
             known = {"", *self._grades}
             bad = [name not in known for name in batch.grades]
@@ -132,6 +139,24 @@ class Checks:
             within = f"{place}: at most {column.most:g} either way was expected, found "
             why = f": {LARGER}" if column.summed else ""
             refusals.add(beyond(numbers, column.most), lambda k: f"{within}{float(numbers[k])!r}{why}")
+
+
+def _check_requests(name: str, values: pa.Array, request_id: pa.ChunkedArray, refusals: Refusals) -> None:
+    """Refuse events whose value is another than an earlier event of the batch gives for the same request.
+
+    A training would stop at such a log, and what is recorded stays.
+    """
+    place = np.flatnonzero(pc.and_(values.is_valid(), request_id.is_valid()).to_numpy())
+    if not len(place):
+        return
+    requests, said = request_id.take(pa.array(place)).combine_chunks(), values.take(pa.array(place))
+    code, value = (column.dictionary_encode().indices.to_numpy() for column in (requests, said))
+    _, first = np.unique(code, return_index=True)  # codes count on from 0
+    bad = np.flatnonzero(value != value[first[code]])
+    for k in bad.tolist():
+        one, other = said[int(first[code[k]])].as_py(), said[k].as_py()
+        reason = f"request {requests[k].as_py()!r} has {one!r} and {other!r}"
+        refusals.reasons.setdefault(int(place[k]), f"context column '{name}': {ONE}, {reason}")
 
 
 def beyond(numbers: F64, most: float) -> Bool:

@@ -50,7 +50,8 @@ class EventReader:
         self.grades = config.grade_names
         kinds = {name: condition.kind for name, condition in read.items()}
         self._grading = Grading(tuple(config.grades), kinds, {name: c.column for name, c in read.items()})
-        self._checks = Checks(config.record, self._sides, self._columns, self.grades)
+        of_requests = () if config.events.request_id is None else tuple(config.events.context)
+        self._checks = Checks(config.record, self._sides, self._columns, self.grades, of_requests)
         self.keep = self._checks.keep
 
     def checked(self, batch: Batch, now: int, latest: int) -> Checked:

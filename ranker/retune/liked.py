@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 
 from features.schema import F64, I64
+from ranker.code_hash import code_hash
 from ranker.config import Config
 from ranker.hashes import hash_arrays, hash_value
 from ranker.metrics.pair_accuracy import right_by_user
@@ -14,7 +15,6 @@ from ranker.retune.report import Measure
 from ranker.retune.space import Parameter, make_space
 from ranker.training.arms import Arms
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.code_hash import code_hash
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 

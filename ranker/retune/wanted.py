@@ -7,17 +7,17 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.schema import F64
+from ranker.code_hash import code_hash
 from ranker.config import Config
 from ranker.hashes import hash_arrays, hash_value
 from ranker.retune.bench import seeds_of
 from ranker.retune.report import Measure
 from ranker.retune.space import Parameter, make_wanted_space
 from ranker.training.booster import parameters
-from ranker.training.code_hash import code_hash
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 from ranker.training.wanted import CODE as STAGE
-from ranker.training.wanted import NOTHING_WANTED, Rows, rows_of, wanted_settings
+from ranker.training.wanted import NO_SOURCES, NOTHING_WANTED, Rows, rows_of, wanted_settings
 
 #: what a study reads of our code, beside what `Prepared.key` and the rows stand for
 CODE = (*STAGE, "ranker.retune", "ranker.training.plugins")
@@ -36,6 +36,8 @@ class WantedBench:
     @classmethod
     def of(cls, prepared: Prepared) -> Self:
         """Ask the sources for the rows, with the served plugins; PairliftError where they propose nothing wanted."""
+        if not prepared.config.sources.on:
+            raise PairliftError(f"retune --part wanted: {NO_SOURCES}; switch one on")
         rows = rows_of(prepared, served_plugins(prepared))
         if rows.empty:
             raise PairliftError(

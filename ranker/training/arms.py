@@ -15,11 +15,11 @@ from features.pairing.pairs import Pairs, make_pairs
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
+from ranker.code_hash import code_hash
 from ranker.columns import Columns, plugin_columns, plugin_values
 from ranker.hashes import hash_arrays
 from ranker.recording.logged import Logged, overlay
 from ranker.training.booster import Slice, fit_booster
-from ranker.training.code_hash import code_hash
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
@@ -94,8 +94,11 @@ class Arms:
         logger.info("%d of %d impressions as they were served", rows, sum(map(len, values.values())))
         return replace(columns, values=values)
 
-    def fit(self, name: str, columns: Columns, seed: int, start: Start | None = None) -> Arm:
-        """Fit (or reuse) the arm `name`, which has further columns. start: an earlier booster to start from."""
+    def fit(self, name: str, columns: Columns, seed: int, start: Start | None = None, progress: str = "") -> Arm:
+        """Fit (or reuse) the arm `name`, which has further columns.
+
+        start: an earlier booster to start from. progress: the name of a bar, see `fit_booster`.
+        """
         config, spec = self.prepared.config, self.prepared.spec
         inputs = [self.prepared.key, self._digests(columns), config.booster.model_dump(), seed, start and start.key]
         inputs.append(code_hash(*CODE))
@@ -104,7 +107,7 @@ class Arms:
             train, validation = (self.slice(part, columns, seed) for part in ("train", "validation"))
             fit = fit_booster if start is None else start.fit
             names = [*spec.columns, *columns.names]
-            booster = fit(names, list(spec.categorical), train, validation, config.booster, seed)
+            booster = fit(names, list(spec.categorical), train, validation, config.booster, seed, progress=progress)
             booster.save_model(str(folder / "booster.txt"))
             np.save(folder / "scores.npy", np.asarray(booster.predict(self.rows("test", columns), raw_score=True)))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+from tqdm import tqdm
 
 from features.errors import PairliftError, did_you_mean, nearest
 from features.pairing.pairs import Pairs
@@ -33,19 +34,24 @@ DEFAULTS: dict[str, Any] = {
     "cat_smooth": 20.0,
     "max_bin": 255,
 }
-#: with `use_quantized_grad`: LightGBM's own 4 bins, and leaves from rounded gradients, lose what further trees bring
-#: (PairAccuracy .724 after 120 trees, of .797 without); with these it is .797, in 0.7 times the time
-QUANTISED: dict[str, Any] = {"num_grad_quant_bins": 16, "quant_train_renew_leaf": True}
 #: of the TOML, where the parameters of the part stand that orders Rank, and of the one that orders Recommend
 LIKED_TABLE, WANTED_TABLE = "booster.params", "lists.params"
 #: what every fit has
 FIXED: dict[str, Any] = {"metric": "none", "verbosity": -1, "deterministic": True, "force_row_wise": True}
+#: LightGBM issue 5994 and what its pull request 7397 found: where bagging or a share of the columns is on, a leaf's
+#: totals are of other rows than the leaf's. On a million rows it ends with a failed check, on fewer in worse trees
+_UNSAFE = (
+    "it stays off, for with sampled rows or columns LightGBM fails by it on large logs (its issue 5994): leave it out"
+)
 #: parameters that Pairlift sets, and what to do about each
 _OURS = dict.fromkeys([*FIXED, "force_col_wise"], "it is the same in every fit") | {
     "objective": "it is made of the weighted pairs; see [booster] margin and ndcg_at",
     "seed": "see [uplift] seeds",
     "early_stopping_round": "see [booster] stop_after",
     "num_iterations": "see [booster] trees",
+    **dict.fromkeys(
+        ("use_quantized_grad", "num_grad_quant_bins", "quant_train_renew_leaf", "stochastic_rounding"), _UNSAFE
+    ),
 }
 #: parameters of LightGBM's objectives, metrics and files: no effect here
 _IDLE = (
@@ -85,13 +91,14 @@ def fit_booster(
     start: lgb.Booster | None = None,
     judge: Callable[[F64], float] | None = None,
     table: str = LIKED_TABLE,
+    progress: str = "",
 ) -> lgb.Booster:
     """Return the booster of the best validation round (`num_trees()` tells which).
 
     Best is the round up to which the last SMOOTH rounds have the highest mean PairAccuracy on the slice; where there
     are not so many rounds, the last one. The same seed, rows and parameters give the same booster. judge: gives, in
     place of PairAccuracy, what float64[n] scores of the slice are worth, the more the better. table: of the TOML that
-    the parameters are from.
+    the parameters are from. progress: the name of a bar on stderr, that counts the rounds; empty for none.
 
     start: a booster of the same columns whose trees are kept, and boosted on (a warm start); it comes back as it was
     where no further tree is better on the validation slice. NaN is a missing value. Raises PairliftError for an
@@ -115,21 +122,38 @@ def fit_booster(
     none = np.zeros(len(validation.matrix), np.float32)
     stopped_by = lgb.Dataset(validation.matrix, none, init_score=validation.start, reference=data)
     try:
-        booster = lgb.train(
-            params,
-            data,
-            num_boost_round=settings.trees,
-            valid_sets=[stopped_by],
-            feval=accuracy,
-            callbacks=[stop],
-            init_model=start,
-        )
+        with tqdm(total=settings.trees, desc=progress, unit=" trees", leave=False, disable=not progress) as bar:
+            booster = lgb.train(
+                params,
+                data,
+                num_boost_round=settings.trees,
+                valid_sets=[stopped_by],
+                feval=accuracy,
+                callbacks=[stop, lambda _: bar.update()],
+                init_model=start,
+            )
     except lgb.basic.LightGBMError as error:
-        hint = _hint(settings, str(error), len(train.matrix))
+        hint = "" if settings.params else f"; are {len(train.matrix)} impressions of the booster's period enough?"
         raise PairliftError(f"[{table}]: LightGBM says: {error}{hint}") from error
     # Only the trees up to the best round are kept, so that whoever reads the model predicts the same.
     best = lgb.Booster(model_str=booster.model_to_string(num_iteration=stop.best))
     return best if start is None else _better(start, best, validation)
+
+
+def at_cap(settings: BoosterSettings, trees: int) -> bool:
+    """Return whether a fit whose best round is `trees` ended by `[booster] trees`: more of them might be better.
+
+    trees: without those of an earlier bundle.
+    """
+    return trees + settings.stop_after > settings.trees
+
+
+def cap_reached(settings: BoosterSettings, what: str) -> str:
+    """Return what to say of fits that are `at_cap`."""
+    return (
+        f"{what} had not stopped getting better when [booster] trees = {settings.trees} ended it: more trees, or a "
+        "higher learning_rate, may be better"
+    )
 
 
 def mean_of(boosters: list[lgb.Booster]) -> lgb.Booster:
@@ -191,14 +215,6 @@ class _Stop:
             raise lgb.callback.EarlyStopException(self.best - 1, env.evaluation_result_list)
 
 
-def _hint(settings: BoosterSettings, said: str, rows: int) -> str:
-    """Return what to do about an error of LightGBM's."""
-    if "best_split_info" in said and check_params(settings).get("use_quantized_grad"):
-        # LightGBM 5994: it estimates the rows of a leaf from rounded Hessians.
-        return "; its quantised gradients fail on small leaves: raise min_data_in_leaf, or drop use_quantized_grad"
-    return "" if settings.params else f"; are {rows} impressions of the booster's period enough?"
-
-
 def _refuse_infinite(name: str, rows: F32, columns: list[str]) -> None:
     """Raise where a column is infinite: LightGBM would take it as the largest number, or the lowest, unasked."""
     found = np.isinf(rows)
@@ -219,7 +235,7 @@ def parameters(settings: BoosterSettings, rows: int) -> dict[str, Any]:
     given = check_params(settings)
     if "goss" in (given.get("boosting"), given.get("data_sample_strategy")):  # which takes the place of bagging
         defaults = {name: value for name, value in defaults.items() if not name.startswith("bagging")}
-    return defaults | (QUANTISED if given.get("use_quantized_grad") else {}) | given
+    return defaults | given
 
 
 def _monotone(settings: BoosterSettings, columns: list[str]) -> dict[str, Any]:

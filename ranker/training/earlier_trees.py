@@ -38,8 +38,12 @@ class Start:
         validation: Slice,
         settings: BoosterSettings,
         seed: int,
+        *,
+        progress: str = "",
     ) -> lgb.Booster:
         """Return the new booster: see `fit_booster` and `refit_booster`."""
         if self.mode == "refit":
             return refit_booster(self.booster, train, validation, settings, self.decay)
-        return fit_booster(columns, categorical, train, validation, settings, seed, start=self.booster)
+        return fit_booster(
+            columns, categorical, train, validation, settings, seed, start=self.booster, progress=progress
+        )

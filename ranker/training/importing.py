@@ -5,8 +5,8 @@ from pathlib import Path
 
 from features.log.dataset import import_log
 from features.log.sources import source_files
+from ranker.code_hash import code_hash
 from ranker.config import Config
-from ranker.training.code_hash import code_hash
 from ranker.training.fetch import fetch
 from ranker.training.stages import run_stage
 

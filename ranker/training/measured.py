@@ -31,16 +31,16 @@ from ranker.metrics.shown import Shown
 from ranker.metrics.simple import events_before
 from ranker.pipeline import Pipeline
 from ranker.training.arms import Arm, Arms, of_kind
+from ranker.training.booster import at_cap
 from ranker.training.earlier_trees import Start
 from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
+from ranker.training.wanted import NO_SOURCES
 
 logger = logging.getLogger(__name__)
 
-#: what is said where there are no lists
-NO_SOURCES = "[sources] are all switched off: Recommend proposes nothing, so there are no lists to learn or to measure"
 #: users whose lists `train` asks for
 USERS = 1000
 #: requests of the test whose candidates the columns of the wanted part are explained on
@@ -53,6 +53,9 @@ def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> d
     found = pair_accuracy(arm.scores, test)
     measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
     measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees}
+    new = arm.trees - (old.booster.num_trees() if old is not None else 0)
+    kept = old is not None and (old.mode == "refit" or not new)
+    measured["at_cap"] = not kept and at_cap(arms.prepared.config.booster, new)
     measured["seed"] = arms.prepared.config.uplift.seeds[0]
     measured |= _simple(arms, arm)
     listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())

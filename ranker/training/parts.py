@@ -36,6 +36,6 @@ def fit_parts(arms: Arms, plugins: dict[str, FeaturePlugin], old: Start | None =
     """
     prepared, columns = arms.prepared, arms.served_columns(plugins)
     seed, label = prepared.config.uplift.seeds[0], "+".join(plugins) or "without"
-    liked = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old)
+    liked = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old, "liked part")
     wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory, liked=liked.booster)
     return Parts(arms=arms, plugins=plugins, columns=columns, liked=liked, wanted=wanted)

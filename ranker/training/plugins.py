@@ -10,8 +10,8 @@ from features.errors import PairliftError, did_you_mean
 from features.log.dataset import cut_log
 from features.log.loading import load_log
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from ranker.code_hash import code_hash
 from ranker.config import wanted_floor
-from ranker.training.code_hash import code_hash
 from ranker.training.prepared import Prepared, paired_log
 from ranker.training.stages import run_stage
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from features.counters.spec import Counter, make_counters
-from features.errors import PairliftError
+from features.errors import PairliftError, did_you_mean
 from features.given import check_list, counted, given_of_log
 from features.log.loading import load_context, load_given, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
@@ -19,11 +19,11 @@ from features.plugin import FitData, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
+from ranker.code_hash import code_hash
 from ranker.columns import plugin_columns
 from ranker.config import Config, counted_of, wanted_floor
 from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
-from ranker.training.code_hash import code_hash
 from ranker.training.importing import import_stage
 
 logger = logging.getLogger(__name__)
@@ -105,11 +105,12 @@ class Prepared(Grouped):
         )
 
 
-def prepare(config: Config) -> Prepared:
-    """Import, and make groups, counters and the state of the whole log."""
+def prepare(config: Config, database: Path | None = None) -> Prepared:
+    """Import, and make groups, counters and the state of the whole log. database: where it was imported just now."""
     check_params(config.booster)
     check_params(config.lists, WANTED_TABLE)
-    made = group_log(config)
+    made = group_log(config, database)
+    _check_familiar(made)
     check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
     places = load_places(made.database, config.events)
     prepared = Prepared(
@@ -126,9 +127,9 @@ def prepare(config: Config) -> Prepared:
     return prepared
 
 
-def group_log(config: Config) -> Grouped:
-    """Import, and make groups, counters and the names of the columns: all that needs no state."""
-    database = import_stage(config) / "log.duckdb"
+def group_log(config: Config, database: Path | None = None) -> Grouped:
+    """Import, and make groups, counters and the columns' names: what needs no state. database: as in `prepare`."""
+    database = database or import_stage(config) / "log.duckdb"
     log, catalog = load_log(database)
     split = make_split(config.split, log, config.time.zone)
     log, groups = paired_log(config, database, log, catalog, split)
@@ -163,6 +164,16 @@ def paired_log(
     given = given_of_log(given, log.request, catalog, config.features.listed)
     context, available = load_context(database, catalog), availability(log, catalog, config.pairing)
     return log, make_groups(log, config.pairing, split, context=context, given=given, available=available)
+
+
+def _check_familiar(made: Grouped) -> None:
+    """Refuse what `[uplift] familiar` names and the items do not have, before anything is fitted."""
+    known = [a.name for a in made.catalog.item_attributes if a.kind in ("categorical", "multi")]
+    for name in made.config.uplift.familiar:
+        if name not in known:
+            raise PairliftError(
+                f"[uplift] familiar: '{name}' is not a text or a list of [items.columns]{did_you_mean(name, known)}"
+            )
 
 
 def _all_plugin_columns(config: Config) -> list[str]:

@@ -15,9 +15,9 @@ from ranker.metrics.shown import shown_lines
 from ranker.metrics.simple import events_before, freshness
 from ranker.training.booster import FULL_SIZE
 from ranker.training.importing import import_stage
-from ranker.training.measured import NO_SOURCES, past_of, shown_of
+from ranker.training.measured import past_of, shown_of
 from ranker.training.prepared import Prepared, prepare
-from ranker.training.wanted import JUDGED, asked_in_slices
+from ranker.training.wanted import JUDGED, NO_SOURCES, asked_in_slices
 
 #: fewer requests, or users, than this are too few to order lists by or to measure them
 FEW = 200
@@ -27,18 +27,18 @@ TOO_FRESH = 0.8
 
 def validation_text(config: Config) -> str:
     """Import the log, make groups and pairs, and return the report. Raises PairliftError for what stops a training."""
-    folder = import_stage(config)
-    log, catalog = load_log(folder / "log.duckdb")
+    database = import_stage(config) / "log.duckdb"
+    log, catalog = load_log(database)
     lines = [
         f"{config.name}: {len(log):,} events, {catalog.n_users:,} users, {catalog.n_items:,} items",
         f"from {iso(int(log.ts[0]))} to {iso(int(log.ts[-1]))} ({(log.ts[-1] - log.ts[0]) / DAY:.1f} days)",
-        *_repeat_lines(load_repeats(folder / "log.duckdb")),
+        *_repeat_lines(load_repeats(database)),
         "",
         "events per grade, worst to best",
         *_grade_lines(log, config),
     ]
     try:
-        prepared = prepare(config)
+        prepared = prepare(config, database)
     except PairliftError as error:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
     for name, settings in config.plugins.items():

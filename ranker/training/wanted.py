@@ -28,6 +28,7 @@ from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F32, F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.code_hash import code_hash
 from ranker.columns import Columns, demand
 from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
@@ -35,8 +36,7 @@ from ranker.hashes import hash_arrays, hash_value
 from ranker.lists.asked import Asked, asked, validation_start
 from ranker.metrics.interval import difference
 from ranker.settings import BoosterSettings
-from ranker.training.booster import WANTED_TABLE, added, check_params, fit_booster, mean_of
-from ranker.training.code_hash import code_hash
+from ranker.training.booster import WANTED_TABLE, added, at_cap, cap_reached, check_params, fit_booster, mean_of
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
 from ranker.training.stages import run_stage
@@ -60,6 +60,7 @@ CODE = (
     "ranker.training.wanted",
 )
 #: what is said where there is nothing to learn from
+NO_SOURCES = "[sources] are all switched off: Recommend proposes nothing, so there are no lists to learn or to measure"
 NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's period"
 #: losers of a training group: of more, so many are drawn
 LOSERS = 100
@@ -89,14 +90,25 @@ class Rows:
         """Whether a slice has no group of which something proposed was wanted."""
         return not (len(self.train.wanted) and len(self.validation.wanted))
 
-    def fit(self, config: Config, seed: int, forests: int = FORESTS, liked: lgb.Booster | None = None) -> lgb.Booster:
+    def fit(
+        self,
+        config: Config,
+        seed: int,
+        forests: int = FORESTS,
+        liked: lgb.Booster | None = None,
+        progress: str = "",
+    ) -> lgb.Booster:
         """Return the mean of so many forests, each up to the round that is best by NDCG@10 on the validation slice.
 
         The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
         a log too small to learn from, the list stays the popular one. liked: the liked part, whose score is added with
-        the weight that is best on that slice, where its gain there, by user, is more than noise (95 %).
+        the weight that is best on that slice, where its gain there, by user, is more than noise (95 %). progress: the
+        name of a bar for each forest, see `fit_booster`.
         """
-        booster = mean_of([self._forest(config, seed + SEED_STEP * k) for k in range(forests)])
+        fitted = [self._forest(config, seed + SEED_STEP * k, progress) for k in range(forests)]
+        if full := sum(at_cap(config.booster, forest.num_trees()) for forest in fitted):
+            logger.warning("%s", cap_reached(config.booster, f"wanted part: {full} of {forests} forests"))
+        booster = mean_of(fitted)
         start = demand(self.validation.matrix, self.columns)
         if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
             logger.info("wanted part: no tree is better than the popular list on the validation slice")
@@ -113,7 +125,7 @@ class Rows:
         logger.info("wanted part: lists add %g of the liked part's score; gain by weight: %s", weight, gains)
         return added(booster, liked, weight) if weight else booster
 
-    def _forest(self, config: Config, seed: int) -> lgb.Booster:
+    def _forest(self, config: Config, seed: int, progress: str) -> lgb.Booster:
         train, validation = (part.slice(self.columns, seed) for part in (self.train, self.validation))
         return fit_booster(
             self.columns,
@@ -124,6 +136,7 @@ class Rows:
             seed,
             judge=self.validation.ndcg,
             table=WANTED_TABLE,
+            progress=progress,
         )
 
     def scores(self, booster: lgb.Booster) -> F64:
@@ -184,7 +197,7 @@ def wanted_stage(
             if config.sources.on:  # else `list_figures` says it
                 logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
         else:
-            found.fit(config, seed, forests, liked).save_model(str(folder / "booster.txt"))
+            found.fit(config, seed, forests, liked, "wanted part").save_model(str(folder / "booster.txt"))
 
     label = name or "+".join(plugins) or "without"
     folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)

@@ -23,7 +23,9 @@ from ranker.config import Config
 from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import effective_users, pair_accuracy
 from ranker.metrics.simple import events_before
+from ranker.settings import BoosterSettings
 from ranker.training.arms import SHOWN, Arms
+from ranker.training.booster import at_cap
 from ranker.training.measured import shown_of
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
@@ -31,7 +33,7 @@ from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
 from ranker.uplift.shown import shown_figures
-from ranker.uplift.slices import check_familiar, slices
+from ranker.uplift.slices import slices
 
 METRIC = "PairAccuracy, ties as one half"
 #: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`
@@ -44,7 +46,6 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     lists: False leaves out what it costs most to measure beside the pairs, the lists.
     """
     prepared = prepare(config)
-    check_familiar(prepared)
     plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
@@ -170,6 +171,8 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
         },
         **_spread(without, with_),
         "trees": {arm: [[b.trees for b in of_seeds] for of_seeds in fits] for arm, fits in boosters.items()},
+        "most_trees": arms.prepared.config.booster.trees,
+        "at_cap": {arm: _at_cap(arms.prepared.config.booster, fits) for arm, fits in boosters.items()},
         **_listed(boosters, judged),
         **_simple(arms, boosters, pairs, columns),
         "slices": slices(arms.prepared, boosters["without"], boosters["with"], judged),
@@ -211,6 +214,11 @@ def _spread(without: Measured, with_: Measured) -> dict[str, float | None]:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     return {"fit_sd": sd(right.mean(axis=1) / base.mean() - 1), "seed_sd": sd(right.mean(axis=0) / base - 1)}
+
+
+def _at_cap(settings: BoosterSettings, fits: Fits) -> int:
+    """Return how many fits of an arm ended by the most trees, not by themselves."""
+    return sum(at_cap(settings, arm.trees) for of_seeds in fits for arm in of_seeds)
 
 
 def _listed(boosters: dict[str, Fits], judged: Judged) -> dict[str, dict[str, float]]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import PairliftError, did_you_mean
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import DAY, I64, SAMPLED, Bool
@@ -52,16 +51,6 @@ def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
         surfaces = np.array([*prepared.catalog.surfaces, "none"])
         found["surface"] = surfaces[groups.requests.surface[owner]]
     return found
-
-
-def check_familiar(prepared: Prepared) -> None:
-    """Refuse what `[uplift] familiar` names and the items do not have, before anything is fitted."""
-    known = [a.name for a in prepared.catalog.item_attributes if a.kind in ("categorical", "multi")]
-    for name in prepared.config.uplift.familiar:
-        if name not in known:
-            raise PairliftError(
-                f"[uplift] familiar: '{name}' is not a text or a list of [items.columns]{did_you_mean(name, known)}"
-            )
 
 
 def _bucket(count: I64, unit: str) -> Any:

@@ -115,6 +115,11 @@ def doubts(report: dict[str, Any]) -> list[str]:
         found.append(
             "WARNING: shuffled columns gain as well: a further column is lucky here; more seeds, or more users"
         )
+    if any(report["at_cap"][arm] for arm in ("without", "with")):
+        found.append(
+            f"WARNING: {_full('without', report)} and {_full('with', report)} ended by [booster] trees = "
+            f"{report['most_trees']}, not by themselves: more trees may be better, so raise it"
+        )
     if report["fits"] < LEAST_FITS:
         found.append(f"WARNING: {_count(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised")
     if len(report["seeds"]) < LEAST_SEEDS:
@@ -124,6 +129,10 @@ def doubts(report: dict[str, Any]) -> list[str]:
     if report["relative_uplift"] is None:
         found.append("WARNING: the arm without the column orders no pair right: there is nothing to compare with")
     return found
+
+
+def _full(arm: str, report: dict[str, Any]) -> str:
+    return f"{report['at_cap'][arm]} of {sum(map(len, report['trees'][arm]))} fits {arm}"
 
 
 def _controls(report: dict[str, Any]) -> list[str]:

@@ -138,9 +138,9 @@ def init_logs(folder: Path) -> list[StrangeLog]:
 
 
 @click.command()
-@click.option("--size", default=100_000, show_default=True, help="events of a log whose gains are measured")
+@click.option("--size", default=80_000, show_default=True, help="events of a log whose gains are measured")
 @click.option("--worlds", default=4, show_default=True, help="logs of each shape")
-@click.option("--seeds", default=3, show_default=True, help="of the boosters")
+@click.option("--seeds", default=2, show_default=True, help="of the boosters")
 @click.option(
     "--staged", "staged_size", default=50_000, show_default=True, help="events of a log whose stages are timed"
 )

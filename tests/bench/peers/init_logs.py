@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from init_held_back import HELD_BACK
+from init_learned import LEARNED
 from init_schemas import SCHEMAS
+from init_taught import TAUGHT
 from shapes import SHAPES, SMALL
 
 from ranker.settings import FetchSettings
@@ -367,8 +369,10 @@ def public_logs(folder: Path, data: Path) -> list[StrangeLog]:
 
 
 def schema_logs(folder: Path) -> list[StrangeLog]:
-    """Write the logs of `init_schemas` below a folder and return them."""
-    return [StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in SCHEMAS.items()]
+    """Write the logs of `init_schemas`, `init_learned` and `init_taught` below a folder and return them."""
+    return [
+        StrangeLog(name, write(folder), _roles(roles)) for name, (write, roles) in (SCHEMAS | LEARNED | TAUGHT).items()
+    ]
 
 
 def held_back_logs(folder: Path) -> list[StrangeLog]:

@@ -1,6 +1,6 @@
 """Logs with the columns of public data sets and of common products, filled at random: only the names are theirs.
 
-The truth of the first dozen was written after the rules had met `init_logs.MADE` and before they met these.
+The truth was written after the rules had met `init_logs.MADE` and before they met these, of which they had .775 right.
 """
 
 import json

@@ -16,10 +16,10 @@ from ranker_learners import LEARNERS, Budget, Params
 
 from features.pairing.pairs import Pairs
 from features.schema import F64
+from ranker.code_hash import code_hash
 from ranker.hashes import hash_file
 from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training import booster, objective
-from ranker.training.code_hash import code_hash
 from ranker.training.stages import run_stage
 
 DRAWS, AT_ONCE = 2_000, 100

@@ -28,8 +28,7 @@ from features.pairing.groups import Groups  # noqa: E402
 from features.pairing.pairs import Pairs, make_pairs, weight_table  # noqa: E402
 from features.schema import Requests  # noqa: E402
 from ranker.forest.scorer import checked_scorer  # noqa: E402
-from ranker.metrics.pair_accuracy import pair_accuracy  # noqa: E402
-from ranker.training.booster import DEFAULTS, FIXED, QUANTISED  # noqa: E402
+from ranker.training.booster import DEFAULTS, FIXED  # noqa: E402
 from ranker.training.objective import PairLogit  # noqa: E402
 
 COLUMNS = 60
@@ -156,45 +155,27 @@ def check_gradient(made: PairLogit, score: np.ndarray) -> None:
 
 
 def iterations(rows: Rows, rounds: int = ROUNDS) -> dict[str, float]:
-    """Return an iteration's time of ours, plain and with quantised gradients, over that of built-in lambdarank.
+    """Return an iteration's time of ours over that of built-in lambdarank.
 
     All on one Dataset, as `fit_booster` calls LightGBM.
     """
     data = lgb.Dataset(rows.matrix, rows.grade.astype(np.float32), group=rows.sizes, params={"max_bin": 255})
     data.construct()
     made = PairLogit.of(rows.pairs, rows.group)
-    quantised = QUANTISED | {"use_quantized_grad": True}
     theirs = lgb.Booster(TREE | {"objective": "lambdarank"}, data)
     ours = lgb.Booster(TREE | {"objective": "none"}, data)
-    fast = lgb.Booster(TREE | {"objective": "none"} | quantised, data)
     calls: dict[str, Callable[[], object]] = {
         "lambdarank": theirs.update,
         "ours": lambda: ours.update(fobj=made),
-        "quantised": lambda: fast.update(fobj=made),
     }
     t = medians(calls, rounds)
     return {
         "iteration_vs_lambdarank": t["ours"] / t["lambdarank"],
-        "iteration_quantised_vs_lambdarank": t["quantised"] / t["lambdarank"],
         "iteration_seconds": t["ours"],
         "lambdarank_seconds": t["lambdarank"],
         "leaves_per_tree": _leaves(ours),
         "lambdarank_leaves_per_tree": _leaves(theirs),
-        "quantised_leaves_per_tree": _leaves(fast),
     }
-
-
-def quantised_quality(n: int = 200_000, trees: int = 150) -> dict[str, float]:
-    """Return the PairAccuracy of as many trees with and without quantised gradients, on as many groups of their own."""
-    rows, held = make_rows(n), make_rows(n, seed=1)
-    made = PairLogit.of(rows.pairs, rows.group)
-    result = {"quantised_quality_trees": float(trees), "quantised_quality_pairs": float(len(held.pairs))}
-    for name, params in (("exact", {}), ("quantised", QUANTISED | {"use_quantized_grad": True})):
-        data = lgb.Dataset(rows.matrix, np.zeros(len(rows.group)), params={"max_bin": 255})
-        booster = lgb.train(TREE | params | {"objective": made}, data, trees)
-        score = np.asarray(booster.predict(held.matrix, raw_score=True))
-        result[f"pair_accuracy_{name}"] = pair_accuracy(score, held.pairs).value
-    return result
 
 
 def _leaves(booster: lgb.Booster) -> float:
@@ -262,7 +243,7 @@ def measure(n: int = 2_000_000, rounds: int = ROUNDS) -> dict[str, float]:
     result = scorer_speedup(False) | scorer_speedup(True)
     rows = make_rows(n)
     result |= {"speed_rows": float(len(rows.group)), "speed_pairs": float(len(rows.pairs))}
-    return result | gradient_vs_stream(rows, rounds) | iterations(rows, rounds) | quantised_quality()
+    return result | gradient_vs_stream(rows, rounds) | iterations(rows, rounds)
 
 
 @click.command()

@@ -20,15 +20,19 @@ HELP = ("description", "title")
 
 @cache
 def code_hash(*names: str) -> str:
+    """Return `source_hash` with the versions of the libraries in it whose numbers a stage keeps."""
+    return hashlib.sha256(f"{source_hash(*names)} {json.dumps(_versions())}".encode()).hexdigest()
+
+
+def source_hash(*names: str) -> str:
     """Return a hash of the code of modules and of whole folders of them by dotted name: new code, a new hash.
 
-    The versions of the libraries whose numbers a stage keeps are in it. Raises ValueError for a name that is neither.
+    Raises ValueError for a name that is neither.
     """
     digest = hashlib.sha256()
     for name in names:
         for label, path in _sources(name):
             digest.update(f"{name}/{label} {hash_source(path)}\n".encode())
-    digest.update(json.dumps(_versions()).encode())
     return digest.hexdigest()
 
 
