@@ -114,8 +114,16 @@ def _less_median(values: F32, offsets: I64) -> F32:
 
 
 def counted_events(events: Iterable[str], catalog: Catalog, grades: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of the events of counters that are numbers of candidates, each once."""
+    """Return those of the events of counters that are numbers of candidates, each once.
+
+    PairliftError where a name is both a candidate's value and another one's value at a grade.
+    """
     known = counted_names(catalog, grades)
+    for attribute in catalog.candidates:
+        if attribute.kind == "numeric" and known[f"{PREFIX}{attribute.name}"][1] >= 0:
+            raise PairliftError(
+                f"[events.candidate] {attribute.name}: counters call so another column's value at a grade; rename it"
+            )
     return tuple(dict.fromkeys(event for event in events if event in known))
 
 
@@ -155,7 +163,15 @@ def _check_sums(names: Sequence[str], values: F32) -> None:
 
 
 def counted(log: EventLog, given: F32, names: Sequence[str], catalog: Catalog, grades: tuple[str, ...]) -> EventLog:
-    """Return the log with the counted values of candidates behind its feedback columns."""
+    """Return the log with the counted values of candidates behind its feedback columns.
+
+    PairliftError where a feedback column has the name of a counted value.
+    """
+    for name in names:
+        if name in log.feedback_names:
+            raise PairliftError(
+                f"[events.feedback] {name}: counters call so a value of [events.candidate]; rename the feedback column"
+            )
     if not names:
         return log
     values = counted_values(names, given, log.grade, catalog, grades)

@@ -247,6 +247,14 @@ def test_a_plugin_does_not_take_what_was_shown_for_feedback(tmp_path: Path) -> N
     ("change", "says"),
     [
         (("[pairing]", "[pairing]\nnegatives = 4"), "drawn losers were not shown"),
+        (
+            ("price = ", "price_of_click = '2 * price'\nprice = "),
+            "price_of_click: counters call so another column's value",
+        ),
+        (
+            ("[events.candidate]", "candidate_price_of_click = 'clicked * price'\n[events.candidate]"),
+            "rename the feedback column",
+        ),
         (('request_id = "search"\n', ""), r"\[features\] list needs \[events\] request_id"),
         (('list = ["candidate_price_rank"', 'list = ["candidate_pric_rank"'), "did you mean 'candidate_price_rank'"),
     ],
