@@ -120,9 +120,9 @@ class EventsSettings(Settings):
     candidate: dict[Name, str] = Field(
         default={},
         description="What was known of each candidate of a request before the answer (the price shown, the distance, "
-        "an upstream score), text or numbers: the features candidate_<name>. A Rank request carries them as columns; "
-        "a server that records takes them with each event. Of a number, [[counters]] can count candidate_<name>, and "
-        "candidate_<name>_of_<grade> (of events of that grade or better).",
+        "an upstream score), text or numbers: the features candidate_<name>. NULL and the empty text are not known. A "
+        "Rank request carries them as columns; a server that records takes them with each event. Of a number, "
+        "[[counters]] can count candidate_<name>, and candidate_<name>_of_<grade> (of events of that grade or better).",
     )
     columns: dict[Name, str] = Field(
         default={},

@@ -227,6 +227,15 @@ def test_the_list_of_a_log_is_all_that_was_shown_before_conditions(tmp_path: Pat
     assert {"candidate_price", "candidate_room", "candidate_price_rank"} <= set(made.spec.columns)
 
 
+def test_the_empty_text_is_unknown_as_it_is_in_a_request(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    empty = TOML.replace('room = "room"', """room = "coalesce(room, '')\"""")
+    plain, other = (group_log(load_config(searches(*args))) for args in ((tmp_path,), (tmp_path / "empty", empty)))
+    assert other.catalog.candidates[1].values == ("double", "single")
+    assert np.isnan(other.groups.requests.given[:, 1]).any()
+    np.testing.assert_array_equal(other.groups.requests.given, plain.groups.requests.given)
+
+
 def test_a_plugin_does_not_take_what_was_shown_for_feedback(tmp_path: Path) -> None:
     prepared = prepare(load_config(searches(tmp_path)))
     assert prepared.log.feedback_names == ("clicked", "candidate_price_of_click")

@@ -66,6 +66,15 @@ def test_context_that_differs_within_a_request_is_refused_with_one_that_does(tmp
     [
         ({"p": "place * 1.0"}, r"\[events.candidate\] p: it equals \[events\] position"),
         ({"won": "clicked"}, r"\[events.candidate\] won: it equals \[events.feedback\] clicked"),
+        (
+            {"won": "CASE clicked WHEN 1 THEN 'yes' ELSE 'no' END"},
+            r"each of \[events.feedback\] clicked \('no' for 0.0",
+        ),
+        ({"slot": "place - 1"}, r"slot: it has a value of its own for each of \[events\] position \(0.0 for 1 …\)"),
+        (
+            {"paid": "CASE WHEN clicked = 1 AND price > 0 THEN price END"},
+            "only where .* clicked is not 0, so it is known",
+        ),
         ({"all": "[price]"}, "a number or text was expected, found a list"),
     ],
 )
@@ -75,7 +84,20 @@ def test_what_is_known_only_after_the_answer_is_refused(tmp_path: Path, candidat
 
 
 def test_a_constant_is_not_taken_for_an_answer(tmp_path: Path) -> None:
-    imported(tmp_path, rows().replace(",1,", ",0,"), candidate={"none": "0 * price"})
+    imported(tmp_path, rows(), candidate={"none": "0 * price"}, feedback={"clicked": "0 * clicked"})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "feedback"),
+    [
+        ("score", "score * 2"),  # each value stands once, so it may be chance
+        ("CASE WHEN price = 3 AND inn = 'i1' THEN 1 END", "(inn = 'i1')::INT"),  # known of two rows
+        ("CASE WHEN price < 5 THEN price END", "1"),  # of a log of positives only
+        ("CASE WHEN clicked = 0 OR price > 3 THEN 'a' ELSE 'b' END", "clicked"),  # says something, not all
+    ],
+)
+def test_what_may_be_chance_is_not_refused(tmp_path: Path, candidate: str, feedback: str) -> None:
+    imported(tmp_path, rows(), candidate={"own": candidate}, feedback={"clicked": "clicked", "other": feedback})
 
 
 def test_a_column_that_orders_requests_as_position_does_is_warned_of(

@@ -36,6 +36,15 @@ def test_items_at_several_places_tell_what_is_looked_at() -> None:
     assert sum(found.power_low < 0.8 < found.power_high for found in worlds) >= 5
 
 
+def test_a_few_places_far_down_a_feed_cost_nothing() -> None:
+    world = examined(1)
+    position = world.places.position.copy()
+    position[np.flatnonzero(position == SHOWN)[:30]] = 1_000_000  # of the last range, as before
+    found = estimated(world._replace(places=Places(position, world.places.propensity)))
+    assert found.first.tolist() == list(range(1, SHOWN + 1))
+    np.testing.assert_array_equal(found.chance, estimated(world).chance)
+
+
 def test_what_feedback_by_place_alone_says_is_wrong_there() -> None:
     """Without the items the good ones on top are taken for places that are looked at."""
     world = examined(1, luck=0.3)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from priced import write_priced
 from served import ROOT, pairlift, recording, serving, user_id
 from world import write_world
 
@@ -55,6 +56,13 @@ def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> Non
     assert code == 0
     for part in ("9,600 events, 60 users", "(no grade)", "like > skip", "pairs of weight 2", "test ", "NULL"):
         assert part in said, part
+
+
+def test_validate_does_not_take_counted_values_of_candidates_for_feedback(tmp_path: Path) -> None:
+    code, said = pairlift("validate", write_priced(tmp_path))
+    assert code == 0, said
+    assert "feedback 'play' is unknown (NULL)" in said
+    assert "feedback 'candidate_" not in said
 
 
 def test_validate_imports_once_and_refuses_what_uplift_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

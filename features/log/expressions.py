@@ -146,6 +146,8 @@ def _features(settings: EventsSettings, table: str, kind: Kind, selected: dict[s
         selected[column] = f"({expression})::{wide(found)}"
         if found == "FLOAT":
             places[column] = f"{place} of {brief(settings.source)}"
+        elif table == "candidate":  # a request's column says nothing of an item by the empty text
+            selected[column] = f"nullif({selected[column]}, '')"
     return places
 
 

@@ -1,6 +1,7 @@
 """What holds within a request: context says one thing, and what is said of candidates was known before the answer."""
 
 import logging
+import math
 
 import duckdb
 
@@ -9,6 +10,10 @@ from features.settings import EventsSettings
 
 log = logging.getLogger(__name__)
 
+#: rows of each value, on average, from which on it is no chance that each stands for one of another column
+LEAST_OF_VALUE = 20
+#: how likely chance alone may make a column known only where there is feedback
+BY_CHANCE = 1e-6
 #: requests with at least so many known places and values are looked at for a column that orders them
 LEAST_LIST = 3
 #: a column that orders so large a share of them as `position` does is warned of
@@ -45,24 +50,58 @@ def _refuse_two_values(con: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def _refuse_answer(con: duckdb.DuckDBPyConnection, settings: EventsSettings, name: str) -> None:
-    """Refuse a column that equals feedback or the place wherever both are known, and is not constant there."""
-    answers = [f"[events.feedback] {feedback}" for feedback in settings.feedback]
-    columns = [f'"{feedback}"' for feedback in settings.feedback]
+    """Refuse a column that says what feedback or the place says wherever both are known, and is not constant there.
+
+    It does where it equals it; where it has few values and each of them stands for one of those (yes for 1); and where
+    it is known of what has feedback alone (the price paid).
+    """
+    answers = {f"[events.feedback] {feedback}": f'"{feedback}"' for feedback in settings.feedback}
     if settings.position is not None:
-        answers, columns = [*answers, "[events] position"], [*columns, "position"]
-    own = f'"candidate_{name}"'
-    if not columns or con.execute(f"SELECT typeof({own}) FROM mapped LIMIT 1").fetchall()[0][0] == "VARCHAR":
-        return
-    compared = ", ".join(
-        f"bool_and({own} = {other}::FLOAT) AND count(DISTINCT CASE WHEN {other} IS NOT NULL THEN {own} END) > 1"
-        for other in columns
-    )
-    for answer, equal in zip(answers, con.execute(f"SELECT {compared} FROM mapped").fetchall()[0], strict=True):
-        if equal:
+        answers["[events] position"] = "position"
+    for answer, other in answers.items():
+        own = f'"candidate_{name}"'
+        found = _equal(con, own, other) or _named_anew(con, own, other)
+        if not found and other != "position":
+            found = _known_after(con, own, other)
+        if found:
             raise PairliftError(
-                f"[events.candidate] {name}: it equals {answer} in every row, so it is known only after the answer; no "
+                f"[events.candidate] {name}: it {found.format(answer)}, so it is known only after the answer; no "
                 "request can say it: leave it out"
             )
+
+
+def _equal(con: duckdb.DuckDBPyConnection, own: str, other: str) -> str:
+    """Return how a number says what another column says: by being equal to it; empty where it does not."""
+    if con.execute(f"SELECT typeof({own}) FROM mapped LIMIT 1").fetchall()[0][0] == "VARCHAR":
+        return ""
+    equal = con.execute(f"""
+        SELECT bool_and({own} = {other}::FLOAT) AND count(DISTINCT CASE WHEN {other} IS NOT NULL THEN {own} END) > 1
+        FROM mapped""").fetchall()[0][0]
+    return "equals {} in every row" if equal else ""
+
+
+def _named_anew(con: duckdb.DuckDBPyConnection, own: str, other: str) -> str:
+    """Return how a column of few values says what another one says: each value for one; empty where it does not."""
+    few, rows = con.execute(f"SELECT approx_count_distinct({own}), count({own}) FROM mapped").fetchall()[0]
+    if few * LEAST_OF_VALUE > rows:
+        return ""
+    met = f"FROM mapped WHERE {own} IS NOT NULL AND {other} IS NOT NULL GROUP BY ALL"
+    pairs, values, others, rows, one, stands_for = con.execute(f"""
+        SELECT count(*), count(DISTINCT own), count(DISTINCT other), sum(n), min(own), arg_min(other, own)
+        FROM (SELECT {own} AS own, {other} AS other, count(*) AS n {met})""").fetchall()[0]
+    if not pairs == values == others or pairs < 2 or rows < LEAST_OF_VALUE * pairs:
+        return ""
+    return f"has a value of its own for each of {{}} ({one!r} for {stands_for!r} …) in every row"
+
+
+def _known_after(con: duckdb.DuckDBPyConnection, own: str, other: str) -> str:
+    """Return how a column says by being NULL where feedback is 0; empty where it does not, or it may be chance."""
+    of_none, of_some, share = con.execute(f"""
+        SELECT count({own}) FILTER ({other}::DOUBLE = 0), count({own}) FILTER ({other}::DOUBLE <> 0),
+               avg(({other}::DOUBLE <> 0)::INTEGER) FROM mapped WHERE {other} IS NOT NULL""").fetchall()[0]
+    if of_none or not of_some or of_some * math.log(share) > math.log(BY_CHANCE):
+        return ""
+    return "is known only where {} is not 0"
 
 
 def _warn_of_places(con: duckdb.DuckDBPyConnection, name: str) -> None:

@@ -109,14 +109,14 @@ def estimate_examination(log: EventLog, places: Places, end: int) -> Examination
 
 def _ranges(position: F32, found: Bool) -> I64:
     """Return int64[b]: the first place of each range, the ranges as short as `LEAST` admits; empty where none is."""
-    if not found.any():
-        return np.empty(0, np.int64)
-    counts, first, held = np.bincount(position[found].astype(np.int64)), [], LEAST
-    for place in range(1, len(counts)):
-        if held >= LEAST and counts[place:].sum() >= LEAST:
-            first.append(place)
+    places, counts = np.unique(position[found].astype(np.int64), return_counts=True)
+    rest, first, start, held = counts[::-1].cumsum()[::-1], [], 1, LEAST
+    for place, count, left in zip(places.tolist(), counts.tolist(), rest.tolist(), strict=True):
+        if held >= LEAST and left >= LEAST:
+            first.append(start)
             held = 0
-        held += counts[place]
+        held += count
+        start = place + 1
     return np.array(first, np.int64)
 
 

@@ -178,7 +178,7 @@ def _warning_lines(prepared: Prepared) -> list[str]:
     start, stop = prepared.state.histories.before(test.user, test.as_of)
     cold = int((start == stop).sum())
     found.append(f"{100 * cold / len(test):.1f} % of the test's groups have no history before as_of")
-    for column, name in enumerate(log.feedback_names):
+    for column, name in enumerate(prepared.config.events.feedback):  # behind these stand counted values of candidates
         unknown = float(np.isnan(log.feedback[:, column]).mean())
         if unknown:
             found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")

@@ -34,7 +34,7 @@ from candidate_cost import candidate_cost  # noqa: E402
 from demo import pairlift, timed  # noqa: E402
 from init_fields import init_fields  # noqa: E402
 from init_fields import table as fields_table  # noqa: E402
-from init_logs import StrangeLog, made_logs, public_logs, schema_logs, shaped_logs  # noqa: E402
+from init_logs import StrangeLog, held_back_logs, made_logs, public_logs, schema_logs, shaped_logs  # noqa: E402
 from letor_peer import beside_lambdarank, files_of  # noqa: E402
 from letor_peer import table as letor_table  # noqa: E402
 from old_defaults import gain_over_old  # noqa: E402
@@ -154,6 +154,8 @@ def main(size: int, worlds: int, seeds: int, staged_size: int, example: Path) ->
     print(f"10 candidate columns add {cost['candidate_features_us']:.0f} µs to a Rank of 500", flush=True)
     guessed = init_fields(init_logs(WORK / "init"))
     print(fields_table(guessed), flush=True)
+    held_back = init_fields(held_back_logs(WORK / "init"))
+    print(f"{held_back['init_fields_right']:.3f} of the columns of logs that no rule has seen", flush=True)
     gained = gains(size, worlds, seeds)
     mean, low, high = mean_gain({name: [one["relative_uplift"] for one in of] for name, of in gained.items()})
     print(f"mean gain of the default features: {100 * mean:+.2f} % [{100 * low:+.2f}, {100 * high:+.2f}]", flush=True)
@@ -165,6 +167,7 @@ def main(size: int, worlds: int, seeds: int, staged_size: int, example: Path) ->
         "shapes": staged(staged_size),
         "letor": letor(example, seeds),
         "init": guessed,
+        "init_held_back": held_back,
         "candidates": cost,
     }
     print(json.dumps(finite(result)))
