@@ -221,6 +221,7 @@ def test_a_file_that_cannot_be_read_is_told_in_a_sentence_behind_what_was_record
         assert recorded == [4]
         assert "Traceback" not in caplog.text  # gRPC logs what its iterator of requests raises
 
+
 @pytest.mark.parametrize(
     ("tables", "text"),
     [
