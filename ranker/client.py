@@ -166,7 +166,8 @@ class Client:
     def record(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Record batches of events over one stream; yield what became of each, in order, once it is on disk.
 
-        A batch whose outcome did not come may be sent again as it is: its events count once. No timeout.
+        A batch whose outcome did not come may be sent again as it is: its events count once. No timeout. What the
+        iterable raises is raised here, behind the outcomes of the batches before it.
         """
         problems: list[Exception] = []
 
@@ -174,15 +175,16 @@ class Client:
             try:
                 for batch in batches:
                     yield batch_message(batch)
-            except Exception as error:  # gRPC would end the call and say nothing of it
+            except Exception as error:  # gRPC would print a traceback; so the stream ends, and it is raised below
                 problems.append(error)
-                raise
 
         try:
             for r in self._stub.RecordEvents(messages()):
                 yield Outcome(r.recorded, r.duplicates, tuple(zip(r.refused, r.reasons, strict=True)))
         except grpc.RpcError as error:
             raise (problems[0] if problems else self._explained(error)) from error
+        if problems:
+            raise problems[0]
 
     def snapshot(self) -> Snapshot:
         """Have the server write a snapshot of the recorded state; waits for as long as that takes."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import tomllib
 from dataclasses import replace
+from itertools import chain
 
 import duckdb
 import numpy as np
@@ -206,6 +207,19 @@ def test_a_file_with_what_was_asked_is_recorded(priced, tmp_path):
     assert {name: values.to_pylist() for name, values in read.feedback.items()} == {
         name: values.to_pylist() for name, values in events.feedback.items()
     }
+
+
+def test_a_file_that_cannot_be_read_is_told_in_a_sentence_behind_what_was_recorded(priced, tmp_path, caplog):
+    table = asked(priced, 8).events
+    pq.write_table(table.drop_columns("event_id"), tmp_path / "lacks.parquet")
+    pq.write_table(table.slice(0, 4), tmp_path / "ahead.parquet")
+    batches = chain(read_batches(tmp_path / "ahead.parquet", 4), read_batches(tmp_path / "lacks.parquet", 4))
+    recorded = []
+    with recording(priced, tmp_path / "log") as (_, client):
+        with pytest.raises(PairliftError, match="the column 'event_id' was expected"):
+            recorded.extend(outcome.recorded for outcome in client.record(batches))
+        assert recorded == [4]
+        assert "Traceback" not in caplog.text  # gRPC logs what its iterator of requests raises
 
 
 @pytest.mark.parametrize(
