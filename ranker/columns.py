@@ -16,15 +16,14 @@ from features.rows import FeatureSpec, assemble
 from features.schema import F32, F64, Catalog, Requests
 from features.state.histories import Histories
 from features.state.store import State
-from ranker.request import Candidates
 
 #: the column of the source whose score the wanted part starts from
 DEMAND = "source__popular"
 
 
-def given_of(candidates: Candidates, catalog: Catalog, spec: FeatureSpec) -> F32:
-    """Return `Requests.given` of a request's candidates: what is said of each, then the features of their list."""
-    return with_list(candidates.given, np.array([0, len(candidates)]), catalog, spec.listed)
+def given_of(said: F32, catalog: Catalog, spec: FeatureSpec) -> F32:
+    """Return `Requests.given` of one request: float32[n, c] said of its candidates, then the features of their list."""
+    return with_list(said, np.array([0, len(said)]), catalog, spec.listed)
 
 
 def plugin_columns(name: str, plugin: FeaturePlugin) -> list[str]:

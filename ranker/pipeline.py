@@ -195,7 +195,7 @@ class Pipeline:
         if not len(candidates):
             return np.empty((0, len(bundle.columns)), np.float32)
         begun = time.monotonic()
-        item, given = candidates.item, given_of(candidates, request.state.catalog, bundle.spec)
+        item, given = candidates.item, given_of(candidates.given, request.state.catalog, bundle.spec)
         calls = self._started(self._plugin_calls(request, item, given))
         known = assemble(request.state, bundle.spec, request.requests(item, given))
         outcomes = [(call.name, self._outcome(call, running, begun, trace)[0]) for call, running in calls]
@@ -235,7 +235,7 @@ class Pipeline:
         items = np.arange(min(state.catalog.n_items, EXPLAINED), dtype=np.int32)
         said = np.zeros((len(items), len(state.catalog.candidates)), np.float32)
         candidates = Candidates(items, np.zeros((len(items), 1), np.int32), said)
-        given = given_of(candidates, state.catalog, self.bundle.spec)
+        given = given_of(candidates.given, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
             request, trace = Request(user, state.end, state=state), Trace()

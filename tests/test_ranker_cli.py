@@ -278,8 +278,8 @@ def test_init_writes_once(tmp_path: Path) -> None:
         ("trees = 60", "params = {deterministic = false}", "Pairlift sets this: it is the same in every fit"),
         ("trees = 60", "params = {num_leafs = 3}", "did you mean 'num_leaves'"),
         ('name = "like"', 'name = "sampled"', "reserved name"),
-        ("[booster]", "[split]\nt1 = 0.999999\n[booster]", "t0 < t1 < t2 < t3"),
-        ("[booster]", "[split]\nt1 = 1999-01-01\n[booster]", "t0 < t1 < t2 < t3"),
+        ("[booster]", "[split]\nt1 = 0.999999\n[booster]", "t0 <= t1 < t2 < t3"),
+        ("[booster]", "[split]\nt1 = 1999-01-01\n[booster]", "t0 <= t1 < t2 < t3"),
         ("[booster]", '[time]\nzone = "Mars"\n[booster]', "is not a time zone"),
         (
             "[booster]",

@@ -173,8 +173,9 @@ def test_the_schema_of_a_section_has_the_definitions_that_it_needs_alone(section
 
 def test_no_summary_of_a_verb_is_cut() -> None:
     done = CliRunner().invoke(cli, ["--help"], env={"COLUMNS": "80"})
+    width = max(map(len, cli.commands))
     for name, command in cli.commands.items():
-        assert f"{name:9}  {command.short_help}\n" in done.output, name
+        assert f"{name:{width}}  {command.short_help}\n" in done.output, name
 
 
 def test_the_boosters_defaults_are_those_that_its_description_lists() -> None:

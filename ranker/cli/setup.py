@@ -8,7 +8,7 @@ from features.errors import PairliftError
 from ranker.cli.train import CONFIG
 
 
-@click.command(short_help="Write a commented pairlift.toml to start from, or guess one from a log.")
+@click.command(short_help="Write a commented pairlift.toml, or guess one from a log.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--from", "log", metavar="LOG", help="Your log: a Parquet, CSV or JSON file, or a glob in quotes.")
 @click.option("--items", metavar="FILE", help="With --from: a file of the items' attributes.")

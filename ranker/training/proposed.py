@@ -117,7 +117,7 @@ def _candidates(
         others = rows[~hit]
         if losers is not None and len(others) > losers:
             rows = np.sort(np.concatenate([rows[hit], rng.choice(others, losers, replace=False)]))
-        said = given_of(candidates, prepared.catalog, prepared.spec)  # before rows are left out, as it is served
+        said = given_of(candidates.given, prepared.catalog, prepared.spec)  # before rows are left out, as it is served
         items.append(candidates.item[rows])
         given.append(said[rows] if len(said) else said)
         scores.append(score[rows])

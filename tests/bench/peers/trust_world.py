@@ -133,6 +133,7 @@ class World:
             places=None,
             exposure=None,
             recorded={},
+            texts=(),
         )
 
     def _catalog(self, users: int) -> Catalog:
