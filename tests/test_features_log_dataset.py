@@ -479,3 +479,10 @@ def test_positions_start_at_one(tmp_path: Path) -> None:
         PairliftError, match=r"position of 'log.csv': a position below 1, .* in 1 rows.*\n +row 2 of log"
     ):
         import_log(mapping(tmp_path, position="stars - 2"), tmp_path / "log.duckdb")
+
+
+def test_times_that_end_before_any_log_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import_log(mapping(tmp_path), tmp_path / "log.duckdb")
+    assert not caplog.records
+    import_log(mapping(tmp_path, ts='make_timestamp(epoch_ms("when"))'), tmp_path / "log.duckdb")  # ms taken for µs
+    assert "were seconds read as milliseconds" in caplog.text

@@ -6,8 +6,10 @@ is refused with the source, the column, how many rows, and the first few of them
 dropped but those that repeat an event id.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -43,6 +45,9 @@ from features.log.sources import brief, explained, relation, source_files
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 
 MOST_SURFACES = 32_767  # codes are int16
+#: no log ends before: its times are of another unit
+FIRST_LOGS = datetime(1972, 1, 1)
+log = logging.getLogger(__name__)
 BEFORE_FIRST = (
     "a position below 1, which is the first place (write '… + 1' where yours count from 0, 'nullif(…, 0)' where 0 is "
     "unknown)"
@@ -162,6 +167,13 @@ def _refuse_nulls(con: duckdb.DuckDBPyConnection, source: str, rows: Rows) -> No
     odd = "ts < TIMESTAMP '1900-01-01' OR ts >= TIMESTAMP '9999-01-01'"
     problem = "a time outside the years 1900 to 9998 (are its seconds milliseconds?)"
     refuse(con, "mapped", odd, f"[events] ts of {brief(source)}", problem, rows)
+    latest = con.execute("SELECT max(ts) FROM mapped").fetchall()[0][0]
+    if latest < FIRST_LOGS:
+        log.warning(
+            "[events] ts: the latest event is of %s; were seconds read as milliseconds, or these as microseconds? "
+            "to_timestamp(…) takes seconds, make_timestamp(…) microseconds",
+            latest,
+        )
     refuse(con, "mapped", "position < 1", f"[events] position of {brief(source)}", BEFORE_FIRST, rows)
 
 

@@ -55,6 +55,10 @@ def _put_chosen(keys: Keys, role: Role, chosen: Chosen) -> None:
 def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
     """Put the item and the user into the keys: by name, else by structure, else one that is made of other columns."""
     roles: tuple[Role, ...] = ("item_id", "user_id")
+    if {"item_id", "request_id"} <= chosen.keys():
+        request, item = chosen["request_id"].facts, chosen["item_id"].facts
+        if distinct_within(con, quoted(request.name), item.name)[0] <= MOST:
+            del chosen["item_id"]  # a request shows it again and again, whatever its name says: it is somebody
     for role in roles:
         if role in chosen:
             f, why = chosen[role].facts, chosen[role].why
