@@ -266,9 +266,9 @@ def test_the_reason_of_each_line_is_said(logs: dict[str, StrangeLog], tmp_path: 
 def test_what_a_request_repeats_is_no_item_whatever_its_name_says(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lines = ["when,search_guid,candidate_no,job_ad_id,slot,opened"]
-    for search in range(120):
+    for search in range(480):
         jobs = rng.choice(60, 6, replace=False)
-        day = f"2024-01-{1 + search // 5:02d} 10:{search % 5:02d}:00"
-        lines += [f"{day},s{search},{700 + search % 40},{job},{k + 1},{rng.integers(2)}" for k, job in enumerate(jobs)]
+        day = f"2024-01-{1 + search // 20:02d} 10:{search % 20:02d}:00"
+        lines += [f"{day},s{search},{700 + search % 150},{job},{k + 1},{rng.integers(2)}" for k, job in enumerate(jobs)]
     (tmp_path / "jobs.csv").write_text("\n".join(lines))
     assert guess_log(str(tmp_path / "jobs.csv"), tmp_path).keys["item_id"].name == "job_ad_id"
