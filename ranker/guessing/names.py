@@ -67,7 +67,13 @@ def toml_text(text: str) -> str:
         return f'"{text}"'
     if "'" not in text and not re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text):
         return f"'{text}'"
-    if "'''" not in text and not text.endswith("'") and not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text):
+    # TOML drops a line's end right behind the opening quotes.
+    if (
+        "'''" not in text
+        and not text.endswith("'")
+        and text[0] != "\n"
+        and not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
+    ):
         return f"'''{text}'''"
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
