@@ -31,8 +31,13 @@ def candidate_columns(catalog: Catalog) -> list[str]:
 
 def list_columns(catalog: Catalog) -> dict[str, tuple[int, str]]:
     """Return (place in `Catalog.candidates`, RANK or LESS_MEDIAN) of each feature of the list that there can be."""
-    numbers = [(place, a.name) for place, a in enumerate(catalog.candidates) if a.kind == "numeric"]
-    return {f"{PREFIX}{name}_{form}": (place, form) for place, name in numbers for form in (RANK, LESS_MEDIAN)}
+    forms = (RANK, LESS_MEDIAN)
+    return {f"{PREFIX}{name}_{form}": (place, form) for place, name in _numbers(catalog) for form in forms}
+
+
+def _numbers(catalog: Catalog) -> list[tuple[int, str]]:
+    """Return (place in `Catalog.candidates`, name) of those that are numbers."""
+    return [(place, a.name) for place, a in enumerate(catalog.candidates) if a.kind == "numeric"]
 
 
 def check_list(wanted: Sequence[str], catalog: Catalog) -> None:
@@ -119,17 +124,17 @@ def counted_events(events: Iterable[str], catalog: Catalog, grades: tuple[str, .
     PairliftError where a name is both a candidate's value and another one's value at a grade.
     """
     known = counted_names(catalog, grades)
-    for attribute in catalog.candidates:
-        if attribute.kind == "numeric" and known[f"{PREFIX}{attribute.name}"][1] >= 0:
+    for _, name in _numbers(catalog):
+        if known[f"{PREFIX}{name}"][1] >= 0:
             raise PairliftError(
-                f"[events.candidate] {attribute.name}: counters call so another column's value at a grade; rename it"
+                f"[events.candidate] {name}: counters call so another column's value at a grade; rename it"
             )
     return tuple(dict.fromkeys(event for event in events if event in known))
 
 
 def counted_names(catalog: Catalog, grades: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Return (place in `Catalog.candidates`, least grade, -1 for any event) of every event that there can be."""
-    numbers = [(place, a.name) for place, a in enumerate(catalog.candidates) if a.kind == "numeric"]
+    numbers = _numbers(catalog)
     every = {f"{PREFIX}{name}": (place, -1) for place, name in numbers}
     graded = [(place, name, rank, grade) for place, name in numbers for rank, grade in enumerate(grades)]
     return every | {f"{PREFIX}{name}_of_{grade}": (place, rank) for place, name, rank, grade in graded}

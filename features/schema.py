@@ -183,6 +183,11 @@ def _ids_behind(known: Ids, new: Newcomers, index: I32) -> list[Any]:
     return ids
 
 
+def offsets_of(sizes: I64 | Bool) -> I64:
+    """Return int64[n + 1]: where each of n runs of these sizes begins, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
 #: of requests that say nothing of themselves: without rows
 NO_CONTEXT = np.empty((0, 0), np.float32)
 #: of requests that say nothing of their candidates: without rows
@@ -230,7 +235,7 @@ class Requests:
     def select(self, keep: Bool | I64) -> "Requests":
         """Return the requests of a mask bool[g], or of indexes int64[] in any order, with their candidates."""
         rows = np.arange(len(self))[keep]
-        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[rows])]).astype(np.int64)
+        offsets = offsets_of(np.diff(self.offsets)[rows])
         take = np.repeat(self.offsets[rows] - offsets[:-1], np.diff(offsets)) + np.arange(offsets[-1])
         return Requests(
             user=self.user[rows],
@@ -244,9 +249,8 @@ class Requests:
 
     def with_candidates(self, keep: Bool) -> "Requests":
         """Return all requests with the candidates of the mask bool[n] alone; a request may be left empty."""
-        kept: I64 = np.concatenate([[0], np.cumsum(keep)])
         given = self.given[keep] if len(self.given) else self.given
-        return replace(self, offsets=kept[self.offsets], item=self.item[keep], given=given)
+        return replace(self, offsets=offsets_of(keep)[self.offsets], item=self.item[keep], given=given)
 
 
 def one_request(

@@ -234,8 +234,7 @@ class Pipeline:
         state = self.state
         items = np.arange(min(state.catalog.n_items, EXPLAINED), dtype=np.int32)
         said = np.zeros((len(items), len(state.catalog.candidates)), np.float32)
-        candidates = Candidates(items, np.zeros((len(items), 1), np.int32), said)
-        given = given_of(candidates.given, state.catalog, self.bundle.spec)
+        given = given_of(said, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
             request, trace = Request(user, state.end, state=state), Trace()

@@ -44,10 +44,11 @@ from features.log.segments import FRAME, SEGMENT
 from features.log.sources import brief, explained, relation, source_files
 from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
 
+log = logging.getLogger(__name__)
+
 MOST_SURFACES = 32_767  # codes are int16
 #: no log ends before: its times are of another unit
 FIRST_LOGS = datetime(1972, 1, 1)
-log = logging.getLogger(__name__)
 BEFORE_FIRST = (
     "a position below 1, which is the first place (write '… + 1' where yours count from 0, 'nullif(…, 0)' where 0 is "
     "unknown)"

@@ -135,8 +135,8 @@ def _features(settings: EventsSettings, table: str, kind: Kind, selected: dict[s
 
     table: `context` or `candidate`.
     """
-    places, expressions = {}, settings.context if table == "context" else settings.candidate
-    for name, expression in expressions.items():
+    places = {}
+    for name, expression in getattr(settings, table).items():
         place, column = f"[events.{table}] {name}", f"{table}_{name}"
         if column in selected:
             raise PairliftError(f"{place}: its column '{column}' is taken by one of [events.feedback]; rename it")

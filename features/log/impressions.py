@@ -30,8 +30,9 @@ def check_impressions(con: duckdb.DuckDBPyConnection, settings: EventsSettings) 
         for name in settings.context:
             _refuse_two_values(con, name)
     for name in settings.candidate:
-        _refuse_answer(con, settings, name)
-        if settings.request_id is not None and settings.position is not None:
+        text, few = _kind_of(con, name)
+        _refuse_answer(con, settings, name, text, few)
+        if not text and settings.request_id is not None and settings.position is not None:
             _warn_of_places(con, name)
 
 
@@ -49,18 +50,28 @@ def _refuse_two_values(con: duckdb.DuckDBPyConnection, name: str) -> None:
         )
 
 
-def _refuse_answer(con: duckdb.DuckDBPyConnection, settings: EventsSettings, name: str) -> None:
+def _kind_of(con: duckdb.DuckDBPyConnection, name: str) -> tuple[bool, bool]:
+    """Return whether a column of `[events.candidate]` is text, and whether it has few values, each in many rows."""
+    kind, values, rows = con.execute(f"""
+        SELECT any_value(typeof("candidate_{name}")), approx_count_distinct("candidate_{name}"),
+               count("candidate_{name}") FROM mapped""").fetchall()[0]
+    return kind == "VARCHAR", values * LEAST_OF_VALUE <= rows
+
+
+def _refuse_answer(con: duckdb.DuckDBPyConnection, settings: EventsSettings, name: str, text: bool, few: bool) -> None:
     """Refuse a column that says what feedback or the place says wherever both are known, and is not constant there.
 
     It does where it equals it; where it has few values and each of them stands for one of those (yes for 1); and where
-    it is known of what has feedback alone (the price paid).
+    it is known of what has feedback alone (the price paid). text, few: of `_kind_of`.
     """
     answers = {f"[events.feedback] {feedback}": f'"{feedback}"' for feedback in settings.feedback}
     if settings.position is not None:
         answers["[events] position"] = "position"
+    own = f'"candidate_{name}"'
     for answer, other in answers.items():
-        own = f'"candidate_{name}"'
-        found = _equal(con, own, other) or _named_anew(con, own, other)
+        found = "" if text else _equal(con, own, other)
+        if not found and few:
+            found = _named_anew(con, own, other)
         if not found and other != "position":
             found = _known_after(con, own, other)
         if found:
@@ -72,8 +83,6 @@ def _refuse_answer(con: duckdb.DuckDBPyConnection, settings: EventsSettings, nam
 
 def _equal(con: duckdb.DuckDBPyConnection, own: str, other: str) -> str:
     """Return how a number says what another column says: by being equal to it; empty where it does not."""
-    if con.execute(f"SELECT typeof({own}) FROM mapped LIMIT 1").fetchall()[0][0] == "VARCHAR":
-        return ""
     equal = con.execute(f"""
         SELECT bool_and({own} = {other}::FLOAT) AND count(DISTINCT CASE WHEN {other} IS NOT NULL THEN {own} END) > 1
         FROM mapped""").fetchall()[0][0]
@@ -82,9 +91,6 @@ def _equal(con: duckdb.DuckDBPyConnection, own: str, other: str) -> str:
 
 def _named_anew(con: duckdb.DuckDBPyConnection, own: str, other: str) -> str:
     """Return how a column of few values says what another one says: each value for one; empty where it does not."""
-    few, rows = con.execute(f"SELECT approx_count_distinct({own}), count({own}) FROM mapped").fetchall()[0]
-    if few * LEAST_OF_VALUE > rows:
-        return ""
     met = f"FROM mapped WHERE {own} IS NOT NULL AND {other} IS NOT NULL GROUP BY ALL"
     pairs, values, others, rows, one, stands_for = con.execute(f"""
         SELECT count(*), count(DISTINCT own), count(DISTINCT other), sum(n), min(own), arg_min(other, own)
@@ -107,8 +113,6 @@ def _known_after(con: duckdb.DuckDBPyConnection, own: str, other: str) -> str:
 def _warn_of_places(con: duckdb.DuckDBPyConnection, name: str) -> None:
     """Warn where a number is in the order of `position`, or the reverse, in most requests that show several values."""
     own = f'"candidate_{name}"'
-    if con.execute(f"SELECT typeof({own}) FROM mapped LIMIT 1").fetchall()[0][0] == "VARCHAR":
-        return
     # lead() over the list: a list is in order where no step goes the other way.
     lists, ordered = con.execute(f"""
         SELECT count(*), count(*) FILTER (falls = 0 OR rises = 0) FROM (

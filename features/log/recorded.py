@@ -106,9 +106,9 @@ def warn_of_lost_columns(
                 lost.append(f"[events.{table}] {name} = {sql!r}")
     if lost:
         log.warning(
-            "%r: no recorded event has a value of %s, though the source has them under that name, as a server exports "
+            "%s: no recorded event has a value of %s, though the source has them under that name, as a server exports "
             "them. Give the old log's column the same name in a SELECT (see the README), or write coalesce(…)",
-            *(settings.source, ", ".join(lost)),
+            *(brief(settings.source), ", ".join(lost)),
         )
 
 

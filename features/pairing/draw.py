@@ -26,15 +26,8 @@ def draw_events(
     """
     np.random.seed(seed)
     for g in range(len(known)):
-        for k in range(out_offsets[g], out_offsets[g + 1]):
-            out[k] = -1
-            if known[g] == since[g]:
-                continue
-            for _ in range(_DRAWS_BEFORE_GIVING_UP):
-                candidate = log_item[np.random.randint(since[g], known[g])]
-                if candidate not in item[offsets[g] : offsets[g + 1]]:
-                    out[k] = candidate
-                    break
+        own = item[offsets[g] : offsets[g + 1]]
+        _draw(log_item[since[g] : known[g]], own, out[out_offsets[g] : out_offsets[g + 1]])
 
 
 @njit(cache=True, nogil=True)
@@ -68,15 +61,21 @@ def draw_available(
                 available[at] = available[count]
                 place[available[at]], place[going[went]] = at, -1
             went += 1
-        for k in range(out_offsets[g], out_offsets[g + 1]):
-            out[k] = -1
-            if count == 0:
-                continue
-            for _ in range(_DRAWS_BEFORE_GIVING_UP):
-                candidate = available[np.random.randint(0, count)]
-                if candidate not in item[offsets[g] : offsets[g + 1]]:
-                    out[k] = candidate
-                    break
+        _draw(available[:count], item[offsets[g] : offsets[g + 1]], out[out_offsets[g] : out_offsets[g + 1]])
+
+
+@njit(cache=True, nogil=True)
+def _draw(among: I32, own: I32, out: I32) -> None:
+    """Fill int32[k] `out`: up to 20 times for each place, draw evenly from `among` unless it is of `own`; else -1."""
+    for k in range(len(out)):
+        out[k] = -1
+        if len(among) == 0:
+            continue
+        for _ in range(_DRAWS_BEFORE_GIVING_UP):
+            candidate = among[np.random.randint(0, len(among))]
+            if candidate not in own:
+                out[k] = candidate
+                break
 
 
 @njit(cache=True, nogil=True)

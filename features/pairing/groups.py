@@ -11,7 +11,7 @@ from numba import njit
 from features.errors import PairliftError
 from features.pairing.negatives import Available, drawn_items
 from features.pairing.split import PERIODS, Split, iso
-from features.schema import F32, I8, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, EventLog, Requests
+from features.schema import F32, I8, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, EventLog, Requests, offsets_of
 from features.settings import PairingSettings
 
 #: rows that an error names
@@ -53,11 +53,6 @@ class Groups:
         """Return the groups of `towers`, `booster` or `test`; of its validation slice or of the rest where asked."""
         keep = self.period == PERIODS.index(period)
         return self.select(keep if validation is None else keep & (self.validation == validation))
-
-
-def offsets_of(sizes: I64) -> I64:
-    """Return int64[n + 1]: where each of n runs of these sizes begins, and the end of the last."""
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def may_pair(log: EventLog) -> Bool:

@@ -10,8 +10,8 @@ import numpy as np
 
 from features.errors import PairliftError, did_you_mean
 from features.pairing.draw import write_pairs
-from features.pairing.groups import Groups, offsets_of
-from features.schema import F32, F64, I32, I64, SAMPLED, Bool
+from features.pairing.groups import Groups
+from features.schema import F32, F64, I32, I64, SAMPLED, Bool, offsets_of
 
 #: of `Pairs`: two rows, a weight, a mark; and as much again for the copy that the objective sorts
 BYTES_OF_A_PAIR = 26

@@ -1,12 +1,13 @@
 """What is guessed: a column's role, the expression that the TOML has, why, and the doubt."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ranker.guessing.facts import Facts
 from ranker.guessing.feedback import Act
 
-Role = Literal[
+#: what a log has once
+Key = Literal[
     "user_id",
     "item_id",
     "ts",
@@ -16,25 +17,9 @@ Role = Literal[
     "propensity",
     "surface",
     "organic",
-    "feedback",
-    "candidate",
-    "context",
-    "item attribute",
-    "user attribute",
-    "none",
 ]
-#: those that a log has once
-KEYS: tuple[Role, ...] = (
-    "user_id",
-    "item_id",
-    "ts",
-    "event_id",
-    "request_id",
-    "position",
-    "propensity",
-    "surface",
-    "organic",
-)
+Role = Literal[Key, "feedback", "candidate", "context", "item attribute", "user attribute", "none"]
+KEYS: tuple[Role, ...] = get_args(Key)
 
 
 @dataclass(frozen=True, slots=True)

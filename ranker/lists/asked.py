@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from numba import njit
 
-from features.pairing.groups import Groups, offsets_of
-from features.schema import I32, I64, Bool, EventLog, Requests
+from features.pairing.groups import Groups
+from features.schema import I32, I64, Bool, EventLog, Requests, offsets_of
 from features.state.histories import Histories
 
 #: as of when users are asked about: each one's first request of the period, the period's own start, or every request

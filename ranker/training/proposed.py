@@ -4,15 +4,14 @@ Candidates, features and the sources' scores come about on the path of a request
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
 
-from features.pairing.groups import offsets_of
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.schema import F32, F64, I32, I64, NO_GIVEN, Bool, Requests
+from features.schema import F32, F64, I32, I64, NO_GIVEN, Bool, Requests, offsets_of
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import candidates_of, source_columns
 from ranker.columns import columns_of, demand, full_matrix, given_of, with_sources
@@ -128,15 +127,8 @@ def _candidates(
 
 def _requests(r: Requests, kept: I64, items: list[I32], given: list[F32]) -> Requests:
     """Return the requests of the kept groups, with other items and what is given of them."""
-    return Requests(
-        user=r.user[kept],
-        as_of=r.as_of[kept],
-        surface=r.surface[kept],
-        offsets=offsets_of(np.array(list(map(len, items)), np.int64)),
-        item=np.concatenate(items),
-        context=r.context[kept] if len(r.context) else r.context,
-        given=_joined(given, items),
-    )
+    offsets = offsets_of(np.array(list(map(len, items)), np.int64))
+    return replace(r.select(kept), offsets=offsets, item=np.concatenate(items), given=_joined(given, items))
 
 
 def _joined(given: list[F32], items: list[I32]) -> F32:

@@ -28,9 +28,9 @@ from listtruth import ListWorld, future
 from listworld import world_case
 
 from features.errors import PairliftError
-from features.pairing.groups import Groups, offsets_of
+from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup
+from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup, offsets_of
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import proposals_of, source_values
 from ranker.columns import demand, with_sources
