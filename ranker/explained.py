@@ -1,19 +1,22 @@
 """How an answer came about: what a request leaves behind on its way, and what each column did to a score."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from features.schema import F32, SECOND
 from ranker.bundle import Bundle
 from ranker.columns import DEMAND, demand
-from ranker.request import ABSENT, Candidates, Detail, SourceReport
+from ranker.request import ABSENT, Candidates, Detail, SourceReport, awaited
 
 
 class Trace:
     """What one request leaves behind beside its items: for `Answer.degraded` and `Detail`."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None] = awaited) -> None:
+        """check: of the request, asked at the end of each stage."""
+        self._check = check
         self.degraded: list[str] = []
         self.proposed: list[tuple[str, int, str]] = []  # (source, items, problem), in the order of the bits
         self.removed: list[tuple[str, int]] = []  # (filter, items)
@@ -21,7 +24,8 @@ class Trace:
         self._last = time.perf_counter()
 
     def mark(self, stage: str) -> None:
-        """End a stage."""
+        """End a stage; GoneError where nobody waits for the rest."""
+        self._check()
         now = time.perf_counter()
         self.stages.append((stage, round((now - self._last) * SECOND)))
         self._last = now

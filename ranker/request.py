@@ -1,5 +1,6 @@
 """One ranking request and its answer in our own terms: dense indexes and arrays, no wire and no ids."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ class RequestError(PairliftError):
     """A request that is wrong, so that the caller must change it: INVALID_ARGUMENT on the wire."""
 
 
+class GoneError(Exception):
+    """Nobody waits for the answer any more: the caller's deadline is over, or the caller gave up."""
+
+
 def too_long(place: str, most: int, found: int) -> str:
     """Return why a text id of so many bytes is refused."""
     return f"{place}: an id of at most {most} bytes in UTF-8 ([record] max_id_bytes) was expected, found one of {found}"
@@ -31,6 +36,10 @@ def too_long(place: str, most: int, found: int) -> str:
 
 def _none() -> I32:
     return np.empty(0, np.int32)
+
+
+def awaited() -> None:
+    """Say that the answer is awaited, whatever time it takes: a `Request.check`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Request:
     explain: bool = False  # whether `Answer.detail` is wanted
     keep_values: bool = False  # whether `Answer.values` is wanted
     request_id: str = ""  # the caller's name for it; empty: none
+    check: Callable[[], None] = awaited  # asked between stages: raises GoneError where nobody waits for the answer
 
     @classmethod
     def of(cls, requests: Requests, k: int, state: "State") -> "Request":
