@@ -7,6 +7,7 @@ a unary method takes a stream of one message, which begins before the message is
 `experimental_thread_pool` of a method, not the server's pool, to run it.
 """
 
+import contextlib
 import itertools
 import os
 import threading
@@ -23,8 +24,8 @@ import grpc
 
 from features.schema import SECOND
 from ranker.request import GoneError
+from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
-from ranker.serving.waiting import Waiting
 from ranker.settings import ServeSettings
 
 #: metadata of a call, with `low` for one that its caller can do without: such calls are refused first
@@ -79,10 +80,8 @@ class Gate(grpc.ServerInterceptor):
     def __init__(self, methods: Iterable[str]) -> None:
         """methods: full names (`/package.Service/Method`) of unary methods that are limited; others only shut."""
         self.refused: Counter[str] = Counter()  # calls that were not begun, by `Refusal.reason`
-        self.at_work = 0
         self._shut: Refusal | None = LOADING
         self._typical = {method: Typical() for method in methods}
-        self._of_all = Typical()
         self._settle(ServeSettings())
         self._doors: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
@@ -94,12 +93,17 @@ class Gate(grpc.ServerInterceptor):
     @property
     def limit(self) -> int:
         """Calls that may be at work at once."""
-        return self._limiter.limit
+        return self._admission.limiter.limit
+
+    @property
+    def at_work(self) -> int:
+        """Calls that have begun and not ended."""
+        return self._admission.at_work
 
     @property
     def waiting(self) -> int:
         """Calls that wait."""
-        return len(self._waiting)
+        return len(self._admission.waiting)
 
     def open(self, settings: ServeSettings) -> None:
         """Let calls in."""
@@ -107,8 +111,8 @@ class Gate(grpc.ServerInterceptor):
         self._shut = None
 
     def _settle(self, settings: ServeSettings) -> None:
-        self._limiter = Limiter(len(os.sched_getaffinity(0)), settings.workers)
-        self._waiting: Waiting[Call] = Waiting(settings.max_wait / SECOND)
+        limiter = Limiter(len(os.sched_getaffinity(0)), settings.workers)
+        self._admission: Admission[Call] = Admission(limiter, settings.max_wait / SECOND)
 
     def shut(self) -> None:
         """Refuse what comes from now on; what has come is answered."""
@@ -143,20 +147,19 @@ class Gate(grpc.ServerInterceptor):
 
     def enter(self, call: Call) -> None:
         """Begin a call, let it wait, or end it; and end those for which there is no room any more."""
+        shut = self._shut
+        if shut is not None:
+            self._end_of(call, shut)
+            return
         with self._lock:
-            over: list[Call] = []
-            if self._shut is not None:
-                over, refusal = [call], self._shut
-            elif self.at_work < self.limit:
-                self._begin(call)
-            else:
-                over, refusal = self._waiting.add(call, call.came, self._of_all.seconds, self.limit), BUSY
+            begins, over = self._admission.come(call, call.came)
+            if begins:
+                self._hand_over(call)
         for one in over:
-            self._end_of(one, refusal)
+            self._end_of(one, BUSY)
 
-    def _begin(self, call: Call) -> None:
-        """Hand a call to an idle worker. With the lock."""
-        self.at_work += 1
+    def _hand_over(self, call: Call) -> None:
+        """Give a call to an idle worker. With the lock."""
         if len(self._threads) < self.at_work:
             thread = threading.Thread(target=self._work, name=f"call-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
@@ -164,8 +167,10 @@ class Gate(grpc.ServerInterceptor):
         self._runs.put(call)
 
     def _work(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        while (call := self._runs.get()) is not None:
+        with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        while (handed := self._runs.get()) is not None:
+            call: Call | None = handed
             while call is not None:
                 begun = time.monotonic()
                 self._here.call = call
@@ -176,23 +181,12 @@ class Gate(grpc.ServerInterceptor):
         """End a worker's call that was begun at a time (monotonic); return its next one, None where none waits."""
         now = time.monotonic()
         with self._lock:
-            if call.refusal is None:
-                self._limiter.took(now - begun, self.at_work)
-                self._of_all.add(now - begun)
-            else:
-                self._waiting.crowd()
-            self.at_work -= 1
-            own, over = self._waiting.next(now) if self.at_work < self.limit else (None, [])
-            if own is not None:
-                self.at_work += 1
-                while self._waiting and self.at_work < self.limit:  # the limit has grown
-                    other, late = self._waiting.next(now)
-                    over += late
-                    if other is not None:
-                        self._begin(other)
+            begin, over = self._admission.end(now - begun if call.refusal is None else None, now)
+            for one in begin[1:]:  # the limit has grown
+                self._hand_over(one)
         for one in over:
             self._end_of(one, LATE)
-        return own
+        return begin[0] if begin else None
 
     def _end_of(self, call: Call, refusal: Refusal) -> None:
         """End a call that was not begun, on this thread: `_answered` sees the refusal, and reads no message."""

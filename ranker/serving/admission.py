@@ -1,15 +1,16 @@
-"""The short queue before the work: which call is next, and which are over.
+"""Which call begins, which waits, and which is over: the rules of the gate, without threads and without a clock.
 
-In order, until one is over: too many wait, one has waited too long, or one whose turn came had no time left. Then, until
-the queue is empty, more come than can be answered: the newest is next, which has its whole deadline before it, the
+Calls wait in order, until one is over: too many wait, one has waited too long, or one whose turn came had no time left.
+Then, until none waits, more come than can be answered: the newest is next, which has its whole deadline before it, the
 oldest is over, and an eighth as many may wait. In order, every answer would come after the longest wait, too late for
-who has less time; with the newest first it comes as fast as ever (adaptive LIFO: Maurer, Fail at Scale, ACM Queue 13(8),
-2015). A call of low priority is next only where no other waits, and is over first. Times are passed in: no clock and no
-threads.
+who has less time; with the newest first it comes as fast as ever (adaptive LIFO: Maurer, Fail at Scale, ACM Queue
+13(8), 2015). A call of low priority is next only where no other waits, and is over first.
 """
 
 from collections import deque
 from typing import Generic, Protocol, TypeVar
+
+from ranker.serving.limiter import Limiter, Typical
 
 #: calls that wait at most, however short they are
 MOST = 1000
@@ -28,7 +29,7 @@ C = TypeVar("C", bound=Waits)
 
 
 class Waiting(Generic[C]):
-    """Calls that wait, for no longer than `longest` seconds. Not safe for several threads: its gate has a lock."""
+    """Calls that wait, for no longer than `longest` seconds."""
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
@@ -72,3 +73,42 @@ class Waiting(Generic[C]):
                 over.append(queue.popleft())
         self._crowded |= bool(over)
         return over
+
+
+class Admission(Generic[C]):
+    """What begins and what waits. Not safe for several threads: the gate has a lock."""
+
+    def __init__(self, limiter: Limiter, longest: float) -> None:
+        """longest: seconds that a call may wait."""
+        self.limiter = limiter
+        self.waiting: Waiting[C] = Waiting(longest)
+        self.at_work = 0
+        self._typical = Typical()
+
+    def come(self, call: C, now: float) -> tuple[bool, list[C]]:
+        """Take a call; return whether it begins now, and those that are over, of which it may be one."""
+        if self.at_work < self.limiter.limit:
+            self.at_work += 1
+            return True, []
+        return False, self.waiting.add(call, now, self._typical.seconds, self.limiter.limit)
+
+    def end(self, seconds: float | None, now: float) -> tuple[list[C], list[C]]:
+        """Take the end of a call at work; return those that begin now, and those that are over.
+
+        seconds: that it took; None where its turn came too late, and nothing was done.
+        """
+        if seconds is None:
+            self.waiting.crowd()
+        else:
+            self.limiter.took(seconds, self.at_work)
+            self._typical.add(seconds)
+        self.at_work -= 1
+        begun: list[C] = []
+        over: list[C] = []
+        while self.waiting and self.at_work < self.limiter.limit:
+            call, late = self.waiting.next(now)
+            over += late
+            if call is not None:
+                begun.append(call)
+                self.at_work += 1
+        return begun, over
