@@ -1,5 +1,7 @@
 """A port that answers from the first moment: health says that the process lives, and our services that they load."""
 
+from typing import Self
+
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from pairlift.v1 import ranking_pb2_grpc
@@ -26,6 +28,12 @@ class Listener:
         self.health.add_to(self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._server.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(0)
 
     def stop(self, grace: float) -> None:
         """Refuse new calls, give those under way `grace` seconds, and end the threads."""
