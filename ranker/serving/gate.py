@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from features.schema import SECOND
 from ranker.request import GoneError
@@ -36,6 +37,8 @@ SERVICES = "/pairlift."
 RETRY = tuple((("grpc-retry-pushback-ms", str(ms)),) for ms in (500, 1300, 700, 1100, 900))
 #: added to the niceness of workers: gRPC's thread must keep up with what comes, or calls queue where none is refused
 NICE = 5
+#: seconds that `close` waits for a worker
+PATIENCE = 0.1
 
 
 class Refusal(NamedTuple):
@@ -119,9 +122,11 @@ class Gate(grpc.ServerInterceptor):
         self._shut = STOPPING
 
     def close(self) -> None:
-        """Let the workers end."""
+        """Let the workers end; one that hangs ends with the process."""
         for _ in self._threads:
             self._runs.put(None)
+        for thread in self._threads:
+            thread.join(PATIENCE)
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Return the way of a call through the gate: gRPC asks on its own thread, before it reads a message."""
@@ -203,7 +208,7 @@ class Gate(grpc.ServerInterceptor):
         begun = time.monotonic()
         try:
             message = handler.request_deserializer(next(messages))
-        except (StopIteration, ValueError) as error:
+        except (StopIteration, DecodeError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
         answer = handler.unary_unary(message, context)
         self._typical[method].add(time.monotonic() - begun)
