@@ -23,8 +23,10 @@ from ranker.recording.featurelog import FeatureLog
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
+from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.gate import Gate
+from ranker.serving.reflection import add_reflection
 from ranker.serving.served import FeaturesTo, Served
 from ranker.serving.service import RankingService
 from ranker.wire import Wire
@@ -59,10 +61,11 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        access: Access = ANYBODY_HERE,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
@@ -70,8 +73,14 @@ class Server:
         self._stopped = threading.Event()
         self._health = health.HealthServicer()
         serve, record = bundle.config.serve, bundle.config.record
-        self._server = grpc_server(serve.workers, 0 if record_to is None else record.streams)
-        self.address = bind(self._server, host, port)
+        access.check(host)
+        self._server = grpc_server(
+            serve.workers,
+            0 if record_to is None else record.streams,
+            connection_age=serve.connection_age // 1000,
+            interceptors=access.interceptors(serve.calls_per_caller),
+        )
+        self.address = bind(self._server, host, port, access.credentials())
         catalog = bundle.state.catalog
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
         wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
@@ -116,7 +125,7 @@ class Server:
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        add_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     def start(self) -> None:
         """Report SERVING and answer."""
