@@ -17,6 +17,7 @@ from ranker.recording.featurelog import FeatureLog
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
+from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.listener import Listener
 from ranker.serving.served import FeaturesTo, Served
@@ -49,20 +50,22 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        access: Access = ANYBODY_HERE,
         listener: Listener | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. listener: one that was
-        made before the bundle was loaded, so that health answered meanwhile; None makes one of host and port.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
+        listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
+        host, port and access.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._listener = Listener(host, port) if listener is None else listener
-        self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
         self._serve, record = bundle.config.serve, bundle.config.record
+        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
         catalog = bundle.state.catalog
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
         wire = Wire(catalog, users, items, limits=self._serve, max_id_bytes=record.max_id_bytes)
