@@ -20,6 +20,7 @@ from ranker.ids import IdTable
 from ranker.pipeline import Pipeline, source_lane
 from ranker.port import bind, grpc_server
 from ranker.recording.featurelog import FeatureLog
+from ranker.recording.follower import Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
@@ -75,10 +76,10 @@ class Server:
         catalog = bundle.state.catalog
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
         wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
-        self.recorder = None if record_to is None else self._open(record_to, bundle, wire, past)
-        live = None if self.recorder is None else self.recorder.live
-        state = None if live is None else lambda: live.state
-        self.deployment = Deployment(Served(bundle, wire, past=past, state=state, features_to=features_to))
+        self.recorder, follower = None, None
+        if record_to is not None:
+            self.recorder, follower = self._open(record_to, bundle, wire, past)
+        self.deployment = Deployment(Served(bundle, wire, past=past, follower=follower, features_to=features_to))
         self._register(RankingService(self.deployment, Gate(serve.workers), self.recorder, record.streams))
         if bundle.wanted is None:
             log.warning(
@@ -97,19 +98,28 @@ class Server:
         """Where the feature values of the bundle that answers now go."""
         return self.deployment.active.feature_log
 
-    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> Recorder:
-        """Open the log of events, and report its health."""
+    @property
+    def follower(self) -> Follower | None:
+        """What keeps the state of the bundle that answers now; None where nothing is recorded."""
+        return self.deployment.active.follower
+
+    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> tuple[Recorder, Follower]:
+        """Open the log of events and catch up with it, and report its health."""
         self._report_recording(True)
-        return Recorder(
-            bundle,
-            record_to.folder,
-            wall=clocks.now_wall,
-            users=wire.users.find,
-            items=wire.items.find,
-            past=past,
-            origin=record_to.origin,
-            on_health=self._report_recording,
-        )
+        recorder = Recorder(bundle, record_to.folder, wall=clocks.now_wall, past=past, on_health=self._report_recording)
+        follower = None
+        try:
+            users, items = wire.users.find, wire.items.find
+            follower = Follower(bundle, record_to.folder, users=users, items=items, origin=record_to.origin)
+            follower.catch_up()
+            recorder.use(follower)
+            recorder.start()
+        except BaseException:
+            recorder.close()
+            if follower is not None:
+                follower.close()
+            raise
+        return recorder, follower
 
     def _register(self, service: RankingService) -> None:
         """Add the service, and health and reflection beside it, to the gRPC server."""
@@ -130,9 +140,9 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._stopped.set()
         self._server.stop(grace).wait()
-        self.deployment.close()
         if self.recorder is not None:
             self.recorder.close()
+        self.deployment.close()
 
     def _report(self, status: Any) -> None:
         """Set the health of the server and of the service."""

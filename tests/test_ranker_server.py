@@ -27,7 +27,7 @@ from features.log.writer import LogError
 from ranker.client import Client, ServerError
 from ranker.config import Config
 from ranker.pipeline import Pipeline
-from ranker.recording.recorder import LimitError
+from ranker.recording.follower import LimitError
 from ranker.request import Request, RequestError
 from ranker.server import SERVICE, Server, warn_if_old
 from ranker.serving.clock import now_wall
