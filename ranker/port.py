@@ -1,5 +1,6 @@
 """A gRPC server on a port: its threads, its limits and its address."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -7,20 +8,28 @@ import grpc
 
 from features.errors import PairliftError
 
-#: threads beside those of the calls, for health checks and open reflection streams (a stream holds its thread)
-SPARE_THREADS = 8
-#: calls under way or waiting; further ones get RESOURCE_EXHAUSTED instead of an ever longer queue
-MAX_CALLS = 1000
+#: calls at once that the gate does not limit, each with a thread: open streams, health checks, administration
+MAX_CALLS = 200
+#: calls of a method that gRPC holds before Python sees them: from the first number on some and from the second on all
+#: are CANCELLED. What comes in a flood that Python cannot even refuse must not wait where nobody counts it
+MAX_UNSEEN = (100, 300)
 #: bytes of a message: a full batch of events with long texts
 MAX_MESSAGE = 64 << 20
 
 
-def grpc_server(workers: int, streams: int) -> Any:
-    """Return a gRPC server with threads for so many requests at once, and for so many streams that stay open."""
+def grpc_server(interceptors: Sequence[grpc.ServerInterceptor]) -> Any:
+    """Return a gRPC server. interceptors: what each call passes, the outermost first."""
+    some, all_of_them = MAX_UNSEEN
     return grpc.server(
-        ThreadPoolExecutor(workers + streams + SPARE_THREADS, thread_name_prefix="grpc"),
-        # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
-        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
+        ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="grpc"),
+        interceptors=interceptors,
+        options=[
+            # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.server.max_pending_requests", some),
+            ("grpc.server.max_pending_requests_hard_limit", all_of_them),
+        ],
         maximum_concurrent_rpcs=MAX_CALLS,
     )
 

@@ -22,7 +22,8 @@ from features.log.segments import segment_files
 from features.schema import DAY
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
-from ranker.server import RECORDING, SERVICE, RecordTo, Server
+from ranker.server import RecordTo, Server
+from ranker.serving.health import RECORDING, SERVICE
 from ranker.settings import RecordSettings
 
 

@@ -11,7 +11,7 @@ from ranker.bundle import Bundle
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
 from ranker.recording.follower import Follower
-from ranker.request import Answer, Request
+from ranker.request import Answer, Request, awaited
 from ranker.serving import clock
 from ranker.wire import Wire, attribute_messages
 
@@ -56,29 +56,29 @@ class Served:
         """Return the as_of (µs UTC) of a request that has none."""
         return state.end if self.past else clock.now_wall()
 
-    def recommend(self, message: pb.RecommendRequest) -> pb.RecommendResponse:
-        """Propose and rank."""
+    def recommend(self, message: pb.RecommendRequest, check: Callable[[], None] = awaited) -> pb.RecommendResponse:
+        """Propose and rank. check: as `Request.check`."""
         k = self.wire.k(message)
-        asked = self._asked(message)
+        asked = self._asked(message, check)
         found = self.pipeline.recommend(asked, k)
         self._log_features(asked, found)
         return self.wire.recommended(found, asked)
 
-    def rank(self, message: pb.RankRequest) -> pb.RankResponse:
-        """Rank the caller's items."""
+    def rank(self, message: pb.RankRequest, check: Callable[[], None] = awaited) -> pb.RankResponse:
+        """Rank the caller's items. check: as `Request.check`."""
         items = self.wire.values("items", message.items)
-        asked = self._asked(message)
+        asked = self._asked(message, check)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
         self._log_features(asked, found)
         return self.wire.ranked(found, asked, items)
 
-    def _asked(self, message: pb.RecommendRequest | pb.RankRequest) -> Request:
+    def _asked(self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None]) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
         asked = self.wire.request(message, self.clock(state), state)
         wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
-        return replace(asked, keep_values=True) if wanted else asked
+        return replace(asked, check=check, keep_values=wanted)
 
     def _log_features(self, asked: Request, found: Answer) -> None:
         if self.feature_log is not None and found.values is not None:
