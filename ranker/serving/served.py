@@ -1,5 +1,6 @@
 """One bundle that answers: messages in, messages out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
