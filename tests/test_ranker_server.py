@@ -28,7 +28,7 @@ from ranker.client import Client, ServerError
 from ranker.config import Config
 from ranker.messages import ids_message
 from ranker.pipeline import Pipeline
-from ranker.recording.recorder import LimitError
+from ranker.recording.follower import LimitError
 from ranker.request import Request, RequestError
 from ranker.server import Server, warn_if_old
 from ranker.serving.clock import now_wall
