@@ -26,7 +26,7 @@ from ranker.config import Config
 from ranker.recording.batch import Batch
 from ranker.recording.events import EventReader
 from ranker.recording.wire import batch_message, batch_of
-from ranker.server import now_wall
+from ranker.serving.clock import now_wall
 from ranker.settings import RecordSettings
 
 
@@ -88,7 +88,7 @@ def test_feedback_that_sums_cannot_bear_is_refused_and_later_windows_stay_right(
         summing.state.end,
     )
     now = [end]
-    monkeypatch.setattr("ranker.server.now_wall", lambda: now[0])
+    monkeypatch.setattr("ranker.serving.clock.now_wall", lambda: now[0])
     play = [3.3e38, 3.3e38, 1e17, -1e30, 1.0000001e12, 1e12, -1e12, 1e12]
     with recording(summing, tmp_path / "log", clock="wall") as (server, client):
         (outcome,) = client.record([batch(list("abcdefgh"), [user] * 8, [item] * 8, [end] * 8, play)])

@@ -29,7 +29,8 @@ from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog, write_part
 from ranker.recording.logged import Logged, drift, read_features
 from ranker.request import Answer, Request
-from ranker.server import FeaturesTo, Server
+from ranker.server import Server
+from ranker.serving.served import FeaturesTo
 from ranker.train import drift_report, train
 from ranker.training.arms import Arms
 from ranker.training.prepared import prepare

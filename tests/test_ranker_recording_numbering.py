@@ -17,7 +17,8 @@ from ranker.client import Client
 from ranker.recording.batch import Batch
 from ranker.recording.numbering import Numbering
 from ranker.recording.snapshots import origin_of, with_snapshot
-from ranker.server import FeaturesTo, Server
+from ranker.server import Server
+from ranker.serving.served import FeaturesTo
 from ranker.settings import RecordSettings
 
 

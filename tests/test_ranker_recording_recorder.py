@@ -198,7 +198,7 @@ def test_a_look_for_segments_that_fails_is_told_and_the_next_exports(bundle, tmp
 def test_an_event_from_the_future_counts_once_for_as_long_as_it_is_taken(bundle, tmp_path, monkeypatch):
     """At the end of `dedupe_days` behind its time, which is up to `tolerance` behind its arrival."""
     settings, now = bundle.config.record, [bundle.state.end // DAY * DAY + DAY - 1]  # ids are forgotten day by day
-    monkeypatch.setattr("ranker.server.now_wall", lambda: now[0])
+    monkeypatch.setattr("ranker.serving.clock.now_wall", lambda: now[0])
     user, item = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0])
     early = batch(["early"], [user], [item], [now[0] + settings.tolerance])
     with recording(bundle, tmp_path / "log", clock="wall") as (_, client):

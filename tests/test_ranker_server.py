@@ -29,7 +29,8 @@ from ranker.config import Config
 from ranker.pipeline import Pipeline
 from ranker.recording.recorder import LimitError
 from ranker.request import Request, RequestError
-from ranker.server import SERVICE, Server, now_wall, warn_if_old
+from ranker.server import SERVICE, Server, warn_if_old
+from ranker.serving.clock import now_wall
 from ranker.settings import SourcesSettings
 from ranker.status import INTERNAL, status_of
 from ranker.wire import ids_message

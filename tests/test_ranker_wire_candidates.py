@@ -21,7 +21,7 @@ from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
 from ranker.recording.logged import read_features
 from ranker.request import Request
-from ranker.server import FeaturesTo
+from ranker.serving.served import FeaturesTo
 from ranker.settings import SourceSettings
 from ranker.train import drift_report, train
 from ranker.training.prepared import prepare

@@ -92,7 +92,9 @@ def serve(
     from ranker.bundle import load_bundle
     from ranker.recording.recorder import SWITCH
     from ranker.recording.snapshots import origin_of, with_snapshot
-    from ranker.server import FeaturesTo, RecordTo, Server, now_wall, warn_if_old
+    from ranker.server import RecordTo, Server, warn_if_old
+    from ranker.serving.clock import now_wall
+    from ranker.serving.served import FeaturesTo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     loaded = load_bundle(bundle)

@@ -7,7 +7,6 @@ none, and is asked without. Before anything is timed, the scores of both answers
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import lightgbm as lgb
@@ -20,9 +19,8 @@ from features.schema import F32, F64, NO_GIVEN, Attribute
 from ranker.bundle import Bundle
 from ranker.columns import columns_of, full_matrix
 from ranker.ids import IdTable
-from ranker.pipeline import Pipeline
 from ranker.request import Request
-from ranker.server import RankingService
+from ranker.serving.served import Served
 from ranker.settings import ServeSettings
 from ranker.wire import Wire, column_message, id_message, ids_message
 
@@ -32,26 +30,21 @@ TREES, LEAVES = 300, 31
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A service of a bundle, and the bytes of its requests."""
+    """A bundle that answers, and the bytes of its requests."""
 
-    service: RankingService
+    served: Served
     requests: list[bytes]
 
     def answer(self, k: int) -> bytes:
         """Answer the k-th request, by the path of a call: from bytes to bytes."""
-        context = SimpleNamespace(is_active=lambda: True, abort=_abort)
-        reply = self.service.Rank(pb.RankRequest.FromString(self.requests[k % len(self.requests)]), context)
+        reply = self.served.rank(pb.RankRequest.FromString(self.requests[k % len(self.requests)]))
         answered: bytes = reply.SerializeToString()
         return answered
 
     def parse(self, k: int) -> F32:
         """Read the columns of the k-th request alone."""
         message = pb.RankRequest.FromString(self.requests[k % len(self.requests)])
-        return self.service.wire.given(message.columns, len(message.items.integers.values))
-
-
-def _abort(code: Any, details: str) -> None:
-    raise SystemExit(f"{code}: {details}")
+        return self.served.wire.given(message.columns, len(message.items.integers.values))
 
 
 def candidate_cost(columns: int = 10, items: int = 500, requests: int = 300, rounds: int = 5) -> dict[str, float]:
@@ -66,7 +59,7 @@ def candidate_cost(columns: int = 10, items: int = 500, requests: int = 300, rou
     calls = {"without": plain.answer, "with": priced.answer, "reading": priced.parse}
     found = [_p50(calls, requests) for _ in range(rounds + 1)][1:]  # the first one warms up
     for asked in (plain, priced):
-        asked.service.pipeline.close()
+        asked.served.close()
     wall, cpu = np.median(found, axis=0)  # [calls] each
     added = float(np.median([wall[1] - wall[0] for wall, _ in found]))
     p50 = dict(zip(calls, wall.tolist(), strict=True))
@@ -89,16 +82,16 @@ def _p50(calls: dict[str, Callable[[int], object]], n: int) -> F64:
 
 
 def _asked(parts: Parts, items: Any, given: F32) -> Asked:
-    """Return a service whose bundle has the columns of float32[items, c], and requests of 50 users."""
+    """Return a bundle that answers and has the columns of float32[items, c], and requests of 50 users."""
     bundle = _bundle(parts, given.shape[1])
     state, catalog = bundle.state, bundle.state.catalog
     ids = [IdTable(known) for known in (catalog.user_ids, catalog.item_ids)]
     wire = Wire(catalog, *ids, limits=bundle.config.serve, max_id_bytes=256)
-    service = RankingService(Pipeline(bundle), wire, lambda state: state.end, None, None)
+    served = Served(bundle, wire, past=True)
     said = [column_message(known.name, given[:, k]) for k, known in enumerate(catalog.candidates)]
     common = {"items": ids_message(catalog.item_ids[items]), "columns": said}
     messages = [pb.RankRequest(user=id_message(int(user)), **common) for user in catalog.user_ids[:50]]
-    asked = Asked(service, [message.SerializeToString() for message in messages])
+    asked = Asked(served, [message.SerializeToString() for message in messages])
     matrix = full_matrix(state, bundle.spec, bundle.plugins, Request(3, state.end, state=state).requests(items, given))
     reply = pb.RankResponse.FromString(asked.answer(3))
     if reply.degraded or list(reply.scores) != bundle.score(matrix)[list(reply.indexes)].tolist():

@@ -1,0 +1,89 @@
+"""The methods of the contract, each on one screen: a call is let in, a bundle answers, an error becomes a status."""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+from pairlift.v1 import ranking_pb2 as pb
+from pairlift.v1 import ranking_pb2_grpc
+
+from ranker.recording.batch import Outcome
+from ranker.recording.recorder import Recorder
+from ranker.recording.wire import batch_of, outcome_message
+from ranker.serving.deployment import Deployment
+from ranker.serving.gate import Gate
+from ranker.status import finished
+
+NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
+
+
+class RankingService(ranking_pb2_grpc.RankingServiceServicer):
+    """The methods of ranking.proto."""
+
+    def __init__(self, deployment: Deployment, gate: Gate, recorder: Recorder | None, streams: int) -> None:
+        """streams: RecordEvents calls that may be open at a time."""
+        self.deployment, self.gate, self.recorder = deployment, gate, recorder
+        self._most_streams = streams
+        self._streams = threading.BoundedSemaphore(streams)
+
+    def Recommend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Propose and rank: see ranking.proto."""
+        return self._answered(context, lambda: self.deployment.of(request.user).recommend(request))
+
+    def Rank(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Rank the caller's items: see ranking.proto."""
+        return self._answered(context, lambda: self.deployment.of(request.user).rank(request))
+
+    def Describe(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Describe what is served: see ranking.proto."""
+
+        def answer() -> Any:
+            recorder = self.recorder
+            return pb.DescribeResponse(
+                **self.deployment.active.described(),
+                records=recorder is not None,
+                recorded_events=recorder.count if recorder else 0,
+                recording_problem=recorder.problem if recorder else "",
+            )
+
+        return self._answered(context, answer)
+
+    def RecordEvents(self, request_iterator: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+        """Record batches: see ranking.proto."""
+        if self.recorder is None:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
+            return
+        if not self._streams.acquire(blocking=False):
+            most = self._most_streams
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{most} RecordEvents streams are open, and [record] streams is {most}: use one for many batches",
+            )
+            return
+        try:
+            for number, message in enumerate(request_iterator):
+                outcome = finished(
+                    context, partial(_record_message, self.recorder, message), f"batch {number}: ", writes=True
+                )
+                yield outcome_message(number, outcome)
+        finally:
+            self._streams.release()
+
+    def TakeSnapshot(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Write a snapshot: see ranking.proto."""
+        if self.recorder is None:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
+            return None
+        folder, state, frame = finished(context, self.recorder.snapshot, writes=True)
+        return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
+
+    def _answered(self, context: grpc.ServicerContext, answer: Callable[[], Any]) -> Any:
+        """Return the answer, once the call is let in, or end the call with a status."""
+        with self.gate.entered(context):
+            return finished(context, answer)
+
+
+def _record_message(recorder: Recorder, message: Any) -> Outcome:
+    return recorder.record(batch_of(message))
