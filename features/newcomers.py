@@ -1,7 +1,7 @@
 """Users, items or arms that no training has seen: they came with recorded events, numbered behind the known ones.
 
-A `Newcomers` is what one side (users, items, or arms) has as of a moment, in the order of the event log. The list and the
-dict behind it are shared with later ones, which only add to them, so whoever holds one reads the same for ever and
+A `Newcomers` is what one side (users, items, or arms) has as of a moment, in the order of the event log. The list and
+the dict behind it are shared with later ones, which only add to them, so whoever holds one reads the same for ever and
 needs no lock. How many there can be is fixed: codes of keys (`features.counters.keys`) count on it.
 """
 

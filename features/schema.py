@@ -37,6 +37,8 @@ LARGEST_FEEDBACK = 1e12
 NO_NEWCOMERS = Newcomers()
 #: `EventLog.arm` of an arm that has no number: `by_arm` counters of no request have such an event
 OTHER_ARM = -2
+#: of events and requests of no experiment: without rows
+NO_ARMS: I16 = np.empty(0, np.int16)
 #: what an attribute of another kind has
 NO_CODES, NO_OFFSETS, NO_NUMBERS = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
 
@@ -223,8 +225,6 @@ def offsets_of(sizes: I64 | Bool) -> I64:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-#: of events and requests of no experiment: without rows
-NO_ARMS = np.empty(0, np.int16)
 #: of requests that say nothing of themselves: without rows
 NO_CONTEXT = np.empty((0, 0), np.float32)
 #: of requests that say nothing of their candidates: without rows

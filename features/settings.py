@@ -17,7 +17,19 @@ LONGEST = 36_525 * DAY
 #: how a duration is written
 DURATION = r"(\d+(?:\.\d+)?)\s*([smhd])"
 #: names of the contract's own, which a user's column, grade or attribute must not take
-RESERVED = {SAMPLED, "impression", "grade", "user", "item", "surface", BY_ARM, "idx", "user_id", "item_id", "source_row"}
+RESERVED = {
+    SAMPLED,
+    "impression",
+    "grade",
+    "user",
+    "item",
+    "surface",
+    BY_ARM,
+    "idx",
+    "user_id",
+    "item_id",
+    "source_row",
+}
 
 
 def parse_duration(text: object) -> object:
@@ -95,9 +107,9 @@ class EventsSettings(Settings):
     )
     arm: str | None = Field(
         default=None,
-        description="SQL of the arm of an experiment that the user was in at that time, text; NULL: in none. [[counters]] "
-        "by_arm count by it. Of experiments that are over write NULL (CASE WHEN experiment = 'now' THEN arm END): their "
-        "events then count for all again. A server that splits users records each event's arm as the column arm.",
+        description="SQL of the arm of an experiment that the user was in at that time, text; NULL: in none. "
+        "[[counters]] by_arm count by it. Of experiments that are over write NULL (CASE WHEN experiment = 'now' THEN "
+        "arm END): their events then count for all again. A server that splits users records it as column arm.",
     )
     request_id: str | None = Field(
         default=None,

@@ -1,8 +1,8 @@
 """Keys as integers: the parts of a counter's key, of events and of candidates, become one code each.
 
 A part is `user`, `item`, `surface`, the name of an item attribute, or `user_` and the name of a user attribute. The key
-of a counter that is declared `by_arm` has the part `BY_ARM` before these: an event has the key of the arm that its user was
-in, or of none; a request asks for two, that of its own arm and that of none, and what both say is added up.
+of a counter that is declared `by_arm` has the part `BY_ARM` before these: an event has the key of the arm that its user
+was in, or of none; a request asks for two, that of its own arm and that of none, and what both say is added up.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.schema import BY_ARM, I16, I32, I64, Attribute, Catalog
+from features.schema import BY_ARM, I16, I32, I64, Attribute, Bool, Catalog
 
 
 def key_attribute(part: str, catalog: Catalog) -> tuple[str, Attribute] | None:
@@ -85,7 +85,7 @@ def key_codes(
     """
     rows: I64 | None = None  # all of them, in their order, until a part with several values repeats some
     code, size = np.zeros(len(item), np.int64), NO_KEY
-    of = {"user": user, "item": item, "surface": surface, BY_ARM: arm}
+    of: dict[str, I32 | I16] = {"user": user, "item": item, "surface": surface, BY_ARM: arm}
     for part in key:
         repeat, values = _values_of(part, catalog, of, rows, asked)
         if repeat is not None:
@@ -113,11 +113,11 @@ def _values_of(
     return _lists(found[1], index) if found[1].kind == "multi" else (None, _coded(index, found[1].codes))
 
 
-def _own_and_none(arm: I32 | I16) -> tuple[I64, I32 | I16]:
-    """Return (place in `arm`, value) of what requests ask for: events of no arm, and where they have one, of their own."""
+def _own_and_none(arm: I32 | I16) -> tuple[I64, I16]:
+    """Return (place in `arm`, value) of what requests ask for: events of no arm and, where they have one, of theirs."""
     place = np.repeat(np.arange(len(arm)), 1 + (arm >= 0))
-    own = np.diff(place, prepend=-1) == 0
-    return place, np.where(own, arm[place] + 1, 0).astype(arm.dtype)
+    own: Bool = np.diff(place, prepend=-1) == 0
+    return place, np.asarray(np.where(own, arm[place] + 1, 0), np.int16)
 
 
 def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, int]:

@@ -284,7 +284,8 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
                coalesce(r.code, -1) AS request,
                m.position, m.propensity, m."#pairable" AS pairable{"".join(f", {column}" for column in further)}
         FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
-        LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN arms a ON a.arm = m.arm LEFT JOIN requests r ON r.request_id = m.request_id
+        LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN arms a ON a.arm = m.arm
+        LEFT JOIN requests r ON r.request_id = m.request_id
         ORDER BY m.ts, m.source_row""")
 
 
@@ -295,4 +296,6 @@ def _write_codes(con: duckdb.DuckDBPyConnection, name: str) -> None:
         FROM (SELECT DISTINCT {name} FROM mapped WHERE {name} IS NOT NULL)""")
     count = con.execute(f"SELECT count(*) FROM {name}s").fetchall()[0][0]
     if count > MOST_CODES[name]:
-        raise PairliftError(f"[events] {name}: at most {MOST_CODES[name]:,} different ones were expected, found {count:,}")
+        raise PairliftError(
+            f"[events] {name}: at most {MOST_CODES[name]:,} different ones were expected, found {count:,}"
+        )

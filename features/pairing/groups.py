@@ -22,7 +22,9 @@ FIRST_FEW = 3
 class Groups:
     """g pairing groups in time order of `as_of`, with their n impressions."""
 
-    requests: Requests  # user, as_of, surface, arm, context of each; its impressions in time order, then drawn negatives
+    requests: (
+        Requests  # user, as_of, surface, arm, context of each; its impressions in time order, then drawn negatives
+    )
     period: I8  # [g], place in PERIODS
     validation: Bool  # [g], in the last part of its period
     grade: I8  # [n], rank from worst (0) to best; -1 no grade, or drawn

@@ -1,7 +1,7 @@
 """A snapshot: the state as of a time in a folder of memory-mapped arrays, immutable."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 

@@ -29,7 +29,7 @@ from ranker.bundle import Bundle
 from ranker.hashes import MANIFEST
 from ranker.recording.batch import Batch, Outcome
 from ranker.recording.checks import Find
-from ranker.recording.events import Checked, EventReader
+from ranker.recording.events import ArmOf, Checked, EventReader, no_arm
 from ranker.recording.exports import Exporter
 from ranker.recording.memory import memory_lines
 from ranker.recording.numbering import Numbering, with_room
@@ -71,13 +71,14 @@ class Recorder:
         items: Find,
         past: bool = False,
         origin: Origin | None = None,
+        arm_of: ArmOf = no_arm,
         on_health: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Lock the log, read it again, and open it; PairliftError where it is locked, damaged or too large.
 
         wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known. users, items:
-        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is. on_health: called
-        with False where there is a `problem`, and True where it is over.
+        give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is. arm_of: of events
+        that come in. on_health: called with False where there is a `problem`, and True where it is over.
         """
         self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
         self.count = 0  # events that are recorded here and served, or are being written
@@ -88,7 +89,7 @@ class Recorder:
         self._origin = origin
         self._snapping = threading.Lock()
         self._snapped: tuple[Path, int] | None = None  # the last snapshot, and its frame
-        self._reader = EventReader(bundle, users, items)
+        self._reader = EventReader(bundle, users, items, arm_of)
         unplaced = origin.unplaced if origin else empty_log(self._reader.feedback)
         state = with_room(bundle.state, unplaced, self.settings.new_users, self.settings.new_items)
         memory_lines(state, self.settings)  # before the log is read, which takes time
