@@ -108,8 +108,8 @@ class EventsSettings(Settings):
     arm: str | None = Field(
         default=None,
         description="SQL of the arm of an experiment that the user was in at that time, text; NULL: in none. "
-        "[[counters]] by_arm count by it. Of experiments that are over write NULL (CASE WHEN experiment = 'now' THEN "
-        "arm END): their events then count for all again. A server that splits users records it as column arm.",
+        "[[counters]] by_arm count by it. Of experiments that are over write NULL (CASE WHEN arm IN ('control', 'new') "
+        "THEN arm END): their events then count for all again. A server that splits users records it as column arm.",
     )
     request_id: str | None = Field(
         default=None,

@@ -87,6 +87,7 @@ COUNTERS = (
     ),
     *(Counter(key, event, Span("all", 0), "since") for key in KEYS for event in ("impression", "like", "stars")),
     *(Counter(key, "listen", Span.parse("all_d1h"), "since") for key in KEYS),
+    *(Counter((BY_ARM, *key), "impression", Span("all", 0), "since") for key in (("item",), ("user", "tags"))),
     *(
         Counter(key, event, Span.parse(span), f"ratio_{over}", strength=2.0, prior=0.1)
         for key in KEYS
@@ -102,13 +103,7 @@ COUNTERS = (
     *(
         Counter((BY_ARM, *key), event, Span.parse(span), stat, strength=4.0, prior=0.3)
         for key in (("item",), ("user",), ("user", "tags"), ("surface", "user_country", "genre"))
-        for event, stat in (
-            ("impression", "count"),
-            ("impression", "since"),
-            ("like", "rate"),
-            ("stars", "mean"),
-            ("like", "ratio_stars"),
-        )
+        for event, stat in (("impression", "count"), ("like", "rate"), ("stars", "mean"), ("like", "ratio_stars"))
         for span in ("all", "w3h", "h3h_d1h")
     ),
     *(
