@@ -11,11 +11,14 @@ from features.schema import HOUR
 from ranker.bundle import Bundle
 from ranker.candidates.popular import Popular
 from ranker.ids import IdTable
-from ranker.pipeline import Pipeline, source_lane
+from ranker.lanes import source_lane
+from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
+from ranker.recording.follower import Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
+from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.listener import Listener
 from ranker.serving.served import FeaturesTo, Served
@@ -48,27 +51,29 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        access: Access = ANYBODY_HERE,
         listener: Listener | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. listener: one that was
-        made before the bundle was loaded, so that health answered meanwhile; None makes one of host and port.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
+        listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
+        host, port and access.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._listener = Listener(host, port) if listener is None else listener
+        serve, record = bundle.config.serve, bundle.config.record
+        self._listener = Listener(host, port, serve, access) if listener is None else listener
         self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
-        self._serve, record = bundle.config.serve, bundle.config.record
         catalog = bundle.state.catalog
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=self._serve, max_id_bytes=record.max_id_bytes)
-        self.recorder = None if record_to is None else self._open(record_to, bundle, wire, past)
-        live = None if self.recorder is None else self.recorder.live
-        state = None if live is None else lambda: live.state
-        self.deployment = Deployment(Served(bundle, wire, past=past, state=state, features_to=features_to))
+        wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
+        self.recorder, follower = None, None
+        if record_to is not None:
+            self.recorder, follower = self._open(record_to, bundle, wire, past)
+        self.deployment = Deployment(Served(bundle, wire, past=past, follower=follower, features_to=features_to))
         self._listener.service.use(self.deployment, self.recorder, record.streams)
         if bundle.wanted is None:
             log.warning(
@@ -87,23 +92,33 @@ class Server:
         """Where the feature values of the bundle that answers now go."""
         return self.deployment.active.feature_log
 
-    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> Recorder:
-        """Open the log of events, and report its health."""
-        self.health.report_recording(True)
-        return Recorder(
-            bundle,
-            record_to.folder,
-            wall=clocks.now_wall,
-            users=wire.users.find,
-            items=wire.items.find,
-            past=past,
-            origin=record_to.origin,
-            on_health=self.health.report_recording,
-        )
+    @property
+    def follower(self) -> Follower | None:
+        """What keeps the state of the bundle that answers now; None where nothing is recorded."""
+        return self.deployment.active.follower
+
+    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> tuple[Recorder, Follower]:
+        """Open the log of events and catch up with it, and report its health."""
+        report = self.health.report_recording
+        report(True)
+        recorder = Recorder(bundle, record_to.folder, wall=clocks.now_wall, past=past, on_health=report)
+        follower = None
+        try:
+            users, items = wire.users.find, wire.items.find
+            follower = Follower(bundle, record_to.folder, users=users, items=items, origin=record_to.origin)
+            follower.catch_up()
+            recorder.use(follower)
+            recorder.start()
+        except BaseException:
+            recorder.close()
+            if follower is not None:
+                follower.close()
+            raise
+        return recorder, follower
 
     def start(self) -> None:
         """Let calls in, and report SERVING."""
-        self.gate.open(self._serve)
+        self.gate.open()
         self.health.report_ready(True)
         if self.recorder is not None:
             threading.Thread(target=self._refresh, name="popular", daemon=True).start()
@@ -117,9 +132,9 @@ class Server:
         self.drain()
         self._stopped.set()
         self._listener.stop(grace)
-        self.deployment.close()
         if self.recorder is not None:
             self.recorder.close()
+        self.deployment.close()
 
     def _refresh(self) -> None:
         while not self._stopped.wait(REFRESH_EVERY):

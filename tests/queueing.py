@@ -56,7 +56,7 @@ def simulated(
     waits: float = 0.0,
     seed: int = 0,
 ) -> Outcome:
-    """Run `rate` times the capacity through rules with `come` and `end` of `ranker.serving.admission.Admission`.
+    """Run `rate` times the capacity through rules as `ranker.serving.admission.Admission`.
 
     deadline: seconds of each call. low: share of calls of low priority. waits: seconds of each call without a core.
     """
@@ -92,6 +92,7 @@ def simulated(
         for one in begun:
             if one.came + deadline - now < WORK:  # as the gate does where less time is left than such calls take
                 refuse([one])
+                rules.waiting.crowd()
                 leave(one, None)
             else:
                 begin(one)

@@ -16,6 +16,7 @@ from served import ROOT, health_of, serving, user_id, within
 from world import with_config
 
 from ranker.client import Client, ServerError
+from ranker.messages import ids_message
 from ranker.pipeline import Pipeline
 from ranker.request import GoneError
 from ranker.server import Server
@@ -24,7 +25,6 @@ from ranker.serving.gate import PRIORITY
 from ranker.serving.health import LIVE, SERVICE
 from ranker.serving.limiter import FORGET, ROUND, Limiter, Typical
 from ranker.serving.listener import Listener
-from ranker.wire import ids_message
 
 RANK = f"/{SERVICE}/Rank"
 LONGEST = 0.2
@@ -241,7 +241,7 @@ def test_work_stops_between_stages_when_nobody_waits(bundle, world, monkeypatch,
 
 
 def test_before_the_bundle_is_there_the_process_lives_and_is_not_ready(bundle, world):
-    with Listener("127.0.0.1", 0) as listener, Client(listener.address, timeout=20) as client:
+    with Listener("127.0.0.1", 0, bundle.config.serve) as listener, Client(listener.address, timeout=20) as client:
         assert health_of(listener, LIVE) == "SERVING"
         assert health_of(listener, SERVICE) == health_of(listener, "") == "NOT_SERVING"
         for ask in (lambda: client.rank(1, [10]), client.describe, client.snapshot, lambda: list(client.record([]))):

@@ -102,11 +102,9 @@ class Admission(Generic[C]):
     def end(self, seconds: float | None, now: float) -> tuple[list[C], list[C]]:
         """Take the end of a call at work; return those that begin now, and those that are over.
 
-        seconds: that it took; None where its turn came too late, and nothing was done.
+        seconds: that it took; None where nothing was done.
         """
-        if seconds is None:
-            self.waiting.crowd()
-        else:
+        if seconds is not None:
             self.limiter.took(seconds, self.at_work)
             self._typical.add(seconds)
         self.at_work -= 1

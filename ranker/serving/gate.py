@@ -75,17 +75,19 @@ class Call:
     came: float  # when it came, in seconds (monotonic)
     low: bool  # whether its caller can do without it
     refusal: Refusal | None = None  # why it is over; None: it is let in
+    read: bool = False  # whether its message was read, so that its time is one of an answer
 
 
 class Gate(grpc.ServerInterceptor):
     """What every call of our services passes. Shut until `open`."""
 
-    def __init__(self, methods: Iterable[str]) -> None:
-        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others only shut."""
+    def __init__(self, methods: Iterable[str], settings: ServeSettings) -> None:
+        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others are only shut."""
         self.refused: Counter[str] = Counter()  # calls that were not begun, by `Refusal.reason`
         self._shut: Refusal | None = LOADING
         self._typical = {method: Typical() for method in methods}
-        self._settle(ServeSettings())
+        limiter = Limiter(len(os.sched_getaffinity(0)), settings.workers)
+        self._admission: Admission[Call] = Admission(limiter, settings.max_wait / SECOND)
         self._doors: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
         self._runs: SimpleQueue[Call | None] = SimpleQueue()  # to idle workers
@@ -108,14 +110,9 @@ class Gate(grpc.ServerInterceptor):
         """Calls that wait."""
         return len(self._admission.waiting)
 
-    def open(self, settings: ServeSettings) -> None:
+    def open(self) -> None:
         """Let calls in."""
-        self._settle(settings)
         self._shut = None
-
-    def _settle(self, settings: ServeSettings) -> None:
-        limiter = Limiter(len(os.sched_getaffinity(0)), settings.workers)
-        self._admission: Admission[Call] = Admission(limiter, settings.max_wait / SECOND)
 
     def shut(self) -> None:
         """Refuse what comes from now on; what has come is answered."""
@@ -186,7 +183,9 @@ class Gate(grpc.ServerInterceptor):
         """End a worker's call that was begun at a time (monotonic); return its next one, None where none waits."""
         now = time.monotonic()
         with self._lock:
-            begin, over = self._admission.end(now - begun if call.refusal is None else None, now)
+            if call.refusal is not None:
+                self._admission.waiting.crowd()
+            begin, over = self._admission.end(now - begun if call.read else None, now)
             for one in begin[1:]:  # the limit has grown
                 self._hand_over(one)
         for one in over:
@@ -205,7 +204,7 @@ class Gate(grpc.ServerInterceptor):
         call.refusal = call.refusal or self._hopeless(method, context)
         if call.refusal is not None:
             self._end(call.refusal, context)
-        begun = time.monotonic()
+        begun, call.read = time.monotonic(), True
         try:
             message = handler.request_deserializer(next(messages))
         except (StopIteration, DecodeError) as error:

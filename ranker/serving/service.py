@@ -14,7 +14,7 @@ from ranker.recording.recorder import Recorder
 from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
 from ranker.serving.gate import awaited
-from ranker.status import finished
+from ranker.serving.status import finished
 
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 
@@ -79,7 +79,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         if self.recorder is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
             return None
-        folder, state, frame = finished(context, self.recorder.snapshot, writes=True)
+        follower = self.deployment.active.follower
+        assert follower is not None
+        folder, state, frame = finished(context, follower.snapshot, writes=True)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
 
 

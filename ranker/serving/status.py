@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 
 from features.log.tail import LogError
-from ranker.recording.recorder import LimitError
+from ranker.recording.follower import LimitError
 from ranker.request import GoneError, RequestError
 
 log = logging.getLogger(__name__)
