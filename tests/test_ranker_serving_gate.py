@@ -175,6 +175,15 @@ def test_what_is_over_is_told_when_to_ask_again_and_its_message_is_not_read(bund
         assert within(20, lambda: server.gate.at_work == 0)
 
 
+def test_a_call_without_a_deadline_is_answered_and_none_ends_a_worker(bundle, world, monkeypatch):
+    with serving(narrow(bundle)) as server, Raw(server) as raw:
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipeline, "rank", lambda *_: sys.exit(1))
+            assert raw.start(message(user_id(world, 1)), timeout=0.3).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert within(20, lambda: server.gate.at_work == 0)
+        assert raw.start(message(user_id(world, 1)), timeout=None).code() is grpc.StatusCode.OK
+
+
 def test_low_priority_waits_behind_the_others_and_is_refused_for_them(bundle, world, held):
     asked, go = held
     with serving(narrow(bundle)) as server, Raw(server) as raw:

@@ -9,6 +9,7 @@ a unary method takes a stream of one message, which begins before the message is
 
 import contextlib
 import itertools
+import logging
 import os
 import threading
 import time
@@ -28,6 +29,8 @@ from ranker.request import GoneError
 from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
 from ranker.settings import ServeSettings
+
+log = logging.getLogger(__name__)
 
 #: metadata of a call, with `low` for one that its caller can do without: such calls are refused first
 PRIORITY = "pairlift-priority"
@@ -176,7 +179,10 @@ class Gate(grpc.ServerInterceptor):
             while call is not None:
                 begun = time.monotonic()
                 self._here.call = call
-                call.run()
+                try:
+                    call.run()
+                except BaseException:  # gRPC has caught all else: a SystemExit is not the end of a worker
+                    log.exception("a call ended with no answer")
                 call = self._next(call, begun)
 
     def _next(self, call: Call, begun: float) -> Call | None:
@@ -210,22 +216,25 @@ class Gate(grpc.ServerInterceptor):
         except (StopIteration, DecodeError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
         answer = handler.unary_unary(message, context)
-        self._typical[method].add(time.monotonic() - begun)
+        with self._lock:
+            self._typical[method].add(time.monotonic() - begun)
         return answer
 
     def _hopeless(self, method: str, context: grpc.ServicerContext) -> Refusal | None:
         """Return why a call that is about to begin could not end in time."""
         if not context.is_active():
             return GONE
-        typical = self._typical[method]
-        if context.time_remaining() < typical.seconds:
+        with self._lock:
+            typical = self._typical[method]
+            if context.time_remaining() >= typical.seconds:
+                return None
             typical.doubt()
-            return DEADLINE
-        return None
+        return DEADLINE
 
     def _end(self, refusal: Refusal, context: grpc.ServicerContext) -> None:
         """End a call: it raises."""
-        self.refused[refusal.reason] += 1
+        with self._lock:
+            self.refused[refusal.reason] += 1
         if refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             context.set_trailing_metadata(next(self._hints))
         context.abort(refusal.code, refusal.sentence)
