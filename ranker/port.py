@@ -1,5 +1,6 @@
 """A gRPC server on a port: its threads, its limits and its address."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,12 +16,20 @@ MAX_CALLS = 1000
 MAX_MESSAGE = 64 << 20
 
 
-def grpc_server(workers: int, streams: int) -> Any:
-    """Return a gRPC server with threads for so many requests at once, and for so many streams that stay open."""
+def grpc_server(workers: int, streams: int, interceptors: Sequence[grpc.ServerInterceptor] = ()) -> Any:
+    """Return a gRPC server with threads for so many requests at once, and for so many streams that stay open.
+
+    interceptors: the outermost first.
+    """
     return grpc.server(
         ThreadPoolExecutor(workers + streams + SPARE_THREADS, thread_name_prefix="grpc"),
         # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
-        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.enable_channelz", 1),
+        ],
+        interceptors=interceptors,
         maximum_concurrent_rpcs=MAX_CALLS,
     )
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from pairlift.v1 import metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
-from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
 from features.pairing.split import iso
@@ -26,12 +27,18 @@ from ranker.serving import clock as clocks
 from ranker.serving.deployment import Deployment
 from ranker.serving.gate import Gate
 from ranker.serving.served import FeaturesTo, Served
-from ranker.serving.service import RankingService
+from ranker.serving.service import MetricsService, RankingService
+from ranker.serving.watching.environment import telemetry_of
+from ranker.serving.watching.meters import Meters
+from ranker.serving.watching.readings import readings_of
+from ranker.serving.watching.watch import Watch
 from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
+CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
+SERVICES = (SERVICE, metrics_pb2.DESCRIPTOR.services_by_name["MetricsService"].full_name, CHANNELZ)
 #: the name by which health reports whether events can be recorded; only where the server records
 RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
@@ -59,10 +66,12 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        metrics_port: int | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. metrics_port: where GET
+        /metrics is answered, on the same host (0: any free port, see `metrics_address`); None: nowhere.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
@@ -70,8 +79,11 @@ class Server:
         self._stopped = threading.Event()
         self._health = health.HealthServicer()
         serve, record = bundle.config.serve, bundle.config.record
-        self._server = grpc_server(serve.workers, 0 if record_to is None else record.streams)
-        self.address = bind(self._server, host, port)
+        self.meters = Meters()
+        self._telemetry = telemetry_of(self.meters)
+        watch = Watch(self.meters, None if self._telemetry is None else self._telemetry.ended)
+        self._server = grpc_server(serve.workers, 0 if record_to is None else record.streams, [watch])
+        self.address, self._host = bind(self._server, host, port), host
         catalog = bundle.state.catalog
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
         wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
@@ -79,7 +91,10 @@ class Server:
         live = None if self.recorder is None else self.recorder.live
         state = None if live is None else lambda: live.state
         self.deployment = Deployment(Served(bundle, wire, past=past, state=state, features_to=features_to))
-        self._register(RankingService(self.deployment, Gate(serve.workers), self.recorder, record.streams))
+        gate = Gate(serve.workers)
+        self.meters.read(lambda: readings_of(self.deployment, gate, self.recorder))
+        self._metrics = None if metrics_port is None else self.meters.serve(host, metrics_port)
+        self._register(RankingService(self.deployment, gate, self.recorder, record.streams))
         if bundle.wanted is None:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
@@ -115,8 +130,10 @@ class Server:
         """Add the service, and health and reflection beside it, to the gRPC server."""
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
+        metrics_pb2_grpc.add_MetricsServiceServicer_to_server(MetricsService(self.meters), self._server)
+        channelz.add_channelz_servicer(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     def start(self) -> None:
         """Report SERVING and answer."""
@@ -133,6 +150,15 @@ class Server:
         self.deployment.close()
         if self.recorder is not None:
             self.recorder.close()
+        if self._metrics is not None:
+            self._metrics[1]()
+        if self._telemetry is not None:
+            self._telemetry.close()
+
+    @property
+    def metrics_address(self) -> str:
+        """Where GET /metrics is answered; empty: nowhere."""
+        return "" if self._metrics is None else f"{self._host}:{self._metrics[0]}"
 
     def _report(self, status: Any) -> None:
         """Set the health of the server and of the service."""

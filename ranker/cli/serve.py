@@ -1,6 +1,5 @@
 """The command `serve`; `ranker.cli.main` adds it to the group."""
 
-import logging
 import signal
 import sys
 import threading
@@ -54,6 +53,18 @@ from ranker.cli.plugins import PLUGINS
     show_default=True,
     help="Share of the requests (those with a request_id) that --feature-log takes.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Answer GET /metrics for Prometheus on this port of the same address; 0 takes any free one. Default: none.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines of the log on stderr: text, or a JSON object each.",
+)
 @PLUGINS
 def serve(
     *,
@@ -65,6 +76,8 @@ def serve(
     record_to: Path | None,
     feature_log: Path | None,
     feature_share: float,
+    metrics_port: int | None,
+    log_format: str,
 ) -> None:
     """Answer Recommend and Rank requests over gRPC from BUNDLE until stopped (Ctrl-C or SIGTERM).
 
@@ -79,6 +92,10 @@ def serve(
     segments of the log hold: name it in [events] source to train on it. The bundle then knows which events it was
     trained on, and each counts once. [record] in the TOML has the limits. Where events cannot be written, served or
     exported, Describe says why (recording_problem), and the health of pairlift.v1.Recording is NOT_SERVING.
+
+    `pairlift top` shows what the server does. --metrics-port is for Prometheus. Traces, metrics and logs go to an
+    OpenTelemetry collector where pairlift[otel] is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set, with the SDK's
+    other usual variables. Calls may carry `traceparent` and `x-request-id` as metadata.
 
     \b
     Examples:
@@ -95,8 +112,9 @@ def serve(
     from ranker.server import RecordTo, Server, warn_if_old
     from ranker.serving.clock import now_wall
     from ranker.serving.served import FeaturesTo
+    from ranker.serving.watching.logs import set_up
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up(log_format)
     loaded = load_bundle(bundle)
     if snapshot is not None:
         loaded = with_snapshot(loaded, snapshot)
@@ -115,11 +133,14 @@ def serve(
         port=port,
         record_to=None if record_to is None else RecordTo(record_to, origin),
         features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
+        metrics_port=metrics_port,
     )
     server.start()
     click.echo(
         f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
     )
+    if server.metrics_address:
+        click.echo(f"metrics are on http://{server.metrics_address}/metrics")
     sys.stdout.flush()
     stop.wait()
     click.echo("pairlift is stopping: calls under way are finished")

@@ -13,6 +13,7 @@ from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
 from ranker.request import Answer, Request
 from ranker.serving import clock
+from ranker.serving.watching.calls import CURRENT
 from ranker.wire import Wire, attribute_messages
 
 
@@ -60,7 +61,7 @@ class Served:
         k = self.wire.k(message)
         asked = self._asked(message)
         found = self.pipeline.recommend(asked, k)
-        self._log_features(asked, found)
+        self._answered(asked, found)
         return self.wire.recommended(found, asked)
 
     def rank(self, message: pb.RankRequest) -> pb.RankResponse:
@@ -69,7 +70,7 @@ class Served:
         asked = self._asked(message)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
-        self._log_features(asked, found)
+        self._answered(asked, found)
         return self.wire.ranked(found, asked, items)
 
     def _asked(self, message: pb.RecommendRequest | pb.RankRequest) -> Request:
@@ -79,7 +80,11 @@ class Served:
         wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
         return replace(asked, keep_values=True) if wanted else asked
 
-    def _log_features(self, asked: Request, found: Answer) -> None:
+    def _answered(self, asked: Request, found: Answer) -> None:
+        """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
+        call = CURRENT.get()
+        if call is not None:
+            call.bundle, call.columns, call.answer = self.bundle.version, self.bundle.columns, found
         if self.feature_log is not None and found.values is not None:
             self.feature_log.offer(asked, found, found.values)
 
