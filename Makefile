@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,otel]'
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -69,7 +69,7 @@ figures: | $(BIN)/python
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[train,dev,bench]'
+	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[train,otel,dev,bench]'
 	.venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
 	rm -rf .venv-constraints
 

@@ -86,7 +86,7 @@ def screen(before: Page, after: Page, address: str) -> Iterator[str]:
     state = f"state {_age(after.one('pairlift_state_age_seconds'))} old"
     if after.of("pairlift_recorded_events_total"):
         state += f"   recorded {after.one('pairlift_recorded_events_total'):,.0f}"
-        state += f"   lag {after.one('pairlift_recording_lag_seconds'):.1f} s"
+        state += f"   {after.one('pairlift_recording_lag_frames'):.0f} commits not served yet"
         state += "" if after.one("pairlift_recording_ok") else "   recording has a PROBLEM: see Describe"
     yield state
     gate = {name: after.one(f"pairlift_{name}") for name in ("at_work", "limit", "waiting")}

@@ -142,20 +142,20 @@ class Meters:
     def collect(self) -> Iterator[Metric]:
         """Yield all families: what `prometheus_client` asks a collector for."""
         with self._lock:
-            counts = {family: dict(series) for family, series in self._counts.items()}
+            counts: dict[Family, dict[Labels, float]] = {f: dict(series) for f, series in self._counts.items()}
             times = {
                 family: {labels: (one.buckets(), one.total) for labels, one in series.items()}
                 for family, series in self._times.items()
             }
-            lacked = {
-                (f, bundle): n
-                for bundle, (fs, ns) in self._missing.items()
-                for f, n in zip(fs, ns.tolist(), strict=True)
+            counts[MISSING] = {
+                (feature, bundle): count
+                for bundle, (features, lacked) in self._missing.items()
+                for feature, count in zip(features, lacked.tolist(), strict=True)
             }
-        for family, series in (*counts.items(), (MISSING, lacked)):
+        for family, series in counts.items():
             counter = CounterMetricFamily(family.name, family.help, labels=family.labels)
-            for labels, count in sorted(series.items()):
-                counter.add_metric(labels, count)
+            for labels, number in sorted(series.items()):
+                counter.add_metric(labels, number)
             yield counter
         for family, found in times.items():
             histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)

@@ -32,7 +32,7 @@ def metrics_data(families: Iterable[Metric], resource: Any, began: int) -> Any:
 
 def _number(labels: dict[str, str], value: float, began: int, now: int) -> Any:
 
-    return sdk.NumberDataPoint(labels, began, now, value)
+    return sdk.NumberDataPoint(labels, began, now, float(value))
 
 
 def _histogram_points(family: Metric, began: int, now: int) -> list[Any]:

@@ -11,12 +11,11 @@ from ranker.serving.deployment import Deployment
 from ranker.serving.gate import Gate
 
 
-def readings_of(deployment: Deployment, gate: Gate, recorder: Recorder | None) -> Iterator[Metric]:
-    """Yield what is to be read of a server now."""
+def of_server(deployment: Deployment, recorder: Recorder | None) -> Iterator[Metric]:
+    """Yield what is to be read of bundles, their states and their parts, and of the recording."""
     yield from _of_bundles(deployment)
-    yield from _of_gate(gate)
     if recorder is not None:
-        yield from _of_recording(recorder)
+        yield from _of_recording(deployment, recorder)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -38,9 +37,18 @@ def _of_bundles(deployment: Deployment) -> Iterator[Metric]:
     for part, count in sorted(served.pipeline.failures.counts().items()):
         failures.add_metric((part,), count)
     yield failures
+    breakers = GaugeMetricFamily(
+        "pairlift_breaker_open",
+        "1 where a source or plugin failed too often and is not asked for a while.",
+        labels=("part",),
+    )
+    for lane in served.pipeline.lanes:
+        breakers.add_metric((lane.name,), lane.state != "closed")
+    yield breakers
 
 
-def _of_gate(gate: Gate) -> Iterator[Metric]:
+def of_gate(gate: Gate) -> Iterator[Metric]:
+    """Yield what is to be read of the limit and the queue."""
     yield _gauge("pairlift_limit", "Requests that may be at work at once.", gate.limit)
     yield _gauge("pairlift_at_work", "Requests at work.", gate.at_work)
     yield _gauge("pairlift_waiting", "Requests that wait for a place.", gate.waiting)
@@ -50,6 +58,10 @@ def _of_gate(gate: Gate) -> Iterator[Metric]:
     yield refused
 
 
-def _of_recording(recorder: Recorder) -> Iterator[Metric]:
+def _of_recording(deployment: Deployment, recorder: Recorder) -> Iterator[Metric]:
     yield CounterMetricFamily("pairlift_recorded_events", "Events that are recorded.", value=recorder.count)
     yield _gauge("pairlift_recording_ok", "1, or 0 where there is a recording_problem.", not recorder.problem)
+    follower = deployment.active.follower
+    if follower is not None:
+        text = "Commits of the log that answers do not know yet."
+        yield _gauge("pairlift_recording_lag_frames", text, follower.behind)

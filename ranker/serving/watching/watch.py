@@ -24,7 +24,7 @@ USUAL = {"OK", "CANCELLED"}
 
 
 class Watch(grpc.ServerInterceptor):
-    """Wraps each method of ours; the outermost interceptor, so that refusals of others count too."""
+    """Wraps each method of ours; the innermost interceptor: what others refuse they count."""
 
     def __init__(self, meters: Meters, ended: Callable[[Call, str, int], None] | None = None) -> None:
         """ended: also called with every call that has ended, its status and its nanoseconds (traces)."""
