@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 #: metadata of a call, with `low` for one that its caller can do without: such calls are refused first
 PRIORITY = "pairlift-priority"
-#: of every service that the gate shuts before the server is ready and when it stops
-SERVICES = "/pairlift."
+#: services that the gate shuts before the server is ready and when it stops; health and metrics answer meanwhile
+SHUT = ("/pairlift.v1.RankingService/", "/pairlift.v1.AdminService/")
 #: ms after which a refused caller is to ask again, by gRPC's own trailer; several, lest all come back at once
 RETRY = tuple((("grpc-retry-pushback-ms", str(ms)),) for ms in (500, 1300, 700, 1100, 900))
 #: niceness of workers beyond one for each core: gRPC's own thread must keep up with what comes, or calls queue where
@@ -132,15 +132,16 @@ class Gate(grpc.ServerInterceptor):
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Return the way of a call through the gate: gRPC asks on its own thread, before it reads a message."""
-        handler, method = continuation(handler_call_details), handler_call_details.method
-        if handler is None or not method.startswith(SERVICES):
-            return handler
+        method = handler_call_details.method
         if method not in self._typical:
-            return handler if self._shut is None else _ending(handler, partial(self._end, self._shut))
+            handler, shut = continuation(handler_call_details), self._shut
+            if handler is None or shut is None or not method.startswith(SHUT):
+                return handler
+            return _ending(handler, partial(self._end, shut))
         low = any(key == PRIORITY and value == "low" for key, value in handler_call_details.invocation_metadata)
         door = self._doors.get((method, low))
         if door is None:
-            door = self._doors[method, low] = self._door(handler, method, low)
+            door = self._doors[method, low] = self._door(continuation(handler_call_details), method, low)
         return door
 
     def _door(self, handler: Any, method: str, low: bool) -> Any:
