@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
-from served import pairlift, recording, serving, user_id
+from served import pairlift, recording, serving, user_id, within
+from world import with_config
 
 from features.errors import PairliftError
 from ranker.channel import Tls
