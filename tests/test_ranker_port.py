@@ -13,7 +13,7 @@ from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 from served import ROOT
 
-from ranker.channel import SERVICE_CONFIG
+from ranker.asking.channel import SERVICE_CONFIG
 from ranker.client import Client, ServerError
 from ranker.port import bind, grpc_server
 

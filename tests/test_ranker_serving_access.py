@@ -21,7 +21,7 @@ from served import pairlift, recording, serving, user_id, within
 from world import with_config
 
 from features.errors import PairliftError
-from ranker.channel import Tls
+from ranker.asking.channel import Tls
 from ranker.client import Client, ServerError
 from ranker.server import SERVICE, Server
 from ranker.serving.access import Access
