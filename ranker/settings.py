@@ -235,7 +235,18 @@ class ServeSettings(Settings):
         default=2000, ge=1, description="The most items that a Rank request has, or that a request excludes."
     )
     max_k: int = Field(default=500, ge=1, description="The longest list that a Recommend request may ask for.")
-    workers: int = Field(default=2, ge=1, description="How many requests are answered at a time, each by a thread.")
+    workers: int = Field(
+        default=8,
+        ge=1,
+        description="The most requests that are answered at a time, each by a thread. How many they are, from 1 on, "
+        "follows the measured times: as many as give more answers a second.",
+    )
+    max_wait: Duration = Field(
+        default=SECOND // 5,
+        gt=0,
+        description="How long a request may wait for others. What could not be begun by then is refused at once "
+        "(RESOURCE_EXHAUSTED), first what calls of low priority ask.",
+    )
     plugin_deadline: Duration = Field(
         default=DEADLINE,
         description="How long a plugin that is not Pairlift's own may take; later, its columns are missing values in "

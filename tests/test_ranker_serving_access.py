@@ -23,8 +23,9 @@ from world import with_config
 from features.errors import PairliftError
 from ranker.asking.channel import Tls
 from ranker.client import Client, ServerError
-from ranker.server import SERVICE, Server
+from ranker.server import Server
 from ranker.serving.access import Access
+from ranker.serving.health import SERVICE
 from ranker.serving.reflection import MOST
 from ranker.serving.rights import NEEDS, Rights, right_of
 from ranker.serving.tls import ServerTls

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from features.errors import PairliftError
-from ranker.port import is_loopback
+from ranker.serving.port import is_loopback
 
 #: gRPC's service config. Only a call that no server took (UNAVAILABLE) is tried again: what is refused for the load
 #: must not come back at once, and what was late is late. Where most calls fail, the throttle ends this. Recording has

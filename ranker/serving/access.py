@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import PairliftError
-from ranker.port import is_loopback
+from ranker.serving.port import is_loopback
 from ranker.serving.rights import Rights
 from ranker.serving.tls import ServerTls
 from ranker.serving.tokens import Tokens

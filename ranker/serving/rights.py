@@ -100,7 +100,9 @@ class Callers:
             behaviour = getattr(handler, kind)
             if behaviour is not None:
                 name = None if grant is None else grant.name
-                return handler._replace(**{kind: partial(wrapped, behaviour, name)})
+                counted = partial(wrapped, behaviour, name)
+                vars(counted).update(vars(behaviour))  # by an attribute the gate says where gRPC is to run it
+                return handler._replace(**{kind: counted})
         return handler
 
     def _answer(self, behaviour: Behaviour, name: str | None, request: Any, context: grpc.ServicerContext) -> Any:

@@ -9,10 +9,11 @@ import grpc
 
 from features.errors import PairliftError
 
-#: threads beside those of the calls, for health checks and open reflection streams (a stream holds its thread)
-SPARE_THREADS = 8
-#: calls under way or waiting; further ones get RESOURCE_EXHAUSTED instead of an ever longer queue
-MAX_CALLS = 1000
+#: calls at once that the gate does not limit, each with a thread: open streams, health checks, administration
+MAX_CALLS = 200
+#: calls of a method that gRPC holds before Python sees them: from the first number on some and from the second on all
+#: are CANCELLED. What comes in a flood that Python cannot even refuse must not wait where nobody counts it
+MAX_UNSEEN = (100, 300)
 #: bytes of a message: a full batch of events with long texts
 MAX_MESSAGE = 64 << 20
 #: milliseconds that the calls of a connection have to end when its age is reached: a stream's caller opens another
@@ -23,18 +24,21 @@ PING_EVERY, PING_ANSWER = 120_000, 20_000
 PING_ALLOWED = 20_000
 
 
-def grpc_server(workers: int, streams: int, connection_age: int, interceptors: Sequence[Any] = ()) -> Any:
-    """Return a gRPC server with threads for so many requests at once, and for so many streams that stay open.
+def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: int) -> Any:
+    """Return a gRPC server. interceptors: what each call passes, the outermost first.
 
     connection_age: ms after which a connection takes no new calls, and its client opens another.
     """
+    some, all_of_them = MAX_UNSEEN
     return grpc.server(
-        ThreadPoolExecutor(workers + streams + SPARE_THREADS, thread_name_prefix="grpc"),
+        ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="grpc"),
         interceptors=interceptors,
         options=[
-            # Else a second server on a taken port would be given half of the calls in silence.
+            # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.server.max_pending_requests", some),
+            ("grpc.server.max_pending_requests_hard_limit", all_of_them),
             ("grpc.max_connection_age_ms", connection_age),
             ("grpc.max_connection_age_grace_ms", AGE_GRACE),
             ("grpc.keepalive_time_ms", PING_EVERY),
