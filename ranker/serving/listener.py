@@ -24,11 +24,8 @@ class Listener:
         access.check(host)
         self.health, self.gate = Health(), Gate(LIMITED)
         self.service = RankingService()
-        self._server = grpc_server(
-            # Rights are asked before the gate, which remembers the handler of a method.
-            (*access.interceptors(settings.calls_per_caller), self.gate),
-            settings.connection_age // 1000,
-        )
+        passed = access.around(self.gate, settings.calls_per_caller)
+        self._server = grpc_server(passed, settings.connection_age // 1000)
         self.address = bind(self._server, host, port, access.credentials())
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(self.service, self._server)
         self.health.add_to(self._server)

@@ -15,7 +15,7 @@ from served import ROOT
 
 from ranker.asking.channel import SERVICE_CONFIG
 from ranker.client import Client, ServerError
-from ranker.port import bind, grpc_server
+from ranker.serving.port import bind, grpc_server
 
 
 class Said(ranking_pb2_grpc.RankingServiceServicer):
@@ -39,7 +39,7 @@ class Said(ranking_pb2_grpc.RankingServiceServicer):
 
 @contextlib.contextmanager
 def said(age=60_000):
-    server, service = grpc_server(8, 0, age), Said()
+    server, service = grpc_server((), age), Said()
     ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, server)
     address = bind(server, "127.0.0.1", 0)
     server.start()
