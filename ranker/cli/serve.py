@@ -170,37 +170,44 @@ def serve(
     # Before the bundle is loaded, which takes a while.
     access = Access(_tls(tls_cert, tls_key, tls_client_ca), tokens, insecure)
     access.check(host)
-    listener = Listener(host, port, config_of(bundle).serve, access, metrics_port)
-    loaded = load_bundle(bundle)
-    if snapshot is not None:
-        loaded = with_snapshot(loaded, snapshot)
-    origin = None if snapshot is None else origin_of(snapshot)
-    if clock == "wall":
-        warn_if_old(loaded, now_wall())
-    told: SimpleQueue[int] = SimpleQueue()
+    with Listener(host, port, config_of(bundle).serve, access, metrics_port) as listener:
+        loaded = load_bundle(bundle)
+        if snapshot is not None:
+            loaded = with_snapshot(loaded, snapshot)
+        if clock == "wall":
+            warn_if_old(loaded, now_wall())
+        origin = None if snapshot is None else origin_of(snapshot)
+        signals = _told()
+        server = Server(
+            loaded,
+            clock=clock,
+            listener=listener,
+            record_to=None if record_to is None else RecordTo(record_to, origin),
+            features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
+        )
+        server.start()
+        click.echo(
+            f"pairlift serves bundle {loaded.version} "
+            f"(snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
+        )
+        if listener.metrics_address:
+            click.echo(f"metrics are on http://{listener.metrics_address}/metrics")
+        sys.stdout.flush()
+        if signals.get() == signal.SIGTERM and drain:
+            click.echo(f"pairlift is draining: NOT_SERVING, and requests are answered for {drain:g} s more")
+            server.drain()
+            with contextlib.suppress(Empty):
+                signals.get(timeout=drain)  # a second signal ends it at once
+        click.echo("pairlift is stopping: calls under way are finished")
+        server.stop()
+
+
+def _told() -> "SimpleQueue[int]":
+    """Return where SIGTERM and SIGINT come in from now on."""
+    signals: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signal_number, _: told.put(signal_number))
-    server = Server(
-        loaded,
-        clock=clock,
-        listener=listener,
-        record_to=None if record_to is None else RecordTo(record_to, origin),
-        features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
-    )
-    server.start()
-    click.echo(
-        f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
-    )
-    if listener.metrics_address:
-        click.echo(f"metrics are on http://{listener.metrics_address}/metrics")
-    sys.stdout.flush()
-    if told.get() == signal.SIGTERM and drain:
-        click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
-        server.drain()
-        with contextlib.suppress(Empty):
-            told.get(timeout=drain)  # a second signal ends it at once
-    click.echo("pairlift is stopping: calls under way are finished")
-    server.stop()
+        signal.signal(number, lambda came, _: signals.put(came))
+    return signals
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:

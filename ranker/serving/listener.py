@@ -1,6 +1,7 @@
 """A port that answers from the first moment: health says that the process lives, and our services that they load."""
 
 from collections.abc import Callable
+from typing import Self
 
 from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health
@@ -41,7 +42,7 @@ class Listener:
         metrics_port: where GET /metrics is answered on the same host (0: any free one); None: nowhere.
         """
         access.check(host)
-        self.health, self.gate, self.meters = Health(), Gate(LIMITED), Meters()
+        self.health, self.gate, self.meters = Health(), Gate(LIMITED, settings), Meters()
         self.meters.read(lambda: of_gate(self.gate))
         self.service = RankingService()
         self._telemetry = telemetry_of(self.meters)
@@ -64,6 +65,12 @@ class Listener:
         add_reflection(names, self._server)
         self._server.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(0)
+
     def stop(self, grace: float) -> None:
         """Refuse new calls, give those under way `grace` seconds, and end the threads."""
         self.gate.shut()
@@ -73,3 +80,4 @@ class Listener:
             self._stop_metrics()
         if self._telemetry is not None:
             self._telemetry.close()
+        self._stop_metrics = self._telemetry = None
