@@ -114,8 +114,8 @@ class Live:
         self._wake, self._stop = threading.Event(), threading.Event()
         self.problem = ""  # of the last fold, empty where it went well
         self._warm(state)
-        self._thread = threading.Thread(target=self._work, name="fold", daemon=True)
-        self._thread.start()
+        self._compactor: threading.Thread | None = None
+        self.start()
 
     @property
     def state(self) -> State:
@@ -126,6 +126,11 @@ class Live:
     def frame(self) -> int:
         """The last frame of the log that `state` has."""
         return self._served.frame
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread that folds is there."""
+        return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
@@ -158,11 +163,24 @@ class Live:
                 raise TimeoutError(self.problem or f"{self.waiting} events wait")
             time.sleep(0.005)
 
+    def start(self) -> None:
+        """Begin to fold, again after `pause`."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._work, name="fold", daemon=True)
+        self._thread.start()
+
     def close(self) -> None:
         """End the thread; what is not folded in stays in the log."""
         self._stop.set()
         self._wake.set()
         self._thread.join()
+
+    def pause(self) -> None:
+        """End all threads, so that the process can be forked; `start` goes on where they were."""
+        self.close()
+        if self._compactor is not None:
+            self._compactor.join()
+        self._wake.set()
 
     def _warm(self, state: State) -> None:
         unknown, zero = empty_log(self._names, 1), np.zeros(1, np.int32)
@@ -297,4 +315,5 @@ class Live:
                 future.set_exception(error)
             self._wake.set()
 
-        threading.Thread(target=call, name="compact", daemon=True).start()
+        self._compactor = threading.Thread(target=call, name="compact", daemon=True)
+        self._compactor.start()

@@ -39,7 +39,6 @@ class Checked(NamedTuple):
     """A checked batch: m good events, and the rest."""
 
     table: pa.Table  # [m], the good ones as the log has them
-    log: EventLog  # [m], the good ones as the state has them, -1 for users and items that the bundle does not know
     refused: tuple[tuple[int, str], ...]  # (index in the batch, reason) of the rest
 
 
@@ -79,9 +78,7 @@ class EventReader:
                 rank[place] = found
         if batch.grades:
             self._compare(batch.grades, rank, refusals)
-        table = table.filter(pa.array(refusals.good))
-        events = self._log(table, rank[refusals.good])
-        return Checked(table, events, tuple(sorted(refusals.reasons.items())))
+        return Checked(table.filter(pa.array(refusals.good)), tuple(sorted(refusals.reasons.items())))
 
     def read(self, table: pa.Table) -> EventLog:
         """Return recorded events as the state has them. PairliftError where a bundle's conditions do not fit them."""

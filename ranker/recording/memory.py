@@ -201,17 +201,17 @@ def described(plan: MemoryPlan, limit: float, max_events: int) -> list[str]:
     ]
 
 
-def memory_lines(state: State, settings: RecordSettings, ids: int = 0) -> list[str]:
+def memory_lines(plan: MemoryPlan, settings: RecordSettings, ids: int = 0) -> list[str]:
     """Return the lines to print; PairliftError where the most is above `memory` (GiB; None: 3/4 of the machine's).
 
-    ids: as of `plan_memory`.
+    ids: event ids that are known beside those of the plan.
     """
     limit, max_events = settings.memory, settings.max_events
     if limit is None:
         limit = SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    plan = plan_memory(state, max_events, settings.max_id_bytes, ids)
+    plan = plan._replace(ids=plan.ids + ids, most=plan.most + ids * BYTES_PER_KEY)
     if plan.most > limit * GIB:
-        further = f" and the {ids:,} event ids that the log has beside them" if ids else ""
+        further = f" and the {plan.ids:,} event ids that the log has beside them" if plan.ids else ""
         raise PairliftError(
             f"the state with {max_events:,} recorded events{further} may take {plan.most / GIB:.2f} GiB and the limit "
             f"is {limit:.2f} GiB: lower [record] max_events, new_users, new_items or max_id_bytes, or raise memory"
