@@ -27,6 +27,7 @@ from ranker.recording.batch import Batch, Outcome
 from ranker.recording.follower import Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import origin_of, with_snapshot
+from ranker.request import Request
 from ranker.settings import RecordSettings
 
 COUNTED = """
@@ -210,3 +211,11 @@ def test_by_arm_needs_an_arm(tmp_path):
 
 def test_the_counter_is_by_arm(counted):
     assert [counter.key[0] == BY_ARM for counter in counted.state.counters] == [True, False]
+
+
+def test_a_request_carries_its_arm_to_its_features(counted):
+    item, end = np.arange(5, dtype=np.int32), counted.state.end
+    of_log = one_request(2, end, -1, item, arm=1)
+    assert Request.of(of_log, 0, counted.state).requests(item).arm.tolist() == [1]
+    assert Request(2, end, state=counted.state, arm=1).requests(item).arm.tolist() == [1]
+    assert Request(2, end, state=counted.state).requests(item).arm.tolist() == [-1]
