@@ -22,11 +22,11 @@ from ranker.candidates.configured import configured_sources
 from ranker.client import Client
 from ranker.columns import columns_of, full_matrix
 from ranker.lanes import Lane
+from ranker.messages import id_message, ids_message
 from ranker.pipeline import Pipeline
 from ranker.request import Candidates, Request, Trace
 from ranker.server import Server
 from ranker.settings import ServeSettings, SourcesSettings
-from ranker.wire import id_message, ids_message
 
 CANDIDATES = 500
 #: whose candidates the wanted part is grown on
