@@ -14,8 +14,8 @@ from pairlift.v1 import metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.errors import PairliftError
-from ranker.channel import Tls, open_channel, sentence_of
-from ranker.messages import column_message, id_list, id_message, ids_message
+from ranker.asking.channel import Tls, open_channel, sentence_of
+from ranker.asking.messages import column_message, id_list, id_message, ids_message
 
 if TYPE_CHECKING:
     from ranker.recording.batch import Batch, Outcome

@@ -12,11 +12,11 @@ import grpc
 import pytest
 from pairlift.v1 import ranking_pb2 as pb
 from queueing import Gradient2, bare, capacity, simulated
+from ranker.messages import ids_message
 from served import ROOT, health_of, serving, user_id, within
 from world import with_config
 
 from ranker.client import Client, ServerError
-from ranker.messages import ids_message
 from ranker.pipeline import Pipeline
 from ranker.request import GoneError
 from ranker.server import Server

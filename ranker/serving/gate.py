@@ -79,7 +79,7 @@ class Call:
     came: float  # when it came, in seconds (monotonic)
     low: bool  # whether its caller can do without it
     refusal: Refusal | None = None  # why it is over; None: it is let in
-    read: bool = False  # whether its message was read, so that its time is one of an answer
+    answered: bool = False  # whether its time is that of an answer
 
 
 class Gate(grpc.ServerInterceptor):
@@ -196,7 +196,7 @@ class Gate(grpc.ServerInterceptor):
         with self._lock:
             if call.refusal is not None:
                 self._admission.waiting.crowd()
-            begin, over = self._admission.end(now - begun if call.read else None, now)
+            begin, over = self._admission.end(now - begun if call.answered else None, now)
             for one in begin[1:]:  # the limit has grown
                 self._hand_over(one)
         for one in over:
@@ -215,12 +215,13 @@ class Gate(grpc.ServerInterceptor):
         call.refusal = call.refusal or self._hopeless(method, context)
         if call.refusal is not None:
             self._end(call.refusal, context)
-        begun, call.read = time.monotonic(), True
+        begun = time.monotonic()
         try:
             message = handler.request_deserializer(next(messages))
         except (StopIteration, DecodeError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
         answer = handler.unary_unary(message, context)
+        call.answered = True
         with self._lock:
             self._typical[method].add(time.monotonic() - begun)
         return answer

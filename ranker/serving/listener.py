@@ -47,9 +47,9 @@ class Listener:
         self.service = RankingService()
         self._telemetry = telemetry_of(self.meters)
         watch = Watch(self.meters, None if self._telemetry is None else self._telemetry.ended)
-        # Rights are asked before the gate, which remembers the handler of a method. What the gate refuses it counts.
-        before = access.interceptors(settings.calls_per_caller)
-        self._server = grpc_server((*before, self.gate, watch), settings.connection_age // 1000)
+        # What rights and the gate refuse is not watched: they count it.
+        passed = (*access.around(self.gate, settings.calls_per_caller), watch)
+        self._server = grpc_server(passed, settings.connection_age // 1000)
         self.address = bind(self._server, host, port, access.credentials())
         self._stop_metrics: Callable[[], None] | None = None
         #: where GET /metrics is answered; empty: nowhere
@@ -84,3 +84,4 @@ class Listener:
             self._stop_metrics()
         if self._telemetry is not None:
             self._telemetry.close()
+        self._stop_metrics = self._telemetry = None

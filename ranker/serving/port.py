@@ -1,6 +1,5 @@
 """A gRPC server on a port: its threads, its limits, its connections and its address."""
 
-import ipaddress
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -49,14 +48,6 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: 
         ],
         maximum_concurrent_rpcs=MAX_CALLS,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine's own, which nobody else reaches."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def bind(server: Any, host: str, port: int, credentials: Any = None) -> str:
