@@ -1,5 +1,6 @@
 """A gRPC server on a port: its threads, its limits and its address."""
 
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,19 +14,24 @@ MAX_CALLS = 200
 #: calls of a method that gRPC holds before Python sees them: from the first number on some and from the second on all
 #: are CANCELLED. What comes in a flood that Python cannot even refuse must not wait where nobody counts it
 MAX_UNSEEN = (100, 300)
+#: how the address of a socket in a folder begins
+UNIX = "unix:"
 #: bytes of a message: a full batch of events with long texts
 MAX_MESSAGE = 64 << 20
 
 
-def grpc_server(interceptors: Sequence[grpc.ServerInterceptor]) -> Any:
-    """Return a gRPC server. interceptors: what each call passes, the outermost first."""
+def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], shared: bool = False) -> Any:
+    """Return a gRPC server. interceptors: what each call passes, the outermost first.
+
+    shared: its port is one that `reserve` has reserved for several processes.
+    """
     some, all_of_them = MAX_UNSEEN
     return grpc.server(
         ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="grpc"),
         interceptors=interceptors,
         options=[
             # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shared)),
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.server.max_pending_requests", some),
             ("grpc.server.max_pending_requests_hard_limit", all_of_them),
@@ -35,15 +41,50 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor]) -> Any:
 
 
 def bind(server: Any, host: str, port: int) -> str:
-    """Bind a gRPC server to a port (0: any free one) and return its address; PairliftError where it cannot be bound."""
-    shown = f"[{host}]" if ":" in host else host
+    """Bind a gRPC server to a port (0: any free one) and return its address; PairliftError where it cannot be bound.
+
+    host: `unix:PATH` binds a socket in place of a port.
+    """
+    address = address_of(host, port)
     try:
-        bound = server.add_insecure_port(f"{shown}:{port}")
+        bound = server.add_insecure_port(address)
     except RuntimeError:
         bound = 0
     if not bound:
-        raise PairliftError(
-            f"{shown}:{port} cannot be listened on: the port is taken, or the host is not ours; "
-            "choose another --port (0: any free one) or --host"
-        )
-    return f"{shown}:{bound}"
+        raise _taken(address)
+    return address_of(host, bound)
+
+
+def address_of(host: str, port: int) -> str:
+    """Return what clients connect to."""
+    if host.startswith(UNIX):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reserve(host: str, port: int) -> tuple[socket.socket, int]:
+    """Keep a port (0: any free one) for the processes of a server; return what holds it, and its number.
+
+    PairliftError where it cannot be bound, or somebody else listens on it.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        with socket.socket(family, socket.SOCK_STREAM) as alone:  # others that share a port are not seen below
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a stopped server left does not count
+            alone.bind(address)
+            alone.listen(1)
+            bound = alone.getsockname()[1]
+        held = socket.socket(family, socket.SOCK_STREAM)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((address[0], bound, *address[2:]))
+    except OSError as error:
+        raise _taken(f"{host}:{port}") from error
+    return held, bound
+
+
+def _taken(address: str) -> PairliftError:
+    return PairliftError(
+        f"{address} cannot be listened on: the port is taken, or the host is not ours; "
+        "choose another --port (0: any free one) or --host"
+    )

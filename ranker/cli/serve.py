@@ -1,16 +1,15 @@
 """The command `serve`; `ranker.cli.main` adds it to the group."""
 
-import contextlib
 import logging
-import signal
 import sys
+from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import click
 
 from features.pairing.split import iso
 from ranker.cli.plugins import PLUGINS
+from ranker.cli.processes import run_processes, until_told
 
 
 @click.command(short_help="Answer Recommend and Rank requests over gRPC.")
@@ -63,6 +62,13 @@ from ranker.cli.plugins import PLUGINS
     metavar="SECONDS",
     help="After SIGTERM: report NOT_SERVING and answer all the same for so long, until load balancers ask others.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 99),
+    default=1,
+    show_default=True,
+    help="Processes that answer, behind one port: for machines with more cores than one process can use.",
+)
 @PLUGINS
 def serve(
     *,
@@ -75,6 +81,7 @@ def serve(
     feature_log: Path | None,
     feature_share: float,
     drain: float,
+    processes: int,
 ) -> None:
     """Answer Recommend and Rank requests over gRPC from BUNDLE until stopped (Ctrl-C or SIGTERM).
 
@@ -100,11 +107,17 @@ def serve(
     trained on, and each counts once. [record] in the TOML has the limits. Where events cannot be written, served or
     exported, Describe says why (recording_problem), and the health of pairlift.v1.Recording is NOT_SERVING.
 
+    With --processes, so many are forked once all is loaded, and share its memory and the port; with --log, one more
+    records, and what comes to the others is sent on to it. Each follows the log, so that events are seen by all within
+    a second. One that dies is started again; those who asked it get UNAVAILABLE, and a client that tries again finds
+    another. A plugin is loaded and warmed before the fork: threads of its own it must begin later.
+
     \b
     Examples:
       pairlift serve work/bundle
       pairlift serve work/bundle --clock snapshot --port 0     # a log of the past, any free port
       pairlift serve work/bundle --log work/log                # record events too
+      pairlift serve work/bundle --log work/log --processes 8  # on a machine with more cores
       pairlift serve work/bundle --feature-log work/features --feature-share 0.05
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
@@ -112,39 +125,39 @@ def serve(
     from ranker.bundle import load_bundle
     from ranker.recording.recorder import SWITCH
     from ranker.recording.snapshots import origin_of, with_snapshot
-    from ranker.server import RecordTo, Server, warn_if_old
+    from ranker.server import RecordTo, Server, prepare, warn_if_old
     from ranker.serving.clock import now_wall
     from ranker.serving.listener import Listener
     from ranker.serving.served import FeaturesTo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     sys.setswitchinterval(SWITCH)
-    listener = Listener(host, port)
+    # Several processes have none yet: gRPC's threads cannot be forked.
+    listener = Listener(host, port) if processes == 1 else None
     loaded = load_bundle(bundle)
     if snapshot is not None:
         loaded = with_snapshot(loaded, snapshot)
     origin = None if snapshot is None else origin_of(snapshot)
     if clock == "wall":
         warn_if_old(loaded, now_wall())
-    told: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signal_number, _: told.put(signal_number))
-    server = Server(
-        loaded,
-        clock=clock,
-        listener=listener,
-        record_to=None if record_to is None else RecordTo(record_to, origin),
-        features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
-    )
-    server.start()
-    click.echo(
-        f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
-    )
-    sys.stdout.flush()
-    if told.get() == signal.SIGTERM and drain:
-        click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
-        server.drain()
-        with contextlib.suppress(Empty):
-            told.get(timeout=drain)  # a second signal ends it at once
-    click.echo("pairlift is stopping: calls under way are finished")
-    server.stop()
+    records = None if record_to is None else RecordTo(record_to, origin)
+    features = None if feature_log is None else FeaturesTo(feature_log, feature_share)
+
+    def tell(address: str) -> None:
+        end = iso(loaded.state.end)
+        click.echo(f"pairlift serves bundle {loaded.version} (snapshot {end}, clock {clock}) on {address}")
+        sys.stdout.flush()
+
+    make = partial(Server, loaded, clock=clock)
+    if listener is not None:
+        until_told(partial(make, listener=listener, record_to=records, features_to=features), drain, tell)
+    else:
+        run_processes(
+            prepare(loaded, past=clock == "snapshot", record_to=records, features_to=features),
+            lambda listener, forked: make(listener=listener, forked=forked),
+            processes=processes,
+            host=host,
+            port=port,
+            drain=drain,
+            on_ready=tell,
+        )

@@ -16,11 +16,14 @@ LIMITED = tuple(f"/{SERVICE}/{method}" for method in ("Rank", "Recommend", "Desc
 class Listener:
     """The gRPC server with its services, whose gate is shut until there is a bundle."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Bind the port (0: any free one) and answer; PairliftError where it cannot be bound."""
+    def __init__(self, host: str, port: int, shared: bool = False) -> None:
+        """Bind the port (0: any free one) and answer; PairliftError where it cannot be bound.
+
+        host, shared: as for `ranker.port`.
+        """
         self.health, self.gate = Health(), Gate(LIMITED)
         self.service = RankingService()
-        self._server = grpc_server(interceptors=(self.gate,))
+        self._server = grpc_server(interceptors=(self.gate,), shared=shared)
         self.address = bind(self._server, host, port)
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(self.service, self._server)
         self.health.add_to(self._server)

@@ -1,0 +1,85 @@
+"""How `serve` runs a server: in this process, or in several that share a port and what was loaded."""
+
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:  # the kernels take a second to import, and `serve --help` needs none
+    from ranker.server import Forked, Prepared, Server
+    from ranker.serving.listener import Listener
+
+#: the process that records, in a server of several that does
+RECORDS = 0
+
+
+def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[[str], None]) -> None:
+    """Make a server and answer until SIGTERM, and `drain` seconds longer, or Ctrl-C; a second signal ends it at once.
+
+    on_ready: called with the address once it answers.
+    """
+    told: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signal_number, _: told.put(signal_number))
+    server = make()
+    server.start()
+    on_ready(server.address)
+    if told.get() == signal.SIGTERM and drain:
+        click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
+        server.drain()
+        with contextlib.suppress(Empty):
+            told.get(timeout=drain)
+    click.echo("pairlift is stopping: calls under way are finished")
+    server.stop()
+
+
+def run_processes(
+    prepared: "Prepared",
+    make: Callable[["Listener", "Forked"], "Server"],
+    *,
+    processes: int,
+    host: str,
+    port: int,
+    drain: float,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Answer from several processes, and one more that records where the server does, until SIGTERM or Ctrl-C.
+
+    make: returns the server of a process, in that process. on_ready: called with the address once all answer.
+    PairliftError where the port is taken, or a process ends before it is ready.
+    """
+    from ranker.port import UNIX, address_of, reserve
+    from ranker.server import Forked
+    from ranker.serving.listener import Listener
+    from ranker.serving.supervisor import Supervisor
+
+    held, bound = reserve(host, port)
+    folder = Path(tempfile.mkdtemp(prefix="pairlift-"))  # nobody else may enter it
+    records = prepared.recorder is not None
+    socket = folder / "recorder.sock" if records else None
+
+    def work(number: int, on_ready: Callable[[], None]) -> None:
+        if number == RECORDS:  # told last, when those that others ask are gone
+            (folder / "recorder.sock").unlink(missing_ok=True)
+            until_told(lambda: make(Listener(f"{UNIX}{socket}", 0), Forked(prepared)), 0.0, lambda _: on_ready())
+        else:
+            shared = partial(Listener, host, bound, shared=True)
+            until_told(lambda: make(shared(), Forked(prepared, socket)), drain, lambda _: on_ready())
+
+    prepared.served.pipeline.warm()
+    prepared.pause()
+    try:
+        numbers = range(RECORDS if records else RECORDS + 1, processes + 1)
+        Supervisor(work, numbers, drain).run(lambda: on_ready(address_of(host, bound)))
+    finally:
+        held.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.stdout.flush()
