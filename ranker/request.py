@@ -52,6 +52,7 @@ class Request:
     _: KW_ONLY
     state: "State"  # ids, counters and histories of one moment
     surface: int = -1  # code; -1 missing
+    arm: int = -1  # code (`Catalog.arm_code`) of the experiment's arm that answers; -1 none
     source_item: int = -1  # dense; -1 cold or missing
     query: str = ""  # what the user typed
     context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [1, c], as `Requests.context`
@@ -65,12 +66,14 @@ class Request:
     def of(cls, requests: Requests, k: int, state: "State") -> "Request":
         """Return the k-th of some requests, to be answered from a state."""
         context = requests.context[k : k + 1] if len(requests.context) else NO_CONTEXT
-        surface = int(requests.surface[k])
-        return cls(int(requests.user[k]), int(requests.as_of[k]), state=state, surface=surface, context=context)
+        user, as_of, surface, arm = (
+            int(of[k]) for of in (requests.user, requests.as_of, requests.surface, requests.arm)
+        )
+        return cls(user, as_of, state=state, surface=surface, arm=arm, context=context)
 
     def requests(self, item: I32, given: F32 = NO_GIVEN) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]. given: as there."""
-        return one_request(self.user, self.as_of, self.surface, item, self.context, given)
+        return one_request(self.user, self.as_of, self.surface, item, self.context, given, self.arm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ranker.recording.follower import PATIENCE, Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
+from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
@@ -102,29 +103,27 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        access: Access = ANYBODY_HERE,
         listener: Listener | None = None,
         forked: Forked | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. listener: one that was
-        made before the bundle was loaded, so that health answered meanwhile; None makes one of host and port.
-        forked: in one of several processes, what the one before them prepared.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
+        listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
+        host, port and access. forked: in one of several processes, what the one before them prepared.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._listener = Listener(host, port) if listener is None else listener
-        self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
         self._serve = bundle.config.serve
-        prepared = (
-            prepare(bundle, past=past, record_to=record_to, features_to=features_to)
-            if forked is None
-            else forked.prepared
-        )
-        served, self.recorder = prepared.served, self._begun(prepared, None if forked is None else forked.socket)
-        self.deployment = Deployment(served)
+        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
+        if forked is None:
+            forked = Forked(prepare(bundle, past=past, record_to=record_to, features_to=features_to))
+        self.recorder = self._begun(forked)
+        self.deployment = Deployment(forked.prepared.served)
         self._listener.service.use(self.deployment, self.recorder, bundle.config.record.streams)
         if bundle.wanted is None:
             log.warning(
@@ -148,9 +147,9 @@ class Server:
         """What keeps the state of the bundle that answers now; None where nothing is recorded."""
         return self.deployment.active.follower
 
-    def _begun(self, prepared: Prepared, socket: Path | None) -> Recorder | Elsewhere | None:
+    def _begun(self, forked: Forked) -> Recorder | Elsewhere | None:
         """Begin to follow the log, and to record, here or by another process; report its health."""
-        (served, recorder), report = prepared, self.health.report_recording
+        (served, recorder), report = forked.prepared, self.health.report_recording
         follower = served.follower
         if follower is None or recorder is None:
             return None
@@ -158,11 +157,11 @@ class Server:
         try:
             follower.start()
             follower.drain(PATIENCE)
-            if socket is not None:
-                return Elsewhere(socket, follower, report)
+            if forked.socket is not None:
+                return Elsewhere(forked.socket, follower, report)
             recorder.start(report)
         except BaseException:
-            prepared.close()
+            forked.prepared.close()
             raise
         return recorder
 

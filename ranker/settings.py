@@ -252,6 +252,19 @@ class ServeSettings(Settings):
         description="How long a plugin that is not Pairlift's own may take; later, its columns are missing values in "
         "this answer.",
     )
+    calls_per_caller: int = Field(
+        default=0,
+        ge=0,
+        description="The most calls of one caller that are under way at a time: of the tokens of one name, else of one "
+        "host, however many stand behind it. 0: no limit, as where all calls come from one service or one proxy.",
+    )
+    connection_age: Duration = Field(
+        default=30 * MINUTE,
+        gt=0,
+        description="A connection that is so old takes no new calls, and its client opens another: so calls spread "
+        "over servers that were added, and meet a new certificate. Calls under way end as usual; a stream has an hour "
+        "more.",
+    )
     max_snapshot_age: Duration = Field(
         default=DAY, description="At the start, the server warns of a snapshot that is older than this."
     )

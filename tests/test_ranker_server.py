@@ -33,8 +33,8 @@ from ranker.request import Request, RequestError
 from ranker.server import Server, warn_if_old
 from ranker.serving.clock import now_wall
 from ranker.serving.health import SERVICE
+from ranker.serving.status import INTERNAL, status_of
 from ranker.settings import SourcesSettings
-from ranker.status import INTERNAL, status_of
 
 
 @pytest.fixture

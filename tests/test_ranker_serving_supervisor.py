@@ -23,9 +23,9 @@ from world import write_world_bundle
 from features.errors import PairliftError
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
-from ranker.port import reserve
 from ranker.recording.wire import batch_message
 from ranker.server import Server
+from ranker.serving.port import reserve
 
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "proto")])
 #: connections that a test opens: of two processes, one that none of them reaches has odds of 1 to 32,000

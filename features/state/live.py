@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.newcomers import Newcomers
+from features.newcomers import New
 from features.schema import EventLog, empty_log, merged
 from features.state.histories import Histories, HistoryBuffer
 from features.state.read import make_tables
@@ -106,7 +106,7 @@ class Live:
         # Between `add`, `freeze` and the thread that folds, under the lock.
         self._lock = threading.Lock()
         self._pending: list[EventLog] = []
-        self._pending_frame, self._pending_new = frame, (state.catalog.new_users, state.catalog.new_items)
+        self._pending_frame, self._pending_new = frame, state.catalog.new
         self._freezes: list[Future[Frozen]] = []  # snapshots that wait for the next base that is begun
         # The compaction at work, and the snapshots waiting for the base that it makes.
         self._compaction: Future[_Compacted] | None = None
@@ -137,10 +137,10 @@ class Live:
         """How many events are not folded in yet."""
         return sum(len(part) for part in self._pending)
 
-    def add(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers] | None = None) -> None:
+    def add(self, events: EventLog, frame: int, new: New | None = None) -> None:
         """Queue events, in any order of time. user, item: -1 where unknown. frame: where the log has them.
 
-        new: the new users and items as of these events, where there are others than before.
+        new: the new users, items and arms as of these events, where there are others than before.
         """
         with self._lock:
             self._pending.append(events)
@@ -247,13 +247,12 @@ class Live:
             for future in waiters:
                 future.set_result(made.base)
 
-    def _fold(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers]) -> None:
+    def _fold(self, events: EventLog, frame: int, new: New) -> None:
         """Serve the state with these events: in the memtable and, those of known users and items, in the histories."""
         unplaced = (events.user < 0) | (events.item < 0)
         memtable = merged([self._memtable, events])
         # Ids and events of one moment become known together.
-        catalog = replace(self._flushed.catalog, new_users=new[0], new_items=new[1])
-        self._flushed = replace(self._flushed, catalog=catalog)
+        self._flushed = replace(self._flushed, catalog=self._flushed.catalog.with_new(new))
         state = self._flushed.extended(memtable)
         # Last what cannot be undone: all before it may fail, and the turn is tried again.
         histories = self._buffer.extended(events.select(~unplaced))

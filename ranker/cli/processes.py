@@ -3,13 +3,11 @@
 import contextlib
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -41,45 +39,51 @@ def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[[s
     server.stop()
 
 
+class Place(NamedTuple):
+    """Where a server of several processes answers."""
+
+    processes: int  # that answer
+    host: str
+    port: int  # 0: any free one
+    drain: float  # seconds, as for `until_told`
+
+
 def run_processes(
     prepared: "Prepared",
     make: Callable[["Listener", "Forked"], "Server"],
-    *,
-    processes: int,
-    host: str,
-    port: int,
-    drain: float,
+    listen: Callable[[int], "Listener"],
+    place: Place,
     on_ready: Callable[[str], None],
 ) -> None:
     """Answer from several processes, and one more that records where the server does, until SIGTERM or Ctrl-C.
 
-    make: returns the server of a process, in that process. on_ready: called with the address once all answer.
-    PairliftError where the port is taken, or a process ends before it is ready.
+    make, listen: return the server of a process and what listens on a shared port, in that process. on_ready: called
+    with the address once all answer. PairliftError where the port is taken, or a process ends before it is ready.
     """
-    from ranker.port import UNIX, address_of, reserve
     from ranker.server import Forked
     from ranker.serving.listener import Listener
+    from ranker.serving.port import UNIX, address_of, reserve
     from ranker.serving.supervisor import Supervisor
 
-    held, bound = reserve(host, port)
+    held, port = reserve(place.host, place.port)
     folder = Path(tempfile.mkdtemp(prefix="pairlift-"))  # nobody else may enter it
     records = prepared.recorder is not None
     socket = folder / "recorder.sock" if records else None
+    # Of the process that records, the others are the callers, and they have counted theirs.
+    alone = prepared.served.bundle.config.serve.model_copy(update={"calls_per_caller": 0})
 
     def work(number: int, on_ready: Callable[[], None]) -> None:
         if number == RECORDS:  # told last, when those that others ask are gone
             (folder / "recorder.sock").unlink(missing_ok=True)
-            until_told(lambda: make(Listener(f"{UNIX}{socket}", 0), Forked(prepared)), 0.0, lambda _: on_ready())
+            until_told(lambda: make(Listener(f"{UNIX}{socket}", 0, alone), Forked(prepared)), 0.0, lambda _: on_ready())
         else:
-            shared = partial(Listener, host, bound, shared=True)
-            until_told(lambda: make(shared(), Forked(prepared, socket)), drain, lambda _: on_ready())
+            until_told(lambda: make(listen(port), Forked(prepared, socket)), place.drain, lambda _: on_ready())
 
     prepared.served.pipeline.warm()
     prepared.pause()
     try:
-        numbers = range(RECORDS if records else RECORDS + 1, processes + 1)
-        Supervisor(work, numbers, drain).run(lambda: on_ready(address_of(host, bound)))
+        numbers = range(RECORDS if records else RECORDS + 1, place.processes + 1)
+        Supervisor(work, numbers, place.drain).run(lambda: on_ready(address_of(place.host, port)))
     finally:
         held.close()
         shutil.rmtree(folder, ignore_errors=True)
-        sys.stdout.flush()

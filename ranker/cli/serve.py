@@ -7,9 +7,13 @@ from pathlib import Path
 
 import click
 
+from features.errors import PairliftError
 from features.pairing.split import iso
 from ranker.cli.plugins import PLUGINS
-from ranker.cli.processes import run_processes, until_told
+from ranker.cli.processes import Place, run_processes, until_told
+from ranker.serving.tls import ServerTls
+
+PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(short_help="Answer Recommend and Rank requests over gRPC.")
@@ -69,6 +73,21 @@ from ranker.cli.processes import run_processes, until_told
     show_default=True,
     help="Processes that answer, behind one port: for machines with more cores than one process can use.",
 )
+@click.option("--tls-cert", type=PATH, help="PEM of the server's certificate; read anew when it changes.")
+@click.option("--tls-key", type=PATH, help="PEM of its private key, without a password; likewise.")
+@click.option(
+    "--tls-client-ca",
+    type=PATH,
+    help="PEM of roots: only clients with a certificate from one of them are let in (mutual TLS).",
+)
+@click.option(
+    "--tokens",
+    type=PATH,
+    help="File of the tokens that are let in (`pairlift token`), by their hashes; read anew when it changes.",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Listen on an address of the network without TLS: on a private one alone."
+)
 @PLUGINS
 def serve(
     *,
@@ -82,12 +101,21 @@ def serve(
     feature_share: float,
     drain: float,
     processes: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    tokens: Path | None,
+    insecure: bool,
 ) -> None:
     """Answer Recommend and Rank requests over gRPC from BUNDLE until stopped (Ctrl-C or SIGTERM).
 
     The bundle is verified, loaded and warmed up before a request is answered; then one line with the address is
     printed. The contract is proto/pairlift/v1/ranking.proto; health (grpc.health.v1) and reflection are
-    served beside it. There is no encryption and no login: keep it on a private network.
+    served beside it.
+
+    As it is, anybody on this machine may call, and nobody else: another --host is refused without --tls-cert and
+    --tls-key, or --insecure. With --tokens each call needs a token with the right for it: read (Recommend, Rank,
+    Describe, reflection), record (RecordEvents) or admin (all else). Health is open to all.
 
     The port answers from the start: health says SERVING for pairlift.v1.Live (liveness), NOT_SERVING for
     pairlift.v1.RankingService (readiness) until all is warm, and requests get UNAVAILABLE. SIGTERM drains: readiness is
@@ -119,21 +147,27 @@ def serve(
       pairlift serve work/bundle --log work/log                # record events too
       pairlift serve work/bundle --log work/log --processes 8  # on a machine with more cores
       pairlift serve work/bundle --feature-log work/features --feature-share 0.05
+      pairlift serve work/bundle --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --tokens tokens.txt
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
     # Here and not above: the other commands start in a fraction of the time without LightGBM and the kernels.
-    from ranker.bundle import load_bundle
+    from ranker.bundle import config_of, load_bundle
     from ranker.recording.recorder import SWITCH
     from ranker.recording.snapshots import origin_of, with_snapshot
     from ranker.server import RecordTo, Server, prepare, warn_if_old
+    from ranker.serving.access import Access
     from ranker.serving.clock import now_wall
     from ranker.serving.listener import Listener
     from ranker.serving.served import FeaturesTo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     sys.setswitchinterval(SWITCH)
+    # Before the bundle is loaded, which takes a while.
+    access = Access(_tls(tls_cert, tls_key, tls_client_ca), tokens, insecure)
+    access.check(host)
+    listen = partial(Listener, host, settings=config_of(bundle).serve, access=access)
     # Several processes have none yet: gRPC's threads cannot be forked.
-    listener = Listener(host, port) if processes == 1 else None
+    listener = listen(port) if processes == 1 else None
     loaded = load_bundle(bundle)
     if snapshot is not None:
         loaded = with_snapshot(loaded, snapshot)
@@ -151,13 +185,19 @@ def serve(
     make = partial(Server, loaded, clock=clock)
     if listener is not None:
         until_told(partial(make, listener=listener, record_to=records, features_to=features), drain, tell)
-    else:
-        run_processes(
-            prepare(loaded, past=clock == "snapshot", record_to=records, features_to=features),
-            lambda listener, forked: make(listener=listener, forked=forked),
-            processes=processes,
-            host=host,
-            port=port,
-            drain=drain,
-            on_ready=tell,
-        )
+        return
+    run_processes(
+        prepare(loaded, past=clock == "snapshot", record_to=records, features_to=features),
+        lambda listener, forked: make(listener=listener, forked=forked),
+        lambda port: listen(port, shared=True),
+        Place(processes, host, port, drain),
+        tell,
+    )
+
+
+def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    if cert is not None and key is not None:
+        return ServerTls(cert, key, client_ca)
+    if cert is not None or key is not None or client_ca is not None:
+        raise PairliftError("--tls-cert and --tls-key go together, and --tls-client-ca with both")
+    return None

@@ -27,7 +27,7 @@ from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.hashes import MANIFEST
 from ranker.recording.checks import Find
-from ranker.recording.events import EventReader
+from ranker.recording.events import ArmOf, EventReader, no_arm
 from ranker.recording.memory import memory_lines, plan_memory
 from ranker.recording.numbering import Numbering, with_room
 from ranker.recording.snapshots import Origin, log_name, write_snapshot
@@ -63,13 +63,23 @@ class Position(NamedTuple):
 class Follower:
     """Follows the log in a folder that a `LogWriter` has opened, here or in another process."""
 
-    def __init__(self, bundle: Bundle, folder: Path, *, users: Find, items: Find, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        folder: Path,
+        *,
+        users: Find,
+        items: Find,
+        origin: Origin | None = None,
+        arm_of: ArmOf = no_arm,
+    ) -> None:
         """Begin with the bundle's state. PairliftError where the log is another or lacks something, or the memory.
 
         users, items: give dense indexes of what the bundle knows. origin: of the snapshot that `bundle.state` is.
+        arm_of: of events that come in.
         """
         self.bundle, self.settings, self.folder = bundle, bundle.config.record, folder
-        self.reader = EventReader(bundle, users, items)
+        self.reader = EventReader(bundle, users, items, arm_of)
         self._origin = origin
         self._name = log_name(folder)
         if origin is not None and not origin.is_of(self._name, folder):

@@ -10,8 +10,8 @@ import grpc
 from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
-from ranker.port import MAX_MESSAGE
 from ranker.recording.follower import Follower
+from ranker.serving.port import MAX_MESSAGE
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,13 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from pairlift.v1 import ranking_pb2_grpc
 
-from ranker.port import bind, grpc_server
+from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.gate import Gate
 from ranker.serving.health import SERVICE, Health
+from ranker.serving.port import bind, grpc_server
+from ranker.serving.reflection import add_reflection
 from ranker.serving.service import RankingService
+from ranker.settings import ServeSettings
 
 #: unary methods that the gate limits
 LIMITED = tuple(f"/{SERVICE}/{method}" for method in ("Rank", "Recommend", "Describe"))
@@ -16,18 +19,26 @@ LIMITED = tuple(f"/{SERVICE}/{method}" for method in ("Rank", "Recommend", "Desc
 class Listener:
     """The gRPC server with its services, whose gate is shut until there is a bundle."""
 
-    def __init__(self, host: str, port: int, shared: bool = False) -> None:
-        """Bind the port (0: any free one) and answer; PairliftError where it cannot be bound.
+    def __init__(
+        self, host: str, port: int, settings: ServeSettings, access: Access = ANYBODY_HERE, shared: bool = False
+    ) -> None:
+        """Bind the port (0: any free one) and answer; PairliftError where it cannot be bound, or may not be.
 
-        host, shared: as for `ranker.port`.
+        host, shared: as for `ranker.serving.port`.
         """
+        access.check(host)
         self.health, self.gate = Health(), Gate(LIMITED)
         self.service = RankingService()
-        self._server = grpc_server(interceptors=(self.gate,), shared=shared)
-        self.address = bind(self._server, host, port)
+        self._server = grpc_server(
+            # Rights are asked before the gate, which remembers the handler of a method.
+            (*access.interceptors(settings.calls_per_caller), self.gate),
+            settings.connection_age // 1000,
+            shared,
+        )
+        self.address = bind(self._server, host, port, access.credentials())
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(self.service, self._server)
         self.health.add_to(self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        add_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._server.start()
 
     def stop(self, grace: float) -> None:

@@ -28,7 +28,7 @@ class FeaturesTo:
 class Served:
     """A bundle, the state that its answers are of, and what turns one call into an answer.
 
-    It raises what `ranker.status` knows, and knows nothing of gRPC's calls: who may call, and when, is settled before.
+    It raises what `ranker.serving.status` knows, and knows nothing of gRPC: who may call, and when, is settled before.
     """
 
     def __init__(

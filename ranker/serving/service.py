@@ -15,7 +15,7 @@ from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
 from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import awaited
-from ranker.status import finished
+from ranker.serving.status import finished
 
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 

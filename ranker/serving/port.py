@@ -1,5 +1,6 @@
-"""A gRPC server on a port: its threads, its limits and its address."""
+"""A gRPC server on a port: its threads, its limits, its connections and its address."""
 
+import ipaddress
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,19 @@ MAX_UNSEEN = (100, 300)
 UNIX = "unix:"
 #: bytes of a message: a full batch of events with long texts
 MAX_MESSAGE = 64 << 20
+#: milliseconds that the calls of a connection have to end when its age is reached: a stream's caller opens another
+AGE_GRACE = 3_600_000
+#: milliseconds between the pings by which a dead connection is found, and until one must be answered
+PING_EVERY, PING_ANSWER = 120_000, 20_000
+#: milliseconds between the pings that a client may send, which gRPC else takes for an attack below five minutes
+PING_ALLOWED = 20_000
 
 
-def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], shared: bool = False) -> Any:
+def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: int, shared: bool = False) -> Any:
     """Return a gRPC server. interceptors: what each call passes, the outermost first.
 
-    shared: its port is one that `reserve` has reserved for several processes.
+    connection_age: ms after which a connection takes no new calls, and its client opens another. shared: its port is
+    one that `reserve` has reserved for several processes.
     """
     some, all_of_them = MAX_UNSEEN
     return grpc.server(
@@ -35,19 +43,38 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], shared: bool = F
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.server.max_pending_requests", some),
             ("grpc.server.max_pending_requests_hard_limit", all_of_them),
+            ("grpc.max_connection_age_ms", connection_age),
+            ("grpc.max_connection_age_grace_ms", AGE_GRACE),
+            ("grpc.keepalive_time_ms", PING_EVERY),
+            ("grpc.keepalive_timeout_ms", PING_ANSWER),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", PING_ALLOWED),
         ],
         maximum_concurrent_rpcs=MAX_CALLS,
     )
 
 
-def bind(server: Any, host: str, port: int) -> str:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine's own, which nobody else reaches."""
+    if host.startswith(UNIX):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bind(server: Any, host: str, port: int, credentials: Any = None) -> str:
     """Bind a gRPC server to a port (0: any free one) and return its address; PairliftError where it cannot be bound.
 
-    host: `unix:PATH` binds a socket in place of a port.
+    host: `unix:PATH` binds a socket in place of a port. credentials: `grpc.ServerCredentials`, None for plain text.
     """
     address = address_of(host, port)
     try:
-        bound = server.add_insecure_port(address)
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
     except RuntimeError:
         bound = 0
     if not bound:
