@@ -232,9 +232,9 @@ def work(number, on_ready):
         file.write(f"{number} {os.getpid()} {time.monotonic()}\\n")
     if sys.argv[3] == "never":
         raise SystemExit(3)
-    on_ready()
     if sys.argv[3] == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    on_ready()
     if sys.argv[3] == "dies" and number:
         time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGKILL)
