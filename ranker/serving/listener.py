@@ -36,10 +36,12 @@ class Listener:
         settings: ServeSettings,
         access: Access = ANYBODY_HERE,
         metrics_port: int | None = None,
+        shared: bool = False,
     ) -> None:
         """Bind the port (0: any free one) and answer; PairliftError where it cannot be bound, or may not be.
 
         metrics_port: where GET /metrics is answered on the same host (0: any free one); None: nowhere.
+        host, shared: as for `ranker.serving.port`.
         """
         access.check(host)
         self.health, self.gate, self.meters = Health(), Gate(LIMITED, settings), Meters()
@@ -49,7 +51,7 @@ class Listener:
         watch = Watch(self.meters, None if self._telemetry is None else self._telemetry.ended)
         # What rights and the gate refuse is not watched: they count it.
         passed = (*access.around(self.gate, settings.calls_per_caller), watch)
-        self._server = grpc_server(passed, settings.connection_age // 1000)
+        self._server = grpc_server(passed, settings.connection_age // 1000, shared)
         self.address = bind(self._server, host, port, access.credentials())
         self._stop_metrics: Callable[[], None] | None = None
         #: where GET /metrics is answered; empty: nowhere

@@ -8,10 +8,11 @@ from features.schema import SECOND
 from ranker.recording.recorder import Recorder
 from ranker.serving import clock
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import Gate
 
 
-def of_server(deployment: Deployment, recorder: Recorder | None) -> Iterator[Metric]:
+def of_server(deployment: Deployment, recorder: Recorder | Elsewhere | None) -> Iterator[Metric]:
     """Yield what is to be read of bundles, their states and their parts, and of the recording."""
     yield from _of_bundles(deployment)
     if recorder is not None:
@@ -58,7 +59,7 @@ def of_gate(gate: Gate) -> Iterator[Metric]:
     yield refused
 
 
-def _of_recording(deployment: Deployment, recorder: Recorder) -> Iterator[Metric]:
+def _of_recording(deployment: Deployment, recorder: Recorder | Elsewhere) -> Iterator[Metric]:
     yield CounterMetricFamily("pairlift_recorded_events", "Events that are recorded.", value=recorder.count)
     yield _gauge("pairlift_recording_ok", "1, or 0 where there is a recording_problem.", not recorder.problem)
     follower = deployment.active.follower
