@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.errors import PairliftError
+from features.files import made_folder, sync
 from features.log.dedupe import U64, SeenIds, keys_of
 from features.log.segments import (
     Frame,
@@ -148,10 +149,12 @@ class LogWriter:
 
     def start(self) -> None:
         """Open a new segment and take appends; LogError where it cannot be made."""
-        for path in segment_files(self.folder)[-1:]:
-            if first_number(path) > self.number:  # no frame in it
-                path.unlink()
         try:
+            for path in segment_files(self.folder)[-1:]:
+                if first_number(path) > self.number:  # no frame in it
+                    path.unlink()
+                else:  # what a killed process wrote was read again, and is not yet durable
+                    sync(path)
             self._tail.open(self.number + 1)
         except OSError as error:
             raise self._explained(error) from error
@@ -246,7 +249,7 @@ def _ids(events: pa.Table) -> pa.Array:
 
 def _locked(folder: Path) -> int:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise PairliftError(f"{folder} cannot be used as a log: {error.strerror}") from error
