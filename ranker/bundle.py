@@ -32,7 +32,7 @@ from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.code_hash import source_hash
+from ranker.code_hash import OWN, source_hash
 from ranker.columns import columns_of, demand
 from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
@@ -44,9 +44,6 @@ log = logging.getLogger(__name__)
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
 FORMAT, OLDEST = 4, 3
-
-#: our packages
-OWN = ("features", "neural", "ranker")
 
 BOOSTER, WANTED = "booster.txt", "wanted.txt"
 
@@ -222,10 +219,19 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def config_of(folder: Path) -> Config:
+    """Return the configuration of a bundle that is not verified yet: what is to be known before it is loaded."""
+    return _config_of(folder, read_manifest(folder))
+
+
+def _config_of(folder: Path, manifest: dict[str, Any]) -> Config:
+    return read_config(folder / TOML, [] if "texts" in manifest else [("record", "texts")])
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Verify a bundle, then map it. Never imports torch."""
     manifest = verify_bundle(folder)
-    config = read_config(folder / TOML, [] if "texts" in manifest else [("record", "texts")])
+    config = _config_of(folder, manifest)
     saved = manifest["spec"]
     listed = tuple(saved.get("listed", ()))  # a bundle from before there were any has none
     spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"], listed)

@@ -4,12 +4,6 @@ import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from pairlift.v1 import ranking_pb2 as pb
-from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
 from features.pairing.split import iso
@@ -17,23 +11,21 @@ from features.schema import HOUR
 from ranker.bundle import Bundle
 from ranker.candidates.popular import Popular
 from ranker.ids import IdTable
-from ranker.pipeline import Pipeline, source_lane
-from ranker.port import bind, grpc_server
+from ranker.lanes import source_lane
+from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
+from ranker.recording.follower import Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
+from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
-from ranker.serving.gate import Gate
+from ranker.serving.listener import Listener
 from ranker.serving.served import FeaturesTo, Served
-from ranker.serving.service import RankingService
 from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
-#: the name by which health reports whether events can be recorded; only where the server records
-RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
 #: seconds after which the popular items are ordered anew, where events are recorded
 REFRESH_EVERY = 30.0
@@ -48,7 +40,7 @@ class RecordTo:
 
 
 class Server:
-    """A pipeline behind a port. Warmed before the port answers: a client sees nothing or a ready server."""
+    """A bundle behind a port: warm before its first answer. Until then, and while it stops, health says so."""
 
     def __init__(
         self,
@@ -59,27 +51,30 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        access: Access = ANYBODY_HERE,
+        listener: Listener | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
+        listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
+        host, port and access.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._health = health.HealthServicer()
-        serve, record = bundle.config.serve, bundle.config.record
-        self._server = grpc_server(serve.workers, 0 if record_to is None else record.streams)
-        self.address = bind(self._server, host, port)
+        self._serve, record = bundle.config.serve, bundle.config.record
+        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
         catalog = bundle.state.catalog
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
-        self.recorder = None if record_to is None else self._open(record_to, bundle, wire, past)
-        live = None if self.recorder is None else self.recorder.live
-        state = None if live is None else lambda: live.state
-        self.deployment = Deployment(Served(bundle, wire, past=past, state=state, features_to=features_to))
-        self._register(RankingService(self.deployment, Gate(serve.workers), self.recorder, record.streams))
+        wire = Wire(catalog, users, items, limits=self._serve, max_id_bytes=record.max_id_bytes)
+        self.recorder, follower = None, None
+        if record_to is not None:
+            self.recorder, follower = self._open(record_to, bundle, wire, past)
+        self.deployment = Deployment(Served(bundle, wire, past=past, follower=follower, features_to=features_to))
+        self._listener.service.use(self.deployment, self.recorder, record.streams)
         if bundle.wanted is None:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
@@ -97,51 +92,49 @@ class Server:
         """Where the feature values of the bundle that answers now go."""
         return self.deployment.active.feature_log
 
-    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> Recorder:
-        """Open the log of events, and report its health."""
-        self._report_recording(True)
-        return Recorder(
-            bundle,
-            record_to.folder,
-            wall=clocks.now_wall,
-            users=wire.users.find,
-            items=wire.items.find,
-            past=past,
-            origin=record_to.origin,
-            on_health=self._report_recording,
-        )
+    @property
+    def follower(self) -> Follower | None:
+        """What keeps the state of the bundle that answers now; None where nothing is recorded."""
+        return self.deployment.active.follower
 
-    def _register(self, service: RankingService) -> None:
-        """Add the service, and health and reflection beside it, to the gRPC server."""
-        self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
-        ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> tuple[Recorder, Follower]:
+        """Open the log of events and catch up with it, and report its health."""
+        report = self.health.report_recording
+        report(True)
+        recorder = Recorder(bundle, record_to.folder, wall=clocks.now_wall, past=past, on_health=report)
+        follower = None
+        try:
+            users, items = wire.users.find, wire.items.find
+            follower = Follower(bundle, record_to.folder, users=users, items=items, origin=record_to.origin)
+            follower.catch_up()
+            recorder.use(follower)
+            recorder.start()
+        except BaseException:
+            recorder.close()
+            if follower is not None:
+                follower.close()
+            raise
+        return recorder, follower
 
     def start(self) -> None:
-        """Report SERVING and answer."""
-        self._report(health_pb2.HealthCheckResponse.SERVING)
-        self._server.start()
+        """Let calls in, and report SERVING."""
+        self.gate.open(self._serve)
+        self.health.report_ready(True)
         if self.recorder is not None:
             threading.Thread(target=self._refresh, name="popular", daemon=True).start()
 
+    def drain(self) -> None:
+        """Report NOT_SERVING, so that others are asked, and answer what comes all the same."""
+        self.health.drain(self.recorder is not None)
+
     def stop(self, grace: float = 5.0) -> None:
         """Report NOT_SERVING, refuse new calls, give those under way `grace` seconds, and end the threads."""
-        self._health.enter_graceful_shutdown()
+        self.drain()
         self._stopped.set()
-        self._server.stop(grace).wait()
-        self.deployment.close()
+        self._listener.stop(grace)
         if self.recorder is not None:
             self.recorder.close()
-
-    def _report(self, status: Any) -> None:
-        """Set the health of the server and of the service."""
-        for name in ("", SERVICE):
-            self._health.set(name, status)
-
-    def _report_recording(self, well: bool) -> None:
-        status = health_pb2.HealthCheckResponse
-        self._health.set(RECORDING, status.SERVING if well else status.NOT_SERVING)
+        self.deployment.close()
 
     def _refresh(self) -> None:
         while not self._stopped.wait(REFRESH_EVERY):

@@ -18,6 +18,7 @@ from ranker.cli.report import drift, uplift
 from ranker.cli.rows import rows
 from ranker.cli.serve import serve
 from ranker.cli.setup import import_letor, init, validate
+from ranker.cli.token import token
 from ranker.cli.train import retune, train
 
 
@@ -68,7 +69,7 @@ for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
     (bundle, lists, uplift, drift),
-    (serve, record, snapshot),
+    (serve, token, record, snapshot),
     (recommend, rank),
 ):
     for verb in verbs:

@@ -11,7 +11,8 @@ from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
-from ranker.request import Answer, Request
+from ranker.recording.follower import Follower
+from ranker.request import Answer, Request, awaited
 from ranker.serving import clock
 from ranker.wire import Wire, attribute_messages
 
@@ -27,7 +28,7 @@ class FeaturesTo:
 class Served:
     """A bundle, the state that its answers are of, and what turns one call into an answer.
 
-    It raises what `ranker.status` knows, and knows nothing of gRPC's calls: who may call, and when, is settled before.
+    It raises what `ranker.serving.status` knows, and knows nothing of gRPC: who may call, and when, is settled before.
     """
 
     def __init__(
@@ -36,15 +37,16 @@ class Served:
         wire: Wire,
         *,
         past: bool = False,
-        state: Callable[[], State] | None = None,
+        follower: Follower | None = None,
         features_to: FeaturesTo | None = None,
     ) -> None:
-        """past: a request without an as_of is as of the end of the state, not of now. state: as for `Pipeline`.
+        """past: a request without an as_of is as of the end of the state, not of now. follower: of the log whose events
+        the answers are to know, started; None: the state is the bundle's.
 
         features_to: None logs no feature values.
         """
-        self.bundle, self.wire, self.past = bundle, wire, past
-        self.pipeline = Pipeline(bundle, state=state)
+        self.bundle, self.wire, self.past, self.follower = bundle, wire, past, follower
+        self.pipeline = Pipeline(bundle, state=None if follower is None else lambda: follower.state)
         self.feature_log = None
         if features_to is not None:
             self.feature_log = FeatureLog(
@@ -55,29 +57,29 @@ class Served:
         """Return the as_of (µs UTC) of a request that has none."""
         return state.end if self.past else clock.now_wall()
 
-    def recommend(self, message: pb.RecommendRequest) -> pb.RecommendResponse:
-        """Propose and rank."""
+    def recommend(self, message: pb.RecommendRequest, check: Callable[[], None] = awaited) -> pb.RecommendResponse:
+        """Propose and rank. check: as `Request.check`."""
         k = self.wire.k(message)
-        asked = self._asked(message)
+        asked = self._asked(message, check)
         found = self.pipeline.recommend(asked, k)
         self._log_features(asked, found)
         return self.wire.recommended(found, asked)
 
-    def rank(self, message: pb.RankRequest) -> pb.RankResponse:
-        """Rank the caller's items."""
+    def rank(self, message: pb.RankRequest, check: Callable[[], None] = awaited) -> pb.RankResponse:
+        """Rank the caller's items. check: as `Request.check`."""
         items = self.wire.values("items", message.items)
-        asked = self._asked(message)
+        asked = self._asked(message, check)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
         self._log_features(asked, found)
         return self.wire.ranked(found, asked, items)
 
-    def _asked(self, message: pb.RecommendRequest | pb.RankRequest) -> Request:
+    def _asked(self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None]) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
         asked = self.wire.request(message, self.clock(state), state)
         wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
-        return replace(asked, keep_values=True) if wanted else asked
+        return replace(asked, check=check, keep_values=wanted)
 
     def _log_features(self, asked: Request, found: Answer) -> None:
         if self.feature_log is not None and found.values is not None:
@@ -113,5 +115,7 @@ class Served:
     def close(self) -> None:
         """Let the threads end, and write what the feature log still holds."""
         self.pipeline.close()
+        if self.follower is not None:
+            self.follower.close()
         if self.feature_log is not None:
             self.feature_log.close()

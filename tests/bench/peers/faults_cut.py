@@ -15,6 +15,7 @@ from typing import Any
 
 from faults_disk import Disk, Journal, Noted, after_cut, after_kill, made, watched
 from faults_events import (
+    Recording,
     Sender,
     Served,
     Verdict,
@@ -28,7 +29,6 @@ from faults_events import (
 from faults_kill import warmed
 
 from features.errors import PairliftError
-from ranker.recording.recorder import Recorder
 
 #: threads that record: their batches come to be one frame
 THREADS = 3
@@ -74,8 +74,8 @@ class _Trial:
         """Start, record, end; then go on with the disk that is left. Tell whether it could start."""
         with watched(self._journal):
             try:
-                with self._opened() as recorder:
-                    self._record(recorder)
+                with self._opened() as opened:
+                    self._record(opened)
             except (PairliftError, OSError) as error:
                 self.verdicts.append(failed(f"{type(error).__name__}: {error}"))
                 return False
@@ -86,26 +86,26 @@ class _Trial:
         return True
 
     @contextmanager
-    def _opened(self) -> Iterator[Recorder]:
+    def _opened(self) -> Iterator[Recording]:
         rng, snapshots = self.sender.rng, snapshots_of(self.log)
         snapshot = snapshots[rng.integers(0, len(snapshots))] if snapshots and rng.random() < FROM_SNAPSHOT else None
-        with recording(self.served.bundle, self.log, snapshot) as recorder:
-            yield recorder
+        with recording(self.served.bundle, self.log, snapshot) as opened:
+            yield opened
 
-    def _record(self, recorder: Recorder) -> None:
+    def _record(self, opened: Recording) -> None:
         with ThreadPoolExecutor(THREADS + 1) as pool:
-            asked = [pool.submit(self._one, recorder, k) for k in self.sender.wanted(MORE)]
+            asked = [pool.submit(self._one, opened, k) for k in self.sender.wanted(MORE)]
             if self.sender.rng.random() < TAKES_SNAPSHOT:
-                asked.append(pool.submit(self._snapshot, recorder))
+                asked.append(pool.submit(self._snapshot, opened))
             for one in asked:
                 one.result()
 
-    def _one(self, recorder: Recorder, number: int) -> None:
-        recorder.record(self.sender.batches[number])
+    def _one(self, opened: Recording, number: int) -> None:
+        opened.recorder.record(self.sender.batches[number])
         self._journal.note(number)
 
-    def _snapshot(self, recorder: Recorder) -> None:
-        self._journal.note(recorder.snapshot()[0].name)
+    def _snapshot(self, opened: Recording) -> None:
+        self._journal.note(opened.follower.snapshot()[0].name)
 
     def _end(self) -> None:
         """End the life at a random point of it, as far as the disk and the client know."""

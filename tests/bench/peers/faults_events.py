@@ -17,12 +17,13 @@ from served import expected_state, random_batches, same, within
 from world import World, make_world, train_parts, with_config, write_world_bundle
 
 from features.errors import PairliftError
+from features.log.reader import EVENTS
 from features.log.segments import read_segment, segment_files
-from features.log.writer import EVENTS
 from ranker.bundle import Bundle, load_bundle
 from ranker.ids import IdTable
 from ranker.recording.batch import Batch
-from ranker.recording.recorder import SNAPSHOTS, Recorder
+from ranker.recording.follower import SNAPSHOTS, Follower
+from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import origin_of, with_snapshot
 from ranker.serving.clock import now_wall
 from ranker.settings import RecordSettings
@@ -59,22 +60,38 @@ def prepared(folder: Path) -> Served:
     return Served(world, with_config(load_bundle(folder / "bundle"), record=RecordSettings(segment_mb=SEGMENT_MB)))
 
 
-def opened(bundle: Bundle, log: Path, snapshot: Path | None = None) -> Recorder:
-    """Return the recorder of a log, on top of the bundle's state or of a snapshot."""
-    bundle = bundle if snapshot is None else with_snapshot(bundle, snapshot)
-    users, items = IdTable(bundle.state.catalog.user_ids), IdTable(bundle.state.catalog.item_ids)
-    origin = None if snapshot is None else origin_of(snapshot)
-    return Recorder(bundle, log, wall=now_wall, users=users.find, items=items.find, past=True, origin=origin)
+class Recording:
+    """What records into a log, and follows it."""
+
+    def __init__(self, bundle: Bundle, log: Path, snapshot: Path | None = None) -> None:
+        """Open the log, on top of the bundle's state or of a snapshot."""
+        bundle = bundle if snapshot is None else with_snapshot(bundle, snapshot)
+        users, items = IdTable(bundle.state.catalog.user_ids), IdTable(bundle.state.catalog.item_ids)
+        self.recorder = Recorder(bundle, log, wall=now_wall, past=True)
+        try:
+            origin = None if snapshot is None else origin_of(snapshot)
+            self.follower = Follower(bundle, log, users=users.find, items=items.find, origin=origin)
+            self.follower.catch_up()
+            self.recorder.use(self.follower)
+            self.recorder.start()
+        except BaseException:
+            self.recorder.close()
+            raise
+
+    def close(self) -> None:
+        """Let the log go."""
+        self.recorder.close()
+        self.follower.close()
 
 
 @contextmanager
-def recording(bundle: Bundle, log: Path, snapshot: Path | None = None) -> Iterator[Recorder]:
-    """Give the recorder of a log, and close it."""
-    recorder = opened(bundle, log, snapshot)
+def recording(bundle: Bundle, log: Path, snapshot: Path | None = None) -> Iterator[Recording]:
+    """Give what records into a log, and close it."""
+    opened = Recording(bundle, log, snapshot)
     try:
-        yield recorder
+        yield opened
     finally:
-        recorder.close()
+        opened.close()
 
 
 def snapshots_of(log: Path) -> list[Path]:
@@ -138,17 +155,17 @@ def settled(served: Served, sender: Sender, log: Path) -> Verdict:
     """Send all again until it is acknowledged, and compare the log, the served state and the exported files with it."""
     world, bundle = served
     try:
-        with recording(bundle, log) as recorder:
+        with recording(bundle, log) as opened:
             for k in range(sender.sent):
-                outcome = recorder.record(sender.batches[k])
+                outcome = opened.recorder.record(sender.batches[k])
                 sender.acknowledged.add(k)
                 if outcome.refused:
                     return failed(f"refused: {outcome.refused[0][1]}")
-            recorder.live.drain(PATIENCE)
+            opened.follower.drain(PATIENCE)
             disk = on_disk(sender, log)
-            wrong = _state_problem(lambda: same(recorder.live.state, _expected(world, bundle, sender, log)))
-            exported = _exported(recorder, log)
-            problems = tuple(filter(None, [recorder.problem, wrong]))
+            wrong = _state_problem(lambda: same(opened.follower.state, _expected(world, bundle, sender, log)))
+            exported = _exported(opened.recorder, log)
+            problems = tuple(filter(None, [opened.recorder.problem, wrong]))
     except (PairliftError, OSError, TimeoutError) as error:
         return failed(f"{type(error).__name__}: {error}")
     return Verdict(disk.lost | exported.lost, disk.twice | exported.twice, problems + exported.problems)

@@ -5,6 +5,7 @@ the kernels are compiled: a start takes a twentieth of a second. The rest are of
 """
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -22,13 +23,14 @@ from typing import Any
 
 from faults_events import (
     PATIENCE,
+    Recording,
     Sender,
     Served,
     Verdict,
     failed,
     on_disk,
-    opened,
     prepared,
+    recording,
     settled,
     snapshots_of,
     summed,
@@ -37,7 +39,6 @@ from faults_events import (
 
 from ranker.client import Client, ServerError
 from ranker.recording import exports
-from ranker.recording.recorder import Recorder
 
 ROOT = Path(__file__).parents[3]
 WORD = struct.Struct("<i")
@@ -59,11 +60,9 @@ def warmed(folder: Path) -> Served:
     """Return what is served, with all that a recorder compiles and loads done, and no thread left."""
     exports.EXPORT_EVERY = 0.02
     served = prepared(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        recorder = opened(served.bundle, Path(scratch) / "log")
-        recorder.record(Sender(served.bundle, 0, 1).batches[0])
-        recorder.snapshot()
-        recorder.close()
+    with tempfile.TemporaryDirectory() as scratch, recording(served.bundle, Path(scratch) / "log") as opened:
+        opened.recorder.record(Sender(served.bundle, 0, 1).batches[0])
+        opened.follower.snapshot()
     wait(5, lambda: threading.active_count() == 1)
     return served
 
@@ -129,10 +128,11 @@ def _acknowledged(pipe: int, most: int, seconds: float | None) -> set[int]:
 
 def _child(served: Served, sender: Sender, log: Path, snapshot: Path | None, commands: int, answers: int) -> None:
     """Record what is asked for, until the process is killed."""
+    gc.freeze()  # DuckDB's threads were not forked: to end a connection of the parent's would wait for them
     try:
-        recorder = opened(served.bundle, log, snapshot)
+        opened = Recording(served.bundle, log, snapshot)
         with ThreadPoolExecutor(THREADS + 1) as pool:
-            asked = [pool.submit(_done, recorder, sender, answers, k) for k in _numbers(commands)]
+            asked = [pool.submit(_done, opened, sender, answers, k) for k in _numbers(commands)]
             for one in asked:
                 one.result()
     except BaseException:
@@ -146,11 +146,11 @@ def _numbers(pipe: int) -> Iterator[int]:
         yield WORD.unpack(data)[0]
 
 
-def _done(recorder: Recorder, sender: Sender, answers: int, number: int) -> None:
+def _done(opened: Recording, sender: Sender, answers: int, number: int) -> None:
     if number == SNAPSHOT:
-        recorder.snapshot()
+        opened.follower.snapshot()
         return
-    if recorder.record(sender.batches[number]).refused:
+    if opened.recorder.record(sender.batches[number]).refused:
         raise RuntimeError("an event was refused")
     os.write(answers, WORD.pack(number))
 
