@@ -219,7 +219,7 @@ def test_what_a_killed_process_wrote_is_durable_before_it_is_acknowledged(tmp_pa
     assert ids_in(frames) == [1]
     segment, following = map(str, segment_files(tmp_path))
     # First the log's own name, then what was read again, and then what makes the segment an earlier one.
-    assert synced == [str(tmp_path.parent), segment, following, str(tmp_path)]
+    assert synced == [str(tmp_path.parent), segment, str(tmp_path), following, str(tmp_path)]
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from served import expected_state, random_batches, same, within
 from world import World, make_world, train_parts, with_config, write_world_bundle
@@ -166,7 +167,7 @@ def settled(served: Served, sender: Sender, log: Path) -> Verdict:
             wrong = _state_problem(lambda: same(opened.follower.state, _expected(world, bundle, sender, log)))
             exported = _exported(opened.recorder, log)
             problems = tuple(filter(None, [opened.recorder.problem, wrong]))
-    except (PairliftError, OSError, TimeoutError) as error:
+    except (PairliftError, OSError, pa.ArrowException) as error:
         return failed(f"{type(error).__name__}: {error}")
     return Verdict(disk.lost | exported.lost, disk.twice | exported.twice, problems + exported.problems)
 
