@@ -22,6 +22,7 @@ from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.listener import Listener
 from ranker.serving.served import FeaturesTo, Served
+from ranker.serving.watching.readings import of_server
 from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -64,16 +65,17 @@ class Server:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._serve, record = bundle.config.serve, bundle.config.record
-        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        serve, record = bundle.config.serve, bundle.config.record
+        self._listener = Listener(host, port, serve, access) if listener is None else listener
         self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
         catalog = bundle.state.catalog
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=self._serve, max_id_bytes=record.max_id_bytes)
+        wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
         self.recorder, follower = None, None
         if record_to is not None:
             self.recorder, follower = self._open(record_to, bundle, wire, past)
         self.deployment = Deployment(Served(bundle, wire, past=past, follower=follower, features_to=features_to))
+        self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
         self._listener.service.use(self.deployment, self.recorder, record.streams)
         if bundle.wanted is None:
             log.warning(
@@ -118,7 +120,7 @@ class Server:
 
     def start(self) -> None:
         """Let calls in, and report SERVING."""
-        self.gate.open(self._serve)
+        self.gate.open()
         self.health.report_ready(True)
         if self.recorder is not None:
             threading.Thread(target=self._refresh, name="popular", daemon=True).start()
