@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
-from features.files import sync
+from features.files import made_folder, sync
 from features.schema import F32, Catalog, is_text
 from ranker.request import Answer, Request
 
@@ -61,7 +61,7 @@ class FeatureLog:
         if not 0 < share <= 1:
             raise PairliftError(f"--feature-share {share}: a share above 0 and up to 1 was expected")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            made_folder(folder)
         except OSError as error:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
         self.folder, self.columns, self.version, self.share = folder, columns, version, share
