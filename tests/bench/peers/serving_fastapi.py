@@ -3,8 +3,8 @@
 Run by `serving.py` with the Python of .venv-bench, where these are: FOLDER CORE. FOLDER/values.parquet has the columns
 item_id, at and one for each of 50 features, FOLDER/booster.txt the booster. They are materialised into a Redis of our
 own, which is put on CORE, beside the generator of load: all of the server's core is FastAPI's. The last line that it
-prints ends with the address. POST /rank with {"items": [...]} reads the features of the items by Feast, as its guide has
-it, scores them on one thread and gives items and scores, best first.
+prints ends with the address. POST /rank with {"items": [...]} reads the features of the items by Feast, as its guide
+has it, scores them on one thread and gives items and scores, best first.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import uvicorn
 from fastapi import FastAPI
-from feature_feast import filled, redis_server
 from feast import FeatureStore
+from feature_feast import filled, redis_server
 from pydantic import BaseModel
 
 

@@ -1,9 +1,9 @@
 """Load in an open loop: calls begin at times that were fixed beforehand, whatever the server does.
 
-A caller who waits counts from when the call was due, not from when it could be sent (else a server that stalls would be
-asked less while it stalls: "coordinated omission"). One thread, some connections; a call that is not answered by its
-deadline is reset, as gRPC's clients do. How late the calls were sent is reported too: a run in which this process itself
-was late says nothing (`Outcome.lag_ms`).
+A caller who waits counts from when the call was due, not from when it could be sent (else a server that stalls would
+be asked less while it stalls: "coordinated omission"). One thread, some connections; a call that is not answered by its
+deadline is reset, as gRPC's clients do. How late the calls were sent is reported too: a run in which this process
+itself was late says nothing (`Outcome.lag_ms`).
 """
 
 import ctypes
@@ -109,25 +109,29 @@ def phases(parts: Sequence[tuple[float, float]], seed: int) -> F64:
     """Return the arrival times of Poisson processes that follow each other: (rate, seconds) of each."""
     begins = np.cumsum([0.0, *(seconds for _, seconds in parts)])
     return np.concatenate(
-        [begin + poisson(rate, long, seed + k) for k, (begin, (rate, long)) in enumerate(zip(begins, parts, strict=False))]
+        [
+            begin + poisson(rate, long, seed + k)
+            for k, (begin, (rate, long)) in enumerate(zip(begins, parts, strict=False))
+        ]
     )
 
 
-def drive(address: str, calls: Calls, meanwhile: Callable[[float], None] | None = None) -> Outcome:
-    """Make the calls and return what became of them. meanwhile: is told the seconds of the run now and then."""
+def drive(address: str, calls: Calls, until: Callable[[], bool] | None = None) -> Outcome:
+    """Make the calls and return what became of them. until: asked often; once it says so, no further calls begin."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0)  # wake within 1 µs, not 50
     host, _, port = address.rpartition(":")
     run = _Run(host, int(port), calls)
     collects = gc.isenabled()
     gc.disable()
     try:
-        run.go(meanwhile)
+        made = run.go(until)
     finally:
         if collects:
             gc.enable()
         for connection in run.connections:
             connection.close()
-    return Outcome(calls.due, run.sent, run.done, run.status, calls.deadline, run.bodies)
+    arrays = (each[:made] for each in (calls.due, run.sent, run.done, run.status))
+    return Outcome(*arrays, calls.deadline, run.bodies)
 
 
 class _Run:
@@ -146,11 +150,10 @@ class _Run:
         self.connections = [Connection(host, port) for _ in range(CONNECTIONS)]
         self.turn = cycle(range(CONNECTIONS))
 
-    def go(self, meanwhile: Callable[[float], None] | None) -> None:
-        """Run to the end of the last call."""
+    def go(self, until: Callable[[], bool] | None) -> int:
+        """Run to the end of the last call; return how many were due."""
         due, clock = self.calls.due.tolist(), time.perf_counter
         patience = PATIENCE if self.calls.deadline is None else self.calls.deadline
-        end = due[-1] + patience if due and self.calls.at_once is None else np.inf
         begun, k = clock() + LEAD, 0
         while self.ended < len(due):
             now = clock() - begun
@@ -159,11 +162,12 @@ class _Run:
                 k += 1
             self._send(clock, begun)
             self._expire(now)
-            if now > end and k == len(due):
+            if k == len(due) and now > due[-1] + patience and self.calls.at_once is None:
                 break
-            if meanwhile is not None:
-                meanwhile(now)
+            if until is not None and k < len(due) and until():
+                del due[k:]
             self._receive(self._pause(due, k, clock() - begun), clock, begun)
+        return k
 
     def _pause(self, due: list[float], k: int, now: float) -> float:
         """Return how long nothing is to be done unless an answer comes."""
@@ -210,7 +214,7 @@ class _Run:
             return
         latest = now - self.calls.deadline
         while self.expiring and self.calls.due[self.expiring[0][0]] <= latest:
-            call, connection, stream = self.expiring.popleft()
+            _, connection, stream = self.expiring.popleft()
             if connection.give_up(stream):
                 self.ended += 1
         while self.waiting and self.calls.due[self.waiting[0]] <= latest:

@@ -1,4 +1,4 @@
-"""How much the plain stack of `serving_fastapi.py` answers, in a closed loop, which is the best that can be said of it."""
+"""How much the plain stack of `serving_fastapi.py` answers, in a closed loop: the most that can be said for it."""
 
 import json
 import shutil

@@ -56,14 +56,8 @@ def started(command: list[str], cores: set[int], said: str = "", log: Path | Non
     environment = {name: value for name, value in os.environ.items() if name not in THREADS}
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(log.open("a")) if log else subprocess.DEVNULL
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
+        pinned = ["taskset", "-c", ",".join(map(str, sorted(cores))), *command]
+        process = subprocess.Popen(pinned, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         try:
             yield Process(process, _address(process, said, command))
         finally:

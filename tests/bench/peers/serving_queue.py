@@ -58,7 +58,9 @@ def capacity(p99_ms: Callable[[float], float], most_ms: float, guess: float) -> 
         while not holds(low := low / STEP):
             high = low
             if low < guess / 100:
-                raise SystemExit(f"not even {low:.1f} requests/s are answered within {most_ms} ms at the 99th percentile")
+                raise SystemExit(
+                    f"not even {low:.1f} requests/s are answered within {most_ms} ms at the 99th percentile"
+                )
     while high / low > CLOSE:
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if holds(middle) else (low, middle)
