@@ -155,8 +155,8 @@ def serve(
     With --processes, so many are forked once all is loaded, and share its memory and the port; with --log, one more
     records, and what comes to the others is sent on to it. Each follows the log, so that events are seen by all within
     a second. One that dies is started again; those who asked it get UNAVAILABLE, and a client that tries again finds
-    another. Each answers GET /metrics on a port of its own, from --metrics-port on. A plugin is loaded and warmed before
-    the fork: threads of its own it must begin later.
+    another. Each answers GET /metrics on a port of its own, from --metrics-port on. Plugins are loaded and warmed before
+    the fork: threads of their own they must begin later.
 
     \b
     Examples:
