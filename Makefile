@@ -11,7 +11,7 @@ help:
 	@echo "make demo         the main job on MovieLens-100K: train, uplift, serve, ask"
 	@echo "make test         the tests"
 	@echo "make lint         ruff and mypy --strict        make format   ruff format"
-	@echo "make proto        the gRPC stubs, from proto/pairlift/v1/ranking.proto"
+	@echo "make proto        the gRPC stubs, from proto/pairlift/v1/*.proto"
 	@echo "make bench        all benchmarks; WHAT=NAME for one, WHAT='NAME --option …' with options"
 	@echo "make figures      the README's tables, from the committed results"
 	@echo "make constraints  renew the exact versions in .ci/constraints.txt"
@@ -45,7 +45,8 @@ format: $(VENV)/.installed-dev
 
 proto: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto proto/pairlift/v1/ranking.proto
+		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto \
+		proto/pairlift/v1/ranking.proto proto/pairlift/v1/admin.proto
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP) -e '.[bench]'

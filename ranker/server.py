@@ -8,8 +8,8 @@ from typing import Any
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from pairlift.v1 import admin_pb2, admin_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
-from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
 from features.pairing.split import iso
@@ -25,6 +25,9 @@ from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
 from ranker.serving.deployment import Deployment
 from ranker.serving.gate import Gate
+from ranker.serving.rollout.admin import AdminService
+from ranker.serving.rollout.deployer import Deployer
+from ranker.serving.rollout.store import Store
 from ranker.serving.served import FeaturesTo, Served
 from ranker.serving.service import RankingService
 from ranker.wire import Wire
@@ -32,11 +35,14 @@ from ranker.wire import Wire
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 #: the name by which health reports whether events can be recorded; only where the server records
 RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
 #: seconds after which the popular items are ordered anew, where events are recorded
 REFRESH_EVERY = 30.0
+#: seconds between two looks at a plan that another process may have written
+POLL_EVERY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,12 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        bundles: Path | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. bundles: the folder that
+        keeps what is deployed; None forgets it when the server stops.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
@@ -79,6 +87,7 @@ class Server:
         live = None if self.recorder is None else self.recorder.live
         state = None if live is None else lambda: live.state
         self.deployment = Deployment(Served(bundle, wire, past=past, state=state, features_to=features_to))
+        self.deployer = Deployer(self.deployment, self._make, None if bundles is None else Store(bundles))
         self._register(RankingService(self.deployment, Gate(serve.workers), self.recorder, record.streams))
         if bundle.wanted is None:
             log.warning(
@@ -86,6 +95,7 @@ class Server:
             )
         for name in self.pipeline.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
+        self.deployer.resume()
 
     @property
     def pipeline(self) -> Pipeline:
@@ -116,7 +126,8 @@ class Server:
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployer), self._server)
+        reflection.enable_server_reflection((SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     def start(self) -> None:
         """Report SERVING and answer."""

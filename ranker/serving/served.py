@@ -1,14 +1,17 @@
 """One bundle that answers: messages in, messages out."""
 
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.ids import IdTable
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
 from ranker.request import Answer, Request
@@ -28,6 +31,9 @@ class Served:
     """A bundle, the state that its answers are of, and what turns one call into an answer.
 
     It raises what `ranker.status` knows, and knows nothing of gRPC's calls: who may call, and when, is settled before.
+
+    Its threads end and its feature log is written once nothing refers to it any more: a request that is under way does,
+    so a bundle is replaced without a look at who still reads it, and no request pays for a count.
     """
 
     def __init__(
@@ -50,38 +56,53 @@ class Served:
             self.feature_log = FeatureLog(
                 features_to.folder, columns=bundle.columns, version=bundle.version, share=features_to.share
             )
+        # Aside: the last reference may go on a request's thread, and that must not wait for a disk.
+        self._end = weakref.finalize(self, _close_aside, self.pipeline, self.feature_log)
+        self._end.atexit = False
+
+    @classmethod
+    def of(cls, bundle: Bundle, **options: Any) -> Self:
+        """Return what serves a bundle whose ids and limits are its own. options: as for the constructor."""
+        catalog, config = bundle.state.catalog, bundle.config
+        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
+        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes)
+        return cls(bundle, wire, **options)
 
     def clock(self, state: State) -> int:
         """Return the as_of (µs UTC) of a request that has none."""
         return state.end if self.past else clock.now_wall()
 
-    def recommend(self, message: pb.RecommendRequest) -> pb.RecommendResponse:
-        """Propose and rank."""
+    def recommend(self, message: pb.RecommendRequest, arm: str = "", aside: bool = False) -> pb.RecommendResponse:
+        """Propose and rank. arm: of the user, empty for none. aside: nobody gets the answer, so nothing is logged."""
         k = self.wire.k(message)
-        asked = self._asked(message)
+        asked = self._asked(message, aside)
         found = self.pipeline.recommend(asked, k)
-        self._log_features(asked, found)
-        return self.wire.recommended(found, asked)
+        self._log_features(asked, found, arm)
+        reply = self.wire.recommended(found, asked)
+        reply.arm = arm
+        return reply
 
-    def rank(self, message: pb.RankRequest) -> pb.RankResponse:
-        """Rank the caller's items."""
+    def rank(self, message: pb.RankRequest, arm: str = "", aside: bool = False) -> pb.RankResponse:
+        """Rank the caller's items; arm, aside: as for `recommend`."""
         items = self.wire.values("items", message.items)
-        asked = self._asked(message)
+        asked = self._asked(message, aside)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
-        self._log_features(asked, found)
-        return self.wire.ranked(found, asked, items)
+        self._log_features(asked, found, arm)
+        reply = self.wire.ranked(found, asked, items)
+        reply.arm = arm
+        return reply
 
-    def _asked(self, message: pb.RecommendRequest | pb.RankRequest) -> Request:
+    def _asked(self, message: pb.RecommendRequest | pb.RankRequest, aside: bool) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
         asked = self.wire.request(message, self.clock(state), state)
-        wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
+        wanted = not aside and self.feature_log is not None and self.feature_log.wants(asked.request_id)
         return replace(asked, keep_values=True) if wanted else asked
 
-    def _log_features(self, asked: Request, found: Answer) -> None:
+    def _log_features(self, asked: Request, found: Answer, arm: str) -> None:
         if self.feature_log is not None and found.values is not None:
-            self.feature_log.offer(asked, found, found.values)
+            self.feature_log.offer(asked, found, found.values, arm)
 
     def described(self) -> dict[str, Any]:
         """Return the fields of a DescribeResponse that are of the bundle and its state."""
@@ -112,6 +133,15 @@ class Served:
 
     def close(self) -> None:
         """Let the threads end, and write what the feature log still holds."""
-        self.pipeline.close()
-        if self.feature_log is not None:
-            self.feature_log.close()
+        if self._end.detach() is not None:
+            _close(self.pipeline, self.feature_log)
+
+
+def _close_aside(*parts: Any) -> None:
+    threading.Thread(target=_close, args=parts, name="retire", daemon=True).start()
+
+
+def _close(pipeline: Pipeline, feature_log: FeatureLog | None) -> None:
+    pipeline.close()
+    if feature_log is not None:
+        feature_log.close()
