@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from implicit.cpu.als import AlternatingLeastSquares
 from pydantic import Field
-from scipy.sparse import csr_matrix
-from threadpoolctl import threadpool_limits
 
 from features.hashing import mix
 from features.plugin import FitData
@@ -71,6 +68,11 @@ class ALS:
 
     def fit(self, data: FitData) -> None:
         """Factorise the users' graded events of the towers' period. The same data and seed give the same bits."""
+        # Here and not above: a server reads ALS, and is installed without what fits it.
+        from implicit.cpu.als import AlternatingLeastSquares
+        from scipy.sparse import csr_matrix
+        from threadpoolctl import threadpool_limits
+
         s = self.settings
         self.best_grade = int(data.log.grade.max(initial=0))
         confidence = self._confidence(data.log.grade)

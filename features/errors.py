@@ -5,10 +5,11 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+if TYPE_CHECKING:  # a client has errors too, and needs no pydantic
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 #: keys, and places in lists
 Place = tuple[int | str, ...]
@@ -68,7 +69,7 @@ class Problem:
     kind: str  # pydantic's type of the (first) finding: UNKNOWN, MISSING, …
 
 
-def problems(error: ValidationError, table: Any) -> list[Problem]:
+def problems(error: "ValidationError", table: Any) -> list[Problem]:
     """Return pydantic's findings about a table in plain words, one for each place.
 
     A value that may be of several types has a finding for each: they become one. Where the value is a table, only
@@ -81,7 +82,7 @@ def problems(error: ValidationError, table: Any) -> list[Problem]:
     return [Problem(place, _text(of), of[0]["type"]) for place, of in found.items() if place not in within]
 
 
-def _place(found: ErrorDetails, table: Any) -> Place:
+def _place(found: "ErrorDetails", table: Any) -> Place:
     """Return the place of a finding without pydantic's own words: which type of several was tried, `[key]`."""
     loc, place = found["loc"], list[int | str]()
     for depth, part in enumerate(loc):
@@ -94,7 +95,7 @@ def _place(found: ErrorDetails, table: Any) -> Place:
     return tuple(place)
 
 
-def _text(of: Sequence[ErrorDetails]) -> str:
+def _text(of: Sequence["ErrorDetails"]) -> str:
     expected = list(dict.fromkeys(_EXPECTED[e["type"]].format(**_context(e)) for e in of if e["type"] in _EXPECTED))
     others = [_WORDS.get(e["type"], e["msg"].removeprefix("Value error, ")) for e in of if e["type"] not in _EXPECTED]
     if expected:
@@ -103,7 +104,7 @@ def _text(of: Sequence[ErrorDetails]) -> str:
     return "; ".join(others)
 
 
-def _context(found: ErrorDetails) -> dict[str, Any]:
+def _context(found: "ErrorDetails") -> dict[str, Any]:
     context = found.get("ctx", {})
     words = str(context.get("expected", "")).replace("False", "false").replace("True", "true")
     return context | {"expected": words}

@@ -46,7 +46,9 @@ class FeaturePlugin(Protocol):
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
     raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
     the same values, to the bit on one machine. A class whose fits do not repeat has the attribute
-    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). A class whose
+    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). A server asks a
+    plugin that is not Pairlift's own on a thread with a deadline; one with the attribute `blocks = False` promises that
+    it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
     options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them.
     """
 
@@ -59,6 +61,8 @@ class FeaturePlugin(Protocol):
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, len(columns)], NaN where the plugin knows nothing (a cold user, a cold item).
+
+        An infinity is taken for NaN.
 
         Only events of `histories` with `ts < as_of - lag` of the request count. Users of requests, and items of
         histories, may have indexes behind those of the fit: a server gives them to ids that came with recorded

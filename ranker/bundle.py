@@ -32,7 +32,7 @@ from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.code_hash import source_hash
+from ranker.code_hash import OWN, source_hash
 from ranker.columns import columns_of, demand
 from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
@@ -44,9 +44,6 @@ log = logging.getLogger(__name__)
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
 FORMAT, OLDEST = 4, 3
-
-#: our packages
-OWN = ("features", "neural", "ranker")
 
 BOOSTER, WANTED = "booster.txt", "wanted.txt"
 

@@ -7,16 +7,17 @@ with Client("127.0.0.1:50051") as client:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import grpc
 from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
-from ranker.recording.batch import Batch, Outcome
-from ranker.recording.wire import batch_message
-from ranker.wire import column_message, id_list, id_message, ids_message
+from ranker.messages import column_message, id_list, id_message, ids_message
+
+if TYPE_CHECKING:
+    from ranker.recording.batch import Batch, Outcome
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 #: what gRPC says when no server listens; a server that does may be UNAVAILABLE too, with a sentence of its own
@@ -163,12 +164,16 @@ class Client:
 
         return _reply(self._call(self._stub.Rank, message))
 
-    def record(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
+    def record(self, batches: Iterable["Batch"]) -> Iterator["Outcome"]:
         """Record batches of events over one stream; yield what became of each, in order, once it is on disk.
 
         A batch whose outcome did not come may be sent again as it is: its events count once. No timeout. What the
         iterable raises is raised here, behind the outcomes of the batches before it.
         """
+        # Here and not above: events are Arrow tables, and who asks only needs no Arrow.
+        from ranker.recording.batch import Outcome
+        from ranker.recording.wire import batch_message
+
         problems: list[Exception] = []
 
         def messages() -> Iterator[Any]:

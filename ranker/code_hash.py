@@ -14,6 +14,8 @@ from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
+#: our packages
+OWN = ("features", "neural", "ranker")
 #: arguments of pydantic's `Field` that say what a setting means, and change nothing
 HELP = ("description", "title")
 

@@ -6,19 +6,24 @@ for a request (`row_matrix`) alike.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
 from features.errors import PairliftError
 from features.given import with_list
 from features.plugin import FeaturePlugin
 from features.rows import FeatureSpec, assemble
-from features.schema import F32, F64, Catalog, Requests
+from features.schema import F32, F64, I64, Catalog, Requests
 from features.state.histories import Histories
 from features.state.store import State
 
 #: the column of the source whose score the wanted part starts from
 DEMAND = "source__popular"
+#: kinds of NumPy's types that are real numbers
+NUMBERS = "fiub"
 
 
 def given_of(said: F32, catalog: Catalog, spec: FeatureSpec) -> F32:
@@ -37,12 +42,31 @@ def columns_of(spec: FeatureSpec, plugins: Mapping[str, FeaturePlugin]) -> list[
 
 
 def plugin_values(name: str, plugin: FeaturePlugin, requests: Requests, histories: Histories) -> F32:
-    """Return float32[n, c] of the plugin `name`; PairliftError for another shape."""
-    values = plugin.values(requests, histories)
-    expected, found = (len(requests.item), len(plugin.columns)), np.shape(values)
+    """Return float32[n, c] of the plugin `name`, NaN for an infinity; PairliftError for another shape or no numbers."""
+    values = np.asarray(plugin.values(requests, histories))
+    expected, found = (len(requests.item), len(plugin.columns)), values.shape
     if found != expected:
         raise PairliftError(f"[plugins.{name}] values(): an array of shape {expected} was expected, found {found}")
-    return np.asarray(values, np.float32)
+    if values.dtype.kind not in NUMBERS:
+        raise PairliftError(f"[plugins.{name}] values(): real numbers were expected, found the type {values.dtype}")
+    return finite(values)
+
+
+def finite(values: NDArray[Any]) -> F32:
+    """Return real numbers as float32, NaN for an infinity, also one that a float32 makes of them."""
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(values, np.float32)
+    return np.where(np.isinf(numbers), np.float32(np.nan), numbers) if np.isinf(numbers).any() else numbers
+
+
+@njit(cache=True, nogil=True)
+def missing(matrix: F32) -> I64:
+    """Return int64[c]: how many rows of float32[n, c] lack each column (NaN)."""
+    counts = np.zeros(matrix.shape[1], np.int64)
+    for row in range(matrix.shape[0]):
+        for c in range(matrix.shape[1]):
+            counts[c] += np.isnan(matrix[row, c])
+    return counts
 
 
 def row_matrix(known: F32, plugins: Mapping[str, FeaturePlugin], values: Mapping[str, F32]) -> F32:

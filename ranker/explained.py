@@ -1,37 +1,23 @@
-"""How an answer came about: what a request leaves behind on its way, and what each column did to a score."""
+"""How an answer came about: what its request left behind on its way, and what each column did to a score."""
 
-import time
+from collections.abc import Sequence
 
 import numpy as np
 
-from features.schema import F32, SECOND
+from features.schema import F32
 from ranker.bundle import Bundle
 from ranker.columns import DEMAND, demand
-from ranker.request import ABSENT, Candidates, Detail, SourceReport
+from ranker.lanes import source_lane
+from ranker.request import ABSENT, Candidates, Detail, SourceReport, Trace
 
 
-class Trace:
-    """What one request leaves behind beside its items: for `Answer.degraded` and `Detail`."""
-
-    def __init__(self) -> None:
-        self.degraded: list[str] = []
-        self.proposed: list[tuple[str, int, str]] = []  # (source, items, problem), in the order of the bits
-        self.removed: list[tuple[str, int]] = []  # (filter, items)
-        self.stages: list[tuple[str, int]] = []  # (stage, µs)
-        self._last = time.perf_counter()
-
-    def mark(self, stage: str) -> None:
-        """End a stage."""
-        now = time.perf_counter()
-        self.stages.append((stage, round((now - self._last) * SECOND)))
-        self._last = now
-
-
-def detail_of(bundle: Bundle, rows: F32, candidates: Candidates, trace: Trace, wanted: bool) -> Detail:
+def detail_of(
+    bundle: Bundle, rows: F32, candidates: Candidates, trace: Trace, sources: Sequence[str], wanted: bool
+) -> Detail:
     """Explain an answer, by the part that scored it.
 
-    rows: float32[r, c], the values that its first r items were scored by. wanted: whether the wanted part did; else the
-    liked part.
+    rows: float32[r, c], the values that its first r items were scored by. sources: the names of those that were asked.
+    wanted: whether the wanted part scored; else the liked part.
     """
     booster = bundle.wanted if wanted and bundle.wanted is not None else bundle.booster
     columns = bundle.wanted_columns if wanted else bundle.columns
@@ -42,9 +28,9 @@ def detail_of(bundle: Bundle, rows: F32, candidates: Candidates, trace: Trace, w
             parts[:, columns.index(DEMAND)] += demand(rows, columns)
     scored = (candidates.place < ABSENT).sum(axis=0).tolist()
     reports = tuple(
-        SourceReport(name, count, kept, problem)
+        SourceReport(name, count, kept, trace.problems.get(source_lane(name), ""))
         # Not strict: a Rank has the caller's place, and asks no source.
-        for (name, count, problem), kept in zip(trace.proposed, scored, strict=False)
+        for name, count, kept in zip(sources, trace.proposed, scored, strict=False)
     )
     trace.mark("explain")
     return Detail(

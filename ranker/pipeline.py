@@ -4,15 +4,14 @@ Ids, filters, features and the sources read the state that the request carries, 
 source does not: `Popular` proposes by the state that it was last made from (see there). Filters return what they
 removed; features and scores have a row for each candidate that is left, in the order of the candidates. A source or
 plugin that raises or is late is counted and named in the answer; its items are missing, its columns are NaN, and the
-answer still comes.
+answer still comes. Those of Pairlift's own cannot block and run on the request's thread; the others have threads, with
+deadlines (`ranker.lanes`).
 """
 
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +25,10 @@ from ranker.candidates.configured import Sources, configured_sources, with_deman
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import given_of, plugin_values, row_matrix, with_sources
-from ranker.explained import Trace, detail_of
-from ranker.lanes import Failures, Lane
-from ranker.request import MAX_SOURCES, Answer, Candidates, Request
+from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
+from ranker.explained import detail_of
+from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
+from ranker.request import MAX_SOURCES, Answer, Candidates, Request, Trace
 
 #: what `Answer.source_names` says of the items of a Rank
 CALLER = "caller"
@@ -39,30 +38,11 @@ EXPLAINED = 100
 WARM_UP = 120.0
 
 
-def source_lane(name: str) -> str:
-    """Return the name of a source's lane, by which it is also counted and named where it fails."""
-    return f"sources.{name}"
-
-
-def plugin_lane(name: str) -> str:
-    """Return the name of a plugin's lane, by which it is also counted and named where it fails."""
-    return f"plugins.{name}"
-
-
-class _Call(NamedTuple):
-    """What one source or plugin is asked in a request: it runs on a thread of its lane."""
-
-    name: str  # of the source or plugin
-    lane: str  # of `source_lane` or `plugin_lane`
-    deadline: int  # µs that it may take
-    work: Callable[[], Any]  # gives the source's Proposal, or the plugin's columns
-
-
 class Pipeline:
     """Answers requests from one bundle; stateless otherwise, safe to call from several threads.
 
-    A source or plugin has twice as many threads as `[serve] workers`: as many requests as that can be under
-    way while as many late calls are still running.
+    A source or plugin that may block has twice as many threads as `[serve] workers`: as many requests as that can be
+    under way while as many late calls are still running.
     """
 
     def __init__(
@@ -81,8 +61,20 @@ class Pipeline:
         self.sources = list(sources)
         self.filters = filters_of(bundle.config)
         self.failures = Failures()
-        lanes = [*map(source_lane, self.source_names), *map(plugin_lane, bundle.plugins)]
-        self._lanes = {lane: Lane(lane, 2 * bundle.config.serve.workers) for lane in lanes}
+        threads, deadline = 2 * bundle.config.serve.workers, bundle.config.serve.plugin_deadline
+
+        def lane(name: str, asked: object, deadline: int) -> Lane:
+            return Lane(name, threads if may_block(asked) else 0, deadline / SECOND)
+
+        self._source_lanes = [lane(source_lane(s.name), s, settings.deadline) for s, settings in self.sources]
+        self._plugin_lanes = {name: lane(plugin_lane(name), p, deadline) for name, p in bundle.plugins.items()}
+        self._source_names = tuple(source.name for source, _ in self.sources)
+        self._quotas, self._source_columns = quotas(self.sources), source_columns(self.sources)
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The ways to the sources, in the order of their bits, then those to the plugins."""
+        return (*self._source_lanes, *self._plugin_lanes.values())
 
     @property
     def state(self) -> State:
@@ -92,38 +84,38 @@ class Pipeline:
     @property
     def source_names(self) -> tuple[str, ...]:
         """The sources in the order of their bits."""
-        return tuple(source.name for source, _ in self.sources)
+        return self._source_names
 
     def recommend(self, request: Request, k: int) -> Answer:
         """Return the best k items that the sources propose and the filters keep, or as many as there are."""
         trace = Trace()
         proposals = self._fetch(request, trace)
         trace.mark("sources")
-        candidates, trace.removed = gathered(proposals, self.filters, quotas(self.sources), request)
+        candidates, trace.removed = gathered(proposals, self.filters, self._quotas, request)
         trace.mark("filters")
         reason, scores = self._shortage(request, k, len(candidates), trace), None
         if self.bundle.wanted is not None:
             scores = self._source_scores(proposals, candidates.item, trace)
             trace.mark("source scores")
-        return replace(self._answer(request, candidates, self.source_names, k, trace, scores), reason=reason)
+        return self._answer(request, candidates, self._source_names, k, trace, scores, reason)
 
     def _shortage(self, request: Request, k: int, found: int, trace: Trace) -> str:
         """Return why a list of k has only `found` items, empty where it has k."""
         return shortage(
             k,
             found,
-            proposed=sum(count for _, count, _ in trace.proposed),
+            proposed=sum(trace.proposed),
             removed=trace.removed,
             n_items=request.state.catalog.all_items,
             sources=self.source_names,
             early=not found and request.as_of <= request.state.start,
-            failed=trace.degraded,
+            failed=tuple(trace.problems),
         )
 
     def _source_scores(self, proposals: list[Proposal], item: I32, trace: Trace) -> F32:
         """Return float32[n, s], the sources' columns of the wanted part; NaN of a source that is not there now."""
         values = source_values(proposals, item, partial(self._no_score, trace))
-        names, own = self.bundle.source_columns, source_columns(self.sources)
+        names, own = self.bundle.source_columns, self._source_columns
         if own == names:
             return values
         scores = np.full((len(item), len(names)), np.nan, np.float32)
@@ -134,19 +126,16 @@ class Pipeline:
 
     def _no_score(self, trace: Trace, number: int, error: Exception) -> None:
         """Count a source whose scores failed; it is named in the answer."""
-        lane = source_lane(self.source_names[number])
-        if lane not in trace.degraded:
-            trace.degraded.append(lane)
-        self.failures.add(lane, error)
+        lane = self._source_lanes[number]
+        lane.failed()
+        trace.problems.setdefault(lane.name, self.failures.add(lane.name, error))
 
     def _fetch(self, request: Request, trace: Trace) -> list[Proposal]:
-        """Return what each source proposed, in parallel, each with its deadline; `NOTHING` of one that fails."""
+        """Return what each source proposed, those with threads in parallel; `NOTHING` of one that fails."""
         begun = time.monotonic()
-        proposals = []
-        for call, running in self._started(self._source_calls(request)):
-            found, problem = self._outcome(call, running, begun, trace)
-            proposals.append(NOTHING if found is None else found)
-            trace.proposed.append((call.name, len(proposals[-1].item), problem))
+        found = self._outcomes(self._ask_sources(request), begun, trace)
+        proposals = [NOTHING if one is None else one for one in found]
+        trace.proposed = [len(proposal.item) for proposal in proposals]
         return proposals
 
     def rank(self, request: Request, item: I32, given: F32 = NO_GIVEN) -> Answer:
@@ -162,6 +151,7 @@ class Pipeline:
         k: int,
         trace: Trace,
         scores: F32 | None = None,
+        reason: str = "",
     ) -> Answer:
         """Score the candidates and return the best k: by the wanted part where there are the sources' scores.
 
@@ -174,19 +164,23 @@ class Pipeline:
         trace.mark("score")
         top = select(candidates.item, score)[:k]
         trace.mark("select")
+        trace.candidates = len(candidates)
         detail = None
         if request.explain:
-            detail = detail_of(self.bundle, rows[top[:EXPLAINED]], candidates, trace, scores is not None)
+            shown = rows[top[:EXPLAINED]]
+            detail = detail_of(self.bundle, shown, candidates, trace, source_names, scores is not None)
         return Answer(
             index=top,
             item=candidates.item[top],
             score=score[top],
             sources=candidates.sources[top],
             source_names=source_names,
-            degraded=tuple(trace.degraded),
+            degraded=tuple(trace.problems),
             bundle_version=self.bundle.version,
+            reason=reason,
             detail=detail,
             values=matrix[top] if request.keep_values else None,
+            trace=trace,
         )
 
     def _features(self, request: Request, candidates: Candidates, trace: Trace) -> F32:
@@ -196,38 +190,48 @@ class Pipeline:
             return np.empty((0, len(bundle.columns)), np.float32)
         begun = time.monotonic()
         item, given = candidates.item, given_of(candidates.given, request.state.catalog, bundle.spec)
-        calls = self._started(self._plugin_calls(request, item, given))
+        calls = self._ask_plugins(request, item, given)
         known = assemble(request.state, bundle.spec, request.requests(item, given))
-        outcomes = [(call.name, self._outcome(call, running, begun, trace)[0]) for call, running in calls]
-        return row_matrix(known, bundle.plugins, {name: found for name, found in outcomes if found is not None})
+        found = zip(bundle.plugins, self._outcomes(calls, begun, trace), strict=True)
+        matrix = row_matrix(known, bundle.plugins, {name: values for name, values in found if values is not None})
+        trace.missing = missing(matrix)
+        return matrix
 
-    def _source_calls(self, request: Request) -> list[_Call]:
-        """Return what each source is asked."""
+    def _ask_sources(self, request: Request) -> list[tuple[Lane, Running]]:
+        """Begin to ask every source."""
         asked = limits(self.sources, request, self.bundle.config.sources.exclude_seen)
         return [
-            _Call(source.name, source_lane(source.name), settings.deadline, partial(proposed, source, request, limit))
-            for (source, settings), limit in zip(self.sources, asked, strict=True)
+            (lane, lane.start(partial(proposed, source, request, limit)))
+            for lane, (source, _), limit in zip(self._source_lanes, self.sources, asked, strict=True)
         ]
 
-    def _plugin_calls(self, request: Request, item: I32, given: F32) -> list[_Call]:
-        """Return what each plugin is asked: its columns of int32[n] items and what is given of them."""
-        deadline = self.bundle.config.serve.plugin_deadline
+    def _ask_plugins(self, request: Request, item: I32, given: F32) -> list[tuple[Lane, Running]]:
+        """Begin to ask every plugin for its columns of int32[n] items. given: what is said of them."""
         return [
-            _Call(name, plugin_lane(name), deadline, partial(_values, name, plugin, request, item, given))
-            for name, plugin in self.bundle.plugins.items()
+            (lane, lane.start(partial(_values, name, self.bundle.plugins[name], request, item, given)))
+            for name, lane in self._plugin_lanes.items()
         ]
 
-    def _started(self, calls: list[_Call]) -> "list[tuple[_Call, Future[Any]]]":
-        """Start calls, each in its lane; all of them run while the caller goes on."""
-        return [(call, self._lanes[call.lane].start(call.work)) for call in calls]
+    def _outcomes(self, calls: Sequence[tuple[Lane, Running]], begun: float, trace: Trace) -> list[Any]:
+        """Run what is inline while the threads work, then wait for each until its deadline; None of what fails.
 
-    def _outcome(self, call: _Call, running: "Future[Any]", begun: float, trace: Trace) -> tuple[Any, str]:
-        """Wait for a call until its deadline, counted from `begun`; return (result, "") or (None, its problem)."""
+        begun: seconds (monotonic), from which deadlines count.
+        """
+        for _, running in calls:
+            running.run()
+        return [self._outcome(lane, running, begun, trace) for lane, running in calls]
+
+    def _outcome(self, lane: Lane, running: Running, begun: float, trace: Trace) -> Any:
+        found = None
         try:
-            return running.result(max(0.0, begun + call.deadline / SECOND - time.monotonic())), ""
+            found = lane.outcome(running, max(0.0, begun + lane.deadline - time.monotonic()))
         except Exception as error:
-            trace.degraded.append(call.lane)
-            return None, self.failures.add(call.lane, error)
+            trace.problems[lane.name] = self.failures.add(lane.name, error)
+            if isinstance(error, PausedError):
+                return None
+        took = running.nanoseconds / 1e9 or time.monotonic() - begun  # one that is late has not ended
+        trace.took[lane.name] = round(took * SECOND)
+        return found
 
     def warm(self) -> list[str]:
         """Run every stage, so that no request waits for a compiler or a thread; return what failed."""
@@ -238,26 +242,25 @@ class Pipeline:
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
             request, trace = Request(user, state.end, state=state), Trace()
-            source_calls, plugin_calls = self._source_calls(request), self._plugin_calls(request, items, given)
-            proposals = [self._warmed(call, trace) or NOTHING for call in source_calls]
-            for call in plugin_calls:
-                self._warmed(call, trace)
+            proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]
+            for call in self._ask_plugins(request, items, given):
+                self._warmed(*call, trace)
             known = assemble(state, self.bundle.spec, request.requests(items, given))
             matrix = row_matrix(known, self.bundle.plugins, {})
+            missing(matrix)
             self.bundle.score(matrix)
             if self.bundle.wanted is not None:
                 scores = self._source_scores(proposals, items, trace)
                 self.bundle.score_wanted(with_sources(matrix, scores))
-            failed |= dict.fromkeys(trace.degraded)
+            failed |= dict.fromkeys(trace.problems)
         return list(failed)
 
-    def _warmed(self, call: _Call, trace: Trace) -> Any:
-        """Return what a call gives, in its lane and with time for a compiler; None where it fails."""
+    def _warmed(self, lane: Lane, running: Running, trace: Trace) -> Any:
+        """Return what a call gives, with time for a compiler; None where it fails."""
         try:
-            return self._lanes[call.lane].start(call.work).result(WARM_UP)
+            return running.result(WARM_UP)
         except Exception as error:
-            self.failures.add(call.lane, error)
-            trace.degraded.append(call.lane)
+            trace.problems[lane.name] = self.failures.add(lane.name, error)
             return None
 
     def refresh(self) -> None:
@@ -266,7 +269,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Let the threads end."""
-        for lane in self._lanes.values():
+        for lane in self.lanes:
             lane.close()
 
 

@@ -1,5 +1,6 @@
 """One ranking request and its answer in our own terms: dense indexes and arrays, no wire and no ids."""
 
+import time
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,28 @@ class Candidates:
         return np.asarray(((self.place < ABSENT) * bits).sum(axis=1), np.uint32)
 
 
+class Trace:
+    """What one request leaves behind beside its items: for metrics, `Answer.degraded` and `Detail`."""
+
+    __slots__ = ("_last", "candidates", "missing", "problems", "proposed", "removed", "stages", "took")
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int]] = []  # (stage, µs), in their order
+        self.took: dict[str, int] = {}  # µs of each source and plugin that was asked, by lane (`sources.nearest`)
+        self.problems: dict[str, str] = {}  # why one failed, was late or was not asked, by lane
+        self.proposed: list[int] = []  # items of each source, in the order of the bits
+        self.removed: list[tuple[str, int]] = []  # (filter, items)
+        self.candidates = 0  # items that were scored
+        self.missing: I64 | None = None  # [c], how many of the candidates lack each feature (NaN); None: none scored
+        self._last = time.perf_counter_ns()
+
+    def mark(self, stage: str) -> None:
+        """End a stage."""
+        now = time.perf_counter_ns()
+        self.stages.append((stage, (now - self._last) // 1000))
+        self._last = now
+
+
 @dataclass(frozen=True, slots=True)
 class SourceReport:
     """What one source did."""
@@ -129,3 +152,9 @@ class Answer:
     reason: str = ""  # why a Recommend gives fewer than k items (`ranker.candidates.shortage`); empty: it does not
     detail: Detail | None = None
     values: F32 | None = None  # [k, c] that the scores were computed of, for the feature log
+    trace: Trace = field(default_factory=Trace)  # how it came about: stages, sources, plugins
+
+    @property
+    def stages(self) -> tuple[tuple[str, int], ...]:
+        """(stage, µs), in their order."""
+        return tuple(self.trace.stages)

@@ -17,7 +17,8 @@ from features.schema import HOUR
 from ranker.bundle import Bundle
 from ranker.candidates.popular import Popular
 from ranker.ids import IdTable
-from ranker.pipeline import Pipeline, source_lane
+from ranker.lanes import source_lane
+from ranker.pipeline import Pipeline
 from ranker.port import bind, grpc_server
 from ranker.recording.featurelog import FeatureLog
 from ranker.recording.recorder import Recorder

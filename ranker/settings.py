@@ -144,7 +144,9 @@ class SourceSettings(Settings):
 
     quota: int = Field(default=200, ge=1, description="The most candidates that the source may propose.")
     deadline: Duration = Field(
-        default=DEADLINE, description="How long the source may take; later, the list is made without it."
+        default=DEADLINE,
+        description="How long the source may take where it runs a plugin that is not Pairlift's own; later, the list "
+        "is made without it. What is Pairlift's own waits for nothing and is never cut off.",
     )
 
 
@@ -236,7 +238,8 @@ class ServeSettings(Settings):
     workers: int = Field(default=2, ge=1, description="How many requests are answered at a time, each by a thread.")
     plugin_deadline: Duration = Field(
         default=DEADLINE,
-        description="How long a plugin may take; later, its columns are missing values in this answer.",
+        description="How long a plugin that is not Pairlift's own may take; later, its columns are missing values in "
+        "this answer.",
     )
     max_snapshot_age: Duration = Field(
         default=DAY, description="At the start, the server warns of a snapshot that is older than this."

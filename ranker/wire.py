@@ -13,10 +13,10 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
 from features.pairing.split import iso
-from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
+from features.schema import DAY, F32, I32, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
-if TYPE_CHECKING:  # the clients load this file, and need neither compiled kernels nor DuckDB
+if TYPE_CHECKING:
     from features.state.store import State
     from ranker.ids import IdTable
     from ranker.settings import ServeSettings
@@ -283,34 +283,7 @@ def _explanation(detail: Detail) -> pb.Explanation:
     )
 
 
-def id_message(value: int | str) -> pb.Id:
-    """Return the Id of a Python int or str."""
-    return pb.Id(text=value) if isinstance(value, str) else pb.Id(integer=value)
-
-
-def ids_message(values: Iterable[int | str] | I64) -> pb.Ids:
-    """Return the Ids of Python ints or strs, all of one kind, or of int64[n]; TypeError for a mixture."""
-    plain: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    if plain and isinstance(plain[0], str):
-        return pb.Ids(texts=pb.TextIds(values=plain))
-    return pb.Ids(integers=pb.IntegerIds(values=plain))
-
-
-def column_message(name: str, values: Iterable[float | str | None] | F32) -> pb.CandidateColumn:
-    """Return the column of numbers, or of texts, with None where unknown; TypeError for a mixture."""
-    plain: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    if any(isinstance(value, str) for value in plain):
-        return pb.CandidateColumn(name=name, texts=["" if value is None else value for value in plain])
-    return pb.CandidateColumn(name=name, numbers=[np.nan if value is None else value for value in plain])
-
-
 def attribute_messages(known: Iterable[Attribute]) -> list[pb.Attribute]:
     """Return what Describe says of attributes of a request or of candidates."""
     kinds = {True: pb.VALUE_KIND_NUMBER, False: pb.VALUE_KIND_TEXT}
     return [pb.Attribute(name=one.name, kind=kinds[one.kind == "numeric"]) for one in known]
-
-
-def id_list(message: pb.Ids) -> list[Any]:
-    """Return the ids of an Ids as Python ints or strs."""
-    kind = message.WhichOneof("kind")
-    return [] if kind is None else list(getattr(message, kind).values)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,7 +17,6 @@ from ranker.candidates.shortage import shortage
 from ranker.candidates.source import Proposal
 from ranker.columns import full_matrix
 from ranker.columns import with_sources as with_source_scores
-from ranker.lanes import BusyError, Failures, Lane
 from ranker.pipeline import CALLER, Pipeline, select
 from ranker.request import ABSENT, Request
 from ranker.settings import ServeSettings, SourceSettings, SourcesSettings
@@ -382,14 +380,19 @@ def test_late_calls_do_not_pile_up_threads(bundle, now):
         assert answer.degraded == ("sources.hung",)
         assert answer.item.tolist() == [2]
     assert threading.active_count() - threads <= 2 * bundle.config.serve.workers + 3
-    assert pipeline.failures.counts()["sources.hung"] == 20
+    assert pipeline.failures.counts()["sources.hung"] == 10  # then its breaker is open
+    assert [lane.state for lane in pipeline.lanes][:2] == ["open", "closed"]
+    assert answer.trace.problems == {"sources.hung": "it failed too often, so it is not asked for some seconds"}
     hung.held.set()
+    pipeline.lanes[0].breaker._until = 0.0  # the pause is over
     for _ in range(1000):  # the lane is free again once its late calls have ended
         if not pipeline.recommend(Request(-1, now, state=bundle.state), 5).degraded:
             break
+        pipeline.lanes[0].breaker._until = 0.0
         time.sleep(0.01)
     else:
         pytest.fail("the lane stayed busy")
+    assert pipeline.lanes[0].state == "closed"
 
 
 class Broken:
@@ -413,9 +416,11 @@ def fail(requests):
     [
         fail,
         lambda requests: np.zeros((len(requests.item) + 1, 1), np.float32),
+        lambda requests: np.full((len(requests.item), 1), "x"),
+        lambda requests: [[1j]] * len(requests.item),
         lambda requests: time.sleep(3),
     ],
-    ids=["raises", "wrong shape", "late"],
+    ids=["raises", "wrong shape", "text", "complex", "late"],
 )
 def test_a_failing_plugin_is_named_and_its_columns_are_missing(bundle, now, act):
     serve = ServeSettings.model_construct(**{**bundle.config.serve.model_dump(), "plugin_deadline": 150_000})
@@ -547,39 +552,93 @@ def test_concurrent_requests_get_the_answers_they_get_alone(bundle, now):
         assert other.degraded == ()
 
 
-def test_a_lane_refuses_what_it_has_no_thread_for():
-    lane, held = Lane("lane", 2), threading.Event()
-    calls = [lane.start(held.wait) for _ in range(3)]
-    with pytest.raises(BusyError, match="2 threads"):
-        calls[2].result(0)
-    held.set()
-    assert calls[0].result(5)
-    assert calls[1].result(5)
-    assert lane.start(lambda: 7).result(5) == 7
-    with pytest.raises(RuntimeError, match="SystemExit"):
-        lane.start(lambda: (_ for _ in ()).throw(SystemExit(3))).result(5)
-    lane.close()
+def test_an_infinity_of_a_plugin_is_a_missing_value(bundle, now):
+    values = np.tile(np.array([[np.inf], [-np.inf], [1.0], [1e300]]), (20, 1))
+    pipeline = Pipeline(replace(bundle, plugins={"als": Broken(lambda requests: values)}))
+    answer = pipeline.rank(Request(0, now, state=bundle.state, keep_values=True), ITEMS)
+    assert answer.degraded == ()
+    column = answer.values[:, bundle.columns.index("als__dot")]
+    assert np.array_equal(column, np.tile([np.nan, np.nan, 1, np.nan], 20)[answer.index], equal_nan=True)
+    assert answer.trace.missing[bundle.columns.index("als__dot")] == 60
 
 
-def test_failures_are_logged_ever_more_rarely(caplog):
-    failures = Failures()
-    for _ in range(9):
-        failures.add("sources.x", TimeoutError())
-    assert failures.counts() == {"sources.x": 9}
-    assert len(caplog.records) == 4  # the 1st, 2nd, 4th and 8th
+def test_what_is_ours_runs_on_the_requests_thread_and_what_may_block_does_not(bundle, now):
+    class Where(Fixed):
+        def propose(self, request, limit):
+            self.thread = threading.current_thread()
+            return super().propose(request, limit)
+
+    class Quick(Where):
+        blocks = False
+
+    ours = Pipeline(bundle)
+    assert [lane.width for lane in ours.lanes] == [0] * 4
+    threads = threading.active_count()
+    ours.recommend(Request(3, now, state=bundle.state), 5)
+    assert threading.active_count() == threads
+    slow, quick = Where("slow", [1]), Quick("quick", [2])
+    with_sources(bundle, slow, quick).recommend(Request(-1, now, state=bundle.state), 5)
+    assert slow.thread is not threading.current_thread()
+    assert quick.thread is threading.current_thread()
+    # The source of vectors runs the plugin's code, whoever wrote it.
+    other = type("Other", (type(bundle.plugins["als"]),), {"__module__": "theirs"})
+    plugin = other.__new__(other)
+    plugin.__dict__ = bundle.plugins["als"].__dict__
+    theirs = Pipeline(replace(bundle, plugins={"als": plugin}))
+    assert {lane.name: lane.width > 0 for lane in theirs.lanes} == {
+        "sources.popular": False, "sources.cooccurrence": False, "sources.nearest": True, "plugins.als": True,
+    }  # fmt: skip
 
 
-class Thing:
-    """What a call returns."""
+def test_what_runs_inline_and_fails_is_named_and_no_longer_asked(bundle, now, monkeypatch):
+    pipeline, asked = Pipeline(bundle), []
+
+    def broken(self, request, limit):
+        asked.append(limit)
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(type(pipeline.sources[0][0]), "propose", broken)
+    for _ in range(15):
+        answer = pipeline.recommend(Request(3, now, state=bundle.state, explain=True), 5)
+        assert answer.degraded == ("sources.popular",)
+        assert len(answer.item) == 5
+    assert len(asked) == 10
+    assert pipeline.failures.counts() == {"sources.popular": 10}
+    assert answer.detail.sources[0].problem.startswith("it failed too often")
+    assert "sources.popular" not in answer.trace.took
 
 
-def test_an_idle_lane_holds_nothing_of_its_last_call():
-    lane, thing = Lane("some", 1), Thing()
-    known, future = weakref.ref(thing), lane.start(lambda one=thing: one)
-    assert future.result(10) is thing
-    del thing, future
-    until = time.monotonic() + 10
-    while known() is not None and time.monotonic() < until:
-        time.sleep(0.01)
-    assert known() is None
-    lane.close()
+def test_inline_calls_do_not_wait_for_the_threads_before_them(bundle, now):
+    held = threading.Event()
+
+    class Waits(Fixed):
+        def propose(self, request, limit):
+            assert held.wait(20)
+            return super().propose(request, limit)
+
+    class Frees(Fixed):
+        blocks = False
+
+        def propose(self, request, limit):
+            held.set()
+            return super().propose(request, limit)
+
+    answer = with_sources(bundle, Waits("waits", [1]), Frees("frees", [2])).recommend(
+        Request(-1, now, state=bundle.state), 5
+    )
+    assert answer.degraded == ()
+    assert sorted(answer.item.tolist()) == [1, 2]
+
+
+def test_an_answer_says_how_it_came_about(pipeline, bundle, now):
+    trace = pipeline.recommend(Request(2, now, state=bundle.state), 10).trace
+    names = ["sources", "filters", "source scores", "features", "score", "select"]
+    assert [name for name, _ in trace.stages] == names
+    assert list(trace.took) == ["sources.popular", "sources.cooccurrence", "sources.nearest", "plugins.als"]
+    assert sum(trace.took.values()) <= sum(took for _, took in trace.stages) + len(names) + len(trace.took)
+    assert len(trace.proposed) == 3
+    assert 10 <= trace.candidates <= sum(trace.proposed)
+    answer = pipeline.rank(Request(-1, now, state=bundle.state, keep_values=True), ITEMS)
+    assert answer.trace.missing.tolist() == np.isnan(answer.values).sum(axis=0).tolist()
+    assert answer.stages == tuple(answer.trace.stages)
+    assert answer.trace.candidates == len(ITEMS)

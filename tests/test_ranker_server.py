@@ -26,6 +26,7 @@ from features.errors import PairliftError
 from features.log.writer import LogError
 from ranker.client import Client, ServerError
 from ranker.config import Config
+from ranker.messages import ids_message
 from ranker.pipeline import Pipeline
 from ranker.recording.recorder import LimitError
 from ranker.request import Request, RequestError
@@ -33,7 +34,6 @@ from ranker.server import SERVICE, Server, warn_if_old
 from ranker.serving.clock import now_wall
 from ranker.settings import SourcesSettings
 from ranker.status import INTERNAL, status_of
-from ranker.wire import ids_message
 
 
 @pytest.fixture

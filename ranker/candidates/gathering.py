@@ -18,6 +18,7 @@ from ranker.candidates.configured import Sources
 from ranker.candidates.filters import Filter
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.source import Proposal, proposed
+from ranker.columns import NUMBERS, finite
 from ranker.config import Config
 from ranker.request import Candidates, Request
 
@@ -110,4 +111,6 @@ def _scores(score: Callable[[I32], F32], item: I32) -> F32:
     found = np.asarray(score(item))
     if found.shape != item.shape:
         raise ValueError(f"scores of shape {item.shape} were expected, found {found.shape}")
-    return found
+    if found.dtype.kind not in NUMBERS:
+        raise ValueError(f"scores that are real numbers were expected, found the type {found.dtype}")
+    return finite(found)

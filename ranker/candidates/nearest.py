@@ -9,6 +9,7 @@ from features.plugin import RetrievalPlugin, VectorPlugin
 from features.schema import I32
 from ranker.candidates.demand import Demand
 from ranker.candidates.source import NOTHING, Proposal, best, score_of
+from ranker.lanes import may_block
 from ranker.request import Request
 
 
@@ -30,6 +31,7 @@ class Nearest:
     def __init__(self, plugin: VectorPlugin, demand: Demand | None = None, weight: float = 1.0) -> None:
         """demand: not read where the product has demand in it; None adds none."""
         self._weight = weight
+        self.blocks = may_block(plugin)  # it runs the plugin's code
         self.demand: Demand | None = None
         if isinstance(plugin, RetrievalPlugin):
             keys, self._queries = plugin.item_keys, plugin.queries

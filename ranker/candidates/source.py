@@ -29,7 +29,8 @@ NOTHING = Proposal(np.empty(0, np.int32))
 class CandidateSource(Protocol):
     """Proposes items. `tests/contracts.py` holds every source to this.
 
-    A source may propose what the filters remove: it is asked for more where that is to be expected.
+    A source may propose what the filters remove: it is asked for more where that is to be expected. One that is not
+    Pairlift's own is asked on a thread with a deadline, unless its attribute `blocks` is False (`ranker.lanes`).
     """
 
     name: str

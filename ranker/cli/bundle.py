@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ranker.cli.plugins import PLUGINS
+from ranker.cli.train import needs_training
 
 BUNDLE = click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
 
@@ -83,6 +84,7 @@ def onnx(folder: Path, out: Path, part: str) -> None:
     categories and missing values included, and is compared with LightGBM on rows at every threshold before it is
     written. The columns' names are in the file's metadata.
     """
+    needs_training()
     from ranker.export.onnx import export_forest
 
     trees = export_forest(folder, out, part)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from features.schema import GIB
-from ranker.cli.train import CONFIG, memory_option
+from ranker.cli.train import CONFIG, memory_option, needs_training
 
 
 @click.command(short_help="Measure whole lists of Recommend on a held-out future.")
@@ -37,6 +37,7 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     Deadlines do not count here, and items that the user has seen are left out of all lists. A held-out future favours
     what the logging system showed: a list of other good items is worth more than these figures say.
     """
+    needs_training()
     import json
 
     from features.files import written

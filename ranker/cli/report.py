@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ranker.cli.train import CONFIG
+from ranker.cli.train import CONFIG, needs_training
 
 
 @click.command(short_help="Measure a plugin's relative uplift in PairAccuracy.")
@@ -26,6 +26,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     Two controls look for leaks: values of sampled groups from histories cut at their as_of, and values of a fit on
     the log cut at t1. Exit status 1 where one is found.
     """
+    needs_training()
     import json
 
     from features.files import written
@@ -60,6 +61,7 @@ def drift(config: Path, features: Path) -> None:
     differs was served with other values than it is trained on: late events, another version, or a bug. Plugins and
     priors are those of the present log: where [split] has quantiles in place of dates, they move as it grows.
     """
+    needs_training()
     from ranker.config import load_config
     from ranker.train import drift_report
 

@@ -1,6 +1,7 @@
 """The commands `train` and `retune`; `ranker.cli.main` adds them to the group."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +11,9 @@ from features.errors import PairliftError
 from features.schema import GIB
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
+
+#: what `pairlift[train]` installs beside what serves and asks
+TRAIN = ("implicit", "onnx", "onnxscript", "optuna", "torch")
 
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
 
@@ -21,6 +25,19 @@ def memory_option(text: str) -> Callable[[FC], FC]:
     """Return `--memory GIB` with its help."""
     kind = click.FloatRange(0, min_open=True)
     return click.option("--memory", type=kind, default=2.0, show_default=True, metavar="GIB", help=text)
+
+
+def needs_training() -> None:
+    """Raise PairliftError where not all is installed that fits towers, searches, and writes ONNX.
+
+    At once: else a training would end after minutes, with what is imported where it is used.
+    """
+    missing = [name for name in TRAIN if find_spec(name) is None]
+    if missing:
+        raise PairliftError(
+            f"what trains is not installed ({', '.join(missing)}): `pip install 'pairlift[train]'` adds it to what "
+            "serves and asks"
+        )
 
 
 @click.command(short_help="Train the ranker, from the import to a bundle.")
@@ -94,6 +111,7 @@ def train(
     present test. The old trees' PairAccuracy on the test is printed beside the new. All this is about the liked part:
     the wanted part is learned anew, with the plugins that were kept.
     """
+    needs_training()
     from ranker.config import load_config
     from ranker.lists.table import brief_lines
     from ranker.metrics.shown import figure_lines
@@ -146,6 +164,7 @@ def retune(config: Path, minutes: float, trials: int | None, part: Literal["like
     A run goes on where an earlier one on the same rows, parameters and code ended; Ctrl-C keeps what is finished. Every
     trial is in retune.json (or retune-wanted.json) of CONFIG's work folder. The TOML is not changed.
     """
+    needs_training()
     from ranker.config import load_config
     from ranker.retune.report import as_table
     from ranker.retune.search import retune as run

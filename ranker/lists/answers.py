@@ -13,8 +13,9 @@ from ranker.candidates.gathering import gathered, quotas
 from ranker.candidates.shortage import kind_of
 from ranker.candidates.source import CandidateSource, proposed
 from ranker.config import Config
+from ranker.lanes import source_lane
 from ranker.lists.asked import Asked
-from ranker.pipeline import Pipeline, source_lane
+from ranker.pipeline import Pipeline
 from ranker.request import U32, Answer, Request
 from ranker.settings import SourceSettings
 

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from pairlift.v1 import ranking_pb2 as pb
 
+from ranker.messages import ids_message
 from ranker.recording.batch import Batch, Outcome
 from ranker.request import RequestError
-from ranker.wire import ids_message
 
 #: fields of RecordEventsRequest with ids, and the columns of a batch
 _ID_FIELDS = {"event_ids": "event_id", "users": "user_id", "items": "item_id"}

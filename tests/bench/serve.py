@@ -22,11 +22,11 @@ from ranker.candidates.configured import configured_sources
 from ranker.client import Client
 from ranker.columns import columns_of, full_matrix
 from ranker.lanes import Lane
+from ranker.messages import id_message, ids_message
 from ranker.pipeline import Pipeline
-from ranker.request import Candidates, Request
+from ranker.request import Candidates, Request, Trace
 from ranker.server import Server
 from ranker.settings import ServeSettings, SourcesSettings
-from ranker.wire import id_message, ids_message
 
 CANDIDATES = 500
 #: whose candidates the wanted part is grown on
@@ -103,8 +103,8 @@ def main(trees: int, leaves: int, requests: int) -> None:
             "an empty Rank over gRPC": lambda k: client._stub.Rank(pb.RankRequest(user=users[k])),
             "features.rows.assemble": lambda k: assemble(state, bundle.spec, asked[k].requests(items)),
             "ALS.values": lambda k: plugin.values(asked[k].requests(items), state.histories),
-            "Pipeline._features without plugins": lambda k: bare._features(asked[k], shown, _Trace()),
-            "an empty call through a Lane": lambda k: lane.start(int).result(),
+            "Pipeline._features without plugins": lambda k: bare._features(asked[k], shown, Trace()),
+            "an empty call through a Lane": lambda k: lane.start(int).result(1),
             "Bundle.score": lambda k: bundle.score(matrix),
             "Pipeline.rank": lambda k: pipeline.rank(asked[k], items),
             "Rank over gRPC": lambda k: client._stub.Rank(pb.RankRequest(user=users[k], items=wanted)),
@@ -118,12 +118,6 @@ def main(trees: int, leaves: int, requests: int) -> None:
     for name, (p50, p99) in figures.items():
         click.echo(f"{name:38} {p50:8.2f} {p99:8.2f}")
     click.echo(json.dumps({"bench": "serve", "trees": trees, "leaves": leaves, "ms": figures}))
-
-
-class _Trace:
-    """A trace that keeps nothing."""
-
-    def mark(self, stage: str) -> None: ...
 
 
 if __name__ == "__main__":

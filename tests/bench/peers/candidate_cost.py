@@ -19,10 +19,11 @@ from features.schema import F32, F64, NO_GIVEN, Attribute
 from ranker.bundle import Bundle
 from ranker.columns import columns_of, full_matrix
 from ranker.ids import IdTable
+from ranker.messages import column_message, id_message, ids_message
 from ranker.request import Request
 from ranker.serving.served import Served
 from ranker.settings import ServeSettings
-from ranker.wire import Wire, column_message, id_message, ids_message
+from ranker.wire import Wire
 
 USERS, ITEMS = 500, 2_000
 TREES, LEAVES = 300, 31

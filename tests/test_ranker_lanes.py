@@ -1,0 +1,88 @@
+"""Lanes: threads that do not pile up, failures that are counted, and breakers that open, try and close."""
+
+import threading
+import time
+import weakref
+
+import pytest
+
+from ranker.lanes import Breaker, BusyError, Failures, Lane
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_breaker_opens_tries_and_closes():
+    clock = Clock()
+    breaker = Breaker(clock)
+    opened = 0
+    while not breaker.failed():
+        opened += 1
+        assert breaker.state == "closed"
+        assert breaker.admits()
+    assert opened == 9  # the 10th in a row opens it
+    for pause in (5, 10, 20, 40, 60, 60):
+        clock.now += pause - 0.01
+        assert (breaker.state, breaker.admits()) == ("open", False)
+        assert not breaker.failed()  # of a call from before the pause
+        assert not breaker.succeeded()
+        clock.now += 0.02
+        assert breaker.state == "half-open"
+        assert [breaker.admits() for _ in range(3)] == [True, False, False]
+        assert breaker.failed()
+    clock.now += 60.01
+    assert breaker.admits()
+    clock.now += 60.01
+    assert breaker.admits()  # the first try never reported
+    assert breaker.succeeded()
+    assert (breaker.state, breaker.admits()) == ("closed", True)
+    for k in range(1000):  # one of five fails: it goes on
+        breaker.failed() if k % 5 == 0 else breaker.succeeded()
+        assert breaker.state == "closed"
+    for k in range(100):  # and every second one does not
+        breaker.failed() if k % 2 == 0 else breaker.succeeded()
+    assert breaker.state == "open"
+
+
+def test_a_lane_refuses_what_it_has_no_thread_for():
+    lane, held = Lane("lane", 2), threading.Event()
+    calls = [lane.start(held.wait) for _ in range(3)]
+    with pytest.raises(BusyError, match="2 threads"):
+        calls[2].result(0)
+    with pytest.raises(TimeoutError):
+        calls[0].result(0)
+    held.set()
+    assert calls[0].result(5)
+    assert calls[1].result(5)
+    assert lane.start(lambda: 7).result(5) == 7
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        lane.start(lambda: (_ for _ in ()).throw(SystemExit(3))).result(5)
+    lane.close()
+
+
+def test_failures_are_logged_ever_more_rarely(caplog):
+    failures = Failures()
+    for _ in range(9):
+        failures.add("sources.x", TimeoutError())
+    assert failures.counts() == {"sources.x": 9}
+    assert len(caplog.records) == 4  # the 1st, 2nd, 4th and 8th
+
+
+class Thing:
+    """What a call returns."""
+
+
+def test_an_idle_lane_holds_nothing_of_its_last_call():
+    lane, thing = Lane("some", 1), Thing()
+    known, future = weakref.ref(thing), lane.start(lambda one=thing: one)
+    assert future.result(10) is thing
+    del thing, future
+    until = time.monotonic() + 10
+    while known() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert known() is None
+    lane.close()
