@@ -128,6 +128,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def channel(self) -> grpc.Channel:
+        """The connection, for calls of other services."""
+        return self._channel
+
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
@@ -187,7 +192,7 @@ class Client:
             for r in self._stub.RecordEvents(messages()):
                 yield Outcome(r.recorded, r.duplicates, tuple(zip(r.refused, r.reasons, strict=True)))
         except grpc.RpcError as error:
-            raise (problems[0] if problems else self._explained(error)) from error
+            raise (problems[0] if problems else self.explained(error)) from error
         if problems:
             raise problems[0]
 
@@ -196,7 +201,7 @@ class Client:
         try:
             r = self._stub.TakeSnapshot(pb.TakeSnapshotRequest())
         except grpc.RpcError as error:
-            raise self._explained(error) from error
+            raise self.explained(error) from error
         return Snapshot(r.folder, r.snapshot_time, r.frame)
 
     def describe(self) -> Description:
@@ -241,9 +246,10 @@ class Client:
         try:
             return method(built, timeout=self.timeout)
         except grpc.RpcError as error:
-            raise self._explained(error) from error
+            raise self.explained(error) from error
 
-    def _explained(self, error: Any) -> ServerError:
+    def explained(self, error: Any) -> ServerError:
+        """Return what to raise for a call's `grpc.RpcError`."""
         code, detail = error.code(), error.details()
         if code is grpc.StatusCode.UNAVAILABLE:
             lost = any(words in detail for words in NOT_CONNECTED)

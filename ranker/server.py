@@ -2,7 +2,9 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from ranker.serving.deployment import Deployment
 from ranker.serving.gate import Gate
 from ranker.serving.rollout.admin import AdminService
 from ranker.serving.rollout.deployer import Deployer
+from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
 from ranker.serving.served import FeaturesTo, Served
 from ranker.serving.service import RankingService
@@ -44,6 +47,8 @@ CLOCKS = ("wall", "snapshot")
 REFRESH_EVERY = 30.0
 #: seconds between two looks at a plan that another process may have written
 POLL_EVERY = 0.5
+#: and at the place of a bundle that is followed
+FOLLOW_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +72,13 @@ class Server:
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
         bundles: Path | None = None,
+        follow: Path | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
         clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. bundles: the folder that
-        keeps what is deployed; None forgets it when the server stops.
+        keeps what is deployed; None forgets it when the server stops. follow: the place of a bundle whose successors
+        are deployed.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
@@ -81,14 +88,19 @@ class Server:
         serve, record = bundle.config.serve, bundle.config.record
         self._server = grpc_server(serve.workers, 0 if record_to is None else record.streams)
         self.address = bind(self._server, host, port)
-        catalog = bundle.state.catalog
-        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
-        self.recorder = None if record_to is None else self._open(record_to, bundle, wire, past)
-        live = None if self.recorder is None else self.recorder.live
-        state = None if live is None else lambda: live.state
-        self.deployment = Deployment(Served(bundle, wire, past=past, state=state, features_to=features_to))
-        self.deployer = Deployer(self.deployment, self._make, None if bundles is None else Store(bundles))
+        served = partial(Served.of, past=past, features_to=features_to)
+        if record_to is None:
+            self.recorder, first = None, served(bundle)
+        else:
+            catalog = bundle.state.catalog
+            users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
+            wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
+            self.recorder = self._open(record_to, bundle, wire, past)
+            live = self.recorder.live
+            first = Served(bundle, wire, past=past, state=lambda: live.state, features_to=features_to)
+        self.deployment = Deployment(first)
+        make = served if record_to is None else _refuse
+        self.deployer = Deployer(self.deployment, make, None if bundles is None else Store(bundles))
         self._register(RankingService(self.deployment, Gate(serve.workers), self.recorder, record.streams))
         if bundle.wanted is None:
             log.warning(
@@ -97,6 +109,7 @@ class Server:
         for name in self.pipeline.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
         self.deployer.resume()
+        self._following = None if follow is None else Following(self.deployer, follow)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -128,14 +141,32 @@ class Server:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployer), self._server)
-        reflection.enable_server_reflection((SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
 
     def start(self) -> None:
         """Report SERVING and answer."""
         self._report(health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
         if self.recorder is not None:
-            threading.Thread(target=self._refresh, name="popular", daemon=True).start()
+            self._each(REFRESH_EVERY, self._refresh, "popular")
+        if self.deployer.store is not None:
+            self._each(POLL_EVERY, self.deployer.poll, "deployment")
+        if self._following is not None:
+            self._each(FOLLOW_EVERY, self._following.look, "follow")
+
+    def _each(self, seconds: float, work: Callable[[], None], name: str) -> None:
+        """Do something again and again on a thread of its own, until the server stops."""
+
+        def turns() -> None:
+            while not self._stopped.wait(seconds):
+                try:
+                    work()
+                except Exception:
+                    log.exception("%s: this turn failed; the next one tries again", name)
+
+        threading.Thread(target=turns, name=name, daemon=True).start()
 
     def stop(self, grace: float = 5.0) -> None:
         """Report NOT_SERVING, refuse new calls, give those under way `grace` seconds, and end the threads."""
@@ -156,11 +187,15 @@ class Server:
         self._health.set(RECORDING, status.SERVING if well else status.NOT_SERVING)
 
     def _refresh(self) -> None:
-        while not self._stopped.wait(REFRESH_EVERY):
+        for served in self.deployment.standing.all:
             try:
-                self.pipeline.refresh()
+                served.pipeline.refresh()
             except Exception as error:
-                self.pipeline.failures.add(source_lane(Popular.name), error)
+                served.pipeline.failures.add(source_lane(Popular.name), error)
+
+
+def _refuse(_: Bundle) -> Served:
+    raise PairliftError("a server that records events cannot change its bundle yet: restart it with the new one")
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:

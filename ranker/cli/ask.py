@@ -16,7 +16,9 @@ from ranker.client import DEFAULT_ADDRESS, Asked, Client, Description, Id, Ranke
 TOP_FEATURES = 3
 #: the parts of the ranker whose scores an explained answer has
 PARTS = ("liked", "wanted")
-ADDRESS = click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server.")
+ADDRESS = click.option(
+    "--address", "--to", "address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,18 @@ from ranker.cli.plugins import PLUGINS
     show_default=True,
     help="Share of the requests (those with a request_id) that --feature-log takes.",
 )
+@click.option(
+    "--bundles",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Keep what `pairlift deploy` deploys in this folder, so that a restart goes on with it.",
+)
+@click.option(
+    "--follow",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Deploy the bundle at this place whenever another stands there, such as by `pairlift train --out DIR`.",
+)
 @PLUGINS
 def serve(
     *,
@@ -65,6 +77,8 @@ def serve(
     record_to: Path | None,
     feature_log: Path | None,
     feature_share: float,
+    bundles: Path | None,
+    follow: Path | None,
 ) -> None:
     """Answer Recommend and Rank requests over gRPC from BUNDLE until stopped (Ctrl-C or SIGTERM).
 
@@ -80,12 +94,19 @@ def serve(
     trained on, and each counts once. [record] in the TOML has the limits. Where events cannot be written, served or
     exported, Describe says why (recording_problem), and the health of pairlift.v1.Recording is NOT_SERVING.
 
+    `pairlift deploy` puts another bundle in the place of BUNDLE while the server runs; see there. With --bundles, what
+    is deployed is kept in DIR (linked or copied, and what is replaced is removed), a restart with the same BUNDLE goes
+    on with it, and bundles of other machines can be uploaded. With --follow, a bundle that takes the place of the one
+    in DIR is deployed in the same way: DIR is a bundle's folder, mostly BUNDLE itself. One that is refused is logged
+    once, and tried again when it changes.
+
     \b
     Examples:
       pairlift serve work/bundle
       pairlift serve work/bundle --clock snapshot --port 0     # a log of the past, any free port
       pairlift serve work/bundle --log work/log                # record events too
       pairlift serve work/bundle --feature-log work/features --feature-share 0.05
+      pairlift serve work/bundle --bundles work/deployed --follow work/bundle
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
     # Here and not above: the other commands start in a fraction of the time without LightGBM and the kernels.
@@ -115,6 +136,8 @@ def serve(
         port=port,
         record_to=None if record_to is None else RecordTo(record_to, origin),
         features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
+        bundles=bundles,
+        follow=follow,
     )
     server.start()
     click.echo(

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,22 +79,28 @@ class Deployment:
 
     def recommend(self, message: pb.RecommendRequest) -> pb.RecommendResponse:
         """Answer a Recommend by the bundle of its user."""
-        return self._answered(message, Served.recommend)
+        begun = time.perf_counter()
+        served, arm = self.of(message)
+        reply = served.recommend(message, arm)
+        self._after(message, reply, served, begun)
+        return reply
 
     def rank(self, message: pb.RankRequest) -> pb.RankResponse:
         """Answer a Rank likewise."""
-        return self._answered(message, Served.rank)
-
-    def _answered(self, message: Any, answer: Callable[[Served, Any, str], Any]) -> Any:
         begun = time.perf_counter()
         served, arm = self.of(message)
-        reply = answer(served, message, arm)
-        self.recent.offer(message)
-        shadow = self.standing.shadow
-        # Of the active bundle's own answers: what the shadow would replace.
-        if shadow is not None and served is self.standing.active and random.random() < shadow.share:  # noqa: S311
-            shadow.offer(message, reply, time.perf_counter() - begun)
+        reply = served.rank(message, arm)
+        self._after(message, reply, served, begun)
         return reply
+
+    def _after(self, message: Asked, reply: Reply, served: Served, begun: float) -> None:
+        """Keep what a new bundle is tried on, and let the shadow have what it is compared on."""
+        self.recent.offer(message)
+        standing = self.standing
+        shadow = standing.shadow
+        # Of the active bundle's own answers: what the shadow would replace.
+        if shadow is not None and served is standing.active and random.random() < shadow.share:
+            shadow.offer(message, reply, time.perf_counter() - begun)
 
     def arms_of(self, users: Sequence[int | str], times: I64) -> list[str]:
         """Return the name of the arm that each user was in at a time, int64[n] µs UTC; empty: no experiment then."""

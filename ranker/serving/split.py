@@ -93,7 +93,7 @@ class Split:
         """Return the arm of a user; empty where there is no experiment, or no user."""
         if not self.arms or user is None:
             return ""
-        return self.names[self._owners[bucket_of(self.experiment, user)]]
+        return self.names[int(self._owners[bucket_of(self.experiment, user)])]
 
     def arms_of(self, users: Sequence[int | str] | I64) -> I16:
         """Return int16[n]: the place in `names` of the arm of each user; -1 where there is no experiment."""

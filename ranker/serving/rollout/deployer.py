@@ -60,7 +60,7 @@ class Wanted:
     def check(self) -> None:
         """Raise PairliftError for what contradicts itself."""
         if self.arm and self.shadow:
-            raise PairliftError("--arm and --shadow: one of them was expected, for an arm answers and a shadow does not")
+            raise PairliftError("--arm and --shadow: one of them was expected: an arm answers, a shadow does not")
         if self.share and not (self.arm or self.shadow):
             raise PairliftError("--share: say of what, with --arm NAME or --shadow")
         if self.arm and (not ARM.fullmatch(self.arm) or self.arm == CONTROL):
@@ -76,21 +76,23 @@ class Deployer:
         """store: None keeps nothing: after a restart the server is what it was started with."""
         active = deployment.active.bundle
         place = Place(folder=str(active.folder.resolve()), version=active.version)
-        self.deployment, self.plan, self.store = deployment, Plan(started=place.version, active=place), store
+        if store is not None and _is_there(place):
+            place = store.keep(active.folder)
+        self.deployment, self.plan, self.store = deployment, Plan(known=(place.version,), active=place), store
         self._make = make
         self._served = {place.version: deployment.active}  # of the plan, by version
         self._applied = None if store is None else store.changed()
         self._changing = threading.Lock()
 
     def resume(self) -> None:
-        """Go on with the plan of the store, unless the server was started with another bundle than it was then."""
+        """Go on with the plan of the store, unless the server is started with a bundle that it has never had."""
         plan = None if self.store is None else self.store.plan()
         if plan is None:
             return
-        if plan.started != self.plan.started:
+        if self.plan.active.version not in plan.known:
             log.warning(
-                "the deployment in --bundles is over bundle %s, and this server is started with %s: it begins anew",
-                *(plan.started, self.plan.started),
+                "bundle %s is new to the deployment in --bundles, where %s was active: it begins anew",
+                *(self.plan.active.version, plan.active.version),
             )
             return
         if plan.previous is not None and not _is_there(plan.previous):
@@ -111,9 +113,7 @@ class Deployer:
                 loaded[place.version] = self._loaded(place, say)
                 try:
                     active = self.deployment.active
-                    figures = tried(
-                        active, loaded[place.version], self.deployment.recent.newest(64), wanted.force, say
-                    )
+                    figures = tried(active, loaded[place.version], self.deployment.recent.newest(64), wanted.force, say)
                 except BaseException:
                     loaded[place.version].close()
                     raise
@@ -175,7 +175,7 @@ class Deployer:
         if self.store is None or (changed := self.store.changed()) == self._applied:
             return
         plan = self.store.plan()
-        if plan is not None and plan.started == self.plan.started and plan != self.plan:
+        if plan is not None and plan != self.plan:
             self._apply(plan, {})
         self._applied = changed
 
@@ -232,16 +232,28 @@ class Deployer:
         return Place(folder=str(wanted.folder.resolve()), version=found)
 
     def _loaded(self, place: Place, say: Callable[[str], None]) -> Served:
-        """Return what serves a bundle, verified and warm."""
+        """Return what serves a bundle, verified and warm; PairliftError where that cannot be."""
         say(f"loading bundle {place.version} beside the one that answers")
-        bundle = _aside(lambda: load_bundle(Path(place.folder)))
-        if bundle.version != place.version:
-            raise PairliftError(f"{place.folder} is bundle {bundle.version} by now, not {place.version}")
-        served = self._make(bundle)
-        failed = served.pipeline.warm()
+        try:
+            bundle = _aside(lambda: load_bundle(Path(place.folder)))
+            if bundle.version != place.version:
+                raise PairliftError(f"{place.folder} is bundle {bundle.version} by now, not {place.version}")
+            served = self._make(bundle)
+            failed = served.pipeline.warm()
+        except PairliftError:
+            raise
+        except Exception as error:
+            log.exception("bundle %s cannot be loaded", place.version)
+            raise PairliftError(
+                f"bundle {place.version} is refused, and the one before goes on: it cannot be loaded "
+                f"({type(error).__name__}: {error}); the server's log has more"
+            ) from error
         if failed:
             served.close()
-            raise PairliftError(f"bundle {place.version} is refused: {', '.join(failed)} failed while warming up")
+            raise PairliftError(
+                f"bundle {place.version} is refused, and the one before goes on: {', '.join(failed)} failed while "
+                "warming up; the server's log has more"
+            )
         say(f"bundle {place.version} is verified, loaded and warm")
         return served
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from features.errors import PairliftError
 from ranker.serving.split import Split
 
-#: splits of the past that are kept, for events that come late
-SPLITS = 50
+#: splits of the past that are kept, for events that come late, and versions of bundles that were active
+SPLITS, KNOWN = 50, 50
 
 
 class _Value(BaseModel):
@@ -42,7 +42,9 @@ class Since(_Value):
 class Plan(_Value):
     """Which bundle stands where."""
 
-    started: str  # version of the bundle that the server was started with
+    #: versions of the bundle that the server was started with, and of those that were active since: a server that is
+    #: started with one of them goes on with the plan, one that is started with another begins anew
+    known: tuple[str, ...]
     number: int = 0  # of the change that led to it
     active: Place
     previous: Place | None = None
@@ -65,19 +67,24 @@ class Plan(_Value):
     def _next(self, **changed: object) -> Self:
         return self.model_copy(update={**changed, "number": self.number + 1})
 
+    def _active(self, place: Place) -> Self:
+        """Return the plan with another active bundle; what was active is the previous one."""
+        known = dict.fromkeys((place.version, *self.known))
+        return self._next(active=place, previous=self.active, known=tuple(known)[:KNOWN])
+
     def _split(self, split: Split, now: int) -> tuple[Since, ...]:
         since = Since(time=now, experiment=split.experiment, arms=split.arms)
         return (*self.splits, since)[-SPLITS:]
 
     def deployed(self, place: Place) -> "Plan":
         """Return the plan with another active bundle; what was active is the previous one."""
-        return self if place == self.active else self._next(active=place, previous=self.active)
+        return self if place == self.active else self._active(place)
 
     def rolled_back(self) -> "Plan":
         """Return the plan with the previous bundle in the place of the active one, and the other way round."""
         if self.previous is None:
             raise PairliftError("there is no previous bundle to roll back to: nothing was deployed on this server yet")
-        return self._next(active=self.previous, previous=self.active)
+        return self._active(self.previous)
 
     def with_arm(self, name: str, place: Place | None, share: float, experiment: str, now: int) -> "Plan":
         """Return the plan in which an arm answers a share of the users. place: None keeps the bundle that it has.
@@ -86,7 +93,7 @@ class Plan(_Value):
         """
         split, place = self.split, place or self.arms.get(name)
         if place is None:
-            raise PairliftError(f"there is no arm '{name}' whose share could change: name the bundle that it is to have")
+            raise PairliftError(f"there is no arm '{name}' whose share could change: name a bundle for it")
         if experiment and split.experiment and experiment != split.experiment:
             raise PairliftError(
                 f"the experiment '{split.experiment}' is under way: end its arms ({', '.join(self.arms)}) with "
@@ -99,8 +106,7 @@ class Plan(_Value):
 
     def promoted(self, name: str, now: int) -> "Plan":
         """Return the plan with an arm's bundle in the place of the active one, and without the arm."""
-        place = self._arm(name)
-        return self._without(name, now).model_copy(update={"active": place, "previous": self.active})
+        return self._without(name, now)._active(self._arm(name))
 
     def dropped(self, name: str, now: int) -> "Plan":
         """Return the plan without an arm, or with an empty name without the shadow."""

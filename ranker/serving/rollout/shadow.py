@@ -1,5 +1,6 @@
 """A bundle that scores a share of the requests aside: its answers are compared and dropped."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -39,10 +40,8 @@ class Shadow:
     def close(self) -> None:
         """Let the thread end; what waits is dropped."""
         self._stopped = True
-        try:
+        with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)  # wakes the thread, where nothing else does
-        except queue.Full:
-            pass
 
     def _run(self) -> None:
         while (waiting := self._queue.get()) is not None and not self._stopped:

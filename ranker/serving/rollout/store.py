@@ -7,13 +7,13 @@ lock               held by the process that changes the plan
 """
 
 import fcntl
-import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from features.errors import PairliftError
 from features.files import sync_tree, written
 from ranker.bundle import read_manifest
-from ranker.hashes import MANIFEST, files_below, hash_file
+from ranker.hashes import MANIFEST, hash_file
 from ranker.serving.rollout.plan import Place, Plan
 
 PLAN, LOCK, UPLOAD = "deployment.json", "lock", ".upload"
@@ -58,7 +58,7 @@ class Store:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise PairliftError(f"{path} is damaged: remove it to serve the bundle that is named, then deploy") from error
+            raise PairliftError(f"{path} is damaged: remove it, and deploy again") from error
 
     def save(self, plan: Plan) -> None:
         """Write the plan, and remove the bundles that it has no place for."""
@@ -91,7 +91,10 @@ class Store:
 
     def offered(self, manifest: bytes) -> list[str]:
         """Begin an upload; return the paths of the files that are neither here nor in another bundle of the store."""
-        version, files = _read(manifest)
+        with TemporaryDirectory(prefix=".offer", dir=self.folder) as offer:
+            (Path(offer) / MANIFEST).write_bytes(manifest)
+            read = read_manifest(Path(offer))  # its version is the hash of all that it says
+        version, files = str(read["version"]), dict(read["files"])
         if (self.folder / version).exists():
             return []
         partial = self.folder / f"{version}{UPLOAD}"
@@ -111,9 +114,9 @@ class Store:
     def write(self, version: str, name: str, chunk: bytes, first: bool) -> None:
         """Write a piece of a file of an upload. first: it is the first of the file."""
         partial = self.folder / f"{version}{UPLOAD}"
-        if not (partial / MANIFEST).is_file():
+        if not version.isalnum() or not (partial / MANIFEST).is_file():
             raise PairliftError(f"bundle '{version}' was not offered: offer its manifest first")
-        _, files = _read((partial / MANIFEST).read_bytes())
+        files = read_manifest(partial)["files"]
         if name not in files:
             raise PairliftError(f"'{name}' is no file of bundle {version}")
         target = _inside(partial, name)
@@ -123,15 +126,16 @@ class Store:
 
     def uploaded(self, version: str) -> Place:
         """Return where an uploaded bundle lies; PairliftError where files of it are missing or damaged."""
+        upload = self.folder / f"{version}{UPLOAD}"
+        if not version.isalnum() or not ((self.folder / version).is_dir() or (upload / MANIFEST).is_file()):
+            raise PairliftError(f"bundle '{version}' was not uploaded")
         if not (self.folder / version).is_dir():
-            if not (self.folder / f"{version}{UPLOAD}" / MANIFEST).is_file():
-                raise PairliftError(f"bundle '{version}' was not uploaded")
             self._whole(version)
         return Place(folder=str(self.folder / version), version=version)
 
     def _whole(self, version: str) -> None:
         partial = self.folder / f"{version}{UPLOAD}"
-        _, files = _read((partial / MANIFEST).read_bytes())
+        files = read_manifest(partial)["files"]
         bad = [name for name, wanted in files.items() if not _is(partial / name, wanted)]
         if bad:
             raise PairliftError(f"of bundle {version} these files are missing or damaged, upload them again: {bad[:5]}")
@@ -143,25 +147,13 @@ class Store:
         found: dict[str, Path] = {}
         for manifest in self.folder.glob(f"*/{MANIFEST}"):
             if manifest.parent.suffix != UPLOAD:
-                _, files = _read(manifest.read_bytes())
+                files = read_manifest(manifest.parent)["files"]
                 found |= {wanted: manifest.parent / name for name, wanted in files.items()}
         return found
 
 
 def _age(path: Path) -> float:
     return time.time() - path.stat().st_mtime
-
-
-def _read(manifest: bytes) -> tuple[str, dict[str, str]]:
-    """Return the version of a manifest and the hashes of its files; its version is checked when the bundle is read."""
-    try:
-        read = json.loads(manifest)
-        version, files = str(read["version"]), dict(read["files"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise PairliftError("the manifest of a bundle was expected: JSON with version and files") from error
-    if not version.isalnum():
-        raise PairliftError(f"a version of letters and digits was expected, found '{version}'")
-    return version, files
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -180,8 +172,3 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def files_of(folder: Path) -> dict[str, int]:
-    """Return the size of each file of a bundle's folder, without its manifest."""
-    return {name: (folder / name).stat().st_size for name in files_below(folder)}

@@ -14,11 +14,11 @@ from pairlift.v1 import admin_pb2 as admin
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.errors import PairliftError
+from ranker.messages import id_message, ids_message
 from ranker.request import RequestError
 from ranker.serving.recent import Asked
 from ranker.serving.rollout.agreement import Agreement, Pair, Reply
 from ranker.serving.served import Served
-from ranker.wire import id_message, ids_message
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +33,8 @@ SLOWER, FAST_MS = 2.0, 5.0
 CORRELATION, OVERLAP = 0.2, 0.1
 #: the share of the requests in which all items may have one score, where those of the active bundle differ
 CONSTANT = 0.25
-#: what Describe says of a bundle that must not change
-KINDS = {"user_ids": "user ids", "item_ids": "item ids"}
-#: what a caller may send, and what it means for one who does where it is gone
-SENT = {
-    "surfaces": "surface",
-    "context_attributes": "context attribute",
-    "candidate_columns": "candidate column",
-}
-LIMITS = ("max_k", "max_items")
+IDS = {pb.ID_KIND_UNSPECIFIED: "unknown", pb.ID_KIND_INTEGER: "integers", pb.ID_KIND_TEXT: "text"}
+VALUES = {pb.VALUE_KIND_UNSPECIFIED: "thing", pb.VALUE_KIND_NUMBER: "number", pb.VALUE_KIND_TEXT: "text"}
 
 
 @dataclass(slots=True)
@@ -93,40 +86,35 @@ def tried(
 def compare_contracts(active: Served, new: Served, findings: Findings) -> None:
     """Add what a caller of the active bundle would miss; what is new is fine."""
     old, now = (pb.DescribeResponse(**served.described()) for served in (active, new))
-    for name, words in KINDS.items():
-        before, after = (pb.IdKind.Name(getattr(one, name)) for one in (old, now))
+    for ids in ("user_ids", "item_ids"):
+        before, after = (IDS[getattr(one, ids)] for one in (old, now))
         if before != after:
-            findings.broken.append(f"its {words} are of {after}, and callers send {before}")
-    for name, words in SENT.items():
-        before, after = _kinds(getattr(old, name)), _kinds(getattr(now, name))
-        gone = [one for one in before if one not in after]
-        if gone:
+            findings.broken.append(f"its {ids.replace('_', ' ')} are {after}, and callers send {before}")
+    if gone := [surface for surface in old.surfaces if surface not in now.surfaces]:
+        findings.odd.append(f"it ignores what callers may send: surface {', '.join(gone)}")
+    for words, sent, read in (
+        ("context attribute", old.context_attributes, now.context_attributes),
+        ("candidate column", old.candidate_columns, now.candidate_columns),
+    ):
+        kinds = {one.name: one.kind for one in read}
+        if gone := [one.name for one in sent if one.name not in kinds]:
             findings.odd.append(f"it ignores what callers may send: {words} {', '.join(gone)}")
         findings.broken += [
-            f"{words} '{one}' is a {pb.ValueKind.Name(after[one])}, and callers send {pb.ValueKind.Name(kind)}"
-            for one, kind in before.items()
-            if after.get(one, kind) != kind
+            f"its {words} '{one.name}' is a {VALUES[kinds[one.name]]}, and callers send a {VALUES[one.kind]}"
+            for one in sent
+            if kinds.get(one.name, one.kind) != one.kind
         ]
-    for name in LIMITS:
-        before, after = getattr(old, name), getattr(now, name)
-        if after < before:
-            findings.odd.append(f"its [serve] {name} is {after}, and callers may ask for {before}")
-
-
-def _kinds(known: object) -> dict[str, pb.ValueKind]:
-    """Return the kind of each attribute by name; names alone have none."""
-    return {
-        getattr(one, "name", str(one)): getattr(one, "kind", pb.VALUE_KIND_UNSPECIFIED)
-        for one in known  # type: ignore[attr-defined]
-    }
+    for name, most, asked in (("max_k", now.max_k, old.max_k), ("max_items", now.max_items, old.max_items)):
+        if most < asked:
+            findings.odd.append(f"its [serve] {name} is {most}, and callers may send up to {asked}")
 
 
 def probes(active: Served) -> list[Asked]:
     """Return requests for users and items that a bundle knows, some of them with the longest history."""
     catalog, sizes = active.bundle.state.catalog, active.bundle.state.histories.sizes
     users = np.argsort(-sizes, kind="stable")[np.linspace(0, max(len(sizes) // 2, 1), PROBES, False).astype(int)]
-    step = max(1, catalog.n_items // PROBED_ITEMS)
-    items = ids_message(catalog.ids_of_items(np.arange(0, catalog.n_items, step, np.int32)[:PROBED_ITEMS]))
+    places = np.linspace(0, catalog.n_items, min(PROBED_ITEMS, catalog.n_items), False).astype(np.int32)
+    items = ids_message(catalog.ids_of_items(places))
     asked: list[Asked] = []
     for user in catalog.ids_of_users(users.astype(np.int32)):
         asked.append(pb.RankRequest(user=id_message(user), items=items))
