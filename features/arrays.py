@@ -1,7 +1,7 @@
 """Folders of arrays: each dataclass of arrays is written as `.npy` files and read back memory-mapped."""
 
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +24,17 @@ def save_arrays(folder: Path, value: Any) -> None:
 
 
 def load_arrays(folder: Path, kind: type[T]) -> T:
-    """Read what `save_arrays` wrote; arrays are memory-mapped and read-only, lists come back as tuples."""
+    """Read what `save_arrays` wrote; arrays are memory-mapped and read-only, lists come back as tuples.
+
+    A field with a default may be missing: a version that had none of it wrote the folder.
+    """
     rest = json.loads((folder / "fields.json").read_text())
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in rest.items()}
     for field in fields(kind):  # type: ignore[arg-type]
-        if field.name not in given:
-            given[field.name] = load_array(folder / f"{field.name}.npy")
+        path = folder / f"{field.name}.npy"
+        needed = field.default is MISSING and field.default_factory is MISSING
+        if field.name not in given and (needed or path.exists()):
+            given[field.name] = load_array(path)
     return kind(**given)
 
 

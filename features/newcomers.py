@@ -1,13 +1,13 @@
-"""Users or items that no training has seen: ids that came with recorded events, numbered behind the known ones.
+"""Users, items or arms that no training has seen: they came with recorded events, numbered behind the known ones.
 
-A `Newcomers` is what one side (users, or items) has as of a moment, in the order of the event log. The list and the
-dict behind it are shared with later ones, which only add to them, so whoever holds one reads the same for ever and
+A `Newcomers` is what one side (users, items, or arms) has as of a moment, in the order of the event log. The list and
+the dict behind it are shared with later ones, which only add to them, so whoever holds one reads the same for ever and
 needs no lock. How many there can be is fixed: codes of keys (`features.counters.keys`) count on it.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ def bytes_per_id(text: bool, most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Newcomers:
-    """The new users, or the new items, as of a moment."""
+    """The new users, the new items, or the new arms, as of a moment."""
 
     room: int = 0  # how many there can be
     count: int = 0  # how many there are: later ones may stand in `ids` and `numbers` too
@@ -58,3 +58,11 @@ class Newcomers:
                 self.numbers[one] = len(self.ids) - 1
         later = Newcomers(self.room, len(self.ids), self.ids, self.numbers)
         return later.find(wanted), later
+
+
+class New(NamedTuple):
+    """What recorded events brought, as of one moment."""
+
+    users: Newcomers = Newcomers()
+    items: Newcomers = Newcomers()
+    arms: Newcomers = Newcomers()  # of experiments, by their names

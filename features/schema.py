@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.newcomers import Newcomers
+from features.newcomers import New, Newcomers
 
 I8 = npt.NDArray[np.int8]
 I16 = npt.NDArray[np.int16]
@@ -29,10 +29,16 @@ GIB = 2**30  # bytes
 
 #: name of the grade that a drawn (not shown) loser has in pair weights and in reports
 SAMPLED = "sampled"
+#: the first part of a counter's key that is declared so, and how the key ends in names of columns
+BY_ARM = "by_arm"
 #: the largest feedback, either way: a float64 running sum that has held it still resolves later values to 0.001
 LARGEST_FEEDBACK = 1e12
 #: of a log that is not recorded into
 NO_NEWCOMERS = Newcomers()
+#: `EventLog.arm` of an arm that has no number: `by_arm` counters of no request have such an event
+OTHER_ARM = -2
+#: of events and requests of no experiment: without rows
+NO_ARMS: I16 = np.empty(0, np.int16)
 #: what an attribute of another kind has
 NO_CODES, NO_OFFSETS, NO_NUMBERS = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
 
@@ -51,6 +57,12 @@ class EventLog:
     pairable: Bool  # [n], whether `pairing.where` lets the event make pairs
     feedback: F32  # [n, k], NaN where unknown
     feedback_names: tuple[str, ...]  # [k]
+    #: [n], code of the experiment's arm that the user was in; -1 none, `OTHER_ARM` one without a code. Left out: none
+    arm: I16 = field(default_factory=lambda: NO_ARMS)
+
+    def __post_init__(self) -> None:
+        if len(self.arm) != len(self.ts):
+            object.__setattr__(self, "arm", arms_of(self.arm, len(self.ts)))
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -71,6 +83,13 @@ class EventLog:
     def with_feedback(self, k: int) -> "EventLog":
         """Return the log with the first k columns of feedback alone, as views."""
         return replace(self, feedback=self.feedback[:, :k], feedback_names=self.feedback_names[:k])
+
+
+def arms_of(arm: I16, n: int) -> I16:
+    """Return int16[n] arms: those that are given, or -1 of each where none are (`NO_ARMS`); ValueError otherwise."""
+    if len(arm) not in (0, n):
+        raise ValueError(f"{n} arms were expected, found {len(arm)}")
+    return arm if len(arm) else np.full(n, -1, np.int16)
 
 
 #: the fields of an `EventLog` that have an entry for each event
@@ -122,12 +141,14 @@ class Catalog:
     user_ids: Ids  # [n_users], sorted, all int64 or all text
     item_ids: Ids  # [n_items], sorted, all int64 or all text
     surfaces: tuple[str, ...] = ()  # the name of each code
+    arms: tuple[str, ...] = ()  # of experiments: the name of each code
     item_attributes: tuple[Attribute, ...] = ()  # of n_items each
     user_attributes: tuple[Attribute, ...] = ()  # of n_users each
     contexts: tuple[Attribute, ...] = ()  # what a request says of itself (device …): numeric or categorical
     candidates: tuple[Attribute, ...] = ()  # what it says of each candidate (price …): numeric or categorical
     new_users: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_users on, no attributes
     new_items: Newcomers = NO_NEWCOMERS  # came with recorded events; indexes from n_items on, no attributes
+    new_arms: Newcomers = NO_NEWCOMERS  # came with recorded events; codes from len(arms) on
 
     @property
     def n_users(self) -> int:
@@ -152,6 +173,22 @@ class Catalog:
     def surface_codes(self) -> dict[str, int]:
         """Return the code of each surface by its name, made anew; what is not in it has the code -1."""
         return {name: code for code, name in enumerate(self.surfaces)}
+
+    def arm_code(self, name: str) -> int:
+        """Return the code of an arm by its name; -1 where there is no event of it, and for the empty name: no arm."""
+        if name in self.arms:
+            return self.arms.index(name)
+        new = int(self.new_arms.find([name])[0])
+        return len(self.arms) + new if new >= 0 else -1
+
+    @property
+    def new(self) -> New:
+        """What recorded events brought."""
+        return New(self.new_users, self.new_items, self.new_arms)
+
+    def with_new(self, new: New) -> "Catalog":
+        """Return the catalogue with the new users, items and arms as of another moment."""
+        return replace(self, new_users=new.users, new_items=new.items, new_arms=new.arms)
 
     def described_users(self, user: I32) -> I32:
         """Return int32[n] with -1 for new users: of them no attribute is known."""
@@ -211,6 +248,12 @@ class Requests:
     #: [n, candidates], what was said of each candidate in its request, numbers or codes, NaN unknown; then the features
     #: of the list that are asked for (`features.given`)
     given: F32 = field(default_factory=lambda: NO_GIVEN)
+    #: [g], code of the experiment's arm that each is answered in, -1 none. Left out: none
+    arm: I16 = field(default_factory=lambda: NO_ARMS)
+
+    def __post_init__(self) -> None:
+        if len(self.arm) != len(self.user):
+            object.__setattr__(self, "arm", arms_of(self.arm, len(self.user)))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -230,6 +273,7 @@ class Requests:
             item=self.item[first:last],
             context=self.context[start:stop],
             given=self.given[first:last],
+            arm=self.arm[start:stop],
         )
 
     def select(self, keep: Bool | I64) -> "Requests":
@@ -245,6 +289,7 @@ class Requests:
             item=self.item[take],
             context=self.context[rows] if len(self.context) else self.context,
             given=self.given[take] if len(self.given) else self.given,
+            arm=self.arm[rows],
         )
 
     def with_candidates(self, keep: Bool) -> "Requests":
@@ -254,9 +299,15 @@ class Requests:
 
 
 def one_request(
-    user: int, as_of: int, surface: int, item: I32, context: F32 = NO_CONTEXT, given: F32 = NO_GIVEN
+    user: int,
+    as_of: int,
+    surface: int,
+    item: I32,
+    context: F32 = NO_CONTEXT,
+    given: F32 = NO_GIVEN,
+    arm: int = -1,
 ) -> Requests:
-    """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] items.
+    """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] items, code of the arm.
 
     context, given: as in `Requests`.
     """
@@ -268,6 +319,7 @@ def one_request(
         item=np.asarray(item, np.int32),
         context=context,
         given=given,
+        arm=np.array([arm], np.int16),
     )
 
 

@@ -10,14 +10,26 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from features.schema import DAY, HOUR, MINUTE, SAMPLED, SECOND
+from features.schema import BY_ARM, DAY, HOUR, MINUTE, SAMPLED, SECOND
 
 UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 LONGEST = 36_525 * DAY
 #: how a duration is written
 DURATION = r"(\d+(?:\.\d+)?)\s*([smhd])"
 #: names of the contract's own, which a user's column, grade or attribute must not take
-RESERVED = {SAMPLED, "impression", "grade", "user", "item", "surface", "idx", "user_id", "item_id", "source_row"}
+RESERVED = {
+    SAMPLED,
+    "impression",
+    "grade",
+    "user",
+    "item",
+    "surface",
+    BY_ARM,
+    "idx",
+    "user_id",
+    "item_id",
+    "source_row",
+}
 
 
 def parse_duration(text: object) -> object:
@@ -47,6 +59,8 @@ def check_name(name: str) -> str:
     """Return a name that may stand in a column `<key>__<event>__<span>__<stat>`; ValueError otherwise."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name or "_x_" in name:
         raise ValueError(f"'{name}': a letter, then letters, digits and single underscores were expected, and no '_x_'")
+    if name.endswith(f"_{BY_ARM}"):
+        raise ValueError(f"'{name}': another ending than '_{BY_ARM}' was expected, which names counters of one arm")
     if name in RESERVED:
         raise ValueError(f"'{name}' is a reserved name: choose another")
     return name
@@ -90,6 +104,12 @@ class EventsSettings(Settings):
     organic: str | None = Field(
         default=None,
         description="SQL condition: true where the recommender did not cause the event. Only the towers read it.",
+    )
+    arm: str | None = Field(
+        default=None,
+        description="SQL of the arm of an experiment that the user was in at that time, text; NULL: in none. "
+        "[[counters]] by_arm count by it. Of experiments that are over write NULL (CASE WHEN arm IN ('control', 'new') "
+        "THEN arm END): their events then count for all again. A server that splits users records it as column arm.",
     )
     request_id: str | None = Field(
         default=None,
@@ -408,3 +428,9 @@ class CounterSettings(Settings):
         "[split] t1.",
     )
     delay: Duration = Field(default=0, description="How long after its ts an event is known.")
+    by_arm: bool = Field(
+        default=False,
+        description="Whether only events of the request's own arm ([events] arm) are counted, and those of users in no "
+        "arm, such as all before the experiment began; a request of no arm counts the latter alone. So what one arm "
+        "shows moves no feature of another. Not for distinct_… and rank_…; the column's key ends in _by_arm.",
+    )

@@ -219,10 +219,19 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def config_of(folder: Path) -> Config:
+    """Return the configuration of a bundle that is not verified yet: what is to be known before it is loaded."""
+    return _config_of(folder, read_manifest(folder))
+
+
+def _config_of(folder: Path, manifest: dict[str, Any]) -> Config:
+    return read_config(folder / TOML, [] if "texts" in manifest else [("record", "texts")])
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Verify a bundle, then map it. Never imports torch."""
     manifest = verify_bundle(folder)
-    config = read_config(folder / TOML, [] if "texts" in manifest else [("record", "texts")])
+    config = _config_of(folder, manifest)
     saved = manifest["spec"]
     listed = tuple(saved.get("listed", ()))  # a bundle from before there were any has none
     spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"], listed)

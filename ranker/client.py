@@ -14,14 +14,13 @@ from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
+from ranker.channel import Tls, open_channel, sentence_of
 from ranker.messages import column_message, id_list, id_message, ids_message
 
 if TYPE_CHECKING:
     from ranker.recording.batch import Batch, Outcome
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-#: what gRPC says when no server listens; a server that does may be UNAVAILABLE too, with a sentence of its own
-NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 Id = int | str
 #: of one item in one request, a number or a text; None where it is not known
 Shown = float | str | None
@@ -114,12 +113,17 @@ class Snapshot:
 
 
 class Client:
-    """Asks one server. timeout: seconds that a call may take. Every failure is a ServerError."""
+    """Asks one server. Every failure of a call is a ServerError."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float = 5.0) -> None:
-        self.address = address
-        self.timeout = timeout
-        self._channel = grpc.insecure_channel(address)
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, timeout: float = 5.0, *, tls: Tls | None = None, token: str | None = None
+    ) -> None:
+        """timeout: seconds that a call may take. tls: None for plain text. token: for a server that asks for one.
+
+        PairliftError where a file of `tls` cannot be read, and where a token would go over a network in plain text.
+        """
+        self.address, self.timeout = address, timeout
+        self._channel = open_channel(address, tls, token)
         self._stub = ranking_pb2_grpc.RankingServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -250,18 +254,7 @@ class Client:
 
     def explained(self, error: Any) -> ServerError:
         """Return what to raise for a call's `grpc.RpcError`."""
-        code, detail = error.code(), error.details()
-        if code is grpc.StatusCode.UNAVAILABLE:
-            lost = any(words in detail for words in NOT_CONNECTED)
-            none = f"no server answers at {self.address}; `pairlift serve BUNDLE` starts one"
-            sentence = none if lost else f"the server at {self.address} cannot do it now: {detail}"
-        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            sentence = f"the server at {self.address} did not answer within {self.timeout:g} s"
-        elif code is grpc.StatusCode.UNIMPLEMENTED:
-            sentence = f"the server at {self.address} does not speak pairlift.v1: {detail}"
-        else:
-            sentence = detail or f"the call ended with {code.name}"
-        return ServerError(code.name, sentence)
+        return ServerError(error.code().name, sentence_of(error, self.address, self.timeout))
 
 
 def _common(user: Id | None, asked: Asked) -> dict[str, Any]:

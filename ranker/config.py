@@ -237,6 +237,12 @@ def _check_counters(path: Path, config: Config) -> None:
             f'{path}: [features] counters = "add" adds the [[counters]] to the default ones, but {found}'
         )
 
+    if config.events.arm is None and any(counter.by_arm for counter in config.counters or ()):
+        raise PairliftError(
+            f"{path}: [[counters]] by_arm needs [events] arm, the SQL of the arm of an experiment that a user was in; "
+            '"NULL" where none has run yet'
+        )
+
 
 def _check_candidates(path: Path, config: Config) -> None:
     if config.events.candidate and config.pairing.negatives:

@@ -88,7 +88,7 @@ class Pipeline:
 
     def recommend(self, request: Request, k: int) -> Answer:
         """Return the best k items that the sources propose and the filters keep, or as many as there are."""
-        trace = Trace()
+        trace = Trace(request.check)
         proposals = self._fetch(request, trace)
         trace.mark("sources")
         candidates, trace.removed = gathered(proposals, self.filters, self._quotas, request)
@@ -141,7 +141,7 @@ class Pipeline:
     def rank(self, request: Request, item: I32, given: F32 = NO_GIVEN) -> Answer:
         """Return all of int32[n] items (-1 is cold, repeats stay), best first. given: of them, as `Requests.given`."""
         candidates = Candidates(item, np.zeros((len(item), 1), np.int32), given)
-        return self._answer(request, candidates, (CALLER,), len(item), Trace())
+        return self._answer(request, candidates, (CALLER,), len(item), Trace(request.check))
 
     def _answer(
         self,

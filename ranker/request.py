@@ -1,6 +1,7 @@
 """One ranking request and its answer in our own terms: dense indexes and arrays, no wire and no ids."""
 
 import time
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ class RequestError(PairliftError):
     """A request that is wrong, so that the caller must change it: INVALID_ARGUMENT on the wire."""
 
 
+class GoneError(Exception):
+    """Nobody waits for the answer any more: the caller's deadline is over, or the caller gave up."""
+
+
 def too_long(place: str, most: int, found: int) -> str:
     """Return why a text id of so many bytes is refused."""
     return f"{place}: an id of at most {most} bytes in UTF-8 ([record] max_id_bytes) was expected, found one of {found}"
@@ -32,6 +37,10 @@ def too_long(place: str, most: int, found: int) -> str:
 
 def _none() -> I32:
     return np.empty(0, np.int32)
+
+
+def awaited() -> None:
+    """Say that the answer is awaited, whatever time it takes: a `Request.check`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,7 @@ class Request:
     _: KW_ONLY
     state: "State"  # ids, counters and histories of one moment
     surface: int = -1  # code; -1 missing
+    arm: int = -1  # code (`Catalog.arm_code`) of the experiment's arm that answers; -1 none
     source_item: int = -1  # dense; -1 cold or missing
     query: str = ""  # what the user typed
     context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [1, c], as `Requests.context`
@@ -50,17 +60,20 @@ class Request:
     explain: bool = False  # whether `Answer.detail` is wanted
     keep_values: bool = False  # whether `Answer.values` is wanted
     request_id: str = ""  # the caller's name for it; empty: none
+    check: Callable[[], None] = awaited  # asked between stages: raises GoneError where nobody waits for the answer
 
     @classmethod
     def of(cls, requests: Requests, k: int, state: "State") -> "Request":
         """Return the k-th of some requests, to be answered from a state."""
         context = requests.context[k : k + 1] if len(requests.context) else NO_CONTEXT
-        surface = int(requests.surface[k])
-        return cls(int(requests.user[k]), int(requests.as_of[k]), state=state, surface=surface, context=context)
+        user, as_of, surface, arm = (
+            int(of[k]) for of in (requests.user, requests.as_of, requests.surface, requests.arm)
+        )
+        return cls(user, as_of, state=state, surface=surface, arm=arm, context=context)
 
     def requests(self, item: I32, given: F32 = NO_GIVEN) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]. given: as there."""
-        return one_request(self.user, self.as_of, self.surface, item, self.context, given)
+        return one_request(self.user, self.as_of, self.surface, item, self.context, given, self.arm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +107,11 @@ class Candidates:
 class Trace:
     """What one request leaves behind beside its items: for metrics, `Answer.degraded` and `Detail`."""
 
-    __slots__ = ("_last", "candidates", "missing", "problems", "proposed", "removed", "stages", "took")
+    __slots__ = ("_check", "_last", "candidates", "missing", "problems", "proposed", "removed", "stages", "took")
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None] = awaited) -> None:
+        """check: of the request, asked at the end of each stage."""
+        self._check = check
         self.stages: list[tuple[str, int]] = []  # (stage, µs), in their order
         self.took: dict[str, int] = {}  # µs of each source and plugin that was asked, by lane (`sources.nearest`)
         self.problems: dict[str, str] = {}  # why one failed, was late or was not asked, by lane
@@ -107,7 +122,8 @@ class Trace:
         self._last = time.perf_counter_ns()
 
     def mark(self, stage: str) -> None:
-        """End a stage."""
+        """End a stage; GoneError where nobody waits for the rest."""
+        self._check()
         now = time.perf_counter_ns()
         self.stages.append((stage, (now - self._last) // 1000))
         self._last = now

@@ -2,46 +2,33 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from pairlift.v1 import admin_pb2, admin_pb2_grpc, ranking_pb2_grpc
-from pairlift.v1 import ranking_pb2 as pb
-
 from features.errors import PairliftError
 from features.pairing.split import iso
-from features.schema import HOUR
+from features.schema import HOUR, I64
 from ranker.bundle import Bundle
 from ranker.candidates.popular import Popular
-from ranker.ids import IdTable
 from ranker.lanes import source_lane
 from ranker.pipeline import Pipeline
-from ranker.port import bind, grpc_server
 from ranker.recording.featurelog import FeatureLog
+from ranker.recording.follower import Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
+from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
-from ranker.serving.gate import Gate
-from ranker.serving.rollout.admin import AdminService
+from ranker.serving.listener import Listener
 from ranker.serving.rollout.deployer import Deployer
 from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
-from ranker.serving.served import FeaturesTo, Served
-from ranker.serving.service import RankingService
-from ranker.wire import Wire
+from ranker.serving.served import FeaturesTo, Maker, Served
 
 log = logging.getLogger(__name__)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
-ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
-#: the name by which health reports whether events can be recorded; only where the server records
-RECORDING = "pairlift.v1.Recording"
 CLOCKS = ("wall", "snapshot")
 #: seconds after which the popular items are ordered anew, where events are recorded
 REFRESH_EVERY = 30.0
@@ -60,7 +47,9 @@ class RecordTo:
 
 
 class Server:
-    """A pipeline behind a port. Warmed before the port answers: a client sees nothing or a ready server."""
+    """A bundle behind a port: warm before its first answer. Until then, and while it stops, health says so."""
+
+    deployment: Deployment  # which bundle answers
 
     def __init__(
         self,
@@ -71,37 +60,41 @@ class Server:
         port: int = 0,
         record_to: RecordTo | None = None,
         features_to: FeaturesTo | None = None,
+        access: Access = ANYBODY_HERE,
+        listener: Listener | None = None,
         bundles: Path | None = None,
         follow: Path | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
-        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. bundles: the folder that
-        keeps what is deployed; None forgets it when the server stops. follow: the place of a bundle whose successors
-        are deployed.
+        clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
+        listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
+        host, port and access. bundles: the folder that keeps what is deployed; None forgets it when the server stops.
+        follow: the place of a bundle whose successors are deployed; None: nothing is.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._health = health.HealthServicer()
-        serve, record = bundle.config.serve, bundle.config.record
-        self._server = grpc_server(serve.workers, 0 if record_to is None else record.streams)
-        self.address = bind(self._server, host, port)
-        served = partial(Served.of, past=past, features_to=features_to)
-        if record_to is None:
-            self.recorder, first = None, served(bundle)
-        else:
-            catalog = bundle.state.catalog
-            users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-            wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
-            self.recorder = self._open(record_to, bundle, wire, past)
-            live = self.recorder.live
-            first = Served(bundle, wire, past=past, state=lambda: live.state, features_to=features_to)
-        self.deployment = Deployment(first)
-        make = served if record_to is None else _refuse
-        self.deployer = Deployer(self.deployment, make, None if bundles is None else Store(bundles))
-        self._register(RankingService(self.deployment, Gate(serve.workers), self.recorder, record.streams))
+        self._serve, record = bundle.config.serve, bundle.config.record
+        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
+        self.recorder = None if record_to is None else self._recorder(record_to.folder, bundle, past)
+        folder, origin = (None, None) if record_to is None else (record_to.folder, record_to.origin)
+        maker = Maker(past, features_to, folder, self._arms_of)
+        try:
+            self.deployment = Deployment(maker.served(bundle, origin))
+            if self.recorder is not None:
+                self._record_for(self.deployment.active)
+                self.recorder.start()
+        except BaseException:
+            if self.recorder is not None:
+                self.recorder.close()
+            raise
+        store = None if bundles is None else Store(bundles)
+        self.deployer = Deployer(self.deployment, maker.served, self._record_for, store)
+        self._listener.service.use(self.deployment, self.recorder, record.streams)
+        self._listener.admin.deployer = self.deployer
         if bundle.wanted is None:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
@@ -121,34 +114,30 @@ class Server:
         """Where the feature values of the bundle that answers now go."""
         return self.deployment.active.feature_log
 
-    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> Recorder:
-        """Open the log of events, and report its health."""
-        self._report_recording(True)
-        return Recorder(
-            bundle,
-            record_to.folder,
-            wall=clocks.now_wall,
-            users=wire.users.find,
-            items=wire.items.find,
-            past=past,
-            origin=record_to.origin,
-            on_health=self._report_recording,
-        )
+    @property
+    def follower(self) -> Follower | None:
+        """What keeps the state of the bundle that answers now; None where nothing is recorded."""
+        return self.deployment.active.follower
 
-    def _register(self, service: RankingService) -> None:
-        """Add the service, and health and reflection beside it, to the gRPC server."""
-        self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
-        ranking_pb2_grpc.add_RankingServiceServicer_to_server(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployer), self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+    def _recorder(self, folder: Path, bundle: Bundle, past: bool) -> Recorder:
+        """Open the log of events, and report its health."""
+        report = self.health.report_recording
+        report(True)
+        return Recorder(bundle, folder, wall=clocks.now_wall, past=past, on_health=report)
+
+    def _arms_of(self, users: Sequence[Any], times: I64) -> Sequence[str | None]:
+        """Return the arms of the users of events, once there is a deployment: `arm_of` of what it is made of."""
+        return self.deployment.arms_of(users, times)
+
+    def _record_for(self, served: Served) -> None:
+        """Check what is recorded from now on as a bundle expects it, which is about to be the active one."""
+        if self.recorder is not None and served.follower is not None:
+            self.recorder.use(served.follower)
 
     def start(self) -> None:
-        """Report SERVING and answer."""
-        self._report(health_pb2.HealthCheckResponse.SERVING)
-        self._server.start()
+        """Let calls in, and report SERVING."""
+        self.gate.open(self._serve)
+        self.health.report_ready(True)
         if self.recorder is not None:
             self._each(REFRESH_EVERY, self._refresh, "popular")
         if self.deployer.store is not None:
@@ -168,23 +157,18 @@ class Server:
 
         threading.Thread(target=turns, name=name, daemon=True).start()
 
+    def drain(self) -> None:
+        """Report NOT_SERVING, so that others are asked, and answer what comes all the same."""
+        self.health.drain(self.recorder is not None)
+
     def stop(self, grace: float = 5.0) -> None:
         """Report NOT_SERVING, refuse new calls, give those under way `grace` seconds, and end the threads."""
-        self._health.enter_graceful_shutdown()
+        self.drain()
         self._stopped.set()
-        self._server.stop(grace).wait()
-        self.deployment.close()
+        self._listener.stop(grace)
         if self.recorder is not None:
             self.recorder.close()
-
-    def _report(self, status: Any) -> None:
-        """Set the health of the server and of the service."""
-        for name in ("", SERVICE):
-            self._health.set(name, status)
-
-    def _report_recording(self, well: bool) -> None:
-        status = health_pb2.HealthCheckResponse
-        self._health.set(RECORDING, status.SERVING if well else status.NOT_SERVING)
+        self.deployment.close()
 
     def _refresh(self) -> None:
         for served in self.deployment.standing.all:
@@ -192,10 +176,6 @@ class Server:
                 served.pipeline.refresh()
             except Exception as error:
                 served.pipeline.failures.add(source_lane(Popular.name), error)
-
-
-def _refuse(_: Bundle) -> Served:
-    raise PairliftError("a server that records events cannot change its bundle yet: restart it with the new one")
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:

@@ -235,11 +235,35 @@ class ServeSettings(Settings):
         default=2000, ge=1, description="The most items that a Rank request has, or that a request excludes."
     )
     max_k: int = Field(default=500, ge=1, description="The longest list that a Recommend request may ask for.")
-    workers: int = Field(default=2, ge=1, description="How many requests are answered at a time, each by a thread.")
+    workers: int = Field(
+        default=8,
+        ge=1,
+        description="The most requests that are answered at a time, each by a thread. How many they are, from 1 on, "
+        "follows the measured times: as many as give more answers a second.",
+    )
+    max_wait: Duration = Field(
+        default=SECOND // 5,
+        gt=0,
+        description="How long a request may wait for others. What could not be begun by then is refused at once "
+        "(RESOURCE_EXHAUSTED), first what calls of low priority ask.",
+    )
     plugin_deadline: Duration = Field(
         default=DEADLINE,
         description="How long a plugin that is not Pairlift's own may take; later, its columns are missing values in "
         "this answer.",
+    )
+    calls_per_caller: int = Field(
+        default=0,
+        ge=0,
+        description="The most calls of one caller that are under way at a time: of the tokens of one name, else of one "
+        "host, however many stand behind it. 0: no limit, as where all calls come from one service or one proxy.",
+    )
+    connection_age: Duration = Field(
+        default=30 * MINUTE,
+        gt=0,
+        description="A connection that is so old takes no new calls, and its client opens another: so calls spread "
+        "over servers that were added, and meet a new certificate. Calls under way end as usual; a stream has an hour "
+        "more.",
     )
     max_snapshot_age: Duration = Field(
         default=DAY, description="At the start, the server warns of a snapshot that is older than this."

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from features.counters.spec import Counter, Span
 from features.log.dataset import Mapping
-from features.schema import HOUR, I64, MINUTE, Attribute, Catalog, EventLog, empty_log
+from features.schema import BY_ARM, HOUR, I64, MINUTE, Attribute, Catalog, EventLog, empty_log
 from features.settings import EventsSettings, Grade
 
 
@@ -26,6 +26,7 @@ def catalog() -> Catalog:
         user_ids=np.arange(3),
         item_ids=np.arange(4),
         surfaces=("feed", "search"),
+        arms=("new", "old"),
         item_attributes=(genre, tags, size),
         user_attributes=(country, likes),
     )
@@ -46,6 +47,7 @@ def logs(draw: st.DrawFn) -> EventLog:
         ts=ts.astype(np.int64),
         grade=ints(-1, 2).astype(np.int8),
         surface=ints(-1, 1).astype(np.int16),
+        arm=ints(-2, 1).astype(np.int16),
         feedback=feedback.reshape(n, 1),
     )
 
@@ -85,6 +87,7 @@ COUNTERS = (
     ),
     *(Counter(key, event, Span("all", 0), "since") for key in KEYS for event in ("impression", "like", "stars")),
     *(Counter(key, "listen", Span.parse("all_d1h"), "since") for key in KEYS),
+    *(Counter((BY_ARM, *key), "impression", Span("all", 0), "since") for key in (("item",), ("user", "tags"))),
     *(
         Counter(key, event, Span.parse(span), f"ratio_{over}", strength=2.0, prior=0.1)
         for key in KEYS
@@ -96,6 +99,12 @@ COUNTERS = (
         for key in KEYS
         for event, thing in (("impression", "item"), ("like", "user"), ("stars", "tags"), ("grade", "surface"))
         for span in ("all", "w3h", "w5h_d1h")
+    ),
+    *(
+        Counter((BY_ARM, *key), event, Span.parse(span), stat, strength=4.0, prior=0.3)
+        for key in (("item",), ("user",), ("user", "tags"), ("surface", "user_country", "genre"))
+        for event, stat in (("impression", "count"), ("like", "rate"), ("stars", "mean"), ("like", "ratio_stars"))
+        for span in ("all", "w3h", "h3h_d1h")
     ),
     *(
         Counter(("item",), event, Span.parse(span), f"rank_{attribute}")

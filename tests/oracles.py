@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 
 from features.counters.spec import Counter
-from features.schema import F64, HOUR, SECOND, Attribute, Catalog, EventLog
+from features.schema import BY_ARM, F64, HOUR, SECOND, Attribute, Catalog, EventLog
 
 
 def event_value(log: EventLog, row: int, event: str, grades: tuple[str, ...]) -> float | None:
@@ -58,10 +58,14 @@ def counter_value(
     item: int,
     surface: int,
     as_of: int,
+    arm: int = -1,
 ) -> float:
-    """A counter for one candidate, by reading the whole log."""
+    """A counter for one candidate, by reading the whole log; by arm, its events of that arm and of none (-1)."""
     if counter.kind == "rank":
         return rank_value(counter, log, catalog, grades, item, as_of)
+    if counter.key[0] == BY_ARM:
+        log = log.select([row for row in range(len(log)) if log.arm[row] in (-1, arm)])
+        counter = replace(counter, key=counter.key[1:])
     wanted = key_parts(catalog, counter.key, user, item, surface)
     value = hits = trials = over = 0.0
     last = -math.inf

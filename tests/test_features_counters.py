@@ -24,7 +24,7 @@ from features.state.store import State
 
 
 def asked_at(asked: list[tuple[int, int, int, int]]) -> Requests:
-    """Requests of one candidate: (user, item, surface, quarter of an hour)."""
+    """Requests of one candidate: (user, item, surface, quarter of an hour), in the arm that the quarter says."""
     user, item, surface, quarter = (np.array([a[k] for a in asked], np.int64) for k in range(4))
     return Requests(
         user=user.astype(np.int32),
@@ -32,6 +32,7 @@ def asked_at(asked: list[tuple[int, int, int, int]]) -> Requests:
         surface=surface.astype(np.int16),
         offsets=np.arange(len(asked) + 1),
         item=item.astype(np.int32),
+        arm=(quarter % 3 - 1).astype(np.int16),
     )
 
 
@@ -45,8 +46,8 @@ def test_counters_equal_the_oracle(log: EventLog, asked: list[tuple[int, int, in
     requests = asked_at(asked)
     got = counter_values(state, requests)
     for row, (u, i, s, _) in enumerate(asked):
-        as_of = int(requests.as_of[row])
-        want = [oracles.counter_value(c, log, catalog(), GRADES, u, i, s, as_of) for c in COUNTERS]
+        as_of, arm = int(requests.as_of[row]), int(requests.arm[row])
+        want = [oracles.counter_value(c, log, catalog(), GRADES, u, i, s, as_of, arm) for c in COUNTERS]
         np.testing.assert_allclose(got[row], np.array(want), rtol=1e-6, atol=1e-6)
 
 
@@ -109,7 +110,7 @@ def test_rows_in_bulk_equal_one_request_at_a_time_and_a_snapshot(log: EventLog) 
     spec = make_spec(COUNTERS, catalog(), "Asia/Kolkata")
     requests = Requests(
         user=np.array([0, 2, -1], np.int32), as_of=np.array([3, 5, 13]) * HOUR, surface=np.array([0, 1, -1], np.int16),
-        offsets=np.array([0, 3, 3, 5]), item=np.array([0, 3, -1, 2, 2], np.int32),
+        offsets=np.array([0, 3, 3, 5]), item=np.array([0, 3, -1, 2, 2], np.int32), arm=np.array([1, 0, -1], np.int16),
     )  # fmt: skip
     bulk = assemble(state, spec, requests)
     assert bulk.shape == (5, len(spec.columns))

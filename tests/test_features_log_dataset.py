@@ -14,8 +14,10 @@ from features.errors import PairliftError
 from features.log.dataset import Mapping, import_log
 from features.log.loading import load_context, load_log, load_repeats
 from features.log.sources import source_files
+from features.pairing.groups import make_groups
+from features.pairing.split import Split
 from features.schema import SECOND
-from features.settings import EventsSettings, Grade, ItemsSettings, UsersSettings
+from features.settings import EventsSettings, Grade, ItemsSettings, PairingSettings, UsersSettings
 
 CSV = """who,what,when,stars,where
 bo,x,2024-03-01 10:00:00,5,feed
@@ -53,6 +55,18 @@ def test_a_log_becomes_arrays_in_time_order(tmp_path: Path) -> None:
     assert log.ts[0] == 1709283600 * SECOND
     assert (log.request == -1).all()
     assert log.pairable.all()
+
+
+def test_arms_of_experiments_are_a_vocabulary_and_of_a_group_the_first_one_counts(tmp_path: Path) -> None:
+    arm = "CASE WHEN \"where\" = 'feed' THEN 'new' WHEN who = 'bo' THEN '' WHEN stars < 3 THEN 'a' END"
+    import_log(mapping(tmp_path, arm=arm), tmp_path / "log.duckdb")
+    log, catalog = load_log(tmp_path / "log.duckdb")
+    assert catalog.arms == ("a", "new")
+    assert log.arm.tolist() == [0, 1, -1, 1]  # the empty text is none
+    period = Split(t0=int(log.ts[0]), t1=int(log.ts[0]) + 1, t2=int(log.ts[-1]), t3=int(log.ts[-1]) + 1, validation=0.5)
+    requests = make_groups(log, PairingSettings(), period).requests
+    assert requests.arm.tolist() == [int(log.arm[log.ts == as_of][0]) for as_of in requests.as_of]
+    assert set(requests.arm.tolist()) == {0, 1}
 
 
 def test_times_without_a_zone_are_of_the_zone_told(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from features.errors import PairliftError
 from features.log import segments
 from features.log.dedupe import SeenIds, keys_of
+from features.log.reader import LogReader
 from features.log.segments import FRAME, SEGMENT, checksum_of, export_segment, frame_heads, segment_files, segment_name
 from features.log.tail import LogError
 from features.log.writer import LogWriter
@@ -34,7 +35,8 @@ def table(ids, ts=0):
 
 def opened(folder, after=0, **options):
     writer = LogWriter(folder, options.pop("keep", 7 * DAY), options.pop("clock", lambda: NOW), **options)
-    frames = list(writer.replay(after))
+    writer.learn()
+    frames = list(LogReader(folder, after).frames(after))
     writer.start()
     return writer, frames
 
@@ -133,7 +135,7 @@ def test_damage_before_acknowledged_events_is_refused_with_its_place(tmp_path, l
     path.write_bytes(data)
     writer = LogWriter(tmp_path, DAY, lambda: NOW)
     with pytest.raises(PairliftError, match=rf"{path.name} is damaged at byte 16"):
-        list(writer.replay(0))
+        writer.learn()
     writer.close()
 
 
@@ -145,7 +147,7 @@ def test_a_missing_segment_is_refused(tmp_path):
     segment_files(tmp_path)[1].unlink()
     writer = LogWriter(tmp_path, DAY, lambda: NOW)
     with pytest.raises(PairliftError, match="frame 2 was expected"):
-        list(writer.replay(0))
+        writer.learn()
     writer.close()
 
 
@@ -242,8 +244,9 @@ def test_a_closed_log_refuses(tmp_path):
 
 def test_a_snapshot_of_another_log_is_refused(tmp_path):
     writer = LogWriter(tmp_path, DAY, lambda: NOW)
+    writer.learn()
     with pytest.raises(PairliftError, match="ends with frame 0, but the snapshot is of frame 5"):
-        list(writer.replay(5))
+        LogReader(tmp_path, 5)
     writer.close()
 
 

@@ -12,9 +12,9 @@ from world import make_world
 
 from features.counters.keys import key_codes, without_last
 from features.counters.spec import make_counters
-from features.newcomers import Newcomers
+from features.newcomers import New, Newcomers
 from features.rows import assemble, make_spec
-from features.schema import DAY, HOUR, Requests, empty_log, merged, one_request
+from features.schema import BY_ARM, DAY, HOUR, Requests, empty_log, merged, one_request
 from features.settings import CounterSettings
 from features.state import live
 from features.state.histories import COLUMNS, Histories, HistoryBuffer
@@ -32,6 +32,7 @@ def some_log(rng, n, n_users, low, high, n_items=20):
         ts=rng.integers(low, high, n).astype(np.int64),
         grade=rng.integers(-1, 3, n).astype(np.int8),
         surface=rng.integers(-1, 2, n).astype(np.int16),
+        arm=rng.integers(-1, 4, n).astype(np.int16),
         feedback=np.where(rng.random((n, 1)) < 0.2, np.nan, rng.random((n, 1))).astype(np.float32),
     )
 
@@ -181,9 +182,14 @@ def halved():
     country = replace(genre, name="country", codes=np.array([0, 1, -1, 1], np.int32))
     padded = replace(country, codes=np.append(country.codes, np.full(4, -1, np.int32)))
     bare = replace(
-        c, user_ids=c.user_ids[:4], item_ids=c.item_ids[:10], item_attributes=known, user_attributes=(country,)
+        c,
+        user_ids=c.user_ids[:4],
+        item_ids=c.item_ids[:10],
+        arms=("a", "b"),
+        item_attributes=known,
+        user_attributes=(country,),
     )
-    whole = replace(c, item_attributes=nothing, user_attributes=(padded,))
+    whole = replace(c, arms=("a", "b", "c", "d"), item_attributes=nothing, user_attributes=(padded,))
     log = WORLD.log.select((WORLD.log.user < 4) & (WORLD.log.item < 10))
     return bare, whole, log
 
@@ -202,6 +208,8 @@ OF_ALL_KINDS = make_counters(
         CounterSettings(key=["user_country", "item"], event="impression", stats=["count", "distinct_user"]),
         CounterSettings(key=["genre"], event="impression", spans=["w7d", "all"], stats=["distinct_user"]),
         CounterSettings(key=["user"], event="impression", spans=["w3d"], stats=["distinct_tags"]),
+        CounterSettings(key=["item"], event="impression", spans=["all", "w3d"], stats=["count", "since"], by_arm=True),
+        CounterSettings(key=["user", "tags"], event="play", spans=["h2d"], stats=["mean"], by_arm=True),
     ],
     KNOWN,
     BARE,
@@ -211,36 +219,38 @@ SPEC = make_spec(OF_ALL_KINDS, BARE, "UTC", ["item_genre", "item_length", "item_
 
 
 class Arrivals:
-    """Gives new users and items their indexes in the order of their events, as a server does from its log."""
+    """Gives new users, items and arms their numbers in the order of their events, as a server does from its log."""
 
-    def __init__(self, room=(10, 20)):
-        self.new = tuple(Newcomers(room=n) for n in room)
+    def __init__(self, room=(10, 20, 5)):
+        self.new = New(*(Newcomers(room=n) for n in room))
 
     def numbered(self, log):
         out = []
-        for k, (asked, known) in enumerate(((log.user, 4), (log.item, 10))):
+        for side, asked, known in (("users", log.user, 4), ("items", log.item, 10), ("arms", log.arm, 2)):
             index, rows = asked.copy(), np.flatnonzero(asked >= known)
-            found, later = self.new[k].extended(index[rows].tolist())
+            found, later = getattr(self.new, side).extended(index[rows].tolist())
             index[rows] = np.where(found < 0, -1, known + found)
-            self.new = (later, self.new[1]) if k == 0 else (self.new[0], later)
+            self.new = self.new._replace(**{side: later})
             out.append(index)
-        return replace(log, user=out[0], item=out[1])
+        return replace(log, user=out[0], item=out[1], arm=out[2])
 
     def start(self):
         state = State.build(KNOWN, BARE, OF_ALL_KINDS, WORLD.grades)
-        return replace(state, catalog=replace(BARE, new_users=self.new[0], new_items=self.new[1]))
+        return replace(state, catalog=BARE.with_new(self.new))
 
 
 def all_values(state, as_of, items=20, users=8):
     """Every column of every user and item, many requests at once and one by one."""
     item = np.arange(-1, items, dtype=np.int32)
-    each = [one_request(user, as_of, 0, item) for user in range(-1, users)]
+    arm = np.arange(-1, users, dtype=np.int16) % 5 - 1
+    each = [one_request(user, as_of, 0, item, arm=int(arm[user + 1])) for user in range(-1, users)]
     whole = Requests(
         user=np.arange(-1, users, dtype=np.int32),
         as_of=np.full(len(each), as_of),
         surface=np.zeros(len(each), np.int16),
         offsets=np.arange(len(each) + 1) * len(item),
         item=np.tile(item, len(each)),
+        arm=arm,
     )
     together, alone = assemble(state, SPEC, whole), np.concatenate([assemble(state, SPEC, one) for one in each])
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
@@ -295,8 +305,8 @@ def test_new_users_and_items_are_as_if_the_catalogue_knew_them(seed, least, size
         save_state(Path(folder) / "state", frozen.state)
         loaded = load_state(Path(folder) / "state")
         catalog = loaded.catalog
-        assert (catalog.new_users, catalog.new_items) == arrivals.new
-        assert catalog.new_items.known == arrivals.new[1].known
+        assert catalog.new == arrivals.new
+        assert [side.known for side in catalog.new] == [side.known for side in arrivals.new]
         second = Live(loaded, ("play",), frozen.unplaced, frozen.frame, every=0.001)
         new = arrivals.numbered(merged([some_log(rng, 40, 8, last, last + DAY)]))
         second.add(new, len(sizes) + 1, arrivals.new)
@@ -308,24 +318,28 @@ def test_new_users_and_items_are_as_if_the_catalogue_knew_them(seed, least, size
 def test_room_leaves_the_codes_of_known_keys_as_they_are():
     rng = np.random.default_rng(0)
     log = some_log(rng, 300, 4, 0, 100, n_items=10)
-    roomy = replace(BARE, new_users=Newcomers(room=7), new_items=Newcomers(room=5))
-    for key in (("user",), ("item", "user"), ("surface", "user", "item"), ("user", "tags", "item", "user_country")):
-        rows, code, size = key_codes(key, BARE, log.user, log.item, log.surface)
-        again, same, larger = key_codes(key, roomy, log.user, log.item, log.surface)
+    roomy = BARE.with_new(New(Newcomers(room=7), Newcomers(room=5), Newcomers(room=3)))
+    arm = np.minimum(log.arm, 1)
+    keys = (("user",), ("item", "user"), ("surface", "user", "item"), ("user", "tags", "item", "user_country"))
+    for key in (*keys, *((BY_ARM, *key) for key in keys)):
+        rows, code, size = key_codes(key, BARE, log.user, log.item, log.surface, arm)
+        again, same, larger = key_codes(key, roomy, log.user, log.item, log.surface, arm)
         assert np.array_equal(rows, again)
         assert np.array_equal(code, same)
         assert larger >= size
-    user, item, surface = (a.ravel() for a in np.meshgrid(np.arange(11), np.arange(15), np.arange(2)))
-    for key in (("user", "item", "surface"), ("item", "surface", "user"), ("surface", "item", "user")):
-        _, code, size = key_codes(key, roomy, user.astype(np.int32), item.astype(np.int32), surface.astype(np.int16))
+    every = (a.ravel() for a in np.meshgrid(np.arange(11), np.arange(15), np.arange(2), np.arange(-1, 5)))
+    user, item, surface, arm = (a.astype(kind) for a, kind in zip(every, ("i4", "i4", "i2", "i2"), strict=True))
+    for order in (("user", "item", "surface"), ("item", "surface", "user"), ("surface", "item", "user")):
+        key = (BY_ARM, *order)
+        _, code, size = key_codes(key, roomy, user, item, surface, arm)
         assert len(np.unique(code)) == len(code)
         assert code.min() >= 0
         assert code.max() < size
-        _, part, part_size = key_codes(key[:-1], roomy, user.astype(np.int32), item.astype(np.int32), surface)
+        _, part, part_size = key_codes(key[:-1], roomy, user, item, surface, arm)
         found, found_size = without_last(code, key, roomy)
         assert np.array_equal(found, part)
         assert found_size == part_size
-    assert np.array_equal(key_codes(("item",), roomy, user, item.astype(np.int32), surface)[1], item)
+    assert np.array_equal(key_codes(("item",), roomy, user, item, surface, arm)[1], item)
 
 
 def test_newcomers_of_a_moment_stay_as_they_are():

@@ -112,7 +112,7 @@ def test_a_log_is_read_again_with_and_without_its_snapshot(old: Path, expected: 
         np.testing.assert_allclose(scores(bundle, server.pipeline.state), wanted["scores"], rtol=1e-6)
     folder = old / "log" / "snapshots" / wanted["name"]
     with recording(with_snapshot(bundle, folder), old / "log", origin=origin_of(folder)) as (server, client):
-        assert (server.recorder.count, server.recorder.live.frame) == (0, wanted["frame"])
+        assert (server.recorder.count, server.follower.frame) == (0, wanted["frame"])
         np.testing.assert_allclose(scores(bundle, server.pipeline.state), wanted["scores"], rtol=1e-6)
         assert client.snapshot().frame == wanted["frame"]
 

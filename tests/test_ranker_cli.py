@@ -58,6 +58,24 @@ def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> Non
         assert part in said, part
 
 
+def test_validate_tells_the_shares_of_arms(tmp_path: Path) -> None:
+    toml = write_world(tmp_path)
+    by_arm = '[[counters]]\nkey = ["item"]\nevent = "impression"\nstats = ["count"]\nby_arm = true\n'
+    for arm, parts in {
+        "CASE user_id % 4 WHEN 0 THEN 'new' WHEN 1 THEN 'old' END": (
+            "events per arm", "  new                 2,400   25.0 %", "  (no arm)            4,800   50.0 %",
+        ),
+        "NULL": ("[events] arm is NULL in every event: [[counters]] by_arm count as others do",),
+    }.items():  # fmt: skip
+        text = f'[events]\narm = "{arm}"\n'
+        changed = tmp_path / "arms.toml"
+        changed.write_text(toml.read_text().replace("[events]\n", text) + by_arm)
+        code, said = pairlift("validate", changed)
+        assert code == 0, said
+        for part in parts:
+            assert part in said, said
+
+
 def test_validate_does_not_take_counted_values_of_candidates_for_feedback(tmp_path: Path) -> None:
     code, said = pairlift("validate", write_priced(tmp_path))
     assert code == 0, said

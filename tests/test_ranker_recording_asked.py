@@ -133,7 +133,7 @@ def test_recorded_values_are_counted_at_once_and_after_a_rebuild(priced, tmp_pat
                 [batch(list("abcde"), [user] * 5, [item] * 5, [before] * 5, plays, feedback={"price": prices})]
             )
         )
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         counter = next(c for c in priced.state.counters if c.column == item_mean)
         count = old["item__candidate_price_of_like__all__count"]
         new = shown(client, user, item)
@@ -141,7 +141,7 @@ def test_recorded_values_are_counted_at_once_and_after_a_rebuild(priced, tmp_pat
         total = old[item_mean] * (count + counter.strength) + 50
         assert new[item_mean] == pytest.approx(total / (count + 2 + counter.strength), rel=1e-5)
         assert new[user_mean] > old[user_mean]
-        server.recorder.live.freeze().result(20)
+        server.follower.live.freeze().result(20)
         assert shown(client, user, item) == pytest.approx(new, rel=1e-6, nan_ok=True)
         assert server.pipeline.state.histories.feedback.shape[1] == 3  # play, and the two that are counted
 
@@ -150,7 +150,7 @@ def test_a_snapshot_of_recorded_candidates_is_served(priced, tmp_path):
     events = asked(priced, 40)
     with recording(priced, tmp_path / "log") as (server, client):
         list(client.record([events]))
-        folder, state, _ = server.recorder.snapshot()
+        folder, state, _ = server.follower.snapshot()
     with recording(with_snapshot(priced, folder), tmp_path / "log", origin_of(folder)) as (server, _):
         assert server.recorder.count == 0
         np.testing.assert_array_equal(

@@ -97,12 +97,12 @@ def test_feedback_that_sums_cannot_bear_is_refused_and_later_windows_stay_right(
         )
         text += "values beside a larger one; scale the column, for example seconds in place of microseconds"
         assert dict(outcome.refused) == {k: text.format(play[k]) for k in range(5)}
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         now[0] = end + 1
         assert shown(client, user, item)["item__play__all__sum"] == pytest.approx(1e12, rel=1e-6)
         now[0] = end + 20 * DAY
         list(client.record([batch(["x", "y"], [user] * 2, [item] * 2, [now[0] - 1] * 2, [0.5, 0.25])]))
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         found = shown(client, user, item)
         assert found["item__play__w7d__sum"] == pytest.approx(0.75, abs=1e-3)
         assert not any(np.isinf(list(found.values())))
@@ -112,7 +112,7 @@ def test_feedback_beyond_the_bound_in_an_older_log_is_not_known_and_told(bundle,
     user, item, end = int(bundle.state.catalog.user_ids[0]), int(bundle.state.catalog.item_ids[0]), bundle.state.end
     events = batch(["a", "b", "c"], [user] * 3, [item] * 3, [end] * 3, [1e300, 0.5, -1e13])
     writer = LogWriter(tmp_path / "log", DAY, lambda: end)
-    list(writer.replay(0))
+    writer.learn()
     writer.start()
     writer.append(events.events.append_column("play", events.feedback["play"])).result()
     writer.close()
@@ -222,8 +222,9 @@ def test_grades_are_those_of_the_import(bundle, tmp_path_factory, rows, whens):
     given_ = batch(list(range(len(rows))), users, items, ts.to_numpy(), list(play), feedback=feedback)
     checked = reader.checked(batch_of(batch_message(given_)), 1_600_000_000_000_000, 2**60)
     assert not checked.refused
-    assert checked.log.grade.tolist() == imported.grade.tolist()
-    np.testing.assert_array_equal(checked.log.feedback, imported.feedback)
+    log = reader.read(checked.table)
+    assert log.grade.tolist() == imported.grade.tolist()
+    np.testing.assert_array_equal(log.feedback, imported.feedback)
 
 
 LIMIT = 64
@@ -243,7 +244,7 @@ def test_ids_beyond_the_limit_are_refused_one_by_one_with_a_reason(text_bundle, 
         assert dict(outcome.refused) == {
             1: f"user: {text}", 2: f"item: {text}", 3: f"event id: {text}", 4: f"request id: {text}",
         }  # fmt: skip
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         assert server.pipeline.state.catalog.new_users.known == [fits]
         assert server.pipeline.state.catalog.new_items.known == [fits]
 

@@ -48,7 +48,7 @@ def trained(bundle, tmp_path_factory):
     """A bundle that was trained on all that the log has, and the log's folder."""
     folder = tmp_path_factory.mktemp("trained") / "log"
     writer = LogWriter(folder, 7 * DAY, lambda: bundle.state.end)
-    list(writer.replay(0))
+    writer.learn()
     writer.start()
     users, items = (np.resize(ids, EACH) for ids in (bundle.state.catalog.user_ids, bundle.state.catalog.item_ids))
     for k in range(COMMITS):
@@ -202,7 +202,7 @@ def test_a_server_full_of_ids_at_the_limit_stays_within_its_budget(text_bundle, 
                 ids = list(itertools.islice(ids_at(limit, k + 5000), k, None))
                 (outcome,) = client.record([batch(ids, ids, ids, [text_bundle.state.end] * 5000)])
                 assert outcome.recorded == 5000
-            server.recorder.live.drain(60)
+            server.follower.drain(60)
             assert server.pipeline.state.catalog.new_items.count == n
             assert len(client.rank(ids[0], ids[:200]).items) == 200
             del ids, outcome

@@ -49,7 +49,7 @@ def test_a_new_user_and_a_new_item_are_served_as_known_ones(bundle, tmp_path):
         cold = shown(client, 1, 2)
         list(client.record([events]))
         begun = time.monotonic()
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         assert time.monotonic() - begun < 1
         want = result(server, client)
         new, nobody = want[0], want[3]
@@ -96,7 +96,7 @@ def test_new_ids_beyond_the_room_are_recorded_and_stay_cold(bundle, tmp_path, ca
     with recording(small, tmp_path / "log") as (server, client):
         before = counts(client)
         assert [o.recorded for o in client.record([first, again])] == [5, 2]
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         found = counts(client)
         assert found == [1, 2, 0, 0, before[-1] + 1]  # an item without room counts for the keys that do not name it
         assert shown(client, 1, 5)["item__impression__all__count"] == 0
@@ -119,7 +119,7 @@ def test_numbers_of_new_ids_follow_the_log_and_not_the_time_or_the_batches(bundl
         for _ in range(2):  # the second time from the log
             with recording(bundle, tmp_path / name) as (server, client):
                 list(client.record(batches))
-                server.recorder.live.drain(5)
+                server.follower.drain(5)
                 catalog = server.pipeline.state.catalog
                 assert [catalog.new_users.known, catalog.new_items.known] == order
                 assert catalog.ids_of_users(np.array([-1, 0, catalog.n_users + 4], np.int32)) == [
@@ -133,13 +133,13 @@ def test_ids_of_another_kind_than_the_bundles_get_no_numbers(bundle):
     events = numbering.numbered(empty_log(("play",), 2), table)
     assert events.user.tolist() == [-1, -1]
     assert (events.item - bundle.state.catalog.n_items).tolist() == [0, 1]
-    assert [new.count for new in numbering.new] == [0, 2]
+    assert [new.count for new in numbering.new] == [0, 2, 0]
 
 
 def test_what_was_served_of_new_ids_is_logged_by_their_ids(bundle, tmp_path):
     with recording(bundle, tmp_path / "log", features_to=FeaturesTo(tmp_path / "features", 1.0)) as (server, client):
         list(client.record([of_newcomers(bundle)]))
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         client.rank(1, [2, int(bundle.state.catalog.item_ids[5]), -7], request_id="r")
     rows = pq.read_table(next((tmp_path / "features").glob("*.parquet")))
     assert rows["user_id"].to_pylist() == [1] * 3

@@ -22,7 +22,8 @@ from features.log.segments import segment_files
 from features.schema import DAY
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
-from ranker.server import RECORDING, SERVICE, RecordTo, Server
+from ranker.server import RecordTo, Server
+from ranker.serving.health import RECORDING, SERVICE
 from ranker.settings import RecordSettings
 
 
@@ -32,7 +33,7 @@ def test_recorded_events_are_in_the_features_histories_and_filters(bundle, world
         before = server.pipeline.state
         outcomes = list(client.record(batches))
         begun = time.monotonic()
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         assert time.monotonic() - begun < 1
         assert [o.recorded for o in outcomes] == [30, 1, 50]
         assert not any(o.refused or o.duplicates for o in outcomes)
@@ -49,7 +50,7 @@ def test_an_item_that_was_just_seen_is_no_longer_recommended(bundle, tmp_path):
         user = int(bundle.state.catalog.user_ids[3])
         first = client.recommend(user, 1).items[0].item
         list(client.record([batch(["e"], [user], [first], [bundle.state.end])]))
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         assert first not in [item.item for item in client.recommend(user, 50).items]
         end = bundle.state.end
         assert first in [item.item for item in client.recommend(user, 50, as_of=end).items]  # ts < as_of alone counts
@@ -60,7 +61,7 @@ def test_resends_count_once_and_are_told(bundle, world, tmp_path):
     with recording(bundle, tmp_path / "log") as (server, client):
         list(client.record(batches))
         assert [(o.recorded, o.duplicates) for o in client.record(batches)] == [(0, 20), (0, 20)]
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         same(server.pipeline.state, expected_state(bundle, world, batches))
     with recording(bundle, tmp_path / "log") as (server, client):
         assert [o.duplicates for o in client.record(batches)] == [20, 20]
@@ -253,5 +254,5 @@ def test_kill_9_of_a_server_that_records(world, parts, tmp_path):
         assert server.recorder.count >= 40 * acknowledged
         rest = [o.recorded for o in client.record(batches)]
         assert rest[:acknowledged] == [0] * acknowledged
-        server.recorder.live.drain(10)
+        server.follower.drain(10)
         same(server.pipeline.state, expected_state(bundle, world, batches))

@@ -142,7 +142,7 @@ def test_a_snapshot_is_taken_while_events_flow(bundle, world, tmp_path):
             time.sleep(0.001)
         taken = [client.snapshot() for _ in range(3)]
         thread.join()
-        server.recorder.live.drain(5)
+        server.follower.drain(5)
         assert len(done) == 60
         same(server.pipeline.state, expected_state(bundle, world, batches))
     for one in {t.folder: t for t in taken}.values():

@@ -167,7 +167,7 @@ def test_the_answer_over_the_wire_is_of_the_state_that_the_request_began_with(
             n = len(ids)
             recorder.record(batch(list(range(number, number + n)), [who] * n, ids, [first + SECOND] * n, [1.0] * n))
             number += n
-        recorder.live.drain(20)
+        server.follower.drain(20)
 
     # In the place of a source, so that it has a lane.
     popular, settings = server.pipeline.sources[0]

@@ -28,12 +28,13 @@ from ranker.client import Client, ServerError
 from ranker.config import Config
 from ranker.messages import ids_message
 from ranker.pipeline import Pipeline
-from ranker.recording.recorder import LimitError
+from ranker.recording.follower import LimitError
 from ranker.request import Request, RequestError
-from ranker.server import SERVICE, Server, warn_if_old
+from ranker.server import Server, warn_if_old
 from ranker.serving.clock import now_wall
+from ranker.serving.health import SERVICE
+from ranker.serving.status import INTERNAL, status_of
 from ranker.settings import SourcesSettings
-from ranker.status import INTERNAL, status_of
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from features.baselines import ALS
 from features.errors import PairliftError
 from features.state.store import State
 from ranker import server as servers
+from ranker.administrator import Admin
 from ranker.bundle import Bundle, load_bundle
 from ranker.client import Client
 from ranker.hashes import hash_value
 from ranker.server import Server
 from ranker.serving.rollout import deployer as deployers
-from ranker.serving.rollout.client import Admin
 from ranker.serving.rollout.store import Store
 
 

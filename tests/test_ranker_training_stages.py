@@ -19,7 +19,7 @@ from ranker.bundle import load_bundle
 from ranker.code_hash import code_hash, hash_source
 from ranker.config import Config, load_config
 from ranker.pipeline import Pipeline
-from ranker.recording.memory import memory_lines
+from ranker.recording.memory import memory_lines, plan_memory
 from ranker.request import Request
 from ranker.retune import liked
 from ranker.retune import wanted as wanted_trials
@@ -46,7 +46,7 @@ def test_a_ranker_without_counters_is_trained_and_ranks(tmp_path: Path) -> None:
     answer = pipeline.rank(Request(3, bundle.state.end, state=bundle.state), items)
     pipeline.close()
     assert len(set(answer.score.tolist())) > 1
-    assert memory_lines(bundle.state, bundle.config.record)
+    assert memory_lines(plan_memory(bundle.state, 1000), bundle.config.record)
 
 
 def test_the_toml_adds_to_the_default_features(tmp_path: Path) -> None:

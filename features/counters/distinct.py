@@ -48,7 +48,7 @@ class Distinct:
     def build(cls, parts: Parts, log: EventLog, catalog: Catalog, grades: tuple[str, ...]) -> "Distinct":
         """Index the events of a log."""
         key, event, thing = parts
-        rows, pair, pair_size = key_codes((*key, thing), catalog, log.user, log.item, log.surface)
+        rows, pair, pair_size = key_codes((*key, thing), catalog, log.user, log.item, log.surface, log.arm)
         known = (pair >= 0) & (event_values(log, event, grades)[0][rows] != 0)
         rows, pair = rows[known], pair[known]
         code, size = without_last(pair, (*key, thing), catalog)

@@ -1,6 +1,8 @@
 """Keys as integers: the parts of a counter's key, of events and of candidates, become one code each.
 
-A part is `user`, `item`, `surface`, the name of an item attribute, or `user_` and the name of a user attribute.
+A part is `user`, `item`, `surface`, the name of an item attribute, or `user_` and the name of a user attribute. The key
+of a counter that is declared `by_arm` has the part `BY_ARM` before these: an event has the key of the arm that its user
+was in, or of none; a request asks for two, that of its own arm and that of none, and what both say is added up.
 """
 
 from typing import NamedTuple
@@ -8,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from features.schema import I16, I32, I64, Attribute, Catalog
+from features.schema import BY_ARM, I16, I32, I64, Attribute, Bool, Catalog
 
 
 def key_attribute(part: str, catalog: Catalog) -> tuple[str, Attribute] | None:
@@ -29,9 +31,20 @@ def key_parts(catalog: Catalog) -> list[str]:
     return ["user", "item", "surface", *named]
 
 
+def name_of(key: tuple[str, ...]) -> str:
+    """Return what a key is called in the names of columns: `user_x_item`, and `user_x_item_by_arm` with the arm."""
+    return f"{'_x_'.join(key[1:])}_{BY_ARM}" if key[0] == BY_ARM else "_x_".join(key)
+
+
+def parse_key(name: str) -> tuple[str, ...]:
+    """Read what `name_of` gave; no part but the arm ends in its name."""
+    parts = tuple(name.removesuffix(f"_{BY_ARM}").split("_x_"))
+    return (BY_ARM, *parts) if name.endswith(f"_{BY_ARM}") else parts
+
+
 def of_request(key: tuple[str, ...], catalog: Catalog) -> bool:
     """Return whether a key is the same for all candidates of a request: nothing in it is of the item."""
-    own = {"user", "surface", *(f"user_{a.name}" for a in catalog.user_attributes)}
+    own = {BY_ARM, "user", "surface", *(f"user_{a.name}" for a in catalog.user_attributes)}
     return set(key) <= own - {a.name for a in catalog.item_attributes}
 
 
@@ -61,30 +74,50 @@ class Size(NamedTuple):
 NO_KEY = Size(1, 1)
 
 
-def key_codes(key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surface: I16) -> tuple[I64, I64, int]:
+def key_codes(
+    key: tuple[str, ...], catalog: Catalog, user: I32, item: I32, surface: I16, arm: I16, *, asked: bool = False
+) -> tuple[I64, I64, int]:
     """Return (rows, codes, size): the key of each row as one integer in [0, size), -1 where a part is missing.
 
     A multi-valued attribute gives a row several codes (`rows` repeats it), or none where its list is empty. Keys
-    without new users and items have the codes that they have in a catalogue without room for such.
+    without new users and items have the codes that they have in a catalogue without room for such. asked: the rows are
+    of requests, not events; by arm, one in an arm has the codes of that arm and of none.
     """
-    rows: I64 | None = None  # all of them, in their order, until a multi-valued part repeats some
+    rows: I64 | None = None  # all of them, in their order, until a part with several values repeats some
     code, size = np.zeros(len(item), np.int64), NO_KEY
-    plain: dict[str, I32 | I16] = {"user": user, "item": item, "surface": surface}
+    of: dict[str, I32 | I16] = {"user": user, "item": item, "surface": surface, BY_ARM: arm}
     for part in key:
-        found = None if part in plain else key_attribute(part, catalog)
-        index = plain[part] if found is None else (user if found[0] == "user" else item)
-        index = index if rows is None else index[rows]
-        size_of_part = radix(part, catalog)
-        if found is None:
-            _fold(code, index, size.known, *size_of_part)
-        elif found[1].kind == "multi":
-            repeat, values = _lists(found[1], index)
+        repeat, values = _values_of(part, catalog, of, rows, asked)
+        if repeat is not None:
             rows, code = repeat if rows is None else rows[repeat], code[repeat]
-            _fold(code, values, size.known, *size_of_part)
-        else:
-            _fold(code, _coded(index, found[1].codes), size.known, *size_of_part)
+        size_of_part = radix(part, catalog)
+        _fold(code, values, size.known, *size_of_part)
         size = size.with_part(size_of_part)
     return np.arange(len(item)) if rows is None else rows, code, size.all
+
+
+def _values_of(
+    part: str, catalog: Catalog, of: dict[str, I32 | I16], rows: I64 | None, asked: bool
+) -> tuple[I64 | None, I64 | I32 | I16]:
+    """Return (place in the rows of each value, None for one in each row; the values, -1 missing) of a part of a key.
+
+    of: user, item, surface and arm of all rows. rows: which of them, None: each once.
+    """
+    found = None if part in of else key_attribute(part, catalog)
+    index = of[part if found is None else found[0]]
+    index = index if rows is None else index[rows]
+    if part == BY_ARM:
+        return _own_and_none(index) if asked else (None, index + 1)
+    if found is None:
+        return None, index
+    return _lists(found[1], index) if found[1].kind == "multi" else (None, _coded(index, found[1].codes))
+
+
+def _own_and_none(arm: I32 | I16) -> tuple[I64, I16]:
+    """Return (place in `arm`, value) of what requests ask for: events of no arm and, where they have one, of theirs."""
+    place = np.repeat(np.arange(len(arm)), 1 + (arm >= 0))
+    own: Bool = np.diff(place, prepend=-1) == 0
+    return place, np.asarray(np.where(own, arm[place] + 1, 0), np.int16)
 
 
 def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, int]:
@@ -100,6 +133,8 @@ def radix(part: str, catalog: Catalog) -> Radix:
     if part in ("user", "item"):
         known, new = (catalog.n_users, catalog.new_users) if part == "user" else (catalog.n_items, catalog.new_items)
         return Radix(max(known, 1), max(known, 1) + new.room)
+    if part == BY_ARM:
+        return Radix(1 + len(catalog.arms), 1 + len(catalog.arms) + catalog.new_arms.room)
     found = None if part == "surface" else key_attribute(part, catalog)
     size = max(len(found[1].values if found else catalog.surfaces), 1)
     return Radix(size, size)

@@ -19,12 +19,15 @@ from features.counters.plans import DECAYED, SINCE, WINDOW, Plan
 from features.counters.timeline import Timeline
 from features.ids import IdIndex
 from features.prefetch import AHEAD, LINE, prefetch
-from features.schema import F32, F64, I32, I64, SECOND, Bool, Catalog
+from features.schema import BY_ARM, F32, F64, I32, I64, SECOND, Bool, Catalog
 
 
 def has_table(plan: Plan, catalog: Catalog) -> bool:
-    """Return whether a plan has no windows, and one key for a candidate: of the item, or of the user, not of both."""
-    if (plan.totals.kind == WINDOW).any() or has_list(plan.key, catalog):
+    """Return whether a plan has no windows, and one key for a candidate: of the item, or of the user, not of both.
+
+    By arm a candidate has two keys.
+    """
+    if (plan.totals.kind == WINDOW).any() or plan.key[0] == BY_ARM or has_list(plan.key, catalog):
         return False
     sides = {found[0] if (found := key_attribute(part, catalog)) else part for part in plan.key}
     return not {"user", "item"} <= sides

@@ -1,7 +1,7 @@
 """Counter declarations: which aggregates exist, and what their columns are called.
 
 A column is `<key>__<event>__<span>__<stat>`, for example `user_x_genres__like__h3d__rate`: the one place where
-such names are built and parsed is here.
+such names are built and parsed is here, and in `features.counters.keys` for their keys.
 """
 
 import re
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from features.counters.defaults import default_settings
-from features.counters.keys import key_attribute, key_parts
+from features.counters.keys import key_attribute, key_parts, name_of, parse_key
 from features.errors import PairliftError, did_you_mean
-from features.schema import DAY, F32, HOUR, MINUTE, SECOND, Catalog, EventLog
+from features.schema import BY_ARM, DAY, F32, HOUR, MINUTE, SECOND, Catalog, EventLog
 from features.settings import CounterSettings
 
 #: statistics as they are, and those that name something: `ratio_<event>`, `distinct_<part>`, `rank_<attribute>`
@@ -71,7 +71,7 @@ class Counter:
     @property
     def column(self) -> str:
         """The column's name."""
-        return f"{'_x_'.join(self.key)}__{self.event}__{self.span}__{self.stat}"
+        return f"{name_of(self.key)}__{self.event}__{self.span}__{self.stat}"
 
     @property
     def kind(self) -> str:
@@ -89,7 +89,7 @@ def parse_column(name: str) -> Counter:
     parts = name.split("__")
     if len(parts) != 4 or not _is_stat(parts[3]):
         raise PairliftError(f"'{name}' is not a counter column: '<key>__<event>__<span>__<stat>' was expected")
-    return Counter(tuple(parts[0].split("_x_")), parts[1], Span.parse(parts[2]), parts[3])
+    return Counter(parse_key(parts[0]), parts[1], Span.parse(parts[2]), parts[3])
 
 
 def _is_stat(stat: str) -> bool:
@@ -171,7 +171,7 @@ def _resolved(
             for stat in declared.stats:
                 seen = Span.parse(span)
                 counter = Counter(
-                    key=tuple(declared.key),
+                    key=(*((BY_ARM,) if declared.by_arm else ()), *declared.key),
                     event=declared.event,
                     span=Span(seen.kind, seen.size, declared.delay),
                     stat=stat,
@@ -218,6 +218,8 @@ def _check(counter: Counter, log: EventLog, catalog: Catalog, grades: tuple[str,
         raise PairliftError(f"{place} is not known{did_you_mean(counter.stat, known)}")
     if span.kind == "w" and span.delay >= span.size:
         raise PairliftError(f"[[counters]] delay: the window of '{counter.column}' is over before an event is seen")
+    if counter.key[0] == BY_ARM and counter.kind in ("distinct", "rank"):
+        raise PairliftError(f"{place}: without by_arm was expected, for it cannot be added up of two arms")
     if counter.kind == "ratio":
         check_event(counter.argument, grades, log.feedback_names)
     if counter.kind == "distinct":

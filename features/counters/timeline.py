@@ -70,11 +70,11 @@ class Timeline:
         """
         for name in plan.feedback:
             check_event(name, grades, log.feedback_names)
-        rows, code, size = key_codes(plan.key, catalog, log.user, log.item, log.surface)
+        rows, code, size = key_codes(plan.key, catalog, log.user, log.item, log.surface, log.arm)
         if asked is not None:
             owner = asked.row_request()
-            surface = asked.surface[owner]
-            keep_wanted(code, key_codes(plan.key, catalog, asked.user[owner], asked.item, surface)[1])
+            of = asked.user[owner], asked.item, asked.surface[owner], asked.arm[owner]
+            keep_wanted(code, key_codes(plan.key, catalog, *of, asked=True)[1])
         if (code < 0).any():
             known = np.flatnonzero(code >= 0)
             rows, code = rows[known], code[known]

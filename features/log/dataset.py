@@ -46,7 +46,8 @@ from features.settings import EventsSettings, Grade, ItemsSettings, UsersSetting
 
 log = logging.getLogger(__name__)
 
-MOST_SURFACES = 32_767  # codes are int16
+#: different values: codes are int16, and there must be room for new arms
+MOST_CODES = {"surface": 32_767, "arm": 32_000}
 #: no log ends before: its times are of another unit
 FIRST_LOGS = datetime(1972, 1, 1)
 BEFORE_FIRST = (
@@ -264,15 +265,8 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
             SELECT (row_number() OVER (ORDER BY {key}) - 1)::INTEGER AS idx, {key}, * EXCLUDE ({key}, source_row)
             FROM (SELECT DISTINCT {key} FROM mapped UNION SELECT {key} FROM {name}_mapped)
             LEFT JOIN {name}_mapped USING ({key}) ORDER BY idx""")
-    con.execute("""
-        CREATE TABLE surfaces AS
-        SELECT (row_number() OVER (ORDER BY surface) - 1) AS code, surface
-        FROM (SELECT DISTINCT surface FROM mapped WHERE surface IS NOT NULL)""")
-    count = con.execute("SELECT count(*) FROM surfaces").fetchall()[0][0]
-    if count > MOST_SURFACES:
-        raise PairliftError(
-            f"[events] surface: at most {MOST_SURFACES:,} different ones were expected, found {count:,}"
-        )
+    for name in MOST_CODES:
+        _write_codes(con, name)
     further = [f'm."{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback]
     further += [f'm."context_{name}"' for name in mapping.events.context]
     further += [f'm."candidate_{name}"' for name in mapping.events.candidate]
@@ -285,9 +279,23 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
         CREATE TABLE events AS
         SELECT u.idx AS user, i.idx AS item, epoch_us(m.ts) AS ts, m."#grade" AS grade,
                coalesce(s.code, -1)::SMALLINT AS surface,
+               coalesce(a.code, -1)::SMALLINT AS arm,
                coalesce(m.organic::INTEGER, -1)::TINYINT AS organic,
                coalesce(r.code, -1) AS request,
                m.position, m.propensity, m."#pairable" AS pairable{"".join(f", {column}" for column in further)}
         FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
-        LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN requests r ON r.request_id = m.request_id
+        LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN arms a ON a.arm = m.arm
+        LEFT JOIN requests r ON r.request_id = m.request_id
         ORDER BY m.ts, m.source_row""")
+
+
+def _write_codes(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Write the table `<name>s`: a code for each value of a column of `mapped`, in their order."""
+    con.execute(f"""
+        CREATE TABLE {name}s AS SELECT (row_number() OVER (ORDER BY {name}) - 1) AS code, {name}
+        FROM (SELECT DISTINCT {name} FROM mapped WHERE {name} IS NOT NULL)""")
+    count = con.execute(f"SELECT count(*) FROM {name}s").fetchall()[0][0]
+    if count > MOST_CODES[name]:
+        raise PairliftError(
+            f"[events] {name}: at most {MOST_CODES[name]:,} different ones were expected, found {count:,}"
+        )

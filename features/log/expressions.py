@@ -88,6 +88,7 @@ def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]
     selected["ts"] = _utc("[events] ts", settings.ts, kind("ts", settings.ts), zone)
     for name, cast in (
         ("surface", "VARCHAR"),
+        ("arm", "VARCHAR"),
         ("organic", "BOOLEAN"),
         ("request_id", "VARCHAR"),
         ("position", "INTEGER"),
@@ -97,6 +98,7 @@ def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]
         if expression is not None:
             kind(name, expression)
         selected[name] = f"({expression or 'NULL'})::{cast}"
+    selected["arm"] = f"nullif({selected['arm']}, '')"  # a record of no arm may say so by the empty text
     return selected
 
 

@@ -21,6 +21,7 @@ CONTRACT = {
     "item_id": None,
     "ts": "TIMESTAMP",
     "surface": "VARCHAR",
+    "arm": "VARCHAR",
     "organic": "BOOLEAN",
     "request_id": "VARCHAR",
     "position": "INTEGER",

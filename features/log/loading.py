@@ -19,12 +19,12 @@ def load_log(database: Path) -> tuple[EventLog, Catalog]:
         log = EventLog(
             **{
                 name: np.ascontiguousarray(arrays[name])
-                for name in ("user", "item", "ts", "grade", "surface", "organic", "request", "pairable")
+                for name in ("user", "item", "ts", "grade", "surface", "arm", "organic", "request", "pairable")
             },
             feedback=np.stack(feedback, axis=1) if names else np.empty((len(arrays["ts"]), 0), np.float32),
             feedback_names=names,
         )
-        surfaces = tuple(row[0] for row in con.execute("SELECT surface FROM surfaces ORDER BY code").fetchall())
+        surfaces, arms = (_names(con, name) for name in ("surface", "arm"))
         user_ids, user_attributes = _load_side(con, "users")
         item_ids, item_attributes = _load_side(con, "items")
         contexts, candidates = (_vocabularies(con, table) for table in ("context", "candidate"))
@@ -32,11 +32,17 @@ def load_log(database: Path) -> tuple[EventLog, Catalog]:
         user_ids=user_ids,
         item_ids=item_ids,
         surfaces=surfaces,
+        arms=arms,
         item_attributes=item_attributes,
         user_attributes=user_attributes,
         contexts=contexts,
         candidates=candidates,
     )
+
+
+def _names(con: duckdb.DuckDBPyConnection, name: str) -> tuple[str, ...]:
+    """Return the surfaces, or the arms, in the order of their codes."""
+    return tuple(row[0] for row in con.execute(f"SELECT {name} FROM {name}s ORDER BY code").fetchall())
 
 
 def _vocabularies(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Attribute, ...]:

@@ -127,6 +127,22 @@ def first_arrival(path: Path) -> int | None:
     return int(HEAD.unpack(head)[3]) if len(head) == HEAD.size else None
 
 
+def read_frames(path: Path, at: int) -> Iterator[tuple[Frame, int]]:
+    """Yield the frames of a segment from a byte on, each with the place behind it, up to the first that is not whole.
+
+    The file may grow meanwhile. PairliftError where it is no segment.
+    """
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise PairliftError(f"{path} is not a segment of a recorded log, or a damaged one; restore it from a copy")
+        file.seek(at)
+        data = memoryview(file.read())
+    behind = 0
+    while (found := _decode(data, behind)) is not None:
+        frame, behind = found
+        yield frame, at + behind
+
+
 def read_segment(path: Path, *, last: bool) -> Iterator[Frame]:
     """Yield the frames of a segment. last: mend a torn end (it is cut off, with a line in our log).
 

@@ -2,6 +2,7 @@
 
 DIR/<first frame>.log      segments (see `features.log.segments`): the truth, only ever appended to
 DIR/events/<first>.parquet each closed segment again, for `[events] source`, DuckDB and anything else
+DIR/durable                the number of the last frame that is on disk (see `features.log.reader`)
 DIR/lock                   held by the one process that writes
 
 Batches that arrive together are one frame, one write and one fsync (group commit). Parquet and not a DuckDB file:
@@ -17,16 +18,18 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from features.errors import PairliftError
+from features.files import sync
 from features.log.dedupe import U64, SeenIds, keys_of
+from features.log.reader import EVENTS, DurableFrame
 from features.log.segments import (
     Frame,
     first_arrival,
@@ -41,8 +44,6 @@ from features.schema import HOUR, Bool
 
 log = logging.getLogger(__name__)
 
-#: folder in the log's, of closed segments as Parquet
-EVENTS = "events"
 #: events of one frame, at most (one batch more is taken whole)
 GROUP = 1 << 16
 #: errors of a disk without room
@@ -60,7 +61,6 @@ class _Waiting(NamedTuple):
     """A batch that is not written yet."""
 
     events: pa.Table  # of n rows, `event_id` as text
-    aside: Any  # what `on_commit` gets with it
     keys: U64  # [n, 2], of the event ids
     receipt: "Future[Receipt]"  # done once the batch is durable, or refused
 
@@ -68,7 +68,7 @@ class _Waiting(NamedTuple):
 class LogWriter:
     """Appends to the log in a folder, from any thread.
 
-    Use: `for frame in writer.replay(after)`, then `start()`, then `append(…).result()`, at last `close()`.
+    Use: `learn()`, then `start()`, then `append(…).result()`, at last `close()`.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class LogWriter:
         keep: int,
         clock: Callable[[], int],
         *,
-        on_commit: Callable[[int, list[tuple[Any, Bool]]], None] = lambda *_: None,
+        on_commit: Callable[[int, int], None] = lambda *_: None,
         segment_bytes: int = 64 << 20,
         segment_time: int = HOUR,
     ) -> None:
         """Lock the folder (made where it is missing); PairliftError where another process has it.
 
         keep: µs for which an event's id is known after its arrival. clock: gives the time (µs UTC) that arrivals are
-        stamped with. on_commit: called with the number of every new frame, in order, on the writer's thread, once it is
-        on disk and before it is acknowledged, and with its batches: what `append` was given aside, and bool[n] which
-        of the events are new; it must not raise. segment_bytes, segment_time: see `Tail`.
+        stamped with. on_commit: called with the number of every new frame, and that of its events, in order, on the
+        writer's thread, once it is on disk and before it is acknowledged; it must not raise. segment_bytes,
+        segment_time: see `Tail`.
         """
         self.folder = folder
         self.seen = SeenIds(keep)
@@ -95,56 +95,60 @@ class LogWriter:
         self._failed = ""  # why the last batch could not be written
         self._clock, self._on_commit = clock, on_commit
         self._lock = _locked(folder)
+        self._durable = self._opened()
         self._tail = Tail(folder, segment_bytes=segment_bytes, segment_time=segment_time)
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()  # None: close
         self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
         self._closed = threading.Event()
+
+    def _opened(self) -> DurableFrame:
+        try:
+            return DurableFrame(self.folder, writes=True)
+        except OSError as error:
+            os.close(self._lock)
+            raise PairliftError(f"{self.folder} cannot be used as a log: {error.strerror}") from error
 
     @property
     def problem(self) -> str:
         """Why nothing can be written any more, or the last batch could not be; empty: it can."""
         return self._tail.broken or self._failed
 
-    def replay(self, after: int) -> Iterator[Frame]:
-        """Yield the frames with numbers above `after`, and learn the ids of the last `keep` µs; drop a torn end.
+    def learn(self) -> None:
+        """Read the ids of the last `keep` µs and drop a torn end; what the log has then is durable.
 
-        An event whose id is known is dropped, as `append` would: older logs have 7 and "7". Segments of which nothing
-        is wanted are not read. Where all were deleted, numbers go on behind what was exported. PairliftError where the
-        log is damaged.
+        Where all segments were deleted, numbers go on behind what was exported. Another call reads what another
+        process has added. PairliftError where the log is damaged, or a file of it cannot be synced.
         """
         files = segment_files(self.folder)
         begin = first_number(files[0]) if files else last_exported(self.folder / EVENTS) + 1
-        self.number = begin - 1
-        if 0 < after < begin - 1:
-            raise PairliftError(
-                f"{self.folder} begins with frame {begin}, but the snapshot is of frame {after}: what lies between was "
-                "deleted; serve a later snapshot, or a newer bundle"
-            )
+        self.number = max(self.number, begin - 1)
         horizon = self._clock() - self.seen.keep
         for path, behind in itertools.zip_longest(files, files[1:]):
-            if behind is not None and first_number(behind) <= after + 1 and (first_arrival(behind) or 0) < horizon:
-                self.number = first_number(behind) - 1
+            if behind is not None and (first_number(behind) <= self.number + 1 or _before(behind, horizon)):
+                self.number = max(self.number, first_number(behind) - 1)
                 continue
-            if path != files[0] and first_number(path) != self.number + 1:
+            if first_number(path) > self.number + 1:
                 raise PairliftError(f"{self.folder}: frame {self.number + 1} was expected, {path.name} comes next")
             for frame in read_segment(path, last=behind is None):
-                self.number, self._arrival = frame.number, max(self._arrival, frame.arrival)
-                if frame.number > after:
-                    yield self._unknown(frame)
-                elif frame.arrival >= horizon:
-                    self._unknown(frame)
-        if self.number < after:
-            raise PairliftError(
-                f"{self.folder} ends with frame {self.number}, but the snapshot is of frame {after}: "
-                "it is another log, or a part of it is missing"
-            )
+                if frame.number > self.number:
+                    self._learn(frame, horizon)
+        self._sync()
 
-    def _unknown(self, frame: Frame) -> Frame:
-        """Return a frame without the events whose ids are known, and learn its ids."""
-        keys = keys_of(_ids(frame.events))
-        known = self.seen.known(keys)
-        self.seen.add(keys[~known], frame.arrival)
-        return frame._replace(events=frame.events.filter(pa.array(~known))) if known.any() else frame
+    def _learn(self, frame: Frame, horizon: int) -> None:
+        self.number, self._arrival = frame.number, max(self._arrival, frame.arrival)
+        if frame.arrival >= horizon:
+            keys = keys_of(_ids(frame.events))
+            self.seen.add(keys[~self.seen.known(keys)], frame.arrival)
+
+    def _sync(self) -> None:
+        """Make what was read durable: a process that was killed may have written it and not synced."""
+        try:
+            for path in segment_files(self.folder)[-1:]:
+                sync(path)
+            sync(self.folder)
+            self._durable.note(self.number)
+        except OSError as error:
+            raise PairliftError(f"{self.folder} cannot be used as a log: {error.strerror}") from error
 
     def start(self) -> None:
         """Open a new segment and take appends; LogError where it cannot be made."""
@@ -157,18 +161,16 @@ class LogWriter:
             raise self._explained(error) from error
         self._thread.start()
 
-    def append(self, events: pa.Table, aside: Any = None) -> "Future[Receipt]":
+    def append(self, events: pa.Table) -> "Future[Receipt]":
         """Queue a batch (column `event_id`: int64 or text; 7 and "7" are one id). The future has its receipt, or raises
         LogError.
-
-        aside: what `on_commit` gets for the batch; it is not written to the log.
         """
         receipt: Future[Receipt] = Future()
         if self._closed.is_set():
             receipt.set_exception(LogError("the log is closed: the server is stopping"))
         else:
             events = with_text_ids(events)
-            self._queue.put(_Waiting(events, aside, keys_of(_ids(events)), receipt))
+            self._queue.put(_Waiting(events, keys_of(_ids(events)), receipt))
         return receipt
 
     def closed_segments(self) -> list[Path]:
@@ -184,6 +186,7 @@ class LogWriter:
             if self._thread.is_alive():
                 self._thread.join()
             self._tail.close()
+            self._durable.close()
             os.close(self._lock)
 
     def _work(self) -> None:
@@ -230,14 +233,29 @@ class LogWriter:
             self._tail.append(frame)
             self.number, self._failed = frame.number, ""
             self.seen.add(keys[~known], self._arrival)
-            self._on_commit(frame.number, [(w.aside, ~part) for w, part in zip(group, parts, strict=True)])
+            self._note(frame.number)
+            self._on_commit(frame.number, frame.events.num_rows)
         for waiting, part in zip(group, parts, strict=True):
             waiting.receipt.set_result(Receipt(self.number, part))
+
+    def _note(self, number: int) -> None:
+        """Let followers see a frame. Where that fails, it is recorded, and seen with the next one."""
+        try:
+            self._durable.note(number)
+        except OSError as error:
+            self._failed = f"{self.folder}: recorded events are not seen ({error.strerror})"
+            log.error("%s", self._failed)
 
     def _explained(self, error: OSError) -> LogError:
         full = error.errno in FULL
         hint = "make room, then send the batch again" if full else "nothing of the batch is recorded"
         return LogError(f"{self.folder}: events cannot be written ({error.strerror}); {hint}", full=full)
+
+
+def _before(path: Path, horizon: int) -> bool:
+    """Tell whether a segment's first frame, and so all segments before it, arrived before a time."""
+    arrival = first_arrival(path)
+    return arrival is not None and arrival < horizon
 
 
 def _ids(events: pa.Table) -> pa.Array:

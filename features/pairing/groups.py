@@ -22,7 +22,9 @@ FIRST_FEW = 3
 class Groups:
     """g pairing groups in time order of `as_of`, with their n impressions."""
 
-    requests: Requests  # user, as_of, surface, context of each; its impressions in time order, then drawn negatives
+    requests: (
+        Requests  # user, as_of, surface, arm, context of each; its impressions in time order, then drawn negatives
+    )
     period: I8  # [g], place in PERIODS
     validation: Bool  # [g], in the last part of its period
     grade: I8  # [n], rank from worst (0) to best; -1 no grade, or drawn
@@ -72,7 +74,7 @@ def make_groups(
     """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
 
     A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
-    request's first event, or of the first impression, and so are its surface and context. Groups are cut at the
+    request's first event, or of the first impression, and so are its surface, arm and context. Groups are cut at the
     boundaries of the split. context, given: float32[n, c] of the log's events, as `Requests` has them.
     available: what `sampler = "in_catalogue"` draws from (`availability`).
     """
@@ -93,6 +95,7 @@ def make_groups(
         item=log.item[event],
         context=context[first] if len(context) else context,
         given=given[event] if len(given) else given,
+        arm=log.arm[first],
     )
     period = split.period(requests.as_of)
     validation = _validation(requests, period, split)

@@ -4,17 +4,17 @@
 events reads: a `HistoryBuffer` appends to the same arrays behind the rows that any reader knows.
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from features.counters.places import first_not_before
-from features.schema import F32, I8, I16, I32, I64, EventLog
+from features.schema import F32, I8, I16, I32, I64, NO_ARMS, EventLog, arms_of
 
 #: columns of the histories, as in `EventLog`
-COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback")
+COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback", "arm")
 #: rows that a user's first block in the buffer's tail has at least
 SMALLEST = 8
 #: rows that the buffer's tail has at least
@@ -33,6 +33,12 @@ class Histories:
     surface: I16  # [n], code, -1 unknown
     organic: I8  # [n], 1 / 0, -1 unknown
     feedback: F32  # [n, k], NaN where unknown
+    #: [n], code of the experiment's arm, -1 none, `OTHER_ARM` one without a code. Left out, as in older files: none
+    arm: I16 = field(default_factory=lambda: NO_ARMS)
+
+    def __post_init__(self) -> None:
+        if len(self.arm) != len(self.ts):
+            object.__setattr__(self, "arm", arms_of(self.arm, len(self.ts)))
 
     @classmethod
     def build(cls, log: EventLog, n_users: int) -> "Histories":

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.newcomers import Newcomers
+from features.newcomers import New
 from features.schema import EventLog, empty_log, merged
 from features.state.histories import Histories, HistoryBuffer
 from features.state.read import make_tables
@@ -106,7 +106,7 @@ class Live:
         # Between `add`, `freeze` and the thread that folds, under the lock.
         self._lock = threading.Lock()
         self._pending: list[EventLog] = []
-        self._pending_frame, self._pending_new = frame, (state.catalog.new_users, state.catalog.new_items)
+        self._pending_frame, self._pending_new = frame, state.catalog.new
         self._freezes: list[Future[Frozen]] = []  # snapshots that wait for the next base that is begun
         # The compaction at work, and the snapshots waiting for the base that it makes.
         self._compaction: Future[_Compacted] | None = None
@@ -114,8 +114,8 @@ class Live:
         self._wake, self._stop = threading.Event(), threading.Event()
         self.problem = ""  # of the last fold, empty where it went well
         self._warm(state)
-        self._thread = threading.Thread(target=self._work, name="fold", daemon=True)
-        self._thread.start()
+        self._compactor: threading.Thread | None = None
+        self.start()
 
     @property
     def state(self) -> State:
@@ -128,14 +128,19 @@ class Live:
         return self._served.frame
 
     @property
+    def running(self) -> bool:
+        """Whether the thread that folds is there."""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """How many events are not folded in yet."""
         return sum(len(part) for part in self._pending)
 
-    def add(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers] | None = None) -> None:
+    def add(self, events: EventLog, frame: int, new: New | None = None) -> None:
         """Queue events, in any order of time. user, item: -1 where unknown. frame: where the log has them.
 
-        new: the new users and items as of these events, where there are others than before.
+        new: the new users, items and arms as of these events, where there are others than before.
         """
         with self._lock:
             self._pending.append(events)
@@ -158,11 +163,24 @@ class Live:
                 raise TimeoutError(self.problem or f"{self.waiting} events wait")
             time.sleep(0.005)
 
+    def start(self) -> None:
+        """Begin to fold, again after `pause`."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._work, name="fold", daemon=True)
+        self._thread.start()
+
     def close(self) -> None:
         """End the thread; what is not folded in stays in the log."""
         self._stop.set()
         self._wake.set()
         self._thread.join()
+
+    def pause(self) -> None:
+        """End all threads, so that the process can be forked; `start` goes on where they were."""
+        self.close()
+        if self._compactor is not None:
+            self._compactor.join()
+        self._wake.set()
 
     def _warm(self, state: State) -> None:
         unknown, zero = empty_log(self._names, 1), np.zeros(1, np.int32)
@@ -229,13 +247,12 @@ class Live:
             for future in waiters:
                 future.set_result(made.base)
 
-    def _fold(self, events: EventLog, frame: int, new: tuple[Newcomers, Newcomers]) -> None:
+    def _fold(self, events: EventLog, frame: int, new: New) -> None:
         """Serve the state with these events: in the memtable and, those of known users and items, in the histories."""
         unplaced = (events.user < 0) | (events.item < 0)
         memtable = merged([self._memtable, events])
         # Ids and events of one moment become known together.
-        catalog = replace(self._flushed.catalog, new_users=new[0], new_items=new[1])
-        self._flushed = replace(self._flushed, catalog=catalog)
+        self._flushed = replace(self._flushed, catalog=self._flushed.catalog.with_new(new))
         state = self._flushed.extended(memtable)
         # Last what cannot be undone: all before it may fail, and the turn is tried again.
         histories = self._buffer.extended(events.select(~unplaced))
@@ -297,4 +314,5 @@ class Live:
                 future.set_exception(error)
             self._wake.set()
 
-        threading.Thread(target=call, name="compact", daemon=True).start()
+        self._compactor = threading.Thread(target=call, name="compact", daemon=True)
+        self._compactor.start()

@@ -151,8 +151,8 @@ def _from_timelines(state: State, number: int, requests: Requests, item: I32, ou
 
 def _keys(state: State, plan: Plan, requests: Requests, item: I32) -> tuple[I64, I64]:
     """Return (rows, codes) of a plan's keys, of items for the one request."""
-    user, surface = np.full(len(item), requests.user[0]), np.full(len(item), requests.surface[0])
-    rows, code, _ = key_codes(plan.key, state.catalog, user, item, surface)
+    user, surface, arm = (np.full(len(item), of[0]) for of in (requests.user, requests.surface, requests.arm))
+    rows, code, _ = key_codes(plan.key, state.catalog, user, item, surface, arm, asked=True)
     return rows, code
 
 
@@ -214,6 +214,11 @@ class _Candidates:
         """int16[n]."""
         return self._requests.surface[self.owner]
 
+    @property
+    def keyed(self) -> tuple[I32, I32, I16, I16]:
+        """User, item, surface and arm of each: what keys are made of."""
+        return self.user, self.item, self.surface, self._requests.arm[self.owner]
+
     @cached_property
     def as_of(self) -> I64:
         """int64[n], µs."""
@@ -225,12 +230,13 @@ def _many_requests(state: State, order: Order, requests: Requests, out: F32) -> 
     each, no_item = _Candidates(requests), np.full(len(requests), -1, np.int32)
     for number in order.shared:
         plan = state.plans[number]
-        rows, code, _ = key_codes(plan.key, state.catalog, requests.user, no_item, requests.surface)
+        of = requests.user, no_item, requests.surface, requests.arm
+        rows, code, _ = key_codes(plan.key, state.catalog, *of, asked=True)
         values = _values(state, number, rows, code, requests.as_of)
         scatter(values[each.owner], np.arange(len(out)), plan.counters, out)
     for number in order.each:
         plan = state.plans[number]
-        rows, code, _ = key_codes(plan.key, state.catalog, each.user, each.item, each.surface)
+        rows, code, _ = key_codes(plan.key, state.catalog, *each.keyed, asked=True)
         scatter(_values(state, number, rows, code, each.as_of), np.arange(len(out)), plan.counters, out)
 
 
@@ -262,7 +268,7 @@ def _further(state: State, order: Order, requests: Requests, out: F32) -> None:
 
 def _distinct_count(state: State, counter: Counter, number: int, each: _Candidates) -> I64:
     indexes = [level.distincts[number] for level in state.levels]
-    rows, code, _ = key_codes(counter.key, state.catalog, each.user, each.item, each.surface)
+    rows, code, _ = key_codes(counter.key, state.catalog, *each.keyed, asked=True)
     as_of, span = each.as_of, counter.span
     low = as_of - span.size if span.kind == "w" else np.full(len(as_of), EVER)
     return count_over(indexes, [index.find(code) for index in indexes], rows, low, as_of - span.delay)

@@ -1,7 +1,7 @@
 """A snapshot: the state as of a time in a folder of memory-mapped arrays, immutable."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from features.counters.distinct import Distinct, distinct_parts
 from features.counters.plans import make_plans
 from features.counters.spec import Counter, Span
 from features.counters.timeline import Timeline
-from features.newcomers import Newcomers
+from features.newcomers import New, Newcomers
 from features.schema import Attribute, Catalog, Ids
 from features.state.histories import Histories
 from features.state.store import Level, State
 
 #: the attributes of a catalogue
 SIDES = ("item_attributes", "user_attributes", "contexts", "candidates")
-#: ids of new users and items, and the room for them; only where a server recorded
+#: ids of new users and items, names of new arms, and the room for them; only where a server recorded
 NEWCOMERS = "newcomers.json"
 
 
@@ -33,9 +33,9 @@ def save_state(folder: Path, state: State) -> None:
             for number, arrays in enumerate(getattr(level, name)):
                 save_arrays(folder / f"segment{place}" / f"{name}{number}", arrays)
     _save_catalog(folder / "catalog", state.catalog)
-    sides = {"users": state.catalog.new_users, "items": state.catalog.new_items}
-    if any(side.room for side in sides.values()):
-        new = {name: {"room": side.room, "ids": side.known} for name, side in sides.items()}
+    came = state.catalog.new
+    if any(side.room for side in came):
+        new = {name: {"room": side.room, "ids": side.known} for name, side in came._asdict().items()}
         (folder / NEWCOMERS).write_text(json.dumps(new, ensure_ascii=False))
     written = {
         "end": state.end,
@@ -63,8 +63,8 @@ def load_state(folder: Path) -> State:
     catalog = _load_catalog(folder / "catalog")
     if (folder / NEWCOMERS).exists():
         new = json.loads((folder / NEWCOMERS).read_text())
-        users, items = (Newcomers.of(new[side]["ids"], new[side]["room"]) for side in ("users", "items"))
-        catalog = replace(catalog, new_users=users, new_items=items)
+        # Arms are missing where an older version wrote it.
+        catalog = catalog.with_new(New(**{side: Newcomers.of(n["ids"], n["room"]) for side, n in new.items()}))
     return State(
         catalog=catalog,
         counters=counters,
@@ -84,6 +84,7 @@ class _Bare:
     user_ids: Ids | tuple[str, ...]  # sorted: integers as an array, text as a list
     item_ids: Ids | tuple[str, ...]  # as `user_ids`
     surfaces: tuple[str, ...]  # the name of each code
+    arms: tuple[str, ...] = ()  # the name of each code
     # Always empty: the format has had them since its first version.
     item_attributes: tuple[Attribute, ...] = ()
     user_attributes: tuple[Attribute, ...] = ()
@@ -91,7 +92,7 @@ class _Bare:
 
 
 def _save_catalog(folder: Path, catalog: Catalog) -> None:
-    save_arrays(folder, _Bare(catalog.user_ids, catalog.item_ids, catalog.surfaces))
+    save_arrays(folder, _Bare(catalog.user_ids, catalog.item_ids, catalog.surfaces, catalog.arms))
     for side in SIDES:
         attributes: tuple[Attribute, ...] = getattr(catalog, side)
         (folder / f"{side}.json").write_text(json.dumps([a.name for a in attributes]))
@@ -112,6 +113,7 @@ def _load_catalog(folder: Path) -> Catalog:
         user_ids=_ids(bare.user_ids),
         item_ids=_ids(bare.item_ids),
         surfaces=bare.surfaces,
+        arms=bare.arms,
         item_attributes=items,
         user_attributes=users,
         contexts=contexts,

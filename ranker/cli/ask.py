@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,14 +11,12 @@ import click
 
 from features.errors import PairliftError, did_you_mean
 from features.pairing.split import iso, utc
-from ranker.client import DEFAULT_ADDRESS, Asked, Client, Description, Id, Ranked, Reply, Shown
+from ranker.cli.target import Target, asks_server
+from ranker.client import Asked, Description, Id, Ranked, Reply, Shown
 
 TOP_FEATURES = 3
 #: the parts of the ranker whose scores an explained answer has
 PARTS = ("liked", "wanted")
-ADDRESS = click.option(
-    "--address", "--to", "address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +29,7 @@ class Question:
     context: dict[str, str]
     as_of: int | None  # µs UTC; None: the server's clock
     explain: bool
-    address: str
+    server: Target
     timeout: float  # seconds
     as_json: bool
 
@@ -61,7 +59,7 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
 
 def _asking(command: Any) -> Any:
     """Add the options of a `Question`."""
-    options = [
+    options: list[Callable[[Any], Any]] = [
         click.option("--user", required=True, help="Id of the user; one that is neither known nor recorded is cold."),
         click.option("--surface", default="", help="Where the list is shown, as the log names it."),
         click.option(
@@ -74,7 +72,7 @@ def _asking(command: Any) -> Any:
         click.option("--source-item", help="The item that the list is related to."),
         click.option("--as-of", callback=_time, help="ISO time before which data counts; default: the server's clock."),
         click.option("--explain", is_flag=True, help="Show what moved each score most, and what every stage did."),
-        ADDRESS,
+        asks_server,
         click.option(
             "--timeout", type=click.FloatRange(min=0.001), default=5.0, show_default=True, help="Seconds to wait."
         ),
@@ -99,7 +97,7 @@ def recommend(*, k: int, exclude: str, **shared: Any) -> None:
       pairlift recommend --user 42 --as-of 1998-04-01 --json | jq '.items[].item'
     """
     asked = Question(**shared)
-    with Client(asked.address, asked.timeout) as client:
+    with asked.server.client(asked.timeout) as client:
         served = client.describe()
         reply = client.recommend(
             _id(asked.user, "user", served.text_users), k, exclude=_items(served, exclude), **_shared(served, asked)
@@ -128,7 +126,7 @@ def rank(*, items: str, columns: dict[str, str], **shared: Any) -> None:
       pairlift rank --user 42 --items 50,181,300 --column price=9.5,12,7 --context device=phone --explain
     """
     asked = Question(**shared)
-    with Client(asked.address, asked.timeout) as client:
+    with asked.server.client(asked.timeout) as client:
         served = client.describe()
         reply = client.rank(
             _id(asked.user, "user", served.text_users),

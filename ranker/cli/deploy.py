@@ -11,18 +11,17 @@ from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.pairing.split import iso
-from ranker.cli.ask import ADDRESS
-from ranker.client import Client
+from ranker.cli.target import Target, asks_server
 
 if TYPE_CHECKING:
-    from ranker.serving.rollout.client import Deployed
+    from ranker.administrator import Deployed
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 
 
 @click.command(short_help="Let a running server answer with another bundle.")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@ADDRESS
+@asks_server
 @click.option("--arm", default="", metavar="NAME", help="Answer only a share of the users: an arm of an experiment.")
 @click.option(
     "--share",
@@ -33,7 +32,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @click.option("--shadow", is_flag=True, help="Score a share of the requests aside, and drop the answers.")
 @click.option("--force", is_flag=True, help="Take a bundle that is slower, or that scores or reads otherwise.")
 @AS_JSON
-def deploy(*, bundle: Path | None, address: str, share: float | None, as_json: bool, **wanted: Any) -> None:
+def deploy(*, bundle: Path | None, server: Target, share: float | None, as_json: bool, **wanted: Any) -> None:
     """Let the server at ADDRESS answer with BUNDLE, without a restart and without a failed request.
 
     BUNDLE is a folder on the server's machine. Where the server does not see it there and was started with --bundles,
@@ -60,11 +59,11 @@ def deploy(*, bundle: Path | None, address: str, share: float | None, as_json: b
       pairlift deploy --to 127.0.0.1:50051 --arm new --share 0.5      # more users for it
       pairlift promote new --to 127.0.0.1:50051
     """
-    from ranker.serving.rollout.client import Admin
+    from ranker.administrator import Admin
 
     if bundle is None and not (wanted["arm"] and share):
         raise PairliftError("BUNDLE was expected; without it, --arm NAME and --share change the share of an arm")
-    with Client(address) as client, _Upload() as upload:
+    with server.client() as client, _Upload() as upload:
         found = Admin(client).deploy(
             bundle, lambda step: click.echo(step, err=True), upload.sent, share=share or 0.0, **wanted
         )
@@ -92,9 +91,9 @@ class _Upload:
 
 
 @click.command(short_help="Let a server answer with the bundle before.")
-@ADDRESS
+@asks_server
 @AS_JSON
-def rollback(address: str, as_json: bool) -> None:
+def rollback(server: Target, as_json: bool) -> None:
     """Let the server answer with the bundle that was active before the last `pairlift deploy`, at once.
 
     The server keeps it warm, its state up to date. The two change places, so a second rollback undoes the first. Arms
@@ -104,29 +103,29 @@ def rollback(address: str, as_json: bool) -> None:
     Examples:
       pairlift rollback --to 127.0.0.1:50051
     """
-    _ask(address, lambda admin: admin.rollback(), as_json)
+    _ask(server, lambda admin: admin.rollback(), as_json)
 
 
 @click.command(short_help="Let an arm's bundle answer all users.")
 @click.argument("arm")
-@ADDRESS
+@asks_server
 @AS_JSON
-def promote(arm: str, address: str, as_json: bool) -> None:
+def promote(arm: str, server: Target, as_json: bool) -> None:
     """Let the bundle of ARM answer all users, and end the arm. `pairlift rollback` brings the bundle before back.
 
     \b
     Examples:
       pairlift promote new --to 127.0.0.1:50051
     """
-    _ask(address, lambda admin: admin.promote(arm), as_json)
+    _ask(server, lambda admin: admin.promote(arm), as_json)
 
 
 @click.command(short_help="End an arm of an experiment, or the shadow.")
 @click.argument("arm", required=False)
 @click.option("--shadow", is_flag=True, help="End the shadow.")
-@ADDRESS
+@asks_server
 @AS_JSON
-def drop(arm: str | None, shadow: bool, address: str, as_json: bool) -> None:
+def drop(arm: str | None, shadow: bool, server: Target, as_json: bool) -> None:
     """End ARM, whose users go back to the active bundle, or with --shadow the shadow.
 
     \b
@@ -136,13 +135,13 @@ def drop(arm: str | None, shadow: bool, address: str, as_json: bool) -> None:
     """
     if shadow == (arm is not None):
         raise PairliftError("either the name of an arm or --shadow was expected")
-    _ask(address, lambda admin: admin.drop(arm or ""), as_json)
+    _ask(server, lambda admin: admin.drop(arm or ""), as_json)
 
 
 @click.command(short_help="Show which bundles a server answers with.")
-@ADDRESS
+@asks_server
 @AS_JSON
-def deployed(address: str, as_json: bool) -> None:
+def deployed(server: Target, as_json: bool) -> None:
     """Show the bundles of a server: the active one, the one that a rollback brings back, arms, and the shadow.
 
     Of the shadow it shows how its answers compare with those that were given, over the latest 4,096 requests: median
@@ -155,13 +154,13 @@ def deployed(address: str, as_json: bool) -> None:
       pairlift deployed --to 127.0.0.1:50051
       pairlift deployed --json | jq '.bundles[] | select(.role == "shadow") | .comparison'
     """
-    _ask(address, lambda admin: admin.deployed(), as_json)
+    _ask(server, lambda admin: admin.deployed(), as_json)
 
 
-def _ask(address: str, call: Any, as_json: bool) -> None:
-    from ranker.serving.rollout.client import Admin
+def _ask(server: Target, call: Any, as_json: bool) -> None:
+    from ranker.administrator import Admin
 
-    with Client(address) as client:
+    with server.client() as client:
         _show(call(Admin(client)), as_json)
 
 

@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.pairing.split import iso
-from ranker.cli.ask import ADDRESS
-from ranker.client import Client
+from ranker.cli.target import Target, asks_server
 from ranker.recording.batch import count_events, read_batches
 
 #: reasons that are told one by one
@@ -54,9 +53,9 @@ class Refused:
 
 @click.command(short_help="Record the events of a file into a server.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@ADDRESS
+@asks_server
 @click.option("--batch", type=click.IntRange(1), default=1000, show_default=True, help="Events of one message.")
-def record(file: Path, address: str, batch: int) -> None:
+def record(*, file: Path, server: Target, batch: int) -> None:
     """Record the events of FILE (Parquet) into a server that was started with `pairlift serve --log`.
 
     Columns: event_id, user_id, item_id, ts (a timestamp, or µs UTC); where known surface, organic, request_id,
@@ -73,7 +72,7 @@ def record(file: Path, address: str, batch: int) -> None:
     recorded = duplicates = first = 0
     refused, quiet = Refused(), not logging.getLogger("ranker").isEnabledFor(logging.INFO)
     with (
-        Client(address) as client,
+        server.client() as client,
         tqdm(total=count_events(file), desc="recording", unit=" events", file=sys.stderr, disable=quiet) as bar,
     ):
         for outcome in client.record(read_batches(file, batch)):
@@ -91,8 +90,8 @@ def record(file: Path, address: str, batch: int) -> None:
 
 
 @click.command(short_help="Have a server that records write its state.")
-@ADDRESS
-def snapshot(address: str) -> None:
+@asks_server
+def snapshot(*, server: Target) -> None:
     """Have a server that records write its state into the log's folder, and print where.
 
     The server goes on answering and recording meanwhile. A server that is started with this snapshot and the same
@@ -103,7 +102,7 @@ def snapshot(address: str) -> None:
       pairlift snapshot
       pairlift serve work/bundle --log work/log --snapshot "$(pairlift snapshot)"
     """
-    with Client(address) as client:
+    with server.client() as client:
         taken = client.snapshot()
     click.echo(f"events up to {iso(taken.time)}, frame {taken.frame} of the log", err=True)
     click.echo(taken.folder)

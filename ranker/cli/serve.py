@@ -1,15 +1,20 @@
 """The command `serve`; `ranker.cli.main` adds it to the group."""
 
+import contextlib
 import logging
 import signal
 import sys
-import threading
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import click
 
+from features.errors import PairliftError
 from features.pairing.split import iso
 from ranker.cli.plugins import PLUGINS
+from ranker.serving.tls import ServerTls
+
+PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(short_help="Answer Recommend and Rank requests over gRPC.")
@@ -66,6 +71,29 @@ from ranker.cli.plugins import PLUGINS
     type=click.Path(path_type=Path),
     help="Deploy the bundle at this place whenever another stands there, such as by `pairlift train --out DIR`.",
 )
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After SIGTERM: report NOT_SERVING and answer all the same for so long, until load balancers ask others.",
+)
+@click.option("--tls-cert", type=PATH, help="PEM of the server's certificate; read anew when it changes.")
+@click.option("--tls-key", type=PATH, help="PEM of its private key, without a password; likewise.")
+@click.option(
+    "--tls-client-ca",
+    type=PATH,
+    help="PEM of roots: only clients with a certificate from one of them are let in (mutual TLS).",
+)
+@click.option(
+    "--tokens",
+    type=PATH,
+    help="File of the tokens that are let in (`pairlift token`), by their hashes; read anew when it changes.",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Listen on an address of the network without TLS: on a private one alone."
+)
 @PLUGINS
 def serve(
     *,
@@ -79,12 +107,32 @@ def serve(
     feature_share: float,
     bundles: Path | None,
     follow: Path | None,
+    drain: float,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    tokens: Path | None,
+    insecure: bool,
 ) -> None:
     """Answer Recommend and Rank requests over gRPC from BUNDLE until stopped (Ctrl-C or SIGTERM).
 
-    The bundle is verified, loaded and warmed up before the port answers; then one line with the address is
+    The bundle is verified, loaded and warmed up before a request is answered; then one line with the address is
     printed. The contract is proto/pairlift/v1/ranking.proto; health (grpc.health.v1) and reflection are
-    served beside it. There is no encryption and no login: keep it on a private network.
+    served beside it.
+
+    As it is, anybody on this machine may call, and nobody else: another --host is refused without --tls-cert and
+    --tls-key, or --insecure. With --tokens each call needs a token with the right for it: read (Recommend, Rank,
+    Describe, reflection), record (RecordEvents) or admin (all else). Health is open to all.
+
+    The port answers from the start: health says SERVING for pairlift.v1.Live (liveness), NOT_SERVING for
+    pairlift.v1.RankingService (readiness) until all is warm, and requests get UNAVAILABLE. SIGTERM drains: readiness is
+    NOT_SERVING, requests are answered for --drain seconds more, those under way then have 5 s to end, and the exit
+    status is 0. In Kubernetes, let --drain be 5 to 10 (endpoints take that long to go) and
+    terminationGracePeriodSeconds 10 more. Ctrl-C does not wait.
+
+    More requests than can be answered are refused at once (RESOURCE_EXHAUSTED, when to ask again in the trailer
+    grpc-retry-pushback-ms), first those whose metadata says `pairlift-priority: low`. [serve] workers and max_wait in
+    the TOML have the limits.
 
     With --log, RecordEvents is served too: an acknowledged event is on disk in DIR, counts once, and is in the
     features, histories and filters of later requests within a second, for users and items that BUNDLE does not know too
@@ -107,33 +155,38 @@ def serve(
       pairlift serve work/bundle --log work/log                # record events too
       pairlift serve work/bundle --feature-log work/features --feature-share 0.05
       pairlift serve work/bundle --bundles work/deployed --follow work/bundle
+      pairlift serve work/bundle --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --tokens tokens.txt
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
     # Here and not above: the other commands start in a fraction of the time without LightGBM and the kernels.
-    from ranker.bundle import load_bundle
+    from ranker.bundle import config_of, load_bundle
     from ranker.recording.recorder import SWITCH
     from ranker.recording.snapshots import origin_of, with_snapshot
     from ranker.server import RecordTo, Server, warn_if_old
+    from ranker.serving.access import Access
     from ranker.serving.clock import now_wall
+    from ranker.serving.listener import Listener
     from ranker.serving.served import FeaturesTo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    sys.setswitchinterval(SWITCH)
+    # Before the bundle is loaded, which takes a while.
+    access = Access(_tls(tls_cert, tls_key, tls_client_ca), tokens, insecure)
+    access.check(host)
+    listener = Listener(host, port, config_of(bundle).serve, access)
     loaded = load_bundle(bundle)
     if snapshot is not None:
         loaded = with_snapshot(loaded, snapshot)
     origin = None if snapshot is None else origin_of(snapshot)
     if clock == "wall":
         warn_if_old(loaded, now_wall())
-    if record_to is not None:
-        sys.setswitchinterval(SWITCH)
-    stop = threading.Event()
+    told: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda signal_number, _: told.put(signal_number))
     server = Server(
         loaded,
         clock=clock,
-        host=host,
-        port=port,
+        listener=listener,
         record_to=None if record_to is None else RecordTo(record_to, origin),
         features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
         bundles=bundles,
@@ -144,6 +197,18 @@ def serve(
         f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
     )
     sys.stdout.flush()
-    stop.wait()
+    if told.get() == signal.SIGTERM and drain:
+        click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
+        server.drain()
+        with contextlib.suppress(Empty):
+            told.get(timeout=drain)  # a second signal ends it at once
     click.echo("pairlift is stopping: calls under way are finished")
     server.stop()
+
+
+def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    if cert is not None and key is not None:
+        return ServerTls(cert, key, client_ca)
+    if cert is not None or key is not None or client_ca is not None:
+        raise PairliftError("--tls-cert and --tls-key go together, and --tls-client-ca with both")
+    return None

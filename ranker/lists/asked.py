@@ -71,10 +71,10 @@ def asked(
 
     An item is wanted by an event that may make pairs (`pairing.where`), of a grade rank >= floor; it is new where the
     user has no event of it before as_of, whatever the feedback. as_of is the user's first group in [start, end), or
-    `start` itself (at = "cut"); surface and context are that group's. at = "each" asks about every group, so a user
-    comes as often. Drawn negatives are no events, so they never count. histories: of the whole log. start, end: µs.
-    most: of more users (or groups), so many are drawn evenly by `seed`. again: an item that the user knows is wanted
-    again, as a song is; it need not be new.
+    `start` itself (at = "cut"); surface, arm and context are that group's. at = "each" asks about every group, so a
+    user comes as often. Drawn negatives are no events, so they never count. histories: of the whole log. start, end:
+    µs. most: of more users (or groups), so many are drawn evenly by `seed`. again: an item that the user knows is
+    wanted again, as a song is; it need not be new.
     """
     first = _groups_in(groups.requests, start, end) if at == "each" else _first_groups(groups.requests, start, end)
     if most is not None and len(first) > SPARE * most:  # some of those drawn wanted nothing
@@ -94,6 +94,7 @@ def asked(
         offsets=offsets_of(sizes),
         item=item[new],
         context=context[first] if len(context) else context,
+        arm=groups.requests.arm[first],
     )
     return Asked(requests=requests, history=stop - begin).select(sizes > 0).drawn(most, seed)
 

@@ -11,7 +11,7 @@ from features.errors import did_you_mean
 from features.pairing.split import iso
 from features.schema import DAY, F64, I32, Bool
 from ranker.recording.batch import Batch
-from ranker.recording.columns import Column
+from ranker.recording.columns import ARM_COLUMN, Column
 from ranker.request import too_long
 from ranker.settings import RecordSettings
 
@@ -133,6 +133,9 @@ class Checks:
         if text != column.text:
             expected, found = ("numbers", "texts") if text else ("texts", "numbers")
             refusals.add(given, f"{place}: {expected} were expected, found {found}")
+        elif column == ARM_COLUMN:
+            most, size = self._settings.max_id_bytes, pc.fill_null(pc.binary_length(values), 0).to_numpy()
+            refusals.add(size > most, lambda k: too_long(name, most, size[k]))
         elif not text:
             numbers = values.to_numpy(zero_copy_only=False)
             refusals.add(np.isinf(numbers), f"{place}: a finite number was expected, found an infinite one")

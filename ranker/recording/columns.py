@@ -1,7 +1,8 @@
-"""The columns of a recorded event that the TOML names, beside those that every event has.
+"""The columns of a recorded event that the TOML names, beside those that every event has, and its arm.
 
 They are those of [events.feedback], [events.columns], [events.context] and [events.candidate], under the names there,
-so that the exported log is a source of the same TOML. Tables that name one alike must mean one thing by it.
+so that the exported log is a source of the same TOML. Tables that name one alike must mean one thing by it. `ARM` is
+the arm of an experiment that the user was in, for `[events] arm`: as the event says, else as the server splits users.
 """
 
 from typing import NamedTuple
@@ -19,12 +20,14 @@ from ranker.config import counted_of
 TABLES = {"feedback": "feedback", "columns": "feedback", "context": "context", "candidate": "candidate"}
 #: the largest number of a feature
 LARGEST = float(np.finfo(np.float32).max)
+#: the column of the arm
+ARM = "arm"
 
 
 class Column(NamedTuple):
     """What is expected of one column."""
 
-    table: str  # what refusals call it, of `TABLES`
+    table: str  # what refusals call it, of `TABLES`; of the arm `event`
     text: bool  # whether its values are text; else they are numbers
     most: float  # of a number, either way
 
@@ -32,6 +35,10 @@ class Column(NamedTuple):
     def summed(self) -> bool:
         """Whether running sums may be made of it."""
         return self.most == LARGEST_FEEDBACK
+
+
+#: of every event, but where a table of a TOML from before there were arms names a column so
+ARM_COLUMN = Column("event", text=True, most=np.inf)
 
 
 class Condition(NamedTuple):
@@ -44,12 +51,13 @@ class Condition(NamedTuple):
 def recorded_columns(bundle: Bundle) -> dict[str, Column]:
     """Return the columns of a bundle's events by name; PairliftError where one would have to be two."""
     events, counted = bundle.config.events, _counted(bundle)
-    found: dict[str, Column] = {}
+    own = events.arm is None and any(ARM in getattr(events, table) for table in TABLES)
+    found: dict[str, Column] = {} if own else {ARM: ARM_COLUMN}
     expressions: dict[str, tuple[str, str]] = {}
     for table, called in TABLES.items():
         for name, sql in getattr(events, table).items():
             place = f"[events.{table}] {name}"
-            if name in (*CONTRACT, "event_id"):
+            if name in (*CONTRACT, "event_id") and not (name == ARM and own):
                 raise PairliftError(f"{place}: a recorded event has another column of that name; rename it")
             other, meant = expressions.setdefault(name, (place, sql))
             if meant != sql:

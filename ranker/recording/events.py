@@ -1,8 +1,8 @@
 """Events as they come in: checked one by one, graded, and put into the arrays that the state is built from."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,37 +11,48 @@ import pyarrow.compute as pc
 from features.errors import PairliftError
 from features.given import counted
 from features.log.grading import GradeError, Grading
-from features.schema import F32, I8, I32, EventLog, is_text
+from features.schema import F32, I8, I16, I32, I64, OTHER_ARM, EventLog, is_text
 from ranker.bundle import Bundle
 from ranker.config import counted_of
 from ranker.recording.batch import NEEDED, OPTIONAL, Batch
 from ranker.recording.checks import LARGER, Checks, Find, Refusals, Side, beyond
-from ranker.recording.columns import Column, conditions_of, recorded_columns
+from ranker.recording.columns import ARM, ARM_COLUMN, Column, conditions_of, recorded_columns
 
 log = logging.getLogger(__name__)
 
 #: events that a line of the log names
 FIRST_FEW = 3
+#: gives the arm of an experiment that each of n users (their own ids) is in at a time (int64[n], µs UTC): a name, or
+#: None for none. It is called once for a batch, before it is written to the log (read again, events have the arm of
+#: then), from several threads, and must not raise. An event that names an arm itself keeps that
+ArmOf = Callable[[Sequence[Any], I64], Sequence[str | None]]
 #: rank of an event that the conditions cannot be evaluated on
 FAILED = -2
+
+
+def no_arm(users: Sequence[Any], ts: I64) -> Sequence[str | None]:
+    """The `ArmOf` of a server without experiments."""
+    return [None] * len(users)
 
 
 class Checked(NamedTuple):
     """A checked batch: m good events, and the rest."""
 
     table: pa.Table  # [m], the good ones as the log has them
-    log: EventLog  # [m], the good ones as the state has them, -1 for users and items that the bundle does not know
     refused: tuple[tuple[int, str], ...]  # (index in the batch, reason) of the rest
 
 
 class EventReader:
     """Checks and grades events for one bundle; safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, users: Find, items: Find) -> None:
+    def __init__(self, bundle: Bundle, users: Find, items: Find, arm_of: ArmOf = no_arm) -> None:
         """users, items: give the dense index of each id, -1 where unknown. PairliftError where grades need more."""
         config, catalog = bundle.config, bundle.state.catalog
         self._sides = {"user": Side(is_text(catalog.user_ids), users), "item": Side(is_text(catalog.item_ids), items)}
         self._surfaces = catalog.surface_codes()
+        codes: dict[str | None, int] = {name: code for code, name in enumerate(catalog.arms)}
+        self._arms = codes | {None: -1, "": -1}
+        self._arm_of = arm_of
         self._catalog = catalog
         self._counted = counted_of(config, catalog)
         #: columns of `EventLog.feedback`: the log's own, then what counters count of candidates
@@ -57,7 +68,7 @@ class EventReader:
     def checked(self, batch: Batch, now: int, latest: int) -> Checked:
         """Refuse what is bad and return the rest. now: the log's time; latest: the greatest `ts` (µs UTC)."""
         refusals = self._checks.refused(batch, now, latest)
-        table = self._with_feedback(batch)
+        table = self._with_arms(self._with_feedback(batch))
         places = np.flatnonzero(refusals.good)
         rank = np.full(table.num_rows, FAILED, np.int8)
         for place, found in zip(places, self._graded(table.take(pa.array(places))), strict=True):
@@ -67,9 +78,7 @@ class EventReader:
                 rank[place] = found
         if batch.grades:
             self._compare(batch.grades, rank, refusals)
-        table = table.filter(pa.array(refusals.good))
-        events = self._log(table, rank[refusals.good])
-        return Checked(table, events, tuple(sorted(refusals.reasons.items())))
+        return Checked(table.filter(pa.array(refusals.good)), tuple(sorted(refusals.reasons.items())))
 
     def read(self, table: pa.Table) -> EventLog:
         """Return recorded events as the state has them. PairliftError where a bundle's conditions do not fit them."""
@@ -91,6 +100,14 @@ class EventReader:
             fits = values is not None and values.type == kind
             table = table.append_column(name, values if fits else pa.nulls(table.num_rows, kind))
         return table
+
+    def _with_arms(self, table: pa.Table) -> pa.Table:
+        """Return a batch with the arm of each event's user, where the event does not say it."""
+        if self._columns.get(ARM) != ARM_COLUMN:
+            return table
+        arms = self._arm_of(table["user_id"].to_pylist(), table["ts"].to_numpy())
+        known = pc.coalesce(table[ARM], pa.array(arms, pa.string()))
+        return table.set_column(table.column_names.index(ARM), ARM, known)
 
     def _graded(self, table: pa.Table) -> Iterator[int | str]:
         """Yield each event's rank, or why it has none: a condition that fails on an event refuses that event alone."""
@@ -122,6 +139,7 @@ class EventReader:
             ts=table["ts"].to_numpy().copy(),  # else a whole segment is held that it was read from
             grade=rank,
             surface=np.array(code, np.int16),
+            arm=self._arm_codes(table),
             organic=table["organic"].cast(pa.int8()).fill_null(-1).to_numpy(),
             request=np.full(n, -1, np.int64),
             pairable=np.ones(n, bool),
@@ -129,6 +147,12 @@ class EventReader:
             feedback_names=own,
         )
         return counted(log, self._given(table), self._counted, self._catalog, self.grades)
+
+    def _arm_codes(self, table: pa.Table) -> I16:
+        """Return int16[n] codes of arms, `OTHER_ARM` of those that the bundle does not know."""
+        if ARM not in table.column_names or self._columns.get(ARM) != ARM_COLUMN:
+            return np.full(table.num_rows, -1, np.int16)
+        return np.array([self._arms.get(name, OTHER_ARM) for name in table[ARM].to_pylist()], np.int16)
 
     def _indexes(self, side: str, ids: pa.ChunkedArray) -> I32:
         text, find = self._sides[side]

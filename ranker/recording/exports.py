@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from features.errors import PairliftError
+from features.log.reader import EVENTS
 from features.log.segments import check_export, export_segment
-from features.log.writer import EVENTS, LogWriter
+from features.log.writer import LogWriter
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from features.counters.distinct import Distinct, distinct_parts
-from features.counters.keys import key_attribute, radix
+from features.counters.keys import key_attribute, name_of, radix
 from features.counters.latest import has_table, row_bytes, table_bytes
 from features.counters.timeline import Timeline
 from features.errors import PairliftError
 from features.hashing import SLOT_BYTES
 from features.log.dedupe import BYTES_PER_KEY
 from features.newcomers import bytes_per_id
-from features.schema import GIB, is_text
+from features.schema import BY_ARM, GIB, is_text
 from features.state.histories import COLUMNS
 from features.state.store import State
 from ranker.settings import MAX_ID_BYTES, RecordSettings
@@ -131,7 +131,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
         if not has_table(plan, state.catalog):
             continue
         size, count = table_bytes(plan, timeline), len(timeline.offsets) - 1
-        keys.append(OfKey(f"table of {'_x_'.join(plan.key)}", count, size / max(count, 1)))
+        keys.append(OfKey(f"table of {name_of(plan.key)}", count, size / max(count, 1)))
         of_keys += size
     event = of_events / events if events >= FEW else float(GUESS * (len(state.plans) + 1))
     further = sum(_further_keys(one, state, max_events) for one in kept)
@@ -147,18 +147,18 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
 def _kept(state: State) -> list[Kept]:
     """Return the timelines of the base, then its indexes of distinct values."""
     base = state.levels[0]
-    timelines = [Kept("_x_".join(p.key), p.key, t) for p, t in zip(state.plans, base.timelines, strict=True)]
+    timelines = [Kept(name_of(p.key), p.key, t) for p, t in zip(state.plans, base.timelines, strict=True)]
     parts = zip(distinct_parts(state.counters), base.distincts, strict=True)
     return timelines + [Kept(f"distinct {k}", key, index) for k, ((key, *_), index) in enumerate(parts)]
 
 
 def _further_keys(kept: Kept, state: State, max_events: int) -> int:
-    """Return how many keys recorded events can add: of a user and an item together each can have new ones.
+    """Return how many keys recorded events can add: each can have new ones of a user and an item together, or by arm.
 
-    The keys of a side alone come with new users and items (`_of_newcomers`).
+    The other keys of a side alone come with new users and items (`_of_newcomers`).
     """
     sides = {found[0] if (found := key_attribute(part, state.catalog)) else part for part in kept.key}
-    if not {"user", "item"} <= sides:
+    if BY_ARM not in sides and not {"user", "item"} <= sides:
         return 0
     events = len(state.histories.item)
     share = len(kept.part.ts) / events if events >= FEW else ENTRIES
@@ -201,17 +201,17 @@ def described(plan: MemoryPlan, limit: float, max_events: int) -> list[str]:
     ]
 
 
-def memory_lines(state: State, settings: RecordSettings, ids: int = 0) -> list[str]:
+def memory_lines(plan: MemoryPlan, settings: RecordSettings, ids: int = 0) -> list[str]:
     """Return the lines to print; PairliftError where the most is above `memory` (GiB; None: 3/4 of the machine's).
 
-    ids: as of `plan_memory`.
+    ids: event ids that are known beside those of the plan.
     """
     limit, max_events = settings.memory, settings.max_events
     if limit is None:
         limit = SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    plan = plan_memory(state, max_events, settings.max_id_bytes, ids)
+    plan = plan._replace(ids=plan.ids + ids, most=plan.most + ids * BYTES_PER_KEY)
     if plan.most > limit * GIB:
-        further = f" and the {ids:,} event ids that the log has beside them" if ids else ""
+        further = f" and the {plan.ids:,} event ids that the log has beside them" if plan.ids else ""
         raise PairliftError(
             f"the state with {max_events:,} recorded events{further} may take {plan.most / GIB:.2f} GiB and the limit "
             f"is {limit:.2f} GiB: lower [record] max_events, new_users, new_items or max_id_bytes, or raise memory"

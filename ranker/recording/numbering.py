@@ -1,4 +1,6 @@
-"""Numbers of users and items that the bundle does not know: given in the order of the event log, so always the same."""
+"""Numbers of users, items and arms that the bundle does not know: given in the order of the event log, so always the
+same.
+"""
 
 import logging
 from dataclasses import replace
@@ -8,18 +10,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.newcomers import Newcomers
-from features.schema import I32, I64, Catalog, EventLog, is_text, merged
+from features.newcomers import New, Newcomers
+from features.schema import I16, I32, I64, OTHER_ARM, Catalog, EventLog, is_text, merged
 from features.state.store import State
 from ranker.settings import MAX_ID_BYTES
 
 log = logging.getLogger(__name__)
 
 SIDES = ("users", "items")
+#: arms of experiments that the bundle does not know, at most
+NEW_ARMS = 100
+FURTHER_ARMS = (
+    "events of more than %d arms that the bundle does not know are recorded, and count for no request's counters "
+    "by_arm until a bundle is trained on them"
+)
 
 
 def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State:
-    """Return a state with room for so many new users and items, or as many as it has.
+    """Return a state with room for so many new users and items, or as many as it has, and for new arms.
 
     Codes of keys with new ones depend on the room, so a snapshot's state that has new ones is built anew where its room
     differs. unplaced: its events of users or items for which there was no room; they are not in its histories.
@@ -27,7 +35,8 @@ def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State
     was = state.catalog
     # Copies: what a state has must not grow because a server was started on it.
     new_users, new_items = Newcomers.of(was.new_users.known, users), Newcomers.of(was.new_items.known, items)
-    catalog = replace(was, new_users=new_users, new_items=new_items)
+    # The arm is the first part of a key, so no code depends on the room for arms.
+    catalog = was.with_new(New(new_users, new_items, Newcomers.of(was.new_arms.known, NEW_ARMS)))
     moved = (was.new_users.room, was.new_items.room) != (new_users.room, new_items.room)
     if not moved or not was.new_users.count + was.new_items.count:
         return replace(state, catalog=catalog)
@@ -38,26 +47,38 @@ def with_room(state: State, unplaced: EventLog, users: int, items: int) -> State
 
 
 class Numbering:
-    """Gives the dense indexes of new users and items. For one thread, called in the order of the log."""
+    """Gives the indexes of new users and items, and the codes of new arms. For one thread, in the order of the log."""
 
     def __init__(self, catalog: Catalog, max_id_bytes: int = MAX_ID_BYTES) -> None:
         """catalog: with room, and what a snapshot had already. max_id_bytes: of a new text id in UTF-8."""
-        self._known = catalog.n_users, catalog.n_items
+        self._known = catalog.n_users, catalog.n_items, len(catalog.arms)
         self._text = is_text(catalog.user_ids), is_text(catalog.item_ids)
         self._most = max_id_bytes
         self._warned: set[str] = set()  # warnings already logged
-        self.new = catalog.new_users, catalog.new_items
+        self.new = catalog.new
 
     def numbered(self, events: EventLog, table: pa.Table) -> EventLog:
-        """Return events of the state with the indexes of new ids for -1. table: the same events as the log has them.
+        """Return events of the state with the indexes of new ids for -1, and the codes of new arms for `OTHER_ARM`.
 
-        Where there is no room, or the id is of the other kind (integer, text) than the bundle's, or too long, as it may
-        be in an older log, -1 stays.
+        table: the same events as the log has them. Where there is no room, or the id is of the other kind (integer,
+        text) than the bundle's, or too long, as it may be in an older log, -1 stays.
         """
         user, new_users = self._side(0, events.user, table["user_id"])
         item, new_items = self._side(1, events.item, table["item_id"])
-        self.new = new_users, new_items
-        return replace(events, user=user, item=item)
+        arm, new_arms = self._arm(events.arm, table)
+        self.new = New(new_users, new_items, new_arms)
+        return replace(events, user=user, item=item, arm=arm)
+
+    def _arm(self, code: I16, table: pa.Table) -> tuple[I16, Newcomers]:
+        rows, new = np.flatnonzero(code == OTHER_ARM), self.new.arms
+        if not len(rows):  # an older log has no column of arms
+            return code, new
+        found, new = new.extended(table["arm"].take(pa.array(rows)).to_pylist())
+        if (found < 0).any():
+            self._warn_once(FURTHER_ARMS % new.room)
+        out = code.copy()
+        out[rows] = np.where(found < 0, OTHER_ARM, self._known[2] + found)
+        return out, new
 
     def _side(self, side: int, index: I32, ids: pa.ChunkedArray) -> tuple[I32, Newcomers]:
         new = self.new[side]
@@ -90,6 +111,9 @@ class Numbering:
 
     def _warn(self, what: str, limit: str) -> None:
         """Log, once, who stays cold and until when."""
-        if what not in self._warned:
-            self._warned.add(what)
-            log.warning("%s stay cold until a bundle is trained on them, or %s is raised", what, limit)
+        self._warn_once(f"{what} stay cold until a bundle is trained on them, or {limit} is raised")
+
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning("%s", sentence)

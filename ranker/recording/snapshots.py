@@ -174,6 +174,8 @@ def _differences(expected: State, found: State) -> list[str]:
             problems.append(f"the {side}s' attributes differ")
     if expected.catalog.surfaces != found.catalog.surfaces:
         problems.append("the surfaces differ")
+    if expected.catalog.arms != found.catalog.arms:
+        problems.append("the arms of experiments differ")
     if expected.histories.feedback.shape[1:] != found.histories.feedback.shape[1:]:
         problems.append("the histories have other feedback columns")
     return problems

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,10 +10,12 @@ import numpy as np
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.schema import I64
-from ranker.serving.recent import Asked, Recent
+from ranker.request import awaited
+from ranker.serving.rollout.recent import Asked, Recent
+from ranker.serving.rollout.split import I16, Split
 from ranker.serving.served import Served
-from ranker.serving.split import I16, Split
 
+Check = Callable[[], None]
 Reply = pb.RecommendResponse | pb.RankResponse
 
 
@@ -77,19 +79,19 @@ class Deployment:
         arm = standing.split.arm_of(None if kind is None else getattr(message.user, kind))
         return standing.arms.get(arm, standing.active), arm
 
-    def recommend(self, message: pb.RecommendRequest) -> pb.RecommendResponse:
-        """Answer a Recommend by the bundle of its user."""
+    def recommend(self, message: pb.RecommendRequest, check: Check = awaited) -> pb.RecommendResponse:
+        """Answer a Recommend by the bundle of its user. check: as `Request.check`."""
         begun = time.perf_counter()
         served, arm = self.of(message)
-        reply = served.recommend(message, arm)
+        reply = served.recommend(message, check, arm=arm)
         self._after(message, reply, served, begun)
         return reply
 
-    def rank(self, message: pb.RankRequest) -> pb.RankResponse:
+    def rank(self, message: pb.RankRequest, check: Check = awaited) -> pb.RankResponse:
         """Answer a Rank likewise."""
         begun = time.perf_counter()
         served, arm = self.of(message)
-        reply = served.rank(message, arm)
+        reply = served.rank(message, check, arm=arm)
         self._after(message, reply, served, begun)
         return reply
 
@@ -102,13 +104,13 @@ class Deployment:
         if shadow is not None and served is standing.active and random.random() < shadow.share:
             shadow.offer(message, reply, time.perf_counter() - begun)
 
-    def arms_of(self, users: Sequence[int | str], times: I64) -> list[str]:
-        """Return the name of the arm that each user was in at a time, int64[n] µs UTC; empty: no experiment then."""
+    def arms_of(self, users: Sequence[Any], times: I64) -> list[str | None]:
+        """Return the name of the arm that each user was in at a time, int64[n] µs UTC; None: no experiment then."""
         splits = self.standing.splits
         if not splits:
-            return [""] * len(users)
+            return [None] * len(users)
         since = np.searchsorted(np.array([begun for begun, _ in splits]), times, "right") - 1
-        names = np.full(len(users), "", object)
+        names = np.full(len(users), None, object)
         for place in np.unique(since[since >= 0]).tolist():
             rows = np.flatnonzero(since == place)
             names[rows] = _names(splits[place][1], [users[row] for row in rows.tolist()])
@@ -131,4 +133,4 @@ class Deployment:
 
 def _names(split: Split, users: list[int | str]) -> Any:
     codes: I16 = split.arms_of(users)
-    return np.array([*split.names, ""], object)[codes]  # -1 is the last
+    return np.array([*split.names, None], object)[codes]  # -1 is the last

@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pairlift.v1 import ranking_pb2 as pb
 
@@ -13,8 +13,11 @@ from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.ids import IdTable
 from ranker.pipeline import Pipeline
+from ranker.recording.events import ArmOf, no_arm
 from ranker.recording.featurelog import FeatureLog
-from ranker.request import Answer, Request
+from ranker.recording.follower import Follower
+from ranker.recording.snapshots import Origin
+from ranker.request import Answer, Request, awaited
 from ranker.serving import clock
 from ranker.wire import Wire, attribute_messages
 
@@ -30,7 +33,7 @@ class FeaturesTo:
 class Served:
     """A bundle, the state that its answers are of, and what turns one call into an answer.
 
-    It raises what `ranker.status` knows, and knows nothing of gRPC's calls: who may call, and when, is settled before.
+    It raises what `ranker.serving.status` knows, and knows nothing of gRPC: who may call, and when, is settled before.
 
     Its threads end and its feature log is written once nothing refers to it any more: a request that is under way does,
     so a bundle is replaced without a look at who still reads it, and no request pays for a count.
@@ -42,50 +45,51 @@ class Served:
         wire: Wire,
         *,
         past: bool = False,
-        state: Callable[[], State] | None = None,
+        follower: Follower | None = None,
         features_to: FeaturesTo | None = None,
     ) -> None:
-        """past: a request without an as_of is as of the end of the state, not of now. state: as for `Pipeline`.
+        """past: a request without an as_of is as of the end of the state, not of now. follower: of the log whose events
+        the answers are to know, started; None: the state is the bundle's.
 
         features_to: None logs no feature values.
         """
-        self.bundle, self.wire, self.past = bundle, wire, past
-        self.pipeline = Pipeline(bundle, state=state)
+        self.bundle, self.wire, self.past, self.follower = bundle, wire, past, follower
+        self.pipeline = Pipeline(bundle, state=None if follower is None else lambda: follower.state)
         self.feature_log = None
         if features_to is not None:
             self.feature_log = FeatureLog(
                 features_to.folder, columns=bundle.columns, version=bundle.version, share=features_to.share
             )
-        # Aside: the last reference may go on a request's thread, and that must not wait for a disk.
-        self._end = weakref.finalize(self, _close_aside, self.pipeline, self.feature_log)
-        self._end.atexit = False
 
-    @classmethod
-    def of(cls, bundle: Bundle, **options: Any) -> Self:
-        """Return what serves a bundle whose ids and limits are its own. options: as for the constructor."""
-        catalog, config = bundle.state.catalog, bundle.config
-        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes)
-        return cls(bundle, wire, **options)
+        # Aside: the last reference may go on a request's thread, and that must not wait for a disk.
+        self._end = weakref.finalize(self, _close_aside, self.pipeline, follower, self.feature_log)
+        self._end.atexit = False
 
     def clock(self, state: State) -> int:
         """Return the as_of (µs UTC) of a request that has none."""
         return state.end if self.past else clock.now_wall()
 
-    def recommend(self, message: pb.RecommendRequest, arm: str = "", aside: bool = False) -> pb.RecommendResponse:
-        """Propose and rank. arm: of the user, empty for none. aside: nobody gets the answer, so nothing is logged."""
+    def recommend(
+        self, message: pb.RecommendRequest, check: Callable[[], None] = awaited, *, arm: str = "", aside: bool = False
+    ) -> pb.RecommendResponse:
+        """Propose and rank. check: as `Request.check`. arm: of the user, empty for none.
+
+        aside: nobody gets the answer, so nothing of it is logged.
+        """
         k = self.wire.k(message)
-        asked = self._asked(message, aside)
+        asked = self._asked(message, check, arm, aside)
         found = self.pipeline.recommend(asked, k)
         self._log_features(asked, found, arm)
         reply = self.wire.recommended(found, asked)
         reply.arm = arm
         return reply
 
-    def rank(self, message: pb.RankRequest, arm: str = "", aside: bool = False) -> pb.RankResponse:
-        """Rank the caller's items; arm, aside: as for `recommend`."""
+    def rank(
+        self, message: pb.RankRequest, check: Callable[[], None] = awaited, *, arm: str = "", aside: bool = False
+    ) -> pb.RankResponse:
+        """Rank the caller's items. check, arm, aside: as for `recommend`."""
         items = self.wire.values("items", message.items)
-        asked = self._asked(message, aside)
+        asked = self._asked(message, check, arm, aside)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
         self._log_features(asked, found, arm)
@@ -93,12 +97,15 @@ class Served:
         reply.arm = arm
         return reply
 
-    def _asked(self, message: pb.RecommendRequest | pb.RankRequest, aside: bool) -> Request:
+    def _asked(
+        self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None], arm: str, aside: bool
+    ) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
         asked = self.wire.request(message, self.clock(state), state)
         wanted = not aside and self.feature_log is not None and self.feature_log.wants(asked.request_id)
-        return replace(asked, keep_values=True) if wanted else asked
+        code = state.catalog.arm_code(arm) if arm else -1
+        return replace(asked, arm=code, check=check, keep_values=wanted)
 
     def _log_features(self, asked: Request, found: Answer, arm: str) -> None:
         if self.feature_log is not None and found.values is not None:
@@ -134,14 +141,46 @@ class Served:
     def close(self) -> None:
         """Let the threads end, and write what the feature log still holds."""
         if self._end.detach() is not None:
-            _close(self.pipeline, self.feature_log)
+            _close(self.pipeline, self.follower, self.feature_log)
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes what answers from a bundle, for one server."""
+
+    past: bool  # as for `Served`
+    features_to: FeaturesTo | None  # likewise
+    log: Path | None  # the folder of the log whose events the answers are to know; None: there is none
+    arm_of: ArmOf = no_arm  # the arms of the users of recorded events
+
+    def served(self, bundle: Bundle, origin: Origin | None = None) -> Served:
+        """Return what answers from a bundle, its state caught up with the log; PairliftError where that cannot be.
+
+        origin: of the snapshot that its state is; None: the state is of the bundle's training.
+        """
+        catalog, config = bundle.state.catalog, bundle.config
+        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
+        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes)
+        follower = None
+        if self.log is not None:
+            follower = Follower(bundle, self.log, users=users.find, items=items.find, origin=origin, arm_of=self.arm_of)
+        try:
+            if follower is not None:
+                follower.catch_up()
+            return Served(bundle, wire, past=self.past, follower=follower, features_to=self.features_to)
+        except BaseException:
+            if follower is not None:
+                follower.close()
+            raise
 
 
 def _close_aside(*parts: Any) -> None:
     threading.Thread(target=_close, args=parts, name="retire", daemon=True).start()
 
 
-def _close(pipeline: Pipeline, feature_log: FeatureLog | None) -> None:
+def _close(pipeline: Pipeline, follower: Follower | None, feature_log: FeatureLog | None) -> None:
     pipeline.close()
+    if follower is not None:
+        follower.close()
     if feature_log is not None:
         feature_log.close()

@@ -1,7 +1,7 @@
-"""The methods of the contract, each on one screen: a call is let in, a bundle answers, an error becomes a status."""
+"""The methods of the contract, each on one screen: a bundle answers, an error becomes a status."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,28 +13,31 @@ from ranker.recording.batch import Outcome
 from ranker.recording.recorder import Recorder
 from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
-from ranker.serving.gate import Gate
-from ranker.status import finished
+from ranker.serving.gate import awaited
+from ranker.serving.status import finished
 
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 
 
 class RankingService(ranking_pb2_grpc.RankingServiceServicer):
-    """The methods of ranking.proto."""
+    """The methods of ranking.proto. Its gate is shut until `use` has said what answers."""
 
-    def __init__(self, deployment: Deployment, gate: Gate, recorder: Recorder | None, streams: int) -> None:
-        """streams: RecordEvents calls that may be open at a time."""
-        self.deployment, self.gate, self.recorder = deployment, gate, recorder
+    deployment: Deployment
+    recorder: Recorder | None
+
+    def use(self, deployment: Deployment, recorder: Recorder | None, streams: int) -> None:
+        """Answer from a deployment. streams: RecordEvents calls that may be open at a time."""
+        self.deployment, self.recorder = deployment, recorder
         self._most_streams = streams
         self._streams = threading.BoundedSemaphore(streams)
 
     def Recommend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Propose and rank: see ranking.proto."""
-        return self._answered(context, lambda: self.deployment.recommend(request))
+        return finished(context, lambda: self.deployment.recommend(request, awaited(context)))
 
     def Rank(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Rank the caller's items: see ranking.proto."""
-        return self._answered(context, lambda: self.deployment.rank(request))
+        return finished(context, lambda: self.deployment.rank(request, awaited(context)))
 
     def Describe(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Describe what is served: see ranking.proto."""
@@ -48,7 +51,7 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
                 recording_problem=recorder.problem if recorder else "",
             )
 
-        return self._answered(context, answer)
+        return finished(context, answer)
 
     def RecordEvents(self, request_iterator: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         """Record batches: see ranking.proto."""
@@ -76,13 +79,10 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         if self.recorder is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
             return None
-        folder, state, frame = finished(context, self.recorder.snapshot, writes=True)
+        follower = self.deployment.active.follower
+        assert follower is not None
+        folder, state, frame = finished(context, follower.snapshot, writes=True)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
-
-    def _answered(self, context: grpc.ServicerContext, answer: Callable[[], Any]) -> Any:
-        """Return the answer, once the call is let in, or end the call with a status."""
-        with self.gate.entered(context):
-            return finished(context, answer)
 
 
 def _record_message(recorder: Recorder, message: Any) -> Outcome:

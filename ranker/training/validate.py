@@ -8,7 +8,7 @@ from features.pairing.cuts import count_cuts
 from features.pairing.pairs import count_by_grades, make_pairs
 from features.pairing.split import PERIODS, iso
 from features.plugin import make_plugin
-from features.schema import DAY, SAMPLED, EventLog
+from features.schema import DAY, SAMPLED, Catalog, EventLog
 from ranker.config import Config, wanted_floor
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.metrics.shown import shown_lines
@@ -21,6 +21,8 @@ from ranker.training.wanted import JUDGED, NO_SOURCES, asked_in_slices
 
 #: fewer requests, or users, than this are too few to order lists by or to measure them
 FEW = 200
+#: arms of experiments that are listed
+MOST_ARMS = 20
 #: PairAccuracy of freshness alone from which on drawn losers are too easy to tell
 TOO_FRESH = 0.8
 
@@ -36,6 +38,7 @@ def validation_text(config: Config) -> str:
         "",
         "events per grade, worst to best",
         *_grade_lines(log, config),
+        *_arm_lines(log, catalog),
     ]
     try:
         prepared = prepare(config, database)
@@ -77,6 +80,20 @@ def _period_lines(prepared: Prepared) -> list[str]:
             winner, loser = (("sampled", *prepared.config.grade_names).index(part) for part in name.split(" > "))
             lines.append(f"  {name:28} {count:>12,} pairs of weight {prepared.weights[winner, loser]:g}")
     return lines
+
+
+def _arm_lines(log: EventLog, catalog: Catalog) -> list[str]:
+    """Return each arm of an experiment with its share of the events, the largest first; nothing without arms."""
+    if not catalog.arms:
+        return []
+    counts = np.bincount(log.arm + 1, minlength=len(catalog.arms) + 1)
+    order = 1 + np.argsort(-counts[1:], kind="stable")[:MOST_ARMS]
+    lines = [
+        f"  {catalog.arms[k - 1]:12} {counts[k]:>12,} {100 * counts[k] / len(log):>5.1f} %" for k in order.tolist()
+    ]
+    lines.append(f"  {'(no arm)':12} {counts[0]:>12,} {100 * counts[0] / len(log):>5.1f} %")
+    further = f", the {MOST_ARMS} largest of {len(catalog.arms):,}" if len(catalog.arms) > MOST_ARMS else ""
+    return ["", f"events per arm of experiments{further}", *lines]
 
 
 def _boundary_lines(prepared: Prepared) -> list[str]:
@@ -161,11 +178,15 @@ def _warning_lines(prepared: Prepared) -> list[str]:
         found.append(f"{outside:,} events lie outside [t0, t3): those before count as history alone")
     owner = groups.requests.row_request()
     shown = ~groups.sampled
-    elsewhere = np.mean(log.surface[groups.event[shown]] != groups.requests.surface[owner[shown]])
-    if elsewhere:
-        found.append(
-            f"{100 * elsewhere:.1f} % of the impressions have another surface than their group, whose first one counts"
-        )
+    for name in ("surface", "arm"):
+        of_event, of_group = getattr(log, name)[groups.event[shown]], getattr(groups.requests, name)[owner[shown]]
+        elsewhere = np.mean(of_event != of_group)
+        if elsewhere:
+            found.append(
+                f"{100 * elsewhere:.1f} % of the impressions have another {name} than their group, whose first counts"
+            )
+    if any(counter.by_arm for counter in prepared.config.counters or ()) and not prepared.catalog.arms:
+        found.append("[events] arm is NULL in every event: [[counters]] by_arm count as others do")
     pairs_of_items = np.unique(np.stack([owner, groups.requests.item], axis=1), axis=0)
     if len(pairs_of_items) < len(owner):
         found.append(

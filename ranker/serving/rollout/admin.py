@@ -16,16 +16,15 @@ from ranker.serving.rollout.deployer import BusyError, Deployer, NotSeenError, W
 from ranker.serving.rollout.shadow import Shadow
 from ranker.serving.rollout.store import Store
 from ranker.serving.served import Served
-from ranker.status import INTERNAL
+from ranker.serving.status import INTERNAL
 
 log = logging.getLogger(__name__)
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """The methods of admin.proto."""
+    """The methods of admin.proto. The gate is shut until there is a `deployer`."""
 
-    def __init__(self, deployer: Deployer) -> None:
-        self.deployer = deployer
+    deployer: Deployer
 
     def Deploy(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         """Try a bundle and put it where it is wanted: see admin.proto."""

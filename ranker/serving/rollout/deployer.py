@@ -24,10 +24,10 @@ from ranker.serving import clock
 from ranker.serving.deployment import Aside, Deployment, Standing
 from ranker.serving.rollout.plan import Place, Plan
 from ranker.serving.rollout.shadow import Shadow
+from ranker.serving.rollout.split import CONTROL
 from ranker.serving.rollout.store import Store
 from ranker.serving.rollout.trial import tried
 from ranker.serving.served import Served
-from ranker.serving.split import CONTROL
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,14 +72,19 @@ class Wanted:
 class Deployer:
     """Holds the plan, and lets the deployment follow it."""
 
-    def __init__(self, deployment: Deployment, make: Make, store: Store | None) -> None:
-        """store: None keeps nothing: after a restart the server is what it was started with."""
+    def __init__(
+        self, deployment: Deployment, make: Make, before: Callable[[Served], None], store: Store | None
+    ) -> None:
+        """before: takes what is about to become active, just before it does; PairliftError where it must not.
+
+        store: None keeps nothing: after a restart the server is what it was started with.
+        """
         active = deployment.active.bundle
         place = Place(folder=str(active.folder.resolve()), version=active.version)
         if store is not None and _is_there(place):
             place = store.keep(active.folder)
         self.deployment, self.plan, self.store = deployment, Plan(known=(place.version,), active=place), store
-        self._make = make
+        self._make, self._before = make, before
         self._served = {place.version: deployment.active}  # of the plan, by version
         self._applied = None if store is None else store.changed()
         self._changing = threading.Lock()
@@ -193,6 +198,8 @@ class Deployer:
         known = {**self._served, **loaded}
         # One that an earlier version stood for: `_loaded` for those that another process tried.
         served = {p.version: known.get(p.version) or self._loaded(p, log.info) for p in plan.places}
+        if served[plan.active.version] is not self.deployment.active:
+            self._before(served[plan.active.version])
         self.deployment.swap(
             Standing(
                 active=served[plan.active.version],

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from features.errors import PairliftError
-from ranker.serving.split import Split
+from ranker.serving.rollout.split import Split
 
 #: splits of the past that are kept, for events that come late, and versions of bundles that were active
 SPLITS, KNOWN = 50, 50

@@ -7,8 +7,8 @@ import threading
 
 from ranker.request import RequestError
 from ranker.serving.deployment import Reply
-from ranker.serving.recent import Asked
 from ranker.serving.rollout.agreement import Agreement, Pair
+from ranker.serving.rollout.recent import Asked
 from ranker.serving.rollout.trial import answered
 from ranker.serving.served import Served
 

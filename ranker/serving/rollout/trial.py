@@ -16,8 +16,8 @@ from pairlift.v1 import ranking_pb2 as pb
 from features.errors import PairliftError
 from ranker.messages import id_message, ids_message
 from ranker.request import RequestError
-from ranker.serving.recent import Asked
 from ranker.serving.rollout.agreement import Agreement, Pair, Reply
+from ranker.serving.rollout.recent import Asked
 from ranker.serving.served import Served
 
 log = logging.getLogger(__name__)

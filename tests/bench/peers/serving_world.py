@@ -72,7 +72,7 @@ columns = [
 [sources]
 popular = {{quota = 120}}
 cooccurrence = {{quota = 120}}
-nearest = {{quota = 350}}
+nearest = {{quota = 380}}
 
 [ranker]
 plugins = ["two_tower"]

@@ -7,8 +7,8 @@ from typing import TypeVar
 import grpc
 
 from features.log.tail import LogError
-from ranker.recording.recorder import LimitError
-from ranker.request import RequestError
+from ranker.recording.follower import LimitError
+from ranker.request import GoneError, RequestError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -23,6 +23,8 @@ def status_of(error: Exception, *, writes: bool = False) -> tuple[grpc.StatusCod
     """
     if isinstance(error, RequestError):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+    if isinstance(error, GoneError):
+        return grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
     if isinstance(error, LimitError) or (isinstance(error, LogError) and error.full):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     if isinstance(error, LogError):

@@ -1,0 +1,114 @@
+"""Which call begins, which waits, and which is over: the rules of the gate, without threads and without a clock.
+
+Calls wait in order, until one is over: too many wait, one has waited too long, or one whose turn came had no time left.
+Then, until none waits, more come than can be answered: the newest is next, which has its whole deadline before it, the
+oldest is over, and an eighth as many may wait. In order, every answer would come after the longest wait, too late for
+who has less time; with the newest first it comes as fast as ever (adaptive LIFO: Maurer, Fail at Scale, ACM Queue
+13(8), 2015). A call of low priority is next only where no other waits, and is over first.
+"""
+
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+from ranker.serving.limiter import Limiter, Typical
+
+#: calls that wait at most, however short they are
+MOST = 1000
+#: part of the room that is left while more come than can be answered
+CROWDED = 8
+
+
+class Waits(Protocol):
+    """A call that may wait."""
+
+    came: float  # when it came, in seconds
+    low: bool  # whether its caller can do without it
+
+
+C = TypeVar("C", bound=Waits)
+
+
+class Waiting(Generic[C]):
+    """Calls that wait, for no longer than `longest` seconds."""
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._crowded = False  # whether more come than can be answered
+        self._first: deque[C] = deque()
+        self._low: deque[C] = deque()  # next where `_first` has none
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._low)
+
+    def add(self, call: C, now: float, typical: float, limit: int) -> list[C]:
+        """Let a call wait; return those that are over, of which it may be one.
+
+        typical: seconds that a call takes, 0 not known. limit: how many are at work at once.
+        """
+        (self._low if call.low else self._first).append(call)
+        over = self._late(now)
+        room = MOST if typical <= 0 else min(MOST, int(self._longest * limit / typical))
+        while len(self) > max(limit, room // CROWDED if self._crowded else room):
+            self._crowded = True
+            over.append((self._low or self._first).popleft())
+        return over
+
+    def next(self, now: float) -> tuple[C | None, list[C]]:
+        """Return the call that is next (None: none waits), and those that have waited too long."""
+        over = self._late(now)
+        queue = self._first or self._low
+        call = (queue.pop() if self._crowded else queue.popleft()) if queue else None
+        self._crowded = self._crowded and len(self) > 0
+        return call, over
+
+    def crowd(self) -> None:
+        """Say that the time of one whose turn came was over."""
+        self._crowded = len(self) > 0
+
+    def _late(self, now: float) -> list[C]:
+        """Take out those that have waited too long."""
+        over: list[C] = []
+        for queue in (self._low, self._first):
+            while queue and now - queue[0].came > self._longest:
+                over.append(queue.popleft())
+        self._crowded |= bool(over)
+        return over
+
+
+class Admission(Generic[C]):
+    """What begins and what waits. Not safe for several threads: the gate has a lock."""
+
+    def __init__(self, limiter: Limiter, longest: float) -> None:
+        """longest: seconds that a call may wait."""
+        self.limiter = limiter
+        self.waiting: Waiting[C] = Waiting(longest)
+        self.at_work = 0
+        self._typical = Typical()
+
+    def come(self, call: C, now: float) -> tuple[bool, list[C]]:
+        """Take a call; return whether it begins now, and those that are over, of which it may be one."""
+        if self.at_work < self.limiter.limit:
+            self.at_work += 1
+            return True, []
+        return False, self.waiting.add(call, now, self._typical.seconds, self.limiter.limit)
+
+    def end(self, seconds: float | None, now: float) -> tuple[list[C], list[C]]:
+        """Take the end of a call at work; return those that begin now, and those that are over.
+
+        seconds: that it took; None where its turn came too late, and nothing was done.
+        """
+        if seconds is None:
+            self.waiting.crowd()
+        else:
+            self.limiter.took(seconds, self.at_work)
+            self._typical.add(seconds)
+        self.at_work -= 1
+        begun: list[C] = []
+        over: list[C] = []
+        while self.waiting and self.at_work < self.limiter.limit:
+            call, late = self.waiting.next(now)
+            over += late
+            if call is not None:
+                begun.append(call)
+                self.at_work += 1
+        return begun, over
