@@ -73,6 +73,7 @@ class Reply:
     removed: tuple[tuple[str, int], ...]  # (filter, items)
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
     reason: str = ""  # why a Recommend gives fewer than k items
+    arm: str = ""  # of the experiment under way that the user is in; empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +298,7 @@ def _reply(r: Any) -> Reply:
         removed=tuple((f.name, f.removed) for f in e.filter_reports),
         stages=tuple((s.name, s.microseconds) for s in e.stage_reports),
         reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
+        arm=r.arm,
     )
 
 

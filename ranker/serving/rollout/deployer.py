@@ -20,7 +20,6 @@ from pairlift.v1 import admin_pb2 as admin
 from features.errors import PairliftError
 from features.state.live import NICE
 from ranker.bundle import Bundle, load_bundle, read_manifest
-from ranker.serving import clock
 from ranker.serving.deployment import Aside, Deployment, Standing
 from ranker.serving.rollout.plan import Place, Plan
 from ranker.serving.rollout.shadow import Shadow
@@ -130,9 +129,14 @@ class Deployer:
         plan = self.plan
         if wanted.arm:
             share = wanted.share or plan.split.share(wanted.arm)
-            return plan.with_arm(wanted.arm, place, share, wanted.experiment, clock.now_wall())
+            return plan.with_arm(wanted.arm, place, share, wanted.experiment, self._now())
         assert place is not None
         return plan.shadowed(place, wanted.share or 1.0) if wanted.shadow else plan.deployed(place)
+
+    def _now(self) -> int:
+        """Return the server's time (µs UTC), which is that of the events that it records."""
+        active = self.deployment.active
+        return active.clock(active.pipeline.state)
 
     def change(self, step: Callable[[Plan], Plan]) -> None:
         """Take another plan, of bundles that are there. Raises what the step raises."""
@@ -145,11 +149,11 @@ class Deployer:
 
     def promote(self, arm: str) -> None:
         """Let an arm's bundle answer all, and end the arm."""
-        self.change(lambda plan: plan.promoted(arm, clock.now_wall()))
+        self.change(lambda plan: plan.promoted(arm, self._now()))
 
     def drop(self, arm: str) -> None:
         """End an arm, or with an empty name the shadow."""
-        self.change(lambda plan: plan.dropped(arm, clock.now_wall()))
+        self.change(lambda plan: plan.dropped(arm, self._now()))
 
     def poll(self) -> None:
         """Follow a plan that another process wrote; a server calls it twice a second."""

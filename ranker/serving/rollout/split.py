@@ -107,7 +107,7 @@ class Split:
         if not 0 < wanted <= BUCKETS:
             raise PairliftError(f"--share {share:g}: a share from {1 / BUCKETS:g} to 1 was expected")
         more = wanted - sum(end - first for first, end in owned)
-        ranges = [*owned, *self._free(more, arm, share)] if more > 0 else _shortened(owned, -more)
+        ranges = _joined([*owned, *self._free(more, arm, share)]) if more > 0 else _shortened(owned, -more)
         return replace(self, arms={**self.arms, arm: tuple(ranges)})
 
     def without(self, arm: str) -> "Split":
@@ -125,6 +125,16 @@ class Split:
         begins = np.flatnonzero(np.diff(taken, prepend=-2) > 1)
         runs = zip(begins.tolist(), [*begins[1:].tolist(), wanted], strict=True)
         return [(int(taken[first]), int(taken[end - 1]) + 1) for first, end in runs]
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges with those as one that follow each other."""
+    found: list[tuple[int, int]] = []
+    for first, end in ranges:
+        if found and found[-1][1] == first:
+            first, _ = found.pop()  # noqa: PLW2901
+        found.append((first, end))
+    return found
 
 
 def _shortened(ranges: list[tuple[int, int]], fewer: int) -> list[tuple[int, int]]:
