@@ -1,7 +1,7 @@
 """Changes of what is deployed: one at a time, each a function from a plan to the next (`ranker.serving.rollout.plan`).
 
-A bundle is loaded on a thread of low priority, warmed and tried; then the plan is written, and one reference swapped.
-Where anything fails before that, what answered goes on, and nothing is written.
+A bundle is loaded on a thread of low priority that rests between its steps, warmed and tried; then the plan is written,
+and one reference swapped. Where anything fails before that, what answered goes on, and nothing is written.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import TypeVar
 from pairlift.v1 import admin_pb2 as admin
 
 from features.errors import PairliftError
+from features.pace import unhurried
 from features.state.live import NICE
 from ranker.bundle import Bundle, load_bundle, read_manifest
 from ranker.serving.deployment import Aside, Deployment, Standing
@@ -284,7 +285,8 @@ def _aside(work: Callable[[], T]) -> T:
         with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
-            done.set_result(work())
+            with unhurried():
+                done.set_result(work())
         except BaseException as error:
             done.set_exception(error)
 

@@ -14,6 +14,7 @@ from pairlift.v1 import admin_pb2 as admin
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.errors import PairliftError
+from features.pace import REST
 from ranker.messages import id_message, ids_message
 from ranker.request import RequestError
 from ranker.serving.rollout.agreement import Agreement, Pair, Reply
@@ -132,7 +133,6 @@ def answered(served: Served, message: Asked) -> tuple[Reply, float]:
 
 def _compared(active: Served, new: Served, message: Asked, agreement: Agreement) -> str:
     """Answer a request by both, and add the pair; return why the new bundle fails on it, empty where it does not."""
-    begun = time.perf_counter()
     try:
         before, took = answered(active, message)
     except RequestError:
@@ -146,7 +146,7 @@ def _compared(active: Served, new: Served, message: Asked, agreement: Agreement)
         return f"{type(error).__name__}: {error}"
     agreement.add(Pair(before, now, took, took_now))
     lost = [name for name in now.degraded if name not in before.degraded]
-    time.sleep(time.perf_counter() - begun)  # half of a core at most: requests go on meanwhile
+    time.sleep(REST * (took + took_now))  # requests go on meanwhile
     return f"{', '.join(lost)} failed or was late" if lost else ""
 
 
