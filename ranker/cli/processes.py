@@ -46,6 +46,7 @@ class Place(NamedTuple):
     host: str
     port: int  # 0: any free one
     metrics_port: int | None  # of the first process, those of the others follow; 0: any free ones, None: none
+    bundles: Path | None  # the folder that keeps what is deployed; None: one for as long as the server runs
     drain: float  # seconds, as for `until_told`
 
 
@@ -82,7 +83,9 @@ def run_processes(
             metrics = place.metrics_port + number - 1 if place.metrics_port else place.metrics_port
             listener, forked = listen(port, metrics_port=metrics), Forked(prepared, socket)
         drain = 0.0 if number == RECORDS else place.drain
-        until_told(lambda: make(listener=listener, forked=forked), drain, lambda _: on_ready())
+        # What one process deploys the others follow by this folder.
+        bundles = place.bundles or folder / "bundles"
+        until_told(lambda: make(listener=listener, forked=forked, bundles=bundles), drain, lambda _: on_ready())
 
     prepared.served.pipeline.warm()
     prepared.pause()

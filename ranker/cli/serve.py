@@ -70,6 +70,18 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Lines of the log on stderr: text, or a JSON object each.",
 )
 @click.option(
+    "--bundles",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Keep what `pairlift deploy` deploys in this folder, so that a restart goes on with it.",
+)
+@click.option(
+    "--follow",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Deploy the bundle at this place whenever another stands there, such as by `pairlift train --out DIR`.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=0.0,
@@ -112,6 +124,8 @@ def serve(
     feature_share: float,
     metrics_port: int | None,
     log_format: str,
+    bundles: Path | None,
+    follow: Path | None,
     drain: float,
     processes: int,
     tls_cert: Path | None,
@@ -155,8 +169,14 @@ def serve(
     With --processes, so many are forked once all is loaded, and share its memory and the port; with --log, one more
     records, and what comes to the others is sent on to it. Each follows the log, so that events are seen by all within
     a second. One that dies is started again; those who asked it get UNAVAILABLE, and a client that tries again finds
-    another. Each answers GET /metrics on a port of its own, from --metrics-port on. Plugins are loaded and warmed before
-    the fork: threads of their own they must begin later.
+    another. Each answers GET /metrics on a port of its own, from --metrics-port on. Plugins are loaded and warmed
+    before the fork: threads of their own they must begin later.
+
+    `pairlift deploy` puts another bundle in the place of BUNDLE while the server runs; see there. With --bundles, what
+    is deployed is kept in DIR (linked or copied, and what is replaced is removed), a restart with the same BUNDLE goes
+    on with it, and bundles of other machines can be uploaded. With --follow, a bundle that takes the place of the one
+    in DIR is deployed in the same way: DIR is a bundle's folder, mostly BUNDLE itself. One that is refused is logged
+    once, and tried again when it changes.
 
     \b
     Examples:
@@ -165,6 +185,7 @@ def serve(
       pairlift serve work/bundle --log work/log                # record events too
       pairlift serve work/bundle --log work/log --processes 8  # on a machine with more cores
       pairlift serve work/bundle --feature-log work/features --feature-share 0.05
+      pairlift serve work/bundle --bundles work/deployed --follow work/bundle
       pairlift serve work/bundle --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --tokens tokens.txt
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
@@ -203,7 +224,15 @@ def serve(
 
     if processes == 1:
         with listen(port, metrics_port=metrics_port) as listener:
-            make = partial(Server, clock=clock, listener=listener, record_to=records, features_to=features)
+            make = partial(
+                Server,
+                clock=clock,
+                listener=listener,
+                record_to=records,
+                features_to=features,
+                bundles=bundles,
+                follow=follow,
+            )
             until_told(
                 lambda: make(load()), drain, lambda s: tell(s.pipeline.bundle, s.address, listener.metrics_address)
             )
@@ -212,9 +241,9 @@ def serve(
     loaded = load()
     run_processes(
         prepare(loaded, past=clock == "snapshot", record_to=records, features_to=features),
-        partial(Server, loaded, clock=clock),
+        partial(Server, loaded, clock=clock, follow=follow),
         partial(listen, shared=True),
-        Place(processes, host, port, metrics_port, drain),
+        Place(processes, host, port, metrics_port, bundles, drain),
         lambda address, metrics: tell(loaded, address, metrics),
     )
 

@@ -35,11 +35,11 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
 
     def Recommend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Propose and rank: see ranking.proto."""
-        return finished(context, lambda: self.deployment.of(request.user).recommend(request, awaited(context)))
+        return finished(context, lambda: self.deployment.recommend(request, awaited(context)))
 
     def Rank(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Rank the caller's items: see ranking.proto."""
-        return finished(context, lambda: self.deployment.of(request.user).rank(request, awaited(context)))
+        return finished(context, lambda: self.deployment.rank(request, awaited(context)))
 
     def Describe(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Describe what is served: see ranking.proto."""

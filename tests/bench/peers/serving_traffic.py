@@ -8,7 +8,7 @@ from pairlift.v1 import ranking_pb2 as pb
 from serving_load import Calls
 
 from features.schema import F64
-from ranker.messages import id_message, ids_message
+from ranker.asking.messages import id_message, ids_message
 
 RANK, RECOMMEND = "/pairlift.v1.RankingService/Rank", "/pairlift.v1.RankingService/Recommend"
 #: distinct lists of candidates
