@@ -4,6 +4,7 @@ import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from features.errors import PairliftError
 from features.pairing.split import iso
@@ -14,14 +15,16 @@ from ranker.ids import IdTable
 from ranker.lanes import source_lane
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
-from ranker.recording.follower import Follower
+from ranker.recording.follower import PATIENCE, Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
 from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
 from ranker.serving.served import FeaturesTo, Served
+from ranker.serving.watching.readings import of_server
 from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,56 @@ class RecordTo:
     origin: Origin | None = None  # of the snapshot that is served; None: the bundle's own state is
 
 
+class Prepared(NamedTuple):
+    """What a server answers from."""
+
+    served: Served
+    recorder: Recorder | None  # not started; its log is this process's, and that of those that it forks
+
+    def pause(self) -> None:
+        """End all threads, so that the process can be forked: a `Server` begins them again."""
+        self.served.pipeline.close()
+        if self.served.follower is not None:
+            self.served.follower.pause()
+
+    def close(self) -> None:
+        """Let go of all."""
+        if self.recorder is not None:
+            self.recorder.close()
+        self.served.close()
+
+
+def prepare(
+    bundle: Bundle, *, past: bool, record_to: RecordTo | None = None, features_to: FeaturesTo | None = None
+) -> Prepared:
+    """Make what answers: open the log where events are recorded, and catch up with it.
+
+    PairliftError where the log cannot be opened. past: as for `Served`.
+    """
+    catalog, serve, record = bundle.state.catalog, bundle.config.serve, bundle.config.record
+    users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
+    wire = Wire(catalog, users, items, limits=serve, max_id_bytes=record.max_id_bytes)
+    if record_to is None:
+        return Prepared(Served(bundle, wire, past=past, features_to=features_to), None)
+    recorder = Recorder(bundle, record_to.folder, wall=clocks.now_wall, past=past)
+    try:
+        follower = Follower(bundle, record_to.folder, users=users.find, items=items.find, origin=record_to.origin)
+        follower.catch_up()
+        recorder.use(follower)
+    except BaseException:
+        recorder.close()
+        raise
+    return Prepared(Served(bundle, wire, past=past, follower=follower, features_to=features_to), recorder)
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """What a process of several has from the one that forked it."""
+
+    prepared: Prepared
+    socket: Path | None = None  # where the process that records answers; None: it is this one, or nothing is recorded
+
+
 class Server:
     """A bundle behind a port: warm before its first answer. Until then, and while it stops, health says so."""
 
@@ -53,28 +106,26 @@ class Server:
         features_to: FeaturesTo | None = None,
         access: Access = ANYBODY_HERE,
         listener: Listener | None = None,
+        forked: Forked | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
         clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
         listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
-        host, port and access.
+        host, port and access. forked: in one of several processes, what the one before them prepared.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._serve, record = bundle.config.serve, bundle.config.record
-        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        self._listener = Listener(host, port, bundle.config.serve, access) if listener is None else listener
         self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
-        catalog = bundle.state.catalog
-        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=self._serve, max_id_bytes=record.max_id_bytes)
-        self.recorder, follower = None, None
-        if record_to is not None:
-            self.recorder, follower = self._open(record_to, bundle, wire, past)
-        self.deployment = Deployment(Served(bundle, wire, past=past, follower=follower, features_to=features_to))
-        self._listener.service.use(self.deployment, self.recorder, record.streams)
+        if forked is None:
+            forked = Forked(prepare(bundle, past=past, record_to=record_to, features_to=features_to))
+        self.recorder = self._begun(forked)
+        self.deployment = Deployment(forked.prepared.served)
+        self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
+        self._listener.service.use(self.deployment, self.recorder, bundle.config.record.streams)
         if bundle.wanted is None:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
@@ -97,28 +148,27 @@ class Server:
         """What keeps the state of the bundle that answers now; None where nothing is recorded."""
         return self.deployment.active.follower
 
-    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> tuple[Recorder, Follower]:
-        """Open the log of events and catch up with it, and report its health."""
-        report = self.health.report_recording
+    def _begun(self, forked: Forked) -> Recorder | Elsewhere | None:
+        """Begin to follow the log, and to record, here or by another process; report its health."""
+        (served, recorder), report = forked.prepared, self.health.report_recording
+        follower = served.follower
+        if follower is None or recorder is None:
+            return None
         report(True)
-        recorder = Recorder(bundle, record_to.folder, wall=clocks.now_wall, past=past, on_health=report)
-        follower = None
         try:
-            users, items = wire.users.find, wire.items.find
-            follower = Follower(bundle, record_to.folder, users=users, items=items, origin=record_to.origin)
-            follower.catch_up()
-            recorder.use(follower)
-            recorder.start()
+            follower.start()
+            follower.drain(PATIENCE)
+            if forked.socket is not None:
+                return Elsewhere(forked.socket, follower, report)
+            recorder.start(report)
         except BaseException:
-            recorder.close()
-            if follower is not None:
-                follower.close()
+            forked.prepared.close()
             raise
-        return recorder, follower
+        return recorder
 
     def start(self) -> None:
         """Let calls in, and report SERVING."""
-        self.gate.open(self._serve)
+        self.gate.open()
         self.health.report_ready(True)
         if self.recorder is not None:
             threading.Thread(target=self._refresh, name="popular", daemon=True).start()

@@ -6,15 +6,17 @@ from functools import partial
 from typing import Any
 
 import grpc
+from pairlift.v1 import metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
-from pairlift.v1 import ranking_pb2_grpc
 
 from ranker.recording.batch import Outcome
 from ranker.recording.recorder import Recorder
 from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import awaited
 from ranker.serving.status import finished
+from ranker.serving.watching.meters import Meters
 
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 
@@ -23,9 +25,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
     """The methods of ranking.proto. Its gate is shut until `use` has said what answers."""
 
     deployment: Deployment
-    recorder: Recorder | None
+    recorder: Recorder | Elsewhere | None
 
-    def use(self, deployment: Deployment, recorder: Recorder | None, streams: int) -> None:
+    def use(self, deployment: Deployment, recorder: Recorder | Elsewhere | None, streams: int) -> None:
         """Answer from a deployment. streams: RecordEvents calls that may be open at a time."""
         self.deployment, self.recorder = deployment, recorder
         self._most_streams = streams
@@ -66,6 +68,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             )
             return
         try:
+            if isinstance(self.recorder, Elsewhere):
+                yield from self.recorder.record(request_iterator, context)
+                return
             for number, message in enumerate(request_iterator):
                 outcome = finished(
                     context, partial(_record_message, self.recorder, message), f"batch {number}: ", writes=True
@@ -79,10 +84,23 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         if self.recorder is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
             return None
+        if isinstance(self.recorder, Elsewhere):
+            return self.recorder.snapshot(request, context)
         follower = self.deployment.active.follower
         assert follower is not None
         folder, state, frame = finished(context, follower.snapshot, writes=True)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
+
+
+class MetricsService(metrics_pb2_grpc.MetricsServiceServicer):
+    """The method of metrics.proto. It passes no gate: under overload, too, it is to be seen what goes on."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+
+    def Metrics(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Return the page: see metrics.proto."""
+        return finished(context, lambda: metrics_pb2.MetricsResponse(text=self._meters.page()))
 
 
 def _record_message(recorder: Recorder, message: Any) -> Outcome:
