@@ -24,6 +24,7 @@ from ranker.serving.deployment import Deployment
 from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
 from ranker.serving.served import FeaturesTo, Served
+from ranker.serving.watching.readings import of_server
 from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Server:
             forked = Forked(prepare(bundle, past=past, record_to=record_to, features_to=features_to))
         self.recorder = self._begun(forked)
         self.deployment = Deployment(forked.prepared.served)
+        self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
         self._listener.service.use(self.deployment, self.recorder, bundle.config.record.streams)
         if bundle.wanted is None:
             log.warning(

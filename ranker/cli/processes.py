@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the kernels take a second to import, and `serve --help` nee
 RECORDS = 0
 
 
-def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[[str], None]) -> None:
+def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[[str], object]) -> None:
     """Make a server and answer until SIGTERM, and `drain` seconds longer, or Ctrl-C; a second signal ends it at once.
 
     on_ready: called with the address once it answers.
@@ -51,14 +51,15 @@ class Place(NamedTuple):
 def run_processes(
     prepared: "Prepared",
     make: Callable[["Listener", "Forked"], "Server"],
-    listen: Callable[[int], "Listener"],
+    listen: Callable[[int, int], "Listener"],
     place: Place,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[str], object],
 ) -> None:
     """Answer from several processes, and one more that records where the server does, until SIGTERM or Ctrl-C.
 
-    make, listen: return the server of a process and what listens on a shared port, in that process. on_ready: called
-    with the address once all answer. PairliftError where the port is taken, or a process ends before it is ready.
+    make, listen: return the server of a process, and what listens as a process of that number on the shared port; both
+    are called in that process. on_ready: called with the address once all answer. PairliftError where the port is
+    taken, or a process ends before it is ready.
     """
     from ranker.server import Forked
     from ranker.serving.listener import Listener
@@ -77,7 +78,7 @@ def run_processes(
             (folder / "recorder.sock").unlink(missing_ok=True)
             until_told(lambda: make(Listener(f"{UNIX}{socket}", 0, alone), Forked(prepared)), 0.0, lambda _: on_ready())
         else:
-            until_told(lambda: make(listen(port), Forked(prepared, socket)), place.drain, lambda _: on_ready())
+            until_told(lambda: make(listen(number, port), Forked(prepared, socket)), place.drain, lambda _: on_ready())
 
     prepared.served.pipeline.warm()
     prepared.pause()

@@ -1,9 +1,9 @@
 """The command `serve`; `ranker.cli.main` adds it to the group."""
 
-import logging
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,9 @@ from features.pairing.split import iso
 from ranker.cli.plugins import PLUGINS
 from ranker.cli.processes import Place, run_processes, until_told
 from ranker.serving.tls import ServerTls
+
+if TYPE_CHECKING:
+    from ranker.serving.listener import Listener
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 
@@ -59,6 +62,19 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Share of the requests (those with a request_id) that --feature-log takes.",
 )
 @click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Answer GET /metrics for Prometheus on this port of the same address, process N of several on the Nth from "
+    "it; 0 takes any free one. Default: none.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines of the log on stderr: text, or a JSON object each.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=0.0,
@@ -99,6 +115,8 @@ def serve(
     record_to: Path | None,
     feature_log: Path | None,
     feature_share: float,
+    metrics_port: int | None,
+    log_format: str,
     drain: float,
     processes: int,
     tls_cert: Path | None,
@@ -140,6 +158,10 @@ def serve(
     a second. One that dies is started again; those who asked it get UNAVAILABLE, and a client that tries again finds
     another. A plugin is loaded and warmed before the fork: threads of its own it must begin later.
 
+    `pairlift top` shows what the server does. --metrics-port is for Prometheus. Traces, metrics and logs go to an
+    OpenTelemetry collector where pairlift[otel] is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set, with the SDK's
+    other usual variables. Calls may carry `traceparent` and `x-request-id` as metadata.
+
     \b
     Examples:
       pairlift serve work/bundle
@@ -159,15 +181,16 @@ def serve(
     from ranker.serving.clock import now_wall
     from ranker.serving.listener import Listener
     from ranker.serving.served import FeaturesTo
+    from ranker.serving.watching.logs import set_up
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up(log_format)
     sys.setswitchinterval(SWITCH)
     # Before the bundle is loaded, which takes a while.
     access = Access(_tls(tls_cert, tls_key, tls_client_ca), tokens, insecure)
     access.check(host)
     listen = partial(Listener, host, settings=config_of(bundle).serve, access=access)
     # Several processes have none yet: gRPC's threads cannot be forked.
-    listener = listen(port) if processes == 1 else None
+    listener = listen(port, metrics_port=metrics_port) if processes == 1 else None
     loaded = load_bundle(bundle)
     if snapshot is not None:
         loaded = with_snapshot(loaded, snapshot)
@@ -184,15 +207,33 @@ def serve(
 
     make = partial(Server, loaded, clock=clock)
     if listener is not None:
-        until_told(partial(make, listener=listener, record_to=records, features_to=features), drain, tell)
+        until_told(
+            partial(make, listener=listener, record_to=records, features_to=features),
+            drain,
+            lambda address: (tell(address), _tell_metrics(listener)),
+        )
         return
+
+    def listen_as(number: int, shared_port: int) -> Listener:
+        own = None if metrics_port is None else metrics_port and metrics_port + number - 1
+        listener = listen(shared_port, shared=True, metrics_port=own)
+        _tell_metrics(listener)
+        return listener
+
     run_processes(
         prepare(loaded, past=clock == "snapshot", record_to=records, features_to=features),
         lambda listener, forked: make(listener=listener, forked=forked),
-        lambda port: listen(port, shared=True),
+        listen_as,
         Place(processes, host, port, drain),
         tell,
     )
+
+
+def _tell_metrics(listener: "Listener") -> None:
+    """Print where metrics are, where they are."""
+    if listener.metrics_address:
+        click.echo(f"metrics are on http://{listener.metrics_address}/metrics")
+        sys.stdout.flush()
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
