@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the kernels take a second to import, and `serve --help` nee
 RECORDS = 0
 
 
-def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[[str], object]) -> None:
+def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[[str], None]) -> None:
     """Make a server and answer until SIGTERM, and `drain` seconds longer, or Ctrl-C; a second signal ends it at once.
 
     on_ready: called with the address once it answers.
@@ -53,7 +53,7 @@ def run_processes(
     make: Callable[["Listener", "Forked"], "Server"],
     listen: Callable[[int, int], "Listener"],
     place: Place,
-    on_ready: Callable[[str], object],
+    on_ready: Callable[[str], None],
 ) -> None:
     """Answer from several processes, and one more that records where the server does, until SIGTERM or Ctrl-C.
 

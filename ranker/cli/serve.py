@@ -200,9 +200,11 @@ def serve(
     records = None if record_to is None else RecordTo(record_to, origin)
     features = None if feature_log is None else FeaturesTo(feature_log, feature_share)
 
-    def tell(address: str) -> None:
+    def tell(address: str, own: Listener | None = None) -> None:
         end = iso(loaded.state.end)
         click.echo(f"pairlift serves bundle {loaded.version} (snapshot {end}, clock {clock}) on {address}")
+        if own is not None:
+            _tell_metrics(own)
         sys.stdout.flush()
 
     make = partial(Server, loaded, clock=clock)
@@ -210,7 +212,7 @@ def serve(
         until_told(
             partial(make, listener=listener, record_to=records, features_to=features),
             drain,
-            lambda address: (tell(address), _tell_metrics(listener)),
+            lambda address: tell(address, listener),
         )
         return
 
