@@ -19,7 +19,7 @@ from ranker.recording.follower import PATIENCE, Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
-from ranker.serving.access import ANYBODY_HERE, Access
+from ranker.serving.callers.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
