@@ -116,6 +116,13 @@ def table(figures: dict[str, Any], why: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def finite(value: Any) -> Any:
+    """Return a result with null for what is infinite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 @click.command()
 @click.option("--scale", default=1.0, show_default=True, help="Size of the world: 1 has 1 million items and users.")
 @click.option("--length", default=1.0, show_default=True, help="Of the runs: 0.1 lasts a tenth, for a try.")
