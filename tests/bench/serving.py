@@ -52,7 +52,7 @@ NEEDS = {
     "quiet": {"cost"},
     "capacity": {"cost"},
     "queue": {"cost", "capacity"},
-    **dict.fromkeys(("overload", "compared", "swap"), {"cost", "capacity"}),
+    **{name: {"cost", "capacity"} for name in ("overload", "compared", "swap")},
 }
 #: the figures, and what each should be: at most, or at least
 FIGURES: dict[str, tuple[str, float | None]] = {
