@@ -426,6 +426,7 @@ class RecommendResponse(_message.Message):
     SOURCE_NAMES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -436,6 +437,8 @@ class RecommendResponse(_message.Message):
     """The as_of that was used."""
     reason: _builtins.str
     """Why there are fewer than k items, or none: a sentence for people, empty where there are k. An empty list is OK."""
+    arm: _builtins.str
+    """The arm of the experiment under way that the user is in ("control": in none of them); empty: there is none."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("sources.nearest", "plugins.two_tower"). Empty: all is well."""
@@ -477,10 +480,11 @@ class RecommendResponse(_message.Message):
         source_names: _abc.Iterable[_builtins.str] | None = ...,
         explanation: Global___Explanation | None = ...,
         reason: _builtins.str = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,6 +507,7 @@ class RankResponse(_message.Message):
     SOURCE_NAMES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -511,6 +516,8 @@ class RankResponse(_message.Message):
     """The time up to which the state that answered knows events."""
     as_of: _builtins.int
     """The as_of that was used."""
+    arm: _builtins.str
+    """As RecommendResponse.arm."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("plugins.two_tower"). Empty: all is well."""
@@ -555,10 +562,11 @@ class RankResponse(_message.Message):
         source_names: _abc.Iterable[_builtins.str] | None = ...,
         explanation: Global___Explanation | None = ...,
         indexes: _abc.Iterable[_builtins.int] | None = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
