@@ -1,5 +1,6 @@
 """The command `top`, which shows a running server; `ranker.cli.main` adds it to the group."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -107,7 +108,7 @@ def screen(before: Page, after: Page, address: str) -> Iterator[str]:
         rows = list(_timed(before, after, name, keys))
         if rows:
             yield title
-        yield from (f"  {r.name:34}{r.rate:12.1f}" + "".join(f"{q:10.2f}" for q in r.quantiles) for r in rows)
+        yield from (f"  {r.name:34}{r.rate:12.1f}" + "".join(f"{_shown(q):>10}" for q in r.quantiles) for r in rows)
     for title, name, label in (
         ("ended with", "pairlift_calls_total", "code"),
         ("degraded answers", "pairlift_degraded_answers_total", "part"),
@@ -119,6 +120,10 @@ def screen(before: Page, after: Page, address: str) -> Iterator[str]:
     breakers = [dict(labels)["part"] for labels, open_ in after.of("pairlift_breaker_open").items() if open_]
     if breakers:
         yield f"not asked for a while: {', '.join(sorted(breakers))}"
+
+
+def _shown(milliseconds: float) -> str:
+    return "-" if math.isnan(milliseconds) else f"{milliseconds:.2f}"
 
 
 def _age(seconds: float) -> str:
