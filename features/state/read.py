@@ -1,7 +1,8 @@
 """Reads counters: the one way from a state and requests to numbers, in training and in serving.
 
     counter_values ─┬─ _one_request    for each plan: a row of the base's table for each candidate, where the plan has
-                    │                  one and the request comes after it; else each different key once, of timelines
+                    │                  one and the request comes after it, and its windows of timelines; else each
+                    │                  different key once, of timelines
                     ├─ _many_requests  for each plan: the key of each candidate (one key for each request, where its
                     │                  candidates share it), of timelines
                     └─ _further        distinct counts and ranks, which are not totals of a plan
@@ -40,6 +41,7 @@ class Order(NamedTuple):
     shared: list[int]  # plans whose key is the same for all candidates of a request
     each: list[int]  # the other plans, first those with a table: the first of them writes whole rows
     tabled: frozenset[int]  # plans that have a table
+    windows: dict[int, Plan]  # of each of these that has windows, the part that its table lacks
     distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a level)
     rank: list[tuple[int, Counter, int]]  # (column, counter, plan)
 
@@ -81,11 +83,13 @@ def _order(state: State) -> Order:
         shared = [number for number, plan in plans if of_request(plan.key, state.catalog)]
         tabled = frozenset(number for number, plan in plans if has_table(plan, state.catalog))
         each = sorted({number for number, _ in plans} - set(shared), key=lambda number: (number not in tabled, number))
+        windowed = {number: np.flatnonzero(plan.windowed) for number, plan in plans if number in tabled}
+        windows = {number: state.plans[number].only(some) for number, some in windowed.items() if len(some)}
         plan_of = {plan.key: number for number, plan in plans}
         columns = list(enumerate(state.counters))
         distinct = [(k, c, parts.index((c.key, c.event, c.argument))) for k, c in columns if c.kind == "distinct"]
         rank = [(k, c, plan_of[c.key]) for k, c in columns if c.kind == "rank"]
-        order = state.made["order"] = Order(shared, each, tabled, distinct, rank)
+        order = state.made["order"] = Order(shared, each, tabled, windows, distinct, rank)
     return order
 
 
@@ -116,6 +120,12 @@ def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F3
     else:
         code = _keys(state, plan, requests, item)[1]
     table.gather(code, as_of, row, out)
+    windows = _order(state).windows.get(number)
+    if windows is not None:
+        totals = windows.empty(len(code))
+        for level in state.levels:
+            level.timelines[number].add_windows(windows, code, as_of, totals)
+        scatter(windows.finish(totals, _times(as_of, len(code))), np.arange(len(code)), windows.counters, out)
     if len(state.levels) > 1:
         _again_with_later_events(state, number, code, as_of, out)
 
@@ -278,7 +288,7 @@ def _rank(state: State, column: int, counter: Counter, number: int, each: _Candi
     plan = state.plans[number]
 
     def counts(as_of: int) -> F64:
-        alone = plan.only(plan.counters.tolist().index(column))
+        alone = plan.only([plan.counters.tolist().index(column)])
         return item_totals(state, number, alone, state.catalog.n_items, as_of)[:, 0]
 
     # New items have no attributes, so they neither have ranks nor change those of others.
