@@ -11,7 +11,7 @@ help:
 	@echo "make demo         the main job on MovieLens-100K: train, uplift, serve, ask"
 	@echo "make test         the tests"
 	@echo "make lint         ruff and mypy --strict        make format   ruff format"
-	@echo "make proto        the gRPC stubs, from proto/pairlift/v1/ranking.proto"
+	@echo "make proto        the gRPC stubs, from proto/pairlift/v1/*.proto"
 	@echo "make bench        all benchmarks; WHAT=NAME for one, WHAT='NAME --option …' with options"
 	@echo "make figures      the README's tables, from the committed results"
 	@echo "make constraints  renew the exact versions in .ci/constraints.txt"
@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,otel]'
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -45,7 +45,7 @@ format: $(VENV)/.installed-dev
 
 proto: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto proto/pairlift/v1/ranking.proto
+		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto proto/pairlift/v1/*.proto
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP) -e '.[bench]'
@@ -69,7 +69,7 @@ figures: | $(BIN)/python
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[train,dev,bench]'
+	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[train,otel,dev,bench]'
 	.venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
 	rm -rf .venv-constraints
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import grpc
+from pairlift.v1 import metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
-from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
 from ranker.channel import Tls, open_channel, sentence_of
@@ -202,6 +202,12 @@ class Client:
         except grpc.RpcError as error:
             raise self._explained(error) from error
         return Snapshot(r.folder, r.snapshot_time, r.frame)
+
+    def metrics(self) -> str:
+        """Ask for the server's metrics, in Prometheus' text format."""
+        stub = metrics_pb2_grpc.MetricsServiceStub(self._channel)
+        text: str = self._call(stub.Metrics, metrics_pb2.MetricsRequest).text
+        return text
 
     def describe(self) -> Description:
         """Ask what is served."""

@@ -24,6 +24,7 @@ from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.listener import Listener
 from ranker.serving.served import FeaturesTo, Served
+from ranker.serving.watching.readings import of_server
 from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Server:
         if record_to is not None:
             self.recorder, follower = self._open(record_to, bundle, wire, past)
         self.deployment = Deployment(Served(bundle, wire, past=past, follower=follower, features_to=features_to))
+        self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
         self._listener.service.use(self.deployment, self.recorder, record.streams)
         if bundle.wanted is None:
             log.warning(

@@ -1,7 +1,6 @@
 """The command `serve`; `ranker.cli.main` adds it to the group."""
 
 import contextlib
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -60,6 +59,18 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Share of the requests (those with a request_id) that --feature-log takes.",
 )
 @click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Answer GET /metrics for Prometheus on this port of the same address; 0 takes any free one. Default: none.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines of the log on stderr: text, or a JSON object each.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=0.0,
@@ -93,6 +104,8 @@ def serve(
     record_to: Path | None,
     feature_log: Path | None,
     feature_share: float,
+    metrics_port: int | None,
+    log_format: str,
     drain: float,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -128,6 +141,10 @@ def serve(
     trained on, and each counts once. [record] in the TOML has the limits. Where events cannot be written, served or
     exported, Describe says why (recording_problem), and the health of pairlift.v1.Recording is NOT_SERVING.
 
+    `pairlift top` shows what the server does. --metrics-port is for Prometheus. Traces, metrics and logs go to an
+    OpenTelemetry collector where pairlift[otel] is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set, with the SDK's
+    other usual variables. Calls may carry `traceparent` and `x-request-id` as metadata.
+
     \b
     Examples:
       pairlift serve work/bundle
@@ -146,13 +163,14 @@ def serve(
     from ranker.serving.clock import now_wall
     from ranker.serving.listener import Listener
     from ranker.serving.served import FeaturesTo
+    from ranker.serving.watching.logs import set_up
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up(log_format)
     sys.setswitchinterval(SWITCH)
     # Before the bundle is loaded, which takes a while.
     access = Access(_tls(tls_cert, tls_key, tls_client_ca), tokens, insecure)
     access.check(host)
-    listener = Listener(host, port, config_of(bundle).serve, access)
+    listener = Listener(host, port, config_of(bundle).serve, access, metrics_port)
     loaded = load_bundle(bundle)
     if snapshot is not None:
         loaded = with_snapshot(loaded, snapshot)
@@ -173,6 +191,8 @@ def serve(
     click.echo(
         f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
     )
+    if listener.metrics_address:
+        click.echo(f"metrics are on http://{listener.metrics_address}/metrics")
     sys.stdout.flush()
     if told.get() == signal.SIGTERM and drain:
         click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")

@@ -37,6 +37,7 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: 
             # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.enable_channelz", 1),
             ("grpc.server.max_pending_requests", some),
             ("grpc.server.max_pending_requests_hard_limit", all_of_them),
             ("grpc.max_connection_age_ms", connection_age),

@@ -17,7 +17,7 @@ _PACKAGE = pb.DESCRIPTOR.package
 NEEDS = {
     **{f"{_SERVICE}/{name}": "read" for name in ("Recommend", "Rank", "Describe")},
     f"{_SERVICE}/RecordEvents": "record",
-    f"{_PACKAGE}.AdminService/Metrics": "read",
+    f"{_PACKAGE}.MetricsService/Metrics": "read",
 }
 BEARER = "Bearer "
 NO_TOKEN = "a token was expected: send the metadata `authorization: Bearer TOKEN` (our commands: --token-file)"

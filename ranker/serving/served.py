@@ -14,6 +14,7 @@ from ranker.recording.featurelog import FeatureLog
 from ranker.recording.follower import Follower
 from ranker.request import Answer, Request, awaited
 from ranker.serving import clock
+from ranker.serving.watching.calls import CURRENT
 from ranker.wire import Wire, attribute_messages
 
 
@@ -62,7 +63,7 @@ class Served:
         k = self.wire.k(message)
         asked = self._asked(message, check)
         found = self.pipeline.recommend(asked, k)
-        self._log_features(asked, found)
+        self._answered(asked, found)
         return self.wire.recommended(found, asked)
 
     def rank(self, message: pb.RankRequest, check: Callable[[], None] = awaited) -> pb.RankResponse:
@@ -71,7 +72,7 @@ class Served:
         asked = self._asked(message, check)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
-        self._log_features(asked, found)
+        self._answered(asked, found)
         return self.wire.ranked(found, asked, items)
 
     def _asked(self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None]) -> Request:
@@ -81,7 +82,11 @@ class Served:
         wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
         return replace(asked, check=check, keep_values=wanted)
 
-    def _log_features(self, asked: Request, found: Answer) -> None:
+    def _answered(self, asked: Request, found: Answer) -> None:
+        """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
+        call = CURRENT.get()
+        if call is not None:
+            call.bundle, call.columns, call.answer = self.bundle.version, self.bundle.columns, found
         if self.feature_log is not None and found.values is not None:
             self.feature_log.offer(asked, found, found.values)
 
