@@ -41,7 +41,7 @@ class Coarse:
     @property
     def blocks(self) -> int:
         """How many maxima there are of keys."""
-        return self.codes.shape[1] // BLOCK
+        return len(self.scale) // BLOCK
 
     def highest(self, query: F32, weight: float, offset: F32, limit: int) -> I64:
         """Return int64[>= limit]: rows among which the highest of weight · key · query + offset are, ascending.
