@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from features.counters.distinct import EVER, count_over, distinct_parts
 from features.counters.keys import key_codes, of_request
@@ -25,7 +24,7 @@ from features.counters.plans import Plan, scatter
 from features.counters.ranks import rank_values
 from features.counters.spec import Counter
 from features.counters.timeline import merge_totals
-from features.hashing import bits_for, slot_of
+from features.hashing import each_once
 from features.schema import F32, F64, I16, I32, I64, Requests
 from features.state.store import State
 
@@ -151,7 +150,7 @@ def _from_timelines(state: State, number: int, requests: Requests, item: I32, ou
     """Read the timelines, each different key once: candidates share keys, of a genre for instance."""
     plan, as_of = state.plans[number], int(requests.as_of[0])
     rows, code = _keys(state, plan, requests, item)
-    different, place_of = _each_once(code)
+    different, place_of = each_once(code)
     n = len(different)
     found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
     totals, known = plan.empty(len(out)), place_of >= 0
@@ -168,35 +167,6 @@ def _keys(state: State, plan: Plan, requests: Requests, item: I32) -> tuple[I64,
 
 def _times(as_of: int, n: int) -> I64:
     return np.full(n, as_of, np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _each_once(code: I64) -> tuple[I64, I64]:
-    """Return (the different codes, int64[n] the place of each code among them; -1 of a missing one).
-
-        for each code that is not missing: go from its slot to the next one that is empty or has the code's place
-            where it is empty: the code gets the next place, and the slot that place
-            its place is the slot's
-
-    A hash table of places, filled anew for each request: it holds no codes beside their places, as
-    `features.hashing.probe` expects, which takes half the memory and a third less time.
-    """
-    bits = bits_for(len(code))
-    slots, mask = np.full(1 << bits, -1, np.int64), (1 << bits) - 1
-    different, place_of = np.empty(len(code), np.int64), np.empty(len(code), np.int64)
-    n = 0
-    for k in range(len(code)):
-        if code[k] < 0:
-            place_of[k] = -1
-            continue
-        s = slot_of(code[k], 64 - bits)
-        while slots[s] >= 0 and different[slots[s]] != code[k]:
-            s = (s + 1) & mask
-        if slots[s] < 0:
-            slots[s], different[n] = n, code[k]
-            n += 1
-        place_of[k] = slots[s]
-    return different[:n].copy(), place_of
 
 
 # Many requests: all keys of a plan at once, in the order of the keys where they are many.
