@@ -14,8 +14,8 @@ from pairlift.v1 import metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.errors import PairliftError
-from ranker.channel import Tls, open_channel, sentence_of
-from ranker.messages import column_message, id_list, id_message, ids_message
+from ranker.asking.channel import Tls, open_channel, sentence_of
+from ranker.asking.messages import column_message, id_list, id_message, ids_message
 
 if TYPE_CHECKING:
     from ranker.recording.batch import Batch, Outcome
@@ -73,6 +73,7 @@ class Reply:
     removed: tuple[tuple[str, int], ...]  # (filter, items)
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
     reason: str = ""  # why a Recommend gives fewer than k items
+    arm: str = ""  # of the experiment under way that the user is in; empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,11 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """The connection, for calls of other services."""
+        return self._channel
 
     def close(self) -> None:
         """Close the connection."""
@@ -191,7 +197,7 @@ class Client:
             for r in self._stub.RecordEvents(messages()):
                 yield Outcome(r.recorded, r.duplicates, tuple(zip(r.refused, r.reasons, strict=True)))
         except grpc.RpcError as error:
-            raise (problems[0] if problems else self._explained(error)) from error
+            raise (problems[0] if problems else self.explained(error)) from error
         if problems:
             raise problems[0]
 
@@ -200,7 +206,7 @@ class Client:
         try:
             r = self._stub.TakeSnapshot(pb.TakeSnapshotRequest())
         except grpc.RpcError as error:
-            raise self._explained(error) from error
+            raise self.explained(error) from error
         return Snapshot(r.folder, r.snapshot_time, r.frame)
 
     def metrics(self) -> str:
@@ -251,9 +257,10 @@ class Client:
         try:
             return method(built, timeout=self.timeout)
         except grpc.RpcError as error:
-            raise self._explained(error) from error
+            raise self.explained(error) from error
 
-    def _explained(self, error: Any) -> ServerError:
+    def explained(self, error: Any) -> ServerError:
+        """Return what to raise for a call's `grpc.RpcError`."""
         return ServerError(error.code().name, sentence_of(error, self.address, self.timeout))
 
 
@@ -297,6 +304,7 @@ def _reply(r: Any) -> Reply:
         removed=tuple((f.name, f.removed) for f in e.filter_reports),
         stages=tuple((s.name, s.microseconds) for s in e.stage_reports),
         reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
+        arm=r.arm,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from features.pace import breathe
+
 #: file of a bundle or snapshot that has the hashes of its other files
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
@@ -19,6 +21,7 @@ def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
+            breathe()
     return digest.hexdigest()
 
 

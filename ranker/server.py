@@ -2,36 +2,44 @@
 
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits
 
 from features.errors import PairliftError
 from features.pairing.split import iso
-from features.schema import HOUR
+from features.schema import HOUR, I64
 from ranker.bundle import Bundle
 from ranker.candidates.popular import Popular
-from ranker.ids import IdTable
 from ranker.lanes import source_lane
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
-from ranker.recording.follower import Follower
+from ranker.recording.follower import PATIENCE, Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
 from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
-from ranker.serving.served import FeaturesTo, Served
+from ranker.serving.rollout.deployer import Deployer
+from ranker.serving.rollout.following import Following
+from ranker.serving.rollout.store import Store
+from ranker.serving.served import FeaturesTo, Maker, Served
 from ranker.serving.watching.readings import of_server
-from ranker.wire import Wire
 
 log = logging.getLogger(__name__)
 
 CLOCKS = ("wall", "snapshot")
 #: seconds after which the popular items are ordered anew, where events are recorded
 REFRESH_EVERY = 30.0
+#: seconds between two looks at a plan that another process may have written
+POLL_EVERY = 0.5
+#: and at the place of a bundle that is followed
+FOLLOW_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,71 @@ class RecordTo:
     origin: Origin | None = None  # of the snapshot that is served; None: the bundle's own state is
 
 
+class ArmsOf:
+    """The arms of the users of recorded events: asks the deployment, once there is one."""
+
+    deployment: Deployment | None = None
+
+    def __call__(self, users: Sequence[Any], times: I64) -> Sequence[str | None]:
+        """Return the name of each user's arm at a time: as `ranker.recording.events.ArmOf`."""
+        return [None] * len(users) if self.deployment is None else self.deployment.arms_of(users, times)
+
+
+class Prepared(NamedTuple):
+    """What a server answers from."""
+
+    served: Served
+    recorder: Recorder | None  # not started; its log is this process's, and that of those that it forks
+    maker: Maker  # makes the like of another bundle
+    arms: ArmsOf  # of what it makes
+
+    def pause(self) -> None:
+        """End all threads, so that the process can be forked: a `Server` begins them again."""
+        self.served.pipeline.close()
+        if self.served.follower is not None:
+            self.served.follower.pause()
+
+    def close(self) -> None:
+        """Let go of all."""
+        if self.recorder is not None:
+            self.recorder.close()
+        self.served.close()
+
+
+def prepare(
+    bundle: Bundle, *, past: bool, record_to: RecordTo | None = None, features_to: FeaturesTo | None = None
+) -> Prepared:
+    """Make what answers: open the log where events are recorded, and catch up with it.
+
+    PairliftError where the log cannot be opened. past: as for `Served`.
+    """
+    folder, origin = (None, None) if record_to is None else (record_to.folder, record_to.origin)
+    recorder = None if folder is None else Recorder(bundle, folder, wall=clocks.now_wall, past=past)
+    arms = ArmsOf()
+    maker = Maker(past, features_to, folder, arms)
+    try:
+        served = maker.served(bundle, origin)
+        if recorder is not None and served.follower is not None:
+            recorder.use(served.follower)
+    except BaseException:
+        if recorder is not None:
+            recorder.close()
+        raise
+    return Prepared(served, recorder, maker, arms)
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """What a process of several has from the one that forked it."""
+
+    prepared: Prepared
+    socket: Path | None = None  # where the process that records answers; None: it is this one, or nothing is recorded
+
+
 class Server:
     """A bundle behind a port: warm before its first answer. Until then, and while it stops, health says so."""
+
+    deployment: Deployment  # which bundle answers
 
     def __init__(
         self,
@@ -56,12 +127,17 @@ class Server:
         features_to: FeaturesTo | None = None,
         access: Access = ANYBODY_HERE,
         listener: Listener | None = None,
+        forked: Forked | None = None,
+        bundles: Path | None = None,
+        follow: Path | None = None,
     ) -> None:
         """Bind the port (0: any free one) and warm up; PairliftError where the port or the log cannot be opened.
 
         clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
         listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
-        host, port and access.
+        host, port and access. forked: in one of several processes, what the one before them prepared. bundles:
+        the folder that keeps what is deployed; None forgets it when the server stops. follow: the place of a bundle
+        whose successors are deployed; None: nothing is.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
@@ -69,24 +145,26 @@ class Server:
         threadpool_limits(1)
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._serve, record = bundle.config.serve, bundle.config.record
-        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        self._listener = Listener(host, port, bundle.config.serve, access) if listener is None else listener
         self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
-        catalog = bundle.state.catalog
-        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=self._serve, max_id_bytes=record.max_id_bytes)
-        self.recorder, follower = None, None
-        if record_to is not None:
-            self.recorder, follower = self._open(record_to, bundle, wire, past)
-        self.deployment = Deployment(Served(bundle, wire, past=past, follower=follower, features_to=features_to))
+        if forked is None:
+            forked = Forked(prepare(bundle, past=past, record_to=record_to, features_to=features_to))
+        served, _, maker, arms = forked.prepared
+        self.recorder = self._begun(forked)
+        self.deployment = arms.deployment = Deployment(served)
+        store = None if bundles is None else Store(bundles)
+        self.deployer = Deployer(self.deployment, maker.served, self._record_for, store)
         self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
-        self._listener.service.use(self.deployment, self.recorder, record.streams)
+        self._listener.service.use(self.deployment, self.recorder, bundle.config.record.streams)
+        self._listener.admin.deployer = self.deployer
         if bundle.wanted is None:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
             )
         for name in self.pipeline.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
+        self.deployer.resume()
+        self._following = None if follow is None else Following(self.deployer, follow)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -103,31 +181,51 @@ class Server:
         """What keeps the state of the bundle that answers now; None where nothing is recorded."""
         return self.deployment.active.follower
 
-    def _open(self, record_to: RecordTo, bundle: Bundle, wire: Wire, past: bool) -> tuple[Recorder, Follower]:
-        """Open the log of events and catch up with it, and report its health."""
-        report = self.health.report_recording
+    def _begun(self, forked: Forked) -> Recorder | Elsewhere | None:
+        """Begin to follow the log, and to record, here or by another process; report its health."""
+        served, recorder, report = forked.prepared.served, forked.prepared.recorder, self.health.report_recording
+        follower = served.follower
+        if follower is None or recorder is None:
+            return None
         report(True)
-        recorder = Recorder(bundle, record_to.folder, wall=clocks.now_wall, past=past, on_health=report)
-        follower = None
         try:
-            users, items = wire.users.find, wire.items.find
-            follower = Follower(bundle, record_to.folder, users=users, items=items, origin=record_to.origin)
-            follower.catch_up()
-            recorder.use(follower)
-            recorder.start()
+            follower.start()
+            follower.drain(PATIENCE)
+            if forked.socket is not None:
+                return Elsewhere(forked.socket, follower, report)
+            recorder.start(report)
         except BaseException:
-            recorder.close()
-            if follower is not None:
-                follower.close()
+            forked.prepared.close()
             raise
-        return recorder, follower
+        return recorder
+
+    def _record_for(self, served: Served) -> None:
+        """Check what is recorded from now on as a bundle expects it, which is about to be the active one."""
+        if self.recorder is not None and served.follower is not None:
+            self.recorder.use(served.follower)
 
     def start(self) -> None:
         """Let calls in, and report SERVING."""
-        self.gate.open(self._serve)
+        self.gate.open()
         self.health.report_ready(True)
         if self.recorder is not None:
-            threading.Thread(target=self._refresh, name="popular", daemon=True).start()
+            self._each(REFRESH_EVERY, self._refresh, "popular")
+        if self.deployer.store is not None:
+            self._each(POLL_EVERY, self.deployer.poll, "deployment")
+        if self._following is not None:
+            self._each(FOLLOW_EVERY, self._following.look, "follow")
+
+    def _each(self, seconds: float, work: Callable[[], None], name: str) -> None:
+        """Do something again and again on a thread of its own, until the server stops."""
+
+        def turns() -> None:
+            while not self._stopped.wait(seconds):
+                try:
+                    work()
+                except Exception:
+                    log.exception("%s: this turn failed; the next one tries again", name)
+
+        threading.Thread(target=turns, name=name, daemon=True).start()
 
     def drain(self) -> None:
         """Report NOT_SERVING, so that others are asked, and answer what comes all the same."""
@@ -143,11 +241,11 @@ class Server:
         self.deployment.close()
 
     def _refresh(self) -> None:
-        while not self._stopped.wait(REFRESH_EVERY):
+        for served in self.deployment.standing.all:
             try:
-                self.pipeline.refresh()
+                served.pipeline.refresh()
             except Exception as error:
-                self.pipeline.failures.add(source_lane(Popular.name), error)
+                served.pipeline.failures.add(source_lane(Popular.name), error)
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:

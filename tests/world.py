@@ -270,10 +270,10 @@ def make_bundle(world: World) -> Bundle:
     return bundle_of(train_parts(world))
 
 
-def write_world_bundle(parts: Parts, folder: Path, recorded: Recorded | None = None) -> None:
+def write_world_bundle(parts: Parts, folder: Path, recorded: Recorded | None = None, toml: str = TOML) -> None:
     """Write trained parts as a bundle to `folder` (its TOML lies beside it)."""
     path = folder.parent / "world.toml"
-    path.write_text(TOML)
+    path.write_text(toml)
     config = load_config(path)
     p = parts
     write_bundle(

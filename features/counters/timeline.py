@@ -110,9 +110,9 @@ class Timeline:
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
         merge_totals(found, rows, plan.totals.kind, totals)
 
-    def add_windows(self, plan: Plan, code: I64 | I32, as_of: int, totals: F64) -> None:
-        """Add likewise what it knows of int64[n] codes as of one time. plan: of windows alone (`Plan.windowed`)."""
-        _read_windows(self.events, plan.running, plan.totals, self.find(code), as_of, totals)
+    def add_windows(self, plan: Plan, rows: I64, code: I64 | I32, as_of: int, totals: F64) -> None:
+        """Add likewise what it knows as of one time. plan: of windows alone (`Plan.windowed`)."""
+        _read_windows(self.events, plan.running, plan.totals, self.find(code), rows, as_of, totals)
 
 
 # The kernels, in the order in which `build` and `add` call them. Most work on `at`: float64[c], the running columns of
@@ -212,8 +212,10 @@ def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I
 
 
 @njit(cache=True, nogil=True)
-def _read_windows(events: Events, running: Running, totals: Totals, places: I64, as_of: int, out: F64) -> None:
-    """Add to float64[n, b] `out` what the key at places[i] (-1: none) knows in each window."""
+def _read_windows(
+    events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: int, out: F64
+) -> None:  # fmt: skip
+    """Add to float64[n, b] `out`, in row rows[i], what the key at places[i] (-1: none) knows in each window."""
     for i in range(len(places)):
         ahead = places[min(i + AHEAD, len(places) - 1)]
         if ahead >= 0:
@@ -226,7 +228,7 @@ def _read_windows(events: Events, running: Running, totals: Totals, places: I64,
             begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
             if begin < stop:
                 c = totals.column[b]
-                out[i, b] += _sum_before(events, running, places[i], stop, c) - _sum_before(
+                out[rows[i], b] += _sum_before(events, running, places[i], stop, c) - _sum_before(
                     events, running, places[i], begin, c
                 )
 

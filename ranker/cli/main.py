@@ -11,6 +11,7 @@ from features.errors import PairliftError
 from ranker.cli.ask import rank, recommend
 from ranker.cli.bundle import bundle
 from ranker.cli.config import config
+from ranker.cli.deploy import deploy, deployed, drop, promote, rollback
 from ranker.cli.lists import lists
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
@@ -71,6 +72,7 @@ for verbs in (
     (train, retune, pairs, rows),
     (bundle, lists, uplift, drift),
     (serve, token, record, snapshot, top),
+    (deploy, rollback, promote, drop, deployed),
     (recommend, rank),
 ):
     for verb in verbs:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ranker.channel import Tls, read_token
+from ranker.asking.channel import Tls, read_token
 from ranker.client import DEFAULT_ADDRESS, Client
 
 PATH = click.Path(path_type=Path, dir_okay=False)
@@ -31,7 +31,9 @@ class Target:
 def asks_server(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which takes them as one argument: `server`, a Target."""
     options = [
-        click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."),
+        click.option(
+            "--address", "--to", "address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."
+        ),
         click.option("--tls", is_flag=True, help="Speak TLS; as it is, by the public roots. Any --tls-… says so too."),
         click.option("--tls-ca", type=PATH, help="PEM of the roots that the server's certificate must come from."),
         click.option("--tls-cert", type=PATH, help="PEM of a certificate of one's own, where the server asks for it."),

@@ -14,6 +14,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
+from features.pace import breathe
 from features.schema import F32, F64
 from ranker.forest.bitvectors import (
     ALL,
@@ -164,6 +165,7 @@ class Scorer:
             writer.note(tree)
         for tree in trees:
             writer.add(tree)
+            breathe()
         forest = writer.forest()
         plain = tuple(tuple(part) if isinstance(part, tuple) else part for part in forest)
         return cls(booster.num_feature(), forest, plain)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from features.pace import breathe
 from features.schema import F64, I64, Bool
 
 #: LightGBM's kinds of missing values (bits 2 and 3 of a decision): none, zeros and NaN, NaN
@@ -111,6 +112,7 @@ def _fields(section: str) -> dict[str, str]:
 
 
 def _tree(section: str) -> Tree:
+    breathe()
     fields = _fields(section)
 
     def array(name: str, kind: type) -> Any:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
-from features.files import sync
+from features.files import made_folder, sync
 from features.schema import F32, Catalog, is_text
 from ranker.request import Answer, Request
 
@@ -31,7 +31,7 @@ WAITING = 1000
 #: rows of one file at most, and seconds after which a shorter one is written
 ROWS, SECONDS = 100_000, 10.0
 #: columns of a row before its features. Not `surface`: a feature has that name (it is a code), and would replace it
-KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version")
+KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version", "arm_name")
 
 
 class _Sampled(NamedTuple):
@@ -44,14 +44,16 @@ class _Sampled(NamedTuple):
     surface: int  # code; -1 missing
     answer: Answer  # its k items, best first
     values: F32  # [k, c], of the c columns of the bundle
+    arm: str  # of the user; empty: none
 
 
 class FeatureLog:
     """Writes what answers used. The request path only puts an answer into a queue; one thread writes.
 
     columns: of the bundle, float32 each, beside `request_id`, `user_id` and `item_id` (null where cold), `as_of` (µs
-    UTC), `surface_name` (null where missing), `rank` (0 first), `score` and `bundle_version`. A list of Recommend has
-    the score of the wanted part, which ordered it, and the columns of the liked part, which learns from them.
+    UTC), `surface_name` (null where missing), `rank` (0 first), `score`, `bundle_version` and `arm_name` (of the
+    experiment, null where there was none). A list of Recommend has the score of the wanted part, which ordered it, and
+    the columns of the liked part, which learns from them.
     """
 
     def __init__(self, folder: Path, *, columns: tuple[str, ...], version: str, share: float) -> None:
@@ -61,22 +63,23 @@ class FeatureLog:
         if not 0 < share <= 1:
             raise PairliftError(f"--feature-share {share}: a share above 0 and up to 1 was expected")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            made_folder(folder)
         except OSError as error:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
         self.folder, self.columns, self.version, self.share = folder, columns, version, share
         self.dropped = 0  # answers
         self._counting = threading.Lock()
         self._queue: queue.Queue[_Sampled | None] = queue.Queue(WAITING)
-        self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # from the first answer on: not before a process is forked
 
     def wants(self, request_id: str) -> bool:
         """Tell whether a request is sampled; one without an id cannot be joined to its feedback and never is."""
         return bool(request_id) and zlib.crc32(request_id.encode()) < self.share * 2**32
 
-    def offer(self, request: Request, answer: Answer, values: F32) -> None:
-        """Take an answer and float32[k, c] of its items; never waits."""
+    def offer(self, request: Request, answer: Answer, values: F32, arm: str = "") -> None:
+        """Take an answer and float32[k, c] of its items; never waits. arm: of the user, empty for none."""
+        if self._thread is None:
+            self._start()
         sampled = _Sampled(
             catalog=request.state.catalog,
             request_id=request.request_id,
@@ -85,6 +88,7 @@ class FeatureLog:
             surface=request.surface,
             answer=answer,
             values=values,
+            arm=arm,
         )
         try:
             self._queue.put_nowait(sampled)
@@ -92,6 +96,12 @@ class FeatureLog:
             dropped = self._drop(1)
             if dropped & (dropped - 1) == 0:
                 log.warning("feature log: %d answers lost so far: they come faster than the disk takes them", dropped)
+
+    def _start(self) -> None:
+        with self._counting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
+                self._thread.start()
 
     def _drop(self, answers: int) -> int:
         """Count answers that are lost; return how many are by now."""
@@ -101,8 +111,9 @@ class FeatureLog:
 
     def close(self) -> None:
         """Write what waits, and stop."""
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
 
     def _run(self) -> None:
         waiting: list[_Sampled] = []
@@ -134,6 +145,7 @@ class FeatureLog:
             "rank": pa.array(range(n), pa.int32()),
             "score": pa.array(answer.score, pa.float64()),
             "bundle_version": pa.array([answer.bundle_version] * n, pa.string()),
+            "arm_name": pa.array([sampled.arm or None] * n, pa.string()),
         }
         features = {name: pa.array(sampled.values[:, k], pa.float32()) for k, name in enumerate(self.columns)}
         return pa.table(keys | features)

@@ -1,5 +1,7 @@
 """One bundle that answers: messages in, messages out."""
 
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +11,12 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.ids import IdTable
 from ranker.pipeline import Pipeline
+from ranker.recording.events import ArmOf, no_arm
 from ranker.recording.featurelog import FeatureLog
 from ranker.recording.follower import Follower
+from ranker.recording.snapshots import Origin
 from ranker.request import Answer, Request, awaited
 from ranker.serving import clock
 from ranker.serving.watching.calls import CURRENT
@@ -30,6 +35,9 @@ class Served:
     """A bundle, the state that its answers are of, and what turns one call into an answer.
 
     It raises what `ranker.serving.status` knows, and knows nothing of gRPC: who may call, and when, is settled before.
+
+    Its threads end and its feature log is written once nothing refers to it any more: a request that is under way does,
+    so a bundle is replaced without a look at who still reads it, and no request pays for a count.
     """
 
     def __init__(
@@ -54,41 +62,59 @@ class Served:
                 features_to.folder, columns=bundle.columns, version=bundle.version, share=features_to.share
             )
 
+        # Aside: the last reference may go on a request's thread, and that must not wait for a disk.
+        self._end = weakref.finalize(self, _close_aside, self.pipeline, follower, self.feature_log)
+        self._end.atexit = False
+
     def clock(self, state: State) -> int:
         """Return the as_of (µs UTC) of a request that has none."""
         return state.end if self.past else clock.now_wall()
 
-    def recommend(self, message: pb.RecommendRequest, check: Callable[[], None] = awaited) -> pb.RecommendResponse:
-        """Propose and rank. check: as `Request.check`."""
-        k = self.wire.k(message)
-        asked = self._asked(message, check)
-        found = self.pipeline.recommend(asked, k)
-        self._answered(asked, found)
-        return self.wire.recommended(found, asked)
+    def recommend(
+        self, message: pb.RecommendRequest, check: Callable[[], None] = awaited, *, arm: str = "", aside: bool = False
+    ) -> pb.RecommendResponse:
+        """Propose and rank. check: as `Request.check`. arm: of the user, empty for none.
 
-    def rank(self, message: pb.RankRequest, check: Callable[[], None] = awaited) -> pb.RankResponse:
-        """Rank the caller's items. check: as `Request.check`."""
+        aside: nobody gets the answer, so nothing of it is logged or counted.
+        """
+        k = self.wire.k(message)
+        asked = self._asked(message, check, arm, aside)
+        found = self.pipeline.recommend(asked, k)
+        self._answered(asked, found, arm)
+        reply = self.wire.recommended(found, asked)
+        reply.arm = arm
+        return reply
+
+    def rank(
+        self, message: pb.RankRequest, check: Callable[[], None] = awaited, *, arm: str = "", aside: bool = False
+    ) -> pb.RankResponse:
+        """Rank the caller's items. check, arm, aside: as for `recommend`."""
         items = self.wire.values("items", message.items)
-        asked = self._asked(message, check)
+        asked = self._asked(message, check, arm, aside)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
-        self._answered(asked, found)
-        return self.wire.ranked(found, asked, items)
+        self._answered(asked, found, arm)
+        reply = self.wire.ranked(found, asked, items)
+        reply.arm = arm
+        return reply
 
-    def _asked(self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None]) -> Request:
+    def _asked(
+        self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None], arm: str, aside: bool
+    ) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
         asked = self.wire.request(message, self.clock(state), state)
-        wanted = self.feature_log is not None and self.feature_log.wants(asked.request_id)
-        return replace(asked, check=check, keep_values=wanted)
+        wanted = not aside and self.feature_log is not None and self.feature_log.wants(asked.request_id)
+        code = state.catalog.arm_code(arm) if arm else -1
+        return replace(asked, arm=code, check=check, keep_values=wanted)
 
-    def _answered(self, asked: Request, found: Answer) -> None:
+    def _answered(self, asked: Request, found: Answer, arm: str) -> None:
         """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
-        call = CURRENT.get()
+        call = CURRENT.get()  # none for what is asked aside: it runs on a thread of its own
         if call is not None:
-            call.bundle, call.columns, call.answer = self.bundle.version, self.bundle.columns, found
+            call.bundle, call.columns, call.arm, call.answer = self.bundle.version, self.bundle.columns, arm, found
         if self.feature_log is not None and found.values is not None:
-            self.feature_log.offer(asked, found, found.values)
+            self.feature_log.offer(asked, found, found.values, arm)
 
     def described(self) -> dict[str, Any]:
         """Return the fields of a DescribeResponse that are of the bundle and its state."""
@@ -119,8 +145,47 @@ class Served:
 
     def close(self) -> None:
         """Let the threads end, and write what the feature log still holds."""
-        self.pipeline.close()
-        if self.follower is not None:
-            self.follower.close()
-        if self.feature_log is not None:
-            self.feature_log.close()
+        if self._end.detach() is not None:
+            _close(self.pipeline, self.follower, self.feature_log)
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes what answers from a bundle, for one server."""
+
+    past: bool  # as for `Served`
+    features_to: FeaturesTo | None  # likewise
+    log: Path | None  # the folder of the log whose events the answers are to know; None: there is none
+    arm_of: ArmOf = no_arm  # the arms of the users of recorded events
+
+    def served(self, bundle: Bundle, origin: Origin | None = None) -> Served:
+        """Return what answers from a bundle, its state caught up with the log; PairliftError where that cannot be.
+
+        origin: of the snapshot that its state is; None: the state is of the bundle's training.
+        """
+        catalog, config = bundle.state.catalog, bundle.config
+        users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
+        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes)
+        follower = None
+        if self.log is not None:
+            follower = Follower(bundle, self.log, users=users.find, items=items.find, origin=origin, arm_of=self.arm_of)
+        try:
+            if follower is not None:
+                follower.catch_up()
+            return Served(bundle, wire, past=self.past, follower=follower, features_to=self.features_to)
+        except BaseException:
+            if follower is not None:
+                follower.close()
+            raise
+
+
+def _close_aside(*parts: Any) -> None:
+    threading.Thread(target=_close, args=parts, name="retire", daemon=True).start()
+
+
+def _close(pipeline: Pipeline, follower: Follower | None, feature_log: FeatureLog | None) -> None:
+    pipeline.close()
+    if follower is not None:
+        follower.close()
+    if feature_log is not None:
+        feature_log.close()

@@ -17,6 +17,11 @@ Status codes: INVALID_ARGUMENT (the message says what was expected and found), I
 the reason; it goes on), and gRPC's own UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. Recording has two
 more uses: FAILED_PRECONDITION (the server records nothing, for it was started without a log), and
 RESOURCE_EXHAUSTED (the disk, the log's limit of events, or the streams at once) with a sentence that says which.
+
+Too many calls: what cannot be begun in time is RESOURCE_EXHAUSTED at once, with the milliseconds after which to ask
+again in the trailer `grpc-retry-pushback-ms` (gRPC's own retries keep to it). Set a deadline: a call that cannot
+meet it is not begun, and one whose deadline is over is not finished (DEADLINE_EXCEEDED). Calls that a caller can do
+without send the metadata `pairlift-priority: low`: they are refused first. UNAVAILABLE: the server loads or stops.
 """
 
 from collections import abc as _abc
@@ -421,6 +426,7 @@ class RecommendResponse(_message.Message):
     SOURCE_NAMES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -431,6 +437,8 @@ class RecommendResponse(_message.Message):
     """The as_of that was used."""
     reason: _builtins.str
     """Why there are fewer than k items, or none: a sentence for people, empty where there are k. An empty list is OK."""
+    arm: _builtins.str
+    """The arm of the experiment under way that the user is in ("control": in none of them); empty: there is none."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("sources.nearest", "plugins.two_tower"). Empty: all is well."""
@@ -472,10 +480,11 @@ class RecommendResponse(_message.Message):
         source_names: _abc.Iterable[_builtins.str] | None = ...,
         explanation: Global___Explanation | None = ...,
         reason: _builtins.str = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -498,6 +507,7 @@ class RankResponse(_message.Message):
     SOURCE_NAMES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -506,6 +516,8 @@ class RankResponse(_message.Message):
     """The time up to which the state that answered knows events."""
     as_of: _builtins.int
     """The as_of that was used."""
+    arm: _builtins.str
+    """As RecommendResponse.arm."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("plugins.two_tower"). Empty: all is well."""
@@ -550,10 +562,11 @@ class RankResponse(_message.Message):
         source_names: _abc.Iterable[_builtins.str] | None = ...,
         explanation: Global___Explanation | None = ...,
         indexes: _abc.Iterable[_builtins.int] | None = ...,
+        arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,10 +8,11 @@ from features.schema import SECOND
 from ranker.recording.recorder import Recorder
 from ranker.serving import clock
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import Gate
 
 
-def of_server(deployment: Deployment, recorder: Recorder | None) -> Iterator[Metric]:
+def of_server(deployment: Deployment, recorder: Recorder | Elsewhere | None) -> Iterator[Metric]:
     """Yield what is to be read of bundles, their states and their parts, and of the recording."""
     yield from _of_bundles(deployment)
     if recorder is not None:
@@ -23,11 +24,16 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _of_bundles(deployment: Deployment) -> Iterator[Metric]:
-    served = deployment.active
-    info = GaugeMetricFamily(
-        "pairlift_bundle_info", "Which bundles answer, and whom.", labels=("bundle", "name", "role", "arm")
-    )
-    info.add_metric((served.bundle.version, served.bundle.config.name, "active", ""), 1)
+    standing = deployment.standing
+    served = standing.active
+    labels = ("bundle", "name", "role", "arm")
+    info = GaugeMetricFamily("pairlift_bundle_info", "Which bundles are deployed, and whom they answer.", labels=labels)
+    shadow = None if standing.shadow is None else standing.shadow.served
+    for role, one in (("active", served), ("previous", standing.previous), ("shadow", shadow)):
+        if one is not None:
+            info.add_metric((one.bundle.version, one.bundle.config.name, role, ""), 1)
+    for arm, one in standing.arms.items():
+        info.add_metric((one.bundle.version, one.bundle.config.name, "arm", arm), 1)
     yield info
     end = served.pipeline.state.end
     yield _gauge("pairlift_state_end_seconds", "Time of the last event that answers know, since 1970.", end / SECOND)
@@ -58,7 +64,7 @@ def of_gate(gate: Gate) -> Iterator[Metric]:
     yield refused
 
 
-def _of_recording(deployment: Deployment, recorder: Recorder) -> Iterator[Metric]:
+def _of_recording(deployment: Deployment, recorder: Recorder | Elsewhere) -> Iterator[Metric]:
     yield CounterMetricFamily("pairlift_recorded_events", "Events that are recorded.", value=recorder.count)
     yield _gauge("pairlift_recording_ok", "1, or 0 where there is a recording_problem.", not recorder.problem)
     follower = deployment.active.follower

@@ -1,0 +1,143 @@
+"""AdminService: the calls that change which bundles answer."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from pairlift.v1 import admin_pb2 as admin
+from pairlift.v1 import admin_pb2_grpc
+
+from features.errors import PairliftError
+from ranker.serving.rollout.deployer import BusyError, Deployer, NotSeenError, Wanted
+from ranker.serving.rollout.shadow import Shadow
+from ranker.serving.rollout.store import Store
+from ranker.serving.served import Served
+from ranker.serving.status import INTERNAL
+
+log = logging.getLogger(__name__)
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """The methods of admin.proto. The gate is shut until there is a `deployer`."""
+
+    deployer: Deployer
+
+    def Deploy(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+        """Try a bundle and put it where it is wanted: see admin.proto."""
+        wanted = Wanted(
+            folder=Path(request.folder) if request.folder else None,
+            version=request.version,
+            arm=request.arm,
+            share=request.share,
+            experiment=request.experiment,
+            shadow=request.shadow,
+            force=request.force,
+        )
+        # On a thread of its own, so that a caller who goes away does not leave it half done.
+        steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._deploy, args=(wanted, steps), name="deploy", daemon=True).start()
+        while isinstance(step := steps.get(), str):
+            yield admin.DeployProgress(step=step)
+        if isinstance(step, Exception):
+            _abort(context, step)
+        yield admin.DeployProgress(comparison=step, deployed=self._deployed())
+
+    def _deploy(self, wanted: Wanted, steps: "queue.SimpleQueue[Any]") -> None:
+        try:
+            steps.put(self.deployer.deploy(wanted, steps.put))
+        except Exception as error:
+            steps.put(error)
+
+    def Offer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Begin an upload: see admin.proto."""
+        return admin.OfferResponse(missing=_done(context, lambda: self._store().offered(request.manifest)))
+
+    def Upload(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Take files of a bundle: see admin.proto."""
+        return _done(context, lambda: self._take(request_iterator))
+
+    def _take(self, pieces: Iterator[Any]) -> Any:
+        store, version, name = self._store(), "", ""
+        for piece in pieces:
+            version, name = version or piece.version, piece.path or name
+            store.write(version, name, piece.chunk, bool(piece.path))
+        return admin.UploadResponse(folder=str(store.folder / version))
+
+    def _store(self) -> Store:
+        if self.deployer.store is None:
+            raise PairliftError(
+                "this server keeps no bundles: name a folder that it sees, or start it with --bundles DIR"
+            )
+        return self.deployer.store
+
+    def Rollback(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Exchange the active and the previous bundle: see admin.proto."""
+        return self._changed(context, self.deployer.rollback)
+
+    def Promote(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Let an arm's bundle answer all: see admin.proto."""
+        return self._changed(context, lambda: self.deployer.promote(request.arm))
+
+    def Drop(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """End an arm or the shadow: see admin.proto."""
+        return self._changed(context, lambda: self.deployer.drop(request.arm))
+
+    def Bundles(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Tell what is deployed: see admin.proto."""
+        return _done(context, self._deployed)
+
+    def _changed(self, context: grpc.ServicerContext, change: Callable[[], None]) -> Any:
+        _done(context, change)
+        return self._deployed()
+
+    def _deployed(self) -> Any:
+        """Return what is deployed."""
+        standing = self.deployer.deployment.standing
+        split, shadow = standing.split, standing.shadow
+        bundles = [_described(admin.ROLE_ACTIVE, standing.active)]
+        if standing.previous is not None:
+            bundles.append(_described(admin.ROLE_PREVIOUS, standing.previous))
+        for name, served in standing.arms.items():
+            bundles.append(_described(admin.ROLE_ARM, served, arm=name, share=split.share(name)))
+        if isinstance(shadow, Shadow):
+            figures = shadow.agreement.figures()
+            bundles.append(_described(admin.ROLE_SHADOW, shadow.served, share=shadow.share, comparison=figures))
+        return admin.Deployed(bundles=bundles, experiment=split.experiment)
+
+
+def _described(role: Any, served: Served, **rest: Any) -> admin.DeployedBundle:
+    bundle = served.bundle
+    return admin.DeployedBundle(
+        role=role,
+        version=bundle.version,
+        name=bundle.config.name,
+        folder=str(bundle.folder),
+        snapshot_time=served.pipeline.state.end,
+        **rest,
+    )
+
+
+def _done(context: grpc.ServicerContext, call: Callable[[], Any]) -> Any:
+    """Return what a call returns, or end the gRPC call with the status of its error."""
+    try:
+        return call()
+    except Exception as error:
+        raised = error
+    return _abort(context, raised)
+
+
+def _abort(context: grpc.ServicerContext, error: Exception) -> None:
+    if isinstance(error, NotSeenError):
+        context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+    if isinstance(error, BusyError):
+        context.abort(grpc.StatusCode.ABORTED, str(error))
+    if isinstance(error, PairliftError):
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+    if isinstance(error, OSError):
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the disk refused: {error}")
+    log.error("an administration call failed", exc_info=error)
+    context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
