@@ -388,6 +388,8 @@ def test_ids_are_known_for_as_long_as_was_asked(adds, text):
             elif i not in model:
                 assert not known[place]
         seen.add(keys[~known], now)
+        seen.forget(now)
+        assert seen.since <= now - keep
         model |= {i: now for i, was in zip(ids, known, strict=True) if not was}
 
 

@@ -49,7 +49,7 @@ def swap(bench: Bench) -> Result:
         due = bench.due(rate, LONGEST / bench.length)
         during = bench.ask(server, RANK, due, deadline=PATIENT, until=lambda: swaps.poll() is not None)
         if swaps.wait():
-            raise SystemExit(f"a swap failed: {swaps.stderr.read() if swaps.stderr else ''}")
+            raise SystemExit(f"a swap failed: {swaps.stderr.read().splitlines()[-1:] if swaps.stderr else ''}")
     before, p99 = percentile(steady.latency_ms, 99), percentile(during.latency_ms, 99)
     say(f"{deploys * (1 + ROLLBACKS)} swaps in {during.due[-1]:.0f} s: {during.counts()}")
     return {

@@ -21,7 +21,7 @@ from serving_http2 import Connection, call_of
 
 from features.schema import F64, I64
 
-OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 4, 8, 14
+OK, CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 1, 4, 8, 14
 #: of a call whose deadline passed without a status from the server
 GIVEN_UP = -1
 CONNECTIONS = 8
@@ -78,7 +78,8 @@ class Outcome:
     def counts(self) -> dict[str, int]:
         """Return how many calls ended in which way."""
         late = 0 if self.deadline is None else int((self.status == OK).sum()) - self.good
-        named = {"deadline": DEADLINE_EXCEEDED, "exhausted": RESOURCE_EXHAUSTED, "unavailable": UNAVAILABLE}
+        named = {"deadline": DEADLINE_EXCEEDED, "exhausted": RESOURCE_EXHAUSTED}
+        named |= {"cancelled": CANCELLED, "unavailable": UNAVAILABLE}
         found = {name: int((self.status == code).sum()) for name, code in named.items()}
         found["deadline"] += int((self.status == GIVEN_UP).sum())
         found = {"ok": int((self.status == OK).sum()) - late, "late": late, **found}

@@ -30,7 +30,7 @@ def peer(folder: Path, candidates: int, server: set[int], generator: set[int], l
     stack.mkdir()
     shutil.copyfile(folder / "bundle" / "booster.txt", stack / "booster.txt")
     _write(stack / "values.parquet")
-    command = [str(PYTHON), "-P", str(HERE / "serving_fastapi.py"), str(stack), str(min(generator))]
+    command = [str(PYTHON), str(HERE / "serving_fastapi.py"), str(stack), str(min(generator))]
     with started(command, server, "fastapi", stack / "log") as process:
         runs = [_loop(process.address, candidates, at_once, max(10, int(ASKED * length))) for at_once in AT_ONCE]
     return {"per_second": max(rate for rate, _ in runs), "p99_ms": min(p99 for _, p99 in runs), "items": ITEMS}

@@ -8,7 +8,6 @@ from pairlift.v1 import ranking_pb2 as pb
 from serving_load import Calls
 
 from features.schema import F64
-from ranker.asking.messages import id_message, ids_message
 
 RANK, RECOMMEND = "/pairlift.v1.RankingService/Rank", "/pairlift.v1.RankingService/Recommend"
 #: distinct lists of candidates
@@ -27,9 +26,10 @@ class Traffic:
         users = rng.permutation(np.load(folder / "askers.npy")).tolist()
         context = pb.Context(surface="feed")
         # Messages of one type that stand one behind the other are read as one.
-        self._head = [pb.RankRequest(user=id_message(user), context=context).SerializeToString() for user in users]
+        self._head = [pb.RankRequest(user=pb.Id(integer=user), context=context).SerializeToString() for user in users]
         chosen = [rng.choice(item_ids, candidates, replace=False) for _ in range(LISTS)]
-        self._lists = [pb.RankRequest(items=ids_message(items)).SerializeToString() for items in chosen]
+        ids = [pb.Ids(integers=pb.IntegerIds(values=items.tolist())) for items in chosen]
+        self._lists = [pb.RankRequest(items=items).SerializeToString() for items in ids]
         self._tail = pb.RecommendRequest(k=K).SerializeToString()
         self._turn, self._list = cycle(range(REGULARS, len(users))), cycle(range(LISTS))
 
