@@ -24,6 +24,7 @@ from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
 from ranker.server import RecordTo, Server
 from ranker.serving.health import RECORDING, SERVICE
+from ranker.serving.served import FeaturesTo
 from ranker.settings import RecordSettings
 
 
@@ -256,6 +257,64 @@ def test_kill_9_of_a_server_that_records(world, parts, tmp_path):
         assert rest[:acknowledged] == [0] * acknowledged
         server.follower.drain(10)
         same(server.pipeline.state, expected_state(bundle, world, batches))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_stops_recording_and_not_ranking(bundle, world, small_disk, tmp_path, monkeypatch):
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("features.log.writer.LOOK_EVERY", 0.05)
+    batches = list(random_batches(np.random.default_rng(3), bundle, [20, 300, 300]))  # the larger need new pages
+    log, filler = small_disk / "log", small_disk / "filler"
+    to = FeaturesTo(small_disk / "served", 1.0)
+
+    def fill():
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(512)):
+                pass
+
+    def refused(client, server, sent):
+        with pytest.raises(ServerError, match="make room, then send the batch again") as caught:
+            list(client.record([sent]))
+        assert caught.value.code == "RESOURCE_EXHAUSTED"
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        with pytest.raises(ServerError) as caught:
+            client.snapshot()
+        assert caught.value.code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+        ranked = client.rank(int(bundle.state.catalog.user_ids[3]), [int(bundle.state.catalog.item_ids[5])])
+        assert ranked.items
+        assert [health_of(server, name) for name in ("", SERVICE)] == ["SERVING"] * 2
+        assert not list((log / "snapshots").glob("*.partial"))
+
+    def comes_back(client, server):
+        filler.unlink()
+        assert within(5, lambda: health_of(server, RECORDING) == "SERVING")  # though nobody sends anything
+        assert client.describe().recording_problem == ""
+
+    with recording(bundle, log, features_to=to) as (server, client):
+        list(client.record(batches[:1]))
+        fill()
+        refused(client, server, batches[1])
+        comes_back(client, server)
+        assert [o.recorded for o in client.record(batches[1:2])] == [300]
+        fill()
+    with recording(bundle, log, features_to=to) as (server, client):  # a start on a full disk
+        fill()
+        refused(client, server, batches[2])
+        comes_back(client, server)
+        assert [(o.recorded, o.duplicates) for o in client.record(batches)] == [(0, 20), (0, 300), (300, 0)]
+        server.follower.drain(5)
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+        assert client.snapshot()
 
 
 HOURS = (-30, -3, 3, 30, 24 * 9)

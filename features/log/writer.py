@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 GROUP = 1 << 16
 #: errors of a disk without room
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: seconds between looks whether a full disk has room again
+LOOK_EVERY = 1.0
 
 
 class Receipt(NamedTuple):
@@ -96,6 +98,7 @@ class LogWriter:
         self._arrival = 0  # of the last frame, µs UTC
         self._began = 0  # of the log's time (µs UTC) less the monotonic clock, at the start
         self._failed = ""  # why the last batch could not be written
+        self._full = False  # whether that was for want of space
         self._clock, self._on_commit = clock, on_commit
         self._lock = _locked(folder)
         self._durable = self._opened()
@@ -169,14 +172,20 @@ class LogWriter:
             raise PairliftError(f"{self.folder} cannot be used as a log: {error.strerror}") from error
 
     def start(self) -> None:
-        """Open a new segment and take appends; LogError where it cannot be made."""
+        """Open a new segment and take appends; LogError where it cannot be made.
+
+        On a full disk it is made later: a server that records nothing meanwhile can still rank.
+        """
         try:
             for path in segment_files(self.folder)[-1:]:
                 if first_number(path) > self.number:  # no frame in it
                     path.unlink()
             self._tail.open(self.number + 1)
         except OSError as error:
-            raise self._explained(error) from error
+            reason = self._explained(error)
+            if not reason.full:
+                raise reason from error
+            self._note_failure(reason)
         self._thread.start()
 
     def append(self, events: pa.Table) -> "Future[Receipt]":
@@ -215,7 +224,7 @@ class LogWriter:
                 self._commit(group)
             except Exception as error:  # whatever it is, the callers must get it and the thread must go on
                 reason = self._explained(error) if isinstance(error, OSError) else error
-                self._failed = str(reason)
+                self._note_failure(reason)
                 log.error("a batch of events was not recorded: %s", reason, exc_info=not isinstance(error, OSError))
                 for waiting in group:
                     if not waiting.receipt.done():
@@ -224,7 +233,7 @@ class LogWriter:
     def _group(self) -> tuple[list[_Waiting], bool]:
         """Wait for a batch and take what else waits; return (batches, whether the end was asked for)."""
         group: list[_Waiting] = []
-        taken = self._queue.get()
+        taken = self._awaited()
         while taken is not None:
             group.append(taken)
             if sum(len(waiting.keys) for waiting in group) >= GROUP:
@@ -234,6 +243,21 @@ class LogWriter:
             except queue.Empty:
                 return group, False
         return group, True
+
+    def _awaited(self) -> _Waiting | None:
+        """Wait for a batch. Where the disk was full, look meanwhile whether it still is: nobody may send anything."""
+        while self._full:
+            try:
+                return self._queue.get(timeout=LOOK_EVERY)
+            except queue.Empty:
+                with contextlib.suppress(OSError):
+                    self._tail.find_room()
+                    self._failed, self._full = "", False
+                    log.info("%s: there is room again, events are recorded", self.folder)
+        return self._queue.get()
+
+    def _note_failure(self, reason: Exception) -> None:
+        self._failed, self._full = str(reason), isinstance(reason, LogError) and reason.full
 
     def _commit(self, group: list[_Waiting]) -> None:
         if not group:
@@ -251,7 +275,8 @@ class LogWriter:
             arrival = max(self._arrival, self._clock(), pc.max(new["ts"]).as_py())
             frame = Frame(self.number + 1, arrival, new)
             self._tail.append(frame)
-            self.number, self._arrival, self._failed = frame.number, arrival, ""
+            self.number, self._arrival = frame.number, arrival
+            self._failed, self._full = "", False
             self.seen.add(keys[~known], arrival)
             self.seen.forget(min(arrival, self._began + round(monotonic() * SECOND)))
             self._note(frame.number)
