@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,otel]'
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -45,8 +45,7 @@ format: $(VENV)/.installed-dev
 
 proto: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto \
-		proto/pairlift/v1/ranking.proto proto/pairlift/v1/admin.proto
+		--python_out=proto --mypy_out=quiet:proto --grpc_python_out=proto proto/pairlift/v1/*.proto
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP) -e '.[bench]'
@@ -70,7 +69,7 @@ figures: | $(BIN)/python
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[train,dev,bench]'
+	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' -e '.[train,otel,dev,bench]'
 	.venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
 	rm -rf .venv-constraints
 

@@ -8,11 +8,13 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field
 
+from features.dots import row_dots
 from features.hashing import mix
 from features.plugin import FitData
 from features.schema import F32, I8, I32, Requests
 from features.settings import Duration, Settings
 from features.state.histories import Histories
+from features.state.kept import KeptStates
 
 #: item vectors that are multiplied at a time
 GRAM_ROWS = 65_536
@@ -65,6 +67,7 @@ class ALS:
             part = np.nan_to_num(item_vectors[start : start + GRAM_ROWS])
             gram += part.T @ part
         self.item_vectors, self.gram = item_vectors, gram.astype(np.float32)
+        self.kept = KeptStates()
 
     def fit(self, data: FitData) -> None:
         """Factorise the users' graded events of the towers' period. The same data and seed give the same bits."""
@@ -96,9 +99,19 @@ class ALS:
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, factors]: the least-squares vector of each visible history (paper, equation 4)."""
         start, stop = histories.before(requests.user, requests.as_of - self.settings.lag)
+        if len(requests) == 1:
+            return self._one_vector(histories, (int(requests.user[0]), int(start[0]), int(stop[0])))
         states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)
         vectors = [self._fold_in(histories, slice(int(a), int(b))) for a, b in states]
         return np.asarray(np.stack(vectors)[place.ravel()] if vectors else self.item_vectors[:0])
+
+    def _one_vector(self, histories: Histories, key: tuple[int, int, int]) -> F32:
+        """Return float32[1, factors] of (user, start, stop): the kept one, where there is one."""
+        vector = self.kept.find(histories, key)
+        if vector is None:
+            vector = self._fold_in(histories, slice(*key[1:]))[None]
+            self.kept.keep(histories, key, vector)
+        return vector
 
     @property
     def item_keys(self) -> F32:
@@ -129,11 +142,9 @@ class ALS:
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, 1]: user vector · item vector."""
-        users = self.user_vectors(requests, histories)[requests.row_request()]
-        known = (requests.item >= 0) & (requests.item < len(self.item_vectors))
-        out = np.full((len(known), 1), np.nan, np.float32)
-        out[known, 0] = np.einsum("nd,nd->n", users[known], self.item_vectors[requests.item[known]])
-        return out
+        users, n = self.user_vectors(requests, histories), len(self.item_vectors)
+        rows = np.where(requests.item < n, requests.item, -1).astype(np.int64)
+        return row_dots(self.item_vectors, rows, requests.offsets, users)[:, None]
 
     def recoded(self, items: I32, users: I32) -> Self:
         """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""

@@ -15,8 +15,16 @@ from torch import Tensor, nn
 from features.errors import PairliftError
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
-from neural.model import Argus, QueryTower, Retrieval
-from neural.runtime import ITEM_INPUTS, ITEM_TOWER, QUERY_TOWER, USER_INPUTS, USER_TOWER
+from neural.model import Argus, QueryHead, Retrieval, Trunk, UserHead
+from neural.runtime import (
+    HEAD_INPUTS,
+    ITEM_INPUTS,
+    ITEM_TOWER,
+    QUERY_HEAD,
+    TRUNK,
+    TRUNK_INPUTS,
+    USER_HEAD,
+)
 
 #: has Attention as one operator, which ONNX Runtime fuses
 OPSET = 23
@@ -25,36 +33,41 @@ TOLERANCE = 1e-4
 
 
 def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> None:
-    """Write both towers into the folder; PairliftError where they differ from torch.
+    """Write the user tower (trunk and head) and the item tower; PairliftError where they differ from torch.
 
     Dynamic are the number of histories and of items, and the tokens of a batch, up to the history's length.
     """
     model.eval()
     rng = np.random.default_rng(0)
     layout = Layout(model.item.slots, model.item.numbers.in_features)
-    _export_history_tower(model.user, model.shape.width, spec, folder / USER_TOWER)
+    _export_trunk(Trunk(model.user).eval(), model.shape.width, spec, folder / TRUNK)
+    _export_head(UserHead(model.user).eval(), model.shape.width, spec, folder / USER_HEAD)
     item_path = folder / ITEM_TOWER
     by_item = {0: torch.export.Dim("n")}
     _export(model.item, random_item_batch(layout, rows, 5, rng), ITEM_INPUTS, (by_item,) * 3, item_path)
     check_parity(model.item, item_path, ITEM_INPUTS, [random_item_batch(layout, rows, k, rng) for k in (1, 64)])
 
 
-def export_query_tower(model: Argus, head: Retrieval, spec: TokenSpec, folder: Path) -> None:
-    """Write the query tower, which takes what the user tower takes; PairliftError where it differs from torch."""
-    tower = QueryTower(model.user, head).eval()
-    _export_history_tower(tower, model.shape.width, spec, folder / QUERY_TOWER)
+def export_query_head(model: Argus, head: Retrieval, spec: TokenSpec, folder: Path) -> None:
+    """Write the head that retrieves, over the trunk of `export_towers`; PairliftError where it differs from torch."""
+    _export_head(QueryHead(head).eval(), model.shape.width, spec, folder / QUERY_HEAD)
 
 
-def _export_history_tower(module: nn.Module, width: int, spec: TokenSpec, path: Path) -> None:
-    """Write and check a tower of the inputs USER_INPUTS."""
+def _export_trunk(module: nn.Module, width: int, spec: TokenSpec, path: Path) -> None:
     rng, b = np.random.default_rng(0), torch.export.Dim("b")
     # A history of one event leaves no range to a dynamic size.
     t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}
     by_token, by_history = {0: b, **t}, {0: b}
     example = random_user_batch(spec, width, 3, min(5, spec.length), rng)
-    _export(module, example, USER_INPUTS, (by_token,) * 4 + (by_history,) * 3, path)
+    _export(module, example, TRUNK_INPUTS, (by_token,) * 4 + (by_history,) * 2, path)
     shapes = ((1, 1), (1, spec.length), (7, spec.length // 2 + 1), (2, 1))
-    check_parity(module, path, USER_INPUTS, [random_user_batch(spec, width, size, n, rng) for size, n in shapes])
+    check_parity(module, path, TRUNK_INPUTS, [random_user_batch(spec, width, size, n, rng) for size, n in shapes])
+
+
+def _export_head(module: nn.Module, width: int, spec: TokenSpec, path: Path) -> None:
+    rng, b = np.random.default_rng(0), torch.export.Dim("b")
+    _export(module, random_head_batch(spec, width, 3, rng), HEAD_INPUTS, ({0: b}, {0: b}), path)
+    check_parity(module, path, HEAD_INPUTS, [random_head_batch(spec, width, size, rng) for size in (1, 40)])
 
 
 def _export(
@@ -110,7 +123,7 @@ def check_parity(module: nn.Module, path: Path, names: tuple[str, ...], batches:
 
 
 def random_user_batch(spec: TokenSpec, width: int, b: int, t: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """Return inputs of the user tower, as USER_INPUTS, with every length from empty to full."""
+    """Return inputs of the trunk, as TRUNK_INPUTS, with every length from empty to full."""
     arrays = (
         rng.normal(size=(b, t, width)).astype(np.float32),  # item
         np.stack([rng.integers(0, size, (b, t)) for size in spec.code_sizes], axis=-1),  # codes
@@ -118,9 +131,14 @@ def random_user_batch(spec: TokenSpec, width: int, b: int, t: int, rng: np.rando
         rng.normal(size=(b, t, spec.n_signals)).astype(np.float32),  # surprise
         rng.normal(size=(b, width)).astype(np.float32),  # user
         np.linspace(t, 0, b).astype(np.int64),  # length
-        rng.integers(0, spec.n_surfaces + 1, b),  # surface
     )
     return tuple(torch.from_numpy(a) for a in arrays)
+
+
+def random_head_batch(spec: TokenSpec, width: int, b: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return inputs of a head, as HEAD_INPUTS, of every surface."""
+    state = rng.normal(size=(b, 2 * width)).astype(np.float32)
+    return torch.from_numpy(state), torch.from_numpy(np.arange(b) % (spec.n_surfaces + 1))
 
 
 def random_item_batch(layout: Layout, rows: int, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:

@@ -209,19 +209,6 @@ class UserTower(nn.Module):
         vectors: Tensor = self.out(states + self.surface(surface)) + taste
         return vectors
 
-    def forward(
-        self,
-        item: Tensor,
-        codes: Tensor,
-        signals: Tensor,
-        surprise: Tensor,
-        user: Tensor,
-        length: Tensor,
-        surface: Tensor,
-    ) -> Tensor:
-        """As `last`, with surface: int64[b] -> [b, d]: the user vector after each history's last event."""
-        return self.vectors(*self.last(item, codes, signals, surprise, user, length), surface)
-
     def last(
         self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor, length: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -312,22 +299,41 @@ class Retrieval(nn.Module):
         return F.normalize(self.key(items) + self.id(ids), dim=-1)
 
 
-class QueryTower(nn.Module):
-    """A history to its query: what the user tower reads, through its trunk."""
+class Trunk(nn.Module):
+    """A history to what both heads read of it, whatever the surface is: the state after its last event, its taste."""
 
-    def __init__(self, user: UserTower, head: Retrieval) -> None:
+    def __init__(self, user: UserTower) -> None:
         super().__init__()
-        self.user, self.head = user, head
+        self.user = user
 
     def forward(
-        self,
-        item: Tensor,
-        codes: Tensor,
-        signals: Tensor,
-        surprise: Tensor,
-        user: Tensor,
-        length: Tensor,
-        surface: Tensor,
+        self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor, length: Tensor
     ) -> Tensor:
-        """As `UserTower.forward` -> unit [b, d]."""
-        return self.head.queries(*self.user.last(item, codes, signals, surprise, user, length), surface)
+        """As `UserTower.last` -> [b, 2d]: the state, then the taste."""
+        return torch.cat(self.user.last(item, codes, signals, surprise, user, length), dim=-1)
+
+
+class UserHead(nn.Module):
+    """What `Trunk` gives to user vectors."""
+
+    def __init__(self, user: UserTower) -> None:
+        super().__init__()
+        self.user = user
+
+    def forward(self, state: Tensor, surface: Tensor) -> Tensor:
+        """state: [b, 2d], surface: int64[b] codes -> [b, d]."""
+        last, taste = state.chunk(2, dim=-1)
+        return self.user.vectors(last, taste, surface)
+
+
+class QueryHead(nn.Module):
+    """What `Trunk` gives to queries."""
+
+    def __init__(self, head: Retrieval) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, state: Tensor, surface: Tensor) -> Tensor:
+        """state: [b, 2d], surface: int64[b] codes -> unit [b, d]."""
+        last, taste = state.chunk(2, dim=-1)
+        return self.head.queries(last, taste, surface)

@@ -8,29 +8,33 @@ from ctypes.util import find_library
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import onnxruntime as ort
 from tqdm import tqdm
 
 from features.arrays import load_arrays
+from features.dots import row_dots
 from features.errors import PairliftError
 from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories
+from features.state.kept import KeptStates
 from neural.entities import Entities
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visible
 
 log = logging.getLogger(__name__)
 
-#: files of a fit: the towers, the query tower where there is a head that retrieves, and the `TokenSpec`
-USER_TOWER, ITEM_TOWER, SPEC = "user_tower.onnx", "item_tower.onnx", "tokens.json"
-QUERY_TOWER = "query_tower.onnx"
+#: files of a fit: the user tower as its trunk and its head, the item tower, and the `TokenSpec`
+TRUNK, USER_HEAD, ITEM_TOWER, SPEC = "trunk.onnx", "user_head.onnx", "item_tower.onnx", "tokens.json"
+#: a second head over the same trunk, where there is one that retrieves
+QUERY_HEAD = "query_head.onnx"
 #: folder of a fit: the `ItemSignals`
 EXPECTED = "expected"
-#: names of the towers' inputs, in the order of `UserTower.forward` (the query tower's too) and `EntityTower.forward`
-USER_INPUTS = ("item", "codes", "signals", "surprise", "user", "length", "surface")
+#: names of the inputs, in the order of the `forward` of `Trunk`, of both heads, and of `EntityTower`
+TRUNK_INPUTS = ("item", "codes", "signals", "surprise", "user", "length")
+HEAD_INPUTS = ("state", "surface")
 ITEM_INPUTS = ("slots", "weight", "numbers")
 #: padded tokens of one call to the user tower: enough for speed, and little enough for the caches
 BUDGET = 8192
@@ -95,15 +99,28 @@ class Vectors:
         return cls(**{field.name: np.load(folder / f"{field.name}.npy") for field in fields(cls)})
 
 
+class Heads(NamedTuple):
+    """Sessions that take HEAD_INPUTS."""
+
+    user: Any  # to user vectors
+    query: Any  # to queries; None where there is no head that retrieves
+
+
 class Runtime:
-    """The towers' sessions with the vectors. Immutable, so any number of threads may share it."""
+    """The towers' sessions with the vectors. Any number of threads may share it.
+
+    A user's state (what the trunk makes of the history) is kept until the user has new events. The request's surface
+    comes after it, in the heads; `as_of` says which events are visible, and no more.
+    """
 
     def __init__(
-        self, session: Any, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag, query: Any = None
+        self, trunk: Any, heads: Heads, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag
     ) -> None:
-        """session, query: of the user tower, and of the query tower where there is one."""
-        self.session, self.spec, self.vectors, self.expected, self.lag = session, spec, vectors, expected, lag
-        self.query = query
+        """trunk: a session that takes TRUNK_INPUTS."""
+        self.trunk, self.heads, self.spec, self.vectors, self.expected, self.lag = (
+            trunk, heads, spec, vectors, expected, lag,
+        )  # fmt: skip
+        self.kept = KeptStates()
         # The row of a cold item is the last one, of NaN.
         self._candidates = np.where(np.append(vectors.known_items, False)[:, None], vectors.items, np.float32(np.nan))
 
@@ -125,49 +142,63 @@ class Runtime:
         return np.where(inside, self.vectors.user_row[np.where(inside, user, 0)], unknown)
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
-        """Return float32[g, d]; requests that share history, user token and surface are computed once.
+        """Return float32[g, d]; requests that share history and user token have one state.
 
         NaN where neither an event before `as_of` (less the lag) nor an attribute of the user is known.
         """
-        return self._asked(self.session, requests, histories)
+        return self._vectors(self.heads.user, requests, histories)
 
     def queries(self, requests: Requests, histories: Histories) -> F32:
-        """Return float32[g, d]: as `user_vectors`, of the query tower."""
-        return self._asked(self.query, requests, histories)
+        """Return float32[g, d]: as `user_vectors`, of the head that retrieves."""
+        return self._vectors(self.heads.query, requests, histories)
 
-    def _asked(self, session: Any, requests: Requests, histories: Histories) -> F32:
-        """Return float32[g, d] of a session that has the user tower's inputs."""
+    def _vectors(self, head: Any, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, d] of a session that takes HEAD_INPUTS."""
+        if not len(requests):
+            return np.empty((0, self.vectors.items.shape[1]), np.float32)
         start, stop = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
-        key = np.stack(
-            [requests.user, start, stop, self.user_tokens(requests.user), self.spec.surface_code(requests.surface)]
-        )
-        key[0, start == stop] = 0  # users with empty histories are alike
-        if len(requests) <= 1:
-            return self._compute(session, histories, key)
-        distinct, place = np.unique(key, axis=1, return_inverse=True)
-        return self._compute(session, histories, distinct)[place.ravel()]
-
-    def _compute(self, session: Any, histories: Histories, key: I64) -> F32:
-        """Return float32[u, d] of int64[5, u] user, start, stop, row of `vectors.users`, and surface code."""
-        user, start, stop, token, surface = key
-        vectors = np.empty((key.shape[1], self.vectors.items.shape[1]), np.float32)
-        for at in _shown(length_buckets(stop - start, BUDGET), len(user)):
-            tokens = make_tokens(histories, user[at].astype(np.int32), start[at], stop[at], self.spec)
-            inputs = (  # as USER_INPUTS
-                self.vectors.items[tokens.item], tokens.codes, tokens.signals, self.expected.surprise(tokens),
-                self.vectors.users[token[at]], tokens.length, surface[at],
-            )  # fmt: skip
-            vectors[at] = session.run(None, dict(zip(USER_INPUTS, inputs, strict=True)))[0]
+        token = self.user_tokens(requests.user)
+        if len(requests) == 1:
+            states = self._one_state(histories, requests.user, start, stop, token)
+        else:
+            states = self._states(histories, requests.user, start, stop, token)
+        inputs = (states, self.spec.surface_code(requests.surface))
+        vectors: F32 = head.run(None, dict(zip(HEAD_INPUTS, inputs, strict=True)))[0]
         vectors[(start == stop) & (token == len(self.vectors.users) - 1)] = np.nan
         return vectors
 
-    def dot(self, requests: Requests, users: F32) -> F32:
-        """Return float32[n]: each candidate's vector times its request's user vector.
+    def _one_state(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
+        """Return float32[1, 2d] of arrays of one request: the kept one, where there is one."""
+        # The token follows from the user; users with empty histories and the same token are alike.
+        key = (int(user[0]), int(start[0]), int(stop[0])) if start[0] < stop[0] else (int(token[0]), -1, -1)
+        state = self.kept.find(histories, key)
+        if state is None:
+            state = self._computed(histories, user, start, stop, token)
+            self.kept.keep(histories, key, state)
+        return state
 
-        Row by row, not one matrix product: a value must not depend, in its last bit, on the other candidates.
-        """
-        owner = users[requests.row_request()]
-        return np.asarray(np.einsum("nd,nd->n", self.candidate_vectors(requests.item), owner), np.float32)
+    def _states(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
+        """Return float32[g, 2d] of g requests, each different state computed once."""
+        key = np.stack([np.where(start < stop, user, 0), start, stop, token])
+        distinct, place = np.unique(key, axis=1, return_inverse=True)
+        user, start, stop, token = distinct
+        return self._computed(histories, user.astype(np.int32), start, stop, token)[place.ravel()]
+
+    def _computed(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
+        """Return float32[u, 2d] of the trunk. token: rows of `vectors.users`."""
+        states = np.empty((len(user), 2 * self.vectors.items.shape[1]), np.float32)
+        for at in _shown(length_buckets(stop - start, BUDGET), len(user)):
+            tokens = make_tokens(histories, user[at], start[at], stop[at], self.spec)
+            inputs = (  # as TRUNK_INPUTS
+                self.vectors.items[tokens.item], tokens.codes, tokens.signals, self.expected.surprise(tokens),
+                self.vectors.users[token[at]], tokens.length,
+            )  # fmt: skip
+            states[at] = self.trunk.run(None, dict(zip(TRUNK_INPUTS, inputs, strict=True)))[0]
+        return states
+
+    def dot(self, requests: Requests, users: F32) -> F32:
+        """Return float32[n]: each candidate's vector times its request's user vector."""
+        return row_dots(self._candidates, self.spec.item_row(requests.item), requests.offsets, users)
 
 
 def _shown(parts: Iterator[I64], total: int) -> Iterator[I64]:
@@ -202,5 +233,6 @@ def load_runtime(folder: Path, lag: Lag) -> Runtime:
     saved |= {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
     spec = TokenSpec(**saved)
     expected = load_arrays(folder / EXPECTED, ItemSignals)
-    query = open_session(folder / QUERY_TOWER) if (folder / QUERY_TOWER).exists() else None
-    return Runtime(open_session(folder / USER_TOWER), spec, Vectors.load(folder), expected, lag, query)
+    query = open_session(folder / QUERY_HEAD) if (folder / QUERY_HEAD).exists() else None
+    heads = Heads(open_session(folder / USER_HEAD), query)
+    return Runtime(open_session(folder / TRUNK), heads, spec, Vectors.load(folder), expected, lag)

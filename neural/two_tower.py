@@ -21,9 +21,10 @@ from neural.histories import Lag
 from neural.runtime import (
     EXPECTED,
     ITEM_TOWER,
-    QUERY_TOWER,
+    QUERY_HEAD,
     SPEC,
-    USER_TOWER,
+    TRUNK,
+    USER_HEAD,
     Runtime,
     Vectors,
     encode_items,
@@ -41,10 +42,10 @@ log = logging.getLogger(__name__)
 ABOUT = "two_tower.json"
 ARRAYS = tuple(f"{name}.npy" for name in Vectors.__slots__)
 SIGNALS = tuple(f"{EXPECTED}/{name}" for name in ("fields.json", *(f"{f.name}.npy" for f in fields(ItemSignals))))
-FILES = (ABOUT, SPEC, USER_TOWER, ITEM_TOWER, *ARRAYS, *SIGNALS)
+FILES = (ABOUT, SPEC, TRUNK, USER_HEAD, ITEM_TOWER, *ARRAYS, *SIGNALS)
 #: version of what `save` writes; in version 1, an item's expected signals were one mean of the whole fit period, and
-#: before version 3 there was no head that retrieves
-FORMAT = 3
+#: before version 3 there was no head that retrieves, and before version 4 each head had a trunk of its own in its file
+FORMAT = 4
 
 
 class TwoTower:
@@ -99,16 +100,16 @@ class TwoTower:
         self._runtime = load_runtime(folder, Lag(self.settings.lag, self.zone))
 
     def _fit_head(self, trained: "Trained", seed: int, folder: Path) -> tuple[F32, list[dict[str, Any]]]:
-        """Train the head and export its query tower; return the items' keys, and what the epochs reached."""
-        from neural.export import export_query_tower
+        """Train the head that retrieves and export it; return the items' keys, and what the epochs reached."""
+        from neural.export import export_query_head
         from neural.retrieval import fit_head, item_keys
 
         fitted = fit_head(trained, self.settings, seed)
         if fitted is None:
             return np.empty((trained.inputs.spec.n_items, 0), np.float32), []
         head, epochs = fitted
-        log.info("query tower to ONNX, and the keys of the items")
-        export_query_tower(trained.model, head, trained.inputs.spec, folder)
+        log.info("query head to ONNX, and the keys of the items")
+        export_query_head(trained.model, head, trained.inputs.spec, folder)
         return item_keys(trained, head, self.settings.threads), epochs
 
     def values(self, requests: Requests, histories: Histories) -> F32:
@@ -137,7 +138,7 @@ class TwoTower:
     @property
     def over_demand(self) -> bool:
         """Whether there is a head that retrieves: its product is what is left over the logarithm of demand."""
-        return self.runtime.query is not None
+        return self.runtime.heads.query is not None
 
     @property
     def item_keys(self) -> F32:
@@ -165,7 +166,7 @@ class TwoTower:
         if self._folder is None:
             raise PairliftError("TwoTower is not fitted: call fit() or load() first")
         (folder / EXPECTED).mkdir()
-        for name in (*FILES, QUERY_TOWER) if self.over_demand else FILES:
+        for name in (*FILES, QUERY_HEAD) if self.over_demand else FILES:
             shutil.copyfile(self._folder / name, folder / name)
 
     @classmethod

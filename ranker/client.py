@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import grpc
+from pairlift.v1 import metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
-from pairlift.v1 import ranking_pb2_grpc
 
 from features.errors import PairliftError
-from ranker.channel import Tls, open_channel, sentence_of
-from ranker.messages import column_message, id_list, id_message, ids_message
+from ranker.asking.channel import Tls, open_channel, sentence_of
+from ranker.asking.messages import column_message, id_list, id_message, ids_message
 
 if TYPE_CHECKING:
     from ranker.recording.batch import Batch, Outcome
@@ -208,6 +208,12 @@ class Client:
         except grpc.RpcError as error:
             raise self.explained(error) from error
         return Snapshot(r.folder, r.snapshot_time, r.frame)
+
+    def metrics(self) -> str:
+        """Ask for the server's metrics, in Prometheus' text format."""
+        stub = metrics_pb2_grpc.MetricsServiceStub(self._channel)
+        text: str = self._call(stub.Metrics, metrics_pb2.MetricsRequest).text
+        return text
 
     def describe(self) -> Description:
         """Ask what is served."""

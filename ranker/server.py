@@ -26,6 +26,7 @@ from ranker.serving.rollout.deployer import Deployer
 from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
 from ranker.serving.served import FeaturesTo, Maker, Served
+from ranker.serving.watching.readings import of_server
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ class Server:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        self._serve, record = bundle.config.serve, bundle.config.record
-        self._listener = Listener(host, port, self._serve, access) if listener is None else listener
+        serve, record = bundle.config.serve, bundle.config.record
+        self._listener = Listener(host, port, serve, access) if listener is None else listener
         self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
         self.recorder = None if record_to is None else self._recorder(record_to.folder, bundle, past)
         folder, origin = (None, None) if record_to is None else (record_to.folder, record_to.origin)
@@ -93,6 +94,7 @@ class Server:
             raise
         store = None if bundles is None else Store(bundles)
         self.deployer = Deployer(self.deployment, maker.served, self._record_for, store)
+        self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
         self._listener.service.use(self.deployment, self.recorder, record.streams)
         self._listener.admin.deployer = self.deployer
         if bundle.wanted is None:
@@ -136,7 +138,7 @@ class Server:
 
     def start(self) -> None:
         """Let calls in, and report SERVING."""
-        self.gate.open(self._serve)
+        self.gate.open()
         self.health.report_ready(True)
         if self.recorder is not None:
             self._each(REFRESH_EVERY, self._refresh, "popular")

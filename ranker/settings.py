@@ -255,8 +255,9 @@ class ServeSettings(Settings):
     calls_per_caller: int = Field(
         default=0,
         ge=0,
-        description="The most calls of one caller that are under way at a time: of the tokens of one name, else of one "
-        "host, however many stand behind it. 0: no limit, as where all calls come from one service or one proxy.",
+        description="The most calls of one caller that are at work at a time, open streams among them: of the tokens "
+        "of one name, else of one host, however many stand behind it. 0: no limit, as where all calls come from one "
+        "service or one proxy.",
     )
     connection_age: Duration = Field(
         default=30 * MINUTE,

@@ -1,7 +1,7 @@
 """Between the messages of `ranking.proto` and our requests and answers, ids and dense indexes included.
 
-Bulk goes through packed repeated fields: `np.array(field)` in, `.tolist()` out, no loop over items for
-integer ids. Batches of events are read and written in `ranker.recording.wire`.
+Bulk goes through packed repeated fields: `np.array(field)` in, their bytes out (`ranker.packed`), no loop over items
+for integer ids. Batches of events are read and written in `ranker.recording.wire`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from pairlift.v1 import ranking_pb2 as pb
 from features.newcomers import Newcomers
 from features.pairing.split import iso
 from features.schema import DAY, F32, I32, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
+from ranker.packed import packed_doubles, packed_signed, packed_unsigned
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ranker.settings import ServeSettings
 
 DEFAULT_K = 10
+#: numbers of packed fields, the first two of both responses alike
+SCORES, SOURCES = pb.RankResponse.SCORES_FIELD_NUMBER, pb.RankResponse.SOURCES_FIELD_NUMBER
+INDEXES, VALUES = pb.RankResponse.INDEXES_FIELD_NUMBER, pb.IntegerIds.VALUES_FIELD_NUMBER
 #: of a categorical attribute the code of each value, of a numeric one None
 Codes = dict[str, int] | None
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
@@ -167,19 +171,25 @@ class Wire:
 
     def recommended(self, answer: Answer, request: Request) -> pb.RecommendResponse:
         """Return the RecommendResponse of an answer to a request."""
-        ids = request.state.catalog.ids_of_items(answer.item)
-        return pb.RecommendResponse(items=self._ids(ids), reason=answer.reason, **_common(answer, request))
+        message = pb.RecommendResponse(reason=answer.reason, **_common(answer, request))
+        self._write_ids(message.items, request.state.catalog.ids_of_items(answer.item))
+        message.MergeFromString(_numbers_of(answer))
+        return message
 
     def ranked(self, answer: Answer, request: Request, items: Sequence[Any]) -> pb.RankResponse:
         """Return the RankResponse of an answer to a request; items: the ids as the caller wrote them."""
-        order = answer.index.tolist()
-        ids = [items[k] for k in order] if self.items.text else np.array(items, np.int64)[answer.index].tolist()
-        return pb.RankResponse(items=self._ids(ids), indexes=order, **_common(answer, request))
+        message = pb.RankResponse(**_common(answer, request))
+        ids = [items[k] for k in answer.index.tolist()] if self.items.text else np.array(items, np.int64)[answer.index]
+        self._write_ids(message.items, ids)
+        message.MergeFromString(_numbers_of(answer) + packed_unsigned(INDEXES, answer.index))
+        return message
 
-    def _ids(self, values: list[Any]) -> pb.Ids:
+    def _write_ids(self, message: pb.Ids, ids: Any) -> None:
+        """Write a list of texts, or integers as a list or int64[n]."""
         if self.items.text:
-            return pb.Ids(texts=pb.TextIds(values=values))
-        return pb.Ids(integers=pb.IntegerIds(values=values))
+            message.texts.values.extend(ids)
+        else:
+            message.integers.MergeFromString(packed_signed(VALUES, np.asarray(ids, np.int64)))
 
 
 def _refuse_other_unit(as_of: int, start: int, end: int) -> None:
@@ -251,18 +261,21 @@ def _number(name: str, value: str) -> float:
 
 
 def _common(answer: Answer, request: Request) -> dict[str, Any]:
-    """Return what both responses have; versions and times are those that the answer was computed with."""
+    """Return what both responses have of a list; versions and times are those that the answer was computed with."""
     return {
         "request_id": request.request_id,
         "bundle_version": answer.bundle_version,
         "snapshot_time": request.state.end,
         "as_of": request.as_of,
         "degraded": answer.degraded,
-        "scores": answer.score.tolist(),
-        "sources": answer.sources.tolist(),
         "source_names": answer.source_names,
         "explanation": None if answer.detail is None else _explanation(answer.detail),
     }
+
+
+def _numbers_of(answer: Answer) -> bytes:
+    """Return the numbers of each item that both responses have, as bytes of either message."""
+    return packed_doubles(SCORES, answer.score) + packed_unsigned(SOURCES, answer.sources)
 
 
 def _explanation(detail: Detail) -> pb.Explanation:

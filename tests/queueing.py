@@ -1,7 +1,7 @@
 """A server under load as a simulation: cores that are shared, one thread that takes or refuses calls, and workers.
 
 The rules are passed in, and are the server's own or others to compare. What comes waits first, unseen by the rules, for
-the one thread that takes calls; that thread and the workers share the cores, weighted as the system does by niceness.
+the one thread that takes calls; that thread and the workers share the cores, and workers beyond the cores get a third.
 """
 
 from collections import deque
@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from ranker.serving.port import MAX_UNSEEN
+
 #: seconds of a core: a call's work on average, of gRPC's thread to take it, to finish it, to refuse it
 WORK, TAKE, FINISH, REFUSE = 2.5e-3, 3e-5, 1.2e-4, 7e-5
-#: how much of a contended core gRPC's thread gets for one share of a worker: niceness 0 against 5
-WEIGHT = 3.0
+#: share of a contended core of a worker of niceness 5, for one of niceness 0
+NICE = 1 / 3
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,7 @@ class Outcome:
     p99: float
     good: tuple[Job, ...]  # answered in time
     over: tuple[Job, ...]  # refused
+    lost: int  # ended by gRPC itself, unseen
     unseen: float  # the longest wait before the rules saw a call, in seconds
 
 
@@ -54,11 +57,13 @@ def simulated(
     seconds: float = 6.0,
     low: float = 0.0,
     waits: float = 0.0,
+    unseen_most: tuple[int, int] = MAX_UNSEEN,
     seed: int = 0,
 ) -> Outcome:
-    """Run `rate` times the capacity through rules with `come` and `end` of `ranker.serving.admission.Admission`.
+    """Run `rate` times the capacity through rules as `ranker.serving.admission.Admission`.
 
     deadline: seconds of each call. low: share of calls of low priority. waits: seconds of each call without a core.
+    unseen_most: calls that wait unseen, from which on some and all further ones are lost.
     """
     rng = np.random.default_rng(seed)
     n = int(rate * capacity(cores) * seconds)
@@ -72,6 +77,7 @@ def simulated(
     working: list[Job] = []
     good: list[Job] = []
     over: list[Job] = []
+    lost: list[Job] = []
     latencies: list[float] = []
     now, taking, unseen, at = 0.0, 0.0, 0.0, 0
 
@@ -92,14 +98,15 @@ def simulated(
         for one in begun:
             if one.came + deadline - now < WORK:  # as the gate does where less time is left than such calls take
                 refuse([one])
+                rules.waiting.crowd()
                 leave(one, None)
             else:
                 begin(one)
 
     while now < seconds and (at < n or working or line):
         busy = [job for job in working if now - job.begun >= waits]
-        weight = WEIGHT * (taking > 0)
-        share = min(1.0, cores * weight / (weight + len(busy))) if weight else 0.0
+        n_busy = len(busy)
+        share = min(1.0, cores / (1 + min(n_busy, cores) + NICE * max(0, n_busy - cores))) if taking > 0 else 0.0
         each = min(1.0, (cores - share) / len(busy)) if busy else 0.0
         step = min(
             [times[at] - now if at < n else 1.0]
@@ -113,7 +120,10 @@ def simulated(
         for job in busy:
             job.left -= step * each
         while at < n and times[at] <= now:
-            line.append(jobs[at])
+            if rng.random() < (len(line) - unseen_most[0]) / (unseen_most[1] - unseen_most[0]):
+                lost.append(jobs[at])
+            else:
+                line.append(jobs[at])
             at += 1
         for job in [job for job in busy if job.left <= 1e-9]:
             working.remove(job)
@@ -136,6 +146,7 @@ def simulated(
         p99=float(np.percentile(measured, 99)),
         good=tuple(after),
         over=tuple(job for job in over if job.came > 1),
+        lost=sum(job.came > 1 for job in lost),
         unseen=unseen,
     )
 

@@ -15,6 +15,7 @@ from world import GRADES, make_world
 from features.blocks import training_rows
 from features.counters.spec import Counter, Span, make_counters, parse_column
 from features.errors import PairliftError
+from features.newcomers import Newcomers
 from features.rows import assemble, make_spec
 from features.schema import BY_ARM, DAY, HOUR, OTHER_ARM, EventLog, Requests, empty_log, one_request
 from features.settings import CounterSettings, ItemsSettings
@@ -25,7 +26,14 @@ from features.state.store import State
 
 SHARED, NEW, OLD = -1, 0, 1  # codes of logs' arms
 BY = tuple(counter for counter in COUNTERS if counter.key[0] == BY_ARM)
-ITEMS = np.arange(-1, 4, dtype=np.int32)
+#: of keys that a single request reads off a table
+TABLED = tuple(
+    Counter((BY_ARM, *key), event, Span.parse(span), stat, strength=4.0, prior=0.3)
+    for key in (("item",), ("user",), ("surface", "item"), ("genre", "surface", "item"))
+    for event, stat in (("impression", "count"), ("like", "rate"), ("stars", "mean"))
+    for span in ("all", "h3h_d1h")
+)
+ITEMS = np.arange(-1, 5, dtype=np.int32)  # the last is new
 
 
 def asked(arm: int, hours: int, users: tuple[int, ...] = (-1, 0, 1, 2)) -> Requests:
@@ -36,8 +44,8 @@ def asked(arm: int, hours: int, users: tuple[int, ...] = (-1, 0, 1, 2)) -> Reque
     )  # fmt: skip
 
 
-@given(logs(), logs(), st.integers(0, 14))
-@settings(max_examples=25, deadline=None)
+@given(logs(), logs(), st.integers(0, 26))
+@settings(max_examples=40, deadline=None)
 def test_what_another_arm_shows_moves_no_bit(log: EventLog, other: EventLog, hours: int) -> None:
     """Whether the old arm has these events, others, or none at all."""
     kept = log.select(log.arm != OLD)
@@ -47,13 +55,52 @@ def test_what_another_arm_shows_moves_no_bit(log: EventLog, other: EventLog, hou
         name: np.concatenate([getattr(kept, name), getattr(shown, name)])[order]
         for name in ("user", "item", "ts", "grade", "surface", "organic", "request", "pairable", "feedback", "arm")
     }
-    states = [State.build(one, catalog(), BY, GRADES) for one in (log, kept, replace(log, **both))]
+    states = [
+        State.build(one, catalog(), (*TABLED, *BY[: len(BY) // 2]), GRADES) for one in (log, kept, replace(log, **both))
+    ]
     for arm in (NEW, SHARED):
         requests = asked(arm, hours)
         many = [counter_values(state, requests) for state in states]
         alone = [counter_values(state, requests.slice(1, 2)) for state in states]
         for values in (many, alone):
             assert values[0].tobytes() == values[1].tobytes() == values[2].tobytes()
+
+
+def test_a_later_event_of_another_arm_moves_no_rounding() -> None:
+    """Tables as of a level's end: that of an arm is of its own end."""
+    rng, n = np.random.default_rng(0), 400
+    log = replace(
+        empty_log(("stars",), n),
+        user=rng.integers(0, 3, n).astype(np.int32),
+        item=rng.integers(0, 4, n).astype(np.int32),
+        surface=rng.integers(0, 2, n).astype(np.int16),
+        ts=np.sort(rng.integers(0, 10 * HOUR, n)),
+        arm=np.append(rng.integers(-1, 2, n - 1), OLD).astype(np.int16),
+    )
+    later = replace(log, ts=np.append(log.ts[:-1], 20 * HOUR + 12345))
+    states = [State.build(one, catalog(), TABLED, GRADES) for one in (log, later)]
+    for arm, same in ((NEW, True), (SHARED, True), (OLD, False)):
+        one = asked(arm, 30).slice(1, 2)
+        values = [counter_values(state, one) for state in states]
+        assert (values[0].tobytes() == values[1].tobytes()) == same
+    made = [key for key, table in states[0].levels[0].tables.items() if table is not None]
+    assert sorted(made) == [(plan, arm) for plan in range(4) for arm in (SHARED, NEW, OLD)]
+
+
+@given(logs(), logs(), st.integers(0, 40), st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_tables_of_arms_say_what_the_timelines_do(log: EventLog, later: EventLog, hours: int, after: int) -> None:
+    """Of a base, with and without a level behind it, and of an arm that no event is of."""
+    roomy = replace(catalog(), new_users=Newcomers(room=3), new_items=Newcomers(room=2), new_arms=Newcomers(room=2))
+    later = replace(later, ts=later.ts + after * HOUR, arm=later.arm + np.int16(1))
+    base = State.build(log, roomy, TABLED, GRADES)
+    for state in (base, base.extended(later)):
+        for arm in (SHARED, NEW, OLD, 2):
+            requests = asked(arm, hours, (-1, 0, 1, 2, 4))
+            many = counter_values(state, requests)
+            for r in range(len(requests)):
+                alone = counter_values(state, requests.slice(r, r + 1))
+                np.testing.assert_allclose(alone, many[requests.row_request() == r], rtol=1e-6, atol=1e-6)
 
 
 def count(*, by_arm: bool, key: tuple[str, ...] = ("item",)) -> Counter:

@@ -208,7 +208,9 @@ OF_ALL_KINDS = make_counters(
         CounterSettings(key=["user_country", "item"], event="impression", stats=["count", "distinct_user"]),
         CounterSettings(key=["genre"], event="impression", spans=["w7d", "all"], stats=["distinct_user"]),
         CounterSettings(key=["user"], event="impression", spans=["w3d"], stats=["distinct_tags"]),
-        CounterSettings(key=["item"], event="impression", spans=["all", "w3d"], stats=["count", "since"], by_arm=True),
+        CounterSettings(key=["item"], event="impression", spans=["all", "h3d"], stats=["count", "since"], by_arm=True),
+        CounterSettings(key=["surface", "item"], event="like", spans=["all"], stats=["rate"], by_arm=True),
+        CounterSettings(key=["user"], event="impression", spans=["w3d"], stats=["count"], by_arm=True),
         CounterSettings(key=["user", "tags"], event="play", spans=["h2d"], stats=["mean"], by_arm=True),
     ],
     KNOWN,
@@ -371,12 +373,16 @@ def test_a_state_from_a_frozen_one_goes_on_and_keeps_its_unplaced_events():
 
 
 def test_a_rebuilt_base_has_the_table_that_requests_read():
-    declared = [CounterSettings(key=["item"], event="like", spans=["h2d"], stats=["rate"])]
+    declared = [
+        CounterSettings(key=["item"], event="like", spans=["h2d"], stats=["rate"], by_arm=by) for by in (False, True)
+    ]
     counters = make_counters(declared, WORLD.log, WORLD.catalog, WORLD.grades)
-    live = Live(State.build(WORLD.log, WORLD.catalog, counters, WORLD.grades), ("play",))
+    state = State.build(WORLD.log, replace(WORLD.catalog, arms=("a", "b")), counters, WORLD.grades)
+    live = Live(state, ("play",))
+    counter_values(live.state, one_request(0, state.end, -1, np.arange(3, dtype=np.int32), arm=1))
     frozen = live.freeze().result(10)
     live.close()
-    assert frozen.state.levels[0].tables
+    assert sorted(frozen.state.levels[0].tables) == [(0, -1), (1, -1), (1, 1)]
 
 
 def test_a_fold_that_fails_is_told_and_tried_again(monkeypatch, caplog):

@@ -8,10 +8,10 @@ import torch
 
 from features.errors import PairliftError
 from neural.entities import Layout
-from neural.export import check_parity, export_towers, random_user_batch
+from neural.export import check_parity, export_towers, random_head_batch, random_user_batch
 from neural.histories import TokenSpec
-from neural.model import Argus, Shape
-from neural.runtime import USER_INPUTS, USER_TOWER
+from neural.model import Argus, Shape, Trunk, UserHead
+from neural.runtime import HEAD_INPUTS, TRUNK, TRUNK_INPUTS, USER_HEAD
 
 
 def random_model(length: int = 9) -> tuple[Argus, TokenSpec]:
@@ -34,22 +34,28 @@ def test_export_is_checked_and_a_difference_raises(length: int, tmp_path: Path) 
     rng = np.random.default_rng(1)
     shapes = [(b, t) for b in (1, 4) for t in {1, length}]
     batches = [random_user_batch(spec, 16, b, t, rng) for b, t in shapes]
-    check_parity(model.user, tmp_path / USER_TOWER, USER_INPUTS, batches)
-    with torch.no_grad():
-        model.user.out.bias += 0.01
-    with pytest.raises(PairliftError, match="differs from torch"):
-        check_parity(model.user, tmp_path / USER_TOWER, USER_INPUTS, batches)
+    heads = [random_head_batch(spec, 16, b, rng) for b in (1, 40)]
+    parts = (
+        (Trunk(model.user), TRUNK, TRUNK_INPUTS, batches, model.user.norm.bias),
+        (UserHead(model.user), USER_HEAD, HEAD_INPUTS, heads, model.user.out.bias),
+    )
+    for part, name, inputs, given, weight in parts:
+        check_parity(part, tmp_path / name, inputs, given)
+        with torch.no_grad():
+            weight.add_(0.01)
+        with pytest.raises(PairliftError, match="differs from torch"):
+            check_parity(part, tmp_path / name, inputs, given)
 
 
 def test_the_last_state_is_that_of_all_states() -> None:
     model, spec = random_model()
     rng = np.random.default_rng(2)
-    item, codes, signals, surprise, user, length, surface = random_user_batch(spec, 16, 10, 9, rng)
+    item, codes, signals, surprise, user, length = random_user_batch(spec, 16, 10, 9, rng)
     with torch.no_grad():
         states, taste = model.user.states(item, codes, signals, surprise, user)
         at = torch.arange(10), length
-        expected = model.user.vectors(states[at], taste[at], surface)
-        found = model.user(item, codes, signals, surprise, user, length, surface)
+        expected = torch.cat([states[at], taste[at]], dim=-1)
+        found = Trunk(model.user)(item, codes, signals, surprise, user, length)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

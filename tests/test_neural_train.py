@@ -59,7 +59,7 @@ def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int 
                 tokens = make_tokens(batches.histories, r.user[g : g + 1], one - state, one, inputs.spec)
                 assert min(stop[g] - start[g], history - history // 2 + 1) <= state <= min(stop[g] - start[g], history)
                 items = trainer.item_vectors(np.arange(inputs.spec.n_items + 1))
-                vector = trainer.model.user(
+                last = trainer.model.user.last(
                     items[torch.from_numpy(tokens.item)],
                     torch.from_numpy(tokens.codes),
                     torch.from_numpy(tokens.signals),
@@ -67,8 +67,8 @@ def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int 
                     trainer.model.user_token(*(torch.from_numpy(x[r.user[g : g + 1]]) for x in (
                         inputs.users.slots, inputs.users.weight, inputs.users.numbers))),
                     torch.from_numpy(tokens.length),
-                    torch.from_numpy(batches.surface[g : g + 1]),
                 )  # fmt: skip
+                vector = trainer.model.user.vectors(*last, torch.from_numpy(batches.surface[g : g + 1]))
                 rows = np.arange(r.offsets[g], r.offsets[g + 1])
                 dot = items[torch.from_numpy(batches.item[rows])] @ vector[0]
                 expected = trainer.model.residual(dot, torch.from_numpy(batches.impression_offset[rows]))

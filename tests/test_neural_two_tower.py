@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -25,7 +26,8 @@ from features.pairing.split import make_split
 from features.plugin import FeaturePlugin
 from features.schema import DAY, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
-from features.state.histories import Histories
+from features.state.histories import Histories, HistoryBuffer
+from features.state.kept import KeptStates
 from neural.entities import Layout, encode, table_rows
 from neural.histories import Lag, TokenSpec
 from neural.model import Argus, Shape
@@ -84,7 +86,7 @@ def test_a_lag_hides_the_latest_events(fitted: Any) -> None:
     )
     plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
     r = plugin.runtime
-    plain._runtime = type(r)(r.session, r.spec, r.vectors, r.expected, Lag(0))
+    plain._runtime = type(r)(r.trunk, r.heads, r.spec, r.vectors, r.expected, Lag(0))
     np.testing.assert_array_equal(plugin.values(requests, histories), plain.values(later, histories))
     assert not np.array_equal(plugin.values(requests, histories), plain.values(requests, histories))
 
@@ -140,7 +142,7 @@ def test_the_zone_of_a_daily_lag_is_saved(world: World, tmp_path: Path) -> None:
     assert (midnight % DAY > 0).all()
     plain = TwoTower(**{**plugin.settings.model_dump(), "lag": 0})
     p = plugin.runtime
-    plain._runtime = type(p)(p.session, p.spec, p.vectors, p.expected, Lag(0))
+    plain._runtime = type(p)(p.trunk, p.heads, p.spec, p.vectors, p.expected, Lag(0))
     expected = plain.values(replace(r, as_of=midnight), histories)
     for known in (plugin, loaded, moved, TwoTower.load(tmp_path / "second")):
         np.testing.assert_array_equal(known.values(r, histories), expected)
@@ -166,7 +168,7 @@ def test_towers_of_an_older_format_are_refused(fitted: Any, tmp_path: Path) -> N
     about = json.loads((tmp_path / "two_tower.json").read_text())
     del about["format"]
     (tmp_path / "two_tower.json").write_text(json.dumps(about))
-    with pytest.raises(PairliftError, match="format 3 were expected, found 1; train anew"):
+    with pytest.raises(PairliftError, match="format 4 were expected, found 1; train anew"):
         TwoTower.load(tmp_path)
 
 
@@ -236,7 +238,8 @@ def test_loading_and_serving_never_import_torch(fitted: Any, tmp_path: Path) -> 
     code = f"""
 import sys, numpy as np
 from pathlib import Path
-from features.state.histories import Histories
+from features.state.histories import Histories, HistoryBuffer
+from features.state.kept import KeptStates
 from features.schema import one_request
 from neural.two_tower import TwoTower
 folder = Path({str(tmp_path)!r})
@@ -249,3 +252,47 @@ assert "torch" not in sys.modules, "torch was imported"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_kept_state_gives_the_same_to_the_bit(fitted: Any, world: World) -> None:
+    """Over recorded events in any order, early and late as_of, known and cold users, every surface."""
+    kept, _, histories = fitted
+    plain, r = TwoTower(**kept.settings.model_dump()), kept.runtime
+    plain._runtime = type(r)(r.trunk, r.heads, r.spec, r.vectors, r.expected, r.lag)
+    plain._runtime.kept = KeptStates(0)
+    rng, end, items = np.random.default_rng(0), int(world.log.ts[-1]), np.arange(30, dtype=np.int32)
+    buffer = HistoryBuffer(histories)
+    states = [histories, buffer.histories]
+    for step in range(12):
+        late = world.log.select(np.sort(rng.choice(len(world.log), 40, replace=False)))
+        ts = np.sort(late.ts + rng.integers(0, 40 * DAY, 40))
+        states.append(buffer.extended(replace(late, ts=ts, user=rng.integers(0, 45, 40).astype(np.int32))))
+        if step == 6:
+            buffer = HistoryBuffer(states[-1])  # other arrays, with the same rows elsewhere
+        for _ in range(60):
+            known = states[-1] if rng.random() < 0.8 else states[rng.integers(len(states))]
+            user = int(rng.integers(-1, 8 if rng.random() < 0.7 else 50))
+            as_of = end + int(rng.choice([-20, -1, 0, 3, 50])) * DAY
+            one = one_request(user, as_of, int(rng.integers(-1, 3)), items)
+            assert kept.values(one, known).tobytes() == plain.values(one, known).tobytes()
+            assert kept.queries(one, known).tobytes() == plain.queries(one, known).tobytes()
+    assert 0 < len(kept.runtime.kept) < 400
+    assert len(plain.runtime.kept) == 0
+
+
+def test_a_state_is_computed_once_until_there_are_new_events(fitted: Any, world: World) -> None:
+    plugin, _, histories = fitted
+    runtime, calls = plugin.runtime, []
+    counted = SimpleNamespace(run=lambda *given: calls.append(1) or runtime.trunk.run(*given))
+    own = type(runtime)(counted, runtime.heads, runtime.spec, runtime.vectors, runtime.expected, runtime.lag)
+    buffer, end, items = HistoryBuffer(histories), int(world.log.ts[-1]) + 9 * DAY, np.arange(9, dtype=np.int32)
+    for surface in (0, 1, 0):
+        for ask in (own.user_vectors, own.queries):
+            ask(one_request(3, end, surface, items), buffer.histories)
+    assert len(calls) == 1
+    others = world.log.select(world.log.user != 3)
+    own.queries(one_request(3, end, 0, items), buffer.extended(others.select(slice(0, 50))))
+    assert len(calls) == 1
+    mine = world.log.select(world.log.user == 3)
+    own.queries(one_request(3, end, 0, items), buffer.extended(mine.select(slice(0, 2))))
+    assert len(calls) == 2

@@ -18,10 +18,11 @@ from features.schema import DAY, empty_log, merged
 from features.state.histories import HistoryBuffer
 from features.state.store import State
 from ranker.candidates import filters
+from ranker.candidates.coarse import Coarse
 from ranker.candidates.configured import configured_sources, with_demand_of
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
-from ranker.candidates.demand import FADED, Demand
-from ranker.candidates.nearest import Nearest
+from ranker.candidates.demand import FADED, STEPS, Demand
+from ranker.candidates.nearest import EXACT, Nearest
 from ranker.candidates.popular import Popular
 from ranker.candidates.source import best
 from ranker.request import ABSENT, Candidates, Request
@@ -209,6 +210,69 @@ def test_nearest_never_proposes_an_item_without_a_vector(bundle):
     proposal = Nearest(Holes()).propose(Request(0, 0, state=bundle.state), 9)
     assert proposal.item.tolist() == [2, 0]
     assert np.array_equal(proposal.score(np.arange(5, dtype=np.int32)), [1, np.nan, 3, np.nan, np.nan], equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["even", "clusters", "heavy tails", "same direction"])
+def test_of_many_items_the_nearest_are_found_in_two_passes(bundle, kind):
+    n, d, rng = 3 * EXACT, 80, np.random.default_rng(0)
+    keys = (rng.standard_t(3, (n, d)) if kind == "heavy tails" else rng.normal(size=(n, d))).astype(np.float32)
+    if kind == "clusters":
+        keys = keys[:200][rng.integers(0, 200, n)] + 0.2 * keys
+    elif kind == "same direction":
+        keys = 5 + keys
+    keys[rng.random(n) < 0.1] = np.nan
+    logs = np.log1p(rng.pareto(1.0, n + 7)).astype(np.float32)  # of new items too
+
+    class Many(ALS):
+        def __init__(self, over):
+            self.over_demand, self.item_vectors, self.query = over, keys, rng.normal(size=d).astype(np.float32)
+
+        item_vectors = None
+
+        def queries(self, requests, histories):
+            return self.query[None]
+
+    demand, request = SimpleNamespace(log1p=lambda as_of: logs), Request(0, 0, state=bundle.state)
+    for over, weight in ((False, 0.3), (True, 0.3), (True, 0.0), (True, 20.0)):
+        plugin = Many(over)
+        source = Nearest(plugin, demand, weight)
+        want = weight * (keys @ plugin.query) + logs[:n] if over else keys @ plugin.query
+        want = np.where(np.isnan(want), -np.inf, want)
+        for limit in (1, 60, 900):
+            found, score, _ = source.propose(request, limit)
+            top = np.argsort(-want)[:limit]
+            assert len(np.intersect1d(found, top)) >= 0.99 * limit
+            assert len(found) == limit == len(set(found.tolist()))
+            assert (np.diff(want[found]) <= 1e-4).all()
+            assert np.allclose(score(found), keys[found] @ plugin.query, rtol=1e-4, atol=1e-4)
+        some = np.array([-1, n + 3, int(np.flatnonzero(np.isnan(keys[:, 0]))[0])], np.int32)
+        assert np.isnan(score(some)).all()
+
+
+def test_a_coarse_pass_finds_what_there_is():
+    rng = np.random.default_rng(1)
+    for known in (0, 1, 70, 200):
+        keys = np.full((200, 5), np.nan, np.float32)
+        keys[rng.permutation(200)[:known]] = rng.normal(size=(known, 5))
+        keys[known // 2] = 0
+        rows = Coarse.of(keys).highest(np.ones(5, np.float32), 1.0, np.empty(0, np.float32), 900)
+        assert rows.tolist() == np.flatnonzero(~np.isnan(keys[:, 0])).tolist()
+    assert Coarse.of(keys).highest(np.zeros(5, np.float32), 1.0, np.empty(0, np.float32), 3).size
+
+
+def test_the_logarithm_of_demand_serves_a_while(bundle):
+    demand, end = Demand(bundle.state, 2, DAY), bundle.state.end
+    step, rng = DAY // STEPS, np.random.default_rng(0)
+    for ahead in (0, 1, step // 3, step, 5 * step, DAY, 9 * DAY, 10**6 * DAY):
+        exact = np.log1p(demand.counts(end + ahead).at * demand.counts(end + ahead).faded)
+        assert np.abs(demand.log1p(end + ahead) - exact).max() < 0.0056
+    assert np.allclose(demand.log1p(end), np.log1p(demand.at_end), atol=1e-6)
+    # What a request gets does not depend on those before it.
+    times = end + rng.integers(-3 * DAY, 3 * DAY, 30)
+    first = [demand.log1p(int(t)).copy() for t in times]
+    for k in rng.permutation(30):
+        assert (demand.log1p(int(times[k])) == first[k]).all()
+    assert demand.log1p(end + 10) is demand.log1p(end + step // 4)
 
 
 def test_nearest_finds_the_users_taste(world, bundle):

@@ -63,7 +63,7 @@ def test_validate_tells_the_shares_of_arms(tmp_path: Path) -> None:
     by_arm = '[[counters]]\nkey = ["item"]\nevent = "impression"\nstats = ["count"]\nby_arm = true\n'
     for arm, parts in {
         "CASE user_id % 4 WHEN 0 THEN 'new' WHEN 1 THEN 'old' END": (
-            "events per arm", "  new                 2,400   25.0 %", "  (no arm)            4,800   50.0 %",
+            "events per arm", f"  {'new':20} {'2,400':>12}   25.0 %", f"  {'(no arm)':20} {'4,800':>12}   50.0 %",
         ),
         "NULL": ("[events] arm is NULL in every event: [[counters]] by_arm count as others do",),
     }.items():  # fmt: skip

@@ -18,12 +18,16 @@ from features.log.writer import LogWriter
 from features.schema import BY_ARM, DAY, OTHER_ARM, one_request
 from features.settings import EventsSettings
 from features.state.read import counter_values
+from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.config import Config, load_config
 from ranker.ids import IdTable
 from ranker.recording import numbering
+from ranker.recording.batch import Batch, Outcome
+from ranker.recording.follower import Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import origin_of, with_snapshot
+from ranker.request import Request
 from ranker.settings import RecordSettings
 
 COUNTED = """
@@ -47,9 +51,30 @@ def counted(world) -> Bundle:
     )
 
 
-def recorder(bundle: Bundle, folder: Path, **options) -> Recorder:
-    users, items = IdTable(bundle.state.catalog.user_ids).find, IdTable(bundle.state.catalog.item_ids).find
-    return Recorder(bundle, folder, wall=lambda: bundle.state.end, users=users, items=items, past=True, **options)
+class Recording:
+    """A log that is written and followed, as a server does."""
+
+    def __init__(self, bundle: Bundle, folder: Path, **options) -> None:
+        known = bundle.state.catalog
+        self.recorder = Recorder(bundle, folder, wall=lambda: bundle.state.end, past=True)
+        users, items = IdTable(known.user_ids).find, IdTable(known.item_ids).find
+        self.follower = Follower(bundle, folder, users=users, items=items, **options)
+        self.follower.catch_up()
+        self.recorder.use(self.follower)
+        self.recorder.start()
+
+    def record(self, batch: Batch) -> Outcome:
+        outcome = self.recorder.record(batch)
+        self.follower.drain(20)
+        return outcome
+
+    @property
+    def state(self) -> State:
+        return self.follower.state
+
+    def close(self) -> None:
+        self.recorder.close()
+        self.follower.close()
 
 
 def split(users, ts):
@@ -57,9 +82,9 @@ def split(users, ts):
     return [("a", "b", None)[user % 3] for user in users]
 
 
-def shown(recorder: Recorder, item: int, arm: str) -> list[float]:
+def shown(recording: Recording, item: int, arm: str) -> list[float]:
     """The item's counts by arm and of all, as a request of that arm reads them."""
-    state = recorder.live.state
+    state = recording.state
     request = one_request(0, state.end, -1, np.array([item], np.int32), arm=state.catalog.arm_code(arm))
     return counter_values(state, request)[0].tolist()
 
@@ -77,23 +102,21 @@ def test_an_experiment_that_began_after_the_training_is_counted_by_arm(counted, 
     folder = tmp_path / "log"
     of = [("a", "b", None)[int(user) % 3] for user in world.catalog.user_ids[:30]]
     a, b, none = (before + of.count(arm) + (of.count(None) if arm else 0) for arm in ("a", "b", None))
-    first = recorder(counted, folder, arm_of=split)
+    first = Recording(counted, folder, arm_of=split)
     assert shown(first, 7, "a") == [before, before]
     assert first.record(events(counted, 0, 30, 7)).recorded == 30
-    first.live.drain(20)
     want = {"a": [a, before + 30], "b": [b, before + 30], "": [none, before + 30], "unheard": [none, before + 30]}
     assert {arm: shown(first, 7, arm) for arm in want} == want
-    taken, state, _ = first.snapshot()
+    taken, state, _ = first.follower.snapshot()
     assert sorted(state.catalog.new_arms.known) == ["a", "b"]
     first.close()
     # Read again, whatever the split is now; and from a snapshot.
-    again = recorder(counted, folder, arm_of=lambda users, ts: ["b"] * len(users))
+    again = Recording(counted, folder, arm_of=lambda users, ts: ["b"] * len(users))
     assert {arm: shown(again, 7, arm) for arm in want} == want
     again.close()
-    later = recorder(with_snapshot(counted, taken), folder, origin=origin_of(taken))
+    later = Recording(with_snapshot(counted, taken), folder, origin=origin_of(taken))
     assert {arm: shown(later, 7, arm) for arm in want} == want
     later.record(events(counted, 100, 30, 7))  # without a split: of no arm
-    later.live.drain(20)
     assert shown(later, 7, "a") == [a + 30, before + 60]
     later.close()
 
@@ -101,11 +124,10 @@ def test_an_experiment_that_began_after_the_training_is_counted_by_arm(counted, 
 def test_what_one_arm_is_shown_moves_no_feature_of_the_other(counted, tmp_path):
     found = []
     for item in (7, 11):  # what arm b is shown
-        one = recorder(counted, tmp_path / str(item), arm_of=split)
+        one = Recording(counted, tmp_path / str(item), arm_of=split)
         one.record(events(counted, 0, 30, 5))
         told = events(counted, 50, 40, item)
         one.record(told._replace(feedback=told.feedback | {"arm": pa.array(["b"] * 40)}))
-        one.live.drain(20)
         found.append({arm: [shown(one, k, arm)[0] for k in range(80)] for arm in ("a", "b", "")})
         one.close()
     assert found[0]["a"] == found[1]["a"]
@@ -114,7 +136,7 @@ def test_what_one_arm_is_shown_moves_no_feature_of_the_other(counted, tmp_path):
 
 
 def test_an_event_may_say_its_arm_and_bad_ones_are_refused(counted, tmp_path):
-    one = recorder(counted, tmp_path / "log", arm_of=split)
+    one = Recording(counted, tmp_path / "log", arm_of=split)
     base = events(counted, 0, 4, 3)
     outcome = one.record(base._replace(feedback=base.feedback | {"arm": pa.array(["mine", None, "", "x" * 300])}))
     assert dict(outcome.refused) == {
@@ -122,22 +144,20 @@ def test_an_event_may_say_its_arm_and_bad_ones_are_refused(counted, tmp_path):
     }
     (outcome,) = [one.record(events(counted, 10, 2, 3)._replace(feedback={"arm": pa.array([1.0, None])}))]
     assert dict(outcome.refused) == {0: "event column 'arm': texts were expected, found numbers"}
-    one.live.drain(20)
-    assert "mine" in one.live.state.catalog.new_arms.known
+    assert "mine" in one.state.catalog.new_arms.known
     one.close()
 
 
 def test_arms_beyond_the_room_count_for_no_request(counted, world, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(numbering, "NEW_ARMS", 1)
     before = int((world.log.item == 3).sum())
-    one = recorder(counted, tmp_path / "log")
+    one = Recording(counted, tmp_path / "log")
     base = events(counted, 0, 4, 3)
     one.record(base._replace(feedback=base.feedback | {"arm": pa.array(["x", "y", "x", "z"])}))
-    one.live.drain(20)
     assert [shown(one, 3, arm) for arm in ("x", "y", "")] == [
         [before + 2, before + 4], [before, before + 4], [before, before + 4],
     ]  # fmt: skip
-    assert (one.live.state.histories.arm == OTHER_ARM).sum() == 2
+    assert (one.state.histories.arm == OTHER_ARM).sum() == 2
     assert caplog.text.count("events of more than 1 arms that the bundle does not know are recorded") == 1
     one.close()
 
@@ -145,7 +165,7 @@ def test_arms_beyond_the_room_count_for_no_request(counted, world, tmp_path, mon
 def test_the_next_training_reads_the_arms_and_the_server_of_then_knows_them(counted, tmp_path):
     folder, small = tmp_path / "log", with_config(counted, record=RecordSettings(segment_mb=0.001))
     for _ in range(2):  # what was open is closed by the next start
-        one = recorder(small, folder, arm_of=split)
+        one = Recording(small, folder, arm_of=split)
         one.record(events(counted, 0, 30, 7))
         one.close()
     with recording(counted, folder):  # and written as Parquet
@@ -163,7 +183,7 @@ def test_the_next_training_reads_the_arms_and_the_server_of_then_knows_them(coun
 def test_a_log_from_before_there_were_arms_is_read_without(counted, tmp_path):
     base = events(counted, 0, 20, 7)
     writer = LogWriter(tmp_path / "log", DAY, lambda: counted.state.end)
-    list(writer.replay(0))
+    writer.learn()
     writer.start()
     writer.append(base.events.append_column("play", base.feedback["play"])).result()
     writer.close()
@@ -176,11 +196,10 @@ def test_a_table_of_the_toml_may_have_the_name_where_arms_are_not_mapped(tmp_pat
     text = TOML.replace("feedback = {", 'columns = {arm = "variant"}\nfeedback = {')
     world = make_world(n_users=12, n_items=20)
     named = bundle_of(train_parts(world, Config(**tomllib.loads(text))))
-    one = recorder(named, tmp_path / "log", arm_of=split)
+    one = Recording(named, tmp_path / "log", arm_of=split)
     base = events(named, 0, 4, 3)
     assert one.record(base._replace(feedback=base.feedback | {"arm": pa.array([1.0, 2.0, None, 4.0])})).recorded == 4
-    one.live.drain(20)
-    assert set(one.live.state.histories.compact().arm.tolist()) == {-1}
+    assert set(one.state.histories.compact().arm.tolist()) == {-1}
     one.close()
 
 
@@ -192,3 +211,11 @@ def test_by_arm_needs_an_arm(tmp_path):
 
 def test_the_counter_is_by_arm(counted):
     assert [counter.key[0] == BY_ARM for counter in counted.state.counters] == [True, False]
+
+
+def test_a_request_carries_its_arm_to_its_features(counted):
+    item, end = np.arange(5, dtype=np.int32), counted.state.end
+    of_log = one_request(2, end, -1, item, arm=1)
+    assert Request.of(of_log, 0, counted.state).requests(item).arm.tolist() == [1]
+    assert Request(2, end, state=counted.state, arm=1).requests(item).arm.tolist() == [1]
+    assert Request(2, end, state=counted.state).requests(item).arm.tolist() == [-1]

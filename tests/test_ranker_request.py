@@ -74,7 +74,7 @@ def mover(live: Live) -> Callable[[], None]:
             grade=np.full(n, 2, np.int8),
             feedback=np.ones((n, 1), np.float32),
         )
-        live.add(events, live.frame + 1, (state.catalog.new_users, Newcomers.of([-5], 5)))
+        live.add(events, live.frame + 1, state.catalog.new._replace(items=Newcomers.of([-5], 5)))
         live.drain(20)
         assert live.state.end > state.end
 

@@ -24,9 +24,9 @@ from world import TOML, bundle_of, make_world, train_parts, with_config
 
 from features.errors import PairliftError
 from features.log.writer import LogError
+from ranker.asking.messages import ids_message
 from ranker.client import Client, ServerError
 from ranker.config import Config
-from ranker.messages import ids_message
 from ranker.pipeline import Pipeline
 from ranker.recording.follower import LimitError
 from ranker.request import Request, RequestError

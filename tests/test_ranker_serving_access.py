@@ -21,7 +21,7 @@ from served import pairlift, recording, serving, user_id, within
 from world import with_config
 
 from features.errors import PairliftError
-from ranker.channel import Tls
+from ranker.asking.channel import Tls
 from ranker.client import Client, ServerError
 from ranker.server import Server
 from ranker.serving.access import Access
@@ -342,7 +342,7 @@ def _code(client: Client) -> str:
     return ""
 
 
-def test_one_caller_has_only_so_many_calls_under_way(bundle, tokens, tmp_path):
+def test_one_caller_has_only_so_many_calls_at_work(bundle, tokens, tmp_path):
     """A stream that is open is such a call; of two callers each has a place of its own."""
     path, _ = tokens
     held = [new_token(name, ["read", "record"]) for name in ("first", "second")]
@@ -360,7 +360,7 @@ def test_one_caller_has_only_so_many_calls_under_way(bundle, tokens, tmp_path):
         stream = threading.Thread(target=lambda: list(first.record(waiting())))
         stream.start()
         assert within(10, lambda: _code(first) == "RESOURCE_EXHAUSTED")
-        with pytest.raises(ServerError, match=r"1 calls of 'first' are under way, and \[serve\] calls_per_caller is 1"):
+        with pytest.raises(ServerError, match=r"1 calls of 'first' are at work, and \[serve\] calls_per_caller is 1"):
             first.describe()
         assert second.describe().name == "world"
         ended.set()
@@ -382,7 +382,7 @@ def test_a_host_is_one_caller_whatever_its_connections(bundle):
         streams = [reflection_pb2_grpc.ServerReflectionStub(one).ServerReflectionInfo(waiting()) for one in channels]
         for stream in streams:
             next(stream)
-        refused(server, "RESOURCE_EXHAUSTED", "2 calls of 'ipv4:127.0.0.1' are under way")
+        refused(server, "RESOURCE_EXHAUSTED", "2 calls of 'ipv4:127.0.0.1' are at work")
         ended.set()
 
 
@@ -411,7 +411,7 @@ def test_open_reflection_streams_leave_threads_for_calls(bundle):
 def test_a_token_costs_microseconds(tokens):
     """CPU time of what stands before a call: reading its metadata, the hash, the right."""
     path, token = tokens
-    rights = Rights(Tokens(path), 0)
+    rights = Rights(Tokens(path))
     metadata = (("user-agent", "x"), ("authorization", f"Bearer {token['read']}"))
     details = SimpleNamespace(method=f"/{SERVICE}/Rank", invocation_metadata=metadata)
     took = []

@@ -12,9 +12,9 @@ from scipy.stats import spearmanr
 from served import pairlift, serving, user_id, within
 from world import TOML, write_world_bundle
 
+from ranker.asking.messages import ids_message
 from ranker.bundle import Bundle, load_bundle
 from ranker.client import Client
-from ranker.messages import ids_message
 from ranker.serving.rollout.agreement import Agreement, Pair, Ring, common_scores, overlap, spearman, stability
 from ranker.serving.rollout.recent import MOST, MOST_BYTES, Recent
 from ranker.serving.rollout.shadow import WAITING, Shadow

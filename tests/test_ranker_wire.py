@@ -12,8 +12,8 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
 from features.schema import DAY, NO_GIVEN, Attribute, Catalog
+from ranker.asking.messages import column_message, id_list, id_message, ids_message
 from ranker.ids import IdTable
-from ranker.messages import column_message, id_list, id_message, ids_message
 from ranker.request import Answer, Detail, Request, RequestError, SourceReport
 from ranker.settings import ServeSettings
 from ranker.wire import EARLIEST, LATEST, Wire

@@ -128,6 +128,26 @@ def without_last(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64
     return _unfold(code, size.known, *radix(key[-1], catalog)), size.all
 
 
+def without_arm(code: I64, key: tuple[str, ...], catalog: Catalog) -> tuple[I64, I64]:
+    """Return (arm, codes of the key without it) of codes of a key by arm, none of them -1. arm: as in the key, 0 none.
+
+    Parts are taken off from the last to the first, and all but the arm put together again.
+    """
+    sizes, values = [NO_KEY], []
+    for part in key[:-1]:
+        sizes.append(sizes[-1].with_part(radix(part, catalog)))
+    for part, size in zip(reversed(key), reversed(sizes), strict=True):
+        whole, (known, wide) = code, radix(part, catalog)
+        code = _unfold(whole, size.known, known, wide)
+        border = size.known * known
+        values.append(whole - np.where(whole < border, code * known, border - known + code * wide))
+    rest, size = np.zeros(len(code), np.int64), NO_KEY
+    for part, value in zip(key[1:], values[-2::-1], strict=True):
+        _fold(rest, value, size.known, *radix(part, catalog))
+        size = size.with_part(radix(part, catalog))
+    return values[-1], rest
+
+
 def radix(part: str, catalog: Catalog) -> Radix:
     """Return how many values a part of a key can have."""
     if part in ("user", "item"):

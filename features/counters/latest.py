@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from features.counters.keys import has_list, key_attribute
+from features.counters.keys import has_list, key_attribute, without_arm
 from features.counters.plans import DECAYED, SINCE, WINDOW, Plan
 from features.counters.timeline import Timeline
 from features.ids import IdIndex
@@ -25,12 +25,23 @@ from features.schema import BY_ARM, F32, F64, I32, I64, SECOND, Bool, Catalog
 def has_table(plan: Plan, catalog: Catalog) -> bool:
     """Return whether a plan has no windows, and one key for a candidate: of the item, or of the user, not of both.
 
-    By arm a candidate has two keys.
+    By arm that is one of each arm, so there is a table for each.
     """
-    if (plan.totals.kind == WINDOW).any() or plan.key[0] == BY_ARM or has_list(plan.key, catalog):
+    key = row_key(plan)
+    if (plan.totals.kind == WINDOW).any() or has_list(key, catalog):
         return False
-    sides = {found[0] if (found := key_attribute(part, catalog)) else part for part in plan.key}
+    sides = {found[0] if (found := key_attribute(part, catalog)) else part for part in key}
     return not {"user", "item"} <= sides
+
+
+def row_key(plan: Plan) -> tuple[str, ...]:
+    """Return the parts of the key by which the rows of a plan's table are found: without the arm."""
+    return plan.key[plan.key[0] == BY_ARM :]
+
+
+def tables_of(plan: Plan, catalog: Catalog) -> int:
+    """Return how many tables a plan has: by arm, one for each and one for none. An experiment is of two at least."""
+    return 1 + max(len(catalog.arms), 2) if plan.key[0] == BY_ARM else 1
 
 
 def divisors_of(plan: Plan) -> list[tuple[int, float]]:
@@ -55,7 +66,7 @@ def table_bytes(plan: Plan, timeline: Timeline) -> int:
 class Latest:
     """A plan's c counters as of `end`, and the d numbers that some of them are divided by."""
 
-    #: [k + 1, c + d]: the numerators of the counters, then the divisors, of each of the k keys of the timeline;
+    #: [k + 1, c + d]: the numerators of the counters, then the divisors, of each of the k keys;
     #: the last row is that of a key without events (-1). Times of last events stand as seconds before `end`, NaN: never
     table: F32
     end: int  # µs
@@ -68,13 +79,40 @@ class Latest:
 
     @classmethod
     def of(cls, plan: Plan, timeline: Timeline) -> "Latest":
-        """Return the table of a plan that `has_table`."""
-        kind = plan.totals.kind
-        end = int(timeline.ts.max(initial=0)) + 1 + int(plan.totals.delays.max(initial=0))
-        n = len(timeline.offsets) - 1
+        """Return the table of a plan that `has_table`, and is not by arm."""
+        code = _codes_of(timeline)
+        return cls._made(plan, timeline, np.arange(len(code)), code, timeline.codes)
+
+    @classmethod
+    def of_arm(cls, plan: Plan, timeline: Timeline, catalog: Catalog, arm: int) -> "Latest | None":
+        """Return the table of a plan by arm that `has_table`, for requests of an arm (its code, -1 none).
+
+        A row adds up what the keys of that arm and of none say. None: no event is of the arm, so the table is that of
+        none.
+        """
+        code = _codes_of(timeline)
+        of, rest = without_arm(code, plan.key, catalog)
+        if arm >= 0 and not (of == arm + 1).any():
+            return None
+        mine = np.flatnonzero((of == 0) | (of == arm + 1))
+        different, rows = np.unique(rest[mine], return_inverse=True)
+        if int(different.max(initial=-1)) < 2 * len(different):  # so close that a code may be its own row
+            different, rows = np.empty(0, np.int64), rest[mine]
+        return cls._made(plan, timeline, rows, code[mine], different)
+
+    @classmethod
+    def _made(cls, plan: Plan, timeline: Timeline, rows: I64, code: I64, codes: I64) -> "Latest":
+        """Return the table that adds up keys of a timeline in rows. codes: sorted, of the rows; empty: a code is its
+        row.
+        """
+        kind, place = plan.totals.kind, timeline.find(code)
+        start, stop = timeline.offsets[place], timeline.offsets[place + 1]
+        # Of these keys' events alone: what another arm does must not move a rounding.
+        last = timeline.ts[stop[stop > start] - 1]
+        end = int(last.max(initial=0)) + 1 + int(plan.totals.delays.max(initial=0))
+        n = int(rows.max(initial=-1)) + 1
         totals = plan.empty(n + 1)
-        code = timeline.codes if len(timeline.codes) else np.arange(n)
-        timeline.add(plan, np.arange(n), code, np.full(n, end, np.int64), totals)
+        timeline.add(plan, rows, code, np.full(n, end, np.int64), totals)
         since = kind == SINCE
         totals[:, since] = (end - np.where(np.isinf(totals[:, since]), np.nan, totals[:, since])) / SECOND
         divisors, below = divisors_of(plan), zip(plan.denominator.tolist(), plan.strength.tolist(), strict=True)
@@ -89,7 +127,7 @@ class Latest:
             since=since[shown],
             divisor=divisor,
             counters=plan.counters,
-            index=IdIndex.of(timeline.codes) if len(timeline.codes) else None,
+            index=IdIndex.of(codes) if len(codes) else None,
         )
 
     def gather(self, code: I64 | I32, as_of: int, shared: F32, out: F32) -> None:
@@ -108,6 +146,11 @@ class Latest:
             return self.index.find(code)
         wide = code.dtype == np.int64  # a code behind the table may be more than an int32 holds
         return (np.minimum(code, len(self.table) - 1) if wide else code).astype(np.int32, copy=False)
+
+
+def _codes_of(timeline: Timeline) -> I64:
+    """Return int64[k]: the code of each key."""
+    return timeline.codes if len(timeline.codes) else np.arange(len(timeline.offsets) - 1)
 
 
 # Once for all keys: factor[b] = 2 ** (-passed / half_life[b]), the fading since `end`, and plus[b], the addend.

@@ -294,7 +294,8 @@ class Live:
             events = merged([histories.log(self._names), unplaced])
             built = State.build(events, state.catalog, state.counters, state.grades, histories)
             built = replace(built, end=max(built.end, state.end))
-            make_tables(built)  # made here, not by the first request
+            # Made here, not by the first request; of the arms that were asked for until now.
+            make_tables(built, {arm for _, arm in state.levels[0].tables})
             return _Compacted(0, count, None, Frozen(built, unplaced, frame))
 
         self._begin(work)

@@ -11,6 +11,7 @@ plan. What all levels say of a key is added up in `_totals`, and `Plan.finish` m
 give the same values (up to rounding, where tables are read): a test compares them.
 """
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,13 +20,13 @@ from numba import njit
 
 from features.counters.distinct import EVER, count_over, distinct_parts
 from features.counters.keys import key_codes, of_request
-from features.counters.latest import Latest, has_table
+from features.counters.latest import Latest, has_table, row_key
 from features.counters.plans import Plan, scatter
 from features.counters.ranks import rank_values
 from features.counters.spec import Counter
 from features.counters.timeline import merge_totals
 from features.hashing import bits_for, slot_of
-from features.schema import F32, F64, I16, I32, I64, Requests
+from features.schema import BY_ARM, F32, F64, I16, I32, I64, Requests
 from features.state.store import State
 
 #: in the place of columns that stay as they are
@@ -62,10 +63,11 @@ def counter_values(state: State, requests: Requests, out: F32 | None = None, row
     return out
 
 
-def make_tables(state: State) -> None:
-    """Make all tables that single requests read, so that the first request does not wait for them."""
+def make_tables(state: State, arms: Iterable[int] = ()) -> None:
+    """Make all tables that single requests of no arm, and of these arms (codes), read, so that none waits for them."""
     for number in _order(state).tabled:
-        _table(state, number)
+        for arm in {-1, *arms}:
+            _table(state, number, arm)
 
 
 def item_totals(state: State, number: int, plan: Plan, n_items: int, as_of: int) -> F64:
@@ -104,43 +106,58 @@ def _one_request(state: State, order: Order, requests: Requests, row: F32, out: 
 
 def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F32, out: F32) -> None:
     """Write the counters of a plan, of int32[n] items for the one request, and `row` elsewhere unless it is empty."""
-    table, as_of = _table(state, number), int(requests.as_of[0])
+    table, as_of = _table(state, number, int(requests.arm[0])), int(requests.as_of[0])
     if table is None or as_of < table.end:
         if len(row):
             out[:] = row
         _from_timelines(state, number, requests, item, out)
         return
-    plan = state.plans[number]
-    if plan.key in (("item",), ("user",)):
-        code: I64 | I32 = item if plan.key == ("item",) else requests.user  # an index alone is its own code
+    plan, key = state.plans[number], row_key(state.plans[number])
+    if key in (("item",), ("user",)):
+        code: I64 | I32 = item if key == ("item",) else requests.user  # an index alone is its own code
     else:
-        code = _keys(state, plan, requests, item)[1]
+        code = _keys(state, key, requests, item)[1]
     table.gather(code, as_of, row, out)
     if len(state.levels) > 1:
-        _again_with_later_events(state, number, code, as_of, out)
+        rows, code = (np.arange(len(code)), code) if key == plan.key else _keys(state, plan.key, requests, item)
+        _again_with_later_events(state, number, rows, code, as_of, out)
 
 
-def _table(state: State, number: int) -> Latest | None:
-    """Return the base's table of a plan, None for one that has none."""
-    base = state.levels[0]
-    if number not in base.tables and number in _order(state).tabled:
-        base.tables[number] = Latest.of(state.plans[number], base.timelines[number])
-    return base.tables.get(number)
+def _table(state: State, number: int, arm: int) -> Latest | None:
+    """Return the base's table of a plan, for requests of an arm; None for a plan that has none."""
+    if number not in _order(state).tabled:
+        return None
+    base, plan = state.levels[0], state.plans[number]
+    by_arm = plan.key[0] == BY_ARM
+    kept = (number, arm if by_arm else -1)
+    if kept not in base.tables:
+        timeline = base.timelines[number]
+        made = Latest.of_arm(plan, timeline, state.catalog, arm) if by_arm else Latest.of(plan, timeline)
+        base.tables[kept] = made
+    found = base.tables[kept]
+    return _table(state, number, -1) if found is None else found
 
 
-def _again_with_later_events(state: State, number: int, code: I64 | I32, as_of: int, out: F32) -> None:
-    """Write the counters of those keys that levels behind the base know, from the timelines of all levels."""
-    later = [level.timelines[number].find(code) >= 0 for level in state.levels[1:]]
-    rows = np.flatnonzero(np.any(later, axis=0))
-    if len(rows):
-        values = _values(state, number, np.arange(len(rows)), code[rows].astype(np.int64), _times(as_of, len(rows)))
-        scatter(values, rows, state.plans[number].counters, out)
+def _again_with_later_events(state: State, number: int, rows: I64, code: I64 | I32, as_of: int, out: F32) -> None:
+    """Write the counters of rows of which levels behind the base know a key, from the timelines of all levels.
+
+    rows, code: the keys of each row of `out`, as of `key_codes`.
+    """
+    later = np.any([level.timelines[number].find(code) >= 0 for level in state.levels[1:]], axis=0)
+    if not later.any():
+        return
+    changed = np.zeros(len(out), bool)
+    changed[rows[later]] = True
+    keys = np.flatnonzero(changed[rows])  # of these rows all, for what one of them says is added to the others
+    place, n = np.cumsum(changed) - 1, int(changed.sum())
+    values = _values(state, number, place[rows[keys]], code[keys].astype(np.int64), _times(as_of, n))
+    scatter(values, np.flatnonzero(changed), state.plans[number].counters, out)
 
 
 def _from_timelines(state: State, number: int, requests: Requests, item: I32, out: F32) -> None:
     """Read the timelines, each different key once: candidates share keys, of a genre for instance."""
     plan, as_of = state.plans[number], int(requests.as_of[0])
-    rows, code = _keys(state, plan, requests, item)
+    rows, code = _keys(state, plan.key, requests, item)
     different, place_of = _each_once(code)
     n = len(different)
     found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
@@ -149,10 +166,10 @@ def _from_timelines(state: State, number: int, requests: Requests, item: I32, ou
     scatter(plan.finish(totals, _times(as_of, len(out))), np.arange(len(out)), plan.counters, out)
 
 
-def _keys(state: State, plan: Plan, requests: Requests, item: I32) -> tuple[I64, I64]:
-    """Return (rows, codes) of a plan's keys, of items for the one request."""
+def _keys(state: State, key: tuple[str, ...], requests: Requests, item: I32) -> tuple[I64, I64]:
+    """Return (rows, codes) of a key, of items for the one request."""
     user, surface, arm = (np.full(len(item), of[0]) for of in (requests.user, requests.surface, requests.arm))
-    rows, code, _ = key_codes(plan.key, state.catalog, user, item, surface, arm, asked=True)
+    rows, code, _ = key_codes(key, state.catalog, user, item, surface, arm, asked=True)
     return rows, code
 
 

@@ -34,8 +34,9 @@ class Level:
 
     timelines: tuple[Timeline, ...]  # one for each plan
     distincts: tuple[Distinct, ...]  # one for each index of `distinct_parts`
-    #: of the base alone: the table of a plan by its number, made when it is first asked for (`features.state.read`)
-    tables: dict[int, Latest] = field(default_factory=dict, compare=False, repr=False)
+    #: of the base alone: tables by the plan's number and, of a plan by arm, an arm's code (else -1); None: as of none.
+    #: Made when they are first asked for (`features.state.read`)
+    tables: dict[tuple[int, int], Latest | None] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

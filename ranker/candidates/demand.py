@@ -1,5 +1,6 @@
 """Demand: the decayed count of wanted events of every item as of any time, which sources share."""
 
+from math import log2
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from features.state.store import State
 #: a count of the state's end fades to no less than this: a server that hears of no events (months behind, or of an old
 #: log) does not know that nothing is wanted any more, and counts that are all about 0 would leave lists without demand
 FADED = 1 / 16
+#: in how many steps a half-life fades, where that is rounded
+STEPS = 64
 
 
 class Counts(NamedTuple):
@@ -20,11 +23,6 @@ class Counts(NamedTuple):
 
     at: F64  # [n_items]
     faded: float  # FADED <= faded <= 1
-
-    def log1p(self) -> F32:
-        """Return float32[n_items]: log(1 + count)."""
-        # `np.log` and not `np.log1p`, which is several times slower: a count below 1e-7 is as good as none.
-        return np.asarray(np.log(np.float32(1) + self.at.astype(np.float32) * np.float32(self.faded)), np.float32)
 
 
 class Demand:
@@ -44,6 +42,7 @@ class Demand:
         self._wanted = _wanted(state.histories, floor, state.catalog.all_items, half_life)
         self.at_end = _counts(self._wanted, half_life, state.end)  # float64[n_items]
         self._last = (state.end, self.at_end)
+        self._logs = (state.end, self._log(Counts(self.at_end, 1.0)))
 
     def by(self, state: State) -> "Demand":
         """Return the same, made from another state."""
@@ -58,6 +57,25 @@ class Demand:
             at = _counts(self._wanted, self.half_life, as_of)
             self._last = (as_of, at)
         return Counts(at, 1.0)
+
+    def log1p(self, as_of: int) -> F32:
+        """Return float32[n_items]: log(1 + count) of the counts as of a time; not to be changed.
+
+        Behind the end the fading is rounded to a power of 2 ** (-1 / STEPS), which moves the logarithm by at most
+        0.0055: so one array serves all requests of a while, where each would take a logarithm of every item.
+        """
+        if as_of > self.end:
+            fading = min((as_of - self.end) / self.half_life, -log2(FADED))
+            as_of = self.end + round(round(fading * STEPS) * self.half_life / STEPS)
+        known, logs = self._logs  # one read, as of `_last`
+        if known != as_of:
+            logs = self._log(self.counts(as_of))
+            self._logs = (as_of, logs)
+        return logs
+
+    def _log(self, counts: Counts) -> F32:
+        # `np.log` and not `np.log1p`, which is several times slower: a count below 1e-7 is as good as none.
+        return np.asarray(np.log(np.float32(1) + counts.at.astype(np.float32) * np.float32(counts.faded)), np.float32)
 
 
 class Wanted(NamedTuple):

@@ -1,16 +1,22 @@
-"""The items nearest to the user: exact top k of query · key over all items, and demand where the product lacks it."""
+"""The items nearest to the user: the highest of query · key over all items, and demand where the product lacks it."""
 
 from copy import copy
-from functools import partial
 
 import numpy as np
 
+from features.dots import row_dots
 from features.plugin import RetrievalPlugin, VectorPlugin
-from features.schema import I32
+from features.schema import F32, I32, I64
+from ranker.candidates.coarse import Coarse
 from ranker.candidates.demand import Demand
-from ranker.candidates.source import NOTHING, Proposal, best, score_of
+from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.lanes import may_block
 from ranker.request import Request
+
+#: up to so many items, each one's product is computed in full; of more, first a coarse one
+EXACT = 32_768
+#: of a source without demand
+NO_DEMAND = np.empty(0, np.float32)
 
 
 class Nearest:
@@ -21,9 +27,11 @@ class Nearest:
         weight · product + log(1 + decayed count of wanted events as of the request)
 
     and the score is the product alone: the source `popular` has the rest, and a ranker learns how to mix them. The
-    demand is that of the state that it was made from, as for `Popular`.
+    demand is that of the state that it was made from, as for `Popular`; see `Demand.log1p` for its rounding.
 
-    A user without a query (cold) gets nothing from this source; an item without a key is never proposed.
+    Of more than EXACT items, those that a coarse product of 8-bit keys leaves are multiplied in full (`Coarse`): all
+    but very few of the nearest are among them. A user without a query (cold) gets nothing from this source; an item
+    without a key is never proposed.
     """
 
     name = "nearest"
@@ -38,10 +46,9 @@ class Nearest:
             self.demand = demand if plugin.over_demand else None
         else:
             keys, self._queries = plugin.item_vectors, plugin.user_vectors
-        known = ~np.isnan(keys).any(axis=1)
-        self._items: I32 = np.flatnonzero(known).astype(np.int32)
-        # All known: keep the plugin's own (mapped) array instead of a copy.
-        self._keys = keys if known.all() else np.ascontiguousarray(keys[known])
+        self._keys = np.ascontiguousarray(keys, np.float32)  # the plugin's own (mapped) array, where that is one
+        self._rows = np.arange(len(keys))
+        self._coarse = Coarse.of(self._keys) if len(keys) > EXACT else None
 
     def by(self, demand: Demand) -> "Nearest":
         """Return the same source over another demand."""
@@ -51,11 +58,22 @@ class Nearest:
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """Return the items nearest to the user as of the request; the score is the product."""
-        query = self._queries(request.requests(np.empty(0, np.int32)), request.state.histories)[0]
+        query: F32 = self._queries(request.requests(np.empty(0, np.int32)), request.state.histories)[0]
         if np.isnan(query).any():
             return NOTHING
-        product = self._keys @ query  # [k]
-        order = product
-        if self.demand is not None:
-            order = self._weight * product + self.demand.counts(request.as_of).log1p()[self._items]
-        return Proposal(self._items[best(order, limit)], partial(score_of, self._items, product))
+        wanted = NO_DEMAND if self.demand is None else self.demand.log1p(request.as_of)
+        rows = self._rows
+        if self._coarse is not None:
+            rows = self._coarse.highest(query, self._weight if len(wanted) else 1.0, wanted, limit)
+        order = self._products(query, rows)
+        if len(wanted):
+            order = self._weight * order + wanted[rows]
+        found = rows[best(order, limit)].astype(np.int32)
+        return Proposal(found, lambda item: self._score(query, item))
+
+    def _score(self, query: F32, item: I32) -> F32:
+        """Return float32[n] products of any items; NaN of one without a key, or that is none."""
+        return self._products(query, np.where(item < len(self._keys), item, -1).astype(np.int64))
+
+    def _products(self, query: F32, rows: I64) -> F32:
+        return row_dots(self._keys, rows, np.array([0, len(rows)]), query[None])

@@ -20,6 +20,7 @@ from ranker.cli.rows import rows
 from ranker.cli.serve import serve
 from ranker.cli.setup import import_letor, init, validate
 from ranker.cli.token import token
+from ranker.cli.top import top
 from ranker.cli.train import retune, train
 
 
@@ -70,7 +71,7 @@ for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
     (bundle, lists, uplift, drift),
-    (serve, token, record, snapshot),
+    (serve, token, record, snapshot, top),
     (deploy, rollback, promote, drop, deployed),
     (recommend, rank),
 ):

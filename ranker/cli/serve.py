@@ -1,7 +1,6 @@
 """The command `serve`; `ranker.cli.main` adds it to the group."""
 
 import contextlib
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -72,6 +71,18 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Deploy the bundle at this place whenever another stands there, such as by `pairlift train --out DIR`.",
 )
 @click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Answer GET /metrics for Prometheus on this port of the same address; 0 takes any free one. Default: none.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines of the log on stderr: text, or a JSON object each.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=0.0,
@@ -107,6 +118,8 @@ def serve(
     feature_share: float,
     bundles: Path | None,
     follow: Path | None,
+    metrics_port: int | None,
+    log_format: str,
     drain: float,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -148,6 +161,10 @@ def serve(
     in DIR is deployed in the same way: DIR is a bundle's folder, mostly BUNDLE itself. One that is refused is logged
     once, and tried again when it changes.
 
+    `pairlift top` shows what the server does. --metrics-port is for Prometheus. Traces, metrics and logs go to an
+    OpenTelemetry collector where pairlift[otel] is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set, with the SDK's
+    other usual variables. Calls may carry `traceparent` and `x-request-id` as metadata.
+
     \b
     Examples:
       pairlift serve work/bundle
@@ -167,43 +184,53 @@ def serve(
     from ranker.serving.clock import now_wall
     from ranker.serving.listener import Listener
     from ranker.serving.served import FeaturesTo
+    from ranker.serving.watching.logs import set_up
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up(log_format)
     sys.setswitchinterval(SWITCH)
     # Before the bundle is loaded, which takes a while.
     access = Access(_tls(tls_cert, tls_key, tls_client_ca), tokens, insecure)
     access.check(host)
-    listener = Listener(host, port, config_of(bundle).serve, access)
-    loaded = load_bundle(bundle)
-    if snapshot is not None:
-        loaded = with_snapshot(loaded, snapshot)
-    origin = None if snapshot is None else origin_of(snapshot)
-    if clock == "wall":
-        warn_if_old(loaded, now_wall())
-    told: SimpleQueue[int] = SimpleQueue()
+    with Listener(host, port, config_of(bundle).serve, access, metrics_port) as listener:
+        loaded = load_bundle(bundle)
+        if snapshot is not None:
+            loaded = with_snapshot(loaded, snapshot)
+        if clock == "wall":
+            warn_if_old(loaded, now_wall())
+        origin = None if snapshot is None else origin_of(snapshot)
+        signals = _told()
+        server = Server(
+            loaded,
+            clock=clock,
+            listener=listener,
+            record_to=None if record_to is None else RecordTo(record_to, origin),
+            features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
+            bundles=bundles,
+            follow=follow,
+        )
+        server.start()
+        click.echo(
+            f"pairlift serves bundle {loaded.version} "
+            f"(snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
+        )
+        if listener.metrics_address:
+            click.echo(f"metrics are on http://{listener.metrics_address}/metrics")
+        sys.stdout.flush()
+        if signals.get() == signal.SIGTERM and drain:
+            click.echo(f"pairlift is draining: NOT_SERVING, and requests are answered for {drain:g} s more")
+            server.drain()
+            with contextlib.suppress(Empty):
+                signals.get(timeout=drain)  # a second signal ends it at once
+        click.echo("pairlift is stopping: calls under way are finished")
+        server.stop()
+
+
+def _told() -> "SimpleQueue[int]":
+    """Return where SIGTERM and SIGINT come in from now on."""
+    signals: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signal_number, _: told.put(signal_number))
-    server = Server(
-        loaded,
-        clock=clock,
-        listener=listener,
-        record_to=None if record_to is None else RecordTo(record_to, origin),
-        features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
-        bundles=bundles,
-        follow=follow,
-    )
-    server.start()
-    click.echo(
-        f"pairlift serves bundle {loaded.version} (snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
-    )
-    sys.stdout.flush()
-    if told.get() == signal.SIGTERM and drain:
-        click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
-        server.drain()
-        with contextlib.suppress(Empty):
-            told.get(timeout=drain)  # a second signal ends it at once
-    click.echo("pairlift is stopping: calls under way are finished")
-    server.stop()
+        signal.signal(number, lambda came, _: signals.put(came))
+    return signals
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:

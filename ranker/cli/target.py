@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ranker.channel import Tls, read_token
+from ranker.asking.channel import Tls, read_token
 from ranker.client import DEFAULT_ADDRESS, Client
 
 PATH = click.Path(path_type=Path, dir_okay=False)

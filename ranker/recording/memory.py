@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from features.counters.distinct import Distinct, distinct_parts
 from features.counters.keys import key_attribute, name_of, radix
-from features.counters.latest import has_table, row_bytes, table_bytes
+from features.counters.latest import has_table, row_bytes, table_bytes, tables_of
 from features.counters.timeline import Timeline
 from features.errors import PairliftError
 from features.hashing import SLOT_BYTES
@@ -104,7 +104,7 @@ def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[Roo
         "item": bytes_per_id(is_text(catalog.item_ids), max_id_bytes) + 2 * WORD,
     }
     for plan in state.plans:
-        row = row_bytes(plan) + 4 * SLOT_BYTES if has_table(plan, catalog) else 0
+        row = (row_bytes(plan) + 4 * SLOT_BYTES) * tables_of(plan, catalog) if has_table(plan, catalog) else 0
         for side in set(plan.key) & rooms.keys():
             each[side] += 2 * (2 * WORD + row)
     return tuple(Room(f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
@@ -130,7 +130,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
     for plan, timeline in zip(state.plans, state.levels[0].timelines, strict=True):
         if not has_table(plan, state.catalog):
             continue
-        size, count = table_bytes(plan, timeline), len(timeline.offsets) - 1
+        size, count = table_bytes(plan, timeline) * tables_of(plan, state.catalog), len(timeline.offsets) - 1
         keys.append(OfKey(f"table of {name_of(plan.key)}", count, size / max(count, 1)))
         of_keys += size
     event = of_events / events if events >= FEW else float(GUESS * (len(state.plans) + 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pairlift.v1 import ranking_pb2 as pb
 
-from ranker.messages import ids_message
+from ranker.asking.messages import ids_message
 from ranker.recording.batch import Batch, Outcome
 from ranker.request import RequestError
 

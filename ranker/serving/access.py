@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from features.errors import PairliftError
-from ranker.serving.port import is_loopback
+from ranker.asking.channel import is_loopback
+from ranker.serving.callers import Callers
 from ranker.serving.rights import Rights
 from ranker.serving.tls import ServerTls
 from ranker.serving.tokens import Tokens
@@ -38,10 +41,14 @@ class Access:
         """Return `grpc.ServerCredentials`, None for plain text; PairliftError where the files are wrong."""
         return None if self.tls is None else self.tls.credentials()
 
-    def interceptors(self, calls_per_caller: int) -> tuple[Rights, ...]:
-        """Return what stands before the methods: nothing where everybody may call as often as they like."""
+    def around(self, gate: grpc.ServerInterceptor, calls_per_caller: int) -> tuple[grpc.ServerInterceptor, ...]:
+        """Return what each call passes, the outermost first: rights before the gate, limits of one caller behind it.
+
+        PairliftError where the file of tokens is wrong. calls_per_caller: 0 is no limit.
+        """
         tokens = None if self.tokens is None else Tokens(self.tokens)
-        return (Rights(tokens, calls_per_caller),) if tokens is not None or calls_per_caller else ()
+        rights = () if tokens is None else (Rights(tokens),)
+        return (*rights, gate, *((Callers(calls_per_caller, tokens),) if calls_per_caller else ()))
 
 
 #: the default: plain text, on this machine alone

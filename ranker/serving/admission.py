@@ -4,7 +4,8 @@ Calls wait in order, until one is over: too many wait, one has waited too long, 
 Then, until none waits, more come than can be answered: the newest is next, which has its whole deadline before it, the
 oldest is over, and an eighth as many may wait. In order, every answer would come after the longest wait, too late for
 who has less time; with the newest first it comes as fast as ever (adaptive LIFO: Maurer, Fail at Scale, ACM Queue
-13(8), 2015). A call of low priority is next only where no other waits, and is over first.
+13(8), 2015). A call of low priority is next only where no other waits, the newest first, and over before any other:
+however many such calls come, the others wait in order.
 """
 
 from collections import deque
@@ -16,6 +17,8 @@ from ranker.serving.limiter import Limiter, Typical
 MOST = 1000
 #: part of the room that is left while more come than can be answered
 CROWDED = 8
+#: calls that are over where one comes: a few, lest those that come next wait for many refusals
+AT_ONCE = 2
 
 
 class Waits(Protocol):
@@ -33,7 +36,7 @@ class Waiting(Generic[C]):
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        self._crowded = False  # whether more come than can be answered
+        self._crowded = False  # whether more of `_first` come than can be answered
         self._first: deque[C] = deque()
         self._low: deque[C] = deque()  # next where `_first` has none
 
@@ -48,22 +51,26 @@ class Waiting(Generic[C]):
         (self._low if call.low else self._first).append(call)
         over = self._late(now)
         room = MOST if typical <= 0 else min(MOST, int(self._longest * limit / typical))
-        while len(self) > max(limit, room // CROWDED if self._crowded else room):
-            self._crowded = True
-            over.append((self._low or self._first).popleft())
+        for _ in range(AT_ONCE):
+            if len(self) > max(limit, room // CROWDED if self._crowded else room):
+                self._crowded |= not self._low
+                over.append((self._low or self._first).popleft())
         return over
 
     def next(self, now: float) -> tuple[C | None, list[C]]:
         """Return the call that is next (None: none waits), and those that have waited too long."""
         over = self._late(now)
-        queue = self._first or self._low
-        call = (queue.pop() if self._crowded else queue.popleft()) if queue else None
-        self._crowded = self._crowded and len(self) > 0
+        call = None
+        if self._first:
+            call = self._first.pop() if self._crowded else self._first.popleft()
+        elif self._low:
+            call = self._low.pop()
+        self._crowded = self._crowded and len(self._first) > 0
         return call, over
 
     def crowd(self) -> None:
         """Say that the time of one whose turn came was over."""
-        self._crowded = len(self) > 0
+        self._crowded = len(self._first) > 0
 
     def _late(self, now: float) -> list[C]:
         """Take out those that have waited too long."""
@@ -71,7 +78,7 @@ class Waiting(Generic[C]):
         for queue in (self._low, self._first):
             while queue and now - queue[0].came > self._longest:
                 over.append(queue.popleft())
-        self._crowded |= bool(over)
+                self._crowded |= queue is self._first
         return over
 
 
@@ -95,11 +102,9 @@ class Admission(Generic[C]):
     def end(self, seconds: float | None, now: float) -> tuple[list[C], list[C]]:
         """Take the end of a call at work; return those that begin now, and those that are over.
 
-        seconds: that it took; None where its turn came too late, and nothing was done.
+        seconds: that it took; None where nothing was done.
         """
-        if seconds is None:
-            self.waiting.crowd()
-        else:
+        if seconds is not None:
             self.limiter.took(seconds, self.at_work)
             self._typical.add(seconds)
         self.at_work -= 1

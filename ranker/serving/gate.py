@@ -9,6 +9,7 @@ a unary method takes a stream of one message, which begins before the message is
 
 import contextlib
 import itertools
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from features.schema import SECOND
 from ranker.request import GoneError
@@ -28,14 +30,19 @@ from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
 from ranker.settings import ServeSettings
 
+log = logging.getLogger(__name__)
+
 #: metadata of a call, with `low` for one that its caller can do without: such calls are refused first
 PRIORITY = "pairlift-priority"
 #: of every service that the gate shuts before the server is ready and when it stops
 SERVICES = "/pairlift."
 #: ms after which a refused caller is to ask again, by gRPC's own trailer; several, lest all come back at once
 RETRY = tuple((("grpc-retry-pushback-ms", str(ms)),) for ms in (500, 1300, 700, 1100, 900))
-#: added to the niceness of workers: gRPC's thread must keep up with what comes, or calls queue where none is refused
+#: niceness of workers beyond one for each core: gRPC's own thread must keep up with what comes, or calls queue where
+#: none is refused. Not of the others: one that yields to gRPC's thread at each step costs 40 µs a call
 NICE = 5
+#: seconds that `close` waits for a worker
+PATIENCE = 0.1
 
 
 class Refusal(NamedTuple):
@@ -72,17 +79,20 @@ class Call:
     came: float  # when it came, in seconds (monotonic)
     low: bool  # whether its caller can do without it
     refusal: Refusal | None = None  # why it is over; None: it is let in
+    read: bool = False  # whether its message was read, so that its time is one of an answer
 
 
 class Gate(grpc.ServerInterceptor):
     """What every call of our services passes. Shut until `open`."""
 
-    def __init__(self, methods: Iterable[str]) -> None:
-        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others only shut."""
+    def __init__(self, methods: Iterable[str], settings: ServeSettings) -> None:
+        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others are only shut."""
         self.refused: Counter[str] = Counter()  # calls that were not begun, by `Refusal.reason`
         self._shut: Refusal | None = LOADING
         self._typical = {method: Typical() for method in methods}
-        self._settle(ServeSettings())
+        self._cores = len(os.sched_getaffinity(0))
+        limiter = Limiter(self._cores, settings.workers)
+        self._admission: Admission[Call] = Admission(limiter, settings.max_wait / SECOND)
         self._doors: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
         self._runs: SimpleQueue[Call | None] = SimpleQueue()  # to idle workers
@@ -105,23 +115,20 @@ class Gate(grpc.ServerInterceptor):
         """Calls that wait."""
         return len(self._admission.waiting)
 
-    def open(self, settings: ServeSettings) -> None:
+    def open(self) -> None:
         """Let calls in."""
-        self._settle(settings)
         self._shut = None
-
-    def _settle(self, settings: ServeSettings) -> None:
-        limiter = Limiter(len(os.sched_getaffinity(0)), settings.workers)
-        self._admission: Admission[Call] = Admission(limiter, settings.max_wait / SECOND)
 
     def shut(self) -> None:
         """Refuse what comes from now on; what has come is answered."""
         self._shut = STOPPING
 
     def close(self) -> None:
-        """Let the workers end."""
+        """Let the workers end; one that hangs ends with the process."""
         for _ in self._threads:
             self._runs.put(None)
+        for thread in self._threads:
+            thread.join(PATIENCE)
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Return the way of a call through the gate: gRPC asks on its own thread, before it reads a message."""
@@ -161,27 +168,34 @@ class Gate(grpc.ServerInterceptor):
     def _hand_over(self, call: Call) -> None:
         """Give a call to an idle worker. With the lock."""
         if len(self._threads) < self.at_work:
-            thread = threading.Thread(target=self._work, name=f"call-{len(self._threads)}", daemon=True)
+            number = len(self._threads)
+            thread = threading.Thread(target=self._work, args=(number,), name=f"call-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._runs.put(call)
 
-    def _work(self) -> None:
-        with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    def _work(self, number: int) -> None:
+        if number >= self._cores:
+            with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while (handed := self._runs.get()) is not None:
             call: Call | None = handed
             while call is not None:
                 begun = time.monotonic()
                 self._here.call = call
-                call.run()
+                try:
+                    call.run()
+                except BaseException:  # gRPC has caught all else: a SystemExit is not the end of a worker
+                    log.exception("a call ended with no answer")
                 call = self._next(call, begun)
 
     def _next(self, call: Call, begun: float) -> Call | None:
         """End a worker's call that was begun at a time (monotonic); return its next one, None where none waits."""
         now = time.monotonic()
         with self._lock:
-            begin, over = self._admission.end(now - begun if call.refusal is None else None, now)
+            if call.refusal is not None:
+                self._admission.waiting.crowd()
+            begin, over = self._admission.end(now - begun if call.read else None, now)
             for one in begin[1:]:  # the limit has grown
                 self._hand_over(one)
         for one in over:
@@ -200,28 +214,31 @@ class Gate(grpc.ServerInterceptor):
         call.refusal = call.refusal or self._hopeless(method, context)
         if call.refusal is not None:
             self._end(call.refusal, context)
-        begun = time.monotonic()
+        begun, call.read = time.monotonic(), True
         try:
             message = handler.request_deserializer(next(messages))
-        except (StopIteration, ValueError) as error:
+        except (StopIteration, DecodeError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
         answer = handler.unary_unary(message, context)
-        self._typical[method].add(time.monotonic() - begun)
+        with self._lock:
+            self._typical[method].add(time.monotonic() - begun)
         return answer
 
     def _hopeless(self, method: str, context: grpc.ServicerContext) -> Refusal | None:
         """Return why a call that is about to begin could not end in time."""
         if not context.is_active():
             return GONE
-        typical = self._typical[method]
-        if context.time_remaining() < typical.seconds:
+        with self._lock:
+            typical = self._typical[method]
+            if context.time_remaining() >= typical.seconds:
+                return None
             typical.doubt()
-            return DEADLINE
-        return None
+        return DEADLINE
 
     def _end(self, refusal: Refusal, context: grpc.ServicerContext) -> None:
         """End a call: it raises."""
-        self.refused[refusal.reason] += 1
+        with self._lock:
+            self.refused[refusal.reason] += 1
         if refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             context.set_trailing_metadata(next(self._hints))
         context.abort(refusal.code, refusal.sentence)

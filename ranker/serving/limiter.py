@@ -7,8 +7,8 @@ where fewer give as many. A call's time counts from where its work begins: waiti
 Why not the gradient of Netflix's concurrency-limits (Gradient2: the limit falls where a call's time is over 1.5 times
 the mean of 600 calls, and else grows by the length of a queue): that mean follows an overload within seconds, and the
 limit grows to its maximum. Where limits are hundreds, this costs some latency. Where they are one to four, as for a
-process of Python, eight calls at work leave gRPC's own thread a ninth of a core: calls pile up before anyone can refuse
-them, and no answer is in time (tests/test_ranker_serving_gate.py simulates both).
+process of Python, eight calls at work leave gRPC's own thread little of a core: calls pile up before anyone can refuse
+them, and every answer is late by that (tests/test_ranker_serving_gate.py simulates both).
 """
 
 #: numbers of calls at once that are compared; a step further makes a difference that can be measured

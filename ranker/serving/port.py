@@ -1,6 +1,5 @@
 """A gRPC server on a port: its threads, its limits, its connections and its address."""
 
-import ipaddress
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,6 +36,7 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: 
             # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.enable_channelz", 1),
             ("grpc.server.max_pending_requests", some),
             ("grpc.server.max_pending_requests_hard_limit", all_of_them),
             ("grpc.max_connection_age_ms", connection_age),
@@ -48,14 +48,6 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: 
         ],
         maximum_concurrent_rpcs=MAX_CALLS,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine's own, which nobody else reaches."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def bind(server: Any, host: str, port: int, credentials: Any = None) -> str:

@@ -19,6 +19,7 @@ from ranker.recording.follower import Follower
 from ranker.recording.snapshots import Origin
 from ranker.request import Answer, Request, awaited
 from ranker.serving import clock
+from ranker.serving.watching.calls import CURRENT
 from ranker.wire import Wire, attribute_messages
 
 
@@ -79,7 +80,7 @@ class Served:
         k = self.wire.k(message)
         asked = self._asked(message, check, arm, aside)
         found = self.pipeline.recommend(asked, k)
-        self._log_features(asked, found, arm)
+        self._answered(asked, found, arm)
         reply = self.wire.recommended(found, asked)
         reply.arm = arm
         return reply
@@ -92,7 +93,7 @@ class Served:
         asked = self._asked(message, check, arm, aside)
         given = self.wire.given(message.columns, len(items))
         found = self.pipeline.rank(asked, self.wire.candidates(items, asked.state), given)
-        self._log_features(asked, found, arm)
+        self._answered(asked, found, arm)
         reply = self.wire.ranked(found, asked, items)
         reply.arm = arm
         return reply
@@ -107,7 +108,11 @@ class Served:
         code = state.catalog.arm_code(arm) if arm else -1
         return replace(asked, arm=code, check=check, keep_values=wanted)
 
-    def _log_features(self, asked: Request, found: Answer, arm: str) -> None:
+    def _answered(self, asked: Request, found: Answer, arm: str) -> None:
+        """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
+        call = CURRENT.get()
+        if call is not None:
+            call.bundle, call.arm, call.columns, call.answer = self.bundle.version, arm, self.bundle.columns, found
         if self.feature_log is not None and found.values is not None:
             self.feature_log.offer(asked, found, found.values, arm)
 

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 import grpc
+from pairlift.v1 import metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
-from pairlift.v1 import ranking_pb2_grpc
 
 from ranker.recording.batch import Outcome
 from ranker.recording.recorder import Recorder
@@ -15,6 +15,7 @@ from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
 from ranker.serving.gate import awaited
 from ranker.serving.status import finished
+from ranker.serving.watching.meters import Meters
 
 NO_LOG = "this server records nothing: start it with `pairlift serve BUNDLE --log DIR`"
 
@@ -83,6 +84,17 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         assert follower is not None
         folder, state, frame = finished(context, follower.snapshot, writes=True)
         return pb.TakeSnapshotResponse(folder=str(folder.resolve()), snapshot_time=state.end, frame=frame)
+
+
+class MetricsService(metrics_pb2_grpc.MetricsServiceServicer):
+    """The method of metrics.proto. It passes no gate: under overload, too, it is to be seen what goes on."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+
+    def Metrics(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Return the page: see metrics.proto."""
+        return finished(context, lambda: metrics_pb2.MetricsResponse(text=self._meters.page()))
 
 
 def _record_message(recorder: Recorder, message: Any) -> Outcome:

@@ -88,10 +88,8 @@ def _arm_lines(log: EventLog, catalog: Catalog) -> list[str]:
         return []
     counts = np.bincount(log.arm + 1, minlength=len(catalog.arms) + 1)
     order = 1 + np.argsort(-counts[1:], kind="stable")[:MOST_ARMS]
-    lines = [
-        f"  {catalog.arms[k - 1]:12} {counts[k]:>12,} {100 * counts[k] / len(log):>5.1f} %" for k in order.tolist()
-    ]
-    lines.append(f"  {'(no arm)':12} {counts[0]:>12,} {100 * counts[0] / len(log):>5.1f} %")
+    names = ("(no arm)", *catalog.arms)
+    lines = [f"  {names[k]:20} {counts[k]:>12,} {100 * counts[k] / len(log):6.1f} %" for k in (*order.tolist(), 0)]
     further = f", the {MOST_ARMS} largest of {len(catalog.arms):,}" if len(catalog.arms) > MOST_ARMS else ""
     return ["", f"events per arm of experiments{further}", *lines]
 

@@ -17,12 +17,12 @@ from pairlift.v1 import ranking_pb2 as pb
 from world import bundle_of, make_world, proposed_data, train_parts, with_config
 
 from features.rows import assemble
+from ranker.asking.messages import id_message, ids_message
 from ranker.bundle import Bundle
 from ranker.candidates.configured import configured_sources
 from ranker.client import Client
 from ranker.columns import columns_of, full_matrix
 from ranker.lanes import Lane
-from ranker.messages import id_message, ids_message
 from ranker.pipeline import Pipeline
 from ranker.request import Candidates, Request, Trace
 from ranker.server import Server

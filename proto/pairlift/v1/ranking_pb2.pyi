@@ -17,6 +17,11 @@ Status codes: INVALID_ARGUMENT (the message says what was expected and found), I
 the reason; it goes on), and gRPC's own UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. Recording has two
 more uses: FAILED_PRECONDITION (the server records nothing, for it was started without a log), and
 RESOURCE_EXHAUSTED (the disk, the log's limit of events, or the streams at once) with a sentence that says which.
+
+Too many calls: what cannot be begun in time is RESOURCE_EXHAUSTED at once, with the milliseconds after which to ask
+again in the trailer `grpc-retry-pushback-ms` (gRPC's own retries keep to it). Set a deadline: a call that cannot
+meet it is not begun, and one whose deadline is over is not finished (DEADLINE_EXCEEDED). Calls that a caller can do
+without send the metadata `pairlift-priority: low`: they are refused first. UNAVAILABLE: the server loads or stops.
 """
 
 from collections import abc as _abc

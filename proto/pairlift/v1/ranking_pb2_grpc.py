@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class RankingServiceStub:
-    """Ranks items for users. Health is served beside it (grpc.health.v1: "", "pairlift.v1.RankingService", and where events are
-    recorded "pairlift.v1.Recording": NOT_SERVING while they cannot be written, served or exported).
+    """Ranks items for users. Health is served beside it (grpc.health.v1): "pairlift.v1.Live", the process answers;
+    "pairlift.v1.RankingService" and "", it is warm and answers requests; and where events are recorded
+    "pairlift.v1.Recording", NOT_SERVING while they cannot be written, served or exported.
     """
 
     def __init__(self, channel):
@@ -64,8 +65,9 @@ class RankingServiceStub:
 
 
 class RankingServiceServicer:
-    """Ranks items for users. Health is served beside it (grpc.health.v1: "", "pairlift.v1.RankingService", and where events are
-    recorded "pairlift.v1.Recording": NOT_SERVING while they cannot be written, served or exported).
+    """Ranks items for users. Health is served beside it (grpc.health.v1): "pairlift.v1.Live", the process answers;
+    "pairlift.v1.RankingService" and "", it is warm and answers requests; and where events are recorded
+    "pairlift.v1.Recording", NOT_SERVING while they cannot be written, served or exported.
     """
 
     def Recommend(self, request, context):
@@ -142,8 +144,9 @@ def add_RankingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RankingService:
-    """Ranks items for users. Health is served beside it (grpc.health.v1: "", "pairlift.v1.RankingService", and where events are
-    recorded "pairlift.v1.Recording": NOT_SERVING while they cannot be written, served or exported).
+    """Ranks items for users. Health is served beside it (grpc.health.v1): "pairlift.v1.Live", the process answers;
+    "pairlift.v1.RankingService" and "", it is warm and answers requests; and where events are recorded
+    "pairlift.v1.Recording", NOT_SERVING while they cannot be written, served or exported.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ from pairlift.v1 import admin_pb2 as admin
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.schema import F64, I64
-from ranker.messages import id_list
+from ranker.asking.messages import id_list
 
 #: items of an answer that are looked at for the overlap
 TOP = 10

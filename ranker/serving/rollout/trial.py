@@ -15,7 +15,7 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.errors import PairliftError
 from features.pace import REST
-from ranker.messages import id_message, ids_message
+from ranker.asking.messages import id_message, ids_message
 from ranker.request import RequestError
 from ranker.serving.rollout.agreement import Agreement, Pair, Reply
 from ranker.serving.rollout.recent import Asked

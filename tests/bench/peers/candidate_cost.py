@@ -16,10 +16,10 @@ from world import Parts, bundle_of, make_world, train_parts, with_config
 
 from features.rows import make_spec
 from features.schema import F32, F64, NO_GIVEN, Attribute
+from ranker.asking.messages import column_message, id_message, ids_message
 from ranker.bundle import Bundle
 from ranker.columns import columns_of, full_matrix
 from ranker.ids import IdTable
-from ranker.messages import column_message, id_message, ids_message
 from ranker.request import Request
 from ranker.serving.served import Served
 from ranker.settings import ServeSettings

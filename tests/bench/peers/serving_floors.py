@@ -28,7 +28,7 @@ from features.ids import IdIndex
 from features.rows import assemble
 from features.schema import F32, Requests, one_request
 from neural.histories import make_tokens, visible
-from neural.runtime import USER_INPUTS, Runtime
+from neural.runtime import HEAD_INPUTS, TRUNK_INPUTS, Runtime
 from ranker.bundle import Bundle, load_bundle
 from ranker.columns import row_matrix
 
@@ -71,10 +71,15 @@ def tower(runtime: Runtime, bundle: Bundle, requests: list[Requests]) -> Stage:
         inputs = (
             *(runtime.vectors.items[tokens.item], tokens.codes, tokens.signals, runtime.expected.surprise(tokens)),
             *(runtime.vectors.users[runtime.user_tokens(request.user)], tokens.length),
-            runtime.spec.surface_code(request.surface),
         )
-        prepared.append(dict(zip(USER_INPUTS, inputs, strict=True)))
-    return lambda k: runtime.session.run(None, prepared[k % INPUTS])
+        prepared.append((dict(zip(TRUNK_INPUTS, inputs, strict=True)), runtime.spec.surface_code(request.surface)))
+
+    def run(k: int) -> object:
+        inputs, surface = prepared[k % INPUTS]
+        state = runtime.trunk.run(None, inputs)[0]
+        return runtime.heads.user.run(None, dict(zip(HEAD_INPUTS, (state, surface), strict=True)))
+
+    return run
 
 
 def gather(bundle: Bundle, candidates: int, rng: np.random.Generator) -> Stage:

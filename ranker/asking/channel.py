@@ -1,5 +1,6 @@
 """How a client reaches a server: TLS, a token, when a call is tried again."""
 
+import ipaddress
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 import grpc
 
 from features.errors import PairliftError
-from ranker.serving.port import is_loopback
 
 #: gRPC's service config. Only a call that no server took (UNAVAILABLE) is tried again: what is refused for the load
 #: must not come back at once, and what was late is late. Where most calls fail, the throttle ends this. Recording has
@@ -66,7 +66,7 @@ def open_channel(address: str, tls: Tls | None, token: str | None) -> grpc.Chann
     ]
     if tls is not None:
         channel = grpc.secure_channel(address, tls.credentials(), options)
-    elif token is None or _is_near(address):
+    elif token is None or address.startswith("unix:") or is_loopback(address.rpartition(":")[0]):
         channel = grpc.insecure_channel(address, options)
     else:
         raise PairliftError(f"a token is not sent to {address} in plain text, where others could read it: use TLS")
@@ -88,9 +88,12 @@ def _content(path: Path | None) -> bytes | None:
         raise PairliftError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _is_near(address: str) -> bool:
-    """Return whether an address is of this machine."""
-    return address.startswith("unix:") or is_loopback(address.rpartition(":")[0])
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine's own, which nobody else reaches."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Details(NamedTuple):

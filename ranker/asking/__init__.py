@@ -1,0 +1,1 @@
+"""How a client reaches a server: its messages, TLS, a token, and when a call is tried again."""
