@@ -51,14 +51,14 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP) -e '.[bench]'
 	@touch $@
 
-# Feast, a peer of WHAT=features: in an environment of its own, for its pins clash with ours.
+# Feast, a peer of WHAT=features and serving: in an environment of its own, for its pins clash with ours.
 FEAST := tests/bench/peers/requirements-feast.txt
 .venv-bench/.installed: $(FEAST)
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r $(FEAST)
 	@touch $@
 
-bench: $(VENV)/.installed-bench $(if $(filter features,$(or $(WHAT),features)),.venv-bench/.installed)
+bench: $(VENV)/.installed-bench $(if $(filter features serving,$(or $(WHAT),features)),.venv-bench/.installed)
 	$(BIN)/python tests/bench/run.py $(WHAT)
 
 # The README's tables, from tests/bench/results.

@@ -48,7 +48,8 @@ def written_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()
     old = path.with_name(f".{path.name}.old")
     _put_back(path, old)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        made_folder(path.parent)
     partial = _partial(path)
     partial.mkdir()
     try:
@@ -61,6 +62,21 @@ def written_folder(path: Path) -> Iterator[Path]:
     finally:
         _remove(partial)
         _put_back(path, old)
+
+
+def made_folder(path: Path) -> None:
+    """Make a folder, with those above it that are missing; their names are durable then.
+
+    It may be there and its name not be durable: a process made it, and was killed before it could sync.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing or [path]):
+        try:
+            sync(folder.resolve().parent)
+        except PermissionError:
+            if missing:
+                raise
 
 
 def sync(path: Path) -> None:

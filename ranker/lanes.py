@@ -235,23 +235,24 @@ class Lane:
                 return running.refuse(BusyError(f"its {self.width} threads are still busy with earlier requests"))
             self._busy += 1
             if len(self._threads) < self._busy:
-                thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+                thread = threading.Thread(target=self._work, args=(self._jobs,), name=self.name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
         self._jobs.put(running)
         return running
 
     def close(self) -> None:
-        """Let the idle threads end; a hung one ends with the process."""
+        """Let the idle threads end; a hung one ends with the process. A later call begins others."""
         with self._lock:
-            threads = list(self._threads)
+            threads, self._threads = self._threads, []
+            jobs, self._jobs = self._jobs, SimpleQueue()
         for _ in threads:
-            self._jobs.put(None)
+            jobs.put(None)
         for thread in threads:
             thread.join(PATIENCE)
 
-    def _work(self) -> None:
-        while (running := self._jobs.get()) is not None:
+    def _work(self, jobs: "SimpleQueue[Threaded | None]") -> None:
+        while (running := jobs.get()) is not None:
             running.work()
             del running  # an idle thread must not hold the state of its last request
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from features.errors import PairliftError
 from features.pairing.split import iso
@@ -15,12 +15,13 @@ from ranker.candidates.popular import Popular
 from ranker.lanes import source_lane
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
-from ranker.recording.follower import Follower
+from ranker.recording.follower import PATIENCE, Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
 from ranker.serving.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
 from ranker.serving.rollout.deployer import Deployer
 from ranker.serving.rollout.following import Following
@@ -47,6 +48,67 @@ class RecordTo:
     origin: Origin | None = None  # of the snapshot that is served; None: the bundle's own state is
 
 
+class ArmsOf:
+    """The arms of the users of recorded events: asks the deployment, once there is one."""
+
+    deployment: Deployment | None = None
+
+    def __call__(self, users: Sequence[Any], times: I64) -> Sequence[str | None]:
+        """Return the name of each user's arm at a time: as `ranker.recording.events.ArmOf`."""
+        return [None] * len(users) if self.deployment is None else self.deployment.arms_of(users, times)
+
+
+class Prepared(NamedTuple):
+    """What a server answers from."""
+
+    served: Served
+    recorder: Recorder | None  # not started; its log is this process's, and that of those that it forks
+    maker: Maker  # makes the like of another bundle
+    arms: ArmsOf  # of what it makes
+
+    def pause(self) -> None:
+        """End all threads, so that the process can be forked: a `Server` begins them again."""
+        self.served.pipeline.close()
+        if self.served.follower is not None:
+            self.served.follower.pause()
+
+    def close(self) -> None:
+        """Let go of all."""
+        if self.recorder is not None:
+            self.recorder.close()
+        self.served.close()
+
+
+def prepare(
+    bundle: Bundle, *, past: bool, record_to: RecordTo | None = None, features_to: FeaturesTo | None = None
+) -> Prepared:
+    """Make what answers: open the log where events are recorded, and catch up with it.
+
+    PairliftError where the log cannot be opened. past: as for `Served`.
+    """
+    folder, origin = (None, None) if record_to is None else (record_to.folder, record_to.origin)
+    recorder = None if folder is None else Recorder(bundle, folder, wall=clocks.now_wall, past=past)
+    arms = ArmsOf()
+    maker = Maker(past, features_to, folder, arms)
+    try:
+        served = maker.served(bundle, origin)
+        if recorder is not None and served.follower is not None:
+            recorder.use(served.follower)
+    except BaseException:
+        if recorder is not None:
+            recorder.close()
+        raise
+    return Prepared(served, recorder, maker, arms)
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """What a process of several has from the one that forked it."""
+
+    prepared: Prepared
+    socket: Path | None = None  # where the process that records answers; None: it is this one, or nothing is recorded
+
+
 class Server:
     """A bundle behind a port: warm before its first answer. Until then, and while it stops, health says so."""
 
@@ -63,6 +125,7 @@ class Server:
         features_to: FeaturesTo | None = None,
         access: Access = ANYBODY_HERE,
         listener: Listener | None = None,
+        forked: Forked | None = None,
         bundles: Path | None = None,
         follow: Path | None = None,
     ) -> None:
@@ -70,32 +133,25 @@ class Server:
 
         clock: of `CLOCKS`. record_to, features_to: None where nothing is recorded or logged. access: who may call.
         listener: one that was made before the bundle was loaded, so that health answered meanwhile; None makes one of
-        host, port and access. bundles: the folder that keeps what is deployed; None forgets it when the server stops.
-        follow: the place of a bundle whose successors are deployed; None: nothing is.
+        host, port and access. forked: in one of several processes, what the one before them prepared. bundles:
+        the folder that keeps what is deployed; None forgets it when the server stops. follow: the place of a bundle
+        whose successors are deployed; None: nothing is.
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
         past = clock == "snapshot"
         self._stopped = threading.Event()
-        serve, record = bundle.config.serve, bundle.config.record
-        self._listener = Listener(host, port, serve, access) if listener is None else listener
+        self._listener = Listener(host, port, bundle.config.serve, access) if listener is None else listener
         self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
-        self.recorder = None if record_to is None else self._recorder(record_to.folder, bundle, past)
-        folder, origin = (None, None) if record_to is None else (record_to.folder, record_to.origin)
-        maker = Maker(past, features_to, folder, self._arms_of)
-        try:
-            self.deployment = Deployment(maker.served(bundle, origin))
-            if self.recorder is not None:
-                self._record_for(self.deployment.active)
-                self.recorder.start()
-        except BaseException:
-            if self.recorder is not None:
-                self.recorder.close()
-            raise
+        if forked is None:
+            forked = Forked(prepare(bundle, past=past, record_to=record_to, features_to=features_to))
+        served, _, maker, arms = forked.prepared
+        self.recorder = self._begun(forked)
+        self.deployment = arms.deployment = Deployment(served)
         store = None if bundles is None else Store(bundles)
         self.deployer = Deployer(self.deployment, maker.served, self._record_for, store)
         self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
-        self._listener.service.use(self.deployment, self.recorder, record.streams)
+        self._listener.service.use(self.deployment, self.recorder, bundle.config.record.streams)
         self._listener.admin.deployer = self.deployer
         if bundle.wanted is None:
             log.warning(
@@ -121,15 +177,23 @@ class Server:
         """What keeps the state of the bundle that answers now; None where nothing is recorded."""
         return self.deployment.active.follower
 
-    def _recorder(self, folder: Path, bundle: Bundle, past: bool) -> Recorder:
-        """Open the log of events, and report its health."""
-        report = self.health.report_recording
+    def _begun(self, forked: Forked) -> Recorder | Elsewhere | None:
+        """Begin to follow the log, and to record, here or by another process; report its health."""
+        served, recorder, report = forked.prepared.served, forked.prepared.recorder, self.health.report_recording
+        follower = served.follower
+        if follower is None or recorder is None:
+            return None
         report(True)
-        return Recorder(bundle, folder, wall=clocks.now_wall, past=past, on_health=report)
-
-    def _arms_of(self, users: Sequence[Any], times: I64) -> Sequence[str | None]:
-        """Return the arms of the users of events, once there is a deployment: `arm_of` of what it is made of."""
-        return self.deployment.arms_of(users, times)
+        try:
+            follower.start()
+            follower.drain(PATIENCE)
+            if forked.socket is not None:
+                return Elsewhere(forked.socket, follower, report)
+            recorder.start(report)
+        except BaseException:
+            forked.prepared.close()
+            raise
+        return recorder
 
     def _record_for(self, served: Served) -> None:
         """Check what is recorded from now on as a bundle expects it, which is about to be the active one."""

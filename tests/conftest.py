@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from served import serving
-from world import Parts, World, bundle_of, make_world, train_parts, write_world_bundle
+from world import Parts, World, bundle_of, make_world, train_parts, with_config, write_world_bundle
 
+from features.schema import SECOND
 from ranker.bundle import Bundle
 from ranker.client import Client
 from ranker.server import Server
@@ -43,7 +44,9 @@ def text_bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle) -> Iterator[Server]:
-    with serving(bundle, clock="snapshot") as server:
+    # So long that a busy machine refuses nothing.
+    patient = bundle.config.serve.model_copy(update={"max_wait": 60 * SECOND})
+    with serving(with_config(bundle, serve=patient), clock="snapshot") as server:
         yield server
 
 

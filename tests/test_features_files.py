@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from features.files import written, written_folder
+from features.files import made_folder, written, written_folder
 
 
 class Disk:
@@ -187,3 +187,13 @@ def test_a_file_in_the_place_of_a_folder_is_not_replaced(tmp_path: Path) -> None
     with pytest.raises(NotADirectoryError):
         put_folder(tmp_path / "b", "new")
     assert content(tmp_path) == {"b": "mine"}
+
+
+def test_a_folder_that_is_made_has_a_durable_name(disk: Disk, tmp_path: Path) -> None:
+    made_folder(tmp_path / "a" / "b")
+    assert disk.done == [("sync", tmp_path.name), ("sync", "a")]
+    made_folder(tmp_path / "a" / "b")  # whose maker may have been killed before it was
+    assert disk.done[2:] == [("sync", "a")]
+    disk.fails = 4
+    with pytest.raises(OSError, match="Input/output error"):
+        made_folder(tmp_path / "a" / "b")

@@ -189,6 +189,39 @@ def test_a_torn_first_frame_has_a_name_and_no_head(tmp_path):
     assert name in names
 
 
+@pytest.mark.parametrize("size", [0, 7, 16])
+def test_a_segment_whose_beginning_never_came_to_the_disk_is_begun_anew(tmp_path, size):
+    """Its size is there and its bytes are not, as a power cut may leave it: nothing of it was acknowledged."""
+    writer, _ = opened(tmp_path, segment_bytes=1)
+    writer.append(table([1])).result()
+    writer.close()
+    (tmp_path / f"{2:020d}.log").write_bytes(bytes(size))
+    writer, frames = opened(tmp_path)
+    assert ids_in(frames) == [1]
+    assert writer.append(table([2])).result().number == 2
+    writer.close()
+    (tmp_path / f"{3:020d}.log").write_bytes(bytes(17))  # more than that never comes without it
+    with pytest.raises(PairliftError, match="not a segment of a recorded log, or a damaged one"):
+        opened(tmp_path)
+
+
+def test_what_a_killed_process_wrote_is_durable_before_it_is_acknowledged(tmp_path, monkeypatch):
+    writer, _ = opened(tmp_path)
+    writer.append(table([1])).result()
+    writer.close()
+    synced, fsync = [], os.fsync
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+        )
+        writer, frames = opened(tmp_path)
+    writer.close()
+    assert ids_in(frames) == [1]
+    segment, following = map(str, segment_files(tmp_path))
+    # First the log's own name, then what was read again, and then what makes the segment an earlier one.
+    assert synced == [str(tmp_path.parent), segment, str(tmp_path), following, str(tmp_path)]
+
+
 def test_one_process_at_a_time(tmp_path):
     writer, _ = opened(tmp_path)
     with pytest.raises(PairliftError, match=rf"locked: process {os.getpid()} records into it"):
@@ -197,9 +230,11 @@ def test_one_process_at_a_time(tmp_path):
     LogWriter(tmp_path, DAY, lambda: NOW).close()
 
 
-def test_a_full_disk_is_an_error_and_the_log_goes_on_when_there_is_room(tmp_path):
+def test_a_full_disk_is_an_error_and_the_log_goes_on_when_there_is_room(tmp_path, monkeypatch):
     writer, _ = opened(tmp_path)
     writer.append(table([1])).result()
+    synced, fsync, whole = [], os.fsync, segment_files(tmp_path)[0].stat().st_size
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_size), fsync(handle)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (segment_files(tmp_path)[0].stat().st_size + 100, hard))
     try:
@@ -208,6 +243,7 @@ def test_a_full_disk_is_an_error_and_the_log_goes_on_when_there_is_room(tmp_path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.full
+    assert synced == [whole]  # what came of the batch is cut off, and durably so
     assert writer.append(table([3, 4])).result().known.tolist() == [False, False]
     writer.close()
     writer, frames = opened(tmp_path)

@@ -12,10 +12,10 @@ import grpc
 import pytest
 from pairlift.v1 import ranking_pb2 as pb
 from queueing import Gradient2, bare, capacity, simulated
-from ranker.messages import ids_message
 from served import ROOT, health_of, serving, user_id, within
 from world import with_config
 
+from ranker.asking.messages import ids_message
 from ranker.client import Client, ServerError
 from ranker.pipeline import Pipeline
 from ranker.request import GoneError

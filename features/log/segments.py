@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
-from features.files import written
+from features.files import made_folder, written
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def read_segment(path: Path, *, last: bool) -> Iterator[Frame]:
     data = memoryview(path.read_bytes())
     at, number = len(MAGIC), first_number(path)
     if data[: len(MAGIC)] != MAGIC:
-        if not last or bytes(data) != MAGIC[: len(data)]:
+        if not last or bytes(data) not in (MAGIC[: len(data)], bytes(min(len(data), len(MAGIC)))):
             raise PairliftError(f"{path} is not a segment of a recorded log, or a damaged one; restore it from a copy")
         at = 0
     while at < len(data) and (found := _decode(data, at)) is not None:
@@ -193,7 +193,7 @@ def export_segment(path: Path, folder: Path) -> Path:
 
     SEGMENT and FRAME say where each row is from. The file appears whole or not at all.
     """
-    folder.mkdir(exist_ok=True)
+    made_folder(folder)
     target = folder / f"{path.stem}.parquet"
     frames = list(read_segment(path, last=False))
     events = pa.concat_tables([f.events for f in frames], promote_options="permissive")

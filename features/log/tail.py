@@ -67,9 +67,9 @@ class Tail:
         try:
             os.fsync(self._file)
         except OSError as error:
+            self._undo()
             # What the kernel could not write it may have forgotten: a second fsync that succeeds says nothing.
             self.broken = f"{self.folder}: fsync failed ({error.strerror}); mend the disk, then start the server again"
-            self._undo()
             raise LogError(self.broken) from error
         self._size += len(data)
 
@@ -83,6 +83,7 @@ class Tail:
         try:
             os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
+            os.fsync(self._file)  # else a power cut may leave the torn frame in a segment that another follows
         except OSError as error:
             self.broken = f"{self.folder}: a torn frame cannot be cut off ({error.strerror}); start the server again"
 

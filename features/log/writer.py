@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.errors import PairliftError
-from features.files import sync
+from features.files import made_folder, sync
 from features.log.dedupe import U64, SeenIds, keys_of
 from features.log.reader import EVENTS, DurableFrame
 from features.log.segments import (
@@ -152,10 +152,10 @@ class LogWriter:
 
     def start(self) -> None:
         """Open a new segment and take appends; LogError where it cannot be made."""
-        for path in segment_files(self.folder)[-1:]:
-            if first_number(path) > self.number:  # no frame in it
-                path.unlink()
         try:
+            for path in segment_files(self.folder)[-1:]:
+                if first_number(path) > self.number:  # no frame in it
+                    path.unlink()
             self._tail.open(self.number + 1)
         except OSError as error:
             raise self._explained(error) from error
@@ -264,7 +264,7 @@ def _ids(events: pa.Table) -> pa.Array:
 
 def _locked(folder: Path) -> int:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise PairliftError(f"{folder} cannot be used as a log: {error.strerror}") from error

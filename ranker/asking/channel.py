@@ -89,7 +89,9 @@ def _content(path: Path | None) -> bytes | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine's own, which nobody else reaches."""
+    """Return whether a host is this machine's own, which nobody else reaches; a socket in a folder is."""
+    if host.startswith("unix:"):
+        return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

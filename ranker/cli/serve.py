@@ -1,16 +1,15 @@
 """The command `serve`; `ranker.cli.main` adds it to the group."""
 
-import contextlib
-import signal
 import sys
+from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import click
 
 from features.errors import PairliftError
 from features.pairing.split import iso
 from ranker.cli.plugins import PLUGINS
+from ranker.cli.processes import Place, run_processes, until_told
 from ranker.serving.tls import ServerTls
 
 PATH = click.Path(path_type=Path, dir_okay=False)
@@ -59,18 +58,6 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Share of the requests (those with a request_id) that --feature-log takes.",
 )
 @click.option(
-    "--bundles",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Keep what `pairlift deploy` deploys in this folder, so that a restart goes on with it.",
-)
-@click.option(
-    "--follow",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Deploy the bundle at this place whenever another stands there, such as by `pairlift train --out DIR`.",
-)
-@click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     help="Answer GET /metrics for Prometheus on this port of the same address; 0 takes any free one. Default: none.",
@@ -83,12 +70,31 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Lines of the log on stderr: text, or a JSON object each.",
 )
 @click.option(
+    "--bundles",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Keep what `pairlift deploy` deploys in this folder, so that a restart goes on with it.",
+)
+@click.option(
+    "--follow",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Deploy the bundle at this place whenever another stands there, such as by `pairlift train --out DIR`.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
     metavar="SECONDS",
     help="After SIGTERM: report NOT_SERVING and answer all the same for so long, until load balancers ask others.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 99),
+    default=1,
+    show_default=True,
+    help="Processes that answer, behind one port: for machines with more cores than one process can use.",
 )
 @click.option("--tls-cert", type=PATH, help="PEM of the server's certificate; read anew when it changes.")
 @click.option("--tls-key", type=PATH, help="PEM of its private key, without a password; likewise.")
@@ -116,11 +122,12 @@ def serve(
     record_to: Path | None,
     feature_log: Path | None,
     feature_share: float,
-    bundles: Path | None,
-    follow: Path | None,
     metrics_port: int | None,
     log_format: str,
+    bundles: Path | None,
+    follow: Path | None,
     drain: float,
+    processes: int,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
@@ -155,31 +162,38 @@ def serve(
     trained on, and each counts once. [record] in the TOML has the limits. Where events cannot be written, served or
     exported, Describe says why (recording_problem), and the health of pairlift.v1.Recording is NOT_SERVING.
 
+    `pairlift top` shows what the server does. --metrics-port is for Prometheus. Traces, metrics and logs go to an
+    OpenTelemetry collector where pairlift[otel] is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set, with the SDK's
+    other usual variables. Calls may carry `traceparent` and `x-request-id` as metadata.
+
+    With --processes, so many are forked once all is loaded, and share its memory and the port; with --log, one more
+    records, and what comes to the others is sent on to it. Each follows the log, so that events are seen by all within
+    a second. One that dies is started again; those who asked it get UNAVAILABLE, and a client that tries again finds
+    another. Each answers GET /metrics on a port of its own, from --metrics-port on. Plugins are loaded and warmed
+    before the fork: threads of their own they must begin later.
+
     `pairlift deploy` puts another bundle in the place of BUNDLE while the server runs; see there. With --bundles, what
     is deployed is kept in DIR (linked or copied, and what is replaced is removed), a restart with the same BUNDLE goes
     on with it, and bundles of other machines can be uploaded. With --follow, a bundle that takes the place of the one
     in DIR is deployed in the same way: DIR is a bundle's folder, mostly BUNDLE itself. One that is refused is logged
     once, and tried again when it changes.
 
-    `pairlift top` shows what the server does. --metrics-port is for Prometheus. Traces, metrics and logs go to an
-    OpenTelemetry collector where pairlift[otel] is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set, with the SDK's
-    other usual variables. Calls may carry `traceparent` and `x-request-id` as metadata.
-
     \b
     Examples:
       pairlift serve work/bundle
       pairlift serve work/bundle --clock snapshot --port 0     # a log of the past, any free port
       pairlift serve work/bundle --log work/log                # record events too
+      pairlift serve work/bundle --log work/log --processes 8  # on a machine with more cores
       pairlift serve work/bundle --feature-log work/features --feature-share 0.05
       pairlift serve work/bundle --bundles work/deployed --follow work/bundle
       pairlift serve work/bundle --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --tokens tokens.txt
       grpcurl -plaintext 127.0.0.1:50051 pairlift.v1.RankingService/Describe
     """
     # Here and not above: the other commands start in a fraction of the time without LightGBM and the kernels.
-    from ranker.bundle import config_of, load_bundle
+    from ranker.bundle import Bundle, config_of, load_bundle
     from ranker.recording.recorder import SWITCH
     from ranker.recording.snapshots import origin_of, with_snapshot
-    from ranker.server import RecordTo, Server, warn_if_old
+    from ranker.server import RecordTo, Server, prepare, warn_if_old
     from ranker.serving.access import Access
     from ranker.serving.clock import now_wall
     from ranker.serving.listener import Listener
@@ -191,46 +205,47 @@ def serve(
     # Before the bundle is loaded, which takes a while.
     access = Access(_tls(tls_cert, tls_key, tls_client_ca), tokens, insecure)
     access.check(host)
-    with Listener(host, port, config_of(bundle).serve, access, metrics_port) as listener:
-        loaded = load_bundle(bundle)
-        if snapshot is not None:
-            loaded = with_snapshot(loaded, snapshot)
+    listen = partial(Listener, host, settings=config_of(bundle).serve, access=access)
+    records = None if record_to is None else RecordTo(record_to, None if snapshot is None else origin_of(snapshot))
+    features = None if feature_log is None else FeaturesTo(feature_log, feature_share)
+
+    def load() -> Bundle:
+        loaded = load_bundle(bundle) if snapshot is None else with_snapshot(load_bundle(bundle), snapshot)
         if clock == "wall":
             warn_if_old(loaded, now_wall())
-        origin = None if snapshot is None else origin_of(snapshot)
-        signals = _told()
-        server = Server(
-            loaded,
-            clock=clock,
-            listener=listener,
-            record_to=None if record_to is None else RecordTo(record_to, origin),
-            features_to=None if feature_log is None else FeaturesTo(feature_log, feature_share),
-            bundles=bundles,
-            follow=follow,
-        )
-        server.start()
-        click.echo(
-            f"pairlift serves bundle {loaded.version} "
-            f"(snapshot {iso(loaded.state.end)}, clock {clock}) on {server.address}"
-        )
-        if listener.metrics_address:
-            click.echo(f"metrics are on http://{listener.metrics_address}/metrics")
+        return loaded
+
+    def tell(served: Bundle, address: str, metrics: str) -> None:
+        end = iso(served.state.end)
+        click.echo(f"pairlift serves bundle {served.version} (snapshot {end}, clock {clock}) on {address}")
+        if metrics:
+            click.echo(f"metrics are on http://{metrics}/metrics")
         sys.stdout.flush()
-        if signals.get() == signal.SIGTERM and drain:
-            click.echo(f"pairlift is draining: NOT_SERVING, and requests are answered for {drain:g} s more")
-            server.drain()
-            with contextlib.suppress(Empty):
-                signals.get(timeout=drain)  # a second signal ends it at once
-        click.echo("pairlift is stopping: calls under way are finished")
-        server.stop()
 
-
-def _told() -> "SimpleQueue[int]":
-    """Return where SIGTERM and SIGINT come in from now on."""
-    signals: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda came, _: signals.put(came))
-    return signals
+    if processes == 1:
+        with listen(port, metrics_port=metrics_port) as listener:
+            make = partial(
+                Server,
+                clock=clock,
+                listener=listener,
+                record_to=records,
+                features_to=features,
+                bundles=bundles,
+                follow=follow,
+            )
+            until_told(
+                lambda: make(load()), drain, lambda s: tell(s.pipeline.bundle, s.address, listener.metrics_address)
+            )
+        return
+    # Several processes listen once they are forked: gRPC's threads cannot be.
+    loaded = load()
+    run_processes(
+        prepare(loaded, past=clock == "snapshot", record_to=records, features_to=features),
+        partial(Server, loaded, clock=clock, follow=follow),
+        partial(listen, shared=True),
+        Place(processes, host, port, metrics_port, bundles, drain),
+        lambda address, metrics: tell(loaded, address, metrics),
+    )
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:

@@ -27,6 +27,7 @@ class Exporter:
         self._trouble = ""  # why the last look for closed segments failed
         self._compared: set[Path] = set()  # segments whose Parquet file is known to be theirs
         self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="export", daemon=True)
 
     @property
     def problems(self) -> list[str]:
@@ -37,11 +38,13 @@ class Exporter:
 
     def start(self) -> None:
         """Begin to look."""
-        threading.Thread(target=self._work, name="export", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more, and wait for the export under way: behind that the log may be another process's."""
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _work(self) -> None:
         while True:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
-from features.files import sync
+from features.files import made_folder, sync
 from features.schema import F32, Catalog, is_text
 from ranker.request import Answer, Request
 
@@ -63,15 +63,14 @@ class FeatureLog:
         if not 0 < share <= 1:
             raise PairliftError(f"--feature-share {share}: a share above 0 and up to 1 was expected")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            made_folder(folder)
         except OSError as error:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
         self.folder, self.columns, self.version, self.share = folder, columns, version, share
         self.dropped = 0  # answers
         self._counting = threading.Lock()
         self._queue: queue.Queue[_Sampled | None] = queue.Queue(WAITING)
-        self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # from the first answer on: not before a process is forked
 
     def wants(self, request_id: str) -> bool:
         """Tell whether a request is sampled; one without an id cannot be joined to its feedback and never is."""
@@ -79,6 +78,8 @@ class FeatureLog:
 
     def offer(self, request: Request, answer: Answer, values: F32, arm: str = "") -> None:
         """Take an answer and float32[k, c] of its items; never waits. arm: of the user, empty for none."""
+        if self._thread is None:
+            self._start()
         sampled = _Sampled(
             catalog=request.state.catalog,
             request_id=request.request_id,
@@ -96,6 +97,12 @@ class FeatureLog:
             if dropped & (dropped - 1) == 0:
                 log.warning("feature log: %d answers lost so far: they come faster than the disk takes them", dropped)
 
+    def _start(self) -> None:
+        with self._counting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
+                self._thread.start()
+
     def _drop(self, answers: int) -> int:
         """Count answers that are lost; return how many are by now."""
         with self._counting:
@@ -104,8 +111,9 @@ class FeatureLog:
 
     def close(self) -> None:
         """Write what waits, and stop."""
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
 
     def _run(self) -> None:
         waiting: list[_Sampled] = []

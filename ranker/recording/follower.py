@@ -105,12 +105,13 @@ class Follower:
         self.live = Live(state, self.reader.feedback, unplaced, self.position.frame)
 
     def start(self) -> None:
-        """Begin to follow, again after `pause`."""
+        """Begin to follow, again after `pause`; nothing where it follows already."""
         if not self.live.running:
             self.live.start()
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._work, name="follow", daemon=True)
-        self._thread.start()
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._work, name="follow", daemon=True)
+            self._thread.start()
 
     def catch_up(self) -> None:
         """Start, and wait for all that was durable before; PairliftError where it cannot be read or is too much."""
@@ -143,6 +144,7 @@ class Follower:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+            self._thread = None
 
     def wake(self) -> None:
         """Look at the log now."""

@@ -46,16 +46,15 @@ class Recorder:
         *,
         wall: Callable[[], int],
         past: bool = False,
-        on_health: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Lock the log and read which event ids it has; PairliftError where it is locked or damaged.
 
-        wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known. on_health:
-        called with False where there is a `problem`, and True where it is over.
+        wall: the clock (µs UTC). past: the log's time is not the clock's but the end of what is known.
         """
         self.folder, self._wall, self._past = folder, wall, past
         self._begin = bundle.state.end
-        self._on_health, self._well = on_health, True
+        self._on_health: Callable[[bool], None] = lambda _: None
+        self._well = True
         self._counting = threading.Lock()
         self._reserved = 0  # events that are being written
         self._ahead: deque[tuple[int, int]] = deque()  # (frame, events) of those that the follower may lack yet
@@ -88,9 +87,12 @@ class Recorder:
             )
         self._follower = follower
 
-    def start(self) -> None:
-        """Begin to write; PairliftError where that cannot be, or with all event ids the memory is too little."""
-        follower = self._used
+    def start(self, on_health: Callable[[bool], None]) -> None:
+        """Begin to write; PairliftError where that cannot be, or with all event ids the memory is too little.
+
+        on_health: called with False where there is a `problem`, and True where it is over.
+        """
+        self._on_health, follower = on_health, self._used
         # Those of events that the bundle or a snapshot has are known too, for `dedupe_days`.
         ids = max(len(self._writer.seen) - follower.position.served, 0)
         for line in memory_lines(follower.memory, follower.settings, ids):

@@ -19,7 +19,7 @@ import numpy as np
 
 from features.arrays import load_arrays, save_arrays
 from features.errors import PairliftError
-from features.files import sync, sync_tree, written
+from features.files import made_folder, sync, sync_tree, written
 from features.log.recorded import Recorded
 from features.log.segments import checksum_of
 from features.pairing.split import iso
@@ -68,7 +68,7 @@ def write_snapshot(parent: Path, frozen: Frozen, log: str, bundle: str, checksum
     name = f"{stamp}-{frozen.frame}-{bundle}"
     # Not `written_folder`, which replaces: several may be written at once, and each finds its own name.
     partial = parent / f".{name}.{uuid.uuid4().hex}{PARTIAL}"
-    parent.mkdir(parents=True, exist_ok=True)
+    made_folder(parent)
     partial.mkdir()
     try:
         save_state(partial, frozen.state)

@@ -9,6 +9,7 @@ import grpc
 from features.errors import PairliftError
 from ranker.asking.channel import is_loopback
 from ranker.serving.callers import Callers
+from ranker.serving.port import UNIX
 from ranker.serving.rights import Rights
 from ranker.serving.tls import ServerTls
 from ranker.serving.tokens import Tokens
@@ -24,7 +25,7 @@ class Access:
 
     def check(self, host: str) -> None:
         """Raise PairliftError where listening on that host would show what is said, or tokens, to the network."""
-        if self.tls is not None or is_loopback(host):
+        if self.tls is not None or host.startswith(UNIX) or is_loopback(host):
             return
         if not self.insecure:
             raise PairliftError(

@@ -102,7 +102,7 @@ class Admission(Generic[C]):
     def end(self, seconds: float | None, now: float) -> tuple[list[C], list[C]]:
         """Take the end of a call at work; return those that begin now, and those that are over.
 
-        seconds: that it took; None where nothing was done.
+        seconds: that it took; None where it was not answered.
         """
         if seconds is not None:
             self.limiter.took(seconds, self.at_work)

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 #: metadata of a call, with `low` for one that its caller can do without: such calls are refused first
 PRIORITY = "pairlift-priority"
-#: of every service that the gate shuts before the server is ready and when it stops
-SERVICES = "/pairlift."
+#: services that the gate shuts before the server is ready and when it stops; health and metrics answer meanwhile
+SHUT = ("/pairlift.v1.RankingService/", "/pairlift.v1.AdminService/")
 #: ms after which a refused caller is to ask again, by gRPC's own trailer; several, lest all come back at once
 RETRY = tuple((("grpc-retry-pushback-ms", str(ms)),) for ms in (500, 1300, 700, 1100, 900))
 #: niceness of workers beyond one for each core: gRPC's own thread must keep up with what comes, or calls queue where
@@ -79,7 +79,7 @@ class Call:
     came: float  # when it came, in seconds (monotonic)
     low: bool  # whether its caller can do without it
     refusal: Refusal | None = None  # why it is over; None: it is let in
-    read: bool = False  # whether its message was read, so that its time is one of an answer
+    answered: bool = False  # whether its time is that of an answer
 
 
 class Gate(grpc.ServerInterceptor):
@@ -132,15 +132,16 @@ class Gate(grpc.ServerInterceptor):
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Return the way of a call through the gate: gRPC asks on its own thread, before it reads a message."""
-        handler, method = continuation(handler_call_details), handler_call_details.method
-        if handler is None or not method.startswith(SERVICES):
-            return handler
+        method = handler_call_details.method
         if method not in self._typical:
-            return handler if self._shut is None else _ending(handler, partial(self._end, self._shut))
+            handler, shut = continuation(handler_call_details), self._shut
+            if handler is None or shut is None or not method.startswith(SHUT):
+                return handler
+            return _ending(handler, partial(self._end, shut))
         low = any(key == PRIORITY and value == "low" for key, value in handler_call_details.invocation_metadata)
         door = self._doors.get((method, low))
         if door is None:
-            door = self._doors[method, low] = self._door(handler, method, low)
+            door = self._doors[method, low] = self._door(continuation(handler_call_details), method, low)
         return door
 
     def _door(self, handler: Any, method: str, low: bool) -> Any:
@@ -195,7 +196,7 @@ class Gate(grpc.ServerInterceptor):
         with self._lock:
             if call.refusal is not None:
                 self._admission.waiting.crowd()
-            begin, over = self._admission.end(now - begun if call.read else None, now)
+            begin, over = self._admission.end(now - begun if call.answered else None, now)
             for one in begin[1:]:  # the limit has grown
                 self._hand_over(one)
         for one in over:
@@ -214,12 +215,13 @@ class Gate(grpc.ServerInterceptor):
         call.refusal = call.refusal or self._hopeless(method, context)
         if call.refusal is not None:
             self._end(call.refusal, context)
-        begun, call.read = time.monotonic(), True
+        begun = time.monotonic()
         try:
             message = handler.request_deserializer(next(messages))
         except (StopIteration, DecodeError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
         answer = handler.unary_unary(message, context)
+        call.answered = True
         with self._lock:
             self._typical[method].add(time.monotonic() - begun)
         return answer

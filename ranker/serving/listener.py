@@ -38,10 +38,12 @@ class Listener:
         settings: ServeSettings,
         access: Access = ANYBODY_HERE,
         metrics_port: int | None = None,
+        shared: bool = False,
     ) -> None:
         """Bind the port (0: any free one) and answer; PairliftError where it cannot be bound, or may not be.
 
         metrics_port: where GET /metrics is answered on the same host (0: any free one); None: nowhere.
+        host, shared: as for `ranker.serving.port`.
         """
         access.check(host)
         self.health, self.gate, self.meters = Health(), Gate(LIMITED, settings), Meters()
@@ -51,7 +53,7 @@ class Listener:
         watch = Watch(self.meters, None if self._telemetry is None else self._telemetry.ended)
         # What rights and the gate refuse is not watched: they count it.
         passed = (*access.around(self.gate, settings.calls_per_caller), watch)
-        self._server = grpc_server(passed, settings.connection_age // 1000)
+        self._server = grpc_server(passed, settings.connection_age // 1000, shared)
         self.address = bind(self._server, host, port, access.credentials())
         self._stop_metrics: Callable[[], None] | None = None
         #: where GET /metrics is answered; empty: nowhere
@@ -60,12 +62,13 @@ class Listener:
             bound, self._stop_metrics = self.meters.serve(host, metrics_port)
             self.metrics_address = f"{host}:{bound}"
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(self.service, self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(self.admin, self._server)
         metrics_pb2_grpc.add_MetricsServiceServicer_to_server(MetricsService(self.meters), self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self.admin, self._server)
         self.health.add_to(self._server)
         channelz.add_channelz_servicer(self._server)
-        names = (SERVICE, ADMIN, METRICS, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME)
+        names = (SERVICE, METRICS, ADMIN, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME)
         add_reflection(names, self._server)
+        self._stopped = False
         self._server.start()
 
     def __enter__(self) -> Self:
@@ -75,7 +78,10 @@ class Listener:
         self.stop(0)
 
     def stop(self, grace: float) -> None:
-        """Refuse new calls, give those under way `grace` seconds, and end the threads."""
+        """Refuse new calls, give those under way `grace` seconds, and end the threads; once."""
+        if self._stopped:
+            return
+        self._stopped = True
         self.gate.shut()
         self._server.stop(grace).wait()
         self.gate.close()

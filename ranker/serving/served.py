@@ -75,7 +75,7 @@ class Served:
     ) -> pb.RecommendResponse:
         """Propose and rank. check: as `Request.check`. arm: of the user, empty for none.
 
-        aside: nobody gets the answer, so nothing of it is logged.
+        aside: nobody gets the answer, so nothing of it is logged or counted.
         """
         k = self.wire.k(message)
         asked = self._asked(message, check, arm, aside)
@@ -110,9 +110,9 @@ class Served:
 
     def _answered(self, asked: Request, found: Answer, arm: str) -> None:
         """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
-        call = CURRENT.get()
+        call = CURRENT.get()  # none for what is asked aside: it runs on a thread of its own
         if call is not None:
-            call.bundle, call.arm, call.columns, call.answer = self.bundle.version, arm, self.bundle.columns, found
+            call.bundle, call.columns, call.arm, call.answer = self.bundle.version, self.bundle.columns, arm, found
         if self.feature_log is not None and found.values is not None:
             self.feature_log.offer(asked, found, found.values, arm)
 

@@ -13,6 +13,7 @@ from ranker.recording.batch import Outcome
 from ranker.recording.recorder import Recorder
 from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import awaited
 from ranker.serving.status import finished
 from ranker.serving.watching.meters import Meters
@@ -24,9 +25,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
     """The methods of ranking.proto. Its gate is shut until `use` has said what answers."""
 
     deployment: Deployment
-    recorder: Recorder | None
+    recorder: Recorder | Elsewhere | None
 
-    def use(self, deployment: Deployment, recorder: Recorder | None, streams: int) -> None:
+    def use(self, deployment: Deployment, recorder: Recorder | Elsewhere | None, streams: int) -> None:
         """Answer from a deployment. streams: RecordEvents calls that may be open at a time."""
         self.deployment, self.recorder = deployment, recorder
         self._most_streams = streams
@@ -67,6 +68,9 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
             )
             return
         try:
+            if isinstance(self.recorder, Elsewhere):
+                yield from self.recorder.record(request_iterator, context)
+                return
             for number, message in enumerate(request_iterator):
                 outcome = finished(
                     context, partial(_record_message, self.recorder, message), f"batch {number}: ", writes=True
@@ -80,6 +84,8 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
         if self.recorder is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_LOG)
             return None
+        if isinstance(self.recorder, Elsewhere):
+            return self.recorder.snapshot(request, context)
         follower = self.deployment.active.follower
         assert follower is not None
         folder, state, frame = finished(context, follower.snapshot, writes=True)

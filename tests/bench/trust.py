@@ -33,6 +33,7 @@ if __name__ in ("__main__", "__mp_main__"):
 import click  # noqa: E402
 import numpy as np  # noqa: E402
 import trust_reports as reports  # noqa: E402
+from results_store import Store, Task  # noqa: E402
 from trust_plugins import HONEST, USELESS  # noqa: E402
 
 from ranker.hashes import hash_file, hash_value  # noqa: E402
@@ -44,8 +45,7 @@ LEAKING_WORLDS = 2
 ENOUGH = 1000
 TARGETS = "coverage within .93 and .97, false_useful at most .035, leaks_found 1, false_leaks 0"
 
-#: part, then the arguments of its function in `trust_reports`
-Task = tuple[str, tuple[Any, ...]]
+#: what runs the tasks of each part
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "truth": reports.truth,
     "covered": reports.covered,
@@ -78,26 +78,6 @@ def code_key() -> str:
     ours = ("ranker", "features", "trust_world", "trust_plugins", "trust_reports", "leaky", "world")
     files = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] in ours}
     return hash_value([(name, hash_file(Path(path))) for name, path in sorted(files.items()) if path])
-
-
-class Store:
-    """Results by task, one a line of a file, written as they come."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.found = path, dict[Task, dict[str, Any]]()
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                (part, arguments), result = json.loads(line)
-            except ValueError:  # a line that was cut short when the run was stopped
-                continue
-            self.found[part, tuple(arguments)] = result
-
-    def add(self, task: Task, result: dict[str, Any]) -> None:
-        """Append one."""
-        self.found[task] = result
-        with self.path.open("a") as file:
-            file.write(json.dumps([task, result]) + "\n")
 
 
 def run(tasks: list[Task], store: Store, processes: int) -> None:

@@ -86,7 +86,12 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(folder, partial, copy_function=_link_or_copy)
             sync_tree(partial)
-            partial.rename(place)
+            try:
+                partial.rename(place)
+            except OSError:
+                if not place.exists():
+                    raise
+                shutil.rmtree(partial, ignore_errors=True)  # another process of the server was faster
         return Place(folder=str(place), version=manifest["version"])
 
     def offered(self, manifest: bytes) -> list[str]:

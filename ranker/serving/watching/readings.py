@@ -8,10 +8,11 @@ from features.schema import SECOND
 from ranker.recording.recorder import Recorder
 from ranker.serving import clock
 from ranker.serving.deployment import Deployment
+from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import Gate
 
 
-def of_server(deployment: Deployment, recorder: Recorder | None) -> Iterator[Metric]:
+def of_server(deployment: Deployment, recorder: Recorder | Elsewhere | None) -> Iterator[Metric]:
     """Yield what is to be read of bundles, their states and their parts, and of the recording."""
     yield from _of_bundles(deployment)
     if recorder is not None:
@@ -23,11 +24,11 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _of_bundles(deployment: Deployment) -> Iterator[Metric]:
-    served = deployment.active
-    info = GaugeMetricFamily(
-        "pairlift_bundle_info", "Which bundles answer, and whom.", labels=("bundle", "name", "role", "arm")
-    )
-    for role, arm, one in deployment.standing.roles:
+    standing = deployment.standing
+    served = standing.active
+    labels = ("bundle", "name", "role", "arm")
+    info = GaugeMetricFamily("pairlift_bundle_info", "Which bundles are deployed, and whom they answer.", labels=labels)
+    for role, arm, one in standing.roles:
         info.add_metric((one.bundle.version, one.bundle.config.name, role, arm), 1)
     yield info
     end = served.pipeline.state.end
@@ -59,7 +60,7 @@ def of_gate(gate: Gate) -> Iterator[Metric]:
     yield refused
 
 
-def _of_recording(deployment: Deployment, recorder: Recorder) -> Iterator[Metric]:
+def _of_recording(deployment: Deployment, recorder: Recorder | Elsewhere) -> Iterator[Metric]:
     yield CounterMetricFamily("pairlift_recorded_events", "Events that are recorded.", value=recorder.count)
     yield _gauge("pairlift_recording_ok", "1, or 0 where there is a recording_problem.", not recorder.problem)
     follower = deployment.active.follower

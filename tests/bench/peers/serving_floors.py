@@ -36,7 +36,7 @@ ROUNDS, CALLS = 9, 40
 #: distinct inputs of each stage
 INPUTS = 64
 NEAREST, RECALL, QUERIES = 500, 0.95, 200
-LISTS = "IVF1024,SQfp16"
+LISTS, IN_A_LIST = 1024, 100  # the most lists, and the least items of one
 PROBES = (2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 192, 256)
 
 Stage = Callable[[int], object]
@@ -130,7 +130,8 @@ def retrieval(folder: Path, keys: F32, queries: F32) -> tuple[dict[str, Stage], 
 def _lists(path: Path, keys: F32) -> Any:
     """Return the inverted lists, made once."""
     if not path.exists():
-        made = faiss.index_factory(keys.shape[1], LISTS, faiss.METRIC_INNER_PRODUCT)
+        lists = max(1, min(LISTS, len(keys) // IN_A_LIST))
+        made = faiss.index_factory(keys.shape[1], f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
         made.train(keys[:: max(1, len(keys) // 100_000)])
         made.add(keys)
         faiss.write_index(made, str(path))

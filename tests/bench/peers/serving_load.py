@@ -1,9 +1,9 @@
 """Load in an open loop: calls begin at times that were fixed beforehand, whatever the server does.
 
-A caller who waits counts from when the call was due, not from when it could be sent (else a server that stalls would be
-asked less while it stalls: "coordinated omission"). One thread, some connections; a call that is not answered by its
-deadline is reset, as gRPC's clients do. How late the calls were sent is reported too: a run in which this process itself
-was late says nothing (`Outcome.lag_ms`).
+A caller who waits counts from when the call was due, not from when it could be sent (else a server that stalls would
+be asked less while it stalls: "coordinated omission"). One thread, some connections; a call that is not answered by its
+deadline is reset, as gRPC's clients do. How late the calls were sent is reported too: a run in which this process
+itself was late says nothing (`Outcome.lag_ms`).
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from serving_http2 import Connection, call_of
 
 from features.schema import F64, I64
 
-OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 4, 8, 14
+OK, CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 1, 4, 8, 14
 #: of a call whose deadline passed without a status from the server
 GIVEN_UP = -1
 CONNECTIONS = 8
@@ -42,6 +42,7 @@ class Calls:
     method: Sequence[str]  # [n], /package.Service/Method
     message: Sequence[bytes]  # [n]
     deadline: float | None = None  # seconds from when a call is due
+    at_once: int | None = None  # no more than so many are open at a time (a closed loop, where all are due at 0)
 
     def __len__(self) -> int:
         return len(self.due)
@@ -77,7 +78,8 @@ class Outcome:
     def counts(self) -> dict[str, int]:
         """Return how many calls ended in which way."""
         late = 0 if self.deadline is None else int((self.status == OK).sum()) - self.good
-        named = {"deadline": DEADLINE_EXCEEDED, "exhausted": RESOURCE_EXHAUSTED, "unavailable": UNAVAILABLE}
+        named = {"deadline": DEADLINE_EXCEEDED, "exhausted": RESOURCE_EXHAUSTED}
+        named |= {"cancelled": CANCELLED, "unavailable": UNAVAILABLE}
         found = {name: int((self.status == code).sum()) for name, code in named.items()}
         found["deadline"] += int((self.status == GIVEN_UP).sum())
         found = {"ok": int((self.status == OK).sum()) - late, "late": late, **found}
@@ -104,21 +106,33 @@ def poisson(rate: float, seconds: float, seed: int) -> F64:
     return times[times < seconds]
 
 
-def drive(address: str, calls: Calls, meanwhile: Callable[[float], None] | None = None) -> Outcome:
-    """Make the calls and return what became of them. meanwhile: is told the seconds of the run now and then."""
+def phases(parts: Sequence[tuple[float, float]], seed: int) -> F64:
+    """Return the arrival times of Poisson processes that follow each other: (rate, seconds) of each."""
+    begins = np.cumsum([0.0, *(seconds for _, seconds in parts)])
+    return np.concatenate(
+        [
+            begin + poisson(rate, long, seed + k)
+            for k, (begin, (rate, long)) in enumerate(zip(begins, parts, strict=False))
+        ]
+    )
+
+
+def drive(address: str, calls: Calls, until: Callable[[], bool] | None = None) -> Outcome:
+    """Make the calls and return what became of them. until: asked often; once it says so, no further calls begin."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0)  # wake within 1 µs, not 50
     host, _, port = address.rpartition(":")
     run = _Run(host, int(port), calls)
     collects = gc.isenabled()
     gc.disable()
     try:
-        run.go(meanwhile)
+        made = run.go(until)
     finally:
         if collects:
             gc.enable()
         for connection in run.connections:
             connection.close()
-    return Outcome(calls.due, run.sent, run.done, run.status, calls.deadline, run.bodies)
+    arrays = (each[:made] for each in (calls.due, run.sent, run.done, run.status))
+    return Outcome(*arrays, calls.deadline, run.bodies)
 
 
 class _Run:
@@ -133,27 +147,28 @@ class _Run:
         self.status, self.bodies = np.full(n, GIVEN_UP), []
         self.waiting: deque[int] = deque()  # due and not sent: the connections take no more for now
         self.expiring: deque[tuple[int, Connection, int]] = deque()  # (call, connection, stream), the first due first
-        self.left = n  # calls without an end
+        self.begun = self.ended = 0  # calls
         self.connections = [Connection(host, port) for _ in range(CONNECTIONS)]
         self.turn = cycle(range(CONNECTIONS))
 
-    def go(self, meanwhile: Callable[[float], None] | None) -> None:
-        """Run to the end of the last call."""
+    def go(self, until: Callable[[], bool] | None) -> int:
+        """Run to the end of the last call; return how many were due."""
         due, clock = self.calls.due.tolist(), time.perf_counter
-        end = due[-1] + (PATIENCE if self.calls.deadline is None else self.calls.deadline) if due else 0.0
+        patience = PATIENCE if self.calls.deadline is None else self.calls.deadline
         begun, k = clock() + LEAD, 0
-        while self.left:
+        while self.ended < len(due):
             now = clock() - begun
             while k < len(due) and due[k] <= now:
                 self.waiting.append(k)
                 k += 1
             self._send(clock, begun)
             self._expire(now)
-            if now > end and k == len(due):
+            if k == len(due) and now > due[-1] + patience and self.calls.at_once is None:
                 break
-            if meanwhile is not None:
-                meanwhile(now)
+            if until is not None and k < len(due) and until():
+                del due[k:]
             self._receive(self._pause(due, k, clock() - begun), clock, begun)
+        return k
 
     def _pause(self, due: list[float], k: int, now: float) -> float:
         """Return how long nothing is to be done unless an answer comes."""
@@ -166,11 +181,12 @@ class _Run:
         while self.waiting:
             call = self.waiting[0]
             block, data = self.buffers[call]
-            connection = self._free(data)
+            connection = None if self.begun - self.ended == self.calls.at_once else self._free(data)
             if connection is None:
                 return
             self.waiting.popleft()
             stream = connection.begin(call, block, data, keep=call % KEPT == 0)
+            self.begun += 1
             self.sent[call] = clock() - begun
             if self.calls.deadline is not None:
                 self.expiring.append((call, connection, stream))
@@ -199,12 +215,12 @@ class _Run:
             return
         latest = now - self.calls.deadline
         while self.expiring and self.calls.due[self.expiring[0][0]] <= latest:
-            call, connection, stream = self.expiring.popleft()
+            _, connection, stream = self.expiring.popleft()
             if connection.give_up(stream):
-                self.left -= 1
+                self.ended += 1
         while self.waiting and self.calls.due[self.waiting[0]] <= latest:
             self.waiting.popleft()
-            self.left -= 1
+            self.ended += 1
 
     def _receive(self, pause: float, clock: Callable[[], float], begun: float) -> None:
         reading = [c for c in self.connections if not c.closing or c.open]
@@ -217,13 +233,14 @@ class _Run:
             connection = sockets[ready]
             for ended in connection.receive():
                 self.done[ended.call], self.status[ended.call] = clock() - begun, ended.status
-                self.left -= 1
+                self.ended += 1
                 if ended.body:
                     self.bodies.append(ended.body[5:])
         for connection in self.connections:
             self.waiting.extendleft(connection.unseen)
+            self.begun -= len(connection.unseen)
             connection.unseen.clear()
             for call in connection.failed:
                 self.done[call], self.status[call] = clock() - begun, UNAVAILABLE
-                self.left -= 1
+                self.ended += 1
             connection.failed.clear()
