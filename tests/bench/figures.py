@@ -110,10 +110,11 @@ def serving_table(result: dict[str, Any]) -> str:
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Asked for 3 times that, it gives {_plain(r['overload_goodput_3x'])} of it in time; of FastAPI, Feast on Redis "
-        f"and LightGBM's own predict it answers {_plain(r['throughput_vs_fastapi_feast'])} times the requests. The bare "
-        "stages are a gRPC echo of the same messages, the tower, a gather, the compiled forest, and the nearest 500 by "
-        f"faiss. `{result['command']}`, {result['date']}; {result['machine']}.",
+        f"Asked for 3 times as many, it answers {_plain(r['overload_goodput_3x'])} of them in time. FastAPI, Feast on "
+        "Redis and LightGBM's own predict answer one request where it answers "
+        f"{_plain(r['throughput_vs_fastapi_feast'])}. The bare stages are a gRPC echo of the same messages, the tower, a "
+        "gather, the compiled forest, and the nearest 500 by faiss. "
+        f"`{result['command']}`, {result['date']}; {result['machine']}.",
     ]
     return "\n".join(lines)
 
