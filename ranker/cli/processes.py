@@ -66,7 +66,7 @@ def run_processes(
     from ranker.server import Forked
     from ranker.serving.listener import Listener
     from ranker.serving.port import UNIX, address_of, reserve
-    from ranker.serving.supervisor import Supervisor
+    from ranker.serving.processes.supervisor import Supervisor
 
     held, port = reserve(place.host, place.port)
     folder = Path(tempfile.mkdtemp(prefix="pairlift-"))  # nobody else may enter it
