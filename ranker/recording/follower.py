@@ -253,6 +253,7 @@ class Follower:
         self.position = Position(frames[-1].number, count)
         if self._seen is not None:
             self._seen.add(keys[~known], frames[-1].arrival)
+            self._seen.forget(frames[-1].arrival)
 
 
 def limit_reached(count: int, most: int) -> LimitError:

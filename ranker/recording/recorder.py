@@ -110,7 +110,9 @@ class Recorder:
         n, most = batch.events.num_rows, follower.settings.max_batch
         if n > most:
             raise RequestError(f"at most {most:,} events in a batch were expected, found {n:,}")
-        good = follower.reader.checked(batch, self.clock(), self._wall() + follower.settings.tolerance)
+        # An older Pairlift let an event arrive before its time, by `tolerance` at most.
+        tolerance, since = follower.settings.tolerance, self._writer.seen.since
+        good = follower.reader.checked(batch, self.clock(), self._wall() + tolerance, since + tolerance)
         m = good.table.num_rows
         if not m:
             return Outcome(0, 0, good.refused)

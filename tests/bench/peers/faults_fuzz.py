@@ -157,9 +157,11 @@ class _Fuzz:
         with self._counting:
             self._under_way.discard(call)
             self._codes[code.name if isinstance(code, grpc.StatusCode) else "none"] += 1
-            if not isinstance(code, grpc.StatusCode) or any(word in said for word in ABRUPT):
+            # A deadline, or a cancelled call, ends with a status of the caller's own.
+            own = code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+            if not isinstance(code, grpc.StatusCode) or (not own and any(word in said for word in ABRUPT)):
                 self._without += 1
-                self._problems.setdefault(f"a call ended without the server's status: {said[:80]}")
+                self._problems[f"a call ended without the server's status: {code} {said[:80]}"] = None
 
     def _settle(self) -> None:
         """Wait until no call is under way; count those that do not end."""
