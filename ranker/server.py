@@ -23,8 +23,8 @@ from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
 from ranker.serving.callers.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
-from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
+from ranker.serving.processes.elsewhere import Elsewhere
 from ranker.serving.rollout.deployer import Deployer
 from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store

@@ -224,7 +224,7 @@ def test_a_port_that_is_taken_is_an_error_also_where_it_is_shared(bundle, writte
 
 SUPERVISOR = """
 import logging, os, signal, sys, time
-from ranker.serving import supervisor
+from ranker.serving.processes import supervisor
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 supervisor.HEALTHY, supervisor.GRACE = float(sys.argv[2]), 1.0
 def work(number, on_ready):
