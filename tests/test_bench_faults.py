@@ -42,7 +42,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_benchmark_runs_is_resumed_and_adds_up(faults: Any, folder: str, tmp_path: Path) -> None:
-    tasks = [("kill", (1, 3, folder)), ("cut", (1, 4, folder))]
+    tasks = [("kill", (1, 3, folder)), ("cut", (1, 4, folder)), ("fuzz", (1, 400, folder))]
     store = faults.Store(tmp_path / "results.jsonl")
     faults.run(tasks, store, 1)
     with store.path.open("a") as file:
@@ -53,15 +53,18 @@ def test_the_benchmark_runs_is_resumed_and_adds_up(faults: Any, folder: str, tmp
     assert figures == json.loads(json.dumps(figures))
     assert (figures["kill_trials"], figures["power_cut_trials"], figures["kill_trials_midway"] > 0) == (3, 4, True)
     assert [figures[name] for name in ("kill_lost_events", "power_cut_lost_events", "twice_counted_events")] == [0] * 3
+    assert [figures[f"fuzz_{name}"] for name in ("crashes", "hangs", "without_status", "internal")] == [0] * 4
+    assert figures["fuzz_messages"] >= 400
+    assert {"OK", "INVALID_ARGUMENT", "UNIMPLEMENTED"} <= figures["fuzz_codes"].keys()
     assert figures["problems"] == []
     assert "power_cut_lost_events" in faults.table(figures)
 
 
 def test_all_trials_are_asked_for(faults: Any) -> None:
-    tasks = faults.tasks_of(1000, 995, Path("x"))
+    tasks = faults.tasks_of(1000, 995, 50_000, Path("x"))
     assert len(set(tasks)) == len(tasks)
     trials = {part: sum(arguments[1] for name, arguments in tasks if name == part) for part in faults.PARTS}
-    assert (trials["kill"] + trials["serve"], trials["serve"], trials["cut"]) == (1000, 50, 995)
+    assert (trials["kill"] + trials["serve"], trials["serve"], trials["cut"], trials["fuzz"]) == (1000, 50, 995, 50_000)
 
 
 def test_a_log_that_is_not_synced_is_found(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

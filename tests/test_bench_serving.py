@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent / "bench" / "peers"))
 
 from serving_http2 import LONGEST, call_of
-from serving_load import GIVEN_UP, OK, Calls, Outcome, drive, percentile, phases, poisson
+from serving_load import DEADLINE_EXCEEDED, GIVEN_UP, OK, Calls, Outcome, drive, percentile, phases, poisson
 from serving_queue import CLOSE, capacity, fifo, recovery, refused_ceiling
 
 METHOD = "/bench.Service/Do"
@@ -164,17 +164,17 @@ def test_each_way_to_end_is_counted_once() -> None:
         words[7 * place + 5] = word
     words[50] = words[99] = "sleep 3"
     with serving() as (address, service, _):
-        outcome = drive(address, calls(words, deadline=1.0))
+        outcome = drive(address, calls(words, deadline=1.5))
     assert outcome.counts() == {
         "ok": 86, "late": 0, "deadline": 2, "exhausted": 7, "cancelled": 0, "unavailable": 3, "other": 2,
     }  # fmt: skip
     assert outcome.good == 86
     assert len(outcome.status) == 100
-    assert outcome.status[99] == GIVEN_UP
+    assert outcome.status[99] in (GIVEN_UP, DEADLINE_EXCEEDED)  # of this side or of the server's, whoever was first
     assert np.isinf(outcome.latency_ms[50])
     assert outcome.bodies == [b"ok" * 3]  # the first of each 50; the other one was given up
     assert len(service.seen) == 100
-    assert all(left is not None and 0.5 < left <= 1.0 for left in service.seen)
+    assert all(left is not None and 0.5 < left <= 1.5 for left in service.seen)
 
 
 def test_a_call_that_waits_for_another_counts_from_when_it_was_due() -> None:

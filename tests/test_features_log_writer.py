@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import PairliftError
-from features.log import segments
+from features.log import segments, tail
 from features.log.dedupe import SeenIds, keys_of
 from features.log.reader import LogReader
 from features.log.segments import FRAME, SEGMENT, checksum_of, export_segment, frame_heads, segment_files, segment_name
@@ -251,6 +251,41 @@ def test_a_full_disk_is_an_error_and_the_log_goes_on_when_there_is_room(tmp_path
     assert ids_in(frames) == [1, 3, 4]
 
 
+def test_a_start_on_a_full_disk_records_once_there_is_room(tmp_path, monkeypatch):
+    opened(tmp_path)[0].close()
+    monkeypatch.setattr("features.log.writer.LOOK_EVERY", 0.02)
+    code, written = [errno.ENOSPC], tail._write
+
+    def write(handle, data):
+        if code[0]:
+            raise OSError(code[0], os.strerror(code[0]))
+        written(handle, data)
+
+    def allocate(*_):
+        if code[0]:
+            raise OSError(code[0], os.strerror(code[0]))
+
+    monkeypatch.setattr("features.log.tail._write", write)
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    writer, _ = opened(tmp_path)
+    assert writer.problem.endswith("make room, then send the batch again")
+    with pytest.raises(LogError, match="No space left on device"):
+        writer.append(table([1])).result()
+    time.sleep(0.1)
+    assert writer.problem
+    code[0] = 0
+    until = time.monotonic() + 5
+    while writer.problem and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not writer.problem
+    assert writer.append(table([1])).result().number == 1
+    writer.close()
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".log"] == [f"{1:020d}.log"]
+    code[0] = errno.EIO  # another fault of the disk keeps the server from starting
+    with pytest.raises(LogError, match="Input/output error"):
+        opened(tmp_path)
+
+
 def test_after_a_failed_fsync_nothing_more_is_acknowledged(tmp_path, monkeypatch):
     writer, _ = opened(tmp_path)
     writer.append(table([1])).result()
@@ -388,6 +423,8 @@ def test_ids_are_known_for_as_long_as_was_asked(adds, text):
             elif i not in model:
                 assert not known[place]
         seen.add(keys[~known], now)
+        seen.forget(now)
+        assert seen.since <= now - keep
         model |= {i: now for i, was in zip(ids, known, strict=True) if not was}
 
 

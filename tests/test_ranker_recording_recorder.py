@@ -18,12 +18,13 @@ from served import ROOT, batch, expected_state, health_of, random_batches, recor
 from world import with_config, write_world_bundle
 
 from features.errors import PairliftError
-from features.log.segments import segment_files
-from features.schema import DAY
+from features.log.segments import read_segment, segment_files
+from features.schema import DAY, HOUR, MINUTE
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
 from ranker.server import RecordTo, Server
 from ranker.serving.health import RECORDING, SERVICE
+from ranker.serving.served import FeaturesTo
 from ranker.settings import RecordSettings
 
 
@@ -256,3 +257,105 @@ def test_kill_9_of_a_server_that_records(world, parts, tmp_path):
         assert rest[:acknowledged] == [0] * acknowledged
         server.follower.drain(10)
         same(server.pipeline.state, expected_state(bundle, world, batches))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_stops_recording_and_not_ranking(bundle, world, small_disk, tmp_path, monkeypatch):
+    monkeypatch.setattr("ranker.recording.exports.EXPORT_EVERY", 0.02)
+    monkeypatch.setattr("features.log.writer.LOOK_EVERY", 0.05)
+    batches = list(random_batches(np.random.default_rng(3), bundle, [20, 300, 300]))  # the larger need new pages
+    log, filler = small_disk / "log", small_disk / "filler"
+    to = FeaturesTo(small_disk / "served", 1.0)
+
+    def fill():
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(512)):
+                pass
+
+    def refused(client, server, sent):
+        with pytest.raises(ServerError, match="make room, then send the batch again") as caught:
+            list(client.record([sent]))
+        assert caught.value.code == "RESOURCE_EXHAUSTED"
+        assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
+        with pytest.raises(ServerError) as caught:
+            client.snapshot()
+        assert caught.value.code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+        ranked = client.rank(int(bundle.state.catalog.user_ids[3]), [int(bundle.state.catalog.item_ids[5])])
+        assert ranked.items
+        assert [health_of(server, name) for name in ("", SERVICE)] == ["SERVING"] * 2
+        assert not list((log / "snapshots").glob("*.partial"))
+
+    def comes_back(client, server):
+        filler.unlink()
+        assert within(5, lambda: health_of(server, RECORDING) == "SERVING")  # though nobody sends anything
+        assert client.describe().recording_problem == ""
+
+    with recording(bundle, log, features_to=to) as (server, client):
+        list(client.record(batches[:1]))
+        fill()
+        refused(client, server, batches[1])
+        comes_back(client, server)
+        assert [o.recorded for o in client.record(batches[1:2])] == [300]
+        fill()
+    with recording(bundle, log, features_to=to) as (server, client):  # a start on a full disk
+        fill()
+        refused(client, server, batches[2])
+        comes_back(client, server)
+        assert [(o.recorded, o.duplicates) for o in client.record(batches)] == [(0, 20), (0, 300), (300, 0)]
+        server.follower.drain(5)
+        same(server.pipeline.state, expected_state(bundle, world, batches))
+        assert client.snapshot()
+
+
+HOURS = (-30, -3, 3, 30, 24 * 9)
+
+
+@pytest.mark.parametrize("clock", ["wall", "snapshot"])
+@pytest.mark.parametrize("hours", HOURS)
+def test_a_clock_that_steps_changes_no_past_and_counts_nothing_twice(bundle, tmp_path, monkeypatch, clock, hours):
+    """Forward or back, and right again; with a start before, in between and after, and without."""
+    true, step = [bundle.state.end], [0]
+    monkeypatch.setattr("ranker.serving.clock.now_wall", lambda: true[0] + step[0])
+    users, items = (ids[:3].tolist() for ids in (bundle.state.catalog.user_ids, bundle.state.catalog.item_ids))
+    sent, past = {}, bundle.state.end - 5 * DAY  # before all that is recorded
+
+    def send(client, name, ts):
+        one = batch([name], users[:1], items[:1], [ts])
+        (outcome,) = client.record([one])
+        assert outcome.recorded + len(outcome.refused) == 1
+        if outcome.recorded:
+            sent[name] = one
+
+    def live(name):
+        with recording(bundle, tmp_path / "log", clock=clock) as (server, client):
+            before = client.rank(users[1], items, as_of=past).items
+            for at, stepped in enumerate((0, hours * HOUR, 0)):
+                step[0] = stepped
+                send(client, f"{name} {at}", true[0] - MINUTE)
+                send(client, f"{name} {at} by the clock", true[0] + step[0])
+                assert [o.recorded for o in client.record(sent.values())] == [0] * len(sent)
+                true[0] += MINUTE
+                assert client.rank(users[1], items, as_of=past).items == before
+            server.follower.drain(5)
+            assert server.recorder.count == len(sent)
+
+    for name, stepped in (("first", 0), ("stepped", hours * HOUR), ("right again", 0)):
+        step[0] = stepped
+        live(name)
+    step[0] = 0
+    frames = [frame for path in segment_files(tmp_path / "log") for frame in read_segment(path, last=False)]
+    arrivals = [frame.arrival for frame in frames]
+    assert arrivals == sorted(arrivals)
+    assert sorted(one for frame in frames for one in frame.events["event_id"].to_pylist()) == sorted(sent)
+    if clock == "wall":  # what happens now is recorded, whatever the clock has said before
+        assert {"first 0", "first 2", "right again 0", "right again 2"} <= sent.keys()

@@ -24,12 +24,12 @@ from features.errors import PairliftError
 from ranker.asking.channel import Tls
 from ranker.client import Client, ServerError
 from ranker.server import Server
-from ranker.serving.access import Access
+from ranker.serving.callers.access import Access
+from ranker.serving.callers.rights import NEEDS, Rights, right_of
+from ranker.serving.callers.tls import ServerTls
+from ranker.serving.callers.tokens import RIGHTS, Tokens, new_token, read_tokens
 from ranker.serving.health import SERVICE
 from ranker.serving.reflection import MOST
-from ranker.serving.rights import NEEDS, Rights, right_of
-from ranker.serving.tls import ServerTls
-from ranker.serving.tokens import RIGHTS, Tokens, new_token, read_tokens
 
 
 def openssl(folder: Path, *words: str) -> None:
@@ -254,14 +254,14 @@ def test_each_method_of_the_contract_has_a_right(tmp_path):
             known |= {f"{service.full_name}/{method.name}" for method in service.methods}
     assert {name for name in known if right_of(f"/{name}") != "admin"} == NEEDS.keys() & known
     assert right_of("/pairlift.v1.AdminService/Deploy") == right_of("/grpc.channelz.v1.Channelz/GetServers") == "admin"
-    assert right_of("/pairlift.v1.AdminService/Metrics") == "read"
+    assert right_of("/pairlift.v1.MetricsService/Metrics") == "read"
     assert right_of("/pairlift.v1.RankingService/TakeSnapshot") == "admin"
     assert right_of("/grpc.health.v1.Health/Watch") is None
 
 
 def test_tokens_are_read_anew_and_a_wrong_file_changes_nothing(tokens, monkeypatch, caplog):
     path, token = tokens
-    monkeypatch.setattr("ranker.serving.tokens.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("ranker.serving.callers.tokens.LOOK_EVERY", 0.0)
     known = Tokens(path)
     made, line = new_token("late", ["read", "admin"])
     assert known.find(made) is None
@@ -309,6 +309,10 @@ def test_the_command_makes_a_token_that_is_let_in_and_whose_line_does_not_tell_i
     (tmp_path / "tokens").write_text(done.stdout)
     (tmp_path / "feed.token").write_text(token + "\n")
     with serving(bundle, clock="snapshot", access=Access(tokens=tmp_path / "tokens")) as server:
+        code, said = pairlift("top", server.address, "--once", "--every", 0.1)
+        assert (code, "--token-file" in said) == (2, True)
+        code, said = pairlift("top", server.address, "--once", "--every", 0.1, "--token-file", tmp_path / "feed.token")
+        assert code == 0, said
         code, said = pairlift("recommend", "--user", 42, "--address", server.address, "--json")
         assert (code, "--token-file" in said) == (2, True)
         code, said = pairlift(

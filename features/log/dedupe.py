@@ -42,11 +42,13 @@ def _hashed(texts: list[str]) -> U64:
 class SeenIds:
     """Keys by day of arrival; a day is forgotten as a whole, once all of it is older than `keep` µs.
 
-    One thread at a time. An id is known for at least `keep` after it was added.
+    One thread at a time. An id is known for at least `keep` after it was added, and all that arrived at `since` or
+    later are.
     """
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
+        self.since = 0  # µs UTC: of what arrived before, ids may be forgotten
         self._tables: dict[int, U64] = {}  # by day since 1970: [2 ** bits, 2] keys, (0, 0) where empty
         self._counts: dict[int, int] = {}  # by day: its keys
 
@@ -70,10 +72,14 @@ class SeenIds:
             found |= ~first
         return found
 
-    def add(self, keys: U64, arrival: int) -> None:
-        """Add keys that arrived at `arrival` (µs UTC), and forget the days that are too old by then."""
-        for day in [day for day in self._tables if (day + 1) * DAY + self.keep <= arrival]:
+    def forget(self, now: int) -> None:
+        """Forget the days that are too old at `now` (µs UTC)."""
+        for day in [day for day in self._tables if (day + 1) * DAY + self.keep <= now]:
             del self._tables[day], self._counts[day]
+            self.since = max(self.since, (day + 1) * DAY)
+
+    def add(self, keys: U64, arrival: int) -> None:
+        """Add keys that arrived at `arrival` (µs UTC)."""
         day = arrival // DAY
         table = self._tables.get(day)
         if table is None:

@@ -9,6 +9,9 @@ from features.files import sync
 from features.log.segments import MAGIC, Frame, encode
 from features.schema import SECOND
 
+#: bytes that a disk which was full must have before events are asked for again
+ROOM = 1 << 20
+
 
 class LogError(PairliftError):
     """Events could not be made durable: none of the batch is recorded. full: for want of space."""
@@ -55,7 +58,7 @@ class Tail:
         now = round(monotonic() * SECOND)  # not the log's clock: that of an old log runs with its events
         if self._size == len(MAGIC):
             self._began = now
-        elif self._size >= self._segment_bytes or now >= self._began + self._segment_time:
+        elif self._file < 0 or self._size >= self._segment_bytes or now >= self._began + self._segment_time:
             self.open(frame.number)
             self._began = now
         data = encode(*frame)
@@ -72,6 +75,16 @@ class Tail:
             self.broken = f"{self.folder}: fsync failed ({error.strerror}); mend the disk, then start the server again"
             raise LogError(self.broken) from error
         self._size += len(data)
+
+    def find_room(self) -> None:
+        """Raise OSError where the disk has no room for some frames."""
+        path = self.folder / ".room"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.posix_fallocate(handle, 0, ROOM)
+        finally:
+            os.close(handle)
+            path.unlink()
 
     def close(self) -> None:
         """Close the open segment, where there is one."""

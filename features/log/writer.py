@@ -21,10 +21,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.errors import PairliftError
 from features.files import made_folder, sync
@@ -40,7 +42,7 @@ from features.log.segments import (
     with_text_ids,
 )
 from features.log.tail import LogError, Tail
-from features.schema import HOUR, Bool
+from features.schema import HOUR, SECOND, Bool
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ log = logging.getLogger(__name__)
 GROUP = 1 << 16
 #: errors of a disk without room
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: seconds between looks whether a full disk has room again
+LOOK_EVERY = 1.0
 
 
 class Receipt(NamedTuple):
@@ -92,7 +96,9 @@ class LogWriter:
         self.seen = SeenIds(keep)
         self.number = 0  # of the last frame
         self._arrival = 0  # of the last frame, µs UTC
+        self._began = 0  # of the log's time (µs UTC) less the monotonic clock, at the start
         self._failed = ""  # why the last batch could not be written
+        self._full = False  # whether that was for want of space
         self._clock, self._on_commit = clock, on_commit
         self._lock = _locked(folder)
         self._durable = self._opened()
@@ -122,9 +128,11 @@ class LogWriter:
         files = segment_files(self.folder)
         begin = first_number(files[0]) if files else last_exported(self.folder / EVENTS) + 1
         self.number = max(self.number, begin - 1)
-        horizon = self._clock() - self.seen.keep
+        horizon = self._steady_from(files) - self.seen.keep
         for path, behind in itertools.zip_longest(files, files[1:]):
-            if behind is not None and (first_number(behind) <= self.number + 1 or _before(behind, horizon)):
+            old = behind is not None and _before(behind, horizon)
+            if behind is not None and (old or first_number(behind) <= self.number + 1):
+                self.seen.since = max(self.seen.since, horizon) if old else self.seen.since
                 self.number = max(self.number, first_number(behind) - 1)
                 continue
             if first_number(path) > self.number + 1:
@@ -134,11 +142,24 @@ class LogWriter:
                     self._learn(frame, horizon)
         self._sync()
 
+    def _steady_from(self, files: list[Path]) -> int:
+        """Return what time it is, and let ids be forgotten as time goes on from there, whatever steps the clock makes.
+
+        A clock that runs ahead is not believed beyond what arrived last: the ids that it would forget are asked for
+        once it is right again.
+        """
+        arrivals = [arrival for path in files[-2:] if (arrival := first_arrival(path)) is not None]
+        now = min([self._clock(), *arrivals[-1:]])
+        self._began = now - round(monotonic() * SECOND)
+        return now
+
     def _learn(self, frame: Frame, horizon: int) -> None:
         self.number, self._arrival = frame.number, max(self._arrival, frame.arrival)
-        if frame.arrival >= horizon:
-            keys = keys_of(_ids(frame.events))
-            self.seen.add(keys[~self.seen.known(keys)], frame.arrival)
+        if frame.arrival < horizon:
+            self.seen.since = max(self.seen.since, horizon)
+            return
+        keys = keys_of(_ids(frame.events))
+        self.seen.add(keys[~self.seen.known(keys)], frame.arrival)
 
     def _sync(self) -> None:
         """Make what was read durable: a process that was killed may have written it and not synced."""
@@ -151,14 +172,20 @@ class LogWriter:
             raise PairliftError(f"{self.folder} cannot be used as a log: {error.strerror}") from error
 
     def start(self) -> None:
-        """Open a new segment and take appends; LogError where it cannot be made."""
+        """Open a new segment and take appends; LogError where it cannot be made.
+
+        On a full disk it is made later: a server that records nothing meanwhile can still rank.
+        """
         try:
             for path in segment_files(self.folder)[-1:]:
                 if first_number(path) > self.number:  # no frame in it
                     path.unlink()
             self._tail.open(self.number + 1)
         except OSError as error:
-            raise self._explained(error) from error
+            reason = self._explained(error)
+            if not reason.full:
+                raise reason from error
+            self._note_failure(reason)
         self._thread.start()
 
     def append(self, events: pa.Table) -> "Future[Receipt]":
@@ -197,7 +224,7 @@ class LogWriter:
                 self._commit(group)
             except Exception as error:  # whatever it is, the callers must get it and the thread must go on
                 reason = self._explained(error) if isinstance(error, OSError) else error
-                self._failed = str(reason)
+                self._note_failure(reason)
                 log.error("a batch of events was not recorded: %s", reason, exc_info=not isinstance(error, OSError))
                 for waiting in group:
                     if not waiting.receipt.done():
@@ -206,7 +233,7 @@ class LogWriter:
     def _group(self) -> tuple[list[_Waiting], bool]:
         """Wait for a batch and take what else waits; return (batches, whether the end was asked for)."""
         group: list[_Waiting] = []
-        taken = self._queue.get()
+        taken = self._awaited()
         while taken is not None:
             group.append(taken)
             if sum(len(waiting.keys) for waiting in group) >= GROUP:
@@ -217,22 +244,41 @@ class LogWriter:
                 return group, False
         return group, True
 
+    def _awaited(self) -> _Waiting | None:
+        """Wait for a batch. Where the disk was full, look meanwhile whether it still is: nobody may send anything."""
+        while self._full:
+            try:
+                return self._queue.get(timeout=LOOK_EVERY)
+            except queue.Empty:
+                with contextlib.suppress(OSError):
+                    self._tail.find_room()
+                    self._failed, self._full = "", False
+                    log.info("%s: there is room again, events are recorded", self.folder)
+        return self._queue.get()
+
+    def _note_failure(self, reason: Exception) -> None:
+        self._failed, self._full = str(reason), isinstance(reason, LogError) and reason.full
+
     def _commit(self, group: list[_Waiting]) -> None:
         if not group:
             return
         keys = np.concatenate([waiting.keys for waiting in group])
-        # A clock that goes back must not make an id be forgotten too early.
-        self._arrival = max(self._arrival, self._clock())
         known = self.seen.known(keys)
         bounds = np.cumsum([len(waiting.keys) for waiting in group])[:-1]
         parts = np.split(known, bounds)
         if not known.all():
             tables = [waiting.events for waiting in group]
             whole = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
-            frame = Frame(self.number + 1, self._arrival, whole.filter(pa.array(~known)))
+            new = whole.filter(pa.array(~known))
+            # Never before an earlier one, though a clock may step back, nor before what happened: by its arrival is
+            # told whether the id of an event may be forgotten, and by its time whether it may come again.
+            arrival = max(self._arrival, self._clock(), pc.max(new["ts"]).as_py())
+            frame = Frame(self.number + 1, arrival, new)
             self._tail.append(frame)
-            self.number, self._failed = frame.number, ""
-            self.seen.add(keys[~known], self._arrival)
+            self.number, self._arrival = frame.number, arrival
+            self._failed, self._full = "", False
+            self.seen.add(keys[~known], arrival)
+            self.seen.forget(min(arrival, self._began + round(monotonic() * SECOND)))
             self._note(frame.number)
             self._on_commit(frame.number, frame.events.num_rows)
         for waiting, part in zip(group, parts, strict=True):

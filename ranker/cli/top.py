@@ -1,13 +1,15 @@
 """The command `top`, which shows a running server; `ranker.cli.main` adds it to the group."""
 
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
-from ranker.client import DEFAULT_ADDRESS, Client
+from ranker.cli.target import Target, asks_server
 
 #: moves the cursor to the upper left, and clears what is below it
 HOME, BELOW = "\x1b[H", "\x1b[J"
@@ -45,11 +47,12 @@ class Row(NamedTuple):
 
 
 @click.command(short_help="Show a running server in the terminal.")
-@click.argument("address", required=False)
+@click.argument("at", required=False, metavar="[ADDRESS]")
+@asks_server
 @click.option("--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")
 @click.option("--once", is_flag=True, help="Look once (twice, --every apart), print, and end.")
-def top(address: str | None, every: float, once: bool) -> None:
-    """Show the server at ADDRESS (HOST:PORT, else the default one) until Ctrl-C.
+def top(*, at: str | None, server: Target, every: float, once: bool) -> None:
+    """Show the server at ADDRESS (HOST:PORT, else that of --address) until Ctrl-C.
 
     Rates and times are those of the last --every seconds: calls by method and status, stages of a request, sources and
     plugins, the limit of requests at work and what was refused, failures, bundles and arms, how old the served state
@@ -61,7 +64,7 @@ def top(address: str | None, every: float, once: bool) -> None:
       pairlift top 127.0.0.1:50052 --every 5
       pairlift top --once | grep Rank
     """
-    with Client(address or DEFAULT_ADDRESS) as client:
+    with (replace(server, address=at) if at else server).client() as client:
         before = Page(client.metrics())
         try:
             while True:
@@ -105,7 +108,7 @@ def screen(before: Page, after: Page, address: str) -> Iterator[str]:
         rows = list(_timed(before, after, name, keys))
         if rows:
             yield title
-        yield from (f"  {r.name:34}{r.rate:12.1f}" + "".join(f"{q:10.2f}" for q in r.quantiles) for r in rows)
+        yield from (f"  {r.name:34}{r.rate:12.1f}" + "".join(f"{_shown(q):>10}" for q in r.quantiles) for r in rows)
     for title, name, label in (
         ("ended with", "pairlift_calls_total", "code"),
         ("degraded answers", "pairlift_degraded_answers_total", "part"),
@@ -117,6 +120,10 @@ def screen(before: Page, after: Page, address: str) -> Iterator[str]:
     breakers = [dict(labels)["part"] for labels, open_ in after.of("pairlift_breaker_open").items() if open_]
     if breakers:
         yield f"not asked for a while: {', '.join(sorted(breakers))}"
+
+
+def _shown(milliseconds: float) -> str:
+    return "-" if math.isnan(milliseconds) else f"{milliseconds:.2f}"
 
 
 def _age(seconds: float) -> str:

@@ -69,11 +69,14 @@ class Checks:
         self._of_requests = of_requests
         self.keep = round(settings.dedupe_days * DAY)  # µs for which an event may come after its time
 
-    def refused(self, batch: Batch, now: int, latest: int) -> Refusals:
-        """Return what is bad in a batch. now: the log's time; latest: the greatest `ts` (µs UTC)."""
+    def refused(self, batch: Batch, now: int, latest: int, since: int) -> Refusals:
+        """Return what is bad in a batch. now: the log's time; latest: the greatest `ts` (µs UTC).
+
+        since: the ids of earlier events may be forgotten (µs UTC).
+        """
         refusals = Refusals(batch.events.num_rows)
         self._check_ids(batch.events, refusals)
-        self._check_times(batch.events["ts"].to_numpy(), now, latest, refusals)
+        self._check_times(batch.events["ts"].to_numpy(), now, latest, since, refusals)
         place = pc.fill_null(batch.events["position"], 1).to_numpy()
         refusals.add(place < 1, lambda k: f"position: 1 (the first place) or more was expected, found {place[k]}")
         for name, values in batch.feedback.items():
@@ -114,13 +117,20 @@ class Checks:
         bad[long] = True
         refusals.add(bad, lambda k: too_long(place, most, size[k]))
 
-    def _check_times(self, ts: Any, now: int, latest: int, refusals: Refusals) -> None:
+    def _check_times(self, ts: Any, now: int, latest: int, since: int, refusals: Refusals) -> None:
         refusals.add(ts < 0, lambda k: f"ts: µs since 1970 were expected, found {ts[k]}")
         refusals.add(ts > latest, lambda k: f"ts {_time(ts[k])} is in the future, beyond [record] tolerance")
         days = self._settings.dedupe_days
         refusals.add(
             (ts >= 0) & (ts < now - self.keep),
             lambda k: f"ts {_time(ts[k])} is older than [record] dedupe_days = {days:g}: a resend could not be known",
+        )
+        refusals.add(
+            (ts >= 0) & (ts < since),
+            lambda k: (
+                f"ts {_time(ts[k])} lies before {_time(since)}: the clock was ahead when the server started, or is "
+                "behind now, and a resend could not be known"
+            ),
         )
 
     def _check_feedback(self, name: str, values: pa.Array, refusals: Refusals) -> None:

@@ -65,9 +65,12 @@ class EventReader:
         self._checks = Checks(config.record, self._sides, self._columns, self.grades, of_requests)
         self.keep = self._checks.keep
 
-    def checked(self, batch: Batch, now: int, latest: int) -> Checked:
-        """Refuse what is bad and return the rest. now: the log's time; latest: the greatest `ts` (µs UTC)."""
-        refusals = self._checks.refused(batch, now, latest)
+    def checked(self, batch: Batch, now: int, latest: int, since: int = 0) -> Checked:
+        """Refuse what is bad and return the rest. now: the log's time; latest: the greatest `ts` (µs UTC).
+
+        since: the ids of earlier events may be forgotten (µs UTC).
+        """
+        refusals = self._checks.refused(batch, now, latest, since)
         table = self._with_arms(self._with_feedback(batch))
         places = np.flatnonzero(refusals.good)
         rank = np.full(table.num_rows, FAILED, np.int8)

@@ -8,7 +8,8 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from pairlift.v1 import admin_pb2, admin_pb2_grpc, metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 
-from ranker.serving.access import ANYBODY_HERE, Access
+from ranker.serving.callers.access import ANYBODY_HERE, Access
+from ranker.serving.decoding import Decoding
 from ranker.serving.gate import Gate
 from ranker.serving.health import SERVICE, Health
 from ranker.serving.port import bind, grpc_server
@@ -53,7 +54,7 @@ class Listener:
         watch = Watch(self.meters, None if self._telemetry is None else self._telemetry.ended)
         # What rights and the gate refuse is not watched: they count it.
         passed = (*access.around(self.gate, settings.calls_per_caller), watch)
-        self._server = grpc_server(passed, settings.connection_age // 1000, shared)
+        self._server = grpc_server((Decoding(), *passed), settings.connection_age // 1000, shared)
         self.address = bind(self._server, host, port, access.credentials())
         self._stop_metrics: Callable[[], None] | None = None
         #: where GET /metrics is answered; empty: nowhere

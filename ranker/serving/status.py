@@ -7,6 +7,7 @@ from typing import TypeVar
 import grpc
 
 from features.log.tail import LogError
+from features.log.writer import FULL
 from ranker.recording.follower import LimitError
 from ranker.request import GoneError, RequestError
 
@@ -30,7 +31,8 @@ def status_of(error: Exception, *, writes: bool = False) -> tuple[grpc.StatusCod
     if isinstance(error, LogError):
         return grpc.StatusCode.UNAVAILABLE, str(error)
     if writes and isinstance(error, OSError):
-        return grpc.StatusCode.UNAVAILABLE, f"the disk refused: {error}"
+        codes = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
+        return codes[error.errno in FULL], f"the disk refused: {error}"
     return grpc.StatusCode.INTERNAL, INTERNAL
 
 

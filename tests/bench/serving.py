@@ -47,6 +47,13 @@ SECTIONS = {
     "workers": workers,
     "growth": growth,
 }
+#: what a section reads of others
+NEEDS = {
+    "quiet": {"cost"},
+    "capacity": {"cost"},
+    "queue": {"cost", "capacity"},
+    **{name: {"cost", "capacity"} for name in ("overload", "compared", "swap")},
+}
 #: the figures, and what each should be: at most, or at least
 FIGURES: dict[str, tuple[str, float | None]] = {
     "rank_cpu_vs_floor": ("<=", 1.4),
@@ -137,7 +144,9 @@ def main(scale: float, length: float, only: tuple[str, ...], resume: bool) -> No
     item_ids = np.load(folder / "bundle" / "snapshot" / "catalog" / "item_ids.npy", mmap_mode="r")
     bench = Bench(folder, Traffic(folder, item_ids, CANDIDATES), CANDIDATES, length, server, generator, found)
     os.sched_setaffinity(0, generator)
-    measure(bench, list(only) or [name for name in SECTIONS if name not in found], kept)
+    asked = set(only or SECTIONS)
+    needed = asked | {name for each in asked for name in NEEDS.get(each, ())}
+    measure(bench, [name for name in SECTIONS if name in only or (name in needed and name not in found)], kept)
     why = {name: reason for part in found.values() for name, reason in part.get("why", {}).items()}
     measured = {name: value for part in found.values() for name, value in part.items()}
     figures = {name: measured.get(name) for name in FIGURES}

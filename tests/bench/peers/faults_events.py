@@ -74,7 +74,7 @@ class Recording:
             self.follower = Follower(bundle, log, users=users.find, items=items.find, origin=origin)
             self.follower.catch_up()
             self.recorder.use(self.follower)
-            self.recorder.start()
+            self.recorder.start(lambda _: None)
         except BaseException:
             self.recorder.close()
             raise
