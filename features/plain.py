@@ -12,15 +12,17 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
+from numba import njit
 
 from features.counters.defaults import MAX_VALUES
 from features.errors import PairliftError, did_you_mean
 from features.given import PREFIX, candidate_columns
-from features.schema import DAY, F32, HOUR, I64, SECOND, Attribute, Catalog, Requests
+from features.prefetch import AHEAD, prefetch
+from features.schema import DAY, F32, HOUR, I32, I64, SECOND, Attribute, Catalog, Requests
 from features.state.store import NEVER, State
 
 WEEK = 7
@@ -97,12 +99,14 @@ def _is_small(attribute: Attribute) -> bool:
     return attribute.kind == "numeric" or len(attribute.values) <= MAX_VALUES
 
 
-def request_values(catalog: Catalog, columns: Columns, zone: str, requests: Requests, row: F32) -> Columns:
-    """Write to float32[width] `row` what the one request itself says; return the columns of candidates."""
-    rest = []
+def request_values(state: State, columns: Columns, zone: str, requests: Requests, row: F32) -> Columns:
+    """Write to float32[width] `row` what all candidates of the one request share; return the other columns."""
+    rest, one = [], np.zeros(1, np.int64)
     for k, name in columns:
         if name in CONTEXT or name.startswith("context_"):
-            row[k] = _request_value(catalog, name, zone, requests)
+            row[k] = _request_value(state.catalog, name, zone, requests)
+        elif name.startswith("user_"):
+            row[k] = _column(state, name, zone, requests, one)[0]
         else:
             rest.append((k, name))
     return rest
@@ -114,9 +118,54 @@ def candidate_values(state: State, columns: Columns, zone: str, requests: Reques
     given = [(k, name) for k, name in columns if name.startswith(PREFIX)]
     if given:
         _write_given(state.catalog, given, requests, out)
-    for k, name in columns:
-        if not name.startswith(PREFIX):
-            out[:, k] = _column(state, name, zone, requests, owner)
+    rest = [(k, name) for k, name in columns if not name.startswith(PREFIX)]
+    if len(requests) == 1:
+        rest = _write_items(state, rest, requests.item, out)
+    for k, name in rest:
+        out[:, k] = _column(state, name, zone, requests, owner)
+
+
+class _Items(NamedTuple):
+    """What of all items does not depend on the time, for some columns."""
+
+    columns: Columns  # that were asked for
+    table: F32  # [n_items + 1, c], side by side; the last row is that of an unknown item
+    at: I64  # [c], where they stand in a row of features
+    rest: Columns  # the others
+
+    @classmethod
+    def of(cls, state: State, columns: Columns) -> "_Items":
+        known = _known(state.catalog)
+        fixed = [(k, name) for k, name in columns if name.startswith("item_") and known.get(name, ("age",))[0] != "age"]
+        values = [_static(*known[name])[1] for _, name in fixed]
+        table = np.stack(values, axis=1) if values else np.empty((1, 0), np.float32)
+        at = np.array([k for k, _ in fixed], np.int64)
+        return cls(columns, table, at, [column for column in columns if column not in fixed])
+
+
+def _write_items(state: State, columns: Columns, item: I32, out: F32) -> Columns:
+    """Write to float32[n, width] `out` what of int32[n] items does not depend on the time; return the other columns.
+
+    An item's row is one read of memory that is far away, where each column by itself would be one.
+    """
+    held: _Items | None = state.made.get("items")
+    if held is None or held.columns != columns:
+        held = state.made["items"] = _Items.of(state, columns)
+    if len(held.at):
+        _take(held.table, item, held.at, out)
+    return held.rest
+
+
+@njit(cache=True, nogil=True)
+def _take(table: F32, item: I32, at: I64, out: F32) -> None:
+    """Write the row of each item, the last one for those that have none, to the columns int64[c] of `out`."""
+    unknown, row_bytes = len(table) - 1, table.shape[1] * 4
+    for i in range(len(item)):
+        ahead = item[min(i + AHEAD, len(item) - 1)]
+        prefetch(table, np.int64(max(min(ahead, unknown), 0)) * row_bytes)
+        row = table[item[i] if 0 <= item[i] < unknown else unknown]
+        for k in range(len(at)):
+            out[i, at[k]] = row[k]
 
 
 def _write_given(catalog: Catalog, columns: Columns, requests: Requests, out: F32) -> None:

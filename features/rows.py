@@ -57,7 +57,7 @@ def assemble(state: State, spec: FeatureSpec, requests: Requests) -> F32:
     if len(requests) == 1:
         # What all candidates of a request share is made once, and stands in each row from the first pass on.
         row = np.empty(len(spec.columns), np.float32)
-        plain = request_values(state.catalog, plain, spec.zone, requests, row)
+        plain = request_values(state, plain, spec.zone, requests, row)
     counter_values(state, requests, out, row)
     candidate_values(state, plain, spec.zone, requests, out)
     return out

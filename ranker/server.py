@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from threadpoolctl import threadpool_limits
+
 from features.errors import PairliftError
 from features.pairing.split import iso
 from features.schema import HOUR, I64
@@ -19,7 +21,7 @@ from ranker.recording.follower import PATIENCE, Follower
 from ranker.recording.recorder import Recorder
 from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
-from ranker.serving.access import ANYBODY_HERE, Access
+from ranker.serving.callers.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
@@ -139,6 +141,8 @@ class Server:
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
+        # A request has one thread: those of BLAS and OpenMP wait for one another, spinning, on cores that others need.
+        threadpool_limits(1)
         past = clock == "snapshot"
         self._stopped = threading.Event()
         self._listener = Listener(host, port, bundle.config.serve, access) if listener is None else listener

@@ -1,6 +1,7 @@
 """The house rules that imports and files keep."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numba.core.dispatcher import Dispatcher
 from structure import PACKAGES, cycles, entered, imports, module_graph, modules, part_graph
 from world import Parts, write_world
 
@@ -63,6 +65,18 @@ def test_torch_is_for_training_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+def test_kernels_hold_no_lock() -> None:
+    """So that the threads of requests run at the same time."""
+    kernels = {}
+    for name, path in [module for package in PACKAGES for module in modules(package).items()]:
+        if "njit" in path.read_text():
+            for symbol, found in vars(importlib.import_module(name)).items():
+                if isinstance(found, Dispatcher):
+                    kernels[name, symbol] = found.targetoptions.get("nogil", False)
+    assert len(kernels) > 50
+    assert [kernel for kernel, free in kernels.items() if not free] == []
 
 
 def is_wing(path: Path) -> bool:

@@ -214,7 +214,7 @@ def test_nearest_never_proposes_an_item_without_a_vector(bundle):
 
 @pytest.mark.parametrize("kind", ["even", "clusters", "heavy tails", "same direction"])
 def test_of_many_items_the_nearest_are_found_in_two_passes(bundle, kind):
-    n, d, rng = 3 * EXACT, 80, np.random.default_rng(0)
+    n, d, rng = 2 * EXACT, 80, np.random.default_rng(0)
     keys = (rng.standard_t(3, (n, d)) if kind == "heavy tails" else rng.normal(size=(n, d))).astype(np.float32)
     if kind == "clusters":
         keys = keys[:200][rng.integers(0, 200, n)] + 0.2 * keys

@@ -1,6 +1,7 @@
 """The server over the wire: answers, mistakes of callers, deadlines, health, reflection and the stop."""
 
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -415,3 +416,24 @@ def test_each_error_has_one_status(error, code, sentence):
 
 def test_a_lost_connection_or_file_is_the_disks_only_where_a_call_writes() -> None:
     assert status_of(ConnectionResetError("gone")) == (grpc.StatusCode.INTERNAL, INTERNAL)
+
+
+def test_a_server_uses_one_native_thread(bundle_folder):
+    """Asked in a process of its own, in which no variable says so."""
+    code = f"""
+import json
+from pathlib import Path
+from threadpoolctl import threadpool_info
+from ranker.bundle import load_bundle
+from ranker.server import Server
+
+server = Server(load_bundle(Path({str(bundle_folder)!r})), clock="snapshot")
+server.start()
+print(json.dumps([(pool["user_api"], pool["num_threads"]) for pool in threadpool_info()]))
+server.stop(0)
+"""
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    found = json.loads(done.stdout)
+    assert {"blas", "openmp"} <= {api for api, _ in found}
+    assert {threads for _, threads in found} == {1}

@@ -24,12 +24,12 @@ from features.errors import PairliftError
 from ranker.asking.channel import Tls
 from ranker.client import Client, ServerError
 from ranker.server import Server
-from ranker.serving.access import Access
+from ranker.serving.callers.access import Access
+from ranker.serving.callers.rights import NEEDS, Rights, right_of
+from ranker.serving.callers.tls import ServerTls
+from ranker.serving.callers.tokens import RIGHTS, Tokens, new_token, read_tokens
 from ranker.serving.health import SERVICE
 from ranker.serving.reflection import MOST
-from ranker.serving.rights import NEEDS, Rights, right_of
-from ranker.serving.tls import ServerTls
-from ranker.serving.tokens import RIGHTS, Tokens, new_token, read_tokens
 
 
 def openssl(folder: Path, *words: str) -> None:
@@ -261,7 +261,7 @@ def test_each_method_of_the_contract_has_a_right(tmp_path):
 
 def test_tokens_are_read_anew_and_a_wrong_file_changes_nothing(tokens, monkeypatch, caplog):
     path, token = tokens
-    monkeypatch.setattr("ranker.serving.tokens.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("ranker.serving.callers.tokens.LOOK_EVERY", 0.0)
     known = Tokens(path)
     made, line = new_token("late", ["read", "admin"])
     assert known.find(made) is None

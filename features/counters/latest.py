@@ -5,8 +5,8 @@ of one half-life by one factor. So a value as of any later time is a row of this
 the smoothing, with no search for each candidate. It is equal up to rounding to what a timeline says: the table has
 float32 and timelines run in float64, so some 17 % of the values differ in their last bits. At most 11 roundings of
 2 ** -24 add up in a quotient, 6.6e-7 of the value (2.6e-7 was measured); where values of both signs cancel, of the sum
-of their sizes. Windows lose events as time passes; they are read from the timeline (`Timeline.add`), as is every time
-before the end of the level.
+of their sizes. Windows lose events as time passes; they are read from the timeline (`Timeline.add_windows`), as is
+every time before the end of the level (`Timeline.add`).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from features.counters.keys import has_list, key_attribute, without_arm
-from features.counters.plans import DECAYED, SINCE, WINDOW, Plan
+from features.counters.plans import DECAYED, SINCE, Plan
 from features.counters.timeline import Timeline
 from features.ids import IdIndex
 from features.prefetch import AHEAD, LINE, prefetch
@@ -23,12 +23,12 @@ from features.schema import BY_ARM, F32, F64, I32, I64, SECOND, Bool, Catalog
 
 
 def has_table(plan: Plan, catalog: Catalog) -> bool:
-    """Return whether a plan has no windows, and one key for a candidate: of the item, or of the user, not of both.
+    """Return whether a plan has a table: more than windows, and one key for a candidate, of the item or of the user.
 
-    By arm that is one of each arm, so there is a table for each.
+    Not of both. By arm that is one of each arm, so there is a table for each.
     """
     key = row_key(plan)
-    if (plan.totals.kind == WINDOW).any() or has_list(key, catalog):
+    if plan.windowed.all() or has_list(key, catalog):
         return False
     sides = {found[0] if (found := key_attribute(part, catalog)) else part for part in key}
     return not {"user", "item"} <= sides
@@ -50,8 +50,14 @@ def divisors_of(plan: Plan) -> list[tuple[int, float]]:
     return sorted({(total, strength) for total, strength in below if total >= 0})
 
 
+def lasting(plan: Plan) -> Plan:
+    """Return the part of a plan that its table has: the counters that are not of a window."""
+    return plan.only(np.flatnonzero(~plan.windowed)) if plan.windowed.any() else plan
+
+
 def row_bytes(plan: Plan) -> int:
     """Return the bytes of a row of the table of a plan."""
+    plan = lasting(plan)
     return (len(plan.counters) + len(divisors_of(plan))) * 4
 
 
@@ -105,6 +111,7 @@ class Latest:
         """Return the table that adds up keys of a timeline in rows. codes: sorted, of the rows; empty: a code is its
         row.
         """
+        plan = lasting(plan)
         kind, place = plan.totals.kind, timeline.find(code)
         start, stop = timeline.offsets[place], timeline.offsets[place + 1]
         # Of these keys' events alone: what another arm does must not move a rounding.

@@ -9,6 +9,9 @@ from numba import njit
 
 from features.schema import I32, I64
 
+#: codes that are searched for in the order of the keys, as many are
+MANY = 10_000
+
 
 def places_of(code: I64, order: I32) -> tuple[I64, I64]:
     """Return (codes, offsets) of codes in their sorted order: each up to the greatest has a place if that are few, else
@@ -49,6 +52,9 @@ def find_places(codes: I64, offsets: I64, code: I64 | I32) -> I64:
     """Return the place of each code by what `places_of` gave, -1 where it has none."""
     if not len(codes):
         return np.where(code < len(offsets) - 1, code, -1)
+    if len(code) < MANY:
+        few: I64 = _find_few(codes, code)
+        return few
     at = np.minimum(np.searchsorted(codes, code), len(codes) - 1)
     return np.where(codes[at] == code, at, -1)
 
@@ -63,3 +69,23 @@ def first_not_before(ts: I64, lo: int, hi: int, cut: int) -> int:
         else:
             hi = middle
     return lo
+
+
+@njit(cache=True, nogil=True)
+def _find_few(codes: I64, code: I64) -> I64:
+    """Return the place of each code, -1 where it has none.
+
+    Those of one user lie side by side among millions: first their bounds are found, then each of them within these.
+    """
+    places, lowest, highest = np.full(len(code), -1, np.int64), np.int64(2**62), np.int64(-1)
+    for k in range(len(code)):
+        if code[k] >= 0:
+            lowest, highest = min(lowest, np.int64(code[k])), max(highest, np.int64(code[k]))
+    first = first_not_before(codes, 0, len(codes), lowest)
+    last = first_not_before(codes, first, len(codes), highest + 1)
+    for k in range(len(code)):
+        if code[k] >= 0:
+            at = first_not_before(codes, first, last, code[k])
+            if at < last and codes[at] == code[k]:
+                places[k] = at
+    return places

@@ -78,20 +78,25 @@ class Plan:
         _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, out)
         return out
 
-    def only(self, k: int) -> "Plan":
-        """Return the plan of the k-th counter alone, over the same running columns."""
-        kept = [int(t[k]) for t in (self.numerator, self.denominator) if t[k] >= 0]
+    @property
+    def windowed(self) -> Bool:
+        """bool[n]: which counters are of a window."""
+        return np.asarray(self.totals.kind[self.numerator] == WINDOW)
+
+    def only(self, some: Sequence[int] | I64) -> "Plan":
+        """Return the plan of some of the n counters alone, over the same running columns."""
+        above, below = self.numerator[some].tolist(), self.denominator[some].tolist()
+        kept = list(dict.fromkeys(total for total in (*above, *below) if total >= 0))
         t = self.totals
-        totals = Totals(t.kind[kept], t.column[kept], t.window[kept], t.delay[kept], t.delays)
         return replace(
             self,
-            totals=totals,
-            counters=np.zeros(1, np.int64),
-            numerator=np.zeros(1, np.int64),
-            denominator=np.array([len(kept) - 1 if len(kept) > 1 else -1]),
-            strength=self.strength[k : k + 1],
-            prior=self.prior[k : k + 1],
-            since=self.since[k : k + 1],
+            totals=Totals(t.kind[kept], t.column[kept], t.window[kept], t.delay[kept], t.delays),
+            counters=self.counters[some],
+            numerator=np.array([kept.index(total) for total in above], np.int64),
+            denominator=np.array([kept.index(total) if total >= 0 else -1 for total in below], np.int64),
+            strength=self.strength[some],
+            prior=self.prior[some],
+            since=self.since[some],
             nothing=self.nothing[kept],
         )
 

@@ -110,6 +110,10 @@ class Timeline:
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
         merge_totals(found, rows, plan.totals.kind, totals)
 
+    def add_windows(self, plan: Plan, rows: I64, code: I64 | I32, as_of: int, totals: F64) -> None:
+        """Add likewise what it knows as of one time. plan: of windows alone (`Plan.windowed`)."""
+        _read_windows(self.events, plan.running, plan.totals, self.find(code), rows, as_of, totals)
+
 
 # The kernels, in the order in which `build` and `add` call them. Most work on `at`: float64[c], the running columns of
 # one key as they stand after some of its events.
@@ -121,6 +125,8 @@ class Timeline:
 #   _read       for each (key, as_of): `_read_key`
 #   _read_key   for each delay: find the events before as_of - delay, set `at` to the totals there, and read each total
 #               off it; a window is what stands there less what stood before its start (`_sum_before`)
+#   _read_windows   for each key as of one time, the windows alone: what stands before as_of - delay less what stood
+#               before its start, each one sum (`_sum_before`), so that no other column is run on
 #   _stand      at ← the mark before `stop`, run on to `stop`: at most 15 events, whatever the key has
 #
 # Columns of one kind lie side by side (`Running.starts`), so the inner loops have no branches on the kind. Small
@@ -203,6 +209,28 @@ def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I
     for i in range(len(places)):
         if places[i] >= 0:
             _read_key(events, running, totals, places[i], as_of[rows[i]], at, fade, out[rows[i]])
+
+
+@njit(cache=True, nogil=True)
+def _read_windows(
+    events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: int, out: F64
+) -> None:  # fmt: skip
+    """Add to float64[n, b] `out`, in row rows[i], what the key at places[i] (-1: none) knows in each window."""
+    for i in range(len(places)):
+        ahead = places[min(i + AHEAD, len(places) - 1)]
+        if ahead >= 0:
+            prefetch(events.ts, np.int64(events.offsets[ahead + 1] - 1) * 8)
+        if places[i] < 0:
+            continue
+        start, end = events.offsets[places[i]], events.offsets[places[i] + 1]
+        for b in range(len(totals.kind)):
+            stop = first_not_before(events.ts, start, end, as_of - totals.delays[totals.delay[b]])
+            begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
+            if begin < stop:
+                c = totals.column[b]
+                out[rows[i], b] += _sum_before(events, running, places[i], stop, c) - _sum_before(
+                    events, running, places[i], begin, c
+                )
 
 
 @njit(**SMALL)

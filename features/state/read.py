@@ -1,7 +1,8 @@
 """Reads counters: the one way from a state and requests to numbers, in training and in serving.
 
     counter_values ─┬─ _one_request    for each plan: a row of the base's table for each candidate, where the plan has
-                    │                  one and the request comes after it; else each different key once, of timelines
+                    │                  one and the request comes after it, and its windows of timelines; else each
+                    │                  different key once, of timelines
                     ├─ _many_requests  for each plan: the key of each candidate (one key for each request, where its
                     │                  candidates share it), of timelines
                     └─ _further        distinct counts and ranks, which are not totals of a plan
@@ -16,7 +17,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from features.counters.distinct import EVER, count_over, distinct_parts
 from features.counters.keys import key_codes, of_request
@@ -25,7 +25,7 @@ from features.counters.plans import Plan, scatter
 from features.counters.ranks import rank_values
 from features.counters.spec import Counter
 from features.counters.timeline import merge_totals
-from features.hashing import bits_for, slot_of
+from features.hashing import each_once
 from features.schema import BY_ARM, F32, F64, I16, I32, I64, Requests
 from features.state.store import State
 
@@ -41,6 +41,7 @@ class Order(NamedTuple):
     shared: list[int]  # plans whose key is the same for all candidates of a request
     each: list[int]  # the other plans, first those with a table: the first of them writes whole rows
     tabled: frozenset[int]  # plans that have a table
+    windows: dict[int, Plan]  # of each of these that has windows, the part that its table lacks
     distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a level)
     rank: list[tuple[int, Counter, int]]  # (column, counter, plan)
 
@@ -83,11 +84,13 @@ def _order(state: State) -> Order:
         shared = [number for number, plan in plans if of_request(plan.key, state.catalog)]
         tabled = frozenset(number for number, plan in plans if has_table(plan, state.catalog))
         each = sorted({number for number, _ in plans} - set(shared), key=lambda number: (number not in tabled, number))
+        windowed = {number: np.flatnonzero(plan.windowed) for number, plan in plans if number in tabled}
+        windows = {number: state.plans[number].only(some) for number, some in windowed.items() if len(some)}
         plan_of = {plan.key: number for number, plan in plans}
         columns = list(enumerate(state.counters))
         distinct = [(k, c, parts.index((c.key, c.event, c.argument))) for k, c in columns if c.kind == "distinct"]
         rank = [(k, c, plan_of[c.key]) for k, c in columns if c.kind == "rank"]
-        order = state.made["order"] = Order(shared, each, tabled, distinct, rank)
+        order = state.made["order"] = Order(shared, each, tabled, windows, distinct, rank)
     return order
 
 
@@ -118,8 +121,17 @@ def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F3
     else:
         code = _keys(state, key, requests, item)[1]
     table.gather(code, as_of, row, out)
+    windows = _order(state).windows.get(number)
+    if windows is None and len(state.levels) == 1:
+        return
+    n = len(code)
+    rows, code = (np.arange(n), code) if key == plan.key else _keys(state, plan.key, requests, item)
+    if windows is not None:
+        totals = windows.empty(n)
+        for level in state.levels:
+            level.timelines[number].add_windows(windows, rows, code, as_of, totals)
+        scatter(windows.finish(totals, _times(as_of, n)), np.arange(n), windows.counters, out)
     if len(state.levels) > 1:
-        rows, code = (np.arange(len(code)), code) if key == plan.key else _keys(state, plan.key, requests, item)
         _again_with_later_events(state, number, rows, code, as_of, out)
 
 
@@ -158,7 +170,7 @@ def _from_timelines(state: State, number: int, requests: Requests, item: I32, ou
     """Read the timelines, each different key once: candidates share keys, of a genre for instance."""
     plan, as_of = state.plans[number], int(requests.as_of[0])
     rows, code = _keys(state, plan.key, requests, item)
-    different, place_of = _each_once(code)
+    different, place_of = each_once(code)
     n = len(different)
     found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
     totals, known = plan.empty(len(out)), place_of >= 0
@@ -175,35 +187,6 @@ def _keys(state: State, key: tuple[str, ...], requests: Requests, item: I32) -> 
 
 def _times(as_of: int, n: int) -> I64:
     return np.full(n, as_of, np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _each_once(code: I64) -> tuple[I64, I64]:
-    """Return (the different codes, int64[n] the place of each code among them; -1 of a missing one).
-
-        for each code that is not missing: go from its slot to the next one that is empty or has the code's place
-            where it is empty: the code gets the next place, and the slot that place
-            its place is the slot's
-
-    A hash table of places, filled anew for each request: it holds no codes beside their places, as
-    `features.hashing.probe` expects, which takes half the memory and a third less time.
-    """
-    bits = bits_for(len(code))
-    slots, mask = np.full(1 << bits, -1, np.int64), (1 << bits) - 1
-    different, place_of = np.empty(len(code), np.int64), np.empty(len(code), np.int64)
-    n = 0
-    for k in range(len(code)):
-        if code[k] < 0:
-            place_of[k] = -1
-            continue
-        s = slot_of(code[k], 64 - bits)
-        while slots[s] >= 0 and different[slots[s]] != code[k]:
-            s = (s + 1) & mask
-        if slots[s] < 0:
-            slots[s], different[n] = n, code[k]
-            n += 1
-        place_of[k] = slots[s]
-    return different[:n].copy(), place_of
 
 
 # Many requests: all keys of a plan at once, in the order of the keys where they are many.
@@ -295,7 +278,7 @@ def _rank(state: State, column: int, counter: Counter, number: int, each: _Candi
     plan = state.plans[number]
 
     def counts(as_of: int) -> F64:
-        alone = plan.only(plan.counters.tolist().index(column))
+        alone = plan.only([plan.counters.tolist().index(column)])
         return item_totals(state, number, alone, state.catalog.n_items, as_of)[:, 0]
 
     # New items have no attributes, so they neither have ranks nor change those of others.

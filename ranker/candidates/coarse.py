@@ -38,6 +38,11 @@ class Coarse:
         _round(keys, codes, scale)
         return cls(codes, scale, n)
 
+    @property
+    def blocks(self) -> int:
+        """How many maxima there are of keys."""
+        return len(self.scale) // BLOCK
+
     def highest(self, query: F32, weight: float, offset: F32, limit: int) -> I64:
         """Return int64[>= limit]: rows among which the highest of weight · key · query + offset are, ascending.
 
@@ -47,11 +52,12 @@ class Coarse:
         code = np.zeros(self.codes.shape[0] * LANES, np.int16)
         code[: len(query)] = np.rint(query * (LARGEST / largest))
         plane, factor = code.reshape(-1, LANES), np.float32(weight * largest / LARGEST)
-        most = np.empty(self.codes.shape[1] // BLOCK, np.float32)
+        most = np.empty(self.blocks, np.float32)
         _maxima(self.codes, self.scale, plane, factor, offset[: self.count], most)
-        wanted = min(limit + int(limit * SHARE) + SPARE, len(most))
-        # So many blocks have a maximum from here on, and so at least so many keys do.
-        threshold = np.partition(most, len(most) - wanted)[len(most) - wanted]
+        wanted = limit + int(limit * SHARE) + SPARE
+        threshold = np.float32(-np.inf)
+        if wanted < len(most):  # so many blocks have a maximum from here on, and so at least so many keys do
+            threshold = np.partition(most, len(most) - wanted)[len(most) - wanted]
         rows: I64 = _from(self.codes, self.scale, plane, factor, offset[: self.count], most, threshold)
         return rows
 

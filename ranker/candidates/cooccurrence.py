@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from features.hashing import each_once
 from features.schema import F32, GIB, I8, I32, I64, Bool, EventLog
 from ranker.candidates.source import Proposal, best, score_of
 from ranker.request import Request
@@ -206,9 +207,10 @@ class TakenTogether:
         seeds = self._seeds(request)
         neighbour = self._table.neighbour[seeds]
         weight = self._table.score[seeds] / np.sqrt(1 + np.arange(len(seeds)))[:, None]
-        known = neighbour >= 0
-        items, place = np.unique(neighbour[known], return_inverse=True)
-        score = np.bincount(place, weight[known], len(items)).astype(np.float64)
+        different, place = each_once(neighbour.ravel().astype(np.int64))
+        known, order = place >= 0, np.argsort(different)
+        items = different[order].astype(np.int32)
+        score = np.bincount(place[known], weight.ravel()[known], len(different))[order].astype(np.float64)
         return Proposal(items[best(score, limit)], partial(score_of, items, score))
 
     def _seeds(self, request: Request) -> I32:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numba import njit
 
-from features.schema import F32, I64, NO_GIVEN
+from features.schema import F32, I32, I64, NO_GIVEN, Bool
 from ranker.candidates.source import Proposal
 from ranker.request import ABSENT, Candidates
 
@@ -38,8 +39,34 @@ def _given(proposals: Sequence[Proposal], rows: Sequence[I64], n: int) -> F32:
 def within_quota(candidates: Candidates, quotas: Sequence[int]) -> Candidates:
     """Keep the first `quota` of each source's items that are left; an item needs one source."""
     place = candidates.place.copy()
-    for number, quota in enumerate(quotas):
-        order = np.sort(place[:, number])
-        if quota < len(order):
-            place[place[:, number] >= order[quota], number] = ABSENT
-    return replace(candidates, place=place).select(np.asarray((place < ABSENT).any(axis=1)))
+    keep = _cut(place, np.array(quotas, np.int64))
+    return replace(candidates, place=place).select(keep)
+
+
+@njit(cache=True, nogil=True)
+def _cut(place: I32, quotas: I64) -> Bool:
+    """Write ABSENT to the places of int32[n, s] behind each source's quota; return bool[n]: who has a place left.
+
+    for each source: mark the places that are there; the first quota of them are below the limit
+    """
+    keep = np.zeros(len(place), np.bool_)
+    for s in range(place.shape[1]):
+        last = -1
+        for k in range(len(place)):
+            last = max(last, place[k, s] if place[k, s] < ABSENT else -1)
+        there, limit, left = np.zeros(last + 1, np.bool_), last + 1, quotas[s]
+        for k in range(len(place)):
+            if place[k, s] < ABSENT:
+                there[place[k, s]] = True
+        for at in range(last + 1):
+            if there[at]:
+                if left == 0:
+                    limit = at
+                    break
+                left -= 1
+        for k in range(len(place)):
+            if place[k, s] < limit:
+                keep[k] = True
+            else:
+                place[k, s] = ABSENT
+    return keep

@@ -14,7 +14,7 @@ from ranker.lanes import may_block
 from ranker.request import Request
 
 #: up to so many items, each one's product is computed in full; of more, first a coarse one
-EXACT = 32_768
+EXACT = 65_536
 #: of a source without demand
 NO_DEMAND = np.empty(0, np.float32)
 
@@ -63,7 +63,7 @@ class Nearest:
             return NOTHING
         wanted = NO_DEMAND if self.demand is None else self.demand.log1p(request.as_of)
         rows = self._rows
-        if self._coarse is not None:
+        if self._coarse is not None and limit < self._coarse.blocks // 2:  # else it leaves about all
             rows = self._coarse.highest(query, self._weight if len(wanted) else 1.0, wanted, limit)
         order = self._products(query, rows)
         if len(wanted):

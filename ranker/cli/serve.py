@@ -10,7 +10,7 @@ from features.errors import PairliftError
 from features.pairing.split import iso
 from ranker.cli.plugins import PLUGINS
 from ranker.cli.processes import Place, run_processes, until_told
-from ranker.serving.tls import ServerTls
+from ranker.serving.callers.tls import ServerTls
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 
@@ -194,7 +194,7 @@ def serve(
     from ranker.recording.recorder import SWITCH
     from ranker.recording.snapshots import origin_of, with_snapshot
     from ranker.server import RecordTo, Server, prepare, warn_if_old
-    from ranker.serving.access import Access
+    from ranker.serving.callers.access import Access
     from ranker.serving.clock import now_wall
     from ranker.serving.listener import Listener
     from ranker.serving.served import FeaturesTo

@@ -2,7 +2,7 @@
 
 import click
 
-from ranker.serving.tokens import new_token, read_rights
+from ranker.serving.callers.tokens import new_token, read_rights
 
 
 @click.command(short_help="Make a token for callers of a server.")

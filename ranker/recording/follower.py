@@ -34,8 +34,8 @@ from ranker.recording.snapshots import Origin, log_name, write_snapshot
 
 log = logging.getLogger(__name__)
 
-#: seconds between looks at what another process has recorded; of its own, a process is told
-EVERY = 0.05
+#: seconds between two looks at the log: of small batches in quick succession several are read for the price of one
+EVERY = 0.1
 #: events that are graded at once
 READ = 100_000
 #: seconds that a snapshot, or what is read again at the start, may take to be folded in

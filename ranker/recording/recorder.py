@@ -5,8 +5,8 @@ bundle does not know are served like known ones, without attributes, as far as `
 room; beyond that, until a training knows them, they count only for keys that do not name them.
 
 The way of an event, in the order of this file: `record` checks its batch as the bundle in use expects it, `_reserve`
-counts it, the writer makes it durable (`features.log.writer`, in one fsync with the batches beside it), `_on_commit`
-wakes the follower (`ranker.recording.follower`), and `record` returns. Requests see the event after the next fold.
+counts it, the writer makes it durable (`features.log.writer`, in one fsync with the batches beside it), and `record`
+returns. The follower (`ranker.recording.follower`) reads it within 0.1 s, and requests see it after the next fold.
 """
 
 import logging
@@ -152,11 +152,10 @@ class Recorder:
             self._reserved -= events
 
     def _on_commit(self, frame: int, events: int) -> None:
-        """Let the follower see what the writer made durable, on its thread."""
+        """Count what the writer made durable, on its thread, until the follower does."""
         with self._counting:
             self._reserved -= events
             self._ahead.append((frame, events))
-        self._used.wake()
 
     @property
     def _used(self) -> Follower:

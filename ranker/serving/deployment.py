@@ -48,11 +48,20 @@ class Standing:
         return self.splits[-1][1] if self.splits else Split()
 
     @property
+    def roles(self) -> list[tuple[str, str, Served]]:
+        """(role, name of the arm, bundle) of all, the active one first and the shadow last; role: as in admin.proto."""
+        found = [("active", "", self.active)]
+        if self.previous is not None:
+            found.append(("previous", "", self.previous))
+        found += [("arm", name, served) for name, served in self.arms.items()]
+        if self.shadow is not None:
+            found.append(("shadow", "", self.shadow.served))
+        return found
+
+    @property
     def all(self) -> list[Served]:
         """Each bundle once, the active one first."""
-        shadow = None if self.shadow is None else self.shadow.served
-        found = [self.active, self.previous, *self.arms.values(), shadow]
-        return list({id(one): one for one in found if one is not None}.values())
+        return list({id(served): served for _, _, served in self.roles}.values())
 
 
 class Deployment:

@@ -8,7 +8,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from pairlift.v1 import admin_pb2, admin_pb2_grpc, metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 
-from ranker.serving.access import ANYBODY_HERE, Access
+from ranker.serving.callers.access import ANYBODY_HERE, Access
 from ranker.serving.gate import Gate
 from ranker.serving.health import SERVICE, Health
 from ranker.serving.port import bind, grpc_server

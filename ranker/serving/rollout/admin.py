@@ -97,27 +97,24 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     def _deployed(self) -> Any:
         """Return what is deployed."""
         standing = self.deployer.deployment.standing
-        split, shadow = standing.split, standing.shadow
-        bundles = [_described(admin.ROLE_ACTIVE, standing.active)]
-        if standing.previous is not None:
-            bundles.append(_described(admin.ROLE_PREVIOUS, standing.previous))
-        for name, served in standing.arms.items():
-            bundles.append(_described(admin.ROLE_ARM, served, arm=name, share=split.share(name)))
-        if isinstance(shadow, Shadow):
-            figures = shadow.agreement.figures()
-            bundles.append(_described(admin.ROLE_SHADOW, shadow.served, share=shadow.share, comparison=figures))
+        split = standing.split
+        bundles = [_described(role, served, arm, split.share(arm)) for role, arm, served in standing.roles]
+        if isinstance(standing.shadow, Shadow):
+            bundles[-1].share = standing.shadow.share
+            bundles[-1].comparison.CopyFrom(standing.shadow.agreement.figures())
         return admin.Deployed(bundles=bundles, experiment=split.experiment)
 
 
-def _described(role: Any, served: Served, **rest: Any) -> admin.DeployedBundle:
+def _described(role: str, served: Served, arm: str, share: float) -> admin.DeployedBundle:
     bundle = served.bundle
     return admin.DeployedBundle(
-        role=role,
+        role=admin.Role.Value(f"ROLE_{role.upper()}"),
         version=bundle.version,
         name=bundle.config.name,
         folder=str(bundle.folder),
         snapshot_time=served.pipeline.state.end,
-        **rest,
+        arm=arm,
+        share=share,
     )
 
 

@@ -28,12 +28,8 @@ def _of_bundles(deployment: Deployment) -> Iterator[Metric]:
     served = standing.active
     labels = ("bundle", "name", "role", "arm")
     info = GaugeMetricFamily("pairlift_bundle_info", "Which bundles are deployed, and whom they answer.", labels=labels)
-    shadow = None if standing.shadow is None else standing.shadow.served
-    for role, one in (("active", served), ("previous", standing.previous), ("shadow", shadow)):
-        if one is not None:
-            info.add_metric((one.bundle.version, one.bundle.config.name, role, ""), 1)
-    for arm, one in standing.arms.items():
-        info.add_metric((one.bundle.version, one.bundle.config.name, "arm", arm), 1)
+    for role, arm, one in standing.roles:
+        info.add_metric((one.bundle.version, one.bundle.config.name, role, arm), 1)
     yield info
     end = served.pipeline.state.end
     yield _gauge("pairlift_state_end_seconds", "Time of the last event that answers know, since 1970.", end / SECOND)

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from features.errors import PairliftError
-from ranker.serving.watched import Watched
+from ranker.serving.callers.watched import Watched
 
 
 @dataclass(frozen=True, slots=True)

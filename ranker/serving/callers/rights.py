@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health
 from pairlift.v1 import ranking_pb2 as pb
 
-from ranker.serving.tokens import Tokens
+from ranker.serving.callers.tokens import Tokens
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 _PACKAGE = pb.DESCRIPTOR.package

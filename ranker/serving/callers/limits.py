@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
-from ranker.serving.rights import right_of, token_in
-from ranker.serving.tokens import Tokens
+from ranker.serving.callers.rights import right_of, token_in
+from ranker.serving.callers.tokens import Tokens
 
 #: a handler as gRPC has it: of a message, or an iterator of them, and a context
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import PairliftError
-from ranker.serving.watched import Watched
+from ranker.serving.callers.watched import Watched
 
 #: what a token may allow: to ask, to record events, to change what the server does
 RIGHTS = ("read", "record", "admin")

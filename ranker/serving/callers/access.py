@@ -8,11 +8,11 @@ import grpc
 
 from features.errors import PairliftError
 from ranker.asking.channel import is_loopback
-from ranker.serving.callers import Callers
+from ranker.serving.callers.limits import Callers
+from ranker.serving.callers.rights import Rights
+from ranker.serving.callers.tls import ServerTls
+from ranker.serving.callers.tokens import Tokens
 from ranker.serving.port import UNIX
-from ranker.serving.rights import Rights
-from ranker.serving.tls import ServerTls
-from ranker.serving.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Access:
     """What `pairlift serve` says of its callers. As it is: anybody, from this machine alone."""
 
     tls: ServerTls | None = None  # None: plain text
-    tokens: Path | None = None  # file of `ranker.serving.tokens`; None: nobody is asked who they are
+    tokens: Path | None = None  # file of `ranker.serving.callers.tokens`; None: nobody is asked who they are
     insecure: bool = False  # whether plain text may leave this machine
 
     def check(self, host: str) -> None:
