@@ -161,7 +161,7 @@ class Server:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
             )
-        for name in self.pipeline.warm():
+        for name in self.deployment.active.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
         self.deployer.resume()
         self._following = None if follow is None else Following(self.deployer, follow)

@@ -90,7 +90,7 @@ def run_processes(
         # One looks for a bundle to deploy; else each would try the same.
         until_told(begin if number == FOLLOWS else partial(begin, follow=None), drain, lambda _: on_ready())
 
-    prepared.served.pipeline.warm()
+    prepared.served.warm()
     prepared.pause()
     try:
         numbers = range(RECORDS if records else RECORDS + 1, place.processes + 1)
