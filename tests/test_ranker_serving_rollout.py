@@ -292,6 +292,10 @@ def test_an_upload_cannot_leave_its_folder_and_sends_only_what_is_missing(folder
             store.uploaded(version)
         with pytest.raises(PairliftError, match="was not offered"):
             store.write(version, "booster.txt", b"", True)
+    for first in (True, False):  # what it has of another bundle it has by a link: that one's file is not written to
+        store.write(version_of(folders["older"]), "booster.txt", b"other trees", first)
+        assert (folders["first"] / "booster.txt").read_bytes() != b"other trees"
+    assert store.offered(manifest) == missing
     for name in missing:
         data = (folders["older"] / name).read_bytes()
         store.write(version_of(folders["older"]), name, data[:7], True)
