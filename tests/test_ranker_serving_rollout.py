@@ -1,5 +1,6 @@
 """Bundles in motion: deployed, refused, rolled back, followed and kept, on running servers."""
 
+import errno
 import gc
 import json
 import shutil
@@ -203,6 +204,21 @@ def test_only_one_change_at_a_time_and_what_is_not_there_is_told(running, folder
     for words in (("--share", "0.1"), (folders["older"], "--share", "0.1"), ("--arm", "a b", "--share", "0.1")):
         code, said = deploy(running, *words)
         assert (code, "expected" in said or "--share" in said) == (2, True)
+
+
+def test_where_the_plan_cannot_be_written_the_one_before_goes_on(running, client, folders, monkeypatch):
+    first = running.deployment.active
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", full)
+        with pytest.raises(PairliftError, match=r"the disk refused: .* No space left"):
+            Admin(client).deploy(folders["older"], print, force=True)
+        assert running.deployment.active is first
+        assert running.deployer.store.plan() is None
+    assert running.deployer.plan.active.version == version_of(folders["first"])
 
 
 def test_a_restart_goes_on_with_what_is_deployed_and_keeps_nothing_else(folders, tmp_path):

@@ -78,7 +78,7 @@ def test_a_split_without_arms_is_of_nobody():
     assert Split().arms_of([3, 4]).tolist() == [-1, -1]
     assert Split("x").with_arm("b", 0.5).without("b") == Split()
     assert Split("x").with_arm("b", 1.0).arm_of(None) == ""
-    for share in (0.0, 1.1, -1, 0.00001):
+    for share in (0.0, 1.1, -1, 0.00001, float("nan"), float("inf")):
         with pytest.raises(PairliftError, match="a share from"):
             Split("x").with_arm("b", share)
 
