@@ -190,24 +190,33 @@ class Deployer:
         self._applied = changed
 
     def _commit(self, plan: Plan, loaded: dict[str, Served]) -> None:
-        """Let the deployment follow a plan, and write it."""
+        """Write a plan, and let the deployment follow it."""
         if plan is self.plan:
             return
-        self._apply(plan, loaded)
+        self._apply(plan, loaded, self._save)
+        log.info("deployment %d: bundle %s is active", plan.number, plan.active.version)
+
+    def _save(self, plan: Plan) -> None:
         if self.store is not None:
             self.store.save(plan)
             self._applied = self.store.changed()
-        log.info("deployment %d: bundle %s is active", plan.number, plan.active.version)
 
-    def _apply(self, plan: Plan, loaded: dict[str, Served]) -> None:
+    def _apply(self, plan: Plan, loaded: dict[str, Served], write: Callable[[Plan], None] = lambda plan: None) -> None:
+        """Let the deployment follow a plan. write: keeps it, just before; where that fails, what answered goes on."""
         known = {**self._served, **loaded}
         # One that an earlier version stood for: `_loaded` for those that another process tried.
         served = {p.version: known.get(p.version) or self._loaded(p, log.info) for p in plan.places}
-        if served[plan.active.version] is not self.deployment.active:
-            self._before(served[plan.active.version])
+        before, active = self.deployment.active, served[plan.active.version]
+        if active is not before:
+            self._before(active)
+        try:
+            write(plan)
+        except BaseException:
+            self._before(before)
+            raise
         self.deployment.swap(
             Standing(
-                active=served[plan.active.version],
+                active=active,
                 previous=None if plan.previous is None else served[plan.previous.version],
                 arms={name: served[place.version] for name, place in plan.arms.items()},
                 splits=tuple((since.time, since.split) for since in plan.splits),
