@@ -23,8 +23,8 @@ from ranker.recording.snapshots import Origin
 from ranker.serving import clock as clocks
 from ranker.serving.callers.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
-from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.listener import Listener
+from ranker.serving.processes.elsewhere import Elsewhere
 from ranker.serving.rollout.deployer import Deployer
 from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
@@ -161,7 +161,7 @@ class Server:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
             )
-        for name in self.pipeline.warm():
+        for name in self.deployment.active.warm():
             log.warning("%s failed while warming up: requests are answered without it", name)
         self.deployer.resume()
         self._following = None if follow is None else Following(self.deployer, follow)

@@ -580,12 +580,20 @@ def test_a_plugin_whose_module_raises_is_a_sentence(tmp_path: Path, monkeypatch:
     assert "'raises_when_imported:Mine': its module raised ZeroDivisionError: division by zero" in said
 
 
-def test_the_serve_command_refuses_a_taken_port_and_warns_of_an_old_snapshot(bundle_folder, server):
+def test_the_serve_command_refuses_a_taken_port_before_it_loads_the_bundle(bundle_folder, server):
     port = server.address.rpartition(":")[2]
     process = spawn(bundle_folder, "--port", port)
     _, err = process.communicate(timeout=30)
     assert process.returncode != 0
     assert "cannot be listened on" in err
+    assert "h before the clock" not in err
+
+
+def test_the_serve_command_warns_of_an_old_snapshot(bundle_folder):
+    process = spawn(bundle_folder, "--port", "0")
+    assert "pairlift serves bundle" in process.stdout.readline()
+    process.terminate()
+    _, err = process.communicate(timeout=30)
     assert "h before the clock" in err
 
 

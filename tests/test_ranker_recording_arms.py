@@ -61,7 +61,7 @@ class Recording:
         self.follower = Follower(bundle, folder, users=users, items=items, **options)
         self.follower.catch_up()
         self.recorder.use(self.follower)
-        self.recorder.start()
+        self.recorder.start(lambda _: None)
 
     def record(self, batch: Batch) -> Outcome:
         outcome = self.recorder.record(batch)

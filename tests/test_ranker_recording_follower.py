@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from served import batch, expected_state, random_batches, recording, same, within
-from world import with_config
+from world import with_config, write_world_bundle
 
 from features.errors import PairliftError
 from features.log.reader import DURABLE, LogReader
 from features.log.segments import segment_files
 from features.log.writer import LogWriter
 from features.schema import DAY
+from ranker.bundle import load_bundle
 from ranker.ids import IdTable
 from ranker.recording.follower import Follower, LimitError
 from ranker.settings import RecordSettings
@@ -78,8 +79,8 @@ def test_a_follower_with_too_many_events_to_serve_stops_and_says_so(bundle, tmp_
             following(few, tmp_path / "log").catch_up()
 
 
-def _follow(bundle, folder, told):
-    follower = following(bundle, folder)
+def _follow(written, folder, told):
+    follower = following(load_bundle(written), folder)
     follower.catch_up()
     told.send(follower.frame)
     follower.wait(told.recv(), 10)
@@ -87,12 +88,15 @@ def _follow(bundle, folder, told):
     follower.close()
 
 
-def test_another_process_sees_what_is_recorded(bundle, tmp_path):
+def test_another_process_sees_what_is_recorded(parts, tmp_path):
+    write_world_bundle(parts, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
     batches = list(random_batches(np.random.default_rng(0), bundle, [30, 50]))
     ours, theirs = multiprocessing.Pipe()
     with recording(bundle, tmp_path / "log") as (server, client):
         list(client.record(batches[:1]))
-        other = multiprocessing.get_context("spawn").Process(target=_follow, args=(bundle, tmp_path / "log", theirs))
+        where = (tmp_path / "bundle", tmp_path / "log", theirs)
+        other = multiprocessing.get_context("spawn").Process(target=_follow, args=where)
         other.start()
         assert ours.recv() == 1
         list(client.record(batches[1:]))

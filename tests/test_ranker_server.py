@@ -437,3 +437,41 @@ server.stop(0)
     found = json.loads(done.stdout)
     assert {"blas", "openmp"} <= {api for api, _ in found}
     assert {threads for _, threads in found} == {1}
+
+
+UNWARMED = """
+import sys
+import numba
+from pathlib import Path
+from numba.core.dispatcher import Dispatcher
+from ranker.bundle import load_bundle
+from ranker.client import Client
+from ranker.server import Server
+
+def kernels():
+    modules = [m for name, m in sorted(sys.modules.items()) if name.startswith(("features", "neural", "ranker"))]
+    found = {id(k): k for m in modules for k in vars(m).values() if isinstance(k, Dispatcher)}
+    return {f"{k.py_func.__module__}.{k.__name__}": len(k.overloads) for k in found.values()}
+
+server = Server(load_bundle(Path(sys.argv[1])), clock="snapshot")
+server.start()
+before = kernels()
+with Client(server.address, timeout=60) as client:
+    for user in (1000, 1007, None, -5):
+        client.rank(user, [10, 13, -7, 13], surface="feed", source_item=13)
+        client.recommend(user, k=3, exclude=[10], surface="search")
+print([name for name, count in kernels().items() if count > before.get(name, 0)])
+server.stop()
+"""
+
+
+def test_no_request_waits_for_a_compiler(bundle_folder):
+    """What a first request compiled, the requests of a cold machine waited for: 20 s were seen."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNWARMED, bundle_folder],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == "[]"

@@ -5,6 +5,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,8 +16,8 @@ if TYPE_CHECKING:  # the kernels take a second to import, and `serve --help` nee
     from ranker.server import Prepared, Server
     from ranker.serving.listener import Listener
 
-#: the process that records, in a server of several that does
-RECORDS = 0
+#: the process that records, in a server of several that does, and the one that looks for bundles to deploy
+RECORDS, FOLLOWS = 0, 1
 
 
 def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[["Server"], None]) -> None:
@@ -66,7 +67,7 @@ def run_processes(
     from ranker.server import Forked
     from ranker.serving.listener import Listener
     from ranker.serving.port import UNIX, address_of, reserve
-    from ranker.serving.supervisor import Supervisor
+    from ranker.serving.processes.supervisor import Supervisor
 
     held, port = reserve(place.host, place.port)
     folder = Path(tempfile.mkdtemp(prefix="pairlift-"))  # nobody else may enter it
@@ -85,9 +86,11 @@ def run_processes(
         drain = 0.0 if number == RECORDS else place.drain
         # What one process deploys the others follow by this folder.
         bundles = place.bundles or folder / "bundles"
-        until_told(lambda: make(listener=listener, forked=forked, bundles=bundles), drain, lambda _: on_ready())
+        begin = partial(make, listener=listener, forked=forked, bundles=bundles)
+        # One looks for a bundle to deploy; else each would try the same.
+        until_told(begin if number == FOLLOWS else partial(begin, follow=None), drain, lambda _: on_ready())
 
-    prepared.served.pipeline.warm()
+    prepared.served.warm()
     prepared.pause()
     try:
         numbers = range(RECORDS if records else RECORDS + 1, place.processes + 1)

@@ -9,13 +9,13 @@ from grpc_reflection.v1alpha import reflection
 from pairlift.v1 import admin_pb2, admin_pb2_grpc, metrics_pb2, metrics_pb2_grpc, ranking_pb2_grpc
 
 from ranker.serving.callers.access import ANYBODY_HERE, Access
-from ranker.serving.decoding import Decoding
 from ranker.serving.gate import Gate
 from ranker.serving.health import SERVICE, Health
 from ranker.serving.port import bind, grpc_server
 from ranker.serving.reflection import add_reflection
 from ranker.serving.rollout.admin import AdminService
 from ranker.serving.service import MetricsService, RankingService
+from ranker.serving.status import Decoding
 from ranker.serving.watching.environment import telemetry_of
 from ranker.serving.watching.meters import Meters
 from ranker.serving.watching.readings import of_gate

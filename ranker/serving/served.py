@@ -10,6 +10,7 @@ from typing import Any
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.state.store import State
+from ranker.asking.messages import id_message, ids_message
 from ranker.bundle import Bundle
 from ranker.ids import IdTable
 from ranker.pipeline import Pipeline
@@ -21,6 +22,9 @@ from ranker.request import Answer, Request, awaited
 from ranker.serving import clock
 from ranker.serving.watching.calls import CURRENT
 from ranker.wire import Wire, attribute_messages
+
+#: items of a request that warms up
+SOME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,16 @@ class Served:
             call.bundle, call.columns, call.arm, call.answer = self.bundle.version, self.bundle.columns, arm, found
         if self.feature_log is not None and found.values is not None:
             self.feature_log.offer(asked, found, found.values, arm)
+
+    def warm(self) -> list[str]:
+        """Do all that requests do, so that none waits for a compiler; return the sources and plugins that failed."""
+        failed = self.pipeline.warm()
+        catalog = self.pipeline.state.catalog
+        items, user = catalog.item_ids[:SOME].tolist(), catalog.user_ids[:1].tolist()
+        for who in (None, *map(id_message, user)):
+            self.rank(pb.RankRequest(user=who, items=ids_message([*items, *items[:1]])), aside=True)
+            self.recommend(pb.RecommendRequest(user=who, k=1, exclude=ids_message(items[:1])), aside=True)
+        return failed
 
     def described(self) -> dict[str, Any]:
         """Return the fields of a DescribeResponse that are of the bundle and its state."""

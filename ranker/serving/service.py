@@ -13,8 +13,8 @@ from ranker.recording.batch import Outcome
 from ranker.recording.recorder import Recorder
 from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
-from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import awaited
+from ranker.serving.processes.elsewhere import Elsewhere
 from ranker.serving.status import finished
 from ranker.serving.watching.meters import Meters
 

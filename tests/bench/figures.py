@@ -92,11 +92,48 @@ def _gain(part: dict[str, Any]) -> str:
     return f"{part['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+#: of the table of serving: what a row says, and its figure of Rank and of Recommend
+SERVED = {
+    "CPU time of a request, over that of its bare stages": "{}_cpu_vs_floor",
+    "likewise, of a user whose state is cached": "{}_cpu_vs_floor_cached",
+    "requests/s of one core, the 99th percentile under 20 ms": "{}_per_second",
+    "99th percentile at half of these, over that of an ideal queue": "{}_p99_vs_ideal_queue",
+}
+
+
+def serving_table(result: dict[str, Any]) -> str:
+    """Return what a server bears as Markdown."""
+    r = result["result"]
+    lines = ["| 1 million items and users, 500 candidates | `Rank` | `Recommend` |", "| --- | --- | --- |"]
+    for label, figure in SERVED.items():
+        cells = (_plain(r[figure.format(method)]) for method in ("rank", "recommend"))
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Asked for 3 times as many, it still answers {_plain(r['overload_goodput_3x'])} of these in time. FastAPI, "
+        "Feast on Redis and LightGBM's own predict answer one request where it answers "
+        f"{_plain(r['throughput_vs_fastapi_feast'])}. The bare stages are a gRPC echo of the same messages, the tower, "
+        "a gather, the compiled forest, and the nearest 500 by faiss. "
+        f"`{result['command']}`, {result['date']}; {result['machine']}.",
+    ]
+    return "\n".join(lines)
+
+
+def _plain(value: float | None) -> str:
+    """Return a figure with three digits, and a dash for one that could not be had."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def with_figures(readme: str) -> str:
     """Return the README with its tables as the results have them."""
     uplift, trust, lists = (_result(name) for name in ("uplift", "trust", "lists"))
     readme = _between(readme, "uplift", uplift_table(uplift) + "\n\n" + trust_line(trust))
-    return _between(readme, "lists", lists_table(lists))
+    readme = _between(readme, "lists", lists_table(lists))
+    if not (HERE / "results" / "serving.json").exists():
+        return readme
+    return _between(readme, "serving", serving_table(_result("serving")))
 
 
 def _result(name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -140,6 +141,7 @@ def main(scale: float, length: float, only: tuple[str, ...], resume: bool) -> No
     folder = world(scale)
     kept = folder / "sections.json"
     found = json.loads(kept.read_text()) if kept.exists() and (only or resume) else {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # the servers are ended too
     server, generator = cores()
     item_ids = np.load(folder / "bundle" / "snapshot" / "catalog" / "item_ids.npy", mmap_mode="r")
     bench = Bench(folder, Traffic(folder, item_ids, CANDIDATES), CANDIDATES, length, server, generator, found)

@@ -252,7 +252,7 @@ class Deployer:
             if bundle.version != place.version:
                 raise PairliftError(f"{place.folder} is bundle {bundle.version} by now, not {place.version}")
             served = self._make(bundle)
-            failed = served.pipeline.warm()
+            failed = served.warm()
         except PairliftError:
             raise
         except Exception as error:

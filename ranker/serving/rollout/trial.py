@@ -131,14 +131,22 @@ def answered(served: Served, message: Asked) -> tuple[Reply, float]:
     return served.recommend(message, aside=True), time.perf_counter() - begun
 
 
+def _rested(served: Served, message: Asked) -> tuple[Reply, float]:
+    """Answer and rest: requests go on meanwhile, and no bundle is timed while the processor is owed to others."""
+    reply, seconds = answered(served, message)
+    time.sleep(REST * seconds)
+    return reply, seconds
+
+
 def _compared(active: Served, new: Served, message: Asked, agreement: Agreement) -> str:
     """Answer a request by both, and add the pair; return why the new bundle fails on it, empty where it does not."""
     try:
-        before, took = answered(active, message)
+        before, took = _rested(active, message)
     except RequestError:
         return ""  # a caller's mistake, or a limit of a bundle before it
     try:
-        now, took_now = answered(new, message)
+        _rested(new, message)  # what is kept of a user is made: the active bundle has it of recent ones
+        now, took_now = _rested(new, message)
     except Exception as error:
         if not isinstance(error, RequestError):
             log.exception("a bundle that is tried failed on a request")
@@ -146,7 +154,6 @@ def _compared(active: Served, new: Served, message: Asked, agreement: Agreement)
         return f"{type(error).__name__}: {error}"
     agreement.add(Pair(before, now, took, took_now))
     lost = [name for name in now.degraded if name not in before.degraded]
-    time.sleep(REST * (took + took_now))  # requests go on meanwhile
     return f"{', '.join(lost)} failed or was late" if lost else ""
 
 

@@ -8,8 +8,8 @@ from features.schema import SECOND
 from ranker.recording.recorder import Recorder
 from ranker.serving import clock
 from ranker.serving.deployment import Deployment
-from ranker.serving.elsewhere import Elsewhere
 from ranker.serving.gate import Gate
+from ranker.serving.processes.elsewhere import Elsewhere
 
 
 def of_server(deployment: Deployment, recorder: Recorder | Elsewhere | None) -> Iterator[Metric]:

@@ -205,7 +205,7 @@ def after_cut(journal: Journal, point: int, rng: np.random.Generator) -> Disk:
 def _names(past: list[Names], share: float, rng: np.random.Generator) -> Names:
     """Draw each name of a folder from what it durably was and what it was later."""
     drawn: Names = {}
-    for name in {name for names in past for name in names}:
+    for name in sorted({name for names in past for name in names}):
         values = [names.get(name) for names in past]
         later = len(values) > 1 and rng.random() < share
         node = values[rng.integers(1, len(values))] if later else values[0]
@@ -216,7 +216,7 @@ def _names(past: list[Names], share: float, rng: np.random.Generator) -> Names:
 
 def _torn(past: list[bytes], share: float, rng: np.random.Generator) -> bytes:
     """Draw the bytes of a file from its durable ones and what it held later."""
-    if len(past) == 1 or share == 0:
+    if len(past) == 1 or rng.random() >= share:
         return past[0]
     old, new = past[0], past[int(rng.integers(1, len(past)))]
     if share == 1:

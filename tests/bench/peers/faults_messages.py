@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from pairlift.v1 import admin_pb2, metrics_pb2
 from pairlift.v1 import ranking_pb2 as pb
 from world import SPAN, START
 
@@ -40,6 +41,13 @@ TEXTS = ("", "feed", "\0", "\n", "é" * 300, "\U0001f600" * 100, "x" * 257, "-1"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 METHODS = ("Rank", "Recommend", "RecordEvents", "Describe")
 WRONG = ("Nothing", "rank", "", "Rank/Rank", "TakeSnapshots", "%00", "é")
+#: methods of the other services, which take messages that nobody drew for them
+OTHERS = tuple(
+    f"/{service.full_name}/{method.name}"
+    for module in (admin_pb2, metrics_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+)
 #: shares of the methods
 SHARES = (0.4, 0.35, 0.2, 0.05)
 
@@ -76,6 +84,8 @@ class Drawer:
             return Asked(SERVICE + str(rng.choice(WRONG)), (self._random(b""),))
         if draw < 0.0202:
             return Asked(f"{SERVICE}TakeSnapshot", (self._random(b""),))
+        if draw < 0.0252:
+            return Asked(str(rng.choice(OTHERS)), (self.message(str(rng.choice(METHODS))),))
         name = str(rng.choice(METHODS, p=SHARES))
         kinds = {"cancelled": draw > 0.99, "deadline": float(rng.choice([0.0, 1e-4, 0.002])) if draw > 0.98 else None}
         if name == "RecordEvents":

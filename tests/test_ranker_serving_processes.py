@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -21,6 +22,7 @@ from served import ROOT, expected_state, pairlift, random_batches, recording, sa
 from world import write_world_bundle
 
 from features.errors import PairliftError
+from features.state.store import State
 from ranker.bundle import load_bundle
 from ranker.client import Client, ServerError
 from ranker.recording.wire import batch_message
@@ -224,7 +226,7 @@ def test_a_port_that_is_taken_is_an_error_also_where_it_is_shared(bundle, writte
 
 SUPERVISOR = """
 import logging, os, signal, sys, time
-from ranker.serving import supervisor
+from ranker.serving.processes import supervisor
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 supervisor.HEALTHY, supervisor.GRACE = float(sys.argv[2]), 1.0
 def work(number, on_ready):
@@ -307,3 +309,41 @@ def test_one_that_does_not_end_is_killed(tmp_path):
         assert process.returncode == 0
         assert "process 1 does not end, and is killed" in errors
         assert not any(alive(int(pid)) for number in "01" for _, pid, _ in births(number))
+
+
+def test_what_one_process_deploys_all_answer_with_also_those_that_are_started_again(written, parts, world, tmp_path):
+    """Events go on meanwhile: each counts once, whichever bundle is active."""
+    older, early = tmp_path / "older", world.log.until(parts.split.t1)
+    state = State.build(early, world.catalog, parts.state.counters, world.grades)
+    write_world_bundle(parts._replace(state=state), older)
+    bundle, version = load_bundle(written), load_bundle(older).version
+    batches = list(random_batches(np.random.default_rng(1), bundle, [20] * 6))
+    words = ("--processes", 2, "--log", tmp_path / "log", "--bundles", tmp_path / "kept")
+    with serve(written, *words) as (supervisor, address), stubs(address) as many:
+
+        def answered():
+            return {again(partial(s.Rank, pb.RankRequest(), timeout=20)).bundle_version for s in many}
+
+        def record(some):
+            assert list(again(lambda: list(many[0].RecordEvents(iter([batch_message(some)]), timeout=60))))
+
+        assert answered() == {bundle.version}
+        record(batches[0])
+        code, said = pairlift("deploy", older, "--to", address, "--force")
+        assert code == 0, said
+        record(batches[1])
+        assert within(20, lambda: answered() == {version})
+        record(batches[2])
+        os.kill(processes_of(supervisor)[1], signal.SIGKILL)
+        record(batches[3])
+        assert within(30, lambda: len(processes_of(supervisor)) == 3 and answered() == {version})
+        code, said = pairlift("rollback", "--to", address)
+        assert code == 0, said
+        assert within(20, lambda: answered() == {bundle.version})
+        record(batches[4])
+        os.kill(processes_of(supervisor)[0], signal.SIGKILL)
+        record(batches[5])
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(30) == 0
+    with recording(bundle, tmp_path / "log") as (server, _):
+        same(server.follower.state, expected_state(bundle, world, batches))
