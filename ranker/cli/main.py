@@ -83,6 +83,4 @@ def main() -> None:
     """Run the command line."""
     # OpenMP's idle threads spin: beside another busy process a fit of one second took twenty. Passive ones sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # What gRPC's core writes to stderr itself is no line of our log, nor JSON; a failed call is told as a sentence.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     cli(prog_name="pairlift")
