@@ -308,7 +308,7 @@ def test_a_stopped_server_is_unreachable(bundle):
 
 @pytest.fixture
 def held_rank(monkeypatch):
-    """Let every Rank of a call wait, not those that warm up: `asked` are the users whose call has begun, `go` lets them through."""
+    """Let every Rank of a call wait: `asked` are the users whose call has begun, `go` lets them through."""
     real, asked, go = Pipeline.rank, [], threading.Event()
 
     def held(self, request, item, given):
