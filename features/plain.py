@@ -207,7 +207,8 @@ def _column(state: State, name: str, zone: str, requests: Requests, owner: I64) 
     if name.startswith("context_"):
         return _given(state.catalog, name, requests)[owner]
     if name == "item_age":
-        return _ages(state.first_seen, requests.item, requests.as_of[owner])
+        age: F32 = _ages(state.first_seen, requests.item, requests.as_of[owner])
+        return age
     form, values = _held(state, name)
     if name.startswith("item_"):
         found = values[state.catalog.described_items(requests.item)]

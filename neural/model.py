@@ -7,6 +7,7 @@ j has seen j events. Shapes: b histories of t events, s = t + 1 states, d = widt
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -182,6 +183,10 @@ class UserTower(nn.Module):
         out: Tensor = self.dropout(x + self.input(x))
         return out
 
+    def _masks(self, s: int) -> list[Tensor]:
+        """Return the mask of each block, for s states."""
+        return [cast("Block", block).mask(self.distance[:s, :s], self.future[:s, :s]) for block in self.blocks]
+
     def taste(self, item: Tensor, gate: Tensor, seen: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
         """Return [b, s, d]: Σ (gate - mean gate) · item vector over the `seen` events ([.., s, 1]), shrunk for few.
 
@@ -200,8 +205,8 @@ class UserTower(nn.Module):
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
-        for block in self.blocks:
-            x = block(x, block.mask(self.distance[:s, :s], self.future[:s, :s]))
+        for block, mask in zip(self.blocks, self._masks(s), strict=True):
+            x = block(x, mask)
         seen = torch.arange(s, dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
         taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
         return self.norm(x), taste
@@ -219,7 +224,7 @@ class UserTower(nn.Module):
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
         # Of the longest history they are constants of the exported graph, made once: a call takes its part of them.
-        *masks, final = (block.mask(self.distance, self.future) for block in self.blocks)
+        *masks, final = self._masks(len(self.distance))
         for block, mask in zip(self.blocks, masks, strict=False):  # all but the last
             x = block(x, mask[:, :s, :s])
         x = self.blocks[-1](x, final.transpose(0, 1)[length].unsqueeze(2)[..., :s], length)  # [b, 1, d]

@@ -1,5 +1,6 @@
 """Bundles in motion: deployed, refused, rolled back, followed and kept, on running servers."""
 
+import errno
 import gc
 import json
 import shutil
@@ -205,6 +206,21 @@ def test_only_one_change_at_a_time_and_what_is_not_there_is_told(running, folder
         assert (code, "expected" in said or "--share" in said) == (2, True)
 
 
+def test_where_the_plan_cannot_be_written_the_one_before_goes_on(running, client, folders, monkeypatch):
+    first = running.deployment.active
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", full)
+        with pytest.raises(PairliftError, match=r"the disk refused: .* No space left"):
+            Admin(client).deploy(folders["older"], print, force=True)
+        assert running.deployment.active is first
+        assert running.deployer.store.plan() is None
+    assert running.deployer.plan.active.version == version_of(folders["first"])
+
+
 def test_a_restart_goes_on_with_what_is_deployed_and_keeps_nothing_else(folders, tmp_path):
     first, older, kept = version_of(folders["first"]), version_of(folders["older"]), tmp_path / "kept"
     with serving(load_bundle(folders["first"]), clock="snapshot", bundles=kept) as server:
@@ -292,6 +308,10 @@ def test_an_upload_cannot_leave_its_folder_and_sends_only_what_is_missing(folder
             store.uploaded(version)
         with pytest.raises(PairliftError, match="was not offered"):
             store.write(version, "booster.txt", b"", True)
+    for first in (True, False):  # what it has of another bundle it has by a link: that one's file is not written to
+        store.write(version_of(folders["older"]), "booster.txt", b"other trees", first)
+        assert (folders["first"] / "booster.txt").read_bytes() != b"other trees"
+    assert store.offered(manifest) == missing
     for name in missing:
         data = (folders["older"] / name).read_bytes()
         store.write(version_of(folders["older"]), name, data[:7], True)

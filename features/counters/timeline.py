@@ -252,7 +252,8 @@ def _first_late(ts: I64, lo: int, hi: int, cut: int) -> int:
     while hi - step >= lo and ts[hi - step] >= cut:
         hi -= step
         step *= 2
-    return first_not_before(ts, max(lo, hi - step + 1), hi, cut)
+    found: int = first_not_before(ts, max(lo, hi - step + 1), hi, cut)
+    return found
 
 
 @njit(**SMALL)

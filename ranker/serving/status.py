@@ -77,10 +77,10 @@ def _reading(handler: Any) -> Any:
             return error
 
     @wraps(behaviour)  # with the pool of threads that it asks for
-    def answer(asked: Any, context: grpc.ServicerContext) -> Any:
+    def answer(asked: Any, context: grpc.ServicerContext, *send: Any) -> Any:  # send: by which Health.Watch answers
         if handler.request_streaming:
-            return behaviour((_read(message, context) for message in asked), context)
-        return behaviour(_read(asked, context), context)
+            return behaviour((_read(message, context) for message in asked), context, *send)
+        return behaviour(_read(asked, context), context, *send)
 
     return handler._replace(request_deserializer=read, **{name: answer})
 
