@@ -190,8 +190,9 @@ class Runtime:
         for at in _shown(length_buckets(stop - start, BUDGET), len(user)):
             tokens = make_tokens(histories, user[at], start[at], stop[at], self.spec)
             inputs = (  # as TRUNK_INPUTS
-                self.vectors.items[tokens.item], tokens.codes, tokens.signals, self.expected.surprise(tokens),
-                self.vectors.users[token[at]], tokens.length,
+                self.vectors.items.take(tokens.item, axis=0),  # half the time of an index array
+                tokens.codes, tokens.signals, self.expected.surprise(tokens), self.vectors.users[token[at]],
+                tokens.length,
             )  # fmt: skip
             states[at] = self.trunk.run(None, dict(zip(TRUNK_INPUTS, inputs, strict=True)))[0]
         return states

@@ -7,7 +7,7 @@ import numpy as np
 
 from features.ids import IdIndex
 from features.newcomers import Newcomers
-from features.schema import I32, NO_NEWCOMERS, Ids, is_text
+from features.schema import I32, I64, NO_NEWCOMERS, Ids, is_text
 from ranker.request import RequestError
 
 
@@ -24,7 +24,7 @@ class IdTable:
         """`text` or `integer`."""
         return "text" if self.text else "integer"
 
-    def find(self, wanted: Sequence[Any], new: Newcomers = NO_NEWCOMERS) -> I32:
+    def find(self, wanted: Sequence[Any] | I64, new: Newcomers = NO_NEWCOMERS) -> I32:
         """Return int32[n]: the index of each id, -1 where it is not known. new: those that the bundle does not know."""
         found = self._index.find(wanted)
         if new.count and (unknown := np.flatnonzero(found < 0)).size:

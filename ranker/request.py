@@ -95,6 +95,8 @@ class Candidates:
 
     def split(self, keep: Bool) -> tuple["Candidates", "Candidates"]:
         """Return (kept, removed) of the mask bool[n]."""
+        if keep.all():  # as for most requests
+            return self, Candidates(self.item[:0], self.place[:0], self.given[:0])
         return self.select(keep), self.select(~keep)
 
     @property

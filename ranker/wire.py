@@ -13,7 +13,7 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
 from features.pairing.split import iso
-from features.schema import DAY, F32, I32, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
+from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.packed import packed_doubles, packed_signed, packed_unsigned
 from ranker.request import Answer, Detail, Request, RequestError, too_long
 
@@ -131,19 +131,22 @@ class Wire:
         """The k of a request without one."""
         return min(DEFAULT_K, self.limits.max_k)
 
-    def values(self, place: str, ids: pb.Ids) -> Sequence[Any]:
-        """Return the item ids of a list as the caller wrote them; RequestError for another kind, too many."""
+    def values(self, place: str, ids: pb.Ids) -> Sequence[str] | I64:
+        """Return the item ids of a list as the caller wrote them: texts or int64[n]; RequestError for another kind, too
+        many.
+        """
         kind = ids.WhichOneof("kind")
         if kind is None:
             return ()
-        values: Sequence[Any] = getattr(ids, kind).values
+        values = getattr(ids, kind).values
         if len(values) > self.limits.max_items:
             raise RequestError(f"{place}: at most {self.limits.max_items} items were expected, found {len(values)}")
         if len(values) and (kind == "texts") != self.items.text:
             raise self.items.refuse(place)
-        return values
+        found: Sequence[str] | I64 = values if self.items.text else np.array(values, np.int64)
+        return found
 
-    def candidates(self, items: Sequence[Any], state: "State") -> I32:
+    def candidates(self, items: Sequence[str] | I64, state: "State") -> I32:
         """Return int32[n]: the indexes of what `values` gave. state: of the request."""
         return self._indexes(self.items, state.catalog.new_items, "items", items)
 
@@ -156,7 +159,7 @@ class Wire:
             raise table.refuse(place)
         return int(self._indexes(table, new, place, [getattr(message, kind)])[0])
 
-    def _indexes(self, table: "IdTable", new: Newcomers, place: str, ids: Sequence[Any]) -> I32:
+    def _indexes(self, table: "IdTable", new: Newcomers, place: str, ids: Sequence[Any] | I64) -> I32:
         """Return int32[n]: the index of each id, -1 where it is not known; RequestError for one that could not be."""
         found = table.find(ids, new)
         if table.text:
@@ -176,10 +179,10 @@ class Wire:
         message.MergeFromString(_numbers_of(answer))
         return message
 
-    def ranked(self, answer: Answer, request: Request, items: Sequence[Any]) -> pb.RankResponse:
-        """Return the RankResponse of an answer to a request; items: the ids as the caller wrote them."""
+    def ranked(self, answer: Answer, request: Request, items: Sequence[str] | I64) -> pb.RankResponse:
+        """Return the RankResponse of an answer to a request; items: what `values` gave."""
         message = pb.RankResponse(**_common(answer, request))
-        ids = [items[k] for k in answer.index.tolist()] if self.items.text else np.array(items, np.int64)[answer.index]
+        ids = items[answer.index] if isinstance(items, np.ndarray) else [items[k] for k in answer.index.tolist()]
         self._write_ids(message.items, ids)
         message.MergeFromString(_numbers_of(answer) + packed_unsigned(INDEXES, answer.index))
         return message

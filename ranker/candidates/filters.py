@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from features.counters.places import first_not_before
+from features.hashing import bits_for, probe
 from features.schema import I32, Bool
 from ranker.request import Candidates, Request
 
@@ -37,9 +37,13 @@ def history(request: Request) -> I32:
 
 @njit(cache=True, nogil=True)
 def _outside(item: I32, unwanted: I32) -> Bool:
-    """Return bool[n]: whether each item is none of the unwanted ones."""
-    sorted_ones, outside = np.sort(unwanted), np.ones(len(item), np.bool_)
+    """Return bool[n]: whether each item is none of the unwanted ones, by a hash table of these."""
+    bits = bits_for(len(unwanted))
+    slots = np.full((1 << bits, 2), -1, np.int64)
+    for k in range(len(unwanted)):
+        s = probe(slots, np.int64(unwanted[k]), 64 - bits)
+        slots[s, 0], slots[s, 1] = unwanted[k], k
+    outside = np.empty(len(item), np.bool_)
     for k in range(len(item)):
-        at = first_not_before(sorted_ones, 0, len(sorted_ones), item[k])
-        outside[k] = at == len(sorted_ones) or sorted_ones[at] != item[k]
+        outside[k] = slots[probe(slots, np.int64(item[k]), 64 - bits), 1] < 0
     return outside

@@ -17,12 +17,35 @@ def dedupe(proposals: Sequence[Proposal]) -> Candidates:
     What they know of it in this request is that of the first source which knows the value.
     """
     items = [proposal.item for proposal in proposals]
-    item, where = np.unique(np.concatenate([np.empty(0, np.int32), *items]), return_inverse=True)
-    rows = np.split(where, np.cumsum([len(proposed) for proposed in items])[:-1])
-    place = np.full((len(item), len(proposals)), ABSENT)
-    for number, (proposed, at) in enumerate(zip(items, rows, strict=False)):
-        np.minimum.at(place[:, number], at, np.arange(len(proposed), dtype=np.int32))
-    return Candidates(item, place, _given(proposals, rows, len(item)))
+    together = np.concatenate([np.empty(0, np.int32), *items])
+    starts = np.cumsum([0, *map(len, items)])
+    item, where, place = _merged(together, np.argsort(together), starts)
+    return Candidates(item, place, _given(proposals, np.split(where, starts[1:-1]), len(item)))
+
+
+@njit(cache=True, nogil=True)
+def _merged(proposed: I32, order: I64, starts: I64) -> tuple[I32, I64, I32]:
+    """Return (int32[n] the different items, ascending; int64[m] the place of each among them; int32[n, s] places).
+
+    for each proposed item in the order of the items: another item than before is the next one; its place in the list
+    of the source that proposed it counts, the least of them
+
+    proposed: int32[m], the lists of all sources one behind another, that of source s from starts[s]. order: int64[m],
+    which sorts it; equal ones in any order.
+    """
+    item, where = np.empty(len(proposed), np.int32), np.empty(len(proposed), np.int64)
+    place = np.full((len(proposed), len(starts) - 1), ABSENT, np.int32)
+    n, source = 0, np.empty(len(proposed), np.int64)
+    for s in range(len(starts) - 1):
+        source[starts[s] : starts[s + 1]] = s
+    for k in range(len(order)):
+        at = order[k]
+        if n == 0 or proposed[at] != item[n - 1]:
+            item[n] = proposed[at]
+            n += 1
+        where[at] = n - 1
+        place[n - 1, source[at]] = min(place[n - 1, source[at]], np.int32(at - starts[source[at]]))
+    return item[:n].copy(), where, place[:n].copy()
 
 
 def _given(proposals: Sequence[Proposal], rows: Sequence[I64], n: int) -> F32:
