@@ -114,6 +114,7 @@ class Deployer:
         wanted.check()
         with self._alone():
             place, figures, loaded = self._place(wanted), None, {}
+            self._planned(wanted, place)  # what cannot be is refused now, and not after the loading
             if place is not None and place.version not in self._served:
                 loaded[place.version] = self._loaded(place, say)
                 try:
@@ -194,7 +195,7 @@ class Deployer:
         if plan is self.plan:
             return
         self._apply(plan, loaded, self._save)
-        log.info("deployment %d: bundle %s is active", plan.number, plan.active.version)
+        log.info("deployment %d: %s", plan.number, _told(plan))
 
     def _save(self, plan: Plan) -> None:
         if self.store is not None:
@@ -277,6 +278,15 @@ class Deployer:
             )
         say(f"bundle {place.version} is verified, loaded and warm")
         return served
+
+
+def _told(plan: Plan) -> str:
+    """Return what a plan lets answer, for a line of the log."""
+    arms = [
+        f", {place.version} answers {plan.split.share(name):.2%} as arm {name}" for name, place in plan.arms.items()
+    ]
+    shadow = "" if plan.shadow is None else f", {plan.shadow.version} is the shadow"
+    return f"bundle {plan.active.version} is active{''.join(arms)}{shadow}"
 
 
 def _is_there(place: Place) -> bool:

@@ -117,7 +117,7 @@ class Plan(_Value):
             self._arm(name)
             return self._without(name, now)
         if self.shadow is None:
-            raise PairliftError("there is no shadow to drop; `pairlift bundles` shows what is deployed")
+            raise PairliftError("there is no shadow to drop; `pairlift deployed` shows what is deployed")
         return self._next(shadow=None, shadow_share=0.0)
 
     def shadowed(self, place: Place, share: float) -> "Plan":
