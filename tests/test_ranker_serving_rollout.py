@@ -25,6 +25,7 @@ from ranker.client import Client
 from ranker.hashes import hash_value
 from ranker.server import Server
 from ranker.serving.rollout import deployer as deployers
+from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
 
 
@@ -332,6 +333,19 @@ def test_a_bundle_that_takes_its_place_is_followed(folders, parts, older_parts, 
         assert pairlift("rollback", "--to", server.address)[0] == 0  # its folder is gone, and it is mapped
         time.sleep(0.3)
         assert answers(client) == first == client.recommend(1000).bundle_version
+
+
+def test_a_followed_bundle_that_was_replaced_does_not_come_back_with_a_restart(folders, tmp_path):
+    """Nor in a process of several that is started again: it may have been replaced because it was bad."""
+    first, options = load_bundle(folders["first"]), {"clock": "snapshot", "bundles": tmp_path / "kept"}
+    with serving(first, **options) as server, Client(server.address, timeout=20) as client:
+        Following(server.deployer, folders["older"]).look()
+        assert answers(client) == version_of(folders["older"])
+        Admin(client).rollback()
+        Admin(client).deploy(folders["third"], print, force=True)
+    with serving(first, **options) as server:
+        Following(server.deployer, folders["older"]).look()
+        assert server.deployment.active.bundle.version == version_of(folders["third"])
 
 
 def test_a_followed_bundle_that_is_refused_is_told_once_and_tried_again_when_it_changes(
