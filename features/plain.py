@@ -101,12 +101,10 @@ def _is_small(attribute: Attribute) -> bool:
 
 def request_values(state: State, columns: Columns, zone: str, requests: Requests, row: F32) -> Columns:
     """Write to float32[width] `row` what all candidates of the one request share; return the other columns."""
-    rest, one = [], np.zeros(1, np.int64)
+    rest = []
     for k, name in columns:
-        if name in CONTEXT or name.startswith("context_"):
-            row[k] = _request_value(state.catalog, name, zone, requests)
-        elif name.startswith("user_"):
-            row[k] = _column(state, name, zone, requests, one)[0]
+        if name in CONTEXT or name.startswith(("context_", "user_")):
+            row[k] = _request_value(state, name, zone, requests)
         else:
             rest.append((k, name))
     return rest
@@ -183,14 +181,19 @@ def _span(places: list[int]) -> list[int] | slice:
     return slice(first, behind) if places == list(range(first, behind)) else places
 
 
-def _request_value(catalog: Catalog, name: str, zone: str, requests: Requests) -> float:
+def _request_value(state: State, name: str, zone: str, requests: Requests) -> float:
     """Return what `_column` gives for a single request and a column that depends on it alone."""
     if name.startswith("context_"):
-        return float(_given(catalog, name, requests)[0])
+        return float(_given(state.catalog, name, requests)[0])
     if name == "surface":
         surface = int(requests.surface[0])
         return surface if surface >= 0 else np.nan
     ts = int(requests.as_of[0])
+    if name.startswith("user_"):
+        form, values = _held(state, name)
+        user = int(requests.user[0])
+        found = float(values[user if 0 <= user < len(values) - 1 else -1])
+        return ((ts / SECOND) - found) * SECOND / DAY if form == "age" else found
     return float(hour_of_day(ts, zone) if name == "hour" else day_of_week(ts, zone))
 
 
@@ -204,14 +207,9 @@ def _column(state: State, name: str, zone: str, requests: Requests, owner: I64) 
     if name.startswith("context_"):
         return _given(state.catalog, name, requests)[owner]
     if name == "item_age":
-        known = (requests.item >= 0) & (requests.item < len(state.first_seen))
-        first = np.full(len(known), NEVER, np.int64)
-        first[known] = state.first_seen[requests.item[known]]
-        age = (requests.as_of[owner] - first) / DAY
-        return np.where(age > 0, age, np.nan).astype(np.float32)
-    if name not in state.made:
-        state.made[name] = _static(*_known(state.catalog)[name])
-    form, values = state.made[name]
+        age: F32 = _ages(state.first_seen, requests.item, requests.as_of[owner])
+        return age
+    form, values = _held(state, name)
     if name.startswith("item_"):
         found = values[state.catalog.described_items(requests.item)]
     else:
@@ -219,6 +217,25 @@ def _column(state: State, name: str, zone: str, requests: Requests, owner: I64) 
     if form == "age":
         return np.asarray(((requests.as_of[owner] / SECOND) - found) * SECOND / DAY, np.float32)
     return np.asarray(found)
+
+
+def _held(state: State, name: str) -> tuple[str, F32]:
+    """Return what `_static` makes of the attribute behind a column, once for all requests."""
+    if name not in state.made:
+        state.made[name] = _static(*_known(state.catalog)[name])
+    held: tuple[str, F32] = state.made[name]
+    return held
+
+
+@njit(cache=True, nogil=True)
+def _ages(first_seen: I64, item: I32, as_of: I64) -> F32:
+    """Return float32[n]: days since each item's first event, NaN where that is not before as_of: int64[n], or [1]."""
+    out = np.empty(len(item), np.float32)
+    for k in range(len(item)):
+        first = first_seen[item[k]] if 0 <= item[k] < len(first_seen) else NEVER
+        age = (as_of[k if len(as_of) > 1 else 0] - first) / DAY
+        out[k] = age if age > 0 else np.nan
+    return out
 
 
 def _given(catalog: Catalog, name: str, requests: Requests) -> F32:

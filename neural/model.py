@@ -7,6 +7,7 @@ j has seen j events. Shapes: b histories of t events, s = t + 1 states, d = widt
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -107,19 +108,21 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.mlp = Mlp(width, dropout)
 
-    def forward(self, x: Tensor, distance: Tensor, future: Tensor, last: Tensor | None = None) -> Tensor:
-        """x: [b, s, d]; distance: [s, s]; future: bool[s, s], where a query may not look.
+    def mask(self, distance: Tensor, future: Tensor) -> Tensor:
+        """distance: [s, s]; future: bool[s, s], where a query may not look -> [heads, s, s], added to the scores."""
+        return (self.slope.view(-1, 1, 1) * distance).masked_fill(future, MASKED)
 
-        last: int64[b], the one query that is wanted of each history: then -> [b, 1, d] instead of [b, s, d].
+    def forward(self, x: Tensor, mask: Tensor, last: Tensor | None = None) -> Tensor:
+        """x: [b, s, d]; mask: [heads, s, s].
+
+        last: int64[b], the one query that is wanted of each history: then with its mask, [b, heads, 1, s] -> [b, 1, d]
+        instead of [b, s, d].
         """
         normed = self.norm(x)
         asked = normed  # [b, q, d]: q = s queries, or the last one alone
         if last is not None:
             at = last.view(-1, 1, 1).expand(-1, 1, x.shape[2])
             x, asked = x.gather(1, at), normed.gather(1, at)  # [b, 1, d]
-            distance, future = distance[last].unsqueeze(1).unsqueeze(1), future[last].unsqueeze(1).unsqueeze(1)
-        # distance, future: [s, s], or [b, 1, 1, s] -> [1 or b, heads, q, s]
-        mask = (self.slope.view(1, -1, 1, 1) * distance).masked_fill(future, MASKED)
         key, value = self.key_value(normed).chunk(2, dim=-1)  # [b, s, d] each
         q, k, v = self._split(self.query(asked)), self._split(key), self._split(value)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)  # [b, q, heads, d / heads]
@@ -180,6 +183,10 @@ class UserTower(nn.Module):
         out: Tensor = self.dropout(x + self.input(x))
         return out
 
+    def _masks(self, s: int) -> list[Tensor]:
+        """Return the mask of each block, for s states."""
+        return [cast("Block", block).mask(self.distance[:s, :s], self.future[:s, :s]) for block in self.blocks]
+
     def taste(self, item: Tensor, gate: Tensor, seen: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
         """Return [b, s, d]: Σ (gate - mean gate) · item vector over the `seen` events ([.., s, 1]), shrunk for few.
 
@@ -198,8 +205,8 @@ class UserTower(nn.Module):
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
-        for block in self.blocks:
-            x = block(x, self.distance[:s, :s], self.future[:s, :s])
+        for block, mask in zip(self.blocks, self._masks(s), strict=True):
+            x = block(x, mask)
         seen = torch.arange(s, dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
         taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
         return self.norm(x), taste
@@ -216,9 +223,11 @@ class UserTower(nn.Module):
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
-        for place, block in enumerate(self.blocks):
-            is_last = place == len(self.blocks) - 1
-            x = block(x, self.distance[:s, :s], self.future[:s, :s], length if is_last else None)  # at last [b, 1, d]
+        # Of the longest history they are constants of the exported graph, made once: a call takes its part of them.
+        *masks, final = self._masks(len(self.distance))
+        for block, mask in zip(self.blocks, masks, strict=False):  # all but the last
+            x = block(x, mask[:, :s, :s])
+        x = self.blocks[-1](x, final.transpose(0, 1)[length].unsqueeze(2)[..., :s], length)  # [b, 1, d]
         there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
         seen = length.to(x.dtype).view(-1, 1, 1)  # [b, 1, 1]
         taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))  # [b, 1, d]

@@ -77,14 +77,20 @@ class Admin:
         return self._deploy(admin.DeployRequest(version=version, **wanted), say)
 
     def _deploy(self, request: admin.DeployRequest, say: Callable[[str], None]) -> Deployed:
+        found = None
         try:
-            for progress in self._stub.Deploy(request):
+            for progress in self._stub.Deploy(request):  # to its end: a stream that is left counts as CANCELLED
                 if progress.HasField("deployed"):
-                    return _deployed(progress.deployed)
-                say(progress.step)
+                    found = _deployed(progress.deployed)
+                else:
+                    say(progress.step)
         except grpc.RpcError as error:
             raise self._client.explained(error) from error
-        raise PairliftError("the server ended the deployment without a word; `pairlift deployed` shows what is there")
+        if found is None:
+            raise PairliftError(
+                "the server ended the deployment without a word; `pairlift deployed` shows what is there"
+            )
+        return found
 
     def upload(self, folder: Path, version: str, sent: Callable[[int, int], None]) -> None:
         """Send the files of a bundle that the server lacks. sent: as for `deploy`."""

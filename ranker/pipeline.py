@@ -276,8 +276,12 @@ class Pipeline:
 
 def select(item: I32, score: F64) -> I64:
     """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
-    clean = np.where(np.isfinite(score), score, -np.inf)
-    return np.lexsort((item, -clean))
+    falling = np.where(np.isfinite(score), -score, np.inf)
+    order = np.argsort(falling)
+    ranked = falling[order]
+    if (ranked[1:] == ranked[:-1]).any():
+        order = np.lexsort((item, falling))  # twice as long: only where scores are equal
+    return order
 
 
 def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:

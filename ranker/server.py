@@ -192,7 +192,7 @@ class Server:
             follower.start()
             follower.drain(PATIENCE)
             if forked.socket is not None:
-                return Elsewhere(forked.socket, follower, report)
+                return Elsewhere(forked.socket, follower, report, recorder.check)
             recorder.start(report)
         except BaseException:
             forked.prepared.close()

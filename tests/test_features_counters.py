@@ -121,7 +121,9 @@ def test_rows_in_bulk_equal_one_request_at_a_time_and_a_snapshot(log: EventLog) 
         for r in range(3):
             one = requests.slice(r, r + 1)
             rows = slice(int(requests.offsets[r]), int(requests.offsets[r + 1]))
-            np.testing.assert_array_equal(assemble(mapped, spec, one), bulk[rows])
+            # Behind the log's end one request reads tables, whose values are 32-bit floats.
+            after = int(one.as_of[0]) >= mapped.end
+            np.testing.assert_allclose(assemble(mapped, spec, one), bulk[rows], rtol=6.6e-7 if after else 0)
 
 
 def test_features_of_the_user_and_context_are_equal_within_a_request() -> None:

@@ -484,3 +484,10 @@ def test_kill_9_while_writing(tmp_path):
     assert len(found) > acknowledged
     assert writer.append(table(found)).result().known.all()
     writer.close()
+
+
+def test_a_folder_of_other_files_is_not_taken_for_a_log(tmp_path):
+    (tmp_path / "stage.json").write_text("{}")
+    with pytest.raises(PairliftError, match="a folder of its own"):
+        LogWriter(tmp_path, DAY, lambda: 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage.json"]

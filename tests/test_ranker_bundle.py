@@ -150,10 +150,12 @@ def test_all_of_a_bundle_is_synced(parts: Parts, tmp_path: Path, synced: set[str
     folder = tmp_path / "b"
     write_world_bundle(parts, folder)
     partial = tmp_path / f".b.{os.getpid()}.partial"
-    assert synced == {str(tmp_path), str(partial), *(str(partial / p.relative_to(folder)) for p in folder.rglob("*"))}
+    files = {str(partial / p.relative_to(folder)) for p in folder.rglob("*")}
+    assert synced == {str(tmp_path), str(partial), *files}
 
 
 def test_all_of_a_snapshot_is_synced(parts: Parts, tmp_path: Path, synced: set[str]) -> None:
     folder = write_snapshot(tmp_path, Frozen(parts.state, empty_log(("play",)), 7), "log", "v")
     (partial,) = (Path(place) for place in synced if place.endswith(".partial"))
-    assert synced == {str(tmp_path), str(partial), *(str(partial / p.relative_to(folder)) for p in folder.rglob("*"))}
+    files = {str(partial / p.relative_to(folder)) for p in folder.rglob("*")}
+    assert synced == {str(tmp_path.parent), str(tmp_path), str(partial), *files}

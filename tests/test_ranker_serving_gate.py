@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
 from queueing import Gradient2, bare, capacity, simulated
 from served import ROOT, health_of, serving, user_id, within
@@ -129,8 +130,9 @@ def held(monkeypatch):
     real, asked, go = Pipeline.rank, [], threading.Event()
 
     def rank(self, request, item, given):
-        asked.append(request.user)
-        go.wait(20)
+        if threading.current_thread().name.startswith("call-"):  # and not while it warms up
+            asked.append(request.user)
+            go.wait(20)
         return real(self, request, item, given)
 
     monkeypatch.setattr(Pipeline, "rank", rank)
@@ -192,6 +194,23 @@ def test_a_call_without_a_deadline_is_answered_and_none_ends_a_worker(bundle, wo
             assert raw.start(message(user_id(world, 1)), timeout=0.3).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert within(20, lambda: server.gate.at_work == 0)
         assert raw.start(message(user_id(world, 1)), timeout=None).code() is grpc.StatusCode.OK
+
+
+def test_callers_that_send_no_message_do_not_keep_the_workers(bundle, world):
+    go = threading.Event()
+
+    def nothing():
+        go.wait(20)
+        yield from ()
+
+    with serving(narrow(bundle)) as server, Raw(server) as raw, Raw(server) as other:
+        send = raw.channel.stream_unary(RANK)
+        silent = [send.future(nothing(), timeout=20) for _ in range(2)]
+        assert within(20, lambda: server.gate.at_work == 1)
+        assert other.start(message(user_id(world, 1))).code() is grpc.StatusCode.OK
+        assert all(call.code() is grpc.StatusCode.CANCELLED for call in silent)
+        assert within(20, lambda: server.gate.at_work == 0)
+        go.set()
 
 
 def test_low_priority_waits_behind_the_others_and_is_refused_for_them(bundle, world, held):
@@ -276,8 +295,16 @@ def test_before_the_bundle_is_there_the_process_lives_and_is_not_ready(bundle, w
 
 
 def test_a_server_that_drains_says_so_and_answers(bundle, world):
-    with serving(bundle) as server, Client(server.address, timeout=20) as client:
+    with (
+        serving(bundle) as server,
+        Client(server.address, timeout=20) as client,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        # As gRPC's clients watch it that check the health of what they call (healthCheckConfig).
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=20)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         server.drain()
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert health_of(server, SERVICE) == health_of(server, "") == "NOT_SERVING"
         assert health_of(server, LIVE) == "SERVING"
         assert len(client.rank(user_id(world, 1), [10]).items) == 1

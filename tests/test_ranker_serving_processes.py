@@ -19,7 +19,7 @@ import pytest
 from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
 from served import ROOT, expected_state, pairlift, random_batches, recording, same, within
-from world import write_world_bundle
+from world import TOML, write_world_bundle
 
 from features.errors import PairliftError
 from features.state.store import State
@@ -316,6 +316,8 @@ def test_what_one_process_deploys_all_answer_with_also_those_that_are_started_ag
     older, early = tmp_path / "older", world.log.until(parts.split.t1)
     state = State.build(early, world.catalog, parts.state.counters, world.grades)
     write_world_bundle(parts._replace(state=state), older)
+    longer = tmp_path / "longer"
+    write_world_bundle(parts, longer, toml=f"{TOML}\n[record]\ndedupe_days = 300\n")
     bundle, version = load_bundle(written), load_bundle(older).version
     batches = list(random_batches(np.random.default_rng(1), bundle, [20] * 6))
     words = ("--processes", 2, "--log", tmp_path / "log", "--bundles", tmp_path / "kept")
@@ -329,6 +331,9 @@ def test_what_one_process_deploys_all_answer_with_also_those_that_are_started_ag
 
         assert answered() == {bundle.version}
         record(batches[0])
+        # What the process that records could not take is refused by the one that is asked.
+        code, said = pairlift("deploy", longer, "--to", address, "--force")
+        assert (code, "dedupe_days and tolerance of at most 7" in said) == (2, True), said
         code, said = pairlift("deploy", older, "--to", address, "--force")
         assert code == 0, said
         record(batches[1])

@@ -1,5 +1,6 @@
 """Bundles in motion: deployed, refused, rolled back, followed and kept, on running servers."""
 
+import errno
 import gc
 import json
 import shutil
@@ -24,6 +25,7 @@ from ranker.client import Client
 from ranker.hashes import hash_value
 from ranker.server import Server
 from ranker.serving.rollout import deployer as deployers
+from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
 
 
@@ -205,6 +207,21 @@ def test_only_one_change_at_a_time_and_what_is_not_there_is_told(running, folder
         assert (code, "expected" in said or "--share" in said) == (2, True)
 
 
+def test_where_the_plan_cannot_be_written_the_one_before_goes_on(running, client, folders, monkeypatch):
+    first = running.deployment.active
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", full)
+        with pytest.raises(PairliftError, match=r"the disk refused: .* No space left"):
+            Admin(client).deploy(folders["older"], print, force=True)
+        assert running.deployment.active is first
+        assert running.deployer.store.plan() is None
+    assert running.deployer.plan.active.version == version_of(folders["first"])
+
+
 def test_a_restart_goes_on_with_what_is_deployed_and_keeps_nothing_else(folders, tmp_path):
     first, older, kept = version_of(folders["first"]), version_of(folders["older"]), tmp_path / "kept"
     with serving(load_bundle(folders["first"]), clock="snapshot", bundles=kept) as server:
@@ -292,6 +309,10 @@ def test_an_upload_cannot_leave_its_folder_and_sends_only_what_is_missing(folder
             store.uploaded(version)
         with pytest.raises(PairliftError, match="was not offered"):
             store.write(version, "booster.txt", b"", True)
+    for first in (True, False):  # what it has of another bundle it has by a link: that one's file is not written to
+        store.write(version_of(folders["older"]), "booster.txt", b"other trees", first)
+        assert (folders["first"] / "booster.txt").read_bytes() != b"other trees"
+    assert store.offered(manifest) == missing
     for name in missing:
         data = (folders["older"] / name).read_bytes()
         store.write(version_of(folders["older"]), name, data[:7], True)
@@ -312,6 +333,19 @@ def test_a_bundle_that_takes_its_place_is_followed(folders, parts, older_parts, 
         assert pairlift("rollback", "--to", server.address)[0] == 0  # its folder is gone, and it is mapped
         time.sleep(0.3)
         assert answers(client) == first == client.recommend(1000).bundle_version
+
+
+def test_a_followed_bundle_that_was_replaced_does_not_come_back_with_a_restart(folders, tmp_path):
+    """Nor in a process of several that is started again: it may have been replaced because it was bad."""
+    first, options = load_bundle(folders["first"]), {"clock": "snapshot", "bundles": tmp_path / "kept"}
+    with serving(first, **options) as server, Client(server.address, timeout=20) as client:
+        Following(server.deployer, folders["older"]).look()
+        assert answers(client) == version_of(folders["older"])
+        Admin(client).rollback()
+        Admin(client).deploy(folders["third"], print, force=True)
+    with serving(first, **options) as server:
+        Following(server.deployer, folders["older"]).look()
+        assert server.deployment.active.bundle.version == version_of(folders["third"])
 
 
 def test_a_followed_bundle_that_is_refused_is_told_once_and_tried_again_when_it_changes(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import PairliftError
-from ranker.serving.rollout.plan import Place, Plan
+from ranker.serving.rollout.plan import KNOWN, Place, Plan
 from ranker.serving.rollout.split import BUCKETS, CONTROL, Split, bucket_of, buckets_of
 
 USERS = [*range(0, 4000, 3), *(f"user-{k}" for k in range(500)), "", "é", "日本\x00", -5]
@@ -78,7 +78,7 @@ def test_a_split_without_arms_is_of_nobody():
     assert Split().arms_of([3, 4]).tolist() == [-1, -1]
     assert Split("x").with_arm("b", 0.5).without("b") == Split()
     assert Split("x").with_arm("b", 1.0).arm_of(None) == ""
-    for share in (0.0, 1.1, -1, 0.00001):
+    for share in (0.0, 1.1, -1, 0.00001, float("nan"), float("inf")):
         with pytest.raises(PairliftError, match="a share from"):
             Split("x").with_arm("b", share)
 
@@ -101,6 +101,15 @@ def test_a_plan_is_the_same_after_json_and_changes_as_told():
     assert [since.time for since in done.splits] == [7, 8, 9]
     gone = more.dropped("new", 9).dropped("", 9)
     assert (gone.active, gone.arms, gone.shadow) == (B, {}, None)
+
+
+def test_splits_stay_in_order_when_the_clock_is_set_back_and_what_it_began_with_stays_known():
+    plan = Plan(known=("a",), active=A).with_arm("new", C, 0.1, "spring", 7).with_arm("new", None, 0.2, "", 5)
+    assert [since.time for since in plan.splits] == [7, 7]
+    assert plan.split.share("new") == 0.2
+    for k in range(2 * KNOWN):
+        plan = plan.deployed(Place(folder="/x", version=f"{k}"))
+    assert (plan.known[0], plan.known[-1], len(plan.known)) == (f"{2 * KNOWN - 1}", "a", KNOWN)
 
 
 @pytest.mark.parametrize(

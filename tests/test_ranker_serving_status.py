@@ -1,10 +1,15 @@
 """What is no message of a method is INVALID_ARGUMENT, of every method and kind of call: the caller must change it."""
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
-from served import recording
+from served import recording, serving, within
+
+from ranker.client import Client
+from ranker.serving.port import THREADS
 
 SERVICE = "/pairlift.v1.RankingService/"
 #: a field that is longer than the message; a number that has no end
@@ -49,3 +54,25 @@ def test_what_is_no_method_is_unimplemented(channel: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(f"{SERVICE}Nothing")(b"", timeout=20)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_calls_without_a_message_shut_nobody_out(bundle: Any) -> None:
+    """Of a method that is open to all: more of them than there are threads."""
+    done = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        done.wait(60)
+        yield from ()
+
+    with serving(bundle, clock="snapshot") as server, grpc.insecure_channel(server.address) as channel:
+        check = channel.stream_unary("/grpc.health.v1.Health/Check")
+        held = [check.future(never()) for _ in range(THREADS + 50)]
+        with Client(server.address, timeout=20) as client:
+            assert client.rank(None, [10]).items
+            assert within(20, lambda: sum(call.done() for call in held) >= THREADS)
+            assert client.metrics()
+        done.set()
+        assert {call.code() for call in held} <= {
+            grpc.StatusCode.CANCELLED,
+            grpc.StatusCode.INVALID_ARGUMENT,
+        }

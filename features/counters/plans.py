@@ -70,13 +70,22 @@ class Plan:
 
     def empty(self, n: int) -> F64:
         """Return float64[n, b] totals of keys without events."""
-        return np.broadcast_to(self.nothing, (n, len(self.nothing))).copy()
+        totals = np.empty((n, len(self.nothing)))
+        totals[:] = self.nothing
+        return totals
 
     def finish(self, totals: F64, as_of: I64) -> F32:
         """Turn float64[n, b] totals into float32[n, counters]: sums, smoothed quotients, seconds since (NaN: never)."""
         out = np.empty((len(totals), len(self.counters)), np.float32)
-        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, out)
+        self._finish(totals, as_of, np.arange(len(self.counters)), out)
         return out
+
+    def write(self, totals: F64, as_of: int, out: F32) -> None:
+        """Write what `finish` makes of totals as of one time to the counters' columns of `out`, float32[n, width]."""
+        self._finish(totals, np.full(1, as_of, np.int64), self.counters, out)
+
+    def _finish(self, totals: F64, as_of: I64, columns: I64, out: F32) -> None:
+        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, columns, out)
 
     @property
     def windowed(self) -> Bool:
@@ -208,23 +217,26 @@ def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:
 
 @njit(cache=True, nogil=True)
 def _finish(
-    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
+    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, columns: I64,
+    out: F32,
 ) -> None:  # fmt: skip
-    """Turn each row of totals, float64[n, b], into counters, float32[n, c].
+    """Turn each row of totals, float64[n, b], into counters, in the columns int64[c] of `out`.
 
     for each row, for each counter
         value ← its total
         where it has a denominator: value ← (value + strength · prior) / (that total + strength)
-        where its total is a time: value ← the seconds from then to as_of, NaN where there was no event
+        where its total is a time: value ← the seconds from then to as_of (int64[n], or [1] for all), NaN where there
+        was no event
     """
     for i in range(len(out)):
+        now = as_of[i if len(as_of) > 1 else 0]
         for c in range(len(numerator)):
             value = totals[i, numerator[c]]
             if denominator[c] >= 0:
                 value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
             if since[c]:
-                value = (as_of[i] - value) / SECOND if value > -np.inf else np.nan
-            out[i, c] = value
+                value = (now - value) / SECOND if value > -np.inf else np.nan
+            out[i, columns[c]] = value
 
 
 @njit(cache=True, nogil=True)

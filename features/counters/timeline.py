@@ -108,7 +108,7 @@ class Timeline:
         order = stable_order(places + 1, len(self.offsets))
         rows, found = rows[order], plan.empty(len(order))
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
-        merge_totals(found, rows, plan.totals.kind, totals)
+        merge_totals(found, np.arange(len(order)), rows, plan.totals.kind, totals)
 
     def add_windows(self, plan: Plan, rows: I64, code: I64 | I32, as_of: int, totals: F64) -> None:
         """Add likewise what it knows as of one time. plan: of windows alone (`Plan.windowed`)."""
@@ -216,21 +216,44 @@ def _read_windows(
     events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: int, out: F64
 ) -> None:  # fmt: skip
     """Add to float64[n, b] `out`, in row rows[i], what the key at places[i] (-1: none) knows in each window."""
+    last, row_bytes = len(places) - 1, events.marks.shape[1] * 8
     for i in range(len(places)):
-        ahead = places[min(i + AHEAD, len(places) - 1)]
+        # First the bounds of a key are fetched ahead, and once they are there, what is read of its latest events.
+        further = places[min(i + 2 * AHEAD, last)]
+        if further >= 0:
+            prefetch(events.offsets, np.int64(further) * 8)
+        ahead = places[min(i + AHEAD, last)]
         if ahead >= 0:
-            prefetch(events.ts, np.int64(events.offsets[ahead + 1] - 1) * 8)
+            first, behind = events.offsets[ahead], events.offsets[ahead + 1]
+            prefetch(events.ts, np.int64(behind - 1) * 8)
+            prefetch(events.grade, np.int64(behind - 1))
+            prefetch(events.ts, np.int64(max(first, behind - 9)) * 8)
+            if behind - first >= EVERY:
+                mark = first // EVERY + (behind - first) // EVERY - 1
+                for c in totals.column:
+                    prefetch(events.marks, np.int64(mark * row_bytes + c * 8))
         if places[i] < 0:
             continue
         start, end = events.offsets[places[i]], events.offsets[places[i] + 1]
         for b in range(len(totals.kind)):
-            stop = first_not_before(events.ts, start, end, as_of - totals.delays[totals.delay[b]])
-            begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
+            stop = _first_late(events.ts, start, end, as_of - totals.delays[totals.delay[b]])
+            begin = _first_late(events.ts, start, stop, as_of - totals.window[b])
             if begin < stop:
                 c = totals.column[b]
-                out[rows[i], b] += _sum_before(events, running, places[i], stop, c) - _sum_before(
-                    events, running, places[i], begin, c
+                out[rows[i], b] += _sum_before(events, running, start, stop, c) - _sum_before(
+                    events, running, start, begin, c
                 )
+
+
+@njit(**SMALL)
+def _first_late(ts: I64, lo: int, hi: int, cut: int) -> int:
+    """Return what `first_not_before` does, by steps from the end that double: the latest events are read first."""
+    step = 1
+    while hi - step >= lo and ts[hi - step] >= cut:
+        hi -= step
+        step *= 2
+    found: int = first_not_before(ts, max(lo, hi - step + 1), hi, cut)
+    return found
 
 
 @njit(**SMALL)
@@ -259,7 +282,7 @@ def _read_key(
                 out[b] = max(out[b], at[c])
             else:
                 begin = first_not_before(events.ts, start, stop, as_of - totals.window[b])
-                out[b] += at[c] - _sum_before(events, running, k, begin, c)
+                out[b] += at[c] - _sum_before(events, running, start, begin, c)
 
 
 @njit(**SMALL)
@@ -275,10 +298,9 @@ def _stand(events: Events, running: Running, k: int, stop: int, at: F64) -> None
     _run(events, running, start, start + full * EVERY, stop, at)
 
 
-@njit(cache=True, nogil=True)
-def _sum_before(events: Events, running: Running, k: int, stop: int, column: int) -> float:
-    """Return one sum over the events of key k before the place `stop`."""
-    start = events.offsets[k]
+@njit(**SMALL)
+def _sum_before(events: Events, running: Running, start: int, stop: int, column: int) -> float:
+    """Return one sum over the events before the place `stop` of a key whose events begin at `start`."""
     full = (stop - start) // EVERY
     total = events.marks[start // EVERY + full - 1, column] if full else 0.0
     for e in range(start + full * EVERY, stop):
@@ -290,11 +312,16 @@ def _sum_before(events: Events, running: Running, k: int, stop: int, column: int
 
 
 @njit(cache=True, nogil=True)
-def merge_totals(found: F64, rows: I64, kind: I64, out: F64) -> None:
-    """Put float64[n, b] totals, of kinds int64[b], to those of the given rows of `out`: sums, or the later time."""
+def merge_totals(found: F64, place: I64, rows: I64, kind: I64, out: F64) -> None:
+    """Put rows int64[n] of totals, of kinds int64[b], to the given rows of `out`: sums, or the later time.
+
+    place: int64[n], which row of `found` each is; -1 for none.
+    """
     for i in range(len(rows)):
+        if place[i] < 0:
+            continue
         for b in range(len(kind)):
             if kind[b] == SINCE:
-                out[rows[i], b] = max(out[rows[i], b], found[i, b])
+                out[rows[i], b] = max(out[rows[i], b], found[place[i], b])
             else:
-                out[rows[i], b] += found[i, b]
+                out[rows[i], b] += found[place[i], b]

@@ -309,6 +309,9 @@ def _ids(events: pa.Table) -> pa.Array:
 
 
 def _locked(folder: Path) -> int:
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found and not found & {"lock", "log.json", EVENTS} and not segment_files(folder):
+        raise PairliftError(f"{folder} has other files, and no recorded log: give the log a folder of its own")
     try:
         made_folder(folder)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -130,7 +130,7 @@ def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F3
         totals = windows.empty(n)
         for level in state.levels:
             level.timelines[number].add_windows(windows, rows, code, as_of, totals)
-        scatter(windows.finish(totals, _times(as_of, n)), np.arange(n), windows.counters, out)
+        windows.write(totals, as_of, out)
     if len(state.levels) > 1:
         _again_with_later_events(state, number, rows, code, as_of, out)
 
@@ -173,9 +173,9 @@ def _from_timelines(state: State, number: int, requests: Requests, item: I32, ou
     different, place_of = each_once(code)
     n = len(different)
     found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
-    totals, known = plan.empty(len(out)), place_of >= 0
-    merge_totals(found[place_of[known]], rows[known], plan.totals.kind, totals)
-    scatter(plan.finish(totals, _times(as_of, len(out))), np.arange(len(out)), plan.counters, out)
+    totals = plan.empty(len(out))
+    merge_totals(found, place_of, rows, plan.totals.kind, totals)
+    plan.write(totals, as_of, out)
 
 
 def _keys(state: State, key: tuple[str, ...], requests: Requests, item: I32) -> tuple[I64, I64]:

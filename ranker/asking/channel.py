@@ -147,7 +147,7 @@ def _unavailable(detail: str, address: str) -> str:
         return f"the server at {address} cannot do it now: {detail}"
     if any(words in detail for words in NOT_TRUSTED):
         return (
-            f"what listens at {address} and this client did not come to terms: only one of them speaks TLS, or one "
-            f"does not take the other's certificate ({detail})"
+            f"what listens at {address} and this client did not come to terms: only one of them speaks TLS (our "
+            f"commands: --tls-ca FILE), or one does not take the other's certificate ({detail})"
         )
     return f"no server answers at {address}; `pairlift serve BUNDLE` starts one"

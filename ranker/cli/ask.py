@@ -169,8 +169,8 @@ def _known(option: str, given: Mapping[str, str], known: Mapping[str, bool], tab
     """Refuse a name that the served bundle does not have: the server itself would pass over it."""
     for name in given:
         if name not in known:
-            hint = did_you_mean(name, known) if known else f": the served bundle has no {table}"
-            raise PairliftError(f"{option}: '{name}'{hint}")
+            hint = did_you_mean(name, known) if known else ""
+            raise PairliftError(f"{option}: the served bundle has no '{name}' in {table}{hint}")
 
 
 def _items(served: Description, items: str) -> list[Id]:
@@ -205,7 +205,8 @@ def _print(reply: Reply, asked: Question) -> None:
         for name, count in reply.removed:
             click.echo(f"filter {name}: {count} removed")
         click.echo("took " + ", ".join(f"{name} {took / 1000:.1f} ms" for name, took in reply.stages))
-    click.echo(f"bundle {reply.bundle_version}, snapshot {iso(reply.snapshot_time)}, as of {iso(reply.as_of)}")
+    arm = f", arm {reply.arm}" if reply.arm else ""
+    click.echo(f"bundle {reply.bundle_version}{arm}, snapshot {iso(reply.snapshot_time)}, as of {iso(reply.as_of)}")
     if reply.degraded:
         click.echo(f"degraded: {', '.join(reply.degraded)}", err=True)
 

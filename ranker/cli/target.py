@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from features.errors import PairliftError
 from ranker.asking.channel import Tls, read_token
 from ranker.client import DEFAULT_ADDRESS, Client
 
@@ -24,6 +25,8 @@ class Target:
 
     def client(self, timeout: float = 5.0) -> Client:
         """Return a client of it; timeout: seconds that a call may take."""
+        if ":" not in self.address:
+            raise PairliftError(f"--address '{self.address}': HOST:PORT was expected, such as {DEFAULT_ADDRESS}")
         token = None if self.token_file is None else read_token(self.token_file)
         return Client(self.address, timeout, tls=self.tls, token=token)
 

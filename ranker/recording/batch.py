@@ -58,6 +58,8 @@ def count_events(path: Path) -> int:
 def _opened(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise PairliftError(f"{path}: a Parquet file of events was expected, and there is no such file") from error
     except (OSError, pa.ArrowInvalid) as error:
         raise PairliftError(f"{path} is not a Parquet file that can be read: {error}") from error
 

@@ -77,15 +77,19 @@ class Recorder:
     def use(self, follower: Follower) -> None:
         """Check what comes in from now on by the bundle of a follower of this log, which has caught up.
 
-        PairliftError where it knows event ids for longer than the log was opened with.
+        PairliftError as for `check`.
         """
+        self.check(follower)
+        self._follower = follower
+
+    def check(self, follower: Follower) -> None:
+        """Raise PairliftError where a follower's bundle knows event ids for longer than the log was opened with."""
         settings = follower.settings
         if round(settings.dedupe_days * DAY) + settings.tolerance > self._keep:
             raise PairliftError(
                 f"[record] dedupe_days and tolerance of at most {self._keep / DAY:g} days together were expected, as "
                 f"{self.folder} was opened with; restart the server with this bundle"
             )
-        self._follower = follower
 
     def start(self, on_health: Callable[[bool], None]) -> None:
         """Begin to write; PairliftError where that cannot be, or with all event ids the memory is too little.

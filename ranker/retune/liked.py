@@ -19,7 +19,7 @@ from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 
 #: what a study reads of our code, beside what `Prepared.key` and the rows stand for
-CODE = ("ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.retune", "ranker.training")
+CODE = ("features.pace", "ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.retune", "ranker.training")
 PAIRS = Measure("PairAccuracy", "pair_accuracy", "pairs")
 
 

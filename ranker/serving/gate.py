@@ -28,6 +28,7 @@ from features.schema import SECOND
 from ranker.request import GoneError
 from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
+from ranker.serving.unsent import Unsent
 from ranker.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Gate(grpc.ServerInterceptor):
         self._threads: list[threading.Thread] = []
         self._here = threading.local()  # .call: the one that this thread runs
         self._hints = itertools.cycle(RETRY)
+        self._unsent = Unsent()
 
     @property
     def limit(self) -> int:
@@ -125,6 +127,7 @@ class Gate(grpc.ServerInterceptor):
 
     def close(self) -> None:
         """Let the workers end; one that hangs ends with the process."""
+        self._unsent.close()
         for _ in self._threads:
             self._runs.put(None)
         for thread in self._threads:
@@ -216,10 +219,13 @@ class Gate(grpc.ServerInterceptor):
         if call.refusal is not None:
             self._end(call.refusal, context)
         begun = time.monotonic()
+        self._unsent.expect(context)
         try:
             message = handler.request_deserializer(next(messages))
         except (StopIteration, DecodeError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
+        finally:
+            self._unsent.came(context)
         answer = handler.unary_unary(message, context)
         call.answered = True
         with self._lock:

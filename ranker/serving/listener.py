@@ -54,7 +54,8 @@ class Listener:
         watch = Watch(self.meters, None if self._telemetry is None else self._telemetry.ended)
         # What rights and the gate refuse is not watched: they count it.
         passed = (*access.around(self.gate, settings.calls_per_caller), watch)
-        self._server = grpc_server((Decoding(), *passed), settings.connection_age // 1000, shared)
+        self._decoding = Decoding()
+        self._server = grpc_server((self._decoding, *passed), settings.connection_age // 1000, shared)
         self.address = bind(self._server, host, port, access.credentials())
         self._stop_metrics: Callable[[], None] | None = None
         #: where GET /metrics is answered; empty: nowhere
@@ -86,6 +87,7 @@ class Listener:
         self.gate.shut()
         self._server.stop(grace).wait()
         self.gate.close()
+        self._decoding.close()
         if self._stop_metrics is not None:
             self._stop_metrics()
         if self._telemetry is not None:

@@ -9,8 +9,11 @@ import grpc
 
 from features.errors import PairliftError
 
-#: calls at once that the gate does not limit, each with a thread: open streams, health checks, administration
-MAX_CALLS = 200
+#: calls at once that the gate does not limit: open streams, health checks, administration. Further ones wait; not
+#: `maximum_concurrent_rpcs`, which counts the gate's as well: who sends no message would shut out all
+THREADS = 200
+#: calls of one connection at a time; a client opens another one, or waits
+MAX_STREAMS = 1000
 #: calls of a method that gRPC holds before Python sees them: from the first number on some and from the second on all
 #: are CANCELLED. What comes in a flood that Python cannot even refuse must not wait where nobody counts it
 MAX_UNSEEN = (100, 300)
@@ -34,12 +37,13 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: 
     """
     some, all_of_them = MAX_UNSEEN
     return grpc.server(
-        ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="grpc"),
+        ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
         interceptors=interceptors,
         options=[
             # Without so_reuseport = 0 a second server on a taken port would be given half of the calls in silence.
             ("grpc.so_reuseport", int(shared)),
             ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.enable_channelz", 1),
             ("grpc.server.max_pending_requests", some),
             ("grpc.server.max_pending_requests_hard_limit", all_of_them),
@@ -50,7 +54,6 @@ def grpc_server(interceptors: Sequence[grpc.ServerInterceptor], connection_age: 
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", PING_ALLOWED),
         ],
-        maximum_concurrent_rpcs=MAX_CALLS,
     )
 
 

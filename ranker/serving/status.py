@@ -1,7 +1,7 @@
 """Which gRPC status an error becomes: the one place that knows, for every call."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from features.log.tail import LogError
 from features.log.writer import FULL
 from ranker.recording.follower import LimitError
 from ranker.request import GoneError, RequestError
+from ranker.serving.unsent import Unsent
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,33 +57,49 @@ def finished(context: grpc.ServicerContext, call: Callable[[], T], place: str = 
 class Decoding(grpc.ServerInterceptor):
     """Ends a call with INVALID_ARGUMENT where its message is none of its method's; gRPC by itself says INTERNAL.
 
+    The message of a unary method is waited for as the gate does, so that one that never comes holds no thread for long.
     The gate reads the messages of its own methods; here are those of all others.
     """
+
+    def __init__(self) -> None:
+        self._unsent = Unsent()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._unsent.close()
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Return the handler of a call, which looks whether the message was read."""
         handler = continuation(handler_call_details)
-        return handler if handler is None or handler.request_deserializer is None else _reading(handler)
+        return handler if handler is None or handler.request_deserializer is None else self._reading(handler)
 
+    def _reading(self, handler: Any) -> Any:
+        kind = "stream" if handler.response_streaming else "unary"
+        behaviour = getattr(handler, f"{'stream' if handler.request_streaming else 'unary'}_{kind}")
 
-def _reading(handler: Any) -> Any:
-    kinds = ("stream" if streams else "unary" for streams in (handler.request_streaming, handler.response_streaming))
-    name = "_".join(kinds)
-    behaviour = getattr(handler, name)
+        def read(data: bytes) -> Any:
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError as error:
+                return error
 
-    def read(data: bytes) -> Any:
+        @wraps(behaviour)  # with the pool of threads that it asks for
+        def answer(asked: Any, context: grpc.ServicerContext, *send: Any) -> Any:  # send: by which Health.Watch answers
+            messages = (_read(message, context) for message in asked)
+            return behaviour(messages if handler.request_streaming else self._one(messages, context), context, *send)
+
+        ways = {f"unary_{kind}": None, f"stream_{kind}": answer}
+        return handler._replace(request_streaming=True, request_deserializer=read, **ways)
+
+    def _one(self, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        self._unsent.expect(context)
         try:
-            return handler.request_deserializer(data)
-        except DecodeError as error:
-            return error
-
-    @wraps(behaviour)  # with the pool of threads that it asks for
-    def answer(asked: Any, context: grpc.ServicerContext) -> Any:
-        if handler.request_streaming:
-            return behaviour((_read(message, context) for message in asked), context)
-        return behaviour(_read(asked, context), context)
-
-    return handler._replace(request_deserializer=read, **{name: answer})
+            for message in messages:
+                return message
+        finally:
+            self._unsent.came(context)
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "one message was expected, found none")
+        raise AssertionError("abort() raises")
 
 
 def _read(message: Any, context: grpc.ServicerContext) -> Any:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN = "shown"
 #: what a fit reads of our code, beside what `Prepared.key` stands for
-CODE = ("ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.training")
+CODE = ("features.pace", "ranker.columns", "ranker.forest.text", "ranker.metrics", "ranker.training")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,12 @@ logger = logging.getLogger(__name__)
 
 #: what the stage reads of our code, beside what `Prepared.key` and the plugins stand for
 CODE = (
+    "features.dots",
+    "features.pace",
     "ranker.candidates",
     "ranker.columns",
     "ranker.forest.text",
+    "ranker.lanes",
     "ranker.lists.asked",
     "ranker.lists.worth",
     "ranker.metrics.interval",

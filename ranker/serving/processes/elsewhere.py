@@ -25,9 +25,15 @@ AWAY = "the process that records is being started again: send the batch again in
 class Elsewhere:
     """Stands in a worker for the `Recorder`, which is in another process of the same server."""
 
-    def __init__(self, socket: Path, follower: Follower, on_health: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        follower: Follower,
+        on_health: Callable[[bool], None],
+        check: Callable[[Follower], None],
+    ) -> None:
         """socket: where that process answers. follower: of this process. on_health: called with whether events can be
-        recorded, when it changes.
+        recorded, when it changes. check: raises PairliftError where that process could not record for a bundle.
         """
         first, most = RETRY
         self._channel = grpc.insecure_channel(
@@ -42,12 +48,16 @@ class Elsewhere:
         )
         self._stub = ranking_pb2_grpc.RankingServiceStub(self._channel)
         self._on_health, self._well = on_health, True
-        self._follower = follower
+        self._follower, self._check = follower, check
         self._stop = threading.Event()
         threading.Thread(target=self._look, name="recording", daemon=True).start()
 
     def use(self, follower: Follower) -> None:
-        """Count by another follower. What comes in is checked by the process that records."""
+        """Count by another follower. What comes in is checked by the process that records.
+
+        PairliftError where that could not do so for its bundle.
+        """
+        self._check(follower)
         self._follower = follower
 
     def record(self, messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:

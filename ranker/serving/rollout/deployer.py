@@ -114,6 +114,7 @@ class Deployer:
         wanted.check()
         with self._alone():
             place, figures, loaded = self._place(wanted), None, {}
+            self._planned(wanted, place)  # what cannot be is refused now, and not after the loading
             if place is not None and place.version not in self._served:
                 loaded[place.version] = self._loaded(place, say)
                 try:
@@ -190,24 +191,33 @@ class Deployer:
         self._applied = changed
 
     def _commit(self, plan: Plan, loaded: dict[str, Served]) -> None:
-        """Let the deployment follow a plan, and write it."""
+        """Write a plan, and let the deployment follow it."""
         if plan is self.plan:
             return
-        self._apply(plan, loaded)
+        self._apply(plan, loaded, self._save)
+        log.info("deployment %d: %s", plan.number, _told(plan))
+
+    def _save(self, plan: Plan) -> None:
         if self.store is not None:
             self.store.save(plan)
             self._applied = self.store.changed()
-        log.info("deployment %d: bundle %s is active", plan.number, plan.active.version)
 
-    def _apply(self, plan: Plan, loaded: dict[str, Served]) -> None:
+    def _apply(self, plan: Plan, loaded: dict[str, Served], write: Callable[[Plan], None] = lambda plan: None) -> None:
+        """Let the deployment follow a plan. write: keeps it, just before; where that fails, what answered goes on."""
         known = {**self._served, **loaded}
         # One that an earlier version stood for: `_loaded` for those that another process tried.
         served = {p.version: known.get(p.version) or self._loaded(p, log.info) for p in plan.places}
-        if served[plan.active.version] is not self.deployment.active:
-            self._before(served[plan.active.version])
+        before, active = self.deployment.active, served[plan.active.version]
+        if active is not before:
+            self._before(active)
+        try:
+            write(plan)
+        except BaseException:
+            self._before(before)
+            raise
         self.deployment.swap(
             Standing(
-                active=served[plan.active.version],
+                active=active,
                 previous=None if plan.previous is None else served[plan.previous.version],
                 arms={name: served[place.version] for name, place in plan.arms.items()},
                 splits=tuple((since.time, since.split) for since in plan.splits),
@@ -268,6 +278,15 @@ class Deployer:
             )
         say(f"bundle {place.version} is verified, loaded and warm")
         return served
+
+
+def _told(plan: Plan) -> str:
+    """Return what a plan lets answer, for a line of the log."""
+    arms = [
+        f", {place.version} answers {plan.split.share(name):.2%} as arm {name}" for name, place in plan.arms.items()
+    ]
+    shadow = "" if plan.shadow is None else f", {plan.shadow.version} is the shadow"
+    return f"bundle {plan.active.version} is active{''.join(arms)}{shadow}"
 
 
 def _is_there(place: Place) -> bool:

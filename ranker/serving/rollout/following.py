@@ -18,10 +18,9 @@ class Following:
     """Looks at a folder that `pairlift train --out` replaces in one step. `look` from one thread, again and again."""
 
     def __init__(self, deployer: Deployer, folder: Path) -> None:
-        """What stands there now is deployed by the first look, unless it is active, or was before it."""
+        """What stands there now is deployed by the first look, unless it is active, or was: it was replaced since."""
         self._deployer, self.folder = deployer, folder
-        plan = deployer.plan
-        self._known = {plan.active.version, *([plan.previous.version] if plan.previous else [])}
+        self._known = set(deployer.plan.known)
         self._seen: tuple[int, int] | None = None  # the manifest that was looked at
 
     def look(self) -> None:

@@ -69,11 +69,14 @@ class Plan(_Value):
 
     def _active(self, place: Place) -> Self:
         """Return the plan with another active bundle; what was active is the previous one."""
-        known = dict.fromkeys((place.version, *self.known))
-        return self._next(active=place, previous=self.active, known=tuple(known)[:KNOWN])
+        known = tuple(dict.fromkeys((place.version, *self.known)))
+        # The oldest stays: with what the server was started with, a process that is started again begins.
+        return self._next(active=place, previous=self.active, known=(*known[: KNOWN - 1], *known[KNOWN - 1 :][-1:]))
 
     def _split(self, split: Split, now: int) -> tuple[Since, ...]:
-        since = Since(time=now, experiment=split.experiment, arms=split.arms)
+        # Where the clock was set back they stay in order, for the split of a time is searched for.
+        time = max([now, *(before.time for before in self.splits[-1:])])
+        since = Since(time=time, experiment=split.experiment, arms=split.arms)
         return (*self.splits, since)[-SPLITS:]
 
     def deployed(self, place: Place) -> "Plan":
@@ -114,7 +117,7 @@ class Plan(_Value):
             self._arm(name)
             return self._without(name, now)
         if self.shadow is None:
-            raise PairliftError("there is no shadow to drop; `pairlift bundles` shows what is deployed")
+            raise PairliftError("there is no shadow to drop; `pairlift deployed` shows what is deployed")
         return self._next(shadow=None, shadow_share=0.0)
 
     def shadowed(self, place: Place, share: float) -> "Plan":

@@ -103,8 +103,8 @@ class Split:
 
     def with_arm(self, arm: str, share: float) -> "Split":
         """Return the split in which an arm, maybe a new one, has a share; PairliftError where the others leave less."""
-        wanted, owned = round(share * BUCKETS), list(self.arms.get(arm, ()))
-        if not 0 < wanted <= BUCKETS:
+        wanted, owned = round(share * BUCKETS) if 0 < share <= 1 else 0, list(self.arms.get(arm, ()))
+        if not wanted:
             raise PairliftError(f"--share {share:g}: a share from {1 / BUCKETS:g} to 1 was expected")
         more = wanted - sum(end - first for first, end in owned)
         ranges = _joined([*owned, *self._free(more, arm, share)]) if more > 0 else _shortened(owned, -more)

@@ -126,7 +126,9 @@ class Store:
             raise PairliftError(f"'{name}' is no file of bundle {version}")
         target = _inside(partial, name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb" if first else "ab") as file:
+        if first or (target.exists() and target.stat().st_nlink > 1):
+            target.unlink(missing_ok=True)  # it may be a link to a file of a bundle that answers
+        with target.open("ab") as file:
             file.write(chunk)
 
     def uploaded(self, version: str) -> Place:

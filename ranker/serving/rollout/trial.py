@@ -173,5 +173,5 @@ def _judge(figures: admin.Comparison, constant: int, findings: Findings) -> None
     ):
         if value < least:
             findings.odd.append(
-                f"it ranks otherwise: a {words} of {value:.2f} with the active one (at least {least:g} was expected)"
+                f"it ranks otherwise: the {words} is {value:.2f} with the active one (at least {least:g} was expected)"
             )

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 NAME = "pairlift"
 #: milliseconds between exports of metrics, where OTEL_METRIC_EXPORT_INTERVAL says nothing: the SDK's own default
 INTERVAL = "60000"
+#: seconds that what is left may take at the end
+PATIENCE = 3.0
 #: OpenTelemetry's number of each level of `logging` (Logs Data Model, SeverityNumber)
 SEVERITIES = {logging.DEBUG: 5, logging.INFO: 9, logging.WARNING: 13, logging.ERROR: 17, logging.CRITICAL: 21}
 
@@ -58,9 +60,15 @@ class Telemetry:
         log.info("OpenTelemetry: %s go to the collector of OTEL_EXPORTER_OTLP_…", ", ".join(kinds).lower())
 
     def close(self) -> None:
-        """Send what is left."""
-        for close in self._closing:
-            close()
+        """Send what is left, where a collector takes it at once: the exporters would try again for half a minute."""
+
+        def work() -> None:
+            for close in self._closing:
+                close()
+
+        thread = threading.Thread(target=work, name="otlp-close", daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
 
     def ended(self, call: Call, code: str, took: int) -> None:
         """Make a span of a call that has ended. took: ns."""

@@ -75,7 +75,9 @@ class Watch(grpc.ServerInterceptor):
                     return
                 yield answer
         finally:
+            token = CURRENT.set(call)
             self._end(call, context)
+            CURRENT.reset(token)
 
     def _end(self, call: Call, context: Any) -> None:
         took = time.perf_counter_ns() - call.began
@@ -85,7 +87,10 @@ class Watch(grpc.ServerInterceptor):
             self._ended(call, code, took)
         unary = call.method != "RecordEvents"  # a stream is open for as long as its caller likes
         if (code not in USUAL or (unary and took * 1e-9 > SLOW)) and self._sparing.may((call.method, code)):
-            log.info("%s ended with %s after %.1f ms", call.method, code, took * 1e-6, extra={"code": code})
+            why = context.details()
+            why = why.decode(errors="replace") if isinstance(why, bytes) else why or ""
+            said = f": {why}" if why else ""
+            log.info("%s ended with %s after %.1f ms%s", call.method, code, took * 1e-6, said, extra={"code": code})
 
 
 def _begun(method: str, context: Any) -> Call:
