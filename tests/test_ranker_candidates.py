@@ -23,7 +23,9 @@ from ranker.candidates.configured import configured_sources, with_demand_of
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.demand import FADED, STEPS, Demand
 from ranker.candidates.nearest import EXACT, Nearest
+from ranker.candidates.neighbourhoods import near_together
 from ranker.candidates.popular import Popular
+from ranker.candidates.probed import Probed
 from ranker.candidates.source import best
 from ranker.request import ABSENT, Candidates, Request
 
@@ -258,6 +260,103 @@ def test_a_coarse_pass_finds_what_there_is():
         rows = Coarse.of(keys).highest(np.ones(5, np.float32), 1.0, np.empty(0, np.float32), 900)
         assert rows.tolist() == np.flatnonzero(~np.isnan(keys[:, 0])).tolist()
     assert Coarse.of(keys).highest(np.zeros(5, np.float32), 1.0, np.empty(0, np.float32), 3).size
+
+
+class OfUsers(ALS):
+    """Keys and a query for each user index."""
+
+    item_vectors = None
+
+    def __init__(self, keys, users, over):
+        self.item_vectors, self.users, self.over_demand = keys, users, over
+
+    def queries(self, requests, histories):
+        return self.users[requests.user]
+
+
+@pytest.mark.parametrize("kind", ["even", "clusters", "heavy tails"])
+def test_where_it_pays_only_blocks_that_may_have_the_nearest_are_read(bundle, kind):
+    n, d, rng = 2 * EXACT, 32, np.random.default_rng(0)
+    keys = (rng.standard_t(3, (n, d)) if kind == "heavy tails" else rng.normal(size=(n, d))).astype(np.float32)
+    if kind == "clusters":
+        keys = 4 * keys[:200][rng.integers(0, 200, n)] + keys
+    keys[rng.random(n) < 0.1] = np.nan
+    users = rng.normal(size=(bundle.state.catalog.n_users, d)).astype(np.float32)
+    logs = np.log1p(rng.pareto(1.0, n + 7)).astype(np.float32)
+    demand = SimpleNamespace(log1p=lambda as_of: logs)
+    for over, weight in ((False, 1.0), (True, 0.02), (True, 2.0)):
+        source = Nearest(OfUsers(keys, users, over), demand, weight, bundle.state)
+        # Of clusters it pays, and where demand says more than the product; of even keys not.
+        if kind == "clusters" or weight == 0.02:
+            assert isinstance(source._coarse, Probed)
+        elif kind == "even" and not over:
+            assert isinstance(source._coarse, Coarse)
+        again = Nearest(OfUsers(keys, users, over), demand, weight, bundle.state)
+        for limit in (20, 400):
+            recall = []
+            for user in range(30):
+                want = weight * (keys @ users[user]) + logs[:n] if over else keys @ users[user]
+                want = np.where(np.isnan(want), -np.inf, want)
+                request = Request(user, bundle.state.end, state=bundle.state)
+                found = source.propose(request, limit).item
+                assert len(found) == limit == len(set(found.tolist()))
+                assert (np.diff(want[found]) <= 1e-4).all()
+                recall.append(len(np.intersect1d(found, np.argsort(-want)[:limit])) / limit)
+                assert again.propose(request, limit).item.tolist() == found.tolist()
+            assert np.mean(recall) >= 0.95
+
+
+def test_all_is_read_without_queries_to_tell_by(bundle, caplog):
+    keys = np.random.default_rng(0).normal(size=(EXACT + 1, 4)).astype(np.float32)
+    few = np.full((bundle.state.catalog.n_users, 4), np.nan, np.float32)
+    few[:5] = 1
+    assert isinstance(Nearest(OfUsers(keys, few, False), None, 1.0, bundle.state)._coarse, Coarse)
+    assert isinstance(
+        Nearest(OfUsers(np.full_like(keys, np.nan), few + 1, False), None, 1.0, bundle.state)._coarse, Coarse
+    )
+    assert not caplog.records
+    broken = Nearest(OfUsers(keys, few[:0], False), None, 1.0, bundle.state)
+    assert isinstance(broken._coarse, Coarse)
+    assert "its plugin failed" in caplog.text
+    assert (
+        Nearest(OfUsers(keys, few, False), None, 1.0, bundle.state)
+        .propose(Request(7, 0, state=bundle.state), 5)
+        .item.size
+        == 0
+    )
+
+
+def test_probing_reads_on_until_there_is_enough():
+    rng = np.random.default_rng(3)
+    keys = rng.normal(size=(9000, 6)).astype(np.float32)
+    keys[rng.random(9000) < 0.5] = np.nan
+    known = np.flatnonzero(~np.isnan(keys[:, 0]))
+    probed = Probed.of(keys, rng.normal(size=(20, 6)).astype(np.float32))
+    query, none = rng.normal(size=6).astype(np.float32), np.empty(0, np.float32)
+    assert probed.highest(query, 1.0, none, 9000).tolist() == known.tolist()
+    # Equal scores are not parted: a rank among them is by row, which the caller gives them.
+    assert probed.highest(0 * query, 1.0, none, 10).tolist() == known.tolist()
+    assert probed.highest(query, 0.0, np.ones(9000, np.float32), 10).tolist() == known.tolist()
+    # Offsets alone: exactly their highest, also those that are set apart.
+    offset = rng.permutation(9000).astype(np.float32)
+    rows = probed.highest(query, 0.0, offset, 300)
+    assert set(known[np.argsort(-offset[known])][:300]) <= set(rows.tolist())
+    assert len(rows) < 500
+    assert probed.search(query, 0.0, offset, 5)[1] < len(probed.spread) / 2
+    assert probed.highest(query, 0.0, -offset, 300).tolist() != rows.tolist()
+
+
+def test_near_keys_stand_together():
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 32, 20_000)
+    keys = (rng.normal(size=(32, 16))[group] * 10 + rng.normal(size=(20_000, 16))).astype(np.float32)
+    keys[7], keys[8, 3] = np.nan, np.inf
+    rows = near_together(keys, 64)
+    assert sorted(rows.tolist()) == [i for i in range(20_000) if i not in {7, 8}]
+    assert rows.tolist() == near_together(keys, 64).tolist()
+    whole = keys[rows[: len(rows) // 64 * 64]].reshape(-1, 64, 16)
+    assert whole.var(axis=1).mean() < keys[rows].var(axis=0).mean() / 10
+    assert sorted(near_together(np.ones((200, 3), np.float32), 64).tolist()) == list(range(200))
 
 
 def test_the_logarithm_of_demand_serves_a_while(bundle):

@@ -37,7 +37,7 @@ def configured_sources(
             log.info("source 'nearest' is left out: none of the served plugins has vectors")
         else:
             near = settings.nearest
-            source = Nearest(vectors, demand(near.half_life or popular.half_life), near.weight)
+            source = Nearest(vectors, demand(near.half_life or popular.half_life), near.weight, state)
             found.append((source, near))
     return found
 

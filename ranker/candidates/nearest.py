@@ -1,22 +1,31 @@
 """The items nearest to the user: the highest of query · key over all items, and demand where the product lacks it."""
 
+import logging
 from copy import copy
 
 import numpy as np
 
 from features.dots import row_dots
 from features.plugin import RetrievalPlugin, VectorPlugin
-from features.schema import F32, I32, I64
-from ranker.candidates.coarse import Coarse
+from features.schema import F32, I32, I64, one_request
+from features.state.store import State
+from ranker.candidates.coarse import BLOCK, Coarse
 from ranker.candidates.demand import Demand
+from ranker.candidates.probed import NO_OFFSET, Probed
 from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.lanes import may_block
 from ranker.request import Request
 
 #: up to so many items, each one's product is computed in full; of more, first a coarse one
 EXACT = 65_536
-#: of a source without demand
-NO_DEMAND = np.empty(0, np.float32)
+#: users by whose queries the blocks that need to be read are measured, and how many of them must have one
+ASKED, KNOWN = 64, 16
+#: a first pass for more than one of so many items would leave about all
+LEAVES = 2 * BLOCK
+#: keys are probed where no more than this share of the blocks is read for MEASURED items
+PAYS, MEASURED = 1 / 2, 500
+
+log = logging.getLogger(__name__)
 
 
 class Nearest:
@@ -29,15 +38,19 @@ class Nearest:
     and the score is the product alone: the source `popular` has the rest, and a ranker learns how to mix them. The
     demand is that of the state that it was made from, as for `Popular`; see `Demand.log1p` for its rounding.
 
-    Of more than EXACT items, those that a coarse product of 8-bit keys leaves are multiplied in full (`Coarse`): all
-    but very few of the nearest are among them. A user without a query (cold) gets nothing from this source; an item
-    without a key is never proposed.
+    Of more than EXACT items, those that a coarse product of 8-bit keys leaves are multiplied in full: all but very few
+    of the nearest are among them (`Coarse`), or most where only blocks that may have them are read (`Probed`). A user
+    without a query (cold) gets nothing from this source; an item without a key is never proposed.
     """
 
     name = "nearest"
 
-    def __init__(self, plugin: VectorPlugin, demand: Demand | None = None, weight: float = 1.0) -> None:
-        """demand: not read where the product has demand in it; None adds none."""
+    def __init__(
+        self, plugin: VectorPlugin, demand: Demand | None = None, weight: float = 1.0, state: State | None = None
+    ) -> None:
+        """demand: not read where the product has demand in it; None adds none. state: whose users' queries tell which
+        blocks of many keys need to be read; None: all are.
+        """
         self._weight = weight
         self.blocks = may_block(plugin)  # it runs the plugin's code
         self.demand: Demand | None = None
@@ -48,7 +61,36 @@ class Nearest:
             keys, self._queries = plugin.item_vectors, plugin.user_vectors
         self._keys = np.ascontiguousarray(keys, np.float32)  # the plugin's own (mapped) array, where that is one
         self._rows = np.arange(len(keys))
-        self._coarse = Coarse.of(self._keys) if len(keys) > EXACT else None
+        self._coarse: Coarse | Probed | None = None
+        if len(keys) > EXACT:
+            self._coarse = (self._probed(state) if state is not None else None) or Coarse.of(self._keys)
+
+    def _probed(self, state: State) -> Probed | None:
+        """Return the keys in blocks; None where these do not pay, or too few users have a query to tell."""
+        known = np.isfinite(self._keys.sum(axis=1)).sum()
+        queries = self._of_some(state) if known > EXACT else []
+        if len(queries) < KNOWN:
+            return None
+        probed, wanted = Probed.of(self._keys, queries), self._wanted(state.end)
+        weight = self._weight if len(wanted) else 1.0
+        read = [probed.search(query, weight, wanted, MEASURED)[1] / len(probed.spread) for query in queries]
+        log.info("source 'nearest': a request reads %.1f %% of %d items", 100 * np.mean(read), len(self._keys))
+        return probed if np.mean(read) <= PAYS else None
+
+    def _of_some(self, state: State) -> list[F32]:
+        """Return the queries, float32[d], of at most ASKED users with events, as of the state's end; none if it fails.
+
+        The users are drawn evenly from the order of their indexes.
+        """
+        users = np.flatnonzero(state.histories.sizes)
+        some = users[:: -(-len(users) // ASKED) or 1]
+        asked = [one_request(int(user), state.end, 0, np.empty(0, np.int32)) for user in some]
+        try:
+            queries = [self._queries(request, state.histories)[0] for request in asked]
+        except Exception:
+            log.warning("source 'nearest': it reads all items for each request, for its plugin failed", exc_info=True)
+            return []
+        return [query for query in queries if np.isfinite(query).all()]
 
     def by(self, demand: Demand) -> "Nearest":
         """Return the same source over another demand."""
@@ -61,15 +103,17 @@ class Nearest:
         query: F32 = self._queries(request.requests(np.empty(0, np.int32)), request.state.histories)[0]
         if np.isnan(query).any():
             return NOTHING
-        wanted = NO_DEMAND if self.demand is None else self.demand.log1p(request.as_of)
-        rows = self._rows
-        if self._coarse is not None and limit < self._coarse.blocks // 2:  # else it leaves about all
+        wanted, rows = self._wanted(request.as_of), self._rows
+        if self._coarse is not None and limit < len(rows) // LEAVES:
             rows = self._coarse.highest(query, self._weight if len(wanted) else 1.0, wanted, limit)
         order = self._products(query, rows)
         if len(wanted):
             order = self._weight * order + wanted[rows]
         found = rows[best(order, limit)].astype(np.int32)
         return Proposal(found, lambda item: self._score(query, item))
+
+    def _wanted(self, as_of: int) -> F32:
+        return NO_OFFSET if self.demand is None else self.demand.log1p(as_of)
 
     def _score(self, query: F32, item: I32) -> F32:
         """Return float32[n] products of any items; NaN of one without a key, or that is none."""
