@@ -341,7 +341,7 @@ def test_what_one_process_deploys_all_answer_with_also_those_that_are_started_ag
         record(batches[2])
         os.kill(processes_of(supervisor)[1], signal.SIGKILL)
         record(batches[3])
-        assert within(30, lambda: len(processes_of(supervisor)) == 3 and answered() == {version})
+        assert within(90, lambda: len(processes_of(supervisor)) == 3 and answered() == {version})
         code, said = pairlift("rollback", "--to", address)
         assert code == 0, said
         assert within(20, lambda: answered() == {bundle.version})

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,7 +104,8 @@ class Deployer:
         if plan.previous is not None and not _is_there(plan.previous):
             log.warning("the previous bundle %s is gone: there is nothing to roll back to", plan.previous.folder)
             plan = plan.model_copy(update={"previous": None})
-        self._apply(plan, {})
+        missing = [place for place in plan.places if place.version not in self._served]
+        self._apply(plan, {place.version: self._loaded(place, log.info, aside=False) for place in missing})
         log.info("the deployment of before goes on: bundle %s is active", plan.active.version)
 
     def deploy(self, wanted: Wanted, say: Callable[[str], None]) -> admin.Comparison | None:
@@ -253,11 +255,15 @@ class Deployer:
             return self.store.keep(wanted.folder)
         return Place(folder=str(wanted.folder.resolve()), version=found)
 
-    def _loaded(self, place: Place, say: Callable[[str], None]) -> Served:
-        """Return what serves a bundle, verified and warm; PairliftError where that cannot be."""
-        say(f"loading bundle {place.version} beside the one that answers")
+    def _loaded(self, place: Place, say: Callable[[str], None], aside: bool = True) -> Served:
+        """Return what serves a bundle, verified and warm; PairliftError where that cannot be.
+
+        aside: requests are answered meanwhile.
+        """
+        say(f"loading bundle {place.version}{' beside the one that answers' if aside else ''}")
         try:
-            bundle = _aside(lambda: load_bundle(Path(place.folder)))
+            load = partial(load_bundle, Path(place.folder))
+            bundle = _aside(load) if aside else load()
             if bundle.version != place.version:
                 raise PairliftError(f"{place.folder} is bundle {bundle.version} by now, not {place.version}")
             served = self._make(bundle)
