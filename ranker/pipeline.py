@@ -242,9 +242,8 @@ class Pipeline:
         given = given_of(said, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
         for user in (*_a_known_user(state), -1):
-            request, trace = Request(user, state.end, state=state, exclude=items[:1]), Trace()
+            request, trace = Request(user, state.end, state=state), Trace()
             proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]
-            gathered(proposals, self.filters, quotas(self.sources), request)
             for call in self._ask_plugins(request, items, given):
                 self._warmed(*call, trace)
             known = assemble(state, self.bundle.spec, request.requests(items, given))

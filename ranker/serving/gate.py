@@ -219,13 +219,10 @@ class Gate(grpc.ServerInterceptor):
         if call.refusal is not None:
             self._end(call.refusal, context)
         begun = time.monotonic()
-        self._unsent.expect(context)
         try:
-            message = handler.request_deserializer(next(messages))
+            message = handler.request_deserializer(self._unsent.first(messages, context))
         except (StopIteration, DecodeError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
-        finally:
-            self._unsent.came(context)
         answer = handler.unary_unary(message, context)
         call.answered = True
         with self._lock:

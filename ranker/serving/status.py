@@ -92,12 +92,10 @@ class Decoding(grpc.ServerInterceptor):
         return handler._replace(request_streaming=True, request_deserializer=read, **ways)
 
     def _one(self, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-        self._unsent.expect(context)
         try:
-            for message in messages:
-                return message
-        finally:
-            self._unsent.came(context)
+            return self._unsent.first(messages, context)
+        except StopIteration:
+            pass
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "one message was expected, found none")
         raise AssertionError("abort() raises")
 

@@ -6,15 +6,19 @@ middle of a message, has a worker for as long as it likes: as many as there are 
 
 import threading
 import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 import grpc
+
+T = TypeVar("T")
 
 #: seconds that a message may take to come once its call has begun
 LONGEST = 1.0
 
 
 class Unsent:
-    """Cancels calls whose message takes too long. `expect` and `came` cost a look at the clock, on any thread."""
+    """Cancels calls whose message takes too long. `first` costs a look at the clock, on any thread."""
 
     def __init__(self, longest: float = LONGEST) -> None:
         """longest: seconds that a message may take."""
@@ -23,13 +27,13 @@ class Unsent:
         self._stop = threading.Event()
         threading.Thread(target=self._look, name="unsent", daemon=True).start()
 
-    def expect(self, context: grpc.ServicerContext) -> None:
-        """Say that a call's message is waited for."""
+    def first(self, messages: Iterator[T], context: grpc.ServicerContext) -> T:
+        """Wait for a call's message and return it; StopIteration where it sends none."""
         self._until[context] = time.monotonic() + self._longest
-
-    def came(self, context: grpc.ServicerContext) -> None:
-        """Say that it is waited for no longer."""
-        self._until.pop(context, None)
+        try:
+            return next(messages)
+        finally:
+            self._until.pop(context, None)
 
     def close(self) -> None:
         """Let the thread end."""
