@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
@@ -25,7 +24,7 @@ from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
-from ranker.candidates.source import NOTHING, Proposal, proposed
+from ranker.candidates.source import NOTHING, Proposal, order_ties, proposed
 from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
 from ranker.explained import detail_of
 from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
@@ -278,20 +277,8 @@ def select(item: I32, score: F64) -> I64:
     """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
     falling = np.where(np.isfinite(score), -score, np.inf)
     order = np.argsort(falling)
-    _order_ties(order, falling, item)
+    order_ties(order, falling, item)
     return order
-
-
-@njit(cache=True, nogil=True)
-def _order_ties(order: I64, falling: F64, item: I32) -> None:
-    """Order by item, then by place, each run of places that have an equal value; order: int64[n], by value."""
-    n, first = len(order), 0
-    for k in range(1, n + 1):
-        if k == n or falling[order[k]] != falling[order[first]]:
-            if k - first > 1:
-                run = order[first:k].copy()
-                order[first:k] = run[np.argsort(item[run].astype(np.int64) * n + run)]
-            first = k
 
 
 def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:
