@@ -161,6 +161,11 @@ class Served:
             "failures": self.pipeline.failures.counts(),
         }
 
+    def retire(self) -> None:
+        """Follow the log no longer: no request begins here any more, and what is under way has its state."""
+        if self.follower is not None:
+            threading.Thread(target=self.follower.pause, name="retire", daemon=True).start()
+
     def close(self) -> None:
         """Let the threads end, and write what the feature log still holds."""
         if self._end.detach() is not None:
