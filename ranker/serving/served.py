@@ -1,5 +1,6 @@
 """One bundle that answers: messages in, messages out."""
 
+import atexit
 import gc
 import threading
 import weakref
@@ -26,6 +27,9 @@ from ranker.wire import Wire, attribute_messages
 
 #: items of a request that warms up
 SOME = 100
+
+# `Served.warm` freezes what is loaded: at the end of the process, modules clean up only what is not.
+atexit.register(gc.unfreeze)
 
 
 @dataclass(frozen=True, slots=True)
