@@ -10,7 +10,8 @@ from features.schema import F32, I32, I64
 def row_dots(vectors: F32, row: I32 | I64, offsets: I64, queries: F32) -> F32:
     """Return float32[n]: vectors[row[k]] · queries[r] for k of [offsets[r], offsets[r + 1]).
 
-    vectors: float32[m, d], C-ordered. row: int32 or int64[n]; one outside [0, m) gives NaN. offsets: int64[g + 1]. queries: float32[g, d].
+    vectors: float32[m, d], C-ordered. row: int32 or int64[n]; one outside [0, m) gives NaN. offsets: int64[g + 1].
+    queries: float32[g, d].
     """
     out = np.empty(len(row), np.float32)
     _row_dots(vectors, row, offsets, np.ascontiguousarray(queries, np.float32), out)

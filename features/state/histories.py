@@ -100,8 +100,7 @@ class Histories:
 
 @njit(cache=True, nogil=True)
 def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64, most: int) -> tuple[I64, I64]:
-    """Return (start, stop) of the last `most` rows of each user with `ts < cut`; both 0 for a user that is not there.
-    """
+    """Return (start, stop) of the last `most` rows of each user with `ts < cut`; both 0 for one that is not there."""
     start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
     for k in range(len(user)):
         if 0 <= user[k] < len(last):

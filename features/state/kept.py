@@ -65,9 +65,6 @@ class KeptStates:
 
     def _is_of(self, histories: Histories) -> bool:
         """Return whether what is kept is of these histories' arrays."""
-        if not self._arrays:
-            return False
-        for known, now in zip(self._arrays, _arrays_of(histories), strict=True):  # `all` would cost twice as much
-            if known() is not now:
-                return False
-        return True
+        return bool(self._arrays) and all(
+            known() is now for known, now in zip(self._arrays, _arrays_of(histories), strict=True)
+        )
