@@ -5,7 +5,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,9 @@ class Served:
     ) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
-        asked = self.wire.request(message, self.clock(state), state)
-        wanted = not aside and self.feature_log is not None and self.feature_log.wants(asked.request_id)
+        wanted = not aside and self.feature_log is not None and self.feature_log.wants(message.request_id)
         code = state.catalog.arm_code(arm) if arm else -1
-        return replace(asked, arm=code, check=check, keep_values=wanted)
+        return self.wire.request(message, self.clock(state), state, arm=code, keep_values=wanted, check=check)
 
     def _answered(self, asked: Request, found: Answer, arm: str) -> None:
         """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
