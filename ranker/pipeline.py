@@ -1,8 +1,8 @@
 """The way of one request from candidates to answer: `Pipeline.recommend` and `Pipeline.rank` read top to bottom.
 
 Ids, filters, features and the sources read the state that the request carries, so all of it is of one moment. One
-source does not: `Popular` proposes by the state that it was last made from (see there). Filters return what they
-removed; features and scores have a row for each candidate that is left, in the order of the candidates. A source or
+source does not: `Popular` proposes by the state that it was last made from (see there). Filters say what they
+remove; features and scores have a row for each candidate that is left, in the order of the candidates. A source or
 plugin that raises or is late is counted and named in the answer; its items are missing, its columns are NaN, and the
 answer still comes. Those of Pairlift's own cannot block and run on the request's thread; the others have threads, with
 deadlines (`ranker.lanes`).
@@ -169,11 +169,12 @@ class Pipeline:
         if request.explain:
             shown = rows[top[:EXPLAINED]]
             detail = detail_of(self.bundle, shown, candidates, trace, source_names, scores is not None)
+        best = candidates.select(top)
         return Answer(
             index=top,
-            item=candidates.item[top],
+            item=best.item,
             score=score[top],
-            sources=candidates.sources[top],
+            sources=best.sources,
             source_names=source_names,
             degraded=tuple(trace.problems),
             bundle_version=self.bundle.version,

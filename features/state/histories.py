@@ -15,6 +15,8 @@ from features.schema import F32, I8, I16, I32, I64, NO_ARMS, EventLog, arms_of
 
 #: columns of the histories, as in `EventLog`
 COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback", "arm")
+#: more events than any user has
+ALL = 2**62
 #: rows that a user's first block in the buffer's tail has at least
 SMALLEST = 8
 #: rows that the buffer's tail has at least
@@ -57,10 +59,13 @@ class Histories:
         """int64[n_users]: how many events each user has."""
         return self.ends - self.offsets[: len(self.ends)]
 
-    def before(self, user: I32, cut: I64) -> tuple[I64, I64]:
-        """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user."""
+    def before(self, user: I32, cut: I64, most: int = ALL) -> tuple[I64, I64]:
+        """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user.
+
+        most: how many events each has at most, the latest ones.
+        """
         user, cut = np.asarray(user, np.int32), np.asarray(cut, np.int64)
-        start, stop = _before(self.offsets, self.ends, self.ts, user, cut)
+        start, stop = _before(self.offsets, self.ends, self.ts, user, cut, most)
         return start, stop
 
     def past(self, user: int, cut: int) -> slice:
@@ -106,11 +111,12 @@ def _past(first: I64, last: I64, ts: I64, user: int, cut: int) -> tuple[int, int
 
 
 @njit(cache=True, nogil=True)
-def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
-    """Return `_past` of each user."""
+def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64, most: int) -> tuple[I64, I64]:
+    """Return the last `most` rows of `_past` of each user."""
     start, stop = np.empty(len(user), np.int64), np.empty(len(user), np.int64)
     for k in range(len(user)):
-        start[k], stop[k] = _past(first, last, ts, user[k], cut[k])
+        begin, stop[k] = _past(first, last, ts, user[k], cut[k])
+        start[k] = max(begin, stop[k] - most)
     return start, stop
 
 

@@ -62,9 +62,7 @@ def within_quota(candidates: Candidates, keep: Bool, quotas: Sequence[int]) -> C
     """Return the first `quota` of each source's items of the mask bool[n], by item; an item needs one source."""
     place = candidates.place.copy()
     rows = _cut(place, keep, np.array(quotas, np.int64))
-    rows = rows[np.argsort(candidates.item[rows])]
-    given = candidates.given[rows] if len(candidates.given) else candidates.given
-    return Candidates(candidates.item[rows], place[rows], given)
+    return Candidates(candidates.item, place, candidates.given).select(rows[np.argsort(candidates.item[rows])])
 
 
 @njit(cache=True, nogil=True)
