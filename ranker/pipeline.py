@@ -275,17 +275,12 @@ class Pipeline:
             lane.close()
 
 
+@njit(cache=True, nogil=True)
 def select(item: I32, score: F64) -> I64:
     """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
     falling = np.where(np.isfinite(score), -score, np.inf)
     order = np.argsort(falling)
-    _order_ties(order, falling, item)
-    return order
-
-
-@njit(cache=True, nogil=True)
-def _order_ties(order: I64, falling: F64, item: I32) -> None:
-    """Order by item, then by place, each run of places that have an equal value; order: int64[n], by value."""
+    # Each run of places that have an equal value: by item, then by place.
     n, first = len(order), 0
     for k in range(1, n + 1):
         if k == n or falling[order[k]] != falling[order[first]]:
@@ -293,6 +288,7 @@ def _order_ties(order: I64, falling: F64, item: I32) -> None:
                 run = order[first:k].copy()
                 order[first:k] = run[np.argsort(item[run].astype(np.int64) * n + run)]
             first = k
+    return order
 
 
 def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:
