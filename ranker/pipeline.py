@@ -274,6 +274,7 @@ class Pipeline:
             lane.close()
 
 
+@njit(cache=True, nogil=True)
 def select(item: I32, score: F64) -> I64:
     """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
     falling = np.where(np.isfinite(score), -score, np.inf)
