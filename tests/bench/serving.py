@@ -4,8 +4,9 @@
 The bundle (1 million items and users; `peers/serving_world.py`) is made once, below .pairlift/bench: some minutes and 7
 GiB. The server is a `pairlift serve` of its own on one core, the generator of load this process on another: an open
 loop, whose arrival times are fixed beforehand, so that waiting counts. All CPU time is what the kernel says of the
-server's process. Sections (--only) can be run alone; what others need of them is kept beside the bundle, and --resume
-goes on behind what is there. A figure that cannot be had is null, and `why` says why.
+server's process; the floor is that of a bare server with the bare stages, asked as the server is. Sections (--only) can
+be run alone; what others need of them is kept beside the bundle, and --resume goes on behind what is there. A figure
+that cannot be had is null, and `why` says why.
 """
 
 import hashlib
@@ -53,7 +54,7 @@ NEEDS = {
     "quiet": {"cost"},
     "capacity": {"cost"},
     "queue": {"cost", "capacity"},
-    **{name: {"cost", "capacity"} for name in ("overload", "compared", "swap")},
+    **{name: {"cost", "capacity"} for name in ("overload", "swap")},
 }
 #: the figures, and what each should be: at most, or at least
 FIGURES: dict[str, tuple[str, float | None]] = {

@@ -1,6 +1,7 @@
 """What the bare stages of a request cost: tower, gather, scorer, and for a Recommend the top 500 by vector.
 
-Run by `serving.py` in a process of its own, on the server's core: FOLDER (of `serving_world.py`) CANDIDATES. Each stage
+Run by `serving.py` in a process of its own, on the server's core (and see `serving_stages.py`, of which it has the
+stages): FOLDER (of `serving_world.py`) CANDIDATES. Each stage
 has what it needs ready in memory, and no more than the request's own inputs change between calls:
 
     tower      ONNX Runtime, one thread, one user with a history of 256 (the inputs ready)
@@ -138,17 +139,21 @@ def _lists(path: Path, keys: F32) -> Any:
     return faiss.read_index(str(path))
 
 
-def main() -> None:
-    """Print one line of JSON."""
-    folder, candidates = Path(sys.argv[1]), int(sys.argv[2])
+def stages_of(folder: Path, candidates: int) -> tuple[dict[str, Stage], dict[str, float]]:
+    """Return the stages by name, and how the retrieval was set."""
     rng, bundle = np.random.default_rng(0), load_bundle(folder / "bundle")
     requests = asking(bundle, rng.permutation(np.load(folder / "askers.npy"))[:QUERIES])
     plugin: Any = bundle.plugins["two_tower"]
     queries = np.concatenate([plugin.queries(request, bundle.state.histories) for request in requests])
     search, how = retrieval(folder, np.ascontiguousarray(plugin.item_keys), queries)
     stages = {"tower": tower(plugin.runtime, bundle, requests), "gather": gather(bundle, candidates, rng)}
-    us = measured({**stages, **scorers(bundle, candidates, requests, rng), **search})
-    print(json.dumps({"us": us, **how}))
+    return {**stages, **scorers(bundle, candidates, requests, rng), **search}, how
+
+
+def main() -> None:
+    """Print one line of JSON."""
+    stages, how = stages_of(Path(sys.argv[1]), int(sys.argv[2]))
+    print(json.dumps({"us": measured(stages), **how}))
 
 
 if __name__ == "__main__":

@@ -88,3 +88,11 @@ def pairlift(
     """Start `pairlift serve` on a free port; it is ready when it has said where."""
     command = [sys.executable, "-P", "-m", "ranker.cli", "serve", str(bundle), "--port", "0", *options]
     return started(command, cores, "pairlift serves", log)
+
+
+def stages(
+    folder: Path, candidates: int, cores: set[int], *, kept: bool = False
+) -> "contextlib.AbstractContextManager[Process]":
+    """Start the server of `serving_stages.py`; kept: without the tower."""
+    command = [sys.executable, "-P", str(HERE / "serving_stages.py"), str(folder), str(candidates)]
+    return started([*command, *(["kept"] if kept else [])], cores, "stages at")

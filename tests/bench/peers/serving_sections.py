@@ -10,9 +10,9 @@ import numpy as np
 from last_line import last_line
 from serving_bench import NAMES, Bench, Result, say
 from serving_load import Outcome, drive, percentile, phases
-from serving_process import HERE, Process, bare
+from serving_process import HERE, Process, bare, stages
 from serving_queue import capacity, fifo, recovery, refused_ceiling
-from serving_traffic import RANK, RECOMMEND
+from serving_traffic import RANK
 
 #: the answers' limit of a capacity, ms
 MOST_MS = 20.0
@@ -26,15 +26,22 @@ BEFORE, DURING, AFTER = 5.0, 30.0, 8.0
 
 
 def cost(bench: Bench) -> Result:
-    """CPU time of a request against the bare stages; in turns, so that a busy moment hits all alike."""
+    """CPU time of a request, and of the bare stages behind a bare server; in turns, so that a busy moment hits all.
+
+    Beside these, for what they say of where the time goes: the echo, and each stage when it is run again and again.
+    """
     took: dict[str, list[float]] = {}
     degraded: dict[str, float] = {}
-    stages = [floors(bench)]
+    alone = floors(bench)
     with ExitStack() as stack:
-        echo = stack.enter_context(bare("echo", bench.server))
         server = bench.warmed(stack.enter_context(bench.pairlift()))
+        others = {
+            "echo": stack.enter_context(bare("echo", bench.server)),
+            "floor": stack.enter_context(stages(bench.folder, bench.candidates, bench.server)),
+            "floor_kept": stack.enter_context(stages(bench.folder, bench.candidates, bench.server, kept=True)),
+        }
         for _ in range(ROUNDS):
-            for name, (process, method, cached) in runs(echo, server).items():
+            for name, (process, method, cached) in runs(server, others).items():
                 drive(process.address, bench.traffic.calls(method, bench.due(STEADY, 1), cached=cached))
                 calls = bench.traffic.calls(method, bench.due(STEADY, 4), cached=cached)
                 begun = process.cpu
@@ -42,19 +49,16 @@ def cost(bench: Bench) -> Result:
                 took.setdefault(name, []).append((process.cpu - begun) / len(calls) * 1e6)
                 if process is server:
                     degraded[name] = bench.degraded(outcome, method)
-    stages.append(floors(bench))
     us = {name: float(np.median(each)) for name, each in took.items()}
-    us |= {name: float(np.mean([found["us"][name] for found in stages])) for name in stages[0]["us"]}
-    how = {name: stages[0][name] for name in ("probes", "recall")}
-    return {"us": us, "degraded": degraded, "retrieval": how, **against_floor(us)}
+    return {"us": us, "degraded": degraded, "alone": alone, **against_floor(us)}
 
 
-def runs(echo: Process, server: Process) -> dict[str, tuple[Process, str, bool]]:
+def runs(server: Process, others: dict[str, Process]) -> dict[str, tuple[Process, str, bool]]:
     """Return what CPU time is taken of: a server, a method, and whether of the users who ask all the time."""
     found: dict[str, tuple[Process, str, bool]] = {}
     for method, name in NAMES.items():
-        found |= {f"echo_{name}": (echo, method, False), name: (server, method, False)}
-        found[f"{name}_cached"] = (server, method, True)
+        found |= {f"{other}_{name}": (process, method, False) for other, process in others.items()}
+        found |= {name: (server, method, False), f"{name}_cached": (server, method, True)}
     return found
 
 
@@ -67,11 +71,8 @@ def floors(bench: Bench) -> Result:
 
 
 def floor_us(us: dict[str, float], method: str, cached: bool = False) -> float:
-    """Return the sum of the bare stages of a request."""
-    stages = ["echo_rank", "gather", "scorer"]
-    if method == RECOMMEND:
-        stages = ["echo_recommend", "gather", "scorer_wanted", "retrieval"]
-    return sum(us[name] for name in (*stages, *(() if cached else ("tower",))))
+    """Return the CPU time of the bare stages of a request."""
+    return us[f"floor_{'kept_' if cached else ''}{NAMES[method]}"]
 
 
 def against_floor(us: dict[str, float]) -> Result:
@@ -84,17 +85,16 @@ def against_floor(us: dict[str, float]) -> Result:
 
 
 def quiet(bench: Bench) -> Result:
-    """p50 at 20 requests/s: the floor is the echo's own p50, and the CPU time of the other stages."""
-    us = bench.found["cost"]["us"]
-    p50: dict[str, list[float]] = {"echo": [], "rank": []}
-    with bare("echo", bench.server) as echo, bench.pairlift() as server:
+    """p50 at 20 requests/s, against that of the bare stages behind a bare server."""
+    p50: dict[str, list[float]] = {"rank": [], "floor": []}
+    with bench.pairlift() as server, stages(bench.folder, bench.candidates, bench.server) as floor:
         bench.warmed(server)
+        bench.warmed(floor)
         for _ in range(ROUNDS):
-            for name, process in (("echo", echo), ("rank", server)):
+            for name, process in (("floor", floor), ("rank", server)):
                 p50[name].append(percentile(bench.ask(process, RANK, bench.due(QUIET, 6)).latency_ms, 50))
-    echo_ms, rank_ms = (float(np.median(p50[name])) for name in ("echo", "rank"))
-    floor = echo_ms + (floor_us(us, RANK) - us["echo_rank"]) / 1e3
-    return {"rank_p50_vs_floor": rank_ms / floor, "rank_p50_ms": rank_ms, "floor_p50_ms": floor, "echo_p50_ms": echo_ms}
+    floor_ms, rank_ms = (float(np.median(p50[name])) for name in ("floor", "rank"))
+    return {"rank_p50_vs_floor": rank_ms / floor_ms, "rank_p50_ms": rank_ms, "floor_p50_ms": floor_ms}
 
 
 def capacities(bench: Bench) -> Result:
