@@ -125,7 +125,7 @@ class TwoTower:
                 parts.append(users[requests.row_request()])
             else:
                 parts.append(runtime.candidate_vectors(requests.item))
-        return np.concatenate(parts, axis=1)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @property
     def curve(self) -> list[dict[str, Any]]:
