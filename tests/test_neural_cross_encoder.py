@@ -27,6 +27,7 @@ from neural.cross_encoder.model import CrossArgus, Scorer
 from neural.cross_encoder.runtime import SCORER_INPUTS, log_hours, plan
 from neural.cross_encoder.settings import CrossSettings
 from neural.cross_encoder.train import CrossTrainer, fit_cross, padded
+from neural.data import TowerData
 from neural.entities import Layout
 from neural.export import check_parity
 from neural.histories import TokenSpec
@@ -130,6 +131,28 @@ def test_what_is_served_is_what_was_trained(world: World) -> None:
             checked += len(batch.groups.row)
     assert checked > 100
     assert np.abs(trained.model.cross.down.weight.detach().numpy()).max() > 0  # type: ignore[union-attr,operator]
+
+
+def test_what_is_asked_in_parts_has_the_same_scores_and_gradients(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    settings = CrossSettings(**SMALL)
+    inputs = TowerData.build(data, settings)
+    torch.manual_seed(0)
+    trainer = CrossTrainer(inputs, settings, 0)
+    torch.nn.init.normal_(trainer.model.cross.down.weight)  # type: ignore[union-attr,arg-type]
+    trainer.model.eval()
+    batches, found = inputs.batches, []
+    batch = batches.make(batches.plan(inputs.finetune, 600)[0], inputs.finetune)
+    assert len(batch.groups.item) > 2 * len(batch.user)
+    for queries in (512, 3):
+        monkeypatch.setattr("neural.cross_encoder.train.QUERIES", queries)
+        trainer.model.zero_grad()
+        loss = trainer.finetune_loss(batch)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in trainer.model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
 def test_rows_are_padded_by_window() -> None:

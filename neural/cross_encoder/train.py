@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from features.plugin import FitData
 from features.schema import F32, I64
@@ -18,6 +19,9 @@ from neural.cross_encoder.settings import CrossSettings
 from neural.model import Argus, Shape
 from neural.retrieval import item_vectors
 from neural.train import Encoded, Trained, Trainer, fit, repeatable, take
+
+#: scores of one history that are worked out at a time
+QUERIES = 512
 
 
 class Asked(NamedTuple):
@@ -46,16 +50,30 @@ class CrossTrainer(Trainer):
         return self.products(batch, encoded, Asked(groups.window[at], groups.state[at], groups.as_of[at]), users, items)
 
     def products(self, batch: Batch, encoded: Encoded, asked: Asked, users: Tensor, items: Tensor) -> Tensor:
-        """Return [n] scores, over what is known of the items; users, items: [n, d]."""
+        """Return [n] scores, over what is known of the items; users, items: [n, d].
+
+        Of a long history the backward pass looks at it anew for each part of what is asked: its weights for all that
+        is asked are never held at once.
+        """
         model, tokens = cast(CrossArgus, self.model), batch.tokens
-        b, s = encoded.states.shape[:2]
-        place, flat = padded(asked.window, b)  # int64[b, q], int64[n]
-        age = log_hours(asked.as_of[place][:, :, None], tokens.ts[:, None, :])  # [b, q, t]
-        hidden = np.arange(s) > asked.state[place][:, :, None]  # [b, q, s]
-        history = encoded.vectors_of(tokens.item)  # [b, t, d]
-        memory = model.remember(encoded.states, history, *(torch.from_numpy(x) for x in (batch.surprise, age, hidden)))
-        rows = torch.from_numpy(place)
-        scores = model.cross(take(users, rows), take(items, rows), memory)  # [b, q]
+        history, surprise = encoded.vectors_of(tokens.item), torch.from_numpy(batch.surprise)
+        seen = np.arange(encoded.states.shape[1])
+
+        def look(place: I64) -> Tensor:
+            """int64[b, q] rows of what is asked -> [b, q]."""
+            age = log_hours(asked.as_of[place][:, :, None], tokens.ts[:, None, :])  # [b, q, t]
+            hidden = seen > asked.state[place][:, :, None]  # [b, q, s]
+            memory = model.remember(encoded.states, history, surprise, torch.from_numpy(age), torch.from_numpy(hidden))
+            rows = torch.from_numpy(place)
+            scores: Tensor = model.cross(take(users, rows), take(items, rows), memory)
+            return scores
+
+        place, flat = padded(asked.window, len(batch.user))  # int64[b, q], int64[n]
+        parts = [place[:, first : first + QUERIES] for first in range(0, place.shape[1], QUERIES)]
+        if len(parts) == 1:
+            scores = look(place)
+        else:
+            scores = torch.cat([checkpoint(look, part, use_reentrant=False) for part in parts], dim=1)
         return take(scores.reshape(-1, 1), torch.from_numpy(flat)).squeeze(-1)
 
 
