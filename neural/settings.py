@@ -38,8 +38,8 @@ class NetworkSettings(Settings):
         Literal["daily"] | int, BeforeValidator(_lag, json_schema_input_type=Duration | Literal["daily"])
     ] = Field(
         default=0,
-        description='How much later than its ts an event is seen by the user tower; "daily": vectors of the last 00:00 '
-        "of [time] zone.",
+        description='How much later than its ts an event is seen; "daily": what is seen is of before the last 00:00 of '
+        "[time] zone.",
     )
     history: int = Field(
         default=128, ge=1, le=4096, description="The most events of a user that are read, the latest ones."
