@@ -12,7 +12,7 @@ from neural.batches import Batches, TargetMask
 from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, known_scale, raw_signals
-from neural.settings import TowerSettings
+from neural.settings import NetworkSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class TowerData:
     wanted_later: Bool  # [rows of the histories], those in the slice, of items that are met before it
 
     @classmethod
-    def build(cls, data: FitData, settings: TowerSettings) -> Self:
+    def build(cls, data: FitData, settings: NetworkSettings) -> Self:
         """Arrange the data of a fit.
 
         Events in the validation slice are no targets, and nothing is counted or scaled by them; they only appear in
