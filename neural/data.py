@@ -65,11 +65,16 @@ class TowerData:
             binary=np.all(~np.isfinite(learned.feedback) | np.isin(learned.feedback, (0, 1)), axis=0),
             batches=batches,
             pretrain=TargetMask(events, np.zeros(len(in_validation), bool)),
-            finetune=TargetMask(no_events, ~in_validation & batches.with_pairs),
+            finetune=TargetMask(no_events, ~in_validation & batches.with_pairs & _drawn(data, settings)),
             validation=TargetMask(no_events, in_validation & batches.with_pairs),
             wanted=wanted & events,
             wanted_later=wanted & ~events & (popularity[histories.item] > 0),
         )
+
+
+def _drawn(data: FitData, settings: TowerSettings) -> Bool:
+    """Return bool[groups]: the share that fine-tuning learns from; a smaller share is a part of a larger one."""
+    return np.random.default_rng(0).random(len(data.groups.requests)) < settings.finetune_share
 
 
 def _spec(learned: EventLog, catalog: Catalog, n_grades: int, length: int) -> TokenSpec:

@@ -83,7 +83,13 @@ def fit(data: FitData, settings: TowerSettings) -> Trained:
         for phase in trainer.phases():
             trainer.train(phase)
     trainer.model.eval()
-    return Trained(trainer.model, trainer.inputs, {"epochs": trainer.progress})
+    report = {"epochs": trainer.progress, "parameters": network_size(trainer.model)}
+    return Trained(trainer.model, trainer.inputs, report)
+
+
+def network_size(model: Argus) -> int:
+    """Return the number of parameters without the embedding table, whose size the catalogue decides."""
+    return sum(p.numel() for p in model.parameters()) - model.table.weight.numel()
 
 
 def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
