@@ -170,11 +170,12 @@ class Pipeline:
         if request.explain:
             shown = rows[top[:EXPLAINED]]
             detail = detail_of(self.bundle, shown, candidates, trace, source_names, scores is not None)
+        best = candidates.select(top)
         return Answer(
             index=top,
-            item=candidates.item[top],
+            item=best.item,
             score=score[top],
-            sources=candidates.sources[top],
+            sources=best.sources,
             source_names=source_names,
             degraded=tuple(trace.problems),
             bundle_version=self.bundle.version,

@@ -4,7 +4,7 @@ Bulk goes through packed repeated fields: `np.array(field)` in, their bytes out 
 for integer ids. Batches of events are read and written in `ranker.recording.wire`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from features.newcomers import Newcomers
 from features.pairing.split import iso
 from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.packed import packed_doubles, packed_signed, packed_unsigned
-from ranker.request import Answer, Detail, Request, RequestError, too_long
+from ranker.request import NO_ITEMS, Answer, Detail, Request, RequestError, awaited, too_long
 
 if TYPE_CHECKING:
     from features.state.store import State
@@ -56,10 +56,20 @@ class Wire:
             for place, known in enumerate(catalog.candidates)
         }
 
-    def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int, state: "State") -> Request:
+    def request(
+        self,
+        message: pb.RecommendRequest | pb.RankRequest,
+        now: int,
+        state: "State",
+        *,
+        arm: int = -1,
+        keep_values: bool = False,
+        check: Callable[[], None] = awaited,
+    ) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
 
-        now: the as_of (µs UTC) of a request without one. state: what the request is to read.
+        now: the as_of (µs UTC) of a request without one. state: what the request is to read. The others are those of
+        `Request`.
         """
         catalog, context = state.catalog, message.context
         self._check_length("request_id", message.request_id)
@@ -70,7 +80,6 @@ class Wire:
             )
         if 0 < as_of < LATEST // min(UNITS.values()):
             _refuse_other_unit(as_of, state.start, max(state.end, now))
-        exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
         return Request(
             user=self._one(self.users, catalog.new_users, "user", message.user),
             as_of=as_of,
@@ -79,10 +88,18 @@ class Wire:
             source_item=self._one(self.items, catalog.new_items, "context.source_item", context.source_item),
             query=context.query,
             context=self._context(context.attributes),
-            exclude=self._indexes(self.items, catalog.new_items, "exclude", self.values("exclude", exclude)),
+            exclude=self._excluded(message, catalog.new_items),
             explain=message.explain,
             request_id=message.request_id,
+            arm=arm,
+            keep_values=keep_values,
+            check=check,
         )
+
+    def _excluded(self, message: pb.RecommendRequest | pb.RankRequest, new: Newcomers) -> I32:
+        if not isinstance(message, pb.RecommendRequest) or not message.HasField("exclude"):
+            return NO_ITEMS
+        return self._indexes(self.items, new, "exclude", self.values("exclude", message.exclude))
 
     def _context(self, attributes: Mapping[str, str]) -> F32:
         """Return float32[1, c] of `Catalog.contexts`; a value that the log lacks counts as missing."""

@@ -15,6 +15,8 @@ from features.schema import F32, I8, I16, I32, I64, NO_ARMS, EventLog, arms_of
 
 #: columns of the histories, as in `EventLog`
 COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback", "arm")
+#: more events than any user has
+ALL = 2**62
 #: rows that a user's first block in the buffer's tail has at least
 SMALLEST = 8
 #: rows that the buffer's tail has at least
@@ -57,10 +59,13 @@ class Histories:
         """int64[n_users]: how many events each user has."""
         return self.ends - self.offsets[: len(self.ends)]
 
-    def before(self, user: I32, cut: I64) -> tuple[I64, I64]:
-        """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user."""
+    def before(self, user: I32, cut: I64, most: int = ALL) -> tuple[I64, I64]:
+        """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user.
+
+        most: how many events each has at most, the latest ones.
+        """
         user, cut = np.asarray(user, np.int32), np.asarray(cut, np.int64)
-        start, stop = _before(self.offsets, self.ends, self.ts, user, cut)
+        start, stop = _before(self.offsets, self.ends, self.ts, user, cut, most)
         return start, stop
 
     def until(self, cut: int) -> "LiveHistories":
@@ -94,13 +99,13 @@ class Histories:
 
 
 @njit(cache=True, nogil=True)
-def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
-    """Return (start, stop) of the rows of each user with `ts < cut`; both 0 for a user that is not there."""
+def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64, most: int) -> tuple[I64, I64]:
+    """Return (start, stop) of the last `most` rows of each user with `ts < cut`; both 0 for one that is not there."""
     start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
     for k in range(len(user)):
         if 0 <= user[k] < len(last):
-            start[k] = first[user[k]]
-            stop[k] = first_not_before(ts, start[k], last[user[k]], cut[k])
+            stop[k] = first_not_before(ts, first[user[k]], last[user[k]], cut[k])
+            start[k] = max(first[user[k]], stop[k] - most)
     return start, stop
 
 
