@@ -14,12 +14,22 @@ from ranker.studies.variants import PARAMETERS, Study, Variant
 FORMAT = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all arms are compared with."""
+
+    without: F64  # [1, seeds, users], weight of the pairs that are right without a plugin, ties one half
+    total: float  # weight of all pairs
+    kind: str  # of the pairs, shown or sampled
+    best: F64 | None  # [users], as `without`, of the order by the truth, where it is known
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One arm, measured."""
 
     variant: Variant
-    right: F64  # [fits, seeds, users], weight of the pairs that are right, ties one half
+    right: F64  # [fits, seeds, users], as `Shared.without`
     fits: list[dict[str, Any]]  # `seconds`, and what the plugin says of its fit: `report`
 
     def at(self, over: str) -> float | None:
@@ -36,59 +46,50 @@ class Measured:
         return float(np.mean([max(of_fit) for of_fit in best])) if all(best) else None
 
 
-def study_report(
-    config: Config,
-    name: str,
-    study: Study,
-    arms: list[Measured],
-    without: F64,
-    best: F64 | None,
-    total: float,
-    kind: str,
-) -> dict[str, Any]:
-    """Return the report of a study.
-
-    without: float64[1, seeds, users], as `Measured.right`. best: float64[users], of the order by the truth. total: the
-    weight of all pairs, which are of a kind, `shown` or `sampled`.
-    """
-    report = {
-        "format": FORMAT,
-        "study": name,
-        "asks": study.asks,
-        "data": config.name,
-        "pairs_kind": kind,
-        "users": without.shape[2],
-        "fit_seeds": config.uplift.fit_seeds,
-        "seeds": list(config.uplift.seeds),
-        "fit_minutes": sum(fit["seconds"] for arm in arms for fit in arm.fits) / 60,
-        "without": float(without.mean(axis=(0, 1)).sum()) / total,
-        "best": None if best is None else _best(without, best, total),
-        "arms": [_arm(arm, arms[0], study, without, total) for arm in arms],
-        "slope": slope(study.over, arms, without) if study.over else None,
-    }
-    found: dict[str, Any] = finite(report)
+def study_report(config: Config, name: str, study: Study, arms: list[Measured], shared: Shared) -> dict[str, Any]:
+    """Return the report of a study, as its JSON has it."""
+    found: dict[str, Any] = finite(
+        {
+            "format": FORMAT,
+            "study": name,
+            "asks": study.asks,
+            "data": config.name,
+            "pairs_kind": shared.kind,
+            "users": shared.without.shape[2],
+            "fit_seeds": config.uplift.fit_seeds,
+            "seeds": list(config.uplift.seeds),
+            "fit_minutes": sum(fit["seconds"] for arm in arms for fit in arm.fits) / 60,
+            "without": _accuracy(shared.without, shared),
+            "best": None
+            if shared.best is None
+            else _compared(np.broadcast_to(shared.best, shared.without.shape), shared),
+            "arms": [_arm(arm, arms[0], study, shared) for arm in arms],
+            "slope": slope(study.over, arms, shared.without) if study.over else None,
+        }
+    )
     return found
 
 
-def _arm(arm: Measured, first: Measured, study: Study, without: F64, total: float) -> dict[str, Any]:
-    gain = None if arm is first else relative_uplift(first.right, arm.right).reported()
+def _arm(arm: Measured, first: Measured, study: Study, shared: Shared) -> dict[str, Any]:
     return {
         "arm": arm.variant.name,
         "plugin": arm.variant.plugin,
         "options": dict(arm.variant.options),
         "period": arm.variant.period,
         "at": arm.at(study.over),
-        "pair_accuracy": float(arm.right.mean(axis=(0, 1)).sum()) / total,
-        **relative_uplift(without, arm.right).reported(),
-        "over_first": gain,
+        **_compared(arm.right, shared),
+        "over_first": None if arm is first else relative_uplift(first.right, arm.right).reported(),
         "validation": arm.validation,
         "fits": arm.fits,
     }
 
 
-def _best(without: F64, best: F64, total: float) -> dict[str, Any]:
-    with_ = np.broadcast_to(best, without.shape)
-    return {"pair_accuracy": float(best.sum()) / total, **relative_uplift(without, with_).reported()}
+def _compared(right: F64, shared: Shared) -> dict[str, Any]:
+    return {"pair_accuracy": _accuracy(right, shared), **relative_uplift(shared.without, right).reported()}
+
+
+def _accuracy(right: F64, shared: Shared) -> float:
+    return float(right.mean(axis=(0, 1)).sum()) / shared.total
 
 
 def slope(over: str, arms: list[Measured], without: F64) -> dict[str, Any]:
@@ -101,11 +102,6 @@ def slope(over: str, arms: list[Measured], without: F64) -> dict[str, Any]:
     if None in at or len(set(at)) < 2:
         return {"over": over, "remark": f"the plugin does not say its {over}, or it is the same in all arms"}
     x = np.log10(np.array(at, np.float64))
-    share = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    top = sum(c * arm.right for c, arm in zip(share, arms, strict=True))
-    return {
-        "over": over,
-        "per": f"factor of 10 of {over}",
-        "remark": "",
-        **relative_uplift(without, without + top).reported(),
-    }
+    weight = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    top = sum(w * arm.right for w, arm in zip(weight, arms, strict=True))
+    return {"over": over, "remark": "", **relative_uplift(without, without + top).reported()}

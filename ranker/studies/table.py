@@ -55,7 +55,12 @@ def _notes(report: dict[str, Any]) -> list[str]:
         notes += [f"No order has a higher expected PairAccuracy than that by the true expected grade: "
                   f"{best['pair_accuracy']:.4f}, {interval(best)}.", ""]  # fmt: skip
     if of := report["slope"]:
-        notes += [f"No slope: {of['remark']}." if of["remark"] else f"Slope for each {of['per']}: {interval(of)}.", ""]
+        notes += [
+            f"No slope: {of['remark']}."
+            if of["remark"]
+            else f"Slope for each factor of 10 of {of['over']}: {interval(of)}.",
+            "",
+        ]
     return notes
 
 

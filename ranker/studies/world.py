@@ -33,7 +33,19 @@ LIFE, LIVES_DIFFER = 8.0, 0.7
 ACTIVITY, LISTS, SOUGHT = 1.0, 2.5, 1.5
 #: share of lists on a large screen, and of items whose topic is not told, of counts that are not known
 LARGE, UNTOLD, UNKNOWN = 0.35, 0.2, 0.2
-FILES = ("events.parquet", "items.parquet", "users.parquet", "truth.parquet", "pairlift.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """All that is true of a generated log."""
+
+    catalogue: "Catalogue"
+    users: Users
+    interest: I64  # [users], the topic that is nearest to their taste at the start
+    after: I64  # [topics], what each topic's mood goes on to
+    begun: I64  # [r], µs, when each request began
+    visits: Visits
+    met: Met
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +66,28 @@ def make_world(folder: Path, scale: float = 1.0, seed: int = 0) -> dict[str, int
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PairliftError(f"{folder}: an empty folder, or none, was expected for the generated log; name another")
     rng = np.random.default_rng(seed)
+    world = live(rng, scale, seed)
+    with written_folder(folder) as partial:
+        _write(partial, rng, world)
+    sizes = {"users": world.users.taste, "items": world.catalogue.maker, "events": world.met.item}
+    return {name: len(rows) for name, rows in sizes.items()}
+
+
+def live(rng: np.random.Generator, scale: float, seed: int) -> World:
+    """Make users, items and requests of a scale, and simulate them. rng: of the seed."""
     n_users, n_items = max(round(USERS * scale), LEAST_USERS), max(round(ITEMS * scale), LEAST_ITEMS)
     centre = _unit(rng.standard_normal((TOPICS, WIDTH)))
-    catalogue, users = _catalogue(rng, n_items, centre), _users(rng, n_users, centre)
+    catalogue, users, after = _catalogue(rng, n_items, centre), _users(rng, n_users, centre), _after(rng)
     begun, visits = _visits(rng, n_users)
-    met = simulate(catalogue.items, users, visits, _after(rng), seed)
-    with written_folder(folder) as partial:
-        _write(partial, rng, catalogue, users, centre, begun, visits, met)
-    return {"users": n_users, "items": n_items, "events": len(met.item)}
+    return World(
+        catalogue=catalogue,
+        users=users,
+        interest=(users.taste @ centre.T).argmax(axis=1),
+        after=after,
+        begun=begun,
+        visits=visits,
+        met=simulate(catalogue.items, users, visits, after, seed),
+    )
 
 
 def _unit(rows: F64) -> F64:
@@ -108,29 +134,21 @@ def _visits(rng: np.random.Generator, n_users: int) -> tuple[I64, Visits]:
     begun = begun[np.lexsort((begun, owner))]
     sitting = np.repeat(np.arange(len(owner)), 1 + rng.poisson(LISTS - 1, len(owner)))
     turn = np.arange(len(sitting)) - np.searchsorted(sitting, sitting)
-    ts = begun[sitting] + turn * 4 * MINUTE
-    ts = np.minimum(ts, START + DAYS * DAY - HOUR)
+    ts = np.minimum(begun[sitting] + turn * 4 * MINUTE, START + DAYS * DAY - HOUR)
+    order = np.lexsort((ts, owner[sitting]))  # sittings of a busy user overlap
+    ts, sitting = ts[order], sitting[order]
     first = np.concatenate([[0], np.cumsum(LIST + rng.poisson(SOUGHT, len(ts)))])
     evening = (ts - START) % DAY >= 18 * HOUR
     return ts, Visits(owner[sitting], sitting, (ts - START) // DAY, evening, rng.random(len(ts)) < LARGE, first)
 
 
-def _write(
-    folder: Path,
-    rng: np.random.Generator,
-    catalogue: Catalogue,
-    users: Users,
-    centre: F64,
-    begun: I64,
-    visits: Visits,
-    met: Met,
-) -> None:
-    events, expected = _events(rng, begun, visits, met)
+def _write(folder: Path, rng: np.random.Generator, world: World) -> None:
+    events, expected = _events(rng, world)
     tables = {
         "events": events,
-        "items": _item_table(catalogue),
-        "users": _user_table(rng, users, centre),
-        "truth": {"ts": events["ts"], "expected": expected},
+        "items": _item_table(world.catalogue),
+        "users": _user_table(rng, world.interest),
+        "truth": {"ts": events["ts"], "expected": expected.astype(np.float32)},
     }
     for name, columns in tables.items():
         with written(folder / f"{name}.parquet") as partial:
@@ -138,8 +156,9 @@ def _write(
     (folder / "pairlift.toml").write_text((files("ranker.studies") / "world.toml").read_text())
 
 
-def _events(rng: np.random.Generator, begun: I64, visits: Visits, met: Met) -> tuple[dict[str, Any], F64]:
+def _events(rng: np.random.Generator, world: World) -> tuple[dict[str, Any], F64]:
     """Return the columns of the log in time order, and the expected grades. No two events have one ts."""
+    begun, visits, met = world.begun, world.visits, world.met
     request = np.repeat(np.arange(len(begun)), np.diff(visits.first))
     place = np.arange(len(request)) - visits.first[request]
     ts = begun[request] + place * 12 * SECOND
@@ -178,9 +197,9 @@ def _item_table(catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _user_table(rng: np.random.Generator, users: Users, centre: F64) -> dict[str, Any]:
-    n, nearest = len(users.taste), (users.taste @ centre.T).argmax(axis=1)
-    said = np.where(rng.random(n) < 0.4, nearest, TOPICS)
+def _user_table(rng: np.random.Generator, interest: I64) -> dict[str, Any]:
+    n = len(interest)
+    said = np.where(rng.random(n) < 0.4, interest, TOPICS)
     topics = np.array([*(f"topic-{t:02d}" for t in range(TOPICS)), None], object)
     return {
         "user_id": np.arange(n) + 1_000_000,
