@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,10 @@ def test_the_best_order_is_above_all_arms_and_mixed_truth_is_not(
     bench = Bench.of(load_config(toml))
     share = best_order(bench, tmp_path / "mixed.parquet").sum() / bench.judged.pairs.weight.sum()
     assert abs(share - 0.5) < 0.05
+    weighed = load_config(toml).pairing.model_copy(update={"weights": {"like > skip": 1.0}})
+    config = bench.prepared.config.model_copy(update={"pairing": weighed})
+    with pytest.raises(PairliftError, match=r"but \[pairing.weights\] gives others"):
+        best_order(replace(bench, prepared=replace(bench.prepared, config=config)), tmp_path / "mixed.parquet")
 
 
 def test_the_results_are_a_table_data_and_a_chart(toml: Path, plugins: dict[str, Any]) -> None:

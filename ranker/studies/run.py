@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from features.errors import PairliftError
 from features.schema import F64
 from ranker.columns import Columns
 from ranker.config import Config
@@ -45,7 +46,15 @@ def run_study(config: Config, name: str, plugin: str, truth: Path | None = None)
 
 
 def best_order(bench: Bench, truth: Path) -> F64:
-    """Return float64[users]: the weight of pairs that the order by the expected grade has right."""
+    """Return float64[users]: the weight of pairs that the order by the expected grade has right.
+
+    Raises PairliftError where pairs have weights of the TOML's, for then another order may be better.
+    """
+    if bench.prepared.config.pairing.weights:
+        raise PairliftError(
+            "--truth: the expected grade is the best order where a pair weighs the difference of its grades' ranks, "
+            "but [pairing.weights] gives others; leave one of the two out"
+        )
     events = bench.judged.groups.event
     return bench.right(read_truth(truth, bench.prepared.log.ts[events], shown=bool(np.all(events >= 0))))
 

@@ -32,9 +32,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"Fits {report['fit_seeds']}, booster seeds {report['seeds']}; {report['fit_minutes']:.1f} minutes of fits.",
         "Validation: PairAccuracy of the fit on the latest part of its own period, the best epoch. "
         "s: seconds of one fit of the plugin.",
+        f"`{report['command']}`, {report['date']}, {report['minutes']:.1f} minutes in this run.",
     ]
-    if "command" in report:
-        lines.append(f"`{report['command']}`, {report['date']}, {report['minutes']:.1f} minutes in this run.")
     return "\n".join(lines) + "\n"
 
 
