@@ -11,59 +11,85 @@ from features.schema import F64, I64
 from ranker.request import U32
 
 U8 = np.ndarray[tuple[int], np.dtype[np.uint8]]
+U64 = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 #: bytes of the longest varint
 LONGEST = 10
-#: bytes that are enough for tag and length of a field
-HEAD = 2 * LONGEST
 #: wire type of what has a length
 LEN = 2
 
 
-def packed_doubles(field: int, values: F64) -> bytes:
-    """Return the field `repeated double` of that number, with float64[n]."""
-    payload = np.asarray(values, "<f8").tobytes()
-    return _head(field, len(payload)) + payload if payload else b""
-
-
-def packed_unsigned(field: int, values: I64 | U32) -> bytes:
-    """Return the field `repeated uint32` or `uint64` of that number, with n integers that are not negative."""
-    return _field(field, values, False)
-
-
 def packed_signed(field: int, values: I64) -> bytes:
     """Return the field `repeated sint64` of that number, with int64[n]: zigzag, which keeps small ones short."""
-    return _field(field, values, True)
+    out = np.empty(LONGEST * (2 + len(values)), np.uint8)
+    return out[: _write_signed(field, values, out)].tobytes()
 
 
-def _field(number: int, values: I64 | U32, signed: bool) -> bytes:
-    """Return tag, length and payload; nothing for an empty list, as protobuf does."""
-    if not len(values):
-        return b""
-    out = np.empty(HEAD + LONGEST * len(values), np.uint8)
-    first, behind = _write_field(number << 3 | LEN, values, signed, out)
-    return out[first:behind].tobytes()
+def packed_lists(fields: tuple[int, int, int], doubles: F64, first: U32, second: I64) -> bytes:
+    """Return a field `repeated double` and two of `repeated uint32` or `uint64`, of those numbers.
 
-
-def _head(number: int, size: int) -> bytes:
-    """Return tag and length."""
-    out = np.empty(HEAD, np.uint8)
-    return out[: _write(size, out, _write(number << 3 | LEN, out, 0))].tobytes()
+    doubles: float64[k]. first, second: uint32[m], int64[n], not negative. Of an empty list there is no field, as
+    protobuf has it.
+    """
+    raw = np.asarray(doubles, "<f8").view(np.uint8)
+    out = np.empty(len(raw) + LONGEST * (6 + len(first) + len(second)), np.uint8)
+    return out[: _write_lists(fields, raw, first, second, out)].tobytes()
 
 
 @njit(cache=True, nogil=True)
-def _write_field(tag: int, values: I64 | U32, signed: bool, out: U8) -> tuple[int, int]:
-    """Write the payload behind the room for the head, then the head right before it; return where both begin and end.
+def _write_signed(field: int, values: I64, out: U8) -> int:
+    """Write a field of zigzag values: 0, -1, 1, -2, ... are 0, 1, 2, 3, ...; return how many bytes."""
+    zigzag = np.empty(len(values), np.uint64)
+    for k in range(len(values)):
+        zigzag[k] = (values[k] << 1) ^ (values[k] >> 63)
+    n: int = _write_varints(field, zigzag, out, 0)
+    return n
 
-    signed: whether each value is written as zigzag: 0, -1, 1, -2, ... are 0, 1, 2, 3, ...
-    """
-    n = HEAD
+
+@njit(cache=True, nogil=True)
+def _write_lists(fields: tuple[int, int, int], raw: U8, first: U32, second: I64, out: U8) -> int:
+    """Write the fields of `packed_lists` one behind the other; return how many bytes. raw: of the doubles."""
+    n: int = 0
+    if len(raw):
+        n = _write_head(fields[0], len(raw), out, n)
+        for byte in raw:
+            out[n] = byte
+            n += 1
+    n = _write_varints(fields[1], first, out, n)
+    n = _write_varints(fields[2], second, out, n)
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _write_varints(field: int, values: U32 | I64 | U64, out: U8, n: int) -> int:
+    """Write a field at out[n], nothing for an empty list; return the place behind it."""
+    if not len(values):
+        return n
+    size = 0
     for value in values:
-        n = _write((value << 1) ^ (value >> 63) if signed else value, out, n)
-    size = n - HEAD
-    first = HEAD - _write(size, out, _write(tag, out, 0))
-    _write(size, out, _write(tag, out, first))
-    return first, n
+        size += _size(value)
+    n = _write_head(field, size, out, n)
+    for value in values:
+        n = _write(value, out, n)
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _write_head(field: int, size: int, out: U8, n: int) -> int:
+    """Write tag and length at out[n]; return the place behind them."""
+    n = _write(field << 3 | LEN, out, n)
+    n = _write(size, out, n)
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _size(value: int) -> int:
+    """Return how many bytes `_write` writes."""
+    rest, size = np.uint64(value), 1
+    while rest >= np.uint64(128):
+        rest >>= np.uint64(7)
+        size += 1
+    return size
 
 
 @njit(cache=True, nogil=True)

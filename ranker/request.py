@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
-from features.schema import F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, Requests, one_request
+from features.schema import F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
     from features.state.store import State
@@ -86,16 +86,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.item)
 
-    def select(self, keep: Bool | I64) -> "Candidates":
-        """Return the candidates of the mask bool[n], or of the places int64[k] in their order."""
-        given = self.given[keep] if len(self.given) else self.given
-        return Candidates(self.item[keep], self.place[keep], given)
-
-    def split(self, keep: Bool) -> tuple["Candidates", "Candidates"]:
-        """Return (kept, removed) of the mask bool[n]."""
-        if keep.all():  # as for most requests
-            return self, Candidates(self.item[:0], self.place[:0], self.given[:0])
-        return self.select(keep), self.select(~keep)
+    def select(self, rows: I64) -> "Candidates":
+        """Return the candidates of int64[k] rows, in their order."""
+        given = self.given[rows] if len(self.given) else self.given
+        return Candidates(self.item[rows], self.place[rows], given)
 
     @property
     def sources(self) -> U32:

@@ -14,7 +14,7 @@ from pairlift.v1 import ranking_pb2 as pb
 from features.newcomers import Newcomers
 from features.pairing.split import iso
 from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
-from ranker.packed import packed_doubles, packed_signed, packed_unsigned
+from ranker.packed import packed_lists, packed_signed
 from ranker.request import NO_ITEMS, Answer, Detail, Request, RequestError, awaited, too_long
 
 if TYPE_CHECKING:
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from ranker.settings import ServeSettings
 
 DEFAULT_K = 10
-#: numbers of packed fields, the first two of both responses alike
-SCORES, SOURCES = pb.RankResponse.SCORES_FIELD_NUMBER, pb.RankResponse.SOURCES_FIELD_NUMBER
-INDEXES, VALUES = pb.RankResponse.INDEXES_FIELD_NUMBER, pb.IntegerIds.VALUES_FIELD_NUMBER
+#: numbers of packed fields; scores and sources are those of both responses, indexes are of a RankResponse alone
+NUMBERS = (
+    pb.RankResponse.SCORES_FIELD_NUMBER,
+    pb.RankResponse.SOURCES_FIELD_NUMBER,
+    pb.RankResponse.INDEXES_FIELD_NUMBER,
+)
+VALUES = pb.IntegerIds.VALUES_FIELD_NUMBER
+NO_INDEXES = np.empty(0, np.int64)
 #: of a categorical attribute the code of each value, of a numeric one None
 Codes = dict[str, int] | None
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
@@ -193,7 +198,7 @@ class Wire:
         """Return the RecommendResponse of an answer to a request."""
         message = pb.RecommendResponse(reason=answer.reason, **_common(answer, request))
         self._write_ids(message.items, request.state.catalog.ids_of_items(answer.item))
-        message.MergeFromString(_numbers_of(answer))
+        message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, NO_INDEXES))
         return message
 
     def ranked(self, answer: Answer, request: Request, items: Sequence[str] | I64) -> pb.RankResponse:
@@ -201,7 +206,7 @@ class Wire:
         message = pb.RankResponse(**_common(answer, request))
         ids = items[answer.index] if isinstance(items, np.ndarray) else [items[k] for k in answer.index.tolist()]
         self._write_ids(message.items, ids)
-        message.MergeFromString(_numbers_of(answer) + packed_unsigned(INDEXES, answer.index))
+        message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, answer.index))
         return message
 
     def _write_ids(self, message: pb.Ids, ids: Any) -> None:
@@ -291,11 +296,6 @@ def _common(answer: Answer, request: Request) -> dict[str, Any]:
         "source_names": answer.source_names,
         "explanation": None if answer.detail is None else _explanation(answer.detail),
     }
-
-
-def _numbers_of(answer: Answer) -> bytes:
-    """Return the numbers of each item that both responses have, as bytes of either message."""
-    return packed_doubles(SCORES, answer.score) + packed_unsigned(SOURCES, answer.sources)
 
 
 def _explanation(detail: Detail) -> pb.Explanation:

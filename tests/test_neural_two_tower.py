@@ -303,9 +303,8 @@ def test_a_head_runs_once_for_a_surface_until_there_are_new_events(fitted: Any, 
     own = type(runtime)(runtime.trunk, heads, runtime.spec, runtime.vectors, runtime.expected, runtime.lag)
     buffer, end, items = HistoryBuffer(histories), int(world.log.ts[-1]) + 9 * DAY, np.arange(9, dtype=np.int32)
     for surface in (0, 1, 0, 1, 1):
-        users, queries = (
-            ask(one_request(3, end, surface, items), histories) for ask in (own.user_vectors, own.queries)
-        )
+        one = one_request(3, end, surface, items)
+        queries, users = own.queries(one, histories), own.user_vectors(one, histories)
         assert not np.array_equal(users, queries)
     assert calls == {"user": 2, "query": 2}
     own.user_vectors(one_request(3, end, 0, items), buffer.extended(world.log.select(world.log.user == 3)))

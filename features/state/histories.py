@@ -68,6 +68,10 @@ class Histories:
         start, stop = _before(self.offsets, self.ends, self.ts, user, cut, most)
         return start, stop
 
+    def past(self, user: int, cut: int) -> slice:
+        """Return the rows of one user's events with `ts < cut`; none for a cold user."""
+        return slice(*_past(self.offsets, self.ends, self.ts, int(user), int(cut)))
+
     def until(self, cut: int) -> "LiveHistories":
         """Return the events with `ts < cut`, over the same arrays: costs nothing but a search for each user."""
         n = len(self.ends)
@@ -99,13 +103,20 @@ class Histories:
 
 
 @njit(cache=True, nogil=True)
+def _past(first: I64, last: I64, ts: I64, user: int, cut: int) -> tuple[int, int]:
+    """Return (start, stop) of the rows of a user with `ts < cut`; (0, 0) for one that is not there."""
+    if not 0 <= user < len(last):
+        return 0, 0
+    return first[user], first_not_before(ts, first[user], last[user], cut)
+
+
+@njit(cache=True, nogil=True)
 def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64, most: int) -> tuple[I64, I64]:
-    """Return (start, stop) of the last `most` rows of each user with `ts < cut`; both 0 for one that is not there."""
-    start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
+    """Return the last `most` rows of `_past` of each user."""
+    start, stop = np.empty(len(user), np.int64), np.empty(len(user), np.int64)
     for k in range(len(user)):
-        if 0 <= user[k] < len(last):
-            stop[k] = first_not_before(ts, first[user[k]], last[user[k]], cut[k])
-            start[k] = max(first[user[k]], stop[k] - most)
+        begin, stop[k] = _past(first, last, ts, user[k], cut[k])
+        start[k] = max(begin, stop[k] - most)
     return start, stop
 
 
