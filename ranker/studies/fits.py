@@ -61,7 +61,8 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
     def make(folder: Path) -> None:
         fitted = plugin_stage(_latest_part(own, variant.period), name, seed, label)
         columns = bench.arms.plugin_columns(name, fitted)
-        np.save(folder / "right.npy", bench.boosters(f"study-{label}-fit{seed}", columns))
+        fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
+        np.save(folder / "right.npy", bench.boosters(f"{label}-fit{fit}", columns))
         seconds = stage_seconds(config.work / "plugins", f"{label}-seed{seed}")
         said = {"seconds": seconds, "report": getattr(fitted, "report", {})}
         (folder / "fit.json").write_text(json.dumps(said, default=str))
