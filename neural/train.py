@@ -72,7 +72,14 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
         engine = Engine(trainer.model, trainer.optimizer, trainer.rng, checkpoint, LARGEST_GRADIENT)
         engine.train(trainer.phases())
     trainer.model.eval()
-    return Trained(trainer.model, trainer.inputs, {"epochs": engine.progress, "curve": engine.curve})
+    size = network_size(trainer.model)
+    report = {"epochs": engine.progress, "curve": engine.curve, "parameters": size}
+    return Trained(trainer.model, trainer.inputs, report)
+
+
+def network_size(model: Argus) -> int:
+    """Return the number of parameters without the embedding table, whose size the catalogue decides."""
+    return sum(p.numel() for p in model.parameters()) - model.table.weight.numel()
 
 
 def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
