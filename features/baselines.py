@@ -142,9 +142,8 @@ class ALS:
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, 1]: user vector · item vector."""
-        users, n = self.user_vectors(requests, histories), len(self.item_vectors)
-        rows = np.where(requests.item < n, requests.item, -1).astype(np.int64)
-        return row_dots(self.item_vectors, rows, requests.offsets, users)[:, None]
+        users = self.user_vectors(requests, histories)
+        return row_dots(self.item_vectors, requests.item, requests.offsets, users)[:, None]
 
     def recoded(self, items: I32, users: I32) -> Self:
         """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""

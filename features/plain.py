@@ -118,17 +118,18 @@ def candidate_values(state: State, columns: Columns, zone: str, requests: Reques
         _write_given(state.catalog, given, requests, out)
     rest = [(k, name) for k, name in columns if not name.startswith(PREFIX)]
     if len(requests) == 1:
-        rest = _write_items(state, rest, requests.item, out)
+        rest = _write_items(state, rest, requests.item, int(requests.as_of[0]), out)
     for k, name in rest:
         out[:, k] = _column(state, name, zone, requests, owner)
 
 
 class _Items(NamedTuple):
-    """What of all items does not depend on the time, for some columns."""
+    """What of all items does not depend on the time, for some columns, and where the items' age stands."""
 
     columns: Columns  # that were asked for
     table: F32  # [n_items + 1, c], side by side; the last row is that of an unknown item
     at: I64  # [c], where they stand in a row of features
+    age: int  # where `item_age` does, -1 nowhere
     rest: Columns  # the others
 
     @classmethod
@@ -138,29 +139,39 @@ class _Items(NamedTuple):
         values = [_static(*known[name])[1] for _, name in fixed]
         table = np.stack(values, axis=1) if values else np.empty((1, 0), np.float32)
         at = np.array([k for k, _ in fixed], np.int64)
-        return cls(columns, table, at, [column for column in columns if column not in fixed])
+        age = next((k for k, name in columns if name == "item_age"), -1)
+        rest = [(k, name) for k, name in columns if k != age and (k, name) not in fixed]
+        return cls(columns, table, at, age, rest)
 
 
-def _write_items(state: State, columns: Columns, item: I32, out: F32) -> Columns:
-    """Write to float32[n, width] `out` what of int32[n] items does not depend on the time; return the other columns.
+def _write_items(state: State, columns: Columns, item: I32, as_of: int, out: F32) -> Columns:
+    """Write to float32[n, width] `out` what `_Items` has of int32[n] items, and their age; return the other columns.
 
     An item's row is one read of memory that is far away, where each column by itself would be one.
     """
     held: _Items | None = state.made.get("items")
     if held is None or held.columns != columns:
         held = state.made["items"] = _Items.of(state, columns)
-    if len(held.at):
-        _take(held.table, item, held.at, out)
+    if len(held.at) or held.age >= 0:
+        _take(held.table, held.at, state.first_seen, held.age, as_of, item, out)
     return held.rest
 
 
 @njit(cache=True, nogil=True)
-def _take(table: F32, item: I32, at: I64, out: F32) -> None:
-    """Write the row of each item, the last one for those that have none, to the columns int64[c] of `out`."""
+def _take(table: F32, at: I64, first_seen: I64, age: int, as_of: int, item: I32, out: F32) -> None:
+    """Write the row of each item, the last one for those that have none, to the columns int64[c] of `out`.
+
+    age: the column of each item's age as of a time, -1 for none.
+    """
     unknown, row_bytes = len(table) - 1, table.shape[1] * 4
     for i in range(len(item)):
-        ahead = item[min(i + AHEAD, len(item) - 1)]
-        prefetch(table, np.int64(max(min(ahead, unknown), 0)) * row_bytes)
+        ahead = max(item[min(i + AHEAD, len(item) - 1)], 0)
+        start = np.int64(min(ahead, unknown)) * row_bytes
+        prefetch(table, start)
+        prefetch(table, start + row_bytes - 4)  # a row that begins within a line ends a line later
+        if age >= 0:
+            prefetch(first_seen, np.int64(min(ahead, len(first_seen) - 1)) * 8)
+            out[i, age] = _age(first_seen, item[i], as_of)
         row = table[item[i] if 0 <= item[i] < unknown else unknown]
         for k in range(len(at)):
             out[i, at[k]] = row[k]
@@ -229,13 +240,18 @@ def _held(state: State, name: str) -> tuple[str, F32]:
 
 @njit(cache=True, nogil=True)
 def _ages(first_seen: I64, item: I32, as_of: I64) -> F32:
-    """Return float32[n]: days since each item's first event, NaN where that is not before as_of: int64[n], or [1]."""
+    """Return float32[n]: days since each item's first event, NaN where that is not before as_of: int64[n]."""
     out = np.empty(len(item), np.float32)
     for k in range(len(item)):
-        first = first_seen[item[k]] if 0 <= item[k] < len(first_seen) else NEVER
-        age = (as_of[k if len(as_of) > 1 else 0] - first) / DAY
-        out[k] = age if age > 0 else np.nan
+        out[k] = _age(first_seen, item[k], as_of[k])
     return out
+
+
+@njit(cache=True, nogil=True)
+def _age(first_seen: I64, item: int, as_of: int) -> float:
+    """Return the age of one item."""
+    age = (as_of - (first_seen[item] if 0 <= item < len(first_seen) else NEVER)) / DAY
+    return age if age > 0 else np.nan
 
 
 def _given(catalog: Catalog, name: str, requests: Requests) -> F32:

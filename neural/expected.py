@@ -6,6 +6,8 @@ from typing import Self
 import numpy as np
 from numba import njit
 
+from features.counters.places import first_not_before
+from features.prefetch import AHEAD, prefetch
 from features.schema import F32, F64, I32, I64, EventLog
 from features.state.histories import Histories
 from neural.histories import Tokens, TokenSpec, ranges, raw_signals
@@ -50,9 +52,9 @@ class ItemSignals:
 
         A like of what everyone likes says little of a user.
         """
-        expected = self.before(tokens.item, tokens.ts)
-        k = expected.shape[-1]
-        return tokens.signals[..., :k] - expected * tokens.signals[..., k:]
+        out = np.zeros((*tokens.item.shape, self.mean.shape[1]), np.float32)
+        _deviate(self.offsets, self.ts, self.mean, tokens.item, tokens.ts, tokens.signals, out)
+        return out
 
     def recoded(self, items: I32) -> "ItemSignals":
         """Return it for another catalogue: its item k was `items[k]` of the present one, -1 for none."""
@@ -93,14 +95,27 @@ def _look_up(offsets: I64, ts: I64, mean: F32, item: I64, cut: I64, out: F32) ->
     offsets: int64[n_items + 1], ts: int64[rows], mean: float32[rows, k]. item, cut: int64[n]. out: float32[n, k].
     """
     for n in range(len(item)):
+        ahead = item[min(n + AHEAD, len(item) - 1)]
+        if 0 <= ahead < len(offsets):
+            prefetch(offsets, ahead * 8)
         if not 0 <= item[n] < len(offsets) - 1:
             continue
-        first, low, high = offsets[item[n]], offsets[item[n]], offsets[item[n] + 1]
-        while low < high:
-            middle = (low + high) // 2
-            if ts[middle] < cut[n]:
-                low = middle + 1
-            else:
-                high = middle
-        if low > first:
-            out[n] = mean[low - 1]
+        first = offsets[item[n]]
+        row = first_not_before(ts, first, offsets[item[n] + 1], cut[n]) - 1
+        if row >= first:
+            for c in range(mean.shape[1]):
+                out[n, c] = mean[row, c]
+
+
+@njit(cache=True, nogil=True)
+def _deviate(offsets: I64, ts: I64, mean: F32, item: I64, at: I64, signals: F32, out: F32) -> None:
+    """Write what is left of `Tokens.signals` once what `_look_up` finds is taken from the known ones.
+
+    item, at: int64[b, t], signals: float32[b, t, 2k] of `Tokens`. out: float32[b, t, k], of zeros.
+    """
+    k = out.shape[2]
+    for b in range(len(item)):
+        _look_up(offsets, ts, mean, item[b], at[b], out[b])
+        for t in range(item.shape[1]):
+            for c in range(k):
+                out[b, t, c] = signals[b, t, c] - out[b, t, c] * signals[b, t, k + c]

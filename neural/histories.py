@@ -51,8 +51,8 @@ class TokenSpec:
 
     def surface_code(self, surface: I16) -> I64:
         """Return int64[n]: the code of each surface, 0 where it is unknown or new."""
-        code = surface.astype(np.int64) + 1
-        return np.where((code < 0) | (code > self.n_surfaces), 0, code)
+        codes: I64 = _codes_of(surface, self.n_surfaces + 1)
+        return codes
 
     def item_row(self, item: I32) -> I64:
         """Return int64[n]: the item, or `n_items` where it is unknown."""
@@ -166,6 +166,15 @@ def _fill(
 
 
 @njit(cache=True, nogil=True)
+def _codes_of(values: I16, size: int) -> I64:
+    """Return int64[n]: `_code` of each value."""
+    codes = np.empty(len(values), np.int64)
+    for k in range(len(values)):
+        codes[k] = _code(values[k], size)
+    return codes
+
+
+@njit(cache=True, nogil=True)
 def _code(value: int, size: int) -> int:
     """Return the value's code of `size`: 0 for unknown (-1) or new, else one more than the value."""
     return value + 1 if 0 <= value < size - 1 else 0
@@ -182,8 +191,7 @@ def _gap_code(gap: int) -> int:
 
 def visible(histories: Histories, user: I32, as_of: I64, lag: Lag, length: int) -> tuple[I64, I64]:
     """Return int64[g] start and stop rows of each user's last `length` events with `ts < as_of` less the lag."""
-    start, stop = histories.before(user, lag.cut(as_of))
-    return np.maximum(start, stop - length), stop
+    return histories.before(user, lag.cut(as_of), length)
 
 
 def length_buckets(length: I64, budget: int) -> Iterator[I64]:

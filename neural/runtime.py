@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import onnxruntime as ort
+from numba import njit
 from tqdm import tqdm
 
 from features.arrays import load_arrays
@@ -19,7 +20,7 @@ from features.dots import row_dots
 from features.errors import PairliftError
 from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories
-from features.state.kept import KeptStates
+from features.state.kept import KeptStates, Key
 from neural.entities import Entities
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visible
@@ -59,6 +60,7 @@ def open_session(path: Path) -> Any:
     """Return an `InferenceSession` with one thread: on CUDA where there is a device, else on the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # planned anew for each length of a history: 2 to 3% of a call
     wanted = list(_providers())
     try:
         session = ort.InferenceSession(str(path), options, providers=wanted)
@@ -106,11 +108,15 @@ class Heads(NamedTuple):
     query: Any  # to queries; None where there is no head that retrieves
 
 
+HEADS = Heads._fields
+
+
 class Runtime:
     """The towers' sessions with the vectors. Any number of threads may share it.
 
-    A user's state (what the trunk makes of the history) is kept until the user has new events. The request's surface
-    comes after it, in the heads; `as_of` says which events are visible, and no more.
+    A user's state (what the trunk makes of the history) is kept until the user has new events, and so is what a head
+    makes of it for a surface. The request's surface comes after the state, in the heads; `as_of` says which events are
+    visible, and no more.
     """
 
     def __init__(
@@ -121,6 +127,9 @@ class Runtime:
             trunk, heads, spec, vectors, expected, lag,
         )  # fmt: skip
         self.kept = KeptStates()
+        # Of a user without history and token, whatever the surface is.
+        self._unknown_user = len(vectors.users) - 1
+        self._nothing_known = np.full((1, vectors.items.shape[1]), np.nan, np.float32)
         # The row of a cold item is the last one, of NaN.
         self._candidates = np.where(np.append(vectors.known_items, False)[:, None], vectors.items, np.float32(np.nan))
 
@@ -135,42 +144,60 @@ class Runtime:
 
     def user_tokens(self, user: I32) -> I64:
         """Return int64[g] rows of `vectors.users`."""
-        n, unknown = len(self.vectors.user_row), len(self.vectors.users) - 1
-        inside = (user >= 0) & (user < n)
-        if not inside.any():
-            return np.full(len(user), unknown, np.int64)
-        return np.where(inside, self.vectors.user_row[np.where(inside, user, 0)], unknown)
+        rows: I64 = _rows(self.vectors.user_row, user, self._unknown_user)
+        return rows
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; requests that share history and user token have one state.
 
         NaN where neither an event before `as_of` (less the lag) nor an attribute of the user is known.
         """
-        return self._vectors(self.heads.user, requests, histories)
+        return self._vectors("user", requests, histories)
 
     def queries(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]: as `user_vectors`, of the head that retrieves."""
-        return self._vectors(self.heads.query, requests, histories)
+        return self._vectors("query", requests, histories)
 
-    def _vectors(self, head: Any, requests: Requests, histories: Histories) -> F32:
-        """Return float32[g, d] of a session that takes HEAD_INPUTS."""
+    def _vectors(self, head: str, requests: Requests, histories: Histories) -> F32:
+        """Return float32[g, d], not to be changed. head: one of `Heads`."""
         if not len(requests):
             return np.empty((0, self.vectors.items.shape[1]), np.float32)
         start, stop = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
         token = self.user_tokens(requests.user)
+        surface = self.spec.surface_code(requests.surface)
         if len(requests) == 1:
-            states = self._one_state(histories, requests.user, start, stop, token)
-        else:
-            states = self._states(histories, requests.user, start, stop, token)
-        inputs = (states, self.spec.surface_code(requests.surface))
-        vectors: F32 = head.run(None, dict(zip(HEAD_INPUTS, inputs, strict=True)))[0]
-        vectors[(start == stop) & (token == len(self.vectors.users) - 1)] = np.nan
+            return self._one_vector(head, histories, requests.user, start, stop, token, surface)
+        states = self._states(histories, requests.user, start, stop, token)
+        vectors = self._of_states(head, states, surface)
+        vectors[(start == stop) & (token == self._unknown_user)] = np.nan
         return vectors
 
-    def _one_state(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
-        """Return float32[1, 2d] of arrays of one request: the kept one, where there is one."""
+    def _of_states(self, head: str, states: F32, surface: I64) -> F32:
+        """Return float32[g, d] of a head. states: float32[g, 2d] of the trunk; surface: int64[g] codes."""
+        session = getattr(self.heads, head)
+        vectors: F32 = session.run(None, dict(zip(HEAD_INPUTS, (states, surface), strict=True)))[0]
+        return vectors
+
+    def _one_vector(
+        self, head: str, histories: Histories, user: I32, start: I64, stop: I64, token: I64, surface: I64
+    ) -> F32:
+        """Return float32[1, d] of arrays of one request, kept as its state is: the kept one, where there is one."""
+        if start[0] == stop[0] and token[0] == self._unknown_user:
+            return self._nothing_known
         # The token follows from the user; users with empty histories and the same token are alike.
         key = (int(user[0]), int(start[0]), int(stop[0])) if start[0] < stop[0] else (int(token[0]), -1, -1)
+        vector = self.kept.find(histories, (*key, HEADS.index(head), int(surface[0])))
+        if vector is not None:
+            return vector
+        state = self._one_state(histories, key, user, start, stop, token)
+        # What is retrieved is ranked next, and a head that runs right behind another takes a third of its time.
+        vectors = {name: self._of_states(name, state, surface) for name in dict.fromkeys((head, "user"))}
+        for name, vector in vectors.items():
+            self.kept.keep(histories, (*key, HEADS.index(name), int(surface[0])), vector)
+        return vectors[head]
+
+    def _one_state(self, histories: Histories, key: Key, user: I32, start: I64, stop: I64, token: I64) -> F32:
+        """Return float32[1, 2d] of arrays of one request: the kept one, where there is one."""
         state = self.kept.find(histories, key)
         if state is None:
             state = self._computed(histories, user, start, stop, token)
@@ -199,7 +226,17 @@ class Runtime:
 
     def dot(self, requests: Requests, users: F32) -> F32:
         """Return float32[n]: each candidate's vector times its request's user vector."""
-        return row_dots(self._candidates, self.spec.item_row(requests.item), requests.offsets, users)
+        return row_dots(self._candidates, requests.item, requests.offsets, users)
+
+
+@njit(cache=True, nogil=True)
+def _rows(user_row: I64, user: I32, unknown: int) -> I64:
+    """Return int64[g]: the row of each user, `unknown` for one outside int64[n_users] rows."""
+    rows = np.full(len(user), unknown, np.int64)
+    for k in range(len(user)):
+        if 0 <= user[k] < len(user_row):
+            rows[k] = user_row[user[k]]
+    return rows
 
 
 def _shown(parts: Iterator[I64], total: int) -> Iterator[I64]:

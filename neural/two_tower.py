@@ -124,7 +124,7 @@ class TwoTower:
                 parts.append(users[requests.row_request()])
             else:
                 parts.append(runtime.candidate_vectors(requests.item))
-        return np.concatenate(parts, axis=1)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @property
     def item_vectors(self) -> F32:

@@ -54,8 +54,10 @@ def plugin_values(name: str, plugin: FeaturePlugin, requests: Requests, historie
 
 def finite(values: NDArray[Any]) -> F32:
     """Return real numbers as float32, NaN for an infinity, also one that a float32 makes of them."""
-    with np.errstate(over="ignore"):
-        numbers = np.asarray(values, np.float32)
+    numbers = values
+    if values.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            numbers = values.astype(np.float32)
     return np.where(np.isinf(numbers), np.float32(np.nan), numbers) if np.isinf(numbers).any() else numbers
 
 

@@ -1,8 +1,8 @@
 """The way of one request from candidates to answer: `Pipeline.recommend` and `Pipeline.rank` read top to bottom.
 
 Ids, filters, features and the sources read the state that the request carries, so all of it is of one moment. One
-source does not: `Popular` proposes by the state that it was last made from (see there). Filters return what they
-removed; features and scores have a row for each candidate that is left, in the order of the candidates. A source or
+source does not: `Popular` proposes by the state that it was last made from (see there). Filters say what they
+remove; features and scores have a row for each candidate that is left, in the order of the candidates. A source or
 plugin that raises or is late is counted and named in the answer; its items are missing, its columns are NaN, and the
 answer still comes. Those of Pairlift's own cannot block and run on the request's thread; the others have threads, with
 deadlines (`ranker.lanes`).
@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
@@ -25,7 +24,7 @@ from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
-from ranker.candidates.source import NOTHING, Proposal, proposed
+from ranker.candidates.source import NOTHING, Proposal, order_ties, proposed
 from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
 from ranker.explained import detail_of
 from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
@@ -170,11 +169,12 @@ class Pipeline:
         if request.explain:
             shown = rows[top[:EXPLAINED]]
             detail = detail_of(self.bundle, shown, candidates, trace, source_names, scores is not None)
+        best = candidates.select(top)
         return Answer(
             index=top,
-            item=candidates.item[top],
+            item=best.item,
             score=score[top],
-            sources=candidates.sources[top],
+            sources=best.sources,
             source_names=source_names,
             degraded=tuple(trace.problems),
             bundle_version=self.bundle.version,
@@ -274,24 +274,13 @@ class Pipeline:
             lane.close()
 
 
+@njit(cache=True, nogil=True)
 def select(item: I32, score: F64) -> I64:
     """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
     falling = np.where(np.isfinite(score), -score, np.inf)
     order = np.argsort(falling)
-    _order_ties(order, falling, item)
+    order_ties(order, falling, item)
     return order
-
-
-@njit(cache=True, nogil=True)
-def _order_ties(order: I64, falling: F64, item: I32) -> None:
-    """Order by item, then by place, each run of places that have an equal value; order: int64[n], by value."""
-    n, first = len(order), 0
-    for k in range(1, n + 1):
-        if k == n or falling[order[k]] != falling[order[first]]:
-            if k - first > 1:
-                run = order[first:k].copy()
-                order[first:k] = run[np.argsort(item[run].astype(np.int64) * n + run)]
-            first = k
 
 
 def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
-from features.schema import F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, Requests, one_request
+from features.schema import F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
     from features.state.store import State
@@ -18,8 +18,10 @@ U32 = npt.NDArray[np.uint32]
 
 #: `Candidates.place` of an item that a source did not propose; above every real place
 ABSENT = np.int32(2**31 - 1)
+NO_ITEMS = np.empty(0, np.int32)
 #: a bit of the answer's uint32 mask for each source
 MAX_SOURCES = 32
+BITS = np.left_shift(np.uint32(1), np.arange(MAX_SOURCES, dtype=np.uint32))
 
 
 class RequestError(PairliftError):
@@ -33,10 +35,6 @@ class GoneError(Exception):
 def too_long(place: str, most: int, found: int) -> str:
     """Return why a text id of so many bytes is refused."""
     return f"{place}: an id of at most {most} bytes in UTF-8 ([record] max_id_bytes) was expected, found one of {found}"
-
-
-def _none() -> I32:
-    return np.empty(0, np.int32)
 
 
 def awaited() -> None:
@@ -56,7 +54,7 @@ class Request:
     source_item: int = -1  # dense; -1 cold or missing
     query: str = ""  # what the user typed
     context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [1, c], as `Requests.context`
-    exclude: I32 = field(default_factory=_none)  # [m], items that Recommend must not give; -1 is harmless
+    exclude: I32 = field(default_factory=lambda: NO_ITEMS)  # [m], items that Recommend must not give; -1 is harmless
     explain: bool = False  # whether `Answer.detail` is wanted
     keep_values: bool = False  # whether `Answer.values` is wanted
     request_id: str = ""  # the caller's name for it; empty: none
@@ -88,22 +86,15 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.item)
 
-    def select(self, keep: Bool) -> "Candidates":
-        """Return the candidates of the mask bool[n]."""
-        given = self.given[keep] if len(self.given) else self.given
-        return Candidates(self.item[keep], self.place[keep], given)
-
-    def split(self, keep: Bool) -> tuple["Candidates", "Candidates"]:
-        """Return (kept, removed) of the mask bool[n]."""
-        if keep.all():  # as for most requests
-            return self, Candidates(self.item[:0], self.place[:0], self.given[:0])
-        return self.select(keep), self.select(~keep)
+    def select(self, rows: I64) -> "Candidates":
+        """Return the candidates of int64[k] rows, in their order."""
+        given = self.given[rows] if len(self.given) else self.given
+        return Candidates(self.item[rows], self.place[rows], given)
 
     @property
     def sources(self) -> U32:
         """uint32[n]: bit b is set where source b proposed the item."""
-        bits = np.left_shift(np.uint32(1), np.arange(self.place.shape[1], dtype=np.uint32))
-        return np.asarray(((self.place < ABSENT) * bits).sum(axis=1), np.uint32)
+        return np.asarray((self.place < ABSENT) @ BITS[: self.place.shape[1]], np.uint32)
 
 
 class Trace:

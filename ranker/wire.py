@@ -4,7 +4,7 @@ Bulk goes through packed repeated fields: `np.array(field)` in, their bytes out 
 for integer ids. Batches of events are read and written in `ranker.recording.wire`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from pairlift.v1 import ranking_pb2 as pb
 from features.newcomers import Newcomers
 from features.pairing.split import iso
 from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
-from ranker.packed import packed_doubles, packed_signed, packed_unsigned
-from ranker.request import Answer, Detail, Request, RequestError, too_long
+from ranker.packed import packed_lists, packed_signed
+from ranker.request import NO_ITEMS, Answer, Detail, Request, RequestError, awaited, too_long
 
 if TYPE_CHECKING:
     from features.state.store import State
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from ranker.settings import ServeSettings
 
 DEFAULT_K = 10
-#: numbers of packed fields, the first two of both responses alike
-SCORES, SOURCES = pb.RankResponse.SCORES_FIELD_NUMBER, pb.RankResponse.SOURCES_FIELD_NUMBER
-INDEXES, VALUES = pb.RankResponse.INDEXES_FIELD_NUMBER, pb.IntegerIds.VALUES_FIELD_NUMBER
+#: numbers of packed fields; scores and sources are those of both responses, indexes are of a RankResponse alone
+NUMBERS = (
+    pb.RankResponse.SCORES_FIELD_NUMBER,
+    pb.RankResponse.SOURCES_FIELD_NUMBER,
+    pb.RankResponse.INDEXES_FIELD_NUMBER,
+)
+VALUES = pb.IntegerIds.VALUES_FIELD_NUMBER
+NO_INDEXES = np.empty(0, np.int64)
 #: of a categorical attribute the code of each value, of a numeric one None
 Codes = dict[str, int] | None
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
@@ -56,10 +61,20 @@ class Wire:
             for place, known in enumerate(catalog.candidates)
         }
 
-    def request(self, message: pb.RecommendRequest | pb.RankRequest, now: int, state: "State") -> Request:
+    def request(
+        self,
+        message: pb.RecommendRequest | pb.RankRequest,
+        now: int,
+        state: "State",
+        *,
+        arm: int = -1,
+        keep_values: bool = False,
+        check: Callable[[], None] = awaited,
+    ) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
 
-        now: the as_of (µs UTC) of a request without one. state: what the request is to read.
+        now: the as_of (µs UTC) of a request without one. state: what the request is to read. The others are those of
+        `Request`.
         """
         catalog, context = state.catalog, message.context
         self._check_length("request_id", message.request_id)
@@ -70,7 +85,6 @@ class Wire:
             )
         if 0 < as_of < LATEST // min(UNITS.values()):
             _refuse_other_unit(as_of, state.start, max(state.end, now))
-        exclude = message.exclude if isinstance(message, pb.RecommendRequest) else pb.Ids()
         return Request(
             user=self._one(self.users, catalog.new_users, "user", message.user),
             as_of=as_of,
@@ -79,10 +93,18 @@ class Wire:
             source_item=self._one(self.items, catalog.new_items, "context.source_item", context.source_item),
             query=context.query,
             context=self._context(context.attributes),
-            exclude=self._indexes(self.items, catalog.new_items, "exclude", self.values("exclude", exclude)),
+            exclude=self._excluded(message, catalog.new_items),
             explain=message.explain,
             request_id=message.request_id,
+            arm=arm,
+            keep_values=keep_values,
+            check=check,
         )
+
+    def _excluded(self, message: pb.RecommendRequest | pb.RankRequest, new: Newcomers) -> I32:
+        if not isinstance(message, pb.RecommendRequest) or not message.HasField("exclude"):
+            return NO_ITEMS
+        return self._indexes(self.items, new, "exclude", self.values("exclude", message.exclude))
 
     def _context(self, attributes: Mapping[str, str]) -> F32:
         """Return float32[1, c] of `Catalog.contexts`; a value that the log lacks counts as missing."""
@@ -176,7 +198,7 @@ class Wire:
         """Return the RecommendResponse of an answer to a request."""
         message = pb.RecommendResponse(reason=answer.reason, **_common(answer, request))
         self._write_ids(message.items, request.state.catalog.ids_of_items(answer.item))
-        message.MergeFromString(_numbers_of(answer))
+        message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, NO_INDEXES))
         return message
 
     def ranked(self, answer: Answer, request: Request, items: Sequence[str] | I64) -> pb.RankResponse:
@@ -184,7 +206,7 @@ class Wire:
         message = pb.RankResponse(**_common(answer, request))
         ids = items[answer.index] if isinstance(items, np.ndarray) else [items[k] for k in answer.index.tolist()]
         self._write_ids(message.items, ids)
-        message.MergeFromString(_numbers_of(answer) + packed_unsigned(INDEXES, answer.index))
+        message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, answer.index))
         return message
 
     def _write_ids(self, message: pb.Ids, ids: Any) -> None:
@@ -274,11 +296,6 @@ def _common(answer: Answer, request: Request) -> dict[str, Any]:
         "source_names": answer.source_names,
         "explanation": None if answer.detail is None else _explanation(answer.detail),
     }
-
-
-def _numbers_of(answer: Answer) -> bytes:
-    """Return the numbers of each item that both responses have, as bytes of either message."""
-    return packed_doubles(SCORES, answer.score) + packed_unsigned(SOURCES, answer.sources)
 
 
 def _explanation(detail: Detail) -> pb.Explanation:

@@ -133,6 +133,19 @@ def test_surprise_is_what_the_item_did_not_explain_by_then() -> None:
         np.testing.assert_allclose(surprise[r], np.nan_to_num(raw[r] - slow), atol=1e-5)
 
 
+@settings(deadline=None)  # the first call compiles
+@given(st.integers(0, 10_000), st.integers(0, 60), st.integers(1, 12))
+def test_surprise_of_a_batch_is_its_known_signals_less_the_expected_ones_to_the_bit(seed: int, n: int, b: int) -> None:
+    rng = np.random.default_rng(seed)
+    log, spec = random_log(rng, n), spec_of(9)
+    histories, user = Histories.build(log, 4), rng.integers(-1, 6, b).astype(np.int32)
+    window = visible(histories, user, rng.integers(0, 80, b) * HOUR, Lag(0), 9)
+    tokens = make_tokens(histories, user, *window, replace(spec, n_items=4))  # items 4 and 5 are unknown: n_items
+    known = ItemSignals.build(random_log(rng, n), spec)
+    want = tokens.signals[..., :3] - known.before(tokens.item, tokens.ts) * tokens.signals[..., 3:]
+    assert known.surprise(tokens).tobytes() == want.tobytes()
+
+
 def test_an_items_signals_move_with_it_to_another_catalogue() -> None:
     log = random_log(np.random.default_rng(4), 60)
     known = ItemSignals.build(log, spec_of(9))

@@ -280,6 +280,37 @@ def test_a_kept_state_gives_the_same_to_the_bit(fitted: Any, world: World) -> No
     assert len(plain.runtime.kept) == 0
 
 
+def test_a_users_row_is_the_unknown_one_outside_the_fit(fitted: Any) -> None:
+    r = fitted[0].runtime
+    n, unknown = len(r.vectors.user_row), len(r.vectors.users) - 1
+    user = np.array([-1, *range(n), n, 2**31 - 1], np.int32)
+    assert r.user_tokens(user).tolist() == [unknown, *r.vectors.user_row.tolist(), unknown, unknown]
+    assert r.user_tokens(user[:0]).tolist() == []
+
+
+def test_a_head_runs_once_for_a_surface_until_there_are_new_events(fitted: Any, world: World) -> None:
+    plugin, _, histories = fitted
+    runtime, calls = plugin.runtime, {"user": 0, "query": 0}
+
+    def counted(name: str) -> Any:
+        def run(*given: Any) -> Any:
+            calls[name] += 1
+            return getattr(runtime.heads, name).run(*given)
+
+        return SimpleNamespace(run=run)
+
+    heads = type(runtime.heads)(counted("user"), counted("query"))
+    own = type(runtime)(runtime.trunk, heads, runtime.spec, runtime.vectors, runtime.expected, runtime.lag)
+    buffer, end, items = HistoryBuffer(histories), int(world.log.ts[-1]) + 9 * DAY, np.arange(9, dtype=np.int32)
+    for surface in (0, 1, 0, 1, 1):
+        one = one_request(3, end, surface, items)
+        queries, users = own.queries(one, histories), own.user_vectors(one, histories)
+        assert not np.array_equal(users, queries)
+    assert calls == {"user": 2, "query": 2}
+    own.user_vectors(one_request(3, end, 0, items), buffer.extended(world.log.select(world.log.user == 3)))
+    assert calls == {"user": 3, "query": 2}
+
+
 def test_a_state_is_computed_once_until_there_are_new_events(fitted: Any, world: World) -> None:
     plugin, _, histories = fitted
     runtime, calls = plugin.runtime, []

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from copy import copy
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,15 +19,16 @@ from features.schema import DAY, empty_log, merged
 from features.state.histories import HistoryBuffer
 from features.state.store import State
 from ranker.candidates import filters
-from ranker.candidates.coarse import Coarse
+from ranker.candidates.coarse import Coarse, least_of
 from ranker.candidates.configured import configured_sources, with_demand_of
-from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
+from ranker.candidates.cooccurrence import RECENT, SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.demand import FADED, STEPS, Demand
+from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.nearest import EXACT, Nearest
 from ranker.candidates.neighbourhoods import near_together
 from ranker.candidates.popular import Popular
 from ranker.candidates.probed import Probed
-from ranker.candidates.source import best
+from ranker.candidates.source import Proposal, best
 from ranker.request import ABSENT, Candidates, Request
 
 WEEK = 7 * DAY
@@ -75,13 +77,28 @@ def test_best_sorts_by_score_then_place_and_leaves_out_what_is_no_number():
     assert best(np.empty(0), 5).tolist() == []
 
 
-def test_best_equals_a_stable_sort_at_any_limit():
+@given(st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, 2.5]), max_size=70), st.data())
+@settings(max_examples=300, deadline=None)
+def test_best_equals_a_stable_sort_at_any_limit(values, data):
+    n, limit = len(values), data.draw(st.integers(0, 75))
+    item = np.array(data.draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)), np.int32)
+    for kind in (np.float32, np.float64):
+        score = np.array(values, kind)
+        numbers = [k for k in range(n) if score[k] > -np.inf]
+        assert best(score, limit).tolist() == sorted(numbers, key=lambda k: (-score[k], k))[:limit]
+        assert best(score, limit, item).tolist() == sorted(numbers, key=lambda k: (-score[k], item[k], k))[:limit]
+
+
+@pytest.mark.parametrize("kind", ["any", "equal", "rising", "few known"])
+def test_the_least_of_the_highest_is_that_of_a_sort(kind):
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        score = rng.integers(0, 5, 30).astype(float)
-        expected = sorted(range(30), key=lambda k: (-score[k], k))
-        for limit in (1, 5, 29, 30, 31):
-            assert best(score, limit).tolist() == expected[:limit]
+    for n in (0, 1, 5, 900, 40_000):
+        scores = rng.normal(size=n).astype(np.float32)
+        scores = {"equal": np.ones_like(scores), "rising": np.sort(scores)}.get(kind, scores)
+        scores[rng.random(n) < (0.99 if kind == "few known" else 0)] = -np.inf
+        for count in (1, 4, 100, 700, 39_000):
+            want = np.sort(scores)[::-1][count - 1] if count <= n else -np.inf
+            assert least_of(scores, count) == want
 
 
 def decayed(log, as_of, half_life, floor=1):
@@ -346,6 +363,45 @@ def test_probing_reads_on_until_there_is_enough():
     assert probed.highest(query, 0.0, -offset, 300).tolist() != rows.tolist()
 
 
+def plainly_searched(probed, query, weight, offset, limit):
+    """What `Probed.search` does, with all estimates in order at each step."""
+    over, coded, wanted = probed.over(offset), probed.keys.coded(query, weight), limit + limit // 8 + 64
+    reach = np.float32(weight * probed.reach * np.linalg.norm(query))
+    every = np.arange(probed.means.blocks)
+    estimates = probed.means.scores(probed.means.coded(query, weight), over.most + probed.spread * reach, every)
+    estimates = estimates[: len(over.most)]
+    beside = over.apart.scores(coded, over.apart_offset, np.arange(over.apart.blocks))[: len(over.apart_rows)]
+    found = [(score, row) for score, row in zip(beside, over.apart_rows, strict=True) if score > -np.inf]
+    nth = lambda values, k: sorted(values, reverse=True)[k - 1] if k <= len(values) else -np.inf  # noqa: E731
+    read, count = np.zeros(len(estimates), bool), 2 * wanted // 64
+    while True:
+        least = nth([score for score, _ in found], wanted)
+        found = [pair for pair in found if pair[0] >= least]
+        down_to = max(nth([score for score, _ in found], limit), nth(estimates, count))
+        blocks = np.flatnonzero((estimates >= down_to) & ~read)
+        if not len(blocks):
+            return sorted(row for _, row in found), read.sum()
+        read[blocks] = True
+        for place in [k for b in blocks for k in range(64 * b, min(64 * b + 64, len(probed.rows)))]:
+            score = probed.keys.scores(coded, over.offset, np.array([place // 64]))[place % 64]
+            found += [(score, probed.rows[place])] if score >= least and score > -np.inf else []
+        count = 4 * read.sum()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+def test_probing_reads_what_the_plain_definition_does(weight):
+    rng = np.random.default_rng(4)
+    keys = (2 * rng.normal(size=(40, 6))[rng.integers(0, 40, 9000)] + rng.normal(size=(9000, 6))).astype(np.float32)
+    probed = Probed.of(keys, rng.normal(size=(20, 6)).astype(np.float32))
+    some = np.zeros(9000, np.float32)
+    some[rng.permutation(9000)[:70]] = rng.permutation(70) + 1
+    for offset in (np.empty(0, np.float32), rng.pareto(1.0, 9000).astype(np.float32), some):
+        for limit in (1, 20, 300):
+            query = rng.normal(size=6).astype(np.float32)
+            rows, read = probed.search(query, weight, offset, limit)
+            assert (rows.tolist(), read) == plainly_searched(probed, query, weight, offset, limit)
+
+
 def test_near_keys_stand_together():
     rng = np.random.default_rng(0)
     group = rng.integers(0, 32, 20_000)
@@ -450,8 +506,8 @@ class Past:
     def __init__(self, items, grades):
         self.item, self.grade = np.array(items, np.int32), np.array(grades, np.int8)
 
-    def before(self, user, cut):
-        return np.array([0]), np.array([len(self.item)])
+    def past(self, user, cut):
+        return slice(0, len(self.item))
 
 
 def after(items, grades, **more):
@@ -478,6 +534,35 @@ def test_taken_together_starts_with_the_source_item():
     assert source.propose(after([], [], source_item=1), 9).item.tolist() == [3]
 
 
+def plainly_taken_together(table, past, source_item):
+    """The sums of the neighbours, by their definition."""
+    latest = [source_item] * (source_item >= 0) + [
+        i for i, g in list(zip(*past, strict=True))[: -RECENT - 1 : -1] if g >= 1
+    ]
+    sums = {}
+    for place, seed in enumerate(list(dict.fromkeys(i for i in latest if i < len(table.neighbour)))[:SEEDS]):
+        for b, value in zip(table.neighbour[seed].tolist(), table.score[seed], strict=True):
+            if b >= 0:
+                sums[b] = sums.get(b, 0.0) + np.float64(value) / np.sqrt(1 + place)
+    return sums
+
+
+@given(st.lists(st.tuples(st.integers(0, 34), st.integers(0, 2)), max_size=60), st.integers(-1, 34), st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_taken_together_equals_the_plain_definition(past, source_item, limit):
+    rng = np.random.default_rng(0)
+    neighbour = np.array([rng.permutation(40)[:8] for _ in range(30)], np.int32)
+    neighbour[rng.random(neighbour.shape) < 0.1] = -1
+    neighbour.sort(axis=1)
+    together = Cooccurrence(neighbour[:, ::-1].copy(), rng.choice([0.25, 0.5, 0.3], (30, 8)).astype(np.float32))
+    past = [[item for item, _ in past], [grade for _, grade in past]]
+    proposal = TakenTogether(together, 1).propose(after(*past, source_item=source_item), limit)
+    sums = plainly_taken_together(together, past, source_item)
+    assert proposal.item.tolist() == sorted(sums, key=lambda b: (-sums[b], b))[:limit]
+    want = np.array([sums.get(b, np.nan) for b in range(-1, 45)], np.float32)
+    assert proposal.score(np.arange(-1, 45, dtype=np.int32)).tobytes() == want.tobytes()
+
+
 def test_taken_together_hears_an_item_once_and_no_more_than_the_last_seeds():
     together = table({0: [(2, 0.5)], 1: [(3, 0.4)]})
     source = TakenTogether(together, floor=1)
@@ -494,42 +579,23 @@ def test_an_empty_log_proposes_nothing(world):
     assert proposal.score(np.array([3, -1], np.int32)).tolist()[0] == 0
 
 
-def candidates(items):
-    item = np.array(items, np.int32)
-    return Candidates(item, np.arange(len(item), dtype=np.int32)[:, None])
+def judged(bundle, items, user=-1, as_of=None, exclude_seen=True, **more):
+    """Which filter removes each item; None where it stays."""
+    request = Request(user, bundle.state.end if as_of is None else int(as_of), state=bundle.state, **more)
+    verdict = filters.judged(np.array(items, np.int32), request, exclude_seen)
+    return [None if v == filters.KEPT else filters.NAMES[v] for v in verdict]
 
 
-FILTERS = [filters.unknown, filters.excluded, filters.seen]
-
-
-@pytest.mark.parametrize("keep", FILTERS)
-def test_kept_and_removed_are_a_partition_in_order(bundle, keep):
-    given = candidates([3, -1, 79, 80, 0, 17])
-    request = Request(user=1, as_of=bundle.state.end, exclude=np.array([17], np.int32), state=bundle.state)
-    kept, removed = keep(given, request)
-    assert sorted([*kept.item, *removed.item]) == sorted(given.item)
-    assert list(kept.item) == [i for i in given.item if i in kept.item]
-    assert len(kept.place) == len(kept)
-    assert len(removed.place) == len(removed)
-
-
-@pytest.mark.parametrize("keep", FILTERS)
-def test_nothing_in_gives_nothing_out(bundle, keep):
-    kept, removed = keep(candidates([]), Request(-1, bundle.state.end, state=bundle.state))
-    assert len(kept) == len(removed) == 0
-
-
-def test_unknown_is_what_the_catalogue_lacks(bundle):
-    kept, removed = filters.unknown(candidates([-1, 0, 79, 80]), Request(0, 0, state=bundle.state))
-    assert list(kept.item) == [0, 79]
-    assert list(removed.item) == [-1, 80]
-
-
-def test_excluded_are_the_callers_items_and_the_source_item(bundle):
-    request = Request(0, bundle.state.end, source_item=5, exclude=np.array([2, -1, 2], np.int32), state=bundle.state)
-    kept, removed = filters.excluded(candidates([1, 2, 5, 7]), request)
-    assert list(kept.item) == [1, 7]
-    assert list(removed.item) == [2, 5]
+def test_every_item_has_the_first_filter_that_removes_it(bundle):
+    assert judged(bundle, []) == []
+    assert judged(bundle, [-1, 0, 79, 80]) == ["unknown", None, None, "unknown"]
+    excluded = np.array([2, -1, 2, 99], np.int32)
+    found = judged(bundle, [1, 2, 5, 7, -1, 99], source_item=5, exclude=excluded)
+    assert found == [None, "excluded", "excluded", None, "unknown", "unknown"]
+    history = filters.history(Request(4, bundle.state.end, state=bundle.state))
+    one, other = history[0], history[history != history[0]][0]
+    assert judged(bundle, [one, other], 4, exclude=np.array([one], np.int32)) == ["excluded", "seen"]
+    assert judged(bundle, [one, other], 4, exclude_seen=False) == [None, None]
 
 
 def test_seen_is_strictly_before_as_of(bundle):
@@ -539,25 +605,37 @@ def test_seen_is_strictly_before_as_of(bundle):
     k = start + (stop - start) // 2
     item, ts = int(histories.item[k]), int(histories.ts[k])
     first = int(histories.ts[start:stop][histories.item[start:stop] == item][0])
-    for as_of, removed_count in ((first, 0), (first + 1, 1), (ts + 1, 1)):
-        _, removed = filters.seen(candidates([item]), Request(user, as_of, state=bundle.state))
-        assert len(removed) == removed_count
+    assert [judged(bundle, [item], user, as_of) for as_of in (first, first + 1, ts + 1)] == [[None], ["seen"], ["seen"]]
 
 
 def test_seen_equals_the_plain_definition(bundle, world):
     log = world.log
-    everything = candidates(range(80))
     for user in range(0, 40, 7):
         for as_of in (log.ts[0], log.ts[len(log) // 3], log.ts[-1], log.ts[-1] + 1):
-            expected = {int(i) for u, i, t in zip(log.user, log.item, log.ts, strict=True) if u == user and t < as_of}
-            _, removed = filters.seen(everything, Request(user, int(as_of), state=bundle.state))
-            assert set(removed.item.tolist()) == expected
+            seen = {int(i) for u, i, t in zip(log.user, log.item, log.ts, strict=True) if u == user and t < as_of}
+            assert judged(bundle, range(80), user, as_of) == ["seen" if i in seen else None for i in range(80)]
 
 
 def test_a_cold_user_has_seen_nothing(bundle):
-    kept, removed = filters.seen(candidates(range(80)), Request(-1, bundle.state.end, state=bundle.state))
-    assert len(kept) == 80
-    assert len(removed) == 0
+    assert judged(bundle, range(80)) == judged(bundle, range(80), 10**6) == [None] * 80
+
+
+lists = st.lists(st.lists(st.integers(-1, 12), max_size=12), max_size=4)
+
+
+@given(lists, st.sets(st.integers(-1, 12)), st.lists(st.integers(0, 5), min_size=4, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_the_merged_lists_are_those_of_the_plain_definition(lists, removed, quotas):
+    merged = dedupe([Proposal(np.array(items, np.int32)) for items in lists])
+    assert merged.item.tolist() == list(dict.fromkeys(chain(*lists)))
+    places = [[own.index(i) if i in own else int(ABSENT) for own in lists] for i in merged.item.tolist()]
+    assert merged.place.tolist() == places
+    keep = np.array([i not in removed for i in merged.item.tolist()], bool)
+    left = within_quota(merged, keep, quotas[: len(lists)])
+    first = [[i for i in dict.fromkeys(own) if i not in removed][:q] for own, q in zip(lists, quotas, strict=False)]
+    assert left.item.tolist() == sorted(set(chain(*first)))
+    assert [[bool(at < ABSENT) for at in row] for row in left.place] == [[i in f for f in first] for i in left.item]
+    assert merged.place.tolist() == places  # as it was
 
 
 def test_sources_are_bits_of_the_places():

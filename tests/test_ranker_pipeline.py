@@ -521,16 +521,16 @@ def test_a_score_that_fails_is_told_and_its_column_is_missing():
 
 def test_dedupe_keeps_every_sources_place():
     merged = dedupe([Proposal(np.array(items, np.int32)) for items in ([5, 3, 5], [], [7, 5])])
-    assert merged.item.tolist() == [3, 5, 7]
+    assert merged.item.tolist() == [5, 3, 7]
     none = int(ABSENT)
-    assert merged.place.tolist() == [[1, none, none], [0, none, 1], [none, none, 0]]
-    assert merged.sources.tolist() == [0b001, 0b101, 0b100]
+    assert merged.place.tolist() == [[0, none, 1], [1, none, none], [none, none, 0]]
+    assert merged.sources.tolist() == [0b101, 0b001, 0b100]
     assert len(dedupe([])) == 0
 
 
 def test_within_quota_keeps_the_first_of_each_source():
     merged = dedupe([Proposal(np.array(items, np.int32)) for items in ([9, 8, 7, 6], [6, 7])])
-    kept = within_quota(merged, [2, 1])
+    kept = within_quota(merged, np.ones(4, bool), [2, 1])
     assert dict(zip(kept.item.tolist(), kept.sources.tolist(), strict=True)) == {9: 0b01, 8: 0b01, 6: 0b10}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import pairlift, serving, user_id, within
+from served import pairlift, recording, serving, user_id, within
 from world import make_world, train_parts, write_world_bundle
 
 from features.baselines import ALS
@@ -398,3 +398,14 @@ def test_no_request_fails_and_no_bundle_stays_over_fifty_swaps_under_load(runnin
     gc.collect()
     kept = [served for ref in retired if (served := ref()) is not None]
     assert len(set(map(id, kept))) <= 2  # the active one, and the one before
+
+
+def test_a_bundle_that_is_replaced_follows_the_log_no_longer(folders, tmp_path):
+    with recording(load_bundle(folders["first"]), tmp_path / "log") as (server, client):
+        first = server.deployment.active  # a process of several holds it for as long as it runs
+        for name in ("older", "third"):
+            Admin(client).deploy(folders[name], lambda _: None)
+        served = server.deployment.standing.all
+        assert first not in served
+        assert within(10, lambda: not first.follower.live.running)
+        assert all(one.follower.live.running for one in served)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from features.prefetch import AHEAD, prefetch
 from features.schema import BY_ARM, I16, I32, I64, Attribute, Bool, Catalog
 
 
@@ -113,6 +114,37 @@ def _values_of(
     return _lists(found[1], index) if found[1].kind == "multi" else (None, _coded(index, found[1].codes))
 
 
+class Part(NamedTuple):
+    """A part of a key that has one value for each candidate, not by arm."""
+
+    of: str  # whose value it is: `user`, `item` or `surface`
+    codes: I32 | None  # of each of these, where it is an attribute
+    before: int  # how many codes the parts before it make, without new users and items
+    radix: Radix
+
+
+def single_parts(key: tuple[str, ...], catalog: Catalog) -> list[Part] | None:
+    """Return what `codes_of_one` needs of a key, None where a candidate can have several codes of it."""
+    if key[0] == BY_ARM or has_list(key, catalog):
+        return None
+    parts, size = [], NO_KEY
+    for part in key:
+        found = None if part in ("user", "item", "surface") else key_attribute(part, catalog)
+        of, codes = (part, None) if found is None else (found[0], found[1].codes)
+        parts.append(Part(of, codes, size.known, radix(part, catalog)))
+        size = size.with_part(parts[-1].radix)
+    return parts
+
+
+def codes_of_one(parts: list[Part], user: I32, item: I32, surface: I16) -> I64:
+    """Return int64[n], the codes of `key_codes` for int32[n] items of one request, its user [1] and its surface [1]."""
+    of: dict[str, I32 | I16] = {"user": user, "item": item, "surface": surface}
+    code = np.zeros(1, np.int64)  # of all items, until a part is of each
+    for part in parts:
+        code = _folded(code, of[part.of], part.codes, part.before, *part.radix)
+    return code if len(code) == len(item) else np.full(len(item), code[0])
+
+
 def _own_and_none(arm: I32 | I16) -> tuple[I64, I16]:
     """Return (place in `arm`, value) of what requests ask for: events of no arm and, where they have one, of theirs."""
     place = np.repeat(np.arange(len(arm)), 1 + (arm >= 0))
@@ -177,25 +209,40 @@ def _coded(index: I32, codes: I32) -> I32:
     """Return the code of each index, -1 where it is unknown or new."""
     out = np.empty(len(index), np.int32)
     for k in range(len(index)):
+        ahead = index[min(k + AHEAD, len(index) - 1)]
+        prefetch(codes, np.int64(max(min(ahead, len(codes) - 1), 0)) * 4)
         out[k] = codes[index[k]] if 0 <= index[k] < len(codes) else -1
     return out
 
 
 @njit(cache=True, nogil=True)
+def _folded(code: I64, index: I32, codes: I32 | None, known: int, radix: int, wide: int) -> I64:
+    """Return int64[n], the codes that `_fold` makes of codes [n] or [1] with a further part of index [n] or [1].
+
+    codes: the part's value of each index; None where an index is its own.
+    """
+    out = np.empty(max(len(code), len(index)) if len(code) * len(index) else 0, np.int64)
+    out[:] = code
+    _fold(out, index if codes is None else _coded(index, codes), known, radix, wide)
+    return out
+
+
+@njit(cache=True, nogil=True)
 def _fold(code: I64, values: I32, known: int, radix: int, wide: int) -> None:
-    """Put a further part into the codes, of which those below `known` have nothing new in them.
+    """Put a further part, a value of each code or one of all, into the codes; those below `known` have nothing new.
 
     Without anything new, code · radix + value; else behind all such codes, code · wide + value, less the least that
     this can be (code 0 with the first new value), so that a key of one part is its own code.
     """
-    behind = known * radix - radix
+    behind, step = known * radix - radix, 1 if len(values) == len(code) else 0
     for k in range(len(code)):
-        if code[k] < 0 or values[k] < 0:
+        value = values[k * step]
+        if code[k] < 0 or value < 0:
             code[k] = -1
-        elif code[k] < known and values[k] < radix:
-            code[k] = code[k] * radix + values[k]
+        elif code[k] < known and value < radix:
+            code[k] = code[k] * radix + value
         else:
-            code[k] = behind + code[k] * wide + values[k]
+            code[k] = behind + code[k] * wide + value
 
 
 @njit(cache=True, nogil=True)

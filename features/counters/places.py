@@ -7,10 +7,13 @@ where about all codes occur, `codes` is empty and a code is its own place.
 import numpy as np
 from numba import njit
 
+from features.hashing import slot_of
 from features.schema import I32, I64
 
 #: codes that are searched for in the order of the keys, as many are
 MANY = 10_000
+#: bits of the hash of such few codes
+MARKS = 12
 
 
 def places_of(code: I64, order: I32) -> tuple[I64, I64]:
@@ -81,10 +84,16 @@ def _find_few(codes: I64, code: I64) -> I64:
     for k in range(len(code)):
         if code[k] >= 0:
             lowest, highest = min(lowest, np.int64(code[k])), max(highest, np.int64(code[k]))
-    first = first_not_before(codes, 0, len(codes), lowest)
-    last = first_not_before(codes, first, len(codes), highest + 1)
+    first, step = first_not_before(codes, 0, len(codes), lowest), 1
+    while first + step < len(codes) and codes[first + step] <= highest:
+        step *= 2
+    last = first_not_before(codes, first, min(first + step, len(codes)), highest + 1)
+    # Most of a user's candidates have no key there: a mark for the hash of each code between the bounds tells so.
+    marks, filtered = np.zeros(1 << MARKS, np.bool_), last - first < 1 << MARKS
+    for at in range(first, last if filtered else first):
+        marks[slot_of(codes[at], 64 - MARKS)] = True
     for k in range(len(code)):
-        if code[k] >= 0:
+        if code[k] >= 0 and (not filtered or marks[slot_of(code[k], 64 - MARKS)]):
             at = first_not_before(codes, first, last, code[k])
             if at < last and codes[at] == code[k]:
                 places[k] = at

@@ -77,15 +77,16 @@ class Plan:
     def finish(self, totals: F64, as_of: I64) -> F32:
         """Turn float64[n, b] totals into float32[n, counters]: sums, smoothed quotients, seconds since (NaN: never)."""
         out = np.empty((len(totals), len(self.counters)), np.float32)
-        self._finish(totals, as_of, np.arange(len(self.counters)), out)
+        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, out)
         return out
 
-    def write(self, totals: F64, as_of: int, out: F32) -> None:
-        """Write what `finish` makes of totals as of one time to the counters' columns of `out`, float32[n, width]."""
-        self._finish(totals, np.full(1, as_of, np.int64), self.counters, out)
+    def write(self, totals: F64, place: I64, as_of: int, out: F32) -> None:
+        """Write what `finish` makes of totals as of one time to the counters' columns of `out`, float32[n, width].
 
-    def _finish(self, totals: F64, as_of: I64, columns: I64, out: F32) -> None:
-        _finish(totals, self.numerator, self.denominator, self.strength, self.prior, self.since, as_of, columns, out)
+        place: int64[n], the row of totals for each of `out`; -1 is the last one.
+        """
+        values = self.finish(totals, np.full(1, as_of, np.int64))
+        _spread(values, place, self.counters, out)
 
     @property
     def windowed(self) -> Bool:
@@ -217,10 +218,9 @@ def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:
 
 @njit(cache=True, nogil=True)
 def _finish(
-    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, columns: I64,
-    out: F32,
+    totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
 ) -> None:  # fmt: skip
-    """Turn each row of totals, float64[n, b], into counters, in the columns int64[c] of `out`.
+    """Turn each row of totals, float64[n, b], into counters, float32[n, c] `out`.
 
     for each row, for each counter
         value ← its total
@@ -236,7 +236,16 @@ def _finish(
                 value = (value + strength[c] * prior[c]) / (totals[i, denominator[c]] + strength[c])
             if since[c]:
                 value = (now - value) / SECOND if value > -np.inf else np.nan
-            out[i, columns[c]] = value
+            out[i, c] = value
+
+
+@njit(cache=True, nogil=True)
+def _spread(values: F32, place: I64, columns: I64, out: F32) -> None:
+    """Write to the columns int64[c] of `out` a row of `values` each: place int64[n], -1 the last one."""
+    for i in range(len(place)):
+        row = values[place[i] if place[i] >= 0 else len(values) - 1]
+        for c in range(len(columns)):
+            out[i, columns[c]] = row[c]
 
 
 @njit(cache=True, nogil=True)

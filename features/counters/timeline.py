@@ -110,9 +110,22 @@ class Timeline:
         _read(self.events, plan.running, plan.totals, places[order], np.arange(len(order)), as_of[rows], found)
         merge_totals(found, np.arange(len(order)), rows, plan.totals.kind, totals)
 
+    def add_at(self, plan: Plan, code: I64, as_of: int, totals: F64) -> None:
+        """Add likewise what it knows as of one time, in row i of the i-th code."""
+        _read_at(self.events, plan.running, plan.totals, self.find(code), as_of, totals)
+
     def add_windows(self, plan: Plan, rows: I64, code: I64 | I32, as_of: int, totals: F64) -> None:
         """Add likewise what it knows as of one time. plan: of windows alone (`Plan.windowed`)."""
         _read_windows(self.events, plan.running, plan.totals, self.find(code), rows, as_of, totals)
+
+    def windows_hold(self, plan: Plan, rows: I64, code: I64 | I32, as_of: int, n: int) -> F64:
+        """Return float64[n]: how many µs longer windows as of one time stay what they are, inf for ever.
+
+        plan, rows, code: as in `add_windows`; no event comes after as_of.
+        """
+        left = np.full(n, np.inf)
+        _windows_hold(self.events, plan.totals, self.find(code), rows, as_of, left)
+        return left
 
 
 # The kernels, in the order in which `build` and `add` call them. Most work on `at`: float64[c], the running columns of
@@ -125,6 +138,7 @@ class Timeline:
 #   _read       for each (key, as_of): `_read_key`
 #   _read_key   for each delay: find the events before as_of - delay, set `at` to the totals there, and read each total
 #               off it; a window is what stands there less what stood before its start (`_sum_before`)
+#   _read_at    for each key as of one time: `_read_key`
 #   _read_windows   for each key as of one time, the windows alone: what stands before as_of - delay less what stood
 #               before its start, each one sum (`_sum_before`), so that no other column is run on
 #   _stand      at ← the mark before `stop`, run on to `stop`: at most 15 events, whatever the key has
@@ -212,6 +226,15 @@ def _read(events: Events, running: Running, totals: Totals, places: I64, rows: I
 
 
 @njit(cache=True, nogil=True)
+def _read_at(events: Events, running: Running, totals: Totals, places: I64, as_of: int, out: F64) -> None:
+    """Add to float64[n, b] `out`, in row i, what the key at places[i] (-1: none) knows as of one time."""
+    at, fade = np.empty(len(running.decay)), np.empty(len(running.half_life))
+    for i in range(len(places)):
+        if places[i] >= 0:
+            _read_key(events, running, totals, places[i], as_of, at, fade, out[i])
+
+
+@njit(cache=True, nogil=True)
 def _read_windows(
     events: Events, running: Running, totals: Totals, places: I64, rows: I64, as_of: int, out: F64
 ) -> None:  # fmt: skip
@@ -243,6 +266,19 @@ def _read_windows(
                 out[rows[i], b] += _sum_before(events, running, start, stop, c) - _sum_before(
                     events, running, start, begin, c
                 )
+
+
+@njit(cache=True, nogil=True)
+def _windows_hold(events: Events, totals: Totals, places: I64, rows: I64, as_of: int, out: F64) -> None:
+    """Lower float64[n] `out`, in row rows[i], to the µs until a window of the key at places[i] loses an event."""
+    for i in range(len(places)):
+        if places[i] < 0:
+            continue
+        start, end = events.offsets[places[i]], events.offsets[places[i] + 1]
+        for window in totals.window:
+            begin = _first_late(events.ts, start, end, as_of - window)
+            if begin < end:
+                out[rows[i]] = min(out[rows[i]], float(events.ts[begin] + window - as_of))
 
 
 @njit(**SMALL)

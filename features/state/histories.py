@@ -15,6 +15,8 @@ from features.schema import F32, I8, I16, I32, I64, NO_ARMS, EventLog, arms_of
 
 #: columns of the histories, as in `EventLog`
 COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback", "arm")
+#: more events than any user has
+ALL = 2**62
 #: rows that a user's first block in the buffer's tail has at least
 SMALLEST = 8
 #: rows that the buffer's tail has at least
@@ -57,11 +59,18 @@ class Histories:
         """int64[n_users]: how many events each user has."""
         return self.ends - self.offsets[: len(self.ends)]
 
-    def before(self, user: I32, cut: I64) -> tuple[I64, I64]:
-        """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user."""
+    def before(self, user: I32, cut: I64, most: int = ALL) -> tuple[I64, I64]:
+        """Return int64[g] start and stop rows of each user's events with `ts < cut`; empty for a cold user.
+
+        most: how many events each has at most, the latest ones.
+        """
         user, cut = np.asarray(user, np.int32), np.asarray(cut, np.int64)
-        start, stop = _before(self.offsets, self.ends, self.ts, user, cut)
+        start, stop = _before(self.offsets, self.ends, self.ts, user, cut, most)
         return start, stop
+
+    def past(self, user: int, cut: int) -> slice:
+        """Return the rows of one user's events with `ts < cut`; none for a cold user."""
+        return slice(*_past(self.offsets, self.ends, self.ts, int(user), int(cut)))
 
     def until(self, cut: int) -> "LiveHistories":
         """Return the events with `ts < cut`, over the same arrays: costs nothing but a search for each user."""
@@ -94,13 +103,20 @@ class Histories:
 
 
 @njit(cache=True, nogil=True)
-def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64) -> tuple[I64, I64]:
-    """Return (start, stop) of the rows of each user with `ts < cut`; both 0 for a user that is not there."""
-    start, stop = np.zeros(len(user), np.int64), np.zeros(len(user), np.int64)
+def _past(first: I64, last: I64, ts: I64, user: int, cut: int) -> tuple[int, int]:
+    """Return (start, stop) of the rows of a user with `ts < cut`; (0, 0) for one that is not there."""
+    if not 0 <= user < len(last):
+        return 0, 0
+    return first[user], first_not_before(ts, first[user], last[user], cut)
+
+
+@njit(cache=True, nogil=True)
+def _before(first: I64, last: I64, ts: I64, user: I32, cut: I64, most: int) -> tuple[I64, I64]:
+    """Return the last `most` rows of `_past` of each user."""
+    start, stop = np.empty(len(user), np.int64), np.empty(len(user), np.int64)
     for k in range(len(user)):
-        if 0 <= user[k] < len(last):
-            start[k] = first[user[k]]
-            stop[k] = first_not_before(ts, start[k], last[user[k]], cut[k])
+        begin, stop[k] = _past(first, last, ts, user[k], cut[k])
+        start[k] = max(begin, stop[k] - most)
     return start, stop
 
 

@@ -3,17 +3,21 @@
 import threading
 import weakref
 from collections import OrderedDict
+from operator import attrgetter
 
 from features.schema import F32
 from features.state.histories import COLUMNS, Histories
 
-#: bytes of all that is kept of one plugin: some 100,000 users
-MOST = 64 * 2**20
+#: bytes of all that is kept of one plugin: some 100,000 arrays
+MOST = 96 * 2**20
 #: bytes of an entry beside its numbers: objects of Python's
-ENTRY = 400
+ENTRY = 450
 
-#: (user, first row, row behind the last) of `Histories`, or whatever else says it all where there are no rows
-Key = tuple[int, int, int]
+#: (user, first row, row behind the last) of `Histories`, or whatever else says it all where there are no rows; then
+#: what else the array depends on, as many numbers as one likes
+Key = tuple[int, ...]
+
+_arrays_of = attrgetter(*COLUMNS)
 
 
 class KeptStates:
@@ -52,7 +56,7 @@ class KeptStates:
             if not self._is_of(histories):
                 self._kept.clear()
                 self.bytes = 0
-                self._arrays = tuple(weakref.ref(getattr(histories, name)) for name in COLUMNS)
+                self._arrays = tuple(map(weakref.ref, _arrays_of(histories)))
             if key not in self._kept:
                 self.bytes += size
             self._kept[key] = state
@@ -62,5 +66,5 @@ class KeptStates:
     def _is_of(self, histories: Histories) -> bool:
         """Return whether what is kept is of these histories' arrays."""
         return bool(self._arrays) and all(
-            known() is getattr(histories, name) for known, name in zip(self._arrays, COLUMNS, strict=True)
+            known() is now for known, now in zip(self._arrays, _arrays_of(histories), strict=True)
         )

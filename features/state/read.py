@@ -1,8 +1,8 @@
 """Reads counters: the one way from a state and requests to numbers, in training and in serving.
 
     counter_values ─┬─ _one_request    for each plan: a row of the base's table for each candidate, where the plan has
-                    │                  one and the request comes after it, and its windows of timelines; else each
-                    │                  different key once, of timelines
+                    │                  one and the request comes after it, and of timelines the windows that have
+                    │                  changed since; else each different key once, of timelines
                     ├─ _many_requests  for each plan: the key of each candidate (one key for each request, where its
                     │                  candidates share it), of timelines
                     └─ _further        distinct counts and ranks, which are not totals of a plan
@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from features.counters.distinct import EVER, count_over, distinct_parts
-from features.counters.keys import key_codes, of_request
-from features.counters.latest import Latest, has_table, row_key
+from features.counters.keys import Part, codes_of_one, key_codes, of_request, single_parts
+from features.counters.latest import Latest, has_table, row_key, windows_of
 from features.counters.plans import Plan, scatter
 from features.counters.ranks import rank_values
 from features.counters.spec import Counter
@@ -41,7 +41,7 @@ class Order(NamedTuple):
     shared: list[int]  # plans whose key is the same for all candidates of a request
     each: list[int]  # the other plans, first those with a table: the first of them writes whole rows
     tabled: frozenset[int]  # plans that have a table
-    windows: dict[int, Plan]  # of each of these that has windows, the part that its table lacks
+    windows: dict[int, Plan]  # of each of these that has windows, that part
     distinct: list[tuple[int, Counter, int]]  # (column, counter, which index of a level)
     rank: list[tuple[int, Counter, int]]  # (column, counter, plan)
 
@@ -84,8 +84,8 @@ def _order(state: State) -> Order:
         shared = [number for number, plan in plans if of_request(plan.key, state.catalog)]
         tabled = frozenset(number for number, plan in plans if has_table(plan, state.catalog))
         each = sorted({number for number, _ in plans} - set(shared), key=lambda number: (number not in tabled, number))
-        windowed = {number: np.flatnonzero(plan.windowed) for number, plan in plans if number in tabled}
-        windows = {number: state.plans[number].only(some) for number, some in windowed.items() if len(some)}
+        parts_of = {number: windows_of(plan) for number, plan in plans if number in tabled}
+        windows = {number: part for number, part in parts_of.items() if part is not None}
         plan_of = {plan.key: number for number, plan in plans}
         columns = list(enumerate(state.counters))
         distinct = [(k, c, parts.index((c.key, c.event, c.argument))) for k, c in columns if c.kind == "distinct"]
@@ -120,17 +120,12 @@ def _read_plan(state: State, number: int, requests: Requests, item: I32, row: F3
         code: I64 | I32 = item if key == ("item",) else requests.user  # an index alone is its own code
     else:
         code = _keys(state, key, requests, item)[1]
-    table.gather(code, as_of, row, out)
-    windows = _order(state).windows.get(number)
-    if windows is None and len(state.levels) == 1:
+    changed = table.gather(code, as_of, row, out)
+    if not len(changed) and len(state.levels) == 1:
         return
-    n = len(code)
-    rows, code = (np.arange(n), code) if key == plan.key else _keys(state, plan.key, requests, item)
-    if windows is not None:
-        totals = windows.empty(n)
-        for level in state.levels:
-            level.timelines[number].add_windows(windows, rows, code, as_of, totals)
-        windows.write(totals, as_of, out)
+    rows, code = (np.arange(len(code)), code) if key == plan.key else _keys(state, plan.key, requests, item)
+    if len(changed):
+        _changed_windows(state, number, changed, rows, code, as_of, out)
     if len(state.levels) > 1:
         _again_with_later_events(state, number, rows, code, as_of, out)
 
@@ -148,6 +143,21 @@ def _table(state: State, number: int, arm: int) -> Latest | None:
         base.tables[kept] = made
     found = base.tables[kept]
     return _table(state, number, -1) if found is None else found
+
+
+def _changed_windows(
+    state: State, number: int, changed: I64, rows: I64, code: I64 | I32, as_of: int, out: F32
+) -> None:  # fmt: skip
+    """Write the windows of these rows, int64[], from the base's timeline: later events are the next step's.
+
+    rows, code: the keys of each row of `out`, as of `key_codes`.
+    """
+    windows = _order(state).windows[number]
+    place, totals = np.full(len(out), -1, np.int64), windows.empty(len(changed))
+    place[changed] = np.arange(len(changed))
+    keys = np.flatnonzero(place[rows] >= 0)
+    state.levels[0].timelines[number].add_windows(windows, place[rows[keys]], code[keys], as_of, totals)
+    scatter(windows.finish(totals, _times(as_of, 1)), changed, windows.counters, out)
 
 
 def _again_with_later_events(state: State, number: int, rows: I64, code: I64 | I32, as_of: int, out: F32) -> None:
@@ -169,20 +179,34 @@ def _again_with_later_events(state: State, number: int, rows: I64, code: I64 | I
 def _from_timelines(state: State, number: int, requests: Requests, item: I32, out: F32) -> None:
     """Read the timelines, each different key once: candidates share keys, of a genre for instance."""
     plan, as_of = state.plans[number], int(requests.as_of[0])
+    parts = _parts(state, plan.key)
+    if parts is not None:
+        different, place_of = each_once(codes_of_one(parts, requests.user, item, requests.surface))
+        plan.write(_totals_at(state, number, plan, different, as_of), place_of, as_of, out)
+        return
     rows, code = _keys(state, plan.key, requests, item)
     different, place_of = each_once(code)
-    n = len(different)
-    found = _totals(state, number, plan, np.arange(n), different, _times(as_of, n))
     totals = plan.empty(len(out))
-    merge_totals(found, place_of, rows, plan.totals.kind, totals)
-    plan.write(totals, as_of, out)
+    merge_totals(_totals_at(state, number, plan, different, as_of), place_of, rows, plan.totals.kind, totals)
+    plan.write(totals, np.arange(len(out)), as_of, out)
 
 
 def _keys(state: State, key: tuple[str, ...], requests: Requests, item: I32) -> tuple[I64, I64]:
     """Return (rows, codes) of a key, of items for the one request."""
+    parts = _parts(state, key)
+    if parts is not None:
+        return np.arange(len(item)), codes_of_one(parts, requests.user, item, requests.surface)
     user, surface, arm = (np.full(len(item), of[0]) for of in (requests.user, requests.surface, requests.arm))
     rows, code, _ = key_codes(key, state.catalog, user, item, surface, arm, asked=True)
     return rows, code
+
+
+def _parts(state: State, key: tuple[str, ...]) -> list[Part] | None:
+    """Return what `single_parts` does, once for all requests."""
+    made: dict[tuple[str, ...], list[Part] | None] = state.made.setdefault("parts", {})
+    if key not in made:
+        made[key] = single_parts(key, state.catalog)
+    return made[key]
 
 
 def _times(as_of: int, n: int) -> I64:
@@ -254,6 +278,14 @@ def _totals(state: State, number: int, plan: Plan, rows: I64, code: I64, as_of: 
     totals = plan.empty(len(as_of))
     for level in state.levels:
         level.timelines[number].add(plan, rows, code, as_of, totals)
+    return totals
+
+
+def _totals_at(state: State, number: int, plan: Plan, code: I64, as_of: int) -> F64:
+    """Return float64[len(code) + 1, totals of the plan] as of one time, a row for each code; the last has no events."""
+    totals = plan.empty(len(code) + 1)
+    for level in state.levels:
+        level.timelines[number].add_at(plan, code, as_of, totals)
     return totals
 
 

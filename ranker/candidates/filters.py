@@ -1,49 +1,51 @@
-"""Filters of candidates: each returns (kept, removed), so that nothing drops in silence."""
-
-from collections.abc import Callable
+"""Filters of candidates: each item has the filter that removes it, so that nothing drops in silence."""
 
 import numpy as np
 from numba import njit
 
 from features.hashing import bits_for, probe
-from features.schema import I32, Bool
-from ranker.request import Candidates, Request
+from features.schema import I8, I32
+from ranker.request import Request
 
-Filter = Callable[[Candidates, Request], tuple[Candidates, Candidates]]
+#: the filters in the order in which they run; an item is removed by the first that it does not pass:
+#:   unknown    it is no item of the catalogue
+#:   excluded   the caller excluded it, or the list is to be related to it
+#:   seen       the user's history before `as_of` has it, whatever the feedback was
+NAMES = ("unknown", "excluded", "seen")
+KEPT, UNKNOWN, EXCLUDED, SEEN = -1, 0, 1, 2
+NO_HISTORY = np.empty(0, np.int32)
 
 
-def unknown(candidates: Candidates, request: Request) -> tuple[Candidates, Candidates]:
-    """Remove what is not an item of the catalogue."""
-    return candidates.split((candidates.item >= 0) & (candidates.item < request.state.catalog.all_items))
-
-
-def excluded(candidates: Candidates, request: Request) -> tuple[Candidates, Candidates]:
-    """Remove what the caller excluded, and the item that the list is to be related to."""
+def judged(item: I32, request: Request, exclude_seen: bool) -> I8:
+    """Return int8[n]: for each of int32[n] items the place in NAMES of the filter that removes it, or KEPT."""
+    past = history(request) if exclude_seen else NO_HISTORY
     unwanted = np.append(request.exclude, np.int32(request.source_item))
-    return candidates.split(_outside(candidates.item, unwanted))
-
-
-def seen(candidates: Candidates, request: Request) -> tuple[Candidates, Candidates]:
-    """Remove every item of the user's history before `as_of`, whatever the feedback was."""
-    return candidates.split(_outside(candidates.item, history(request)))
+    verdict: I8 = _judged(item, request.state.catalog.all_items, unwanted, past)
+    return verdict
 
 
 def history(request: Request) -> I32:
     """Return int32[m]: the items of the user's events with `ts < as_of`, in time order, with repeats."""
     histories = request.state.histories
-    start, stop = histories.before(np.array([request.user], np.int32), np.array([request.as_of]))
-    return histories.item[int(start[0]) : int(stop[0])]
+    return histories.item[histories.past(request.user, request.as_of)]
 
 
 @njit(cache=True, nogil=True)
-def _outside(item: I32, unwanted: I32) -> Bool:
-    """Return bool[n]: whether each item is none of the unwanted ones, by a hash table of these."""
-    bits = bits_for(len(unwanted))
+def _judged(item: I32, n_items: int, unwanted: I32, past: I32) -> I8:
+    """Return `judged`, by a hash table of the items to be removed: what was excluded takes the place of what was seen.
+
+    unwanted: those that the caller excluded, and the source item.
+    """
+    bits = bits_for(len(unwanted) + len(past))
     slots = np.full((1 << bits, 2), -1, np.int64)
+    for k in range(len(past)):
+        at = probe(slots, np.int64(past[k]), 64 - bits)
+        slots[at, 0], slots[at, 1] = past[k], SEEN
     for k in range(len(unwanted)):
-        s = probe(slots, np.int64(unwanted[k]), 64 - bits)
-        slots[s, 0], slots[s, 1] = unwanted[k], k
-    outside = np.empty(len(item), np.bool_)
+        at = probe(slots, np.int64(unwanted[k]), 64 - bits)
+        slots[at, 0], slots[at, 1] = unwanted[k], EXCLUDED
+    verdicts = np.empty(len(item), np.int8)
     for k in range(len(item)):
-        outside[k] = slots[probe(slots, np.int64(item[k]), 64 - bits), 1] < 0
-    return outside
+        known = 0 <= item[k] < n_items
+        verdicts[k] = slots[probe(slots, np.int64(item[k]), 64 - bits), 1] if known else UNKNOWN
+    return verdicts

@@ -15,7 +15,6 @@ import numpy as np
 from features.schema import F32, I32
 from ranker.candidates import filters
 from ranker.candidates.configured import Sources
-from ranker.candidates.filters import Filter
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.source import Proposal, proposed
 from ranker.columns import NUMBERS, finite
@@ -24,9 +23,6 @@ from ranker.request import Candidates, Request
 
 #: a source is asked for its quota and for what the filters are sure to remove, but for no more than quota times this
 MOST_ASKED = 5
-
-#: filters by name, in the order in which they run
-Filters = Sequence[tuple[str, Filter]]
 
 
 def candidates_of(sources: Sources, request: Request, config: Config) -> tuple[Candidates, F32]:
@@ -60,26 +56,23 @@ def quotas(sources: Sources) -> list[int]:
     return [settings.quota for _, settings in sources]
 
 
-def filters_of(config: Config) -> Filters:
-    """Return the filters of a configuration."""
-    found: list[tuple[str, Filter]] = [("unknown", filters.unknown), ("excluded", filters.excluded)]
-    if config.sources.exclude_seen:
-        found.append(("seen", filters.seen))
-    return found
+def filters_of(config: Config) -> tuple[str, ...]:
+    """Return the names of the filters of a configuration, in their order."""
+    return filters.NAMES if config.sources.exclude_seen else filters.NAMES[: filters.SEEN]
 
 
 def gathered(
-    proposals: Sequence[Proposal], keepers: Filters, quota: Sequence[int], request: Request
+    proposals: Sequence[Proposal], names: Sequence[str], quota: Sequence[int], request: Request
 ) -> tuple[Candidates, list[tuple[str, int]]]:
     """Return the candidates by item, and (filter, how many items it removed) of each filter.
 
-    proposals: one for each source, in the order of their bits. quota: of each source, counted behind the filters.
+    proposals: one for each source, in the order of their bits. names: of `filters_of`. quota: of each source, counted
+    behind the filters.
     """
-    candidates, removed = dedupe(proposals), []
-    for name, keep in keepers:
-        candidates, dropped = keep(candidates, request)
-        removed.append((name, len(dropped)))
-    return within_quota(candidates, quota), removed
+    candidates = dedupe(proposals)
+    verdict = filters.judged(candidates.item, request, filters.NAMES[filters.SEEN] in names)
+    counts = np.bincount(verdict - filters.KEPT, minlength=len(names) + 1)[1:].tolist()
+    return within_quota(candidates, verdict == filters.KEPT, quota), list(zip(names, counts, strict=True))
 
 
 def source_columns(sources: Sources) -> tuple[str, ...]:
@@ -99,18 +92,19 @@ def source_values(
     for number, proposal in enumerate(proposals):
         try:
             if proposal.score is not None:
-                values[:, number] = _scores(proposal.score, item)
+                _write_scores(proposal.score, item, values[:, number])
         except Exception as error:
             if failed is None:
                 raise
             failed(number, error)
-    return values
+    return finite(values)
 
 
-def _scores(score: Callable[[I32], F32], item: I32) -> F32:
+def _write_scores(score: Callable[[I32], F32], item: I32, out: F32) -> None:
     found = np.asarray(score(item))
     if found.shape != item.shape:
         raise ValueError(f"scores of shape {item.shape} were expected, found {found.shape}")
     if found.dtype.kind not in NUMBERS:
         raise ValueError(f"scores that are real numbers were expected, found the type {found.dtype}")
-    return finite(found)
+    with np.errstate(over="ignore"):
+        out[:] = found

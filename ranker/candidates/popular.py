@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+from numba import njit
 
 from features.schema import F32, F64, I32
 from ranker.candidates.demand import Counts, Demand
@@ -46,7 +47,16 @@ def _order(counts: F64, limit: int) -> I32:
 
 def _score(counts: Counts, item: I32) -> F32:
     """Return float32[n]: log(1 + faded count); an item that is not known yet has none, and -1 no score."""
-    known = (item >= 0) & (item < len(counts.at))
-    score = np.where(item >= 0, np.float32(0), np.float32(np.nan))
-    score[known] = np.log1p(counts.at[item[known]] * counts.faded)
-    return score
+    return np.asarray(np.log1p(_faded(counts.at, counts.faded, item)), np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _faded(at: F64, faded: float, item: I32) -> F64:
+    """Return float64[n]: the faded count of int32[n] items; 0 of one that is not known yet, NaN of -1."""
+    counts = np.zeros(len(item))
+    for k in range(len(item)):
+        if item[k] < 0:
+            counts[k] = np.nan
+        elif item[k] < len(at):
+            counts[k] = at[item[k]] * faded
+    return counts

@@ -19,7 +19,7 @@ from numba import njit
 
 from features.pace import breathe
 from features.schema import F32, I32, I64
-from ranker.candidates.coarse import BLOCK, Coarse, enough, least_of
+from ranker.candidates.coarse import BLOCK, Coarse, Coded, enough, least_of
 from ranker.candidates.neighbourhoods import near_together
 
 NO_OFFSET, NO_ROWS = np.empty(0, np.float32), np.empty(0, np.int32)
@@ -119,25 +119,31 @@ class Probed:
         there are such with an estimate not below the least of the highest `limit`
         """
         over, coded, wanted = self.over(offset), self.keys.coded(query, weight), enough(limit)
-        estimates = self._estimates(query, weight, over)
-        beside, scores = over.apart.above(coded, over.apart_offset, np.arange(over.apart.blocks), LOWEST)
-        rows, read, below, count = over.apart_rows[beside], 0, np.float32(np.inf), FIRST * wanted // BLOCK
+        estimates = self._estimates(query, weight, coded, over)
+        scores = over.apart.scores(coded, over.apart_offset, np.arange(over.apart.blocks))
+        least = least_of(scores, wanted)
+        beside = np.flatnonzero((scores >= least) & (scores > LOWEST))
+        rows, scores = over.apart_rows[beside], scores[beside]
+        read, below, count = 0, np.float32(np.inf), FIRST * wanted // BLOCK
         while True:
-            least = least_of(scores, wanted)
-            rows, scores = rows[scores >= least], scores[scores >= least]
-            down_to = max(least_of(scores, limit), least_of(estimates, count))
-            blocks = np.flatnonzero((estimates >= down_to) & (estimates < below))
+            down_to = least_of(scores, limit)
+            blocks = np.flatnonzero(estimates >= down_to)
+            if len(blocks) > count:
+                down_to = least_of(estimates[blocks], count)
+            blocks = blocks[(estimates[blocks] >= down_to) & (estimates[blocks] < below)]
             if not len(blocks):
                 return np.sort(rows).astype(np.int64), read
             places, theirs = self.keys.above(coded, over.offset, blocks, least)
             rows, scores = np.concatenate([rows, self.rows[places]]), np.concatenate([scores, theirs])
+            least = least_of(scores, wanted)
+            rows, scores = rows[scores >= least], scores[scores >= least]
             read, below = read + len(blocks), down_to
             count = FACTOR * read  # more than have an estimate from `below` on, also where many have the same
 
-    def _estimates(self, query: F32, weight: float, over: Over) -> F32:
-        """Return float32[blocks]: what a block's highest is estimated at."""
+    def _estimates(self, query: F32, weight: float, coded: Coded, over: Over) -> F32:
+        """Return float32[blocks]: what a block's highest is estimated at. coded: weight · query."""
         beyond = over.most + self.spread * np.float32(weight * self.reach * np.linalg.norm(query))
-        return self.means.scores(self.means.coded(query, weight), beyond, np.arange(self.means.blocks))[: len(beyond)]
+        return self.means.scores(coded, beyond, np.arange(self.means.blocks))[: len(beyond)]
 
 
 @njit(cache=True, nogil=True)

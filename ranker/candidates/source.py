@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numba import njit
 
-from features.schema import F32, F64, I32
+from features.schema import F32, F64, I32, I64
 from ranker.request import Request
 
 
@@ -22,6 +23,8 @@ class Proposal(NamedTuple):
     given: F32 | None = None
 
 
+#: so many places or fewer are sorted by insertion
+SHORT = 16
 #: of a source that has nothing to say
 NOTHING = Proposal(np.empty(0, np.int32))
 
@@ -64,24 +67,44 @@ def proposed(source: CandidateSource, request: Request, limit: int) -> Proposal:
     return Proposal(items.astype(np.int32, casting="same_kind")[:limit], proposal.score, given)
 
 
-def best(score: F32 | F64, limit: int) -> I32:
-    """Return int32[<= limit]: places of the highest scores, best first, ties by place; NaN and -inf never."""
-    score = np.where(np.isnan(score), -np.inf, score)
-    if limit < len(score):
-        # Everything at the limit's score stays in, so that ties are cut by place and not by the partition's
-        # whim.
-        threshold = np.partition(score, len(score) - limit)[len(score) - limit]
-        place = np.flatnonzero((score >= threshold) & (score > -np.inf))
-    else:
-        place = np.flatnonzero(score > -np.inf)
-    return place[np.lexsort((place, -score[place]))][:limit].astype(np.int32)
+def best(score: F32 | F64, limit: int, item: I32 | None = None) -> I32:
+    """Return int32[<= limit]: places of the highest scores, best first; NaN and -inf never.
+
+    Ties stand by item (int32[n]), then by place; without items by place alone.
+    """
+    falling, item = -score, np.zeros(len(score), np.int32) if item is None else item
+    place = None
+    if 2 * limit < len(score):  # to sort them all would take longer
+        # Everything at the limit's score stays in, so that ties are not cut by the partition's whim; all, where it is
+        # NaN.
+        place = np.flatnonzero(~(falling > np.partition(falling, limit)[limit]))
+        falling, item = falling[place], item[place]
+    order = np.argsort(falling)
+    order_ties(order, falling, item)
+    order = order[: min(limit, np.count_nonzero(falling < np.inf))]
+    return (order if place is None else place[order]).astype(np.int32)
 
 
-def score_of(items: I32, score: F32 | F64, wanted: I32) -> F32:
-    """Return float32[n] scores of int32[n] wanted items: score[k] of items[k] (ascending), NaN for all others."""
-    found = np.full(len(wanted), np.nan, np.float32)
-    if len(items):
-        place = np.minimum(np.searchsorted(items, wanted), len(items) - 1)
-        known = items[place] == wanted
-        found[known] = score[place[known]]
-    return found
+@njit(cache=True, nogil=True)
+def order_ties(order: I64, falling: F32 | F64, item: I32) -> None:
+    """Order by item, then by place, each run of places that have an equal value; order: int64[n], by value."""
+    n, first = len(order), 0
+    for k in range(1, n + 1):
+        if k == n or falling[order[k]] != falling[order[first]]:
+            if k - first > SHORT:
+                run = order[first:k].copy()
+                order[first:k] = run[np.argsort(item[run].astype(np.int64) * n + run)]
+            elif k - first > 1:
+                _insert_each(order[first:k], item)
+            first = k
+
+
+@njit(cache=True, nogil=True)
+def _insert_each(run: I64, item: I32) -> None:
+    """Sort a few places by item, then by place, without the arrays that another sort makes."""
+    for k in range(1, len(run)):
+        moved, at = run[k], k
+        while at > 0 and (item[run[at - 1]], run[at - 1]) > (item[moved], moved):
+            run[at] = run[at - 1]
+            at -= 1
+        run[at] = moved

@@ -130,6 +130,9 @@ class Deployment:
         old, self.standing = self.standing, standing
         if old.shadow is not None and old.shadow is not standing.shadow:
             old.shadow.close()
+        for served in old.all:
+            if served not in standing.all:
+                served.retire()
 
     def close(self) -> None:
         """Let the threads of all bundles end."""

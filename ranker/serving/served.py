@@ -1,10 +1,11 @@
 """One bundle that answers: messages in, messages out."""
 
+import atexit
 import gc
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from ranker.wire import Wire, attribute_messages
 
 #: items of a request that warms up
 SOME = 100
+
+# `Served.warm` freezes what is loaded: at the end of the process, modules clean up only what is not.
+atexit.register(gc.unfreeze)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +112,9 @@ class Served:
     ) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
         state = self.pipeline.state
-        asked = self.wire.request(message, self.clock(state), state)
-        wanted = not aside and self.feature_log is not None and self.feature_log.wants(asked.request_id)
+        wanted = not aside and self.feature_log is not None and self.feature_log.wants(message.request_id)
         code = state.catalog.arm_code(arm) if arm else -1
-        return replace(asked, arm=code, check=check, keep_values=wanted)
+        return self.wire.request(message, self.clock(state), state, arm=code, keep_values=wanted, check=check)
 
     def _answered(self, asked: Request, found: Answer, arm: str) -> None:
         """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
@@ -160,6 +163,11 @@ class Served:
             "max_items": wire.limits.max_items,
             "failures": self.pipeline.failures.counts(),
         }
+
+    def retire(self) -> None:
+        """Follow the log no longer: no request begins here any more, and what is under way has its state."""
+        if self.follower is not None:
+            threading.Thread(target=self.follower.pause, name="retire", daemon=True).start()
 
     def close(self) -> None:
         """Let the threads end, and write what the feature log still holds."""
