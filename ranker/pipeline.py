@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from features.errors import PairliftError
 from features.plugin import FeaturePlugin
