@@ -61,8 +61,8 @@ def test_torch_is_for_training_alone() -> None:
                 assert package == "neural", path
                 assert path.name in TORCH, path
     loaded = (
-        "import ranker.server, ranker.bundle, neural.two_tower, neural.sasrec, features.baselines, sys; "
-        "print('torch' in sys.modules)"
+        "import ranker.server, ranker.bundle, neural.two_tower, neural.sasrec, neural.item2vec, features.baselines\n"
+        "import sys; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
@@ -228,6 +228,7 @@ def test_every_plugin_is_in_the_template() -> None:
     for name in (
         "neural.two_tower:TwoTower",
         "neural.sasrec:SASRec",
+        "neural.item2vec:Item2Vec",
         "features.baselines:ALS",
         "features.baselines:Noise",
     ):

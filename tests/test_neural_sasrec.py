@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,10 @@ from neural.sasrec import SASRec
 from neural.sasrec.export import export_encoder
 from neural.sasrec.losses import gbce, power
 from neural.sasrec.model import Encoder
-from neural.sasrec.runtime import Runtime
-from neural.sasrec.sequences import Sequences, count_wanted, latest_wanted
+from neural.sasrec.sequences import Sequences
 from neural.sasrec.settings import SASRecSettings
 from neural.sasrec.train import Inputs, Trainer, fit, ndcg
+from neural.wanted import Runtime, count_wanted, latest_wanted
 
 #: options that fit in a second
 SMALL: dict[str, Any] = {
@@ -51,7 +50,7 @@ class TestSASRec(VectorContract):
 
 
 def gbce_by_the_paper(positive: float, negative: list[float], others: int, t: float) -> float:
-    """Equations 9 and 11 of arXiv 2308.07192 as they stand."""
+    """The definition of arXiv 2308.07192 as it stands."""
     k = len(negative)
     alpha = k / others
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
@@ -214,7 +213,7 @@ def test_the_best_epoch_is_kept_and_training_stops(data: FitData) -> None:
     reached = [epoch["validation"] for epoch in trainer.progress]
     best = int(np.argmax(reached))
     assert len(reached) == best + 3 < 50  # two more epochs, which were no better
-    assert trainer.validation(trainer._held_windows()) == pytest.approx(reached[best], abs=1e-12)
+    assert trainer.validation(trainer.held_windows()) == pytest.approx(reached[best], abs=1e-12)
     short = Trainer(inputs, SASRecSettings(**{**SMALL, "epochs": 50, "max_steps": 1}), 0)
     short.train()
     assert len(short.progress) == 1
@@ -286,9 +285,7 @@ def plain(plugin: SASRec, **other: Any) -> SASRec:
     """The same plugin, that keeps nothing or has other arguments of `Runtime`."""
     r = plugin.runtime
     own = SASRec(**SMALL)
-    own._runtime = Runtime(
-        **{"encoder": r.encoder, "items": r.items, "floor": r.floor, "length": 12, "lag": 0, **other}
-    )
+    own._runtime = Runtime(**{"encode": r.encode, "items": r.items, "floor": r.floor, "length": 12, "lag": 0, **other})
     return own
 
 
@@ -408,9 +405,9 @@ def test_a_kept_vector_gives_the_same_to_the_bit(fitted: Any, world: World) -> N
 
 
 def test_a_vector_is_computed_once_until_there_are_new_events(fitted: Any, world: World) -> None:
-    encoder, calls = fitted[0].runtime.encoder, []
-    counted = SimpleNamespace(run=lambda *given: calls.append(1) or encoder.run(*given))
-    own, buffer = plain(fitted[0], encoder=counted), HistoryBuffer(fitted[1])
+    encode, calls = fitted[0].runtime.encode, []
+    own = plain(fitted[0], encode=lambda *given: calls.append(1) or encode(*given))
+    buffer = HistoryBuffer(fitted[1])
     asked = one_request(3, int(world.log.ts[-1]) + 9 * DAY, 0, np.arange(9, dtype=np.int32))
     for _ in range(3):
         own.values(asked, buffer.histories)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def power(negatives: int, others: int, calibration: float) -> float:
-    """Return β = α (t (1 - 1/α) + 1/α), equation 11; α = negatives / others is the share of negatives that is drawn.
+    """Return β = α (t (1 - 1/α) + 1/α); α = negatives / others is the share of all negatives that is drawn.
 
     others: all items but the wanted one. calibration: t; with 0, β is 1, and the loss is cross-entropy.
     """
@@ -14,7 +14,7 @@ def power(negatives: int, others: int, calibration: float) -> float:
 
 
 def gbce(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
-    """Return [...], -(log σ(s+)^β + Σ log(1 - σ(s-))) / (k + 1) (equation 9) of logits.
+    """Return [...], -(log σ(s+)^β + Σ log(1 - σ(s-))) / (k + 1) of logits.
 
     positive: [...]. negative: [..., k]; -inf is a negative that adds nothing.
     """

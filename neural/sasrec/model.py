@@ -11,7 +11,7 @@ from neural.model import MASKED, embedding
 
 
 class Block(nn.Module):
-    """x + dropout(g(norm(x))) with self-attention, then with the point-wise network (equations 2 to 5)."""
+    """x + dropout(g(norm(x))) with self-attention as g, then with the point-wise network (section III)."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()

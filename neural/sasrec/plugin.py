@@ -3,20 +3,18 @@
 import json
 import logging
 import tempfile
-from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from features.arrays import load_array
-from features.errors import PairliftError
 from features.plugin import FitData
-from features.schema import F32, I32, Requests
-from features.state.histories import Histories
+from features.schema import F32
 from neural.runtime import open_session
-from neural.sasrec.runtime import Runtime
+from neural.sasrec.runtime import ServedEncoder
 from neural.sasrec.settings import SASRecSettings
+from neural.wanted import Runtime, WantedPlugin
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +22,7 @@ log = logging.getLogger(__name__)
 ABOUT, ENCODER, ITEMS = "sasrec.json", "encoder.onnx", "item_vectors.npy"
 
 
-class SASRec:
+class SASRec(WantedPlugin):
     """SASRec (arXiv 1808.09781) with gSASRec's loss (arXiv 2308.07192) behind the FeaturePlugin Protocol.
 
     It reads the ids and the order of a user's wanted events (grade `FitData.wanted` or better; all events, where none
@@ -32,21 +30,12 @@ class SASRec:
     without a wanted event before the validation slice, and for a user without a visible one of such an item.
     """
 
-    columns: tuple[str, ...] = ("dot",)
     options = SASRecSettings
 
     def __init__(self, **params: Any) -> None:
         self.settings = SASRecSettings(**params)
         self.report: dict[str, Any] = {}
-        self._runtime: Runtime | None = None
         self._encoder = b""  # the ONNX file
-
-    @property
-    def runtime(self) -> Runtime:
-        """The fitted encoder and vectors; PairliftError before `fit` or `load`."""
-        if self._runtime is None:
-            raise PairliftError("SASRec is not fitted: call fit() or load() first")
-        return self._runtime
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""
@@ -63,26 +52,7 @@ class SASRec:
     def _open(self, folder: Path, items: F32, floor: int) -> None:
         path, s = folder / ENCODER, self.settings
         self._encoder = path.read_bytes()
-        self._runtime = Runtime(open_session(path), items, floor, s.history, s.lag)
-
-    def values(self, requests: Requests, histories: Histories) -> F32:
-        """Return float32[n, 1]: user vector · item vector."""
-        return self.runtime.dot(requests, self.user_vectors(requests, histories))[:, None]
-
-    @property
-    def item_vectors(self) -> F32:
-        """float32[n_items, d]; a row of NaN is an item that was never trained on."""
-        return self.runtime.items
-
-    def user_vectors(self, requests: Requests, histories: Histories) -> F32:
-        """Return float32[g, d]; a row of NaN is a user without a visible wanted event."""
-        return self.runtime.user_vectors(requests, histories)
-
-    def recoded(self, items: I32, users: I32) -> Self:
-        """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""
-        moved, own = copy(self), self.runtime
-        moved._runtime = own.moved(np.where((items >= 0)[:, None], own.items[items], np.float32(np.nan)))
-        return moved
+        self._runtime = Runtime(ServedEncoder(open_session(path)), items, floor, s.history, s.lag)
 
     def save(self, folder: Path) -> None:
         """Write the encoder, the items' vectors and the settings."""

@@ -1,13 +1,12 @@
-"""Sequences of wanted events, cut into windows to learn from, or to the latest ones to serve. NumPy and numba alone."""
+"""Sequences of wanted events, cut into windows to learn from. NumPy alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numba import njit
 
-from features.schema import I8, I32, I64, Bool, offsets_of
+from features.schema import I64, Bool, offsets_of
 from features.state.histories import Histories
 from neural.histories import length_buckets
 
@@ -86,38 +85,3 @@ class Sequences:
         there = at >= windows.start[:, None]
         at = np.where(there, at, 0)
         return Batch(self.item[at], self.item[at + 1], np.where(there, at + 1, 0), length)
-
-
-@njit(cache=True, nogil=True)
-def count_wanted(start: I64, stop: I64, item: I32, grade: I8, known: Bool, floor: int, most: int) -> I64:
-    """Return int64[b]: how many of the rows start[b] .. stop[b] - 1 are wanted events of known items, at most `most`.
-
-    item, grade: of `Histories`. known: bool[n_items]; an item outside of it is not known.
-    """
-    count = np.zeros(len(start), np.int64)
-    for b in range(len(start)):
-        row = stop[b] - 1
-        while row >= start[b] and count[b] < most:
-            if grade[row] >= floor and 0 <= item[row] < len(known) and known[item[row]]:
-                count[b] += 1
-            row -= 1
-    return count
-
-
-@njit(cache=True, nogil=True)
-def latest_wanted(start: I64, stop: I64, item: I32, grade: I8, known: Bool, floor: int, t: int) -> I64:
-    """Return int64[b, t]: the items of the latest t events that `count_wanted` counts, in time order, to the right.
-
-    Where there are fewer, the places to the left have the earliest of these items; without any, item 0.
-    """
-    out = np.zeros((len(start), t), np.int64)
-    for b in range(len(start)):
-        place, row = t, stop[b] - 1
-        while row >= start[b] and place > 0:
-            if grade[row] >= floor and 0 <= item[row] < len(known) and known[item[row]]:
-                place -= 1
-                out[b, place] = item[row]
-            row -= 1
-        if place < t:
-            out[b, :place] = out[b, place]
-    return out

@@ -8,8 +8,8 @@ from features.settings import Duration, Settings
 class SASRecSettings(Settings):
     """The sizes of the network, its loss, and how long it is trained.
 
-    Blocks, head, rate and dropout are those of Kang and McAuley (arXiv 1808.09781, section IV-D), negatives and
-    calibration those of Petrov and Macdonald (arXiv 2308.07192, section 7); width and history are the towers'.
+    Blocks, head, rate and dropout are those of Kang and McAuley (arXiv 1808.09781, section IV), negatives and
+    calibration those of Petrov and Macdonald (arXiv 2308.07192); width and history are the towers'.
     """
 
     lag: Duration = Field(default=0, description="How much later than its ts an event is seen by the user's vector.")

@@ -19,6 +19,7 @@ from neural.sasrec.model import Encoder, Network
 from neural.sasrec.sequences import Batch, Sequences, Windows
 from neural.sasrec.settings import SASRecSettings
 from neural.train import repeatable, take
+from neural.wanted import floor_of
 
 #: events of the validation slice that choose the epoch, drawn once where there are more
 HELD = 10_000
@@ -56,7 +57,7 @@ class Inputs:
         as_of = data.groups.requests.as_of[data.groups.validation]
         boundary = int(as_of.min(initial=np.iinfo(np.int64).max))
         log = data.log.until(boundary)
-        floor = data.wanted if (log.grade >= data.wanted).any() else -1
+        floor = floor_of(log.grade, data.wanted)
         count = np.bincount(log.item[(log.grade >= floor) & (log.item >= 0)], minlength=data.catalog.n_items)
         row = np.where(count > 0, np.cumsum(count > 0) - 1, -1)
         n_users = data.catalog.n_users
@@ -94,7 +95,7 @@ class Trainer:
     def train(self) -> None:
         """Train until the validation slice stops improving, or as long as settings say; take the best epoch."""
         s, windows = self.settings, self.inputs.learned.windows(self.settings.history)
-        held = self._held_windows()
+        held = self.held_windows()
         if self.negatives < 1 or not len(windows.start):
             return
         steps, best, not_better = 0, -1.0, 0
@@ -107,7 +108,7 @@ class Trainer:
                 self.progress.append({"epoch": len(self.progress), "loss": loss, "validation": ndcg})
                 bar.update(count)
                 bar.set_postfix(loss=f"{loss:.4f}", validation=f"{ndcg:.4f}")
-                better = ndcg > best or not self.inputs.held.any()  # without a slice, the last is the best
+                better = ndcg > best or not len(held.start)  # with nothing to judge by, the last is the best
                 not_better = 0 if better else not_better + 1
                 if better:
                     best, state = ndcg, copy.deepcopy(self.network.state_dict())
@@ -141,8 +142,8 @@ class Trainer:
         there = torch.from_numpy(batch.there)
         return (gbce(wanted, scores, beta) * there).sum() / there.sum()
 
-    def _held_windows(self) -> Windows:
-        """Return the windows with a target that chooses the epoch."""
+    def held_windows(self) -> Windows:
+        """Return the windows with an event to predict that chooses the epoch."""
         known, held = self.inputs.known, self.inputs.held
         windows = known.windows(self.settings.history)
         before = np.concatenate([[0], np.cumsum(held)])  # how many stand before each place
