@@ -9,6 +9,7 @@ has it, scores them on one thread and gives items and scores, best first.
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ async def serve(app: FastAPI) -> None:
 def main() -> None:
     """Fill the store and serve."""
     folder, core = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn passes it on, and Redis is to end too
     values = pd.read_parquet(folder / "values.parquet")
     with redis_server() as address:
         for pid in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
