@@ -322,6 +322,19 @@ def test_onnx_is_torch_and_padding_says_nothing(length: int, tmp_path: Path) -> 
         np.testing.assert_allclose(encoder(item, torch.tensor([length])), states[:, -1], rtol=1e-5, atol=1e-6)
 
 
+def test_a_state_has_seen_the_items_up_to_its_own_and_no_padding() -> None:
+    torch.manual_seed(0)
+    encoder, item, length = Encoder(6, 8, 2, 2, 0.0).eval(), torch.randn(2, 6, 8), torch.tensor([6, 4])
+    with torch.no_grad():
+        states = encoder.states(item, length)
+        for j in range(6):
+            other = item.clone()
+            other[:, j] += torch.randn(8)  # a constant would be normalised away
+            moved = (encoder.states(other, length) - states).abs().amax(-1) > 1e-4  # [2, 6]
+            assert moved[0].tolist() == [k >= j for k in range(6)]
+            assert moved[1, 2:].tolist() == [k >= j >= 2 for k in range(2, 6)]  # the first two are padding
+
+
 def test_an_encoder_that_differs_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = Encoder(4, 8, 1, 1, 0.0).eval()

@@ -40,7 +40,7 @@ class SASRecSettings(Settings):
     epochs: int = Field(default=200, ge=0, description="The most epochs.")
     max_steps: int = Field(default=4000, ge=1, description="No epoch begins after so many steps.")
     patience: int = Field(
-        default=10, ge=1, description="Epochs without a better NDCG@10 in the validation slice before training stops."
+        default=20, ge=1, description="Epochs without a better NDCG@10 in the validation slice before training stops."
     )
     learning_rate: float = Field(default=1e-3, gt=0, description="The learning rate of Adam.")
     batch_tokens: int = Field(default=4096, ge=1, description="Wanted events in a batch, with padding.")
