@@ -1,0 +1,182 @@
+"""Train on the wanted events before the validation slice; keep the epoch with the best NDCG@10 in it."""
+
+import copy
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from features.plugin import FitData
+from features.schema import F32, I64, Bool
+from features.state.histories import Histories
+from neural.retrieval import some
+from neural.sasrec.losses import gbce, power
+from neural.sasrec.model import Encoder, Network
+from neural.sasrec.sequences import Batch, Sequences, Windows
+from neural.sasrec.settings import SASRecSettings
+from neural.train import repeatable, take
+from neural.wanted import floor_of
+
+#: events of the validation slice that choose the epoch, drawn once where there are more
+HELD = 10_000
+#: scores that are held at a time in validation
+SCORES = 1 << 24
+#: `k` of NDCG@k
+BEST = 10
+#: decays of Adam's means, the paper's
+BETAS = (0.9, 0.98)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a fit gives."""
+
+    encoder: Encoder  # of the best epoch
+    items: F32  # [n_items, d], NaN of an item that was never trained on
+    floor: int  # rank of the lowest grade that was wanted; -1: all events were
+    report: dict[str, Any]  # what the epochs reached
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a fit reads, arranged from the log."""
+
+    row: I64  # [n_items], of the embedding; -1 for an item without a wanted event before the validation slice
+    floor: int  # as in `Trained`
+    learned: Sequences  # of events before the validation slice
+    known: Sequences  # of all events
+    held: Bool  # [m of known], in the validation slice, to be predicted there
+
+    @classmethod
+    def build(cls, data: FitData, seed: int) -> "Inputs":
+        """Events of the validation slice are no targets; they only stand before later ones of the slice."""
+        as_of = data.groups.requests.as_of[data.groups.validation]
+        boundary = int(as_of.min(initial=np.iinfo(np.int64).max))
+        log = data.log.until(boundary)
+        floor = floor_of(log.grade, data.wanted)
+        count = np.bincount(log.item[(log.grade >= floor) & (log.item >= 0)], minlength=data.catalog.n_items)
+        row = np.where(count > 0, np.cumsum(count > 0) - 1, -1)
+        n_users = data.catalog.n_users
+        learned, known = (Sequences.build(Histories.build(x, n_users), row, floor) for x in (log, data.log))
+        held = some(known.ts >= boundary, HELD, np.random.default_rng(seed))
+        return cls(row, floor, learned, known, held)
+
+
+def fit(data: FitData, settings: SASRecSettings) -> Trained:
+    """Train; the same data, settings (threads too) and seed give the same bits on one machine."""
+    with repeatable(settings.threads, data.seed):
+        trainer = Trainer(Inputs.build(data, data.seed), settings, data.seed)
+        trainer.train()
+    row, network = trainer.inputs.row, trainer.network
+    vectors = network.items.weight.detach().numpy()
+    items = np.full((len(row), settings.width), np.nan, np.float32)
+    if trainer.progress:  # else nothing was learned
+        items[row >= 0] = vectors
+    return Trained(network.encoder.eval(), items, trainer.inputs.floor, {"epochs": trainer.progress})
+
+
+class Trainer:
+    """Network, inputs and random state of one fit."""
+
+    def __init__(self, inputs: Inputs, settings: SASRecSettings, seed: int) -> None:
+        self.inputs, self.settings = inputs, settings
+        self.rng = np.random.default_rng(seed)
+        self.n = int((inputs.row >= 0).sum())
+        s = settings
+        self.network = Network(max(self.n, 1), Encoder(s.history, s.width, s.layers, s.heads, s.dropout))
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=s.learning_rate, betas=BETAS, fused=True)
+        self.negatives = min(s.negatives, self.n - 1)
+        self.progress: list[dict[str, Any]] = []  # of each epoch: number, loss, NDCG@10 in validation
+
+    def train(self) -> None:
+        """Train until the validation slice stops improving, or as long as settings say; take the best epoch."""
+        s, windows = self.settings, self.inputs.learned.windows(self.settings.history)
+        held = self.held_windows()
+        if self.negatives < 1 or not len(windows.start):
+            return
+        steps, best, not_better = 0, -1.0, 0
+        state = copy.deepcopy(self.network.state_dict())
+        with tqdm(total=s.max_steps, desc="SASRec", unit="batch", file=sys.stderr, mininterval=1) as bar:
+            while len(self.progress) < s.epochs and steps < s.max_steps and not_better < s.patience:
+                loss, count = self.epoch(windows)
+                ndcg = self.validation(held)
+                steps += count
+                self.progress.append({"epoch": len(self.progress), "loss": loss, "validation": ndcg})
+                bar.update(count)
+                bar.set_postfix(loss=f"{loss:.4f}", validation=f"{ndcg:.4f}")
+                better = ndcg > best or not len(held.start)  # with nothing to judge by, the last is the best
+                not_better = 0 if better else not_better + 1
+                if better:
+                    best, state = ndcg, copy.deepcopy(self.network.state_dict())
+        self.network.load_state_dict(state)
+
+    def epoch(self, windows: Windows) -> tuple[float, int]:
+        """Go once over all targets; return the mean loss of the steps, and how many there were."""
+        self.network.train()
+        total, steps = 0.0, 0
+        for part in windows.batches(self.settings.batch_tokens, self.rng):
+            loss = self.loss(self.inputs.learned.batch(part))
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            total, steps = total + loss.item(), steps + 1
+        return total / steps, steps
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean gBCE over the targets of a batch.
+
+        The negatives are drawn for each window and serve all its targets, each but those that are its own wanted item:
+        one product of matrices, where negatives for each target would cost a row of the embedding for each score.
+        """
+        drawn = self.rng.integers(0, self.n, (len(batch.item), self.negatives))  # [b, k]
+        item, target, negative = (torch.from_numpy(x) for x in (batch.item, batch.target, drawn))
+        states = self.network.states(item, torch.from_numpy(batch.length))  # [b, t, d]
+        own = target.unsqueeze(2) == negative.unsqueeze(1)  # [b, t, k]
+        scores = self.network.logits(states, negative).masked_fill(own, float("-inf"))
+        wanted = (states * self.network.items(target)).sum(-1)  # [b, t]
+        beta = power(self.negatives, self.n - 1, self.settings.calibration)
+        there = torch.from_numpy(batch.there)
+        return (gbce(wanted, scores, beta) * there).sum() / there.sum()
+
+    def held_windows(self) -> Windows:
+        """Return the windows with an event to predict that chooses the epoch."""
+        known, held = self.inputs.known, self.inputs.held
+        windows = known.windows(self.settings.history)
+        before = np.concatenate([[0], np.cumsum(held)])  # how many stand before each place
+        has = before[windows.stop + 1] > before[windows.start + 1] if len(windows.stop) else np.zeros(0, bool)
+        return Windows(windows.start[has], windows.stop[has])
+
+    def validation(self, windows: Windows) -> float:
+        """Return the mean NDCG@10 of the held events among all items that were trained on; NaN without any."""
+        self.network.eval()
+        gains = [np.empty(0)]
+        with torch.no_grad():
+            for part in windows.batches(self.settings.batch_tokens):
+                batch = self.inputs.known.batch(part)
+                chosen = self.inputs.held[batch.place] & batch.there
+                states = self.network.states(torch.from_numpy(batch.item), torch.from_numpy(batch.length))
+                target = torch.from_numpy(batch.target[chosen])
+                gains.append(ndcg(states[torch.from_numpy(chosen)], target, self.network.items.weight))
+        gain = np.concatenate(gains)
+        return float(gain.mean()) if len(gain) else float("nan")
+
+
+def ndcg(states: Tensor, target: Tensor, items: Tensor) -> Any:
+    """Return float64[n]: NDCG@10 of one wanted item among all, 1 / log2(1 + its place); ties share their places.
+
+    states: [n, d]. target: int64[n]. items: [m, d].
+    """
+    gains = [np.empty(0)]
+    size = max(SCORES // max(len(items), 1), 1)
+    for some_states, wanted in zip(torch.split(states, size), torch.split(target, size), strict=True):
+        scores = some_states @ items.T  # [n, m]
+        own = (some_states * take(items, wanted)).sum(-1, keepdim=True)
+        scores.scatter_(1, wanted.unsqueeze(1), own)  # the same sum, or rounding would set it before itself
+        above, equal = (scores > own).sum(1), (scores == own).sum(1) - 1
+        place = 1 + above.double() + equal.double() / 2
+        gains.append(torch.where(place <= BEST, 1 / torch.log2(1 + place), 0.0).numpy())
+    return np.concatenate(gains)
