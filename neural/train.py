@@ -68,8 +68,7 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
     """
     with repeatable(settings.threads, data.seed):
         trainer = (kind or Trainer)(TowerData.build(data, settings), settings, data.seed)
-        checkpoint = Checkpoint(data.scratch, "towers")
-        engine = Engine(trainer.model, trainer.optimizer, trainer.rng, checkpoint, LARGEST_GRADIENT)
+        engine = trainer.engine(Checkpoint(data.scratch, "towers"))
         engine.train(trainer.phases())
     trainer.model.eval()
     size = network_size(trainer.model)
@@ -113,6 +112,10 @@ class Trainer:
     def network(self, shape: Shape) -> Argus:
         """Return the network, drawn anew."""
         return Argus(shape)
+
+    def engine(self, checkpoint: Checkpoint) -> Engine:
+        """Return what trains the model."""
+        return Engine(self.model, self.optimizer, self.rng, checkpoint, LARGEST_GRADIENT)
 
     # Phases
 

@@ -54,6 +54,11 @@ class SASRec(WantedPlugin):
         self._encoder = path.read_bytes()
         self._runtime = Runtime(ServedEncoder(open_session(path)), items, floor, s.history, s.lag)
 
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """What the training reached: see `features.plugin.CurvePlugin`."""
+        return list(self.report.get("curve", ()))
+
     def save(self, folder: Path) -> None:
         """Write the encoder, the items' vectors and the settings."""
         runtime = self.runtime

@@ -1,18 +1,17 @@
 """Train on the wanted events before the validation slice; keep the epoch with the best NDCG@10 in it."""
 
-import copy
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from features.plugin import FitData
 from features.schema import F32, I64, Bool
 from features.state.histories import Histories
+from neural.checkpoints import NOWHERE, Checkpoint
+from neural.engine import Engine, Phase
 from neural.retrieval import some
 from neural.sasrec.losses import gbce, power
 from neural.sasrec.model import Encoder, Network
@@ -38,7 +37,7 @@ class Trained:
     encoder: Encoder  # of the best epoch
     items: F32  # [n_items, d], NaN of an item that was never trained on
     floor: int  # rank of the lowest grade that was wanted; -1: all events were
-    report: dict[str, Any]  # what the epochs reached
+    report: dict[str, Any]  # what the epochs reached, and the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +66,24 @@ class Inputs:
 
 
 def fit(data: FitData, settings: SASRecSettings) -> Trained:
-    """Train; the same data, settings (threads too) and seed give the same bits on one machine."""
+    """Train; the same data, settings (threads too) and seed give the same bits on one machine, killed or not."""
     with repeatable(settings.threads, data.seed):
-        trainer = Trainer(Inputs.build(data, data.seed), settings, data.seed)
+        inputs, checkpoint = Inputs.build(data, data.seed), Checkpoint(data.scratch, "sasrec")
+        trainer = Trainer(inputs, settings, data.seed, checkpoint)
         trainer.train()
     row, network = trainer.inputs.row, trainer.network
     vectors = network.items.weight.detach().numpy()
     items = np.full((len(row), settings.width), np.nan, np.float32)
+    report = {"epochs": trainer.progress, "curve": trainer.engine.curve}
     if trainer.progress:  # else nothing was learned
         items[row >= 0] = vectors
-    return Trained(network.encoder.eval(), items, trainer.inputs.floor, {"epochs": trainer.progress})
+    return Trained(network.encoder.eval(), items, trainer.inputs.floor, report)
 
 
 class Trainer:
     """Network, inputs and random state of one fit."""
 
-    def __init__(self, inputs: Inputs, settings: SASRecSettings, seed: int) -> None:
+    def __init__(self, inputs: Inputs, settings: SASRecSettings, seed: int, checkpoint: Checkpoint = NOWHERE) -> None:
         self.inputs, self.settings = inputs, settings
         self.rng = np.random.default_rng(seed)
         self.n = int((inputs.row >= 0).sum())
@@ -90,41 +91,40 @@ class Trainer:
         self.network = Network(max(self.n, 1), Encoder(s.history, s.width, s.layers, s.heads, s.dropout))
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=s.learning_rate, betas=BETAS, fused=True)
         self.negatives = min(s.negatives, self.n - 1)
-        self.progress: list[dict[str, Any]] = []  # of each epoch: number, loss, NDCG@10 in validation
+        self.windows = inputs.learned.windows(s.history)
+        self.engine = Engine(self.network, self.optimizer, self.rng, checkpoint)
+
+    @property
+    def progress(self) -> list[dict[str, Any]]:
+        """Of each epoch: number, steps so far, loss, NDCG@10 in validation."""
+        return self.engine.progress
 
     def train(self) -> None:
         """Train until the validation slice stops improving, or as long as settings say; take the best epoch."""
-        s, windows = self.settings, self.inputs.learned.windows(self.settings.history)
-        held = self.held_windows()
-        if self.negatives < 1 or not len(windows.start):
-            return
-        steps, best, not_better = 0, -1.0, 0
-        state = copy.deepcopy(self.network.state_dict())
-        with tqdm(total=s.max_steps, desc="SASRec", unit="batch", file=sys.stderr, mininterval=1) as bar:
-            while len(self.progress) < s.epochs and steps < s.max_steps and not_better < s.patience:
-                loss, count = self.epoch(windows)
-                ndcg = self.validation(held)
-                steps += count
-                self.progress.append({"epoch": len(self.progress), "loss": loss, "validation": ndcg})
-                bar.update(count)
-                bar.set_postfix(loss=f"{loss:.4f}", validation=f"{ndcg:.4f}")
-                better = ndcg > best or not len(held.start)  # with nothing to judge by, the last is the best
-                not_better = 0 if better else not_better + 1
-                if better:
-                    best, state = ndcg, copy.deepcopy(self.network.state_dict())
-        self.network.load_state_dict(state)
+        if self.negatives >= 1 and len(self.windows.start):
+            self.engine.train((self.phase(),))
 
-    def epoch(self, windows: Windows) -> tuple[float, int]:
-        """Go once over all targets; return the mean loss of the steps, and how many there were."""
-        self.network.train()
-        total, steps = 0.0, 0
-        for part in windows.batches(self.settings.batch_tokens, self.rng):
-            loss = self.loss(self.inputs.learned.batch(part))
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            total, steps = total + loss.item(), steps + 1
-        return total / steps, steps
+    def phase(self) -> Phase:
+        """Return the one phase, at a steady rate."""
+        s, held, steps = self.settings, self.held_windows(), len(self.plan(None))
+        return Phase(
+            name="SASRec",
+            epochs=min(s.epochs, -(-s.max_steps // steps)),
+            rate=s.learning_rate,
+            plan=self.plan,
+            loss=lambda part: self.loss(self.inputs.learned.batch(part)),
+            size=lambda part: int((part.stop - part.start).sum()),
+            unit="events",
+            describe=lambda part: f"{len(part.start)} sequences",
+            remedy="a lower learning_rate takes smaller steps.",
+            validate=lambda: self.validation(held),
+            patience=s.patience,
+            schedule=lambda done: 1.0,
+        )
+
+    def plan(self, rng: np.random.Generator | None) -> list[Windows]:
+        """Return the batches of an epoch."""
+        return list(self.windows.batches(self.settings.batch_tokens, rng))
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean gBCE over the targets of a batch.
