@@ -34,6 +34,7 @@ class EventTargets:
 
     window: I64  # [n], place in the batch
     state: I64  # [n], 0 .. t, within the window
+    as_of: I64  # [n], µs, when the event happened
     item: I64  # [n]
     surface: I64  # [n], code of `TokenSpec.surface_code`
     grade: I64  # [n], rank; -1 none
@@ -47,6 +48,7 @@ class GroupTargets:
 
     window: I64  # [g], place in the batch
     state: I64  # [g], 0 .. t, within the window
+    as_of: I64  # [g], µs
     surface: I64  # [g], code of `TokenSpec.surface_code`
     row: I64  # [m], impression of `Groups`
     item: I64  # [m]
@@ -124,6 +126,7 @@ class Batches:
         return EventTargets(
             window=window,
             state=state,
+            as_of=h.ts[row],
             item=h.item[row].astype(np.int64),
             surface=self.spec.surface_code(h.surface[row]),
             grade=h.grade[row].astype(np.int64),
@@ -141,6 +144,7 @@ class Batches:
         return GroupTargets(
             window=window,
             state=state,
+            as_of=self.requests.as_of[group],
             surface=self.surface[group],
             row=row,
             item=self.item[row],

@@ -44,7 +44,7 @@ def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> Non
     _export_head(UserHead(model.user).eval(), model.shape.width, spec, folder / USER_HEAD)
     item_path = folder / ITEM_TOWER
     by_item = {0: torch.export.Dim("n")}
-    export_graph(model.item, random_item_batch(layout, rows, 5, rng), ITEM_INPUTS, (by_item,) * 3, item_path)
+    export(model.item, random_item_batch(layout, rows, 5, rng), ITEM_INPUTS, (by_item,) * 3, item_path)
     check_parity(model.item, item_path, ITEM_INPUTS, [random_item_batch(layout, rows, k, rng) for k in (1, 64)])
 
 
@@ -59,21 +59,21 @@ def _export_trunk(module: nn.Module, width: int, spec: TokenSpec, path: Path) ->
     t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}
     by_token, by_history = {0: b, **t}, {0: b}
     example = random_user_batch(spec, width, 3, min(5, spec.length), rng)
-    export_graph(module, example, TRUNK_INPUTS, (by_token,) * 4 + (by_history,) * 2, path)
+    export(module, example, TRUNK_INPUTS, (by_token,) * 4 + (by_history,) * 2, path)
     shapes = ((1, 1), (1, spec.length), (7, spec.length // 2 + 1), (2, 1))
     check_parity(module, path, TRUNK_INPUTS, [random_user_batch(spec, width, size, n, rng) for size, n in shapes])
 
 
 def _export_head(module: nn.Module, width: int, spec: TokenSpec, path: Path) -> None:
     rng, b = np.random.default_rng(0), torch.export.Dim("b")
-    export_graph(module, random_head_batch(spec, width, 3, rng), HEAD_INPUTS, ({0: b}, {0: b}), path)
+    export(module, random_head_batch(spec, width, 3, rng), HEAD_INPUTS, ({0: b}, {0: b}), path)
     check_parity(module, path, HEAD_INPUTS, [random_head_batch(spec, width, size, rng) for size in (1, 40)])
 
 
-def export_graph(
+def export(
     module: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...], dynamic: tuple[object, ...], path: Path
 ) -> None:
-    """Write a module as ONNX. example, names, dynamic: its inputs, their names and which of their sizes may change."""
+    """Write a module with these inputs, of which `dynamic` names the dynamic sizes; its one output is `vector`."""
     with _quiet():
         program = torch.onnx.export(
             module,

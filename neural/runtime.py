@@ -81,6 +81,11 @@ class Vectors:
     user_row: I64  # [n_users], row of `users`
     keys: F32  # [n_items, d], of the head that retrieves, NaN of an unknown item; [n_items, 0] without such a head
 
+    def user_tokens(self, user: I32) -> I64:
+        """Return int64[g] rows of `users`."""
+        rows: I64 = _rows(self.user_row, user, len(self.users) - 1)
+        return rows
+
     def recoded(self, items: I32, users: I32) -> "Vectors":
         """Return them for another catalogue: see `features.plugin.RecodedPlugin`."""
         cold_item, cold_user = len(self.items) - 1, len(self.users) - 1
@@ -142,11 +147,6 @@ class Runtime:
         """Return float32[n, d], NaN for what is not of the catalogue of the fit."""
         return self._candidates[self.spec.item_row(item)]
 
-    def user_tokens(self, user: I32) -> I64:
-        """Return int64[g] rows of `vectors.users`."""
-        rows: I64 = _rows(self.vectors.user_row, user, self._unknown_user)
-        return rows
-
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; requests that share history and user token have one state.
 
@@ -163,7 +163,7 @@ class Runtime:
         if not len(requests):
             return np.empty((0, self.vectors.items.shape[1]), np.float32)
         start, stop = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
-        token = self.user_tokens(requests.user)
+        token = self.vectors.user_tokens(requests.user)
         surface = self.spec.surface_code(requests.surface)
         if len(requests) == 1:
             return self._one_vector(head, histories, requests.user, start, stop, token, surface)
@@ -214,7 +214,7 @@ class Runtime:
     def _computed(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
         """Return float32[u, 2d] of the trunk. token: rows of `vectors.users`."""
         states = np.empty((len(user), 2 * self.vectors.items.shape[1]), np.float32)
-        for at in _shown(length_buckets(stop - start, BUDGET), len(user)):
+        for at in shown(length_buckets(stop - start, BUDGET), len(user)):
             tokens = make_tokens(histories, user[at], start[at], stop[at], self.spec)
             inputs = (  # as TRUNK_INPUTS
                 self.vectors.items.take(tokens.item, axis=0),  # half the time of an index array
@@ -239,7 +239,7 @@ def _rows(user_row: I64, user: I32, unknown: int) -> I64:
     return rows
 
 
-def _shown(parts: Iterator[I64], total: int) -> Iterator[I64]:
+def shown(parts: Iterator[I64], total: int) -> Iterator[I64]:
     """Yield index arrays, with a bar on stderr where there are so many rows that they take long: never in a request."""
     if total < MANY:
         yield from parts
@@ -265,11 +265,15 @@ def save_spec(folder: Path, spec: TokenSpec) -> None:
     (folder / SPEC).write_text(json.dumps(asdict(spec)))
 
 
+def load_spec(folder: Path) -> TokenSpec:
+    """Read what `save_spec` wrote."""
+    saved: dict[str, Any] = json.loads((folder / SPEC).read_text())
+    return TokenSpec(**saved | {name: tuple(value) for name, value in saved.items() if isinstance(value, list)})
+
+
 def load_runtime(folder: Path, lag: Lag) -> Runtime:
     """Open what a fit wrote into a folder."""
-    saved: dict[str, Any] = json.loads((folder / SPEC).read_text())
-    saved |= {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
-    spec = TokenSpec(**saved)
+    spec = load_spec(folder)
     expected = load_arrays(folder / EXPECTED, ItemSignals)
     query = open_session(folder / QUERY_HEAD) if (folder / QUERY_HEAD).exists() else None
     heads = Heads(open_session(folder / USER_HEAD), query)

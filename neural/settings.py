@@ -31,28 +31,15 @@ def _distinct(columns: list[Column]) -> list[Column]:
     return columns
 
 
-class TowerSettings(Settings):
-    """What the plugin gives, the sizes of the towers, and how they are trained.
+class NetworkSettings(Settings):
+    """What the networks over histories have in common: their sizes, and how they are trained."""
 
-    The defaults were first chosen without a record, perhaps on a test slice, and were tried again on 26 November 2026
-    with `make bench WHAT=towers`: one option at a time (which, and to what value, stands in the trials:
-    `tests/bench/results/towers_trials.json`), on the logs of both examples, by what `dot` gains the booster on its
-    validation slice; no test group is read. A default is changed where both logs agree by more than the fits of one
-    setting differ.
-    """
-
-    columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(
-        default=["dot"],
-        min_length=1,
-        description="What the ranker gets: dot (the scalar product of the two vectors), and user_vector or "
-        "item_vector, of as many columns as the towers are wide.",
-    )
     lag: Annotated[
         Literal["daily"] | int, BeforeValidator(_lag, json_schema_input_type=Duration | Literal["daily"])
     ] = Field(
         default=0,
-        description='How much later than its ts an event is seen by the user tower; "daily": vectors of the last 00:00 '
-        "of [time] zone.",
+        description='How much later than its ts an event is seen; "daily": what is seen is of before the last 00:00 of '
+        "[time] zone.",
     )
     history: int = Field(
         default=128, ge=1, le=4096, description="The most events of a user that are read, the latest ones."
@@ -76,29 +63,12 @@ class TowerSettings(Settings):
     finetune_epochs: int = Field(
         default=6, ge=0, description="The most epochs of fine-tuning, on the weighted pairs of the towers' period."
     )
-    retrieval_epochs: int = Field(
-        default=4,
-        ge=0,
-        description="Epochs of the head that retrieves, on the wanted events of the towers' period, and more where "
-        "these are fewer than 300 steps; the towers stay as they are. 0: no such head, and the source `nearest` goes "
-        "by the two vectors.",
-    )
-    retrieval_ahead: Annotated[int, BeforeValidator(_span, json_schema_input_type=Duration)] = Field(
-        default=30 * MINUTE,
-        description="This head learns to tell from a user's state what the user wants within so long, not the very "
-        "next item alone.",
-    )
-    retrieval_events: int = Field(
-        default=1_000_000,
-        ge=1,
-        description="The most events that this head learns from; of more, so many are drawn. They are held in memory: "
-        "8 bytes times the width for each.",
-    )
-    retrieval_negatives: int = Field(
-        default=2048,
-        ge=2,
-        description="Items that each step of this head tells the wanted ones from: all items with events where there "
-        "are no more, else half drawn as they are wanted, half evenly.",
+    finetune_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of that period's groups that fine-tuning learns from, the same ones in every fit; less than "
+        "all tells what more of them would bring (`pairlift study --study finetuning`).",
     )
     max_steps: int = Field(
         default=1500,
@@ -129,7 +99,49 @@ class TowerSettings(Settings):
     threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> "TowerSettings":
+    def _heads_divide(self) -> "NetworkSettings":
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} must divide width = {self.width}")
         return self
+
+
+class TowerSettings(NetworkSettings):
+    """What the plugin gives, the sizes of the towers, and how they are trained.
+
+    The defaults were first chosen without a record, perhaps on a test slice, and were tried again on 26 November 2026
+    with `make bench WHAT=towers`: one option at a time (which, and to what value, stands in the trials:
+    `tests/bench/results/towers_trials.json`), on the logs of both examples, by what `dot` gains the booster on its
+    validation slice; no test group is read. A default is changed where both logs agree by more than the fits of one
+    setting differ.
+    """
+
+    columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(
+        default=["dot"],
+        min_length=1,
+        description="What the ranker gets: dot (the scalar product of the two vectors), and user_vector or "
+        "item_vector, of as many columns as the towers are wide.",
+    )
+    retrieval_epochs: int = Field(
+        default=4,
+        ge=0,
+        description="Epochs of the head that retrieves, on the wanted events of the towers' period, and more where "
+        "these are fewer than 300 steps; the towers stay as they are. 0: no such head, and the source `nearest` goes "
+        "by the two vectors.",
+    )
+    retrieval_ahead: Annotated[int, BeforeValidator(_span, json_schema_input_type=Duration)] = Field(
+        default=30 * MINUTE,
+        description="This head learns to tell from a user's state what the user wants within so long, not the very "
+        "next item alone.",
+    )
+    retrieval_events: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="The most events that this head learns from; of more, so many are drawn. They are held in memory: "
+        "8 bytes times the width for each.",
+    )
+    retrieval_negatives: int = Field(
+        default=2048,
+        ge=2,
+        description="Items that each step of this head tells the wanted ones from: all items with events where there "
+        "are no more, else half drawn as they are wanted, half evenly.",
+    )

@@ -19,7 +19,7 @@ from neural.data import TowerData
 from neural.engine import Engine, Phase
 from neural.entities import Entities
 from neural.model import Argus, Shape
-from neural.settings import TowerSettings
+from neural.settings import NetworkSettings
 
 #: epochs of a phase that `max_steps` never leaves out
 LEAST_EPOCHS = 2
@@ -60,19 +60,26 @@ class Encoded:
         return torch.from_numpy(np.searchsorted(self.ids, item))
 
 
-def fit(data: FitData, settings: TowerSettings) -> Trained:
-    """Train the towers; the same data, settings (threads too) and seed give the same bits on one machine.
+def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" = None) -> Trained:
+    """Train a network, the towers by default; the same data, settings (threads too) and seed give the same bits.
 
     A fit that was killed goes on from what it kept in `data.scratch`, to the same bits. Raises PairliftError where a
     loss is not finite.
     """
     with repeatable(settings.threads, data.seed):
-        trainer = Trainer(TowerData.build(data, settings), settings, data.seed)
+        trainer = (kind or Trainer)(TowerData.build(data, settings), settings, data.seed)
         checkpoint = Checkpoint(data.scratch, "towers")
         engine = Engine(trainer.model, trainer.optimizer, trainer.rng, checkpoint, LARGEST_GRADIENT)
         engine.train(trainer.phases())
     trainer.model.eval()
-    return Trained(trainer.model, trainer.inputs, {"epochs": engine.progress, "curve": engine.curve})
+    size = network_size(trainer.model)
+    report = {"epochs": engine.progress, "curve": engine.curve, "parameters": size}
+    return Trained(trainer.model, trainer.inputs, report)
+
+
+def network_size(model: Argus) -> int:
+    """Return the number of parameters without the embedding table, whose size the catalogue decides."""
+    return sum(p.numel() for p in model.parameters()) - model.table.weight.numel()
 
 
 def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
@@ -84,9 +91,9 @@ def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
 
 
 class Trainer:
-    """Model, inputs and random state of one fit."""
+    """Model, inputs and random state of one fit. For another score of the same inputs: `network` and both products."""
 
-    def __init__(self, inputs: TowerData, settings: TowerSettings, seed: int) -> None:
+    def __init__(self, inputs: TowerData, settings: NetworkSettings, seed: int) -> None:
         self.inputs, self.settings = inputs, settings
         self.rng = np.random.default_rng(seed)
         shape = Shape(
@@ -99,9 +106,13 @@ class Trainer:
             item=inputs.items.layout,
             user=inputs.users.layout,
         )
-        self.model = Argus(shape)
+        self.model = self.network(shape)
         self.optimizer = make_optimizer(self.model, settings)
         self.in_fit = np.flatnonzero(inputs.popularity)  # items with events
+
+    def network(self, shape: Shape) -> Argus:
+        """Return the network, drawn anew."""
+        return Argus(shape)
 
     # Phases
 
@@ -159,11 +170,15 @@ class Trainer:
         target, drawn = encoded.places(events.item), encoded.places(negatives)  # [n], [negatives]
         loss = losses.next_item(query, key, target, drawn, log_expected, model.log_temperature)
         users, items = model.user.vectors(states, taste, surface), encoded.vectors_of(events.item)  # [n, d] each
-        score = model.residual((users * items).sum(-1), torch.from_numpy(events.offset))  # [n]
+        score = model.residual(self.event_products(batch, encoded, users, items), torch.from_numpy(events.offset))
         loss = loss + losses.grade(model.grade_logits(states, score), torch.from_numpy(events.grade))
         if len(self.inputs.binary):
             loss = loss + self.feedback_loss(model.feedback_logits(states, users, items), events.feedback)
         return loss
+
+    def event_products(self, batch: Batch, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """Return [n]: what the network says of each event over what is known; users, items: [n, d], its vectors."""
+        return (users * items).sum(-1)
 
     def draw_negatives(self, targets: I64) -> tuple[I64, Tensor]:
         """Draw half from the batch's targets, half evenly from the items of the fit; return them and log E[count]."""
@@ -191,8 +206,13 @@ class Trainer:
         groups = batch.groups
         states, taste = encoded.states_at(groups.window, groups.state)  # [g, d] each
         users = self.model.user.vectors(states, taste, torch.from_numpy(groups.surface))  # [g, d]
-        dot = (take(users, torch.from_numpy(groups.group)) * encoded.vectors_of(groups.item)).sum(-1)  # [m, d] -> [m]
-        return self.model.residual(dot, torch.from_numpy(groups.offset))
+        users, items = take(users, torch.from_numpy(groups.group)), encoded.vectors_of(groups.item)  # [m, d] each
+        product = self.group_products(batch, encoded, users, items)
+        return self.model.residual(product, torch.from_numpy(groups.offset))
+
+    def group_products(self, batch: Batch, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """Return [m]: as `event_products`, of the impressions of the groups."""
+        return (users * items).sum(-1)
 
     # One pass over a batch
 
@@ -235,7 +255,7 @@ def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Ten
     return slots[rows], weight[rows], numbers[rows]
 
 
-def make_optimizer(model: Argus, settings: TowerSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: Argus, settings: NetworkSettings) -> torch.optim.Optimizer:
     """Return AdamW; the table decays much faster than the rest, for an id of few events must say little."""
     table = model.table.weight
     others = [p for p in model.parameters() if p is not table]

@@ -60,10 +60,8 @@ def test_torch_is_for_training_alone() -> None:
             if "torch" in packages_of(path):
                 assert package == "neural", path
                 assert path.name in TORCH, path
-    loaded = (
-        "import ranker.server, ranker.bundle, neural.two_tower, neural.sasrec, neural.item2vec, features.baselines\n"
-        "import sys; print('torch' in sys.modules)"
-    )
+    plugins = "features.baselines, neural.two_tower, neural.cross_encoder, neural.sasrec, neural.item2vec"
+    loaded = f"import ranker.server, ranker.bundle, {plugins}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
 
@@ -113,12 +111,10 @@ def test_every_wing_says_in_a_sentence_what_it_is_for() -> None:
         sentence = ast.get_docstring(tree) or ""
         assert 30 < len(sentence) < 160, path
         assert "\n" not in sentence, path
-        if path.parent.name != "examples":
-            exported = tree.body[1:]
-            # A TOML names a plugin's class by its wing.
-            most = 1 if path.parent.parent.name == "neural" else 0
-            assert len(exported) <= most, f"{path}: a wing's modules are imported by their own names"
-            assert all(isinstance(node, ast.ImportFrom) for node in exported), path
+        if path.parent.parent == ROOT / "neural":
+            assert len(tree.body) == 3, f"{path}: of a plugin's wing, the class alone is imported by the wing's name"
+        elif path.parent.name != "examples":
+            assert len(tree.body) == 1, f"{path}: a wing's modules are imported by their own names"
 
 
 def test_files_of_tests_are_named_after_what_they_test() -> None:
@@ -227,6 +223,7 @@ def test_the_readme_links_to_what_is_there_and_names_every_folder() -> None:
 def test_every_plugin_is_in_the_template() -> None:
     for name in (
         "neural.two_tower:TwoTower",
+        "neural.cross_encoder:CrossEncoder",
         "neural.sasrec:SASRec",
         "neural.item2vec:Item2Vec",
         "features.baselines:ALS",

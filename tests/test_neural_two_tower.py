@@ -284,8 +284,8 @@ def test_a_users_row_is_the_unknown_one_outside_the_fit(fitted: Any) -> None:
     r = fitted[0].runtime
     n, unknown = len(r.vectors.user_row), len(r.vectors.users) - 1
     user = np.array([-1, *range(n), n, 2**31 - 1], np.int32)
-    assert r.user_tokens(user).tolist() == [unknown, *r.vectors.user_row.tolist(), unknown, unknown]
-    assert r.user_tokens(user[:0]).tolist() == []
+    assert r.vectors.user_tokens(user).tolist() == [unknown, *r.vectors.user_row.tolist(), unknown, unknown]
+    assert r.vectors.user_tokens(user[:0]).tolist() == []
 
 
 def test_a_head_runs_once_for_a_surface_until_there_are_new_events(fitted: Any, world: World) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neural.export import check_parity, export_graph
+from neural.export import check_parity, export
 from neural.sasrec.model import Encoder
 from neural.sasrec.runtime import INPUTS
 
@@ -21,7 +21,7 @@ def export_encoder(encoder: Encoder, path: Path) -> None:
     b = torch.export.Dim("b")
     # A sequence of one item leaves no range to a dynamic size.
     t = {1: torch.export.Dim("t", min=1, max=most)} if most > 1 else {}
-    export_graph(encoder, random_batch(encoder, 3, min(5, most), rng), INPUTS, ({0: b, **t}, {0: b}), path)
+    export(encoder, random_batch(encoder, 3, min(5, most), rng), INPUTS, ({0: b, **t}, {0: b}), path)
     shapes = ((1, 1), (1, most), (7, most // 2 + 1), (2, 1))
     check_parity(encoder, path, INPUTS, [random_batch(encoder, *shape, rng) for shape in shapes])
 

@@ -71,7 +71,7 @@ def tower(runtime: Runtime, bundle: Bundle, requests: list[Requests]) -> Stage:
         tokens = make_tokens(bundle.state.histories, request.user, start, stop, runtime.spec)
         inputs = (
             *(runtime.vectors.items[tokens.item], tokens.codes, tokens.signals, runtime.expected.surprise(tokens)),
-            *(runtime.vectors.users[runtime.user_tokens(request.user)], tokens.length),
+            *(runtime.vectors.users[runtime.vectors.user_tokens(request.user)], tokens.length),
         )
         prepared.append((dict(zip(TRUNK_INPUTS, inputs, strict=True)), runtime.spec.surface_code(request.surface)))
 

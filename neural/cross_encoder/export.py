@@ -1,0 +1,40 @@
+"""The cross-encoder to ONNX, with a check against torch that raises."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neural.cross_encoder.model import CrossArgus, Scorer
+from neural.cross_encoder.runtime import SCORER_INPUTS
+from neural.export import check_parity, export, random_user_batch
+from neural.histories import TokenSpec
+from neural.model import Argus
+
+
+def export_scorer(model: Argus, spec: TokenSpec, path: Path) -> None:
+    """Write the network but for the item tower; PairliftError where ONNX Runtime differs from torch.
+
+    Dynamic are the number of requests, of their candidates, and of the tokens, up to the history's length.
+    """
+    scorer, width, rng = Scorer(cast(CrossArgus, model)).eval(), model.shape.width, np.random.default_rng(0)
+    b, q = torch.export.Dim("b"), torch.export.Dim("q")
+    # A history of one event leaves no range to a dynamic size.
+    t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}
+    by_token, by_request = {0: b, **t}, {0: b}
+    dynamic = (by_token,) * 4 + (by_request,) * 2 + (by_token, by_request, {0: b, 1: q})
+    export(scorer, random_batch(spec, width, 3, min(5, spec.length), 7, rng), SCORER_INPUTS, dynamic, path)
+    shapes = ((1, 1, 1), (1, spec.length, 40), (7, spec.length // 2 + 1, 3), (2, 1, 9))
+    check_parity(scorer, path, SCORER_INPUTS, [random_batch(spec, width, *shape, rng) for shape in shapes])
+
+
+def random_batch(spec: TokenSpec, width: int, b: int, t: int, q: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return inputs as SCORER_INPUTS, with every length from empty to full."""
+    arrays = (
+        rng.exponential(4.0, (b, t)).astype(np.float32),  # age
+        np.arange(b) % (spec.n_surfaces + 1),  # surface
+        rng.normal(size=(b, q, width)).astype(np.float32),  # candidates
+    )
+    return *random_user_batch(spec, width, b, t, rng), *(torch.from_numpy(a) for a in arrays)
