@@ -49,6 +49,11 @@ class SASRec(WantedPlugin):
             self._open(Path(folder), trained.items, trained.floor)
         self.report = trained.report
 
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """What each epoch reached: see `features.plugin.CurvePlugin`; validation is NDCG@10 of the next wanted item."""
+        return list(self.report.get("curve", ()))
+
     def _open(self, folder: Path, items: F32, floor: int) -> None:
         path, s = folder / ENCODER, self.settings
         self._encoder = path.read_bytes()

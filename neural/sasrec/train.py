@@ -76,7 +76,7 @@ def fit(data: FitData, settings: SASRecSettings) -> Trained:
     items = np.full((len(row), settings.width), np.nan, np.float32)
     if trainer.progress:  # else nothing was learned
         items[row >= 0] = vectors
-    return Trained(network.encoder.eval(), items, trainer.inputs.floor, {"epochs": trainer.progress})
+    return Trained(network.encoder.eval(), items, trainer.inputs.floor, {"curve": trainer.progress})
 
 
 class Trainer:
@@ -90,7 +90,7 @@ class Trainer:
         self.network = Network(max(self.n, 1), Encoder(s.history, s.width, s.layers, s.heads, s.dropout))
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=s.learning_rate, betas=BETAS, fused=True)
         self.negatives = min(s.negatives, self.n - 1)
-        self.progress: list[dict[str, Any]] = []  # of each epoch: number, loss, NDCG@10 in validation
+        self.progress: list[dict[str, Any]] = []  # a point of `features.plugin.CurvePlugin` for each epoch: NDCG@10
 
     def train(self) -> None:
         """Train until the validation slice stops improving, or as long as settings say; take the best epoch."""
@@ -105,7 +105,8 @@ class Trainer:
                 loss, count = self.epoch(windows)
                 ndcg = self.validation(held)
                 steps += count
-                self.progress.append({"epoch": len(self.progress), "loss": loss, "validation": ndcg})
+                reached = {"loss": loss, "validation": ndcg if len(held.start) else None}
+                self.progress.append({"phase": "next item", "step": steps, **reached})
                 bar.update(count)
                 bar.set_postfix(loss=f"{loss:.4f}", validation=f"{ndcg:.4f}")
                 better = ndcg > best or not len(held.start)  # with nothing to judge by, the last is the best
