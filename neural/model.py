@@ -120,6 +120,12 @@ class Block(nn.Module):
         # A query sees itself always: a row without a key differs between torch and ONNX Runtime.
         return (self.slope.view(-1, 1, 1) * self.steps[back.clamp(min=0)]).masked_fill(back < 0, MASKED)
 
+    def whole_mask(self, s: int) -> Tensor:
+        """Return [heads, s, s] of all states, for an exporter, which cannot tell a long history from a short one."""
+        n = len(self.steps)
+        # Of the longest history it is a constant of the exported graph, made once: a call takes its part of it.
+        return self.mask(torch.arange(n), n)[:, :s, :s] if n <= QUERIES else self.mask(torch.arange(s), s)
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: [b, s, d] -> [b, s, d]. mask: [heads, s, s] of all states; left out, it is made in parts where needed."""
         normed = self.norm(x)
@@ -223,13 +229,16 @@ class UserTower(nn.Module):
         return taste
 
     def states(
-        self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor
+        self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor, exported: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `tokens`, with surprise: [b, t, k] -> [b, s, d] twice: every state, and its taste."""
+        """As `tokens`, with surprise: [b, t, k] -> [b, s, d] twice: every state, and its taste.
+
+        exported: with whole masks, as `Block.whole_mask` says.
+        """
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         for block in self.blocks:
-            x = block(x)
+            x = block(x, cast("Block", block).whole_mask(x.shape[1]) if exported else None)
         seen = torch.arange(x.shape[1], dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
         taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
         return self.norm(x), taste
@@ -248,9 +257,7 @@ class UserTower(nn.Module):
         s = x.shape[1]
         *blocks, final = (cast("Block", block) for block in self.blocks)
         for block in blocks:
-            # Of the longest history it is a constant of the exported graph, made once: a call takes its part of it.
-            n = len(block.steps)
-            x = block(x, block.mask(torch.arange(n), n)[:, :s, :s] if n <= QUERIES else block.mask(torch.arange(s), s))
+            x = block(x, block.whole_mask(s))
         x = final.last(x, length)  # [b, 1, d]
         there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
         seen = length.to(x.dtype).view(-1, 1, 1)  # [b, 1, 1]

@@ -79,6 +79,15 @@ def test_export_is_checked_and_a_difference_raises(length: int, layers: int, tmp
         check_parity(Scorer(model), tmp_path / "scorer.onnx", SCORER_INPUTS, batches)
 
 
+def test_a_long_history_is_exported_without_a_mask_of_its_longest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("neural.model.QUERIES", 4)
+    model, spec = random_model(400, 1)
+    export_scorer(model, spec, tmp_path / "scorer.onnx")  # which compares with torch, at 400 events too
+    assert (tmp_path / "scorer.onnx").stat().st_size < 4 * 400 * 400
+
+
 def test_what_is_padded_or_later_changes_no_score() -> None:
     model, spec = random_model(9, 2)
     batch = list(random_batch(spec, 16, 10, 9, 6, np.random.default_rng(3)))

@@ -112,7 +112,7 @@ class Scorer(nn.Module):
     ) -> Tensor:  # fmt: skip
         """As `UserTower.last`, with age: [b, t], surface: int64[b] codes, candidates: [b, q, d] -> [b, q]."""
         model = self.model
-        states, taste = model.user.states(item, codes, signals, surprise, user)  # [b, s, d] each
+        states, taste = model.user.states(item, codes, signals, surprise, user, exported=True)  # [b, s, d] each
         at = length.view(-1, 1, 1).expand(-1, 1, states.shape[2])
         last, liked = (x.gather(1, at).squeeze(1) for x in (states, taste))  # [b, d] each
         users = model.user.vectors(last, liked, surface).unsqueeze(1)  # [b, 1, d]

@@ -16,12 +16,9 @@ from neural.batches import Batch
 from neural.cross_encoder.model import CrossArgus
 from neural.cross_encoder.runtime import log_hours
 from neural.cross_encoder.settings import CrossSettings
-from neural.model import Argus, Shape
+from neural.model import QUERIES, Argus, Shape
 from neural.retrieval import item_vectors
 from neural.train import Encoded, Trained, Trainer, fit, repeatable, take
-
-#: scores of one history that are worked out at a time
-QUERIES = 512
 
 
 class Asked(NamedTuple):
