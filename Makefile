@@ -58,7 +58,15 @@ FEAST := tests/bench/peers/requirements-feast.txt
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r $(FEAST)
 	@touch $@
 
-bench: $(VENV)/.installed-bench $(if $(filter features serving,$(or $(WHAT),features)),.venv-bench/.installed)
+# RecBole, a peer of WHAT=neural, likewise; where it cannot be installed, its figure is null.
+RECBOLE := tests/bench/peers/requirements-recbole.txt
+.venv-recbole/.installed: $(RECBOLE)
+	rm -f $@
+	$(PYTHON) -m venv .venv-recbole
+	-.venv-recbole/bin/python -m pip install --quiet --disable-pip-version-check -r $(RECBOLE) && touch $@
+
+bench: $(VENV)/.installed-bench $(if $(filter features serving,$(or $(WHAT),features)),.venv-bench/.installed) \
+		$(if $(filter neural,$(or $(WHAT),neural)),.venv-recbole/.installed)
 	$(BIN)/python tests/bench/run.py $(WHAT)
 
 # The README's tables, from tests/bench/results.

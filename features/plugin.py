@@ -9,7 +9,7 @@ sum in another order, by which a value moves less than 1e-5 of its column's stan
 import importlib
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
@@ -37,6 +37,7 @@ class FitData:
     seed: int  # of all randomness
     wanted: int = 1  # rank of the lowest grade from which on an item was wanted; where no event has it, all were
     zone: str = "UTC"  # in which a day starts
+    scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
 
 
 @runtime_checkable
@@ -115,6 +116,19 @@ class RecodedPlugin(FeaturePlugin, Protocol):
         """Return it for another catalogue: its item k was `items[k]` of the present one, -1 for none; users likewise.
 
         items: int32[n_items], users: int32[n_users]. An item or user that it did not have (-1) is cold.
+        """
+
+
+@runtime_checkable
+class CurvePlugin(FeaturePlugin, Protocol):
+    """A plugin that was trained in steps: a bundle has its curve, as CSV and SVG."""
+
+    @property
+    def curve(self) -> Sequence[Mapping[str, Any]]:
+        """Points in the order of the training, each with `phase`, `step` (of the phase), `loss` and `validation`.
+
+        loss: the mean of the steps since the last point; validation: the figure of the validation slice, whichever the
+        plugin is judged by. None where a point does not have it.
         """
 
 

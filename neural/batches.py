@@ -16,6 +16,9 @@ from features.state.histories import Histories
 from neural.expected import ItemSignals
 from neural.histories import Lag, Tokens, TokenSpec, Windows, length_buckets, make_tokens, ranges
 
+#: share by which a window's length is misjudged, at most, where windows of like lengths are put together
+JITTER = 0.08
+
 
 @dataclass(frozen=True, slots=True)
 class TargetMask:
@@ -98,8 +101,8 @@ class Batches:
         if rng is None:
             return [windows[k] for k in length_buckets(length, budget)]
         mixed = rng.permutation(len(windows))
-        # Jittered, so that a window meets others in each epoch.
-        jittered = (length[mixed] * rng.uniform(0.8, 1.25, len(windows))).astype(np.int64)
+        # Jittered, so that a window meets others in each epoch; a wider jitter would pad more than a tenth.
+        jittered = (length[mixed] * rng.uniform(1 - JITTER, 1 + JITTER, len(windows))).astype(np.int64)
         chosen = [windows[mixed[k]] for k in length_buckets(jittered, budget)]
         return [chosen[k] for k in rng.permutation(len(chosen))]
 

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from features.plugin import FitData
-from features.schema import I64, Bool, Catalog, EventLog
+from features.schema import I64, Bool, Catalog, EventLog, Ids
 from features.state.histories import Histories
 from neural.batches import Batches, TargetMask
 from neural.entities import Entities, count_values, encode, table_rows
@@ -30,6 +30,7 @@ class TowerData:
     pretrain: TargetMask  # events before the validation slice
     finetune: TargetMask  # groups with pairs before it
     validation: TargetMask  # groups with pairs in the slice, which choose the epoch
+    user_ids: Ids  # [n_users], as the log names them
     wanted: Bool  # [rows of the histories], wanted events before the validation slice
     wanted_later: Bool  # [rows of the histories], those in the slice, of items that are met before it
 
@@ -67,9 +68,15 @@ class TowerData:
             pretrain=TargetMask(events, np.zeros(len(in_validation), bool)),
             finetune=TargetMask(no_events, ~in_validation & batches.with_pairs & _drawn(data, settings)),
             validation=TargetMask(no_events, in_validation & batches.with_pairs),
+            user_ids=catalog.user_ids,
             wanted=wanted & events,
             wanted_later=wanted & ~events & (popularity[histories.item] > 0),
         )
+
+    def describe(self, chosen: I64) -> str:
+        """Return whose windows these are, for an error."""
+        ids = self.user_ids[np.unique(self.batches.windows.user[chosen])]
+        return f"{len(chosen)} windows of {len(ids)} users ({', '.join(map(str, ids[:5]))}{' …' * (len(ids) > 5)})"
 
 
 def _drawn(data: FitData, settings: TowerSettings) -> Bool:

@@ -12,12 +12,15 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
 
 #: what a masked score is: finite, for torch and ONNX Runtime differ on infinities
 MASKED = -1e4
+#: queries whose scores are in memory at a time, of each history and head
+QUERIES = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,9 @@ class Block(nn.Module):
     the latest events agree; an absolute position would not.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    steps: Tensor  # [length + 1]: log(1 + how many states back a key is)
+
+    def __init__(self, width: int, heads: int, dropout: float, length: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
@@ -107,27 +112,56 @@ class Block(nn.Module):
         self.slope = nn.Parameter(torch.linspace(0.0, -1.0, heads))
         self.dropout = nn.Dropout(dropout)
         self.mlp = Mlp(width, dropout)
+        self.register_buffer("steps", torch.log1p(torch.arange(length + 1).float()), persistent=False)
 
-    def mask(self, distance: Tensor, future: Tensor) -> Tensor:
-        """distance: [s, s]; future: bool[s, s], where a query may not look -> [heads, s, s], added to the scores."""
-        return (self.slope.view(-1, 1, 1) * distance).masked_fill(future, MASKED)
+    def mask(self, query: Tensor, keys: int) -> Tensor:
+        """Return [heads, q, keys], added to the scores of the states int64[q] query for the first so many states."""
+        back = query[:, None] - torch.arange(keys)  # [q, keys]
+        # A query sees itself always: a row without a key differs between torch and ONNX Runtime.
+        return (self.slope.view(-1, 1, 1) * self.steps[back.clamp(min=0)]).masked_fill(back < 0, MASKED)
 
-    def forward(self, x: Tensor, mask: Tensor, last: Tensor | None = None) -> Tensor:
-        """x: [b, s, d]; mask: [heads, s, s].
-
-        last: int64[b], the one query that is wanted of each history: then with its mask, [b, heads, 1, s] -> [b, 1, d]
-        instead of [b, s, d].
-        """
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: [b, s, d] -> [b, s, d]. mask: [heads, s, s] of all states; left out, it is made in parts where needed."""
         normed = self.norm(x)
-        asked = normed  # [b, q, d]: q = s queries, or the last one alone
-        if last is not None:
-            at = last.view(-1, 1, 1).expand(-1, 1, x.shape[2])
-            x, asked = x.gather(1, at), normed.gather(1, at)  # [b, 1, d]
         key, value = self.key_value(normed).chunk(2, dim=-1)  # [b, s, d] each
-        q, k, v = self._split(self.query(asked)), self._split(key), self._split(value)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)  # [b, q, heads, d / heads]
+        q, k, v = self._split(self.query(normed)), self._split(key), self._split(value)
+        attended = self._in_parts(q, k, v) if mask is None else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self._added(x, attended)
+
+    def last(self, x: Tensor, length: Tensor) -> Tensor:
+        """As `forward`, of the one state int64[b] length of each history -> [b, 1, d]."""
+        normed = self.norm(x)
+        at = length.view(-1, 1, 1).expand(-1, 1, x.shape[2])
+        key, value = self.key_value(normed).chunk(2, dim=-1)  # [b, s, d] each
+        q, k, v = self._split(self.query(normed.gather(1, at))), self._split(key), self._split(value)
+        mask = self.mask(length, x.shape[1]).transpose(0, 1).unsqueeze(2)  # [b, heads, 1, s]
+        return self._added(x.gather(1, at), F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+    def _in_parts(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend, [b, heads, s, d / heads] each, with the scores of QUERIES states at a time for those up to them.
+
+        Of a long history the backward pass computes each part's scores again: no s × s of them is ever held.
+        """
+        s = q.shape[2]
+        if s <= QUERIES:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask(torch.arange(s), s))
+
+        def part(q: Tensor, first: int, stop: int) -> Tensor:
+            mask = self.mask(torch.arange(first, stop), stop)
+            return F.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], attn_mask=mask)
+
+        ends = [(first, min(first + QUERIES, s)) for first in range(0, s, QUERIES)]
+        parts = [
+            checkpoint(part, q[:, :, first:stop], first, stop, use_reentrant=False, preserve_rng_state=False)
+            for first, stop in ends
+        ]
+        return torch.cat(parts, dim=2)
+
+    def _added(self, x: Tensor, attended: Tensor) -> Tensor:
+        """x: [b, q, d], attended: [b, heads, q, d / heads] -> [b, q, d]."""
         # The clone is for the exporter, which cannot view the transposed result otherwise.
-        x = x + self.dropout(self.out(attended.clone(memory_format=torch.contiguous_format).flatten(2)))
+        joined = attended.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2)
+        x = x + self.dropout(self.out(joined))
         out: Tensor = x + self.mlp(x)
         return out
 
@@ -143,9 +177,6 @@ class UserTower(nn.Module):
     what can be learnt, and the transformer adds order, context and interactions where there is data for them.
     """
 
-    distance: Tensor  # [s, s] of the longest history: log(1 + how many states back the key is), 0 for a later one
-    future: Tensor  # bool[s, s], the key is later than the query
-
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         d, k = shape.width, shape.tokens.n_signals
@@ -156,18 +187,15 @@ class UserTower(nn.Module):
         self.item = nn.Linear(d, d)
         self.mix = nn.Linear(d, d)
         self.input = Mlp(d, shape.dropout)
-        self.blocks = nn.ModuleList(Block(d, shape.heads, shape.dropout) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(
+            Block(d, shape.heads, shape.dropout, shape.tokens.length) for _ in range(shape.layers)
+        )
         self.norm = nn.LayerNorm(d)
         self.surface = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
         self.out = nn.Linear(d, d)
         self.pooled = identity(d)
         self.shrink = nn.Parameter(torch.full((2,), math.log(5.0)))
         self.dropout = nn.Dropout(shape.dropout)
-        at = torch.arange(shape.tokens.length + 1)
-        back = at[:, None] - at[None, :]
-        # A query sees itself always: a row without a key differs between torch and ONNX Runtime.
-        self.register_buffer("future", back < 0, persistent=False)
-        self.register_buffer("distance", torch.log1p(back.clamp(min=0).float()), persistent=False)
 
     def tokens(self, item: Tensor, codes: Tensor, signals: Tensor, gate: Tensor, user: Tensor) -> Tensor:
         """Mix an event's parts into its token, and put the user's before them.
@@ -182,10 +210,6 @@ class UserTower(nn.Module):
         x = torch.cat([user.unsqueeze(1), x], dim=1)  # [b, t, d] -> [b, s, d]
         out: Tensor = self.dropout(x + self.input(x))
         return out
-
-    def _masks(self, s: int) -> list[Tensor]:
-        """Return the mask of each block, for s states."""
-        return [cast("Block", block).mask(self.distance[:s, :s], self.future[:s, :s]) for block in self.blocks]
 
     def taste(self, item: Tensor, gate: Tensor, seen: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
         """Return [b, s, d]: Σ (gate - mean gate) · item vector over the `seen` events ([.., s, 1]), shrunk for few.
@@ -204,10 +228,9 @@ class UserTower(nn.Module):
         """As `tokens`, with surprise: [b, t, k] -> [b, s, d] twice: every state, and its taste."""
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
-        s = x.shape[1]
-        for block, mask in zip(self.blocks, self._masks(s), strict=True):
-            x = block(x, mask)
-        seen = torch.arange(s, dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
+        for block in self.blocks:
+            x = block(x)
+        seen = torch.arange(x.shape[1], dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
         taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
         return self.norm(x), taste
 
@@ -223,11 +246,12 @@ class UserTower(nn.Module):
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         s = x.shape[1]
-        # Of the longest history they are constants of the exported graph, made once: a call takes its part of them.
-        *masks, final = self._masks(len(self.distance))
-        for block, mask in zip(self.blocks, masks, strict=False):  # all but the last
-            x = block(x, mask[:, :s, :s])
-        x = self.blocks[-1](x, final.transpose(0, 1)[length].unsqueeze(2)[..., :s], length)  # [b, 1, d]
+        *blocks, final = (cast("Block", block) for block in self.blocks)
+        for block in blocks:
+            # Of the longest history it is a constant of the exported graph, made once: a call takes its part of it.
+            n = len(block.steps)
+            x = block(x, block.mask(torch.arange(n), n)[:, :s, :s] if n <= QUERIES else block.mask(torch.arange(s), s))
+        x = final.last(x, length)  # [b, 1, d]
         there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
         seen = length.to(x.dtype).view(-1, 1, 1)  # [b, 1, 1]
         taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))  # [b, 1, d]

@@ -6,11 +6,9 @@ p is the item's share of the wanted events of the fit, so the product is the poi
 item (cf. Levy and Goldberg, NeurIPS 2014): what is left to say over demand. Serving has the demand of the hour.
 """
 
-import copy
-import itertools
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +19,12 @@ from tqdm import tqdm
 from features.schema import F32, I64, Bool
 from neural import losses
 from neural.batches import TargetMask
+from neural.checkpoints import Checkpoint
 from neural.data import TowerData
+from neural.engine import Engine, Phase
 from neural.model import Argus, Retrieval
 from neural.settings import TowerSettings
-from neural.train import Trained, entity_inputs, read_histories, repeatable, schedule
+from neural.train import Trained, entity_inputs, read_histories, repeatable
 
 #: events of a step
 BATCH = 512
@@ -32,6 +32,9 @@ BATCH = 512
 LEAST_STEPS = 300
 #: peak of the learning rate
 RATE = 3e-3
+#: share of the steps over which it comes down: on a log of 100,000 ratings the least loss of the validation slice was
+#: 6.202 and 6.197 of two seeds, and over all the steps 6.212 and 6.203
+ANNEALED = 0.5
 #: padded tokens of a pass over histories
 TOKENS = 8192
 #: items whose vectors are computed at a time
@@ -70,17 +73,22 @@ class Pool:
     log_expected: Tensor  # [k], logarithm of how often it is expected to hold that item
 
 
-def fit_head(trained: Trained, settings: TowerSettings, seed: int) -> tuple[Retrieval, list[dict[str, Any]]] | None:
-    """Return the head of the best epoch, and what the epochs reached; None where there is nothing to learn from.
+def fit_head(
+    trained: Trained, settings: TowerSettings, seed: int, scratch: Path | None = None
+) -> tuple[Retrieval, dict[str, Any]] | None:
+    """Return the head of the best epoch, and a report as `Trained` has it; None where there is nothing to learn from.
 
-    Nothing that came before is changed. The same towers, settings and seed give the same bits on one machine.
+    Nothing that came before is changed. The same towers, settings and seed give the same bits on one machine, also
+    where a killed run goes on from `scratch`.
     """
     with repeatable(settings.threads, seed):
         trainer = HeadTrainer(trained, settings, seed)
         if not settings.retrieval_epochs or not len(trainer.learned):
             return None
-        trainer.train()
-    return trainer.head.eval(), trainer.progress
+        optimizer = make_optimizer(trainer.head, settings.weight_decay)
+        engine = Engine(trainer.head, optimizer, trainer.rng, Checkpoint(scratch, "retrieval"))
+        engine.train((trainer.phase(),))
+    return trainer.head.eval(), {"epochs": engine.progress, "curve": engine.curve}
 
 
 def item_keys(trained: Trained, head: Retrieval, threads: int) -> F32:
@@ -110,7 +118,6 @@ class HeadTrainer:
         self.share = count / max(len(self.learned), 1)  # [n_items], of the targets
         smooth = (count + SMOOTHING) / (count + SMOOTHING).sum()
         self.prior = torch.from_numpy(np.log(smooth).astype(np.float32))  # [n_items]
-        self.progress: list[dict[str, Any]] = []
 
     def targets(self, model: Argus, inputs: TowerData, events: Bool, rng: np.random.Generator) -> Targets:
         """Return some events of a mask, each with a state of its user before it, drawn evenly of those within reach.
@@ -129,38 +136,28 @@ class HeadTrainer:
         place = order[np.searchsorted(states.row[order], known)]
         return Targets(states, place, h.item[row].astype(np.int64))
 
-    def train(self) -> None:
-        """Train for all epochs; the head is that of the one with the least loss on the validation slice."""
-        s, head = self.settings, self.head
-        optimizer = make_optimizer(head, s.weight_decay)
+    def phase(self) -> Phase:
+        """Return the one phase: the head is that of the epoch with the least loss on the validation slice."""
         per_epoch = -(-len(self.learned) // BATCH)
-        epochs = max(s.retrieval_epochs, -(-LEAST_STEPS // per_epoch))
-        steps = epochs * per_epoch
-        rates = (RATE * schedule(step / steps) for step in itertools.count())
-        best, state = np.inf, copy.deepcopy(head.state_dict())
-        with tqdm(total=steps, desc="retrieve", unit="batch", file=sys.stderr, mininterval=1) as bar:
-            for epoch in range(epochs):
-                loss, held = self.epoch(optimizer, rates, bar), self.validation()
-                self.progress.append({"phase": "retrieve", "epoch": epoch, "loss": loss, "validation": held})
-                bar.set_postfix(loss=f"{loss:.4f}", validation=f"{held:.4f}")
-                if held <= best or not len(self.held):
-                    best, state = held, copy.deepcopy(head.state_dict())
-        head.load_state_dict(state)
+        return Phase(
+            name="retrieve",
+            epochs=max(self.settings.retrieval_epochs, -(-LEAST_STEPS // per_epoch)),
+            rate=RATE,
+            annealed=ANNEALED,
+            plan=self.plan,
+            loss=lambda rows: self.loss(self.learned, rows, self.pool(self.rng)),
+            size=len,
+            unit="events",
+            describe=lambda rows: f"{len(rows)} wanted events",
+            remedy="retrieval_epochs = 0 goes without this head.",
+            validate=self.validation,
+            higher_is_better=False,
+        )
 
-    def epoch(self, optimizer: torch.optim.Optimizer, rates: Iterator[float], bar: Any) -> float:
-        """Go once over the targets; return the mean loss."""
-        order, total = self.rng.permutation(len(self.learned)), 0.0
-        for first in range(0, len(order), BATCH):
-            rows = order[first : first + BATCH]
-            loss = self.loss(self.learned, rows, self.pool(self.rng))
-            for group in optimizer.param_groups:
-                group["lr"] = next(rates)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += loss.item() * len(rows)
-            bar.update()
-        return total / len(order)
+    def plan(self, rng: np.random.Generator | None) -> list[I64]:
+        """Return the targets by batch, each int64[b]; mixed with `rng`."""
+        order = np.arange(len(self.learned)) if rng is None else rng.permutation(len(self.learned))
+        return [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
 
     def validation(self) -> float:
         """Return the mean loss on the validation slice: over the same drawn items in every epoch; NaN without any."""

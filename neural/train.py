@@ -1,10 +1,6 @@
 """Pre-train on the events before the validation slice, fine-tune on the pairs before it, keep the best epoch."""
 
 import contextlib
-import copy
-import itertools
-import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +9,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from features.plugin import FitData
 from features.schema import F32, I64
 from neural import losses
 from neural.batches import Batch, TargetMask
+from neural.checkpoints import Checkpoint
 from neural.data import TowerData
+from neural.engine import Engine, Phase
 from neural.entities import Entities
 from neural.model import Argus, Shape
 from neural.settings import TowerSettings
 
 #: epochs of a phase that `max_steps` never leaves out
 LEAST_EPOCHS = 2
-#: share of a phase's steps over which the rate rises to its peak
-WARM_UP = 0.05
 #: norm that a step's gradient is cut to
 LARGEST_GRADIENT = 1.0
 NO_NEGATIVES = np.empty(0, np.int64)
@@ -39,18 +34,7 @@ class Trained:
 
     model: Argus  # of the best epoch
     inputs: TowerData  # that its towers were fitted on
-    report: dict[str, Any]  # what the epochs reached
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One part of the training."""
-
-    name: str  # in the report and on the progress bar
-    targets: TargetMask  # what it learns from
-    loss: Callable[[Batch], Tensor]  # of the targets of a batch
-    rate: float  # the peak
-    epochs: int  # at most
+    report: dict[str, Any]  # what the epochs reached, the curve, and the number of parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +61,18 @@ class Encoded:
 
 
 def fit(data: FitData, settings: TowerSettings) -> Trained:
-    """Train the towers; the same data, settings (threads too) and seed give the same bits on one machine."""
+    """Train the towers; the same data, settings (threads too) and seed give the same bits on one machine.
+
+    A fit that was killed goes on from what it kept in `data.scratch`, to the same bits. Raises PairliftError where a
+    loss is not finite.
+    """
     with repeatable(settings.threads, data.seed):
         trainer = Trainer(TowerData.build(data, settings), settings, data.seed)
-        for phase in trainer.phases():
-            trainer.train(phase)
+        checkpoint = Checkpoint(data.scratch, "towers")
+        engine = Engine(trainer.model, trainer.optimizer, trainer.rng, checkpoint, LARGEST_GRADIENT)
+        engine.train(trainer.phases())
     trainer.model.eval()
-    report = {"epochs": trainer.progress, "parameters": network_size(trainer.model)}
+    report = {"epochs": engine.progress, "curve": engine.curve, "parameters": network_size(trainer.model)}
     return Trained(trainer.model, trainer.inputs, report)
 
 
@@ -119,66 +108,38 @@ class Trainer:
         self.model = Argus(shape)
         self.optimizer = make_optimizer(self.model, settings)
         self.in_fit = np.flatnonzero(inputs.popularity)  # items with events
-        self.progress: list[dict[str, Any]] = []  # of each epoch: phase, number, loss, PairAccuracy in validation
-        self.best = -1.0  # PairAccuracy on the validation slice, of all epochs so far
 
-    # Epochs
+    # Phases
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the two phases of a fit, in their order."""
         s, inputs = self.settings, self.inputs
         rate = s.finetune_rate * s.learning_rate
         return (
-            Phase("pre-train", inputs.pretrain, self.pretrain_loss, s.learning_rate, s.pretrain_epochs),
-            Phase("fine-tune", inputs.finetune, self.finetune_loss, rate, s.finetune_epochs),
+            self.phase("pre-train", inputs.pretrain, self.pretrain_loss, s.learning_rate, s.pretrain_epochs),
+            self.phase("fine-tune", inputs.finetune, self.finetune_loss, rate, s.finetune_epochs),
         )
 
-    def train(self, phase: Phase) -> None:
-        """Train for the epochs of one phase, or until the validation slice stops improving; go on from the best one."""
-        s = self.settings
-        per_epoch = len(self.inputs.batches.plan(phase.targets, s.batch_tokens))
-        if not per_epoch:
-            return
-        epochs = min(phase.epochs, max(s.max_steps // per_epoch, LEAST_EPOCHS))
-        rates = (phase.rate * schedule(step / (epochs * per_epoch)) for step in itertools.count())
-        best_state, not_better = copy.deepcopy(self.model.state_dict()), 0
-        with tqdm(total=epochs * per_epoch, desc=phase.name, unit="batch", file=sys.stderr, mininterval=1) as bar:
-            for epoch in range(epochs):
-                loss = self.epoch(phase, rates, bar)
-                accuracy = self.accuracy()
-                self.progress.append({"phase": phase.name, "epoch": epoch, "loss": loss, "validation": accuracy})
-                bar.set_postfix(loss=f"{loss:.4f}", validation=f"{accuracy:.4f}")
-                better = accuracy > self.best or not self.inputs.validation.groups.any()
-                not_better = 0 if better else not_better + 1
-                if better:
-                    self.best, best_state = accuracy, copy.deepcopy(self.model.state_dict())
-                elif not_better >= s.patience:
-                    break
-        self.model.load_state_dict(best_state)
-
-    def epoch(self, phase: Phase, rates: Iterator[float], bar: Any) -> float:
-        """Go once over the targets of a phase, one step for each batch; return the mean loss."""
-        self.model.train()
-        total = 0.0
-        plan = self.inputs.batches.plan(phase.targets, self.settings.batch_tokens, self.rng)
-        for chosen in plan:
-            loss = phase.loss(self.inputs.batches.make(chosen, phase.targets))
-            self.step(loss, next(rates))
-            total += loss.item()
-            bar.update()
-        return total / len(plan)
-
-    def step(self, loss: Tensor, rate: float) -> None:
-        """Go one step down the gradient."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
+    def phase(self, name: str, targets: TargetMask, loss: Callable[[Batch], Tensor], rate: float, epochs: int) -> Phase:
+        """Return a phase that learns from some targets, judged by PairAccuracy on the validation slice."""
+        s, batches = self.settings, self.inputs.batches
+        windows, steps = batches.windows, len(batches.plan(targets, s.batch_tokens))
+        return Phase(
+            name=name,
+            epochs=min(epochs, max(s.max_steps // max(steps, 1), LEAST_EPOCHS)),
+            rate=rate,
+            plan=lambda rng: batches.plan(targets, s.batch_tokens, rng),
+            loss=lambda chosen: loss(batches.make(chosen, targets)),
+            size=lambda chosen: int((windows.stop[chosen] - windows.start[chosen]).sum()),
+            unit="tokens",
+            describe=self.inputs.describe,
+            remedy="a lower learning_rate (of fine-tuning: finetune_rate) takes smaller steps.",
+            validate=self.accuracy,
+            patience=s.patience,
+        )
 
     def accuracy(self) -> float:
-        """Return the PairAccuracy of the training score on the groups of the validation slice."""
+        """Return the PairAccuracy of the training score on the groups of the validation slice; NaN without pairs."""
         self.model.eval()
         right = total = 0.0
         batches, mask = self.inputs.batches, self.inputs.validation
@@ -189,7 +150,7 @@ class Trainer:
                 ahead = score[groups.winner] - score[groups.loser]
                 right += float((groups.weight * (np.sign(ahead) + 1) / 2).sum(dtype=np.float64))
                 total += float(groups.weight.sum(dtype=np.float64))
-        return right / max(total, 1e-12)
+        return right / total if total else float("nan")
 
     # The losses of a batch
 
@@ -278,11 +239,6 @@ def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Ten
     """Return slots, weight and numbers of some rows as the entity towers take them."""
     slots, weight, numbers = (torch.from_numpy(x) for x in (entities.slots, entities.weight, entities.numbers))
     return slots[rows], weight[rows], numbers[rows]
-
-
-def schedule(done: float) -> float:
-    """Return the share of the peak rate: up over the first twentieth, then half a cosine down."""
-    return min((done + 1e-3) / WARM_UP, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
 def make_optimizer(model: Argus, settings: TowerSettings) -> torch.optim.Optimizer:

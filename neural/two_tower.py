@@ -89,28 +89,29 @@ class TwoTower:
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
         users, user_row = user_tokens(trained, self.settings.threads)
-        keys, epochs = self._fit_head(trained, data.seed, folder)
+        keys, head = self._fit_head(trained, data, folder)
         known = inputs.items.known[:-1]
         Vectors(items=items, known_items=known, users=users, user_row=user_row, keys=keys).save(folder)
         save_arrays(folder / EXPECTED, inputs.expected)
         save_spec(folder, inputs.spec)
-        self.report = {**trained.report, "retrieval": epochs}
+        curve = [*trained.report["curve"], *head["curve"]]
+        self.report = trained.report | {"retrieval": head["epochs"], "curve": curve}
         about = {"format": FORMAT, "settings": self.settings.model_dump(), "zone": self.zone, "report": self.report}
         (folder / ABOUT).write_text(json.dumps(about, indent=1))
         self._runtime = load_runtime(folder, Lag(self.settings.lag, self.zone))
 
-    def _fit_head(self, trained: "Trained", seed: int, folder: Path) -> tuple[F32, list[dict[str, Any]]]:
-        """Train the head that retrieves and export it; return the items' keys, and what the epochs reached."""
+    def _fit_head(self, trained: "Trained", data: FitData, folder: Path) -> tuple[F32, dict[str, Any]]:
+        """Train the head that retrieves and export it; return the items' keys, and its report."""
         from neural.export import export_query_head
         from neural.retrieval import fit_head, item_keys
 
-        fitted = fit_head(trained, self.settings, seed)
+        fitted = fit_head(trained, self.settings, data.seed, data.scratch)
         if fitted is None:
-            return np.empty((trained.inputs.spec.n_items, 0), np.float32), []
-        head, epochs = fitted
+            return np.empty((trained.inputs.spec.n_items, 0), np.float32), {"epochs": [], "curve": []}
+        head, report = fitted
         log.info("query head to ONNX, and the keys of the items")
         export_query_head(trained.model, head, trained.inputs.spec, folder)
-        return item_keys(trained, head, self.settings.threads), epochs
+        return item_keys(trained, head, self.settings.threads), report
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, len(columns)] in the order of `columns`."""
@@ -125,6 +126,11 @@ class TwoTower:
             else:
                 parts.append(runtime.candidate_vectors(requests.item))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """What the training reached: see `features.plugin.CurvePlugin`."""
+        return list(self.report.get("curve", ()))
 
     @property
     def item_vectors(self) -> F32:

@@ -5,6 +5,7 @@ pairlift.toml     the configuration that it was trained with
 booster.txt       LightGBM's own text format: the liked part, which orders Rank
 wanted.txt        likewise, the wanted part, which orders Recommend; not there where nothing could be learned of it
 importance.json   what each column does in each part (`ranker.metrics.importance`); in format 3, in the liked one
+curves/           the curve of each plugin that was trained in steps, as CSV and SVG (`ranker.metrics.curves`)
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its code the manifest has a hash, no more
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
@@ -37,6 +38,7 @@ from ranker.columns import columns_of, demand
 from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
+from ranker.metrics.curves import write_curves
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ FORMAT, OLDEST = 4, 3
 
 BOOSTER, WANTED = "booster.txt", "wanted.txt"
 
-IMPORTANCE, TOML = "importance.json", "pairlift.toml"
+IMPORTANCE, TOML, CURVES = "importance.json", "pairlift.toml", "curves"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,7 @@ def write_bundle(
         for name, plugin in plugins.items():
             (partial / "plugins" / name).mkdir(parents=True)
             plugin.save(partial / "plugins" / name)
+        write_curves(partial / CURVES, plugins)
         save_state(partial / "snapshot", state)
         save_arrays(partial / "cooccurrence", cooccurrence)
         manifest = {

@@ -12,7 +12,7 @@ from world import World, make_world
 from features.pairing.groups import make_groups
 from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
-from features.plugin import FeaturePlugin, FitData, RecodedPlugin, RetrievalPlugin, VectorPlugin
+from features.plugin import CurvePlugin, FeaturePlugin, FitData, RecodedPlugin, RetrievalPlugin, VectorPlugin
 from features.schema import DAY, F32, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
@@ -129,6 +129,25 @@ class PluginContract:
             plugin.save(tmp_path / step)
             plugin = type(plugin).load(tmp_path / step)
             np.testing.assert_array_equal(plugin.values(requests, histories), before)
+
+    def test_a_curve_is_in_the_order_of_the_training_and_is_saved(self, case: Any, tmp_path: Path) -> None:
+        plugin = case[0]
+        if not isinstance(plugin, CurvePlugin):
+            pytest.skip("it is not trained in steps")
+        curve = list(plugin.curve)
+        phases = [point["phase"] for point in curve]
+        for phase in set(phases):
+            steps = [point["step"] for point in curve if point["phase"] == phase]
+            assert steps == sorted(steps)
+            assert phases[phases.index(phase) :][: len(steps)] == [phase] * len(steps)
+        losses = [point["loss"] for point in curve if point["loss"] is not None]
+        assert losses
+        assert np.isfinite(losses).all()
+        assert any(point["validation"] is not None for point in curve)
+        plugin.save(tmp_path)
+        loaded = type(plugin).load(tmp_path)
+        assert isinstance(loaded, CurvePlugin)
+        assert list(loaded.curve) == curve
 
     def test_a_recoded_plugin_gives_the_same_for_the_same_items_and_users(self, case: Any, tmp_path: Path) -> None:
         plugin, world, requests, histories = case

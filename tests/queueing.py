@@ -98,7 +98,7 @@ def simulated(
         for one in begun:
             if one.came + deadline - now < WORK:  # as the gate does where less time is left than such calls take
                 refuse([one])
-                rules.waiting.crowd()
+                rules.waiting.crowd(now)
                 leave(one, None)
             else:
                 begin(one)

@@ -10,7 +10,7 @@ from features.errors import PairliftError
 from neural.entities import Layout
 from neural.export import check_parity, export_towers, random_head_batch, random_user_batch
 from neural.histories import TokenSpec
-from neural.model import Argus, Shape, Trunk, UserHead
+from neural.model import Argus, Block, Shape, Trunk, UserHead
 from neural.runtime import HEAD_INPUTS, TRUNK, TRUNK_INPUTS, USER_HEAD
 
 
@@ -68,3 +68,46 @@ def test_a_state_depends_on_nothing_later() -> None:
             inputs[k][:, 4:] = 1
         after = [x[:, :5] for x in model.user.states(*inputs)]
     torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-5)
+
+
+def test_states_of_a_long_history_are_those_of_one_part_and_so_are_their_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The scores of a few queries at a time, computed again in the backward pass: s = 10 in parts of 1, 3, 4."""
+    model, spec = random_model()
+    inputs = random_user_batch(spec, 16, 5, 9, np.random.default_rng(4))[:5]
+
+    def run() -> list[torch.Tensor]:
+        model.zero_grad()
+        states, taste = model.user.states(*inputs)
+        (states.square().sum() + taste.sum()).backward()
+        gradients = [p.grad.clone() for p in model.user.parameters() if p.grad is not None]
+        return [states.detach(), taste.detach(), *gradients]
+
+    whole = run()
+    assert model.user.blocks[0].slope.grad.abs().min() > 0
+    mask, held = Block.mask, set()
+
+    def seen(block: Block, query: torch.Tensor, keys: int) -> torch.Tensor:
+        held.add((len(query), keys))
+        return mask(block, query, keys)
+
+    monkeypatch.setattr(Block, "mask", seen)
+    for queries in (1, 3, 4):
+        held.clear()
+        monkeypatch.setattr("neural.model.QUERIES", queries)
+        torch.testing.assert_close(run(), whole, rtol=1e-4, atol=1e-4)
+        ends = [min(first + queries, 10) for first in range(0, 10, queries)]
+        assert held == {(stop - first, stop) for first, stop in zip(range(0, 10, queries), ends, strict=True)}
+
+
+def test_a_long_history_is_exported_without_a_mask_of_its_longest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("neural.model.QUERIES", 4)
+    length = 400
+    model, spec = random_model(length)
+    export_towers(model, 64, spec, tmp_path)  # which compares with torch
+    inputs = random_user_batch(spec, 16, 3, length, np.random.default_rng(5))
+    check_parity(Trunk(model.user), tmp_path / TRUNK, TRUNK_INPUTS, [inputs])
+    assert (tmp_path / TRUNK).stat().st_size < 4 * length * length

@@ -46,6 +46,13 @@ def test_an_overload_takes_little_of_what_can_be_answered(deadline):
     assert three.lost == ten.lost == 0
 
 
+def test_answers_are_fast_also_where_only_some_more_come_than_can_be_answered():
+    for rate in (1.2, 1.35, 1.6):
+        found = simulated(rules(), rate, 0.1, seconds=12)
+        assert found.goodput > 0.9
+        assert found.p99 < LONGEST / 8 + 0.01
+
+
 def test_on_two_cores_one_thread_takes_all_calls_and_grpc_ends_what_that_one_does_not_come_to():
     three, ten = (simulated(rules(2), rate, 0.1, cores=2) for rate in (3, 10))
     assert three.goodput > 0.85

@@ -93,8 +93,10 @@ def train(
 ) -> None:
     """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
 
-    Stages whose inputs are unchanged are resumed from CONFIG's work folder. The bundle holds exactly the towers
-    and the booster whose PairAccuracy on the test is printed.
+    Stages whose inputs are unchanged are resumed from CONFIG's work folder, and so are towers whose training was
+    killed: they go on from where they were half a minute before, to the same bits. The bundle holds exactly the towers
+    and the booster whose PairAccuracy on the test is printed, and the curves of their training (BUNDLE/curves, CSV
+    and SVG).
 
     The ranker has two parts. The liked part orders Rank: it learns which of two shown items is liked more, and is
     stopped by PairAccuracy. The wanted part orders Recommend: it learns which of the items that the sources propose
@@ -112,6 +114,7 @@ def train(
     the wanted part is learned anew, with the plugins that were kept.
     """
     needs_training()
+    from ranker.bundle import CURVES
     from ranker.config import load_config
     from ranker.lists.table import brief_lines
     from ranker.metrics.shown import figure_lines
@@ -133,6 +136,8 @@ def train(
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
     for line in (*brief_lines(measured["lists"]), *figure_lines(measured)):
         click.echo(line)
+    for picture in sorted((out / CURVES).glob("*.svg")):
+        click.echo(f"curve of {picture.stem}'s training: {picture}, and .csv beside it")
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
 
 

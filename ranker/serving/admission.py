@@ -1,11 +1,12 @@
 """Which call begins, which waits, and which is over: the rules of the gate, without threads and without a clock.
 
 Calls wait in order, until one is over: too many wait, one has waited too long, or one whose turn came had no time left.
-Then, until none waits, more come than can be answered: the newest is next, which has its whole deadline before it, the
-oldest is over, and an eighth as many may wait. In order, every answer would come after the longest wait, too late for
-who has less time; with the newest first it comes as fast as ever (adaptive LIFO: Maurer, Fail at Scale, ACM Queue
-13(8), 2015). A call of low priority is next only where no other waits, the newest first, and over before any other:
-however many such calls come, the others wait in order.
+From then on, until for as long as a call may wait none was over, more come than can be answered: the newest is next,
+which has its whole deadline before it, the oldest is over, an eighth as many may wait, and an eighth as long. In order,
+every answer would come after the longest wait, too late for who has less time; with the newest first it comes about as
+fast as ever (adaptive LIFO and controlled delay: Maurer, Fail at Scale, ACM Queue 13(8), 2015). A call of low priority
+is next only where no other waits, the newest first, and over before any other: however many such calls come, the others
+wait in order.
 """
 
 from collections import deque
@@ -15,7 +16,7 @@ from ranker.serving.limiter import Limiter, Typical
 
 #: calls that wait at most, however short they are
 MOST = 1000
-#: part of the room that is left while more come than can be answered
+#: part of the room, and of the longest wait, that is left while more come than can be answered
 CROWDED = 8
 #: calls that are over where one comes: a few, lest those that come next wait for many refusals
 AT_ONCE = 2
@@ -36,7 +37,7 @@ class Waiting(Generic[C]):
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        self._crowded = False  # whether more of `_first` come than can be answered
+        self._crowded_until = 0.0  # seconds (monotonic): before then, more of `_first` come than can be answered
         self._first: deque[C] = deque()
         self._low: deque[C] = deque()  # next where `_first` has none
 
@@ -52,33 +53,35 @@ class Waiting(Generic[C]):
         over = self._late(now)
         room = MOST if typical <= 0 else min(MOST, int(self._longest * limit / typical))
         for _ in range(AT_ONCE):
-            if len(self) > max(limit, room // CROWDED if self._crowded else room):
-                self._crowded |= not self._low
+            if len(self) > max(limit, room // CROWDED if self._is_crowded(now) else room):
+                if not self._low:
+                    self.crowd(now)
                 over.append((self._low or self._first).popleft())
         return over
 
     def next(self, now: float) -> tuple[C | None, list[C]]:
         """Return the call that is next (None: none waits), and those that have waited too long."""
         over = self._late(now)
-        call = None
         if self._first:
-            call = self._first.pop() if self._crowded else self._first.popleft()
-        elif self._low:
-            call = self._low.pop()
-        self._crowded = self._crowded and len(self._first) > 0
-        return call, over
+            return self._first.pop() if self._is_crowded(now) else self._first.popleft(), over
+        return self._low.pop() if self._low else None, over
 
-    def crowd(self) -> None:
-        """Say that the time of one whose turn came was over."""
-        self._crowded = len(self._first) > 0
+    def crowd(self, now: float) -> None:
+        """Say that one is over now: of too many, or because no time was left when its turn came."""
+        self._crowded_until = now + self._longest
+
+    def _is_crowded(self, now: float) -> bool:
+        return now < self._crowded_until
 
     def _late(self, now: float) -> list[C]:
         """Take out those that have waited too long."""
         over: list[C] = []
         for queue in (self._low, self._first):
-            while queue and now - queue[0].came > self._longest:
+            longest = self._longest / CROWDED if queue is self._first and self._is_crowded(now) else self._longest
+            while queue and now - queue[0].came > longest:
                 over.append(queue.popleft())
-                self._crowded |= queue is self._first
+                if queue is self._first:
+                    self.crowd(now)
         return over
 
 

@@ -198,7 +198,7 @@ class Gate(grpc.ServerInterceptor):
         now = time.monotonic()
         with self._lock:
             if call.refusal is not None:
-                self._admission.waiting.crowd()
+                self._admission.waiting.crowd(now)
             begin, over = self._admission.end(now - begun if call.answered else None, now)
             for one in begin[1:]:  # the limit has grown
                 self._hand_over(one)

@@ -1,18 +1,21 @@
 """The stage of a plugin: fitted on the towers' period alone, or loaded where its inputs are unchanged."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from features.errors import PairliftError, did_you_mean
+from features.files import made_folder
 from features.log.dataset import cut_log
 from features.log.loading import load_log
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
 from ranker.config import wanted_floor
+from ranker.hashes import hash_value
 from ranker.training.prepared import Prepared, paired_log
 from ranker.training.stages import run_stage
 
@@ -59,14 +62,28 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)
-        data = source().fit_data(seed)
+        data = replace(source().fit_data(seed), scratch=only_folder(scratch))
         with plugin_errors(name, "fit"):
             plugin.fit(data)
             plugin.save(folder)
 
-    folder = run_stage(config.work / "plugins", label, plugin_inputs(prepared, name, seed), make)
+    inputs = plugin_inputs(prepared, name, seed)
+    scratch = config.work / "unfinished" / label / hash_value(inputs)
+    folder = run_stage(config.work / "plugins", label, inputs, make)
+    shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):
+        scratch.parent.rmdir()
     with plugin_errors(name, "load"):
         return kind.load(folder)  # what was saved is what is measured, and what a bundle serves
+
+
+def only_folder(folder: Path) -> Path:
+    """Make a folder and remove those beside it: what a fit of other inputs left unfinished is of no use any more."""
+    made_folder(folder)
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
 
 
 @contextmanager

@@ -119,6 +119,25 @@ def serving_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+#: of the line of the towers: a figure, and what is said of it
+NETWORKS = {
+    "finetune_vs_per_impression": "64 impressions of a history of 256 events are fine-tuned {} times as fast by one "
+    "pass as by a pass for each",
+    "pretrain_vs_recbole_sasrec": "pre-training has {} times the positions/s of RecBole's SASRec of the same size",
+    "user_tower_vs_floor": "the user tower's call takes {} of the time of a bare export of its blocks",
+    "history_4096_gib": "a process that trains on 4,096 events of a user has a peak of {} GiB",
+    "batch_padding": "of a batch's tokens at most {} are padding",
+    "cross_encoder_ms": "the cross-encoder scores 500 candidates in {} ms",
+}
+
+
+def neural_line(result: dict[str, Any]) -> str:
+    """Return what the networks cost, as a sentence; what could not be measured is left out."""
+    r = result["result"]
+    said = [text.format(_plain(r[figure])) for figure, text in NETWORKS.items() if r[figure] is not None]
+    return f"What the networks cost: {'; '.join(said)}. `{result['command']}`, {result['date']}; {result['machine']}."
+
+
 def _plain(value: float | None) -> str:
     """Return a figure with three digits, and a dash for one that could not be had."""
     if value is None:
@@ -131,9 +150,10 @@ def with_figures(readme: str) -> str:
     uplift, trust, lists = (_result(name) for name in ("uplift", "trust", "lists"))
     readme = _between(readme, "uplift", uplift_table(uplift) + "\n\n" + trust_line(trust))
     readme = _between(readme, "lists", lists_table(lists))
-    if not (HERE / "results" / "serving.json").exists():
-        return readme
-    return _between(readme, "serving", serving_table(_result("serving")))
+    for name, text in (("serving", serving_table), ("neural", neural_line)):
+        if (HERE / "results" / f"{name}.json").exists():
+            readme = _between(readme, name, text(_result(name)))
+    return readme
 
 
 def _result(name: str) -> dict[str, Any]:
