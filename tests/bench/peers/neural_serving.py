@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from features.schema import one_request
 from features.state.histories import Histories
 from neural.entities import Layout
-from neural.export import _export, check_parity, export_towers, random_head_batch, random_user_batch
+from neural.export import check_parity, export, export_towers, random_head_batch, random_user_batch
 from neural.histories import TokenSpec
 from neural.model import Argus, Shape
 from neural.runtime import HEAD_INPUTS, TRUNK, TRUNK_INPUTS, USER_HEAD, open_session
@@ -110,7 +110,7 @@ def bare_call(folder: Path, thrifty: bool) -> Callable[[], Any]:
     torch.manual_seed(0)
     path, model = folder / f"bare-{thrifty}.onnx", Bare(thrifty).eval()
     x = torch.randn(1, HISTORY + 1, WIDTH)
-    _export(model, (x,), ("x",), ({},), path)
+    export(model, (x,), ("x",), ({},), path)
     check_parity(model, path, ("x",), [(x,)])
     session = open_session(path)
     return lambda: session.run(None, {"x": x.numpy()})
