@@ -61,3 +61,7 @@ class Checkpoint:
             return None
         log.info("training goes on from %s, %s", self.path, self._step)
         return state
+
+
+#: of a training that is not kept
+NOWHERE = Checkpoint(None, "")

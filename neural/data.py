@@ -66,7 +66,7 @@ class TowerData:
             binary=np.all(~np.isfinite(learned.feedback) | np.isin(learned.feedback, (0, 1)), axis=0),
             batches=batches,
             pretrain=TargetMask(events, np.zeros(len(in_validation), bool)),
-            finetune=TargetMask(no_events, ~in_validation & batches.with_pairs),
+            finetune=TargetMask(no_events, ~in_validation & batches.with_pairs & _drawn(data, settings)),
             validation=TargetMask(no_events, in_validation & batches.with_pairs),
             user_ids=catalog.user_ids,
             wanted=wanted & events,
@@ -77,6 +77,11 @@ class TowerData:
         """Return whose windows these are, for an error."""
         ids = self.user_ids[np.unique(self.batches.windows.user[chosen])]
         return f"{len(chosen)} windows of {len(ids)} users ({', '.join(map(str, ids[:5]))}{' …' * (len(ids) > 5)})"
+
+
+def _drawn(data: FitData, settings: NetworkSettings) -> Bool:
+    """Return bool[groups]: the share that fine-tuning learns from; a smaller share is a part of a larger one."""
+    return np.random.default_rng(0).random(len(data.groups.requests)) < settings.finetune_share
 
 
 def _spec(learned: EventLog, catalog: Catalog, n_grades: int, length: int) -> TokenSpec:

@@ -17,13 +17,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from features.errors import PairliftError
-from features.schema import I64
 from neural.checkpoints import Checkpoint
 
 #: share of a phase's steps over which the rate rises to its peak
 WARM_UP = 0.05
 #: points of a phase's curve, about
 POINTS = 100
+
+
+def schedule(done: float) -> float:
+    """Return the share of the peak rate: up over the first twentieth, then half a cosine down."""
+    return min((done + 1e-3) / WARM_UP, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +37,18 @@ class Phase:
     name: str  # in the report, on the progress bar and in errors
     epochs: int  # at most
     rate: float  # the peak of the learning rate
-    annealed: float = 1.0  # share of the steps after which it has come down to a hundredth of that, and stays there
-    plan: Callable[[np.random.Generator | None], list[I64]]  # the batches of an epoch; about those without a generator
-    loss: Callable[[I64], Tensor]  # of a batch
-    size: Callable[[I64], int]  # of a batch, in units of the progress bar
+    plan: Callable[[np.random.Generator | None], list[Any]]  # the batches of an epoch; about those without a generator
+    loss: Callable[[Any], Tensor]  # of a batch
+    size: Callable[[Any], int]  # of a batch, in units of the progress bar
     unit: str  # of the progress bar
-    describe: Callable[[I64], str]  # what is in a batch, for an error
+    describe: Callable[[Any], str]  # what is in a batch, for an error
     remedy: str  # what to do where its loss is not finite
     validate: Callable[
         [], float
     ]  # the figure of the validation slice; NaN where it has nothing: the last epoch is best
     higher_is_better: bool = True  # of that figure
     patience: int | None = None  # epochs without a better figure before it stops
+    schedule: Callable[[float], float] = schedule  # share of the peak rate at a share of the steps
 
 
 @dataclass(slots=True)
@@ -114,7 +118,7 @@ class Engine:
         self.model.train()
         plan = self._plan(phase, at)
         for chosen in plan[at.step :]:
-            rate = phase.rate * schedule(len(at.losses) / (phase.annealed * steps))
+            rate = phase.rate * phase.schedule(len(at.losses) / steps)
             at.losses.append(self._step(phase, at, chosen, rate, len(plan)))
             at.step += 1
             bar.update(phase.size(chosen))
@@ -122,7 +126,7 @@ class Engine:
                 self._save(phase, at)
         return sum(at.losses[-len(plan) :]) / len(plan)
 
-    def _plan(self, phase: Phase, at: Place) -> list[I64]:
+    def _plan(self, phase: Phase, at: Place) -> list[Any]:
         """Draw the batches of an epoch; of one that was begun, the same batches again."""
         if not at.step:
             at.drawn_from = self.rng.bit_generator.state  # type: ignore[assignment]
@@ -132,7 +136,7 @@ class Engine:
         self.rng.bit_generator.state = now
         return plan
 
-    def _step(self, phase: Phase, at: Place, chosen: I64, rate: float, of: int) -> float:
+    def _step(self, phase: Phase, at: Place, chosen: Any, rate: float, of: int) -> float:
         """Go one step down the gradient; return the loss before it."""
         loss = phase.loss(chosen)
         value = loss.item()
@@ -146,7 +150,7 @@ class Engine:
         self.optimizer.step()
         return value
 
-    def _check(self, what: str, value: float, phase: Phase, at: Place, chosen: I64, rate: float, of: int) -> None:
+    def _check(self, what: str, value: float, phase: Phase, at: Place, chosen: Any, rate: float, of: int) -> None:
         """Raise PairliftError where a value is not finite: no step is made with it."""
         if math.isfinite(value):
             return
@@ -195,11 +199,6 @@ class Engine:
         self.best, self.best_model = saved["best"], saved["best_model"]
         self.progress, self.curve = saved["progress"], saved["curve"]
         return Place(**saved["place"])
-
-
-def schedule(done: float) -> float:
-    """Return the share of the peak rate: up over the first twentieth, then half a cosine down."""
-    return min((done + 1e-3) / WARM_UP, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
 def curve_of(phase: str, losses: Sequence[float], progress: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

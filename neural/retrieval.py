@@ -21,7 +21,7 @@ from neural import losses
 from neural.batches import TargetMask
 from neural.checkpoints import Checkpoint
 from neural.data import TowerData
-from neural.engine import Engine, Phase
+from neural.engine import Engine, Phase, schedule
 from neural.model import Argus, Retrieval
 from neural.settings import TowerSettings
 from neural.train import Trained, entity_inputs, read_histories, repeatable
@@ -143,7 +143,6 @@ class HeadTrainer:
             name="retrieve",
             epochs=max(self.settings.retrieval_epochs, -(-LEAST_STEPS // per_epoch)),
             rate=RATE,
-            annealed=ANNEALED,
             plan=self.plan,
             loss=lambda rows: self.loss(self.learned, rows, self.pool(self.rng)),
             size=len,
@@ -152,6 +151,7 @@ class HeadTrainer:
             remedy="retrieval_epochs = 0 goes without this head.",
             validate=self.validation,
             higher_is_better=False,
+            schedule=lambda done: schedule(done / ANNEALED),
         )
 
     def plan(self, rng: np.random.Generator | None) -> list[I64]:

@@ -63,6 +63,13 @@ class NetworkSettings(Settings):
     finetune_epochs: int = Field(
         default=6, ge=0, description="The most epochs of fine-tuning, on the weighted pairs of the towers' period."
     )
+    finetune_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of that period's groups that fine-tuning learns from, the same ones in every fit; less than "
+        "all tells what more of them would bring (`pairlift study --study finetuning`).",
+    )
     max_steps: int = Field(
         default=1500,
         ge=1,

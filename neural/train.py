@@ -34,7 +34,7 @@ class Trained:
 
     model: Argus  # of the best epoch
     inputs: TowerData  # that its towers were fitted on
-    report: dict[str, Any]  # what the epochs reached, and the curve
+    report: dict[str, Any]  # what the epochs reached, the curve, and the number of parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,16 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
     """
     with repeatable(settings.threads, data.seed):
         trainer = (kind or Trainer)(TowerData.build(data, settings), settings, data.seed)
-        checkpoint = Checkpoint(data.scratch, "towers")
-        engine = Engine(trainer.model, trainer.optimizer, trainer.rng, checkpoint, LARGEST_GRADIENT)
+        engine = trainer.engine(Checkpoint(data.scratch, "towers"))
         engine.train(trainer.phases())
     trainer.model.eval()
-    return Trained(trainer.model, trainer.inputs, {"epochs": engine.progress, "curve": engine.curve})
+    report = {"epochs": engine.progress, "curve": engine.curve, "parameters": network_size(trainer.model)}
+    return Trained(trainer.model, trainer.inputs, report)
+
+
+def network_size(model: Argus) -> int:
+    """Return the number of parameters without the embedding table, whose size the catalogue decides."""
+    return sum(p.numel() for p in model.parameters()) - model.table.weight.numel()
 
 
 def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
@@ -106,6 +111,10 @@ class Trainer:
     def network(self, shape: Shape) -> Argus:
         """Return the network, drawn anew."""
         return Argus(shape)
+
+    def engine(self, checkpoint: Checkpoint) -> Engine:
+        """Return what trains the model."""
+        return Engine(self.model, self.optimizer, self.rng, checkpoint, LARGEST_GRADIENT)
 
     # Phases
 

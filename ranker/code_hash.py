@@ -87,5 +87,5 @@ def _versions() -> dict[str, str]:
     found = {d.metadata["Name"].lower(): d.version for d in distributions()}
     return {
         name: found.get(name, "")
-        for name in ("duckdb", "implicit", "lightgbm", "numba", "numpy", "onnxruntime-gpu", "scipy", "torch")
+        for name in ("duckdb", "gensim", "implicit", "lightgbm", "numba", "numpy", "onnxruntime-gpu", "scipy", "torch")
     }

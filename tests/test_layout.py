@@ -60,8 +60,8 @@ def test_torch_is_for_training_alone() -> None:
             if "torch" in packages_of(path):
                 assert package == "neural", path
                 assert path.name in TORCH, path
-    ours = "ranker.server, ranker.bundle, neural.two_tower, neural.cross_encoder, features.baselines"
-    loaded = f"import {ours}, sys; print('torch' in sys.modules)"
+    plugins = "features.baselines, neural.two_tower, neural.cross_encoder, neural.sasrec, neural.item2vec"
+    loaded = f"import ranker.server, ranker.bundle, {plugins}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
 
@@ -224,6 +224,8 @@ def test_every_plugin_is_in_the_template() -> None:
     for name in (
         "neural.two_tower:TwoTower",
         "neural.cross_encoder:CrossEncoder",
+        "neural.sasrec:SASRec",
+        "neural.item2vec:Item2Vec",
         "features.baselines:ALS",
         "features.baselines:Noise",
     ):

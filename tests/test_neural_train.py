@@ -26,8 +26,9 @@ from neural.batches import TargetMask
 from neural.data import TowerData
 from neural.histories import DAILY, Lag, make_tokens, visible
 from neural.settings import TowerSettings
-from neural.train import NO_NEGATIVES, Trainer, fit
+from neural.train import NO_NEGATIVES, Trainer, fit, network_size
 from neural.two_tower import TwoTower
+from ranker.studies.variants import STUDIES
 
 
 def all_groups(inputs: TowerData) -> TargetMask:
@@ -244,3 +245,33 @@ def test_the_answer_of_the_world_is_learnt() -> None:
     }
     ties = float(((best[pairs.winner] == best[pairs.loser]) * pairs.weight).sum() / pairs.weight.sum())
     assert right["dot"] > 0.5 + 0.6 * (right["best"] + ties / 2 - 0.5), right
+
+
+def test_less_fine_tuning_is_a_part_of_more(world: World) -> None:
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    built = {
+        share: TowerData.build(data, TowerSettings(**SMALL_TOWERS, finetune_share=share)) for share in (0.25, 0.5, 1.0)
+    }
+    quarter, half, whole = (built[share].finetune.groups for share in (0.25, 0.5, 1.0))
+    assert (quarter <= half).all()
+    assert (half <= whole).all()
+    for share, some in ((0.25, quarter), (0.5, half)):
+        assert abs(some.sum() / whole.sum() - share) < 0.12
+    in_validation = data.groups.validation
+    np.testing.assert_array_equal(whole, ~in_validation & built[1.0].batches.with_pairs)
+    for inputs in built.values():
+        np.testing.assert_array_equal(inputs.validation.groups, built[1.0].validation.groups)
+        np.testing.assert_array_equal(inputs.pretrain.events, built[1.0].pretrain.events)
+
+
+def test_the_sizes_that_are_studied_span_thirty_times_and_leave_the_table_out(world: World) -> None:
+    data = fit_data(world, make_split(SplitSettings(), world.log, "UTC"))
+    found = []
+    for arm in STUDIES["sizes"].of("two_tower"):
+        settings = TowerSettings(**arm.options)
+        model = Trainer(TowerData.build(data, settings), settings, 0).model
+        found.append(network_size(model))
+        by_name = {name: p.numel() for name, p in model.named_parameters()}
+        assert found[-1] == sum(n for name, n in by_name.items() if "table" not in name)
+    assert found == sorted(found)
+    assert found[-1] > 30 * found[0]

@@ -23,6 +23,7 @@ from ranker.recording.memory import memory_lines, plan_memory
 from ranker.request import Request
 from ranker.retune import liked
 from ranker.retune import wanted as wanted_trials
+from ranker.studies import fits
 from ranker.train import train
 from ranker.training import arms, importing, plugins, prepared, wanted
 from ranker.training.stages import run_stage
@@ -123,6 +124,7 @@ CODE = {
     "wanted": importing.CODE + prepared.CODE + wanted.CODE,
     "retune": importing.CODE + prepared.CODE + liked.CODE,
     "retune wanted": importing.CODE + prepared.CODE + wanted_trials.CODE,
+    "study": importing.CODE + prepared.CODE + fits.CODE,
 }
 #: by stage, the modules that make it
 MAKERS = {
@@ -133,11 +135,13 @@ MAKERS = {
     "wanted": ["ranker.training.wanted"],
     "retune": ["ranker.retune.liked"],
     "retune wanted": ["ranker.retune.wanted"],
+    "study": ["ranker.studies.fits"],
 }
 #: what makers import that cannot change what they make, and why
 UNREAD = {
     "ranker.config": "its values enter the keys",
     "ranker.settings": "its values enter the keys",
+    "ranker.studies.variants": "its values enter the keys",
     "ranker.training.fetch": "the files that it fetches enter the import's key",
     "ranker.hashes": "it makes keys alone",
     "features.files": "it writes what it is given",
@@ -216,16 +220,21 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Edit
     [
         ("ranker/cli/train.py", []),
         ("ranker/server.py", []),
-        ("ranker/training/objective.py", ["arms", "wanted", "retune", "retune wanted"]),
-        ("ranker/metrics/pair_accuracy.py", ["arms", "wanted", "retune", "retune wanted"]),
+        ("ranker/training/objective.py", ["arms", "wanted", "retune", "retune wanted", "study"]),
+        ("ranker/metrics/pair_accuracy.py", ["arms", "wanted", "retune", "retune wanted", "study"]),
         ("ranker/lists/report.py", []),
         ("ranker/lists/asked.py", ["wanted", "retune wanted"]),
         ("ranker/candidates/nearest.py", ["wanted", "retune wanted"]),
         ("ranker/retune/space.py", ["retune", "retune wanted"]),
+        ("ranker/uplift/measured.py", ["study"]),
+        ("ranker/studies/run.py", []),
         ("features/baselines.py", ["plugin"]),
-        ("features/counters/timeline.py", ["prepare", "plugin", "arms", "wanted", "retune", "retune wanted"]),
-        ("features/settings.py", ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted"]),
-        ("features/log/dataset.py", ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted"]),
+        ("features/counters/timeline.py", ["prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study"]),
+        ("features/settings.py", ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study"]),
+        (
+            "features/log/dataset.py",
+            ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study"],
+        ),
     ],
 )
 def test_changed_code_makes_anew_what_it_makes_and_nothing_else(

@@ -15,7 +15,7 @@ from ranker.cli.deploy import deploy, deployed, drop, promote, rollback
 from ranker.cli.lists import lists
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
-from ranker.cli.report import drift, uplift
+from ranker.cli.report import drift, study, uplift, world
 from ranker.cli.rows import rows
 from ranker.cli.serve import serve
 from ranker.cli.setup import import_letor, init, validate
@@ -70,7 +70,7 @@ def cli(quiet: bool) -> None:
 for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
-    (bundle, lists, uplift, drift),
+    (bundle, lists, uplift, study, world, drift),
     (serve, token, record, snapshot, top),
     (deploy, rollback, promote, drop, deployed),
     (recommend, rank),

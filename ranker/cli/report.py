@@ -1,11 +1,15 @@
-"""The commands `uplift` and `drift`, which compare; `ranker.cli.main` adds them to the group."""
+"""The commands `uplift`, `study`, `world` and `drift`, which compare; `ranker.cli.main` adds them to the group."""
 
+import shlex
 import sys
 from pathlib import Path
 
 import click
 
 from ranker.cli.train import CONFIG, needs_training
+
+#: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
+STUDIES = ("sizes", "history", "pretraining", "finetuning", "lag", "period", "plugins")
 
 
 @click.command(short_help="Measure a plugin's relative uplift in PairAccuracy.")
@@ -43,6 +47,73 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     click.echo(f"\nwrote {out / 'uplift.json'}")
     if report["leaks"]:
         sys.exit(1)
+
+
+@click.command(short_help="Measure what sizes, history or training of a plugin bring.")
+@CONFIG
+@click.option("--study", "name", type=click.Choice(STUDIES), required=True, help="What is varied; see above.")
+@click.option("--plugin", default="two_tower", show_default=True, metavar="NAME", help="The [plugins.NAME] to vary.")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    help="truth.parquet of `pairlift world`: what the best order reaches stands beside the arms.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
+def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -> None:
+    """Vary one thing of a plugin and report each arm's relative uplift in PairAccuracy of the final ranker.
+
+    \b
+    sizes        layers and width; the slope over log10 of the network's parameters, without its embedding table
+    history      the events of a user that are read, 32 to 1,024; the slope over log10 of it
+    pretraining  none, and as the TOML has it
+    finetuning   none, on a quarter, on half and on all of the groups
+    lag          vectors as of now, and those of the last midnight
+    period       the latest quarter and half, and all, of the plugin's period; the slope over log10 of it
+    plugins      every plugin of the TOML, against the counters and attributes alone
+
+    All arms share rows, pairs and booster seeds; each is fitted [uplift] fits times. Intervals are about new users,
+    fits and seeds, and so is the gain over the first arm, paired by user. A fit that is finished is kept in CONFIG's
+    work folder under a hash of data, settings and code: a study that was ended goes on. Writes OUT/STUDY.md, .csv, .svg
+    and .json. A study looks for no leaks: `pairlift uplift` of a plugin does.
+
+    \b
+    Example, on a generated log:
+      pairlift world generated --scale 0.05
+      pairlift study generated/pairlift.toml --study history --truth generated/truth.parquet --out results
+    """
+    needs_training()
+    from ranker.config import load_config
+    from ranker.studies.write import write_study
+
+    command = shlex.join(["pairlift", *sys.argv[1:]])
+    for path in write_study(load_config(config), name, plugin, truth, out, command):
+        click.echo(f"wrote {path}")
+    click.echo((out / f"{name}.md").read_text(), nl=False)
+
+
+@click.command(short_help="Write a generated log whose truth is known.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="1: 20,000 users, 6,000 items, about 2.4 million events.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+def world(folder: Path, scale: float, seed: int) -> None:
+    """Write a sequential log, and what is true of it, to an empty or new folder DIR: a seed always gives the same.
+
+    Users have tastes that drift, lean to what they liked and change in the evening, and a mood that goes from topic to
+    topic; items have attributes, are born and fade. A policy shows lists of 8, and users look for items themselves.
+    Feedback is a share watched, a like and a count. DIR gets pairlift.toml, events, items and users as Parquet, and
+    truth.parquet, for `pairlift study --truth`: the expected grade of each event as of its list, by its ts. No order
+    has a higher expected PairAccuracy than the one by it; none reaches it, for tastes and moods are hidden.
+    """
+    from ranker.studies.world import make_world
+
+    made = make_world(folder, scale, seed)
+    click.echo(f"wrote {folder}: {', '.join(f'{n:,} {what}' for what, n in made.items())}")
 
 
 @click.command(short_help="Compare features as served with recomputed ones.")

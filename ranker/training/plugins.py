@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from features.errors import PairliftError, did_you_mean
 from features.files import made_folder
@@ -25,9 +26,19 @@ logger = logging.getLogger(__name__)
 CODE = ("features", "ranker.training.plugins")
 
 
-def plugin_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
-    """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged."""
-    return _fitted(prepared, name, seed, f"{name}-seed{seed}", lambda: prepared)
+def plugin_stage(prepared: Prepared, name: str, seed: int, label: str = "") -> FeaturePlugin:
+    """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged.
+
+    label: of the fits that are kept apart from those with the TOML's own options; left out, the plugin's name.
+    """
+    return _fitted(prepared, name, seed, f"{label or name}-seed{seed}", lambda: prepared)
+
+
+def plugin_inputs(prepared: Prepared, name: str, seed: int) -> list[Any]:
+    """Return all that a fit depends on: log and settings, class, options, seed and code. Hashable as a stage's key."""
+    settings, config = prepared.config.plugins[name], prepared.config
+    code = code_hash(*CODE, plugin_class(settings.path).__module__.partition(".")[0])
+    return [prepared.key, settings.path, settings.params, seed, wanted_floor(config), code]
 
 
 def served_plugins(prepared: Prepared) -> dict[str, FeaturePlugin]:
@@ -48,8 +59,6 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
     settings = config.plugins[name]
     kind = plugin_class(settings.path)
     plugin = make_plugin(name, settings.path, settings.params)
-    code = code_hash(*CODE, kind.__module__.partition(".")[0])
-    inputs = [prepared.key, settings.path, settings.params, seed, wanted_floor(config), code]
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)
@@ -58,6 +67,7 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
             plugin.fit(data)
             plugin.save(folder)
 
+    inputs = plugin_inputs(prepared, name, seed)
     scratch = config.work / "unfinished" / label / hash_value(inputs)
     folder = run_stage(config.work / "plugins", label, inputs, make)
     shutil.rmtree(scratch, ignore_errors=True)

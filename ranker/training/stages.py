@@ -36,9 +36,20 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
             files = sorted(str(p.relative_to(partial)) for p in partial.rglob("*"))
             stamp.unlink(missing_ok=True)  # removed first, written last: a stage with a key is complete
         with written(stamp) as own:
-            own.write_text(json.dumps({"key": key, "files": files}))
-    log.log(level, "%-28s %.1f s", shown, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            own.write_text(json.dumps({"key": key, "files": files, "seconds": seconds}))
+    log.log(level, "%-28s %.1f s", shown, seconds)
     return target
+
+
+def stage_key(folder: Path, name: str) -> str:
+    """Return the hash of a complete stage's inputs."""
+    return str(json.loads((folder / f"{name}.key").read_text())["key"])
+
+
+def stage_seconds(folder: Path, name: str) -> float:
+    """Return how long a complete stage took when it was made: no part of its key."""
+    return float(json.loads((folder / f"{name}.key").read_text())["seconds"])
 
 
 @contextmanager

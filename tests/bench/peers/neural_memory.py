@@ -6,6 +6,7 @@ Run as `python neural_memory.py LENGTH`; prints one line of JSON.
 import json
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from neural_world import fit_data
 
+from neural.checkpoints import NOWHERE
 from neural.data import TowerData
 from neural.settings import TowerSettings
 from neural.train import Trainer, repeatable
@@ -27,15 +29,11 @@ def main(length: int) -> None:
         data = fit_data(np.array([length]), 10_000, np.arange(1, length + 1)[None, :: max(length // 64, 1)])
         trainer = Trainer(TowerData.build(data, settings), settings, 0)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        trainer.model.train()
         found = {"length": length, "before_gib": before / GIB}
         for phase in trainer.phases():
-            batches = trainer.inputs.batches
-            (chosen,) = batches.plan(phase.targets, settings.batch_tokens)
-            for _ in range(2):
-                batch = batches.make(chosen, phase.targets)
-                assert batch.tokens.item.shape == (1, length)
-                trainer.step(phase.loss(batch), 1e-3)
+            (chosen,) = phase.plan(None)
+            assert (len(chosen), phase.size(chosen)) == (1, length)
+            trainer.engine(NOWHERE).train([replace(phase, epochs=2, validate=lambda: float("nan"))])
         found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
     print(json.dumps(found))
 

@@ -22,6 +22,7 @@ from neural_world import fit_data
 
 from features.plugin import FitData
 from features.schema import I64
+from neural.checkpoints import NOWHERE
 from neural.data import TowerData
 from neural.settings import TowerSettings
 from neural.train import Trainer, repeatable
@@ -61,11 +62,11 @@ def own_rate(data: FitData, settings: TowerSettings) -> float:
     """Return positions a second of our pre-training; an epoch that is not counted comes before."""
     with repeatable(1, 0):
         trainer = Trainer(TowerData.build(data, settings), settings, 0)
-        phase = trainer.phases()[0]
-        rates = iter(lambda: 1e-3, None)
-        trainer.epoch(phase, rates, Silent())
-        seconds = cpu_seconds(lambda: [trainer.epoch(phase, rates, Silent()) for _ in range(EPOCHS)])
-    return EPOCHS * int(phase.targets.events.sum()) / seconds
+        epoch = replace(trainer.phases()[0], epochs=1, validate=lambda: float("nan"))
+        engine = trainer.engine(NOWHERE)
+        engine.train([epoch])
+        seconds = cpu_seconds(lambda: [engine.train([epoch]) for _ in range(EPOCHS)])
+    return EPOCHS * int(trainer.inputs.pretrain.events.sum()) / seconds
 
 
 def sasrec_rate(data: FitData, settings: TowerSettings) -> float | None:
@@ -77,17 +78,10 @@ def sasrec_rate(data: FitData, settings: TowerSettings) -> float | None:
     with repeatable(1, 0):
         inputs = part["train"].Inputs.build(replace(data, wanted=0), 0)
         trainer = part["train"].Trainer(inputs, part["settings"].SASRecSettings(**sizes), 0)
-        windows = inputs.learned.windows(settings.history)
-        trainer.epoch(windows)
-        seconds = cpu_seconds(lambda: [trainer.epoch(windows) for _ in range(EPOCHS)])
-    return EPOCHS * int((windows.stop - windows.start).sum()) / seconds
-
-
-class Silent:
-    """A bar that is not shown."""
-
-    def update(self) -> None:
-        """Show nothing."""
+        epoch = replace(trainer.phase(), epochs=1, validate=lambda: float("nan"))
+        trainer.engine.train([epoch])
+        seconds = cpu_seconds(lambda: [trainer.engine.train([epoch]) for _ in range(EPOCHS)])
+    return EPOCHS * int((trainer.windows.stop - trainer.windows.start).sum()) / seconds
 
 
 def recbole(folder: Path, settings: TowerSettings, batch: int) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""The fits of a study: an arm's plugin, and what the boosters with its columns order right; each is kept."""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from features.schema import F64, SECOND
+from ranker.code_hash import code_hash
+from ranker.columns import Columns
+from ranker.config import Config
+from ranker.metrics.pair_accuracy import right_by_user
+from ranker.studies.variants import Variant
+from ranker.training import arms as arms_module
+from ranker.training.arms import Arms, of_kind
+from ranker.training.plugins import plugin_inputs, plugin_stage
+from ranker.training.prepared import Prepared, prepare
+from ranker.training.stages import run_stage, stage_seconds
+from ranker.uplift.measured import Judged
+
+#: what a kept fit reads of our code, beside what `plugin_inputs` stands for
+CODE = ("ranker.studies.fits", "ranker.uplift.measured", *arms_module.CODE)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all arms share."""
+
+    prepared: Prepared  # the log
+    arms: Arms  # the rows
+    judged: Judged  # the test's pairs, of the kind that is reported
+
+    @classmethod
+    def of(cls, config: Config) -> "Bench":
+        """Import the log and assemble the rows without plugins."""
+        arms = Arms.of(prepare(config))
+        return cls(arms.prepared, arms, Judged.of(arms.groups["test"], of_kind(arms.pairs("test"), arms.kind)))
+
+    def right(self, score: F64) -> F64:
+        """Return float64[users]: the weight of the pairs that scores of the test's rows order right, ties one half."""
+        right, tied, _ = right_by_user(score, self.judged.pairs, self.judged.user, self.judged.n_users)
+        return np.asarray(right + tied / 2)
+
+    def boosters(self, label: str, columns: Columns) -> F64:
+        """Return float64[seeds, users] of boosters with further columns."""
+        seeds = self.prepared.config.uplift.seeds
+        return np.stack([self.right(self.arms.fit(label, columns, seed).scores) for seed in seeds])
+
+
+def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
+    """Fit an arm's plugin and the boosters with its columns, or find them; return the folder of what they reached.
+
+    `right.npy`, float64[seeds, users]; `fit.json`: the seconds of the plugin's fit, and what the plugin says of it.
+    """
+    config = variant.configured(bench.prepared.config)
+    name, label, own = variant.plugin, variant.label(config), replace(bench.prepared, config=config)
+    inputs = [*plugin_inputs(own, name, seed), variant.period, config.booster.model_dump(), config.uplift.seeds]
+
+    def make(folder: Path) -> None:
+        fitted = plugin_stage(_latest_part(own, variant.period), name, seed, label)
+        columns = bench.arms.plugin_columns(name, fitted)
+        fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
+        np.save(folder / "right.npy", bench.boosters(f"{label}-fit{fit}", columns))
+        seconds = stage_seconds(config.work / "plugins", f"{label}-seed{seed}")
+        said = {"seconds": seconds, "report": getattr(fitted, "report", {})}
+        (folder / "fit.json").write_text(json.dumps(said, default=str))
+
+    return run_stage(config.work / "studies", f"{label}-seed{seed}", [*inputs, code_hash(*CODE)], make)
+
+
+def _latest_part(prepared: Prepared, share: float) -> Prepared:
+    """Return the log as a plugin sees it that learns from the latest share of the towers' period."""
+    if share == 1:
+        return prepared
+    config, split = prepared.config, prepared.split
+    t0 = datetime.fromtimestamp((split.t1 - share * (split.t1 - split.t0)) // SECOND, UTC)
+    return prepare(config.model_copy(update={"split": config.split.model_copy(update={"t0": t0})}))

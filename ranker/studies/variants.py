@@ -1,0 +1,112 @@
+"""Which arms a study has: a plugin of the TOML with other options, or with less of the towers' period."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from features.errors import PairliftError, did_you_mean
+from features.plugin import make_plugin, plugin_class
+from ranker.config import Config
+from ranker.hashes import hash_value
+from ranker.settings import PluginSettings
+
+#: `over` of a study whose arms lie on the axis of what a fit says of its own size
+PARAMETERS = "parameters"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One arm of a study."""
+
+    name: str  # in the table
+    plugin: str  # of the TOML
+    options: Mapping[str, Any] = field(default_factory=dict)  # in place of the TOML's own
+    period: float = 1.0  # share of the towers' period, the latest part of it, that the plugin learns from
+    at: float | None = None  # its place on the study's axis
+
+    def configured(self, config: Config) -> Config:
+        """Return the TOML with the arm's options in the plugin's table. Raises PairliftError for a wrong option.
+
+        With other options all are written out, so that the same options are the same fit, whatever names them.
+        """
+        settings = config.plugins[self.plugin]
+        if not self.options:
+            return config
+        params = {**settings.params, **self.options}
+        make_plugin(self.plugin, settings.path, params)
+        if options := getattr(plugin_class(settings.path), "options", None):
+            params = options(**params).model_dump()
+        changed = PluginSettings(**{"class": settings.path, **params})
+        return config.model_copy(update={"plugins": {**config.plugins, self.plugin: changed}})
+
+    def label(self, config: Config) -> str:
+        """Return the name of its stages. config: of `configured`."""
+        if not self.options and self.period == 1:
+            return self.plugin  # the fits of `pairlift train` and `uplift`
+        return f"{self.plugin}-{hash_value([config.plugins[self.plugin].params, self.period])[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is varied, and how."""
+
+    asks: str  # the question that it answers
+    of: Callable[[str], list[Variant]]  # the arms, of a plugin; the first is what the others are compared with
+    over: str = ""  # the axis of its slope: PARAMETERS, or what `Variant.at` is; without one there is no slope
+
+
+def _options(*arms: tuple[str, dict[str, Any]]) -> Callable[[str], list[Variant]]:
+    return lambda plugin: [Variant(name, plugin, options) for name, options in arms]
+
+
+def _over(option: str, *values: float) -> Callable[[str], list[Variant]]:
+    return lambda plugin: [Variant(f"{option} {v}", plugin, {option: v}, at=v) for v in values]
+
+
+def _size(layers: int, width: int, heads: int) -> tuple[str, dict[str, Any]]:
+    return f"{layers} x {width}", {"layers": layers, "width": width, "heads": heads}
+
+
+#: by name, but for `plugins`, whose arms are those of the TOML
+STUDIES = {
+    "sizes": Study(
+        "does a larger network bring more?",
+        _options(_size(1, 24, 2), _size(2, 64, 4), _size(3, 96, 6), _size(4, 128, 8)),
+        PARAMETERS,
+    ),
+    "history": Study("does a longer history?", _over("history", 32, 64, 128, 256, 512, 1024), "history"),
+    "pretraining": Study("what does pre-training bring?", _options(("none", {"pretrain_epochs": 0}), ("as it is", {}))),
+    "finetuning": Study(
+        "what does fine-tuning bring, and what would more of it?",
+        _options(
+            ("none", {"finetune_epochs": 0}),
+            *((f"share {share}", {"finetune_share": share}) for share in (0.25, 0.5)),
+            ("all", {"finetune_share": 1.0}),
+        ),
+    ),
+    "lag": Study("what does a day of lag cost?", _options(("runtime", {"lag": "0s"}), ("daily", {"lag": "daily"}))),
+    "period": Study(
+        "do more days of training bring more?",
+        lambda plugin: [Variant(f"period {s}", plugin, period=s, at=s) for s in (0.25, 0.5, 1.0)],
+        "period",
+    ),
+}
+PLUGINS = "plugins"
+NAMES = (*STUDIES, PLUGINS)
+
+
+def find_study(config: Config, name: str, plugin: str) -> tuple[Study, list[Variant]]:
+    """Return a study and its arms. Raises PairliftError for a plugin that the TOML, or an option that it, lacks."""
+    if name == PLUGINS:
+        if not config.plugins:
+            raise PairliftError(f"{config.path} has no [plugins.NAME], and the study compares them: add some")
+        study = Study("which plugin brings most?", lambda _: [Variant(p, p) for p in config.plugins])
+    else:
+        if plugin not in config.plugins:
+            found = did_you_mean(plugin, config.plugins)
+            raise PairliftError(f"there is no [plugins.{plugin}] in {config.path}{found}; --plugin names another")
+        study = STUDIES[name]
+    arms = study.of(plugin)
+    for arm in arms:
+        arm.configured(config)
+    return study, arms
