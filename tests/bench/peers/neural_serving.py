@@ -5,9 +5,11 @@ CPU time with one thread, a session each, in turns.
 
 import importlib
 import importlib.util
+import logging
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from torch import Tensor, nn
 from features.schema import one_request
 from features.state.histories import Histories
 from neural.entities import Layout
-from neural.export import check_parity, export, export_towers, random_head_batch, random_user_batch
+from neural.export import OPSET, check_parity, export_towers, random_head_batch, random_user_batch
 from neural.histories import TokenSpec
 from neural.model import Argus, Shape
 from neural.runtime import HEAD_INPUTS, TRUNK, TRUNK_INPUTS, USER_HEAD, open_session
 
+logging.getLogger("torch").setLevel(logging.ERROR)  # the exporter warns of packages that are not used
 WIDTH, LAYERS, HEADS, HISTORY = 64, 2, 4, 256
 #: calls of one turn
 CALLS = 50
@@ -110,7 +113,10 @@ def bare_call(folder: Path, thrifty: bool) -> Callable[[], Any]:
     torch.manual_seed(0)
     path, model = folder / f"bare-{thrifty}.onnx", Bare(thrifty).eval()
     x = torch.randn(1, HISTORY + 1, WIDTH)
-    export(model, (x,), ("x",), ({},), path)
+    options = {"dynamo": True, "opset_version": OPSET, "external_data": False, "verbose": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (x,), str(path), input_names=["x"], **options)
     check_parity(model, path, ("x",), [(x,)])
     session = open_session(path)
     return lambda: session.run(None, {"x": x.numpy()})
