@@ -34,7 +34,7 @@ class Trained:
 
     model: Argus  # of the best epoch
     inputs: TowerData  # that its towers were fitted on
-    report: dict[str, Any]  # what the epochs reached, and the curve
+    report: dict[str, Any]  # what the epochs reached, the curve, and the number of parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,7 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
         engine = trainer.engine(Checkpoint(data.scratch, "towers"))
         engine.train(trainer.phases())
     trainer.model.eval()
-    size = network_size(trainer.model)
-    report = {"epochs": engine.progress, "curve": engine.curve, "parameters": size}
+    report = {"epochs": engine.progress, "curve": engine.curve, "parameters": network_size(trainer.model)}
     return Trained(trainer.model, trainer.inputs, report)
 
 

@@ -95,7 +95,7 @@ class TwoTower:
         save_arrays(folder / EXPECTED, inputs.expected)
         save_spec(folder, inputs.spec)
         curve = [*trained.report["curve"], *head["curve"]]
-        self.report = {**trained.report, "retrieval": head["epochs"], "curve": curve}
+        self.report = trained.report | {"retrieval": head["epochs"], "curve": curve}
         about = {"format": FORMAT, "settings": self.settings.model_dump(), "zone": self.zone, "report": self.report}
         (folder / ABOUT).write_text(json.dumps(about, indent=1))
         self._runtime = load_runtime(folder, Lag(self.settings.lag, self.zone))

@@ -59,6 +59,7 @@ def test_what_the_ranker_gets_is_the_same_to_the_bit_with_and_without_it(world: 
     np.testing.assert_array_equal(without, with_head)
     assert [plugin.over_demand for plugin in plugins] == [False, True]
     assert plugins[0].report["epochs"] == plugins[1].report["epochs"]
+    assert plugins[0].report["parameters"] > 12 * SMALL_TOWERS["layers"] * SMALL_TOWERS["width"] ** 2  # for studies
     # Without the head, what retrieves are the vectors.
     np.testing.assert_array_equal(plugins[0].item_keys, plugins[0].item_vectors)
     np.testing.assert_array_equal(plugins[0].queries(requests, histories), plugins[0].user_vectors(requests, histories))

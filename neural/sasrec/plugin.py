@@ -49,15 +49,15 @@ class SASRec(WantedPlugin):
             self._open(Path(folder), trained.items, trained.floor)
         self.report = trained.report
 
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """What each epoch reached: see `features.plugin.CurvePlugin`; validation is NDCG@10 of the next wanted item."""
+        return list(self.report.get("curve", ()))
+
     def _open(self, folder: Path, items: F32, floor: int) -> None:
         path, s = folder / ENCODER, self.settings
         self._encoder = path.read_bytes()
         self._runtime = Runtime(ServedEncoder(open_session(path)), items, floor, s.history, s.lag)
-
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        """What the training reached: see `features.plugin.CurvePlugin`."""
-        return list(self.report.get("curve", ()))
 
     def save(self, folder: Path) -> None:
         """Write the encoder, the items' vectors and the settings."""

@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def validation(self) -> float | None:
-        """The mean over fits of the best PairAccuracy on the validation slice of the towers' period, where known."""
+        """The mean over fits of the highest `validation` among the epochs that a fit reports, where it reports some."""
         best = [[e["validation"] for e in fit["report"].get("epochs", []) if "validation" in e] for fit in self.fits]
         return float(np.mean([max(of_fit) for of_fit in best])) if all(best) else None
 

@@ -30,8 +30,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         "",
         *_notes(report),
         f"Fits {report['fit_seeds']}, booster seeds {report['seeds']}; {report['fit_minutes']:.1f} minutes of fits.",
-        "Validation: PairAccuracy of the fit on the latest part of its own period, the best epoch. "
-        "s: seconds of one fit of the plugin.",
+        "Validation: the highest figure on the latest part of its own period among the epochs that a fit reports "
+        "(of the towers, PairAccuracy). s: seconds of one fit of the plugin.",
         f"`{report['command']}`, {report['date']}, {report['minutes']:.1f} minutes in this run.",
     ]
     return "\n".join(lines) + "\n"
@@ -82,7 +82,8 @@ def _place(value: float | None) -> str:
 
 
 def _seconds(arm: dict[str, Any]) -> float:
-    return sum(float(fit["seconds"]) for fit in arm["fits"]) / len(arm["fits"])
+    seconds: list[float] = [fit["seconds"] for fit in arm["fits"]]
+    return sum(seconds) / len(seconds)
 
 
 def as_csv(report: dict[str, Any]) -> str:
@@ -105,7 +106,7 @@ def as_svg(report: dict[str, Any]) -> str:
     span, height = (high - low) or 1.0, ROW * (len(arms) + 2)
 
     def x(value: float) -> float:
-        return LEFT + (value - low) / span * (WIDTH - LEFT - RIGHT)
+        return float(LEFT + (value - low) / span * (WIDTH - LEFT - RIGHT))
 
     rows = [_drawn(arm, ROW * (k + 1.5), x) for k, arm in enumerate(arms)]
     title = escape(f"{report['data']}, {report['study']}: uplift in PairAccuracy, 95 %")

@@ -71,7 +71,7 @@ def _size(layers: int, width: int, heads: int) -> tuple[str, dict[str, Any]]:
 STUDIES = {
     "sizes": Study(
         "does a larger network bring more?",
-        _options(_size(1, 32, 2), _size(2, 64, 4), _size(3, 96, 6), _size(4, 128, 8)),
+        _options(_size(1, 24, 2), _size(2, 64, 4), _size(3, 96, 6), _size(4, 128, 8)),
         PARAMETERS,
     ),
     "history": Study("does a longer history?", _over("history", 32, 64, 128, 256, 512, 1024), "history"),

@@ -69,8 +69,8 @@ def make_world(folder: Path, scale: float = 1.0, seed: int = 0) -> dict[str, int
     world = live(rng, scale, seed)
     with written_folder(folder) as partial:
         _write(partial, rng, world)
-    sizes = {"users": world.users.taste, "items": world.catalogue.maker, "events": world.met.item}
-    return {name: len(rows) for name, rows in sizes.items()}
+    users, items = len(world.users.taste), len(world.catalogue.maker)
+    return {"users": users, "items": items, "events": len(world.met.item)}
 
 
 def live(rng: np.random.Generator, scale: float, seed: int) -> World:

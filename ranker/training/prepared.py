@@ -25,6 +25,7 @@ from ranker.config import Config, counted_of, wanted_floor
 from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.importing import import_stage
+from ranker.training.stages import stage_key
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ def _key(config: Config) -> str:
     """Return a hash of the import, of the settings that are read after it, and of the code."""
     settings = [config.pairing.model_dump(), config.split.model_dump(), config.model_dump(include={"counters"})]
     settings.append(config.features.model_dump())
-    return hash_value([(config.work / "import.key").read_text(), settings, code_hash(*CODE)])
+    return hash_value([stage_key(config.work, "import"), settings, code_hash(*CODE)])
 
 
 def _refuse_empty(prepared: Prepared) -> None:
