@@ -26,7 +26,7 @@ from features.plugin import FitData
 from features.settings import SplitSettings
 from neural import checkpoints, retrieval
 from neural.checkpoints import Checkpoint
-from neural.engine import Engine, Phase
+from neural.engine import Engine, Phase, Place
 from neural.retrieval import fit_head, item_keys, item_vectors
 from neural.settings import TowerSettings
 from neural.train import fit
@@ -34,8 +34,9 @@ from neural.two_tower import TwoTower
 
 #: several epochs of several steps in each phase
 SEVERAL: dict[str, Any] = {**SMALL_TOWERS, "finetune_epochs": 3, "batch_tokens": 150, "patience": 2}
-#: steps of a whole fit, in all phases, after which a process is killed: each goes on from the last
-KILLED = np.random.default_rng(13).integers([2, 10, 30, 25], [10, 30, 45, 45]).tolist()
+#: where processes are killed one after the other, each going on from what the last one left: phase, and step of it
+DRAWN = np.random.default_rng(20).integers([2, 9, 3, 6], [8, 16, 10, 35]).tolist()
+KILLED = list(zip(("pre-train", "pre-train", "fine-tune", "retrieve"), DRAWN, strict=True))
 
 
 def data_of(world: World, scratch: Path | None = None) -> FitData:
@@ -56,27 +57,27 @@ def vectors(scratch: Path | None) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays) + repr((trained.report, report)).encode()).hexdigest()
 
 
-def killed_after(steps: int, scratch: Path) -> None:
-    """Fit with a checkpoint after every third step; die by SIGKILL in the middle of a step, or of writing."""
+def killed_at(phase: str, step: int, scratch: Path) -> None:
+    """Fit with a checkpoint after every third step; die by SIGKILL behind a step, or in the middle of writing."""
     checkpoints.EVERY = checkpoints.REST = 0.0
-    step, save, done = Engine._step, torch.save, [0]
+    make, save, at = Engine._step, torch.save, ["", 0]
 
-    def counted(*args: Any) -> float:
-        done[0] += 1
-        loss = step(*args)
-        if done[0] == steps and steps % 2:
+    def counted(engine: Engine, of: Phase, place: Place, *args: Any) -> float:
+        loss = make(engine, of, place, *args)
+        at[:] = [of.name, len(place.losses) + 1]
+        if at == [phase, step] and step % 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return loss
 
     def half(state: Any, path: Path) -> None:
-        if done[0] >= steps:
+        if at == [phase, step]:
             path.write_bytes(b"half of it")
             os.kill(os.getpid(), signal.SIGKILL)
         save(state, path)
 
-    Engine._step = counted  # type: ignore[method-assign]
-    torch.save = half
-    Checkpoint.due = lambda self: done[0] % 3 == 0 or done[0] >= steps  # type: ignore[method-assign]
+    Engine._step = counted  # type: ignore[assignment, method-assign]
+    torch.save = half  # type: ignore[assignment]
+    Checkpoint.due = lambda self: at[1] % 3 == 0 or at == [phase, step]  # type: ignore[method-assign]
     vectors(scratch)
 
 
@@ -85,11 +86,11 @@ CHAIN = f"""
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_neural_engine import KILLED, killed_after, vectors
-for steps in KILLED:
+from test_neural_engine import KILLED, killed_at, vectors
+for phase, step in KILLED:
     child = os.fork()
     if not child:
-        killed_after(steps, Path(sys.argv[1]))
+        killed_at(phase, step, Path(sys.argv[1]))
         os._exit(0)
     print("died of", os.waitpid(child, 0)[1])
 print(sorted(path.name for path in Path(sys.argv[1]).glob("*.pt")))
