@@ -23,6 +23,7 @@ from features.schema import F64
 from neural.settings import TowerSettings
 from ranker.cli.report import STUDIES as OFFERED
 from ranker.config import Config, load_config
+from ranker.examples import example_text
 from ranker.metrics.interval import relative_uplift
 from ranker.studies.figures import Measured, slope
 from ranker.studies.fits import Bench, _latest_part
@@ -80,7 +81,7 @@ def tiny(folder: Path) -> Path:
     (folder / "sized.py").write_text(SIZED)
     toml = folder / "pairlift.toml"
     text = toml.read_text().replace('plugins = ["two_tower"]', "plugins = []")
-    toml.write_text(re.sub(r"\[plugins.two_tower\]\nclass.*\n", "", text) + QUICK)
+    toml.write_text(re.sub(r"\[plugins\.\w+\]\nclass = \"neural.*\n", "", text) + QUICK)
     return toml
 
 
@@ -325,6 +326,15 @@ def towers(toml: Path) -> Config:
     path = toml.parent / "towers.toml"
     path.write_text(toml.read_text() + '[plugins.two_tower]\nclass = "neural.two_tower:TwoTower"\nwidth = 32\n')
     return load_config(path)
+
+
+def test_the_generated_log_compares_all_plugins(tmp_path: Path) -> None:
+    make_world(tmp_path / "world", 0.001)
+    config = load_config(tmp_path / "world" / "pairlift.toml")
+    _, arms = find_study(config, "plugins", "")
+    ours = set(re.findall(r'"((?:neural|features)\.\w+:\w+)"', example_text("template")))
+    assert {config.plugins[arm.plugin].path for arm in arms} == ours
+    assert config.ranker.plugins == ["two_tower"]
 
 
 def test_every_study_is_of_options_that_the_towers_have(toml: Path) -> None:
