@@ -203,7 +203,7 @@ def test_the_order_and_labels_of_the_validation_slice_train_nothing(data: FitDat
         for x in (data.log, permuted(data.log, held))
     ]
     np.testing.assert_array_equal(found[0].items, found[1].items)
-    assert found[0].report["curve"][0]["validation"] != found[1].report["curve"][0]["validation"]
+    assert found[0].report["epochs"][0]["validation"] != found[1].report["epochs"][0]["validation"]
 
 
 def test_the_best_epoch_is_kept_and_training_stops(data: FitData) -> None:
