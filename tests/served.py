@@ -169,9 +169,9 @@ def health_of(server, name):
 
 def within(seconds, true):
     until = time.monotonic() + seconds
-    while not true() and time.monotonic() < until:
+    while not (found := true()) and time.monotonic() < until:
         time.sleep(0.02)
-    return true()
+    return found
 
 
 def record_and_export(bundle, folder, batches):

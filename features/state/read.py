@@ -14,7 +14,7 @@ give the same values (up to rounding, where tables are read): a test compares th
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -202,11 +202,13 @@ def _keys(state: State, key: tuple[str, ...], requests: Requests, item: I32) -> 
 
 
 def _parts(state: State, key: tuple[str, ...]) -> list[Part] | None:
-    """Return what `single_parts` does, once for all requests."""
-    made: dict[tuple[str, ...], list[Part] | None] = state.made.setdefault("parts", {})
-    if key not in made:
-        made[key] = single_parts(key, state.catalog)
-    return made[key]
+    """Return what `single_parts` does, once for all requests: of attributes, and of the room for new ids."""
+    catalog = state.catalog
+    of = key, catalog.n_users, catalog.n_items, catalog.new_users.room, catalog.new_items.room
+    made: dict[Any, list[Part] | None] = state.made.setdefault("parts", {})
+    if of not in made:
+        made[of] = single_parts(key, catalog)
+    return made[of]
 
 
 def _times(as_of: int, n: int) -> I64:

@@ -13,7 +13,7 @@ from features.schema import GIB
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 #: what `pairlift[train]` installs beside what serves and asks
-TRAIN = ("implicit", "onnx", "onnxscript", "optuna", "torch")
+TRAIN = ("gensim", "implicit", "onnx", "onnxscript", "optuna", "torch")
 
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
 
