@@ -216,7 +216,7 @@ def _column(rows: Sequence[tuple[int, ...]], k: int) -> I64:
     return np.array([row[k] for row in rows], np.int64)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _finish(
     totals: F64, numerator: I64, denominator: I64, strength: F64, prior: F64, since: Bool, as_of: I64, out: F32
 ) -> None:  # fmt: skip
@@ -225,6 +225,7 @@ def _finish(
     for each row, for each counter
         value ← its total
         where it has a denominator: value ← (value + strength · prior) / (that total + strength)
+        where both are 0, without smoothing: NaN, as `Latest` has it
         where its total is a time: value ← the seconds from then to as_of (int64[n], or [1] for all), NaN where there
         was no event
     """
