@@ -245,6 +245,14 @@ def test_labels_of_the_validation_slice_train_nothing(world: World) -> None:
         assert torch.equal(tensor, after.model.state_dict()[name]), name
 
 
+def test_what_is_saved_has_the_mode_of_its_folder(fitted: Any, tmp_path: Path) -> None:
+    """The folder of a fit is for its user alone; a bundle is served by another one."""
+    tmp_path.chmod(0o755)
+    fitted[0].save(tmp_path)
+    folders = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o755] * len(folders)
+
+
 def test_an_option_that_is_none_is_refused_and_another_format_too(fitted: Any, tmp_path: Path) -> None:
     with pytest.raises(PairliftError, match=r"\[plugins.cross\]: retrieval_epochs"):
         make_plugin("cross", "neural.cross_encoder:CrossEncoder", {"retrieval_epochs": 3})

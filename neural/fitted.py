@@ -1,0 +1,127 @@
+"""What plugins have in common whose fit is a folder: networks in ONNX, vectors, and what the ranker is told of it."""
+
+import json
+import shutil
+import tempfile
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from features.arrays import save_arrays
+from features.errors import PairliftError
+from features.schema import I32
+from neural.expected import ItemSignals
+from neural.histories import Lag, TokenSpec
+from neural.runtime import EXPECTED, Vectors, save_spec
+from neural.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from neural.train import Trained  # which imports torch
+
+
+class Opened(Protocol):
+    """A fit that is open to be served."""
+
+    vectors: Vectors
+    expected: ItemSignals
+    spec: TokenSpec
+
+
+R = TypeVar("R", bound=Opened)
+
+
+class FittedPlugin(Generic[R]):
+    """A FeaturePlugin over a runtime; a subclass has `fit`, which ends with `_finish`, and `values`."""
+
+    options: ClassVar[type[NetworkSettings]]
+    about: ClassVar[str]  # the file that says what was fitted
+    format: ClassVar[int]  # version of what `save` writes
+    wanted_format: ClassVar[str]  # of the sentence that refuses another one
+
+    def __init__(self, **params: Any) -> None:
+        self.settings = self.options(**params)
+        self.zone = "UTC"
+        self.report: dict[str, Any] = {}
+        self._runtime: R | None = None
+        self._folder: Path | None = None
+
+    @staticmethod
+    def _open(folder: Path, lag: Lag) -> R:
+        """Open what a fit wrote into a folder."""
+        raise NotImplementedError
+
+    @property
+    def runtime(self) -> R:
+        """What was fitted; PairliftError before `fit` or `load`."""
+        if self._runtime is None:
+            raise self._unfitted()
+        return self._runtime
+
+    def _unfitted(self) -> PairliftError:
+        return PairliftError(f"{type(self).__name__} is not fitted: call fit() or load() first")
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """What the training reached: see `features.plugin.CurvePlugin`."""
+        return list(self.report.get("curve", ()))
+
+    def _finish(self, trained: "Trained", vectors: Vectors, folder: Path, zone: str) -> None:
+        """Write what stands beside the networks of a fit, and open it. folder: of `new_folder`, for this plugin."""
+        self.zone, self._folder = zone, folder
+        vectors.save(folder)
+        save_arrays(folder / EXPECTED, trained.inputs.expected)
+        save_spec(folder, trained.inputs.spec)
+        about = {
+            "format": self.format,
+            "settings": self.settings.model_dump(),
+            "zone": self.zone,
+            "report": self.report,
+        }
+        (folder / self.about).write_text(json.dumps(about, indent=1))
+        self._runtime = self._open(folder, Lag(self.settings.lag, self.zone))
+
+    def recoded(self, items: I32, users: I32) -> Self:
+        """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""
+        folder = Path(tempfile.mkdtemp(prefix="pairlift-fit-"))
+        self.save(folder)
+        runtime = self.runtime
+        runtime.vectors.recoded(items, users).save(folder)
+        save_arrays(folder / EXPECTED, runtime.expected.recoded(items))
+        save_spec(folder, replace(runtime.spec, n_items=len(items)))
+        moved = type(self).load(folder)
+        weakref.finalize(moved, shutil.rmtree, folder, ignore_errors=True)
+        return moved
+
+    def save(self, folder: Path) -> None:
+        """Copy the fitted files into an empty folder: the networks, the arrays, JSON."""
+        if self._folder is None:
+            raise self._unfitted()
+        # Not the folders' modes: that of a fit is temporary, and nobody else may enter it.
+        for path in sorted(self._folder.rglob("*")):
+            to = folder / path.relative_to(self._folder)
+            if path.is_dir():
+                to.mkdir(exist_ok=True)
+            else:
+                shutil.copyfile(path, to)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. The folder must stay for as long as the plugin may be saved again."""
+        about = json.loads((folder / cls.about).read_text())
+        if about.get("format") != cls.format:
+            raise PairliftError(
+                f"{folder / cls.about}: {cls.wanted_format} expected, found {about.get('format', 1)}; train anew"
+            )
+        plugin = cls(**about["settings"])
+        plugin.zone, plugin.report = about["zone"], about["report"]
+        plugin._folder = folder
+        plugin._runtime = cls._open(folder, Lag(plugin.settings.lag, plugin.zone))
+        return plugin
+
+
+def new_folder(plugin: object) -> Path:
+    """Return a new folder, which goes when the plugin does."""
+    folder = Path(tempfile.mkdtemp(prefix="pairlift-fit-"))
+    weakref.finalize(plugin, shutil.rmtree, folder, ignore_errors=True)
+    return folder
