@@ -14,10 +14,10 @@ from features.pairing.pairs import Pairs
 from features.schema import F32, I32, I64, Bool
 from features.state.histories import Histories
 from neural.expected import ItemSignals
-from neural.histories import Lag, Tokens, TokenSpec, Windows, length_buckets, make_tokens, ranges
+from neural.histories import Lag, Tokens, TokenSpec, Windows, length_buckets, make_tokens, mixed_buckets, ranges
 
-#: share by which a window's length is misjudged, at most, where windows of like lengths are put together
-JITTER = 0.08
+#: of lengths, where windows of like lengths are put together: wider would pad more than a tenth
+JITTER = (0.92, 1.08)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,8 @@ class Batches:
         """Return windows by batch: all that have something of the mask, like lengths together; mixed with `rng`."""
         windows = np.flatnonzero(self.events.windows_with(mask.events) | self.groups.windows_with(mask.groups))
         length = (self.windows.stop - self.windows.start)[windows]
-        if rng is None:
-            return [windows[k] for k in length_buckets(length, budget)]
-        mixed = rng.permutation(len(windows))
-        # Jittered, so that a window meets others in each epoch; a wider jitter would pad more than a tenth.
-        jittered = (length[mixed] * rng.uniform(1 - JITTER, 1 + JITTER, len(windows))).astype(np.int64)
-        chosen = [windows[mixed[k]] for k in length_buckets(jittered, budget)]
-        return [chosen[k] for k in rng.permutation(len(chosen))]
+        found = length_buckets(length, budget) if rng is None else mixed_buckets(length, budget, JITTER, rng)
+        return [windows[k] for k in found]
 
     def make(self, chosen: I64, mask: TargetMask) -> Batch:
         """Return the chosen windows, int64[b], with the targets of the mask."""

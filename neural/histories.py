@@ -205,6 +205,17 @@ def length_buckets(length: I64, budget: int) -> Iterator[I64]:
             first = last
 
 
+def mixed_buckets(length: I64, budget: int, jitter: tuple[float, float], rng: np.random.Generator) -> list[I64]:
+    """Return `length_buckets` in any order, of lengths that are multiplied by a number between those of `jitter`.
+
+    So a history meets others in each epoch; a wider jitter pads more.
+    """
+    mixed = rng.permutation(len(length))
+    jittered = (length[mixed] * rng.uniform(*jitter, len(length))).astype(np.int64)
+    parts = [mixed[part] for part in length_buckets(jittered, budget)]
+    return [parts[k] for k in rng.permutation(len(parts))]
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Users' whole histories, cut into w windows of at most `length` events that overlap by half.

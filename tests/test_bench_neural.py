@@ -100,7 +100,9 @@ def test_what_cannot_be_had_is_null_and_says_why(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(neural_serving, "CROSS_MODULE", "neural.not_there")
     crossed = neural_serving.cross(1)
     assert crossed["cross_encoder_ms"] is None
-    rows = bench.table(dict.fromkeys(bench.FIGURES, None) | {"batch_padding": 0.2}, found["why"] | crossed["why"])
+    rows = bench.table(
+        bench.FIGURES, dict.fromkeys(bench.FIGURES, None) | {"batch_padding": 0.2}, found["why"] | crossed["why"]
+    )
     assert found["why"][FIGURE] in rows
     assert "neural.not_there" in rows
     (padded,) = (row for row in rows.splitlines() if "batch_padding" in row)

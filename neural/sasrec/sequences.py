@@ -8,7 +8,10 @@ import numpy as np
 
 from features.schema import I64, Bool, offsets_of
 from features.state.histories import Histories
-from neural.histories import length_buckets
+from neural.histories import length_buckets, mixed_buckets
+
+#: of lengths, where windows of like lengths are put together
+JITTER = (0.8, 1.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +23,8 @@ class Windows:
 
     def batches(self, budget: int, rng: np.random.Generator | None = None) -> Iterator["Windows"]:
         """Yield them by like length, at most `budget` events once padded; mixed with `rng`."""
-        size = (self.stop - self.start).astype(np.float64)
-        if rng is None:
-            chosen = list(length_buckets(size.astype(np.int64), budget))
-        else:
-            mixed = rng.permutation(len(size))
-            # Jittered, so that a window meets others in each epoch.
-            jittered = (size[mixed] * rng.uniform(0.8, 1.25, len(size))).astype(np.int64)
-            parts = [mixed[part] for part in length_buckets(jittered, budget)]
-            chosen = [parts[k] for k in rng.permutation(len(parts))]
+        size = self.stop - self.start
+        chosen = length_buckets(size, budget) if rng is None else mixed_buckets(size, budget, JITTER, rng)
         return (Windows(self.start[part], self.stop[part]) for part in chosen)
 
 

@@ -31,6 +31,7 @@ PARTS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PARTS))
 
 import click  # noqa: E402
+from bars import Bars, table  # noqa: E402
 from last_line import last_line  # noqa: E402
 from neural_finetune import finetune  # noqa: E402
 from neural_padding import padding  # noqa: E402
@@ -41,7 +42,7 @@ KEPT = Path(".pairlift/bench/neural")
 #: events of the history whose training is to be bounded in memory, and of shorter ones beside it
 MEMORY_LENGTHS = (128, 1024, 4096)
 #: the figures, and what each should be: at most, or at least
-FIGURES: dict[str, tuple[str, float | None]] = {
+FIGURES: Bars = {
     "finetune_vs_per_impression": (">=", 20.0),
     "pretrain_vs_recbole_sasrec": (">=", 3.0),
     "sasrec_vs_recbole_sasrec": ("", None),
@@ -75,19 +76,6 @@ SECTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-def table(figures: dict[str, Any], why: dict[str, str]) -> str:
-    """Return the figures beside what they should be."""
-    lines = []
-    for name, (sign, bound) in FIGURES.items():
-        value, wanted = figures[name], "" if bound is None else f"{sign} {bound:g}"
-        if value is None:
-            lines.append(f"  {name:28} {'-':>10}  {wanted:8} {why.get(name, 'it was not measured')}")
-            continue
-        met = bound is None or (value <= bound if sign == "<=" else value >= bound)
-        lines.append(f"  {name:28} {value:10.4g}  {wanted:8} {'' if met else 'missed'}")
-    return "\n".join(lines)
-
-
 @click.command()
 @click.option("--rounds", default=5, show_default=True, help="Of what takes turns; figures are medians over them.")
 @click.option("--only", type=click.Choice(list(SECTIONS)), multiple=True, help="Run these sections alone.")
@@ -105,7 +93,7 @@ def main(rounds: int, only: tuple[str, ...], resume: bool) -> None:
     why = {name: reason for part in found.values() for name, reason in part.get("why", {}).items()}
     measured = {name: value for part in found.values() for name, value in part.items()}
     figures = {name: measured.get(name) for name in FIGURES}
-    click.echo(table(figures, why))
+    click.echo(table(FIGURES, figures, why))
     click.echo(json.dumps({"bench": "neural", "rounds": rounds, **figures, "why": why, "parts": found}))
 
 

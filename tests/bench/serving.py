@@ -26,6 +26,7 @@ import numpy as np
 PARTS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PARTS))
 
+from bars import Bars, table  # noqa: E402
 from serving_bench import Bench  # noqa: E402
 from serving_life import compared, growth, swap, workers  # noqa: E402
 from serving_sections import capacities, cost, overload, queue, quiet  # noqa: E402
@@ -57,7 +58,7 @@ NEEDS = {
     **{name: {"cost", "capacity"} for name in ("overload", "swap")},
 }
 #: the figures, and what each should be: at most, or at least
-FIGURES: dict[str, tuple[str, float | None]] = {
+FIGURES: Bars = {
     "rank_cpu_vs_floor": ("<=", 1.4),
     "rank_cpu_vs_floor_cached": ("<=", 1.4),
     "recommend_cpu_vs_floor": ("<=", 1.5),
@@ -112,19 +113,6 @@ def measure(bench: Bench, wanted: list[str], kept: Path) -> None:
         kept.write_text(json.dumps(bench.found, indent=1))
 
 
-def table(figures: dict[str, Any], why: dict[str, str]) -> str:
-    """Return the figures beside what they should be."""
-    lines = []
-    for name, (sign, bound) in FIGURES.items():
-        value, wanted = figures[name], "" if bound is None else f"{sign} {bound:g}"
-        if value is None:
-            lines.append(f"  {name:36} {'-':>12}  {wanted:12} {why.get(name, '')}")
-            continue
-        met = bound is None or (value <= bound if sign == "<=" else value >= bound)
-        lines.append(f"  {name:36} {value:12.4g}  {wanted:12} {'' if met else 'missed'}")
-    return "\n".join(lines)
-
-
 def finite(value: Any) -> Any:
     """Return a result with null for what is infinite, which JSON does not have."""
     if isinstance(value, dict):
@@ -155,7 +143,7 @@ def main(scale: float, length: float, only: tuple[str, ...], resume: bool) -> No
     figures = {name: measured.get(name) for name in FIGURES}
     for name in [name for name, value in figures.items() if value is not None and not math.isfinite(value)]:
         figures[name], why[name] = None, "it is infinite: more than 1 % had no answer"
-    click.echo(table(figures, why))
+    click.echo(table(FIGURES, figures, why))
     click.echo(
         json.dumps({"bench": "serving", "scale": scale, "length": length, **figures, "why": why, "parts": found})
     )
