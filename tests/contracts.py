@@ -1,5 +1,7 @@
 """What every implementation of a Protocol must hold: subclass for each one."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -389,3 +391,32 @@ class SourceContract:
     ) -> None:
         request = Request(0, int(world.log.ts[0]), state=bundle.state)
         assert len(source.propose(request, 20).item) == 0
+
+
+def check_serves_without(
+    packages: set[str], plugin: FeaturePlugin, histories: Histories, as_of: int, folder: Path, further: str = "True"
+) -> None:
+    """Load a plugin in a process of its own and ask it for five items of user 0: none of these packages is imported.
+
+    folder: empty. further: what must be true there of `plugin`.
+    """
+    plugin.save(folder)
+    np.savez(folder / "histories.npz", **{name: getattr(histories, name) for name in histories.__slots__})
+    code = f"""
+import sys, numpy as np
+from pathlib import Path
+from features.plugin import plugin_class
+from features.state.histories import Histories
+from features.schema import one_request
+folder = Path({str(folder)!r})
+plugin = plugin_class("{type(plugin).__module__}:{type(plugin).__name__}").load(folder)
+histories = Histories(**np.load(folder / "histories.npz"))
+values = plugin.values(one_request(0, {as_of}, 0, np.arange(5, dtype=np.int32)), histories)
+assert np.isfinite(values).all()
+assert {further}
+imported = {packages!r} & set(sys.modules)
+assert not imported, f"{{imported}} was imported"
+"""
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

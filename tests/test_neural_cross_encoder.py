@@ -1,7 +1,5 @@
 """The cross-encoder: its contract, torch against ONNX Runtime, what a score may depend on, and what it learns."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import PluginContract, fit_data
+from contracts import PluginContract, check_serves_without, fit_data
 from logs import permuted
 from world import SMALL_TOWERS, World, make_world
 
@@ -267,24 +265,7 @@ def test_an_option_that_is_none_is_refused_and_another_format_too(fitted: Any, t
 
 def test_loading_and_serving_never_import_torch(fitted: Any, tmp_path: Path) -> None:
     plugin, requests, histories = fitted
-    plugin.save(tmp_path)
-    np.savez(tmp_path / "histories.npz", **{name: getattr(histories, name) for name in histories.__slots__})
-    code = f"""
-import sys, numpy as np
-from pathlib import Path
-from features.plugin import plugin_class
-from features.state.histories import Histories
-from features.schema import one_request
-folder = Path({str(tmp_path)!r})
-plugin = plugin_class("neural.cross_encoder:CrossEncoder").load(folder)
-histories = Histories(**np.load(folder / "histories.npz"))
-values = plugin.values(one_request(0, {int(requests.as_of[0])}, 0, np.arange(5, dtype=np.int32)), histories)
-assert np.isfinite(values).all()
-assert "torch" not in sys.modules, "torch was imported"
-"""
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    check_serves_without({"torch"}, plugin, histories, int(requests.as_of[0]), tmp_path)
 
 
 TAUGHT = {"width": 32, "heads": 2, "pretrain_epochs": 6, "finetune_epochs": 3, "threads": 1, "history": 64}

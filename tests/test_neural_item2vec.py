@@ -1,14 +1,12 @@
 """Item2vec: its contract, its sessions, what it learns, and that a user is the mean of the latest wanted items."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from contracts import VectorContract, fit_data
+from contracts import VectorContract, check_serves_without, fit_data
 from logs import permuted
 from world import World, make_world
 
@@ -112,26 +110,8 @@ def test_padding_is_not_in_the_mean() -> None:
 def test_loading_and_serving_import_neither_torch_nor_gensim(data: FitData, world: World, tmp_path: Path) -> None:
     plugin = Item2Vec(**SMALL, session="2h")
     plugin.fit(data)
-    plugin.save(tmp_path)
-    histories = Histories.build(world.log, world.catalog.n_users)
-    np.savez(tmp_path / "histories.npz", **{name: getattr(histories, name) for name in histories.__slots__})
-    code = f"""
-import sys, numpy as np
-from pathlib import Path
-from features.state.histories import Histories
-from features.schema import one_request
-from neural.item2vec import Item2Vec
-folder = Path({str(tmp_path)!r})
-plugin = Item2Vec.load(folder)
-histories = Histories(**np.load(folder / "histories.npz"))
-values = plugin.values(one_request(0, {int(world.log.ts[-1])}, 0, np.arange(5, dtype=np.int32)), histories)
-assert np.isfinite(values).all()
-assert plugin.settings.session == 7_200_000_000
-assert not {{"torch", "gensim"}} & set(sys.modules)
-"""
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    histories, session = Histories.build(world.log, world.catalog.n_users), "plugin.settings.session == 7_200_000_000"
+    check_serves_without({"torch", "gensim"}, plugin, histories, int(world.log.ts[-1]), tmp_path, session)
 
 
 def test_wrong_options_are_told_and_an_unfitted_plugin_says_so() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import VectorContract, fit_data
+from contracts import VectorContract, check_serves_without, fit_data
 from logs import permuted
 from world import World
 
@@ -435,25 +433,8 @@ def test_a_vector_is_computed_once_until_there_are_new_events(fitted: Any, world
 
 def test_loading_and_serving_never_import_torch(fitted: Any, tmp_path: Path, world: World) -> None:
     plugin, histories = fitted
-    plugin.save(tmp_path)
-    np.savez(tmp_path / "histories.npz", **{name: getattr(histories, name) for name in histories.__slots__})
-    code = f"""
-import sys, numpy as np
-from pathlib import Path
-from features.state.histories import Histories
-from features.schema import one_request
-from neural.sasrec import SASRec
-folder = Path({str(tmp_path)!r})
-plugin = SASRec.load(folder)
-histories = Histories(**np.load(folder / "histories.npz"))
-values = plugin.values(one_request(0, {int(world.log.ts[-1])}, 0, np.arange(5, dtype=np.int32)), histories)
-assert np.isfinite(values).all()
-assert plugin.settings.lag == {4 * DAY}
-assert "torch" not in sys.modules, "torch was imported"
-"""
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    lag = f"plugin.settings.lag == {4 * DAY}"
+    check_serves_without({"torch"}, plugin, histories, int(world.log.ts[-1]), tmp_path, lag)
 
 
 # Bad input

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from contracts import RetrievalContract, fit_data
+from contracts import RetrievalContract, check_serves_without, fit_data
 from logs import permuted
 from world import SMALL_TOWERS, TOML, World, make_world
 
@@ -232,26 +230,7 @@ def test_an_unseen_item_has_the_vector_of_its_attributes() -> None:
 
 def test_loading_and_serving_never_import_torch(fitted: Any, tmp_path: Path) -> None:
     plugin, requests, histories = fitted
-    plugin.save(tmp_path)
-    arrays = {name: getattr(histories, name) for name in histories.__slots__}
-    np.savez(tmp_path / "histories.npz", **arrays)
-    code = f"""
-import sys, numpy as np
-from pathlib import Path
-from features.state.histories import Histories, HistoryBuffer
-from features.state.kept import KeptStates
-from features.schema import one_request
-from neural.two_tower import TwoTower
-folder = Path({str(tmp_path)!r})
-plugin = TwoTower.load(folder)
-histories = Histories(**np.load(folder / "histories.npz"))
-values = plugin.values(one_request(0, {int(requests.as_of[0])}, 0, np.arange(5, dtype=np.int32)), histories)
-assert np.isfinite(values).all()
-assert "torch" not in sys.modules, "torch was imported"
-"""
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    check_serves_without({"torch"}, plugin, histories, int(requests.as_of[0]), tmp_path)
 
 
 def test_a_kept_state_gives_the_same_to_the_bit(fitted: Any, world: World) -> None:
