@@ -85,8 +85,9 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     from ranker.config import load_config
     from ranker.studies.write import write_study
 
-    command = shlex.join(["pairlift", *sys.argv[1:]])
-    for path in write_study(load_config(config), name, plugin, truth, out, command):
+    command = ["pairlift", "study", config, "--study", name, "--plugin", plugin, "--out", out]
+    command += ["--truth", truth] if truth else []
+    for path in write_study(load_config(config), name, plugin, truth, out, shlex.join(map(str, command))):
         click.echo(f"wrote {path}")
     click.echo((out / f"{name}.md").read_text(), nl=False)
 
