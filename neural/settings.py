@@ -45,7 +45,13 @@ class NetworkSettings(Settings):
         default=128, ge=1, le=4096, description="The most events of a user that are read, the latest ones."
     )
     width: int = Field(default=64, ge=8, le=1024, multiple_of=8, description="Numbers in a vector, a multiple of 8.")
-    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the transformer.")
+    encoder: Literal["transformer", "hstu"] = Field(
+        default="transformer",
+        description="What reads the history. transformer: attention whose weights have the sum 1, then an MLP. hstu: "
+        "the blocks of arXiv 2402.17152, whose weights are SiLU of scores with biases of distance and time, so that "
+        "many like events weigh more than few, and a gate in place of the MLP: five eighths of the parameters.",
+    )
+    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the encoder.")
     heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of the activations that training drops.")
     id_dropout: float = Field(
