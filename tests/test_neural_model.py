@@ -16,7 +16,6 @@ from neural.hstu import HstuBlock
 from neural.model import Argus, Block, Shape, Trunk, UserHead
 from neural.runtime import HEAD_INPUTS, TRUNK, TRUNK_INPUTS, USER_HEAD
 
-
 BLOCKS = pytest.mark.parametrize("block", [Block, HstuBlock])
 Kind = type[Block] | type[HstuBlock]
 

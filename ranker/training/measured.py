@@ -57,6 +57,10 @@ def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> d
     kept = old is not None and (old.mode == "refit" or not new)
     measured["at_cap"] = not kept and at_cap(arms.prepared.config.booster, new)
     measured["seed"] = arms.prepared.config.uplift.seeds[0]
+    held = of_kind(arms.pairs("validation"), arms.kind)
+    score = np.asarray(arm.booster.predict(arms.rows("validation", columns), raw_score=True))
+    measured["validation_accuracy"] = pair_accuracy(score, held).value
+    measured["pairs"] = {"validation": len(held), "test": len(test)}
     measured |= _simple(arms, arm)
     listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
     measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
