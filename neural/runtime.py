@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: files of a fit: the user tower as its trunk and its head, the item tower, and the `TokenSpec`
 TRUNK, USER_HEAD, ITEM_TOWER, SPEC = "trunk.onnx", "user_head.onnx", "item_tower.onnx", "tokens.json"
+#: in the place of the trunk, where its precision is int8
+INT8_TRUNK = "trunk_int8.onnx"
 #: a second head over the same trunk, where there is one that retrieves
 QUERY_HEAD = "query_head.onnx"
 #: folder of a fit: the `ItemSignals`
@@ -125,12 +127,14 @@ class Runtime:
     """
 
     def __init__(
-        self, trunk: Any, heads: Heads, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag
-    ) -> None:
-        """trunk: a session that takes TRUNK_INPUTS."""
+        self, trunk: Any, heads: Heads, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag,
+        alone: bool = False,
+    ) -> None:  # fmt: skip
+        """trunk: a session that takes TRUNK_INPUTS. alone: each history in a call of its own."""
         self.trunk, self.heads, self.spec, self.vectors, self.expected, self.lag = (
             trunk, heads, spec, vectors, expected, lag,
         )  # fmt: skip
+        self.budget = 0 if alone else BUDGET
         self.kept = KeptStates()
         # Of a user without history and token, whatever the surface is.
         self._unknown_user = len(vectors.users) - 1
@@ -214,7 +218,7 @@ class Runtime:
     def _computed(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
         """Return float32[u, 2d] of the trunk. token: rows of `vectors.users`."""
         states = np.empty((len(user), 2 * self.vectors.items.shape[1]), np.float32)
-        for at in shown(length_buckets(stop - start, BUDGET), len(user)):
+        for at in shown(length_buckets(stop - start, self.budget), len(user)):
             tokens = make_tokens(histories, user[at], start[at], stop[at], self.spec)
             inputs = (  # as TRUNK_INPUTS
                 self.vectors.items.take(tokens.item, axis=0),  # half the time of an index array
@@ -276,5 +280,6 @@ def load_runtime(folder: Path, lag: Lag) -> Runtime:
     spec = load_spec(folder)
     expected = load_arrays(folder / EXPECTED, ItemSignals)
     query = open_session(folder / QUERY_HEAD) if (folder / QUERY_HEAD).exists() else None
-    heads = Heads(open_session(folder / USER_HEAD), query)
-    return Runtime(open_session(folder / TRUNK), heads, spec, Vectors.load(folder), expected, lag)
+    heads, int8 = Heads(open_session(folder / USER_HEAD), query), (folder / INT8_TRUNK).exists()
+    trunk = open_session(folder / (INT8_TRUNK if int8 else TRUNK))
+    return Runtime(trunk, heads, spec, Vectors.load(folder), expected, lag, alone=int8)

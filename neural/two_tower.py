@@ -10,6 +10,7 @@ from features.plugin import FitData
 from features.schema import F32, Requests
 from features.state.histories import Histories
 from neural.fitted import FittedPlugin, new_folder
+from neural.histories import Lag
 from neural.runtime import ITEM_TOWER, Runtime, Vectors, encode_items, load_runtime, open_session
 from neural.settings import TowerSettings
 
@@ -48,6 +49,7 @@ class TwoTower(FittedPlugin[Runtime]):
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""
         from neural.export import export_towers
+        from neural.precision import to_int8
         from neural.train import fit, user_tokens
 
         trained, folder = fit(data, self.settings), new_folder(self)
@@ -61,6 +63,9 @@ class TwoTower(FittedPlugin[Runtime]):
         self.report = trained.report | {"retrieval": head["epochs"], "curve": curve}
         known = inputs.items.known[:-1]
         vectors = Vectors(items=items, known_items=known, users=users, user_row=user_row, keys=keys)
+        if self.settings.precision == "int8":
+            lag = Lag(self.settings.lag, data.zone)
+            self.report["int8"] = to_int8(trained, vectors, data, lag, folder)
         self._finish(trained, vectors, folder, data.zone)
 
     def _fit_head(self, trained: "Trained", data: FitData, folder: Path) -> tuple[F32, dict[str, Any]]:

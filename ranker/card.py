@@ -119,6 +119,8 @@ def _plugin(name: str, config: Config, plugin: FeaturePlugin) -> Iterator[str]:
     yield f"{name}: `{settings.path}`{size}. Options (durations in µs): {shown or 'none'}."
     for phase, figures in _validation(plugin).items():
         yield f"{name}, {phase}: in validation {figures[0]:.4f} after one epoch, {figures[-1]:.4f} after the last."
+    if "int8" in report:
+        yield f"{name}, int8: " + ", ".join(f"{key} {value:.4f}" for key, value in report["int8"].items()) + "."
 
 
 def _validation(plugin: FeaturePlugin) -> dict[str, list[float]]:
