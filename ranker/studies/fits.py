@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ranker.config import Config
 from ranker.metrics.pair_accuracy import right_by_user
 from ranker.studies.variants import Variant
 from ranker.training import arms as arms_module
+from ranker.training.abreast import abreast
 from ranker.training.arms import Arms, of_kind
 from ranker.training.plugins import plugin_inputs, plugin_stage
 from ranker.training.prepared import Prepared, prepare
@@ -46,7 +48,8 @@ class Bench:
     def boosters(self, label: str, columns: Columns) -> F64:
         """Return float64[seeds, users] of boosters with further columns."""
         seeds = self.prepared.config.uplift.seeds
-        return np.stack([self.right(self.arms.fit(label, columns, seed).scores) for seed in seeds])
+        fitted = abreast([partial(self.arms.fit, label, columns, seed) for seed in seeds])
+        return np.stack([self.right(arm.scores) for arm in fitted])
 
 
 def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:

@@ -26,7 +26,7 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
     """
     target, key, stamp = folder / name, hash_value(inputs), folder / f"{name}.key"
     shown = f"{folder.name}/{name}"  # a plugin and the parts that it is in have stages of one name
-    with _locked(folder):
+    with _locked(folder, name):
         if _is_complete(target, stamp, key):
             log.log(level, "%-28s unchanged, reused", shown)
             return target
@@ -53,11 +53,11 @@ def stage_seconds(folder: Path, name: str) -> float:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder of stages; another run in the same folder waits for its turn."""
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a stage; another run that wants the same one waits for its turn."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with (folder / f".{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except (FileExistsError, NotADirectoryError) as error:

@@ -9,7 +9,9 @@ report_of       the boosters of all arms, and every figure of pairs          (bo
 list_uplift     the wanted parts of two arms, and what their lists are worth (boosters are resumed)
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import effective_users, pair_accuracy
 from ranker.metrics.simple import events_before
 from ranker.settings import BoosterSettings
-from ranker.training.arms import SHOWN, Arms
+from ranker.training.abreast import abreast
+from ranker.training.arms import SHOWN, Arm, Arms
 from ranker.training.booster import at_cap
 from ranker.training.measured import shown_of
 from ranker.training.plugins import plugin_stage
@@ -111,20 +114,24 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
     partly_missing = len(np.unique(np.concatenate(list(missing.values())), axis=0)) > 1
     boosters: dict[str, Fits] = {arm: [[]] for arm in ("without", "shuffled", "missingness")}
     boosters["with"] = [[] for _ in fits]
-    with tqdm(total=(2 + partly_missing + len(fits)) * len(seeds), desc="fitting all arms", unit="fit") as bar:
 
-        def fit(arm: str, place: int, label: str, columns: Columns, seed: int) -> None:
-            boosters[arm][place].append(arms.fit(label, columns, seed))
+    def shuffled(seed: int) -> Arm:
+        values = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.values.items()}
+        return arms.fit(f"{name}-shuffled", replace(first, values=values), seed)
+
+    places, wanted = list[tuple[str, int]](), list[Callable[[], Arm]]()
+    for seed in seeds:
+        places += [("without", 0), *(("with", k) for k in range(len(fits))), ("shuffled", 0)]
+        wanted.append(partial(arms.fit, "without", Columns(), seed))
+        wanted += [partial(arms.fit, f"{name}-fit{k}", columns, seed) for k, columns in enumerate(fits)]
+        wanted.append(partial(shuffled, seed))
+        if partly_missing:
+            places.append(("missingness", 0))
+            wanted.append(partial(arms.fit, f"{name}-missingness", known, seed))
+    with tqdm(total=len(wanted), desc="fitting all arms", unit="fit") as bar:
+        for (arm, place), fitted in zip(places, abreast(wanted), strict=True):
+            boosters[arm][place].append(fitted)
             bar.update()
-
-        for seed in seeds:
-            fit("without", 0, "without", Columns(), seed)
-            for k, columns in enumerate(fits):
-                fit("with", k, f"{name}-fit{k}", columns, seed)
-            shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.values.items()}
-            fit("shuffled", 0, f"{name}-shuffled", replace(first, values=shuffled), seed)
-            if partly_missing:
-                fit("missingness", 0, f"{name}-missingness", known, seed)
     return boosters if partly_missing else boosters | {"missingness": boosters["without"]}
 
 
