@@ -17,6 +17,7 @@ from ranker.studies.variants import Variant
 from ranker.training import arms as arms_module
 from ranker.training.abreast import abreast
 from ranker.training.arms import Arms, of_kind
+from ranker.training.network import network_inputs, network_stage
 from ranker.training.plugins import plugin_inputs, plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.stages import run_stage, stage_seconds
@@ -51,9 +52,14 @@ class Bench:
         fitted = abreast([partial(self.arms.fit, label, columns, seed) for seed in seeds])
         return np.stack([self.right(arm.scores) for arm in fitted])
 
+    def networks(self, label: str, columns: Columns) -> F64:
+        """Return float64[seeds, users] of networks with further columns."""
+        seeds = self.prepared.config.uplift.seeds
+        return np.stack([self.right(network_stage(self.arms, label, columns, seed).scores) for seed in seeds])
+
 
 def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
-    """Fit an arm's plugin and the boosters with its columns, or find them; return the folder of what they reached.
+    """Fit an arm's plugin and the rankers with its columns, or find them; return the folder of what they reached.
 
     `right.npy`, float64[seeds, users]; `fit.json`: the seconds of the plugin's fit, and what the plugin says of it.
     """
@@ -65,12 +71,15 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
         fitted = plugin_stage(_latest_part(own, variant.period), name, seed, label)
         columns = bench.arms.plugin_columns(name, fitted)
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
-        np.save(folder / "right.npy", bench.boosters(f"{label}-fit{fit}", columns))
+        rank = bench.networks if variant.network else bench.boosters
+        np.save(folder / "right.npy", rank(f"{label}-fit{fit}", columns))
         seconds = stage_seconds(config.work / "plugins", f"{label}-seed{seed}")
         said = {"seconds": seconds, "report": getattr(fitted, "report", {})}
         (folder / "fit.json").write_text(json.dumps(said, default=str))
 
-    return run_stage(config.work / "studies", f"{label}-seed{seed}", [*inputs, code_hash(*CODE)], make)
+    inputs += network_inputs(config) if variant.network else []
+    kept = f"{label}-network" if variant.network else label
+    return run_stage(config.work / "studies", f"{kept}-seed{seed}", [*inputs, code_hash(*CODE)], make)
 
 
 def _latest_part(prepared: Prepared, share: float) -> Prepared:
