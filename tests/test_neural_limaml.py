@@ -223,6 +223,20 @@ def test_what_is_served_is_what_was_trained(data: FitData, world: World) -> None
     np.testing.assert_allclose(*centred, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("phase", ["pretrain_epochs", "finetune_epochs"])
+def test_labels_of_the_validation_slice_train_nothing(data: FitData, phase: str) -> None:
+    """One epoch, so that they cannot choose one: the trained state is the same to the last bit."""
+    settings = LiMAMLSettings(**{**SMALL, "pretrain_epochs": 0, "finetune_epochs": 0, phase: 1})
+    first = data.groups.requests.as_of[data.groups.validation].min()
+    log = permuted(data.log, np.flatnonzero(data.log.ts >= first))
+    before, after = (fit(x, settings).model.state_dict() for x in (data, replace(data, log=log)))
+    start = fit(data, LiMAMLSettings(**{**SMALL, "pretrain_epochs": 0, "finetune_epochs": 0})).model.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    for name in ("table.weight", "meta.up.weight", "meta.log_rate", "meta.log_shrink"):
+        assert not torch.equal(before[name], start[name]), name
+
+
 # What it learns
 
 

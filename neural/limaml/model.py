@@ -7,6 +7,8 @@ all users share, is the item tower: score = meta embedding · item vector. Shape
 h = hidden, c = grades - 1.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,17 +17,20 @@ from neural.entities import HASHES, Layout
 from neural.limaml.inner import N_RATES
 from neural.model import EntityTower, embedding
 
+#: the rate that the inner loop starts from, for the mean over the cuts: from ten times that the first epochs diverge
+FIRST_RATE = 0.1
+
 
 class MetaBlock(nn.Module):
     """A user's attributes to the meta embedding and, as its last number, how generous the user is with grades."""
 
-    def __init__(self, width: int, hidden: int, inner_steps: int) -> None:
+    def __init__(self, width: int, hidden: int, inner_steps: int, n_cuts: int) -> None:
         super().__init__()
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width + 1)
         nn.init.zeros_(self.down.bias)
         # One rate for each step and array (Antoniou et al., arXiv 1810.09502: one for all is what makes MAML unstable).
-        self.log_rate = nn.Parameter(torch.zeros(inner_steps, N_RATES))
+        self.log_rate = nn.Parameter(torch.full((inner_steps, N_RATES), math.log(FIRST_RATE / n_cuts)))
         self.log_shrink = nn.Parameter(torch.tensor(1.0))
 
     def forward(
@@ -76,7 +81,7 @@ class MetaNetwork(nn.Module):
         self.table = embedding(rows, width // HASHES, 0.1)
         self.item = EntityTower(self.table, item, width, dropout)
         self.user = EntityTower(self.table, user, width, dropout)
-        self.meta = MetaBlock(width, hidden, steps)
+        self.meta = MetaBlock(width, hidden, steps, n_cuts)
         self.known = nn.Parameter(torch.tensor(1.0))
         self.grade_steps = nn.Parameter(torch.ones(n_cuts))
 
