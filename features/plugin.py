@@ -47,7 +47,8 @@ class FeaturePlugin(Protocol):
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
     raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
     the same values, to the bit on one machine. A class whose fits do not repeat has the attribute
-    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). A server asks a
+    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). Columns that are
+    codes of categories (whole numbers from 0 on, or NaN) stand in the attribute `categorical` too. A server asks a
     plugin that is not Pairlift's own on a thread with a deadline; one with the attribute `blocks = False` promises that
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
     options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them.

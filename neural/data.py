@@ -12,7 +12,7 @@ from neural.batches import Batches, TargetMask
 from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, known_scale, raw_signals
-from neural.settings import NetworkSettings
+from neural.settings import FitSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class TowerData:
     wanted_later: Bool  # [rows of the histories], those in the slice, of items that are met before it
 
     @classmethod
-    def build(cls, data: FitData, settings: NetworkSettings) -> Self:
+    def build(cls, data: FitData, settings: FitSettings) -> Self:
         """Arrange the data of a fit.
 
         Events in the validation slice are no targets, and nothing is counted or scaled by them; they only appear in
@@ -79,7 +79,7 @@ class TowerData:
         return f"{len(chosen)} windows of {len(ids)} users ({', '.join(map(str, ids[:5]))}{' …' * (len(ids) > 5)})"
 
 
-def _drawn(data: FitData, settings: NetworkSettings) -> Bool:
+def _drawn(data: FitData, settings: FitSettings) -> Bool:
     """Return bool[groups]: the share that fine-tuning learns from; a smaller share is a part of a larger one."""
     return np.random.default_rng(0).random(len(data.groups.requests)) < settings.finetune_share
 

@@ -31,8 +31,8 @@ def _distinct(columns: list[Column]) -> list[Column]:
     return columns
 
 
-class NetworkSettings(Settings):
-    """What the networks over histories have in common: their sizes, and how they are trained."""
+class FitSettings(Settings):
+    """What all networks over histories have in common: what they read, and how they are trained."""
 
     lag: Annotated[
         Literal["daily"] | int, BeforeValidator(_lag, json_schema_input_type=Duration | Literal["daily"])
@@ -45,8 +45,6 @@ class NetworkSettings(Settings):
         default=128, ge=1, le=4096, description="The most events of a user that are read, the latest ones."
     )
     width: int = Field(default=64, ge=8, le=1024, multiple_of=8, description="Numbers in a vector, a multiple of 8.")
-    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the transformer.")
-    heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of the activations that training drops.")
     id_dropout: float = Field(
         default=0.1,
@@ -90,13 +88,20 @@ class NetworkSettings(Settings):
     )
     table_decay: float = Field(default=1.0, ge=0, description="Weight decay of the embedding table.")
     batch_tokens: int = Field(default=2048, ge=1, description="Tokens (events of histories) in a batch.")
+    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
+
+
+class NetworkSettings(FitSettings):
+    """What the transformers over histories have in common."""
+
+    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the transformer.")
+    heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     negatives: int = Field(
         default=256,
         ge=2,
         description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all "
         "items with events.",
     )
-    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "NetworkSettings":

@@ -37,7 +37,7 @@ from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.code_hash import OWN, source_hash
-from ranker.columns import columns_of, demand
+from ranker.columns import categories_of, columns_of, demand
 from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
@@ -149,6 +149,7 @@ def write_bundle(
         manifest = {
             "format": FORMAT,
             "columns": columns_of(spec, plugins),
+            "categorical": categories_of(spec, plugins),
             "spec": asdict(spec),
             "snapshot_time": state.end,
             "split": asdict(split),

@@ -187,7 +187,8 @@ def export_forest(bundle: Path, out: Path, part: str = "liked") -> int:
     booster = lgb.Booster(model_file=str(path))
     columns = booster.feature_name()
     model = make_onnx(booster, columns.index(DEMAND) if part == "wanted" and DEMAND in columns else None)
-    names = {"columns": columns, "categorical": manifest["spec"]["categorical"]}
+    # In a bundle from before plugins could have any, all categories are of its spec.
+    names = {"columns": columns, "categorical": manifest.get("categorical", manifest["spec"]["categorical"])}
     plain = {"bundle": manifest["version"], "part": part}
     helper.set_model_props(model, {k: json.dumps(v) for k, v in names.items()} | plain)
     content = model.SerializeToString()

@@ -272,7 +272,7 @@ def check_params(settings: BoosterSettings | ListSettings, table: str = LIKED_TA
     return found
 
 
-def check_monotone(settings: BoosterSettings, columns: list[str], categorical: tuple[str, ...]) -> None:
+def check_monotone(settings: BoosterSettings, columns: list[str], categorical: list[str]) -> None:
     """Refuse in `[booster.monotone]` what is none of the columns that a booster may have, or a category."""
     for name in settings.monotone:
         if name not in columns:

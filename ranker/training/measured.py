@@ -19,7 +19,7 @@ from features.schema import F32, F64, GIB, SAMPLED
 from ranker.bundle import Bundle
 from ranker.candidates.configured import configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.columns import columns_of
+from ranker.columns import categories_of, columns_of
 from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
 from ranker.lists.asked import Asked
@@ -101,9 +101,10 @@ def importance_of_parts(bundle: Bundle, prepared: Prepared, liked: F32) -> dict[
     bundle: of `bundle_at_cut`. Where a network is the liked part, `booster` stands in its place, the one beside it.
     """
     part = "liked" if bundle.network is None else "booster"
-    found = {part: explain(bundle.booster, liked, bundle.spec.categorical)}
+    categories = categories_of(bundle.spec, bundle.plugins)
+    found = {part: explain(bundle.booster, liked, categories)}
     if bundle.wanted is not None and len(rows := _proposed_rows(bundle, prepared)):
-        found["wanted"] = explain(bundle.wanted, rows, bundle.spec.categorical)
+        found["wanted"] = explain(bundle.wanted, rows, categories)
     return found
 
 

@@ -45,12 +45,12 @@ def network_stage(arms: Arms, name: str, columns: Columns, seed: int, *, told: b
         for part, rows in (("training", train.matrix), ("validation", validation.matrix)):
             refuse_infinite(part, rows, names)
         ranker = make_ranker(settings.path, settings.params)
-        ranker.fit(names, spec.categorical, train, validation, seed)
+        ranker.fit(names, [*spec.categorical, *columns.categorical], train, validation, seed)
         (folder / "ranker").mkdir()
         ranker.save(folder / "ranker")
         np.save(folder / "scores.npy", checked(kind.load(folder / "ranker"), arms.rows("test", columns)))
 
-    inputs = [arms.prepared.key, arms.digests(columns), seed, *network_inputs(config)]
+    inputs = [arms.prepared.key, arms.digests(columns), columns.categorical, seed, *network_inputs(config)]
     level = logging.INFO if told else logging.DEBUG
     folder = run_stage(config.work / "networks", f"{name}-seed{seed}", inputs, make, level)
     return NetworkArm(kind.load(folder / "ranker"), np.load(folder / "scores.npy"))

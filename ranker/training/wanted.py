@@ -30,7 +30,7 @@ from features.schema import F32, F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.code_hash import code_hash
-from ranker.columns import Columns, demand
+from ranker.columns import Columns, categories_of, demand
 from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
 from ranker.hashes import hash_arrays, hash_value
@@ -224,7 +224,7 @@ def rows_of(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], memory: in
     )
     return Rows(
         columns=wanted_columns(prepared, plugins, sources),
-        categorical=list(prepared.spec.categorical),
+        categorical=categories_of(prepared.spec, plugins),
         train=train,
         validation=validation,
     )
