@@ -39,4 +39,4 @@ class NetworkRankerSettings(Settings):
     weight_decay: float = Field(default=0.1, ge=0, description="Weight decay of the matrices.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of the activations that training drops.")
     batch_rows: int = Field(default=2048, ge=1, description="Impressions in a batch; a group is never cut.")
-    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
+    threads: int = Field(default=1, ge=1, description="Threads of training; serving has one.")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
+from features.plugin import FeaturePlugin
 from features.schema import F32, SAMPLED, Bool
 from ranker.columns import Columns
 from ranker.config import Config
@@ -28,10 +29,11 @@ from ranker.metrics.simple import events_before
 from ranker.settings import BoosterSettings
 from ranker.training.abreast import abreast
 from ranker.training.arms import SHOWN, Arm, Arms
+from ranker.training.beside import Wanted, fit_beside
 from ranker.training.booster import at_cap
 from ranker.training.measured import shown_of
-from ranker.training.plugins import plugin_stage
-from ranker.training.prepared import prepare
+from ranker.training.plugins import plugin_seconds, plugin_stage
+from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
@@ -49,7 +51,7 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     lists: False leaves out what it costs most to measure beside the pairs, the lists.
     """
     prepared = prepare(config)
-    plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
+    plugins = _fits(prepared, name)
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
@@ -59,6 +61,17 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
         return report | {"lists": {"remark": f"not measured, for {why}"}}
     found: dict[str, Any] = finite(list_uplift(prepared, name, plugins, fits))
     return report | {"lists": found}
+
+
+def _fits(prepared: Prepared, name: str) -> list[FeaturePlugin]:
+    """Fit the plugin once, then the other times (and once more, for a control) side by side where that takes long."""
+    config = prepared.config
+    first, *rest = config.uplift.fit_seeds
+    fitted = [plugin_stage(prepared, name, first)]
+    beside = [Wanted(config=config, name=name, seed=seed) for seed in rest]
+    beside.append(Wanted(config=config, name=name, seed=first, cut=True))
+    fit_beside(beside, plugin_seconds(config, name, first))
+    return fitted + [plugin_stage(prepared, name, seed) for seed in rest]
 
 
 def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:
