@@ -1,6 +1,7 @@
 """The fits of a study: an arm's plugin, and what the boosters with its columns order right; each is kept."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from features.pairing.split import Split
 from features.schema import F64, SECOND
 from ranker.code_hash import code_hash
 from ranker.columns import Columns
@@ -17,6 +19,7 @@ from ranker.studies.variants import Variant
 from ranker.training import arms as arms_module
 from ranker.training.abreast import abreast
 from ranker.training.arms import Arms, of_kind
+from ranker.training.beside import Wanted, fit_beside
 from ranker.training.network import network_inputs, network_stage
 from ranker.training.plugins import plugin_inputs, plugin_stage
 from ranker.training.prepared import Prepared, prepare
@@ -68,7 +71,8 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
     inputs = [*plugin_inputs(own, name, seed), variant.period, config.booster.model_dump(), config.uplift.seeds]
 
     def make(folder: Path) -> None:
-        fitted = plugin_stage(_latest_part(own, variant.period), name, seed, label)
+        seen = own if variant.period == 1 else prepare(_latest_part(config, own.split, variant.period))
+        fitted = plugin_stage(seen, name, seed, label)
         columns = bench.arms.plugin_columns(name, fitted)
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
         rank = bench.networks if variant.network else bench.boosters
@@ -82,10 +86,20 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
     return run_stage(config.work / "studies", f"{kept}-seed{seed}", [*inputs, code_hash(*CODE)], make)
 
 
-def _latest_part(prepared: Prepared, share: float) -> Prepared:
-    """Return the log as a plugin sees it that learns from the latest share of the towers' period."""
+def fit_plugins(bench: Bench, wanted: Sequence[tuple[int, Variant]], seconds: float) -> None:
+    """Fit the plugins of some (seed, arm) side by side, where a fit takes long. seconds: what it takes."""
+    fits = {}
+    for seed, variant in wanted:
+        config = variant.configured(bench.prepared.config)
+        label = variant.label(config)
+        of = _latest_part(config, bench.prepared.split, variant.period)
+        fits[seed, label] = Wanted(config=of, name=variant.plugin, seed=seed, label=label)
+    fit_beside(list(fits.values()), seconds)
+
+
+def _latest_part(config: Config, split: Split, share: float) -> Config:
+    """Return the TOML of a plugin that learns from the latest share of the towers' period."""
     if share == 1:
-        return prepared
-    config, split = prepared.config, prepared.split
+        return config
     t0 = datetime.fromtimestamp((split.t1 - share * (split.t1 - split.t0)) // SECOND, UTC)
-    return prepare(config.model_copy(update={"split": config.split.model_copy(update={"t0": t0})}))
+    return config.model_copy(update={"split": config.split.model_copy(update={"t0": t0})})
