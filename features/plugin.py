@@ -142,7 +142,15 @@ def search_plugins_in(folder: Path) -> None:
 
 
 def plugin_class(path: str) -> type[FeaturePlugin]:
-    """Import `module:Class`; PairliftError where there is no such thing, or its module raises."""
+    """Import `module:Class` of a plugin; PairliftError where there is no such thing, or its module raises."""
+    return cast(type[FeaturePlugin], class_of(path, ("fit", "values", "save", "load"), "features.plugin.FeaturePlugin"))
+
+
+def class_of(path: str, methods: Sequence[str], protocol: str) -> type[Any]:
+    """Import `module:Class` of the TOML. Raises PairliftError where that fails, or it lacks a method of the protocol.
+
+    protocol: where it is defined, for the error.
+    """
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
@@ -154,25 +162,29 @@ def plugin_class(path: str) -> type[FeaturePlugin]:
     except Exception as error:
         log.exception("the module of the plugin class '%s' raised", path)
         raise PairliftError(f"plugin class '{path}': its module raised {type(error).__name__}: {error}") from error
-    lacking = [name for name in ("fit", "values", "save", "load") if not callable(getattr(found, name, None))]
+    lacking = [name for name in methods if not callable(getattr(found, name, None))]
     if not isinstance(found, type) or lacking:
-        raise PairliftError(f"plugin class '{path}' lacks {', '.join(lacking)} of features.plugin.FeaturePlugin")
-    return cast(type[FeaturePlugin], found)
+        raise PairliftError(f"plugin class '{path}' lacks {', '.join(lacking)} of {protocol}")
+    return found
 
 
 def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugin:
     """Build the plugin of a TOML table; a PairliftError names the table."""
-    found = plugin_class(path)
+    return cast(FeaturePlugin, built(f"[plugins.{name}]", plugin_class(path), path, params))
+
+
+def built(place: str, found: type[Any], path: str, params: Mapping[str, Any]) -> Any:
+    """Build an object of the class at a path from its table in the TOML; a PairliftError names the place."""
     try:
         return found(**params)
     except ValidationError as error:
         known = getattr(getattr(found, "options", None), "model_fields", {})
         wrong = "; ".join(_problem(problem, path, known) for problem in problems(error, params))
     except TypeError as error:
-        raise PairliftError(f"[plugins.{name}]: {error}") from error
+        raise PairliftError(f"{place}: {error}") from error
     # Behind the block: pydantic's error would live in this one's chain until the process ends, and what it holds of
     # native modules would be reported as leaked.
-    raise PairliftError(f"[plugins.{name}]: {wrong}")
+    raise PairliftError(f"{place}: {wrong}")
 
 
 def _problem(problem: Problem, path: str, known: Iterable[str]) -> str:

@@ -103,13 +103,7 @@ class FittedPlugin(Generic[R]):
         """Copy the fitted files into an empty folder: the networks, the arrays, JSON."""
         if self._folder is None:
             raise self._unfitted()
-        # Not the folders' modes: that of a fit is temporary, and nobody else may enter it.
-        for path in sorted(self._folder.rglob("*")):
-            to = folder / path.relative_to(self._folder)
-            if path.is_dir():
-                to.mkdir(exist_ok=True)
-            else:
-                shutil.copyfile(path, to)
+        copy_files(self._folder, folder)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -124,6 +118,16 @@ class FittedPlugin(Generic[R]):
         plugin._folder = folder
         plugin._runtime = cls._open(folder, Lag(plugin.settings.lag, plugin.zone))
         return plugin
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """Copy what is in a folder into another, which is there; not the modes: that of a fit's is its owner's alone."""
+    for path in sorted(source.rglob("*")):
+        to = folder / path.relative_to(source)
+        if path.is_dir():
+            to.mkdir(exist_ok=True)
+        else:
+            shutil.copyfile(path, to)
 
 
 def new_folder(plugin: object) -> Path:

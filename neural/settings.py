@@ -88,7 +88,12 @@ class FitSettings(Settings):
     )
     table_decay: float = Field(default=1.0, ge=0, description="Weight decay of the embedding table.")
     batch_tokens: int = Field(default=2048, ge=1, description="Tokens (events of histories) in a batch.")
-    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="Threads of training; serving has one. Networks of the default sizes train no faster on more, and "
+        "`pairlift uplift` fits several at a time.",
+    )
 
 
 class NetworkSettings(FitSettings):

@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from features.pairing.slice import Slice
 from features.schema import F64, I64
 from ranker.code_hash import code_hash
 from ranker.config import Config
@@ -14,7 +15,7 @@ from ranker.retune.bench import seeds_of
 from ranker.retune.report import Measure
 from ranker.retune.space import Parameter, make_space
 from ranker.training.arms import Arms
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 

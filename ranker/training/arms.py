@@ -12,6 +12,7 @@ from features.errors import PairliftError
 from features.log.loading import load_request_codes
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs, make_pairs
+from features.pairing.slice import Slice
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
@@ -19,7 +20,7 @@ from ranker.code_hash import code_hash
 from ranker.columns import Columns, plugin_categories, plugin_columns, plugin_values
 from ranker.hashes import hash_arrays
 from ranker.recording.logged import Logged, overlay
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
@@ -101,7 +102,7 @@ class Arms:
         start: an earlier booster to start from. progress: the name of a bar, see `fit_booster`.
         """
         config, spec = self.prepared.config, self.prepared.spec
-        inputs = [self.prepared.key, self._digests(columns), config.booster.model_dump(), seed, start and start.key]
+        inputs = [self.prepared.key, self.digests(columns), config.booster.model_dump(), seed, start and start.key]
         inputs += [columns.categorical, code_hash(*CODE)]
 
         def make(folder: Path) -> None:
@@ -115,7 +116,7 @@ class Arms:
         folder = run_stage(config.work / "arms", f"{name}-seed{seed}", inputs, make, logging.DEBUG)
         return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))
 
-    def _digests(self, columns: Columns) -> list[str]:
+    def digests(self, columns: Columns) -> list[str]:
         """Return hashes of all values that the log and its settings do not determine: see `Prepared.key`."""
         found = [hash_arrays(columns.values, columns.names)]
         if self.logged is not None:

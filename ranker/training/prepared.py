@@ -116,7 +116,7 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     places = load_places(made.database, config.events)
     prepared = Prepared(
         **{field.name: getattr(made, field.name) for field in fields(made)},
-        key=_key(config),
+        key=log_key(config),
         weights=weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0),
         state=State.build(made.log, made.catalog, made.counters, config.grade_names),
         places=places,
@@ -184,8 +184,8 @@ def _check_monotone(config: Config, spec: FeatureSpec) -> None:
         check_monotone(config.booster, columns_of(spec, plugins), categories_of(spec, plugins))
 
 
-def _key(config: Config) -> str:
-    """Return a hash of the import, of the settings that are read after it, and of the code."""
+def log_key(config: Config) -> str:
+    """Return a hash of the (complete) import, of the settings that are read after it, and of the code."""
     settings = [config.pairing.model_dump(), config.split.model_dump(), config.model_dump(include={"counters"})]
     settings.append(config.features.model_dump())
     return hash_value([stage_key(config.work, "import"), settings, code_hash(*CODE)])
