@@ -19,7 +19,7 @@ from features.state.histories import Histories
 from neural.semantic_ids import SemanticIds
 from neural.semantic_ids.quantise import fit_codebooks, quantised
 from neural.semantic_ids.settings import SemanticIdsSettings
-from neural.semantic_ids.vectors import by_frequency, item_vectors, ridge
+from neural.semantic_ids.vectors import item_vectors, ridge
 
 SMALL: dict[str, Any] = {"levels": 2, "codes": 4, "factors": 8}
 
@@ -75,13 +75,6 @@ def test_few_vectors_have_few_codes(n: int) -> None:
 def test_equal_vectors_are_one_cluster_without_a_warning() -> None:
     vectors = np.ones((9, 3), np.float32)
     assert len(np.unique(quantised(vectors, fit_codebooks(vectors, 2, 4, np.random.default_rng(0))), axis=0)) == 1
-
-
-def test_values_are_numbered_by_how_many_fitted_rows_have_them() -> None:
-    values, fitted = np.array([7, 3, 7, 9, 3, 7, 8]), np.array([1, 1, 1, 1, 1, 1, 0], bool)
-    assert by_frequency(values, fitted, 9).tolist() == [0, 1, 0, 2, 1, 0, -1]
-    assert by_frequency(values, fitted, 2).tolist() == [0, 1, 0, -1, 1, 0, -1]
-    assert by_frequency(values, np.zeros(7, bool), 2).tolist() == [-1] * 7
 
 
 # What items are quantised by
