@@ -1,5 +1,6 @@
 """All that a fit of the towers reads, arranged from the log, the groups and their pairs. NumPy alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,8 +13,8 @@ from neural.batches import Batches, TargetMask
 from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, raw_signals
-from neural.settings import NetworkSettings
-from neural.vocabulary.context import ContextSpec
+from neural.settings import FitSettings
+from neural.vocabulary.context import SURFACE_ALONE, ContextSpec
 from neural.vocabulary.feedback import FeedbackKinds, known_scale
 
 
@@ -37,8 +38,10 @@ class TowerData:
     wanted_later: Bool  # [rows of the histories], those in the slice, of items that are met before it
 
     @classmethod
-    def build(cls, data: FitData, settings: NetworkSettings) -> Self:
-        """Arrange the data of a fit.
+    def build(
+        cls, data: FitData, settings: FitSettings, context: Sequence[str] = SURFACE_ALONE, all_kinds: bool = False
+    ) -> Self:
+        """Arrange the data of a fit. context, all_kinds: the options `context` and `feedback_kinds` of networks.
 
         Events in the validation slice are no targets, and nothing is counted or scaled by them; they only appear in
         histories, those of the validation's groups, and the towers are served as they were trained.
@@ -47,7 +50,7 @@ class TowerData:
         as_of = data.groups.requests.as_of[in_validation]
         boundary = int(as_of.min(initial=np.iinfo(np.int64).max))
         learned = data.log.until(boundary)
-        spec = _spec(data, learned, settings)
+        spec = _spec(data, learned, settings.history, context)
         expected = ItemSignals.build(data.log, spec)
         histories = Histories.build(data.log, catalog.n_users)
         said = data.context[np.argsort(data.log.user, kind="stable")] if len(data.context) else data.context
@@ -66,7 +69,7 @@ class TowerData:
             users=encode(activity, catalog.user_attributes, rows, None, salt=2),
             rows=rows,
             popularity=popularity,
-            feedback=FeedbackKinds.build(learned.feedback, settings.feedback_kinds),
+            feedback=FeedbackKinds.build(learned.feedback, all_kinds),
             batches=batches,
             pretrain=TargetMask(events, np.zeros(len(in_validation), bool)),
             finetune=TargetMask(no_events, ~in_validation & batches.with_pairs & _drawn(data, settings)),
@@ -82,12 +85,12 @@ class TowerData:
         return f"{len(chosen)} windows of {len(ids)} users ({', '.join(map(str, ids[:5]))}{' …' * (len(ids) > 5)})"
 
 
-def _drawn(data: FitData, settings: NetworkSettings) -> Bool:
+def _drawn(data: FitData, settings: FitSettings) -> Bool:
     """Return bool[groups]: the share that fine-tuning learns from; a smaller share is a part of a larger one."""
     return np.random.default_rng(0).random(len(data.groups.requests)) < settings.finetune_share
 
 
-def _spec(data: FitData, learned: EventLog, settings: NetworkSettings) -> TokenSpec:
+def _spec(data: FitData, learned: EventLog, length: int, context: Sequence[str]) -> TokenSpec:
     """Return the vocabulary and the scale of what is learned from, whatever else the catalogue has."""
     mean, scale = known_scale(raw_signals(learned.grade, learned.feedback))
     groups = data.groups
@@ -99,6 +102,6 @@ def _spec(data: FitData, learned: EventLog, settings: NetworkSettings) -> TokenS
         n_surfaces=int(learned.surface.max(initial=-1)) + 1,
         signal_mean=mean,
         signal_scale=scale,
-        length=settings.history,
-        context=ContextSpec.build(settings.context, data.catalog, said, data.zone),
+        length=length,
+        context=ContextSpec.build(context, data.catalog, said, data.zone),
     )

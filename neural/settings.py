@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "id_dropout": 0.1, "id_shrink": 20.0, "pretrain_epochs": 10, "finetune_epochs": 6, "finetune_share": 1.0,
         "max_steps": 1500, "patience": 4, "learning_rate": 4e-3, "finetune_rate": 0.3, "weight_decay": 0.1,
         "table_decay": 1.0, "batch_tokens": 2048, "negatives": 256, "context": ["surface"], "feedback_kinds": False,
-        "threads": 2, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
+        "threads": 1, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
         "retrieval_negatives": 2048,
     },
     "small": {"layers": 1, "width": 24, "heads": 2},
@@ -65,8 +65,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class NetworkSettings(Settings):
-    """What the networks over histories have in common: their sizes, and how they are trained."""
+class FitSettings(Settings):
+    """What all networks over histories have in common: what they read, and how they are trained."""
 
     lag: Annotated[
         Literal["daily"] | int, BeforeValidator(_lag, json_schema_input_type=Duration | Literal["daily"])
@@ -79,8 +79,6 @@ class NetworkSettings(Settings):
         default=128, ge=1, le=4096, description="The most events of a user that are read, the latest ones."
     )
     width: int = Field(default=64, ge=8, le=1024, multiple_of=8, description="Numbers in a vector, a multiple of 8.")
-    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the transformer.")
-    heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of the activations that training drops.")
     id_dropout: float = Field(
         default=0.1,
@@ -124,6 +122,19 @@ class NetworkSettings(Settings):
     )
     table_decay: float = Field(default=1.0, ge=0, description="Weight decay of the embedding table.")
     batch_tokens: int = Field(default=2048, ge=1, description="Tokens (events of histories) in a batch.")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="Threads of training; serving has one. Networks of the default sizes train no faster on more, and "
+        "`pairlift uplift` fits several at a time.",
+    )
+
+
+class NetworkSettings(FitSettings):
+    """What the transformers over histories have in common."""
+
+    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the transformer.")
+    heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     negatives: int = Field(
         default=256,
         ge=2,
@@ -142,7 +153,6 @@ class NetworkSettings(Settings):
         "logarithm. Without it only what is 0 or 1 has a cross-entropy, and all others are learned as numbers: scaled, "
         "with a Huber loss.",
     )
-    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "NetworkSettings":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from features.plugin import FitData
 from features.schema import F32, I64
@@ -18,8 +18,8 @@ from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Engine, Phase
 from neural.entities import Entities
-from neural.model import Argus, Shape
-from neural.settings import NetworkSettings
+from neural.model import Argus, EntityTower, Shape
+from neural.settings import FitSettings, NetworkSettings
 
 #: epochs of a phase that `max_steps` never leaves out
 LEAST_EPOCHS = 2
@@ -67,7 +67,8 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
     loss is not finite.
     """
     with repeatable(settings.threads, data.seed):
-        trainer = (kind or Trainer)(TowerData.build(data, settings), settings, data.seed)
+        inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
+        trainer = (kind or Trainer)(inputs, settings, data.seed)
         engine = trainer.engine(Checkpoint(data.scratch, "towers"))
         engine.train(trainer.phases())
     trainer.model.eval()
@@ -105,7 +106,7 @@ class Trainer:
             user=inputs.users.layout,
         )
         self.model = self.network(shape)
-        self.optimizer = make_optimizer(self.model, settings)
+        self.optimizer = make_optimizer(self.model, self.model.table, settings)
         self.in_fit = np.flatnonzero(inputs.popularity)  # items with events
 
     def network(self, shape: Shape) -> Argus:
@@ -222,13 +223,18 @@ class Trainer:
         return read_histories(self.model, self.inputs, batch, self.item_vectors(ids), ids)
 
     def item_vectors(self, ids: I64) -> Tensor:
-        """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
-        slots, weight, numbers = entity_inputs(self.inputs.items, torch.from_numpy(ids))
-        if self.model.training and self.settings.id_dropout > 0:
-            hide = torch.rand(len(ids)) < self.settings.id_dropout
-            weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
-        vectors: Tensor = self.model.item(slots, weight, numbers)
-        return vectors
+        """Return [n, d]; see `item_vectors`."""
+        return item_vectors(self.model.item, self.inputs.items, ids, self.settings.id_dropout)
+
+
+def item_vectors(tower: EntityTower, items: Entities, ids: I64, id_dropout: float) -> Tensor:
+    """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
+    slots, weight, numbers = entity_inputs(items, torch.from_numpy(ids))
+    if tower.training and id_dropout > 0:
+        hide = torch.rand(len(ids)) < id_dropout
+        weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
+    vectors: Tensor = tower(slots, weight, numbers)
+    return vectors
 
 
 def read_histories(model: Argus, inputs: TowerData, batch: Batch, items: Tensor, ids: I64) -> Encoded:
@@ -255,13 +261,12 @@ def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Ten
     return slots[rows], weight[rows], numbers[rows]
 
 
-def make_optimizer(model: Argus, settings: NetworkSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, table: nn.Embedding, settings: FitSettings) -> torch.optim.Optimizer:
     """Return AdamW; the table decays much faster than the rest, for an id of few events must say little."""
-    table = model.table.weight
-    others = [p for p in model.parameters() if p is not table]
+    others = [p for p in model.parameters() if p is not table.weight]
     return torch.optim.AdamW(
         [
-            {"params": [table], "weight_decay": settings.table_decay},
+            {"params": [table.weight], "weight_decay": settings.table_decay},
             {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ],

@@ -60,7 +60,8 @@ def test_torch_is_for_training_alone() -> None:
             if "torch" in packages_of(path):
                 assert package == "neural", path
                 assert path.name in TORCH, path
-    plugins = "features.baselines, neural.two_tower, neural.cross_encoder, neural.sasrec, neural.item2vec"
+    networks = ("two_tower", "cross_encoder", "sasrec", "item2vec", "limaml", "semantic_ids", "final")
+    plugins = ", ".join(["features.baselines", *(f"neural.{name}" for name in networks)])
     loaded = f"import ranker.server, ranker.bundle, {plugins}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
@@ -226,6 +227,9 @@ def test_every_plugin_is_in_the_template() -> None:
         "neural.cross_encoder:CrossEncoder",
         "neural.sasrec:SASRec",
         "neural.item2vec:Item2Vec",
+        "neural.final:NetworkRanker",
+        "neural.limaml:LiMAML",
+        "neural.semantic_ids:SemanticIds",
         "features.baselines:ALS",
         "features.baselines:Noise",
     ):

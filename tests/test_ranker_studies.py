@@ -333,7 +333,7 @@ def test_the_generated_log_compares_all_plugins(tmp_path: Path) -> None:
     config = load_config(tmp_path / "world" / "pairlift.toml")
     _, arms = find_study(config, "plugins", "")
     ours = set(re.findall(r'"((?:neural|features)\.\w+:\w+)"', example_text("template")))
-    assert {config.plugins[arm.plugin].path for arm in arms} == ours
+    assert {config.plugins[arm.plugin].path for arm in arms} == ours - {config.network.path}
     assert config.ranker.plugins == ["two_tower"]
 
 
@@ -343,7 +343,7 @@ def test_every_study_is_of_options_that_the_towers_have(toml: Path) -> None:
     for name in STUDIES:
         _, arms = find_study(config, name, "two_tower")
         configured = [arm.configured(config) for arm in arms]
-        assert len({arm.label(config) for arm, config in zip(arms, configured, strict=True)}) == len(arms)
+        assert len({(arm.label(c), arm.network) for arm, c in zip(arms, configured, strict=True)}) == len(arms)
         for arm, changed in zip(arms, configured, strict=True):
             params = changed.plugins["two_tower"].params
             assert TowerSettings(**params).width == arm.options.get("width", 32)

@@ -3,6 +3,7 @@
 A code of 0 is "unknown": not said, or never met during fit. That is a value of its own, and none of the known ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from features.schema import F32, I64, Attribute, Catalog
 
 #: what a request says without [events.context]
 OWN = ("surface", "hour", "weekday")
+SURFACE_ALONE = ("surface",)
 HOURS, WEEKDAYS = 24, 7
 #: a number is known by which of so many bins of equally many requests it is in
 BINS = 16
@@ -64,7 +66,7 @@ class ContextSpec:
     zone: str = "UTC"  # of hour and weekday
 
     @classmethod
-    def build(cls, names: list[str], catalog: Catalog, context: F32, zone: str) -> Self:
+    def build(cls, names: Sequence[str], catalog: Catalog, context: F32, zone: str) -> Self:
         """Return what these names ask for; PairliftError for one that is neither in OWN nor in `[events.context]`.
 
         context: float32[g, contexts] of the requests of the fit, as `Requests.context`.
