@@ -1,6 +1,6 @@
 """The options of `[plugins.NAME]` with `class = "neural.two_tower:TwoTower"`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -8,7 +8,11 @@ from features.schema import MINUTE
 from features.settings import Duration, Settings, parse_duration
 from neural.histories import DAILY
 
-Column = Literal["dot", "user_vector", "item_vector"]
+#: columns of the towers, beside those of feedback
+GRADE = "grade"
+COLUMNS = ("dot", "user_vector", "item_vector", GRADE)
+#: before the name of a feedback column
+FEEDBACK = "feedback:"
 
 
 def _span(value: object) -> object:
@@ -25,10 +29,40 @@ def _lag(value: object) -> object:
         raise ValueError(f'{error}; or "daily"') from error
 
 
-def _distinct(columns: list[Column]) -> list[Column]:
-    if len(set(columns)) != len(columns):
-        raise ValueError(f"each column once was expected, found {columns}")
-    return columns
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"each name once was expected, found {names}")
+    return names
+
+
+def is_answer(column: str) -> bool:
+    """Tell whether a column is of the heads of grade and feedback."""
+    return column == GRADE or column.startswith(FEEDBACK)
+
+
+def _column(name: str) -> str:
+    if name in COLUMNS or (name.startswith(FEEDBACK) and name != FEEDBACK):
+        return name
+    raise ValueError(f"dot, user_vector, item_vector, grade or feedback:NAME was expected, found '{name}'")
+
+
+Preset = Literal["today", "small", "base", "large", "huge"]
+
+#: what each preset sets, as `TowerSettings` has it
+PRESETS: dict[str, dict[str, Any]] = {
+    "today": {
+        "columns": ["dot"], "lag": 0, "history": 128, "width": 64, "encoder": "transformer", "layers": 2, "heads": 4, "dropout": 0.2,
+        "id_dropout": 0.1, "id_shrink": 20.0, "pretrain_epochs": 10, "finetune_epochs": 6, "finetune_share": 1.0,
+        "max_steps": 1500, "patience": 4, "learning_rate": 4e-3, "finetune_rate": 0.3, "weight_decay": 0.1,
+        "table_decay": 1.0, "batch_tokens": 2048, "negatives": 256, "context": ["surface"], "feedback_kinds": False,
+        "threads": 1, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
+        "retrieval_negatives": 2048,
+    },
+    "small": {"layers": 1, "width": 24, "heads": 2},
+    "base": {"layers": 2, "width": 64, "heads": 4},
+    "large": {"layers": 4, "width": 128, "heads": 8},
+    "huge": {"layers": 6, "width": 256, "heads": 8},
+}  # fmt: skip
 
 
 class FitSettings(Settings):
@@ -113,6 +147,18 @@ class NetworkSettings(FitSettings):
         description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all "
         "items with events.",
     )
+    context: Annotated[list[str], AfterValidator(_distinct)] = Field(
+        default=["surface"],
+        description="What a request says of itself that meets the user's state behind the transformer: surface, hour "
+        "and weekday (in [time] zone, and of each event of a history too; not for a log whose times of day are not "
+        "real), and names of [events.context].",
+    )
+    feedback_kinds: bool = Field(
+        default=False,
+        description="Learn shares (numbers from 0 to 1) by cross-entropy and counts (whole numbers from 0) by their "
+        "logarithm. Without it only what is 0 or 1 has a cross-entropy, and all others are learned as numbers: scaled, "
+        "with a Huber loss.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "NetworkSettings":
@@ -131,11 +177,18 @@ class TowerSettings(NetworkSettings):
     setting differ.
     """
 
-    columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(
+    preset: Preset | None = Field(
+        default=None,
+        description="Values for options that are not given. today: every option as its default was on 26 November "
+        "2026. small, base, large, huge: layers x width of 1 x 24, 2 x 64, 4 x 128 and 6 x 256.",
+    )
+    columns: Annotated[list[Annotated[str, AfterValidator(_column)]], AfterValidator(_distinct)] = Field(
         default=["dot"],
         min_length=1,
-        description="What the ranker gets: dot (the scalar product of the two vectors), and user_vector or "
-        "item_vector, of as many columns as the towers are wide.",
+        description="What the ranker gets: dot (the scalar product of the two vectors); user_vector or item_vector, of "
+        "as many columns as the towers are wide; grade (the expected one, the worst being 0); feedback:NAME (the "
+        "expected value of a name of [events.feedback]: a probability where it is 0 or 1). These last two come from "
+        "heads of their own, fitted behind the towers, which they do not change.",
     )
     retrieval_epochs: int = Field(
         default=4,
@@ -161,3 +214,9 @@ class TowerSettings(NetworkSettings):
         description="Items that each step of this head tells the wanted ones from: all items with events where there "
         "are no more, else half drawn as they are wanted, half evenly.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, options: Any) -> Any:
+        preset = options.get("preset") if isinstance(options, dict) else None
+        return {**PRESETS[preset], **options} if isinstance(preset, str) and preset in PRESETS else options
