@@ -55,6 +55,13 @@ class FitSettings(Settings):
     id_shrink: float = Field(
         default=20.0, ge=0, description="The id of an item with n events weighs n / (n + id_shrink)."
     )
+    semantic_ids: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="Levels of semantic ids (`pairlift config neural.semantic_ids:SemanticIds`) that items' vectors "
+        "are made of beside ids and attributes, so that like items share embeddings; 0: none.",
+    )
     pretrain_epochs: int = Field(
         default=10, ge=0, description="The most epochs of pre-training, on the events of the towers' period."
     )
