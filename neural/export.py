@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from features.errors import PairliftError
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
-from neural.model import Argus, QueryHead, Retrieval, Trunk, UserHead
+from neural.model import Argus, QueryHead, Retrieval, Trunk, UserHead, part_count
 from neural.runtime import (
     HEAD_INPUTS,
     ITEM_INPUTS,
@@ -58,7 +58,7 @@ def _export_trunk(module: nn.Module, width: int, spec: TokenSpec, path: Path) ->
     # A history of one event leaves no range to a dynamic size.
     t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}
     by_token, by_history = {0: b, **t}, {0: b}
-    example = random_user_batch(spec, width, 3, min(5, spec.length), rng)
+    example = random_user_batch(spec, width, 3, example_length(spec), rng)
     export(module, example, TRUNK_INPUTS, (by_token,) * 4 + (by_history,) * 2, path)
     shapes = ((1, 1), (1, spec.length), (7, spec.length // 2 + 1), (2, 1))
     check_parity(module, path, TRUNK_INPUTS, [random_user_batch(spec, width, size, n, rng) for size, n in shapes])
@@ -121,6 +121,14 @@ def check_parity(module: nn.Module, path: Path, names: tuple[str, ...], batches:
                 f"{path.name}: ONNX Runtime differs from torch by {worst:.2e}, more than {allowed:.0e}, on a batch "
                 f"of shape {tuple(batch[0].shape)}; it is not fit to serve: try another onnxruntime or torch"
             )
+
+
+def example_length(spec: TokenSpec) -> int:
+    """Return a history's length to trace a graph with: each of its parts has several states.
+
+    Of one state torch would take a size to be 1 in every call.
+    """
+    return min(max(5, 2 * part_count(spec.length + 1)), spec.length)
 
 
 def random_user_batch(spec: TokenSpec, width: int, b: int, t: int, rng: np.random.Generator) -> tuple[Tensor, ...]:

@@ -189,6 +189,12 @@ def _gap_code(gap: int) -> int:
     return code
 
 
+def gap_seconds() -> I64:
+    """Return int64[N_GAPS]: how long the gap of each code is, in seconds, to a factor of 2; 0 for an unknown one."""
+    code = np.arange(N_GAPS)
+    return np.where(code < 2, 0, 2 * 4 ** np.maximum(code - 2, 0)).astype(np.int64)
+
+
 def visible(histories: Histories, user: I32, as_of: I64, lag: Lag, length: int) -> tuple[I64, I64]:
     """Return int64[g] start and stop rows of each user's last `length` events with `ts < as_of` less the lag."""
     return histories.before(user, lag.cut(as_of), length)

@@ -6,8 +6,9 @@ j has seen j events. Shapes: b histories of t events, s = t + 1 states, d = widt
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from neural.entities import HASHES, Layout
-from neural.histories import TokenSpec
+from neural.histories import CODES, TokenSpec
 
 #: what a masked score is: finite, for torch and ONNX Runtime differ on infinities
 MASKED = -1e4
 #: queries whose scores are in memory at a time, of each history and head
 QUERIES = 512
+#: place of the gap's code in a token's codes
+GAP = CODES.index("gap")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class Shape:
     tokens: TokenSpec  # vocabulary of the events, and the most that a history has
     item: Layout  # features of items
     user: Layout  # features of users
+    block: "Callable[[int, int, float, int], nn.Module]" = field(default_factory=lambda: Block)  # makes a HistoryBlock
 
 
 def embedding(rows: int, width: int, std: float) -> nn.Embedding:
@@ -92,6 +96,19 @@ class EntityTower(nn.Module):
         return out
 
 
+class HistoryBlock(Protocol):
+    """What reads a history, one upon the other: `Block`, or one of another file; made of width, heads, dropout, length.
+
+    gaps: int64[b, t], codes of the time before each event.
+    """
+
+    def __call__(self, x: Tensor, gaps: Tensor, exported: bool = False) -> Tensor:
+        """x: [b, s, d] -> [b, s, d], each state of those up to it. exported: s is what `filled` makes of it."""
+
+    def last(self, x: Tensor, gaps: Tensor, length: Tensor) -> Tensor:
+        """As the call, of the one state int64[b] length of each history -> [b, 1, d]."""
+
+
 class Block(nn.Module):
     """Pre-norm attention and MLP. Order enters as a learned slope of each head on the logarithm of the distance.
 
@@ -121,21 +138,27 @@ class Block(nn.Module):
         return (self.slope.view(-1, 1, 1) * self.steps[back.clamp(min=0)]).masked_fill(back < 0, MASKED)
 
     def whole_mask(self, s: int) -> Tensor:
-        """Return [heads, s, s] of all states, for an exporter, which cannot tell a long history from a short one."""
+        """Return [heads, s, s] of all states, for an exporter: a part of a constant of the graph, made once."""
         n = len(self.steps)
-        # Of the longest history it is a constant of the exported graph, made once: a call takes its part of it.
-        return self.mask(torch.arange(n), n)[:, :s, :s] if n <= QUERIES else self.mask(torch.arange(s), s)
+        return self.mask(torch.arange(n), n)[:, :s, :s]
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: [b, s, d] -> [b, s, d]. mask: [heads, s, s] of all states; left out, it is made in parts where needed."""
+    def forward(self, x: Tensor, gaps: Tensor, exported: bool = False) -> Tensor:
+        """As `HistoryBlock`; it goes by the order of the events, and reads no gaps."""
+        mask = self.whole_mask(x.shape[1]) if exported and part_count(len(self.steps)) == 1 else None
         normed = self.norm(x)
         key, value = self.key_value(normed).chunk(2, dim=-1)  # [b, s, d] each
         q, k, v = self._split(self.query(normed)), self._split(key), self._split(value)
-        attended = self._in_parts(q, k, v) if mask is None else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self._added(x, attended)
+        if mask is not None:
+            return self._added(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
-    def last(self, x: Tensor, length: Tensor) -> Tensor:
-        """As `forward`, of the one state int64[b] length of each history -> [b, 1, d]."""
+        def part(q: Tensor, query: Tensor, stop: int) -> Tensor:
+            mask = self.mask(query, stop)
+            return F.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], attn_mask=mask)
+
+        return self._added(x, in_parts(part, q, len(self.steps), exported))
+
+    def last(self, x: Tensor, gaps: Tensor, length: Tensor) -> Tensor:
+        """As `HistoryBlock`."""
         normed = self.norm(x)
         at = length.view(-1, 1, 1).expand(-1, 1, x.shape[2])
         key, value = self.key_value(normed).chunk(2, dim=-1)  # [b, s, d] each
@@ -143,37 +166,65 @@ class Block(nn.Module):
         mask = self.mask(length, x.shape[1]).transpose(0, 1).unsqueeze(2)  # [b, heads, 1, s]
         return self._added(x.gather(1, at), F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
-    def _in_parts(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend, [b, heads, s, d / heads] each, with the scores of QUERIES states at a time for those up to them.
-
-        Of a long history the backward pass computes each part's scores again: no s × s of them is ever held.
-        """
-        s = q.shape[2]
-        if s <= QUERIES:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask(torch.arange(s), s))
-
-        def part(q: Tensor, first: int, stop: int) -> Tensor:
-            mask = self.mask(torch.arange(first, stop), stop)
-            return F.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], attn_mask=mask)
-
-        ends = [(first, min(first + QUERIES, s)) for first in range(0, s, QUERIES)]
-        parts = [
-            checkpoint(part, q[:, :, first:stop], first, stop, use_reentrant=False, preserve_rng_state=False)
-            for first, stop in ends
-        ]
-        return torch.cat(parts, dim=2)
-
     def _added(self, x: Tensor, attended: Tensor) -> Tensor:
         """x: [b, q, d], attended: [b, heads, q, d / heads] -> [b, q, d]."""
-        # The clone is for the exporter, which cannot view the transposed result otherwise.
-        joined = attended.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2)
-        x = x + self.dropout(self.out(joined))
+        x = x + self.dropout(self.out(join_heads(attended)))
         out: Tensor = x + self.mlp(x)
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        """[b, s, d] -> [b, heads, s, d / heads]."""
-        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+        return split_heads(x, self.heads)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[b, s, d] -> [b, heads, s, d / heads]."""
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[b, heads, s, d / heads] -> [b, s, d]."""
+    # The clone is for the exporter, which cannot view the transposed result otherwise.
+    return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2)
+
+
+def part_count(longest: int) -> int:
+    """Return in how many parts an exported graph attends whose longest history has so many states."""
+    return -(-longest // QUERIES)
+
+
+def in_parts(part: Callable[[Tensor, Tensor, int], Tensor], q: Tensor, longest: int, exported: bool) -> Tensor:
+    """Attend, [b, heads, s, d / heads], with the scores of QUERIES states at a time for those up to them.
+
+    part: of some queries and their places int64[q], the last of which is before stop, for the keys before it. Of a long
+    history the backward pass computes each
+    part's scores again: no s × s of them is ever held. An exported graph has no loop: it has the parts that the longest
+    history needs, which are as many, and smaller, of a short one; s is a multiple of their number.
+    """
+    s = q.shape[2]
+    run: Callable[[Tensor, Tensor, int], Tensor] = part
+    if exported:
+        size = s // part_count(longest)
+        ends = [(k * size, (k + 1) * size) for k in range(part_count(longest))]
+    else:
+        ends = [(first, min(first + QUERIES, s)) for first in range(0, s, QUERIES)]
+        if len(ends) > 1:
+            run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False)
+    # Behind the longest history a state is as its last one: there is no distance for it, and nobody reads it.
+    query = torch.arange(s).clamp(max=longest - 1) if exported else torch.arange(s)
+    parts = [run(q[:, :, first:stop], query[first:stop], stop) for first, stop in ends]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def filled(events: tuple[Tensor, ...], longest: int) -> tuple[Tensor, ...]:
+    """Return [b, t, ...] of events with more behind them, as an exported graph needs for its parts: see `in_parts`.
+
+    The last event is repeated. What has seen less does not see it, and nobody reads a state that has seen more.
+    """
+    n, t = part_count(longest), events[0].shape[1]
+    if n == 1:
+        return events
+    rows = torch.arange(n * ((t + n) // n) - 1).clamp(max=t - 1)
+    return tuple(x.index_select(1, rows) for x in events)
 
 
 class UserTower(nn.Module):
@@ -193,8 +244,9 @@ class UserTower(nn.Module):
         self.item = nn.Linear(d, d)
         self.mix = nn.Linear(d, d)
         self.input = Mlp(d, shape.dropout)
+        self.longest = shape.tokens.length + 1  # states
         self.blocks = nn.ModuleList(
-            Block(d, shape.heads, shape.dropout, shape.tokens.length) for _ in range(shape.layers)
+            shape.block(d, shape.heads, shape.dropout, shape.tokens.length) for _ in range(shape.layers)
         )
         self.norm = nn.LayerNorm(d)
         self.surface = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
@@ -233,15 +285,19 @@ class UserTower(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """As `tokens`, with surprise: [b, t, k] -> [b, s, d] twice: every state, and its taste.
 
-        exported: with whole masks, as `Block.whole_mask` says.
+        exported: as an exporter needs it, which cannot tell a long history from a short one.
         """
+        s = item.shape[1] + 1
+        if exported:
+            item, codes, signals, surprise = filled((item, codes, signals, surprise), self.longest)
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         for block in self.blocks:
-            x = block(x, cast("Block", block).whole_mask(x.shape[1]) if exported else None)
+            x = block(x, codes[..., GAP], exported)
         seen = torch.arange(x.shape[1], dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
         taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
-        return self.norm(x), taste
+        states = self.norm(x)
+        return (states[:, :s], taste[:, :s]) if exported and part_count(self.longest) > 1 else (states, taste)
 
     def vectors(self, states: Tensor, taste: Tensor, surface: Tensor) -> Tensor:
         """states, taste: [n, d], surface: int64[n] codes -> [n, d] user vectors."""
@@ -252,13 +308,14 @@ class UserTower(nn.Module):
         self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor, length: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `states`, with length: int64[b] -> [b, d] twice: the state after each history's last event, its taste."""
+        item, codes, signals, surprise = filled((item, codes, signals, surprise), self.longest)
         gate = self.gate(surprise)  # [b, t, k] -> [b, t, d]
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
-        s = x.shape[1]
-        *blocks, final = (cast("Block", block) for block in self.blocks)
+        s, gaps = x.shape[1], codes[..., GAP]
+        *blocks, final = self.blocks
         for block in blocks:
-            x = block(x, block.whole_mask(s))
-        x = final.last(x, length)  # [b, 1, d]
+            x = block(x, gaps, exported=True)
+        x = cast(HistoryBlock, final).last(x, gaps, length)  # [b, 1, d]
         there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
         seen = length.to(x.dtype).view(-1, 1, 1)  # [b, 1, 1]
         taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))  # [b, 1, d]

@@ -106,7 +106,13 @@ class FitSettings(Settings):
 class NetworkSettings(FitSettings):
     """What the transformers over histories have in common."""
 
-    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the transformer.")
+    encoder: Literal["transformer", "hstu"] = Field(
+        default="transformer",
+        description="What reads the history. transformer: attention whose weights have the sum 1, then an MLP. hstu: "
+        "the blocks of arXiv 2402.17152, whose weights are SiLU of scores with biases of distance and time, so that "
+        "many like events weigh more than few, and a gate in place of the MLP: five eighths of the parameters.",
+    )
+    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the encoder.")
     heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     negatives: int = Field(
         default=256,

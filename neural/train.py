@@ -18,7 +18,8 @@ from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Engine, Phase
 from neural.entities import Entities
-from neural.model import Argus, EntityTower, Shape
+from neural.hstu import HstuBlock
+from neural.model import Argus, Block, EntityTower, Shape
 from neural.settings import FitSettings, NetworkSettings
 
 #: epochs of a phase that `max_steps` never leaves out
@@ -26,6 +27,8 @@ LEAST_EPOCHS = 2
 #: norm that a step's gradient is cut to
 LARGEST_GRADIENT = 1.0
 NO_NEGATIVES = np.empty(0, np.int64)
+#: blocks by `encoder`
+BLOCKS = {"transformer": Block, "hstu": HstuBlock}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class Trainer:
             tokens=inputs.spec,
             item=inputs.items.layout,
             user=inputs.users.layout,
+            block=BLOCKS[settings.encoder],
         )
         self.model = self.network(shape)
         self.optimizer = make_optimizer(self.model, self.model.table, settings)

@@ -30,7 +30,7 @@ from ranker.train import train
 ROOT = Path(__file__).parent.parent
 OURS = {"features", "neural", "ranker", "pairlift"}
 MAY_IMPORT = {"features": {"features"}, "neural": {"features", "neural"}, "ranker": {"features", "ranker", "pairlift"}}
-TORCH = {"checkpoints.py", "engine.py", "model.py", "losses.py", "train.py", "retrieval.py", "export.py"}
+TORCH = {"checkpoints.py", "engine.py", "hstu.py", "model.py", "losses.py", "train.py", "retrieval.py", "export.py"}
 STUBS = {"administrator.py", "server.py", "client.py", "wire.py", "messages.py"}
 #: modules of a folder
 MOST = 20

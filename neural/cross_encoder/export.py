@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neural.cross_encoder.model import CrossArgus, Scorer
 from neural.cross_encoder.runtime import SCORER_INPUTS
-from neural.export import check_parity, export, random_user_batch
+from neural.export import check_parity, example_length, export, random_user_batch
 from neural.histories import TokenSpec
 from neural.model import Argus
 
@@ -25,7 +25,7 @@ def export_scorer(model: Argus, spec: TokenSpec, path: Path) -> None:
     t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}
     by_token, by_request = {0: b, **t}, {0: b}
     dynamic = (by_token,) * 4 + (by_request,) * 2 + (by_token, by_request, {0: b, 1: q})
-    export(scorer, random_batch(spec, width, 3, min(5, spec.length), 7, rng), SCORER_INPUTS, dynamic, path)
+    export(scorer, random_batch(spec, width, 3, example_length(spec), 7, rng), SCORER_INPUTS, dynamic, path)
     shapes = ((1, 1, 1), (1, spec.length, 40), (7, spec.length // 2 + 1, 3), (2, 1, 9))
     check_parity(scorer, path, SCORER_INPUTS, [random_batch(spec, width, *shape, rng) for shape in shapes])
 
