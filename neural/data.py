@@ -1,7 +1,7 @@
 """All that a fit of the towers reads, arranged from the log, the groups and their pairs. NumPy alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from neural.batches import Batches, TargetMask
 from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, raw_signals
+from neural.semantic_ids.attributes import code_attributes
 from neural.settings import FitSettings
 from neural.vocabulary.context import SURFACE_ALONE, ContextSpec
 from neural.vocabulary.feedback import FeedbackKinds, known_scale
@@ -57,7 +58,10 @@ class TowerData:
         batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone), said)
         popularity = np.bincount(learned.item, minlength=catalog.n_items)
         activity = np.bincount(learned.user, minlength=catalog.n_users)
-        rows = table_rows(count_values(catalog.n_items, catalog.item_attributes + catalog.user_attributes))
+        attributes = catalog.item_attributes
+        if settings.semantic_ids:
+            attributes += code_attributes(replace(data, log=learned), settings.semantic_ids)
+        rows = table_rows(count_values(catalog.n_items, attributes + catalog.user_attributes))
         events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
         wanted = histories.grade >= data.wanted
         if not (wanted & events).any():
@@ -65,7 +69,7 @@ class TowerData:
         return cls(
             spec=spec,
             expected=expected,
-            items=encode(popularity, catalog.item_attributes, rows, settings.id_shrink, salt=1),
+            items=encode(popularity, attributes, rows, settings.id_shrink, salt=1),
             users=encode(activity, catalog.user_attributes, rows, None, salt=2),
             rows=rows,
             popularity=popularity,

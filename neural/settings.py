@@ -51,9 +51,9 @@ Preset = Literal["today", "small", "base", "large", "huge"]
 #: what each preset sets, as `TowerSettings` has it
 PRESETS: dict[str, dict[str, Any]] = {
     "today": {
-        "columns": ["dot"], "lag": 0, "history": 128, "width": 64, "encoder": "transformer", "layers": 2, "heads": 4, "dropout": 0.2,
-        "id_dropout": 0.1, "id_shrink": 20.0, "pretrain_epochs": 10, "finetune_epochs": 6, "finetune_share": 1.0,
-        "max_steps": 1500, "patience": 4, "learning_rate": 4e-3, "finetune_rate": 0.3, "weight_decay": 0.1,
+        "columns": ["dot"], "lag": 0, "history": 128, "width": 64, "encoder": "transformer", "layers": 2, "heads": 4,
+        "dropout": 0.2, "id_dropout": 0.1, "id_shrink": 20.0, "pretrain_epochs": 10, "finetune_epochs": 6,
+        "finetune_share": 1.0, "semantic_ids": 0, "max_steps": 1500, "patience": 4, "learning_rate": 4e-3, "finetune_rate": 0.3, "weight_decay": 0.1,
         "table_decay": 1.0, "batch_tokens": 2048, "negatives": 256, "context": ["surface"], "feedback_kinds": False,
         "threads": 1, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
         "retrieval_negatives": 2048,
@@ -88,6 +88,13 @@ class FitSettings(Settings):
     )
     id_shrink: float = Field(
         default=20.0, ge=0, description="The id of an item with n events weighs n / (n + id_shrink)."
+    )
+    semantic_ids: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="Levels of semantic ids (`pairlift config neural.semantic_ids:SemanticIds`) that items' vectors "
+        "are made of beside ids and attributes, so that like items share embeddings; 0: none.",
     )
     pretrain_epochs: int = Field(
         default=10, ge=0, description="The most epochs of pre-training, on the events of the towers' period."

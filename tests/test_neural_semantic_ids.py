@@ -16,6 +16,8 @@ from features.plugin import FeaturePlugin, FitData, make_plugin
 from features.schema import F32, Attribute, one_request
 from features.settings import SplitSettings
 from features.state.histories import Histories
+from neural.data import TowerData
+from neural.limaml.settings import LiMAMLSettings
 from neural.semantic_ids import SemanticIds
 from neural.semantic_ids.quantise import fit_codebooks, quantised
 from neural.semantic_ids.settings import SemanticIdsSettings
@@ -153,6 +155,23 @@ def test_an_items_own_events_count_beside_its_attributes_as_shrink_says() -> Non
         vectors = item_vectors(data, SemanticIdsSettings(**SMALL, shrink=shrink, content=0.0))[0]
         different[shrink] = len(np.unique(vectors.round(4), axis=0))
     assert different == {0.0: 60 + 4, 1e9: 4}  # each its own, and the new ones one of four genres; genres alone
+
+
+def test_the_towers_embed_the_codes_of_new_items_too_and_learn_them_before_the_validation_slice() -> None:
+    _, data = told_world()
+    bare = TowerData.build(data, LiMAMLSettings()).items
+    items = TowerData.build(data, LiMAMLSettings(semantic_ids=2)).items
+    assert items.layout.slots == (*bare.layout.slots, 1, 1)
+    assert (items.weight[:-1, -2:] == 1).all()  # of the 20 items without an event too
+    old, new = (set(map(tuple, items.slots[rows, -2].tolist())) for rows in (slice(0, 60), slice(60, 80)))
+    assert new <= old  # embeddings that were trained
+    held = np.flatnonzero(data.log.ts >= data.groups.requests.as_of[data.groups.validation].min())
+    other = TowerData.build(replace(data, log=permuted(data.log, held)), LiMAMLSettings(semantic_ids=2)).items
+    np.testing.assert_array_equal(other.slots, items.slots)
+    learned = permuted(data.log, np.arange(held[0]))
+    assert (
+        TowerData.build(replace(data, log=learned), LiMAMLSettings(semantic_ids=2)).items.slots != items.slots
+    ).any()
 
 
 def test_loading_and_serving_import_neither_torch_nor_implicit(data: FitData, world: World, tmp_path: Path) -> None:
