@@ -10,7 +10,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from features.errors import MISSING, UNKNOWN, PairliftError, Problem, did_you_mean, problems
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.schema import F32, I32, Catalog, EventLog, Requests
+from features.schema import F32, I32, NO_CONTEXT, Catalog, EventLog, Requests
 from features.state.histories import Histories
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class FitData:
     seed: int  # of all randomness
     wanted: int = 1  # rank of the lowest grade from which on an item was wanted; where no event has it, all were
     zone: str = "UTC"  # in which a day starts
+    #: [events, contexts], what the request of each event said of itself, as `Requests.context`; no rows: not given
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
 
 
@@ -47,10 +49,12 @@ class FeaturePlugin(Protocol):
     A plugin class is built from its table in the TOML (without `class`), as keyword arguments; a wrong one
     raises PairliftError. `columns` are the names of its columns without the plugin's name. The same data and seed give
     the same values, to the bit on one machine. A class whose fits do not repeat has the attribute
-    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). A server asks a
+    `deterministic = False`, and a report allows for how much its fits differ (`ranker.uplift.leaks`). Columns that are
+    codes of categories (whole numbers from 0 on, or NaN) stand in the attribute `categorical` too. A server asks a
     plugin that is not Pairlift's own on a thread with a deadline; one with the attribute `blocks = False` promises that
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
-    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them.
+    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them. One
+    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes.
     """
 
     columns: tuple[str, ...]
@@ -141,7 +145,15 @@ def search_plugins_in(folder: Path) -> None:
 
 
 def plugin_class(path: str) -> type[FeaturePlugin]:
-    """Import `module:Class`; PairliftError where there is no such thing, or its module raises."""
+    """Import `module:Class` of a plugin; PairliftError where there is no such thing, or its module raises."""
+    return cast(type[FeaturePlugin], class_of(path, ("fit", "values", "save", "load"), "features.plugin.FeaturePlugin"))
+
+
+def class_of(path: str, methods: Sequence[str], protocol: str) -> type[Any]:
+    """Import `module:Class` of the TOML. Raises PairliftError where that fails, or it lacks a method of the protocol.
+
+    protocol: where it is defined, for the error.
+    """
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
@@ -153,25 +165,29 @@ def plugin_class(path: str) -> type[FeaturePlugin]:
     except Exception as error:
         log.exception("the module of the plugin class '%s' raised", path)
         raise PairliftError(f"plugin class '{path}': its module raised {type(error).__name__}: {error}") from error
-    lacking = [name for name in ("fit", "values", "save", "load") if not callable(getattr(found, name, None))]
+    lacking = [name for name in methods if not callable(getattr(found, name, None))]
     if not isinstance(found, type) or lacking:
-        raise PairliftError(f"plugin class '{path}' lacks {', '.join(lacking)} of features.plugin.FeaturePlugin")
-    return cast(type[FeaturePlugin], found)
+        raise PairliftError(f"plugin class '{path}' lacks {', '.join(lacking)} of {protocol}")
+    return found
 
 
 def make_plugin(name: str, path: str, params: Mapping[str, Any]) -> FeaturePlugin:
     """Build the plugin of a TOML table; a PairliftError names the table."""
-    found = plugin_class(path)
+    return cast(FeaturePlugin, built(f"[plugins.{name}]", plugin_class(path), path, params))
+
+
+def built(place: str, found: type[Any], path: str, params: Mapping[str, Any]) -> Any:
+    """Build an object of the class at a path from its table in the TOML; a PairliftError names the place."""
     try:
         return found(**params)
     except ValidationError as error:
         known = getattr(getattr(found, "options", None), "model_fields", {})
         wrong = "; ".join(_problem(problem, path, known) for problem in problems(error, params))
     except TypeError as error:
-        raise PairliftError(f"[plugins.{name}]: {error}") from error
+        raise PairliftError(f"{place}: {error}") from error
     # Behind the block: pydantic's error would live in this one's chain until the process ends, and what it holds of
     # native modules would be reported as leaked.
-    raise PairliftError(f"[plugins.{name}]: {wrong}")
+    raise PairliftError(f"{place}: {wrong}")
 
 
 def _problem(problem: Problem, path: str, known: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ class ItemSignals:
         """
         out = np.zeros((item.size, self.mean.shape[1]), np.float32)
         _look_up(self.offsets, self.ts, self.mean, item.ravel().astype(np.int64), cut.ravel(), out)
-        return out.reshape(*item.shape, -1)
+        return out.reshape(*item.shape, self.mean.shape[1])
 
     def surprise(self, tokens: Tokens) -> F32:
         """Return float32[b, t, k]: each known signal less what its item led one to expect, 0 where unknown.

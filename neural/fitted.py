@@ -6,18 +6,16 @@ import tempfile
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from features.arrays import save_arrays
 from features.errors import PairliftError
 from features.schema import I32
+from neural.data import TowerData
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec
 from neural.runtime import EXPECTED, Vectors, save_spec
-from neural.settings import NetworkSettings
-
-if TYPE_CHECKING:
-    from neural.train import Trained  # which imports torch
+from neural.settings import FitSettings
 
 
 class Opened(Protocol):
@@ -28,13 +26,21 @@ class Opened(Protocol):
     spec: TokenSpec
 
 
+class Fit(Protocol):
+    """What a training gives, of what stands beside the network."""
+
+    @property
+    def inputs(self) -> TowerData:
+        """What the network was fitted on."""
+
+
 R = TypeVar("R", bound=Opened)
 
 
 class FittedPlugin(Generic[R]):
     """A FeaturePlugin over a runtime; a subclass has `fit`, which ends with `_finish`, and `values`."""
 
-    options: ClassVar[type[NetworkSettings]]
+    options: ClassVar[type[FitSettings]]
     about: ClassVar[str]  # the file that says what was fitted
     format: ClassVar[int]  # version of what `save` writes
     wanted_format: ClassVar[str]  # of the sentence that refuses another one
@@ -66,7 +72,7 @@ class FittedPlugin(Generic[R]):
         """What the training reached: see `features.plugin.CurvePlugin`."""
         return list(self.report.get("curve", ()))
 
-    def _finish(self, trained: "Trained", vectors: Vectors, folder: Path, zone: str) -> None:
+    def _finish(self, trained: Fit, vectors: Vectors, folder: Path, zone: str) -> None:
         """Write what stands beside the networks of a fit, and open it. folder: of `new_folder`, for this plugin."""
         self.zone, self._folder = zone, folder
         vectors.save(folder)
@@ -97,13 +103,7 @@ class FittedPlugin(Generic[R]):
         """Copy the fitted files into an empty folder: the networks, the arrays, JSON."""
         if self._folder is None:
             raise self._unfitted()
-        # Not the folders' modes: that of a fit is temporary, and nobody else may enter it.
-        for path in sorted(self._folder.rglob("*")):
-            to = folder / path.relative_to(self._folder)
-            if path.is_dir():
-                to.mkdir(exist_ok=True)
-            else:
-                shutil.copyfile(path, to)
+        copy_files(self._folder, folder)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -118,6 +118,16 @@ class FittedPlugin(Generic[R]):
         plugin._folder = folder
         plugin._runtime = cls._open(folder, Lag(plugin.settings.lag, plugin.zone))
         return plugin
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """Copy what is in a folder into another, which is there; not the modes: that of a fit's is its owner's alone."""
+    for path in sorted(source.rglob("*")):
+        to = folder / path.relative_to(source)
+        if path.is_dir():
+            to.mkdir(exist_ok=True)
+        else:
+            shutil.copyfile(path, to)
 
 
 def new_folder(plugin: object) -> Path:

@@ -1,6 +1,6 @@
 """The options of `[plugins.NAME]` with `class = "neural.two_tower:TwoTower"`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -8,7 +8,11 @@ from features.schema import MINUTE
 from features.settings import Duration, Settings, parse_duration
 from neural.histories import DAILY
 
-Column = Literal["dot", "user_vector", "item_vector"]
+#: columns of the towers, beside those of feedback
+GRADE = "grade"
+COLUMNS = ("dot", "user_vector", "item_vector", GRADE)
+#: before the name of a feedback column
+FEEDBACK = "feedback:"
 
 
 def _span(value: object) -> object:
@@ -25,14 +29,44 @@ def _lag(value: object) -> object:
         raise ValueError(f'{error}; or "daily"') from error
 
 
-def _distinct(columns: list[Column]) -> list[Column]:
-    if len(set(columns)) != len(columns):
-        raise ValueError(f"each column once was expected, found {columns}")
-    return columns
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"each name once was expected, found {names}")
+    return names
 
 
-class NetworkSettings(Settings):
-    """What the networks over histories have in common: their sizes, and how they are trained."""
+def is_answer(column: str) -> bool:
+    """Tell whether a column is of the heads of grade and feedback."""
+    return column == GRADE or column.startswith(FEEDBACK)
+
+
+def _column(name: str) -> str:
+    if name in COLUMNS or (name.startswith(FEEDBACK) and name != FEEDBACK):
+        return name
+    raise ValueError(f"dot, user_vector, item_vector, grade or feedback:NAME was expected, found '{name}'")
+
+
+Preset = Literal["today", "small", "base", "large", "huge"]
+
+#: what each preset sets, as `TowerSettings` has it
+PRESETS: dict[str, dict[str, Any]] = {
+    "today": {
+        "columns": ["dot"], "lag": 0, "history": 128, "width": 64, "encoder": "transformer", "layers": 2, "heads": 4,
+        "dropout": 0.2, "id_dropout": 0.1, "id_shrink": 20.0, "pretrain_epochs": 10, "finetune_epochs": 6,
+        "finetune_share": 1.0, "semantic_ids": 0, "max_steps": 1500, "patience": 4, "learning_rate": 4e-3,
+        "finetune_rate": 0.3, "weight_decay": 0.1, "table_decay": 1.0, "batch_tokens": 2048, "negatives": 256,
+        "context": ["surface"], "feedback_kinds": False, "threads": 1, "retrieval_epochs": 4,
+        "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000, "retrieval_negatives": 2048,
+    },
+    "small": {"layers": 1, "width": 24, "heads": 2},
+    "base": {"layers": 2, "width": 64, "heads": 4},
+    "large": {"layers": 4, "width": 128, "heads": 8},
+    "huge": {"layers": 6, "width": 256, "heads": 8},
+}  # fmt: skip
+
+
+class FitSettings(Settings):
+    """What all networks over histories have in common: what they read, and how they are trained."""
 
     lag: Annotated[
         Literal["daily"] | int, BeforeValidator(_lag, json_schema_input_type=Duration | Literal["daily"])
@@ -45,14 +79,6 @@ class NetworkSettings(Settings):
         default=128, ge=1, le=4096, description="The most events of a user that are read, the latest ones."
     )
     width: int = Field(default=64, ge=8, le=1024, multiple_of=8, description="Numbers in a vector, a multiple of 8.")
-    encoder: Literal["transformer", "hstu"] = Field(
-        default="transformer",
-        description="What reads the history. transformer: attention whose weights have the sum 1, then an MLP. hstu: "
-        "the blocks of arXiv 2402.17152, whose weights are SiLU of scores with biases of distance and time, so that "
-        "many like events weigh more than few, and a gate in place of the MLP: five eighths of the parameters.",
-    )
-    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the encoder.")
-    heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of the activations that training drops.")
     id_dropout: float = Field(
         default=0.1,
@@ -62,6 +88,13 @@ class NetworkSettings(Settings):
     )
     id_shrink: float = Field(
         default=20.0, ge=0, description="The id of an item with n events weighs n / (n + id_shrink)."
+    )
+    semantic_ids: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="Levels of semantic ids (`pairlift config neural.semantic_ids:SemanticIds`) that items' vectors "
+        "are made of beside ids and attributes, so that like items share embeddings; 0: none.",
     )
     pretrain_epochs: int = Field(
         default=10, ge=0, description="The most epochs of pre-training, on the events of the towers' period."
@@ -96,13 +129,43 @@ class NetworkSettings(Settings):
     )
     table_decay: float = Field(default=1.0, ge=0, description="Weight decay of the embedding table.")
     batch_tokens: int = Field(default=2048, ge=1, description="Tokens (events of histories) in a batch.")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="Threads of training; serving has one. Networks of the default sizes train no faster on more, and "
+        "`pairlift uplift` fits several at a time.",
+    )
+
+
+class NetworkSettings(FitSettings):
+    """What the transformers over histories have in common."""
+
+    encoder: Literal["transformer", "hstu"] = Field(
+        default="transformer",
+        description="What reads the history. transformer: attention whose weights have the sum 1, then an MLP. hstu: "
+        "the blocks of arXiv 2402.17152, whose weights are SiLU of scores with biases of distance and time, so that "
+        "many like events weigh more than few, and a gate in place of the MLP: five eighths of the parameters.",
+    )
+    layers: int = Field(default=2, ge=1, le=24, description="Blocks of the encoder.")
+    heads: int = Field(default=4, ge=1, description="Attention heads of a block; they must divide the width.")
     negatives: int = Field(
         default=256,
         ge=2,
         description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all "
         "items with events.",
     )
-    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
+    context: Annotated[list[str], AfterValidator(_distinct)] = Field(
+        default=["surface"],
+        description="What a request says of itself that meets the user's state behind the transformer: surface, hour "
+        "and weekday (in [time] zone, and of each event of a history too; not for a log whose times of day are not "
+        "real), and names of [events.context].",
+    )
+    feedback_kinds: bool = Field(
+        default=False,
+        description="Learn shares (numbers from 0 to 1) by cross-entropy and counts (whole numbers from 0) by their "
+        "logarithm. Without it only what is 0 or 1 has a cross-entropy, and all others are learned as numbers: scaled, "
+        "with a Huber loss.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "NetworkSettings":
@@ -121,11 +184,18 @@ class TowerSettings(NetworkSettings):
     setting differ.
     """
 
-    columns: Annotated[list[Column], AfterValidator(_distinct)] = Field(
+    preset: Preset | None = Field(
+        default=None,
+        description="Values for options that are not given. today: every option as its default was on 26 November "
+        "2026. small, base, large, huge: layers x width of 1 x 24, 2 x 64, 4 x 128 and 6 x 256.",
+    )
+    columns: Annotated[list[Annotated[str, AfterValidator(_column)]], AfterValidator(_distinct)] = Field(
         default=["dot"],
         min_length=1,
-        description="What the ranker gets: dot (the scalar product of the two vectors), and user_vector or "
-        "item_vector, of as many columns as the towers are wide.",
+        description="What the ranker gets: dot (the scalar product of the two vectors); user_vector or item_vector, of "
+        "as many columns as the towers are wide; grade (the expected one, the worst being 0); feedback:NAME (the "
+        "expected value of a name of [events.feedback]: a probability where it is 0 or 1). These last two come from "
+        "heads of their own, fitted behind the towers, which they do not change.",
     )
     precision: Literal["float32", "int8"] = Field(
         default="float32",
@@ -158,3 +228,9 @@ class TowerSettings(NetworkSettings):
         description="Items that each step of this head tells the wanted ones from: all items with events where there "
         "are no more, else half drawn as they are wanted, half evenly.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, options: Any) -> Any:
+        preset = options.get("preset") if isinstance(options, dict) else None
+        return {**PRESETS[preset], **options} if isinstance(preset, str) and preset in PRESETS else options

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from features.plugin import FitData
 from features.schema import F32, I64
@@ -19,8 +19,8 @@ from neural.data import TowerData
 from neural.engine import Engine, Phase
 from neural.entities import Entities
 from neural.hstu import HstuBlock
-from neural.model import Argus, Block, Shape
-from neural.settings import NetworkSettings
+from neural.model import Argus, Block, EntityTower, Shape
+from neural.settings import FitSettings, NetworkSettings
 
 #: epochs of a phase that `max_steps` never leaves out
 LEAST_EPOCHS = 2
@@ -70,7 +70,8 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
     loss is not finite.
     """
     with repeatable(settings.threads, data.seed):
-        trainer = (kind or Trainer)(TowerData.build(data, settings), settings, data.seed)
+        inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
+        trainer = (kind or Trainer)(inputs, settings, data.seed)
         engine = trainer.engine(Checkpoint(data.scratch, "towers"))
         engine.train(trainer.phases())
     trainer.model.eval()
@@ -109,7 +110,7 @@ class Trainer:
             block=BLOCKS[settings.encoder],
         )
         self.model = self.network(shape)
-        self.optimizer = make_optimizer(self.model, settings)
+        self.optimizer = make_optimizer(self.model, self.model.table, settings)
         self.in_fit = np.flatnonzero(inputs.popularity)  # items with events
 
     def network(self, shape: Shape) -> Argus:
@@ -171,14 +172,14 @@ class Trainer:
         negatives, log_expected = self.draw_negatives(events.item)
         encoded = self.encode(batch, negatives)
         states, taste = encoded.states_at(events.window, events.state)  # [n, d] each
-        surface = torch.from_numpy(events.surface)
-        query, key = model.next_item(states, surface, encoded.items)  # [n, d], [u, d]
+        context = torch.from_numpy(events.context)
+        query, key = model.next_item(states, context, encoded.items)  # [n, d], [u, d]
         target, drawn = encoded.places(events.item), encoded.places(negatives)  # [n], [negatives]
         loss = losses.next_item(query, key, target, drawn, log_expected, model.log_temperature)
-        users, items = model.user.vectors(states, taste, surface), encoded.vectors_of(events.item)  # [n, d] each
+        users, items = model.user.vectors(states, taste, context), encoded.vectors_of(events.item)  # [n, d] each
         score = model.residual(self.event_products(batch, encoded, users, items), torch.from_numpy(events.offset))
         loss = loss + losses.grade(model.grade_logits(states, score), torch.from_numpy(events.grade))
-        if len(self.inputs.binary):
+        if len(self.inputs.feedback):
             loss = loss + self.feedback_loss(model.feedback_logits(states, users, items), events.feedback)
         return loss
 
@@ -196,10 +197,8 @@ class Trainer:
 
     def feedback_loss(self, logits: Tensor, value: F32) -> Tensor:
         """Return the loss of the feedback columns; logits: [n, k], value: float32[n, k] as in the log."""
-        spec, binary = self.inputs.spec, self.inputs.binary
-        scaled = (value - np.array(spec.signal_mean[1:])) / np.array(spec.signal_scale[1:])
-        wanted = np.where(binary, value, scaled).astype(np.float32)
-        return losses.feedback(logits, torch.from_numpy(wanted), torch.from_numpy(binary))
+        kinds = self.inputs.feedback
+        return losses.feedback(logits, torch.from_numpy(kinds.wanted(value)), torch.from_numpy(kinds.bounded))
 
     def finetune_loss(self, batch: Batch) -> Tensor:
         """The ranker's own loss over the pairs of the batch's groups."""
@@ -211,7 +210,7 @@ class Trainer:
         """Return [m]: the training score of every impression of the batch's groups."""
         groups = batch.groups
         states, taste = encoded.states_at(groups.window, groups.state)  # [g, d] each
-        users = self.model.user.vectors(states, taste, torch.from_numpy(groups.surface))  # [g, d]
+        users = self.model.user.vectors(states, taste, torch.from_numpy(groups.context))  # [g, d]
         users, items = take(users, torch.from_numpy(groups.group)), encoded.vectors_of(groups.item)  # [m, d] each
         product = self.group_products(batch, encoded, users, items)
         return self.model.residual(product, torch.from_numpy(groups.offset))
@@ -228,13 +227,18 @@ class Trainer:
         return read_histories(self.model, self.inputs, batch, self.item_vectors(ids), ids)
 
     def item_vectors(self, ids: I64) -> Tensor:
-        """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
-        slots, weight, numbers = entity_inputs(self.inputs.items, torch.from_numpy(ids))
-        if self.model.training and self.settings.id_dropout > 0:
-            hide = torch.rand(len(ids)) < self.settings.id_dropout
-            weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
-        vectors: Tensor = self.model.item(slots, weight, numbers)
-        return vectors
+        """Return [n, d]; see `item_vectors`."""
+        return item_vectors(self.model.item, self.inputs.items, ids, self.settings.id_dropout)
+
+
+def item_vectors(tower: EntityTower, items: Entities, ids: I64, id_dropout: float) -> Tensor:
+    """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
+    slots, weight, numbers = entity_inputs(items, torch.from_numpy(ids))
+    if tower.training and id_dropout > 0:
+        hide = torch.rand(len(ids)) < id_dropout
+        weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
+    vectors: Tensor = tower(slots, weight, numbers)
+    return vectors
 
 
 def read_histories(model: Argus, inputs: TowerData, batch: Batch, items: Tensor, ids: I64) -> Encoded:
@@ -261,13 +265,12 @@ def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Ten
     return slots[rows], weight[rows], numbers[rows]
 
 
-def make_optimizer(model: Argus, settings: NetworkSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, table: nn.Embedding, settings: FitSettings) -> torch.optim.Optimizer:
     """Return AdamW; the table decays much faster than the rest, for an id of few events must say little."""
-    table = model.table.weight
-    others = [p for p in model.parameters() if p is not table]
+    others = [p for p in model.parameters() if p is not table.weight]
     return torch.optim.AdamW(
         [
-            {"params": [table], "weight_decay": settings.table_decay},
+            {"params": [table.weight], "weight_decay": settings.table_decay},
             {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ],

@@ -3,8 +3,10 @@
 manifest.json     version, format, columns in their order, hashes of all other files
 pairlift.toml     the configuration that it was trained with
 booster.txt       LightGBM's own text format: the liked part, which orders Rank
+network/          with [ranker] model = "network": what the network saved (ranker.onnx …) that orders Rank in its place
 wanted.txt        likewise, the wanted part, which orders Recommend; not there where nothing could be learned of it
-importance.json   what each column does in each part (`ranker.metrics.importance`); in format 3, in the liked one
+importance.json   what each column does in each part (`ranker.metrics.importance`); in format 3, in the liked one. Of a
+                  network it is not known: then it is of `booster`, beside it
 MODEL_CARD.md     what it was trained on and how good it is, for people (`ranker.card`)
 curves/           the curve of each plugin that was trained in steps, as CSV and SVG (`ranker.metrics.curves`)
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its code the manifest has a hash, no more
@@ -26,6 +28,7 @@ import numpy as np
 from features.arrays import load_arrays, save_arrays
 from features.errors import PairliftError
 from features.files import written_folder
+from features.final import FinalRanker, ranker_class
 from features.log.recorded import Recorded
 from features.pairing.split import Split
 from features.plugin import FeaturePlugin, plugin_class
@@ -35,7 +38,7 @@ from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.code_hash import OWN, source_hash
-from ranker.columns import columns_of, demand
+from ranker.columns import categories_of, columns_of, demand
 from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
@@ -48,9 +51,12 @@ log = logging.getLogger(__name__)
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
 FORMAT, OLDEST = 4, 3
 
-BOOSTER, WANTED = "booster.txt", "wanted.txt"
+BOOSTER, WANTED, NETWORK = "booster.txt", "wanted.txt", "network"
 
 IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
+
+#: what a network is called where plugins have names: none of theirs has brackets
+OF_NETWORK = "[network]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,7 @@ class Bundle:
     state: State  # counters, histories and catalogue as of the end of the log, or of the snapshot in its place
     plugins: dict[str, FeaturePlugin]  # by name, in the order of their columns
     booster: lgb.Booster  # the liked part, LightGBM's own; it explains, and scores where there is no `scorer`
+    network: FinalRanker | None = None  # scores in its place
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
@@ -85,7 +92,7 @@ class Bundle:
 
     def score(self, matrix: F32) -> F64:
         """Return float64[n] of the liked part for float32[n, len(columns)], on the calling thread alone."""
-        return _score(self.scorer, self.booster, matrix)
+        return _score(self.scorer, self.booster, matrix) if self.network is None else self.network.score(matrix)
 
     def score_wanted(self, matrix: F32) -> F64:
         """Return float64[n] of the wanted part, likewise; its matrix has the sources' columns behind the others."""
@@ -109,6 +116,7 @@ def write_bundle(
     state: State,
     plugins: dict[str, FeaturePlugin],
     booster: lgb.Booster,
+    network: FinalRanker | None = None,
     wanted: lgb.Booster | None = None,
     cooccurrence: Cooccurrence,
     measured: dict[str, Any],
@@ -120,6 +128,7 @@ def write_bundle(
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step.
 
+    network: orders Rank where it is there, see `[ranker] model`.
     measured: figures of the test. importance: by part (`liked`, `wanted`), see `ranker.metrics.importance`. split: of
     the log that it was trained on. recorded: which recorded events are in that log. texts: which of [events.columns]
     are text. card: of `ranker.card.model_card`; empty: none.
@@ -127,6 +136,9 @@ def write_bundle(
     with written_folder(folder.resolve()) as partial:
         (partial / TOML).write_text(config.text)
         booster.save_model(str(partial / BOOSTER))
+        if network is not None:
+            (partial / NETWORK).mkdir()
+            network.save(partial / NETWORK)
         if wanted is not None:
             wanted.save_model(str(partial / WANTED))
         (partial / IMPORTANCE).write_text(json.dumps(importance, indent=1))
@@ -141,6 +153,7 @@ def write_bundle(
         manifest = {
             "format": FORMAT,
             "columns": columns_of(spec, plugins),
+            "categorical": categories_of(spec, plugins),
             "spec": asdict(spec),
             "snapshot_time": state.end,
             "split": asdict(split),
@@ -153,12 +166,18 @@ def write_bundle(
         (partial / MANIFEST).write_text(json.dumps(manifest | {"version": _version_of(manifest)}, indent=1))
 
 
+def _paths_of(config: Config) -> dict[str, str]:
+    """Return the class of each served plugin by its name, and that of the network, where one orders Rank."""
+    paths = {name: config.plugins[name].path for name in config.ranker.plugins}
+    return paths | ({OF_NETWORK: config.network.path} if config.ranker.model == "network" else {})
+
+
 def _codes_of(config: Config) -> dict[str, str]:
-    """Return, by name, the hash of the code of each served plugin that is not Pairlift's own.
+    """Return, by name, the hash of the code of each served plugin, and of `[network]`, that is not Pairlift's own.
 
     Pairlift's own plugins have a format in what they save, which a later release reads or refuses.
     """
-    modules = {name: config.plugins[name].path.partition(":")[0].partition(".")[0] for name in config.ranker.plugins}
+    modules = {name: path.partition(":")[0].partition(".")[0] for name, path in _paths_of(config).items()}
     return {name: source_hash(module) for name, module in modules.items() if module not in OWN}
 
 
@@ -167,10 +186,11 @@ def _warn_of_other_code(folder: Path, manifest: dict[str, Any], config: Config) 
     now = _codes_of(config)
     for name, trained in manifest.get("plugins", {}).items():
         if now[name] != trained:
+            table, gives = (name, "scores") if name == OF_NETWORK else (f"[plugins.{name}]", "columns")
             log.warning(
-                "[plugins.%s]: the code of '%s' is not what %s was trained with, and its columns may mean something "
-                "else: train again, or serve it with the code of then (--plugins DIR)",
-                *(name, config.plugins[name].path, folder),
+                "%s: the code of '%s' is not what %s was trained with, and its %s may mean something else: train again"
+                ", or serve it with the code of then (--plugins DIR)",
+                *(table, _paths_of(config)[name], folder, gives),
             )
 
 
@@ -245,6 +265,9 @@ def load_bundle(folder: Path) -> Bundle:
     plugins = {
         name: plugin_class(config.plugins[name].path).load(folder / "plugins" / name) for name in config.ranker.plugins
     }
+    network = None
+    if config.ranker.model == "network":
+        network = ranker_class(config.network.path).load(folder / NETWORK)
     _warn_of_other_code(folder, manifest, config)
     columns = tuple(manifest["columns"])
     booster, wanted = lgb.Booster(model_file=str(folder / BOOSTER)), folder / WANTED
@@ -259,6 +282,7 @@ def load_bundle(folder: Path) -> Bundle:
         state=load_state(folder / "snapshot"),
         plugins=plugins,
         booster=booster,
+        network=network,
         wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
         recorded=recorded_of(manifest),

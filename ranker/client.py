@@ -7,6 +7,7 @@ with Client("127.0.0.1:50051") as client:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import grpc
@@ -309,8 +310,11 @@ def _reply(r: Any) -> Reply:
 
 
 def _features(e: Any) -> list[tuple[tuple[str, float, float], ...]]:
-    """Return the features of each explained item, the greatest contribution (in size) first."""
+    """Return the features of each explained item, the greatest contribution (in size) first.
+
+    Where a network scored there are no contributions: they are NaN, and the features in their own order.
+    """
     names, c = list(e.feature_names), len(e.feature_names)
-    values, parts = list(e.feature_values), list(e.contributions)
+    values, parts = list(e.feature_values), list(e.contributions) or [nan] * len(e.feature_values)
     rows = [zip(names, values[i * c : i * c + c], parts[i * c : i * c + c], strict=True) for i in range(e.rows)]
     return [tuple(sorted(row, key=lambda feature: -abs(feature[2]))) for row in rows]

@@ -36,6 +36,23 @@ def plugin_columns(name: str, plugin: FeaturePlugin) -> list[str]:
     return [f"{name}__{column}" for column in plugin.columns]
 
 
+def plugin_categories(name: str, plugin: FeaturePlugin) -> list[str]:
+    """Return the booster's names of those columns of the plugin `name` that are codes of categories."""
+    categories = getattr(plugin, "categorical", ())
+    for column in categories:
+        if column not in plugin.columns:
+            raise PairliftError(
+                f"[plugins.{name}] categorical: of its columns {', '.join(plugin.columns)} some were expected, found "
+                f"'{column}'"
+            )
+    return [f"{name}__{column}" for column in categories]
+
+
+def categories_of(spec: FeatureSpec, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
+    """Return those of the booster's columns that are codes of categories."""
+    return [*spec.categorical, *(c for name, plugin in plugins.items() for c in plugin_categories(name, plugin))]
+
+
 def columns_of(spec: FeatureSpec, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
     """Return the booster's columns in their order."""
     return [*spec.columns, *(column for name, plugin in plugins.items() for column in plugin_columns(name, plugin))]
@@ -115,13 +132,16 @@ class Columns:
 
     names: tuple[str, ...] = ()
     values: dict[str, F32] = field(default_factory=dict)  # by slice, [n, len(names)]; no slices where no names
+    categorical: tuple[str, ...] = ()  # which of the names are codes of categories
 
     @classmethod
     def joined(cls, parts: Iterable["Columns"]) -> "Columns":
         """Return the columns of all parts beside each other, in their order."""
         first, *rest = [part for part in parts if part.names] or [cls()]
         names = (*first.names, *(name for part in rest for name in part.names))
-        return cls(names, {s: _beside(block, [part.values[s] for part in rest]) for s, block in first.values.items()})
+        categorical = tuple(name for part in (first, *rest) for name in part.categorical)
+        values = {s: _beside(block, [part.values[s] for part in rest]) for s, block in first.values.items()}
+        return cls(names, values, categorical)
 
     def rows(self, name: str, further: "Columns | None" = None) -> F32:
         """Return float32[n, c] of the slice `name`, with the further columns to the right."""

@@ -32,6 +32,7 @@ from ranker.settings import (
     DataSettings,
     FetchSettings,
     ListSettings,
+    NetworkTable,
     PluginSettings,
     RankerSettings,
     RecordSettings,
@@ -86,6 +87,11 @@ class Config(Settings):
     ranker: RankerSettings = Field(default=RankerSettings(), description="The ranker that is served.")
     booster: BoosterSettings = Field(
         default=BoosterSettings(), description="LightGBM's training: rounds, stopping, parameters."
+    )
+    network: NetworkTable = Field(
+        default=NetworkTable(),
+        description='The network that orders Rank where [ranker] model = "network"; `pairlift study --study rankers` '
+        "compares it with the booster.",
     )
     uplift: UpliftSettings = Field(
         default=UpliftSettings(), description="What `pairlift uplift` fits, and by what its report splits the uplift."

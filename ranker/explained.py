@@ -20,9 +20,10 @@ def detail_of(
     wanted: whether the wanted part scored; else the liked part.
     """
     booster = bundle.wanted if wanted and bundle.wanted is not None else bundle.booster
+    by_network = booster is bundle.booster and bundle.network is not None  # which has no parts by column
     columns = bundle.wanted_columns if wanted else bundle.columns
     parts = np.zeros((0, len(columns) + 1))
-    if len(rows):
+    if len(rows) and not by_network:
         parts = np.asarray(booster.predict(rows, num_threads=1, pred_contrib=True))
         if DEMAND in columns:  # the trees are added to it
             parts[:, columns.index(DEMAND)] += demand(rows, columns)
@@ -38,7 +39,7 @@ def detail_of(
         values=rows,
         liked=bundle.score(rows[:, : len(bundle.columns)]),
         wanted=bundle.score_wanted(rows) if wanted else None,
-        contributions=parts[:, :-1].astype(np.float32),
+        contributions=None if by_network else parts[:, :-1].astype(np.float32),
         base=float(parts[0, -1]) if len(parts) else 0.0,
         sources=reports,
         removed=tuple(trace.removed),

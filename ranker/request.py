@@ -138,7 +138,7 @@ class Detail:
 
     columns: tuple[str, ...]  # c names
     values: F32  # [r, c]
-    contributions: F32  # [r, c], which sum to the score with `base`
+    contributions: F32 | None  # [r, c], which sum to the score with `base`; None of a network, which has none
     base: float  # the score without any feature
     liked: F64  # [r], of the liked part, which orders Rank
     wanted: F64 | None  # [r], of the wanted part, which orders Recommend; None where it was not asked

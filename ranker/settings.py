@@ -336,10 +336,28 @@ class PluginSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
+class NetworkTable(PluginSettings):
+    """`[network]`: the class of the network that ranks, and the options that the class takes."""
+
+    path: str = Field(
+        default="neural.final:NetworkRanker",
+        alias="class",
+        description="Import path of a class that learns to rank from the booster's own rows, pairs and weights "
+        "(features.final.FinalRanker). All other keys are options of that class: `pairlift config "
+        "neural.final:NetworkRanker` lists them.",
+    )
+
+
 class RankerSettings(Settings):
     """`[ranker]`: what the served ranker is made of."""
 
     plugins: list[str] = Field(
         default=[],
         description="Names of the [plugins.NAME] that are served, and whose columns the bundle's booster has.",
+    )
+    model: Literal["booster", "network"] = Field(
+        default="booster",
+        description="What orders Rank: LightGBM, or the [network], which is then trained beside it and has no "
+        "contributions to explain. Recommend is ordered by the trees of the wanted part in both cases. uplift, retune "
+        "and the other studies are about the booster in both cases.",
     )

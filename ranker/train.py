@@ -8,6 +8,7 @@ train(config, out)
     fit_parts             both parts of the ranker
       Arms.served_columns   the columns of the plugins
       Arms.fit              the liked part: the booster of the first seed, with its test scores (resumed)
+      network_stage         the network that orders Rank in its place, where [ranker] model asks for it  (resumed)
       wanted_stage          the wanted part, learned from what the sources propose    (resumed)
     pair_figures          the figures of the test's pairs
     list_figures          the figures of whole lists, of a bundle as of the cut
@@ -33,7 +34,7 @@ from ranker.export.pairfile import read_pairs
 from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arms
 from ranker.training.earlier_bundle import StartFrom, load_start
-from ranker.training.measured import bundle_at_cut, importance_of_parts, list_figures, pair_figures
+from ranker.training.measured import importance_of_parts, list_figures, pair_figures, parts_at_cut
 from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
@@ -64,8 +65,8 @@ def train(
     logged = None if features is None else read_features(features, prepared.catalog, prepared.spec.listed)
     arms = Arms.of(prepared, logged, given)
     parts = fit_parts(arms, plugins, old, memory)
-    measured = pair_figures(arms, parts.columns, parts.liked, old)
-    at_cut = bundle_at_cut(prepared, plugins, parts.liked, parts.wanted, memory)
+    measured = pair_figures(parts, old)
+    at_cut = parts_at_cut(parts, memory)
     measured["lists"] = list_figures(at_cut, prepared)
     write_bundle(
         out,
@@ -74,6 +75,7 @@ def train(
         state=prepared.state,
         plugins=plugins,
         booster=parts.liked.booster,
+        network=None if parts.network is None else parts.network.ranker,
         wanted=parts.wanted,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         measured=measured,

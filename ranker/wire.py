@@ -303,7 +303,7 @@ def _explanation(detail: Detail) -> pb.Explanation:
         feature_names=detail.columns,
         rows=len(detail.values),
         feature_values=detail.values.ravel().tolist(),
-        contributions=detail.contributions.ravel().tolist(),
+        contributions=() if detail.contributions is None else detail.contributions.ravel().tolist(),
         base=detail.base,
         liked=detail.liked.tolist(),
         wanted=() if detail.wanted is None else detail.wanted.tolist(),

@@ -65,6 +65,15 @@ class PluginContract:
         assert np.isfinite(values).mean() > 0.9
         assert not np.isinf(values).any()
 
+    def test_a_category_is_a_whole_number_from_0_on(self, case: Any) -> None:
+        plugin, _, requests, histories = case
+        categorical = getattr(plugin, "categorical", ())
+        assert set(categorical) <= set(plugin.columns)
+        values = plugin.values(requests, histories)[:, [plugin.columns.index(name) for name in categorical]]
+        known = values[np.isfinite(values)]
+        np.testing.assert_array_equal(known, np.floor(known))
+        assert (known >= 0).all()
+
     def test_a_batch_equals_one_request_at_a_time_up_to_rounding(self, case: Any) -> None:
         plugin, _, requests, histories = case
         values = plugin.values(requests, histories)

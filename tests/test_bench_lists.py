@@ -15,12 +15,12 @@ from listtruth import ListWorld
 from listworld import make_list_world, write_list_world
 
 from features.pairing.pairs import Pairs
+from features.pairing.slice import Slice
 from features.schema import F64, GIB
 from ranker.config import load_config
 from ranker.examples import example_names
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.request import Request
-from ranker.training.booster import Slice
 from ranker.training.wanted import sources_until
 
 SMALL = "[booster]\ntrees = 30\nstop_after = 10\n[uplift]\nseeds = [0]\n[lists]\ngroups = 300"

@@ -30,7 +30,10 @@ from ranker.train import train
 ROOT = Path(__file__).parent.parent
 OURS = {"features", "neural", "ranker", "pairlift"}
 MAY_IMPORT = {"features": {"features"}, "neural": {"features", "neural"}, "ranker": {"features", "ranker", "pairlift"}}
-TORCH = {"checkpoints.py", "engine.py", "hstu.py", "model.py", "losses.py", "train.py", "retrieval.py", "export.py"}
+TORCH = {
+    "answers.py", "checkpoints.py", "engine.py", "export.py", "hstu.py", "losses.py", "model.py", "retrieval.py",
+    "train.py",
+}  # fmt: skip
 STUBS = {"administrator.py", "server.py", "client.py", "wire.py", "messages.py"}
 #: modules of a folder
 MOST = 20
@@ -60,7 +63,8 @@ def test_torch_is_for_training_alone() -> None:
             if "torch" in packages_of(path):
                 assert package == "neural", path
                 assert path.name in TORCH, path
-    plugins = "features.baselines, neural.two_tower, neural.cross_encoder, neural.sasrec, neural.item2vec"
+    networks = ("two_tower", "cross_encoder", "sasrec", "item2vec", "limaml", "semantic_ids", "final")
+    plugins = ", ".join(["features.baselines", *(f"neural.{name}" for name in networks)])
     loaded = f"import ranker.server, ranker.bundle, {plugins}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
@@ -111,7 +115,7 @@ def test_every_wing_says_in_a_sentence_what_it_is_for() -> None:
         sentence = ast.get_docstring(tree) or ""
         assert 30 < len(sentence) < 160, path
         assert "\n" not in sentence, path
-        if path.parent.parent == ROOT / "neural":
+        if path.parent.parent == ROOT / "neural" and path.parent.name != "vocabulary":
             assert len(tree.body) == 3, f"{path}: of a plugin's wing, the class alone is imported by the wing's name"
         elif path.parent.name != "examples":
             assert len(tree.body) == 1, f"{path}: a wing's modules are imported by their own names"
@@ -226,6 +230,9 @@ def test_every_plugin_is_in_the_template() -> None:
         "neural.cross_encoder:CrossEncoder",
         "neural.sasrec:SASRec",
         "neural.item2vec:Item2Vec",
+        "neural.final:NetworkRanker",
+        "neural.limaml:LiMAML",
+        "neural.semantic_ids:SemanticIds",
         "features.baselines:ALS",
         "features.baselines:Noise",
     ):

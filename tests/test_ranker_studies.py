@@ -290,11 +290,12 @@ def test_finished_fits_are_kept_until_what_they_read_changes(
 
 def test_less_of_the_period_is_its_latest_part(toml: Path) -> None:
     prepared = prepare(load_config(toml))
-    split, data = prepared.split, _latest_part(prepared, 0.25).fit_data(0)
+    config, split = prepared.config, prepared.split
+    data = prepare(_latest_part(config, split, 0.25)).fit_data(0)
     t0 = split.t1 - (split.t1 - split.t0) // 4
     assert t0 - 2_000_000 <= data.log.ts.min() < data.log.ts.max() < split.t1
     assert data.log.ts.min() < t0 + (split.t1 - t0) / 10
-    assert _latest_part(prepared, 1.0) is prepared
+    assert _latest_part(config, split, 1.0) is config
 
 
 def test_a_plugin_that_says_no_size_has_no_slope(toml: Path) -> None:
@@ -333,7 +334,7 @@ def test_the_generated_log_compares_all_plugins(tmp_path: Path) -> None:
     config = load_config(tmp_path / "world" / "pairlift.toml")
     _, arms = find_study(config, "plugins", "")
     ours = set(re.findall(r'"((?:neural|features)\.\w+:\w+)"', example_text("template")))
-    assert {config.plugins[arm.plugin].path for arm in arms} == ours
+    assert {config.plugins[arm.plugin].path for arm in arms} == ours - {config.network.path}
     assert config.ranker.plugins == ["two_tower"]
 
 
@@ -343,7 +344,7 @@ def test_every_study_is_of_options_that_the_towers_have(toml: Path) -> None:
     for name in STUDIES:
         _, arms = find_study(config, name, "two_tower")
         configured = [arm.configured(config) for arm in arms]
-        assert len({arm.label(config) for arm, config in zip(arms, configured, strict=True)}) == len(arms)
+        assert len({(arm.label(c), arm.network) for arm, c in zip(arms, configured, strict=True)}) == len(arms)
         for arm, changed in zip(arms, configured, strict=True):
             params = changed.plugins["two_tower"].params
             assert TowerSettings(**params).width == arm.options.get("width", 32)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
+from features.pairing.slice import Slice
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.metrics.pair_accuracy import PairAccuracy, pair_accuracy
 from ranker.settings import BoosterSettings
 from ranker.training import booster as booster_module
 from ranker.training.booster import (
-    Slice,
     _Stop,
     added,
     at_cap,

@@ -82,7 +82,7 @@ def test_stages_are_reused_remade_and_never_half_written(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         run_stage(tmp_path, "s", 3, fail)
     assert [p.name for p in (tmp_path / "s").iterdir()] == ["x"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "s", "s.key"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".s.lock", "s", "s.key"]
 
 
 def test_what_a_stage_made_is_made_again_when_it_is_taken_away(tmp_path: Path) -> None:

@@ -391,7 +391,10 @@ def test_labels_are_what_the_log_says(prepared: Prepared) -> None:
         age = (r.as_of[owner[row]] - log.ts[log.item == r.item[row]].min()) / DAY
         low, high = bounds[found["winner_age"][k]]
         assert low <= age < high or (age == 0 and high == 0)
+        early = log.ts[log.item == r.item[row]].min() < prepared.split.t1
+        assert found["winner_first_seen"][k] == ("before t1" if early else "t1 or later")
     assert len(np.unique(found["winner_age"])) >= 3
+    assert len(np.unique(found["winner_first_seen"])) == 2
 
 
 def test_events_before_an_as_of_do_not_count_those_of_its_instant(prepared: Prepared) -> None:

@@ -46,7 +46,7 @@ class SASRecSettings(Settings):
     )
     learning_rate: float = Field(default=3e-3, gt=0, description="The learning rate of Adam.")
     batch_tokens: int = Field(default=4096, ge=1, description="Wanted events in a batch, with padding.")
-    threads: int = Field(default=2, ge=1, description="Threads of training; serving has one.")
+    threads: int = Field(default=1, ge=1, description="Threads of training; serving has one.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "SASRecSettings":

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from math import isnan
 from typing import Any
 
 import click
@@ -193,13 +194,16 @@ def _print(reply: Reply, asked: Question) -> None:
         return
     head = ["rank", "item", "score", "sources"]
     parts = [part for part in PARTS if any(getattr(item, part) is not None for item in reply.items)]
+    moved = any(not isnan(part) for item in reply.items for *_, part in item.features)
     if asked.explain:
-        head += [*parts, "moved most by (value, part of the score)"]
-    rows = [_row(number, item, asked.explain, parts) for number, item in enumerate(reply.items, 1)]
+        head += [*parts, *(["moved most by (value, part of the score)"] if moved else [])]
+    rows = [_row(number, item, asked.explain, parts, moved) for number, item in enumerate(reply.items, 1)]
     click.echo(_table(head, rows) if rows else "no items")
     if reply.reason:
         click.echo(reply.reason)
     if asked.explain:
+        if reply.items and not moved:
+            click.echo("a network scored, whose scores have no parts by feature; --json has the values of the features")
         for name, proposed, scored, problem in reply.proposed:
             click.echo(f"source {name}: {proposed} proposed, {scored} scored{f' ({problem})' if problem else ''}")
         for name, count in reply.removed:
@@ -211,12 +215,14 @@ def _print(reply: Reply, asked: Question) -> None:
         click.echo(f"degraded: {', '.join(reply.degraded)}", err=True)
 
 
-def _row(number: int, item: Ranked, explain: bool, parts: list[str]) -> list[str]:
+def _row(number: int, item: Ranked, explain: bool, parts: list[str], moved: bool) -> list[str]:
+    """Return the cells of an item. moved: whether what moved its score is known."""
     row = [str(number), str(item.item), f"{item.score:.4f}", "+".join(item.sources)]
     if explain:
         scores = [getattr(item, part) for part in parts]
         row += ["" if score is None else f"{score:.4f}" for score in scores]
-        row.append(", ".join(f"{n}={v:.4g} ({part:+.3f})" for n, v, part in item.features[:TOP_FEATURES]))
+        most = [f"{n}={v:.4g} ({part:+.3f})" for n, v, part in item.features[:TOP_FEATURES]]
+        row += [", ".join(most)] if moved else []
     return row
 
 

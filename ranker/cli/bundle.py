@@ -20,11 +20,11 @@ def bundle() -> None:
 def show(folder: Path) -> None:
     """Print a bundle's version, measured figures, snapshot time and size, and what each column does in each part.
 
-    liked orders Rank, wanted orders Recommend. gain: share of the training loss's fall; splits: how many compare the
-    column; |SHAP|: by how much it moves a raw score, on average over rows of the validation slice (liked), or over what
-    the sources propose to requests of the test (wanted; its trees are added to source__popular, which is not in it);
-    direction: +1 where a higher value raises the score, -1 where it lowers it, - for a category or a column that is not
-    used. The same is in BUNDLE/importance.json.
+    liked orders Rank (booster: the trees beside a network that does), wanted orders Recommend. gain: share of the
+    training loss's fall; splits: how many compare the column; |SHAP|: by how much it moves a raw score, on average over
+    rows of the validation slice (liked), or over what the sources propose to requests of the test (wanted; its trees
+    are added to source__popular, which is not in it); direction: +1 where a higher value raises the score, -1 where it
+    lowers it, - for a category or a column that is not used. The same is in BUNDLE/importance.json.
     """
     import json
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from features.errors import PairliftError, did_you_mean
-from features.plugin import plugin_class
+from features.plugin import class_of
 from features.settings import duration_text
 from ranker.cli.plugins import PLUGINS
 from ranker.config import Config
@@ -64,8 +64,8 @@ class Table:
 def config(section: str | None, as_json: bool) -> None:
     """List the keys that the TOML may have, with type, default and meaning: all, or those of SECTION.
 
-    SECTION is a table, a key of one, or the class of a plugin, for the options that its [plugins.NAME] table takes, or
-    for one of them.
+    SECTION is a table, a key of one, or the class of a plugin, for the options that its [plugins.NAME] table takes (of
+    a network that ranks, its [network] table), or for one of them.
     "required" stands where there is no default, and "default none" where a key that is left out has no value.
 
     \b
@@ -139,7 +139,8 @@ def whole(schema: Schema, definitions: Schema) -> Schema:
 
 def plugin_options(path: str) -> Iterator[Table]:
     """Give the options of a plugin's class, which names their model in the attribute `options`, as `tables` does."""
-    model = getattr(plugin_class(path), "options", None)
+    found = class_of(path, ("fit", "save", "load"), "features.plugin.FeaturePlugin, or of features.final.FinalRanker")
+    model, table = getattr(found, "options", None), "plugins.NAME" if hasattr(found, "values") else "network"
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise PairliftError(
             f"plugin class '{path}' does not say what its options are: a pydantic model was expected as its class "
@@ -147,8 +148,8 @@ def plugin_options(path: str) -> Iterator[Table]:
         )
     schema = model.model_json_schema(schema_generator=FileSchema)
     meaning = schema.get("description", "").partition("\n\n")[0]
-    yield Table(path, f'[plugins.NAME] with class = "{path}"', " ".join(meaning.split()), False, schema)
-    yield from _within(schema, "plugins.NAME.", schema.get("$defs", {}))
+    yield Table(path, f'[{table}] with class = "{path}"', " ".join(meaning.split()), False, schema)
+    yield from _within(schema, f"{table}.", schema.get("$defs", {}))
 
 
 def choose_option(name: str) -> list[Table]:

@@ -106,6 +106,11 @@ def train(
     items, for at most 1,000 users (`pairlift lists` measures more); and of the same pairs, popularity and, where the
     log has positions, the order that was shown, with a figure debiased for how likely each place is to be looked at.
 
+    With [ranker] model = "network", a network ([network]) orders Rank in the booster's place: it learns from the same
+    rows, pairs and weights, and is stopped by the same slice. The booster is trained as well, and its PairAccuracy
+    printed beside; Recommend is ordered by the wanted part as ever. --warm-start and --refit are about trees: the
+    network is trained anew.
+
     For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
     and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
     splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
@@ -138,7 +143,10 @@ def train(
         click.echo(line)
     for picture in sorted((out / CURVES).glob("*.svg")):
         click.echo(f"curve of {picture.stem}'s training: {picture}, and .csv beside it")
-    click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {measured['trees']} trees; bundle in {out}")
+    by = f"{measured['trees']} trees"
+    if "network_parameters" in measured:
+        by = f"of the network (the booster, {by}: {measured['booster_pair_accuracy']:.4f})"
+    click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {by}; bundle in {out}")
 
 
 @click.command(short_help="Search for better parameters with Optuna.")

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from features.errors import PairliftError
 from features.files import written
 from features.schema import F32, F64, Bool
-from ranker.bundle import BOOSTER, WANTED, verify_bundle
+from ranker.bundle import BOOSTER, NETWORK, WANTED, config_of, verify_bundle
 from ranker.columns import DEMAND, demand
 from ranker.forest.bitvectors import TINY
 from ranker.forest.scorer import Scorer, probe_rows
@@ -182,10 +182,13 @@ def export_forest(bundle: Path, out: Path, part: str = "liked") -> int:
     path = bundle / {"liked": BOOSTER, "wanted": WANTED}[part]
     if not path.exists():
         raise PairliftError(f"{bundle} has no part {part}: {path.name} is not there; train it again, or take another")
+    if part == "liked" and config_of(bundle).ranker.model == "network":
+        raise PairliftError(f"{bundle}: a network orders Rank, no forest does; its own files are in {bundle / NETWORK}")
     booster = lgb.Booster(model_file=str(path))
     columns = booster.feature_name()
     model = make_onnx(booster, columns.index(DEMAND) if part == "wanted" and DEMAND in columns else None)
-    names = {"columns": columns, "categorical": manifest["spec"]["categorical"]}
+    # In a bundle from before plugins could have any, all categories are of its spec.
+    names = {"columns": columns, "categorical": manifest.get("categorical", manifest["spec"]["categorical"])}
     plain = {"bundle": manifest["version"], "part": part}
     helper.set_model_props(model, {k: json.dumps(v) for k, v in names.items()} | plain)
     content = model.SerializeToString()

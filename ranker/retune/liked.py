@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from features.pairing.slice import Slice
 from features.schema import F64, I64
 from ranker.code_hash import code_hash
 from ranker.config import Config
@@ -14,7 +15,7 @@ from ranker.retune.bench import seeds_of
 from ranker.retune.report import Measure
 from ranker.retune.space import Parameter, make_space
 from ranker.training.arms import Arms
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared
 
@@ -29,6 +30,7 @@ class LikedBench:
 
     arms: Arms  # the rows, and the configuration whose parameters are searched
     columns: tuple[str, ...]  # the booster's
+    categorical: list[str]  # those of them that are codes
     train: Slice  # learned from, with the pairs of the TOML's own [pairing]
     validation: Slice  # stopped by and judged by
     user: I64  # [n] of the validation rows, in [0, n_users)
@@ -47,6 +49,7 @@ class LikedBench:
         return cls(
             arms=arms,
             columns=(*prepared.spec.columns, *columns.names),
+            categorical=[*prepared.spec.categorical, *columns.categorical],
             train=train,
             validation=validation,
             user=user,
@@ -80,7 +83,7 @@ class LikedBench:
         """Return what is searched over."""
         prepared, requests = self.arms.prepared, self.arms.groups["train"].requests
         size, span = int(np.diff(requests.offsets).max()), int(np.ptp(requests.as_of))
-        rows, categorical = len(self.train.matrix), bool(prepared.spec.categorical)
+        rows, categorical = len(self.train.matrix), bool(self.categorical)
         return make_space(prepared.config, rows, categorical, size * (size - 1) // 2, span)
 
     def fit(self, config: Config, seed: int) -> tuple[F64, int]:
@@ -88,8 +91,7 @@ class LikedBench:
         prepared = replace(self.arms.prepared, config=config)
         arms = replace(self.arms, prepared=prepared)
         train = replace(self.train, pairs=arms.pairs("train", seed))
-        categorical = list(prepared.spec.categorical)
-        booster = fit_booster(list(self.columns), categorical, train, self.validation, config.booster, seed)
+        booster = fit_booster(list(self.columns), self.categorical, train, self.validation, config.booster, seed)
         score = np.asarray(booster.predict(self.validation.matrix, raw_score=True))
         right, tied, _ = right_by_user(score, self.validation.pairs, self.user, self.n_users)
         return right + tied / 2, int(booster.num_trees())

@@ -1,12 +1,15 @@
 """The fits of a study: an arm's plugin, and what the boosters with its columns order right; each is kept."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from features.pairing.split import Split
 from features.schema import F64, SECOND
 from ranker.code_hash import code_hash
 from ranker.columns import Columns
@@ -14,7 +17,10 @@ from ranker.config import Config
 from ranker.metrics.pair_accuracy import right_by_user
 from ranker.studies.variants import Variant
 from ranker.training import arms as arms_module
+from ranker.training.abreast import abreast
 from ranker.training.arms import Arms, of_kind
+from ranker.training.beside import Wanted, fit_beside
+from ranker.training.network import network_inputs, network_stage
 from ranker.training.plugins import plugin_inputs, plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.stages import run_stage, stage_seconds
@@ -46,11 +52,17 @@ class Bench:
     def boosters(self, label: str, columns: Columns) -> F64:
         """Return float64[seeds, users] of boosters with further columns."""
         seeds = self.prepared.config.uplift.seeds
-        return np.stack([self.right(self.arms.fit(label, columns, seed).scores) for seed in seeds])
+        fitted = abreast([partial(self.arms.fit, label, columns, seed) for seed in seeds])
+        return np.stack([self.right(arm.scores) for arm in fitted])
+
+    def networks(self, label: str, columns: Columns) -> F64:
+        """Return float64[seeds, users] of networks with further columns."""
+        seeds = self.prepared.config.uplift.seeds
+        return np.stack([self.right(network_stage(self.arms, label, columns, seed).scores) for seed in seeds])
 
 
 def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
-    """Fit an arm's plugin and the boosters with its columns, or find them; return the folder of what they reached.
+    """Fit an arm's plugin and the rankers with its columns, or find them; return the folder of what they reached.
 
     `right.npy`, float64[seeds, users]; `fit.json`: the seconds of the plugin's fit, and what the plugin says of it.
     """
@@ -59,21 +71,35 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
     inputs = [*plugin_inputs(own, name, seed), variant.period, config.booster.model_dump(), config.uplift.seeds]
 
     def make(folder: Path) -> None:
-        fitted = plugin_stage(_latest_part(own, variant.period), name, seed, label)
+        seen = own if variant.period == 1 else prepare(_latest_part(config, own.split, variant.period))
+        fitted = plugin_stage(seen, name, seed, label)
         columns = bench.arms.plugin_columns(name, fitted)
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
-        np.save(folder / "right.npy", bench.boosters(f"{label}-fit{fit}", columns))
+        rank = bench.networks if variant.network else bench.boosters
+        np.save(folder / "right.npy", rank(f"{label}-fit{fit}", columns))
         seconds = stage_seconds(config.work / "plugins", f"{label}-seed{seed}")
         said = {"seconds": seconds, "report": getattr(fitted, "report", {})}
         (folder / "fit.json").write_text(json.dumps(said, default=str))
 
-    return run_stage(config.work / "studies", f"{label}-seed{seed}", [*inputs, code_hash(*CODE)], make)
+    inputs += network_inputs(config) if variant.network else []
+    kept = f"{label}-network" if variant.network else label
+    return run_stage(config.work / "studies", f"{kept}-seed{seed}", [*inputs, code_hash(*CODE)], make)
 
 
-def _latest_part(prepared: Prepared, share: float) -> Prepared:
-    """Return the log as a plugin sees it that learns from the latest share of the towers' period."""
+def fit_plugins(bench: Bench, wanted: Sequence[tuple[int, Variant]], seconds: float) -> None:
+    """Fit the plugins of some (seed, arm) side by side, where a fit takes long. seconds: what it takes."""
+    fits = {}
+    for seed, variant in wanted:
+        config = variant.configured(bench.prepared.config)
+        label = variant.label(config)
+        of = _latest_part(config, bench.prepared.split, variant.period)
+        fits[seed, label] = Wanted(config=of, name=variant.plugin, seed=seed, label=label)
+    fit_beside(list(fits.values()), seconds)
+
+
+def _latest_part(config: Config, split: Split, share: float) -> Config:
+    """Return the TOML of a plugin that learns from the latest share of the towers' period."""
     if share == 1:
-        return prepared
-    config, split = prepared.config, prepared.split
+        return config
     t0 = datetime.fromtimestamp((split.t1 - share * (split.t1 - split.t0)) // SECOND, UTC)
-    return prepare(config.model_copy(update={"split": config.split.model_copy(update={"t0": t0})}))
+    return config.model_copy(update={"split": config.split.model_copy(update={"t0": t0})})

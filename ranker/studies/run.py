@@ -17,9 +17,10 @@ from features.schema import F64
 from ranker.columns import Columns
 from ranker.config import Config
 from ranker.studies.figures import Measured, Shared, study_report
-from ranker.studies.fits import Bench, fit_variant
+from ranker.studies.fits import Bench, fit_plugins, fit_variant
 from ranker.studies.truth import read_truth
 from ranker.studies.variants import Variant, find_study
+from ranker.training.abreast import MOST
 
 
 def run_study(config: Config, name: str, plugin: str, truth: Path | None = None) -> dict[str, Any]:
@@ -36,12 +37,15 @@ def run_study(config: Config, name: str, plugin: str, truth: Path | None = None)
         best=None if truth is None else best_order(bench, truth),
     )
     fits: dict[str, list[Path]] = {variant.name: [] for variant in variants}
-    with tqdm(total=len(variants) * len(seeds), desc=f"study {name}", unit="fit") as bar:
-        for seed in seeds:  # a whole round of all arms, then the next: the time left soon knows the slow ones
-            for variant in variants:
-                bar.set_postfix_str(f"{variant.name}, seed {seed}")
-                fits[variant.name].append(fit_variant(bench, variant, seed))
-                bar.update()
+    # A whole round of all arms, then the next: the time left soon knows the slow ones.
+    wanted, at_a_time = [(seed, variant) for seed in seeds for variant in variants], max(len(variants), MOST)
+    with tqdm(total=len(wanted), desc=f"study {name}", unit="fit") as bar:
+        for k, (seed, variant) in enumerate(wanted):
+            if k % at_a_time == 1:
+                fit_plugins(bench, wanted[k : k + at_a_time], _seconds(fits[wanted[0][1].name][0]))
+            bar.set_postfix_str(f"{variant.name}, seed {seed}")
+            fits[variant.name].append(fit_variant(bench, variant, seed))
+            bar.update()
     return study_report(config, name, study, [_measured(v, fits[v.name]) for v in variants], shared)
 
 
@@ -57,6 +61,10 @@ def best_order(bench: Bench, truth: Path) -> F64:
         )
     events = bench.judged.groups.event
     return bench.right(read_truth(truth, bench.prepared.log.ts[events], shown=bool(np.all(events >= 0))))
+
+
+def _seconds(folder: Path) -> float:
+    return float(json.loads((folder / "fit.json").read_text())["seconds"])
 
 
 def _measured(variant: Variant, fits: list[Path]) -> Measured:

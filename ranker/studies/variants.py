@@ -12,6 +12,8 @@ from ranker.settings import PluginSettings
 
 #: `over` of a study whose arms lie on the axis of what a fit says of its own size
 PARAMETERS = "parameters"
+#: columns of a plugin that gives its vectors whole
+VECTORS = ["dot", "user_vector", "item_vector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)  # in place of the TOML's own
     period: float = 1.0  # share of the towers' period, the latest part of it, that the plugin learns from
     at: float | None = None  # its place on the study's axis
+    network: bool = False  # `[network]` ranks, not the booster
 
     def configured(self, config: Config) -> Config:
         """Return the TOML with the arm's options in the plugin's table. Raises PairliftError for a wrong option.
@@ -89,6 +92,14 @@ STUDIES = {
         "do more days of training bring more?",
         lambda plugin: [Variant(f"period {s}", plugin, period=s, at=s) for s in (0.25, 0.5, 1.0)],
         "period",
+    ),
+    "rankers": Study(
+        "does a network rank better than trees, and what do whole vectors bring to each?",
+        lambda plugin: [
+            Variant(f"{ranker}{told}", plugin, options, network=ranker == "network")
+            for ranker in ("booster", "network")
+            for told, options in (("", {}), (", vectors", {"columns": VECTORS}))
+        ],
     ),
 }
 PLUGINS = "plugins"

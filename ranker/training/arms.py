@@ -12,14 +12,15 @@ from features.errors import PairliftError
 from features.log.loading import load_request_codes
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs, make_pairs
+from features.pairing.slice import Slice
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, SAMPLED
 from ranker.code_hash import code_hash
-from ranker.columns import Columns, plugin_columns, plugin_values
+from ranker.columns import Columns, plugin_categories, plugin_columns, plugin_values
 from ranker.hashes import hash_arrays
 from ranker.recording.logged import Logged, overlay
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.earlier_trees import Start
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
@@ -74,7 +75,8 @@ class Arms:
             histories = whole.until(int(g.requests.as_of.max(initial=0)))
             with plugin_errors(name, "values"):
                 values[part] = plugin_values(name, plugin, g.requests, histories)
-        return self.overlaid(Columns(tuple(plugin_columns(name, plugin)), values))
+        names, categories = (tuple(of(name, plugin)) for of in (plugin_columns, plugin_categories))
+        return self.overlaid(Columns(names, values, categories))
 
     def overlaid(self, columns: Columns) -> Columns:
         """Return the columns with the values of the feature log in their place, where there is one."""
@@ -100,21 +102,21 @@ class Arms:
         start: an earlier booster to start from. progress: the name of a bar, see `fit_booster`.
         """
         config, spec = self.prepared.config, self.prepared.spec
-        inputs = [self.prepared.key, self._digests(columns), config.booster.model_dump(), seed, start and start.key]
-        inputs.append(code_hash(*CODE))
+        inputs = [self.prepared.key, self.digests(columns), config.booster.model_dump(), seed, start and start.key]
+        inputs += [columns.categorical, code_hash(*CODE)]
 
         def make(folder: Path) -> None:
             train, validation = (self.slice(part, columns, seed) for part in ("train", "validation"))
             fit = fit_booster if start is None else start.fit
-            names = [*spec.columns, *columns.names]
-            booster = fit(names, list(spec.categorical), train, validation, config.booster, seed, progress=progress)
+            names, categories = [*spec.columns, *columns.names], [*spec.categorical, *columns.categorical]
+            booster = fit(names, categories, train, validation, config.booster, seed, progress=progress)
             booster.save_model(str(folder / "booster.txt"))
             np.save(folder / "scores.npy", np.asarray(booster.predict(self.rows("test", columns), raw_score=True)))
 
         folder = run_stage(config.work / "arms", f"{name}-seed{seed}", inputs, make, logging.DEBUG)
         return Arm(lgb.Booster(model_file=str(folder / "booster.txt")), np.load(folder / "scores.npy"))
 
-    def _digests(self, columns: Columns) -> list[str]:
+    def digests(self, columns: Columns) -> list[str]:
         """Return hashes of all values that the log and its settings do not determine: see `Prepared.key`."""
         found = [hash_arrays(columns.values, columns.names)]
         if self.logged is not None:

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from features.errors import PairliftError, did_you_mean, nearest
-from features.pairing.pairs import Pairs
-from features.schema import F32, F64, I8, I64
+from features.pairing.slice import Slice
+from features.schema import F32, F64
 from ranker.forest.text import change_leaves
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.settings import BoosterSettings, ListSettings
@@ -69,17 +69,6 @@ SMOOTH = 25
 FULL_SIZE = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Rows to learn from or to stop by."""
-
-    matrix: F32  # [n, c]
-    group: I64  # [n], never decreasing
-    pairs: Pairs  # of these rows
-    grade: I8 | None = None  # [n], -1 drawn; `[booster]` margin and ndcg_at need it of rows to learn from
-    start: F64 | None = None  # [n], score that the trees are added to; None is 0
-
-
 def fit_booster(
     columns: list[str],
     categorical: list[str],
@@ -105,7 +94,7 @@ def fit_booster(
     infinite one, for a parameter that is ours to set, or one that LightGBM refuses.
     """
     for name, rows in (("training", train.matrix), ("validation", validation.matrix)):
-        _refuse_infinite(name, rows, columns)
+        refuse_infinite(name, rows, columns)
     objective = PairLogit.of(train.pairs, train.group, train.grade, settings.margin, settings.ndcg_at)
     params = parameters(settings, len(train.matrix)) | FIXED | {"seed": seed, "objective": objective}
     params |= _monotone(settings, columns)
@@ -215,8 +204,11 @@ class _Stop:
             raise lgb.callback.EarlyStopException(self.best - 1, env.evaluation_result_list)
 
 
-def _refuse_infinite(name: str, rows: F32, columns: list[str]) -> None:
-    """Raise where a column is infinite: LightGBM would take it as the largest number, or the lowest, unasked."""
+def refuse_infinite(name: str, rows: F32, columns: list[str]) -> None:
+    """Raise where a column of float32[n, c] rows is infinite: it would be the largest number, or the lowest, unasked.
+
+    name: of the rows, for the error.
+    """
     found = np.isinf(rows)
     for k in np.flatnonzero(found.any(axis=0)):
         at = np.flatnonzero(found[:, k])
@@ -280,7 +272,7 @@ def check_params(settings: BoosterSettings | ListSettings, table: str = LIKED_TA
     return found
 
 
-def check_monotone(settings: BoosterSettings, columns: list[str], categorical: tuple[str, ...]) -> None:
+def check_monotone(settings: BoosterSettings, columns: list[str], categorical: list[str]) -> None:
     """Refuse in `[booster.monotone]` what is none of the columns that a booster may have, or a category."""
     for name in settings.monotone:
         if name not in columns:

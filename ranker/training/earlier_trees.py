@@ -5,10 +5,11 @@ from typing import Literal
 
 import lightgbm as lgb
 
+from features.pairing.slice import Slice
 from features.plugin import FeaturePlugin
 from ranker.hashes import hash_value
 from ranker.settings import BoosterSettings
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.leaf_refit import refit_booster
 
 #: `warm-start` boosts on from the old trees, `refit` keeps them and gives their leaves new values

@@ -10,11 +10,12 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
+from features.pairing.slice import Slice
 from features.schema import F32, F64, I64
 from ranker.forest.text import read_trees
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.settings import BoosterSettings
-from ranker.training.booster import Slice, parameters
+from ranker.training.booster import parameters
 from ranker.training.objective import PairLogit
 
 logger = logging.getLogger(__name__)

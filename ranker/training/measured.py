@@ -5,6 +5,7 @@ as of the end of the log.
 """
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import lightgbm as lgb
@@ -14,11 +15,11 @@ from features.errors import PairliftError
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
-from features.schema import F32, GIB, SAMPLED
+from features.schema import F32, F64, GIB, SAMPLED
 from ranker.bundle import Bundle
 from ranker.candidates.configured import configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.columns import Columns, columns_of
+from ranker.columns import categories_of, columns_of
 from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
 from ranker.lists.asked import Asked
@@ -33,7 +34,7 @@ from ranker.pipeline import Pipeline
 from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.booster import at_cap
 from ranker.training.earlier_trees import Start
-from ranker.training.parts import fit_parts
+from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
@@ -47,22 +48,29 @@ USERS = 1000
 EXPLAINED = 50
 
 
-def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> dict[str, Any]:
-    """Return the figures of an arm's test, and of the trees that it started from where there are some."""
-    test = of_kind(arms.pairs("test"), arms.kind)
-    found = pair_accuracy(arm.scores, test)
+def pair_figures(parts: Parts, old: Start | None) -> dict[str, Any]:
+    """Return the figures of what orders Rank on the test: of the booster, or of the network and the booster beside it.
+
+    old: what the trees started from, where there is something.
+    """
+    arms, columns, arm, network = parts.arms, parts.columns, parts.liked, parts.network
+    test, scores = of_kind(arms.pairs("test"), arms.kind), arm.scores if network is None else network.scores
+    found = pair_accuracy(scores, test)
     measured: dict[str, Any] = {"pair_accuracy": found.value, "pair_accuracy_catboost": found.catboost}
     measured |= {"tie_share": found.ties, "pairs_kind": arms.kind, "trees": arm.trees}
     new = arm.trees - (old.booster.num_trees() if old is not None else 0)
     kept = old is not None and (old.mode == "refit" or not new)
     measured["at_cap"] = not kept and at_cap(arms.prepared.config.booster, new)
     measured["seed"] = arms.prepared.config.uplift.seeds[0]
-    held = of_kind(arms.pairs("validation"), arms.kind)
-    score = np.asarray(arm.booster.predict(arms.rows("validation", columns), raw_score=True))
-    measured["validation_accuracy"] = pair_accuracy(score, held).value
+    if network is not None:
+        measured["booster_pair_accuracy"] = pair_accuracy(arm.scores, test).value
+        measured["network_parameters"] = network.ranker.report.get("parameters")
+    held, rows = of_kind(arms.pairs("validation"), arms.kind), arms.rows("validation", columns)
+    score = arm.booster.predict(rows, raw_score=True) if network is None else network.ranker.score(rows)
+    measured["validation_accuracy"] = pair_accuracy(np.asarray(score), held).value
     measured["pairs"] = {"validation": len(held), "test": len(test)}
-    measured |= _simple(arms, arm)
-    listed = shown_metrics(arm.scores, arms.groups["test"], shown=not test.sampled.any())
+    measured |= _simple(arms, scores)
+    listed = shown_metrics(scores, arms.groups["test"], shown=not test.sampled.any())
     measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}
     if old is not None:
         before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
@@ -70,15 +78,18 @@ def pair_figures(arms: Arms, columns: Columns, arm: Arm, old: Start | None) -> d
     return measured
 
 
-def _simple(arms: Arms, arm: Arm) -> dict[str, Any]:
-    """Return what orders that learn nothing reach on the same pairs; and what the places say, where they are known."""
+def _simple(arms: Arms, scores: F64) -> dict[str, Any]:
+    """Return what orders that learn nothing reach on the same pairs; and what the places say, where they are known.
+
+    scores: float64[n] of the test's rows.
+    """
     prepared, groups, pairs = arms.prepared, arms.groups["test"], arms.pairs("test")
     popularity = events_before(prepared.log, prepared.state, groups)
     found: dict[str, Any] = {"popularity": pair_accuracy(popularity, of_kind(pairs, arms.kind)).value}
     if arms.kind == SAMPLED:
         return found | {"sampler": prepared.config.pairing.sampler}
     shown = shown_of(prepared, groups, pairs)
-    return found | {"shown_order": shown and shown.reported({"ours": arm.scores, "popularity": popularity})}
+    return found | {"shown_order": shown and shown.reported({"ours": scores, "popularity": popularity})}
 
 
 def shown_of(prepared: Prepared, groups: Groups, pairs: Pairs) -> Shown | None:
@@ -91,11 +102,13 @@ def importance_of_parts(bundle: Bundle, prepared: Prepared, liked: F32) -> dict[
     """Return `ranker.metrics.importance.explain` of each part: of the liked one on float32[n, c] rows, of the wanted
     one on what the sources propose to some requests of the test.
 
-    bundle: of `bundle_at_cut`.
+    bundle: of `bundle_at_cut`. Where a network is the liked part, `booster` stands in its place, the one beside it.
     """
-    found = {"liked": explain(bundle.booster, liked, bundle.spec.categorical)}
+    part = "liked" if bundle.network is None else "booster"
+    categories = categories_of(bundle.spec, bundle.plugins)
+    found = {part: explain(bundle.booster, liked, categories)}
     if bundle.wanted is not None and len(rows := _proposed_rows(bundle, prepared)):
-        found["wanted"] = explain(bundle.wanted, rows, bundle.spec.categorical)
+        found["wanted"] = explain(bundle.wanted, rows, categories)
     return found
 
 
@@ -137,11 +150,17 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
         raise PairliftError(f"{NO_SOURCES}; switch one on")
     prepared, seed = prepare(config), config.uplift.seeds[0]
     parts = fit_parts(Arms.of(prepared), served_plugins(prepared), memory=memory)
-    pipeline = Pipeline(patient(bundle_at_cut(prepared, parts.plugins, parts.liked, parts.wanted, memory)))
+    pipeline = Pipeline(patient(parts_at_cut(parts, memory)))
     try:
         return lists_report(pipeline, past_of(prepared), most=most or config.lists.users, seed=seed)
     finally:
         pipeline.close()
+
+
+def parts_at_cut(parts: Parts, memory: int = 2 * GIB) -> Bundle:
+    """Return `bundle_at_cut` of what was fitted."""
+    at_cut = bundle_at_cut(parts.prepared, parts.plugins, parts.liked, parts.wanted, memory)
+    return at_cut if parts.network is None else replace(at_cut, network=parts.network.ranker)
 
 
 def bundle_at_cut(

@@ -9,6 +9,7 @@ from features.schema import GIB
 from ranker.columns import Columns
 from ranker.training.arms import Arm, Arms
 from ranker.training.earlier_trees import Start
+from ranker.training.network import NetworkArm, network_stage
 from ranker.training.prepared import Prepared
 from ranker.training.wanted import digest_of, wanted_stage
 
@@ -22,6 +23,7 @@ class Parts:
     columns: Columns  # of the plugins, for the rows of `arms`
     liked: Arm
     wanted: lgb.Booster | None  # None where nothing that the sources propose was wanted
+    network: NetworkArm | None  # orders Rank in the liked part's place; None where `[ranker] model` is the booster
 
     @property
     def prepared(self) -> Prepared:
@@ -37,5 +39,7 @@ def fit_parts(arms: Arms, plugins: dict[str, FeaturePlugin], old: Start | None =
     prepared, columns = arms.prepared, arms.served_columns(plugins)
     seed, label = prepared.config.uplift.seeds[0], "+".join(plugins) or "without"
     liked = arms.fit(label if old is None else f"{label}-{old.mode}", columns, seed, old, "liked part")
+    by_network = prepared.config.ranker.model == "network"
+    network = network_stage(arms, label, columns, seed, told=True) if by_network else None
     wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory, liked=liked.booster)
-    return Parts(arms=arms, plugins=plugins, columns=columns, liked=liked, wanted=wanted)
+    return Parts(arms=arms, plugins=plugins, columns=columns, liked=liked, wanted=wanted, network=network)

@@ -14,10 +14,10 @@ from features.log.dataset import cut_log
 from features.log.loading import load_log
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
-from ranker.config import wanted_floor
+from ranker.config import Config, wanted_floor
 from ranker.hashes import hash_value
-from ranker.training.prepared import Prepared, paired_log
-from ranker.training.stages import run_stage
+from ranker.training.prepared import Prepared, log_key, paired_log
+from ranker.training.stages import is_complete, run_stage, stage_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +31,33 @@ def plugin_stage(prepared: Prepared, name: str, seed: int, label: str = "") -> F
 
     label: of the fits that are kept apart from those with the TOML's own options; left out, the plugin's name.
     """
-    return _fitted(prepared, name, seed, f"{label or name}-seed{seed}", lambda: prepared)
+    return _fitted(prepared, name, seed, _label(name, seed, label), lambda: prepared)
 
 
 def plugin_inputs(prepared: Prepared, name: str, seed: int) -> list[Any]:
     """Return all that a fit depends on: log and settings, class, options, seed and code. Hashable as a stage's key."""
-    settings, config = prepared.config.plugins[name], prepared.config
+    return _inputs(prepared.config, prepared.key, name, seed)
+
+
+def _inputs(config: Config, key: str, name: str, seed: int) -> list[Any]:
+    settings = config.plugins[name]
     code = code_hash(*CODE, plugin_class(settings.path).__module__.partition(".")[0])
-    return [prepared.key, settings.path, settings.params, seed, wanted_floor(config), code]
+    return [key, settings.path, settings.params, seed, wanted_floor(config), code]
+
+
+def plugin_is_fitted(config: Config, name: str, seed: int, label: str = "", *, cut: bool = False) -> bool:
+    """Return whether `plugin_stage` (cut: `refit_stage`) of an imported log would load what is there."""
+    inputs = _inputs(config, log_key(config), name, seed)
+    return is_complete(config.work / "plugins", _label(name, seed, label, cut=cut), inputs)
+
+
+def plugin_seconds(config: Config, name: str, seed: int, label: str = "") -> float:
+    """Return how long the fit of a complete `plugin_stage` took."""
+    return stage_seconds(config.work / "plugins", _label(name, seed, label))
+
+
+def _label(name: str, seed: int, label: str = "", *, cut: bool = False) -> str:
+    return f"{label or name}-seed{seed}{'-cut' if cut else ''}"
 
 
 def served_plugins(prepared: Prepared) -> dict[str, FeaturePlugin]:
@@ -49,7 +68,7 @@ def served_plugins(prepared: Prepared) -> dict[str, FeaturePlugin]:
 
 def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
     """Fit a plugin as `plugin_stage` does, on a log from which everything at or after t1 was deleted, on disk."""
-    return _fitted(prepared, name, seed, f"{name}-seed{seed}-cut", lambda: cut_at_t1(prepared))
+    return _fitted(prepared, name, seed, _label(name, seed, cut=True), lambda: cut_at_t1(prepared))
 
 
 def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callable[[], Prepared]) -> FeaturePlugin:

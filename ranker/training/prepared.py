@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError, did_you_mean
 from features.given import check_list, counted, given_of_log
@@ -20,7 +22,7 @@ from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
 from ranker.code_hash import code_hash
-from ranker.columns import plugin_columns
+from ranker.columns import categories_of, columns_of
 from ranker.config import Config, counted_of, wanted_floor
 from ranker.hashes import hash_value
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
@@ -94,6 +96,7 @@ class Prepared(Grouped):
         pairs = self.training_pairs(groups, seed)
         # Of candidates counters alone read what was said: to a plugin it is no feedback.
         log = self.log.between(self.split.t0, self.split.t1).with_feedback(len(self.config.events.feedback))
+        first = int(np.searchsorted(self.log.ts, self.split.t0))
         return FitData(
             log=log,
             catalog=self.catalog,
@@ -103,6 +106,7 @@ class Prepared(Grouped):
             seed=seed,
             wanted=wanted_floor(self.config),
             zone=self.config.time.zone,
+            context=load_context(self.database, self.catalog)[first : first + len(log)],
         )
 
 
@@ -112,11 +116,11 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     check_params(config.lists, WANTED_TABLE)
     made = group_log(config, database)
     _check_familiar(made)
-    check_monotone(config.booster, [*made.spec.columns, *_all_plugin_columns(config)], made.spec.categorical)
+    _check_monotone(config, made.spec)
     places = load_places(made.database, config.events)
     prepared = Prepared(
         **{field.name: getattr(made, field.name) for field in fields(made)},
-        key=_key(config),
+        key=log_key(config),
         weights=weight_table(config.pairing.weights, config.grade_names, config.pairing.negatives > 0),
         state=State.build(made.log, made.catalog, made.counters, config.grade_names),
         places=places,
@@ -177,16 +181,15 @@ def _check_familiar(made: Grouped) -> None:
             )
 
 
-def _all_plugin_columns(config: Config) -> list[str]:
-    """Return the columns of every plugin of the TOML, served or not, where a constraint may name one."""
-    if not config.booster.monotone:
-        return []
-    plugins = {name: make_plugin(name, p.path, p.params) for name, p in config.plugins.items()}
-    return [column for name, plugin in plugins.items() for column in plugin_columns(name, plugin)]
+def _check_monotone(config: Config, spec: FeatureSpec) -> None:
+    """Refuse a constraint of no column, or of a category; it may name one of any plugin of the TOML, served or not."""
+    if config.booster.monotone:
+        plugins = {name: make_plugin(name, p.path, p.params) for name, p in config.plugins.items()}
+        check_monotone(config.booster, columns_of(spec, plugins), categories_of(spec, plugins))
 
 
-def _key(config: Config) -> str:
-    """Return a hash of the import, of the settings that are read after it, and of the code."""
+def log_key(config: Config) -> str:
+    """Return a hash of the (complete) import, of the settings that are read after it, and of the code."""
     settings = [config.pairing.model_dump(), config.split.model_dump(), config.model_dump(include={"counters"})]
     settings.append(config.features.model_dump())
     return hash_value([stage_key(config.work, "import"), settings, code_hash(*CODE)])

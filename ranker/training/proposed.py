@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from features.pairing.pairs import Pairs
+from features.pairing.slice import Slice
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64, I32, I64, NO_GIVEN, Bool, Requests, offsets_of
 from ranker.candidates.configured import Sources
@@ -18,7 +19,6 @@ from ranker.columns import columns_of, demand, full_matrix, given_of, with_sourc
 from ranker.lists.asked import Asked
 from ranker.lists.worth import top_hits, worth_of_hits
 from ranker.request import Request
-from ranker.training.booster import Slice
 from ranker.training.prepared import Prepared
 
 #: the k that weights of pairs and stopping are about

@@ -24,10 +24,10 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
 
     An interrupted or failed stage leaves nothing behind. level: of the line in the log that says what was done.
     """
-    target, key, stamp = folder / name, hash_value(inputs), folder / f"{name}.key"
+    target, stamp = folder / name, folder / f"{name}.key"
     shown = f"{folder.name}/{name}"  # a plugin and the parts that it is in have stages of one name
-    with _locked(folder):
-        if _is_complete(target, stamp, key):
+    with _locked(folder, name):
+        if is_complete(folder, name, inputs):
             log.log(level, "%-28s unchanged, reused", shown)
             return target
         started = time.monotonic()
@@ -37,7 +37,7 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
             stamp.unlink(missing_ok=True)  # removed first, written last: a stage with a key is complete
         with written(stamp) as own:
             seconds = time.monotonic() - started
-            own.write_text(json.dumps({"key": key, "files": files, "seconds": seconds}))
+            own.write_text(json.dumps({"key": hash_value(inputs), "files": files, "seconds": seconds}))
     log.log(level, "%-28s %.1f s", shown, seconds)
     return target
 
@@ -53,21 +53,22 @@ def stage_seconds(folder: Path, name: str) -> float:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder of stages; another run in the same folder waits for its turn."""
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a stage; another run that wants the same one waits for its turn."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with (folder / f".{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except (FileExistsError, NotADirectoryError) as error:
         raise PairliftError(f"[data] work: {folder} cannot be a folder, for a file is in its way") from error
 
 
-def _is_complete(target: Path, stamp: Path, key: str) -> bool:
+def is_complete(folder: Path, name: str, inputs: Any) -> bool:
     """Return whether a stage was made with these inputs and nothing of it was taken away since."""
     try:
-        made = json.loads(stamp.read_text())
-        return bool(made["key"] == key and all((target / name).exists() for name in made["files"]))
+        made = json.loads((folder / f"{name}.key").read_text())
+        key = hash_value(inputs)
+        return bool(made["key"] == key and all((folder / name / file).exists() for file in made["files"]))
     except (OSError, ValueError, TypeError, KeyError):
         return False

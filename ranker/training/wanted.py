@@ -19,6 +19,7 @@ what is left over that. On small logs trees alone draw a curve so steep worse th
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightgbm as lgb
@@ -29,13 +30,14 @@ from features.schema import F32, F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.code_hash import code_hash
-from ranker.columns import Columns, demand
+from ranker.columns import Columns, categories_of, demand
 from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
 from ranker.hashes import hash_arrays, hash_value
 from ranker.lists.asked import Asked, asked, validation_start
 from ranker.metrics.interval import difference
 from ranker.settings import BoosterSettings
+from ranker.training.abreast import abreast
 from ranker.training.booster import WANTED_TABLE, added, at_cap, cap_reached, check_params, fit_booster, mean_of
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
@@ -57,6 +59,7 @@ CODE = (
     "ranker.metrics.ndcg",
     "ranker.metrics.pair_accuracy",
     "ranker.request",
+    "ranker.training.abreast",
     "ranker.training.booster",
     "ranker.training.objective",
     "ranker.training.proposed",
@@ -108,7 +111,8 @@ class Rows:
         the weight that is best on that slice, where its gain there, by user, is more than noise (95 %). progress: the
         name of a bar for each forest, see `fit_booster`.
         """
-        fitted = [self._forest(config, seed + SEED_STEP * k, progress) for k in range(forests)]
+        seeds = [seed + SEED_STEP * k for k in range(forests)]
+        fitted = list(abreast([partial(self._forest, config, of, progress) for of in seeds]))
         if full := sum(at_cap(config.booster, forest.num_trees()) for forest in fitted):
             logger.warning("%s", cap_reached(config.booster, f"wanted part: {full} of {forests} forests"))
         booster = mean_of(fitted)
@@ -220,7 +224,7 @@ def rows_of(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], memory: in
     )
     return Rows(
         columns=wanted_columns(prepared, plugins, sources),
-        categorical=list(prepared.spec.categorical),
+        categorical=categories_of(prepared.spec, plugins),
         train=train,
         validation=validation,
     )

@@ -8,6 +8,7 @@ wanted part is learned from what its own sources propose, and its lists are thos
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from threading import Lock
 from typing import Any
 
 import lightgbm as lgb
@@ -21,11 +22,12 @@ from ranker.config import wanted_floor
 from ranker.lists.asked import Asked
 from ranker.lists.worth import worth_of_hits
 from ranker.metrics.interval import relative_uplift
+from ranker.training.abreast import abreast
 from ranker.training.measured import past_of
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import BLOCK, LIST, Proposed, wanted_columns
-from ranker.training.wanted import digest_of, rows_of, sources_until, wanted_scores, wanted_stage
+from ranker.training.wanted import Rows, digest_of, rows_of, sources_until, wanted_scores, wanted_stage
 
 #: the first so many seeds are fitted, and at most so many users asked about: what it costs. Each seed is one forest,
 #: where a served part is the mean of several and has a share of the liked part's score: how much one forest differs
@@ -103,14 +105,20 @@ def _arm(
     memory: int,
 ) -> ListArm | None:
     """Return the lists of one fit; None where its sources propose nothing that was wanted in the booster's period."""
-    rows = cache(partial(rows_of, prepared, plugins, memory))
-    digest, boosters = digest_of(columns, plugins), list[lgb.Booster]()
-    for seed in prepared.config.uplift.seeds[:SEEDS]:
-        booster = wanted_stage(prepared, plugins, digest, seed, memory, name=f"{label}-alone", rows=rows, forests=1)
-        if booster is None:
-            return None
-        boosters.append(booster)
-    rows.cache_clear()  # large, and not read again
+    made, alone, digest = cache(partial(rows_of, prepared, plugins, memory)), Lock(), digest_of(columns, plugins)
+
+    def rows() -> Rows:
+        with alone:
+            return made()
+
+    def fit(seed: int) -> lgb.Booster | None:
+        return wanted_stage(prepared, plugins, digest, seed, memory, name=f"{label}-alone", rows=rows, forests=1)
+
+    fitted = abreast([partial(fit, seed) for seed in prepared.config.uplift.seeds[:SEEDS]])
+    boosters = [booster for booster in fitted if booster is not None]
+    made.cache_clear()  # large, and not read again
+    if not boosters:  # the rows are those of every seed
+        return None
     sources = sources_until(prepared, plugins, prepared.split.t2, memory)
     some = [who.select(np.arange(first, min(first + BLOCK, len(who)))) for first in range(0, len(who), BLOCK)]
     blocks = [_lists(prepared, plugins, sources, boosters, users) for users in some]

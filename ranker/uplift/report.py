@@ -9,7 +9,9 @@ report_of       the boosters of all arms, and every figure of pairs          (bo
 list_uplift     the wanted parts of two arms, and what their lists are worth (boosters are resumed)
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
+from features.plugin import FeaturePlugin
 from features.schema import F32, SAMPLED, Bool
 from ranker.columns import Columns
 from ranker.config import Config
@@ -24,11 +27,13 @@ from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import effective_users, pair_accuracy
 from ranker.metrics.simple import events_before
 from ranker.settings import BoosterSettings
-from ranker.training.arms import SHOWN, Arms
+from ranker.training.abreast import abreast
+from ranker.training.arms import SHOWN, Arm, Arms
+from ranker.training.beside import Wanted, fit_beside
 from ranker.training.booster import at_cap
 from ranker.training.measured import shown_of
-from ranker.training.plugins import plugin_stage
-from ranker.training.prepared import prepare
+from ranker.training.plugins import plugin_seconds, plugin_stage
+from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
@@ -46,7 +51,7 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     lists: False leaves out what it costs most to measure beside the pairs, the lists.
     """
     prepared = prepare(config)
-    plugins = [plugin_stage(prepared, name, seed) for seed in config.uplift.fit_seeds]
+    plugins = _fits(prepared, name)
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
@@ -56,6 +61,17 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
         return report | {"lists": {"remark": f"not measured, for {why}"}}
     found: dict[str, Any] = finite(list_uplift(prepared, name, plugins, fits))
     return report | {"lists": found}
+
+
+def _fits(prepared: Prepared, name: str) -> list[FeaturePlugin]:
+    """Fit the plugin once, then the other times (and once more, for a control) side by side where that takes long."""
+    config = prepared.config
+    first, *rest = config.uplift.fit_seeds
+    fitted = [plugin_stage(prepared, name, first)]
+    beside = [Wanted(config=config, name=name, seed=seed) for seed in rest]
+    beside.append(Wanted(config=config, name=name, seed=first, cut=True))
+    fit_beside(beside, plugin_seconds(config, name, first))
+    return fitted + [plugin_stage(prepared, name, seed) for seed in rest]
 
 
 def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:
@@ -111,20 +127,24 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
     partly_missing = len(np.unique(np.concatenate(list(missing.values())), axis=0)) > 1
     boosters: dict[str, Fits] = {arm: [[]] for arm in ("without", "shuffled", "missingness")}
     boosters["with"] = [[] for _ in fits]
-    with tqdm(total=(2 + partly_missing + len(fits)) * len(seeds), desc="fitting all arms", unit="fit") as bar:
 
-        def fit(arm: str, place: int, label: str, columns: Columns, seed: int) -> None:
-            boosters[arm][place].append(arms.fit(label, columns, seed))
+    def shuffled(seed: int) -> Arm:
+        values = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.values.items()}
+        return arms.fit(f"{name}-shuffled", replace(first, values=values), seed)
+
+    places, wanted = list[tuple[str, int]](), list[Callable[[], Arm]]()
+    for seed in seeds:
+        places += [("without", 0), *(("with", k) for k in range(len(fits))), ("shuffled", 0)]
+        wanted.append(partial(arms.fit, "without", Columns(), seed))
+        wanted += [partial(arms.fit, f"{name}-fit{k}", columns, seed) for k, columns in enumerate(fits)]
+        wanted.append(partial(shuffled, seed))
+        if partly_missing:
+            places.append(("missingness", 0))
+            wanted.append(partial(arms.fit, f"{name}-missingness", known, seed))
+    with tqdm(total=len(wanted), desc="fitting all arms", unit="fit") as bar:
+        for (arm, place), fitted in zip(places, abreast(wanted), strict=True):
+            boosters[arm][place].append(fitted)
             bar.update()
-
-        for seed in seeds:
-            fit("without", 0, "without", Columns(), seed)
-            for k, columns in enumerate(fits):
-                fit("with", k, f"{name}-fit{k}", columns, seed)
-            shuffled = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.values.items()}
-            fit("shuffled", 0, f"{name}-shuffled", replace(first, values=shuffled), seed)
-            if partly_missing:
-                fit("missingness", 0, f"{name}-missingness", known, seed)
     return boosters if partly_missing else boosters | {"missingness": boosters["without"]}
 
 

@@ -27,6 +27,7 @@ def slices(prepared: Prepared, without: Fits, with_: Fits, judged: Judged) -> di
 def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
     """Return text[p] by kind: grade pair, activity of the user, popularity and age of the winner, familiarity, surface.
 
+    First seen: whether a plugin can have learned of the winner, which takes an event before t1.
     Familiarity: whether the user had an event with the item before `as_of`, of the winner and of the loser; and
     likewise for each attribute of `[uplift] familiar` with any of the item's values.
     """
@@ -41,6 +42,7 @@ def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
             events_before(prepared.log, prepared.state, groups, ("item",))[pairs.winner].astype(np.int64), "events"
         ),
         "winner_age": _ages(prepared, groups)[pairs.winner],
+        "winner_first_seen": _first_seen(prepared, groups)[pairs.winner],
         "familiarity": _both((events_before(prepared.log, prepared.state, groups, ("user", "item")) > 0), pairs),
     }
     for attribute in prepared.config.uplift.familiar:
@@ -70,6 +72,12 @@ def _ages(prepared: Prepared, groups: Groups) -> Any:
     ]
     names = np.array(["0: not seen before", *(f"{k}: {name}" for k, name in enumerate(shown, 1))])
     return names[np.where(age > 0, 1 + np.searchsorted(AGES, age, side="right"), 0)]
+
+
+def _first_seen(prepared: Prepared, groups: Groups) -> Any:
+    """Return text[n]: whether each candidate had an event in the period that plugins learn from, or before."""
+    early = prepared.state.first_seen[groups.requests.item] < prepared.split.t1
+    return np.where(early, "before t1", "t1 or later")
 
 
 def _both(known: Bool, pairs: Pairs) -> Any:

@@ -30,6 +30,7 @@ from listworld import world_case
 from features.errors import PairliftError
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
+from features.pairing.slice import Slice
 from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup, offsets_of
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import proposals_of, source_values
@@ -45,7 +46,7 @@ from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.training.arms import Arms
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.measured import bundle_at_cut, measure_lists, past_of
 from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins

@@ -31,6 +31,7 @@ import numpy as np
 from features.errors import PairliftError
 from features.pairing.groups import Groups, make_groups
 from features.pairing.pairs import Pairs, make_pairs
+from features.pairing.slice import Slice
 from features.plugin import FitData
 from features.rows import assemble
 from features.schema import F32, F64
@@ -38,7 +39,7 @@ from features.state.store import State
 from neural.two_tower import TwoTower
 from ranker.config import Config, load_config
 from ranker.examples import example_text
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.prepared import Prepared, prepare
 
 ROOT = Path(__file__).parents[2]

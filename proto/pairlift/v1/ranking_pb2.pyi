@@ -602,7 +602,9 @@ class Explanation(_message.Message):
 
     @_builtins.property
     def contributions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """What feature j added to the score of item i (a SHAP value), at [i * c + j]; with `base` they sum to the score."""
+        """What feature j added to the score of item i (a SHAP value), at [i * c + j]; with `base` they sum to the score.
+        Empty where a network scored: it has none.
+        """
 
     @_builtins.property
     def source_reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceReport]:

@@ -14,6 +14,7 @@ import numpy as np
 from features.counters.spec import Counter, make_counters
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs, make_pairs
+from features.pairing.slice import Slice
 from features.rows import FeatureSpec, assemble, make_spec
 from features.schema import F32, F64, I64, Catalog
 from features.settings import CounterSettings
@@ -22,7 +23,7 @@ from ranker.config import Config
 from ranker.metrics.interval import relative_uplift
 from ranker.metrics.pair_accuracy import right_by_user
 from ranker.training.arms import of_kind
-from ranker.training.booster import Slice, fit_booster
+from ranker.training.booster import fit_booster
 from ranker.training.prepared import prepare
 
 #: how many fifths of the booster's period are judged

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from features.pairing.pairs import Pairs
+from features.pairing.slice import Slice
 from features.schema import F32, F64, I64
 from ranker.config import load_config
 from ranker.examples import example_text
 from ranker.training.arms import Arms
-from ranker.training.booster import Slice
 from ranker.training.prepared import prepare
 
 

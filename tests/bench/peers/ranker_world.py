@@ -21,8 +21,8 @@ import numpy as np
 from ranker_data import Best, Data, Part
 
 from features.pairing.pairs import Pairs
+from features.pairing.slice import Slice
 from features.schema import F32, F64, I64
-from ranker.training.booster import Slice
 
 #: weight of (winner, loser) by grade rank: skip, listen, like
 WEIGHTS = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [5.0, 3.0, 0.0]])

@@ -1,0 +1,51 @@
+"""Fits of boosters side by side: a fit on few rows cannot use a second core, but two fits can."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
+
+#: the most fits at a time: each has rows of its own in memory
+MOST = 4
+
+
+class _Here(threading.local):
+    in_lane: bool = False
+
+
+_here = _Here()
+
+
+def in_lane() -> bool:
+    """Return whether this thread's fit is one of several."""
+    return _here.in_lane
+
+
+def abreast(fits: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """Run the fits, at most `MOST` and as many as there are cores at a time; yield their results in their order.
+
+    LightGBM (`deterministic`) and the objective give the same bits on however many threads. What a fit raises is raised
+    here, once those that run have ended; those that have not begun are left out.
+    """
+    cores = len(os.sched_getaffinity(0))
+    lanes = min(MOST, cores, len(fits))
+    if lanes < 2:
+        yield from (fit() for fit in fits)
+        return
+
+    def start() -> None:
+        _here.in_lane = True
+        threadpool_limits(max(cores // lanes, 1), user_api="openmp")  # of this thread alone, until it ends
+
+    with ThreadPoolExecutor(lanes, initializer=start) as pool:
+        begun = [pool.submit(fit) for fit in fits]
+        try:
+            yield from (fit.result() for fit in begun)
+        finally:
+            for fit in begun:
+                fit.cancel()

@@ -1,0 +1,96 @@
+"""Fits of plugins side by side, each in a process of its own: whoever wants one then finds its stage complete.
+
+A fit of a small network cannot use a second core, and two in one process would share torch's random state.
+"""
+
+import logging
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ranker.config import Config
+from ranker.training.abreast import MOST
+from ranker.training.plugins import plugin_is_fitted, plugin_stage, refit_stage
+from ranker.training.prepared import Prepared, prepare
+
+logger = logging.getLogger(__name__)
+
+#: seconds of a fit from which on a process of its own, which loads the log again, is worth it
+WORTH = 15.0
+#: sets up a process as this one is, and runs what stdin has
+RUN = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); import ranker.training.beside as b; b.run()"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A fit of a plugin of the TOML."""
+
+    config: Config
+    name: str
+    seed: int
+    label: str = ""  # of `plugin_stage`
+    cut: bool = False  # on the log cut at t1, as `refit_stage` has it
+
+    def fit(self, prepared: Prepared) -> None:
+        """Run the stage."""
+        if self.cut:
+            refit_stage(prepared, self.name, self.seed)
+        else:
+            plugin_stage(prepared, self.name, self.seed, self.label)
+
+
+def fit_beside(fits: Sequence[Wanted], seconds: float) -> None:
+    """Run the stages of those fits that are not complete, as many at a time as cores and memory allow.
+
+    seconds: what such a fit takes; where that is little, and where there is one alone, nothing is done. Nor is anything
+    raised: whoever wants a fit that failed here runs its stage, and meets the failure. The log's lines are of all
+    processes, the progress bars of the first.
+    """
+    missing = [fit for fit in fits if not plugin_is_fitted(fit.config, fit.name, fit.seed, fit.label, cut=fit.cut)]
+    lanes = min(MOST, len(os.sched_getaffinity(0)), _in_memory(), len(missing))
+    if seconds < WORTH or lanes < 2:
+        return
+    logger.info("%d fits of plugins, %d at a time; the progress bars are of one of them", len(missing), lanes)
+    running = [_started(missing[lane::lanes], shown=lane == 0) for lane in range(lanes)]
+    try:
+        for process in running:
+            process.wait()
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+
+
+def _in_memory() -> int:
+    """Return how many further processes of this one's size there is memory for."""
+    with open("/proc/meminfo") as file:
+        free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))  # KiB, as ru_maxrss is
+    return int(free // resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _started(fits: Sequence[Wanted], shown: bool) -> "subprocess.Popen[bytes]":
+    quiet = {} if shown else {"TQDM_DISABLE": "1"}
+    process = subprocess.Popen([sys.executable, "-c", RUN], stdin=subprocess.PIPE, env={**os.environ, **quiet})
+    assert process.stdin is not None
+    level = logging.getLogger("ranker").getEffectiveLevel()
+    for sent in (sys.path, (level, list(fits))):
+        process.stdin.write(pickle.dumps(sent))
+    process.stdin.close()
+    return process
+
+
+def run() -> None:
+    """Run the fits that stdin has, in their order; what is one process of `fit_beside`."""
+    level, fits = pickle.load(sys.stdin.buffer)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    for package in ("features", "neural", "ranker"):
+        logging.getLogger(package).setLevel(level)
+    last: tuple[Config, Prepared] | None = None
+    for fit in fits:
+        if last is None or last[0] != fit.config:
+            last = fit.config, prepare(fit.config)
+        fit.fit(last[1])
