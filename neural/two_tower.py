@@ -50,12 +50,14 @@ class TwoTower(FittedPlugin[Runtime]):
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""
+        from neural.distil import distil
         from neural.export import export_towers
         from neural.precision import to_int8
         from neural.train import fit, user_tokens
 
         asked = self._asked(data)
-        trained, folder = fit(data, self.settings), new_folder(self)
+        trained = distil(data, self.settings) if self.settings.teachers else fit(data, self.settings)
+        folder = new_folder(self)
         inputs = trained.inputs
         log.info("towers to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
