@@ -3,7 +3,6 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
@@ -51,8 +50,9 @@ def _identity(parts: Parts) -> list[str]:
     wanted = f"the wanted part of {parts.wanted.num_trees()} trees" if parts.wanted else "no wanted part"
     used = ", ".join(f"{name} {found}" for name, found in versions().items() if found)
     return [
-        f"A ranker of Pairlift {version('pairlift')}, trained on {datetime.now(UTC).date()} (UTC): LightGBM on "
-        f"feedback-weighted pairs; the liked part of {parts.liked.trees} trees orders Rank, {wanted} Recommend.",
+        # Without the day: what was trained on the same data has the same version.
+        f"A ranker of Pairlift {version('pairlift')}: LightGBM on feedback-weighted pairs; the liked part of "
+        f"{parts.liked.trees} trees orders Rank, {wanted} Recommend.",
         "Its TOML is `pairlift.toml` beside this file; `manifest.json` has the hashes of all files.",
         f"Made with Python {platform.python_version()}, {used}.",
     ]
