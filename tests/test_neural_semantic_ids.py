@@ -16,7 +16,7 @@ from features.plugin import FeaturePlugin, FitData, make_plugin
 from features.schema import F32, Attribute, one_request
 from features.settings import SplitSettings
 from features.state.histories import Histories
-from neural.semantic_ids import SemanticIds
+from neural.semantic_ids import SemanticIds, quantise
 from neural.semantic_ids.quantise import fit_codebooks, quantised
 from neural.semantic_ids.settings import SemanticIdsSettings
 from neural.semantic_ids.vectors import by_frequency, item_vectors, ridge
@@ -142,6 +142,23 @@ def test_a_new_item_has_the_code_of_items_with_its_attributes() -> None:
             np.unique(codes[part & (world.item_taste == taste)]) for part in (np.arange(80) < 60, np.arange(80) >= 60)
         )
         assert old.tolist() == new.tolist()
+
+
+def test_codes_of_eight_wide_levels_are_not_more_than_a_number_holds(
+    data: FitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = data.catalog.n_items
+    found = np.zeros((n, 8), np.int64)
+    found[:, 0] = np.arange(n)  # items that differ at the first level alone
+    monkeypatch.setattr(quantise, "fit_codebooks", lambda *_: [None] * 8)
+    monkeypatch.setattr(quantise, "quantised", lambda *_: found)
+    plugin = SemanticIds(levels=8, codes=1024)
+    plugin.fit(data)
+    codes = plugin.codes[:-1]
+    known = np.isfinite(codes[:, 0])
+    assert known.sum() > 10
+    for level in range(8):
+        assert len(np.unique(codes[known, level])) == known.sum()
 
 
 def test_of_what_nothing_is_known_there_is_no_code() -> None:

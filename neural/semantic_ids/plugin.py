@@ -58,7 +58,8 @@ class SemanticIds:
         found, codes = quantised(vectors, books), np.full((len(known) + 1, s.levels), np.nan, np.float32)
         prefix: I64 = np.zeros(len(known), np.int64)
         for level in range(len(books)):
-            prefix = prefix * s.codes + found[:, level]
+            # Numbered anew at each level, or eight levels of 1,024 codes would be more than an int64 holds.
+            prefix = np.unique(prefix * s.codes + found[:, level], return_inverse=True)[1]
             place = by_frequency(prefix, fitted, MAX_VALUES)
             codes[:-1, level] = np.where(known & (place >= 0), place, np.nan)
         self._codes = codes
