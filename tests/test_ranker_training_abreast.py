@@ -50,6 +50,28 @@ def test_what_a_fit_raises_is_raised_and_what_has_not_begun_is_left_out(two_core
     assert len(begun) < 10
 
 
+def test_fits_that_nobody_waits_for_any_more_end_at_their_next_tree(two_cores: None) -> None:
+    begun, ended = threading.Event(), list[str]()
+    settings = BoosterSettings(trees=100_000, stop_after=100_000)
+
+    def endless() -> None:
+        begun.set()
+        try:
+            fit_booster(COLUMNS, ["kind"], a_slice(0, n=3000), a_slice(99, n=600), settings, 0)
+        except BaseException:
+            ended.append("before its time")
+            raise
+
+    def fails() -> None:
+        begun.wait(30)
+        time.sleep(0.1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(abreast([fails, endless]))
+    assert ended
+
+
 def test_a_fit_has_the_same_bits_alone_and_beside_another(two_cores: None) -> None:
     settings = BoosterSettings(trees=30, stop_after=30)
 

@@ -1,5 +1,7 @@
 """Fits of plugins in processes of their own: what they leave, what is left out, and what fails."""
 
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,30 @@ from ranker.training.plugins import plugin_is_fitted, plugin_seconds, plugin_sta
 from ranker.training.prepared import prepare
 
 BROKEN = """
+import time
+from pathlib import Path
+
 from features.baselines import Noise
+from features.errors import PairliftError
 
 
 class Broken(Noise):
 
     def fit(self, data):
         raise OSError("no room")
+
+
+class Told(Noise):
+
+    def fit(self, data):
+        raise PairliftError("the loss is not finite")
+
+
+class Endless(Noise):
+
+    def fit(self, data):
+        Path(__file__).with_name("begun").touch()
+        time.sleep(600)
 """
 
 
@@ -85,3 +104,45 @@ def test_what_fails_beside_fails_again_where_it_is_wanted(
     assert fitted(config, "broken") == [False] * 3
     with pytest.raises(PairliftError, match="no room"):
         plugin_stage(prepare(config), "broken", 0)
+
+
+def test_a_fit_that_is_refused_says_nothing_beside(
+    two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = imported(tmp_path / "world", '[plugins.broken]\nclass = "broken:Told"\n')
+    fit_beside(all_of(config, "broken")[:2], module.WORTH)
+    assert "Traceback" not in capfd.readouterr().err
+    with pytest.raises(PairliftError, match="not finite"):
+        plugin_stage(prepare(config), "broken", 0)
+
+
+@pytest.mark.parametrize("how", ["parent", "told", "interrupted"])
+def test_a_fit_beside_ends_with_its_parent_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], how: str
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = imported(tmp_path / "world", '[plugins.broken]\nclass = "broken:Endless"\n')
+    process = module._started([Wanted(config=config, name="broken", seed=0)], shown=False)
+    assert process.stdin is not None
+    try:
+        until = time.monotonic() + 240
+        while not (tmp_path / "begun").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert process.poll() is None
+        if how == "interrupted":
+            process.send_signal(signal.SIGINT)  # as a Ctrl-C does; then it is ended as `fit_beside` does
+        if how == "parent":
+            process.stdin.close()  # as the end of the parent does, however it came
+        else:
+            process.terminate()
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+    assert "Traceback" not in capfd.readouterr().err
+    if how != "parent":
+        assert not list((config.work / "plugins").glob(".*.partial"))

@@ -15,7 +15,11 @@ MOST = 4
 
 
 class _Here(threading.local):
-    in_lane: bool = False
+    over: threading.Event | None = None  # of one of several fits: set once nobody waits for it any more
+
+
+class OverError(BaseException):
+    """Nobody waits for this fit any more."""
 
 
 _here = _Here()
@@ -23,14 +27,21 @@ _here = _Here()
 
 def in_lane() -> bool:
     """Return whether this thread's fit is one of several."""
-    return _here.in_lane
+    return _here.over is not None
+
+
+def end_if_over() -> None:
+    """Raise OverError where another fit has failed or the run was interrupted: what a long fit calls now and then."""
+    if _here.over is not None and _here.over.is_set():
+        raise OverError
 
 
 def abreast(fits: Sequence[Callable[[], T]]) -> Iterator[T]:
     """Run the fits, at most `MOST` and as many as there are cores at a time; yield their results in their order.
 
-    LightGBM (`deterministic`) and the objective give the same bits on however many threads. What a fit raises is raised
-    here, once those that run have ended; those that have not begun are left out.
+    LightGBM (`deterministic`) and the objective give the same bits on however many threads. What a fit raises, or a
+    Ctrl-C, is raised here once those that run have ended, at their next `end_if_over`; those that have not begun are
+    left out.
     """
     cores = len(os.sched_getaffinity(0))
     lanes = min(MOST, cores, len(fits))
@@ -38,8 +49,10 @@ def abreast(fits: Sequence[Callable[[], T]]) -> Iterator[T]:
         yield from (fit() for fit in fits)
         return
 
+    over = threading.Event()
+
     def start() -> None:
-        _here.in_lane = True
+        _here.over = over
         threadpool_limits(max(cores // lanes, 1), user_api="openmp")  # of this thread alone, until it ends
 
     with ThreadPoolExecutor(lanes, initializer=start) as pool:
@@ -47,5 +60,6 @@ def abreast(fits: Sequence[Callable[[], T]]) -> Iterator[T]:
         try:
             yield from (fit.result() for fit in begun)
         finally:
+            over.set()
             for fit in begun:
                 fit.cancel()

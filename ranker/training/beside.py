@@ -7,11 +7,15 @@ import logging
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from features.errors import PairliftError
 from ranker.config import Config
 from ranker.training.abreast import MOST
 from ranker.training.plugins import plugin_is_fitted, plugin_stage, refit_stage
@@ -21,8 +25,11 @@ logger = logging.getLogger(__name__)
 
 #: seconds of a fit from which on a process of its own, which loads the log again, is worth it
 WORTH = 15.0
-#: sets up a process as this one is, and runs what stdin has
-RUN = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); import ranker.training.beside as b; b.run()"
+#: sets up a process as this one is, and runs what stdin has. A Ctrl-C is for all processes: this one ends the others
+RUN = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import pickle, sys; "
+    "sys.path[:] = pickle.load(sys.stdin.buffer); import ranker.training.beside as b; b.run()"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +55,7 @@ def fit_beside(fits: Sequence[Wanted], seconds: float) -> None:
 
     seconds: what such a fit takes; where that is little, and where there is one alone, nothing is done. Nor is anything
     raised: whoever wants a fit that failed here runs its stage, and meets the failure. The log's lines are of all
-    processes, the progress bars of the first.
+    processes, the progress bars of the first. No process outlives this one, however it ends.
     """
     missing = [fit for fit in fits if not plugin_is_fitted(fit.config, fit.name, fit.seed, fit.label, cut=fit.cut)]
     lanes = min(MOST, len(os.sched_getaffinity(0)), _in_memory(), len(missing))
@@ -63,6 +70,9 @@ def fit_beside(fits: Sequence[Wanted], seconds: float) -> None:
         for process in running:
             process.terminate()
             process.wait()
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def _in_memory() -> int:
@@ -77,20 +87,33 @@ def _started(fits: Sequence[Wanted], shown: bool) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen([sys.executable, "-c", RUN], stdin=subprocess.PIPE, env={**os.environ, **quiet})
     assert process.stdin is not None
     level = logging.getLogger("ranker").getEffectiveLevel()
-    for sent in (sys.path, (level, list(fits))):
-        process.stdin.write(pickle.dumps(sent))
-    process.stdin.close()
+    with suppress(BrokenPipeError):  # it has failed: see `fit_beside`
+        for sent in (sys.path, (level, list(fits))):
+            process.stdin.write(pickle.dumps(sent))
+        process.stdin.flush()  # and left open: it closes when this process ends
     return process
 
 
 def run() -> None:
     """Run the fits that stdin has, in their order; what is one process of `fit_beside`."""
     level, fits = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a stage that is ended so removes what it has begun
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     for package in ("features", "neural", "ranker"):
         logging.getLogger(package).setLevel(level)
     last: tuple[Config, Prepared] | None = None
-    for fit in fits:
-        if last is None or last[0] != fit.config:
-            last = fit.config, prepare(fit.config)
-        fit.fit(last[1])
+    try:
+        for fit in fits:
+            if last is None or last[0] != fit.config:
+                last = fit.config, prepare(fit.config)
+            fit.fit(last[1])
+    except PairliftError:  # told by whoever wants that fit
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of what started this process, also by `kill -9`, and end with it."""
+    while os.read(sys.stdin.fileno(), 1):  # not by the buffer, whose lock would be held when this process ends
+        pass
+    os._exit(1)

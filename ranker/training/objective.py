@@ -25,7 +25,7 @@ from numba import njit, prange
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I32, I64
 from ranker.metrics.ndcg import discounts, gains, ideal_dcg
-from ranker.training.abreast import in_lane
+from ranker.training.abreast import end_if_over, in_lane
 
 #: groups are cut into about this many chunks, whatever the threads, so that sums do not depend on them; the rows of
 #: a chunk of 2 million rows fit the second cache
@@ -116,6 +116,7 @@ class PairLogit:
 
     def __call__(self, score: F64, _: object = None) -> Gradients:
         """Return float32[n] gradient and Hessian at float64[n] scores (LightGBM's custom objective)."""
+        end_if_over()
         # Numba's threads are not for two callers at a time.
         run = _alone if len(self.pairs.winner) < PARALLEL_FROM or in_lane() else _parallel
         run(self.rows, self.pairs, self.cuts, score, self.out)
