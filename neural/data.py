@@ -10,12 +10,12 @@ from features.plugin import FitData
 from features.schema import I64, Bool, EventLog, Ids
 from features.state.histories import Histories
 from neural.batches import Batches, TargetMask
-from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, raw_signals
 from neural.semantic_ids.attributes import code_attributes
 from neural.settings import FitSettings
 from neural.vocabulary.context import SURFACE_ALONE, ContextSpec
+from neural.vocabulary.entities import Entities, count_values, encode, table_rows
 from neural.vocabulary.feedback import FeedbackKinds, known_scale
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from features.errors import PairliftError
 from neural.answers import Answers
-from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
 from neural.model import Argus, QueryHead, Retrieval, Trunk, UserHead, part_count
 from neural.runtime import (
@@ -28,6 +27,7 @@ from neural.runtime import (
     TRUNK_INPUTS,
     USER_HEAD,
 )
+from neural.vocabulary.entities import HASHES, Layout
 
 #: has Attention as one operator, which ONNX Runtime fuses
 OPSET = 23

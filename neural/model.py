@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from neural.entities import HASHES, Layout
 from neural.histories import CODES, TokenSpec
+from neural.vocabulary.entities import HASHES, Layout
 
 #: what a masked score is: finite, for torch and ONNX Runtime differ on infinities
 MASKED = -1e4

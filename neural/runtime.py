@@ -21,10 +21,10 @@ from features.errors import PairliftError
 from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories
 from features.state.kept import KeptStates, Key
-from neural.entities import Entities
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visible
 from neural.vocabulary.context import ContextSpec
+from neural.vocabulary.entities import Entities
 
 log = logging.getLogger(__name__)
 

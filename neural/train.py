@@ -17,10 +17,10 @@ from neural.batches import Batch, TargetMask
 from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Engine, Phase
-from neural.entities import Entities
 from neural.hstu import HstuBlock
 from neural.model import Argus, Block, EntityTower, Shape
 from neural.settings import FitSettings, NetworkSettings
+from neural.vocabulary.entities import Entities
 
 #: epochs of a phase that `max_steps` never leaves out
 LEAST_EPOCHS = 2

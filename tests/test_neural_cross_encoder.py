@@ -27,11 +27,11 @@ from neural.cross_encoder.runtime import SCORER_INPUTS, log_hours, plan
 from neural.cross_encoder.settings import CrossSettings
 from neural.cross_encoder.train import CrossTrainer, fit_cross, padded
 from neural.data import TowerData
-from neural.entities import Layout
 from neural.export import check_parity
 from neural.histories import TokenSpec
 from neural.model import Shape
 from neural.train import NO_NEGATIVES
+from neural.vocabulary.entities import Layout
 
 SMALL = {**SMALL_TOWERS, "cross_layers": 2}
 

@@ -14,7 +14,6 @@ from features.errors import PairliftError
 from features.plugin import make_plugin
 from features.schema import DAY, HOUR, SECOND, Attribute, EventLog, empty_log
 from features.state.histories import Histories
-from neural.entities import HASHES, encode, table_rows
 from neural.expected import PRIOR_EVENTS, ItemSignals
 from neural.histories import (
     DAILY,
@@ -27,6 +26,7 @@ from neural.histories import (
     raw_signals,
     visible,
 )
+from neural.vocabulary.entities import HASHES, encode, table_rows
 from neural.vocabulary.feedback import known_scale
 
 

@@ -118,7 +118,7 @@ def some_support(b: int, t: int, width: int, seed: int = 0) -> tuple[Tensor, Ten
 
 def network(width: int = 8, steps: int = 3) -> MetaNetwork:
     torch.manual_seed(5)
-    from neural.entities import Layout
+    from neural.vocabulary.entities import Layout
 
     layout = Layout((1,), 2)
     model = MetaNetwork(64, layout, layout, n_cuts=2, width=width, hidden=6, steps=steps, dropout=0.0)

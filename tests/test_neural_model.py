@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from features.errors import PairliftError
-from neural.entities import Layout
 from neural.export import check_parity, export_towers, random_head_batch, random_user_batch
 from neural.histories import TokenSpec
 from neural.hstu import HstuBlock
 from neural.model import Argus, Block, Shape, Trunk, UserHead
 from neural.runtime import HEAD_INPUTS, TRUNK, TRUNK_INPUTS, USER_HEAD
+from neural.vocabulary.entities import Layout
 
 BLOCKS = pytest.mark.parametrize("block", [Block, HstuBlock])
 Kind = type[Block] | type[HstuBlock]

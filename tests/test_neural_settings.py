@@ -4,11 +4,11 @@ import pytest
 
 from features.errors import PairliftError
 from features.plugin import make_plugin
-from neural.entities import Layout
 from neural.histories import TokenSpec
 from neural.model import Argus, Shape
 from neural.settings import PRESETS, TowerSettings
 from neural.train import network_size
+from neural.vocabulary.entities import Layout
 
 
 def test_today_sets_every_option_to_what_it_was() -> None:

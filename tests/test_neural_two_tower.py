@@ -26,12 +26,12 @@ from features.schema import DAY, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories, HistoryBuffer
 from features.state.kept import KeptStates
-from neural.entities import Layout, encode, table_rows
 from neural.histories import Lag, TokenSpec
 from neural.model import Argus, Shape
 from neural.settings import TowerSettings
 from neural.train import NO_NEGATIVES, Trainer, fit
 from neural.two_tower import TwoTower
+from neural.vocabulary.entities import Layout, encode, table_rows
 from ranker.config import load_config
 from ranker.training.prepared import prepare as prepare_log
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neural.entities import HASHES, Layout
 from neural.limaml.inner import N_RATES
 from neural.model import EntityTower, embedding
+from neural.vocabulary.entities import HASHES, Layout
 
 #: the rate that the inner loop starts from, for the mean over the cuts: from ten times that the first epochs diverge
 FIRST_RATE = 0.1

@@ -5,8 +5,8 @@ import numpy as np
 from features.baselines import ALS
 from features.plugin import FitData
 from features.schema import F32, F64, Bool
-from neural.entities import Entities, count_values, encode, table_rows
 from neural.semantic_ids.settings import SemanticIdsSettings
+from neural.vocabulary.entities import Entities, count_values, encode, table_rows
 
 #: numbers that hashed attributes are projected to
 CONTENT_WIDTH = 128

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from features.schema import one_request
 from features.state.histories import Histories
-from neural.entities import Layout
 from neural.export import OPSET, check_parity, export_towers, random_head_batch, random_user_batch
 from neural.histories import TokenSpec
 from neural.model import Argus, Shape
 from neural.runtime import HEAD_INPUTS, TRUNK, TRUNK_INPUTS, USER_HEAD, open_session
+from neural.vocabulary.entities import Layout
 
 logging.getLogger("torch").setLevel(logging.ERROR)  # the exporter warns of packages that are not used
 WIDTH, LAYERS, HEADS, HISTORY = 64, 2, 4, 256
