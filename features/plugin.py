@@ -10,7 +10,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from features.errors import MISSING, UNKNOWN, PairliftError, Problem, did_you_mean, problems
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.schema import F32, I32, Catalog, EventLog, Requests
+from features.schema import F32, I32, NO_CONTEXT, Catalog, EventLog, Requests
 from features.state.histories import Histories
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class FitData:
     seed: int  # of all randomness
     wanted: int = 1  # rank of the lowest grade from which on an item was wanted; where no event has it, all were
     zone: str = "UTC"  # in which a day starts
+    #: [events, contexts], what the request of each event said of itself, as `Requests.context`; no rows: not given
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
 
 
@@ -51,7 +53,8 @@ class FeaturePlugin(Protocol):
     codes of categories (whole numbers from 0 on, or NaN) stand in the attribute `categorical` too. A server asks a
     plugin that is not Pairlift's own on a thread with a deadline; one with the attribute `blocks = False` promises that
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
-    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them.
+    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them. One
+    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes.
     """
 
     columns: tuple[str, ...]

@@ -11,7 +11,7 @@ import numpy as np
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.schema import F32, I32, I64, Bool
+from features.schema import F32, I32, I64, NO_CONTEXT, Bool
 from features.state.histories import Histories
 from neural.expected import ItemSignals
 from neural.histories import Lag, Tokens, TokenSpec, Windows, length_buckets, make_tokens, mixed_buckets, ranges
@@ -36,7 +36,7 @@ class EventTargets:
     state: I64  # [n], 0 .. t, within the window
     as_of: I64  # [n], µs, when the event happened
     item: I64  # [n]
-    surface: I64  # [n], code of `TokenSpec.surface_code`
+    context: I64  # [n, c], `TokenSpec.context_codes`
     grade: I64  # [n], rank; -1 none
     feedback: F32  # [n, feedback columns], as in the log; NaN unknown
     offset: F32  # [n], the item's mean grade before the event
@@ -49,7 +49,7 @@ class GroupTargets:
     window: I64  # [g], place in the batch
     state: I64  # [g], 0 .. t, within the window
     as_of: I64  # [g], µs
-    surface: I64  # [g], code of `TokenSpec.surface_code`
+    context: I64  # [g, c], `TokenSpec.context_codes`
     row: I64  # [m], impression of `Groups`
     item: I64  # [m]
     group: I64  # [m], which of the g
@@ -74,15 +74,24 @@ class Batches:
     """Plans which windows make a batch, and makes it."""
 
     def __init__(
-        self, histories: Histories, groups: Groups, pairs: Pairs, spec: TokenSpec, expected: ItemSignals, lag: Lag
+        self,
+        histories: Histories,
+        groups: Groups,
+        pairs: Pairs,
+        spec: TokenSpec,
+        expected: ItemSignals,
+        lag: Lag,
+        said: F32 = NO_CONTEXT,
     ) -> None:
+        """said: float32[rows of the histories, contexts], as `Requests.context`; of no rows where nothing is."""
         r = groups.requests
+        self.said, self.lag = said, lag
         self.histories, self.requests, self.spec, self.expected = histories, r, spec, expected
         self.windows = Windows.build(histories, spec.length)
         self.events = _find_events(histories, self.windows)
         self.groups = _find_groups(histories, self.windows, groups, lag)
         self.event_offset = expected.before(histories.item, histories.ts)[:, 0]  # [rows of the histories]
-        self.surface = spec.surface_code(r.surface)  # [groups]
+        self.context = spec.request_codes(r)  # [groups, c]
         self.item = spec.item_row(r.item)  # [impressions]
         self.impression_offset = expected.before(r.item, r.as_of[r.row_request()])[:, 0]  # [impressions]
         group = r.row_request()[pairs.winner]
@@ -115,6 +124,11 @@ class Batches:
             groups=self._group_targets(chosen, mask.groups),
         )
 
+    def context_of(self, row: I64) -> I64:
+        """Return int64[n, c] `TokenSpec.context_codes` of events, int64[n] rows of the histories."""
+        h, said = self.histories, self.said
+        return self.spec.context_codes(h.surface[row], h.ts[row], said[row] if len(said) else said)
+
     def _event_targets(self, chosen: I64, mask: Bool) -> EventTargets:
         window, state, row = self.events.within(chosen, mask)
         h = self.histories
@@ -123,7 +137,7 @@ class Batches:
             state=state,
             as_of=h.ts[row],
             item=h.item[row].astype(np.int64),
-            surface=self.spec.surface_code(h.surface[row]),
+            context=self.context_of(row),
             grade=h.grade[row].astype(np.int64),
             feedback=h.feedback[row],
             offset=self.event_offset[row],
@@ -140,7 +154,7 @@ class Batches:
             window=window,
             state=state,
             as_of=self.requests.as_of[group],
-            surface=self.surface[group],
+            context=self.context[group],
             row=row,
             item=self.item[row],
             group=np.repeat(np.arange(len(group)), last - first),

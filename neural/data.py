@@ -1,18 +1,22 @@
 """All that a fit of the towers reads, arranged from the log, the groups and their pairs. NumPy alone."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from features.plugin import FitData
-from features.schema import I64, Bool, Catalog, EventLog, Ids
+from features.schema import I64, Bool, EventLog, Ids
 from features.state.histories import Histories
 from neural.batches import Batches, TargetMask
 from neural.entities import Entities, count_values, encode, table_rows
 from neural.expected import ItemSignals
-from neural.histories import Lag, TokenSpec, known_scale, raw_signals
+from neural.histories import Lag, TokenSpec, raw_signals
+from neural.semantic_ids.attributes import code_attributes
 from neural.settings import FitSettings
+from neural.vocabulary.context import SURFACE_ALONE, ContextSpec
+from neural.vocabulary.feedback import FeedbackKinds, known_scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,7 @@ class TowerData:
     users: Entities  # what a history's first token embeds
     rows: int  # of the shared embedding table
     popularity: I64  # [n_items], events before the validation slice
-    binary: Bool  # [feedback columns], of 0 and 1 alone
+    feedback: FeedbackKinds  # of events before the validation slice
     batches: Batches  # of all events and groups of the fit; the masks say which are targets
     pretrain: TargetMask  # events before the validation slice
     finetune: TargetMask  # groups with pairs before it
@@ -35,8 +39,10 @@ class TowerData:
     wanted_later: Bool  # [rows of the histories], those in the slice, of items that are met before it
 
     @classmethod
-    def build(cls, data: FitData, settings: FitSettings) -> Self:
-        """Arrange the data of a fit.
+    def build(
+        cls, data: FitData, settings: FitSettings, context: Sequence[str] = SURFACE_ALONE, all_kinds: bool = False
+    ) -> Self:
+        """Arrange the data of a fit. context, all_kinds: the options `context` and `feedback_kinds` of networks.
 
         Events in the validation slice are no targets, and nothing is counted or scaled by them; they only appear in
         histories, those of the validation's groups, and the towers are served as they were trained.
@@ -45,13 +51,17 @@ class TowerData:
         as_of = data.groups.requests.as_of[in_validation]
         boundary = int(as_of.min(initial=np.iinfo(np.int64).max))
         learned = data.log.until(boundary)
-        spec = _spec(learned, catalog, len(data.grades), settings.history)
+        spec = _spec(data, learned, settings.history, context)
         expected = ItemSignals.build(data.log, spec)
         histories = Histories.build(data.log, catalog.n_users)
-        batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone))
+        said = data.context[np.argsort(data.log.user, kind="stable")] if len(data.context) else data.context
+        batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone), said)
         popularity = np.bincount(learned.item, minlength=catalog.n_items)
         activity = np.bincount(learned.user, minlength=catalog.n_users)
-        rows = table_rows(count_values(catalog.n_items, catalog.item_attributes + catalog.user_attributes))
+        attributes = catalog.item_attributes
+        if settings.semantic_ids:
+            attributes += code_attributes(replace(data, log=learned), settings.semantic_ids)
+        rows = table_rows(count_values(catalog.n_items, attributes + catalog.user_attributes))
         events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
         wanted = histories.grade >= data.wanted
         if not (wanted & events).any():
@@ -59,11 +69,11 @@ class TowerData:
         return cls(
             spec=spec,
             expected=expected,
-            items=encode(popularity, catalog.item_attributes, rows, settings.id_shrink, salt=1),
+            items=encode(popularity, attributes, rows, settings.id_shrink, salt=1),
             users=encode(activity, catalog.user_attributes, rows, None, salt=2),
             rows=rows,
             popularity=popularity,
-            binary=np.all(~np.isfinite(learned.feedback) | np.isin(learned.feedback, (0, 1)), axis=0),
+            feedback=FeedbackKinds.build(learned.feedback, all_kinds),
             batches=batches,
             pretrain=TargetMask(events, np.zeros(len(in_validation), bool)),
             finetune=TargetMask(no_events, ~in_validation & batches.with_pairs & _drawn(data, settings)),
@@ -84,14 +94,18 @@ def _drawn(data: FitData, settings: FitSettings) -> Bool:
     return np.random.default_rng(0).random(len(data.groups.requests)) < settings.finetune_share
 
 
-def _spec(learned: EventLog, catalog: Catalog, n_grades: int, length: int) -> TokenSpec:
+def _spec(data: FitData, learned: EventLog, length: int, context: Sequence[str]) -> TokenSpec:
     """Return the vocabulary and the scale of what is learned from, whatever else the catalogue has."""
     mean, scale = known_scale(raw_signals(learned.grade, learned.feedback))
+    groups = data.groups
+    # An empty context has no rows to choose from.
+    said = groups.requests.context[~groups.validation] if len(groups.requests.context) else groups.requests.context
     return TokenSpec(
-        n_items=catalog.n_items,
-        n_grades=n_grades,
+        n_items=data.catalog.n_items,
+        n_grades=len(data.grades),
         n_surfaces=int(learned.surface.max(initial=-1)) + 1,
         signal_mean=mean,
         signal_scale=scale,
         length=length,
+        context=ContextSpec.build(context, data.catalog, said, data.zone),
     )

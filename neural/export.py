@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import PairliftError
+from neural.answers import Answers
 from neural.entities import HASHES, Layout
 from neural.histories import TokenSpec
 from neural.model import Argus, QueryHead, Retrieval, Trunk, UserHead, part_count
 from neural.runtime import (
+    ANSWERS,
+    ANSWERS_INPUTS,
     HEAD_INPUTS,
     ITEM_INPUTS,
     ITEM_TOWER,
@@ -51,6 +54,18 @@ def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> Non
 def export_query_head(model: Argus, head: Retrieval, spec: TokenSpec, folder: Path) -> None:
     """Write the head that retrieves, over the trunk of `export_towers`; PairliftError where it differs from torch."""
     _export_head(QueryHead(head).eval(), model.shape.width, spec, folder / QUERY_HEAD)
+
+
+def export_answers(answers: Answers, width: int, folder: Path) -> None:
+    """Write the heads of grade and feedback; PairliftError where they differ from torch.
+
+    Dynamic are the number of requests and of all their candidates.
+    """
+    rng, g, n = np.random.default_rng(0), torch.export.Dim("g"), torch.export.Dim("n")
+    dynamic, path = ({0: g}, {0: g}, {0: n}, {0: n}, {0: n}), folder / ANSWERS
+    export(answers, random_answers_batch(width, 3, 7, rng), ANSWERS_INPUTS, dynamic, path)
+    shapes = ((1, 1), (1, 40), (5, 2), (6, 30))
+    check_parity(answers, path, ANSWERS_INPUTS, [random_answers_batch(width, *shape, rng) for shape in shapes])
 
 
 def _export_trunk(module: nn.Module, width: int, spec: TokenSpec, path: Path) -> None:
@@ -145,9 +160,22 @@ def random_user_batch(spec: TokenSpec, width: int, b: int, t: int, rng: np.rando
 
 
 def random_head_batch(spec: TokenSpec, width: int, b: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """Return inputs of a head, as HEAD_INPUTS, of every surface."""
+    """Return inputs of a head, as HEAD_INPUTS, of every code."""
     state = rng.normal(size=(b, 2 * width)).astype(np.float32)
-    return torch.from_numpy(state), torch.from_numpy(np.arange(b) % (spec.n_surfaces + 1))
+    return torch.from_numpy(state), random_context(spec, b)
+
+
+def random_context(spec: TokenSpec, b: int) -> Tensor:
+    """Return int64[b, c] codes of contexts, every one of them in turn."""
+    return torch.from_numpy(np.stack([np.arange(b) % size for size in spec.context_sizes], axis=1))
+
+
+def random_answers_batch(width: int, g: int, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return inputs of the heads of grade and feedback, as ANSWERS_INPUTS."""
+    sizes = ((g, 2 * width), (g, width), (n, width))
+    state, user, items = (torch.from_numpy(rng.normal(size=size).astype(np.float32)) for size in sizes)
+    known = rng.normal(size=n).astype(np.float32)
+    return state, user, items, torch.from_numpy(rng.integers(0, g, n)), torch.from_numpy(known)
 
 
 def random_item_batch(layout: Layout, rows: int, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ NumPy and numba alone: training and serving build their batches with this code.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -13,15 +13,16 @@ import numpy as np
 from numba import njit
 
 from features.pairing.split import utc
-from features.schema import F32, HOUR, I8, I16, I32, I64, SECOND
+from features.schema import F32, HOUR, I8, I16, I32, I64, SECOND, Requests
 from features.state.histories import Histories
+from neural.vocabulary.context import ContextSpec
 
 #: `lag` of vectors that are computed once a day, at 00:00 of `[time] zone`
 DAILY = "daily"
 #: zones change their offset from UTC at a quarter of an hour, but for some minutes of the past: a day that begins
 #: within one is then seen to begin the day before
 QUARTER = HOUR // 4
-#: code columns of a token, in this order
+#: code columns of a token, in this order; behind them hour and weekday, where the context has them
 CODES = ("grade", "surface", "organic", "gap")
 N_GAPS = 14
 #: a signal is clipped to so many standard deviations from its mean
@@ -38,6 +39,7 @@ class TokenSpec:
     signal_mean: tuple[float, ...]  # [k], of the grade's rank, then of each feedback column, where known during fit
     signal_scale: tuple[float, ...]  # [k], standard deviations of the same
     length: int  # the most events that a history may have, the latest ones
+    context: ContextSpec = field(default_factory=ContextSpec)  # what is read of a request
 
     @property
     def n_signals(self) -> int:
@@ -46,13 +48,32 @@ class TokenSpec:
 
     @property
     def code_sizes(self) -> tuple[int, ...]:
-        """How many codes each of `CODES` has, 0 being "unknown"."""
-        return self.n_grades + 1, self.n_surfaces + 1, 3, N_GAPS
+        """How many codes each code column of a token has, 0 being "unknown"."""
+        return self.n_grades + 1, self.n_surfaces + 1, 3, N_GAPS, *self.context.clock_sizes
+
+    @property
+    def context_sizes(self) -> tuple[int, ...]:
+        """How many codes each column of `context_codes` has, 0 being "unknown"."""
+        return self.n_surfaces + 1 if self.context.surface else 1, *self.context.sizes
 
     def surface_code(self, surface: I16) -> I64:
         """Return int64[n]: the code of each surface, 0 where it is unknown or new."""
         codes: I64 = _codes_of(surface, self.n_surfaces + 1)
         return codes
+
+    def context_codes(self, surface: I16, ts: I64, context: F32) -> I64:
+        """Return int64[g, c]: the code of the surface (0 where it is not read), then those of `ContextSpec`.
+
+        surface: int16[g]; ts, context: as `ContextSpec.codes` takes them.
+        """
+        first = self.surface_code(surface) if self.context.surface else np.zeros(len(surface), np.int64)
+        if not self.context.sizes:
+            return first[:, None]
+        return np.concatenate([first[:, None], self.context.codes(ts, context)], axis=1)
+
+    def request_codes(self, requests: Requests) -> I64:
+        """Return int64[g, c] `context_codes` of requests."""
+        return self.context_codes(requests.surface, requests.as_of, requests.context)
 
     def item_row(self, item: I32) -> I64:
         """Return int64[n]: the item, or `n_items` where it is unknown."""
@@ -65,7 +86,7 @@ class Tokens:
 
     item: I64  # [b, t]; `n_items` for an unknown one and for padding
     ts: I64  # [b, t], µs; 0 for padding
-    codes: I64  # [b, t, 4] as `CODES`; 0 unknown
+    codes: I64  # [b, t, c] as `CODES`, then of the clock where it is read; 0 unknown
     signals: F32  # [b, t, 2k]: the scaled values (0 where unknown), then whether they are known (1 or 0)
     length: I64  # [b], events of each history
 
@@ -101,15 +122,6 @@ def raw_signals(grade: I8, feedback: F32) -> F32:
     return np.concatenate([rank[:, None], feedback], axis=1)
 
 
-def known_scale(signal: F32) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and the standard deviation (1 where it is 0) of each column's known values."""
-    known = np.isfinite(signal)
-    count = np.maximum(known.sum(0), 1)
-    mean = np.where(known, signal, 0).sum(0, dtype=np.float64) / count
-    scale = np.sqrt((np.where(known, signal - mean, 0) ** 2).sum(0) / count)
-    return tuple(mean.tolist()), tuple(np.where(scale > 0, scale, 1).tolist())
-
-
 def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: TokenSpec) -> Tokens:
     """Return the rows `start[b] .. stop[b] - 1` of each user as a padded batch; t is the longest, at least 1.
 
@@ -120,7 +132,7 @@ def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: To
     b, t = len(start), max(int(length.max(initial=0)), 1)
     item = np.full((b, t), spec.n_items, np.int64)
     ts = np.zeros((b, t), np.int64)
-    codes = np.zeros((b, t, len(CODES)), np.int64)
+    codes = np.zeros((b, t, len(spec.code_sizes)), np.int64)
     signals = np.zeros((b, t, 2 * spec.n_signals), np.float32)
     h = histories
     # A user without events, known or not, has nothing to fill: any row will do.
@@ -130,6 +142,9 @@ def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: To
         np.array(spec.code_sizes, np.int64), np.array(spec.signal_mean, np.float32),
         np.array(spec.signal_scale, np.float32), spec.n_items, item, ts, codes, signals,
     )  # fmt: skip
+    if spec.context.clock_sizes:
+        there = np.arange(t) < length[:, None]
+        codes[there, len(CODES) :] = spec.context.clock(ts[there])
     return Tokens(item, ts, codes, signals, length)
 
 
@@ -145,7 +160,7 @@ def _fill(
             codes of grade, surface, organic, and of the gap since the user's event before (none before first[b]: 0)
             for each known signal (the grade's rank, then the feedback columns): scaled and clipped, and its mark
 
-    sizes: int64[4], codes of each kind. mean, scale: float32[k].
+    sizes: int64[c], codes of each kind. mean, scale: float32[k].
     """
     k = len(mean)
     for b in range(len(start)):

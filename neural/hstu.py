@@ -80,7 +80,7 @@ class HstuBlock(nn.Module):
         return split_heads(key, self.heads), split_heads(value, self.heads)
 
     def _elapsed(self, gaps: Tensor) -> Tensor:
-        """Return [b, s], seconds to a state from the user's token, which has the time of the event before the first."""
+        """Return [b, s], seconds to each state from the user's token, which is as the event before the first."""
         return F.pad(self.seconds[gaps].cumsum(1), (1, 0))
 
     def _by_place(self, query: Tensor, keys: int) -> Tensor:

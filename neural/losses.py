@@ -50,16 +50,16 @@ def grade(logits: Tensor, rank: Tensor) -> Tensor:
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def feedback(logits: Tensor, value: Tensor, binary: Tensor) -> Tensor:
+def feedback(logits: Tensor, value: Tensor, bounded: Tensor) -> Tensor:
     """Return the sum over feedback columns of each one's mean loss over its known values.
 
-    logits, value: [n, k], NaN unknown. binary: bool[k], the columns of 0 and 1 (cross-entropy); the others are
+    logits, value: [n, k], NaN unknown. bounded: bool[k], the columns within 0 to 1 (cross-entropy); the others are
     scaled numbers (Huber: a player left on overnight must not count a thousandfold).
     """
     known = torch.isfinite(value)
     wanted = torch.where(known, value, torch.zeros_like(value))
     entropy = F.binary_cross_entropy_with_logits(logits, wanted.clamp(0, 1), reduction="none")
-    loss = torch.where(binary, entropy, F.huber_loss(logits, wanted, reduction="none"))
+    loss = torch.where(bounded, entropy, F.huber_loss(logits, wanted, reduction="none"))
     return ((loss * known).sum(0) / known.sum(0).clamp(min=1)).sum()
 
 

@@ -227,8 +227,28 @@ def filled(events: tuple[Tensor, ...], longest: int) -> tuple[Tensor, ...]:
     return tuple(x.index_select(1, rows) for x in events)
 
 
+class Context(nn.Module):
+    """A state that has met a request: what the request says of itself is added, and beyond its surface an MLP mixes it.
+
+    It stands behind the trunk, so a kept state serves requests of any context.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], width: int, dropout: float) -> None:
+        super().__init__()
+        self.codes = nn.ModuleList(embedding(size, width, 0.0) for size in sizes)
+        self.meet = Mlp(width, dropout) if len(sizes) > 1 else None
+        if self.meet is not None:
+            nn.init.zeros_(self.meet.down.weight)  # training starts from the sum alone
+
+    def forward(self, states: Tensor, context: Tensor) -> Tensor:
+        """states: [n, d], context: int64[n, c], `TokenSpec.context_codes` -> [n, d]."""
+        for place, table in enumerate(self.codes):
+            states = states + table(context[:, place])
+        return states if self.meet is None else states + self.meet(states)
+
+
 class UserTower(nn.Module):
-    """A history to its states, and a state with a request's surface to the user vector.
+    """A history to its states, and a state with a request's context to the user vector.
 
     Beside the transformer stands a short way from feedback to the vector (`taste`): with few users it carries most of
     what can be learnt, and the transformer adds order, context and interactions where there is data for them.
@@ -249,7 +269,7 @@ class UserTower(nn.Module):
             shape.block(d, shape.heads, shape.dropout, shape.tokens.length) for _ in range(shape.layers)
         )
         self.norm = nn.LayerNorm(d)
-        self.surface = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
+        self.context = Context(shape.tokens.context_sizes, d, shape.dropout)
         self.out = nn.Linear(d, d)
         self.pooled = identity(d)
         self.shrink = nn.Parameter(torch.full((2,), math.log(5.0)))
@@ -258,7 +278,7 @@ class UserTower(nn.Module):
     def tokens(self, item: Tensor, codes: Tensor, signals: Tensor, gate: Tensor, user: Tensor) -> Tensor:
         """Mix an event's parts into its token, and put the user's before them.
 
-        item, gate: [b, t, d], codes: int64[b, t, 4], signals: [b, t, 2k], user: [b, d] -> [b, s, d].
+        item, gate: [b, t, d], codes: int64[b, t, c], signals: [b, t, 2k], user: [b, d] -> [b, s, d].
         """
         signal = self.signals(signals) + gate  # [b, t, 2k] -> [b, t, d]
         for place, table in enumerate(self.codes):
@@ -299,9 +319,9 @@ class UserTower(nn.Module):
         states = self.norm(x)
         return (states[:, :s], taste[:, :s]) if exported and part_count(self.longest) > 1 else (states, taste)
 
-    def vectors(self, states: Tensor, taste: Tensor, surface: Tensor) -> Tensor:
-        """states, taste: [n, d], surface: int64[n] codes -> [n, d] user vectors."""
-        vectors: Tensor = self.out(states + self.surface(surface)) + taste
+    def vectors(self, states: Tensor, taste: Tensor, context: Tensor) -> Tensor:
+        """states, taste: [n, d], context: int64[n, c] codes -> [n, d] user vectors."""
+        vectors: Tensor = self.out(self.context(states, context)) + taste
         return vectors
 
     def last(
@@ -327,14 +347,14 @@ class Argus(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        d, surfaces = shape.width, shape.tokens.n_surfaces + 1
+        d = shape.width
         self.shape = shape
         self.table = embedding(shape.rows, d // HASHES, 0.1)
         self.item = EntityTower(self.table, shape.item, d, shape.dropout)
         self.user_token = EntityTower(self.table, shape.user, d, shape.dropout)
         self.user = UserTower(shape)
         self.next_query = nn.Linear(d, d)
-        self.next_surface = embedding(surfaces, d, 0.0)
+        self.next_context = Context(shape.tokens.context_sizes, d, shape.dropout)
         self.next_key = nn.Linear(d, d)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
         self.known = nn.Parameter(torch.tensor(1.0))
@@ -350,9 +370,9 @@ class Argus(nn.Module):
         """
         return dot + self.known * known
 
-    def next_item(self, states: Tensor, surface: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """states: [n, d], surface: int64[n], items: [m, d] -> unit queries [n, d] and unit keys [m, d]."""
-        query = F.normalize(self.next_query(states + self.next_surface(surface)), dim=-1)
+    def next_item(self, states: Tensor, context: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """states: [n, d], context: int64[n, c], items: [m, d] -> unit queries [n, d] and unit keys [m, d]."""
+        query = F.normalize(self.next_query(self.next_context(states, context)), dim=-1)
         return query, F.normalize(self.next_key(items), dim=-1)
 
     def grade_logits(self, states: Tensor, score: Tensor) -> Tensor:
@@ -361,8 +381,7 @@ class Argus(nn.Module):
         An ordinal head over the very product that ranks, with an offset of the user's own: pre-training so
         teaches the vectors to order items by grade.
         """
-        steps = torch.cat([self.grade_steps[:1], F.softplus(self.grade_steps[1:])]).cumsum(0)
-        logits: Tensor = (score + self.grade_bias(states).squeeze(-1)).unsqueeze(-1) - steps
+        logits: Tensor = (score + self.grade_bias(states).squeeze(-1)).unsqueeze(-1) - ordered(self.grade_steps)
         return logits
 
     def feedback_logits(self, states: Tensor, users: Tensor, items: Tensor) -> Tensor:
@@ -381,23 +400,28 @@ class Retrieval(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         d = shape.width
-        self.surface = embedding(shape.tokens.n_surfaces + 1, d, 0.0)
+        self.context = Context(shape.tokens.context_sizes, d, shape.dropout)
         self.query = nn.Sequential(nn.LayerNorm(2 * d), nn.Linear(2 * d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         self.key = nn.Linear(d, d)
         self.id = embedding(shape.tokens.n_items, d, 0.02)
         self.log_temperature = nn.Parameter(torch.tensor(-2.0))
 
-    def queries(self, states: Tensor, taste: Tensor, surface: Tensor) -> Tensor:
-        """states, taste: [n, d], surface: int64[n] codes -> unit [n, d]."""
-        return F.normalize(self.query(torch.cat([states + self.surface(surface), taste], dim=-1)), dim=-1)
+    def queries(self, states: Tensor, taste: Tensor, context: Tensor) -> Tensor:
+        """states, taste: [n, d], context: int64[n, c] codes -> unit [n, d]."""
+        return F.normalize(self.query(torch.cat([self.context(states, context), taste], dim=-1)), dim=-1)
 
     def keys(self, items: Tensor, ids: Tensor) -> Tensor:
         """items: [n, d] vectors of the items int64[n] -> unit [n, d]."""
         return F.normalize(self.key(items) + self.id(ids), dim=-1)
 
 
+def ordered(steps: Tensor) -> Tensor:
+    """Return increasing thresholds of the grades, [grades - 1]."""
+    return torch.cat([steps[:1], F.softplus(steps[1:])]).cumsum(0)
+
+
 class Trunk(nn.Module):
-    """A history to what both heads read of it, whatever the surface is: the state after its last event, its taste."""
+    """A history to what the heads read of it, whatever the context is: the state after its last event, its taste."""
 
     def __init__(self, user: UserTower) -> None:
         super().__init__()
@@ -417,10 +441,10 @@ class UserHead(nn.Module):
         super().__init__()
         self.user = user
 
-    def forward(self, state: Tensor, surface: Tensor) -> Tensor:
-        """state: [b, 2d], surface: int64[b] codes -> [b, d]."""
+    def forward(self, state: Tensor, context: Tensor) -> Tensor:
+        """state: [b, 2d], context: int64[b, c] codes -> [b, d]."""
         last, taste = state.chunk(2, dim=-1)
-        return self.user.vectors(last, taste, surface)
+        return self.user.vectors(last, taste, context)
 
 
 class QueryHead(nn.Module):
@@ -430,7 +454,7 @@ class QueryHead(nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, state: Tensor, surface: Tensor) -> Tensor:
-        """state: [b, 2d], surface: int64[b] codes -> unit [b, d]."""
+    def forward(self, state: Tensor, context: Tensor) -> Tensor:
+        """state: [b, 2d], context: int64[b, c] codes -> unit [b, d]."""
         last, taste = state.chunk(2, dim=-1)
-        return self.head.queries(last, taste, surface)
+        return self.head.queries(last, taste, context)

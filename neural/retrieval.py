@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from features.schema import F32, I64, Bool
@@ -50,7 +50,7 @@ class States:
     row: I64  # [m], of the histories, in any order
     state: Tensor  # [m, d]
     taste: Tensor  # [m, d]
-    surface: Tensor  # int64[m], code of the event
+    context: Tensor  # int64[m, c], codes of the event
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class HeadTrainer:
     def loss(self, targets: Targets, rows: I64, pool: Pool) -> Tensor:
         """Return the mean sampled softmax loss of some targets, demand being the prior."""
         known, at = targets.known, torch.from_numpy(targets.place[rows])
-        query = self.head.queries(known.state[at], known.taste[at], known.surface[at])
+        query = self.head.queries(known.state[at], known.taste[at], known.context[at])
         ids = np.unique(np.concatenate([targets.item[rows], pool.item]))
         unique = torch.from_numpy(ids)
         key = self.head.keys(self.items[unique], unique)
@@ -213,10 +213,10 @@ def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) ->
     parts = [_states(model, inputs, items, chosen, mask) for chosen in plan]
     if not parts:
         none, empty = np.empty(0, np.int64), torch.empty(0, items.shape[1])
-        return States(none, empty, empty, torch.from_numpy(none))
+        return States(none, empty, empty, torch.from_numpy(batches.context_of(none)))
     return States(
         np.concatenate([part.row for part in parts]),
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("state", "taste", "surface")),
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("state", "taste", "context")),
     )
 
 
@@ -226,10 +226,10 @@ def _states(model: Argus, inputs: TowerData, items: Tensor, chosen: I64, mask: T
     encoded = read_histories(model, inputs, batch, items, np.arange(len(items)))
     state, taste = encoded.states_at(batch.events.window, batch.events.state)  # [m, d] each
     row = inputs.batches.events.within(chosen, mask.events)[2]
-    return States(row, state, taste, torch.from_numpy(batch.events.surface))
+    return States(row, state, taste, torch.from_numpy(batch.events.context))
 
 
-def make_optimizer(head: Retrieval, decay: float) -> torch.optim.Optimizer:
+def make_optimizer(head: nn.Module, decay: float) -> torch.optim.Optimizer:
     """Return AdamW; biases, norms and the temperature do not decay."""
     parts = [[p for p in head.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False)]
     groups = [{"params": part, "weight_decay": each} for part, each in zip(parts, (decay, 0.0), strict=True)]

@@ -24,21 +24,29 @@ from features.state.kept import KeptStates, Key
 from neural.entities import Entities
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visible
+from neural.vocabulary.context import ContextSpec
 
 log = logging.getLogger(__name__)
 
 #: files of a fit: the user tower as its trunk and its head, the item tower, and the `TokenSpec`
 TRUNK, USER_HEAD, ITEM_TOWER, SPEC = "trunk.onnx", "user_head.onnx", "item_tower.onnx", "tokens.json"
+#: in the place of the trunk, where its precision is int8
+INT8_TRUNK = "trunk_int8.onnx"
 #: a second head over the same trunk, where there is one that retrieves
 QUERY_HEAD = "query_head.onnx"
+#: the heads of grade and feedback, where a column asks for them
+ANSWERS = "answers.onnx"
 #: folder of a fit: the `ItemSignals`
 EXPECTED = "expected"
-#: names of the inputs, in the order of the `forward` of `Trunk`, of both heads, and of `EntityTower`
+#: names of the inputs, in the order of the `forward` of `Trunk`, of both heads, of `Answers`, and of `EntityTower`
 TRUNK_INPUTS = ("item", "codes", "signals", "surprise", "user", "length")
-HEAD_INPUTS = ("state", "surface")
+HEAD_INPUTS = ("state", "context")
+ANSWERS_INPUTS = ("state", "user", "items", "request", "known")
 ITEM_INPUTS = ("slots", "weight", "numbers")
 #: padded tokens of one call to the user tower: enough for speed, and little enough for the caches
 BUDGET = 8192
+#: candidates of one call to the heads of grade and feedback
+CANDIDATES = 16_384
 #: user vectors that are computed with a bar: some seconds
 MANY = 10_000
 
@@ -107,32 +115,50 @@ class Vectors:
 
 
 class Heads(NamedTuple):
-    """Sessions that take HEAD_INPUTS."""
+    """Sessions behind the trunk; the first two take HEAD_INPUTS."""
 
     user: Any  # to user vectors
     query: Any  # to queries; None where there is no head that retrieves
+    answers: Any = None  # takes ANSWERS_INPUTS; None where no column asks for it
 
 
-HEADS = Heads._fields
+#: those whose vectors are kept
+HEADS = ("user", "query")
+
+
+class Seen(NamedTuple):
+    """What of the users of g requests is read."""
+
+    user: I32  # [g]
+    start: I64  # [g], row of the histories
+    stop: I64  # [g], the row behind the last
+    token: I64  # [g], row of `Vectors.users`; it follows from the user
+
+    @property
+    def key(self) -> Key:
+        """Of one request: users with empty histories and the same token are alike."""
+        user, start, stop, token = (int(x[0]) for x in self)
+        return (user, start, stop) if start < stop else (token, -1, -1)
 
 
 class Runtime:
     """The towers' sessions with the vectors. Any number of threads may share it.
 
     A user's state (what the trunk makes of the history) is kept until the user has new events, and so is what a head
-    makes of it for a surface. The request's surface comes after the state, in the heads; `as_of` says which events are
-    visible, and no more.
+    makes of it for a context. The request's context comes after the state, in the heads.
     """
 
     def __init__(
-        self, trunk: Any, heads: Heads, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag
-    ) -> None:
-        """trunk: a session that takes TRUNK_INPUTS."""
+        self, trunk: Any, heads: Heads, spec: TokenSpec, vectors: Vectors, expected: ItemSignals, lag: Lag,
+        alone: bool = False,
+    ) -> None:  # fmt: skip
+        """trunk: a session that takes TRUNK_INPUTS. alone: each history in a call of its own."""
         self.trunk, self.heads, self.spec, self.vectors, self.expected, self.lag = (
             trunk, heads, spec, vectors, expected, lag,
         )  # fmt: skip
+        self.budget = 0 if alone else BUDGET
         self.kept = KeptStates()
-        # Of a user without history and token, whatever the surface is.
+        # Of a user without history and token, whatever the context is.
         self._unknown_user = len(vectors.users) - 1
         self._nothing_known = np.full((1, vectors.items.shape[1]), np.nan, np.float32)
         # The row of a cold item is the last one, of NaN.
@@ -162,59 +188,66 @@ class Runtime:
         """Return float32[g, d], not to be changed. head: one of `Heads`."""
         if not len(requests):
             return np.empty((0, self.vectors.items.shape[1]), np.float32)
-        start, stop = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
-        token = self.vectors.user_tokens(requests.user)
-        surface = self.spec.surface_code(requests.surface)
+        seen, context = self._seen(requests, histories), self.spec.request_codes(requests)
         if len(requests) == 1:
-            return self._one_vector(head, histories, requests.user, start, stop, token, surface)
-        states = self._states(histories, requests.user, start, stop, token)
-        vectors = self._of_states(head, states, surface)
-        vectors[(start == stop) & (token == self._unknown_user)] = np.nan
-        return vectors
+            return self._one_vector(head, histories, seen, context)
+        return self._of_states(head, self._states(histories, seen), context, self._unknown(seen))
 
-    def _of_states(self, head: str, states: F32, surface: I64) -> F32:
-        """Return float32[g, d] of a head. states: float32[g, 2d] of the trunk; surface: int64[g] codes."""
+    def _seen(self, requests: Requests, histories: Histories) -> Seen:
+        window = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
+        return Seen(requests.user, *window, self.vectors.user_tokens(requests.user))
+
+    def _unknown(self, seen: Seen) -> Bool:
+        """Return bool[g]: neither an event nor an attribute of the user is known."""
+        return np.asarray((seen.start == seen.stop) & (seen.token == self._unknown_user))
+
+    def _of_states(self, head: str, states: F32, context: I64, unknown: Bool) -> F32:
+        """Return float32[g, d] of a head, NaN where a user is unknown.
+
+        states: float32[g, 2d] of the trunk; context: int64[g, c] codes; unknown: bool[g].
+        """
         session = getattr(self.heads, head)
-        vectors: F32 = session.run(None, dict(zip(HEAD_INPUTS, (states, surface), strict=True)))[0]
+        vectors: F32 = session.run(None, dict(zip(HEAD_INPUTS, (states, context), strict=True)))[0]
+        vectors[unknown] = np.nan
         return vectors
 
-    def _one_vector(
-        self, head: str, histories: Histories, user: I32, start: I64, stop: I64, token: I64, surface: I64
-    ) -> F32:
-        """Return float32[1, d] of arrays of one request, kept as its state is: the kept one, where there is one."""
-        if start[0] == stop[0] and token[0] == self._unknown_user:
+    def _one_vector(self, head: str, histories: Histories, seen: Seen, context: I64) -> F32:
+        """Return float32[1, d] of one request, kept as its state is: the kept one, where there is one."""
+        unknown = self._unknown(seen)
+        if unknown[0]:
             return self._nothing_known
-        # The token follows from the user; users with empty histories and the same token are alike.
-        key = (int(user[0]), int(start[0]), int(stop[0])) if start[0] < stop[0] else (int(token[0]), -1, -1)
-        vector = self.kept.find(histories, (*key, HEADS.index(head), int(surface[0])))
+        key, said = seen.key, context[0].tolist()
+        vector = self.kept.find(histories, (*key, HEADS.index(head), *said))
         if vector is not None:
             return vector
-        state = self._one_state(histories, key, user, start, stop, token)
+        state = self._one_state(histories, seen)
         # What is retrieved is ranked next, and a head that runs right behind another takes a third of its time.
-        vectors = {name: self._of_states(name, state, surface) for name in dict.fromkeys((head, "user"))}
+        vectors = {name: self._of_states(name, state, context, unknown) for name in dict.fromkeys((head, "user"))}
         for name, vector in vectors.items():
-            self.kept.keep(histories, (*key, HEADS.index(name), int(surface[0])), vector)
+            self.kept.keep(histories, (*key, HEADS.index(name), *said), vector)
         return vectors[head]
 
-    def _one_state(self, histories: Histories, key: Key, user: I32, start: I64, stop: I64, token: I64) -> F32:
-        """Return float32[1, 2d] of arrays of one request: the kept one, where there is one."""
-        state = self.kept.find(histories, key)
+    def _one_state(self, histories: Histories, seen: Seen) -> F32:
+        """Return float32[1, 2d] of one request: the kept one, where there is one."""
+        state = self.kept.find(histories, seen.key)
         if state is None:
-            state = self._computed(histories, user, start, stop, token)
-            self.kept.keep(histories, key, state)
+            state = self._computed(histories, seen)
+            self.kept.keep(histories, seen.key, state)
         return state
 
-    def _states(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
+    def _states(self, histories: Histories, seen: Seen) -> F32:
         """Return float32[g, 2d] of g requests, each different state computed once."""
+        user, start, stop, token = seen
         key = np.stack([np.where(start < stop, user, 0), start, stop, token])
         distinct, place = np.unique(key, axis=1, return_inverse=True)
         user, start, stop, token = distinct
-        return self._computed(histories, user.astype(np.int32), start, stop, token)[place.ravel()]
+        return self._computed(histories, Seen(user.astype(np.int32), start, stop, token))[place.ravel()]
 
-    def _computed(self, histories: Histories, user: I32, start: I64, stop: I64, token: I64) -> F32:
-        """Return float32[u, 2d] of the trunk. token: rows of `vectors.users`."""
+    def _computed(self, histories: Histories, seen: Seen) -> F32:
+        """Return float32[u, 2d] of the trunk."""
+        user, start, stop, token = seen
         states = np.empty((len(user), 2 * self.vectors.items.shape[1]), np.float32)
-        for at in shown(length_buckets(stop - start, BUDGET), len(user)):
+        for at in shown(length_buckets(stop - start, self.budget), len(user)):
             tokens = make_tokens(histories, user[at], start[at], stop[at], self.spec)
             inputs = (  # as TRUNK_INPUTS
                 self.vectors.items.take(tokens.item, axis=0),  # half the time of an index array
@@ -223,6 +256,34 @@ class Runtime:
             )  # fmt: skip
             states[at] = self.trunk.run(None, dict(zip(TRUNK_INPUTS, inputs, strict=True)))[0]
         return states
+
+    def answers(self, requests: Requests, histories: Histories) -> tuple[F32, F32]:
+        """Return float32[g, d] user vectors, and float32[n, a] what `Answers` expects of each of n >= 1 candidates.
+
+        NaN for an item of which nothing is known, and for a user without a vector.
+        """
+        states, users = self._read(requests, histories)
+        item, owner = self.spec.item_row(requests.item), requests.row_request()
+        known = self.expected.before(item, requests.as_of[owner])[:, 0]
+        vectors, finite = self.vectors.items.take(item, axis=0), np.nan_to_num(users)
+        parts = []
+        for first in range(0, len(item), CANDIDATES):
+            rows = slice(first, first + CANDIDATES)
+            some = slice(owner[rows][0], owner[rows][-1] + 1)
+            inputs = (states[some], finite[some], vectors[rows], owner[rows] - some.start, known[rows])
+            parts.append(self.heads.answers.run(None, dict(zip(ANSWERS_INPUTS, inputs, strict=True)))[0])
+        found = np.concatenate(parts)
+        found[np.isnan(users[owner, 0]) | np.isnan(self._candidates[item, 0])] = np.nan
+        return users, found
+
+    def _read(self, requests: Requests, histories: Histories) -> tuple[F32, F32]:
+        """Return float32[g, 2d] states, and float32[g, d] user vectors."""
+        seen = self._seen(requests, histories)
+        if len(requests) == 1:  # whose vector comes first, for it keeps the state
+            users = self.user_vectors(requests, histories)
+            return self._one_state(histories, seen), users
+        states, context = self._states(histories, seen), self.spec.request_codes(requests)
+        return states, self._of_states("user", states, context, self._unknown(seen))
 
     def dot(self, requests: Requests, users: F32) -> F32:
         """Return float32[n]: each candidate's vector times its request's user vector."""
@@ -268,13 +329,16 @@ def save_spec(folder: Path, spec: TokenSpec) -> None:
 def load_spec(folder: Path) -> TokenSpec:
     """Read what `save_spec` wrote."""
     saved: dict[str, Any] = json.loads((folder / SPEC).read_text())
-    return TokenSpec(**saved | {name: tuple(value) for name, value in saved.items() if isinstance(value, list)})
+    lists = {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
+    return TokenSpec(**saved | lists | {"context": ContextSpec.of_json(saved["context"])})
 
 
 def load_runtime(folder: Path, lag: Lag) -> Runtime:
     """Open what a fit wrote into a folder."""
     spec = load_spec(folder)
     expected = load_arrays(folder / EXPECTED, ItemSignals)
-    query = open_session(folder / QUERY_HEAD) if (folder / QUERY_HEAD).exists() else None
-    heads = Heads(open_session(folder / USER_HEAD), query)
-    return Runtime(open_session(folder / TRUNK), heads, spec, Vectors.load(folder), expected, lag)
+    further = (open_session(folder / name) if (folder / name).exists() else None for name in (QUERY_HEAD, ANSWERS))
+    heads = Heads(open_session(folder / USER_HEAD), *further)
+    int8 = (folder / INT8_TRUNK).exists()
+    trunk = open_session(folder / (INT8_TRUNK if int8 else TRUNK))
+    return Runtime(trunk, heads, spec, Vectors.load(folder), expected, lag, alone=int8)

@@ -70,7 +70,8 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
     loss is not finite.
     """
     with repeatable(settings.threads, data.seed):
-        trainer = (kind or Trainer)(TowerData.build(data, settings), settings, data.seed)
+        inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
+        trainer = (kind or Trainer)(inputs, settings, data.seed)
         engine = trainer.engine(Checkpoint(data.scratch, "towers"))
         engine.train(trainer.phases())
     trainer.model.eval()
@@ -171,14 +172,14 @@ class Trainer:
         negatives, log_expected = self.draw_negatives(events.item)
         encoded = self.encode(batch, negatives)
         states, taste = encoded.states_at(events.window, events.state)  # [n, d] each
-        surface = torch.from_numpy(events.surface)
-        query, key = model.next_item(states, surface, encoded.items)  # [n, d], [u, d]
+        context = torch.from_numpy(events.context)
+        query, key = model.next_item(states, context, encoded.items)  # [n, d], [u, d]
         target, drawn = encoded.places(events.item), encoded.places(negatives)  # [n], [negatives]
         loss = losses.next_item(query, key, target, drawn, log_expected, model.log_temperature)
-        users, items = model.user.vectors(states, taste, surface), encoded.vectors_of(events.item)  # [n, d] each
+        users, items = model.user.vectors(states, taste, context), encoded.vectors_of(events.item)  # [n, d] each
         score = model.residual(self.event_products(batch, encoded, users, items), torch.from_numpy(events.offset))
         loss = loss + losses.grade(model.grade_logits(states, score), torch.from_numpy(events.grade))
-        if len(self.inputs.binary):
+        if len(self.inputs.feedback):
             loss = loss + self.feedback_loss(model.feedback_logits(states, users, items), events.feedback)
         return loss
 
@@ -196,10 +197,8 @@ class Trainer:
 
     def feedback_loss(self, logits: Tensor, value: F32) -> Tensor:
         """Return the loss of the feedback columns; logits: [n, k], value: float32[n, k] as in the log."""
-        spec, binary = self.inputs.spec, self.inputs.binary
-        scaled = (value - np.array(spec.signal_mean[1:])) / np.array(spec.signal_scale[1:])
-        wanted = np.where(binary, value, scaled).astype(np.float32)
-        return losses.feedback(logits, torch.from_numpy(wanted), torch.from_numpy(binary))
+        kinds = self.inputs.feedback
+        return losses.feedback(logits, torch.from_numpy(kinds.wanted(value)), torch.from_numpy(kinds.bounded))
 
     def finetune_loss(self, batch: Batch) -> Tensor:
         """The ranker's own loss over the pairs of the batch's groups."""
@@ -211,7 +210,7 @@ class Trainer:
         """Return [m]: the training score of every impression of the batch's groups."""
         groups = batch.groups
         states, taste = encoded.states_at(groups.window, groups.state)  # [g, d] each
-        users = self.model.user.vectors(states, taste, torch.from_numpy(groups.surface))  # [g, d]
+        users = self.model.user.vectors(states, taste, torch.from_numpy(groups.context))  # [g, d]
         users, items = take(users, torch.from_numpy(groups.group)), encoded.vectors_of(groups.item)  # [m, d] each
         product = self.group_products(batch, encoded, users, items)
         return self.model.residual(product, torch.from_numpy(groups.offset))

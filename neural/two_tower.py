@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from features.errors import PairliftError, did_you_mean
 from features.plugin import FitData
 from features.schema import F32, Requests
 from features.state.histories import Histories
 from neural.fitted import FittedPlugin, new_folder
+from neural.histories import Lag
 from neural.runtime import ITEM_TOWER, Runtime, Vectors, encode_items, load_runtime, open_session
-from neural.settings import TowerSettings
+from neural.settings import FEEDBACK, GRADE, TowerSettings, is_answer
 
 if TYPE_CHECKING:
     from neural.train import Trained  # which imports torch
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: version of what `save` writes; in version 1, an item's expected signals were one mean of the whole fit period, and
-#: before version 3 there was no head that retrieves, and before version 4 each head had a trunk of its own in its file
-FORMAT = 4
+#: before version 3 there was no head that retrieves, and before version 4 each head had a trunk of its own in its file;
+#: before version 5, a surface was all of a request's context
+FORMAT = 5
 
 
 class TwoTower(FittedPlugin[Runtime]):
@@ -47,20 +50,29 @@ class TwoTower(FittedPlugin[Runtime]):
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""
+        from neural.distil import distil
         from neural.export import export_towers
+        from neural.precision import to_int8
         from neural.train import fit, user_tokens
 
-        trained, folder = fit(data, self.settings), new_folder(self)
+        asked = self._asked(data)
+        trained = distil(data, self.settings) if self.settings.teachers else fit(data, self.settings)
+        folder = new_folder(self)
         inputs = trained.inputs
         log.info("towers to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
         users, user_row = user_tokens(trained, self.settings.threads)
         keys, head = self._fit_head(trained, data, folder)
-        curve = [*trained.report["curve"], *head["curve"]]
-        self.report = trained.report | {"retrieval": head["epochs"], "curve": curve}
+        answers = self._fit_answers(trained, asked, data, folder)
+        curve = [*trained.report["curve"], *head["curve"], *answers["curve"]]
+        further = {"retrieval": head["epochs"], "answers": answers["epochs"]}
+        self.report = trained.report | further | {"curve": curve}
         known = inputs.items.known[:-1]
         vectors = Vectors(items=items, known_items=known, users=users, user_row=user_row, keys=keys)
+        if self.settings.precision == "int8":
+            lag = Lag(self.settings.lag, data.zone)
+            self.report["int8"] = to_int8(trained, vectors, data, lag, folder)
         self._finish(trained, vectors, folder, data.zone)
 
     def _fit_head(self, trained: "Trained", data: FitData, folder: Path) -> tuple[F32, dict[str, Any]]:
@@ -76,19 +88,59 @@ class TwoTower(FittedPlugin[Runtime]):
         export_query_head(trained.model, head, trained.inputs.spec, folder)
         return item_keys(trained, head, self.settings.threads), report
 
+    def _asked(self, data: FitData) -> tuple[int, ...]:
+        """Return what `Answers` is to give, in the columns' order; PairliftError for what the log does not have."""
+        known, asked = data.log.feedback_names, []
+        for column in filter(is_answer, self.settings.columns):
+            name = column.removeprefix(FEEDBACK)
+            if column == GRADE:
+                asked.append(-1)
+            elif name not in known:
+                raise PairliftError(f"columns: '{column}' is none of [events.feedback]{did_you_mean(name, known)}")
+            elif not np.isfinite(data.log.feedback[:, known.index(name)]).any():
+                raise PairliftError(f"columns: '{column}': no value of it is known before [split] t1; leave it out")
+            else:
+                asked.append(known.index(name))
+        return tuple(asked)
+
+    def _fit_answers(self, trained: "Trained", asked: tuple[int, ...], data: FitData, folder: Path) -> dict[str, Any]:
+        """Train the heads of grade and feedback where a column asks for them, and export them; return their report."""
+        from neural.answers import fit_answers
+        from neural.export import export_answers
+
+        if not asked:
+            return {"epochs": [], "curve": []}
+        answers, report = fit_answers(trained, asked, self.settings, data.seed, data.scratch)
+        log.info("heads of grade and feedback to ONNX")
+        export_answers(answers, self.settings.width, folder)
+        return report
+
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, len(columns)] in the order of `columns`."""
-        runtime = self.runtime
-        users = runtime.user_vectors(requests, histories)
+        runtime, answers = self.runtime, iter(())
+        if not len(requests.item):
+            return np.empty((0, len(self.columns)), np.float32)
+        if any(map(is_answer, self.settings.columns)):
+            users, expected = runtime.answers(requests, histories)
+            answers = iter(expected.T)
+        else:
+            users = runtime.user_vectors(requests, histories)
         parts = []
         for column in self.settings.columns:
             if column == "dot":
                 parts.append(runtime.dot(requests, users)[:, None])
             elif column == "user_vector":
                 parts.append(users[requests.row_request()])
-            else:
+            elif column == "item_vector":
                 parts.append(runtime.candidate_vectors(requests.item))
+            else:
+                parts.append(next(answers)[:, None])
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The categories of `[events.context]` that it knows by their codes."""
+        return tuple(a.name for a in self.runtime.spec.context.attributes if a.category)
 
     @property
     def item_vectors(self) -> F32:
@@ -118,5 +170,8 @@ class TwoTower(FittedPlugin[Runtime]):
 def _column_names(settings: TowerSettings) -> tuple[str, ...]:
     names: list[str] = []
     for column in settings.columns:
-        names += [column] if column == "dot" else [f"{column}_{k}" for k in range(settings.width)]
+        if column.endswith("_vector"):
+            names += [f"{column}_{k}" for k in range(settings.width)]
+        else:
+            names.append(column.replace(":", "_"))
     return tuple(names)

@@ -7,6 +7,7 @@ network/          with [ranker] model = "network": what the network saved (ranke
 wanted.txt        likewise, the wanted part, which orders Recommend; not there where nothing could be learned of it
 importance.json   what each column does in each part (`ranker.metrics.importance`); in format 3, in the liked one. Of a
                   network it is not known: then it is of `booster`, beside it
+MODEL_CARD.md     what it was trained on and how good it is, for people (`ranker.card`)
 curves/           the curve of each plugin that was trained in steps, as CSV and SVG (`ranker.metrics.curves`)
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its code the manifest has a hash, no more
 snapshot/         counters, histories and catalogue as of the end of the log
@@ -52,7 +53,7 @@ FORMAT, OLDEST = 4, 3
 
 BOOSTER, WANTED, NETWORK = "booster.txt", "wanted.txt", "network"
 
-IMPORTANCE, TOML, CURVES = "importance.json", "pairlift.toml", "curves"
+IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
 
 #: what a network is called where plugins have names: none of theirs has brackets
 OF_NETWORK = "[network]"
@@ -123,13 +124,14 @@ def write_bundle(
     split: Split,
     recorded: Recorded,
     texts: Sequence[str] = (),
+    card: str = "",
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step.
 
     network: orders Rank where it is there, see `[ranker] model`.
     measured: figures of the test. importance: by part (`liked`, `wanted`), see `ranker.metrics.importance`. split: of
     the log that it was trained on. recorded: which recorded events are in that log. texts: which of [events.columns]
-    are text.
+    are text. card: of `ranker.card.model_card`; empty: none.
     """
     with written_folder(folder.resolve()) as partial:
         (partial / TOML).write_text(config.text)
@@ -144,6 +146,8 @@ def write_bundle(
             (partial / "plugins" / name).mkdir(parents=True)
             plugin.save(partial / "plugins" / name)
         write_curves(partial / CURVES, plugins)
+        if card:
+            (partial / CARD).write_text(card)
         save_state(partial / "snapshot", state)
         save_arrays(partial / "cooccurrence", cooccurrence)
         manifest = {

@@ -23,7 +23,7 @@ HELP = ("description", "title")
 @cache
 def code_hash(*names: str) -> str:
     """Return `source_hash` with the versions of the libraries in it whose numbers a stage keeps."""
-    return hashlib.sha256(f"{source_hash(*names)} {json.dumps(_versions())}".encode()).hexdigest()
+    return hashlib.sha256(f"{source_hash(*names)} {json.dumps(versions())}".encode()).hexdigest()
 
 
 def source_hash(*names: str) -> str:
@@ -82,7 +82,7 @@ def _is_field(function: ast.expr) -> bool:
     return "Field" in (getattr(function, "id", ""), getattr(function, "attr", ""))
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of the libraries whose numbers a stage keeps."""
     found = {d.metadata["Name"].lower(): d.version for d in distributions()}
     return {

@@ -14,6 +14,7 @@ train(config, out)
     list_figures          the figures of whole lists, of a bundle as of the cut
     Cooccurrence.build    the table of the source `cooccurrence`
     importance_of_parts   what each column does in the boosters
+    model_card            all of it for people
     write_bundle          all of it, as the server loads it
 """
 
@@ -26,6 +27,7 @@ from features.errors import PairliftError
 from features.schema import GIB
 from ranker.bundle import check_out, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.card import model_card
 from ranker.columns import columns_of, full_matrix
 from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
@@ -81,6 +83,7 @@ def train(
         split=prepared.split,
         recorded=prepared.recorded,
         texts=prepared.texts,
+        card=model_card(parts, measured),
     )
     logger.info("bundle %s: test PairAccuracy %.4f, %s", out, measured["pair_accuracy"], json.dumps(measured))
     return measured

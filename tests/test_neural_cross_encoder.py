@@ -260,8 +260,8 @@ def test_an_option_that_is_none_is_refused_and_another_format_too(fitted: Any, t
         CrossEncoder().values(fitted[1], fitted[2])
     fitted[0].save(tmp_path)
     about = tmp_path / "cross_encoder.json"
-    about.write_text(about.read_text().replace('"format": 1', '"format": 0'))
-    with pytest.raises(PairliftError, match="format 1 was expected, found 0"):
+    about.write_text(about.read_text().replace('"format": 2', '"format": 0'))
+    with pytest.raises(PairliftError, match="format 2 was expected, found 0"):
         CrossEncoder.load(tmp_path)
 
 

@@ -21,13 +21,13 @@ from neural.histories import (
     Lag,
     TokenSpec,
     Windows,
-    known_scale,
     length_buckets,
     make_tokens,
     ranges,
     raw_signals,
     visible,
 )
+from neural.vocabulary.feedback import known_scale
 
 
 def random_log(rng: np.random.Generator, n: int, users: int = 4, items: int = 6) -> EventLog:
@@ -243,7 +243,7 @@ def test_what_the_fit_never_saw_weighs_nothing() -> None:
     [
         ({"colums": ["dot"]}, "colums"),
         ({"lag": "10"}, "a duration"),
-        ({"columns": ["dot", "dot"]}, "each column once"),
+        ({"columns": ["dot", "dot"]}, "each name once"),
         ({"columns": []}, "columns"),
         ({"heads": 3}, "must divide"),
     ],

@@ -120,7 +120,7 @@ def test_a_target_has_a_state_of_its_user_before_it(trained: Trained, ahead: int
     assert (h.ts[row] - h.ts[row - back] <= ahead).all()
     assert back.max() == ahead // (10 * SECOND)  # events of a list are 10 s apart
     inputs, model = trained.inputs, trained.model
-    assert (learned.known.surface.numpy() == inputs.spec.surface_code(h.surface[learned.known.row])).all()
+    assert (learned.known.context.numpy()[:, 0] == inputs.spec.surface_code(h.surface[learned.known.row])).all()
     with torch.no_grad():  # one of them by itself, from whole histories
         for one in learned.known.row[::97]:
             mask = np.arange(len(h.ts)) == one
@@ -142,7 +142,7 @@ def test_what_is_served_is_what_was_trained(data: FitData) -> None:
     h = inputs.batches.histories
     with torch.no_grad():
         states = find_states(trained.model, inputs, item_vectors(trained.model, inputs), inputs.wanted)
-        queries = head.queries(states.state, states.taste, states.surface).numpy()
+        queries = head.queries(states.state, states.taste, states.context).numpy()
     user = np.repeat(np.arange(len(h.sizes), dtype=np.int32), h.sizes)
     # Events of one instant see each other in training's order, and not at all in serving: only the first of them.
     first = states.row[np.append(True, np.diff(h.ts) > 0)[states.row]]

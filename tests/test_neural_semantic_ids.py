@@ -16,10 +16,12 @@ from features.plugin import FeaturePlugin, FitData, make_plugin
 from features.schema import F32, Attribute, one_request
 from features.settings import SplitSettings
 from features.state.histories import Histories
-from neural.semantic_ids import SemanticIds, quantise
+from neural.data import TowerData
+from neural.limaml.settings import LiMAMLSettings
+from neural.semantic_ids import SemanticIds
 from neural.semantic_ids.quantise import fit_codebooks, quantised
 from neural.semantic_ids.settings import SemanticIdsSettings
-from neural.semantic_ids.vectors import by_frequency, item_vectors, ridge
+from neural.semantic_ids.vectors import item_vectors, ridge
 
 SMALL: dict[str, Any] = {"levels": 2, "codes": 4, "factors": 8}
 
@@ -75,13 +77,6 @@ def test_few_vectors_have_few_codes(n: int) -> None:
 def test_equal_vectors_are_one_cluster_without_a_warning() -> None:
     vectors = np.ones((9, 3), np.float32)
     assert len(np.unique(quantised(vectors, fit_codebooks(vectors, 2, 4, np.random.default_rng(0))), axis=0)) == 1
-
-
-def test_values_are_numbered_by_how_many_fitted_rows_have_them() -> None:
-    values, fitted = np.array([7, 3, 7, 9, 3, 7, 8]), np.array([1, 1, 1, 1, 1, 1, 0], bool)
-    assert by_frequency(values, fitted, 9).tolist() == [0, 1, 0, 2, 1, 0, -1]
-    assert by_frequency(values, fitted, 2).tolist() == [0, 1, 0, -1, 1, 0, -1]
-    assert by_frequency(values, np.zeros(7, bool), 2).tolist() == [-1] * 7
 
 
 # What items are quantised by
@@ -144,23 +139,6 @@ def test_a_new_item_has_the_code_of_items_with_its_attributes() -> None:
         assert old.tolist() == new.tolist()
 
 
-def test_codes_of_eight_wide_levels_are_not_more_than_a_number_holds(
-    data: FitData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    n = data.catalog.n_items
-    found = np.zeros((n, 8), np.int64)
-    found[:, 0] = np.arange(n)  # items that differ at the first level alone
-    monkeypatch.setattr(quantise, "fit_codebooks", lambda *_: [None] * 8)
-    monkeypatch.setattr(quantise, "quantised", lambda *_: found)
-    plugin = SemanticIds(levels=8, codes=1024)
-    plugin.fit(data)
-    codes = plugin.codes[:-1]
-    known = np.isfinite(codes[:, 0])
-    assert known.sum() > 10
-    for level in range(8):
-        assert len(np.unique(codes[known, level])) == known.sum()
-
-
 def test_of_what_nothing_is_known_there_is_no_code() -> None:
     _, data = told_world()
     bare = replace(data, catalog=replace(data.catalog, item_attributes=()))
@@ -177,6 +155,23 @@ def test_an_items_own_events_count_beside_its_attributes_as_shrink_says() -> Non
         vectors = item_vectors(data, SemanticIdsSettings(**SMALL, shrink=shrink, content=0.0))[0]
         different[shrink] = len(np.unique(vectors.round(4), axis=0))
     assert different == {0.0: 60 + 4, 1e9: 4}  # each its own, and the new ones one of four genres; genres alone
+
+
+def test_the_towers_embed_the_codes_of_new_items_too_and_learn_them_before_the_validation_slice() -> None:
+    _, data = told_world()
+    bare = TowerData.build(data, LiMAMLSettings()).items
+    items = TowerData.build(data, LiMAMLSettings(semantic_ids=2)).items
+    assert items.layout.slots == (*bare.layout.slots, 1, 1)
+    assert (items.weight[:-1, -2:] == 1).all()  # of the 20 items without an event too
+    old, new = (set(map(tuple, items.slots[rows, -2].tolist())) for rows in (slice(0, 60), slice(60, 80)))
+    assert new <= old  # embeddings that were trained
+    held = np.flatnonzero(data.log.ts >= data.groups.requests.as_of[data.groups.validation].min())
+    other = TowerData.build(replace(data, log=permuted(data.log, held)), LiMAMLSettings(semantic_ids=2)).items
+    np.testing.assert_array_equal(other.slots, items.slots)
+    learned = permuted(data.log, np.arange(held[0]))
+    assert (
+        TowerData.build(replace(data, log=learned), LiMAMLSettings(semantic_ids=2)).items.slots != items.slots
+    ).any()
 
 
 def test_loading_and_serving_import_neither_torch_nor_implicit(data: FitData, world: World, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int 
                         inputs.users.slots, inputs.users.weight, inputs.users.numbers))),
                     torch.from_numpy(tokens.length),
                 )  # fmt: skip
-                vector = trainer.model.user.vectors(*last, torch.from_numpy(batches.surface[g : g + 1]))
+                vector = trainer.model.user.vectors(*last, torch.from_numpy(batches.context[g : g + 1]))
                 rows = np.arange(r.offsets[g], r.offsets[g + 1])
                 dot = items[torch.from_numpy(batches.item[rows])] @ vector[0]
                 expected = trainer.model.residual(dot, torch.from_numpy(batches.impression_offset[rows]))

@@ -166,7 +166,7 @@ def test_towers_of_an_older_format_are_refused(fitted: Any, tmp_path: Path) -> N
     about = json.loads((tmp_path / "two_tower.json").read_text())
     del about["format"]
     (tmp_path / "two_tower.json").write_text(json.dumps(about))
-    with pytest.raises(PairliftError, match="format 4 were expected, found 1; train anew"):
+    with pytest.raises(PairliftError, match="format 5 were expected, found 1; train anew"):
         TwoTower.load(tmp_path)
 
 

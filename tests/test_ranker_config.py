@@ -284,8 +284,8 @@ def test_wanted_is_from_the_middle_grade_on_or_from_the_one_named(tmp_path: Path
         ("neural.two_tower:TwoTower", {"heads": 3}, "heads = 3 must divide width = 64"),
         ("neural.two_tower:TwoTower", {"lag": "1w"}, "lag: a duration such as '90s', '30m', '24h' or '7d' was "
          "expected, found '1w'; or \"daily\""),
-        ("neural.two_tower:TwoTower", {"columns": ["x"]}, "columns.0: 'dot', 'user_vector' or 'item_vector' was "
-         "expected, found 'x'"),
+        ("neural.two_tower:TwoTower", {"columns": ["x"]}, "columns.0: dot, user_vector, item_vector, grade or "
+         "feedback:NAME was expected, found 'x'"),
         ("neural.two_tower:TwoTower", {"width": 30}, "width: a multiple of 8 was expected, found 30"),
         ("features.baselines:ALS", {"factors": "3"}, "factors: an integer was expected, found '3': write it without "
          "quotes"),

@@ -306,11 +306,12 @@ def test_of_finished_fits_no_plugin_is_fitted_again(
 
 def test_less_of_the_period_is_its_latest_part(toml: Path) -> None:
     prepared = prepare(load_config(toml))
-    split, data = prepared.split, _latest_part(prepared, 0.25).fit_data(0)
+    config, split = prepared.config, prepared.split
+    data = prepare(_latest_part(config, split, 0.25)).fit_data(0)
     t0 = split.t1 - (split.t1 - split.t0) // 4
     assert t0 - 2_000_000 <= data.log.ts.min() < data.log.ts.max() < split.t1
     assert data.log.ts.min() < t0 + (split.t1 - t0) / 10
-    assert _latest_part(prepared, 1.0) is prepared
+    assert _latest_part(config, split, 1.0) is config
 
 
 def test_a_plugin_that_says_no_size_has_no_slope(toml: Path) -> None:

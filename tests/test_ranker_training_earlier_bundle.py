@@ -75,6 +75,15 @@ def test_the_trees_mean_the_same_in_the_codes_of_today(yesterday: Path, today: P
     assert any(t["num_cat"] for t in old.booster.dump_model()["tree_info"])  # a category is split on
 
 
+def test_a_plugin_that_knows_old_codes_of_context_is_refused(
+    yesterday: Path, today: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.baselines.ALS.contexts", ("hand",), raising=False)
+    with pytest.raises(PairliftError, match=r"the values of \[events.context\] hand are others now"):
+        load_start(StartFrom("refit", yesterday), prepare(load_config(today)))
+    load_start(StartFrom("refit", yesterday), prepare(load_config(yesterday.parent / "pairlift.toml")))
+
+
 @pytest.mark.parametrize("how", ["--warm-start", "--refit"])
 def test_a_bundle_goes_on_from_yesterdays(how: str, yesterday: Path, today: Path, tmp_path: Path) -> None:
     code, said = pairlift("train", today, "--out", tmp_path / "bundle", how, yesterday)

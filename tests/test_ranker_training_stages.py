@@ -393,7 +393,7 @@ def test_a_file_two_folders_deep_and_a_library_are_hashed(tmp_path: Path, monkey
         code_hash.cache_clear()
         hash_source.cache_clear()
         found.add(code_hash("a_package"))
-    monkeypatch.setattr(module, "_versions", lambda: {"numpy": "0"})
+    monkeypatch.setattr(module, "versions", lambda: {"numpy": "0"})
     code_hash.cache_clear()
     found.add(code_hash("a_package"))
     code_hash.cache_clear()

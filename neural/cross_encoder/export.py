@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neural.cross_encoder.model import CrossArgus, Scorer
 from neural.cross_encoder.runtime import SCORER_INPUTS
-from neural.export import check_parity, example_length, export, random_user_batch
+from neural.export import check_parity, example_length, export, random_context, random_user_batch
 from neural.histories import TokenSpec
 from neural.model import Argus
 
@@ -32,9 +32,6 @@ def export_scorer(model: Argus, spec: TokenSpec, path: Path) -> None:
 
 def random_batch(spec: TokenSpec, width: int, b: int, t: int, q: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
     """Return inputs as SCORER_INPUTS, with every length from empty to full."""
-    arrays = (
-        rng.exponential(4.0, (b, t)).astype(np.float32),  # age
-        np.arange(b) % (spec.n_surfaces + 1),  # surface
-        rng.normal(size=(b, q, width)).astype(np.float32),  # candidates
-    )
-    return *random_user_batch(spec, width, b, t, rng), *(torch.from_numpy(a) for a in arrays)
+    age, candidates = rng.exponential(4.0, (b, t)), rng.normal(size=(b, q, width))
+    own = (torch.from_numpy(age).float(), random_context(spec, b), torch.from_numpy(candidates).float())
+    return *random_user_batch(spec, width, b, t, rng), *own

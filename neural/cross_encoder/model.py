@@ -108,14 +108,14 @@ class Scorer(nn.Module):
 
     def forward(
         self, item: Tensor, codes: Tensor, signals: Tensor, surprise: Tensor, user: Tensor, length: Tensor,
-        age: Tensor, surface: Tensor, candidates: Tensor,
+        age: Tensor, context: Tensor, candidates: Tensor,
     ) -> Tensor:  # fmt: skip
-        """As `UserTower.last`, with age: [b, t], surface: int64[b] codes, candidates: [b, q, d] -> [b, q]."""
+        """As `UserTower.last`, with age: [b, t], context: int64[b, c] codes, candidates: [b, q, d] -> [b, q]."""
         model = self.model
         states, taste = model.user.states(item, codes, signals, surprise, user, exported=True)  # [b, s, d] each
         at = length.view(-1, 1, 1).expand(-1, 1, states.shape[2])
         last, liked = (x.gather(1, at).squeeze(1) for x in (states, taste))  # [b, d] each
-        users = model.user.vectors(last, liked, surface).unsqueeze(1)  # [b, 1, d]
+        users = model.user.vectors(last, liked, context).unsqueeze(1)  # [b, 1, d]
         hidden = (torch.arange(states.shape[1]) > length.unsqueeze(1)).unsqueeze(1)  # [b, 1, s]
         memory = model.remember(states, item, surprise, age.unsqueeze(1), hidden)
         scores: Tensor = model.cross(users, candidates, memory)

@@ -14,8 +14,8 @@ from neural.runtime import Vectors
 
 log = logging.getLogger(__name__)
 
-#: version of what `save` writes
-FORMAT = 1
+#: version of what `save` writes; in version 1, a surface was all of a request's context
+FORMAT = 2
 
 
 class CrossEncoder(FittedPlugin[CrossRuntime]):

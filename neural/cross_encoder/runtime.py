@@ -16,7 +16,7 @@ from neural.runtime import BUDGET, EXPECTED, TRUNK_INPUTS, Vectors, load_spec, o
 #: file of a fit: the network but for the items, which are vectors by then
 SCORER = "scorer.onnx"
 #: names of the inputs, in the order of the `forward` of `Scorer`
-SCORER_INPUTS = (*TRUNK_INPUTS, "age", "surface", "candidates")
+SCORER_INPUTS = (*TRUNK_INPUTS, "age", "context", "candidates")
 #: (token, candidate) of one call: their weights are some MB for each head
 LOOKS = 1 << 19
 
@@ -43,6 +43,7 @@ class CrossRuntime:
         """
         start, stop = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
         token, item = self.vectors.user_tokens(requests.user), self.spec.item_row(requests.item)
+        context = self.spec.request_codes(requests)
         scores = np.full(len(item), np.nan, np.float32)
         unknown_user = (start == stop) & (token == len(self.vectors.users) - 1)
         size = np.where(unknown_user, 0, np.diff(requests.offsets))
@@ -56,7 +57,7 @@ class CrossRuntime:
             inputs = (  # as SCORER_INPUTS
                 self.vectors.items.take(tokens.item, axis=0), tokens.codes, tokens.signals,
                 self.expected.surprise(tokens), self.vectors.users[token[at]], tokens.length,
-                log_hours(requests.as_of[at, None], tokens.ts), self.spec.surface_code(requests.surface[at]),
+                log_hours(requests.as_of[at, None], tokens.ts), context[at],
                 self.vectors.items.take(candidates, axis=0),
             )  # fmt: skip
             found = self.session.run(None, dict(zip(SCORER_INPUTS, inputs, strict=True)))[0]

@@ -9,16 +9,10 @@ class CrossSettings(NetworkSettings):
     """The sizes of the network, and how it is trained; its one column is `score`.
 
     The defaults were chosen on the validation slice of the towers' period, on the log of the smaller example, of one
-    fit each: by PairAccuracy, 20 and 10 epochs (as below) .695, 10 and 6 (as the towers have) .689, the same with two
+    fit each: by PairAccuracy, 20 and 10 epochs .695, 10 and 6 .689, the same with two
     cross_layers .688, and no pre-training with 12 epochs on the pairs .675: the pairs alone are too few.
     """
 
     cross_layers: int = Field(
         default=1, ge=1, le=8, description="How many times a candidate looks at the history, one block for each."
-    )
-    pretrain_epochs: int = Field(
-        default=20, ge=0, description="The most epochs of pre-training, on the events of the towers' period."
-    )
-    finetune_epochs: int = Field(
-        default=10, ge=0, description="The most epochs of fine-tuning, on the weighted pairs of the towers' period."
     )

@@ -9,6 +9,9 @@ class LiMAMLSettings(FitSettings):
     """The sizes of the meta block, its inner loop, and how all of it is meta-trained; its one column is `dot`.
 
     Pre-training asks for the grades of later events, fine-tuning for the order of the weighted pairs.
+
+    Tried on the validation slice of the towers' period of the smaller example, one fit each: PairAccuracy .6927 with
+    3 inner steps, .6855 with 1 and .6924 with 5; .6867 with a history of 512, .6858 with learning_rate = 0.01.
     """
 
     hidden: int = Field(

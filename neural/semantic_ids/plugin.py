@@ -9,10 +9,9 @@ from typing import Any, Self
 import numpy as np
 
 from features.arrays import load_array
-from features.counters.defaults import MAX_VALUES
 from features.errors import PairliftError
 from features.plugin import FitData
-from features.schema import F32, I32, I64, Requests
+from features.schema import F32, I32, Requests
 from features.state.histories import Histories
 from neural.semantic_ids.settings import SemanticIdsSettings
 
@@ -25,10 +24,10 @@ ABOUT, CODES = "semantic_ids.json", "codes.npy"
 class SemanticIds:
     """Semantic ids (Singh et al., "Better Generalization with Semantic IDs", arXiv 2306.08121), by RQ-KMeans.
 
-    The column code_L is the category of an item's first L codes, numbered by how many items have them: code_1 is
-    coarse, and the last one fine. Items are quantised by how users took them up and by their attributes, those without
-    events by attributes alone: so what was learned of like items holds for new ones. NaN for an item outside the
-    catalogue or of which nothing is known, and for what is rarer than the 1,000 commonest.
+    The column code_L is the code of an item's level L, as a category: code_1 is coarse, and a later one says in which
+    way the item differs from what the ones before it say. Items are quantised by how users took them up and by their
+    attributes, those without events by attributes alone: so what was learned of like items holds for new ones. NaN for
+    an item outside the catalogue or of which nothing is known.
     """
 
     options = SemanticIdsSettings
@@ -50,18 +49,14 @@ class SemanticIds:
     def fit(self, data: FitData) -> None:
         """Quantise the items of the catalogue; what is learned is of items with events alone."""
         from neural.semantic_ids.quantise import fit_codebooks, quantised
-        from neural.semantic_ids.vectors import by_frequency, item_vectors
+        from neural.semantic_ids.vectors import item_vectors
 
         s = self.settings
         vectors, known, fitted = item_vectors(data, s)
         books = fit_codebooks(vectors[fitted], s.levels, s.codes, np.random.default_rng(data.seed))
-        found, codes = quantised(vectors, books), np.full((len(known) + 1, s.levels), np.nan, np.float32)
-        prefix: I64 = np.zeros(len(known), np.int64)
-        for level in range(len(books)):
-            # Numbered anew at each level, or eight levels of 1,024 codes would be more than an int64 holds.
-            prefix = np.unique(prefix * s.codes + found[:, level], return_inverse=True)[1]
-            place = by_frequency(prefix, fitted, MAX_VALUES)
-            codes[:-1, level] = np.where(known & (place >= 0), place, np.nan)
+        codes = np.full((len(known) + 1, s.levels), np.nan, np.float32)
+        if books:
+            codes[:-1][known] = quantised(vectors[known], books)
         self._codes = codes
         log.info("semantic ids: %s items have codes", f"{int(np.isfinite(codes[:, 0]).sum()):,}")
 

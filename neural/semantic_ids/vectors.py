@@ -4,7 +4,7 @@ import numpy as np
 
 from features.baselines import ALS
 from features.plugin import FitData
-from features.schema import F32, F64, I64, Bool
+from features.schema import F32, F64, Bool
 from neural.entities import Entities, count_values, encode, table_rows
 from neural.semantic_ids.settings import SemanticIdsSettings
 
@@ -80,15 +80,3 @@ def scaled(vectors: F64, fitted: Bool) -> F64:
     centred = vectors - vectors[fitted].mean(0)
     length = np.sqrt((centred[fitted] ** 2).sum(1).mean())
     return np.asarray(centred / (length if length > 0 else 1.0))
-
-
-def by_frequency(values: I64, fitted: Bool, most: int) -> I64:
-    """Return int64[n]: the place of each value among those of fitted rows, the commonest first; -1 behind `most`."""
-    found, count = np.unique(values[fitted], return_counts=True)
-    kept = found[np.argsort(-count, kind="stable")][:most]
-    order = np.argsort(kept)
-    at = np.searchsorted(kept[order], values)
-    at = np.minimum(at, len(kept) - 1)
-    if not len(kept):
-        return np.full(len(values), -1, np.int64)
-    return np.where(kept[order][at] == values, order[at], -1).astype(np.int64)

@@ -30,23 +30,14 @@ def show(folder: Path) -> None:
 
     from features.pairing.split import iso
     from ranker.bundle import IMPORTANCE, read_manifest
-    from ranker.lists.table import brief_lines
+    from ranker.card import measured_lines
     from ranker.metrics.importance import importance_tables
-    from ranker.metrics.shown import figure_lines
-    from ranker.uplift.measured import LISTED
 
     manifest = read_manifest(folder)
     size = sum((folder / name).stat().st_size for name in manifest["files"] if (folder / name).is_file())
     click.echo(f"{'version':23}{manifest['version']} (format {manifest['format']})")
     click.echo(f"{'snapshot':23}{iso(manifest['snapshot_time'])}")
-    measured = dict(manifest["measured"])
-    lists = brief_lines(measured.pop("lists")) if "lists" in measured else []  # not in bundles of format 3
-    if "popularity" in measured:  # not in those of before
-        lists += figure_lines(measured)
-    measured.pop("shown_order", None)
-    for name, value in measured.items():
-        click.echo(f"{name + ' of shown' if name in LISTED else name:23}{value}")
-    for line in lists:
+    for line in measured_lines(manifest["measured"]):
         click.echo(line)
     click.echo(f"{'size':23}{size / 1e6:.1f} MB in {len(manifest['files'])} files")
     click.echo(f"{'columns':23}{len(manifest['columns'])}")

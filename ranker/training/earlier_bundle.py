@@ -99,6 +99,12 @@ def _recoded(place: str, name: str, plugin: FeaturePlugin, was: Catalog, now: Ca
             f"{place}: the surfaces are others ({', '.join(was.surfaces)}; now {', '.join(now.surfaces)}), and plugin "
             f"'{name}' knows the old ones: train without it"
         )
+    for context in getattr(plugin, "contexts", ()):
+        if vocabulary(was, f"context_{context}") != vocabulary(now, f"context_{context}"):
+            raise PairliftError(
+                f"{place}: the values of [events.context] {context} are others now, and plugin '{name}' knows the old "
+                "ones: train without it"
+            )
     ids = ((was.item_ids, now.item_ids), (was.user_ids, now.user_ids))
     if any(a.dtype != b.dtype for a, b in ids if len(a)):
         raise PairliftError(f"{place}: its ids are of another kind (integers, or text) than those of this log")

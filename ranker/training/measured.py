@@ -65,6 +65,10 @@ def pair_figures(parts: Parts, old: Start | None) -> dict[str, Any]:
     if network is not None:
         measured["booster_pair_accuracy"] = pair_accuracy(arm.scores, test).value
         measured["network_parameters"] = network.ranker.report.get("parameters")
+    held, rows = of_kind(arms.pairs("validation"), arms.kind), arms.rows("validation", columns)
+    score = arm.booster.predict(rows, raw_score=True) if network is None else network.ranker.score(rows)
+    measured["validation_accuracy"] = pair_accuracy(np.asarray(score), held).value
+    measured["pairs"] = {"validation": len(held), "test": len(test)}
     measured |= _simple(arms, scores)
     listed = shown_metrics(scores, arms.groups["test"], shown=not test.sampled.any())
     measured |= {name: None if np.isnan(value) else value for name, value in listed.items()}

@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError, did_you_mean
 from features.given import check_list, counted, given_of_log
@@ -94,6 +96,7 @@ class Prepared(Grouped):
         pairs = self.training_pairs(groups, seed)
         # Of candidates counters alone read what was said: to a plugin it is no feedback.
         log = self.log.between(self.split.t0, self.split.t1).with_feedback(len(self.config.events.feedback))
+        first = int(np.searchsorted(self.log.ts, self.split.t0))
         return FitData(
             log=log,
             catalog=self.catalog,
@@ -103,6 +106,7 @@ class Prepared(Grouped):
             seed=seed,
             wanted=wanted_floor(self.config),
             zone=self.config.time.zone,
+            context=load_context(self.database, self.catalog)[first : first + len(log)],
         )
 
 

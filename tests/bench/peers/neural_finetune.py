@@ -102,7 +102,7 @@ def _encode(trainer: Trainer, batch: Batch, start: I64, group: I64, items: Tenso
         states, taste = model.user.last(*read, at)
     else:
         states, taste = (x[torch.arange(len(at)), at] for x in model.user.states(*read))
-    return model.user.vectors(states, taste, torch.from_numpy(groups.surface[group]))
+    return model.user.vectors(states, taste, torch.from_numpy(groups.context[group]))
 
 
 def _score(trainer: Trainer, batch: Batch, row: I64, users: Tensor, items: Tensor, ids: I64) -> Tensor:

@@ -99,11 +99,11 @@ def tower_call(folder: Path) -> Callable[[], Any]:
     trunk, head = open_session(folder / TRUNK), open_session(folder / USER_HEAD)
     rng = np.random.default_rng(0)
     history = [x.numpy() for x in random_user_batch(tokens, WIDTH, 1, HISTORY, rng)]
-    surface = random_head_batch(tokens, WIDTH, 1, rng)[1].numpy()
+    context = random_head_batch(tokens, WIDTH, 1, rng)[1].numpy()
 
     def own() -> Any:
         state = trunk.run(None, dict(zip(TRUNK_INPUTS, history, strict=True)))[0]
-        return head.run(None, dict(zip(HEAD_INPUTS, (state, surface), strict=True)))[0]
+        return head.run(None, dict(zip(HEAD_INPUTS, (state, context), strict=True)))[0]
 
     return own
 

@@ -73,12 +73,12 @@ def tower(runtime: Runtime, bundle: Bundle, requests: list[Requests]) -> Stage:
             *(runtime.vectors.items[tokens.item], tokens.codes, tokens.signals, runtime.expected.surprise(tokens)),
             *(runtime.vectors.users[runtime.vectors.user_tokens(request.user)], tokens.length),
         )
-        prepared.append((dict(zip(TRUNK_INPUTS, inputs, strict=True)), runtime.spec.surface_code(request.surface)))
+        prepared.append((dict(zip(TRUNK_INPUTS, inputs, strict=True)), runtime.spec.request_codes(request)))
 
     def run(k: int) -> object:
-        inputs, surface = prepared[k % INPUTS]
+        inputs, context = prepared[k % INPUTS]
         state = runtime.trunk.run(None, inputs)[0]
-        return runtime.heads.user.run(None, dict(zip(HEAD_INPUTS, (state, surface), strict=True)))
+        return runtime.heads.user.run(None, dict(zip(HEAD_INPUTS, (state, context), strict=True)))
 
     return run
 

@@ -1,0 +1,88 @@
+"""Distillation: towers that learn to say what the mean of several says, which differ by their seed alone.
+
+Where a log is small for what is to be learned, fits of one setting differ from each other by as much as each gains, and
+their mean gains more than any of them; but it costs in serving what all of them cost. One network can learn to say the
+same (Hinton et al., arXiv 1503.02531): it is asked for the products of all states of a batch with all of its items,
+which are many more than the log has answers for.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.plugin import FitData
+from features.schema import I64
+from neural.batches import Batch, TargetMask
+from neural.checkpoints import Checkpoint
+from neural.data import TowerData
+from neural.engine import Phase
+from neural.settings import TowerSettings
+from neural.train import Trained, Trainer, network_size, repeatable
+
+#: between the seeds of teachers, so that those of two fits share none
+SEED_STEP = 1000
+
+
+def distil(data: FitData, settings: TowerSettings) -> Trained:
+    """Train `settings.teachers` towers, then those that follow their mean; repeats and resumes as `train.fit` does."""
+    with repeatable(settings.threads, data.seed):
+        inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
+    teachers, report = [], dict[str, Any](epochs=[], curve=[])
+    for k in range(settings.teachers):
+        with repeatable(settings.threads, data.seed + SEED_STEP * k):
+            teacher = Trainer(inputs, settings, data.seed + SEED_STEP * k)
+            _train(teacher, teacher.phases(), Checkpoint(data.scratch, f"teacher{k + 1}"), f"teacher {k + 1}: ", report)
+        teachers.append(teacher)
+    with repeatable(settings.threads, data.seed):
+        student = Student(inputs, settings, data.seed, teachers)
+        _train(student, student.phases(), Checkpoint(data.scratch, "towers"), "", report)
+    return Trained(student.model, inputs, report | {"parameters": network_size(student.model)})
+
+
+def _train(
+    trainer: Trainer, phases: tuple[Phase, ...], checkpoint: Checkpoint, prefix: str, report: dict[str, Any]
+) -> None:
+    """Train, or take up what was trained before a kill; then the model gives what it is to be served with."""
+    engine = trainer.engine(checkpoint)
+    engine.train(tuple(replace(phase, name=prefix + phase.name) for phase in phases))
+    trainer.model.eval()
+    report["epochs"] += engine.progress
+    report["curve"] += engine.curve
+
+
+class Student(Trainer):
+    """Starts as the first teacher, and is taught by all of them."""
+
+    def __init__(self, inputs: TowerData, settings: TowerSettings, seed: int, teachers: list[Trainer]) -> None:
+        super().__init__(inputs, settings, seed)
+        self.teachers, self.epochs = teachers, settings.distil_epochs
+        self.model.load_state_dict(teachers[0].model.state_dict())
+        # What is known of the items without towers is no part of the products: it stays as the teachers weigh it.
+        weight = torch.stack([teacher.model.known.detach() for teacher in teachers]).mean()
+        self.model.known.requires_grad_(False).copy_(weight)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the one phase of a student."""
+        s, both = self.settings, TargetMask(self.inputs.pretrain.events, self.inputs.finetune.groups)
+        return (self.phase("distil", both, self.distil_loss, s.finetune_rate * s.learning_rate, self.epochs),)
+
+    def distil_loss(self, batch: Batch) -> Tensor:
+        """Return the share of the variance of the teachers' mean products within a state that is missed."""
+        drawn, _ = self.draw_negatives(batch.events.item)
+        with torch.no_grad():
+            wanted = torch.stack([_products(teacher, batch, drawn) for teacher in self.teachers]).mean(0)
+        return (_products(self, batch, drawn) - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12)
+
+
+def _products(trainer: Trainer, batch: Batch, drawn: I64) -> Tensor:
+    """Return [n, u]: of each state that is asked for with each item of the batch, less their mean over the items."""
+    encoded, parts = trainer.encode(batch, drawn), (batch.events, batch.groups)
+    window, state, context = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("window", "state", "context")
+    )
+    users = trainer.model.user.vectors(*encoded.states_at(window, state), torch.from_numpy(context))
+    products = users @ encoded.items.T
+    return products - products.mean(1, keepdim=True)
