@@ -288,6 +288,22 @@ def test_finished_fits_are_kept_until_what_they_read_changes(
     assert len(fitted) == 2 + 6
 
 
+def test_of_finished_fits_no_plugin_is_fitted_again(
+    toml: Path, plugins: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("ranker.studies.fits.fit_beside", lambda fits, seconds: asked.append(len(fits)))
+    config = load_config(toml)
+    booster = config.booster.model_copy(update={"trees": 13})
+    changed = config.model_copy(update={"booster": booster})
+    run_study(changed, "plugins", "")
+    assert any(asked)
+    asked.clear()
+    run_study(changed, "plugins", "")
+    assert asked
+    assert not any(asked)
+
+
 def test_less_of_the_period_is_its_latest_part(toml: Path) -> None:
     prepared = prepare(load_config(toml))
     config, split = prepared.config, prepared.split

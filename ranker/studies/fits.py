@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ranker.training.beside import Wanted, fit_beside
 from ranker.training.network import network_inputs, network_stage
 from ranker.training.plugins import plugin_inputs, plugin_stage
 from ranker.training.prepared import Prepared, prepare
-from ranker.training.stages import run_stage, stage_seconds
+from ranker.training.stages import is_complete, run_stage, stage_seconds
 from ranker.uplift.measured import Judged
 
 #: what a kept fit reads of our code, beside what `plugin_inputs` stands for
@@ -68,7 +69,6 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
     """
     config = variant.configured(bench.prepared.config)
     name, label, own = variant.plugin, variant.label(config), replace(bench.prepared, config=config)
-    inputs = [*plugin_inputs(own, name, seed), variant.period, config.booster.model_dump(), config.uplift.seeds]
 
     def make(folder: Path) -> None:
         seen = own if variant.period == 1 else prepare(_latest_part(config, own.split, variant.period))
@@ -81,15 +81,29 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
         said = {"seconds": seconds, "report": getattr(fitted, "report", {})}
         (folder / "fit.json").write_text(json.dumps(said, default=str))
 
+    return run_stage(config.work / "studies", *_stage(bench, variant, seed), make)
+
+
+def _stage(bench: Bench, variant: Variant, seed: int) -> tuple[str, list[Any]]:
+    """Return the name and the inputs of the stage of `fit_variant`."""
+    config = variant.configured(bench.prepared.config)
+    label, own = variant.label(config), replace(bench.prepared, config=config)
+    inputs = plugin_inputs(own, variant.plugin, seed)
+    inputs += [variant.period, config.booster.model_dump(), config.uplift.seeds]
     inputs += network_inputs(config) if variant.network else []
     kept = f"{label}-network" if variant.network else label
-    return run_stage(config.work / "studies", f"{kept}-seed{seed}", [*inputs, code_hash(*CODE)], make)
+    return f"{kept}-seed{seed}", [*inputs, code_hash(*CODE)]
 
 
 def fit_plugins(bench: Bench, wanted: Sequence[tuple[int, Variant]], seconds: float) -> None:
-    """Fit the plugins of some (seed, arm) side by side, where a fit takes long. seconds: what it takes."""
+    """Fit the plugins of some (seed, arm) that are not measured yet side by side, where a fit takes long.
+
+    seconds: what it takes.
+    """
     fits = {}
     for seed, variant in wanted:
+        if is_complete(bench.prepared.config.work / "studies", *_stage(bench, variant, seed)):
+            continue
         config = variant.configured(bench.prepared.config)
         label = variant.label(config)
         of = _latest_part(config, bench.prepared.split, variant.period)
