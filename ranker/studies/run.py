@@ -41,8 +41,8 @@ def run_study(config: Config, name: str, plugin: str, truth: Path | None = None)
     wanted, at_a_time = [(seed, variant) for seed in seeds for variant in variants], max(len(variants), MOST)
     with tqdm(total=len(wanted), desc=f"study {name}", unit="fit") as bar:
         for k, (seed, variant) in enumerate(wanted):
-            if k % at_a_time == 1:
-                fit_plugins(bench, wanted[k : k + at_a_time], _seconds(fits[wanted[0][1].name][0]))
+            took = max((_seconds(folder) for of in fits.values() for folder in of), default=0.0)
+            fit_plugins(bench, wanted[k : (k // at_a_time + 1) * at_a_time], took)
             bar.set_postfix_str(f"{variant.name}, seed {seed}")
             fits[variant.name].append(fit_variant(bench, variant, seed))
             bar.update()
