@@ -51,11 +51,19 @@ def _identity(parts: Parts) -> list[str]:
     used = ", ".join(f"{name} {found}" for name, found in versions().items() if found)
     return [
         # Without the day: what was trained on the same data has the same version.
-        f"A ranker of Pairlift {version('pairlift')}: LightGBM on feedback-weighted pairs; the liked part of "
-        f"{parts.liked.trees} trees orders Rank, {wanted} Recommend.",
+        f"A ranker of Pairlift {version('pairlift')} on feedback-weighted pairs: {_liked(parts)} orders Rank, {wanted} "
+        "Recommend.",
         "Its TOML is `pairlift.toml` beside this file; `manifest.json` has the hashes of all files.",
         f"Made with Python {platform.python_version()}, {used}.",
     ]
+
+
+def _liked(parts: Parts) -> str:
+    if parts.network is None:
+        return f"the liked part of {parts.liked.trees} trees (LightGBM)"
+    path, size = parts.prepared.config.network.path, parts.network.ranker.report.get("parameters")
+    of = f", {size:,} parameters" if size else ""
+    return f"a network (`{path}`{of}; trees, {parts.liked.trees}, were measured beside it)"
 
 
 def _use(config: Config) -> list[str]:

@@ -35,6 +35,7 @@ from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arms
 from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.measured import importance_of_parts, list_figures, pair_figures, parts_at_cut
+from ranker.training.network import check_network
 from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
@@ -58,6 +59,7 @@ def train(
     part is learned anew. memory: bytes, of `Cooccurrence.build`.
     """
     check_out(out, config)
+    check_network(config)
     prepared = prepare(config)
     given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
     old = None if start is None else load_start(start, prepared)

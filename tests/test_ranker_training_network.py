@@ -87,6 +87,8 @@ def test_what_is_measured_is_what_is_bundled_and_the_booster_stands_beside(folde
     assert {"network/ranker.onnx", "network/network.json"} <= manifest["files"].keys()
     importance = json.loads((folder / "bundle" / "importance.json").read_text())
     assert set(importance) == {"booster", "wanted"}
+    size = f"a network (`neural.final:NetworkRanker`, {measured['network_parameters']:,} parameters; trees, "
+    assert size in (folder / "bundle" / "MODEL_CARD.md").read_text()
     assert "booster: column" in pairlift("bundle", "show", folder / "bundle")[1]
 
 
@@ -107,6 +109,10 @@ def test_without_the_key_there_is_no_network(folder: Path, tmp_path: Path, parts
     wrong.write_text(text.replace('model = "network"', 'model = "forest"'))
     code, said = pairlift("validate", wrong)
     assert (code, "ranker.model" in said, "'booster' or 'network'" in said) == (2, True, True), said
+    wrong.write_text(text.replace("networks = 1", "networks = 0").replace('root = "."', f'root = "{folder}"'))
+    for words in (("validate", wrong), ("train", wrong, "--out", tmp_path / "none")):
+        code, said = pairlift(*words)
+        assert (code, "[network]: networks" in said) == (2, True), said
     wrong.write_text(text.replace("width = 16", "widht = 16").replace('root = "."', f'root = "{folder}"'))
     code, said = pairlift("train", wrong, "--out", tmp_path / "bundle")
     assert (code, "[network]: widht: unknown key (did you mean 'width'?)" in said) == (2, True), said

@@ -35,10 +35,13 @@ def read_truth(path: Path, ts: I64, shown: bool) -> F64:
 
 
 def _columns(path: Path) -> tuple[I64, F64]:
+    if not path.is_file():
+        raise PairliftError(f"--truth: there is no file {path}; `pairlift world DIR` writes DIR/truth.parquet")
     try:
         table = pq.read_table(path, columns=[TS, EXPECTED])
         ts, expected = table[TS], table[EXPECTED]
         micros = ts.cast(pa.timestamp("us", "UTC")).cast(pa.int64()) if pa.types.is_timestamp(ts.type) else ts
         return micros.to_numpy().astype(np.int64), expected.to_numpy().astype(np.float64)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise PairliftError(f"{path}: Parquet with the columns ts and expected was expected: {error}") from error
+        what = str(error).splitlines()[0]
+        raise PairliftError(f"{path}: Parquet with the columns ts and expected was expected: {what}") from error

@@ -119,5 +119,12 @@ def find_study(config: Config, name: str, plugin: str) -> tuple[Study, list[Vari
         study = STUDIES[name]
     arms = study.of(plugin)
     for arm in arms:
-        arm.configured(config)
+        try:
+            arm.configured(config)
+        except PairliftError as error:
+            what = ", ".join(f"{option} = {value!r}" for option, value in arm.options.items())
+            raise PairliftError(
+                f"study {name} has an arm with {what}, which {config.plugins[arm.plugin].path} does not take: --plugin "
+                f"names another plugin of the TOML. {error}"
+            ) from error
     return study, arms

@@ -56,6 +56,12 @@ def network_stage(arms: Arms, name: str, columns: Columns, seed: int, *, told: b
     return NetworkArm(kind.load(folder / "ranker"), np.load(folder / "scores.npy"))
 
 
+def check_network(config: Config) -> None:
+    """Raise PairliftError for a `[network]` that cannot be built, where it is asked for: before all that takes long."""
+    if config.ranker.model == "network":
+        make_ranker(config.network.path, config.network.params)
+
+
 def network_inputs(config: Config) -> list[Any]:
     """Return all that a fit depends on beside its rows and seed: class, options and code."""
     package = ranker_class(config.network.path).__module__.partition(".")[0]

@@ -16,6 +16,7 @@ from ranker.metrics.simple import events_before, freshness
 from ranker.training.booster import FULL_SIZE
 from ranker.training.importing import import_stage
 from ranker.training.measured import past_of, shown_of
+from ranker.training.network import check_network
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.wanted import JUDGED, NO_SOURCES, asked_in_slices
 
@@ -46,6 +47,7 @@ def validation_text(config: Config) -> str:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
     for name, settings in config.plugins.items():
         make_plugin(name, settings.path, settings.params)
+    check_network(config)
     lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_list_lines(prepared)]
     lines += ["", *_simple_lines(prepared), "", *_warning_lines(prepared)]
     return "\n".join(lines)
