@@ -28,7 +28,7 @@ from ranker.training.stages import is_complete, run_stage, stage_seconds
 from ranker.uplift.measured import Judged
 
 #: what a kept fit reads of our code, beside what `plugin_inputs` stands for
-CODE = ("ranker.studies.fits", "ranker.uplift.measured", *arms_module.CODE)
+CODE = ("features.final", "ranker.studies.fits", "ranker.uplift.measured", *arms_module.CODE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ CODE = (
     "features.schema",
     "features.settings",
     "features.state",
+    "ranker.columns",
     "ranker.training.prepared",
 )
 
