@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m ranker.demo .pairlift/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
