@@ -103,13 +103,16 @@ def run() -> None:
     for package in ("features", "neural", "ranker"):
         logging.getLogger(package).setLevel(level)
     last: tuple[Config, Prepared] | None = None
+    code = 0
     try:
         for fit in fits:
             if last is None or last[0] != fit.config:
                 last = fit.config, prepare(fit.config)
             fit.fit(last[1])
     except PairliftError:  # told by whoever wants that fit
-        sys.exit(1)
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # beside the thread that waits, libraries end with pages of what they leaked
 
 
 def _end_with_parent() -> None:
