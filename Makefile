@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 WHAT ?=
 
-.PHONY: demo test test-served test-others lint format proto bench constraints figures clean help
+.PHONY: demo test test-networks test-others lint format proto bench constraints figures clean help
 
 help:
 	@echo "make demo         the main job on MovieLens-100K: train, uplift, serve, ask"
@@ -32,16 +32,16 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m ranker.demo .pairlift/demo
 
 # Two processes side by side, for two cores. pytest-xdist does not do: servers fork, and its workers have threads.
-SERVED := $(foreach part,serving recording server cli request,$(wildcard tests/test_*$(part)*.py))
+NETWORKS := $(wildcard tests/test_neural*.py)
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 test: $(VENV)/.installed-dev
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-served test-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-networks test-others
 
-test-served:
-	$(PYTEST) $(sort $(SERVED))
+test-networks:
+	$(PYTEST) $(sort $(NETWORKS))
 
 test-others:
-	$(PYTEST) tests $(addprefix --ignore=,$(sort $(SERVED)))
+	$(PYTEST) tests $(addprefix --ignore=,$(sort $(NETWORKS)))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
