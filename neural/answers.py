@@ -17,11 +17,11 @@ from features.schema import I64, Bool
 from neural import losses
 from neural.checkpoints import Checkpoint
 from neural.data import TowerData
-from neural.engine import Engine, Phase
+from neural.engine import Engine, Phase, adamw, in_batches
 from neural.model import Argus, ordered
-from neural.retrieval import find_states, item_vectors, make_optimizer, some
+from neural.retrieval import find_states, some
 from neural.settings import TowerSettings
-from neural.train import Trained, repeatable, take
+from neural.train import Trained, all_vectors, repeatable, take
 from neural.vocabulary.feedback import FeedbackKinds
 
 #: events that the heads learn from, at most: an MLP of one hidden layer needs no more, and of each a state is held
@@ -100,7 +100,7 @@ def fit_answers(
     """
     with repeatable(settings.threads, seed):
         trainer = AnswersTrainer(trained, asked, seed)
-        optimizer = make_optimizer(trainer.answers, settings.weight_decay)
+        optimizer = adamw(trainer.answers, settings.weight_decay)
         engine = Engine(trainer.answers, optimizer, trainer.rng, Checkpoint(scratch, "answers"))
         engine.train((trainer.phase(),))
     return trainer.answers.eval(), {"epochs": engine.progress, "curve": engine.curve}
@@ -115,7 +115,7 @@ class AnswersTrainer:
         self.answers = Answers(model, inputs.feedback, asked)
         before = inputs.pretrain.events
         with torch.no_grad():
-            self.items = item_vectors(model, inputs)  # [n_items + 1, d]
+            self.items = all_vectors(model.item, inputs.items)  # [n_items + 1, d]
             learned, held = some(before, EVENTS, self.rng), some(~before, EVENTS, self.rng)
             self.learned, self.held = (answered(model, inputs, self.items, events) for events in (learned, held))
 
@@ -138,8 +138,7 @@ class AnswersTrainer:
 
     def plan(self, rng: np.random.Generator | None) -> list[I64]:
         """Return the events by batch, each int64[b]; mixed with `rng`."""
-        order = np.arange(len(self.learned)) if rng is None else rng.permutation(len(self.learned))
-        return [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
+        return in_batches(len(self.learned), BATCH, rng)
 
     def validation(self) -> float:
         """Return the mean loss on the validation slice; NaN where it has no events."""

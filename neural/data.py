@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from features.plugin import FitData
-from features.schema import I64, Bool, EventLog, Ids
+from features.schema import I32, I64, Bool, EventLog, Ids
 from features.state.histories import Histories
 from neural.batches import Batches, TargetMask
 from neural.expected import ItemSignals
@@ -85,8 +85,12 @@ class TowerData:
 
     def describe(self, chosen: I64) -> str:
         """Return whose windows these are, for an error."""
-        ids = self.user_ids[np.unique(self.batches.windows.user[chosen])]
-        return f"{len(chosen)} windows of {len(ids)} users ({', '.join(map(str, ids[:5]))}{' …' * (len(ids) > 5)})"
+        return f"{len(chosen)} windows of {self.named(self.batches.windows.user[chosen])}"
+
+    def named(self, user: I32) -> str:
+        """Return how many users these are, and the ids of the first."""
+        ids = self.user_ids[np.unique(user)]
+        return f"{len(ids)} users ({', '.join(map(str, ids[:5]))}{' …' * (len(ids) > 5)})"
 
 
 def _drawn(data: FitData, settings: FitSettings) -> Bool:

@@ -20,10 +20,7 @@ from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Phase
 from neural.settings import TowerSettings
-from neural.train import Trained, Trainer, network_size, repeatable
-
-#: between the seeds of teachers, so that those of two fits share none
-SEED_STEP = 1000
+from neural.train import SEED_STEP, Trained, Trainer, network_size, repeatable
 
 
 def distil(data: FitData, settings: TowerSettings) -> Trained:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from features.errors import PairliftError
+from features.schema import I64
 from neural.checkpoints import Checkpoint
 
 #: share of a phase's steps over which the rate rises to its peak
@@ -199,6 +200,19 @@ class Engine:
         self.best, self.best_model = saved["best"], saved["best_model"]
         self.progress, self.curve = saved["progress"], saved["curve"]
         return Place(**saved["place"])
+
+
+def adamw(model: nn.Module, decay: float) -> torch.optim.Optimizer:
+    """Return AdamW; biases, norms and single numbers do not decay. The engine sets the rate of each step."""
+    parts = [[p for p in model.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False)]
+    groups = [{"params": part, "weight_decay": each} for part, each in zip(parts, (decay, 0.0), strict=True)]
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def in_batches(n: int, size: int, rng: np.random.Generator | None) -> list[I64]:
+    """Return n rows by batch, each int64[size] but for the last; mixed with `rng`."""
+    order = np.arange(n) if rng is None else rng.permutation(n)
+    return [order[first : first + size] for first in range(0, n, size)]
 
 
 def curve_of(phase: str, losses: Sequence[float], progress: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from features.arrays import save_arrays
 from features.errors import PairliftError
 from features.schema import I32
+from features.settings import Settings
 from neural.data import TowerData
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec
@@ -37,32 +38,22 @@ class Fit(Protocol):
 R = TypeVar("R", bound=Opened)
 
 
-class FittedPlugin(Generic[R]):
-    """A FeaturePlugin over a runtime; a subclass has `fit`, which ends with `_finish`, and `values`."""
+class FolderFit:
+    """What is fitted into a folder, and saved by copying it; a subclass has `fit`, which ends with `_write`."""
 
-    options: ClassVar[type[FitSettings]]
+    options: ClassVar[type[Settings]]
     about: ClassVar[str]  # the file that says what was fitted
     format: ClassVar[int]  # version of what `save` writes
     wanted_format: ClassVar[str]  # of the sentence that refuses another one
 
     def __init__(self, **params: Any) -> None:
-        self.settings = self.options(**params)
-        self.zone = "UTC"
+        self.settings: Any = self.options(**params)
         self.report: dict[str, Any] = {}
-        self._runtime: R | None = None
         self._folder: Path | None = None
 
-    @staticmethod
-    def _open(folder: Path, lag: Lag) -> R:
-        """Open what a fit wrote into a folder."""
+    def _open(self, folder: Path, about: dict[str, Any]) -> None:
+        """Open what a fit wrote into a folder. about: of `_write`."""
         raise NotImplementedError
-
-    @property
-    def runtime(self) -> R:
-        """What was fitted; PairliftError before `fit` or `load`."""
-        if self._runtime is None:
-            raise self._unfitted()
-        return self._runtime
 
     def _unfitted(self) -> PairliftError:
         return PairliftError(f"{type(self).__name__} is not fitted: call fit() or load() first")
@@ -72,20 +63,65 @@ class FittedPlugin(Generic[R]):
         """What the training reached: see `features.plugin.CurvePlugin`."""
         return list(self.report.get("curve", ()))
 
+    def _write(self, folder: Path, **more: Any) -> None:
+        """Write what was fitted beside the files of a fit, and open them. folder: of `new_folder`, for this object."""
+        about = {"format": self.format, "settings": self.settings.model_dump(), **more, "report": self.report}
+        (folder / self.about).write_text(json.dumps(about, indent=1))
+        self._folder = folder
+        self._open(folder, about)
+
+    def save(self, folder: Path) -> None:
+        """Copy the fitted files into an empty folder: the networks, the arrays, JSON."""
+        if self._folder is None:
+            raise self._unfitted()
+        copy_files(self._folder, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. The folder must stay for as long as the object may be saved again."""
+        about = json.loads((folder / cls.about).read_text())
+        if about.get("format") != cls.format:
+            raise PairliftError(
+                f"{folder / cls.about}: {cls.wanted_format} expected, found {about.get('format', 1)}; train anew"
+            )
+        fitted = cls(**about["settings"])
+        fitted.report, fitted._folder = about["report"], folder
+        fitted._open(folder, about)
+        return fitted
+
+
+class FittedPlugin(FolderFit, Generic[R]):
+    """A FeaturePlugin over a runtime; a subclass has `fit`, which ends with `_finish`, and `values`."""
+
+    options: ClassVar[type[FitSettings]]
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self.zone = "UTC"
+        self._runtime: R | None = None
+
+    @staticmethod
+    def _opened(folder: Path, lag: Lag) -> R:
+        """Open what a fit wrote into a folder."""
+        raise NotImplementedError
+
+    def _open(self, folder: Path, about: dict[str, Any]) -> None:
+        self.zone = about["zone"]
+        self._runtime = self._opened(folder, Lag(self.settings.lag, self.zone))
+
+    @property
+    def runtime(self) -> R:
+        """What was fitted; PairliftError before `fit` or `load`."""
+        if self._runtime is None:
+            raise self._unfitted()
+        return self._runtime
+
     def _finish(self, trained: Fit, vectors: Vectors, folder: Path, zone: str) -> None:
         """Write what stands beside the networks of a fit, and open it. folder: of `new_folder`, for this plugin."""
-        self.zone, self._folder = zone, folder
         vectors.save(folder)
         save_arrays(folder / EXPECTED, trained.inputs.expected)
         save_spec(folder, trained.inputs.spec)
-        about = {
-            "format": self.format,
-            "settings": self.settings.model_dump(),
-            "zone": self.zone,
-            "report": self.report,
-        }
-        (folder / self.about).write_text(json.dumps(about, indent=1))
-        self._runtime = self._open(folder, Lag(self.settings.lag, self.zone))
+        self._write(folder, zone=zone)
 
     def recoded(self, items: I32, users: I32) -> Self:
         """Return it for another catalogue: see `features.plugin.RecodedPlugin`."""
@@ -98,26 +134,6 @@ class FittedPlugin(Generic[R]):
         moved = type(self).load(folder)
         weakref.finalize(moved, shutil.rmtree, folder, ignore_errors=True)
         return moved
-
-    def save(self, folder: Path) -> None:
-        """Copy the fitted files into an empty folder: the networks, the arrays, JSON."""
-        if self._folder is None:
-            raise self._unfitted()
-        copy_files(self._folder, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote. The folder must stay for as long as the plugin may be saved again."""
-        about = json.loads((folder / cls.about).read_text())
-        if about.get("format") != cls.format:
-            raise PairliftError(
-                f"{folder / cls.about}: {cls.wanted_format} expected, found {about.get('format', 1)}; train anew"
-            )
-        plugin = cls(**about["settings"])
-        plugin.zone, plugin.report = about["zone"], about["report"]
-        plugin._folder = folder
-        plugin._runtime = cls._open(folder, Lag(plugin.settings.lag, plugin.zone))
-        return plugin
 
 
 def copy_files(source: Path, folder: Path) -> None:

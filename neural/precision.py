@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from features.pairing.pairs import right_weight
 from features.plugin import FitData
 from features.schema import F32, F64, I64, Requests
 from features.state.histories import Histories
@@ -99,8 +100,8 @@ class Slice:
     def accuracy(self, product: F64) -> float:
         """Return the PairAccuracy of the training score, ties one half; NaN without pairs."""
         score = np.nan_to_num(product) + self.known
-        right = (np.sign(score[self.winner] - score[self.loser]) + 1) / 2
-        return float(np.average(right, weights=self.weight)) if len(right) else float("nan")
+        total = float(self.weight.sum(dtype=np.float64))
+        return right_weight(score, self.winner, self.loser, self.weight) / total if total else float("nan")
 
 
 def _runtime(trained: "Trained", vectors: Vectors, lag: Lag, folder: Path, trunk: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from features.schema import F32, I64, Bool
@@ -21,10 +21,10 @@ from neural import losses
 from neural.batches import TargetMask
 from neural.checkpoints import Checkpoint
 from neural.data import TowerData
-from neural.engine import Engine, Phase, schedule
+from neural.engine import Engine, Phase, adamw, in_batches, schedule
 from neural.model import Argus, Retrieval
 from neural.settings import TowerSettings
-from neural.train import Trained, entity_inputs, read_histories, repeatable
+from neural.train import Trained, all_vectors, read_histories, repeatable
 
 #: events of a step
 BATCH = 512
@@ -37,8 +37,6 @@ RATE = 3e-3
 ANNEALED = 0.5
 #: padded tokens of a pass over histories
 TOKENS = 8192
-#: items whose vectors are computed at a time
-ITEMS = 65_536
 #: one event is added to each item's, so that an item without any has a share
 SMOOTHING = 1.0
 
@@ -85,7 +83,7 @@ def fit_head(
         trainer = HeadTrainer(trained, settings, seed)
         if not settings.retrieval_epochs or not len(trainer.learned):
             return None
-        optimizer = make_optimizer(trainer.head, settings.weight_decay)
+        optimizer = adamw(trainer.head, settings.weight_decay)
         engine = Engine(trainer.head, optimizer, trainer.rng, Checkpoint(scratch, "retrieval"))
         engine.train((trainer.phase(),))
     return trainer.head.eval(), {"epochs": engine.progress, "curve": engine.curve}
@@ -94,7 +92,7 @@ def fit_head(
 def item_keys(trained: Trained, head: Retrieval, threads: int) -> F32:
     """Return float32[n_items, d]: each item's key over the temperature, NaN for an item of which nothing is known."""
     with repeatable(threads, 0), torch.no_grad():
-        vectors = item_vectors(trained.model, trained.inputs)[:-1]
+        vectors = all_vectors(trained.model.item, trained.inputs.items)[:-1]
         keys = head.keys(vectors, torch.arange(len(vectors))) / losses.clipped_temperature(head.log_temperature)
     return np.where(trained.inputs.items.known[:-1, None], keys.numpy(), np.float32(np.nan))
 
@@ -107,7 +105,7 @@ class HeadTrainer:
         self.settings, self.rng = settings, np.random.default_rng(seed)
         self.head = Retrieval(trained.model.shape)
         with torch.no_grad():
-            self.items = item_vectors(trained.model, inputs)  # [n_items + 1, d]
+            self.items = all_vectors(trained.model.item, inputs.items)  # [n_items + 1, d]
             # The id of an item that is never met in training says nothing, and stays so: it gets no gradient.
             self.head.id.weight[torch.from_numpy(inputs.popularity == 0)] = 0.0
             self.learned = self.targets(trained.model, inputs, inputs.wanted, self.rng)
@@ -156,8 +154,7 @@ class HeadTrainer:
 
     def plan(self, rng: np.random.Generator | None) -> list[I64]:
         """Return the targets by batch, each int64[b]; mixed with `rng`."""
-        order = np.arange(len(self.learned)) if rng is None else rng.permutation(len(self.learned))
-        return [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
+        return in_batches(len(self.learned), BATCH, rng)
 
     def validation(self) -> float:
         """Return the mean loss on the validation slice: over the same drawn items in every epoch; NaN without any."""
@@ -200,12 +197,6 @@ def some(mask: Bool, most: int, rng: np.random.Generator) -> Bool:
     return drawn
 
 
-def item_vectors(model: Argus, inputs: TowerData) -> Tensor:
-    """Return [n_items + 1, d] from the item tower, the unknown item's last."""
-    rows = torch.arange(len(inputs.items.weight))
-    return torch.cat([model.item(*entity_inputs(inputs.items, part)) for part in torch.split(rows, ITEMS)])
-
-
 def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) -> States:
     """Return the states before the events of a mask: one pass over each window that has any."""
     mask, batches = TargetMask(events, np.zeros_like(inputs.pretrain.groups)), inputs.batches
@@ -227,10 +218,3 @@ def _states(model: Argus, inputs: TowerData, items: Tensor, chosen: I64, mask: T
     state, taste = encoded.states_at(batch.events.window, batch.events.state)  # [m, d] each
     row = inputs.batches.events.within(chosen, mask.events)[2]
     return States(row, state, taste, torch.from_numpy(batch.events.context))
-
-
-def make_optimizer(head: nn.Module, decay: float) -> torch.optim.Optimizer:
-    """Return AdamW; biases, norms and the temperature do not decay."""
-    parts = [[p for p in head.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False)]
-    groups = [{"params": part, "weight_decay": each} for part, each in zip(parts, (decay, 0.0), strict=True)]
-    return torch.optim.AdamW(groups, lr=RATE, fused=True)

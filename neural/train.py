@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from features.pairing.pairs import right_weight
 from features.plugin import FitData
 from features.schema import F32, I64
 from neural import losses
@@ -26,6 +27,10 @@ from neural.vocabulary.entities import Entities
 LEAST_EPOCHS = 2
 #: norm that a step's gradient is cut to
 LARGEST_GRADIENT = 1.0
+#: between the seeds of several networks of one fit, so that those of two fits share none
+SEED_STEP = 1000
+#: items whose vectors are computed at a time
+ITEMS = 65_536
 NO_NEGATIVES = np.empty(0, np.int64)
 #: blocks by `encoder`
 BLOCKS = {"transformer": Block, "hstu": HstuBlock}
@@ -159,8 +164,7 @@ class Trainer:
             for chosen in batches.plan(mask, 4 * self.settings.batch_tokens):
                 batch = batches.make(chosen, mask)
                 score, groups = self.scores(batch, self.encode(batch, NO_NEGATIVES)).numpy(), batch.groups
-                ahead = score[groups.winner] - score[groups.loser]
-                right += float((groups.weight * (np.sign(ahead) + 1) / 2).sum(dtype=np.float64))
+                right += right_weight(score, groups.winner, groups.loser, groups.weight)
                 total += float(groups.weight.sum(dtype=np.float64))
         return right / total if total else float("nan")
 
@@ -239,6 +243,12 @@ def item_vectors(tower: EntityTower, items: Entities, ids: I64, id_dropout: floa
         weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
     vectors: Tensor = tower(slots, weight, numbers)
     return vectors
+
+
+def all_vectors(tower: EntityTower, entities: Entities) -> Tensor:
+    """Return [n + 1, d], the unknown one's last; nothing is hidden of what is known."""
+    parts = torch.split(torch.arange(len(entities.weight)), ITEMS)
+    return torch.cat([tower(*entity_inputs(entities, part)) for part in parts])
 
 
 def read_histories(model: Argus, inputs: TowerData, batch: Batch, items: Tensor, ids: I64) -> Encoded:

@@ -46,7 +46,7 @@ class TwoTower(FittedPlugin[Runtime]):
         super().__init__(**params)
         self.columns: tuple[str, ...] = _column_names(self.settings)
 
-    _open = staticmethod(load_runtime)
+    _opened = staticmethod(load_runtime)
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""

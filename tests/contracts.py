@@ -402,6 +402,26 @@ class SourceContract:
         assert len(source.propose(request, 20).item) == 0
 
 
+def check_served_as_trained(trainer: Any, served: F32) -> None:
+    """What is served of each impression of the validation slice is the training score, less what is known of the item.
+
+    trainer: a `neural.train.Trainer` with the trained model. served: float32[impressions].
+    """
+    import torch
+
+    from neural.train import NO_NEGATIVES
+
+    batches, mask, checked = trainer.inputs.batches, trainer.inputs.validation, 0
+    with torch.no_grad():
+        for chosen in batches.plan(mask, 600):
+            batch = batches.make(chosen, mask)
+            score = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES)).numpy()
+            known = float(trainer.model.known) * batch.groups.offset
+            np.testing.assert_allclose(served[batch.groups.row], score - known, rtol=1e-3, atol=1e-4)
+            checked += len(batch.groups.row)
+    assert checked > 100
+
+
 def check_serves_without(
     packages: set[str], plugin: FeaturePlugin, histories: Histories, as_of: int, folder: Path, further: str = "True"
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from contracts import PluginContract, check_serves_without, fit_data
+from contracts import PluginContract, check_served_as_trained, check_serves_without, fit_data
 from logs import permuted
 from world import SMALL_TOWERS, World, make_world
 
@@ -30,7 +30,6 @@ from neural.data import TowerData
 from neural.export import check_parity
 from neural.histories import TokenSpec
 from neural.model import Shape
-from neural.train import NO_NEGATIVES
 from neural.vocabulary.entities import Layout
 
 SMALL = {**SMALL_TOWERS, "cross_layers": 2}
@@ -128,17 +127,8 @@ def test_what_is_served_is_what_was_trained(world: World) -> None:
     plugin.fit(data)
     trainer = CrossTrainer(trained.inputs, settings, data.seed)
     trainer.model = trained.model.eval()
-    inputs = trained.inputs
     served = plugin.values(data.groups.requests, Histories.build(world.log, world.catalog.n_users))[:, 0]
-    checked = 0
-    with torch.no_grad():
-        for chosen in inputs.batches.plan(inputs.validation, 600):
-            batch = inputs.batches.make(chosen, inputs.validation)
-            score = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES)).numpy()
-            known = float(trained.model.known) * batch.groups.offset
-            np.testing.assert_allclose(served[batch.groups.row], score - known, rtol=1e-3, atol=1e-4)
-            checked += len(batch.groups.row)
-    assert checked > 100
+    check_served_as_trained(trainer, served)
     assert np.abs(trained.model.cross.down.weight.detach().numpy()).max() > 0  # type: ignore[union-attr,operator]
 
 

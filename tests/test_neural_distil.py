@@ -12,9 +12,9 @@ from world import SMALL_TOWERS, World
 from features.pairing.split import make_split
 from features.plugin import FitData
 from features.settings import SplitSettings
-from neural.distil import SEED_STEP, Student, _products, distil
+from neural.distil import Student, _products, distil
 from neural.settings import TowerSettings
-from neural.train import Trainer, fit
+from neural.train import SEED_STEP, Trainer, fit
 from neural.two_tower import TwoTower
 
 TAUGHT: dict[str, Any] = {

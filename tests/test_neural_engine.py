@@ -27,9 +27,9 @@ from features.settings import SplitSettings
 from neural import checkpoints, retrieval
 from neural.checkpoints import Checkpoint
 from neural.engine import Engine, Phase, Place
-from neural.retrieval import fit_head, item_keys, item_vectors
+from neural.retrieval import fit_head, item_keys
 from neural.settings import TowerSettings
-from neural.train import fit
+from neural.train import all_vectors, fit
 from neural.two_tower import TwoTower
 
 #: several epochs of several steps in each phase
@@ -52,7 +52,7 @@ def vectors(scratch: Path | None) -> str:
     assert found is not None
     head, report = found
     with torch.no_grad():
-        arrays = [item_vectors(trained.model, trained.inputs).numpy(), item_keys(trained, head, 1)]
+        arrays = [all_vectors(trained.model.item, trained.inputs.items).numpy(), item_keys(trained, head, 1)]
     arrays += [weights.numpy() for model in (trained.model, head) for weights in model.state_dict().values()]
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays) + repr((trained.report, report)).encode()).hexdigest()
 

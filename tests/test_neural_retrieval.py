@@ -19,9 +19,9 @@ from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
 from neural import losses
 from neural.model import Retrieval
-from neural.retrieval import HeadTrainer, find_states, fit_head, item_keys, item_vectors
+from neural.retrieval import HeadTrainer, find_states, fit_head, item_keys
 from neural.settings import TowerSettings
-from neural.train import Trained, fit
+from neural.train import Trained, all_vectors, fit
 from neural.two_tower import TwoTower
 
 SETTINGS = TowerSettings(**SMALL_TOWERS)
@@ -141,7 +141,7 @@ def test_what_is_served_is_what_was_trained(data: FitData) -> None:
     np.testing.assert_allclose(plugin.item_keys, item_keys(trained, head, 1), rtol=1e-4, atol=1e-5)
     h = inputs.batches.histories
     with torch.no_grad():
-        states = find_states(trained.model, inputs, item_vectors(trained.model, inputs), inputs.wanted)
+        states = find_states(trained.model, inputs, all_vectors(trained.model.item, inputs.items), inputs.wanted)
         queries = head.queries(states.state, states.taste, states.context).numpy()
     user = np.repeat(np.arange(len(h.sizes), dtype=np.int32), h.sizes)
     # Events of one instant see each other in training's order, and not at all in serving: only the first of them.

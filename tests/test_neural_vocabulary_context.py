@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pytest
 import torch
-from contracts import PluginContract, fit_data
+from contracts import PluginContract, check_served_as_trained, fit_data
 from world import SMALL_TOWERS, World, make_world, write_world
 
 from features.pairing.groups import make_groups
@@ -19,9 +19,9 @@ from features.schema import HOUR, NO_CONTEXT, Attribute, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
 from neural.cross_encoder import CrossEncoder
-from neural.retrieval import find_states, item_vectors
+from neural.retrieval import find_states
 from neural.settings import TowerSettings
-from neural.train import NO_NEGATIVES, Trainer, fit
+from neural.train import Trainer, all_vectors, fit
 from neural.two_tower import TwoTower
 from ranker.config import load_config
 from ranker.training.prepared import prepare
@@ -85,15 +85,7 @@ def test_what_is_served_is_what_was_trained(data: FitData, spoken: World, fitted
     assert inputs.spec.context_sizes == (3, 25, 8, 3, 17)
     assert inputs.spec.code_sizes[-2:] == (25, 8)
     served, queries = fitted.values(r, h)[:, 0], fitted.queries(r, h)
-    checked = 0
-    with torch.no_grad():
-        for chosen in inputs.batches.plan(inputs.validation, 600):
-            batch = inputs.batches.make(chosen, inputs.validation)
-            score = trainer.scores(batch, trainer.encode(batch, NO_NEGATIVES)).numpy()
-            known = float(trained.model.known) * batch.groups.offset
-            np.testing.assert_allclose(served[batch.groups.row], score - known, rtol=1e-3, atol=1e-4)
-            checked += len(batch.groups.row)
-    assert checked > 100
+    check_served_as_trained(trainer, served)
     alone = np.concatenate([fitted.queries(r.slice(k, k + 1), h) for k in range(len(r))])
     np.testing.assert_allclose(alone, queries, rtol=1e-4, atol=1e-5)
 
@@ -107,7 +99,9 @@ def test_an_event_has_the_context_of_its_request(data: FitData, said: Any) -> No
     want = inputs.spec.context_codes(log.surface[order], log.ts[order], said[: len(log)][order])
     assert len(np.unique(want[:, 3])) == 3
     with torch.no_grad():
-        found = find_states(trained.model, inputs, item_vectors(trained.model, inputs), inputs.pretrain.events)
+        found = find_states(
+            trained.model, inputs, all_vectors(trained.model.item, inputs.items), inputs.pretrain.events
+        )
     np.testing.assert_array_equal(found.context.numpy(), want[found.row])
 
 

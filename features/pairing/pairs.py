@@ -34,6 +34,11 @@ class Pairs:
         return Pairs(self.winner[keep], self.loser[keep], self.weight[keep], self.sampled[keep])
 
 
+def right_weight(score: F32 | F64, winner: I32 | I64, loser: I32 | I64, weight: F32) -> float:
+    """Return Σ w·([winner above loser] + ½·[equal]) of scores [n] and pairs [p] of their rows, summed in float64."""
+    return float((weight * (np.sign(score[winner] - score[loser]) + 1) / 2).sum(dtype=np.float64))
+
+
 def weight_table(weights: dict[str, float], grades: tuple[str, ...], negatives: bool) -> F64:
     """Return float64[k + 1, k + 1]: weight of (winner, loser) by grade rank + 1; row and column 0 are `sampled`.
 

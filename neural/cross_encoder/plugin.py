@@ -32,7 +32,7 @@ class CrossEncoder(FittedPlugin[CrossRuntime]):
     columns: tuple[str, ...] = ("score",)
     settings: CrossSettings
 
-    _open = staticmethod(load_cross)
+    _opened = staticmethod(load_cross)
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""

@@ -17,8 +17,7 @@ from neural.cross_encoder.model import CrossArgus
 from neural.cross_encoder.runtime import log_hours
 from neural.cross_encoder.settings import CrossSettings
 from neural.model import QUERIES, Argus, Shape
-from neural.retrieval import item_vectors
-from neural.train import Encoded, Trained, Trainer, fit, repeatable, take
+from neural.train import Encoded, Trained, Trainer, all_vectors, fit, repeatable, take
 
 
 class Asked(NamedTuple):
@@ -92,4 +91,4 @@ def fit_cross(data: FitData, settings: CrossSettings) -> Trained:
 def served_items(trained: Trained, threads: int) -> F32:
     """Return float32[n_items + 1, d] from the item tower, the unknown item's last."""
     with repeatable(threads, 0), torch.no_grad():
-        return np.asarray(item_vectors(trained.model, trained.inputs).numpy(), np.float32)
+        return np.asarray(all_vectors(trained.model.item, trained.inputs.items).numpy(), np.float32)

@@ -1,20 +1,18 @@
 """The neural final ranker as `[network]` names it: trained with torch, served with ONNX Runtime and NumPy."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from features.arrays import load_arrays, save_arrays
-from features.errors import PairliftError
 from features.pairing.slice import Slice
 from features.schema import F32, F64
 from neural.final.inputs import INPUTS, Inputs
 from neural.final.settings import NetworkRankerSettings
-from neural.fitted import copy_files, new_folder
+from neural.fitted import FolderFit, new_folder
 from neural.runtime import open_session
 
 log = logging.getLogger(__name__)
@@ -22,12 +20,12 @@ log = logging.getLogger(__name__)
 #: version of what `save` writes
 FORMAT = 1
 #: files of a fit
-GRAPH, READ, ABOUT = "ranker.onnx", "inputs", "network.json"
+GRAPH, READ = "ranker.onnx", "inputs"
 #: rows of one call: a request has one
 CHUNK = 65_536
 
 
-class NetworkRanker:
+class NetworkRanker(FolderFit):
     """A network behind the FinalRanker Protocol; its options are `NetworkRankerSettings`.
 
     Cross layers and hidden layers (DCN-V2, Wang et al., arXiv 2008.13535) over all of the booster's columns, with the
@@ -35,13 +33,14 @@ class NetworkRanker:
     """
 
     options = NetworkRankerSettings
+    about, format = "network.json", FORMAT
+    wanted_format = f"a network of format {FORMAT} was"
+    settings: NetworkRankerSettings
 
     def __init__(self, **params: Any) -> None:
-        self.settings = NetworkRankerSettings(**params)
-        self.report: dict[str, Any] = {}
+        super().__init__(**params)
         self._inputs: Inputs | None = None
         self._session: Any = None
-        self._folder: Path | None = None
 
     def fit(
         self, columns: Sequence[str], categorical: Sequence[str], train: Slice, validation: Slice, seed: int
@@ -55,9 +54,7 @@ class NetworkRanker:
         log.info("network of %s parameters to ONNX", f"{self.report['parameters']:,}")
         export_ranker(networks, inputs, folder / GRAPH)
         save_arrays(folder / READ, inputs)
-        about = {"format": FORMAT, "settings": self.settings.model_dump(), "report": self.report}
-        (folder / ABOUT).write_text(json.dumps(about, indent=1))
-        self._open(folder)
+        self._write(folder)
 
     def score(self, matrix: F32) -> F64:
         """Return float64[n] of float32[n, c] rows."""
@@ -69,33 +66,5 @@ class NetworkRanker:
             scores[k : k + CHUNK] = self._session.run(None, dict(zip(INPUTS, encoded, strict=True)))[0]
         return scores
 
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        """What the training reached: see `features.plugin.CurvePlugin`."""
-        return list(self.report.get("curve", ()))
-
-    def save(self, folder: Path) -> None:
-        """Copy the fitted files into an empty folder: the graph, the arrays, JSON."""
-        if self._folder is None:
-            raise self._unfitted()
-        copy_files(self._folder, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote. The folder must stay for as long as the ranker may be saved again."""
-        about = json.loads((folder / ABOUT).read_text())
-        if about["format"] != FORMAT:
-            raise PairliftError(
-                f"{folder / ABOUT}: a network of format {FORMAT} was expected, found {about['format']}; train anew"
-            )
-        ranker = cls(**about["settings"])
-        ranker.report = about["report"]
-        ranker._open(folder)
-        return ranker
-
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Path, about: dict[str, Any]) -> None:
         self._inputs, self._session = load_arrays(folder / READ, Inputs), open_session(folder / GRAPH)
-        self._folder = folder
-
-    def _unfitted(self) -> PairliftError:
-        return PairliftError("NetworkRanker is not fitted: call fit() or load() first")

@@ -11,20 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from features.pairing.pairs import right_weight
 from features.pairing.slice import Slice
 from features.schema import F32, I64
 from neural.checkpoints import NOWHERE
-from neural.engine import Engine, Phase
+from neural.engine import Engine, Phase, adamw
 from neural.final.inputs import Inputs
 from neural.final.model import Mean, Network
 from neural.final.settings import NetworkRankerSettings
 from neural.histories import ranges
-from neural.train import repeatable, take
+from neural.train import LARGEST_GRADIENT, SEED_STEP, repeatable, take
 
-#: between the seeds of the networks of a fit, so that those of two fits share none
-SEED_STEP = 1000
-#: norm that a step's gradient is cut to
-LARGEST_GRADIENT = 1.0
 #: rows that are scored at a time in a validation
 CHUNK = 65_536
 
@@ -74,8 +71,8 @@ class Paired:
         parts = (slice(k, k + CHUNK) for k in range(0, len(self.numbers), CHUNK))
         with torch.no_grad():
             score = np.concatenate([network(self.numbers[part], self.codes[part]).numpy() for part in parts])
-        right = (np.sign(score[self.winner] - score[self.loser]) + 1) / 2
-        return float((self.weight * right).sum(dtype=np.float64) / self.weight.sum(dtype=np.float64))
+        right = right_weight(score, self.winner, self.loser, self.weight)
+        return right / float(self.weight.sum(dtype=np.float64))
 
 
 def _bounds(sorted_groups: I64, group: I64) -> I64:
@@ -96,7 +93,7 @@ def fit(
         with repeatable(settings.threads, seed + SEED_STEP * k):
             network = Network(inputs.n_numbers, len(inputs.code), inputs.n_slots, settings)
             rng = np.random.default_rng(seed + SEED_STEP * k)
-            engine = Engine(network, _optimizer(network, settings), rng, NOWHERE, LARGEST_GRADIENT)
+            engine = Engine(network, adamw(network, settings.weight_decay), rng, NOWHERE, LARGEST_GRADIENT)
             engine.train([_phase(f"network {k + 1} of {settings.networks}", network, learned, judged, settings)])
         networks.append(network.eval())
         epochs += engine.progress
@@ -129,16 +126,4 @@ def _phase(name: str, network: Network, learned: Paired, judged: Paired, setting
         remedy="a lower [network] learning_rate takes smaller steps.",
         validate=lambda: judged.accuracy(network),
         patience=settings.patience,
-    )
-
-
-def _optimizer(network: Network, settings: NetworkRankerSettings) -> torch.optim.Optimizer:
-    """Return AdamW; biases and norms do not decay."""
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        fused=True,
     )

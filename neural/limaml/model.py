@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neural.limaml.inner import N_RATES
-from neural.model import EntityTower, embedding
+from neural.model import EntityTower, embedding, ordered
 from neural.vocabulary.entities import HASHES, Layout
 
 #: the rate that the inner loop starts from, for the mean over the cuts: from ten times that the first epochs diverge
@@ -88,7 +88,7 @@ class MetaNetwork(nn.Module):
     @property
     def cuts(self) -> Tensor:
         """[c], in rising order."""
-        return torch.cat([self.grade_steps[:1], F.softplus(self.grade_steps[1:])]).cumsum(0)
+        return ordered(self.grade_steps)
 
     def embeddings(self, user: Tensor, items: Tensor, offset: Tensor, rank: Tensor) -> Tensor:
         """Return what the adapted meta blocks give, [b, d + 1].

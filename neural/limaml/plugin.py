@@ -35,7 +35,7 @@ class LiMAML(FittedPlugin[MetaRuntime]):
     columns: tuple[str, ...] = ("dot",)
     settings: LiMAMLSettings
 
-    _open = staticmethod(load_meta)
+    _opened = staticmethod(load_meta)
 
     def fit(self, data: FitData) -> None:
         """Meta-train, and open what is served: what is measured is what is served."""

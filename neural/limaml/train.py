@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.pairing.pairs import right_weight
 from features.plugin import FitData
 from features.schema import F32, I64
 from neural import losses
@@ -23,10 +24,16 @@ from neural.limaml.model import MetaNetwork
 from neural.limaml.settings import LiMAMLSettings
 from neural.limaml.tasks import Query, TaskData, Tasks
 from neural.runtime import Vectors
-from neural.train import LARGEST_GRADIENT, LEAST_EPOCHS, entity_inputs, item_vectors, make_optimizer, repeatable, take
-
-#: items that are encoded at a time
-CHUNK = 4096
+from neural.train import (
+    LARGEST_GRADIENT,
+    LEAST_EPOCHS,
+    all_vectors,
+    entity_inputs,
+    item_vectors,
+    make_optimizer,
+    repeatable,
+    take,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +119,7 @@ class Trainer:
 
     def describe(self, tasks: Tasks) -> str:
         """Return whose tasks these are, for an error."""
-        ids = self.inputs.user_ids[np.unique(tasks.user)]
-        return f"{len(tasks)} tasks of {len(ids)} users ({', '.join(map(str, ids[:5]))}{' …' * (len(ids) > 5)})"
+        return f"{len(tasks)} tasks of {self.inputs.named(tasks.user)}"
 
     def event_loss(self, tasks: Tasks) -> Tensor:
         """Return the ordinal loss of the grades of the events that came next."""
@@ -137,8 +143,7 @@ class Trainer:
             for part in tasks.batches(4 * self.settings.batch_tokens, self.settings.query, None):
                 query, pairs = self.data.group_query(part)
                 score = self.scores(part, query).numpy()
-                ahead = score[pairs.winner] - score[pairs.loser]
-                right += float((pairs.weight * (np.sign(ahead) + 1) / 2).sum(dtype=np.float64))
+                right += right_weight(score, pairs.winner, pairs.loser, pairs.weight)
                 total += float(pairs.weight.sum(dtype=np.float64))
         return right / total if total else float("nan")
 
@@ -182,8 +187,7 @@ def served_vectors(trained: Trained, threads: int) -> Vectors:
     rows, place = inputs.users.distinct()
     with repeatable(threads, 0), torch.no_grad():
         users = model.user(*entity_inputs(inputs.users, torch.from_numpy(rows)))
-        parts = torch.split(torch.arange(len(inputs.items.weight)), CHUNK)
-        items = torch.cat([model.item(*entity_inputs(inputs.items, part)) for part in parts])
+        items = all_vectors(model.item, inputs.items)
     return Vectors(
         items=np.asarray(items.numpy(), np.float32),
         known_items=inputs.items.known[:-1],

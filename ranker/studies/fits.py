@@ -22,9 +22,9 @@ from ranker.training.abreast import abreast
 from ranker.training.arms import Arms, of_kind
 from ranker.training.beside import Wanted, fit_beside
 from ranker.training.network import network_inputs, network_stage
-from ranker.training.plugins import plugin_inputs, plugin_stage
+from ranker.training.plugins import plugin_inputs, plugin_seconds, plugin_stage
 from ranker.training.prepared import Prepared, prepare
-from ranker.training.stages import is_complete, run_stage, stage_seconds
+from ranker.training.stages import is_complete, run_stage
 from ranker.uplift.measured import Judged
 
 #: what a kept fit reads of our code, beside what `plugin_inputs` stands for
@@ -77,8 +77,7 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
         rank = bench.networks if variant.network else bench.boosters
         np.save(folder / "right.npy", rank(f"{label}-fit{fit}", columns))
-        seconds = stage_seconds(config.work / "plugins", f"{label}-seed{seed}")
-        said = {"seconds": seconds, "report": getattr(fitted, "report", {})}
+        said = {"seconds": plugin_seconds(config, name, seed, label), "report": getattr(fitted, "report", {})}
         (folder / "fit.json").write_text(json.dumps(said, default=str))
 
     return run_stage(config.work / "studies", *_stage(bench, variant, seed), make)

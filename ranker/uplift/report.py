@@ -132,17 +132,16 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
         values = {part: _shuffle(values, arms.groups[part], seed) for part, values in first.values.items()}
         return arms.fit(f"{name}-shuffled", replace(first, values=values), seed)
 
-    places, wanted = list[tuple[str, int]](), list[Callable[[], Arm]]()
+    wanted: list[tuple[str, int, Callable[[], Arm]]] = []
     for seed in seeds:
-        places += [("without", 0), *(("with", k) for k in range(len(fits))), ("shuffled", 0)]
-        wanted.append(partial(arms.fit, "without", Columns(), seed))
-        wanted += [partial(arms.fit, f"{name}-fit{k}", columns, seed) for k, columns in enumerate(fits)]
-        wanted.append(partial(shuffled, seed))
+        wanted.append(("without", 0, partial(arms.fit, "without", Columns(), seed)))
+        for k, columns in enumerate(fits):
+            wanted.append(("with", k, partial(arms.fit, f"{name}-fit{k}", columns, seed)))
+        wanted.append(("shuffled", 0, partial(shuffled, seed)))
         if partly_missing:
-            places.append(("missingness", 0))
-            wanted.append(partial(arms.fit, f"{name}-missingness", known, seed))
+            wanted.append(("missingness", 0, partial(arms.fit, f"{name}-missingness", known, seed)))
     with tqdm(total=len(wanted), desc="fitting all arms", unit="fit") as bar:
-        for (arm, place), fitted in zip(places, abreast(wanted), strict=True):
+        for (arm, place, _), fitted in zip(wanted, abreast([fit for *_, fit in wanted]), strict=True):
             boosters[arm][place].append(fitted)
             bar.update()
     return boosters if partly_missing else boosters | {"missingness": boosters["without"]}
