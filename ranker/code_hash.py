@@ -13,11 +13,15 @@ from functools import cache
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 #: our packages
 OWN = ("features", "neural", "ranker")
 #: arguments of pydantic's `Field` that say what a setting means, and change nothing
 HELP = ("description", "title")
+#: CPython counts how deep it is in a tree for all threads together: of two that parse, one raises a SystemError (seen
+#: in 3.11.7; "AST constructor recursion depth mismatch")
+_one_at_a_time = Lock()
 
 
 @cache
@@ -56,7 +60,9 @@ def hash_source(path: Path) -> str:
     content = path.read_bytes()
     if path.suffix == ".py":
         with suppress(SyntaxError, ValueError, RecursionError):
-            content = _text(ast.parse(content)).encode(errors="surrogatepass")
+            with _one_at_a_time:
+                tree = ast.parse(content)
+            content = _text(tree).encode(errors="surrogatepass")
     return hashlib.sha256(content).hexdigest()
 
 

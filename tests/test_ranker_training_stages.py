@@ -1,6 +1,7 @@
 """Stages are reused, remade and never half written."""
 
 import ast
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -352,6 +353,28 @@ def keys_of(config: Config, folder: Path) -> dict[str, str]:
         "retune": liked.LikedBench.of(ready).key,
         "retune wanted": wanted_trials.WantedBench.of(ready).key,
     }
+
+
+def test_code_is_hashed_by_several_threads() -> None:
+    """Fits side by side ask for it; at different depths of their stacks, and switched amid a parse."""
+    files = sorted((ROOT / "ranker" / "training").glob("*.py"))
+    before = gc.get_threshold()
+
+    def switch(*_: object) -> None:
+        time.sleep(1e-5)
+
+    def deep(depth: int, path: Path) -> str:
+        return deep(depth - 1, path) if depth else hash_source.__wrapped__(path)
+
+    gc.callbacks.append(switch)
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(deep, range(len(files)), files))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(switch)
+    assert found == [hash_source.__wrapped__(path) for path in files]
 
 
 def test_each_stages_key_on_disk_has_the_hash_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
