@@ -111,7 +111,7 @@ class FitSettings(Settings):
         "all tells what more of them would bring (`pairlift study --study finetuning`).",
     )
     max_steps: int = Field(
-        default=4000,
+        default=2000,
         ge=1,
         description="Steps of pre-training and of fine-tuning: epochs beyond them are left out, but never the first "
         "two.",
@@ -212,7 +212,7 @@ class TowerSettings(NetworkSettings):
         "at 4 x 256.",
     )
     teachers: int = Field(
-        default=0,
+        default=3,
         ge=0,
         le=16,
         description="Train so many towers, which differ by their seed, and then those that are served to say what the "
