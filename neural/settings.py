@@ -53,10 +53,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "today": {
         "columns": ["dot"], "lag": 0, "history": 128, "width": 64, "encoder": "transformer", "layers": 2, "heads": 4,
         "dropout": 0.2, "id_dropout": 0.1, "id_shrink": 20.0, "pretrain_epochs": 10, "finetune_epochs": 6,
-        "finetune_share": 1.0, "semantic_ids": 0, "max_steps": 1500, "patience": 4, "learning_rate": 4e-3,
-        "finetune_rate": 0.3, "weight_decay": 0.1, "table_decay": 1.0, "batch_tokens": 2048, "negatives": 256,
-        "context": ["surface"], "feedback_kinds": False, "threads": 1, "teachers": 0, "distil_epochs": 10,
-        "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
+        "finetune_share": 1.0, "semantic_ids": 0, "words": False, "max_steps": 1500, "patience": 4,
+        "learning_rate": 4e-3, "finetune_rate": 0.3, "weight_decay": 0.1, "table_decay": 1.0, "batch_tokens": 2048,
+        "negatives": 256, "context": ["surface"], "feedback_kinds": False, "threads": 1, "teachers": 0,
+        "distil_epochs": 10, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
         "retrieval_negatives": 2048, "precision": "float32",
     },
     "small": {"layers": 1, "width": 24, "heads": 2},
@@ -96,6 +96,11 @@ class FitSettings(Settings):
         le=8,
         description="Levels of semantic ids (`pairlift config neural.semantic_ids:SemanticIds`) that items' vectors "
         "are made of beside ids and attributes, so that like items share embeddings; 0: none.",
+    )
+    words: bool = Field(
+        default=False,
+        description="Embed the words of [items.text] and [users.text] too. For titles; of longer texts a vector, "
+        "as [items.columns] takes it, says more.",
     )
     pretrain_epochs: int = Field(
         default=20, ge=0, description="The most epochs of pre-training, on the events of the towers' period."

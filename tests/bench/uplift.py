@@ -1,8 +1,9 @@
 """The uplift of the towers beside that of other networks, ALS and noise, on both example data sets; and against each.
 
 Each plugin is fitted `--fits` times and each fit meets `--seeds` booster seeds; the comparisons have the same users and
-seeds for both. `today` are the towers as they were on 26 November 2026: the bar that new defaults are held to. Work folders are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it
-is left out, with a word, where that folder has none.
+seeds for both. `today` are the towers as they were on 26 November 2026: the bar that new defaults are held to. Work
+folders are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it is left out, with a
+word, where that folder has none.
 """
 
 import json
