@@ -89,7 +89,11 @@ def test_what_is_measured_is_what_is_bundled_and_the_booster_stands_beside(folde
     assert set(importance) == {"booster", "wanted"}
     size = f"a network (`neural.final:NetworkRanker`, {measured['network_parameters']:,} parameters; trees, "
     assert size in (folder / "bundle" / "MODEL_CARD.md").read_text()
-    assert "booster: column" in pairlift("bundle", "show", folder / "bundle")[1]
+    shown = pairlift("bundle", "show", folder / "bundle")[1]
+    assert "booster: column" in shown
+    figures = {line.split()[0] for line in shown.splitlines() if line}
+    assert {"booster_trees", "booster_at_cap"} <= figures
+    assert not {"trees", "at_cap"} & figures
 
 
 def test_the_network_learns_from_the_slices_of_the_booster(arms: Arms, folder: Path) -> None:
