@@ -339,8 +339,13 @@ def test_a_mistake_is_a_sentence_and_status_2(tmp_path: Path, old: str, new: str
 
 def test_unknown_plugins_and_missing_files_are_told(tmp_path: Path) -> None:
     config = write_world(tmp_path)
-    code, said = pairlift("uplift", config, "--plugin", "nois", "--out", tmp_path)
+    code, said = pairlift("uplift", config, "--plugin", "nois", "--out", tmp_path / "none")
     assert (code, "did you mean 'noise'" in said) == (2, True)
+    assert not (tmp_path / "none").exists()
+    for verb in ("uplift", "lists", "study"):
+        words = {"uplift": ["--plugin", "noise"], "study": ["--study", "history"]}.get(verb, [])
+        code, said = pairlift(verb, config, *words, "--out", config / "none")
+        assert (code, f"{config} is not a folder; name another place" in said) == (2, True), said
     code, said = pairlift("validate", tmp_path / "no.toml")
     assert (code, "pairlift init" in said) == (2, True)
     code, said = pairlift("bundle", "show", tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from features.errors import PairliftError
+from features.files import made_folder
 from ranker.cli.train import CONFIG
 
 
@@ -44,11 +45,8 @@ def init(folder: Path, log: str | None, items: str | None, users: str | None, ex
 
 
 def _write(target: Path, text: str) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-    except OSError as error:
-        raise PairliftError(f"{target}: {error.strerror}") from error
+    made_folder(target.parent)
+    target.write_text(text)
 
 
 def _guess(target: Path, log: str, items: str | None, users: str | None) -> None:
