@@ -204,6 +204,8 @@ class Wire:
     def ranked(self, answer: Answer, request: Request, items: Sequence[str] | I64) -> pb.RankResponse:
         """Return the RankResponse of an answer to a request; items: what `values` gave."""
         message = pb.RankResponse(**_common(answer, request))
+        if (unknown := answer.item < 0).any():
+            message.unknown_items.extend(np.sort(answer.index[unknown]).tolist())
         ids = items[answer.index] if isinstance(items, np.ndarray) else [items[k] for k in answer.index.tolist()]
         self._write_ids(message.items, ids)
         message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, answer.index))
@@ -293,6 +295,7 @@ def _common(answer: Answer, request: Request) -> dict[str, Any]:
         "snapshot_time": request.state.end,
         "as_of": request.as_of,
         "degraded": answer.degraded,
+        "unknown_user": request.user < 0,
         "source_names": answer.source_names,
         "explanation": None if answer.detail is None else _explanation(answer.detail),
     }

@@ -464,6 +464,10 @@ def test_the_rank_command_and_its_json(server, world):
     assert figures["as_of"] == figures["snapshot_time"]
     at = json.loads(run(rank, *arguments, "--as-of", "2023-11-20T10:00:00+02:00").stdout)
     assert at["as_of"] == "2023-11-20T08:00:00+00:00"
+    assert (figures["request_id"], figures["unknown_user"], figures["unknown_items"]) == ("", False, [999999])
+    result = run(rank, *arguments[2:-1], "--user", "777777", "--request-id", "r7")
+    assert result.stderr == "neither in the bundle nor recorded, so ranked as new: user 777777, item 999999\n"
+    assert json.loads(run(rank, *arguments, "--request-id", "r7").stdout)["request_id"] == "r7"
 
 
 def test_the_commands_take_text_ids_as_they_are(text_server):
