@@ -7,7 +7,6 @@ from features.log.loading import load_log, load_repeats
 from features.pairing.cuts import count_cuts
 from features.pairing.pairs import count_by_grades, make_pairs
 from features.pairing.split import PERIODS, iso
-from features.plugin import make_plugin
 from features.schema import DAY, SAMPLED, Catalog, EventLog
 from ranker.config import Config, wanted_floor
 from ranker.metrics.pair_accuracy import pair_accuracy
@@ -45,8 +44,6 @@ def validation_text(config: Config) -> str:
         prepared = prepare(config, database)
     except PairliftError as error:
         raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
-    for name, settings in config.plugins.items():
-        make_plugin(name, settings.path, settings.params)
     check_network(config)
     lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_list_lines(prepared)]
     lines += ["", *_simple_lines(prepared), "", *_warning_lines(prepared)]
