@@ -56,7 +56,7 @@ def written_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         sync_tree(partial)
-        if path.is_dir():  # what has come there meanwhile and is not a folder is not replaced: the next rename refuses it
+        if path.is_dir():  # what is not a folder, and has come meanwhile, is not replaced: the next rename refuses it
             path.rename(old)
         partial.rename(path)
         sync(path.parent)  # before the old one goes

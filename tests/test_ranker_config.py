@@ -299,6 +299,7 @@ def test_a_wrong_option_of_a_plugin_is_one_sentence(path: str, params: dict[str,
     with pytest.raises(PairliftError) as found:
         make_plugin("mine", path, params)
     assert str(found.value) == f"[plugins.mine]: {says}"
+    assert found.value.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -334,7 +335,6 @@ def test_a_class_that_is_none_is_called_by_its_table() -> None:
         make_ranker("features.baselines:ALS", {})
     with pytest.raises(PairliftError, match=r"^plugin class 'neural.two_tower:TwoTwoer'"):
         make_plugin("mine", "neural.two_tower:TwoTwoer", {})
-    assert found.value.__context__ is None
 
 
 @pytest.mark.parametrize("wrong", ["[pairing]\nwindow = '1w'", "[uplift]\nseeds = [1, 1]", "[time]\nzone = 'Mars'"])

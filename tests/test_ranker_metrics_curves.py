@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from served import pairlift
 from world import write_world
 

@@ -121,7 +121,9 @@ V1 |= {"sys/fs/cgroup/memory/memory.usage_in_bytes": f"{9 * GIB}\n"}
 
 
 @pytest.mark.parametrize(
-    ("files", "free"), [({}, 8 * GIB), (POD, 2 * GIB), (SLICE, 2 * GIB), (V1, GIB // 2)], ids=["none", "pod", "v2", "v1"]
+    ("files", "free"),
+    [({}, 8 * GIB), (POD, 2 * GIB), (SLICE, 2 * GIB), (V1, GIB // 2)],
+    ids=["none", "pod", "v2", "v1"],
 )
 def test_memory_is_what_the_machine_and_the_cgroups_leave(files: dict[str, str], free: int, tmp_path: Path) -> None:
     meminfo = {"proc/meminfo": f"MemTotal: {16 * 2**20} kB\nMemAvailable:   {8 * 2**20} kB\nHugePages_Total:    0\n"}

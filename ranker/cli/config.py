@@ -144,8 +144,7 @@ def plugin_options(path: str) -> Iterator[Table]:
     model, table = getattr(found, "options", None), "plugins.NAME" if hasattr(found, "values") else "network"
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise PairliftError(
-            f"{place} does not say what its options are: a pydantic model was expected as its class "
-            "attribute `options`"
+            f"{place} does not say what its options are: a pydantic model was expected as its class attribute `options`"
         )
     schema = model.model_json_schema(schema_generator=FileSchema)
     meaning = schema.get("description", "").partition("\n\n")[0]
