@@ -116,6 +116,14 @@ def test_validate_tells_what_lists_are_learned_from_and_warns_of_little(tmp_path
     assert re.search(r"measured by +\d+ users of the test; WARNING", said)
 
 
+def test_validate_prints_what_it_found_before_what_stops_a_training(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["validate", str(write_world(tmp_path, where="play >= 0.9"))])
+    assert done.exit_code == 2
+    assert "events per grade" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("Error: cannot be trained on: ")
+    assert "events per grade" not in done.stderr
+
+
 def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
     """The ids are hashes, as UUIDs in no order of time; t0 and t3 cut off both ends, and each boundary some request."""
     config = write_world(tmp_path, request='request_id = "md5(request::VARCHAR)"', request_ids=True)
