@@ -49,4 +49,4 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         """Write a line where it is time for one; tqdm calls this whenever it would draw."""
         if (now := monotonic()) >= self._next:
             self._next = now + EVERY
-            log.info("%s: %s", self.desc.removesuffix(": "), self)
+            log.info("%s: %s", self.desc.removesuffix(": "), " ".join(str(self).split()))  # which is padded

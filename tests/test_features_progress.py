@@ -35,7 +35,7 @@ def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog
             bar.set_postfix_str(f"number {k}", refresh=False)
             bar.update()
     assert caplog.messages == [
-        "more work: 40 %, 4 of 10, 00:32 so far, 00:48 left,  8.00s/ fits, number 3",
-        "more work: 80 %, 8 of 10, 01:04 so far, 00:16 left,  8.00s/ fits, number 7",
+        "more work: 40 %, 4 of 10, 00:32 so far, 00:48 left, 8.00s/ fits, number 3",
+        "more work: 80 %, 8 of 10, 01:04 so far, 00:16 left, 8.00s/ fits, number 7",
     ]
     assert not sys.stderr.getvalue()  # type: ignore[attr-defined]
