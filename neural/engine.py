@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from features.errors import PairliftError
+from features.progress import progress_bar
 from features.schema import I64
 from neural.checkpoints import Checkpoint
 
@@ -98,7 +98,7 @@ class Engine:
         if not steps:
             return
         patience = phase.patience or phase.epochs
-        with tqdm(
+        with progress_bar(
             total=phase.epochs * size,
             initial=round(size * len(at.losses) / len(likely)),
             desc=phase.name,

@@ -158,7 +158,7 @@ def run() -> None:
             if last is None or last[0] != fit.config:
                 last = fit.config, prepare(fit.config)
             fit.fit(last[1])
-    except PairliftError:  # told by whoever wants that fit
+    except (PairliftError, SystemExit):  # told by whoever wants that fit; ended by SIGTERM
         code = 1
     sys.stderr.flush()
     os._exit(code)  # beside the thread that waits, libraries end with pages of what they leaked
