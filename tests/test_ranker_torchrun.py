@@ -203,7 +203,7 @@ def test_a_class_that_does_not_say_so_is_fitted_by_the_first_alone(pair: Pair) -
     ("name", "said", "code"),
     [
         ("OtherFails", r"^process 1 of torchrun: \[plugins.p\] fit\(\) raised OSError: no room$", 0),
-        ("OtherDies", r"^process 1 of torchrun has ended; .*resumed by the same command$", -signal.SIGKILL),
+        ("OtherDies", r"^process 1 of torchrun: it has ended; the same command resumes .*$", -signal.SIGKILL),
         ("FirstFails", r"^\[plugins.p\] fit\(\) raised OSError: no room$", 0),
         ("OtherFailsUnseen", r"^torchrun ends this process", 3),
     ],

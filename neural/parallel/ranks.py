@@ -90,8 +90,8 @@ class Ranks:
         self.drawn = torch.Generator()
         self.drawn.set_state(torch.get_rng_state())
         self._seed = torch.initial_seed()
-        # A phase trains a part of the model, and each process meets another part of what is rare.
-        return DistributedDataParallel(_Share(model, self.of), broadcast_buffers=False, find_unused_parameters=True)
+        share = _Share(model, self.of)
+        return DistributedDataParallel(share, forward_sync_buffers=False, find_unused_parameters=True)
 
     def begin_step(self, *step: int) -> None:
         """Let dropout draw what only the numbers of step and process decide: so a killed run draws it again."""
@@ -136,6 +136,8 @@ class _Share(nn.Module):
     def __init__(self, model: nn.Module, of: int) -> None:
         super().__init__()
         self.model, self.of = model, of
+        # A phase trains a part of the model, so the unused ones are looked for; where all are used, torch warns of that.
+        self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, loss: Callable[[Any], Tensor], chosen: Any) -> Tensor:
         """Return what this process adds to the loss of the chosen batch, times the number of processes."""

@@ -34,6 +34,8 @@ from ranker.torchrun.place import GRACE, place
 
 logger = logging.getLogger(__name__)
 
+#: of a process that cannot say why
+GONE = "it has ended; the same command resumes what it took part in"
 #: seconds between two looks for where the first one listens
 LOOK = 0.1
 #: seconds until those whose fit failed with the first one's have said so
@@ -82,7 +84,7 @@ class Others:
                 connection.send(sys.path)  # by which the class is found
                 connection.send(replace(shared, data=data))
             except OSError as error:
-                raise _gone(number) from error
+                raise PairliftError(_told(number, GONE)) from error
 
     def outcome(self, number: int, within: float | None) -> Outcome | None:
         """Return how the fit went in one of them; None where it has not said so within so many seconds."""
@@ -92,7 +94,7 @@ class Others:
                 return None
             found: Outcome = connection.recv()
         except (EOFError, OSError):
-            return Outcome(0.0, str(_gone(number)))
+            return Outcome(0.0, GONE)
         return found
 
     def close(self) -> None:
@@ -228,10 +230,6 @@ def _host() -> str:
 
 def _told(number: int, problem: str) -> str:
     return f"process {number} of torchrun: {problem}"
-
-
-def _gone(number: int) -> PairliftError:
-    return PairliftError(f"process {number} of torchrun has ended; what it took part in is resumed by the same command")
 
 
 def _ended(*_: object) -> NoReturn:
