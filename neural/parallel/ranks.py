@@ -53,7 +53,7 @@ class Ranks:
         """number: of this one, 0 to of - 1, as in `FitData.process`."""
         self.number, self.of = number, of
         self.drawn: torch.Generator | None = None  # of what all draw alike; None: torch's own
-        self._seed = 0  # of the draws that are each one's own
+        self._seed = 0  # of the draws that are each one's own, with the numbers of step and process
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -83,12 +83,12 @@ class Ranks:
     def over(self, model: nn.Module) -> Callable[[Callable[[Any], Tensor], Any], Tensor]:
         """Return what computes a loss of a model for a batch, so that `backward` gives it the whole batch's gradient.
 
-        From now on all processes draw alike what `drawn` is for, from where torch's own generator is.
+        From now on all processes draw alike what `drawn` is for, from where the first one's generator of torch is.
         """
         if self.of == 1:
             return lambda loss, chosen: loss(chosen)
         self.drawn = torch.Generator()
-        self.drawn.set_state(torch.get_rng_state())
+        self.drawn.set_state(self.from_first(torch.get_rng_state()))
         self._seed = torch.initial_seed()
         share = _Share(model, self.of)
         return DistributedDataParallel(share, forward_sync_buffers=False, find_unused_parameters=True)
@@ -136,7 +136,7 @@ class _Share(nn.Module):
     def __init__(self, model: nn.Module, of: int) -> None:
         super().__init__()
         self.model, self.of = model, of
-        # A phase trains a part of the model, so the unused ones are looked for; where all are used, torch warns of that.
+        # A phase trains a part of the model, so what is unused is looked for; torch warns where that is nothing.
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, loss: Callable[[Any], Tensor], chosen: Any) -> Tensor:
