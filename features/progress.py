@@ -24,7 +24,8 @@ def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> "tqdm[T
     A bar is drawn anew in its place, of which a file or a collector of logs would keep every state.
     """
     kind = tqdm if sys.stderr.isatty() else _Lines
-    return kind(iterable, **{"file": sys.stderr, **options})
+    bar: tqdm[T] = kind(iterable, **{"file": sys.stderr, **options})
+    return bar
 
 
 class _Nowhere:
