@@ -40,6 +40,8 @@ class FitData:
     #: [events, contexts], what the request of each event said of itself, as `Requests.context`; no rows: not given
     context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
+    process: int = 0  # which one of those that fit together this is; what the first fits is kept
+    processes: int = 1  # that fit together, with the same data: see `FeaturePlugin`
 
 
 @runtime_checkable
@@ -55,6 +57,8 @@ class FeaturePlugin(Protocol):
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
     options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them. One
     that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes.
+    A class whose fit may be shared has the attribute `parallel = True`: all processes of a `torchrun` then call `fit`
+    at once and meet as torch.distributed has it, `data` saying which one each is; without it the first one fits alone.
     """
 
     columns: tuple[str, ...]

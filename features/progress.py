@@ -4,13 +4,11 @@ import logging
 import sys
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: seconds between two lines
 EVERY = 30.0
@@ -18,14 +16,13 @@ EVERY = 30.0
 LINE = "{percentage:.0f} %, {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left, {rate_fmt}{postfix}"
 
 
-def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> "tqdm[T]":
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
     """Return a tqdm of these options on stderr; what is no terminal gets no bar but a line every 30 seconds.
 
     A bar is drawn anew in its place, of which a file or a collector of logs would keep every state.
     """
-    kind = tqdm if sys.stderr.isatty() else _Lines
-    bar: tqdm[T] = kind(iterable, **{"file": sys.stderr, **options})
-    return bar
+    kind: type[tqdm[Any]] = tqdm if sys.stderr.isatty() else _Lines
+    return kind(iterable, **{"file": sys.stderr, **options})
 
 
 class _Nowhere:

@@ -21,7 +21,8 @@ from ranker.cli.serve import serve
 from ranker.cli.setup import import_letor, init, validate
 from ranker.cli.token import token
 from ranker.cli.top import top
-from ranker.cli.train import retune, train
+from ranker.cli.train import Together, retune, train
+from ranker.torchrun.place import after_the_first, place
 
 
 class Mistake(click.ClickException):
@@ -50,7 +51,8 @@ class Verbs(click.Group):
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and results.")
-def cli(quiet: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, quiet: bool) -> None:
     """A ranking stack: weighted pairs in LightGBM, point-in-time features, towers, gRPC, and the uplift.
 
     \b
@@ -64,7 +66,16 @@ def cli(quiet: bool) -> None:
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     for package in ("features", "neural", "ranker"):
-        logging.getLogger(package).setLevel(logging.WARNING if quiet else logging.INFO)
+        logging.getLogger(package).setLevel(logging.WARNING if quiet or place()[0] else logging.INFO)
+    _refuse_several(ctx.invoked_subcommand)
+
+
+def _refuse_several(verb: str | None) -> None:
+    """Raise PairliftError where a `torchrun` starts a command whose processes would all do the same."""
+    if place()[1] > 1 and not isinstance(cli.commands.get(verb or ""), Together):
+        after_the_first()
+        shared = ", ".join(name for name, command in cli.commands.items() if isinstance(command, Together))
+        raise PairliftError(f"torchrun is for commands whose fits processes can share ({shared}), not for {verb}")
 
 
 for verbs in (

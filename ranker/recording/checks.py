@@ -1,6 +1,7 @@
 """What is refused of a batch that comes in, event by event, with the first reason against each."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,11 +159,17 @@ class Checks:
 def _check_unit(ts: Any, first: int, latest: int, refusals: Refusals) -> None:
     """Refuse times outside [first, latest] that lie about there when they are read in another unit."""
     outside = (ts < first) | (ts > latest)
+    if not outside.any():
+        return
     for unit, size in UNITS.items():
         near = outside & (ts >= (first - NEAR) // size) & (ts <= latest // size)
-        refusals.add(near, lambda k, unit=unit, size=size: _in_unit(int(ts[k]), unit, int(ts[k]) * size))
+        refusals.add(near, partial(_read_in, ts, unit, size))
     near = outside & (ts // 1000 >= first - NEAR) & (ts // 1000 <= latest)
     refusals.add(near, lambda k: _in_unit(int(ts[k]), "nanoseconds", int(ts[k]) // 1000))
+
+
+def _read_in(ts: Any, unit: str, size: int, k: int) -> str:
+    return _in_unit(int(ts[k]), unit, int(ts[k]) * size)
 
 
 def _in_unit(ts: int, unit: str, meant: int) -> str:
