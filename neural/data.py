@@ -17,6 +17,7 @@ from neural.settings import FitSettings
 from neural.vocabulary.context import SURFACE_ALONE, ContextSpec
 from neural.vocabulary.entities import Entities, count_values, encode, table_rows
 from neural.vocabulary.feedback import FeedbackKinds, known_scale
+from neural.vocabulary.words import with_words
 from neural.wanted import floor_of
 
 
@@ -60,10 +61,12 @@ class TowerData:
         batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone), said)
         popularity = np.bincount(learned.item, minlength=catalog.n_items)
         activity = np.bincount(learned.user, minlength=catalog.n_users)
-        attributes = catalog.item_attributes
+        attributes, of_users = catalog.item_attributes, catalog.user_attributes
+        if settings.words:
+            attributes, of_users = with_words(attributes), with_words(of_users)
         if settings.semantic_ids:
             attributes += code_attributes(replace(data, log=learned), settings.semantic_ids)
-        rows = table_rows(count_values(catalog.n_items, attributes + catalog.user_attributes))
+        rows = table_rows(count_values(catalog.n_items, attributes + of_users))
         events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
         floor = floor_of(learned.grade, data.wanted)
         wanted = histories.grade >= floor
@@ -71,7 +74,7 @@ class TowerData:
             spec=spec,
             expected=expected,
             items=encode(popularity, attributes, rows, settings.id_shrink, salt=1),
-            users=encode(activity, catalog.user_attributes, rows, None, salt=2),
+            users=encode(activity, of_users, rows, None, salt=2),
             rows=rows,
             popularity=popularity,
             feedback=FeedbackKinds.build(learned.feedback, all_kinds),

@@ -29,13 +29,15 @@ class Entities:
 
     slots: I64  # [n + 1, s, HASHES], rows of the shared table
     weight: F32  # [n + 1, s]; 0: missing, or not in any event of the fit period (what was never trained is never read)
-    numbers: F32  # [n + 1, m]: the scaled numbers (0 where missing), then whether they are known (1 or 0)
+    numbers: F32  # [n + 1, m]: numbers and vectors, scaled (0 where missing), then of each whether it is known
+    n_known: int  # how many of the last columns of `numbers` say that, by 1 or 0
     layout: Layout  # of the columns above
 
     @property
     def known(self) -> Bool:
         """bool[n + 1]: at least one thing is known of it."""
-        return np.asarray(self.weight.any(axis=1) | self.numbers[:, self.numbers.shape[1] // 2 :].any(axis=1))
+        told = self.numbers[:, self.numbers.shape[1] - self.n_known :]
+        return np.asarray(self.weight.any(axis=1) | told.any(axis=1))
 
     def distinct(self) -> tuple[I64, I32]:
         """Return one row of each distinct entity (int64[k], the unknown one's last), and int32[n] places in it."""
@@ -77,9 +79,9 @@ def encode(count: I64, attributes: tuple[Attribute, ...], rows: int, id_shrink: 
         weights.append((present / np.maximum(present.sum(1, keepdims=True), 1)).astype(np.float32))
     if id_shrink is not None:
         weights[1][:-1, 0] *= count / np.maximum(count + id_shrink, 1e-9)
-    numbers = _numbers([a for a in attributes if a.kind == "numeric"], count)
+    numbers, n_known = _numbers([a for a in attributes if a.kind in ("numeric", "vector")], count)
     layout = Layout(tuple(c.shape[1] for c in columns), numbers.shape[1])
-    return Entities(np.concatenate(slots, axis=1), np.concatenate(weights, axis=1), numbers, layout)
+    return Entities(np.concatenate(slots, axis=1), np.concatenate(weights, axis=1), numbers, n_known, layout)
 
 
 def _codes(attribute: Attribute, n: int) -> I64:
@@ -105,25 +107,27 @@ def _fitted(codes: I64, count: I64, n_values: int) -> I64:
     return np.where(seen[codes], codes, -1)
 
 
-def _numbers(attributes: list[Attribute], count: I64) -> F32:
-    """Return float32[n + 1, 2 * len(attributes)], scaled by the entities of the fit period.
+def _numbers(attributes: list[Attribute], count: I64) -> tuple[F32, int]:
+    """Return float32[n + 1, m], scaled by the entities of the fit period, and how many last columns tell what is known.
 
-    With no numbers at all the width is 2, of zeros: a tensor without columns is a trap for exporters.
+    A vector's numbers have one scale, so that its directions weigh as they did. With no numbers at all the width is 2,
+    of zeros: a tensor without columns is a trap for exporters.
     """
     if not attributes:
-        return np.zeros((len(count) + 1, 2), np.float32)
+        return np.zeros((len(count) + 1, 2), np.float32), 1
     scaled, known = [], []
     for attribute in attributes:
-        present = np.isfinite(attribute.numbers)
-        fitted = attribute.numbers[present & (count > 0)].astype(np.float64)
-        if not len(fitted):
+        values = attribute.numbers.reshape(len(count), -1)
+        present: Bool = np.asarray(np.isfinite(values).all(axis=1))
+        fitted = values[present & (count > 0)].astype(np.float64)
+        if not fitted.size:
             present[:] = False  # nothing could be learnt of it
-        mean, std = (fitted.mean(), fitted.std()) if len(fitted) else (0.0, 0.0)
+        mean, std = (fitted.mean(0), np.sqrt(fitted.var(0).mean())) if fitted.size else (0.0, 0.0)
         # One far value must not push an entity out of what training saw.
-        z = np.clip((np.where(present, attribute.numbers, 0) - mean) / (std if std > 0 else 1.0), -4, 4)
-        scaled.append(np.append(np.where(present, z, 0), 0))
-        known.append(np.append(present, False))
-    return np.stack(scaled + known, axis=1).astype(np.float32)
+        z = np.clip((np.where(present[:, None], values, 0) - mean) / (std if std > 0 else 1.0), -4, 4)
+        scaled.append(np.append(np.where(present[:, None], z, 0), np.zeros((1, values.shape[1])), axis=0))
+        known.append(np.append(present, False)[:, None])
+    return np.concatenate(scaled + known, axis=1).astype(np.float32), len(known)
 
 
 def _hashed(codes: I64, rows: int, salt: int) -> I64:
