@@ -32,13 +32,13 @@ NEW = 7
 
 @pytest.fixture(scope="module")
 def logged() -> tuple[FitData, LaterEvents]:
-    """Return the data of a fit and two days behind it, in which an item and a user are new."""
+    """Return the data of a fit and a day behind it, in which an item and a user are new."""
     world = make_world(3, surfaces=("feed", "search"))
     split = make_split(SplitSettings(), world.log, "UTC")
     later = world.log.ts >= split.t2
     log = replace(world.log, item=np.where(~later & (world.log.item == NEW), NEW + 1, world.log.item))
     log = log.select(later | (log.user != NEW))
-    events = LaterEvents(log=log.until(split.t2 + 2 * DAY), context=NO_CONTEXT, since=split.t2)
+    events = LaterEvents(log=log.until(split.t2 + DAY), context=NO_CONTEXT, since=split.t2)
     return fit_data(world._replace(log=log), split), events
 
 
@@ -73,7 +73,7 @@ def slow_losses(trained: Trained, later: LaterEvents) -> dict[str, float]:
         if math.isfinite(play):
             wanted = float(inputs.feedback.wanted(np.array([[play]], np.float32))[0, 0])
             each.setdefault("feedback", []).append(float(torch.nn.functional.huber_loss(said, torch.tensor(wanted))))
-    assert len(each["next_item"]) > 100
+    assert len(each["next_item"]) > 80
     return {name: float(np.mean(of)) for name, of in each.items()}
 
 
@@ -90,7 +90,7 @@ def test_heads_reach_what_event_by_event_they_do_as_pre_training_left_them(
 ) -> None:
     """Each as of what came before it, of the network that fine-tuning then goes on from."""
     data, later = logged
-    settings = [TowerSettings(**LONG | {"finetune_epochs": epochs}) for epochs in (0, 2)]
+    settings = [TowerSettings(**LONG | {"finetune_epochs": n, "learning_rate": 0.02}) for n in (0, 3)]
     for name in "ab":
         (tmp_path / name).mkdir()
     kept = [replace(data, heads=tmp_path / name) for name in "ab"]
@@ -136,7 +136,8 @@ def test_a_head_alone_learns_alone(
     if asked == "next_item":  # no score is learned that could order pairs: the epoch is chosen by the likelihood
         trainer = drawn(data, settings)
         trainer.model.load_state_dict(after)
-        assert trainer.likelihood() == pytest.approx(max(figures)) < -1
+        assert max(figures) < -1
+        assert trainer.likelihood() == pytest.approx(max(figures))
     else:
         assert all(0 < figure < 1 for figure in figures)
 
