@@ -12,20 +12,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
+PARTS = Path(__file__).parent / "peers"
+sys.path.insert(0, str(PARTS))
 
-from features.errors import PairliftError
-from ranker.config import Config, load_config
-from ranker.examples import example_names, example_text
-from ranker.metrics.interval import relative_uplift
-from ranker.training.arms import Arms
-from ranker.training.plugins import plugin_stage
-from ranker.training.prepared import prepare
-from ranker.uplift.measured import Judged, Measured
-from ranker.uplift.report import uplift_report
-from ranker.uplift.table import as_table
+import click  # noqa: E402
+from examples import WORK, write_config  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
+from features.errors import PairliftError  # noqa: E402
+from ranker.config import Config  # noqa: E402
+from ranker.examples import example_names, example_text  # noqa: E402
+from ranker.metrics.interval import relative_uplift  # noqa: E402
+from ranker.training.arms import Arms  # noqa: E402
+from ranker.training.plugins import plugin_stage  # noqa: E402
+from ranker.training.prepared import prepare  # noqa: E402
+from ranker.uplift.measured import Judged, Measured  # noqa: E402
+from ranker.uplift.report import uplift_report  # noqa: E402
+from ranker.uplift.table import as_table  # noqa: E402
+
 PLUGINS = ("towers", "today", "sasrec", "als", "noise")
 #: those that an example has not; lists are not measured, so there is no head that retrieves
 ADDED = """
@@ -40,17 +43,6 @@ retrieval_epochs = 0
 class = "neural.sasrec:SASRec"
 """
 LEFT_OUT = ("slices", "importance", "data", "plugin", "columns")
-
-
-def example(data: str, fits: int, seeds: int) -> Config:
-    """Write an example's TOML into a work folder, with so many fits and seeds, and read it."""
-    folder = ROOT / ".pairlift" / "bench" / data
-    folder.mkdir(parents=True, exist_ok=True)
-    text = example_text(data)
-    assert "[uplift]\n" in text
-    crossed = f"[uplift]\nfits = {fits}\nseeds = {list(range(seeds))}\n"
-    (folder / "pairlift.toml").write_text(text.replace("[uplift]\n", crossed) + ADDED)
-    return load_config(folder / "pairlift.toml")
 
 
 def against(config: Config, one: str, other: str) -> dict[str, Any]:
@@ -77,7 +69,7 @@ def main(fits: int, seeds: int, only: tuple[str, ...]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     found: dict[str, Any] = {}
     for data in only or reversed(example_names()):
-        config = example(data, fits, seeds)
+        config = write_config(WORK / data, example_text(data), fits, seeds, ADDED)
         try:
             prepare(config)
         except PairliftError as error:
