@@ -196,7 +196,6 @@ class PluginContract:
         cold = replace(requests, item=np.full_like(requests.item, -1))
         self.same(moved.values(new, later), plugin.values(cold, histories))
 
-
     def test_heads_are_kept_beside_it_and_measured_on_events_behind_the_fit(
         self, case: Any, heads: Path, tmp_path: Path
     ) -> None:

@@ -48,9 +48,7 @@ def vectors(scratch: Path | None) -> str:
     """Return a hash of the vectors, keys, weights (those that pre-training left, too) and reports of a fit."""
     settings = TowerSettings(**SEVERAL)
     with TemporaryDirectory() as heads:
-        trained = fit(
-            replace(data_of(make_world(surfaces=("feed", "search")), scratch), heads=Path(heads)), settings
-        )
+        trained = fit(replace(data_of(make_world(surfaces=("feed", "search")), scratch), heads=Path(heads)), settings)
         pretrained = torch.load(Path(heads) / HEADS, weights_only=True)
     with patch.object(retrieval, "LEAST_STEPS", 40):
         found = fit_head(trained, settings, 3, scratch)

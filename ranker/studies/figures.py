@@ -45,7 +45,6 @@ class Measured:
         best = [[e["validation"] for e in fit["report"].get("epochs", []) if "validation" in e] for fit in self.fits]
         return float(np.mean([max(of_fit) for of_fit in best])) if all(best) else None
 
-
     @property
     def heads(self) -> dict[str, float]:
         """The mean loss over fits of each head on the events of the test (`features.plugin.HeadsPlugin`), by name."""

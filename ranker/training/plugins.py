@@ -61,10 +61,8 @@ def plugin_seconds(config: Config, name: str, seed: int, label: str = "") -> flo
     return stage_seconds(config.work / "plugins", _label(name, seed, label))
 
 
-def head_losses(
-    prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int, label: str = ""
-) -> dict[str, float]:
-    """Return what the heads of a fit reach on the events of the test, by name; none of a plugin that is none with heads.
+def head_losses(prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int, label: str = "") -> dict[str, float]:
+    """Return what the heads of a fit reach on the events of the test, by name; empty for a plugin without heads.
 
     plugin: of `plugin_stage` with the same arguments. Kept as a stage: see `features.plugin.HeadsPlugin`.
     """

@@ -110,7 +110,6 @@ class Prepared(Grouped):
             context=load_context(self.database, self.catalog)[first : first + len(log)],
         )
 
-
     def later_events(self) -> LaterEvents:
         """Return the events of the test, to be predicted as of what came before them: what no fit may see."""
         log = self.log.until(self.split.t3).with_feedback(len(self.config.events.feedback))
