@@ -403,6 +403,7 @@ def test_what_the_toml_or_the_plugin_lacks_is_told_before_anything_is_fitted(tom
     assert code == 2
     assert "study history has an arm with history = 32, which features.baselines:ALS does not take" in said
     assert "[plugins.als]: history: unknown key" in said
+    assert not (toml.parent / "none").exists()
 
 
 def test_without_the_truth_there_is_no_best_order_and_the_command_is_told(toml: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,10 @@ CODE = ("features", "ranker.training.plugins")
 SAVED, HEADS = "saved", "heads"
 #: file of a stage of `head_losses`
 LOSSES = "losses.json"
+#: what `plugin_inputs` has, for people
+INPUTS = ("the log or its settings", "the class", "the options", "the seed", "[lists] wanted", "the code")
+#: beside what a fit keeps to go on from, the inputs that it is of
+LEFT_OF = "inputs.json"
 
 
 def plugin_stage(prepared: Prepared, name: str, seed: int, label: str = "") -> FeaturePlugin:
@@ -109,7 +113,7 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
         saved, heads = folder / SAVED, folder / HEADS
         for part in (saved, heads):
             part.mkdir()
-        data = replace(source().fit_data(seed), scratch=only_folder(scratch), heads=heads)
+        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), heads=heads)
         with plugin_errors(name, "fit"):
             plugin.fit(data)
             plugin.save(saved)
@@ -124,22 +128,41 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
         return kind.load(folder / SAVED)  # what was saved is what is measured, and what a bundle serves
 
 
-def only_folder(folder: Path) -> Path:
-    """Make a folder and remove those beside it: what a fit of other inputs left unfinished is of no use any more."""
+def only_folder(folder: Path, inputs: Sequence[Any]) -> Path:
+    """Make a folder and remove those beside it: what a fit of other inputs left unfinished is of no use any more.
+
+    Where something was left, the log says which inputs have changed. inputs: of the stage.
+    """
     made_folder(folder)
+    own = json.dumps(inputs, default=str)
+    (folder / LEFT_OF).write_text(own)
     for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
+        if other == folder:
+            continue
+        if any(path.name != LEFT_OF for path in other.iterdir()):
+            changed = _changed(other / LEFT_OF, json.loads(own))
+            logger.info("%s: begins anew, for %s changed since a fit was ended unfinished", folder.parent.name, changed)
+        shutil.rmtree(other, ignore_errors=True)
     return folder
+
+
+def _changed(left_of: Path, inputs: list[Any]) -> str:
+    """Return what of the inputs is not as it was."""
+    try:
+        before = json.loads(left_of.read_text())
+    except (OSError, ValueError):
+        return "something"
+    changed = [name for name, then, now in zip(INPUTS, before, inputs, strict=False) if then != now]
+    return " and ".join(changed) or "something"
 
 
 @contextmanager
 def plugin_errors(name: str, call: str) -> Iterator[None]:
-    """Raise what a plugin raises as a PairliftError that names it; the traceback goes to the log."""
+    """Raise what a plugin raises as a PairliftError that names it; the traceback of what is none goes to the log."""
     try:
         yield
-    except PairliftError:
-        raise
+    except PairliftError as error:
+        raise PairliftError(f"[plugins.{name}]: {error}") from error
     except Exception as error:
         logger.exception("[plugins.%s] raised in %s()", name, call)
         raise PairliftError(f"[plugins.{name}] {call}() raised {type(error).__name__}: {error}") from error
