@@ -41,6 +41,8 @@ class FitData:
     context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
     heads: Path | None = None  # where a `HeadsPlugin` keeps what `head_losses` reads, and finds it again
+    process: int = 0  # which one of those that fit together this is; what the first fits is kept
+    processes: int = 1  # that fit together, with the same data: see `FeaturePlugin`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class FeaturePlugin(Protocol):
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
     options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them. One
     that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes.
+    A class whose fit may be shared has the attribute `parallel = True`: all processes of a `torchrun` then call `fit`
+    at once and meet as torch.distributed has it, `data` saying which one each is; without it the first one fits alone.
     """
 
     columns: tuple[str, ...]

@@ -69,6 +69,7 @@ class Batch:
     surprise: F32  # [b, t, k], of `ItemSignals`
     events: EventTargets  # to predict, of these windows
     groups: GroupTargets  # to rank, of these windows
+    whole: "Batch | None" = None  # of which this is one process's share; None: it is whole
 
 
 class Batches:

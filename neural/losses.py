@@ -1,8 +1,10 @@
-"""The losses, as free functions of tensors."""
+"""The losses, as free functions of tensors. Of several processes' shares of a batch: see `neural.parallel.ranks`."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from neural.parallel.ranks import whole
 
 LOWEST, HIGHEST = 0.01, 100.0
 
@@ -47,7 +49,7 @@ def grade(logits: Tensor, rank: Tensor) -> Tensor:
     known = rank >= 0
     above = (rank[:, None] > torch.arange(logits.shape[1])).to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(1)
-    return (loss * known).sum() / known.sum().clamp(min=1)
+    return (loss * known).sum() / whole(known.sum(), 1)
 
 
 def feedback(logits: Tensor, value: Tensor, bounded: Tensor) -> Tensor:
@@ -60,9 +62,9 @@ def feedback(logits: Tensor, value: Tensor, bounded: Tensor) -> Tensor:
     wanted = torch.where(known, value, torch.zeros_like(value))
     entropy = F.binary_cross_entropy_with_logits(logits, wanted.clamp(0, 1), reduction="none")
     loss = torch.where(bounded, entropy, F.huber_loss(logits, wanted, reduction="none"))
-    return ((loss * known).sum(0) / known.sum(0).clamp(min=1)).sum()
+    return ((loss * known).sum(0) / whole(known.sum(0), 1)).sum()
 
 
 def pairwise(winner: Tensor, loser: Tensor, weight: Tensor) -> Tensor:
     """Return Σ w·log(1 + e^-(s_winner - s_loser)) / Σ w of scores and weights [p]: the ranker's own loss."""
-    return (F.softplus(loser - winner) * weight).sum() / weight.sum().clamp(min=1e-12)
+    return (F.softplus(loser - winner) * weight).sum() / whole(weight.sum(), 1e-12)

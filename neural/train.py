@@ -21,6 +21,7 @@ from neural.data import TowerData
 from neural.engine import Engine, Phase
 from neural.hstu import HstuBlock
 from neural.model import Argus, Block, EntityTower, Shape
+from neural.parallel.ranks import ALONE, Ranks, whole
 from neural.pretraining.heads import FEEDBACK, NEXT_ITEM, NEXT_WANTED, Said, mean_losses
 from neural.pretraining.negatives import NO_POOL, Negatives, Pool, even_pool
 from neural.settings import FitSettings, NetworkSettings
@@ -76,12 +77,13 @@ class Encoded:
 def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" = None) -> Trained:
     """Train a network, the towers by default; the same data, settings (threads too) and seed give the same bits.
 
-    A fit that was killed goes on from what it kept in `data.scratch`, to the same bits. Raises PairliftError where a
-    loss is not finite.
+    A fit that was killed goes on from what it kept in `data.scratch`, to the same bits. Several processes
+    (`data.processes`) train it together. Raises PairliftError where a loss is not finite.
     """
-    with repeatable(settings.threads, data.seed):
+    ranks = Ranks(data.process, data.processes)
+    with repeatable(settings.threads, data.seed), ranks.joined():
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
-        trainer = (kind or Trainer)(inputs, settings, data.seed)
+        trainer = (kind or Trainer)(inputs, settings, data.seed, ranks)
         engine = trainer.engine(Checkpoint(data.scratch, "towers"))
         engine.train(trainer.phases())
     trainer.keep_heads(engine, data.heads)
@@ -122,8 +124,8 @@ def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
 class Trainer:
     """Model, inputs and random state of one fit. For another score of the same inputs: `network` and both products."""
 
-    def __init__(self, inputs: TowerData, settings: NetworkSettings, seed: int) -> None:
-        self.inputs, self.settings = inputs, settings
+    def __init__(self, inputs: TowerData, settings: NetworkSettings, seed: int, ranks: Ranks = ALONE) -> None:
+        self.inputs, self.settings, self.ranks = inputs, settings, ranks
         self.rng = np.random.default_rng(seed)
         shape = Shape(
             width=settings.width,
@@ -153,7 +155,7 @@ class Trainer:
 
     def engine(self, checkpoint: Checkpoint) -> Engine:
         """Return what trains the model."""
-        return Engine(self.model, self.optimizer, self.rng, checkpoint, LARGEST_GRADIENT)
+        return Engine(self.model, self.optimizer, self.rng, checkpoint, LARGEST_GRADIENT, self.ranks)
 
     # Phases
 
@@ -177,7 +179,7 @@ class Trainer:
             epochs=min(epochs, max(s.max_steps // max(steps, 1), LEAST_EPOCHS)),
             rate=rate,
             plan=lambda rng: batches.plan(targets, s.batch_tokens, rng),
-            loss=lambda chosen: loss(batches.make(chosen, targets)),
+            loss=lambda chosen: loss(self.batch(chosen, targets)),
             size=lambda chosen: int((windows.stop[chosen] - windows.start[chosen]).sum()),
             unit="tokens",
             describe=self.inputs.describe,
@@ -186,17 +188,24 @@ class Trainer:
             patience=s.patience,
         )
 
+    def batch(self, chosen: I64, targets: TargetMask) -> Batch:
+        """Return what is read of a batch, int64[b] windows: this process's share, where several train together."""
+        make, share = self.inputs.batches.make, self.ranks.share(chosen)
+        batch = make(share, targets)
+        return batch if share is chosen else replace(batch, whole=make(chosen, targets))
+
     def accuracy(self) -> float:
         """Return the PairAccuracy of the training score on the groups of the validation slice; NaN without pairs."""
         self.model.eval()
         right = total = 0.0
         batches, mask = self.inputs.batches, self.inputs.validation
         with torch.no_grad():
-            for chosen in batches.plan(mask, 4 * self.settings.batch_tokens):
+            for chosen in batches.plan(mask, 4 * self.settings.batch_tokens)[self.ranks.number :: self.ranks.of]:
                 batch = batches.make(chosen, mask)
                 score, groups = self.scores(batch, self.encode(batch, NO_NEGATIVES)).numpy(), batch.groups
                 right += right_weight(score, groups.winner, groups.loser, groups.weight)
                 total += float(groups.weight.sum(dtype=np.float64))
+        right, total = self.ranks.total(right, total)
         return right / total if total else float("nan")
 
     def likelihood(self) -> float:
@@ -205,7 +214,8 @@ class Trainer:
         Of the events that the next-item loss learns: all or the wanted ones.
         """
         found = self.head_losses(self.inputs.batches, ~self.inputs.pretrain.events)
-        return -found.get(NEXT_WANTED if self.settings.next_items == "wanted" else NEXT_ITEM, float("nan"))
+        figure = found.get(NEXT_WANTED if self.settings.next_items == "wanted" else NEXT_ITEM, float("nan"))
+        return -self.ranks.from_first(figure)
 
     # What is kept of pre-training, and measured
 
@@ -238,14 +248,15 @@ class Trainer:
 
     def pretrain_loss(self, batch: Batch) -> Tensor:
         """The heads of `pretrain_losses` at once: next item and feedback of each event, from the state before it."""
-        events, parts = batch.events, list[Tensor]()
-        learned = self.next_items[events.row]
-        pool = self.negatives.draw(events.item[learned], self.rng) if learned.any() else NO_POOL
+        events, every, parts = batch.events, (batch.whole or batch).events, list[Tensor]()
+        targets = every.item[self.next_items[every.row]]
+        pool = self.negatives.draw(targets, self.rng) if len(targets) else NO_POOL
         encoded = self.encode(batch, pool.item)
         states, taste = encoded.states_at(events.window, events.state)  # [n, d] each
-        if learned.any():
-            each, there = self.next_item_losses(batch, encoded, states, pool), torch.from_numpy(learned)
-            parts.append((each * there).sum() / there.sum())
+        if len(targets):
+            each = self.next_item_losses(batch, encoded, states, pool)
+            learned = torch.from_numpy(self.next_items[events.row])
+            parts.append((each * learned).sum() / whole(learned.sum(), 1))
         if FEEDBACK in self.settings.pretrain_losses:
             grade, feedback = self.answers(batch, encoded, states, taste)
             parts.append(losses.grade(grade, torch.from_numpy(events.grade)))
@@ -300,19 +311,31 @@ class Trainer:
 
     def encode(self, batch: Batch, negatives: I64) -> Encoded:
         """Run the item tower over all items that the batch needs, and the transformer once over its windows."""
-        ids = np.unique(np.concatenate([batch.tokens.item.ravel(), batch.events.item, negatives, batch.groups.item]))
-        return read_histories(self.model, self.inputs, batch, self.item_vectors(ids), ids)
+        ids = needed_items(batch, negatives)
+        vectors = item_vectors(self.model.item, self.inputs.items, ids, self.hidden(ids, batch, negatives))
+        return read_histories(self.model, self.inputs, batch, vectors, ids)
 
-    def item_vectors(self, ids: I64) -> Tensor:
-        """Return [n, d]; see `item_vectors`."""
-        return item_vectors(self.model.item, self.inputs.items, ids, self.settings.id_dropout)
+    def hidden(self, ids: I64, batch: Batch, negatives: I64) -> Tensor | None:
+        """Return bool[n]: which of these items lose their id, in training; the same ones in all processes."""
+        whole = ids if batch.whole is None else needed_items(batch.whole, negatives)
+        hide = hidden_ids(self.model.item, len(whole), self.settings.id_dropout, self.ranks.drawn)
+        return hide if hide is None or batch.whole is None else hide[torch.from_numpy(np.searchsorted(whole, ids))]
 
 
-def item_vectors(tower: EntityTower, items: Entities, ids: I64, id_dropout: float) -> Tensor:
-    """Return [n, d]; in training some lose their id, so that attributes learn to speak for new items."""
+def needed_items(batch: Batch, negatives: I64) -> I64:
+    """Return int64[n], sorted: the items whose vectors a batch needs."""
+    return np.unique(np.concatenate([batch.tokens.item.ravel(), batch.events.item, negatives, batch.groups.item]))
+
+
+def hidden_ids(tower: EntityTower, n: int, id_dropout: float, drawn: torch.Generator | None = None) -> Tensor | None:
+    """Return bool[n], in training: who loses its id, so that attributes learn to speak for new items."""
+    return torch.rand(n, generator=drawn) < id_dropout if tower.training and id_dropout > 0 else None
+
+
+def item_vectors(tower: EntityTower, items: Entities, ids: I64, hide: Tensor | None) -> Tensor:
+    """Return [n, d]; hide: of `hidden_ids`."""
     slots, weight, numbers = entity_inputs(items, torch.from_numpy(ids))
-    if tower.training and id_dropout > 0:
-        hide = torch.rand(len(ids)) < id_dropout
+    if hide is not None:
         weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
     vectors: Tensor = tower(slots, weight, numbers)
     return vectors

@@ -40,6 +40,7 @@ class TwoTower(FittedPlugin[Runtime]):
     """
 
     options = TowerSettings
+    parallel = True
     about, format = "two_tower.json", FORMAT
     wanted_format = f"towers of format {FORMAT} were"
     settings: TowerSettings
@@ -67,6 +68,8 @@ class TwoTower(FittedPlugin[Runtime]):
 
         asked = self._asked(data)
         trained = distil(data, self.settings) if self.settings.teachers else fit(data, self.settings)
+        if data.process:  # what follows is the first one's
+            return
         folder = new_folder(self)
         inputs = trained.inputs
         log.info("towers to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")

@@ -29,6 +29,7 @@ class CrossEncoder(FittedPlugin[CrossRuntime]):
     """
 
     options = CrossSettings
+    parallel = True
     about, format = "cross_encoder.json", FORMAT
     wanted_format = f"a cross-encoder of format {FORMAT} was"
     columns: tuple[str, ...] = ("score",)
@@ -46,7 +47,10 @@ class CrossEncoder(FittedPlugin[CrossRuntime]):
         from neural.cross_encoder.train import fit_cross, served_items
         from neural.train import user_tokens
 
-        trained, folder = fit_cross(data, self.settings), new_folder(self)
+        trained = fit_cross(data, self.settings)
+        if data.process:  # what follows is the first one's
+            return
+        folder = new_folder(self)
         inputs, self.report = trained.inputs, trained.report
         log.info("cross-encoder to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
         export_scorer(trained.model, inputs.spec, folder / SCORER)

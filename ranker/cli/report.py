@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ranker.cli.train import CONFIG, needs_training
+from ranker.cli.train import CONFIG, Together, needs_training
 
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
 STUDIES = ("sizes", "history", "pretraining", "losses", "finetuning", "lag", "period", "rankers", "plugins")
 
 
-@click.command(short_help="Measure a plugin's relative uplift in PairAccuracy.")
+@click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy.")
 @CONFIG
 @click.option("--plugin", required=True, metavar="NAME", help="A [plugins.NAME] of the TOML: is it worth serving?")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of uplift.json.")
@@ -50,7 +50,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
         sys.exit(1)
 
 
-@click.command(short_help="Measure what sizes, history or training of a plugin bring.")
+@click.command(cls=Together, short_help="Measure what sizes, history or training of a plugin bring.")
 @CONFIG
 @click.option("--study", "name", type=click.Choice(STUDIES), required=True, help="What is varied; see above.")
 @click.option("--plugin", default="two_tower", show_default=True, metavar="NAME", help="The [plugins.NAME] to vary.")

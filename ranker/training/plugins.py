@@ -17,6 +17,7 @@ from features.plugin import FeaturePlugin, HeadsPlugin, make_plugin, plugin_clas
 from ranker.code_hash import code_hash
 from ranker.config import Config, wanted_floor
 from ranker.hashes import hash_value
+from ranker.torchrun.together import processes, together
 from ranker.training.prepared import Prepared, log_key, paired_log
 from ranker.training.stages import is_complete, run_stage, stage_seconds
 
@@ -44,14 +45,17 @@ def plugin_stage(prepared: Prepared, name: str, seed: int, label: str = "") -> F
 
 
 def plugin_inputs(prepared: Prepared, name: str, seed: int) -> list[Any]:
-    """Return all that a fit depends on: log and settings, class, options, seed and code. Hashable as a stage's key."""
+    """Return all that a fit depends on: log and settings, class, options, seed, code and how many processes share it.
+
+    Hashable as a stage's key.
+    """
     return _inputs(prepared.config, prepared.key, name, seed)
 
 
 def _inputs(config: Config, key: str, name: str, seed: int) -> list[Any]:
     settings = config.plugins[name]
     code = code_hash(*CODE, plugin_class(settings.path).__module__.partition(".")[0])
-    return [key, settings.path, settings.params, seed, wanted_floor(config), code]
+    return [key, settings.path, settings.params, seed, wanted_floor(config), code, processes(settings.path)]
 
 
 def plugin_is_fitted(config: Config, name: str, seed: int, label: str = "", *, cut: bool = False) -> bool:
@@ -115,7 +119,8 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
             part.mkdir()
         data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), heads=heads)
         with plugin_errors(name, "fit"):
-            plugin.fit(data)
+            with together(name, settings.path, settings.params, data) as shared:
+                plugin.fit(shared)
             plugin.save(saved)
 
     inputs = plugin_inputs(prepared, name, seed)
