@@ -53,8 +53,8 @@ def said_of(trained: Trained) -> dict[str, Any]:
     return {**trained.report, "weights": hashlib.sha256(weights).hexdigest()}
 
 
-def one_of_two(number: int, port: int, names: list[str], scratch: Path | None, dies: bool) -> None:
-    """Fit as one of two processes; what each fit reached goes to stdout, as a line of JSON."""
+def one_of_two(number: int, port: int, names: list[str], scratch: Path | None, dies: bool) -> list[dict[str, Any]]:
+    """Fit as one of two processes; return what each fit reached."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if dies:
         Checkpoint.due = lambda self: self.path is not None  # type: ignore[method-assign]
@@ -67,8 +67,7 @@ def one_of_two(number: int, port: int, names: list[str], scratch: Path | None, d
 
         Engine._step = dying  # type: ignore[assignment, method-assign]
     data = replace(data_of(None if number else scratch), process=number, processes=2)
-    for name in names:
-        print(json.dumps({"process": number, "fit": name, **said_of(FITS[name](data))}), flush=True)
+    return [{"fit": name, **said_of(FITS[name](data))} for name in names]
 
 
 def free_port() -> int:
@@ -83,14 +82,15 @@ import json, os, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_neural_parallel import free_port, one_of_two
-for names, scratch, dies in json.loads(sys.argv[1]):
+for run, (names, scratch, dies) in enumerate(json.loads(sys.argv[1])):
     port, children = free_port(), []
     for number in (0, 1):
         children.append(os.fork())
         if not children[-1]:
             code = 1
             try:
-                one_of_two(number, port, names, Path(scratch) if scratch else None, dies)
+                found = one_of_two(number, port, names, Path(scratch) if scratch else None, dies)
+                Path(sys.argv[2], f"{{run}}-{{number}}.json").write_text(json.dumps(found))
                 code = 0
             finally:
                 os._exit(code)
@@ -99,18 +99,18 @@ for names, scratch, dies in json.loads(sys.argv[1]):
 """
 
 
-def by_two(*runs: tuple[list[str], Path | None, bool]) -> list[dict[str, Any]]:
-    """Return what each fit of some runs reached in each of two processes."""
+def by_two(folder: Path, *runs: tuple[list[str], Path | None, bool]) -> list[dict[str, Any]]:
+    """Return what each fit of some runs reached in each of two processes; they write it into a folder."""
     asked = json.dumps([(names, str(scratch or ""), dies) for names, scratch, dies in runs])
-    command = [sys.executable, "-c", RUNS, asked]
+    command = [sys.executable, "-c", RUNS, asked, str(folder)]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [said for path in sorted(folder.glob("*.json")) for said in json.loads(path.read_text())]
 
 
-def test_two_processes_take_the_steps_of_one() -> None:
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     exact = [name for name in FITS if name != "dropout"]
-    found = by_two((exact, None, False))
+    found = by_two(tmp_path, (exact, None, False))
     assert len(found) == 2 * len(exact)
     data = data_of()
     for name in exact:
@@ -129,7 +129,9 @@ def test_two_processes_take_the_steps_of_one() -> None:
 
 
 def test_two_processes_that_were_killed_go_on_to_the_same_bits(tmp_path: Path) -> None:
-    found = by_two((["dropout"], None, False), (["dropout"], tmp_path, True), (["dropout"], tmp_path, False))
+    name, scratch = ["dropout"], tmp_path / "scratch"
+    scratch.mkdir()
+    found = by_two(tmp_path, (name, None, False), (name, scratch, True), (name, scratch, False))
     assert len(found) == 4  # nothing of those that were killed
     assert len({json.dumps(said["curve"]) for said in found}) == 1
     assert len({said["weights"] for said in found}) == 1
