@@ -202,10 +202,14 @@ def test_a_class_that_does_not_say_so_is_fitted_by_the_first_alone(pair: Pair) -
 @pytest.mark.parametrize(
     ("name", "said", "code"),
     [
-        ("OtherFails", r"^process 1 of torchrun: \[plugins.p\] fit\(\) raised OSError: no room$", 0),
-        ("OtherDies", r"^process 1 of torchrun: it has ended; the same command resumes .*$", -signal.SIGKILL),
+        ("OtherFails", r"^\[plugins.p\]: process 1 of torchrun: fit\(\) raised OSError: no room$", 0),
+        (
+            "OtherDies",
+            r"^\[plugins.p\]: process 1 of torchrun: it has ended; the same command resumes .*$",
+            -signal.SIGKILL,
+        ),
         ("FirstFails", r"^\[plugins.p\] fit\(\) raised OSError: no room$", 0),
-        ("OtherFailsUnseen", r"^torchrun ends this process", 3),
+        ("OtherFailsUnseen", r"^\[plugins.p\]: torchrun ends this process", 3),
     ],
 )
 def test_where_one_fails_all_end_and_one_sentence_says_why(pair: Pair, name: str, said: str, code: int) -> None:
@@ -238,7 +242,7 @@ def losses(points: Iterable[Mapping[str, Any]]) -> list[float]:
 
 def test_torchrun_trains_the_bundle_that_one_process_trains(tmp_path: Path) -> None:
     toml = write_world(tmp_path)
-    text = toml.read_text().replace('plugins = ["als"]', 'plugins = ["two_tower"]')
+    text = toml.read_text().replace('plugins = ["als"]', 'plugins = ["two_tower"]').replace("trees = 60", "trees = 5")
     toml.write_text(f'{text}\n[plugins.two_tower]\nclass = "neural.two_tower:TwoTower"\n{TOWERS}\n')
     done = torchrun("train", toml, "--out", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr

@@ -186,10 +186,11 @@ def follow(work: Path) -> None:
         first.send(number)
         while True:
             sys.path[:] = first.recv()
-            outcome = _took_part(first.recv())
+            shared: Shared = first.recv()
+            outcome = _took_part(shared)
             first.send(outcome)
             if outcome.problem and not first.poll(GRACE):
-                raise PairliftError(_told(number, outcome.problem))
+                raise PairliftError(f"[plugins.{shared.name}]: {_told(number, outcome.problem)}")
 
 
 def _took_part(shared: Shared) -> Outcome:
@@ -199,9 +200,7 @@ def _took_part(shared: Shared) -> Outcome:
     except PairliftError as error:
         return Outcome(time.time(), str(error))
     except Exception as error:
-        failed = time.time()
-        said = f"[plugins.{shared.name}] fit() raised {type(error).__name__}: {error}"
-        return Outcome(failed, said, traceback.format_exc())
+        return Outcome(time.time(), f"fit() raised {type(error).__name__}: {error}", traceback.format_exc())
     return Outcome(time.time())
 
 
