@@ -18,7 +18,7 @@ from features.schema import I64
 from neural.batches import Batch, TargetMask
 from neural.checkpoints import Checkpoint
 from neural.data import TowerData
-from neural.engine import Phase
+from neural.engine import Engine, Phase
 from neural.parallel.ranks import ALONE, Ranks, mean, whole
 from neural.settings import TowerSettings
 from neural.train import SEED_STEP, Trained, Trainer, needed_items, network_size, repeatable
@@ -37,27 +37,29 @@ def distil(data: FitData, settings: TowerSettings) -> Trained:
 def _distil(data: FitData, settings: TowerSettings, ranks: Ranks) -> Trained:
     with repeatable(settings.threads, data.seed):
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
-    teachers, report = [], dict[str, Any](epochs=[], curve=[])
+    teachers: list[Trainer] = []
+    report = dict[str, Any](epochs=[], curve=[])
     for k in range(settings.teachers):
         with repeatable(settings.threads, data.seed + SEED_STEP * k):
-            teacher = Trainer(inputs, settings, data.seed + SEED_STEP * k, ranks)
-            _train(teacher, teacher.phases(), Checkpoint(data.scratch, f"teacher{k + 1}"), f"teacher {k + 1}: ", report)
+            teacher, kept = Trainer(inputs, settings, data.seed + SEED_STEP * k, ranks), f"teacher{k + 1}"
+            engine = _train(teacher, Checkpoint(data.scratch, kept), f"teacher {k + 1}: ", report)
+        if not teachers:  # the heads are pre-trained with a teacher, and a student begins as the first one
+            teacher.keep_heads(engine, data.heads)
         teachers.append(teacher)
     with repeatable(settings.threads, data.seed):
         student = Student(inputs, settings, data.seed, teachers, ranks)
-        _train(student, student.phases(), Checkpoint(data.scratch, "towers"), "", report)
+        _train(student, Checkpoint(data.scratch, "towers"), "", report)
     return Trained(student.model, inputs, report | {"parameters": network_size(student.model)})
 
 
-def _train(
-    trainer: Trainer, phases: tuple[Phase, ...], checkpoint: Checkpoint, prefix: str, report: dict[str, Any]
-) -> None:
+def _train(trainer: Trainer, checkpoint: Checkpoint, prefix: str, report: dict[str, Any]) -> Engine:
     """Train, or take up what was trained before a kill; then the model gives what it is to be served with."""
     engine = trainer.engine(checkpoint)
-    engine.train(tuple(replace(phase, name=prefix + phase.name) for phase in phases))
+    engine.train(tuple(replace(phase, name=prefix + phase.name) for phase in trainer.phases()))
     trainer.model.eval()
     report["epochs"] += engine.progress
     report["curve"] += engine.curve
+    return engine
 
 
 class Student(Trainer):
@@ -85,7 +87,7 @@ class Student(Trainer):
 
     def distil_loss(self, batch: Batch) -> Tensor:
         """Return the share of the variance of the teachers' mean products within a state that is missed."""
-        drawn, _ = self.draw_negatives((batch.whole or batch).events.item)
+        drawn = self.negatives.draw((batch.whole or batch).events.item, self.rng).item
         if batch.whole is not None:  # the products are of all its items
             drawn = needed_items(batch.whole, drawn)
         with torch.no_grad():

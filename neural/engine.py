@@ -85,6 +85,7 @@ class Engine:
         self.best, self.best_model = -math.inf, copy.deepcopy(model.state_dict())
         self.progress: list[dict[str, Any]] = []  # of each epoch: phase, number, loss, figure of the validation slice
         self.curve: list[dict[str, Any]] = []  # see `features.plugin.CurvePlugin`
+        self.left: list[dict[str, Any]] = []  # the best model as each phase that is done left it
 
     def train(self, phases: Sequence[Phase]) -> None:
         """Train; the model is then that of the best epoch. PairliftError where a loss or a gradient is not finite."""
@@ -95,6 +96,7 @@ class Engine:
             self._train(phases[number], at)
             self.curve += curve_of(phases[number].name, at.losses, self.progress)
             self.model.load_state_dict(self.best_model)
+            self.left.append(self.best_model)
 
     def _train(self, phase: Phase, at: Place) -> None:
         """Train for the epochs of one phase, or until the validation slice stops improving."""
@@ -174,7 +176,7 @@ class Engine:
         entry = {"phase": phase.name, "epoch": at.epoch, "step": len(at.losses), "loss": loss, "validation": figure}
         self.progress.append(entry)
         worth = figure if phase.higher_is_better else -figure
-        better = worth > self.best or math.isnan(figure)
+        better = worth > self.best or math.isnan(figure) or math.isnan(self.best)
         if better:
             self.best, self.best_model = worth, copy.deepcopy(self.model.state_dict())
         at.not_better = 0 if better else at.not_better + 1
@@ -190,6 +192,7 @@ class Engine:
             "torch": self.ranks.random_state,
             "best": self.best,
             "best_model": self.best_model,
+            "left": self.left,
             "progress": self.progress,
             "curve": self.curve,
         }
@@ -204,7 +207,7 @@ class Engine:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.rng.bit_generator.state = saved["rng"]
         self.ranks.random_state = saved["torch"]
-        self.best, self.best_model = saved["best"], saved["best_model"]
+        self.best, self.best_model, self.left = saved["best"], saved["best_model"], saved["left"]
         self.progress, self.curve = saved["progress"], saved["curve"]
         return Place(**saved["place"])
 

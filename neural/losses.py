@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neural.parallel.ranks import mean, whole
+from neural.parallel.ranks import whole
 
 LOWEST, HIGHEST = 0.01, 100.0
 
@@ -23,7 +23,7 @@ def next_item(
     log_temperature: Tensor,
     prior: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean sampled softmax loss, -log P(target).
+    """Return [n]: the sampled softmax loss of each target, -log P(target).
 
     query: [n, d] and key: [m, d] unit vectors; target: int64[n] and negative: int64[k] rows of key, in-batch and
     uniform negatives together; log_expected: [k], the logarithm of how often the pool is expected to hold that item.
@@ -38,7 +38,7 @@ def next_item(
     if prior is not None:
         positive, logits = positive + prior[target], logits + prior[negative]
     logits = logits.masked_fill(target[:, None] == negative[None, :], float("-inf"))
-    return mean(torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1) - positive)
+    return torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1) - positive
 
 
 def grade(logits: Tensor, rank: Tensor) -> Tensor:

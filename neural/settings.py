@@ -57,7 +57,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 4e-3, "finetune_rate": 0.3, "weight_decay": 0.1, "table_decay": 1.0, "batch_tokens": 2048,
         "negatives": 256, "context": ["surface"], "feedback_kinds": False, "threads": 1, "teachers": 0,
         "distil_epochs": 10, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
-        "retrieval_negatives": 2048, "precision": "float32",
+        "retrieval_negatives": 2048, "precision": "float32", "log_q": True, "next_items": "all",
+        "pretrain_losses": ["next_item", "feedback"],
     },
     "small": {"layers": 1, "width": 24, "heads": 2},
     "base": {"layers": 2, "width": 64, "heads": 4},
@@ -159,6 +160,24 @@ class NetworkSettings(FitSettings):
         ge=2,
         description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all "
         "items with events.",
+    )
+    pretrain_losses: Annotated[list[Literal["next_item", "feedback"]], AfterValidator(_distinct)] = Field(
+        default=["next_item", "feedback"],
+        min_length=1,
+        description="What pre-training learns of each event, from the state before it: next_item (which item it is of) "
+        "and feedback (its grade, and each of [events.feedback]). Of next_item alone, the epoch is chosen by the "
+        "validation slice's log-likelihood of the next item, for no score is learned yet.",
+    )
+    log_q: bool = Field(
+        default=True,
+        description="Correct the next-item loss for how often each negative is drawn (logQ). Without it, what is often "
+        "met is often a negative, and held to be less likely than it is.",
+    )
+    next_items: Literal["all", "wanted"] = Field(
+        default="all",
+        description="Which events the next-item loss learns: all, or the wanted ones alone (of the grade that [lists] "
+        "wanted names, or better; all where the fit has none of them, as SASRec does). Histories hold all events and "
+        "feedback learns of all, in either case.",
     )
     context: Annotated[list[str], AfterValidator(_distinct)] = Field(
         default=["surface"],

@@ -79,7 +79,7 @@ class Others:
     def send(self, shared: Shared) -> None:
         """Let all of them begin with a fit. Raises PairliftError where one is gone."""
         for number, connection in self.connected().items():
-            data = replace(shared.data, scratch=None, process=number, processes=self.n + 1)
+            data = replace(shared.data, scratch=None, heads=None, process=number, processes=self.n + 1)
             try:
                 connection.send(sys.path)  # by which the class is found
                 connection.send(replace(shared, data=data))

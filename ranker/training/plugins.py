@@ -13,7 +13,7 @@ from features.errors import PairliftError, did_you_mean
 from features.files import made_folder
 from features.log.dataset import cut_log
 from features.log.loading import load_log
-from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from features.plugin import FeaturePlugin, HeadsPlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
 from ranker.config import Config, wanted_floor
 from ranker.hashes import hash_value
@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 #: what the stage reads of our code, beside the plugin's own package and what `Prepared.key` stands for. A plugin of a
 #: user's may import anything of `features`
 CODE = ("features", "ranker.training.plugins")
+#: folders of a stage: what `save` wrote, and of a `HeadsPlugin` what its fit kept for `head_losses`
+SAVED, HEADS = "saved", "heads"
+#: file of a stage of `head_losses`
+LOSSES = "losses.json"
 #: what `plugin_inputs` has, for people
 INPUTS = ("the log or its settings", "the class", "the options", "the seed", "[lists] wanted", "the code")
 #: beside what a fit keeps to go on from, the inputs that it is of
@@ -65,6 +69,26 @@ def plugin_seconds(config: Config, name: str, seed: int, label: str = "") -> flo
     return stage_seconds(config.work / "plugins", _label(name, seed, label))
 
 
+def head_losses(prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int, label: str = "") -> dict[str, float]:
+    """Return what the heads of a fit reach on the events of the test, by name; empty for a plugin without heads.
+
+    plugin: of `plugin_stage` with the same arguments. Kept as a stage: see `features.plugin.HeadsPlugin`.
+    """
+    if not isinstance(plugin, HeadsPlugin):
+        return {}
+    config, kept = prepared.config, _label(name, seed, label)
+
+    def make(folder: Path) -> None:
+        data = replace(prepared.fit_data(seed), heads=config.work / "plugins" / kept / HEADS)
+        with plugin_errors(name, "head_losses"):
+            found = plugin.head_losses(data, prepared.later_events())
+        (folder / LOSSES).write_text(json.dumps(dict(found)))
+
+    folder = run_stage(config.work / "heads", kept, plugin_inputs(prepared, name, seed), make)
+    losses: dict[str, float] = json.loads((folder / LOSSES).read_text())
+    return losses
+
+
 def _label(name: str, seed: int, label: str = "", *, cut: bool = False) -> str:
     return f"{label or name}-seed{seed}{'-cut' if cut else ''}"
 
@@ -90,11 +114,14 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)
-        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs))
+        saved, heads = folder / SAVED, folder / HEADS
+        for part in (saved, heads):
+            part.mkdir()
+        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), heads=heads)
         with plugin_errors(name, "fit"):
             with together(name, settings.path, settings.params, data) as shared:
                 plugin.fit(shared)
-            plugin.save(folder)
+            plugin.save(saved)
 
     inputs = plugin_inputs(prepared, name, seed)
     scratch = config.work / "unfinished" / label / hash_value(inputs)
@@ -103,7 +130,7 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
     with suppress(OSError):
         scratch.parent.rmdir()
     with plugin_errors(name, "load"):
-        return kind.load(folder)  # what was saved is what is measured, and what a bundle serves
+        return kind.load(folder / SAVED)  # what was saved is what is measured, and what a bundle serves
 
 
 def only_folder(folder: Path, inputs: Sequence[Any]) -> Path:
