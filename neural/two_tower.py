@@ -11,6 +11,7 @@ from features.errors import PairliftError, did_you_mean
 from features.plugin import FitData, LaterEvents
 from features.schema import F32, Requests
 from features.state.histories import Histories
+from features.state.refreshed import Ahead, RefreshedStates
 from neural.fitted import FittedPlugin, new_folder
 from neural.histories import Lag
 from neural.runtime import ITEM_TOWER, Runtime, Vectors, encode_items, load_runtime, open_session
@@ -168,6 +169,10 @@ class TwoTower(FittedPlugin[Runtime]):
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; a row of NaN is a user without a vector."""
         return self.runtime.user_vectors(requests, histories)
+
+    def refresh(self, ahead: Ahead) -> RefreshedStates:
+        """Compute what the trunk makes of users' histories ahead: see `features.plugin.AheadPlugin`."""
+        return self.runtime.refresh(ahead)
 
     @property
     def over_demand(self) -> bool:
