@@ -40,6 +40,8 @@ class FitData:
     #: [events, contexts], what the request of each event said of itself, as `Requests.context`; no rows: not given
     context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
+    #: what `save` wrote of an earlier fit that this one goes on from; only of a class with the attribute `warm = True`
+    earlier: Path | None = None
 
 
 @runtime_checkable
@@ -54,7 +56,9 @@ class FeaturePlugin(Protocol):
     plugin that is not Pairlift's own on a thread with a deadline; one with the attribute `blocks = False` promises that
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
     options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them. One
-    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes.
+    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes. A
+    class whose fits can go on from an earlier one (`FitData.earlier`), whose catalogue was another, has the attribute
+    `warm = True`; it refuses one that has learned from what it is judged by.
     """
 
     columns: tuple[str, ...]

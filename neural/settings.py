@@ -57,7 +57,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "finetune_rate": 0.3, "weight_decay": 0.1, "table_decay": 1.0, "batch_tokens": 2048, "negatives": 256,
         "context": ["surface"], "feedback_kinds": False, "threads": 1, "teachers": 0, "distil_epochs": 10,
         "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
-        "retrieval_negatives": 2048, "precision": "float32",
+        "retrieval_negatives": 2048, "precision": "float32", "warm_pretrain_epochs": 2, "warm_finetune_epochs": 2,
+        "warm_rate": 0.3,
     },
     "small": {"layers": 1, "width": 24, "heads": 2},
     "base": {"layers": 2, "width": 64, "heads": 4},
@@ -220,6 +221,18 @@ class TowerSettings(NetworkSettings):
         "nothing in serving. 0: the towers learn from the log alone.",
     )
     distil_epochs: int = Field(default=10, ge=1, description="The most epochs of learning from teachers.")
+    warm_pretrain_epochs: int = Field(
+        default=2,
+        ge=0,
+        description="The most epochs of pre-training where a fit goes on from an earlier one (`pairlift train "
+        "--warm-plugins`), in place of pretrain_epochs.",
+    )
+    warm_finetune_epochs: int = Field(
+        default=2, ge=0, description="Likewise of fine-tuning, in place of finetune_epochs."
+    )
+    warm_rate: float = Field(
+        default=0.3, gt=0, description="There, the highest learning rates, as a share of what they are else."
+    )
     retrieval_epochs: int = Field(
         default=4,
         ge=0,

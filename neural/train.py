@@ -76,9 +76,13 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
     """
     with repeatable(settings.threads, data.seed):
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
-        trainer = (kind or Trainer)(inputs, settings, data.seed)
-        engine = trainer.engine(Checkpoint(data.scratch, "towers"))
-        engine.train(trainer.phases())
+        return run((kind or Trainer)(inputs, settings, data.seed), Checkpoint(data.scratch, "towers"))
+
+
+def run(trainer: "Trainer", checkpoint: Checkpoint) -> Trained:
+    """Train through all phases, or take up what was trained before a kill."""
+    engine = trainer.engine(checkpoint)
+    engine.train(trainer.phases())
     trainer.model.eval()
     report = {"epochs": engine.progress, "curve": engine.curve, "parameters": network_size(trainer.model)}
     return Trained(trainer.model, trainer.inputs, report)

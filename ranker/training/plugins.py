@@ -2,10 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from features.errors import PairliftError, did_you_mean
@@ -15,7 +16,7 @@ from features.log.loading import load_log
 from features.plugin import FeaturePlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
 from ranker.config import Config, wanted_floor
-from ranker.hashes import hash_value
+from ranker.hashes import hash_files, hash_value
 from ranker.training.prepared import Prepared, log_key, paired_log
 from ranker.training.stages import is_complete, run_stage, stage_seconds
 
@@ -24,19 +25,29 @@ logger = logging.getLogger(__name__)
 #: what the stage reads of our code, beside the plugin's own package and what `Prepared.key` stands for. A plugin of a
 #: user's may import anything of `features`
 CODE = ("features", "ranker.training.plugins")
+#: every plugin is fitted anew
+NO_EARLIER: Mapping[str, Path] = MappingProxyType({})
 
 
-def plugin_stage(prepared: Prepared, name: str, seed: int, label: str = "") -> FeaturePlugin:
+def plugin_stage(
+    prepared: Prepared, name: str, seed: int, label: str = "", earlier: Path | None = None
+) -> FeaturePlugin:
     """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged.
 
-    label: of the fits that are kept apart from those with the TOML's own options; left out, the plugin's name.
+    label: of the fits that are kept apart from those with the TOML's own options; left out, the plugin's name. earlier:
+    the folder of an earlier fit that this one goes on from, of a class that can (`goes_on`).
     """
-    return _fitted(prepared, name, seed, _label(name, seed, label), lambda: prepared)
+    return _fitted(prepared, name, seed, _label(name, seed, label), lambda: prepared, earlier)
 
 
 def plugin_inputs(prepared: Prepared, name: str, seed: int) -> list[Any]:
     """Return all that a fit depends on: log and settings, class, options, seed and code. Hashable as a stage's key."""
     return _inputs(prepared.config, prepared.key, name, seed)
+
+
+def goes_on(config: Config, name: str) -> bool:
+    """Tell whether fits of a plugin can go on from earlier ones (`FitData.earlier`)."""
+    return bool(getattr(plugin_class(config.plugins[name].path), "warm", False))
 
 
 def _inputs(config: Config, key: str, name: str, seed: int) -> list[Any]:
@@ -60,10 +71,16 @@ def _label(name: str, seed: int, label: str = "", *, cut: bool = False) -> str:
     return f"{label or name}-seed{seed}{'-cut' if cut else ''}"
 
 
-def served_plugins(prepared: Prepared) -> dict[str, FeaturePlugin]:
-    """Return the plugins of `[ranker]`, by name, each of the fit that a bundle has."""
-    config = prepared.config
-    return {name: plugin_stage(prepared, name, config.uplift.seeds[0]) for name in config.ranker.plugins}
+def served_plugins(prepared: Prepared, earlier: Mapping[str, Path] = NO_EARLIER) -> dict[str, FeaturePlugin]:
+    """Return the plugins of `[ranker]`, by name, each of the fit that a bundle has.
+
+    earlier: by name, the folders of fits that some go on from. Such a fit is kept apart from that anew.
+    """
+    config, found = prepared.config, {}
+    for name in config.ranker.plugins:
+        of, label = earlier.get(name), f"{name}-warm" if name in earlier else ""
+        found[name] = plugin_stage(prepared, name, config.uplift.seeds[0], label, of)
+    return found
 
 
 def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
@@ -71,7 +88,14 @@ def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
     return _fitted(prepared, name, seed, _label(name, seed, cut=True), lambda: cut_at_t1(prepared))
 
 
-def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callable[[], Prepared]) -> FeaturePlugin:
+def _fitted(
+    prepared: Prepared,
+    name: str,
+    seed: int,
+    label: str,
+    source: Callable[[], Prepared],
+    earlier: Path | None = None,
+) -> FeaturePlugin:
     config = prepared.config
     if name not in config.plugins:
         raise PairliftError(f"there is no [plugins.{name}] in {config.path}{did_you_mean(name, config.plugins)}")
@@ -81,12 +105,12 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)
-        data = replace(source().fit_data(seed), scratch=only_folder(scratch))
+        data = replace(source().fit_data(seed), scratch=only_folder(scratch), earlier=earlier)
         with plugin_errors(name, "fit"):
             plugin.fit(data)
             plugin.save(folder)
 
-    inputs = plugin_inputs(prepared, name, seed)
+    inputs = plugin_inputs(prepared, name, seed) + ([] if earlier is None else [hash_files(earlier)])
     scratch = config.work / "unfinished" / label / hash_value(inputs)
     folder = run_stage(config.work / "plugins", label, inputs, make)
     shutil.rmtree(scratch, ignore_errors=True)
