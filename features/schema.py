@@ -126,11 +126,11 @@ class Attribute:
     """One column of the n items or of the n users; its kind says which of the fields it fills."""
 
     name: str  # as the TOML names the column
-    kind: str  # `categorical`, `multi`, `numeric` or `text`
+    kind: str  # `categorical`, `multi`, `numeric`, `vector` or `text`
     _: KW_ONLY
     codes: I32 = field(default_factory=lambda: NO_CODES)  # places in `values`: [n], -1 missing; multi: all in one
     offsets: I64 = field(default_factory=lambda: NO_OFFSETS)  # multi: [n + 1], the bounds of each row in `codes`
-    numbers: F32 = field(default_factory=lambda: NO_NUMBERS)  # numeric: [n], NaN missing
+    numbers: F32 = field(default_factory=lambda: NO_NUMBERS)  # numeric: [n], vector: [n, d]; NaN missing
     values: tuple[str, ...] = ()  # categorical, multi: the vocabulary; text: [n]
 
 

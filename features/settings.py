@@ -159,12 +159,13 @@ class ItemsSettings(Settings):
     columns: dict[Name, str] = Field(
         default={},
         description="SQL of each attribute. Its SQL type says what it is: text is a category, a list has several "
-        "values, a number is a number.",
+        "values, a number is a number. A list of fractions (FLOAT[], DOUBLE[], FLOAT[64] …) is a vector, such as an "
+        "embedding of the title or picture, of one length for all: for the networks alone, no feature of the ranker.",
     )
     text: dict[Name, str] = Field(
         default={},
-        description="SQL of text for people to read, such as a title: kept with the items, but not a feature, and "
-        "printed by no command.",
+        description="SQL of text for people to read, such as a title: kept with the items, but not a feature (of the "
+        "towers their option `words` makes one), and printed by no command.",
     )
 
 

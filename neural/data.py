@@ -18,6 +18,7 @@ from neural.vocabulary.context import SURFACE_ALONE, ContextSpec
 from neural.vocabulary.earlier import Known, Side
 from neural.vocabulary.entities import Coding, Entities, count_values, encode, table_rows
 from neural.vocabulary.feedback import FeedbackKinds, known_scale
+from neural.vocabulary.words import with_words
 
 #: salts of `encode`
 ITEMS, USERS = 1, 2
@@ -80,8 +81,8 @@ class TowerData:
         return cls(
             spec=spec,
             expected=expected,
-            items=encode(popularity, codes.attributes, rows, settings.id_shrink, salt=ITEMS, coding=codes.items),
-            users=encode(codes.activity, catalog.user_attributes, rows, None, salt=USERS, coding=codes.users),
+            items=encode(popularity, codes.of_items, rows, settings.id_shrink, salt=ITEMS, coding=codes.items),
+            users=encode(codes.activity, codes.of_users, rows, None, salt=USERS, coding=codes.users),
             rows=rows,
             known=codes.known(until, data.grades, learned.feedback_names),
             popularity=popularity,
@@ -110,7 +111,8 @@ class _Codes:
     """What all codes and numbers of a fit mean."""
 
     catalog: Catalog
-    attributes: tuple[Attribute, ...]  # of items
+    of_items: tuple[Attribute, ...]
+    of_users: tuple[Attribute, ...]
     popularity: I64  # [n_items], events before the validation slice
     activity: I64  # [n_users], likewise
     spec: TokenSpec
@@ -127,19 +129,22 @@ class _Codes:
         catalog = data.catalog
         popularity = np.bincount(learned.item, minlength=catalog.n_items)
         activity = np.bincount(learned.user, minlength=catalog.n_users)
-        attributes = catalog.item_attributes
+        of_items, of_users = catalog.item_attributes, catalog.user_attributes
+        if settings.words:
+            of_items, of_users = with_words(of_items), with_words(of_users)
         if settings.semantic_ids:
-            attributes += code_attributes(replace(data, log=learned), settings.semantic_ids)
+            of_items += code_attributes(replace(data, log=learned), settings.semantic_ids)
         return cls(
             catalog=catalog,
-            attributes=attributes,
+            of_items=of_items,
+            of_users=of_users,
             popularity=popularity,
             activity=activity,
             spec=_spec(data, learned, settings.history, context),
             feedback=FeedbackKinds.build(learned.feedback, all_kinds),
-            items=Coding.build(popularity, attributes, with_id=True),
-            users=Coding.build(activity, catalog.user_attributes, with_id=False),
-            rows=table_rows(count_values(catalog.n_items, attributes + catalog.user_attributes)),
+            items=Coding.build(popularity, of_items, with_id=True),
+            users=Coding.build(activity, of_users, with_id=False),
+            rows=table_rows(count_values(catalog.n_items, of_items + of_users)),
         )
 
     def gone_on(self, earlier: Known) -> Self:
@@ -150,8 +155,8 @@ class _Codes:
             self,
             spec=replace(self.spec, signal_mean=tuple(mean), signal_scale=tuple(scale), context=context),
             feedback=earlier.kinds(self.feedback),
-            items=earlier.items.coding(catalog.item_ids, self.popularity, self.attributes),
-            users=earlier.users.coding(None, self.activity, catalog.user_attributes),
+            items=earlier.items.coding(catalog.item_ids, self.popularity, self.of_items),
+            users=earlier.users.coding(None, self.activity, self.of_users),
             rows=max(self.rows, earlier.rows),
         )
 
@@ -167,8 +172,8 @@ class _Codes:
             contexts=Known.named(spec.context, catalog),
             signals=[list(spec.signal_mean), list(spec.signal_scale)],
             feedback={name: of for name, *of in each},
-            items=Side.of(ITEMS, catalog.item_ids, self.popularity, self.attributes, self.items),
-            users=Side.of(USERS, None, self.activity, catalog.user_attributes, self.users),
+            items=Side.of(ITEMS, catalog.item_ids, self.popularity, self.of_items, self.items),
+            users=Side.of(USERS, None, self.activity, self.of_users, self.users),
         )
 
 

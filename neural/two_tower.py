@@ -64,7 +64,7 @@ class TwoTower(FittedPlugin[Runtime]):
         inputs = trained.inputs
         log.info("towers to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
-        save_weights(trained.model, inputs, data.catalog, folder)
+        save_weights(trained.model, inputs, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
         users, user_row = user_tokens(trained, self.settings.threads)
         keys, head = self._fit_head(trained, data, folder)

@@ -80,6 +80,7 @@ plugins = ["{plugin}"]
 
 [plugins.two_tower]
 class = "neural.two_tower:TwoTower"
+teachers = 0
 [plugins.als]
 class = "features.baselines:ALS"
 

@@ -100,6 +100,52 @@ def test_integer_ids_stay_integers_and_sides_bring_attributes(tmp_path: Path) ->
     assert catalog.item_attribute("title").values == ("Seven", "", "Nine")
 
 
+def with_vectors(tmp_path: Path, rows: str, sql: str = "v") -> Mapping:
+    source = f"(SELECT * FROM (VALUES {rows}) t (id, v))"
+    return replace(mapping(tmp_path), items=ItemsSettings(source=source, item_id="id", columns={"v": sql}))
+
+
+@pytest.mark.parametrize("sql", ["v", "v::DOUBLE[]", "v::FLOAT[2]", "v::DECIMAL(4, 2)[]"])
+def test_a_list_of_fractions_is_a_vector(tmp_path: Path, sql: str) -> None:
+    rows = "('x', [0.5, -1.25]), ('z', NULL), ('w', [3, 4])"
+    import_log(with_vectors(tmp_path, rows, sql), tmp_path / "log.duckdb")
+    _, catalog = load_log(tmp_path / "log.duckdb")
+    found = catalog.item_attribute("v")
+    by_id = dict(zip(catalog.item_ids.tolist(), found.numbers.tolist(), strict=True))
+    assert (found.kind, found.numbers.dtype, found.numbers.shape) == ("vector", np.float32, (len(catalog.item_ids), 2))
+    assert (by_id["x"], by_id["w"]) == ([0.5, -1.25], [3, 4])
+    assert all(np.isnan(by_id[i]).all() for i in by_id if i not in "xw")
+
+
+@pytest.mark.parametrize(
+    ("rows", "sql", "kind", "shape"),
+    [
+        ("('x', [1, 2]), ('z', [2])", "v", "multi", (0,)),  # integers are categories
+        ("('x', NULL), ('z', NULL)", "v::FLOAT[]", "vector", None),
+    ],
+)
+def test_what_is_no_vector_or_none(tmp_path: Path, rows: str, sql: str, kind: str, shape: tuple[int] | None) -> None:
+    import_log(with_vectors(tmp_path, rows, sql), tmp_path / "log.duckdb")
+    _, catalog = load_log(tmp_path / "log.duckdb")
+    found = catalog.item_attribute("v")
+    assert (found.kind, found.numbers.shape) == (kind, shape or (len(catalog.item_ids), 0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("('x', [0.5, 1]), ('z', [1.5]), ('w', [1, 2.5])", "not 2 numbers"),
+        ("('x', [0.5, 1]), ('z', [1.5, NULL])", "not finite"),
+        ("('x', [0.5, 1]), ('z', [1.5, 'nan'::FLOAT])", "not finite"),
+        ("('x', [0.5, 1]), ('z', [1.5, 1e300])", "items"),
+    ],
+)
+def test_bad_vectors_are_refused(tmp_path: Path, rows: str, says: str) -> None:
+    with pytest.raises(PairliftError, match=says) as found:
+        import_log(with_vectors(tmp_path, rows, "v::FLOAT[]" if "1e300" in rows else "v"), tmp_path / "log.duckdb")
+    assert "[items" in str(found.value)
+
+
 @pytest.mark.parametrize(
     ("events", "change", "says"),
     [

@@ -200,7 +200,7 @@ def test_it_finds_what_is_wanted_beyond_demand() -> None:
     """Tastes are hidden: of the items that are in demand, each user wants those of one taste."""
     world = make_world(1, n_users=120, requests_per_user=20)
     split = make_split(SplitSettings(), world.log, "UTC")
-    plugin = TwoTower(width=32, heads=2, pretrain_epochs=12, finetune_epochs=2, threads=1, history=64)
+    plugin = TwoTower(width=32, heads=2, pretrain_epochs=12, finetune_epochs=2, teachers=0, history=64)
     data = fit_data(world, split)
     plugin.fit(data)
     groups = make_groups(world.log, PairingSettings(), split).of("test")

@@ -234,7 +234,7 @@ def test_the_answer_of_the_world_is_learnt(encoder: str) -> None:
     """Tastes are hidden: a user's own items are known from what the user did before, and from nothing else."""
     world = make_world(1, n_users=120, requests_per_user=20)
     split = make_split(SplitSettings(), world.log, "UTC")
-    plugin = TwoTower(width=32, heads=2, pretrain_epochs=12, finetune_epochs=5, threads=1, history=64, encoder=encoder)
+    plugin = TwoTower(width=32, heads=2, pretrain_epochs=12, finetune_epochs=5, teachers=0, history=64, encoder=encoder)
     plugin.fit(fit_data(world, split))
     groups = make_groups(world.log, PairingSettings(), split).of("test")
     pairs = make_pairs(groups, weight_table({}, world.grades, False))

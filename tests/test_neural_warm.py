@@ -20,7 +20,7 @@ from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
 from neural.data import TowerData
 from neural.settings import TowerSettings
-from neural.train import Trainer
+from neural.train import Trained, Trainer, all_vectors
 from neural.two_tower import TwoTower
 from neural.vocabulary.context import ContextAttribute
 from neural.vocabulary.earlier import Known, Numbered, Side
@@ -80,6 +80,15 @@ def earlier(small: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(plugin, tmp_path_factory.mktemp("earlier") / "fit")
 
 
+def went_on(data: FitData, earlier: Path, **options: Any) -> Trained:
+    return fit_warm(data, TowerSettings(**OPTIONS, **options), earlier, "two_tower.json", TwoTower.format)
+
+
+def max_validation(folder: Path) -> float:
+    epochs = json.loads((folder / "two_tower.json").read_text())["report"]["epochs"]
+    return float(max(epoch["validation"] for epoch in epochs))
+
+
 def values(plugin: TwoTower, world: World) -> Any:
     requests = make_groups(world.log, PairingSettings(), make_split(SPLIT, world.log, "UTC")).of("test").requests
     return plugin.values(requests.slice(0, 60), Histories.build(world.log, world.catalog.n_users))
@@ -89,20 +98,23 @@ def test_what_was_learned_stays_with_its_id_and_value(
     small: World, large: World, earlier: Path, tmp_path: Path
 ) -> None:
     """Without epochs the values are those of then: over shifted codes, a table that has grown, and back again."""
-    first, second, third = TwoTower.load(earlier), *(TwoTower(**OPTIONS, **NO_EPOCHS) for _ in range(2))
+    first, second = TwoTower.load(earlier), TwoTower(**OPTIONS, **NO_EPOCHS)
     second.fit(replace(of(large), earlier=earlier))
-    third.fit(replace(of(small), earlier=saved(second, tmp_path / "second")))
     want = values(first, small)
     assert np.isfinite(want).mean() > 0.9
     assert len(np.unique(want[:, 0])) > 100
-    for plugin, world in ((second, large), (third, small)):
-        np.testing.assert_allclose(values(plugin, world), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values(second, large), want, rtol=1e-4, atol=1e-5)
+    saved(second, tmp_path / "second")
     rows = [Known.load(folder).rows for folder in (earlier, tmp_path / "second")]
     assert rows[1] == 16 * rows[0]
-    # So are those of a fit that was kept for another catalogue, as a refit of the trees keeps it.
-    moved = first.recoded(np.arange(80, dtype=np.int32)[::-1].copy(), np.arange(40, dtype=np.int32))
-    third.fit(replace(of(small), earlier=saved(moved, tmp_path / "moved")))
-    np.testing.assert_allclose(values(third, small), want, rtol=1e-4, atol=1e-5)
+    # And of a fit that was kept for another catalogue, as a refit of the trees keeps it.
+    saved(first.recoded(np.arange(80, dtype=np.int32)[::-1].copy(), np.arange(40, dtype=np.int32)), tmp_path / "moved")
+    for name in ("second", "moved"):
+        again = went_on(of(small), tmp_path / name, **NO_EPOCHS)
+        with torch.no_grad():
+            vectors = all_vectors(again.model.item, again.inputs.items)[:-1]
+        np.testing.assert_allclose(vectors.numpy(), first.runtime.vectors.items[:-1], rtol=1e-4, atol=1e-5)
+        assert again.report["earlier"]["validation"] == pytest.approx(max_validation(earlier), abs=1e-9)
 
 
 def test_rows_that_no_kept_value_has_are_as_drawn(small: World, large: World, earlier: Path) -> None:
@@ -122,27 +134,25 @@ def test_rows_that_no_kept_value_has_are_as_drawn(small: World, large: World, ea
     for feature, values in enumerate(known.items.values.values()):
         for value, k in zip(*values, strict=True):
             if feature or value != 10:
-                row = hashed(np.array(k), inputs.rows, 1, feature)
+                row = hashed(np.array([k]), inputs.rows, 1, feature)[0]
                 kept[row] = True
-                then = hashed(np.array(k), known.rows, 1, feature)
+                then = hashed(np.array([k]), known.rows, 1, feature)[0]
                 want = old[[places.index(r) for r in then]]
                 np.testing.assert_array_equal(model.table.weight.detach()[torch.from_numpy(row)], want)
-    gone = hashed(np.array(number[10]), inputs.rows, 1, 0)
+    gone = hashed(np.array([number[10]]), inputs.rows, 1, 0)
     assert not kept[gone].all()
-    np.testing.assert_array_equal(kept, kept_rows(known, catalog, inputs.rows))
+    np.testing.assert_array_equal(kept, kept_rows(known, inputs.known, inputs.rows))
     assert 0.01 < kept.mean() < 0.2
     same = (model.table.weight.detach() == drawn).all(1).numpy()
     np.testing.assert_array_equal(same, ~kept)
 
 
 def test_a_few_epochs_go_on_from_where_it_was_and_repeat(large: World, earlier: Path) -> None:
-    settings = TowerSettings(**OPTIONS, warm_pretrain_epochs=1, warm_finetune_epochs=2, warm_rate=0.5)
-    data = replace(of(large), earlier=earlier)
-    fits = [fit_warm(data, settings, earlier, "two_tower.json", TwoTower.format) for _ in range(2)]
+    options = {"warm_pretrain_epochs": 1, "warm_finetune_epochs": 2, "warm_rate": 0.5}
+    fits = [went_on(of(large), earlier, **options) for _ in range(2)]
     epochs = fits[0].report["epochs"]
     assert [e["phase"] for e in epochs] == ["pre-train", "fine-tune", "fine-tune"]
     last = json.loads((earlier / "two_tower.json").read_text())["report"]["epochs"]
-    assert fits[0].report["earlier"]["validation"] == pytest.approx(max(e["validation"] for e in last), abs=0.01)
     assert epochs[0]["loss"] < last[1]["loss"] < last[0]["loss"]  # of the second epoch of then, and the first
     one, same = (dict(fit.model.named_parameters()) for fit in fits)
     assert all(torch.equal(one[name], same[name]) for name in one)

@@ -371,5 +371,5 @@ def groups_of(*grades: list[int]) -> Groups:
 #: options of TwoTower that fit in seconds
 SMALL_TOWERS: dict[str, Any] = {
     "width": 16, "heads": 2, "layers": 2, "history": 12, "pretrain_epochs": 2, "finetune_epochs": 1, "threads": 1,
-    "batch_tokens": 512, "negatives": 32,
+    "batch_tokens": 512, "negatives": 32, "teachers": 0,
 }  # fmt: skip

@@ -38,7 +38,14 @@ from features.log.recorded import (
     warn_of_lost_columns,
     write_recorded,
 )
-from features.log.refusals import Rows, refuse, refuse_beyond_float, refuse_large_feedback, refuse_numbers
+from features.log.refusals import (
+    Rows,
+    refuse,
+    refuse_beyond_float,
+    refuse_large_feedback,
+    refuse_numbers,
+    refuse_vectors,
+)
 from features.log.repeats import drop_repeats, refuse_other_kind
 from features.log.segments import FRAME, SEGMENT
 from features.log.sources import brief, explained, relation, source_files
@@ -218,7 +225,7 @@ def _side_table(con: duckdb.DuckDBPyConnection, name: str, mapping: Mapping) -> 
     def kind(place: str, sql: str) -> str:
         return type_of(con, origin, place, sql, names)
 
-    attributes, numbers = _attributes(name, settings, kind)
+    attributes, numbers, vectors = _attributes(name, settings, kind)
     with explained(f"[{name}]", settings.source, "mend the value, or write try_cast(…) in the expression"):
         select = ", ".join(["row_number() OVER () AS source_row", f"({expression})::{cast} AS {key}", *attributes])
         con.execute(f"CREATE TEMP TABLE {name}_mapped AS SELECT {select} FROM {origin}")
@@ -229,25 +236,31 @@ def _side_table(con: duckdb.DuckDBPyConnection, name: str, mapping: Mapping) -> 
     refuse(con, f"{name}_mapped", repeated, place, "an id that stands more than once", rows)
     refuse_numbers(con, f"{name}_mapped", numbers, rows)
     refuse_beyond_float(con, f"{name}_mapped", numbers, rows)
+    refuse_vectors(con, f"{name}_mapped", vectors, rows)
     _narrow(con, f"{name}_mapped", numbers)
 
 
-def _attributes(name: str, settings: ItemsSettings | UsersSettings, kind: Kind) -> tuple[list[str], dict[str, str]]:
-    """Return what to select for the attributes of items or users, and the place in the TOML of each that is a number.
+def _attributes(
+    name: str, settings: ItemsSettings | UsersSettings, kind: Kind
+) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Return what to select for the attributes of items or users, and the places in the TOML of numbers and vectors.
 
     kind: gives the SQL type of an expression at a place of the TOML.
     """
-    selected, numbers = [], {}
+    selected: list[str] = []
+    numbers: dict[str, str] = {}
+    vectors: dict[str, str] = {}
     for column, sql in settings.columns.items():
         place = f"[{name}.columns] {column}"
         found = attribute_type(place, kind(place, sql))
         selected.append(f'({sql})::{wide(found)} AS "{column}"')
-        if found == "FLOAT":
-            numbers[column] = f"{place} of {brief(settings.source)}"
+        of = {"FLOAT": numbers, "FLOAT[]": vectors}.get(found)
+        if of is not None:
+            of[column] = f"{place} of {brief(settings.source)}"
     for column, sql in settings.text.items():
         kind(f"[{name}.text] {column}", sql)
         selected.append(f'struct_pack(text := ({sql})::VARCHAR) AS "{column}"')
-    return selected, numbers
+    return selected, numbers, vectors
 
 
 def _same_kind(con: duckdb.DuckDBPyConnection, table: str, key: str, cast: str) -> None:

@@ -159,9 +159,10 @@ def wide(kind: str) -> str:
 
 
 def attribute_type(place: str, kind: str) -> str:
-    """Return the type that an attribute of a SQL type is kept in: FLOAT, VARCHAR or VARCHAR[]."""
-    if kind.endswith("[]"):
-        return "VARCHAR[]"
+    """Return the type that an attribute of a SQL type is kept in: FLOAT, VARCHAR, VARCHAR[] or, a vector, FLOAT[]."""
+    if kind.endswith("]"):  # a list, or an array of a fixed length: of fractions it is a vector, of integers categories
+        element = kind[: kind.rindex("[")]
+        return "FLOAT[]" if element in ("FLOAT", "DOUBLE") or element.startswith("DECIMAL") else "VARCHAR[]"
     if is_number(kind):
         return "FLOAT"
     if kind == "VARCHAR" or kind.startswith("ENUM"):

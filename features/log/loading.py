@@ -113,6 +113,8 @@ def _load_side(con: duckdb.DuckDBPyConnection, table: str) -> tuple[Ids, tuple[A
 
 
 def _load_attribute(con: duckdb.DuckDBPyConnection, table: str, name: str, kind: str) -> Attribute:
+    if kind == "FLOAT[]":
+        return Attribute(name, "vector", numbers=_vectors(con, table, name))
     expression = f'"{name}".text' if kind.startswith("STRUCT") else f'"{name}"'
     raw = [row[0] for row in con.execute(f"SELECT {expression} FROM {table} ORDER BY idx").fetchall()]
     if kind.startswith("STRUCT"):
@@ -126,6 +128,16 @@ def _load_attribute(con: duckdb.DuckDBPyConnection, table: str, name: str, kind:
         codes = np.array([-1 if v is None else code[v] for v in raw], np.int32)
         return Attribute(name, "categorical", codes=codes, values=tuple(values))
     return _multi(name, raw)
+
+
+def _vectors(con: duckdb.DuckDBPyConnection, table: str, name: str) -> F32:
+    """Return float32[n, d], of NaN where there is no vector; the import saw to it that all have one length."""
+    column = con.sql(f'SELECT "{name}" AS v FROM {table} ORDER BY idx').to_arrow_table()["v"].combine_chunks()
+    there = np.asarray(column.is_valid())
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    vectors = np.full((len(column), len(flat) // max(int(there.sum()), 1)), np.nan, np.float32)
+    vectors[there] = flat.reshape(int(there.sum()), vectors.shape[1])
+    return vectors
 
 
 def _multi(name: str, raw: list[Any]) -> Attribute:

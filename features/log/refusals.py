@@ -85,6 +85,17 @@ def refuse_beyond_float(con: duckdb.DuckDBPyConnection, table: str, places: dict
         refuse(con, table, BEYOND.format(column), place, f"a number beyond a 32-bit float {hint}", source)
 
 
+def refuse_vectors(con: duckdb.DuckDBPyConnection, table: str, places: dict[str, str], source: Rows) -> None:
+    """Refuse vectors with a number that is not finite, and those of another length than most, in FLOAT[] columns."""
+    for column, place in places.items():
+        odd = f'len(list_filter("{column}", lambda x: x IS NULL OR NOT isfinite(x))) > 0'
+        refuse(con, table, odd, place, "a number that is not finite in a vector (NULL in its place: unknown)", source)
+        width = con.execute(f'SELECT mode(len("{column}")) FROM {table}').fetchall()[0][0]
+        if width is not None:
+            problem = f"a vector that has not {width} numbers, as most of this column have,"
+            refuse(con, table, f'len("{column}") <> {width}', place, problem, source)
+
+
 def refuse_large_feedback(con: duckdb.DuckDBPyConnection, table: str, places: dict[str, str], source: Rows) -> None:
     """Refuse numbers beyond LARGEST_FEEDBACK in the given DOUBLE columns of a table."""
     most = f"{LARGEST_FEEDBACK:g}"

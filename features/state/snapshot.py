@@ -94,7 +94,8 @@ class _Bare:
 def _save_catalog(folder: Path, catalog: Catalog) -> None:
     save_arrays(folder, _Bare(catalog.user_ids, catalog.item_ids, catalog.surfaces, catalog.arms))
     for side in SIDES:
-        attributes: tuple[Attribute, ...] = getattr(catalog, side)
+        # Vectors are for fits alone: no bundle has them beside what a plugin made of them.
+        attributes = tuple(a for a in getattr(catalog, side) if a.kind != "vector")
         (folder / f"{side}.json").write_text(json.dumps([a.name for a in attributes]))
         for number, attribute in enumerate(attributes):
             save_arrays(folder / f"{side}_{number}", attribute)

@@ -62,13 +62,12 @@ class Side:
             name: Numbered(np.array(values[name], object)[seen].tolist(), number[seen].tolist())
             for name, seen, number in zip(values, met, coding.numbers, strict=True)
         }
-        names = (a.name for a in numeric(attributes))
-        return cls(salt, trained, dict(zip(names, coding.scales, strict=True)))
+        return cls(salt, trained, dict(zip(_numbers(attributes), coding.scales, strict=True)))
 
     def coding(self, ids: Ids | None, count: I64, attributes: tuple[Attribute, ...]) -> Coding:
         """Return how a fit that goes on encodes its entities; PairliftError where they have other attributes."""
         values, own = _values(ids, attributes), Coding.build(count, attributes, ids is not None)
-        names = [a.name for a in numeric(attributes)]
+        names = _numbers(attributes)
         was, now = [*self.values, *self.scales], [*values, *names]
         if was != now or list(self.scales) != names:
             raise PairliftError(
@@ -81,11 +80,11 @@ class Side:
             tuple(new if old is None else old for old, new in kept),
         )
 
-    def kept_rows(self, ids: Ids | None, attributes: tuple[Attribute, ...], rows: int) -> Bool:
-        """Return bool[rows] of the table: a value that was trained, and is there still, has it."""
-        kept, values = np.zeros(rows, bool), _values(ids, attributes)
-        for feature, name in enumerate(values):
-            number = self.values[name].rows_of(values[name])
+    def kept_rows(self, now: "Side", rows: int) -> Bool:
+        """Return bool[rows] of the table: a value that was trained, and is by the present fit, has it."""
+        kept = np.zeros(rows, bool)
+        for feature, (name, of) in enumerate(self.values.items()):
+            number = of.rows_of(now.values[name].value)
             kept[hashed(number[number >= 0], rows, self.salt, feature)] = True
         return kept
 
@@ -93,7 +92,7 @@ class Side:
     def of_json(cls, saved: dict[str, Any]) -> Self:
         """Return what `asdict` made, JSON having lists for tuples."""
         values = {name: Numbered(*of) for name, of in saved["values"].items()}
-        scales = {name: None if of is None else (of[0], of[1]) for name, of in saved["scales"].items()}
+        scales = {name: of and (of[0], of[1]) for name, of in saved["scales"].items()}
         return cls(saved["salt"], values, scales)
 
 
@@ -101,6 +100,12 @@ def _values(ids: Ids | None, attributes: tuple[Attribute, ...]) -> dict[str, Seq
     """Return the values behind the codes of each embedded feature, by its name."""
     own: dict[str, Sequence[Any]] = {} if ids is None else {ID: ids.tolist()}
     return own | {f"{a.name} ({a.kind})": a.values for a in embedded(attributes)}
+
+
+def _numbers(attributes: tuple[Attribute, ...]) -> list[str]:
+    """Return the names of numeric attributes, with the size of a vector."""
+    sizes = (f" of {a.numbers.shape[1]}" if a.kind == "vector" else "" for a in numeric(attributes))
+    return [f"{a.name} ({a.kind}{size})" for a, size in zip(numeric(attributes), sizes, strict=True)]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,8 +14,8 @@ HASHES = 2
 MOST_VALUES = 32
 #: rows of the largest table, as a power of two
 LARGEST_TABLE = 20
-#: mean and standard deviation
-Scale = tuple[float, float]
+#: mean of each number, and their standard deviation
+Scale = tuple[list[float], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,15 @@ class Entities:
 
     slots: I64  # [n + 1, s, HASHES], rows of the shared table
     weight: F32  # [n + 1, s]; 0: missing, or not in any event of the fit period (what was never trained is never read)
-    numbers: F32  # [n + 1, m]: the scaled numbers (0 where missing), then whether they are known (1 or 0)
+    numbers: F32  # [n + 1, m]: numbers and vectors, scaled (0 where missing), then of each whether it is known
+    n_known: int  # how many of the last columns of `numbers` say that, by 1 or 0
     layout: Layout  # of the columns above
 
     @property
     def known(self) -> Bool:
         """bool[n + 1]: at least one thing is known of it."""
-        return np.asarray(self.weight.any(axis=1) | self.numbers[:, self.numbers.shape[1] // 2 :].any(axis=1))
+        told = self.numbers[:, self.numbers.shape[1] - self.n_known :]
+        return np.asarray(self.weight.any(axis=1) | told.any(axis=1))
 
     def distinct(self) -> tuple[I64, I32]:
         """Return one row of each distinct entity (int64[k], the unknown one's last), and int32[n] places in it."""
@@ -75,8 +77,8 @@ def embedded(attributes: tuple[Attribute, ...]) -> list[Attribute]:
 
 
 def numeric(attributes: tuple[Attribute, ...]) -> list[Attribute]:
-    """Return those that are numbers."""
-    return [a for a in attributes if a.kind == "numeric"]
+    """Return those that are numbers, or vectors of them."""
+    return [a for a in attributes if a.kind in ("numeric", "vector")]
 
 
 def table_rows(n_values: int) -> int:
@@ -110,14 +112,14 @@ def encode(
     for feature, codes in enumerate(columns):
         padded = np.concatenate([codes, np.full((1, codes.shape[1]), -1)]).astype(np.int64)  # [n + 1, …]
         present = padded >= 0
-        numbers = np.append(coding.numbers[feature], -1)[padded]  # -1 where nothing is
-        slots.append(np.where(present[..., None], hashed(numbers, rows, salt, feature), 0))
+        number = np.append(coding.numbers[feature], -1)[padded]  # -1 where nothing is
+        slots.append(np.where(present[..., None], hashed(number, rows, salt, feature), 0))
         weights.append((present / np.maximum(present.sum(1, keepdims=True), 1)).astype(np.float32))
     if id_shrink is not None:
         weights[1][:-1, 0] *= count / np.maximum(count + id_shrink, 1e-9)
-    scaled = _scaled(numeric(attributes), coding.scales, n)
-    layout = Layout(tuple(c.shape[1] for c in columns), scaled.shape[1])
-    return Entities(np.concatenate(slots, axis=1), np.concatenate(weights, axis=1), scaled, layout)
+    numbers, n_known = _scaled(numeric(attributes), coding.scales, n)
+    layout = Layout(tuple(c.shape[1] for c in columns), numbers.shape[1])
+    return Entities(np.concatenate(slots, axis=1), np.concatenate(weights, axis=1), numbers, n_known, layout)
 
 
 def _codes(attribute: Attribute, n: int) -> I64:
@@ -155,26 +157,29 @@ def met_values(count: I64, attributes: tuple[Attribute, ...], with_id: bool) -> 
 
 
 def _scale(attribute: Attribute, count: I64) -> Scale | None:
-    fitted = attribute.numbers[np.isfinite(attribute.numbers) & (count > 0)].astype(np.float64)
-    return (float(fitted.mean()), float(fitted.std())) if len(fitted) else None
+    """Return the scale of the entities of the fit period; a vector's numbers have one, so that directions stay."""
+    values = attribute.numbers.reshape(len(count), -1)
+    fitted = values[np.isfinite(values).all(axis=1) & (count > 0)].astype(np.float64)
+    return (fitted.mean(0).tolist(), float(np.sqrt(fitted.var(0).mean()))) if fitted.size else None
 
 
-def _scaled(attributes: list[Attribute], scales: tuple[Scale | None, ...], n: int) -> F32:
-    """Return float32[n + 1, 2 * len(attributes)], scaled; what has no scale is unknown.
+def _scaled(attributes: list[Attribute], scales: tuple[Scale | None, ...], n: int) -> tuple[F32, int]:
+    """Return float32[n + 1, m], scaled, and how many last columns tell what is known: nothing without a scale.
 
     With no numbers at all the width is 2, of zeros: a tensor without columns is a trap for exporters.
     """
     if not attributes:
-        return np.zeros((n + 1, 2), np.float32)
+        return np.zeros((n + 1, 2), np.float32), 1
     scaled, known = [], []
     for attribute, scale in zip(attributes, scales, strict=True):
-        present = np.isfinite(attribute.numbers) & (scale is not None)  # else nothing could be learnt of it
-        mean, std = np.array(scale or (0.0, 0.0))  # of float64, and so is what they scale
+        values = attribute.numbers.reshape(n, -1)
+        present: Bool = np.isfinite(values).all(axis=1) & (scale is not None)  # else nothing could be learnt of it
+        mean, std = (np.array(scale[0]), scale[1]) if scale else (0.0, 0.0)
         # One far value must not push an entity out of what training saw.
-        z = np.clip((np.where(present, attribute.numbers, 0) - mean) / (std if std > 0 else 1.0), -4, 4)
-        scaled.append(np.append(np.where(present, z, 0), 0))
-        known.append(np.append(present, False))
-    return np.stack(scaled + known, axis=1).astype(np.float32)
+        z = np.clip((np.where(present[:, None], values, 0) - mean) / (std if std > 0 else 1.0), -4, 4)
+        scaled.append(np.append(np.where(present[:, None], z, 0), np.zeros((1, values.shape[1])), axis=0))
+        known.append(np.append(present, False)[:, None])
+    return np.concatenate(scaled + known, axis=1).astype(np.float32), len(known)
 
 
 def hashed(numbers: I64, rows: int, salt: int, feature: int) -> I64:

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from features.errors import PairliftError
-from features.schema import I64, Catalog
+from features.schema import I64, Bool, Catalog
 from neural.data import TowerData
 from neural.histories import CODES
 from neural.model import Argus
@@ -20,25 +19,35 @@ WEIGHTS = "weights.npz"
 #: the parameter whose rows values are hashed to, and beside it in the file: which of its rows are kept
 TABLE, TABLE_ROWS = "table.weight", "table_rows"
 #: options without which the weights are those of another network, or of other inputs
-SHAPING = ("encoder", "layers", "width", "heads", "history", "context", "feedback_kinds", "id_shrink", "semantic_ids")
+SHAPING = (
+    "encoder",
+    "layers",
+    "width",
+    "heads",
+    "history",
+    "context",
+    "feedback_kinds",
+    "id_shrink",
+    "semantic_ids",
+    "words",
+)
 
 
-def save_weights(model: Argus, inputs: TowerData, catalog: Catalog, folder: Path) -> None:
+def save_weights(model: Argus, inputs: TowerData, folder: Path) -> None:
     """Write the network with all its heads, and what it knows by name. Of the table, the rows of trained values alone.
 
     They are fewer than the table's, of which each value has two; a bundle grows by at most 2 (width / 2) numbers for
     each of these, as much as its item's vector takes.
     """
     arrays = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-    rows = np.flatnonzero(kept_rows(inputs.known, catalog, inputs.rows))
+    rows = np.flatnonzero(kept_rows(inputs.known, inputs.known, inputs.rows))
     np.savez(folder / WEIGHTS, **arrays | {TABLE: arrays[TABLE][rows], TABLE_ROWS: rows})
     inputs.known.save(folder)
 
 
-def kept_rows(known: Known, catalog: Catalog, rows: int) -> Any:
-    """Return bool[rows] of the table: a value that was trained, and is in the catalogue, has it."""
-    items = known.items.kept_rows(catalog.item_ids, catalog.item_attributes, rows)
-    return items | known.users.kept_rows(None, catalog.user_attributes, rows)
+def kept_rows(earlier: Known, now: Known, rows: int) -> Bool:
+    """Return bool[rows] of the table: a value that both fits have trained has it."""
+    return earlier.items.kept_rows(now.items, rows) | earlier.users.kept_rows(now.users, rows)
 
 
 def check_fit(about: Path, form: int, settings: TowerSettings) -> None:
@@ -69,7 +78,7 @@ def take_up(model: Argus, folder: Path, earlier: Known, inputs: TowerData, catal
     """
     with np.load(folder / WEIGHTS) as file:
         saved = dict(file)
-    moved = {TABLE: _table(saved.pop(TABLE_ROWS), kept_rows(earlier, catalog, inputs.rows), earlier.rows)}
+    moved = {TABLE: _table(saved.pop(TABLE_ROWS), kept_rows(earlier, inputs.known, inputs.rows), earlier.rows)}
     moved |= _codes(earlier, inputs, catalog)
     parameters = dict(model.named_parameters())
     odd = sorted(parameters.keys() ^ saved.keys())
@@ -81,7 +90,7 @@ def take_up(model: Argus, folder: Path, earlier: Known, inputs: TowerData, catal
             _fill(parameter, torch.from_numpy(saved[name]), moved.get(name))
 
 
-def _table(saved: I64, kept: Any, earlier_rows: int) -> I64:
+def _table(saved: I64, kept: Bool, earlier_rows: int) -> I64:
     """Return int64[rows]: the place in the saved rows of each row of the table, -1 of a new one."""
     row = np.arange(len(kept)) % earlier_rows
     place = np.minimum(np.searchsorted(saved, row), max(len(saved) - 1, 0))

@@ -5,7 +5,7 @@ Run from the repository: python tests/bench/towers.py [--minutes 40] [--data mov
 The log is cut at t2 before anything is made of it, so no test group exists here. A trial fits the tower on the towers'
 period and measures, on the booster's validation slice, the PairAccuracy (ties one half) of a booster with the tower's
 dot over one without, both fitted on the booster's train slice: the relative gain of the mean of BOOSTER_SEEDS seeds.
-`held` is the tower's own PairAccuracy on the last part of its period.
+`held` is the tower's own PairAccuracy on the last part of its period. A trial trains one network, without teachers.
 
 Each trial is kept in results/towers_trials.json as it ends and is not run again, so `--minutes` may cut the study short
 and the next run goes on; take that file away where the towers' code has changed. `--show` runs nothing. One thread.
@@ -138,7 +138,7 @@ def fit_data(prepared: Prepared, seed: int, every: int) -> FitData:
 def trial(study: Study, changed: dict[str, Any], seed: int, every: int) -> dict[str, Any]:
     """Fit one tower and measure what it brings."""
     started = time.monotonic()
-    plugin = TwoTower(**{"threads": 1, "max_steps": TwoTower().settings.max_steps // every, **changed})
+    plugin = TwoTower(**{"teachers": 0, "max_steps": TwoTower().settings.max_steps // every, **changed})
     plugin.fit(fit_data(study.prepared, seed, every))
     seconds = time.monotonic() - started
     histories = study.prepared.state.histories

@@ -79,6 +79,7 @@ plugins = ["two_tower"]
 [plugins.two_tower]
 class = "neural.two_tower:TwoTower"
 history = 256
+teachers = 0
 pretrain_epochs = 1
 finetune_epochs = 1
 retrieval_epochs = 1
