@@ -173,7 +173,9 @@ def _scaled(attributes: list[Attribute], scales: tuple[Scale | None, ...], n: in
     scaled, known = [], []
     for attribute, scale in zip(attributes, scales, strict=True):
         values = attribute.numbers.reshape(n, -1)
-        present: Bool = np.isfinite(values).all(axis=1) & (scale is not None)  # else nothing could be learnt of it
+        present: Bool = np.asarray(np.isfinite(values).all(axis=1))
+        if scale is None:
+            present[:] = False  # nothing could be learnt of it
         mean, std = (np.array(scale[0]), scale[1]) if scale else (0.0, 0.0)
         # One far value must not push an entity out of what training saw.
         z = np.clip((np.where(present[:, None], values, 0) - mean) / (std if std > 0 else 1.0), -4, 4)

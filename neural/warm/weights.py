@@ -41,7 +41,8 @@ def save_weights(model: Argus, inputs: TowerData, folder: Path) -> None:
     """
     arrays = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
     rows = np.flatnonzero(kept_rows(inputs.known, inputs.known, inputs.rows))
-    np.savez(folder / WEIGHTS, **arrays | {TABLE: arrays[TABLE][rows], TABLE_ROWS: rows})
+    arrays |= {TABLE: arrays[TABLE][rows], TABLE_ROWS: rows}
+    np.savez(folder / WEIGHTS, allow_pickle=False, **arrays)
     inputs.known.save(folder)
 
 
