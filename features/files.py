@@ -46,6 +46,7 @@ def written_folder(path: Path) -> Iterator[Path]:
     Between two renames nothing stands at `path`: where a run is killed there, the next one puts the old folder back.
     """
     path = path.resolve()
+    _refuse_other_than_a_folder(path)
     old = path.with_name(f".{path.name}.old")
     _put_back(path, old)
     if not path.parent.is_dir():
@@ -55,7 +56,7 @@ def written_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         sync_tree(partial)
-        if path.is_dir():  # what is there and is not a folder is not replaced: the next rename refuses it
+        if path.is_dir():  # what is not a folder, and has come meanwhile, is not replaced: the next rename refuses it
             path.rename(old)
         partial.rename(path)
         sync(path.parent)  # before the old one goes
@@ -67,8 +68,10 @@ def written_folder(path: Path) -> Iterator[Path]:
 def made_folder(path: Path) -> None:
     """Make a folder, with those above it that are missing; their names are durable then.
 
-    It may be there and its name not be durable: a process made it, and was killed before it could sync.
+    It may be there and its name not be durable: a process made it, and was killed before it could sync. Raises OSError,
+    with the name of `path`, where something that is not a folder is there or above it.
     """
+    _refuse_other_than_a_folder(path)
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing or [path]):
@@ -77,6 +80,17 @@ def made_folder(path: Path) -> None:
         except PermissionError:
             if missing:
                 raise
+
+
+def check_folder(path: Path) -> None:
+    """Raise OSError, with the name of `path`, where no folder is that can be written into, and none can be made.
+
+    For what is written into it after long work; nothing is made.
+    """
+    above = _refuse_other_than_a_folder(path)
+    if not os.access(above, os.W_OK | os.X_OK):
+        where = "" if above == path else f"{above} "
+        raise PermissionError(errno.EACCES, f"{where}cannot be written into; name another folder", str(path))
 
 
 def sync(path: Path) -> None:
@@ -97,7 +111,17 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
+def _refuse_other_than_a_folder(path: Path) -> Path:
+    """Return the nearest of a path and the folders above it that is there."""
+    above = next(place for place in (path, *path.parents) if place.exists())
+    if not above.is_dir():
+        where = "is" if above == path else f"{above} is"
+        raise NotADirectoryError(errno.ENOTDIR, f"{where} not a folder; name another place", str(path))
+    return above
+
+
 def _refuse_other_than_a_file(path: Path) -> None:
+    _refuse_other_than_a_folder(path.parent)
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, f"there is no folder {path.parent}", str(path))
     if path.is_dir():

@@ -49,7 +49,8 @@ class FinalRanker(Protocol):
 
 def ranker_class(path: str) -> type[FinalRanker]:
     """Import `module:Class` of `[network]`; PairliftError where there is no such thing, or its module raises."""
-    return cast(type[FinalRanker], class_of(path, ("fit", "score", "save", "load"), "features.final.FinalRanker"))
+    methods = ("fit", "score", "save", "load")
+    return cast(type[FinalRanker], class_of(f"[network] class '{path}'", path, methods, "features.final.FinalRanker"))
 
 
 def make_ranker(path: str, params: Mapping[str, Any]) -> FinalRanker:

@@ -128,6 +128,17 @@ class RecodedPlugin(FeaturePlugin, Protocol):
 
 
 @runtime_checkable
+class CheckedPlugin(FeaturePlugin, Protocol):
+    """A plugin whose options name columns of the log: they are checked when the TOML is read, before all work."""
+
+    def check(self, feedback: Sequence[str], contexts: Sequence[str]) -> None:
+        """Raise PairliftError for an option that names what the log does not have.
+
+        feedback, contexts: the names of `[events.feedback]` and `[events.context]`.
+        """
+
+
+@runtime_checkable
 class CurvePlugin(FeaturePlugin, Protocol):
     """A plugin that was trained in steps: a bundle has its curve, as CSV and SVG."""
 
@@ -150,28 +161,29 @@ def search_plugins_in(folder: Path) -> None:
 
 def plugin_class(path: str) -> type[FeaturePlugin]:
     """Import `module:Class` of a plugin; PairliftError where there is no such thing, or its module raises."""
-    return cast(type[FeaturePlugin], class_of(path, ("fit", "values", "save", "load"), "features.plugin.FeaturePlugin"))
+    methods = ("fit", "values", "save", "load")
+    return cast(type[FeaturePlugin], class_of(f"plugin class '{path}'", path, methods, "features.plugin.FeaturePlugin"))
 
 
-def class_of(path: str, methods: Sequence[str], protocol: str) -> type[Any]:
+def class_of(place: str, path: str, methods: Sequence[str], protocol: str) -> type[Any]:
     """Import `module:Class` of the TOML. Raises PairliftError where that fails, or it lacks a method of the protocol.
 
-    protocol: where it is defined, for the error.
+    place, protocol: for the error, what names the path, and where the protocol is defined.
     """
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise PairliftError(
-            f"plugin class '{path}': {error}; the form 'package.module:Class' was expected, of a class that Python "
+            f"{place}: {error}; the form 'package.module:Class' was expected, of a class that Python "
             "imports, or of a module beside the TOML (a server, which has none, finds it by --plugins DIR)"
         ) from error
     except Exception as error:
-        log.exception("the module of the plugin class '%s' raised", path)
-        raise PairliftError(f"plugin class '{path}': its module raised {type(error).__name__}: {error}") from error
+        log.exception("%s: its module raised", place)
+        raise PairliftError(f"{place}: its module raised {type(error).__name__}: {error}") from error
     lacking = [name for name in methods if not callable(getattr(found, name, None))]
     if not isinstance(found, type) or lacking:
-        raise PairliftError(f"plugin class '{path}' lacks {', '.join(lacking)} of {protocol}")
+        raise PairliftError(f"{place} lacks {', '.join(lacking)} of {protocol}")
     return found
 
 

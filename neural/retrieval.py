@@ -6,7 +6,6 @@ p is the item's share of the wanted events of the fit, so the product is the poi
 item (cf. Levy and Goldberg, NeurIPS 2014): what is left to say over demand. Serving has the demand of the hour.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from features.progress import progress_bar
 from features.schema import F32, I64, Bool
 from neural import losses
 from neural.batches import TargetMask
@@ -200,7 +199,7 @@ def some(mask: Bool, most: int, rng: np.random.Generator) -> Bool:
 def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) -> States:
     """Return the states before the events of a mask: one pass over each window that has any."""
     mask, batches = TargetMask(events, np.zeros_like(inputs.pretrain.groups)), inputs.batches
-    plan = tqdm(batches.plan(mask, TOKENS), desc="states", unit="batch", file=sys.stderr, mininterval=1, leave=False)
+    plan = progress_bar(batches.plan(mask, TOKENS), desc="states", unit="batch", mininterval=1, leave=False)
     parts = [_states(model, inputs, items, chosen, mask) for chosen in plan]
     if not parts:
         none, empty = np.empty(0, np.int64), torch.empty(0, items.shape[1])

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from ctypes.util import find_library
 from dataclasses import asdict, dataclass, fields
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import onnxruntime as ort
 from numba import njit
-from tqdm import tqdm
 
 from features.arrays import load_arrays
 from features.dots import row_dots
 from features.errors import PairliftError
+from features.progress import progress_bar
 from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories
 from features.state.kept import KeptStates, Key
@@ -305,7 +304,7 @@ def shown(parts: Iterator[I64], total: int) -> Iterator[I64]:
     if total < MANY:
         yield from parts
         return
-    with tqdm(total=total, desc="user vectors", unit=" users", file=sys.stderr, mininterval=1, leave=False) as bar:
+    with progress_bar(total=total, desc="user vectors", unit=" users", mininterval=1, leave=False) as bar:
         for part in parts:
             yield part
             bar.update(len(part))

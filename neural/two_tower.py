@@ -1,6 +1,7 @@
 """The plugin of the towers: user and item vectors of a history transformer, and their scalar product."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from neural.fitted import FittedPlugin, new_folder
 from neural.histories import Lag
 from neural.runtime import ITEM_TOWER, Runtime, Vectors, encode_items, load_runtime, open_session
 from neural.settings import FEEDBACK, GRADE, TowerSettings, is_answer
+from neural.vocabulary.context import check_context
 
 if TYPE_CHECKING:
     from neural.train import Trained  # which imports torch
@@ -50,6 +52,14 @@ class TwoTower(FittedPlugin[Runtime]):
         self.columns: tuple[str, ...] = _column_names(self.settings)
 
     _opened = staticmethod(load_runtime)
+
+    def check(self, feedback: Sequence[str], contexts: Sequence[str]) -> None:
+        """Raise PairliftError where `columns` or `context` name what the log does not have."""
+        check_context(self.settings.context, contexts)
+        for column in filter(is_answer, self.settings.columns):
+            name = column.removeprefix(FEEDBACK)
+            if column != GRADE and name not in feedback:
+                raise PairliftError(f"columns: '{column}' is none of [events.feedback]{did_you_mean(name, feedback)}")
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""
@@ -105,12 +115,11 @@ class TwoTower(FittedPlugin[Runtime]):
     def _asked(self, data: FitData) -> tuple[int, ...]:
         """Return what `Answers` is to give, in the columns' order; PairliftError for what the log does not have."""
         known, asked = data.log.feedback_names, []
+        self.check(known, [attribute.name for attribute in data.catalog.contexts])
         for column in filter(is_answer, self.settings.columns):
             name = column.removeprefix(FEEDBACK)
             if column == GRADE:
                 asked.append(-1)
-            elif name not in known:
-                raise PairliftError(f"columns: '{column}' is none of [events.feedback]{did_you_mean(name, known)}")
             elif not np.isfinite(data.log.feedback[:, known.index(name)]).any():
                 raise PairliftError(f"columns: '{column}': no value of it is known before [split] t1; leave it out")
             else:

@@ -18,6 +18,9 @@ from ranker.training.parts import Parts
 from ranker.training.prepared import Prepared
 from ranker.uplift.measured import LISTED
 
+#: figures of the liked part's trees, which are those of the booster beside it where a network ranks
+OF_TREES = ("trees", "at_cap")
+
 
 def model_card(parts: Parts, measured: dict[str, Any]) -> str:
     """Return the card as Markdown. measured: what `pairlift train` measured."""
@@ -43,6 +46,8 @@ def measured_lines(measured: dict[str, Any]) -> list[str]:
     if "popularity" in plain:  # not in those of before
         lists += figure_lines(plain)
     plain.pop("shown_order", None)
+    if "network_parameters" in plain:  # the trees are not what ranks
+        plain = {f"booster_{name}" if name in OF_TREES else name: value for name, value in plain.items()}
     return [f"{name + ' of shown' if name in LISTED else name:23}{value}" for name, value in plain.items()] + lists
 
 

@@ -75,6 +75,8 @@ class Reply:
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
     reason: str = ""  # why a Recommend gives fewer than k items
     arm: str = ""  # of the experiment under way that the user is in; empty: none
+    unknown_user: bool = False  # whether neither the bundle nor what was recorded knows the user, or none was named
+    unknown_items: tuple[Id, ...] = ()  # of a Rank, those items likewise, in the request's order
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,8 @@ def _reply(r: Any) -> Reply:
             ids, r.scores, r.sources, indexes, features, *parts, strict=False
         )
     )
+    unknown = set(r.unknown_items) if isinstance(r, pb.RankResponse) else ()
+    by_index = sorted((item.index, item.item) for item in items if item.index in unknown)
     return Reply(
         request_id=r.request_id,
         bundle_version=r.bundle_version,
@@ -306,6 +310,8 @@ def _reply(r: Any) -> Reply:
         stages=tuple((s.name, s.microseconds) for s in e.stage_reports),
         reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
         arm=r.arm,
+        unknown_user=r.unknown_user,
+        unknown_items=tuple(item for _, item in by_index),
     )
 
 

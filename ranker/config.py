@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
 from features.given import counted_events
 from features.log.dataset import Mapping
-from features.plugin import search_plugins_in
+from features.plugin import CheckedPlugin, make_plugin, search_plugins_in
 from features.schema import Catalog
 from features.settings import (
     NAMED,
@@ -167,10 +167,24 @@ def wanted_floor(config: Config) -> int:
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a user's TOML file, and find plugins beside it. PairliftError with every problem, one a line."""
+    """Read and check a user's TOML file, its plugins too, which may stand beside it.
+
+    Raises PairliftError with every problem, one a line; of plugins, with the first.
+    """
     config = read_config(path)
     search_plugins_in(config.folder)
+    for name, settings in config.plugins.items():
+        plugin = make_plugin(name, settings.path, settings.params)
+        if isinstance(plugin, CheckedPlugin):
+            _check_plugin(name, plugin, config)
     return config
+
+
+def _check_plugin(name: str, plugin: CheckedPlugin, config: Config) -> None:
+    try:
+        plugin.check(list(config.events.feedback), list(config.events.context))
+    except PairliftError as error:
+        raise PairliftError(f"[plugins.{name}]: {error}") from error
 
 
 def read_config(path: Path, former: Sequence[tuple[str, str]] = ()) -> Config:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
-from features.files import written
+from features.files import made_folder, written
 from features.log.svmlight import Lines, read_lines
 from features.schema import I64, SECOND
 
@@ -90,7 +90,7 @@ def import_letor(files: Sequence[Path], out: Path) -> str:
     scans = [scan(path) for path in files]
     labels, features = (sorted(set().union(*(getattr(s, key) for s in scans))) for key in ("labels", "features"))
     _check(labels, features)
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     with written(out / "events.parquet") as path, pq.ParquetWriter(path, _schema(features)) as writer:
         first = 0
         for one in scans:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
-from features.schema import F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Requests, one_request
+from features.schema import DAY, F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
     from features.state.store import State
@@ -22,6 +22,10 @@ NO_ITEMS = np.empty(0, np.int32)
 #: a bit of the answer's uint32 mask for each source
 MAX_SOURCES = 32
 BITS = np.left_shift(np.uint32(1), np.arange(MAX_SOURCES, dtype=np.uint32))
+#: other units of time, and how many microseconds one has
+UNITS = {"milliseconds": 1000, "seconds": 1_000_000}
+#: how far from the log a time may lie that is taken for one in another unit, µs
+NEAR = 365 * DAY
 
 
 class RequestError(PairliftError):

@@ -13,9 +13,9 @@ from pairlift.v1 import ranking_pb2 as pb
 
 from features.newcomers import Newcomers
 from features.pairing.split import iso
-from features.schema import DAY, F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
+from features.schema import F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.packed import packed_lists, packed_signed
-from ranker.request import NO_ITEMS, Answer, Detail, Request, RequestError, awaited, too_long
+from ranker.request import NEAR, NO_ITEMS, UNITS, Answer, Detail, Request, RequestError, awaited, too_long
 
 if TYPE_CHECKING:
     from features.state.store import State
@@ -35,10 +35,6 @@ NO_INDEXES = np.empty(0, np.int64)
 Codes = dict[str, int] | None
 #: as_of of a request: the years 1900 to 9998, in µs UTC; beyond them an hour of the day has no meaning
 EARLIEST, LATEST = -2_208_988_800_000_000, 253_370_764_800_000_000
-#: other units of time, and how many microseconds one has
-UNITS = {"milliseconds": 1000, "seconds": 1_000_000}
-#: how far from the log an as_of may lie that is taken for one in another unit
-NEAR = 365 * DAY
 
 
 class Wire:
@@ -204,6 +200,8 @@ class Wire:
     def ranked(self, answer: Answer, request: Request, items: Sequence[str] | I64) -> pb.RankResponse:
         """Return the RankResponse of an answer to a request; items: what `values` gave."""
         message = pb.RankResponse(**_common(answer, request))
+        if (unknown := answer.item < 0).any():
+            message.unknown_items.extend(np.sort(answer.index[unknown]).tolist())
         ids = items[answer.index] if isinstance(items, np.ndarray) else [items[k] for k in answer.index.tolist()]
         self._write_ids(message.items, ids)
         message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, answer.index))
@@ -293,6 +291,7 @@ def _common(answer: Answer, request: Request) -> dict[str, Any]:
         "snapshot_time": request.state.end,
         "as_of": request.as_of,
         "degraded": answer.degraded,
+        "unknown_user": request.user < 0,
         "source_names": answer.source_names,
         "explanation": None if answer.detail is None else _explanation(answer.detail),
     }

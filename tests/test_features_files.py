@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from features.files import made_folder, written, written_folder
+from features.files import check_folder, made_folder, written, written_folder
 
 
 class Disk:
@@ -187,6 +188,25 @@ def test_a_file_in_the_place_of_a_folder_is_not_replaced(tmp_path: Path) -> None
     with pytest.raises(NotADirectoryError):
         put_folder(tmp_path / "b", "new")
     assert content(tmp_path) == {"b": "mine"}
+
+
+@pytest.mark.parametrize("make", [made_folder, check_folder, lambda path: put_folder(path, "new")])
+def test_a_file_in_the_way_of_a_folder_is_named(make: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("mine")
+    for path, problem in {tmp_path / "b": "^is not a folder", tmp_path / "b" / "c": f"{tmp_path}/b is not"}.items():
+        with pytest.raises(NotADirectoryError) as caught:
+            make(path)
+        assert re.search(problem, caught.value.strerror)
+        assert caught.value.filename == str(path)
+    assert content(tmp_path) == {"b": "mine"}
+
+
+def test_a_folder_is_checked_before_it_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(PermissionError, match=f"{tmp_path} cannot be written into"):
+        check_folder(tmp_path / "a" / "b")
 
 
 def test_a_folder_that_is_made_has_a_durable_name(disk: Disk, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from priced import write_priced
 from served import ROOT, pairlift, recording, serving, user_id
 from world import write_world
 
+from features import progress
 from features.errors import PairliftError
 from features.log.dataset import import_log
 from ranker.bundle import load_bundle
@@ -41,13 +42,17 @@ from ranker.training.wanted import asked_in_slices
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli")
-    code, said = pairlift("train", write_world(folder), "--out", folder / "bundle")
+    folder, lines = tmp_path_factory.mktemp("cli"), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "EVERY", 0)
+        patch.setattr(progress.log, "info", lambda text, *values: lines.append(text % values))
+        code, said = pairlift("train", write_world(folder), "--out", folder / "bundle")
     assert code == 0, said
     assert "test PairAccuracy" in said
     assert "ndcg@10    of lists" in said
-    for bar in ("liked part:", "proposals:", "wanted part:", "lists:"):  # no long silence
-        assert bar in said, bar
+    for bar in ("liked part", "proposals", "wanted part", "lists"):  # no long silence
+        assert any(line.startswith(f"{bar}: ") for line in lines), bar
+    assert "\r" not in said
     return folder / "bundle"
 
 
@@ -109,6 +114,14 @@ def test_validate_tells_what_lists_are_learned_from_and_warns_of_little(tmp_path
     assert re.search(rf"learned from +{train} requests of the booster's period \(at most 5,000\)$", said, re.MULTILINE)
     assert re.search(rf"stopped by +{validation} requests .*WARNING: of fewer than 200", said)
     assert re.search(r"measured by +\d+ users of the test; WARNING", said)
+
+
+def test_validate_prints_what_it_found_before_what_stops_a_training(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["validate", str(write_world(tmp_path, where="play >= 0.9"))])
+    assert done.exit_code == 2
+    assert "events per grade" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("Error: cannot be trained on: ")
+    assert "events per grade" not in done.stderr
 
 
 def test_no_group_vanishes_whatever_its_request_id(tmp_path: Path) -> None:
@@ -339,8 +352,13 @@ def test_a_mistake_is_a_sentence_and_status_2(tmp_path: Path, old: str, new: str
 
 def test_unknown_plugins_and_missing_files_are_told(tmp_path: Path) -> None:
     config = write_world(tmp_path)
-    code, said = pairlift("uplift", config, "--plugin", "nois", "--out", tmp_path)
+    code, said = pairlift("uplift", config, "--plugin", "nois", "--out", tmp_path / "none")
     assert (code, "did you mean 'noise'" in said) == (2, True)
+    assert not (tmp_path / "none").exists()
+    for verb in ("uplift", "lists", "study"):
+        words = {"uplift": ["--plugin", "noise"], "study": ["--study", "history"]}.get(verb, [])
+        code, said = pairlift(verb, config, *words, "--out", config / "none")
+        assert (code, f"{config} is not a folder; name another place" in said) == (2, True), said
     code, said = pairlift("validate", tmp_path / "no.toml")
     assert (code, "pairlift init" in said) == (2, True)
     code, said = pairlift("bundle", "show", tmp_path)
@@ -459,6 +477,10 @@ def test_the_rank_command_and_its_json(server, world):
     assert figures["as_of"] == figures["snapshot_time"]
     at = json.loads(run(rank, *arguments, "--as-of", "2023-11-20T10:00:00+02:00").stdout)
     assert at["as_of"] == "2023-11-20T08:00:00+00:00"
+    assert (figures["request_id"], figures["unknown_user"], figures["unknown_items"]) == ("", False, [999999])
+    result = run(rank, *arguments[2:-1], "--user", "777777", "--request-id", "r7")
+    assert result.stderr == "neither in the bundle nor recorded, so ranked as new: user 777777, item 999999\n"
+    assert json.loads(run(rank, *arguments, "--request-id", "r7").stdout)["request_id"] == "r7"
 
 
 def test_the_commands_take_text_ids_as_they_are(text_server):
@@ -624,7 +646,7 @@ def test_refusals_are_counted_by_reason() -> None:
     assert refused.lines()[-1] == "  and for 3 other reasons"
 
 
-def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
+def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path, monkeypatch, caplog):
     end = bundle.state.end
     table = pa.table(
         {
@@ -638,12 +660,13 @@ def test_the_commands_record_a_file_and_take_a_snapshot(bundle, tmp_path):
     )
     pq.write_table(table, tmp_path / "today.parquet")
     run = CliRunner()
+    monkeypatch.setattr(progress, "EVERY", 0)
+    caplog.set_level("INFO")
     with recording(bundle, tmp_path / "log") as (server, _client):
         done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address, "--batch", "2"])
         assert "2 events recorded, 0 were recorded before, 1 refused" in done.output
         assert "1, the first of them row 2: ts: µs since 1970 were expected, found -7" in done.output
-        assert "recording: 100%" in done.stderr
-        assert "events/s, refused (1) 1]" in done.stderr
+        assert re.search(r"recording: 100 %, 3 of 3, .* events/s, refused \(1\) 1$", caplog.text, re.MULTILINE)
         assert done.exit_code == 2
         done = run.invoke(cli, ["record", str(tmp_path / "today.parquet"), "--address", server.address])
         assert "0 events recorded, 2 were recorded before, 1 refused" in done.output

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from features.baselines import ALSSettings, NoiseSettings
 from features.errors import PairliftError
+from features.final import make_ranker
 from features.plugin import make_plugin
 from features.settings import duration_text, parse_duration
 from neural.settings import TowerSettings
@@ -299,6 +300,41 @@ def test_a_wrong_option_of_a_plugin_is_one_sentence(path: str, params: dict[str,
         make_plugin("mine", path, params)
     assert str(found.value) == f"[plugins.mine]: {says}"
     assert found.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        ("two_tower:TwoTower", 'columns = ["dot", "feedback:lik"]', "columns: 'feedback:lik' is none of "
+         "[events.feedback] (did you mean 'like'?)"),
+        ("two_tower:TwoTower", 'context = ["surface", "devise"]', "context: surface, hour, weekday or a name of "
+         "[events.context] was expected, found 'devise' (did you mean 'device'?)"),
+        ("cross_encoder:CrossEncoder", 'context = ["devise"]', "context: surface, hour, weekday or a name of "
+         "[events.context] was expected, found 'devise' (did you mean 'device'?)"),
+        ("two_tower:TwoTower", 'columns = ["feedback:like", "grade"]\ncontext = ["device", "hour"]', ""),
+    ],
+)  # fmt: skip
+def test_what_a_plugin_reads_of_the_log_is_checked_with_the_toml(
+    tmp_path: Path, kind: str, options: str, says: str
+) -> None:
+    path = tmp_path / "pairlift.toml"
+    tables = "[events.feedback]\nlike = 'x'\n[events.context]\ndevice = 'y'\n"
+    path.write_text(f"{NEEDED}{tables}[plugins.mine]\nclass = 'neural.{kind}'\n{options}\n")
+    if not says:
+        load_config(path)
+        return
+    with pytest.raises(PairliftError) as found:
+        load_config(path)
+    assert str(found.value) == f"[plugins.mine]: {says}"
+
+
+def test_a_class_that_is_none_is_called_by_its_table() -> None:
+    with pytest.raises(PairliftError, match=r"^\[network\] class 'neural.final:Netwrok'.* has no attribute"):
+        make_ranker("neural.final:Netwrok", {})
+    with pytest.raises(PairliftError, match=r"^\[network\] class 'features.baselines:ALS' lacks score of"):
+        make_ranker("features.baselines:ALS", {})
+    with pytest.raises(PairliftError, match=r"^plugin class 'neural.two_tower:TwoTwoer'"):
+        make_plugin("mine", "neural.two_tower:TwoTwoer", {})
 
 
 @pytest.mark.parametrize("wrong", ["[pairing]\nwindow = '1w'", "[uplift]\nseeds = [1, 1]", "[time]\nzone = 'Mars'"])

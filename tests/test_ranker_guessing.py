@@ -25,6 +25,7 @@ from ranker.guessing.facts import constant_within, facts_of, funnel, only_where
 from ranker.guessing.guessed import Guessed, guess_log
 from ranker.guessing.names import Namer, bare, name_of, toml_text
 from ranker.guessing.reading import open_log
+from ranker.guessing.texts import readings
 from ranker.guessing.words import is_named, speaks_of, words_of
 from ranker.guessing.writing import toml_of
 
@@ -253,6 +254,34 @@ def test_a_csv_is_read_with_its_nulls_and_commas(tmp_path: Path) -> None:
     assert (facts["c"].column.kind, facts["c"].high) == ("number", 59.5)
     assert facts["d"].column.sql == "d = 'ja'"
     assert facts["e"].column.kind == "time"
+
+
+@pytest.mark.parametrize(
+    ("written", "amounts", "sign"),
+    [
+        (["8,50 €", "1.299,00 €", "12 €"], [8.5, 1299, 12], "€"),
+        (["1 299,90\u202f€", "-3\u00a0€"], [1299.9, -3], "€"),
+        (["$8.50", "-$1,299.00", "$7"], [8.5, -1299, 7], "$"),
+        (["$1,299"], [1299], "$"),
+        (["EUR 8.50", "EUR 12"], [8.5, 12], "EUR"),
+        (["CHF 1'299.50"], [1299.5], "CHF"),
+        (["12,5 %", "3 %"], [12.5, 3], "%"),
+        (["8,50 €", "$8.50"], None, ""),
+        (["8,50 €", "on request"], None, ""),
+        (["SKU12", "SKU13"], None, ""),
+        (["1,2", "3,14"], None, ""),
+    ],
+)
+def test_amounts_of_one_currency_are_numbers(written: list[str], amounts: list[float] | None, sign: str) -> None:
+    con = duckdb.connect()
+    con.execute("CREATE TABLE raw AS SELECT unnest($1) AS price", [[*written, None]])
+    sql, kind, note = readings(con, "price")
+    if amounts is None:
+        assert (sql, kind, note) == ("{}", "text", "")
+        return
+    assert (kind, note) == ("number", f"an amount ({sign}) that stands there as text")
+    found = con.execute(f"SELECT {sql.format('price')} FROM raw").fetchall()
+    assert [row[0] for row in found] == [*amounts, None]
 
 
 def test_the_reason_of_each_line_is_said(logs: dict[str, StrangeLog], tmp_path: Path) -> None:

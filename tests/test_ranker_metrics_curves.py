@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from served import pairlift
 from world import write_world
 
@@ -72,7 +73,9 @@ class Mine(Noise):
 """
 
 
-def test_a_fit_that_failed_finds_what_it_kept_and_the_bundle_has_its_curve(tmp_path: Path) -> None:
+def test_a_fit_that_failed_finds_what_it_kept_and_the_bundle_has_its_curve(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_world(tmp_path)
     (tmp_path / "unfinished_plugin.py").write_text(MINE.format(points=POINTS))
     text = path.read_text().replace('plugins = ["als"]', 'plugins = ["mine"]')
@@ -84,9 +87,14 @@ def test_a_fit_that_failed_finds_what_it_kept_and_the_bundle_has_its_curve(tmp_p
     assert len(kept) == 1
     other = kept[0].parent.with_name("of-other-inputs")
     other.mkdir()
+    (other / "kept").touch()
+    inputs = json.loads((kept[0].parent / "inputs.json").read_text())
+    (other / "inputs.json").write_text(json.dumps([*inputs[:2], {"width": 3}, *inputs[3:-1], "other code"]))
     code, said = pairlift("train", path, "--out", tmp_path / "bundle")
     assert code == 0, said
     assert not kept[0].parent.parent.exists()  # both are gone
+    why = "mine-seed0: begins anew, for the options and the code changed since a fit was ended unfinished"
+    assert [line for line in caplog.messages if "begins anew" in line] == [why]
     picture = tmp_path / "bundle" / "curves" / "mine.svg"
     assert f"curve of mine's training: {picture}, and .csv beside it" in said
     assert ElementTree.parse(picture).getroot().tag == f"{SVG}svg"

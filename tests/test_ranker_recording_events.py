@@ -19,7 +19,8 @@ from features.errors import PairliftError
 from features.log.dataset import import_log
 from features.log.loading import load_log, load_texts
 from features.log.writer import LogWriter
-from features.schema import DAY, HOUR
+from features.pairing.split import iso
+from features.schema import DAY, HOUR, SECOND
 from features.settings import EventsSettings, Grade
 from ranker.client import ServerError
 from ranker.config import Config
@@ -66,6 +67,13 @@ def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundl
         )
         (outcome,) = client.record([batch(["", "z"], [user] * 2, [item] * 2, [end] * 2)])
         assert (outcome.recorded, [k for k, _ in outcome.refused]) == (1, [0])
+        whole = end // SECOND * SECOND
+        units = {"milliseconds": whole // 1000, "seconds": whole // SECOND, "nanoseconds": whole * 1000}
+        (outcome,) = client.record([batch(["m", "s", "n"], [user] * 3, [item] * 3, list(units.values()))])
+        assert [reason for _, reason in outcome.refused] == [
+            f"ts: µs since 1970 were expected, found {ts}, which is {iso(whole)} in {unit}: send {whole}"
+            for unit, ts in units.items()
+        ]
         text = {"play": pa.array(["much", None])}
         (outcome,) = client.record([batch(["t", "u"], [user] * 2, [item] * 2, [end] * 2, feedback=text)])
         assert outcome.refused == ((0, "feedback column 'play': numbers were expected, found texts"),)

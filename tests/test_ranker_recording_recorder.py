@@ -122,7 +122,7 @@ def test_an_export_that_fails_is_seen(bundle, tmp_path, monkeypatch, caplog):
         list(client.record(batches[:2]))
         assert within(5, lambda: health_of(server, RECORDING) == "NOT_SERVING")
         result = client.describe().recording_problem
-        assert re.search(r"0001\.log could not be written as Parquet into .*/events \(.*File exists", result)
+        assert re.search(r"0001\.log could not be written as Parquet into .*/events \(.*not a folder", result)
         assert [health_of(server, name) for name in ("", SERVICE)] == ["SERVING"] * 2
         assert client.rank(int(bundle.state.catalog.user_ids[3]), [int(bundle.state.catalog.item_ids[5])]).items
         list(client.record(batches[2:]))

@@ -68,6 +68,8 @@ def test_each_item_names_its_sources(client, world):
 def test_an_anonymous_user_is_cold(client):
     anonymous, cold = client.recommend(None, 5), client.recommend(999_999, 5)
     assert [item.item for item in anonymous.items] == [item.item for item in cold.items]
+    assert anonymous.unknown_user
+    assert cold.unknown_user
 
 
 def test_rank_answers_every_item_best_first(client, world):
@@ -79,6 +81,7 @@ def test_rank_answers_every_item_best_first(client, world):
     assert scores == sorted(scores, reverse=True)
     assert len({item.score for item in reply.items if item.item == 10}) == 1
     assert {item.sources for item in reply.items} == {("caller",)}
+    assert (reply.unknown_user, reply.unknown_items) == (False, (999_999,))
 
 
 def test_an_empty_list_is_answered(client, world):

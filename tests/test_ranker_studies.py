@@ -401,6 +401,7 @@ def test_what_the_toml_or_the_plugin_lacks_is_told_before_anything_is_fitted(tom
     assert "[plugins.als]: history: unknown key" in said
     code, said = pairlift("study", toml, "--out", toml.parent / "none", "--study", "warm", "--plugin", "als")
     assert (code, "features.baselines:ALS cannot go on from an earlier fit" in said) == (2, True)
+    assert not (toml.parent / "none").exists()
 
 
 def test_without_the_truth_there_is_no_best_order_and_the_command_is_told(toml: Path) -> None:

@@ -15,6 +15,7 @@ from features.schema import F32, F64
 from neural.final import NetworkRanker
 from ranker.bundle import NETWORK, Bundle, load_bundle
 from ranker.cli.ask import rank, recommend
+from ranker.cli.train import worse_than_booster
 from ranker.columns import Columns
 from ranker.config import load_config
 from ranker.export.onnx import export_forest
@@ -79,6 +80,9 @@ def test_what_is_measured_is_what_is_bundled_and_the_booster_stands_beside(folde
     assert pair_accuracy(of_booster, test).value == pytest.approx(measured["booster_pair_accuracy"], abs=1e-9)
     assert measured["pair_accuracy"] > 0.6
     assert measured["pair_accuracy"] != measured["booster_pair_accuracy"]
+    worse = measured["validation_accuracy"] < measured["booster_validation_accuracy"]
+    assert worse == ("WARNING: the network's PairAccuracy on the validation slice" in (folder / "said").read_text())
+    assert worse_than_booster({"validation_accuracy": 0.6, "booster_validation_accuracy": 0.7})
     assert measured["network_parameters"] == bundle.network.report["parameters"] > 1000
     assert (
         f"test PairAccuracy {measured['pair_accuracy']:.4f}, of the network (the booster, "
@@ -89,7 +93,11 @@ def test_what_is_measured_is_what_is_bundled_and_the_booster_stands_beside(folde
     assert set(importance) == {"booster", "wanted"}
     size = f"a network (`neural.final:NetworkRanker`, {measured['network_parameters']:,} parameters; trees, "
     assert size in (folder / "bundle" / "MODEL_CARD.md").read_text()
-    assert "booster: column" in pairlift("bundle", "show", folder / "bundle")[1]
+    shown = pairlift("bundle", "show", folder / "bundle")[1]
+    assert "booster: column" in shown
+    figures = {line.split()[0] for line in shown.splitlines() if line}
+    assert {"booster_trees", "booster_at_cap"} <= figures
+    assert not {"trees", "at_cap"} & figures
 
 
 def test_the_network_learns_from_the_slices_of_the_booster(arms: Arms, folder: Path) -> None:

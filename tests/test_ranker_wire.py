@@ -212,6 +212,7 @@ def test_a_ranked_answer_is_written(kind):
     r = pb.RankResponse.FromString(r.SerializeToString())
     assert (r.request_id, r.bundle_version, r.snapshot_time, r.as_of) == ("r", "v", 99, 7)
     assert list(r.indexes) == [2, 0, 1]
+    assert (r.unknown_user, list(r.unknown_items)) == (True, [1])
     assert id_list(r.items) == [ids[2], ids[0], ids[1]]  # as the caller wrote them, unknown ones too
     assert r.scores[0] == 0.1 + 0.2
     assert np.isnan(r.scores[2])

@@ -1,6 +1,7 @@
 """The plugin of the cross-encoder: one column, the score of each candidate beside its request's history."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from neural.cross_encoder.runtime import SCORER, CrossRuntime, load_cross
 from neural.cross_encoder.settings import CrossSettings
 from neural.fitted import FittedPlugin, new_folder
 from neural.runtime import Vectors
+from neural.vocabulary.context import check_context
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,10 @@ class CrossEncoder(FittedPlugin[CrossRuntime]):
     settings: CrossSettings
 
     _opened = staticmethod(load_cross)
+
+    def check(self, feedback: Sequence[str], contexts: Sequence[str]) -> None:
+        """Raise PairliftError where `context` names what the log does not have."""
+        check_context(self.settings.context, contexts)
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""

@@ -1,13 +1,12 @@
 """Sessions of wanted events, and gensim's skip-gram over them."""
 
 import logging
-import sys
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from features.plugin import FitData
+from features.progress import progress_bar
 from features.schema import F32
 from features.state.histories import Histories
 from neural.item2vec.settings import Item2VecSettings
@@ -49,7 +48,7 @@ def _skip_gram(found: list[list[str]], settings: Item2VecSettings, seed: int) ->
     from gensim.models.callbacks import CallbackAny2Vec
     from gensim.models.word2vec import Word2Vec
 
-    with tqdm(total=settings.epochs, desc="item2vec", unit="epoch", file=sys.stderr, mininterval=1) as bar:
+    with progress_bar(total=settings.epochs, desc="item2vec", unit="epoch", mininterval=1) as bar:
 
         class Progress(CallbackAny2Vec):
             def on_epoch_end(self, model: Any) -> None:

@@ -55,6 +55,16 @@ class ContextAttribute:
         return np.where(met, place if self.category else place + 1, 0).astype(np.int64)
 
 
+def check_context(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise PairliftError for a name that is neither in OWN nor known, of `[events.context]`."""
+    for name in names:
+        if name not in known and name not in OWN:
+            near = did_you_mean(name, [*known, *OWN])
+            raise PairliftError(
+                f"context: surface, hour, weekday or a name of [events.context] was expected, found '{name}'{near}"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextSpec:
     """Which parts of a request's context are read."""
@@ -72,12 +82,7 @@ class ContextSpec:
         context: float32[g, contexts] of the requests of the fit, as `Requests.context`.
         """
         known = {attribute.name: place for place, attribute in enumerate(catalog.contexts)}
-        for name in names:
-            if name not in known and name not in OWN:
-                near = did_you_mean(name, [*known, *OWN])
-                raise PairliftError(
-                    f"context: surface, hour, weekday or a name of [events.context], found '{name}'{near}"
-                )
+        check_context(names, list(known))
         further = [name for name in names if name not in OWN]
         attributes = (ContextAttribute.build(catalog.contexts[known[name]], known[name], context) for name in further)
         own = {name: name in names for name in OWN}

@@ -29,6 +29,7 @@ class Question:
     surface: str
     context: dict[str, str]
     as_of: int | None  # µs UTC; None: the server's clock
+    request_id: str
     explain: bool
     server: Target
     timeout: float  # seconds
@@ -72,6 +73,9 @@ def _asking(command: Any) -> Any:
         ),
         click.option("--source-item", help="The item that the list is related to."),
         click.option("--as-of", callback=_time, help="ISO time before which data counts; default: the server's clock."),
+        click.option(
+            "--request-id", default="", help="A name for the request, as [events] request_id has it: `drift` needs one."
+        ),
         click.option("--explain", is_flag=True, help="Show what moved each score most, and what every stage did."),
         asks_server,
         click.option(
@@ -147,6 +151,7 @@ def _shared(served: Description, asked: Question) -> Asked:
         "attributes": asked.context,
         "as_of": asked.as_of,
         "explain": asked.explain,
+        "request_id": asked.request_id,
     }
 
 
@@ -211,6 +216,10 @@ def _print(reply: Reply, asked: Question) -> None:
         click.echo("took " + ", ".join(f"{name} {took / 1000:.1f} ms" for name, took in reply.stages))
     arm = f", arm {reply.arm}" if reply.arm else ""
     click.echo(f"bundle {reply.bundle_version}{arm}, snapshot {iso(reply.snapshot_time)}, as of {iso(reply.as_of)}")
+    unknown = [f"user {asked.user}"] if reply.unknown_user else []
+    unknown += [f"item {item}" for item in reply.unknown_items]
+    if unknown:
+        click.echo(f"neither in the bundle nor recorded, so ranked as new: {', '.join(unknown)}", err=True)
     if reply.degraded:
         click.echo(f"degraded: {', '.join(reply.degraded)}", err=True)
 

@@ -139,12 +139,12 @@ def whole(schema: Schema, definitions: Schema) -> Schema:
 
 def plugin_options(path: str) -> Iterator[Table]:
     """Give the options of a plugin's class, which names their model in the attribute `options`, as `tables` does."""
-    found = class_of(path, ("fit", "save", "load"), "features.plugin.FeaturePlugin, or of features.final.FinalRanker")
+    place, protocols = f"class '{path}'", "features.plugin.FeaturePlugin, or of features.final.FinalRanker"
+    found = class_of(place, path, ("fit", "save", "load"), protocols)
     model, table = getattr(found, "options", None), "plugins.NAME" if hasattr(found, "values") else "network"
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise PairliftError(
-            f"plugin class '{path}' does not say what its options are: a pydantic model was expected as its class "
-            "attribute `options`"
+            f"{place} does not say what its options are: a pydantic model was expected as its class attribute `options`"
         )
     schema = model.model_json_schema(schema_generator=FileSchema)
     meaning = schema.get("description", "").partition("\n\n")[0]

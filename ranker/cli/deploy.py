@@ -1,16 +1,15 @@
 """The commands that change which bundles a server answers with; `ranker.cli.main` adds them to the group."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.pairing.split import iso
+from features.progress import progress_bar
 from ranker.cli.target import Target, asks_server
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class _Upload:
     """A bar of the bytes that are uploaded, which appears with the first of them."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+        self._bar: Any = None
 
     def __enter__(self) -> "_Upload":
         return self
@@ -86,7 +85,7 @@ class _Upload:
     def sent(self, done: int, total: int) -> None:
         """Show how many bytes of all are sent."""
         if self._bar is None:
-            self._bar = tqdm(total=total, desc="uploading", unit="B", unit_scale=True, file=sys.stderr)
+            self._bar = progress_bar(total=total, desc="uploading", unit="B", unit_scale=True)
         self._bar.update(done - self._bar.n)
 
 

@@ -40,17 +40,18 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     needs_training()
     import json
 
-    from features.files import written
+    from features.files import check_folder, made_folder, written
     from ranker.config import load_config
     from ranker.lists.table import as_table
     from ranker.training.measured import measure_lists
 
     loaded = load_config(config)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        check_folder(out)
     report = measure_lists(loaded, users, int(memory * GIB))
     click.echo(as_table(report))
     if out is not None:
+        made_folder(out)
         with written(out / "lists.json") as partial:
             partial.write_text(json.dumps(report, indent=1, allow_nan=False))
         click.echo(f"\nwrote {out / 'lists.json'}")

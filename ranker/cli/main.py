@@ -34,9 +34,12 @@ class Verbs(click.Group):
     """A group whose commands may raise PairliftError."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; turn a user's mistake into its text and exit status 2."""
+        """Run the verb; turn a user's mistake into its text and exit status 2, a Ctrl-C into `Aborted!` and 1."""
+        said = None
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            pass
         except PairliftError as error:
             said = str(error)
         except OSError as error:
@@ -45,7 +48,7 @@ class Verbs(click.Group):
             said = f"{error.filename}: {error.strerror}"
         # Behind the blocks: an error in the chain of this one would live until the process ends, and what its frames
         # hold of native modules would be reported as leaked behind the sentence.
-        raise Mistake(said)
+        raise click.Abort if said is None else Mistake(said)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.pairing.split import iso
+from features.progress import progress_bar
 from ranker.cli.target import Target, asks_server
 from ranker.recording.batch import count_events, read_batches
 
@@ -73,7 +73,7 @@ def record(*, file: Path, server: Target, batch: int) -> None:
     refused, quiet = Refused(), not logging.getLogger("ranker").isEnabledFor(logging.INFO)
     with (
         server.client() as client,
-        tqdm(total=count_events(file), desc="recording", unit=" events", file=sys.stderr, disable=quiet) as bar,
+        progress_bar(total=count_events(file), desc="recording", unit=" events", disable=quiet) as bar,
     ):
         for outcome in client.record(read_batches(file, batch)):
             recorded, duplicates = recorded + outcome.recorded, duplicates + outcome.duplicates

@@ -33,14 +33,15 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     needs_training()
     import json
 
-    from features.files import written
+    from features.files import check_folder, made_folder, written
     from ranker.config import load_config
     from ranker.uplift.report import uplift_report
     from ranker.uplift.table import as_table
 
     loaded = load_config(config)
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out)
     report = uplift_report(loaded, plugin)
+    made_folder(out)
     with written(out / "uplift.json") as partial:
         partial.write_text(json.dumps(report, indent=1, allow_nan=False))
     click.echo(as_table(report))

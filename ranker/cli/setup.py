@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from features.errors import PairliftError
+from features.files import made_folder
 from ranker.cli.train import CONFIG
 
 
@@ -44,24 +45,19 @@ def init(folder: Path, log: str | None, items: str | None, users: str | None, ex
 
 
 def _write(target: Path, text: str) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-    except OSError as error:
-        raise PairliftError(f"{target}: {error.strerror}") from error
+    made_folder(target.parent)
+    target.write_text(text)
 
 
 def _guess(target: Path, log: str, items: str | None, users: str | None) -> None:
     """Guess the TOML of a log, write it, say what it has, and validate it."""
-    from ranker.config import load_config
     from ranker.guessing.guessed import guess_log
     from ranker.guessing.writing import summary_of, toml_of
-    from ranker.training.validate import validation_text
 
     guessed = guess_log(log, target.parent, items, users)
     _write(target, toml_of(guessed))
     click.echo(f"{summary_of(guessed)}\n\nwrote {target}, with the reason of each line; it validates so:\n")
-    click.echo(validation_text(load_config(target)))
+    _validate(target)
 
 
 @click.command("import-letor", short_help="Make a log and a pairlift.toml of LETOR files.")
@@ -95,7 +91,13 @@ def validate(config: Path) -> None:
     Prints rows, users, items and the time span, events per grade, pairs per grade pair and per period of the
     split, how many groups each boundary of the split cuts in two or leaves outside, and what looks wrong.
     """
-    from ranker.config import load_config
-    from ranker.training.validate import validation_text
+    _validate(config)
 
-    click.echo(validation_text(load_config(config)))
+
+def _validate(config: Path) -> None:
+    """Print what was found; what stops a training is raised behind it."""
+    from ranker.config import load_config
+    from ranker.training.validate import validation
+
+    for line in validation(load_config(config)):
+        click.echo(line)

@@ -151,17 +151,35 @@ def train(
     measured = run(
         loaded, out, features=features, pairs=pairs, start=start, earlier=warm_plugins, memory=int(memory * GIB)
     )
+    of_network = "network_parameters" in measured
     if measured["at_cap"]:
-        click.echo(cap_reached(loaded.booster, "WARNING: the liked part"))
+        what = "the booster beside the network" if of_network else "the liked part"
+        click.echo(cap_reached(loaded.booster, f"WARNING: {what}"))
+    if of_network and (warning := worse_than_booster(measured)):
+        click.echo(warning)
     old = f" (the old trees: {measured['old_pair_accuracy']:.4f})" if start else ""
     for line in (*brief_lines(measured["lists"]), *figure_lines(measured)):
         click.echo(line)
     for picture in sorted((out / CURVES).glob("*.svg")):
         click.echo(f"curve of {picture.stem}'s training: {picture}, and .csv beside it")
     by = f"{measured['trees']} trees"
-    if "network_parameters" in measured:
+    if of_network:
         by = f"of the network (the booster, {by}: {measured['booster_pair_accuracy']:.4f})"
     click.echo(f"test PairAccuracy {measured['pair_accuracy']:.4f}{old}, {by}; bundle in {out}")
+
+
+def worse_than_booster(measured: dict[str, Any]) -> str:
+    """Return what to say of a network that ranks worse than the booster beside it, empty of one that does not.
+
+    By the slice that both were stopped by: nothing is chosen on the test.
+    """
+    ours, booster = measured["validation_accuracy"], measured["booster_validation_accuracy"]
+    if ours >= booster:
+        return ""
+    return (
+        f"WARNING: the network's PairAccuracy on the validation slice is {ours:.4f}, the booster's {booster:.4f}: "
+        '[ranker] model = "booster" ranks better'
+    )
 
 
 @click.command(short_help="Search for better parameters with Optuna.")

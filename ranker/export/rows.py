@@ -15,7 +15,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from features.blocks import training_rows
 from features.errors import PairliftError
@@ -23,6 +22,7 @@ from features.files import written
 from features.log.sources import source_files
 from features.pairing.groups import Groups
 from features.pairing.split import PERIODS
+from features.progress import progress_bar
 from features.schema import F32, I64
 from ranker.config import Config
 from ranker.export.labels import Labels, indexes, moments
@@ -59,7 +59,7 @@ def write_rows(config: Config, out: Path, period: str, memory: int) -> tuple[int
     if not sizes.sum():
         raise PairliftError(f"[split]: {period} has no graded impressions; move t0 to t3, or see [[grades]]")
     put = _put_duckdb if out.suffix == DUCKDB else _put_parquet
-    with tqdm(total=int(sizes.sum()), desc="rows", unit="row", unit_scale=True, disable=_quiet()) as bar:
+    with progress_bar(total=int(sizes.sum()), desc="rows", unit="row", unit_scale=True, disable=_quiet()) as bar:
         put(out, _tables(made, number, sizes, memory, bar.update), memory)
     return int(sizes.sum()), len(number), len(made.spec.columns)
 

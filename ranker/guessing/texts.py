@@ -42,6 +42,16 @@ FORMATS = (
     "%d/%b/%Y:%H:%M:%S %z",
 )
 
+#: behind or before an amount: a sign, the code of a currency, or per cent
+_CODES = "EUR USD GBP CHF JPY CNY SEK NOK DKK PLN CZK HUF RON RUB UAH TRY INR BRL MXN CAD AUD NZD ZAR KRW HKD SGD THB"
+_SIGN = f"([€$£¥₹₽₩₺₫฿₴₪%]|{_CODES.replace(' ', '|')}|(US|A|C|R)[$]|kr|zł|Kč|Ft|lei)"
+_SPACE = "[ \\x{A0}\\x{202F}]"
+#: its digits, by the mark before the decimals: of money one or two, so that three are thousands
+_DIGITS = {
+    ",": f"([0-9]+|[0-9][0-9]?[0-9]?(([.']|{_SPACE})[0-9][0-9][0-9])+)(,[0-9][0-9]?)?",
+    ".": f"([0-9]+|[0-9][0-9]?[0-9]?(([,']|{_SPACE})[0-9][0-9][0-9])+)([.][0-9][0-9]?)?",
+}
+
 
 def readings(
     con: duckdb.DuckDBPyConnection, name: str
@@ -66,7 +76,21 @@ def readings(
     for text, fits in zip(FORMATS, formats, strict=True):
         if fits:
             return f"strptime({{}}, '{text}')", "time", f"a time that is written {text}"
-    return _yes_or_no(con, column)
+    return _amount(con, column) or _yes_or_no(con, column)
+
+
+def _amount(con: duckdb.DuckDBPyConnection, column: str) -> tuple[str, Literal["number"], str] | None:
+    """Return how amounts such as 1.299,00 € or $8.50 are read; None where they are none, or not all of one currency."""
+    sign = f"trim(regexp_replace({column}, '[-0-9.,'' \\x{{A0}}\\x{{202F}}]', '', 'g'))"
+    for mark, digits in _DIGITS.items():
+        written = f"-?({_SIGN}{_SPACE}*-?{digits}|{digits}{_SPACE}*{_SIGN})".replace("'", "''")
+        asked = f"bool_and(regexp_full_match(trim({column}), '{written}')), count(DISTINCT {sign}), min({sign})"
+        fits, signs, shown = con.execute(f"SELECT {asked} FROM raw").fetchall()[0]
+        if fits and signs == 1:
+            number = f"regexp_replace({{}}, '[^0-9{mark}-]', '', 'g')"
+            number = f"replace({number}, ',', '.')" if mark == "," else number
+            return f"{number}::DOUBLE", "number", f"an amount ({shown}) that stands there as text"
+    return None
 
 
 def _yes_or_no(con: duckdb.DuckDBPyConnection, column: str) -> tuple[str, Literal["text", "boolean"], str]:

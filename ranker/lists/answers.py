@@ -4,8 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from tqdm import tqdm
 
+from features.progress import progress_bar
 from features.schema import HOUR, I32, I64
 from ranker.bundle import Bundle
 from ranker.candidates.filters import history
@@ -70,7 +70,7 @@ def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = 
         candidates=np.zeros(len(who), np.int64),
     )
     everything = sum(quotas(pipeline.sources))
-    for k in tqdm(range(len(who)), desc="lists", unit=" users"):
+    for k in progress_bar(range(len(who)), desc="lists", unit=" users"):
         request = Request.of(who.requests, k, pipeline.state)
         _keep(found, k, pipeline.recommend(request, everything), who)
         for source in sources:

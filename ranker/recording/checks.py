@@ -1,6 +1,7 @@
 """What is refused of a batch that comes in, event by event, with the first reason against each."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from features.pairing.split import iso
 from features.schema import DAY, F64, I32, Bool
 from ranker.recording.batch import Batch
 from ranker.recording.columns import ARM_COLUMN, Column
-from ranker.request import too_long
+from ranker.request import NEAR, UNITS, too_long
 from ranker.settings import RecordSettings
 
 Find = Callable[[Sequence[Any]], I32]
@@ -119,6 +120,7 @@ class Checks:
 
     def _check_times(self, ts: Any, now: int, latest: int, since: int, refusals: Refusals) -> None:
         refusals.add(ts < 0, lambda k: f"ts: µs since 1970 were expected, found {ts[k]}")
+        _check_unit(ts, now - self.keep, latest, refusals)
         refusals.add(ts > latest, lambda k: f"ts {_time(ts[k])} is in the future, beyond [record] tolerance")
         days = self._settings.dedupe_days
         refusals.add(
@@ -152,6 +154,26 @@ class Checks:
             within = f"{place}: at most {column.most:g} either way was expected, found "
             why = f": {LARGER}" if column.summed else ""
             refusals.add(beyond(numbers, column.most), lambda k: f"{within}{float(numbers[k])!r}{why}")
+
+
+def _check_unit(ts: Any, first: int, latest: int, refusals: Refusals) -> None:
+    """Refuse times outside [first, latest] that lie about there when they are read in another unit."""
+    outside = (ts < first) | (ts > latest)
+    if not outside.any():
+        return
+    for unit, size in UNITS.items():
+        near = outside & (ts >= (first - NEAR) // size) & (ts <= latest // size)
+        refusals.add(near, partial(_read_in, ts, unit, size))
+    near = outside & (ts // 1000 >= first - NEAR) & (ts // 1000 <= latest)
+    refusals.add(near, lambda k: _in_unit(int(ts[k]), "nanoseconds", int(ts[k]) // 1000))
+
+
+def _read_in(ts: Any, unit: str, size: int, k: int) -> str:
+    return _in_unit(int(ts[k]), unit, int(ts[k]) * size)
+
+
+def _in_unit(ts: int, unit: str, meant: int) -> str:
+    return f"ts: µs since 1970 were expected, found {ts}, which is {iso(meant)} in {unit}: send {meant}"
 
 
 def _check_requests(name: str, values: pa.Array, request_id: pa.ChunkedArray, refusals: Refusals) -> None:

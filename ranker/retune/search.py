@@ -16,10 +16,10 @@ import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
-from tqdm import tqdm
 
 from features.errors import PairliftError
 from features.files import written
+from features.progress import progress_bar
 from features.schema import F64
 from ranker.config import Config
 from ranker.metrics.interval import finite, relative_uplift
@@ -84,7 +84,7 @@ class _Search:
         """Run trials until the time is up, or so many are done."""
         started, done = time.monotonic(), 0
         whole = round(60 * minutes)
-        with tqdm(total=whole, desc="retuning", unit="s") as bar:
+        with progress_bar(total=whole, desc="retuning", unit="s") as bar:
 
             def show() -> None:
                 bar.n = min(round(time.monotonic() - started), whole)

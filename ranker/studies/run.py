@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from features.errors import PairliftError
+from features.progress import progress_bar
 from features.schema import F64
 from ranker.columns import Columns
 from ranker.config import Config
@@ -39,7 +39,7 @@ def run_study(config: Config, name: str, plugin: str, truth: Path | None = None)
     fits: dict[str, list[Path]] = {variant.name: [] for variant in variants}
     # A whole round of all arms, then the next: the time left soon knows the slow ones.
     wanted, at_a_time = [(seed, variant) for seed in seeds for variant in variants], max(len(variants), MOST)
-    with tqdm(total=len(wanted), desc=f"study {name}", unit="fit") as bar:
+    with progress_bar(total=len(wanted), desc=f"study {name}", unit="fit") as bar:
         for k, (seed, variant) in enumerate(wanted):
             took = max((_seconds(folder) for of in fits.values() for folder in of), default=0.0)
             fit_plugins(bench, wanted[k : (k // at_a_time + 1) * at_a_time], took)

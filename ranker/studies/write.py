@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from features.files import made_folder, written
+from features.files import check_folder, made_folder, written
 from ranker.config import Config
 from ranker.studies.run import run_study
 from ranker.studies.table import as_csv, as_markdown, as_svg
@@ -16,7 +16,7 @@ def write_study(config: Config, name: str, plugin: str, truth: Path | None, out:
 
     command: what a reader would type to do it again.
     """
-    made_folder(out)
+    check_folder(out)
     started = time.monotonic()
     report = run_study(config, name, plugin, truth)
     report |= {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
@@ -27,6 +27,7 @@ def write_study(config: Config, name: str, plugin: str, truth: Path | None, out:
         "svg": as_svg(report),
         "json": json.dumps(report, indent=1, allow_nan=False) + "\n",
     }
+    made_folder(out)
     for kind, text in texts.items():
         with written(out / f"{name}.{kind}") as partial:
             partial.write_text(text)

@@ -9,10 +9,10 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-from tqdm import tqdm
 
 from features.errors import PairliftError, did_you_mean, nearest
 from features.pairing.slice import Slice
+from features.progress import progress_bar
 from features.schema import F32, F64
 from ranker.forest.text import change_leaves
 from ranker.metrics.pair_accuracy import pair_accuracy
@@ -111,7 +111,7 @@ def fit_booster(
     none = np.zeros(len(validation.matrix), np.float32)
     stopped_by = lgb.Dataset(validation.matrix, none, init_score=validation.start, reference=data)
     try:
-        with tqdm(total=settings.trees, desc=progress, unit=" trees", leave=False, disable=not progress) as bar:
+        with progress_bar(total=settings.trees, desc=progress, unit=" trees", leave=False, disable=not progress) as bar:
             booster = lgb.train(
                 params,
                 data,

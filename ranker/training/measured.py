@@ -65,9 +65,8 @@ def pair_figures(parts: Parts, old: Start | None) -> dict[str, Any]:
     if network is not None:
         measured["booster_pair_accuracy"] = pair_accuracy(arm.scores, test).value
         measured["network_parameters"] = network.ranker.report.get("parameters")
-    held, rows = of_kind(arms.pairs("validation"), arms.kind), arms.rows("validation", columns)
-    score = arm.booster.predict(rows, raw_score=True) if network is None else network.ranker.score(rows)
-    measured["validation_accuracy"] = pair_accuracy(np.asarray(score), held).value
+    held = of_kind(arms.pairs("validation"), arms.kind)
+    measured |= _of_validation(parts, held)
     measured["pairs"] = {"validation": len(held), "test": len(test)}
     measured |= _simple(arms, scores)
     listed = shown_metrics(scores, arms.groups["test"], shown=not test.sampled.any())
@@ -76,6 +75,16 @@ def pair_figures(parts: Parts, old: Start | None) -> dict[str, Any]:
         before = np.asarray(old.booster.predict(arms.rows("test", columns), raw_score=True))
         measured |= {old.mode: old.version, "old_pair_accuracy": pair_accuracy(before, test).value}
     return measured
+
+
+def _of_validation(parts: Parts, held: Pairs) -> dict[str, float]:
+    """Return the PairAccuracy of pairs of the validation slice, likewise."""
+    rows, network = parts.arms.rows("validation", parts.columns), parts.network
+    of_trees = pair_accuracy(np.asarray(parts.liked.booster.predict(rows, raw_score=True)), held).value
+    if network is None:
+        return {"validation_accuracy": of_trees}
+    of_network = pair_accuracy(network.ranker.score(rows), held).value
+    return {"validation_accuracy": of_network, "booster_validation_accuracy": of_trees}
 
 
 def _simple(arms: Arms, scores: F64) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The stage of a plugin: fitted on the towers' period alone, or loaded where its inputs are unchanged."""
 
+import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,12 @@ logger = logging.getLogger(__name__)
 CODE = ("features", "ranker.training.plugins")
 #: every plugin is fitted anew
 NO_EARLIER: Mapping[str, Path] = MappingProxyType({})
+#: what `plugin_inputs` has, and behind it the files of an earlier fit, for people
+INPUTS = (
+    "the log or its settings", "the class", "the options", "the seed", "[lists] wanted", "the code", "the earlier fit",
+)  # fmt: skip
+#: beside what a fit keeps to go on from, the inputs that it is of
+LEFT_OF = "inputs.json"
 
 
 def plugin_stage(
@@ -105,7 +112,7 @@ def _fitted(
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)
-        data = replace(source().fit_data(seed), scratch=only_folder(scratch), earlier=earlier)
+        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), earlier=earlier)
         with plugin_errors(name, "fit"):
             plugin.fit(data)
             plugin.save(folder)
@@ -120,22 +127,41 @@ def _fitted(
         return kind.load(folder)  # what was saved is what is measured, and what a bundle serves
 
 
-def only_folder(folder: Path) -> Path:
-    """Make a folder and remove those beside it: what a fit of other inputs left unfinished is of no use any more."""
+def only_folder(folder: Path, inputs: Sequence[Any]) -> Path:
+    """Make a folder and remove those beside it: what a fit of other inputs left unfinished is of no use any more.
+
+    Where something was left, the log says which inputs have changed. inputs: of the stage.
+    """
     made_folder(folder)
+    own = json.dumps(inputs, default=str)
+    (folder / LEFT_OF).write_text(own)
     for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
+        if other == folder:
+            continue
+        if any(path.name != LEFT_OF for path in other.iterdir()):
+            changed = _changed(other / LEFT_OF, json.loads(own))
+            logger.info("%s: begins anew, for %s changed since a fit was ended unfinished", folder.parent.name, changed)
+        shutil.rmtree(other, ignore_errors=True)
     return folder
+
+
+def _changed(left_of: Path, inputs: list[Any]) -> str:
+    """Return what of the inputs is not as it was."""
+    try:
+        before = json.loads(left_of.read_text())
+    except (OSError, ValueError):
+        return "something"
+    changed = [name for name, then, now in zip(INPUTS, before, inputs, strict=False) if then != now]
+    return " and ".join(changed) or "something"
 
 
 @contextmanager
 def plugin_errors(name: str, call: str) -> Iterator[None]:
-    """Raise what a plugin raises as a PairliftError that names it; the traceback goes to the log."""
+    """Raise what a plugin raises as a PairliftError that names it; the traceback of what is none goes to the log."""
     try:
         yield
-    except PairliftError:
-        raise
+    except PairliftError as error:
+        raise PairliftError(f"[plugins.{name}]: {error}") from error
     except Exception as error:
         logger.exception("[plugins.%s] raised in %s()", name, call)
         raise PairliftError(f"[plugins.{name}] {call}() raised {type(error).__name__}: {error}") from error

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
 from features.pairing.pairs import Pairs
 from features.pairing.slice import Slice
 from features.plugin import FeaturePlugin
+from features.progress import progress_bar
 from features.schema import F32, F64, I32, I64, NO_GIVEN, Bool, Requests, offsets_of
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import candidates_of, source_columns
@@ -58,7 +58,9 @@ class Proposed:
         blocks: list[tuple[F32, I64, Bool]] = []
         wanted: list[int] = []
         users: list[int] = []
-        for first in tqdm(range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups", leave=False):
+        for first in progress_bar(
+            range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups", leave=False
+        ):
             some = who.select(np.arange(first, min(first + BLOCK, len(who))))
             items, given, scores, hits, kept = _candidates(prepared, sources, some, losers, rng, every)
             if len(kept):

@@ -1,5 +1,7 @@
 """What `pairlift validate` says of a file and its data, before anything is trained."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from features.errors import PairliftError
@@ -7,7 +9,6 @@ from features.log.loading import load_log, load_repeats
 from features.pairing.cuts import count_cuts
 from features.pairing.pairs import count_by_grades, make_pairs
 from features.pairing.split import PERIODS, iso
-from features.plugin import make_plugin
 from features.schema import DAY, SAMPLED, Catalog, EventLog
 from ranker.config import Config, wanted_floor
 from ranker.metrics.pair_accuracy import pair_accuracy
@@ -28,29 +29,24 @@ MOST_ARMS = 20
 TOO_FRESH = 0.8
 
 
-def validation_text(config: Config) -> str:
-    """Import the log, make groups and pairs, and return the report. Raises PairliftError for what stops a training."""
+def validation(config: Config) -> Iterator[str]:
+    """Import the log, make groups and pairs, and yield the lines of the report.
+
+    Raises PairliftError for what stops a training, behind the lines of what was found before.
+    """
     database = import_stage(config) / "log.duckdb"
     log, catalog = load_log(database)
-    lines = [
-        f"{config.name}: {len(log):,} events, {catalog.n_users:,} users, {catalog.n_items:,} items",
-        f"from {iso(int(log.ts[0]))} to {iso(int(log.ts[-1]))} ({(log.ts[-1] - log.ts[0]) / DAY:.1f} days)",
-        *_repeat_lines(load_repeats(database)),
-        "",
-        "events per grade, worst to best",
-        *_grade_lines(log, config),
-        *_arm_lines(log, catalog),
-    ]
+    yield f"{config.name}: {len(log):,} events, {catalog.n_users:,} users, {catalog.n_items:,} items"
+    yield f"from {iso(int(log.ts[0]))} to {iso(int(log.ts[-1]))} ({(log.ts[-1] - log.ts[0]) / DAY:.1f} days)"
+    yield from _repeat_lines(load_repeats(database))
+    yield from ("", "events per grade, worst to best", *_grade_lines(log, config), *_arm_lines(log, catalog))
     try:
         prepared = prepare(config, database)
     except PairliftError as error:
-        raise PairliftError("\n".join([*lines, "", f"cannot be trained on: {error}"])) from error
-    for name, settings in config.plugins.items():
-        make_plugin(name, settings.path, settings.params)
+        raise PairliftError(f"cannot be trained on: {error}") from error
     check_network(config)
-    lines += ["", *_period_lines(prepared), "", *_boundary_lines(prepared), "", *_list_lines(prepared)]
-    lines += ["", *_simple_lines(prepared), "", *_warning_lines(prepared)]
-    return "\n".join(lines)
+    for part in (_period_lines, _boundary_lines, _list_lines, _simple_lines, _warning_lines):
+        yield from ("", *part(prepared))
 
 
 def _repeat_lines(repeats: int | None) -> list[str]:

@@ -129,7 +129,9 @@ class Rows:
         gains = {w: difference(self.validation.by_user(own + w * of_liked), without) for w in LIKED_WEIGHTS}
         shown = {weight: gain for weight, (gain, low, _) in gains.items() if low > 0}
         weight = max(shown, key=shown.__getitem__, default=0.0)
-        logger.info("wanted part: lists add %g of the liked part's score; gain by weight: %s", weight, gains)
+        tried = ", ".join(f"{w:g}: {gain:+.4f} [{low:+.4f}, {high:+.4f}]" for w, (gain, low, high) in gains.items())
+        said = "wanted part: lists add %g of the liked part's score; gain in NDCG@%d [95 %%] by weight %s"
+        logger.info(said, weight, LIST, tried)
         return added(booster, liked, weight) if weight else booster
 
     def _forest(self, config: Config, seed: int, progress: str) -> lgb.Booster:

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from features.pairing.groups import Groups
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin
+from features.progress import progress_bar
 from features.schema import F32, F64, I64, Requests
 from ranker.columns import Columns
 from ranker.training.plugins import plugin_errors, plugin_stage, refit_stage
@@ -118,7 +118,7 @@ def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
     """
     whole, found = sample.prepared.state.histories, list[Leak]()
     rng = np.random.default_rng(0)
-    with tqdm(total=len(sample), desc="values as of a cut log", unit="group", leave=False) as bar:
+    with progress_bar(total=len(sample), desc="values as of a cut log", unit="group", leave=False) as bar:
         for part, groups in sample.groups.items():
             alone, cut = [sample.fits[0][part][:0]], [sample.fits[0][part][:0]]
             for g in range(len(groups.requests)):

@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
+from features.progress import progress_bar
 from features.schema import F32, SAMPLED, Bool
 from ranker.columns import Columns
 from ranker.config import Config
@@ -140,7 +140,7 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
         wanted.append(("shuffled", 0, partial(shuffled, seed)))
         if partly_missing:
             wanted.append(("missingness", 0, partial(arms.fit, f"{name}-missingness", known, seed)))
-    with tqdm(total=len(wanted), desc="fitting all arms", unit="fit") as bar:
+    with progress_bar(total=len(wanted), desc="fitting all arms", unit="fit") as bar:
         for (arm, place, _), fitted in zip(wanted, abreast([fit for *_, fit in wanted]), strict=True):
             boosters[arm][place].append(fitted)
             bar.update()

@@ -427,6 +427,7 @@ class RecommendResponse(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
+    UNKNOWN_USER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -439,6 +440,8 @@ class RecommendResponse(_message.Message):
     """Why there are fewer than k items, or none: a sentence for people, empty where there are k. An empty list is OK."""
     arm: _builtins.str
     """The arm of the experiment under way that the user is in ("control": in none of them); empty: there is none."""
+    unknown_user: _builtins.bool
+    """Whether the user is cold: none was named, or one that neither the bundle nor what was recorded knows."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("sources.nearest", "plugins.two_tower"). Empty: all is well."""
@@ -481,10 +484,11 @@ class RecommendResponse(_message.Message):
         explanation: Global___Explanation | None = ...,
         reason: _builtins.str = ...,
         arm: _builtins.str = ...,
+        unknown_user: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_user", b"unknown_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,6 +512,8 @@ class RankResponse(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
+    UNKNOWN_USER_FIELD_NUMBER: _builtins.int
+    UNKNOWN_ITEMS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -518,6 +524,8 @@ class RankResponse(_message.Message):
     """The as_of that was used."""
     arm: _builtins.str
     """As RecommendResponse.arm."""
+    unknown_user: _builtins.bool
+    """As RecommendResponse.unknown_user."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("plugins.two_tower"). Empty: all is well."""
@@ -548,6 +556,12 @@ class RankResponse(_message.Message):
     def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The index of each item in the request's list: tells the answers to a repeated item apart."""
 
+    @_builtins.property
+    def unknown_items(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The indexes, in the request's list, of the items that neither the bundle nor what was recorded knows: they are
+        ranked as cold ones.
+        """
+
     def __init__(
         self,
         *,
@@ -563,10 +577,12 @@ class RankResponse(_message.Message):
         explanation: Global___Explanation | None = ...,
         indexes: _abc.Iterable[_builtins.int] | None = ...,
         arm: _builtins.str = ...,
+        unknown_user: _builtins.bool = ...,
+        unknown_items: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_items", b"unknown_items", "unknown_user", b"unknown_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

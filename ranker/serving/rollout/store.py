@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from features.errors import PairliftError
-from features.files import sync_tree, written
+from features.files import made_folder, sync_tree, written
 from ranker.bundle import read_manifest
 from ranker.hashes import MANIFEST, hash_file
 from ranker.serving.rollout.plan import Place, Plan
@@ -35,9 +35,9 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            made_folder(self.folder)
         except OSError as error:
-            raise PairliftError(f"--bundles {folder}: {error.strerror}; name a folder that can be written") from error
+            raise PairliftError(f"--bundles {folder}: {error.strerror}") from error
 
     @contextmanager
     def locked(self, name: str = LOCK) -> Iterator[bool]:
