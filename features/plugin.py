@@ -42,6 +42,18 @@ class FitData:
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
     #: what `save` wrote of an earlier fit that this one goes on from; only of a class with the attribute `warm = True`
     earlier: Path | None = None
+    heads: Path | None = None  # where a `HeadsPlugin` keeps what `head_losses` reads, and finds it again
+    process: int = 0  # which one of those that fit together this is; what the first fits is kept
+    processes: int = 1  # that fit together, with the same data: see `FeaturePlugin`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterEvents:
+    """What a fit is measured on: events behind it, with all that came before them."""
+
+    log: EventLog  # all events up to the last of those that are predicted
+    context: F32  # [events, contexts] of the same, as `FitData.context`
+    since: int  # µs; those at or after it are predicted
 
 
 @runtime_checkable
@@ -58,7 +70,9 @@ class FeaturePlugin(Protocol):
     options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them. One
     that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes. A
     class whose fits can go on from an earlier one (`FitData.earlier`), whose catalogue was another, has the attribute
-    `warm = True`; it refuses one that has learned from what it is judged by.
+    `warm = True`; it refuses one that has learned from what it is judged by. A class whose fit may be shared has the
+    attribute `parallel = True`: all processes of a `torchrun` then call `fit` at once and meet as torch.distributed has
+    it, `data` saying which one each is; without it the first one fits alone.
     """
 
     columns: tuple[str, ...]
@@ -148,6 +162,23 @@ class CurvePlugin(FeaturePlugin, Protocol):
 
         loss: the mean of the steps since the last point; validation: the figure of the validation slice, whichever the
         plugin is judged by. None where a point does not have it.
+        """
+
+
+@runtime_checkable
+class HeadsPlugin(FeaturePlugin, Protocol):
+    """A plugin that is trained with heads which nobody serves: what they reach behind the fit tells how well it learns.
+
+    Where `FitData.heads` is a folder, which is then empty, `fit` writes into it what `head_losses` needs: it is kept
+    beside the fit, and in no bundle.
+    """
+
+    def head_losses(self, data: FitData, later: LaterEvents) -> Mapping[str, float]:
+        """Return the mean loss of each head that was trained, by its name, over the events that are to be predicted.
+
+        Each is predicted as of what came before it; an item or a user that the fit had no event of is cold. In nats an
+        event, of the same events and against the same other items whatever the options are. Empty where no head was
+        trained; NaN of a head that no event concerns. data: of `fit`, with the folder that it wrote into.
         """
 
 

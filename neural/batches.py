@@ -32,6 +32,7 @@ class TargetMask:
 class EventTargets:
     """n events to predict, each from the state that has seen all of its user's events before it."""
 
+    row: I64  # [n], of the histories
     window: I64  # [n], place in the batch
     state: I64  # [n], 0 .. t, within the window
     as_of: I64  # [n], µs, when the event happened
@@ -68,6 +69,7 @@ class Batch:
     surprise: F32  # [b, t, k], of `ItemSignals`
     events: EventTargets  # to predict, of these windows
     groups: GroupTargets  # to rank, of these windows
+    whole: "Batch | None" = None  # of which this is one process's share; None: it is whole
 
 
 class Batches:
@@ -133,6 +135,7 @@ class Batches:
         window, state, row = self.events.within(chosen, mask)
         h = self.histories
         return EventTargets(
+            row=row,
             window=window,
             state=state,
             as_of=h.ts[row],

@@ -6,8 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from features.plugin import FitData
-from features.schema import I32, I64, Attribute, Bool, Catalog, EventLog, Ids
+from features.plugin import FitData, LaterEvents
+from features.schema import F32, I32, I64, Attribute, Bool, Catalog, EventLog, Ids
 from features.state.histories import Histories
 from neural.batches import Batches, TargetMask
 from neural.expected import ItemSignals
@@ -19,6 +19,7 @@ from neural.vocabulary.earlier import Known, Side
 from neural.vocabulary.entities import Coding, Entities, count_values, encode, table_rows
 from neural.vocabulary.feedback import FeedbackKinds, known_scale
 from neural.vocabulary.words import with_words
+from neural.wanted import floor_of
 
 #: salts of `encode`
 ITEMS, USERS = 1, 2
@@ -41,6 +42,7 @@ class TowerData:
     finetune: TargetMask  # groups with pairs before it
     validation: TargetMask  # groups with pairs in the slice, which choose the epoch
     user_ids: Ids  # [n_users], as the log names them
+    floor: int  # rank of the lowest grade that is wanted: see `neural.wanted.floor_of`
     wanted: Bool  # [rows of the histories], wanted events before the validation slice
     wanted_later: Bool  # [rows of the histories], those in the slice, of items that are met before it
 
@@ -72,12 +74,11 @@ class TowerData:
         spec, rows, popularity = codes.spec, codes.rows, codes.popularity
         expected = ItemSignals.build(data.log, spec)
         histories = Histories.build(data.log, catalog.n_users)
-        said = data.context[np.argsort(data.log.user, kind="stable")] if len(data.context) else data.context
+        said = _by_user(data.context, data.log)
         batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone), said)
         events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
-        wanted = histories.grade >= data.wanted
-        if not (wanted & events).any():
-            wanted[:] = True
+        floor = floor_of(learned.grade, data.wanted)
+        wanted = histories.grade >= floor
         return cls(
             spec=spec,
             expected=expected,
@@ -92,9 +93,20 @@ class TowerData:
             finetune=TargetMask(no_events, ~in_validation & batches.with_pairs & _drawn(data, settings)),
             validation=TargetMask(no_events, in_validation & batches.with_pairs),
             user_ids=catalog.user_ids,
+            floor=floor,
             wanted=wanted & events,
             wanted_later=wanted & ~events & (popularity[histories.item] > 0),
         )
+
+    def later(self, data: FitData, events: LaterEvents) -> tuple[Batches, Bool]:
+        """Return batches of all events up to the end of the later ones, and which are to be predicted.
+
+        bool[rows of their histories]; an event of no item of the catalogue is not. Each event's token is what serving
+        makes of it: what is expected of an item is of the fit's events alone. data: what this was built of.
+        """
+        histories, said = Histories.build(events.log, data.catalog.n_users), _by_user(events.context, events.log)
+        batches = Batches(histories, data.groups, data.pairs, self.spec, self.expected, self.batches.lag, said)
+        return batches, (histories.ts >= events.since) & (histories.item >= 0)
 
     def describe(self, chosen: I64) -> str:
         """Return whose windows these are, for an error."""
@@ -175,6 +187,11 @@ class _Codes:
             items=Side.of(ITEMS, catalog.item_ids, self.popularity, self.of_items, self.items),
             users=Side.of(USERS, None, self.activity, self.of_users, self.users),
         )
+
+
+def _by_user(context: F32, log: EventLog) -> F32:
+    """Return what requests said, float32[events, contexts], in the order of the log's histories."""
+    return context[np.argsort(log.user, kind="stable")] if len(context) else context
 
 
 def _drawn(data: FitData, settings: FitSettings) -> Bool:

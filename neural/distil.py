@@ -18,43 +18,62 @@ from features.schema import I64
 from neural.batches import Batch, TargetMask
 from neural.checkpoints import Checkpoint
 from neural.data import TowerData
-from neural.engine import Phase
+from neural.engine import Engine, Phase
+from neural.parallel.ranks import ALONE, Ranks, mean, whole
 from neural.settings import TowerSettings
-from neural.train import SEED_STEP, Trained, Trainer, network_size, repeatable
+from neural.train import SEED_STEP, Trained, Trainer, needed_items, network_size, repeatable
 
 
 def distil(data: FitData, settings: TowerSettings) -> Trained:
-    """Train `settings.teachers` towers, then those that follow their mean; repeats and resumes as `train.fit` does."""
+    """Train `settings.teachers` towers, then those that follow their mean.
+
+    It repeats, resumes and is shared by processes as `train.fit` is.
+    """
+    ranks = Ranks(data.process, data.processes)
+    with ranks.joined():
+        return _distil(data, settings, ranks)
+
+
+def _distil(data: FitData, settings: TowerSettings, ranks: Ranks) -> Trained:
     with repeatable(settings.threads, data.seed):
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
-    teachers, report = [], dict[str, Any](epochs=[], curve=[])
+    teachers: list[Trainer] = []
+    report = dict[str, Any](epochs=[], curve=[])
     for k in range(settings.teachers):
         with repeatable(settings.threads, data.seed + SEED_STEP * k):
-            teacher = Trainer(inputs, settings, data.seed + SEED_STEP * k)
-            _train(teacher, teacher.phases(), Checkpoint(data.scratch, f"teacher{k + 1}"), f"teacher {k + 1}: ", report)
+            teacher, kept = Trainer(inputs, settings, data.seed + SEED_STEP * k, ranks), f"teacher{k + 1}"
+            engine = _train(teacher, Checkpoint(data.scratch, kept), f"teacher {k + 1}: ", report)
+        if not teachers:  # the heads are pre-trained with a teacher, and a student begins as the first one
+            teacher.keep_heads(engine, data.heads)
         teachers.append(teacher)
     with repeatable(settings.threads, data.seed):
-        student = Student(inputs, settings, data.seed, teachers)
-        _train(student, student.phases(), Checkpoint(data.scratch, "towers"), "", report)
+        student = Student(inputs, settings, data.seed, teachers, ranks)
+        _train(student, Checkpoint(data.scratch, "towers"), "", report)
     return Trained(student.model, inputs, report | {"parameters": network_size(student.model)})
 
 
-def _train(
-    trainer: Trainer, phases: tuple[Phase, ...], checkpoint: Checkpoint, prefix: str, report: dict[str, Any]
-) -> None:
+def _train(trainer: Trainer, checkpoint: Checkpoint, prefix: str, report: dict[str, Any]) -> Engine:
     """Train, or take up what was trained before a kill; then the model gives what it is to be served with."""
     engine = trainer.engine(checkpoint)
-    engine.train(tuple(replace(phase, name=prefix + phase.name) for phase in phases))
+    engine.train(tuple(replace(phase, name=prefix + phase.name) for phase in trainer.phases()))
     trainer.model.eval()
     report["epochs"] += engine.progress
     report["curve"] += engine.curve
+    return engine
 
 
 class Student(Trainer):
     """Starts as the first teacher, and is taught by all of them."""
 
-    def __init__(self, inputs: TowerData, settings: TowerSettings, seed: int, teachers: list[Trainer]) -> None:
-        super().__init__(inputs, settings, seed)
+    def __init__(
+        self,
+        inputs: TowerData,
+        settings: TowerSettings,
+        seed: int,
+        teachers: list[Trainer],
+        ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__(inputs, settings, seed, ranks)
         self.teachers, self.epochs = teachers, settings.distil_epochs
         self.model.load_state_dict(teachers[0].model.state_dict())
         # What is known of the items without towers is no part of the products: it stays as the teachers weigh it.
@@ -68,10 +87,15 @@ class Student(Trainer):
 
     def distil_loss(self, batch: Batch) -> Tensor:
         """Return the share of the variance of the teachers' mean products within a state that is missed."""
-        drawn, _ = self.draw_negatives(batch.events.item)
+        drawn = self.negatives.draw((batch.whole or batch).events.item, self.rng).item
+        if batch.whole is not None:  # the products are of all its items
+            drawn = needed_items(batch.whole, drawn)
         with torch.no_grad():
             wanted = torch.stack([_products(teacher, batch, drawn) for teacher in self.teachers]).mean(0)
-        return (_products(self, batch, drawn) - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12)
+        missed, square = (_products(self, batch, drawn) - wanted).square(), wanted.square()
+        # The number of processes is in both, and cancels: the whole batch's mean square.
+        scale = whole(square.sum()) / whole(torch.tensor(square.numel()), 1)
+        return mean(missed) / scale.clamp(min=1e-12)
 
 
 def _products(trainer: Trainer, batch: Batch, drawn: I64) -> Tensor:

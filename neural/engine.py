@@ -1,7 +1,8 @@
 """The loop of a training: epochs of steps, the best of them kept; a killed run goes on where it was, to the same bits.
 
 What a step draws comes from NumPy's generator of the fit and from torch's own; both are part of a checkpoint, beside
-the weights, the optimizer's moments and the place in the plan. So are the losses of all steps, for the curve.
+the weights, the optimizer's moments and the place in the plan. So are the losses of all steps, for the curve. Of
+several processes (`neural.parallel`) the first one writes it, and all of them go on from it.
 """
 
 import copy
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from features.errors import PairliftError
+from features.progress import progress_bar
 from features.schema import I64
 from neural.checkpoints import Checkpoint
+from neural.parallel.ranks import ALONE, Ranks
 
 #: share of a phase's steps over which the rate rises to its peak
 WARM_UP = 0.05
@@ -74,12 +76,16 @@ class Engine:
         rng: np.random.Generator,
         checkpoint: Checkpoint,
         largest_gradient: float = math.inf,
+        ranks: Ranks = ALONE,
     ) -> None:
+        """ranks: that train it together; then a phase's loss is of this one's share, and its validation of all."""
         self.model, self.optimizer, self.rng, self.checkpoint = model, optimizer, rng, checkpoint
+        self.ranks, self.loss_of = ranks, ranks.over(model)
         self.largest_gradient = largest_gradient  # norm that a step's gradient is cut to
         self.best, self.best_model = -math.inf, copy.deepcopy(model.state_dict())
         self.progress: list[dict[str, Any]] = []  # of each epoch: phase, number, loss, figure of the validation slice
         self.curve: list[dict[str, Any]] = []  # see `features.plugin.CurvePlugin`
+        self.left: list[dict[str, Any]] = []  # the best model as each phase that is done left it
 
     def train(self, phases: Sequence[Phase]) -> None:
         """Train; the model is then that of the best epoch. PairliftError where a loss or a gradient is not finite."""
@@ -90,6 +96,7 @@ class Engine:
             self._train(phases[number], at)
             self.curve += curve_of(phases[number].name, at.losses, self.progress)
             self.model.load_state_dict(self.best_model)
+            self.left.append(self.best_model)
 
     def _train(self, phase: Phase, at: Place) -> None:
         """Train for the epochs of one phase, or until the validation slice stops improving."""
@@ -98,7 +105,7 @@ class Engine:
         if not steps:
             return
         patience = phase.patience or phase.epochs
-        with tqdm(
+        with progress_bar(
             total=phase.epochs * size,
             initial=round(size * len(at.losses) / len(likely)),
             desc=phase.name,
@@ -106,6 +113,7 @@ class Engine:
             unit_scale=True,
             file=sys.stderr,
             mininterval=1,
+            disable=self.ranks.number > 0,
         ) as bar:
             while at.epoch < phase.epochs and at.not_better < patience:
                 bar.set_description(f"{phase.name}, epoch {at.epoch + 1} of {phase.epochs}", refresh=False)
@@ -139,8 +147,9 @@ class Engine:
 
     def _step(self, phase: Phase, at: Place, chosen: Any, rate: float, of: int) -> float:
         """Go one step down the gradient; return the loss before it."""
-        loss = phase.loss(chosen)
-        value = loss.item()
+        self.ranks.begin_step(at.phase, len(at.losses))
+        loss = self.loss_of(phase.loss, chosen)
+        value = self.ranks.total(loss.item() / self.ranks.of)[0]
         self._check("loss", value, phase, at, chosen, rate, of)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -167,7 +176,7 @@ class Engine:
         entry = {"phase": phase.name, "epoch": at.epoch, "step": len(at.losses), "loss": loss, "validation": figure}
         self.progress.append(entry)
         worth = figure if phase.higher_is_better else -figure
-        better = worth > self.best or math.isnan(figure)
+        better = worth > self.best or math.isnan(figure) or math.isnan(self.best)
         if better:
             self.best, self.best_model = worth, copy.deepcopy(self.model.state_dict())
         at.not_better = 0 if better else at.not_better + 1
@@ -180,9 +189,10 @@ class Engine:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.bit_generator.state,
-            "torch": torch.get_rng_state(),
+            "torch": self.ranks.random_state,
             "best": self.best,
             "best_model": self.best_model,
+            "left": self.left,
             "progress": self.progress,
             "curve": self.curve,
         }
@@ -190,14 +200,14 @@ class Engine:
 
     def _restore(self) -> Place:
         """Take up what was written down, if anything was; return how far that is."""
-        saved = self.checkpoint.load()
+        saved = self.ranks.from_first(self.checkpoint.load())
         if saved is None:
             return Place()
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.rng.bit_generator.state = saved["rng"]
-        torch.set_rng_state(saved["torch"])
-        self.best, self.best_model = saved["best"], saved["best_model"]
+        self.ranks.random_state = saved["torch"]
+        self.best, self.best_model, self.left = saved["best"], saved["best_model"], saved["left"]
         self.progress, self.curve = saved["progress"], saved["curve"]
         return Place(**saved["place"])
 

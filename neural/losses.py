@@ -1,8 +1,10 @@
-"""The losses, as free functions of tensors."""
+"""The losses, as free functions of tensors. Of several processes' shares of a batch: see `neural.parallel.ranks`."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from neural.parallel.ranks import whole
 
 LOWEST, HIGHEST = 0.01, 100.0
 
@@ -21,7 +23,7 @@ def next_item(
     log_temperature: Tensor,
     prior: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean sampled softmax loss, -log P(target).
+    """Return [n]: the sampled softmax loss of each target, -log P(target).
 
     query: [n, d] and key: [m, d] unit vectors; target: int64[n] and negative: int64[k] rows of key, in-batch and
     uniform negatives together; log_expected: [k], the logarithm of how often the pool is expected to hold that item.
@@ -36,7 +38,7 @@ def next_item(
     if prior is not None:
         positive, logits = positive + prior[target], logits + prior[negative]
     logits = logits.masked_fill(target[:, None] == negative[None, :], float("-inf"))
-    return (torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1) - positive).mean()
+    return torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1) - positive
 
 
 def grade(logits: Tensor, rank: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ def grade(logits: Tensor, rank: Tensor) -> Tensor:
     known = rank >= 0
     above = (rank[:, None] > torch.arange(logits.shape[1])).to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(1)
-    return (loss * known).sum() / known.sum().clamp(min=1)
+    return (loss * known).sum() / whole(known.sum(), 1)
 
 
 def feedback(logits: Tensor, value: Tensor, bounded: Tensor) -> Tensor:
@@ -60,9 +62,9 @@ def feedback(logits: Tensor, value: Tensor, bounded: Tensor) -> Tensor:
     wanted = torch.where(known, value, torch.zeros_like(value))
     entropy = F.binary_cross_entropy_with_logits(logits, wanted.clamp(0, 1), reduction="none")
     loss = torch.where(bounded, entropy, F.huber_loss(logits, wanted, reduction="none"))
-    return ((loss * known).sum(0) / known.sum(0).clamp(min=1)).sum()
+    return ((loss * known).sum(0) / whole(known.sum(0), 1)).sum()
 
 
 def pairwise(winner: Tensor, loser: Tensor, weight: Tensor) -> Tensor:
     """Return Σ w·log(1 + e^-(s_winner - s_loser)) / Σ w of scores and weights [p]: the ranker's own loss."""
-    return (F.softplus(loser - winner) * weight).sum() / weight.sum().clamp(min=1e-12)
+    return (F.softplus(loser - winner) * weight).sum() / whole(weight.sum(), 1e-12)

@@ -173,7 +173,7 @@ class HeadTrainer:
         key = self.head.keys(self.items[unique], unique)
         target, negative = (torch.from_numpy(np.searchsorted(ids, item)) for item in (targets.item[rows], pool.item))
         temperature = self.head.log_temperature
-        return losses.next_item(query, key, target, negative, pool.log_expected, temperature, self.prior[unique])
+        return losses.next_item(query, key, target, negative, pool.log_expected, temperature, self.prior[unique]).mean()
 
     def pool(self, rng: np.random.Generator) -> Pool:
         """Return all items of the fit; of many, half drawn as the targets have them and half evenly."""

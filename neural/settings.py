@@ -57,7 +57,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 4e-3, "finetune_rate": 0.3, "weight_decay": 0.1, "table_decay": 1.0, "batch_tokens": 2048,
         "negatives": 256, "context": ["surface"], "feedback_kinds": False, "threads": 1, "teachers": 0,
         "distil_epochs": 10, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
-        "retrieval_negatives": 2048, "precision": "float32", "warm_pretrain_epochs": 2, "warm_finetune_epochs": 2,
+        "retrieval_negatives": 2048, "precision": "float32", "log_q": True, "next_items": "all",
+        "pretrain_losses": ["next_item", "feedback"], "warm_pretrain_epochs": 2, "warm_finetune_epochs": 2,
         "warm_rate": 0.3,
     },
     "small": {"layers": 1, "width": 24, "heads": 2},
@@ -161,6 +162,24 @@ class NetworkSettings(FitSettings):
         description="Negatives of the next-item loss: half from the batch's own items, half drawn evenly from all "
         "items with events.",
     )
+    pretrain_losses: Annotated[list[Literal["next_item", "feedback"]], AfterValidator(_distinct)] = Field(
+        default=["next_item", "feedback"],
+        min_length=1,
+        description="What pre-training learns of each event, from the state before it: next_item (which item it is of) "
+        "and feedback (its grade, and each of [events.feedback]). Of next_item alone, the epoch is chosen by the "
+        "validation slice's log-likelihood of the next item, for no score is learned yet.",
+    )
+    log_q: bool = Field(
+        default=True,
+        description="Correct the next-item loss for how often each negative is drawn (logQ). Without it, what is often "
+        "met is often a negative, and held to be less likely than it is.",
+    )
+    next_items: Literal["all", "wanted"] = Field(
+        default="all",
+        description="Which events the next-item loss learns: all, or the wanted ones alone (of the grade that [lists] "
+        "wanted names, or better; all where the fit has none of them, as SASRec does). Histories hold all events and "
+        "feedback learns of all, in either case.",
+    )
     context: Annotated[list[str], AfterValidator(_distinct)] = Field(
         default=["surface"],
         description="What a request says of itself that meets the user's state behind the transformer: surface, hour "
@@ -234,10 +253,10 @@ class TowerSettings(NetworkSettings):
         default=2,
         ge=0,
         description="The most epochs of pre-training where a fit goes on from an earlier one (`pairlift train "
-        "--warm-plugins`), in place of pretrain_epochs.",
+        "--warm-plugins`), and never more than pretrain_epochs.",
     )
     warm_finetune_epochs: int = Field(
-        default=2, ge=0, description="Likewise of fine-tuning, in place of finetune_epochs."
+        default=2, ge=0, description="Likewise of fine-tuning, and never more than finetune_epochs."
     )
     warm_rate: float = Field(
         default=0.3, gt=0, description="There, the highest learning rates, as a share of what they are else."

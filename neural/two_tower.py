@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.errors import PairliftError, did_you_mean
-from features.plugin import FitData
+from features.plugin import FitData, LaterEvents
 from features.schema import F32, Requests
 from features.state.histories import Histories
 from neural.fitted import FittedPlugin, new_folder
@@ -42,6 +42,7 @@ class TwoTower(FittedPlugin[Runtime]):
     """
 
     options = TowerSettings
+    parallel = True
     about, format = "two_tower.json", FORMAT
     wanted_format = f"towers of format {FORMAT} were"
     settings: TowerSettings
@@ -70,6 +71,8 @@ class TwoTower(FittedPlugin[Runtime]):
 
         asked = self._asked(data)
         trained = self._trained(data)
+        if data.process:  # what follows is the first one's
+            return
         folder = new_folder(self)
         inputs = trained.inputs
         log.info("towers to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
@@ -137,6 +140,12 @@ class TwoTower(FittedPlugin[Runtime]):
         log.info("heads of grade and feedback to ONNX")
         export_answers(answers, self.settings.width, folder)
         return report
+
+    def head_losses(self, data: FitData, later: LaterEvents) -> dict[str, float]:
+        """Return what the heads of pre-training reach behind the fit: `features.plugin.HeadsPlugin`."""
+        from neural.train import head_losses
+
+        return head_losses(data, later, self.settings)
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, len(columns)] in the order of `columns`."""

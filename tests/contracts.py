@@ -14,8 +14,17 @@ from world import World, make_world
 from features.pairing.groups import make_groups
 from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import Split, make_split
-from features.plugin import CurvePlugin, FeaturePlugin, FitData, RecodedPlugin, RetrievalPlugin, VectorPlugin
-from features.schema import DAY, F32, Requests, one_request
+from features.plugin import (
+    CurvePlugin,
+    FeaturePlugin,
+    FitData,
+    HeadsPlugin,
+    LaterEvents,
+    RecodedPlugin,
+    RetrievalPlugin,
+    VectorPlugin,
+)
+from features.schema import DAY, F32, NO_CONTEXT, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
 from ranker.bundle import Bundle
@@ -41,11 +50,16 @@ class PluginContract:
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def case(self) -> tuple[FeaturePlugin, World, Requests, Histories]:
+    def heads(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return where the fit of `case` may keep its heads."""
+        return tmp_path_factory.mktemp("heads")
+
+    @pytest.fixture(scope="class")
+    def case(self, heads: Path) -> tuple[FeaturePlugin, World, Requests, Histories]:
         world = make_world(11, surfaces=("feed", "search"))
         split = make_split(SplitSettings(), world.log, "UTC")
         plugin = self.make()
-        plugin.fit(fit_data(world, split))
+        plugin.fit(replace(fit_data(world, split), heads=heads))
         requests = make_groups(world.log, PairingSettings(), split).of("test").requests.slice(0, 40)
         return plugin, world, requests, Histories.build(world.log, world.catalog.n_users)
 
@@ -181,6 +195,32 @@ class PluginContract:
         new = replace(asked, item=np.full_like(asked.item, len(items) - 1))
         cold = replace(requests, item=np.full_like(requests.item, -1))
         self.same(moved.values(new, later), plugin.values(cold, histories))
+
+    def test_heads_are_kept_beside_it_and_measured_on_events_behind_the_fit(
+        self, case: Any, heads: Path, tmp_path: Path
+    ) -> None:
+        plugin, world, _, _ = case
+        kept = {path.name for path in heads.iterdir()}
+        assert bool(kept) == isinstance(plugin, HeadsPlugin)
+        if not kept:
+            return
+        plugin.save(tmp_path)
+        assert not kept & {path.name for path in tmp_path.iterdir()}
+        split = make_split(SplitSettings(), world.log, "UTC")
+        data, middle = replace(fit_data(world, split), heads=heads), (split.t2 + split.t3) // 2
+        spans = [(split.t2, split.t3), (split.t2, middle), (middle, split.t3)]
+        whole, first, last = (
+            plugin.head_losses(data, LaterEvents(log=world.log.until(end), context=NO_CONTEXT, since=since))
+            for since, end in spans
+        )
+        assert whole
+        for head, loss in whole.items():  # what comes later changes nothing of what came before
+            low, high = sorted((first[head], last[head]))
+            assert low - 1e-6 < loss < high + 1e-6
+        loaded = type(plugin).load(tmp_path)
+        again = LaterEvents(log=world.log.until(split.t3), context=NO_CONTEXT, since=split.t2)
+        assert loaded.head_losses(data, again) == whole
+        assert plugin.head_losses(replace(data, heads=tmp_path), again) == {}
 
 
 class VectorContract(PluginContract):

@@ -5,6 +5,7 @@ import logging
 import sys
 
 import pytest
+from structure import PACKAGES, imports, modules
 
 from features import progress as module
 from features.progress import progress_bar
@@ -39,3 +40,8 @@ def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog
         "more work: 80 %, 8 of 10, 01:04 so far, 00:16 left, 8.00s/ fits, number 7",
     ]
     assert not sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+def test_no_bar_is_drawn_elsewhere() -> None:
+    users = {name for package in PACKAGES for name, path in modules(package).items() if "tqdm.tqdm" in imports(path)}
+    assert users == {"features.progress"}

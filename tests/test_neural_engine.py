@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -29,7 +30,7 @@ from neural.checkpoints import Checkpoint
 from neural.engine import Engine, Phase, Place
 from neural.retrieval import fit_head, item_keys
 from neural.settings import TowerSettings
-from neural.train import all_vectors, fit
+from neural.train import HEADS, all_vectors, fit
 from neural.two_tower import TwoTower
 
 #: several epochs of several steps in each phase
@@ -44,16 +45,19 @@ def data_of(world: World, scratch: Path | None = None) -> FitData:
 
 
 def vectors(scratch: Path | None) -> str:
-    """Return a hash of the vectors, keys, weights and reports of a fit."""
+    """Return a hash of the vectors, keys, weights (those that pre-training left, too) and reports of a fit."""
     settings = TowerSettings(**SEVERAL)
-    trained = fit(data_of(make_world(surfaces=("feed", "search")), scratch), settings)
+    with TemporaryDirectory() as heads:
+        trained = fit(replace(data_of(make_world(surfaces=("feed", "search")), scratch), heads=Path(heads)), settings)
+        pretrained = torch.load(Path(heads) / HEADS, weights_only=True)
     with patch.object(retrieval, "LEAST_STEPS", 40):
         found = fit_head(trained, settings, 3, scratch)
     assert found is not None
     head, report = found
     with torch.no_grad():
         arrays = [all_vectors(trained.model.item, trained.inputs.items).numpy(), item_keys(trained, head, 1)]
-    arrays += [weights.numpy() for model in (trained.model, head) for weights in model.state_dict().values()]
+    states = (trained.model.state_dict(), head.state_dict(), pretrained)
+    arrays += [weights.numpy() for state in states for weights in state.values()]
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays) + repr((trained.report, report)).encode()).hexdigest()
 
 

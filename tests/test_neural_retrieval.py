@@ -162,7 +162,7 @@ def test_over_all_items_the_loss_is_the_softmax_over_demand() -> None:
     query, key, prior = (torch.randn(*shape, generator=generator) for shape in ((5, 4), (7, 4), (7,)))
     target = torch.tensor([0, 3, 6, 3, 1])
     temperature = torch.tensor(0.3)
-    found = losses.next_item(query, key, target, torch.arange(7), torch.zeros(7), temperature, prior)
+    found = losses.next_item(query, key, target, torch.arange(7), torch.zeros(7), temperature, prior).mean()
     expected = torch.nn.functional.cross_entropy(query @ key.T / math.exp(0.3) + prior, target)
     torch.testing.assert_close(found, expected)
 

@@ -36,6 +36,7 @@ from ranker.studies.world import live, make_world
 from ranker.studies.write import write_study
 from ranker.training.prepared import prepare
 from ranker.uplift.report import uplift_report
+from ranker.uplift.table import as_table
 
 #: in place of the towers, which are slow: a column of noise that says how large it is
 SIZED = """
@@ -53,6 +54,11 @@ class Sized(Noise):
 
     def fit(self, data):
         self.seed = data.seed + 100 * self.kept["layers"]
+        (data.heads / "heads.json").write_text(json.dumps(self.kept["width"]))
+
+    def head_losses(self, data, later):
+        width, n = json.loads((data.heads / "heads.json").read_text()), (later.log.ts >= later.since).sum()
+        return {"next_item": 1 / width + data.seed, "events": float(n), "before": float(len(later.log) - n)}
 
     def save(self, folder):
         super().save(folder)
@@ -202,6 +208,7 @@ def test_the_figures_are_those_of_the_uplift_report(toml: Path, plugins: dict[st
     assert arm["pair_accuracy"] == pytest.approx(report["with"], abs=1e-12)
     np.testing.assert_allclose(arm["ci95"], report["ci95"], rtol=1e-9)
     assert (plugins["users"], plugins["pairs_kind"]) == (report["users"], "shown")
+    assert report["heads"] == arm["heads"] == {}
     assert [a["arm"] for a in plugins["arms"]] == ["als", "noise", "sized"]
     assert plugins["slope"] is None
     assert plugins["arms"][0]["over_first"] is None
@@ -235,6 +242,9 @@ def test_the_results_are_a_table_data_and_a_chart(toml: Path, plugins: dict[str,
         rows = list(csv.DictReader(file))
     assert [float(row["relative_uplift"]) for row in rows] == [arm["relative_uplift"] for arm in plugins["arms"]]
     assert [row["fits"] for row in rows] == ["2"] * 3
+    heads = [row["next_item_loss"] for row in rows]
+    assert heads == ["", "", str(plugins["arms"][2]["heads"]["next_item"])]
+    assert "| s | next_item | events | before |" in text
     chart = ET.fromstring((out / "plugins.svg").read_text())
     dots = [float(dot.attrib["cx"]) for dot in chart.iter("{http://www.w3.org/2000/svg}circle")]
     assert np.array_equal(np.argsort(dots), np.argsort([arm["relative_uplift"] for arm in plugins["arms"]]))
@@ -249,6 +259,21 @@ def test_sizes_lie_on_the_axis_of_what_the_fits_say(toml: Path) -> None:
     assert report["slope"]["ci95"][0] < expected < report["slope"]["ci95"][1]
     assert [arm["validation"] for arm in report["arms"]] == [0.6] * 4
     assert "Slope for each factor of 10 of parameters" in (toml.parent / "out" / "sizes.md").read_text()
+
+
+def test_heads_are_measured_on_the_events_of_the_test_by_studies_and_uplift_alike(toml: Path) -> None:
+    config = load_config(toml)
+    arms = {arm["arm"]: arm for arm in study(toml, "sizes", plugin="sized")["arms"]}
+    log, split = prepare(config).log, prepare(config).split
+    n = int(((log.ts >= split.t2) & (log.ts < split.t3)).sum())
+    for width in (24, 64):
+        arm = next(arm for name, arm in arms.items() if name.endswith(f"x {width}"))
+        expected = {"next_item": 1 / width + 0.5, "events": n, "before": int((log.ts < split.t2).sum())}
+        assert arm["heads"] == pytest.approx(expected)
+        assert [fit["heads"]["next_item"] for fit in arm["fits"]] == [1 / width, 1 / width + 1]
+    report = uplift_report(config, "sized", lists=False)
+    assert report["heads"]["next_item"] == [1 / 8, 1 / 8 + 1]
+    assert "heads that are not served: next_item 0.6250," in as_table(report)
 
 
 def test_a_killed_study_goes_on_and_ends_as_if_it_had_not_been(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from features.plugin import FitData
+from features.plugin import FitData, LaterEvents
 from features.schema import F32, Requests
 from features.state.histories import Histories
 from neural.cross_encoder.runtime import SCORER, CrossRuntime, load_cross
@@ -29,6 +29,7 @@ class CrossEncoder(FittedPlugin[CrossRuntime]):
     """
 
     options = CrossSettings
+    parallel = True
     about, format = "cross_encoder.json", FORMAT
     wanted_format = f"a cross-encoder of format {FORMAT} was"
     columns: tuple[str, ...] = ("score",)
@@ -46,7 +47,10 @@ class CrossEncoder(FittedPlugin[CrossRuntime]):
         from neural.cross_encoder.train import fit_cross, served_items
         from neural.train import user_tokens
 
-        trained, folder = fit_cross(data, self.settings), new_folder(self)
+        trained = fit_cross(data, self.settings)
+        if data.process:  # what follows is the first one's
+            return
+        folder = new_folder(self)
         inputs, self.report = trained.inputs, trained.report
         log.info("cross-encoder to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
         export_scorer(trained.model, inputs.spec, folder / SCORER)
@@ -55,6 +59,13 @@ class CrossEncoder(FittedPlugin[CrossRuntime]):
         items, known = served_items(trained, self.settings.threads), inputs.items.known[:-1]
         vectors = Vectors(items=items, known_items=known, users=users, user_row=user_row, keys=no_keys)
         self._finish(trained, vectors, folder, data.zone)
+
+    def head_losses(self, data: FitData, later: LaterEvents) -> dict[str, float]:
+        """Return what the heads of pre-training reach behind the fit: `features.plugin.HeadsPlugin`."""
+        from neural.cross_encoder.train import CrossTrainer
+        from neural.train import head_losses
+
+        return head_losses(data, later, self.settings, CrossTrainer)
 
     def values(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[n, 1]."""

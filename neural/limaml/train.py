@@ -29,6 +29,7 @@ from neural.train import (
     LEAST_EPOCHS,
     all_vectors,
     entity_inputs,
+    hidden_ids,
     item_vectors,
     make_optimizer,
     repeatable,
@@ -151,7 +152,8 @@ class Trainer:
         """Return [m]: the training score of what is asked for, after the meta block was adapted to the support."""
         model, support = self.model, self.data.support(tasks)
         ids = np.unique(np.concatenate([support.item.ravel(), query.item]))
-        vectors = item_vectors(model.item, self.inputs.items, ids, self.settings.id_dropout)
+        hide = hidden_ids(model.item, len(ids), self.settings.id_dropout)
+        vectors = item_vectors(model.item, self.inputs.items, ids, hide)
 
         def of(item: I64) -> Tensor:
             return take(vectors, torch.from_numpy(np.searchsorted(ids, item)))

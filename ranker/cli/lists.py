@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from features.schema import GIB
-from ranker.cli.train import CONFIG, memory_option, needs_training
+from ranker.cli.train import CONFIG, Together, memory_option, needs_training
 
 
-@click.command(short_help="Measure whole lists of Recommend on a held-out future.")
+@click.command(cls=Together, short_help="Measure whole lists of Recommend on a held-out future.")
 @CONFIG
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write lists.json into.")
 @click.option("--users", type=click.IntRange(1), metavar="N", help="At most so many users, in place of [lists] users.")

@@ -21,7 +21,8 @@ from ranker.cli.serve import serve
 from ranker.cli.setup import import_letor, init, validate
 from ranker.cli.token import token
 from ranker.cli.top import top
-from ranker.cli.train import retune, train
+from ranker.cli.train import Together, retune, train
+from ranker.torchrun.place import after_the_first, place
 
 
 class Mistake(click.ClickException):
@@ -34,12 +35,9 @@ class Verbs(click.Group):
     """A group whose commands may raise PairliftError."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; turn a user's mistake into its text and exit status 2, a Ctrl-C into `Aborted!` and 1."""
-        said = None
+        """Run the verb; turn a user's mistake into its text and exit status 2."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            pass
         except PairliftError as error:
             said = str(error)
         except OSError as error:
@@ -48,12 +46,13 @@ class Verbs(click.Group):
             said = f"{error.filename}: {error.strerror}"
         # Behind the blocks: an error in the chain of this one would live until the process ends, and what its frames
         # hold of native modules would be reported as leaked behind the sentence.
-        raise click.Abort if said is None else Mistake(said)
+        raise Mistake(said)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and results.")
-def cli(quiet: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, quiet: bool) -> None:
     """A ranking stack: weighted pairs in LightGBM, point-in-time features, towers, gRPC, and the uplift.
 
     \b
@@ -67,7 +66,16 @@ def cli(quiet: bool) -> None:
     """
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     for package in ("features", "neural", "ranker"):
-        logging.getLogger(package).setLevel(logging.WARNING if quiet else logging.INFO)
+        logging.getLogger(package).setLevel(logging.WARNING if quiet or place()[0] else logging.INFO)
+    _refuse_several(ctx.invoked_subcommand)
+
+
+def _refuse_several(verb: str | None) -> None:
+    """Raise PairliftError where a `torchrun` starts a command whose processes would all do the same."""
+    if place()[1] > 1 and not isinstance(cli.commands.get(verb or ""), Together):
+        after_the_first()
+        shared = ", ".join(name for name, command in cli.commands.items() if isinstance(command, Together))
+        raise PairliftError(f"torchrun is for commands whose fits processes can share ({shared}), not for {verb}")
 
 
 for verbs in (

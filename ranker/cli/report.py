@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ranker.cli.train import CONFIG, needs_training
+from ranker.cli.train import CONFIG, Together, needs_training
 
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
-STUDIES = ("sizes", "history", "pretraining", "finetuning", "lag", "period", "warm", "rankers", "plugins")
+STUDIES = ("sizes", "history", "pretraining", "losses", "finetuning", "lag", "period", "warm", "rankers", "plugins")
 
 
-@click.command(short_help="Measure a plugin's relative uplift in PairAccuracy.")
+@click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy.")
 @CONFIG
 @click.option("--plugin", required=True, metavar="NAME", help="A [plugins.NAME] of the TOML: is it worth serving?")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of uplift.json.")
@@ -22,7 +22,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     Same rows, pairs, weights, parameters and seeds for both arms; the plugin is fitted [uplift] fits times, and each
     fit meets each seed. Prints a table and writes OUT/uplift.json: the uplift with its 95 % interval (about new users,
     fits and seeds), what each user weighing one, ties wrong, and knowing which values are missing give, shuffled
-    columns, slices and the gain's shares.
+    columns, slices, the gain's shares and the test's losses of heads that only training has.
 
     Beside it stands what the plugin brings to the lists of Recommend, in recall@10 and NDCG@10 of the test's users, for
     the first three seeds; a plugin that leaks has no such figures.
@@ -50,7 +50,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
         sys.exit(1)
 
 
-@click.command(short_help="Measure what sizes, history or training of a plugin bring.")
+@click.command(cls=Together, short_help="Measure what sizes, history or training of a plugin bring.")
 @CONFIG
 @click.option("--study", "name", type=click.Choice(STUDIES), required=True, help="What is varied; see above.")
 @click.option("--plugin", default="two_tower", show_default=True, metavar="NAME", help="The [plugins.NAME] to vary.")
@@ -67,6 +67,7 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     sizes        layers and width; the slope over log10 of the network's parameters, without its embedding table
     history      the events of a user that are read, 32 to 1,024; the slope over log10 of it
     pretraining  none, and as the TOML has it
+    losses       pre-training as it is; next item alone; feedback alone; without logQ; next items of wanted events alone
     finetuning   none, on a quarter, on half and on all of the groups
     lag          vectors as of now, and those of the last midnight
     period       the latest quarter and half, and all, of the plugin's period; the slope over log10 of it
@@ -78,6 +79,9 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     fits and seeds, and so is the gain over the first arm, paired by user. A fit that is finished is kept in CONFIG's
     work folder under a hash of data, settings and code: a study that was ended goes on. Writes OUT/STUDY.md, .csv, .svg
     and .json. A study looks for no leaks: `pairlift uplift` of a plugin does.
+
+    Of networks with a next-item and a feedback head, each arm also has their mean losses on the events of the test, as
+    pre-training left them.
 
     \b
     Example, on a generated log:

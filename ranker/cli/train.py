@@ -9,6 +9,7 @@ import click
 
 from features.errors import PairliftError
 from features.schema import GIB
+from ranker.torchrun.place import after_the_first, place
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
@@ -40,7 +41,29 @@ def needs_training() -> None:
         )
 
 
-@click.command(short_help="Train the ranker, from the import to a bundle.")
+class Together(click.Command):
+    """A command of CONFIG that fits plugins; of a `torchrun` the first process runs it, the others share its fits."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, or what this process has to do for the one that runs it."""
+        number, of = place()
+        if of == 1:
+            return super().invoke(ctx)
+        from ranker.config import load_config
+        from ranker.torchrun.together import follow, leading
+
+        try:
+            work = load_config(ctx.params["config"]).work
+        except PairliftError:
+            after_the_first()
+            raise
+        if number:
+            return follow(work)
+        with leading(work):
+            return super().invoke(ctx)
+
+
+@click.command(cls=Together, short_help="Train the ranker, from the import to a bundle.")
 @CONFIG
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle; an old one is replaced."
@@ -119,6 +142,9 @@ def train(
     printed beside; Recommend is ordered by the wanted part as ever. --warm-start and --refit are about trees: the
     network is trained anew.
 
+    On several processes: `torchrun --nproc-per-node 2 -m ranker.cli train CONFIG --out BUNDLE`. The first does all;
+    the others take a share of every batch of the networks over histories (DistributedDataParallel).
+
     For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
     and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
     splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
@@ -182,7 +208,7 @@ def worse_than_booster(measured: dict[str, Any]) -> str:
     )
 
 
-@click.command(short_help="Search for better parameters with Optuna.")
+@click.command(cls=Together, short_help="Search for better parameters with Optuna.")
 @CONFIG
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="No trial starts later."

@@ -30,7 +30,7 @@ class Measured:
 
     variant: Variant
     right: F64  # [fits, seeds, users], as `Shared.without`
-    fits: list[dict[str, Any]]  # `seconds`, and what the plugin says of its fit: `report`
+    fits: list[dict[str, Any]]  # `seconds`, what the plugin says of its fit: `report`, and `heads`: see below
 
     def at(self, over: str) -> float | None:
         """Return its place on an axis; None where it has none."""
@@ -44,6 +44,12 @@ class Measured:
         """The mean over fits of the highest `validation` among the epochs that a fit reports, where it reports some."""
         best = [[e["validation"] for e in fit["report"].get("epochs", []) if "validation" in e] for fit in self.fits]
         return float(np.mean([max(of_fit) for of_fit in best])) if all(best) else None
+
+    @property
+    def heads(self) -> dict[str, float]:
+        """The mean loss over fits of each head on the events of the test (`features.plugin.HeadsPlugin`), by name."""
+        found = [fit["heads"] for fit in self.fits]
+        return {name: float(np.mean([of[name] for of in found])) for name in found[0]}
 
 
 def study_report(config: Config, name: str, study: Study, arms: list[Measured], shared: Shared) -> dict[str, Any]:
@@ -80,6 +86,7 @@ def _arm(arm: Measured, first: Measured, study: Study, shared: Shared) -> dict[s
         **_compared(arm.right, shared),
         "over_first": None if arm is first else relative_uplift(first.right, arm.right).reported(),
         "validation": arm.validation,
+        "heads": arm.heads,
         "fits": arm.fits,
     }
 

@@ -24,7 +24,7 @@ from ranker.training.abreast import abreast
 from ranker.training.arms import Arms, of_kind
 from ranker.training.beside import Wanted, fit_beside
 from ranker.training.network import network_inputs, network_stage
-from ranker.training.plugins import plugin_inputs, plugin_seconds, plugin_stage
+from ranker.training.plugins import head_losses, plugin_inputs, plugin_seconds, plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.stages import is_complete, run_stage
 from ranker.uplift.measured import Judged
@@ -67,7 +67,8 @@ class Bench:
 def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
     """Fit an arm's plugin and the rankers with its columns, or find them; return the folder of what they reached.
 
-    `right.npy`, float64[seeds, users]; `fit.json`: the seconds of the plugin's fit, and what the plugin says of it.
+    `right.npy`, float64[seeds, users]; `fit.json`: the seconds of the plugin's fit, what the plugin says of it, and
+    what its heads reach on the events of the test.
     """
     config = variant.configured(bench.prepared.config)
     name, label, own = variant.plugin, variant.label(config), replace(bench.prepared, config=config)
@@ -76,11 +77,13 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
         seen = own if variant.period == 1 else prepare(_latest_part(config, own.split, variant.period))
         with earlier_fit(own, variant, seed, label) as earlier:
             fitted = plugin_stage(seen, name, seed, label, earlier)
+            heads = head_losses(seen, name, fitted, seed, label, earlier)
         columns = bench.arms.plugin_columns(name, fitted)
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
         rank = bench.networks if variant.network else bench.boosters
         np.save(folder / "right.npy", rank(f"{label}-fit{fit}", columns))
         said = {"seconds": plugin_seconds(config, name, seed, label), "report": getattr(fitted, "report", {})}
+        said["heads"] = heads
         (folder / "fit.json").write_text(json.dumps(said, default=str))
 
     return run_stage(config.work / "studies", *_stage(bench, variant, seed), make)

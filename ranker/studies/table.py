@@ -18,29 +18,43 @@ HEADS = ("PairAccuracy", "uplift [95 %]", "over the first arm [95 %]", "validati
 def as_markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     over = report["slope"]["over"] if report["slope"] else ""
+    heads = _heads(report)
     lines = [
         f"# {report['study']}: {report['asks']}",
         "",
         f"{report['data']}, PairAccuracy of {report['pairs_kind']} pairs on the test, ties as one half; "
         f"{report['users']:,} users. Without the plugin {report['without']:.4f}.",
         "",
-        _line("arm", *([over] if over else []), *HEADS),
-        _line(*["---"] * (len(HEADS) + 1 + bool(over))),
-        *(_row(arm, bool(over)) for arm in report["arms"]),
+        _line("arm", *([over] if over else []), *HEADS, *heads),
+        _line(*["---"] * (len(HEADS) + 1 + bool(over) + len(heads))),
+        *(_row(arm, bool(over), heads) for arm in report["arms"]),
         "",
         *_notes(report),
         f"Fits {report['fit_seeds']}, booster seeds {report['seeds']}; {report['fit_minutes']:.1f} minutes of fits.",
         "Validation: the highest figure on the latest part of its own period among the epochs that a fit reports "
         "(of the towers, PairAccuracy). s: seconds of one fit of the plugin.",
+        *_about(heads),
         f"`{report['command']}`, {report['date']}, {report['minutes']:.1f} minutes in this run.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _row(arm: dict[str, Any], on_axis: bool) -> str:
+def _heads(report: dict[str, Any]) -> list[str]:
+    """Return the heads that some arm has a loss of."""
+    return list(dict.fromkeys(head for arm in report["arms"] for head in arm["heads"]))
+
+
+def _about(heads: list[str]) -> list[str]:
+    """Return the line that says what the figures of the heads are."""
+    what = "mean losses on the events of the test, each as of what came before it, of heads that only training has"
+    return [f"{', '.join(heads)}: {what}."] if heads else []
+
+
+def _row(arm: dict[str, Any], on_axis: bool, heads: list[str]) -> str:
     first = arm["over_first"]
     cells = [arm["arm"], *([_place(arm["at"])] if on_axis else []), f"{arm['pair_accuracy']:.4f}", interval(arm)]
     cells += [interval(first) if first else "", _known(arm["validation"]), f"{_seconds(arm):.1f}"]
+    cells += [_known(arm["heads"].get(head)) for head in heads]
     return _line(*cells)
 
 
@@ -90,11 +104,13 @@ def as_csv(report: dict[str, Any]) -> str:
     """Return a line for each arm; shares, not per cent."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    heads = _heads(report)
+    writer.writerow([*COLUMNS, *(f"{head}_loss" for head in heads)])
     for arm in report["arms"]:
         first = arm["over_first"] or {"relative_uplift": None, "ci95": [None, None]}
         line = [arm[name] for name in COLUMNS[:5]] + arm["ci95"] + [first["relative_uplift"], *first["ci95"]]
-        writer.writerow([*line, arm["validation"], len(arm["fits"]), round(_seconds(arm), 2)])
+        line += [arm["validation"], len(arm["fits"]), round(_seconds(arm), 2)]
+        writer.writerow([*line, *(arm["heads"].get(head) for head in heads)])
     return text.getvalue()
 
 

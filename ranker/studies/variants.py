@@ -82,6 +82,16 @@ STUDIES = {
     ),
     "history": Study("does a longer history?", _over("history", 32, 64, 128, 256, 512, 1024), "history"),
     "pretraining": Study("what does pre-training bring?", _options(("none", {"pretrain_epochs": 0}), ("as it is", {}))),
+    "losses": Study(
+        "what does each loss of pre-training bring?",
+        _options(
+            ("as it is", {}),
+            ("next item alone", {"pretrain_losses": ["next_item"]}),
+            ("feedback alone", {"pretrain_losses": ["feedback"]}),
+            ("without logQ", {"log_q": False}),
+            ("positives only", {"next_items": "wanted"}),
+        ),
+    ),
     "finetuning": Study(
         "what does fine-tuning bring, and what would more of it?",
         _options(

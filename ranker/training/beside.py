@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from features.errors import PairliftError
 from features.plugin import plugin_class
 from ranker.config import Config
+from ranker.torchrun.place import place
 from ranker.training.abreast import MOST
 from ranker.training.plugins import plugin_is_fitted, plugin_stage, refit_stage
 from ranker.training.prepared import Prepared, prepare
@@ -69,14 +70,15 @@ class Wanted:
 def fit_beside(fits: Sequence[Wanted], seconds: float) -> None:
     """Run the stages of those fits that are not complete, as many at a time as cores, their threads and memory allow.
 
-    seconds: what such a fit takes; where that is little, and where there is one alone, nothing is done. Nor is anything
-    raised: whoever wants a fit that failed here runs its stage, and meets the failure. The log's lines are of all
-    processes, the progress bars of the first. No process outlives this one, however it ends.
+    seconds: what such a fit takes; where that is little, where there is one alone, and where the processes of a
+    `torchrun` share each fit, nothing is done. Nor is anything raised: whoever wants a fit that failed here runs its
+    stage, and meets the failure. The log's lines are of all processes, the progress bars of the first. No process
+    outlives this one, however it ends.
     """
     missing = [fit for fit in fits if not plugin_is_fitted(fit.config, fit.name, fit.seed, fit.label, cut=fit.cut)]
     threads = max((fit.threads for fit in missing), default=1)
     lanes = min(MOST, len(os.sched_getaffinity(0)) // threads, _in_memory(), len(missing))
-    if seconds < WORTH or lanes < 2:
+    if seconds < WORTH or lanes < 2 or place()[1] > 1:
         return
     logger.info("%d fits of plugins, %d at a time; the progress bars are of one of them", len(missing), lanes)
     running = [_started(missing[lane::lanes], shown=lane == 0) for lane in range(lanes)]
@@ -158,7 +160,7 @@ def run() -> None:
             if last is None or last[0] != fit.config:
                 last = fit.config, prepare(fit.config)
             fit.fit(last[1])
-    except PairliftError:  # told by whoever wants that fit
+    except (PairliftError, SystemExit):  # told by whoever wants that fit; ended by SIGTERM
         code = 1
     sys.stderr.flush()
     os._exit(code)  # beside the thread that waits, libraries end with pages of what they leaked

@@ -14,10 +14,11 @@ from features.errors import PairliftError, did_you_mean
 from features.files import made_folder
 from features.log.dataset import cut_log
 from features.log.loading import load_log
-from features.plugin import FeaturePlugin, make_plugin, plugin_class
+from features.plugin import FeaturePlugin, HeadsPlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
 from ranker.config import Config, wanted_floor
 from ranker.hashes import hash_files, hash_value
+from ranker.torchrun.together import processes, together
 from ranker.training.prepared import Prepared, log_key, paired_log
 from ranker.training.stages import is_complete, run_stage, stage_seconds
 
@@ -30,8 +31,13 @@ CODE = ("features", "ranker.training.plugins")
 NO_EARLIER: Mapping[str, Path] = MappingProxyType({})
 #: what `plugin_inputs` has, and behind it the files of an earlier fit, for people
 INPUTS = (
-    "the log or its settings", "the class", "the options", "the seed", "[lists] wanted", "the code", "the earlier fit",
+    "the log or its settings", "the class", "the options", "the seed", "[lists] wanted", "the code",
+    "the number of processes", "the earlier fit",
 )  # fmt: skip
+#: folders of a stage: what `save` wrote, and of a `HeadsPlugin` what its fit kept for `head_losses`
+SAVED, HEADS = "saved", "heads"
+#: file of a stage of `head_losses`
+LOSSES = "losses.json"
 #: beside what a fit keeps to go on from, the inputs that it is of
 LEFT_OF = "inputs.json"
 
@@ -48,7 +54,10 @@ def plugin_stage(
 
 
 def plugin_inputs(prepared: Prepared, name: str, seed: int) -> list[Any]:
-    """Return all that a fit depends on: log and settings, class, options, seed and code. Hashable as a stage's key."""
+    """Return all that a fit depends on: log and settings, class, options, seed, code and how many processes share it.
+
+    Hashable as a stage's key.
+    """
     return _inputs(prepared.config, prepared.key, name, seed)
 
 
@@ -60,7 +69,12 @@ def goes_on(config: Config, name: str) -> bool:
 def _inputs(config: Config, key: str, name: str, seed: int) -> list[Any]:
     settings = config.plugins[name]
     code = code_hash(*CODE, plugin_class(settings.path).__module__.partition(".")[0])
-    return [key, settings.path, settings.params, seed, wanted_floor(config), code]
+    return [key, settings.path, settings.params, seed, wanted_floor(config), code, processes(settings.path)]
+
+
+def _files(earlier: Path | None) -> list[Any]:
+    """Return what a fit depends on beside `plugin_inputs`, where it goes on from an earlier one."""
+    return [] if earlier is None else [hash_files(earlier)]
 
 
 def plugin_is_fitted(config: Config, name: str, seed: int, label: str = "", *, cut: bool = False) -> bool:
@@ -72,6 +86,28 @@ def plugin_is_fitted(config: Config, name: str, seed: int, label: str = "", *, c
 def plugin_seconds(config: Config, name: str, seed: int, label: str = "") -> float:
     """Return how long the fit of a complete `plugin_stage` took."""
     return stage_seconds(config.work / "plugins", _label(name, seed, label))
+
+
+def head_losses(
+    prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int, label: str = "", earlier: Path | None = None
+) -> dict[str, float]:
+    """Return what the heads of a fit reach on the events of the test, by name; empty for a plugin without heads.
+
+    plugin: of `plugin_stage` with the same arguments. Kept as a stage: see `features.plugin.HeadsPlugin`.
+    """
+    if not isinstance(plugin, HeadsPlugin):
+        return {}
+    config, kept = prepared.config, _label(name, seed, label)
+
+    def make(folder: Path) -> None:
+        data = replace(prepared.fit_data(seed), heads=config.work / "plugins" / kept / HEADS, earlier=earlier)
+        with plugin_errors(name, "head_losses"):
+            found = plugin.head_losses(data, prepared.later_events())
+        (folder / LOSSES).write_text(json.dumps(dict(found)))
+
+    folder = run_stage(config.work / "heads", kept, [*plugin_inputs(prepared, name, seed), *_files(earlier)], make)
+    losses: dict[str, float] = json.loads((folder / LOSSES).read_text())
+    return losses
 
 
 def _label(name: str, seed: int, label: str = "", *, cut: bool = False) -> str:
@@ -112,19 +148,23 @@ def _fitted(
 
     def make(folder: Path) -> None:
         logger.info("fitting plugin %s (%s)", label, settings.path)
-        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), earlier=earlier)
+        saved, heads = folder / SAVED, folder / HEADS
+        for part in (saved, heads):
+            part.mkdir()
+        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), heads=heads, earlier=earlier)
         with plugin_errors(name, "fit"):
-            plugin.fit(data)
-            plugin.save(folder)
+            with together(name, settings.path, settings.params, data) as shared:
+                plugin.fit(shared)
+            plugin.save(saved)
 
-    inputs = plugin_inputs(prepared, name, seed) + ([] if earlier is None else [hash_files(earlier)])
+    inputs = [*plugin_inputs(prepared, name, seed), *_files(earlier)]
     scratch = config.work / "unfinished" / label / hash_value(inputs)
     folder = run_stage(config.work / "plugins", label, inputs, make)
     shutil.rmtree(scratch, ignore_errors=True)
     with suppress(OSError):
         scratch.parent.rmdir()
     with plugin_errors(name, "load"):
-        return kind.load(folder)  # what was saved is what is measured, and what a bundle serves
+        return kind.load(folder / SAVED)  # what was saved is what is measured, and what a bundle serves
 
 
 def only_folder(folder: Path, inputs: Sequence[Any]) -> Path:

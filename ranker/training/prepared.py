@@ -17,7 +17,7 @@ from features.pairing.negatives import availability
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
 from features.plain import left_out
-from features.plugin import FitData, make_plugin
+from features.plugin import FitData, LaterEvents, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
@@ -109,6 +109,12 @@ class Prepared(Grouped):
             zone=self.config.time.zone,
             context=load_context(self.database, self.catalog)[first : first + len(log)],
         )
+
+    def later_events(self) -> LaterEvents:
+        """Return the events of the test, to be predicted as of what came before them: what no fit may see."""
+        log = self.log.until(self.split.t3).with_feedback(len(self.config.events.feedback))
+        context = load_context(self.database, self.catalog)[: len(log)]
+        return LaterEvents(log=log, context=context, since=self.split.t2)
 
 
 def prepare(config: Config, database: Path | None = None) -> Prepared:

@@ -32,7 +32,7 @@ from ranker.training.arms import SHOWN, Arm, Arms
 from ranker.training.beside import Wanted, fit_beside
 from ranker.training.booster import at_cap
 from ranker.training.measured import shown_of
-from ranker.training.plugins import plugin_seconds, plugin_stage
+from ranker.training.plugins import head_losses, plugin_seconds, plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
@@ -41,8 +41,8 @@ from ranker.uplift.shown import shown_figures
 from ranker.uplift.slices import slices
 
 METRIC = "PairAccuracy, ties as one half"
-#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`
-FORMAT = 3
+#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`. 4: `heads`
+FORMAT = 4
 
 
 def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
-    report = report_of(arms, name, fits, controls)
+    report = report_of(arms, name, fits, controls) | {"heads": _heads(prepared, name, plugins)}
     if report["leaks"] or not lists:
         why = "the plugin leaks" if report["leaks"] else "they were not asked for"
         return report | {"lists": {"remark": f"not measured, for {why}"}}
@@ -72,6 +72,14 @@ def _fits(prepared: Prepared, name: str) -> list[FeaturePlugin]:
     beside.append(Wanted(config=config, name=name, seed=first, cut=True))
     fit_beside(beside, plugin_seconds(config, name, first))
     return fitted + [plugin_stage(prepared, name, seed) for seed in rest]
+
+
+def _heads(prepared: Prepared, name: str, plugins: list[FeaturePlugin]) -> dict[str, list[float | None]]:
+    """Return the mean loss of each head on the events of the test, of each fit: see `features.plugin.HeadsPlugin`."""
+    seeds = prepared.config.uplift.fit_seeds
+    found = [head_losses(prepared, name, plugin, seed) for plugin, seed in zip(plugins, seeds, strict=True)]
+    heads: dict[str, list[float | None]] = finite({head: [of[head] for of in found] for head in found[0]})
+    return heads
 
 
 def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def as_table(report: dict[str, Any]) -> str:
         f"the interval is about {report['holds_for']}; its parts: {_parts(report)}",
         f"over missingness (known or not, without the values): {_interval(missing['beyond'])}; {_sides(missing)}",
         f"random {_number(report['random'])}   popularity {_number(report['popularity'])}   alone: {alone}",
+        *_heads(report["heads"]),
         *shown_lines(report["shown_order"], {"without": "without", "with": "with", "popularity": "popularity"}),
         "minimum detectable uplift, the smallest that this test could show: "
         f"{_percent(report['minimum_detectable_uplift'])}",
@@ -47,6 +48,12 @@ def as_table(report: dict[str, Any]) -> str:
         *doubts(report),
     ]
     return "\n".join(lines)
+
+
+def _heads(heads: dict[str, list[float | None]]) -> list[str]:
+    """Return the line of the losses of heads that only training has, where the plugin has some."""
+    means = [f"{head} {_number(None if None in of else float(np.mean(of)))}" for head, of in heads.items()]  # type: ignore[arg-type]
+    return [f"losses on the test's events, of heads that are not served: {', '.join(means)}"] if means else []
 
 
 def _kind(report: dict[str, Any]) -> str:
