@@ -42,6 +42,8 @@ class FitData:
     #: [events, contexts], what the request of each event said of itself, as `Requests.context`; no rows: not given
     context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
+    #: what `save` wrote of an earlier fit that this one goes on from; only of a class with the attribute `warm = True`
+    earlier: Path | None = None
     heads: Path | None = None  # where a `HeadsPlugin` keeps what `head_losses` reads, and finds it again
     process: int = 0  # which one of those that fit together this is; what the first fits is kept
     processes: int = 1  # that fit together, with the same data: see `FeaturePlugin`
@@ -69,9 +71,11 @@ class FeaturePlugin(Protocol):
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
     options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them; `lag`
     among them (µs, or "daily") says how much later than it happened an event is seen (`lag_of`). One
-    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes.
-    A class whose fit may be shared has the attribute `parallel = True`: all processes of a `torchrun` then call `fit`
-    at once and meet as torch.distributed has it, `data` saying which one each is; without it the first one fits alone.
+    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes. A
+    class whose fits can go on from an earlier one (`FitData.earlier`), whose catalogue was another, has the attribute
+    `warm = True`; it refuses one that has learned from what it is judged by. A class whose fit may be shared has the
+    attribute `parallel = True`: all processes of a `torchrun` then call `fit` at once and meet as torch.distributed has
+    it, `data` saying which one each is; without it the first one fits alone.
     """
 
     columns: tuple[str, ...]
