@@ -14,7 +14,7 @@ from features.plugin import FitData
 from features.schema import F32, I8, I32, Requests
 from features.settings import Duration, Settings
 from features.state.histories import Histories
-from features.state.kept import KeptStates
+from features.state.kept import KeptStates, key_of
 
 #: item vectors that are multiplied at a time
 GRAM_ROWS = 65_536
@@ -100,16 +100,17 @@ class ALS:
         """Return float32[g, factors]: the least-squares vector of each visible history (paper, equation 4)."""
         start, stop = histories.before(requests.user, requests.as_of - self.settings.lag)
         if len(requests) == 1:
-            return self._one_vector(histories, (int(requests.user[0]), int(start[0]), int(stop[0])))
+            return self._one_vector(histories, int(requests.user[0]), int(start[0]), int(stop[0]))
         states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)
         vectors = [self._fold_in(histories, slice(int(a), int(b))) for a, b in states]
         return np.asarray(np.stack(vectors)[place.ravel()] if vectors else self.item_vectors[:0])
 
-    def _one_vector(self, histories: Histories, key: tuple[int, int, int]) -> F32:
-        """Return float32[1, factors] of (user, start, stop): the kept one, where there is one."""
+    def _one_vector(self, histories: Histories, user: int, start: int, stop: int) -> F32:
+        """Return float32[1, factors] of a user's rows: the kept one, where there is one."""
+        key = key_of(histories, user, start, stop)
         vector = self.kept.find(histories, key)
         if vector is None:
-            vector = self._fold_in(histories, slice(*key[1:]))[None]
+            vector = self._fold_in(histories, slice(start, stop))[None]
             self.kept.keep(histories, key, vector)
         return vector
 

@@ -4,11 +4,19 @@ A thread of low priority alone would not do: while it holds Python's interpreter
 those of high priority wait for it.
 """
 
+import contextlib
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
+
+#: priority of such work: the nice value of its thread
+NICE = 10
 #: seconds of rest for each second of work
 REST = 3.0
 #: seconds of work before a rest
@@ -40,3 +48,25 @@ def breathe() -> None:
     if worked >= STEP:
         time.sleep(worked * REST)
         _here.since = time.thread_time()
+
+
+def lower_priority() -> None:
+    """Give this thread the priority of such work, for good."""
+    with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+def at_low_priority(work: Callable[[], T]) -> T:
+    """Return what work gives, done unhurried on a thread of low priority. It starts none: they would be so too."""
+    done: Future[T] = Future()
+
+    def call() -> None:
+        lower_priority()
+        try:
+            with unhurried():
+                done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=call, name="unhurried", daemon=True).start()
+    return done.result()

@@ -20,7 +20,9 @@ from features.errors import MISSING, UNKNOWN, PairliftError, Problem, did_you_me
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F32, I32, NO_CONTEXT, Catalog, EventLog, Requests
+from features.settings import duration_text
 from features.state.histories import Histories
+from features.state.refreshed import Ahead, RefreshedStates
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class FitData:
     #: [events, contexts], what the request of each event said of itself, as `Requests.context`; no rows: not given
     context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
+    #: what `save` wrote of an earlier fit that this one goes on from; only of a class with the attribute `warm = True`
+    earlier: Path | None = None
     heads: Path | None = None  # where a `HeadsPlugin` keeps what `head_losses` reads, and finds it again
     process: int = 0  # which one of those that fit together this is; what the first fits is kept
     processes: int = 1  # that fit together, with the same data: see `FeaturePlugin`
@@ -65,10 +69,13 @@ class FeaturePlugin(Protocol):
     codes of categories (whole numbers from 0 on, or NaN) stand in the attribute `categorical` too. A server asks a
     plugin that is not Pairlift's own on a thread with a deadline; one with the attribute `blocks = False` promises that
     it never waits for anything, and is asked on the request's own thread, which costs less. A class whose
-    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them. One
-    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes.
-    A class whose fit may be shared has the attribute `parallel = True`: all processes of a `torchrun` then call `fit`
-    at once and meet as torch.distributed has it, `data` saying which one each is; without it the first one fits alone.
+    options are a pydantic model names it in the attribute `options`: `pairlift config module:Class` lists them; `lag`
+    among them (µs, or "daily") says how much later than it happened an event is seen (`lag_of`). One
+    that reads categories of `[events.context]` names them in the attribute `contexts`: it knows them by their codes. A
+    class whose fits can go on from an earlier one (`FitData.earlier`), whose catalogue was another, has the attribute
+    `warm = True`; it refuses one that has learned from what it is judged by. A class whose fit may be shared has the
+    attribute `parallel = True`: all processes of a `torchrun` then call `fit` at once and meet as torch.distributed has
+    it, `data` saying which one each is; without it the first one fits alone.
     """
 
     columns: tuple[str, ...]
@@ -127,6 +134,19 @@ class RetrievalPlugin(VectorPlugin, Protocol):
 
 
 @runtime_checkable
+class AheadPlugin(FeaturePlugin, Protocol):
+    """A plugin that can compute what it makes of users' histories ahead of requests: what a refresh asks for."""
+
+    def refresh(self, ahead: Ahead) -> RefreshedStates:
+        """Compute it while requests are answered, then use it in the place of what was computed ahead before.
+
+        A call of one request has the values that it would have without, up to the rounding of a batch: what was
+        computed of other visible events than those of the request is not used. Raises PairliftError where there is
+        room for none, and what `Ahead.told` raises: then what was computed before stays in use.
+        """
+
+
+@runtime_checkable
 class RecodedPlugin(FeaturePlugin, Protocol):
     """A plugin that can be kept as it was fitted when the catalogue changes: what daily retraining asks for."""
 
@@ -176,6 +196,15 @@ class HeadsPlugin(FeaturePlugin, Protocol):
         event, of the same events and against the same other items whatever the options are. Empty where no head was
         trained; NaN of a head that no event concerns. data: of `fit`, with the folder that it wrote into.
         """
+
+
+def lag_of(plugin: FeaturePlugin) -> str:
+    """Return how much later than it happened a plugin sees an event, as the TOML has it (`"daily"`, `"1d"`).
+
+    Empty: at once, or its options do not say.
+    """
+    lag: int | str = getattr(getattr(plugin, "settings", None), "lag", 0)
+    return lag if isinstance(lag, str) else duration_text(lag) if lag else ""
 
 
 def search_plugins_in(folder: Path) -> None:

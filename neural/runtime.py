@@ -19,7 +19,8 @@ from features.errors import PairliftError
 from features.progress import progress_bar
 from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories
-from features.state.kept import KeptStates, Key
+from features.state.kept import KeptStates, Key, key_of
+from features.state.refreshed import Ahead, RefreshedStates, refreshed
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visible
 from neural.vocabulary.context import ContextSpec
@@ -133,18 +134,18 @@ class Seen(NamedTuple):
     stop: I64  # [g], the row behind the last
     token: I64  # [g], row of `Vectors.users`; it follows from the user
 
-    @property
-    def key(self) -> Key:
+    def key(self, histories: Histories) -> Key:
         """Of one request: users with empty histories and the same token are alike."""
         user, start, stop, token = (int(x[0]) for x in self)
-        return (user, start, stop) if start < stop else (token, -1, -1)
+        return key_of(histories, user, start, stop) if start < stop else (token, -1, -1)
 
 
 class Runtime:
     """The towers' sessions with the vectors. Any number of threads may share it.
 
-    A user's state (what the trunk makes of the history) is kept until the user has new events, and so is what a head
-    makes of it for a context. The request's context comes after the state, in the heads.
+    A user's state (what the trunk makes of the history) is kept until other events of the user are visible, and so is
+    what a head makes of it for a context. The request's context comes after the state, in the heads. `refresh` computes
+    states of many users ahead.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Runtime:
         )  # fmt: skip
         self.budget = 0 if alone else BUDGET
         self.kept = KeptStates()
+        self.refreshed: RefreshedStates | None = None
         # Of a user without history and token, whatever the context is.
         self._unknown_user = len(vectors.users) - 1
         self._nothing_known = np.full((1, vectors.items.shape[1]), np.nan, np.float32)
@@ -215,7 +217,7 @@ class Runtime:
         unknown = self._unknown(seen)
         if unknown[0]:
             return self._nothing_known
-        key, said = seen.key, context[0].tolist()
+        key, said = seen.key(histories), context[0].tolist()
         vector = self.kept.find(histories, (*key, HEADS.index(head), *said))
         if vector is not None:
             return vector
@@ -228,11 +230,25 @@ class Runtime:
 
     def _one_state(self, histories: Histories, seen: Seen) -> F32:
         """Return float32[1, 2d] of one request: the kept one, where there is one."""
-        state = self.kept.find(histories, seen.key)
+        key, ahead = seen.key(histories), self.refreshed
+        state = None if ahead is None else ahead.find(histories, key)
+        if state is None:
+            state = self.kept.find(histories, key)
         if state is None:
             state = self._computed(histories, seen)
-            self.kept.keep(histories, seen.key, state)
+            self.kept.keep(histories, key, state)
         return state
+
+    def refresh(self, ahead: Ahead) -> RefreshedStates:
+        """Compute states of users ahead, for calls of one request: see `features.plugin.AheadPlugin`."""
+        cut = int(self.lag.cut(np.array([ahead.as_of]))[0])
+
+        def compute(histories: Histories, user: I32, start: I64, stop: I64) -> F32:
+            return self._computed(histories, Seen(user, start, stop, self.vectors.user_tokens(user)))
+
+        width = 2 * self.vectors.items.shape[1]
+        self.refreshed = refreshed(ahead, cut, self.spec.length, width, compute, self.refreshed)
+        return self.refreshed
 
     def _states(self, histories: Histories, seen: Seen) -> F32:
         """Return float32[g, 2d] of g requests, each different state computed once."""

@@ -58,7 +58,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "negatives": 256, "context": ["surface"], "feedback_kinds": False, "threads": 1, "teachers": 0,
         "distil_epochs": 10, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
         "retrieval_negatives": 2048, "precision": "float32", "log_q": True, "next_items": "all",
-        "pretrain_losses": ["next_item", "feedback"],
+        "pretrain_losses": ["next_item", "feedback"], "warm_pretrain_epochs": 2, "warm_finetune_epochs": 2,
+        "warm_rate": 0.3,
     },
     "small": {"layers": 1, "width": 24, "heads": 2},
     "base": {"layers": 2, "width": 64, "heads": 4},
@@ -248,6 +249,18 @@ class TowerSettings(NetworkSettings):
         "serving costs the same. It brings most where fits of one setting differ much.",
     )
     distil_epochs: int = Field(default=10, ge=1, description="The most epochs of learning from teachers.")
+    warm_pretrain_epochs: int = Field(
+        default=2,
+        ge=0,
+        description="The most epochs of pre-training where a fit goes on from an earlier one (`pairlift train "
+        "--warm-plugins`), and never more than pretrain_epochs.",
+    )
+    warm_finetune_epochs: int = Field(
+        default=2, ge=0, description="Likewise of fine-tuning, and never more than finetune_epochs."
+    )
+    warm_rate: float = Field(
+        default=0.3, gt=0, description="There, the highest learning rates, as a share of what they are else."
+    )
     retrieval_epochs: int = Field(
         default=4,
         ge=0,

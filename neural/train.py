@@ -25,6 +25,7 @@ from neural.parallel.ranks import ALONE, Ranks, whole
 from neural.pretraining.heads import FEEDBACK, NEXT_ITEM, NEXT_WANTED, Said, mean_losses
 from neural.pretraining.negatives import NO_POOL, Negatives, Pool, even_pool
 from neural.settings import FitSettings, NetworkSettings
+from neural.vocabulary.earlier import Known
 from neural.vocabulary.entities import Entities
 
 #: epochs of a phase that `max_steps` never leaves out
@@ -83,9 +84,13 @@ def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" =
     ranks = Ranks(data.process, data.processes)
     with repeatable(settings.threads, data.seed), ranks.joined():
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
-        trainer = (kind or Trainer)(inputs, settings, data.seed, ranks)
-        engine = trainer.engine(Checkpoint(data.scratch, "towers"))
-        engine.train(trainer.phases())
+        return run((kind or Trainer)(inputs, settings, data.seed, ranks), data)
+
+
+def run(trainer: "Trainer", data: FitData) -> Trained:
+    """Train through all phases, or take up what was trained before a kill."""
+    engine = trainer.engine(Checkpoint(data.scratch, "towers"))
+    engine.train(trainer.phases())
     trainer.keep_heads(engine, data.heads)
     trainer.model.eval()
     report = {"epochs": engine.progress, "curve": engine.curve, "parameters": network_size(trainer.model)}
@@ -101,8 +106,9 @@ def head_losses(
     """
     if data.heads is None or not (data.heads / HEADS).exists():
         return {}
+    earlier = None if data.earlier is None else Known.load(data.earlier)
     with repeatable(settings.threads, data.seed):
-        inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
+        inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds, earlier)
         trainer = (kind or Trainer)(inputs, settings, data.seed)
         trainer.model.load_state_dict(torch.load(data.heads / HEADS, weights_only=True))
         return trainer.head_losses(*inputs.later(data, later))

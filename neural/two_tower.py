@@ -11,6 +11,7 @@ from features.errors import PairliftError, did_you_mean
 from features.plugin import FitData, LaterEvents
 from features.schema import F32, Requests
 from features.state.histories import Histories
+from features.state.refreshed import Ahead, RefreshedStates
 from neural.fitted import FittedPlugin, new_folder
 from neural.histories import Lag
 from neural.runtime import ITEM_TOWER, Runtime, Vectors, encode_items, load_runtime, open_session
@@ -36,6 +37,8 @@ class TwoTower(FittedPlugin[Runtime]):
     on (one before the validation slice), and for a user of whom neither a visible event nor an attribute is known. A
     user with attributes and no history has a vector, for the attributes say something.
 
+    A fit can go on from an earlier one (`neural.warm`): its weights are saved too.
+
     What it retrieves by is a head of its own over the same trunk (`neural.retrieval`), which changes no column.
     """
 
@@ -44,6 +47,7 @@ class TwoTower(FittedPlugin[Runtime]):
     about, format = "two_tower.json", FORMAT
     wanted_format = f"towers of format {FORMAT} were"
     settings: TowerSettings
+    warm = True
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
@@ -61,19 +65,20 @@ class TwoTower(FittedPlugin[Runtime]):
 
     def fit(self, data: FitData) -> None:
         """Train, export, check against torch, and open what was exported: what is measured is what is served."""
-        from neural.distil import distil
         from neural.export import export_towers
         from neural.precision import to_int8
-        from neural.train import fit, user_tokens
+        from neural.train import user_tokens
+        from neural.warm.weights import save_weights
 
         asked = self._asked(data)
-        trained = distil(data, self.settings) if self.settings.teachers else fit(data, self.settings)
+        trained = self._trained(data)
         if data.process:  # what follows is the first one's
             return
         folder = new_folder(self)
         inputs = trained.inputs
         log.info("towers to ONNX, and the vectors of %s items", f"{inputs.spec.n_items:,}")
         export_towers(trained.model, inputs.rows, inputs.spec, folder)
+        save_weights(trained.model, inputs, folder)
         items = encode_items(open_session(folder / ITEM_TOWER), inputs.items)
         users, user_row = user_tokens(trained, self.settings.threads)
         keys, head = self._fit_head(trained, data, folder)
@@ -87,6 +92,16 @@ class TwoTower(FittedPlugin[Runtime]):
             lag = Lag(self.settings.lag, data.zone)
             self.report["int8"] = to_int8(trained, vectors, data, lag, folder)
         self._finish(trained, vectors, folder, data.zone)
+
+    def _trained(self, data: FitData) -> "Trained":
+        """Go on from the earlier fit where there is one; else train anew, from teachers or the log alone."""
+        from neural.distil import distil
+        from neural.train import fit
+        from neural.warm.train import fit_warm
+
+        if data.earlier is not None:
+            return fit_warm(data, self.settings, data.earlier, self.about, self.format)
+        return distil(data, self.settings) if self.settings.teachers else fit(data, self.settings)
 
     def _fit_head(self, trained: "Trained", data: FitData, folder: Path) -> tuple[F32, dict[str, Any]]:
         """Train the head that retrieves and export it; return the items' keys, and its report."""
@@ -168,6 +183,10 @@ class TwoTower(FittedPlugin[Runtime]):
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; a row of NaN is a user without a vector."""
         return self.runtime.user_vectors(requests, histories)
+
+    def refresh(self, ahead: Ahead) -> RefreshedStates:
+        """Compute what the trunk makes of users' histories ahead: see `features.plugin.AheadPlugin`."""
+        return self.runtime.refresh(ahead)
 
     @property
     def over_demand(self) -> bool:

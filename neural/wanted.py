@@ -14,7 +14,7 @@ from features.dots import row_dots
 from features.errors import PairliftError
 from features.schema import F32, I8, I32, I64, Bool, Requests
 from features.state.histories import Histories
-from features.state.kept import KeptStates
+from features.state.kept import KeptStates, key_of
 from neural.histories import length_buckets
 from neural.runtime import BUDGET
 
@@ -66,7 +66,7 @@ def latest_wanted(start: I64, stop: I64, item: I32, grade: I8, known: Bool, floo
 class Runtime:
     """Vectors of users from those of the items that they wanted. Any number of threads may share it.
 
-    A user's vector is kept until the user has new events.
+    A user's vector is kept until other events of the user are visible.
     """
 
     def __init__(self, encode: Encode, items: F32, floor: int, length: int, lag: int) -> None:
@@ -88,15 +88,16 @@ class Runtime:
         """Return float32[g, d]; NaN where no wanted event of a known item is visible."""
         start, stop = histories.before(requests.user, requests.as_of - self.lag)
         if len(requests) == 1:
-            return self._one_vector(histories, (int(requests.user[0]), int(start[0]), int(stop[0])))
+            return self._one_vector(histories, int(requests.user[0]), int(start[0]), int(stop[0]))
         states, place = np.unique(np.stack([start, stop]), axis=1, return_inverse=True)
         return self._computed(histories, *states)[place.ravel()]
 
-    def _one_vector(self, histories: Histories, key: tuple[int, int, int]) -> F32:
-        """Return float32[1, d] of (user, start, stop): the kept one, where there is one."""
+    def _one_vector(self, histories: Histories, user: int, start: int, stop: int) -> F32:
+        """Return float32[1, d] of a user's rows: the kept one, where there is one."""
+        key = key_of(histories, user, start, stop)
         vector = self.kept.find(histories, key)
         if vector is None:
-            vector = self._computed(histories, *(np.array([row]) for row in key[1:]))
+            vector = self._computed(histories, *(np.array([row]) for row in (start, stop)))
             self.kept.keep(histories, key, vector)
         return vector
 

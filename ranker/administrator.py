@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from pairlift.v1 import admin_pb2 as admin
@@ -13,6 +13,8 @@ from pairlift.v1 import admin_pb2_grpc
 
 from features.errors import PairliftError
 from ranker.client import Client, ServerError
+
+T = TypeVar("T")
 
 #: bytes of a file in one message
 CHUNK = 1 << 20
@@ -42,11 +44,26 @@ class Deployed:
     bundles: tuple[Stands, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What a server has computed ahead of one plugin."""
+
+    bundle_version: str
+    plugin: str  # its name in the TOML
+    users: int  # of whom there is a state
+    computed: int  # of how many of them it was computed now
+    bytes: int
+    as_of: int  # µs UTC
+
+
 class Admin:
-    """Changes which bundles a server answers with. Every failure is a PairliftError; a ServerError is the server's."""
+    """Changes which bundles a server answers with, and what they computed ahead.
+
+    Every failure is a PairliftError; a ServerError is the server's.
+    """
 
     def __init__(self, client: Client) -> None:
-        """client: of the server, with the right `admin` where there are tokens. Deployments have no timeout."""
+        """client: of the server, with the right `admin` where there are tokens. What reports steps has no timeout."""
         self._client = client
         self._stub = admin_pb2_grpc.AdminServiceStub(client.channel)
 
@@ -115,6 +132,24 @@ class Admin:
         """Return what is deployed."""
         return self._change(self._stub.Bundles, admin.BundlesRequest())
 
+    def refresh(
+        self, users: int, memory: int, done: Callable[[int, int], None] = lambda _, __: None
+    ) -> list[Refreshed]:
+        """Have the server compute ahead what plugins make of users' histories; return what it has then.
+
+        users: of each plugin at most, 0: as many as there is room for. memory: bytes that one plugin's may take. done:
+        takes (users done, users in all) of the plugin at work.
+        """
+        found: list[Refreshed] = []
+        try:
+            for progress in self._stub.Refresh(admin.RefreshRequest(users=users, memory=memory)):
+                found += [_fields_of(Refreshed, plugin) for plugin in progress.plugins]
+                if not progress.plugins:
+                    done(progress.done, progress.total)
+        except grpc.RpcError as error:
+            raise self._client.explained(error) from error
+        return found
+
     def _change(self, method: Any, message: Any) -> Deployed:
         return _deployed(self._call(method, message))
 
@@ -123,6 +158,11 @@ class Admin:
             return method(message)
         except grpc.RpcError as error:
             raise self._client.explained(error) from error
+
+
+def _fields_of(kind: type[T], message: Any) -> T:
+    """Return a dataclass of the fields of a message, which has them all."""
+    return kind(**{field.name: getattr(message, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def _deployed(found: admin.Deployed) -> Deployed:

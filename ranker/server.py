@@ -25,6 +25,7 @@ from ranker.serving.callers.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.listener import Listener
 from ranker.serving.processes.elsewhere import Elsewhere
+from ranker.serving.refreshing import Refresher
 from ranker.serving.rollout.deployer import Deployer
 from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 CLOCKS = ("wall", "snapshot")
 #: seconds after which the popular items are ordered anew, where events are recorded
 REFRESH_EVERY = 30.0
-#: seconds between two looks at a plan that another process may have written
+#: seconds between two looks at what another process may have written: a plan, or that a refresh is asked for
 POLL_EVERY = 0.5
 #: and at the place of a bundle that is followed
 FOLLOW_EVERY = 1.0
@@ -109,6 +110,7 @@ class Forked:
 
     prepared: Prepared
     socket: Path | None = None  # where the process that records answers; None: it is this one, or nothing is recorded
+    answers: bool = True  # whether it answers requests; else it records alone
 
 
 class Server:
@@ -157,6 +159,7 @@ class Server:
         self._listener.meters.read(lambda: of_server(self.deployment, self.recorder))
         self._listener.service.use(self.deployment, self.recorder, bundle.config.record.streams)
         self._listener.admin.deployer = self.deployer
+        self._listener.admin.refresher = self._refresher = Refresher(self.deployment, store if forked.answers else None)
         if bundle.wanted is None:
             log.warning(
                 "the bundle has no part that knows what is wanted: Recommend is ordered as Rank; train it again"
@@ -212,6 +215,7 @@ class Server:
             self._each(REFRESH_EVERY, self._refresh, "popular")
         if self.deployer.store is not None:
             self._each(POLL_EVERY, self.deployer.poll, "deployment")
+            self._each(POLL_EVERY, self._refresher.poll, "refresh")
         if self._following is not None:
             self._each(FOLLOW_EVERY, self._following.look, "follow")
 
@@ -235,6 +239,7 @@ class Server:
         """Report NOT_SERVING, refuse new calls, give those under way `grace` seconds, and end the threads."""
         self.drain()
         self._stopped.set()
+        self._refresher.close()  # first: its caller is a call under way
         self._listener.stop(grace)
         if self.recorder is not None:
             self.recorder.close()

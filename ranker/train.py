@@ -4,6 +4,7 @@ train(config, out)
     prepare               the log through the TOML's SQL into DuckDB (resumed), split, groups, counters, state
     plugin_stage          a plugin, fitted on the towers' period alone                (resumed)
       or load_start       plugins and trees of an earlier bundle, in the present codes
+      or earlier_fits     what plugins go on from, of an earlier bundle
     Arms.of               features of groups, strictly before their as_of; or those of a feature log
     fit_parts             both parts of the ranker
       Arms.served_columns   the columns of the plugins
@@ -24,7 +25,7 @@ from typing import Any
 
 from features.errors import PairliftError
 from features.schema import GIB
-from ranker.bundle import check_out, write_bundle
+from ranker.bundle import check_out, read_manifest, write_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.card import model_card
 from ranker.columns import columns_of, full_matrix
@@ -32,7 +33,7 @@ from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
 from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arms
-from ranker.training.earlier_bundle import StartFrom, load_start
+from ranker.training.earlier_bundle import StartFrom, earlier_fits, load_start
 from ranker.training.measured import importance_of_parts, list_figures, pair_figures, parts_at_cut
 from ranker.training.network import check_network
 from ranker.training.parts import fit_parts
@@ -49,24 +50,29 @@ def train(
     features: Path | None = None,
     pairs: Path | None = None,
     start: StartFrom | None = None,
+    earlier: Path | None = None,
     memory: int = 2 * GIB,
 ) -> dict[str, Any]:
     """Train the served ranker and write its bundle to `out`; return the figures of its test.
 
     features: a feature log, for the values in it. pairs: a file of pairs of the booster's train slice, in place of made
     ones. start: an earlier bundle to go on from, whose plugins are kept. The three are the liked part's: the wanted
-    part is learned anew. memory: bytes, of `Cooccurrence.build`.
+    part is learned anew. earlier: a bundle whose plugins are gone on from, and nothing else of it. memory: bytes, of
+    `Cooccurrence.build`.
     """
     check_out(out, config)
     check_network(config)
     prepared = prepare(config)
     given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
     old = None if start is None else load_start(start, prepared)
-    plugins = old.plugins if old else served_plugins(prepared)
+    fits = {} if earlier is None else earlier_fits(earlier, prepared)
+    plugins = old.plugins if old else served_plugins(prepared, fits)
     logged = None if features is None else read_features(features, prepared.catalog, prepared.spec.listed)
     arms = Arms.of(prepared, logged, given)
     parts = fit_parts(arms, plugins, old, memory)
     measured = pair_figures(parts, old)
+    if earlier is not None:
+        measured["warm_plugins"] = read_manifest(earlier)["version"]
     at_cut = parts_at_cut(parts, memory)
     measured["lists"] = list_figures(at_cut, prepared)
     write_bundle(

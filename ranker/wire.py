@@ -51,7 +51,7 @@ class Wire:
         self.users, self.items = users, items
         self.limits, self._most = limits, max_id_bytes
         self._surfaces = catalog.surface_codes()
-        self._contexts = {known.name: _codes(known) for known in catalog.contexts}
+        self._contexts = contexts_of(catalog)
         self._candidates = {
             known.name: (place, _codes(known), pb.CandidateColumn(name=known.name).SerializeToString())
             for place, known in enumerate(catalog.candidates)
@@ -88,7 +88,7 @@ class Wire:
             surface=self._surfaces.get(context.surface, -1),
             source_item=self._one(self.items, catalog.new_items, "context.source_item", context.source_item),
             query=context.query,
-            context=self._context(context.attributes),
+            context=context_row(self._contexts, context.attributes),
             exclude=self._excluded(message, catalog.new_items),
             explain=message.explain,
             request_id=message.request_id,
@@ -101,17 +101,6 @@ class Wire:
         if not isinstance(message, pb.RecommendRequest) or not message.HasField("exclude"):
             return NO_ITEMS
         return self._indexes(self.items, new, "exclude", self.values("exclude", message.exclude))
-
-    def _context(self, attributes: Mapping[str, str]) -> F32:
-        """Return float32[1, c] of `Catalog.contexts`; a value that the log lacks counts as missing."""
-        if not self._contexts:
-            return NO_CONTEXT
-        row = np.full((1, len(self._contexts)), np.nan, np.float32)
-        for k, (name, codes) in enumerate(self._contexts.items()):
-            if name in attributes:
-                value = attributes[name]
-                row[0, k] = _number(name, value) if codes is None else codes.get(value, np.nan)
-        return row
 
     def given(self, columns: Sequence[pb.CandidateColumn], n: int) -> F32:
         """Return float32[n, c] of `Catalog.candidates` for n items, NaN where unknown; RequestError where it is wrong.
@@ -268,6 +257,23 @@ def _check_column(column: pb.CandidateColumn, expected: str, n: int) -> None:
         raise RequestError(f"{place}: {expected} were expected, found {other}")
     if found != n:
         raise RequestError(f"{place}: {n} {expected} were expected, one for each item, found {found}")
+
+
+def contexts_of(catalog: Catalog) -> dict[str, Codes]:
+    """Return the codes of each of `Catalog.contexts`, by name: what `context_row` reads by."""
+    return {known.name: _codes(known) for known in catalog.contexts}
+
+
+def context_row(contexts: Mapping[str, Codes], attributes: Mapping[str, str]) -> F32:
+    """Return float32[1, c] of `Catalog.contexts`; a value that the log lacks counts as missing."""
+    if not contexts:
+        return NO_CONTEXT
+    row = np.full((1, len(contexts)), np.nan, np.float32)
+    for k, (name, codes) in enumerate(contexts.items()):
+        if name in attributes:
+            value = attributes[name]
+            row[0, k] = _number(name, value) if codes is None else codes.get(value, np.nan)
+    return row
 
 
 def _number(name: str, value: str) -> float:

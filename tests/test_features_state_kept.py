@@ -1,11 +1,11 @@
-"""What is kept of histories: bounded, the oldest goes first, and nothing of other arrays comes back."""
+"""What is kept of histories: bounded, the oldest goes first, and nothing of other events comes back."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from features.state.histories import Histories
-from features.state.kept import ENTRY, KeptStates
+from features.state.histories import COLUMNS, Histories, HistoryBuffer
+from features.state.kept import ENTRY, KeptStates, key_of
 
 
 def histories(n=10):
@@ -42,3 +42,57 @@ def test_nothing_of_other_arrays_comes_back():
     assert len(kept) == 1
     del h, other
     assert kept.find(histories(), (1, 0, 5)) is None
+
+
+def test_nothing_of_another_buffer_comes_back():
+    h, kept = histories(), KeptStates()
+    one, two = HistoryBuffer(h), HistoryBuffer(h)
+    kept.keep(one.histories, (0, 5, 4), np.ones(2, np.float32))
+    assert kept.find(one.histories, (0, 5, 4)) is not None
+    assert kept.find(two.histories, (0, 5, 4)) is None
+    assert kept.find(h, (0, 5, 4)) is None
+
+
+def events(world, rng, n, low, high):
+    """Events of any users, in time order, with many ties."""
+    log = world.log.select(np.sort(rng.choice(len(world.log), n, replace=False)))
+    return replace(log, ts=np.sort(rng.integers(low, high, n)), user=rng.integers(0, 6, n).astype(np.int32))
+
+
+def test_a_key_is_of_the_same_events_wherever_they_lie(world, monkeypatch):
+    """Over late events, ties, blocks that move, arrays that are made anew, and states that readers still hold."""
+    monkeypatch.setattr("features.state.histories.TAIL", 64)
+    rng = np.random.default_rng(0)
+    buffer = HistoryBuffer(Histories.build(events(world, rng, 60, 0, 20), 4))
+    states, contents, places, arrays = [buffer.histories], {}, {}, set()
+    for _ in range(60):
+        states.append(buffer.extended(events(world, rng, 9, 0, 40)))
+        for h in (states[-1], states[rng.integers(len(states))]):
+            for user in range(7):
+                start, stop = h.before(np.array([user], np.int32), np.array([rng.integers(0, 42)]))
+                a, b = int(start[0]), int(stop[0])
+                key = key_of(h, user, a, b)
+                content = b"".join(getattr(h, name)[a:b].tobytes() for name in COLUMNS)
+                assert contents.setdefault(key, content) == content
+                places.setdefault(key, set()).add((id(h.ts), a))
+            arrays.add(id(h.ts))
+    assert len(arrays) > 3
+    assert sum(len(found) > 1 for found in places.values()) > 50
+    assert len(contents) > 200
+
+
+def test_an_event_that_is_not_visible_yet_ends_nothing(world):
+    rng, kept = np.random.default_rng(1), KeptStates()
+    buffer = HistoryBuffer(Histories.build(events(world, rng, 60, 0, 20), 6))
+
+    def key():
+        start, stop = buffer.histories.before(np.array([3], np.int32), np.array([25]))
+        return key_of(buffer.histories, 3, int(start[0]), int(stop[0]))
+
+    before = buffer.histories
+    kept.keep(before, key(), np.ones(2, np.float32))
+    buffer.extended(replace(events(world, rng, 200, 25, 40), user=np.full(200, 3, np.int32)))  # its block moves
+    assert buffer.histories.offsets[3] != before.offsets[3]
+    assert kept.find(buffer.histories, key()) is not None
+    buffer.extended(replace(events(world, rng, 1, 5, 6), user=np.full(1, 3, np.int32)))
+    assert kept.find(buffer.histories, key()) is None

@@ -32,7 +32,7 @@ OURS = {"features", "neural", "ranker", "pairlift"}
 MAY_IMPORT = {"features": {"features"}, "neural": {"features", "neural"}, "ranker": {"features", "ranker", "pairlift"}}
 TORCH = {
     "answers.py", "checkpoints.py", "distil.py", "engine.py", "export.py", "heads.py", "hstu.py", "losses.py",
-    "model.py", "ranks.py", "retrieval.py", "train.py",
+    "model.py", "ranks.py", "retrieval.py", "train.py", "weights.py",
 }  # fmt: skip
 STUBS = {"administrator.py", "server.py", "client.py", "wire.py", "messages.py"}
 #: modules of a folder
@@ -115,7 +115,8 @@ def test_every_wing_says_in_a_sentence_what_it_is_for() -> None:
         sentence = ast.get_docstring(tree) or ""
         assert 30 < len(sentence) < 160, path
         assert "\n" not in sentence, path
-        if path.parent.parent == ROOT / "neural" and path.parent.name not in ("parallel", "pretraining", "vocabulary"):
+        plain = ("parallel", "pretraining", "vocabulary", "warm")
+        if path.parent.parent == ROOT / "neural" and path.parent.name not in plain:
             assert len(tree.body) == 3, f"{path}: of a plugin's wing, the class alone is imported by the wing's name"
         elif path.parent.name != "examples":
             assert len(tree.body) == 1, f"{path}: a wing's modules are imported by their own names"

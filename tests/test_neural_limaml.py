@@ -18,9 +18,11 @@ from features.pairing.groups import make_groups
 from features.pairing.pairs import make_pairs, weight_table
 from features.pairing.split import make_split
 from features.plugin import FeaturePlugin, FitData, make_plugin
-from features.schema import DAY, Requests, one_request
+from features.schema import DAY, F32, HOUR, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
-from features.state.histories import Histories
+from features.state.histories import Histories, HistoryBuffer
+from features.state.kept import KeptStates
+from features.state.refreshed import Ahead
 from neural.data import TowerData
 from neural.histories import Lag
 from neural.limaml import LiMAML
@@ -286,11 +288,35 @@ def latest(histories: Histories, requests: Requests, most: int) -> Histories:
     return Histories(np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64), **columns)
 
 
-def test_loading_and_serving_import_no_torch(data: FitData, world: World, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def late(data: FitData) -> LiMAML:
     plugin = LiMAML(**SMALL, lag="2h")
     plugin.fit(data)
+    return plugin
+
+
+def test_loading_and_serving_import_no_torch(late: LiMAML, world: World, tmp_path: Path) -> None:
     histories, lag = Histories.build(world.log, world.catalog.n_users), "plugin.settings.lag == 7_200_000_000"
-    check_serves_without({"torch"}, plugin, histories, int(world.log.ts[-1]), tmp_path, lag)
+    check_serves_without({"torch"}, late, histories, int(world.log.ts[-1]), tmp_path, lag)
+
+
+def test_requests_take_what_was_computed_ahead(late: LiMAML, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, end = HistoryBuffer(Histories.build(world.log, world.catalog.n_users)), int(world.log.ts[-1])
+    users = np.unique(world.log.user[world.log.ts < end - 2 * HOUR]).tolist()
+
+    def vectors() -> F32:
+        items = np.arange(9, dtype=np.int32)
+        return np.concatenate(
+            [late.user_vectors(one_request(u, end, 0, items), buffer.histories) for u in users]
+        )  # fmt: skip
+
+    before = vectors()
+    made = late.refresh(Ahead(lambda: buffer.histories, end, 1000, 2**20, lambda *_: None))
+    assert len(made) == made.computed == len(users)
+    late.runtime.kept = KeptStates()
+    monkeypatch.setattr(late.runtime, "_computed", None)  # nobody asks for it
+    buffer.extended(replace(world.log.select(slice(0, 1)), ts=np.array([end - HOUR])))  # not visible yet
+    np.testing.assert_allclose(vectors(), before, rtol=1e-4, atol=1e-5)
 
 
 def test_a_log_of_one_grade_learns_from_pairs_alone(data: FitData, world: World) -> None:

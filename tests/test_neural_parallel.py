@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,8 @@ def said_of(trained: Trained) -> dict[str, Any]:
     return {**trained.report, "weights": hashlib.sha256(weights).hexdigest()}
 
 
-def one_of_two(number: int, port: int, names: list[str], scratch: Path | None, dies: bool) -> list[dict[str, Any]]:
-    """Fit as one of two processes; return what each fit reached."""
+def one_of_two(number: int, port: int, names: list[str], scratch: Path | None, dies: bool) -> None:
+    """Fit as one of two processes; what each fit reached goes to stdout, as a line of JSON."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if dies:
         Checkpoint.due = lambda self: self.path is not None  # type: ignore[method-assign]
@@ -67,7 +68,9 @@ def one_of_two(number: int, port: int, names: list[str], scratch: Path | None, d
 
         Engine._step = dying  # type: ignore[assignment, method-assign]
     data = replace(data_of(None if number else scratch), process=number, processes=2)
-    return [{"fit": name, **said_of(FITS[name](data))} for name in names]
+    for name in names:
+        line = json.dumps({"process": number, "fit": name, **said_of(FITS[name](data))})
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())  # at once: two processes write
 
 
 def free_port() -> int:
@@ -82,15 +85,14 @@ import json, os, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_neural_parallel import free_port, one_of_two
-for run, (names, scratch, dies) in enumerate(json.loads(sys.argv[1])):
+for names, scratch, dies in json.loads(sys.argv[1]):
     port, children = free_port(), []
     for number in (0, 1):
         children.append(os.fork())
         if not children[-1]:
             code = 1
             try:
-                found = one_of_two(number, port, names, Path(scratch) if scratch else None, dies)
-                Path(sys.argv[2], f"{{run}}-{{number}}.json").write_text(json.dumps(found))
+                one_of_two(number, port, names, Path(scratch) if scratch else None, dies)
                 code = 0
             finally:
                 os._exit(code)
@@ -99,18 +101,21 @@ for run, (names, scratch, dies) in enumerate(json.loads(sys.argv[1])):
 """
 
 
-def by_two(folder: Path, *runs: tuple[list[str], Path | None, bool]) -> list[dict[str, Any]]:
-    """Return what each fit of some runs reached in each of two processes; they write it into a folder."""
+def by_two(*runs: tuple[list[str], Path | None, bool]) -> list[dict[str, Any]]:
+    """Return what each fit of some runs reached in each of two processes."""
     asked = json.dumps([(names, str(scratch or ""), dies) for names, scratch, dies in runs])
-    command = [sys.executable, "-c", RUNS, asked, str(folder)]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [said for path in sorted(folder.glob("*.json")) for said in json.loads(path.read_text())]
+    command = [sys.executable, "-c", RUNS, asked]
+    with TemporaryFile("a+") as said:  # not a pipe, whose long lines of two processes may mix
+        root = Path(__file__).parent.parent
+        done = subprocess.run(command, cwd=root, stdout=said, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said.seek(0)
+        return [json.loads(line) for line in said]
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+def test_two_processes_take_the_steps_of_one() -> None:
     exact = [name for name in FITS if name != "dropout"]
-    found = by_two(tmp_path, (exact, None, False))
+    found = by_two((exact, None, False))
     assert len(found) == 2 * len(exact)
     data = data_of()
     for name in exact:
@@ -129,9 +134,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
 
 
 def test_two_processes_that_were_killed_go_on_to_the_same_bits(tmp_path: Path) -> None:
-    name, scratch = ["dropout"], tmp_path / "scratch"
-    scratch.mkdir()
-    found = by_two(tmp_path, (name, None, False), (name, scratch, True), (name, scratch, False))
+    found = by_two((["dropout"], None, False), (["dropout"], tmp_path, True), (["dropout"], tmp_path, False))
     assert len(found) == 4  # nothing of those that were killed
     assert len({json.dumps(said["curve"]) for said in found}) == 1
     assert len({said["weights"] for said in found}) == 1

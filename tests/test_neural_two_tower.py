@@ -26,6 +26,7 @@ from features.schema import DAY, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories, HistoryBuffer
 from features.state.kept import KeptStates
+from features.state.refreshed import Ahead
 from neural.histories import Lag, TokenSpec
 from neural.model import Argus, Shape
 from neural.settings import TowerSettings
@@ -33,6 +34,7 @@ from neural.train import Trainer, fit
 from neural.two_tower import TwoTower
 from neural.vocabulary.entities import Layout, encode, table_rows
 from ranker.config import load_config
+from ranker.export.vectors import Wanted, write_vectors
 from ranker.training.prepared import prepare as prepare_log
 
 
@@ -297,3 +299,54 @@ def test_a_state_is_computed_once_until_there_are_new_events(fitted: Any, world:
     mine = world.log.select(world.log.user == 3)
     own.queries(one_request(3, end, 0, items), buffer.extended(mine.select(slice(0, 2))))
     assert len(calls) == 2
+
+
+def test_a_refreshed_state_answers_until_its_lag_is_over(fitted: Any, world: World) -> None:
+    """The trunk runs for nobody whose visible events are those of the refresh; the values are the same."""
+    plugin, _, histories = fitted
+    r, calls = plugin.runtime, []
+    counted = SimpleNamespace(run=lambda *given: calls.append(1) or r.trunk.run(*given))
+    own, fresh = (TwoTower(**plugin.settings.model_dump()) for _ in range(2))
+    own._runtime = type(r)(counted, r.heads, r.spec, r.vectors, r.expected, r.lag)
+    fresh._runtime = type(r)(r.trunk, r.heads, r.spec, r.vectors, r.expected, r.lag)
+    buffer, end, items = HistoryBuffer(histories), int(world.log.ts[-1]), np.arange(9, dtype=np.int32)
+    made = own.refresh(Ahead(lambda: buffer.histories, end, 1000, 2**20, lambda *_: None))
+    cut = end - 4 * DAY
+    assert len(made) == made.computed == len(np.unique(world.log.user[world.log.ts < cut]))
+    del calls[:]
+
+    def ask(as_of: int) -> None:
+        for user in range(20):
+            one = one_request(user, as_of, user % 2, items)
+            np.testing.assert_allclose(
+                own.values(one, buffer.histories), fresh.values(one, buffer.histories), rtol=1e-4, atol=1e-5
+            )
+
+    ask(end)
+    late = world.log.select(np.flatnonzero(world.log.user == 3)[:1])
+    buffer.extended(replace(late, ts=np.array([end])))  # visible in four days
+    ask(end)
+    assert not calls
+    buffer.extended(replace(late, ts=np.array([cut - DAY])))
+    ask(end)
+    assert len(calls) == 1
+    ask(end + 9 * DAY)
+    assert len(calls) > 1
+    again = own.refresh(Ahead(lambda: buffer.histories, end, 1000, 2**20, lambda *_: None))
+    assert (len(again), again.computed) == (len(made), 1)
+
+
+def test_vectors_in_a_file_are_those_of_the_dot(fitted: Any, world: World, tmp_path: Path) -> None:
+    plugin, requests, histories = fitted
+    state = SimpleNamespace(catalog=world.catalog, histories=histories)
+    config = SimpleNamespace(plugins={"two_tower": SimpleNamespace(path="neural.two_tower:TwoTower")})
+    bundle = SimpleNamespace(version="v", plugins={"two_tower": plugin}, config=config, state=state)
+    one = requests.slice(7, 8)
+    surface = world.catalog.surfaces[one.surface[0]]
+    write_vectors(bundle, tmp_path / "out", Wanted(as_of=int(one.as_of[0]), surface=surface))  # type: ignore[arg-type]
+    users, items = (pq.read_table(tmp_path / "out" / f"{side}.parquet") for side in ("users", "items"))
+    assert users.schema.metadata[b"pairlift.lag"] == b"4d"
+    user = users["vector"].to_pylist()[users["user_id"].to_pylist().index(world.catalog.user_ids[one.user[0]])]
+    by_id = dict(zip(items["item_id"].to_pylist(), items["vector"].to_pylist(), strict=True))
+    found = [np.dot(user, by_id[world.catalog.item_ids[item]]) for item in one.item]
+    np.testing.assert_allclose(found, plugin.values(one, histories)[:, 0], rtol=1e-4, atol=1e-5)

@@ -254,6 +254,7 @@ def test_each_method_of_the_contract_has_a_right(tmp_path):
             known |= {f"{service.full_name}/{method.name}" for method in service.methods}
     assert {name for name in known if right_of(f"/{name}") != "admin"} == NEEDS.keys() & known
     assert right_of("/pairlift.v1.AdminService/Deploy") == right_of("/grpc.channelz.v1.Channelz/GetServers") == "admin"
+    assert right_of("/pairlift.v1.AdminService/Refresh") == "admin"
     assert right_of("/pairlift.v1.MetricsService/Metrics") == "read"
     assert right_of("/pairlift.v1.RankingService/TakeSnapshot") == "admin"
     assert right_of("/grpc.health.v1.Health/Watch") is None

@@ -10,6 +10,7 @@ import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,14 @@ import pytest
 from served import pairlift
 
 from features.errors import PairliftError
-from features.schema import F64
+from features.schema import DAY, F64
 from neural.settings import TowerSettings
 from ranker.cli.report import STUDIES as OFFERED
 from ranker.config import Config, load_config
 from ranker.examples import example_text
 from ranker.metrics.interval import relative_uplift
 from ranker.studies.figures import Measured, slope
-from ranker.studies.fits import Bench, _latest_part
+from ranker.studies.fits import Bench, _latest_part, earlier_fit
 from ranker.studies.run import best_order, run_study
 from ranker.studies.simulate import LIST
 from ranker.studies.truth import read_truth
@@ -341,6 +342,26 @@ def test_less_of_the_period_is_its_latest_part(toml: Path) -> None:
     assert _latest_part(config, split, 1.0) is config
 
 
+def test_an_arm_goes_on_from_a_fit_of_so_much_less(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, ends = towers(toml), list[Any]()
+
+    def staged(prepared: Any, name: str, seed: int, label: str) -> Any:
+        data = prepared.fit_data(seed)
+        ends.append((data.log.ts.max(), label))
+        return SimpleNamespace(save=lambda folder: (folder / "fit").write_text(name))
+
+    monkeypatch.setattr("ranker.studies.fits.plugin_stage", staged)
+    prepared, (anew, day, _) = prepare(config), find_study(config, "warm", "two_tower")[1]
+    with earlier_fit(prepared, anew, 0, "label") as none:
+        assert none is None
+    with earlier_fit(prepared, day, 0, "label") as folder:
+        assert folder is not None
+        assert (folder / "fit").read_text() == "two_tower"
+    assert [label for _, label in ends] == ["label-earlier"]
+    assert prepared.split.t1 - 2 * DAY < ends[0][0] < prepared.split.t1 - DAY
+    assert not folder.exists()
+
+
 def test_a_plugin_that_says_no_size_has_no_slope(toml: Path) -> None:
     arms = [Measured(Variant("a", "als"), np.ones((1, 1, 3)), [{"seconds": 1.0, "report": {}}])] * 2
     assert "the plugin does not say its parameters" in slope("parameters", arms, np.ones((1, 1, 3)))["remark"]
@@ -403,6 +424,8 @@ def test_what_the_toml_or_the_plugin_lacks_is_told_before_anything_is_fitted(tom
     assert code == 2
     assert "study history has an arm with history = 32, which features.baselines:ALS does not take" in said
     assert "[plugins.als]: history: unknown key" in said
+    code, said = pairlift("study", toml, "--out", toml.parent / "none", "--study", "warm", "--plugin", "als")
+    assert (code, "features.baselines:ALS cannot go on from an earlier fit" in said) == (2, True)
     assert not (toml.parent / "none").exists()
 
 

@@ -167,3 +167,56 @@ def test_only_one_start_is_taken(yesterday: Path, today: Path, tmp_path: Path) -
     assert (code, "goes with --refit" in said) == (2, True)
     code, said = pairlift("train", today, "--out", tmp_path / "b", "--refit", tmp_path)
     assert (code, "is not a bundle" in said) == (2, True)
+
+
+#: counts how often its fits went on, and what it was given
+GOING_ON = """
+import json
+from features.baselines import Noise
+
+class Days(Noise):
+    warm = True
+
+    def fit(self, data):
+        super().fit(data)
+        earlier = 0 if data.earlier is None else json.loads((data.earlier / "days.json").read_text())
+        self.days = earlier + 1
+
+    def save(self, folder):
+        super().save(folder)
+        (folder / "days.json").write_text(json.dumps(self.days))
+
+    @classmethod
+    def load(cls, folder):
+        plugin = super().load(folder)
+        plugin.days = json.loads((folder / "days.json").read_text())
+        return plugin
+"""
+
+
+def test_plugins_that_can_go_on_from_an_earlier_bundle(tmp_path: Path) -> None:
+    toml = write_log(tmp_path / "log")
+    (toml.parent / "days.py").write_text(GOING_ON)
+    text = toml.read_text().replace('plugins = ["als"]', 'plugins = ["days"]').replace("trees = 60", "trees = 5")
+    off = "[sources]\npopular = false\ncooccurrence = false\nnearest = false\n"
+    toml.write_text(f'{text}{off}[plugins.days]\nclass = "days:Days"\n')
+    words, warm = ("train", toml, "--out", tmp_path / "bundle"), ("--warm-plugins", tmp_path / "bundle")
+    for day, how in enumerate(((), warm), 1):
+        before = read_manifest(tmp_path / "bundle")["version"] if how else None
+        code, said = pairlift(*words, *how)
+        assert code == 0, said
+        assert load_bundle(tmp_path / "bundle").plugins["days"].days == day  # type: ignore[attr-defined]
+        assert read_manifest(tmp_path / "bundle")["measured"].get("warm_plugins") == before
+    code, said = pairlift(*words, *warm, "--refit", tmp_path / "bundle")
+    assert (code, "choose one" in said) == (2, True)
+    toml.write_text(toml.read_text().replace("[booster]", "[split]\nt1 = 0.1\n[booster]"))
+    code, said = pairlift(*words, *warm)
+    assert (code, "its t1 is" in said, "its plugins saw what the booster learns from now" in said) == (2, True, True)
+
+
+def test_a_bundle_from_which_no_plugin_goes_on_is_refused(
+    yesterday: Path, today: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, said = pairlift("train", today, "--out", tmp_path / "bundle", "--warm-plugins", yesterday)
+    assert (code, "none of the plugins of" in said) == (2, True)
+    assert "plugin 'als' is fitted anew: its class cannot go on" in caplog.text

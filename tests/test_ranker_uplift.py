@@ -127,6 +127,15 @@ def test_columns_that_are_equal_within_a_group_are_shuffled_between_groups() -> 
     assert len(seen) > 3
 
 
+def test_a_plugin_whose_values_lag_says_so(reports: dict[str, dict[str, Any]]) -> None:
+    assert reports["als"]["lag"] == ""
+    assert "study" not in as_table(reports["als"])
+    for lag, said in (("daily", "its values are those of the last midnight"), ("1d", "its values lag 1d behind")):
+        text = as_table(reports["als"] | {"lag": lag})
+        assert said in text
+        assert "`pairlift study CONFIG --study lag --plugin als` says" in text
+
+
 def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
     config = write_world(tmp_path, where="user_id < 3")
     report = uplift_report(load_config(config), "noise")

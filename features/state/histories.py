@@ -144,6 +144,10 @@ def _packed(first: I64, offsets: I64, values: Any) -> Any:
     return out
 
 
+class Lineage:
+    """The mark of histories that came from each other by further events, wherever their rows lie."""
+
+
 @dataclass(frozen=True, slots=True)
 class LiveHistories(Histories):
     """Histories with gaps: user u has the rows [offsets[u], stop[u]), and the last of `offsets` has no meaning.
@@ -153,6 +157,7 @@ class LiveHistories(Histories):
     """
 
     stop: I64  # [n_users]
+    lineage: Lineage | None = field(default=None, compare=False)  # of the buffer; None: a part of other histories
 
     @property
     def ends(self) -> I64:
@@ -169,6 +174,7 @@ class HistoryBuffer:
 
     def __init__(self, histories: Histories) -> None:
         """Copy the histories (mapped ones too), with room at the tail; untouched pages cost no memory."""
+        self._lineage = Lineage()
         self._restart(histories, 0)
 
     def _restart(self, histories: Histories, extra: int) -> None:
@@ -187,7 +193,7 @@ class HistoryBuffer:
     @property
     def histories(self) -> LiveHistories:
         """What is known now."""
-        return LiveHistories(self._first, stop=self._last, **self._arrays)
+        return LiveHistories(self._first, stop=self._last, lineage=self._lineage, **self._arrays)
 
     @property
     def bytes_used(self) -> int:

@@ -17,9 +17,7 @@ second one, of low priority, merges and rebuilds (the two kinds of compaction), 
 `Live.state` once and holds it for its request: no lock.
 """
 
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.newcomers import New
+from features.pace import lower_priority
 from features.schema import EventLog, empty_log, merged
 from features.state.histories import Histories, HistoryBuffer
 from features.state.read import make_tables
@@ -45,8 +44,6 @@ MEMTABLE = 30_000
 RUNS = 4
 #: the base is rebuilt when the runs have this share of its events, and at least so many
 SHARE, LEAST = 0.25, 500_000
-#: priority of compactions: the nice value of their thread
-NICE = 10
 
 
 class Frozen(NamedTuple):
@@ -306,8 +303,7 @@ class Live:
         self._compaction = future
 
         def call() -> None:
-            with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            lower_priority()
             try:
                 future.set_result(work())
             except Exception as error:

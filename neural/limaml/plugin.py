@@ -6,6 +6,7 @@ from features.arrays import save_arrays
 from features.plugin import FitData
 from features.schema import F32, Requests
 from features.state.histories import Histories
+from features.state.refreshed import Ahead, RefreshedStates
 from neural.fitted import FittedPlugin, new_folder
 from neural.limaml.runtime import META, MetaRuntime, load_meta
 from neural.limaml.settings import LiMAMLSettings
@@ -59,3 +60,7 @@ class LiMAML(FittedPlugin[MetaRuntime]):
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d], the meta embeddings; a row of NaN is a user of whom nothing is known."""
         return self.runtime.embeddings(requests, histories)
+
+    def refresh(self, ahead: Ahead) -> RefreshedStates:
+        """Compute users' meta embeddings ahead: see `features.plugin.AheadPlugin`."""
+        return self.runtime.refresh(ahead)

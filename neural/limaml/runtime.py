@@ -7,9 +7,10 @@ import numpy as np
 
 from features.arrays import load_arrays
 from features.dots import row_dots
-from features.schema import F32, I64, Requests, offsets_of
+from features.schema import F32, I32, I64, Requests, offsets_of
 from features.state.histories import Histories
-from features.state.kept import KeptStates
+from features.state.kept import KeptStates, key_of
+from features.state.refreshed import Ahead, RefreshedStates, refreshed
 from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec, ranges, visible
 from neural.limaml.inner import MetaParameters
@@ -25,7 +26,7 @@ CHUNK = 1024
 class MetaRuntime:
     """The meta block with the vectors. Any number of threads may share it.
 
-    A user's meta embedding is kept until the user has new events.
+    A user's meta embedding is kept until other events of the user are visible; `refresh` computes those of many ahead.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class MetaRuntime:
     ) -> None:
         self.block, self.spec, self.vectors, self.expected, self.lag = block, spec, vectors, expected, lag
         self.kept = KeptStates()
+        self.refreshed: RefreshedStates | None = None
         self._known = np.append(vectors.known_items, False)
         self._unknown_user = len(vectors.users) - 1
         self._candidates = np.where(self._known[:, None], vectors.items, np.float32(np.nan))
@@ -50,18 +52,32 @@ class MetaRuntime:
         start, stop = visible(histories, requests.user, requests.as_of, self.lag, self.spec.length)
         user = self.vectors.user_tokens(requests.user)
         if len(requests) == 1:
-            return self._one_embedding(histories, int(start[0]), int(stop[0]), int(user[0]))
+            return self._one_embedding(histories, int(requests.user[0]), int(start[0]), int(stop[0]), int(user[0]))
         distinct, place = np.unique(np.stack([start, stop, user]), axis=1, return_inverse=True)
         return self._computed(histories, *distinct)[place.ravel()]
 
-    def _one_embedding(self, histories: Histories, start: int, stop: int, user: int) -> F32:
-        """Return float32[1, d]: the kept one, where there is one. user: row of `Vectors.users`."""
-        key = (user, start, stop) if start < stop else (user, -1, -1)
-        embedding = self.kept.find(histories, key)
+    def _one_embedding(self, histories: Histories, user: int, start: int, stop: int, token: int) -> F32:
+        """Return float32[1, d]: the kept one, where there is one. token: row of `Vectors.users`."""
+        key = key_of(histories, user, start, stop) if start < stop else (token, -1, -1)
+        ahead = self.refreshed
+        embedding = None if ahead is None else ahead.find(histories, key)
         if embedding is None:
-            embedding = self._computed(histories, *(np.array([x]) for x in (start, stop, user)))
+            embedding = self.kept.find(histories, key)
+        if embedding is None:
+            embedding = self._computed(histories, *(np.array([x]) for x in (start, stop, token)))
             self.kept.keep(histories, key, embedding)
         return embedding
+
+    def refresh(self, ahead: Ahead) -> RefreshedStates:
+        """Compute meta embeddings of users ahead: see `features.plugin.AheadPlugin`."""
+        cut = int(self.lag.cut(np.array([ahead.as_of]))[0])
+
+        def compute(histories: Histories, user: I32, start: I64, stop: I64) -> F32:
+            return self._computed(histories, start, stop, self.vectors.user_tokens(user))
+
+        width = self.vectors.items.shape[1]
+        self.refreshed = refreshed(ahead, cut, self.spec.length, width, compute, self.refreshed)
+        return self.refreshed
 
     def _computed(self, histories: Histories, start: I64, stop: I64, user: I64) -> F32:
         """Return float32[u, d] of the rows start .. stop - 1 each. user: rows of `Vectors.users`."""

@@ -36,7 +36,8 @@ class Question:
     as_json: bool
 
 
-def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+def as_time(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Return the µs UTC of an ISO time."""
     if value is None:
         return None
     try:
@@ -47,7 +48,7 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | Non
         ) from error
 
 
-def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+def as_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """Return `name=value` options by name."""
     pairs: dict[str, str] = {}
     for value in values:
@@ -67,12 +68,14 @@ def _asking(command: Any) -> Any:
         click.option(
             "--context",
             multiple=True,
-            callback=_pairs,
+            callback=as_pairs,
             metavar="NAME=VALUE",
             help="What the request says of itself: a name of [events.context], repeatable.",
         ),
         click.option("--source-item", help="The item that the list is related to."),
-        click.option("--as-of", callback=_time, help="ISO time before which data counts; default: the server's clock."),
+        click.option(
+            "--as-of", callback=as_time, help="ISO time before which data counts; default: the server's clock."
+        ),
         click.option(
             "--request-id", default="", help="A name for the request, as [events] request_id has it: `drift` needs one."
         ),
@@ -117,7 +120,7 @@ def recommend(*, k: int, exclude: str, **shared: Any) -> None:
     "--column",
     "columns",
     multiple=True,
-    callback=_pairs,
+    callback=as_pairs,
     metavar="NAME=VALUE,…",
     help="What is shown of the items, in their order, nothing between two commas where it is not known: a name of "
     "[events.candidate], repeatable.",

@@ -1,9 +1,11 @@
-"""The commands of `pairlift bundle`; `ranker.cli.main` adds the group."""
+"""The commands of `pairlift bundle`, and `vectors`; `ranker.cli.main` adds the group and the command."""
 
 from pathlib import Path
 
 import click
 
+from features.errors import PairliftError
+from ranker.cli.ask import as_pairs, as_time
 from ranker.cli.plugins import PLUGINS
 from ranker.cli.train import needs_training
 
@@ -80,3 +82,73 @@ def onnx(folder: Path, out: Path, part: str) -> None:
 
     trees = export_forest(folder, out, part)
     click.echo(f"wrote {out}: {part}, {trees} trees, {out.stat().st_size / 1e3:,.0f} kB, equal to LightGBM's scores")
+
+
+@click.command(short_help="Write a bundle's user and item vectors as Parquet.")
+@BUNDLE
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of users.parquet and items.parquet."
+)
+@click.option("--plugin", metavar="NAME", help="A served [plugins.NAME] with vectors; default: the first.")
+@click.option(
+    "--log",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Know the events of this folder of `serve --log` too; a server may be recording into it.",
+)
+@click.option(
+    "--as-of", callback=as_time, help="ISO time before which events count; default: the end of what is known."
+)
+@click.option("--only", type=click.Choice(["users", "items"]), help="Of one side alone.")
+@click.option(
+    "--ids",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Users to write: one column, or user_id, of Parquet, CSV or JSON. Default: all with an event before --as-of.",
+)
+@click.option("--surface", default="", help="Where the list is shown, as the log names it; default: not known.")
+@click.option(
+    "--context",
+    multiple=True,
+    callback=as_pairs,
+    metavar="NAME=VALUE",
+    help="What the request says of itself: a name of [events.context], repeatable.",
+)
+@PLUGINS
+def vectors(
+    *,
+    folder: Path,
+    out: Path,
+    plugin: str | None,
+    log: Path | None,
+    as_of: int | None,
+    only: str | None,
+    ids: Path | None,
+    surface: str,
+    context: dict[str, str],
+) -> None:
+    """Write the vectors of BUNDLE's users and items, for a vector store or another team.
+
+    users.parquet has user_id (as in your log) and vector (float32, of the plugin's width), items.parquet item_id and
+    vector. They are made by the code that serves, in chunks: a user's vector times an item's is the plugin's product
+    as a request of that time, surface and context has it (of the towers, the feature `dot`). The lag that the plugin is
+    trained with holds here too. It, the time, the context and the bundle's version stand in the file's metadata.
+
+    Who has no vector has no row, and is counted: a user of whom nothing is known, an item that is new to the bundle.
+    The folder is there whole or not at all; an earlier one is replaced.
+
+    \b
+    Examples:
+      pairlift vectors work/bundle --out work/vectors
+      pairlift vectors work/bundle --log work/log --out work/vectors --only users --surface feed
+      duckdb -c "SELECT decode(key), decode(value) FROM parquet_kv_metadata('work/vectors/users.parquet')"
+    """
+    from ranker.bundle import load_bundle
+    from ranker.export.vectors import ITEMS, USERS, Wanted, write_vectors
+
+    if ids is not None and only == "items":
+        raise PairliftError("--ids are of users: leave out --only items")
+    sides = {"users": (USERS,), "items": (ITEMS,), None: (USERS, ITEMS)}[only]
+    wanted = Wanted(plugin=plugin, as_of=as_of, surface=surface, context=context, sides=sides, ids=ids)
+    for path, rows, without in write_vectors(load_bundle(folder), out, wanted, log):
+        click.echo(f"wrote {path}: {rows:,} vectors; {without:,} have none")

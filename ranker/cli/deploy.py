@@ -1,4 +1,7 @@
-"""The commands that change which bundles a server answers with; `ranker.cli.main` adds them to the group."""
+"""The commands that change which bundles a server answers with, and what they computed ahead.
+
+`ranker.cli.main` adds them to the group.
+"""
 
 import json
 from dataclasses import asdict
@@ -10,6 +13,7 @@ import click
 from features.errors import PairliftError
 from features.pairing.split import iso
 from features.progress import progress_bar
+from features.schema import GIB
 from ranker.cli.target import Target, asks_server
 
 if TYPE_CHECKING:
@@ -62,30 +66,33 @@ def deploy(*, bundle: Path | None, server: Target, share: float | None, as_json:
 
     if bundle is None and not (wanted["arm"] and share):
         raise PairliftError("BUNDLE was expected; without it, --arm NAME and --share change the share of an arm")
-    with server.client() as client, _Upload() as upload:
+    with server.client() as client, _Bar("uploading", "B") as bar:
         found = Admin(client).deploy(
-            bundle, lambda step: click.echo(step, err=True), upload.sent, share=share or 0.0, **wanted
+            bundle, lambda step: click.echo(step, err=True), bar.done, share=share or 0.0, **wanted
         )
     _show(found, as_json)
 
 
-class _Upload:
-    """A bar of the bytes that are uploaded, which appears with the first of them."""
+class _Bar:
+    """A bar of what a server is told or tells, which appears with the first of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
         self._bar: Any = None
 
-    def __enter__(self) -> "_Upload":
+    def __enter__(self) -> "_Bar":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def sent(self, done: int, total: int) -> None:
-        """Show how many bytes of all are sent."""
+    def done(self, done: int, total: int) -> None:
+        """Show how much of all is done; another whole begins where less is done than before."""
         if self._bar is None:
-            self._bar = progress_bar(total=total, desc="uploading", unit="B", unit_scale=True)
+            self._bar = progress_bar(total=total, desc=self._what, unit=self._unit, unit_scale=True)
+        if done < self._bar.n:
+            self._bar.reset(total)
         self._bar.update(done - self._bar.n)
 
 
@@ -154,6 +161,55 @@ def deployed(server: Target, as_json: bool) -> None:
       pairlift deployed --json | jq '.bundles[] | select(.role == "shadow") | .comparison'
     """
     _ask(server, lambda admin: admin.deployed(), as_json)
+
+
+@click.command(short_help="Have a server compute users' states ahead.")
+@asks_server
+@click.option(
+    "--users",
+    type=click.IntRange(1),
+    help="At most so many users, those with the latest events; default: as many as --memory has room for.",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(0, 1024, min_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="GIB",
+    help="What the states of one plugin may take; twice that while they take the place of earlier ones.",
+)
+@AS_JSON
+def refresh(*, server: Target, users: int | None, memory: float, as_json: bool) -> None:
+    """Have the server compute ahead what its plugins make of users' histories, so that requests need not.
+
+    Of the towers it is each user's state (532 bytes at width 64), which leaves a request an eighth of their CPU time at
+    a history of 128; of LiMAML the meta embedding. A request uses a state where its own would be the same: until the
+    user's next event, and with lag = "daily" in the plugin's table until the midnight after that event. Else it
+    computes its own, as ever. Run this once a day, a little after 00:00 of [time] zone, or more often: states that are
+    still right are kept, and the others are computed anew.
+
+    The server goes on answering. It computes on a thread of low priority that rests three quarters of its time (about
+    500 users a second on a free core), for the bundles that answer; what is deployed later has no states until the next
+    refresh. A caller who goes away does not end it. With `serve --processes`, the other processes do the same, each for
+    itself, and this command waits for the one that took its call.
+
+    \b
+    Examples:
+      pairlift refresh --to 127.0.0.1:50051
+      pairlift refresh --to 127.0.0.1:50051 --users 100000 --memory 0.2 --json | jq '.plugins[].users'
+    """
+    from ranker.administrator import Admin
+
+    with server.client() as client, _Bar("users", "user") as bar:
+        found = Admin(client).refresh(users or 0, int(memory * GIB), bar.done)
+    if as_json:
+        click.echo(json.dumps({"plugins": [asdict(one) for one in found]}))
+        return
+    for one in found:
+        click.echo(
+            f"{one.plugin} of bundle {one.bundle_version}: states of {one.users:,} users as of {iso(one.as_of)}, "
+            f"{one.computed:,} of them computed now, {one.bytes / 1e6:,.1f} MB"
+        )
 
 
 def _ask(server: Target, call: Any, as_json: bool) -> None:

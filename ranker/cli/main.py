@@ -9,9 +9,9 @@ import click
 
 from features.errors import PairliftError
 from ranker.cli.ask import rank, recommend
-from ranker.cli.bundle import bundle
+from ranker.cli.bundle import bundle, vectors
 from ranker.cli.config import config
-from ranker.cli.deploy import deploy, deployed, drop, promote, rollback
+from ranker.cli.deploy import deploy, deployed, drop, promote, refresh, rollback
 from ranker.cli.lists import lists
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
@@ -81,9 +81,9 @@ def _refuse_several(verb: str | None) -> None:
 for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
-    (bundle, lists, uplift, study, world, drift),
+    (bundle, vectors, lists, uplift, study, world, drift),
     (serve, token, record, snapshot, top),
-    (deploy, rollback, promote, drop, deployed),
+    (deploy, rollback, promote, drop, deployed, refresh),
     (recommend, rank),
 ):
     for verb in verbs:

@@ -79,7 +79,7 @@ def run_processes(
     def work(number: int, on_ready: Callable[[], None]) -> None:
         if number == RECORDS:  # told last, when those that others ask are gone
             (folder / "recorder.sock").unlink(missing_ok=True)
-            listener, forked = Listener(f"{UNIX}{socket}", 0, alone), Forked(prepared)
+            listener, forked = Listener(f"{UNIX}{socket}", 0, alone), Forked(prepared, answers=False)
         else:
             metrics = place.metrics_port + number - 1 if place.metrics_port else place.metrics_port
             listener, forked = listen(port, metrics_port=metrics), Forked(prepared, socket)

@@ -9,7 +9,7 @@ import click
 from ranker.cli.train import CONFIG, Together, needs_training
 
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
-STUDIES = ("sizes", "history", "pretraining", "losses", "finetuning", "lag", "period", "rankers", "plugins")
+STUDIES = ("sizes", "history", "pretraining", "losses", "finetuning", "lag", "period", "warm", "rankers", "plugins")
 
 
 @click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy.")
@@ -71,6 +71,7 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     finetuning   none, on a quarter, on half and on all of the groups
     lag          vectors as of now, and those of the last midnight
     period       the latest quarter and half, and all, of the plugin's period; the slope over log10 of it
+    warm         learned anew, or gone on from a fit whose period ended a day or a week earlier
     rankers      the booster and the [network], each with the plugin's columns as they are, and with whole vectors
     plugins      every plugin of the TOML, against the counters and attributes alone
 

@@ -98,6 +98,13 @@ class Together(click.Command):
     type=click.FloatRange(0, 1),
     help="The share of an old leaf value that --refit keeps (without it 0.9).",
 )
+@click.option(
+    "--warm-plugins",
+    metavar="BUNDLE",
+    type=click.Path(path_type=Path),
+    help="Let plugins that can (towers) go on from what those of this earlier bundle have learned, in place of from "
+    "nothing; the trees are learned anew.",
+)
 @memory_option(
     "What counting the items that are taken together may take, beside the log itself and the table of neighbours "
     "(800 bytes an item); 5 to 9 bytes an event and 40 an item are needed in any case. Less makes more and "
@@ -112,6 +119,7 @@ def train(
     warm_start: Path | None,
     refit: Path | None,
     refit_decay: float | None,
+    warm_plugins: Path | None,
     memory: float,
 ) -> None:
     """Train the ranker of CONFIG, from the import to a bundle that `pairlift serve` loads.
@@ -143,6 +151,11 @@ def train(
     with other columns, counters, grades or plugins is refused, and so is a bundle that was trained on events of the
     present test. The old trees' PairAccuracy on the test is printed beside the new. All this is about the liked part:
     the wanted part is learned anew, with the plugins that were kept.
+
+    --warm-plugins is the other half: towers take up the weights of an earlier bundle's, new items and users start as in
+    any training, vanished ones go, and a few epochs at a lower rate ([plugins.NAME] warm_...) go over the period. All
+    trees are learned anew, for the columns are new. Networks of other options are refused, and so are those that have
+    learned from events of the present validation slice.
     """
     needs_training()
     from ranker.bundle import CURVES
@@ -153,15 +166,17 @@ def train(
     from ranker.training.booster import cap_reached
     from ranker.training.earlier_bundle import StartFrom
 
-    if warm_start is not None and refit is not None:
-        raise PairliftError("--warm-start and --refit: choose one")
+    if sum(given is not None for given in (warm_start, refit, warm_plugins)) > 1:
+        raise PairliftError("--warm-start, --refit and --warm-plugins: choose one")
     if refit is None and refit_decay is not None:
         raise PairliftError("--refit-decay goes with --refit BUNDLE")
     start = None if warm_start is None else StartFrom("warm-start", warm_start)
     if refit is not None:
         start = StartFrom("refit", refit, DECAY if refit_decay is None else refit_decay)
     loaded = load_config(config)
-    measured = run(loaded, out, features=features, pairs=pairs, start=start, memory=int(memory * GIB))
+    measured = run(
+        loaded, out, features=features, pairs=pairs, start=start, earlier=warm_plugins, memory=int(memory * GIB)
+    )
     of_network = "network_parameters" in measured
     if measured["at_cap"]:
         what = "the booster beside the network" if of_network else "the liked part"

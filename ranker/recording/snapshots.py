@@ -186,6 +186,12 @@ def _vocabulary(catalog: Catalog, side: str) -> list[tuple[str, str, tuple[str, 
     return [(a.name, a.kind, () if a.kind == "text" else tuple(a.values)) for a in attributes]
 
 
+def check_log(folder: Path) -> None:
+    """Raise PairliftError where a folder is no log that was recorded."""
+    if not (folder / IDENTITY).is_file():
+        raise PairliftError(f"{folder}: the folder of `pairlift serve --log` was expected, but {IDENTITY} is not there")
+
+
 def log_name(folder: Path) -> str:
     """Return the name of the log in a folder, which it is given for ever; PairliftError where the file is damaged."""
     path = folder / IDENTITY

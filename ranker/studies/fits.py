@@ -1,11 +1,13 @@
 """The fits of a study: an arm's plugin, and what the boosters with its columns order right; each is kept."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -73,16 +75,31 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
 
     def make(folder: Path) -> None:
         seen = own if variant.period == 1 else prepare(_latest_part(config, own.split, variant.period))
-        fitted = plugin_stage(seen, name, seed, label)
+        with earlier_fit(own, variant, seed, label) as earlier:
+            fitted = plugin_stage(seen, name, seed, label, earlier)
+            heads = head_losses(seen, name, fitted, seed, label, earlier)
         columns = bench.arms.plugin_columns(name, fitted)
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
         rank = bench.networks if variant.network else bench.boosters
         np.save(folder / "right.npy", rank(f"{label}-fit{fit}", columns))
         said = {"seconds": plugin_seconds(config, name, seed, label), "report": getattr(fitted, "report", {})}
-        said["heads"] = head_losses(seen, name, fitted, seed, label)
+        said["heads"] = heads
         (folder / "fit.json").write_text(json.dumps(said, default=str))
 
     return run_stage(config.work / "studies", *_stage(bench, variant, seed), make)
+
+
+@contextmanager
+def earlier_fit(prepared: Prepared, variant: Variant, seed: int, label: str) -> Iterator[Path | None]:
+    """Give the folder of the fit that an arm goes on from, trained anew on a period that ended earlier; None: none."""
+    if not variant.after:
+        yield None
+        return
+    of = prepare(_split_at(prepared.config, t1=prepared.split.t1 - variant.after))
+    fitted = plugin_stage(of, variant.plugin, seed, f"{label}-earlier")
+    with TemporaryDirectory(prefix="pairlift-earlier-") as folder:
+        fitted.save(Path(folder))
+        yield Path(folder)
 
 
 def _stage(bench: Bench, variant: Variant, seed: int) -> tuple[str, list[Any]]:
@@ -90,7 +107,7 @@ def _stage(bench: Bench, variant: Variant, seed: int) -> tuple[str, list[Any]]:
     config = variant.configured(bench.prepared.config)
     label, own = variant.label(config), replace(bench.prepared, config=config)
     inputs = plugin_inputs(own, variant.plugin, seed)
-    inputs += [variant.period, config.booster.model_dump(), config.uplift.seeds]
+    inputs += [variant.period, variant.after, config.booster.model_dump(), config.uplift.seeds]
     inputs += network_inputs(config) if variant.network else []
     kept = f"{label}-network" if variant.network else label
     return f"{kept}-seed{seed}", [*inputs, code_hash(*CODE)]
@@ -105,6 +122,8 @@ def fit_plugins(bench: Bench, wanted: Sequence[tuple[int, Variant]], seconds: fl
     for seed, variant in wanted:
         if is_complete(bench.prepared.config.work / "studies", *_stage(bench, variant, seed)):
             continue
+        if variant.after:  # its earlier fit comes first
+            continue
         config = variant.configured(bench.prepared.config)
         label = variant.label(config)
         of = _latest_part(config, bench.prepared.split, variant.period)
@@ -116,5 +135,10 @@ def _latest_part(config: Config, split: Split, share: float) -> Config:
     """Return the TOML of a plugin that learns from the latest share of the towers' period."""
     if share == 1:
         return config
-    t0 = datetime.fromtimestamp((split.t1 - share * (split.t1 - split.t0)) // SECOND, UTC)
-    return config.model_copy(update={"split": config.split.model_copy(update={"t0": t0})})
+    return _split_at(config, t0=int(split.t1 - share * (split.t1 - split.t0)))
+
+
+def _split_at(config: Config, **bounds: int) -> Config:
+    """Return the TOML with other boundaries, µs UTC, cut to whole seconds."""
+    found = {name: datetime.fromtimestamp(ts // SECOND, UTC) for name, ts in bounds.items()}
+    return config.model_copy(update={"split": config.split.model_copy(update=found)})

@@ -6,9 +6,11 @@ from typing import Any
 
 from features.errors import PairliftError, did_you_mean
 from features.plugin import make_plugin, plugin_class
+from features.schema import DAY
 from ranker.config import Config
 from ranker.hashes import hash_value
 from ranker.settings import PluginSettings
+from ranker.training.plugins import goes_on
 
 #: `over` of a study whose arms lie on the axis of what a fit says of its own size
 PARAMETERS = "parameters"
@@ -26,6 +28,7 @@ class Variant:
     period: float = 1.0  # share of the towers' period, the latest part of it, that the plugin learns from
     at: float | None = None  # its place on the study's axis
     network: bool = False  # `[network]` ranks, not the booster
+    after: int = 0  # µs: it goes on from a fit whose period ended so much earlier; 0: it learns anew
 
     def configured(self, config: Config) -> Config:
         """Return the TOML with the arm's options in the plugin's table. Raises PairliftError for a wrong option.
@@ -44,9 +47,9 @@ class Variant:
 
     def label(self, config: Config) -> str:
         """Return the name of its stages. config: of `configured`."""
-        if not self.options and self.period == 1:
+        if not self.options and self.period == 1 and not self.after:
             return self.plugin  # the fits of `pairlift train` and `uplift`
-        return f"{self.plugin}-{hash_value([config.plugins[self.plugin].params, self.period])[:12]}"
+        return f"{self.plugin}-{hash_value([config.plugins[self.plugin].params, self.period, self.after])[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,13 @@ STUDIES = {
         lambda plugin: [Variant(f"period {s}", plugin, period=s, at=s) for s in (0.25, 0.5, 1.0)],
         "period",
     ),
+    "warm": Study(
+        "what does it cost to go on from an earlier fit, in place of learning anew?",
+        lambda plugin: [
+            Variant("anew", plugin),
+            *(Variant(f"after a {name}", plugin, after=span) for name, span in (("day", DAY), ("week", 7 * DAY))),
+        ],
+    ),
     "rankers": Study(
         "does a network rank better than trees, and what do whole vectors bring to each?",
         lambda plugin: [
@@ -129,6 +139,9 @@ def find_study(config: Config, name: str, plugin: str) -> tuple[Study, list[Vari
         study = STUDIES[name]
     arms = study.of(plugin)
     for arm in arms:
+        if arm.after and not goes_on(config, arm.plugin):
+            path = config.plugins[arm.plugin].path
+            raise PairliftError(f"study {name}: {path} cannot go on from an earlier fit; --plugin names another plugin")
         try:
             arm.configured(config)
         except PairliftError as error:

@@ -1,10 +1,11 @@
-"""Daily retraining: an earlier bundle's trees and plugins, checked against the present log and put in its codes.
+"""Daily retraining: what an earlier bundle has learned, checked against the present log and put in its codes.
 
-Plugins are kept as they were fitted, for a tower that is trained anew gives columns of another meaning, on which
-old splits would be nonsense. Codes of items, users and categories are places in sorted lists, so new ones shift the
-old: plugins and splits are moved along.
+Where its trees go on, plugins are kept as they were fitted, for a tower that is trained anew gives columns of another
+meaning, on which old splits would be nonsense. Codes of items, users and categories are places in sorted lists, so new
+ones shift the old: plugins and splits are moved along. Where its plugins go on, the trees are learned anew.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from features.errors import PairliftError
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin, RecodedPlugin
 from features.schema import Catalog, lookup
-from ranker.bundle import Bundle, load_bundle, read_manifest
+from ranker.bundle import Bundle, config_of, load_bundle, read_manifest, verify_bundle
 from ranker.columns import columns_of
 from ranker.training.category_codes import moved_codes, recode, vocabulary
 from ranker.training.earlier_trees import Mode, Start
+from ranker.training.plugins import goes_on
 from ranker.training.prepared import Prepared
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,28 @@ def load_start(start: StartFrom, prepared: Prepared) -> Start:
             moved[column] = moved_codes(*values)
     plugins = {name: _recoded(place, name, plugin, was, now) for name, plugin in old.plugins.items()}
     return Start(start.mode, old.version, recode(old.booster, moved), plugins, start.decay)
+
+
+def earlier_fits(bundle: Path, prepared: Prepared) -> dict[str, Path]:
+    """Return the folders of a bundle's plugins that the present ones go on from, by name.
+
+    Those of other classes, and those that cannot, are fitted anew, and the log says so. PairliftError where there is
+    none that can, and where the bundle's plugins saw what the booster learns from now.
+    """
+    place, config = f"--warm-plugins {bundle}", prepared.config
+    manifest = verify_bundle(bundle)
+    _refuse_later_split(place, {"t1": manifest["split"]["t1"]}, prepared)
+    was, found = config_of(bundle), {}
+    for name in config.ranker.plugins:
+        if name not in was.ranker.plugins or was.plugins[name].path != config.plugins[name].path:
+            logger.info("%s: it has no plugin '%s' of this class, which is fitted anew", place, name)
+        elif not goes_on(config, name):
+            logger.info("plugin '%s' is fitted anew: its class cannot go on from an earlier fit", name)
+        else:
+            found[name] = bundle / "plugins" / name
+    if not found:
+        raise PairliftError(f"{place}: none of the plugins of {config.path} goes on from it; train without it")
+    return found
 
 
 def _refuse_other_columns(place: str, old: Bundle, prepared: Prepared) -> None:
@@ -85,7 +111,7 @@ def _refuse_later_split(place: str, old: dict[str, int], prepared: Prepared) -> 
     """Raise where it has learned from what is now the test, or its plugins from what the booster learns from."""
     split = prepared.split
     for name, what in (("t1", "its plugins saw what the booster learns from now"), ("t2", "it learned from this test")):
-        if old[name] > getattr(split, name):
+        if old.get(name, 0) > getattr(split, name):
             raise PairliftError(
                 f"{place}: its {name} is {iso(old[name])}, here it is {iso(getattr(split, name))}: {what}. Move "
                 f"[split] {name} of {prepared.config.path}, or train without it"

@@ -3,10 +3,11 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from features.errors import PairliftError, did_you_mean
@@ -16,7 +17,7 @@ from features.log.loading import load_log
 from features.plugin import FeaturePlugin, HeadsPlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
 from ranker.config import Config, wanted_floor
-from ranker.hashes import hash_value
+from ranker.hashes import hash_files, hash_value
 from ranker.torchrun.together import processes, together
 from ranker.training.prepared import Prepared, log_key, paired_log
 from ranker.training.stages import is_complete, run_stage, stage_seconds
@@ -26,22 +27,30 @@ logger = logging.getLogger(__name__)
 #: what the stage reads of our code, beside the plugin's own package and what `Prepared.key` stands for. A plugin of a
 #: user's may import anything of `features`
 CODE = ("features", "ranker.training.plugins")
+#: every plugin is fitted anew
+NO_EARLIER: Mapping[str, Path] = MappingProxyType({})
+#: what `plugin_inputs` has, and behind it the files of an earlier fit, for people
+INPUTS = (
+    "the log or its settings", "the class", "the options", "the seed", "[lists] wanted", "the code",
+    "the number of processes", "the earlier fit",
+)  # fmt: skip
 #: folders of a stage: what `save` wrote, and of a `HeadsPlugin` what its fit kept for `head_losses`
 SAVED, HEADS = "saved", "heads"
 #: file of a stage of `head_losses`
 LOSSES = "losses.json"
-#: what `plugin_inputs` has, for people
-INPUTS = ("the log or its settings", "the class", "the options", "the seed", "[lists] wanted", "the code")
 #: beside what a fit keeps to go on from, the inputs that it is of
 LEFT_OF = "inputs.json"
 
 
-def plugin_stage(prepared: Prepared, name: str, seed: int, label: str = "") -> FeaturePlugin:
+def plugin_stage(
+    prepared: Prepared, name: str, seed: int, label: str = "", earlier: Path | None = None
+) -> FeaturePlugin:
     """Fit a plugin of the TOML on the towers' period, or load it where its inputs are unchanged.
 
-    label: of the fits that are kept apart from those with the TOML's own options; left out, the plugin's name.
+    label: of the fits that are kept apart from those with the TOML's own options; left out, the plugin's name. earlier:
+    the folder of an earlier fit that this one goes on from, of a class that can (`goes_on`).
     """
-    return _fitted(prepared, name, seed, _label(name, seed, label), lambda: prepared)
+    return _fitted(prepared, name, seed, _label(name, seed, label), lambda: prepared, earlier)
 
 
 def plugin_inputs(prepared: Prepared, name: str, seed: int) -> list[Any]:
@@ -52,10 +61,20 @@ def plugin_inputs(prepared: Prepared, name: str, seed: int) -> list[Any]:
     return _inputs(prepared.config, prepared.key, name, seed)
 
 
+def goes_on(config: Config, name: str) -> bool:
+    """Tell whether fits of a plugin can go on from earlier ones (`FitData.earlier`)."""
+    return bool(getattr(plugin_class(config.plugins[name].path), "warm", False))
+
+
 def _inputs(config: Config, key: str, name: str, seed: int) -> list[Any]:
     settings = config.plugins[name]
     code = code_hash(*CODE, plugin_class(settings.path).__module__.partition(".")[0])
     return [key, settings.path, settings.params, seed, wanted_floor(config), code, processes(settings.path)]
+
+
+def _files(earlier: Path | None) -> list[Any]:
+    """Return what a fit depends on beside `plugin_inputs`, where it goes on from an earlier one."""
+    return [] if earlier is None else [hash_files(earlier)]
 
 
 def plugin_is_fitted(config: Config, name: str, seed: int, label: str = "", *, cut: bool = False) -> bool:
@@ -69,7 +88,9 @@ def plugin_seconds(config: Config, name: str, seed: int, label: str = "") -> flo
     return stage_seconds(config.work / "plugins", _label(name, seed, label))
 
 
-def head_losses(prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int, label: str = "") -> dict[str, float]:
+def head_losses(
+    prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int, label: str = "", earlier: Path | None = None
+) -> dict[str, float]:
     """Return what the heads of a fit reach on the events of the test, by name; empty for a plugin without heads.
 
     plugin: of `plugin_stage` with the same arguments. Kept as a stage: see `features.plugin.HeadsPlugin`.
@@ -79,12 +100,12 @@ def head_losses(prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int,
     config, kept = prepared.config, _label(name, seed, label)
 
     def make(folder: Path) -> None:
-        data = replace(prepared.fit_data(seed), heads=config.work / "plugins" / kept / HEADS)
+        data = replace(prepared.fit_data(seed), heads=config.work / "plugins" / kept / HEADS, earlier=earlier)
         with plugin_errors(name, "head_losses"):
             found = plugin.head_losses(data, prepared.later_events())
         (folder / LOSSES).write_text(json.dumps(dict(found)))
 
-    folder = run_stage(config.work / "heads", kept, plugin_inputs(prepared, name, seed), make)
+    folder = run_stage(config.work / "heads", kept, [*plugin_inputs(prepared, name, seed), *_files(earlier)], make)
     losses: dict[str, float] = json.loads((folder / LOSSES).read_text())
     return losses
 
@@ -93,10 +114,16 @@ def _label(name: str, seed: int, label: str = "", *, cut: bool = False) -> str:
     return f"{label or name}-seed{seed}{'-cut' if cut else ''}"
 
 
-def served_plugins(prepared: Prepared) -> dict[str, FeaturePlugin]:
-    """Return the plugins of `[ranker]`, by name, each of the fit that a bundle has."""
-    config = prepared.config
-    return {name: plugin_stage(prepared, name, config.uplift.seeds[0]) for name in config.ranker.plugins}
+def served_plugins(prepared: Prepared, earlier: Mapping[str, Path] = NO_EARLIER) -> dict[str, FeaturePlugin]:
+    """Return the plugins of `[ranker]`, by name, each of the fit that a bundle has.
+
+    earlier: by name, the folders of fits that some go on from. Such a fit is kept apart from that anew.
+    """
+    config, found = prepared.config, {}
+    for name in config.ranker.plugins:
+        of, label = earlier.get(name), f"{name}-warm" if name in earlier else ""
+        found[name] = plugin_stage(prepared, name, config.uplift.seeds[0], label, of)
+    return found
 
 
 def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
@@ -104,7 +131,14 @@ def refit_stage(prepared: Prepared, name: str, seed: int) -> FeaturePlugin:
     return _fitted(prepared, name, seed, _label(name, seed, cut=True), lambda: cut_at_t1(prepared))
 
 
-def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callable[[], Prepared]) -> FeaturePlugin:
+def _fitted(
+    prepared: Prepared,
+    name: str,
+    seed: int,
+    label: str,
+    source: Callable[[], Prepared],
+    earlier: Path | None = None,
+) -> FeaturePlugin:
     config = prepared.config
     if name not in config.plugins:
         raise PairliftError(f"there is no [plugins.{name}] in {config.path}{did_you_mean(name, config.plugins)}")
@@ -117,13 +151,13 @@ def _fitted(prepared: Prepared, name: str, seed: int, label: str, source: Callab
         saved, heads = folder / SAVED, folder / HEADS
         for part in (saved, heads):
             part.mkdir()
-        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), heads=heads)
+        data = replace(source().fit_data(seed), scratch=only_folder(scratch, inputs), heads=heads, earlier=earlier)
         with plugin_errors(name, "fit"):
             with together(name, settings.path, settings.params, data) as shared:
                 plugin.fit(shared)
             plugin.save(saved)
 
-    inputs = plugin_inputs(prepared, name, seed)
+    inputs = [*plugin_inputs(prepared, name, seed), *_files(earlier)]
     scratch = config.work / "unfinished" / label / hash_value(inputs)
     folder = run_stage(config.work / "plugins", label, inputs, make)
     shutil.rmtree(scratch, ignore_errors=True)

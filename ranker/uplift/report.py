@@ -18,7 +18,7 @@ import numpy as np
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.plugin import FeaturePlugin
+from features.plugin import FeaturePlugin, lag_of
 from features.progress import progress_bar
 from features.schema import F32, SAMPLED, Bool
 from ranker.columns import Columns
@@ -55,7 +55,8 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
-    report = report_of(arms, name, fits, controls) | {"heads": _heads(prepared, name, plugins)}
+    more = {"lag": lag_of(plugins[0]), "heads": _heads(prepared, name, plugins)}
+    report = report_of(arms, name, fits, controls) | more
     if report["leaks"] or not lists:
         why = "the plugin leaks" if report["leaks"] else "they were not asked for"
         return report | {"lists": {"remark": f"not measured, for {why}"}}

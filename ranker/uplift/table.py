@@ -37,6 +37,7 @@ def as_table(report: dict[str, Any]) -> str:
         _trees(report["trees"]),
         *_lists(report["lists"]),
         "",
+        *_lag(report),
         f"the interval is about {report['holds_for']}; its parts: {_parts(report)}",
         f"over missingness (known or not, without the values): {_interval(missing['beyond'])}; {_sides(missing)}",
         f"random {_number(report['random'])}   popularity {_number(report['popularity'])}   alone: {alone}",
@@ -69,6 +70,18 @@ def _debiased(report: dict[str, Any]) -> list[str]:
         return []
     arms = {arm: of[arm]["pair_accuracy"] for arm in ("without", "with")}
     return [_line("  debiased (examination)", of["uplift"] | arms)]
+
+
+def _lag(report: dict[str, Any]) -> list[str]:
+    """Return the line of a plugin whose values lag."""
+    if not report["lag"]:
+        return []
+    lag = "are those of the last midnight" if report["lag"] == "daily" else f"lag {report['lag']} behind the events"
+    study = f"pairlift study CONFIG --study lag --plugin {report['plugin']}"
+    return [
+        f'its values {lag}, in training as in serving; what a day of lag costs a plugin that takes lag = "daily", '
+        f"`{study}` says"
+    ]
 
 
 def _trees(trees: dict[str, Any]) -> str:

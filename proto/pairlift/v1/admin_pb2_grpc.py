@@ -70,6 +70,11 @@ class AdminServiceStub:
                 request_serializer=pairlift_dot_v1_dot_admin__pb2.BundlesRequest.SerializeToString,
                 response_deserializer=pairlift_dot_v1_dot_admin__pb2.Deployed.FromString,
                 _registered_method=True)
+        self.Refresh = channel.unary_stream(
+                '/pairlift.v1.AdminService/Refresh',
+                request_serializer=pairlift_dot_v1_dot_admin__pb2.RefreshRequest.SerializeToString,
+                response_deserializer=pairlift_dot_v1_dot_admin__pb2.RefreshProgress.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -126,6 +131,15 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Refresh(self, request, context):
+        """Computes ahead what plugins make of users' histories (a tower's states), for the bundles that answer, beside the
+        requests and at low priority. Requests use it for as long as it is what they would compute. One refresh runs at a
+        time, to its end, whether its caller stays or not. Other processes of the server follow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +177,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Bundles,
                     request_deserializer=pairlift_dot_v1_dot_admin__pb2.BundlesRequest.FromString,
                     response_serializer=pairlift_dot_v1_dot_admin__pb2.Deployed.SerializeToString,
+            ),
+            'Refresh': grpc.unary_stream_rpc_method_handler(
+                    servicer.Refresh,
+                    request_deserializer=pairlift_dot_v1_dot_admin__pb2.RefreshRequest.FromString,
+                    response_serializer=pairlift_dot_v1_dot_admin__pb2.RefreshProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +374,33 @@ class AdminService:
             '/pairlift.v1.AdminService/Bundles',
             pairlift_dot_v1_dot_admin__pb2.BundlesRequest.SerializeToString,
             pairlift_dot_v1_dot_admin__pb2.Deployed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refresh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pairlift.v1.AdminService/Refresh',
+            pairlift_dot_v1_dot_admin__pb2.RefreshRequest.SerializeToString,
+            pairlift_dot_v1_dot_admin__pb2.RefreshProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,9 +1,10 @@
-"""AdminService: the calls that change which bundles answer."""
+"""AdminService: the calls that change which bundles answer, and what they computed ahead."""
 
 import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from pairlift.v1 import admin_pb2 as admin
 from pairlift.v1 import admin_pb2_grpc
 
 from features.errors import PairliftError
+from ranker.serving.refreshing import Refreshed, Refresher
 from ranker.serving.rollout.deployer import BusyError, Deployer, NotSeenError, Wanted
 from ranker.serving.rollout.shadow import Shadow
-from ranker.serving.rollout.store import Store
+from ranker.serving.rollout.store import RefreshAsked, Store
 from ranker.serving.served import Served
 from ranker.serving.status import INTERNAL
 
@@ -22,9 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """The methods of admin.proto. The gate is shut until there is a `deployer`."""
+    """The methods of admin.proto. The gate is shut until there are a `deployer` and a `refresher`."""
 
     deployer: Deployer
+    refresher: Refresher
 
     def Deploy(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         """Try a bundle and put it where it is wanted: see admin.proto."""
@@ -37,20 +40,24 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             shadow=request.shadow,
             force=request.force,
         )
-        # On a thread of its own, so that a caller who goes away does not leave it half done.
-        steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._deploy, args=(wanted, steps), name="deploy", daemon=True).start()
-        while isinstance(step := steps.get(), str):
-            yield admin.DeployProgress(step=step)
-        if isinstance(step, Exception):
-            _abort(context, step)
-        yield admin.DeployProgress(comparison=step, deployed=self._deployed())
+        for step, figures in _steps("deploy", partial(self.deployer.deploy, wanted), context):
+            if step is not None:
+                yield admin.DeployProgress(step=step)
+            else:
+                yield admin.DeployProgress(comparison=figures, deployed=self._deployed())
 
-    def _deploy(self, wanted: Wanted, steps: "queue.SimpleQueue[Any]") -> None:
-        try:
-            steps.put(self.deployer.deploy(wanted, steps.put))
-        except Exception as error:
-            steps.put(error)
+    def Refresh(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+        """Compute ahead what plugins make of histories: see admin.proto."""
+        asked = RefreshAsked(request.users, request.memory)
+
+        def work(say: Callable[[tuple[int, int]], None]) -> list[Refreshed]:
+            return self.refresher.refresh(asked, lambda done, total: say((done, total)))
+
+        for step, found in _steps("refresh", work, context):
+            if step is not None:
+                yield admin.RefreshProgress(done=step[0], total=step[1])
+            else:
+                yield admin.RefreshProgress(plugins=map(_refreshed, found))
 
     def Offer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Begin an upload: see admin.proto."""
@@ -103,6 +110,41 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             bundles[-1].share = standing.shadow.share
             bundles[-1].comparison.CopyFrom(standing.shadow.agreement.figures())
         return admin.Deployed(bundles=bundles, experiment=split.experiment)
+
+
+def _steps(name: str, work: Callable[[Callable[[Any], None]], Any], context: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield (step, None) for each step of the work, then (None, what it returns); end the call where it raises.
+
+    It is done on a thread of its own, so that a caller who goes away does not leave it half done.
+    """
+    said: queue.SimpleQueue[tuple[Any, Any, Exception | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            said.put((None, work(lambda step: said.put((step, None, None))), None))
+        except Exception as error:
+            said.put((None, None, error))
+
+    threading.Thread(target=call, name=name, daemon=True).start()
+    while True:
+        step, found, error = said.get()
+        if error is not None:
+            _abort(context, error)
+        yield step, found
+        if step is None:
+            return
+
+
+def _refreshed(one: Refreshed) -> admin.RefreshedPlugin:
+    states = one.states
+    return admin.RefreshedPlugin(
+        bundle_version=one.version,
+        plugin=one.plugin,
+        users=len(states),
+        computed=states.computed,
+        bytes=states.bytes,
+        as_of=states.as_of,
+    )
 
 
 def _described(role: str, served: Served, arm: str, share: float) -> admin.DeployedBundle:

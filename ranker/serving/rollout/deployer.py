@@ -6,21 +6,17 @@ and one reference swapped. Where anything fails before that, what answered goes 
 
 import contextlib
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from pairlift.v1 import admin_pb2 as admin
 
 from features.errors import PairliftError
-from features.pace import unhurried
-from features.state.live import NICE
+from features.pace import at_low_priority
 from ranker.bundle import Bundle, load_bundle, read_manifest
 from ranker.serving.deployment import Aside, Deployment, Standing
 from ranker.serving.rollout.plan import Place, Plan
@@ -31,7 +27,6 @@ from ranker.serving.rollout.trial import tried
 from ranker.serving.served import Served
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 ARM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: makes what answers from a bundle, its state up to date
@@ -263,7 +258,7 @@ class Deployer:
         say(f"loading bundle {place.version}{' beside the one that answers' if aside else ''}")
         try:
             load = partial(load_bundle, Path(place.folder))
-            bundle = _aside(load) if aside else load()
+            bundle = at_low_priority(load) if aside else load()
             if bundle.version != place.version:
                 raise PairliftError(f"{place.folder} is bundle {bundle.version} by now, not {place.version}")
             served = self._make(bundle)
@@ -300,20 +295,3 @@ def _is_there(place: Place) -> bool:
         return str(read_manifest(Path(place.folder))["version"]) == place.version
     except PairliftError:
         return False
-
-
-def _aside(work: Callable[[], T]) -> T:
-    """Return what work gives, done on a thread of low priority. It must start no threads: they would be so too."""
-    done: Future[T] = Future()
-
-    def call() -> None:
-        with contextlib.suppress(OSError):  # where the system has no such thing, it runs as any other
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        try:
-            with unhurried():
-                done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=call, name="load", daemon=True).start()
-    return done.result()

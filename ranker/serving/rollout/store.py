@@ -3,10 +3,12 @@
 <version>/         a bundle: linked where it lies on the same file system, else copied, or uploaded
 <version>.upload/  one that is not whole yet
 deployment.json    the plan (`ranker.serving.rollout.plan`): replaced in one step, and followed by other processes
+refresh.json       the last refresh that was asked for (`ranker.serving.refreshing`), likewise
 lock               held by the process that changes the plan
 """
 
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -24,9 +26,16 @@ from ranker.bundle import read_manifest
 from ranker.hashes import MANIFEST, hash_file
 from ranker.serving.rollout.plan import Place, Plan
 
-PLAN, LOCK, UPLOAD = "deployment.json", "lock", ".upload"
+PLAN, REFRESH, LOCK, UPLOAD = "deployment.json", "refresh.json", "lock", ".upload"
 #: seconds for which an upload that was broken off may go on
 UPLOAD_KEPT = 86_400.0
+
+
+class RefreshAsked(NamedTuple):
+    """A refresh that is asked for: the fields of RefreshRequest in admin.proto."""
+
+    users: int  # 0: as many as there is room for
+    memory: int  # bytes
 
 
 class Store:
@@ -71,11 +80,20 @@ class Store:
 
     def changed(self) -> Any:
         """Return what differs once the plan was replaced."""
-        try:
-            found = (self.folder / PLAN).stat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_mtime_ns
+        return _stamp(self.folder / PLAN)
+
+    def ask_refresh(self, asked: RefreshAsked) -> None:
+        """Have all processes of the server refresh what was computed ahead."""
+        with written(self.folder / REFRESH) as partial:
+            partial.write_text(json.dumps(asked._asdict()))
+
+    def refresh_changed(self) -> Any:
+        """Return what differs once another refresh was asked for."""
+        return _stamp(self.folder / REFRESH)
+
+    def refresh_asked(self) -> RefreshAsked:
+        """Return the refresh that was asked for last, where one was."""
+        return RefreshAsked(**json.loads((self.folder / REFRESH).read_bytes()))
 
     def keep(self, folder: Path) -> Place:
         """Take a bundle in: a later change of its folder does not touch what is deployed."""
@@ -157,6 +175,14 @@ class Store:
                 files = read_manifest(manifest.parent)["files"]
                 found |= {wanted: manifest.parent / name for name, wanted in files.items()}
         return found
+
+
+def _stamp(path: Path) -> Any:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _age(path: Path) -> float:
