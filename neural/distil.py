@@ -37,7 +37,8 @@ def distil(data: FitData, settings: TowerSettings) -> Trained:
 def _distil(data: FitData, settings: TowerSettings, ranks: Ranks) -> Trained:
     with repeatable(settings.threads, data.seed):
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
-    teachers, report = list[Trainer](), dict[str, Any](epochs=[], curve=[])
+    teachers: list[Trainer] = []
+    report = dict[str, Any](epochs=[], curve=[])
     for k in range(settings.teachers):
         with repeatable(settings.threads, data.seed + SEED_STEP * k):
             teacher, kept = Trainer(inputs, settings, data.seed + SEED_STEP * k, ranks), f"teacher{k + 1}"
