@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "distil_epochs": 10, "retrieval_epochs": 4, "retrieval_ahead": 30 * MINUTE, "retrieval_events": 1_000_000,
         "retrieval_negatives": 2048, "precision": "float32", "log_q": True, "next_items": "all",
         "pretrain_losses": ["next_item", "feedback"], "warm_pretrain_epochs": 2, "warm_finetune_epochs": 2,
-        "warm_rate": 0.3,
+        "warm_rate": 0.1,
     },
     "small": {"layers": 1, "width": 24, "heads": 2},
     "base": {"layers": 2, "width": 64, "heads": 4},
@@ -259,7 +259,7 @@ class TowerSettings(NetworkSettings):
         default=2, ge=0, description="Likewise of fine-tuning, and never more than finetune_epochs."
     )
     warm_rate: float = Field(
-        default=0.3, gt=0, description="There, the highest learning rates, as a share of what they are else."
+        default=0.1, gt=0, description="There, the highest learning rates, as a share of what they are else."
     )
     retrieval_epochs: int = Field(
         default=4,

@@ -227,7 +227,7 @@ class Trainer:
 
     def keep_heads(self, engine: Engine, folder: Path | None) -> None:
         """Write the network of pre-training's best epoch where a folder is given: fine-tuning leaves heads behind."""
-        if folder is not None and self.settings.pretrain_epochs and self.inputs.pretrain.events.any():
+        if folder is not None and self.phases()[0].epochs and self.inputs.pretrain.events.any():
             torch.save(engine.left[0], folder / HEADS)
 
     def head_losses(self, batches: Batches, events: Bool) -> dict[str, float]:

@@ -63,16 +63,18 @@ def test_all_columns_stand_in_their_order(fitted: Any) -> None:
 
 
 def test_what_takes_long_behind_the_epochs_has_a_bar(
-    fitted: Any, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fitted: Any, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin, requests, histories = fitted
+    monkeypatch.setattr("features.progress.EVERY", 0)
+    caplog.set_level("INFO")
     plugin.values(requests, histories)
-    assert "user vectors" not in capsys.readouterr().err
+    assert "user vectors" not in caplog.text
     monkeypatch.setattr("neural.runtime.MANY", 10)
     plugin.values(requests, histories)
-    assert "user vectors: " in capsys.readouterr().err
+    assert "user vectors: 100 %" in caplog.text
     TwoTower(**SMALL_TOWERS).fit(fit_data(world, make_split(SplitSettings(), world.log, "UTC")))
-    assert re.search(r"pre-train:.*fine-tune:.*states:.*retrieve:", capsys.readouterr().err, re.DOTALL)
+    assert re.search(r"pre-train.*: .*fine-tune.*: .*states: .*retrieve.*: ", caplog.text, re.DOTALL)
 
 
 def test_a_lag_hides_the_latest_events(fitted: Any) -> None:

@@ -122,10 +122,13 @@ def check_own_columns(prepared: Prepared, groups: Groups, table: Any, period: st
     assert table["grade"].to_pylist() == [("skip", "listen", "like")[g] for g in groups.grade]
 
 
-def test_rows_join_the_log_by_the_users_own_ids(config: Path) -> None:
+def test_rows_join_the_log_by_the_users_own_ids(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("features.progress.EVERY", 0)
     out = config.parent / "joined.duckdb"
     code, said = pairlift("-q", "rows", config, "--out", out, "--period", "test")
-    assert (code, "rows:" in said) == (0, False), said
+    assert (code, "rows: " in caplog.text) == (0, False), said
     with duckdb.connect(str(out)) as con:
         # Each row is one event, its as_of the time of its request's first, and its place the first event's.
         found = con.execute(f"""
@@ -193,14 +196,19 @@ def test_a_place_that_cannot_or_must_not_be_written_is_told(config: Path, tmp_pa
         assert pairlift("rows", config, "--out", tmp_path / "rows.parquet", "--memory", memory)[0] == 2
 
 
-def test_an_older_file_is_replaced(config: Path) -> None:
+def test_an_older_file_is_replaced(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("features.progress.EVERY", 0)
+    caplog.set_level("INFO")
     for suffix in (".duckdb", ".parquet"):
         out = config.parent / f"again{suffix}"
         sizes = []
         for period in ("all", "test"):
             code, said = pairlift("rows", config, "--out", out, "--period", period)
             assert code == 0, said
-            assert "rows:" in said  # the bar
+            assert "rows: 100 %" in caplog.text
+            caplog.clear()
             assert f"wrote {out}: {len(read(out)):,} impressions" in said
             sizes.append(len(read(out)))
         assert sizes[0] > sizes[1]

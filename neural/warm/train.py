@@ -3,6 +3,9 @@
 They go over the whole period, and not over what came since alone: each step lets a little decay of all that it does not
 see (`table_decay` above all), so what is not gone over is forgotten day by day. That costs so many passes over the
 period as there are epochs, where a training anew has its 20 and 10.
+
+The rate, on a log of 100,000 ratings (towers of 1 x 32, one seed): a fit that ended a week earlier reached 0.6854 on
+the validation slice as it was, 0.6836 after 2 and 2 epochs at 0.3 of the rates, and 0.6849 at 0.1.
 """
 
 from dataclasses import replace

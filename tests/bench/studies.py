@@ -9,7 +9,6 @@ over the first arm.
 
 import json
 import os
-import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +21,7 @@ PARTS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PARTS))
 
 import click  # noqa: E402
-from examples import WORK, write_config  # noqa: E402
+from examples import WORK, with_towers, write_config  # noqa: E402
 
 import ranker.studies  # noqa: E402
 from features.errors import PairliftError  # noqa: E402
@@ -35,9 +34,7 @@ from ranker.training.prepared import prepare  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "studies"
 WORLD = "world"
-#: a plugin's table as the data sets' TOMLs have it, and one network in its place; lists are not measured, so there is
-#: no head that retrieves
-TOWERS = re.compile(r"(\[plugins.two_tower\]\nclass = .*\n)(teachers = .*\n)?")
+#: of the towers that are varied; lists are not measured, so there is no head that retrieves
 SINGLE = "teachers = 0\nretrieval_epochs = 0\n"
 #: what no TOML has, and what the generated log's has alone
 TAUGHT = """
@@ -69,10 +66,8 @@ def configured(data: str, fits: int, seeds: int, scale: float) -> tuple[Config, 
     if truth is not None and not truth.exists():
         make_world(folder, scale, 0)
     text = (files(ranker.studies) / "world.toml").read_text() if data == WORLD else example_text(data)
-    text, found = TOWERS.subn(lambda match: match[1] + SINGLE, text)
-    assert found == 1, data
     plugins = TAUGHT + ("" if data == WORLD else OTHERS)
-    return write_config(folder, text, fits, seeds, plugins), truth
+    return write_config(folder, with_towers(text, SINGLE), fits, seeds, plugins), truth
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ PARTS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PARTS))
 
 import click  # noqa: E402
-from examples import WORK, write_config  # noqa: E402
+from examples import WORK, with_towers, write_config  # noqa: E402
 
 from features.errors import PairliftError  # noqa: E402
 from ranker.config import Config  # noqa: E402
@@ -29,16 +29,15 @@ from ranker.uplift.measured import Judged, Measured  # noqa: E402
 from ranker.uplift.report import uplift_report  # noqa: E402
 from ranker.uplift.table import as_table  # noqa: E402
 
-PLUGINS = ("towers", "today", "sasrec", "als", "noise")
-#: those that an example has not; lists are not measured, so there is no head that retrieves
-ADDED = """
-[plugins.towers]
-class = "neural.two_tower:TwoTower"
-retrieval_epochs = 0
+PLUGINS = ("two_tower", "today", "sasrec", "als", "noise")
+#: of towers: ranking is what is compared, so there is no head that retrieves
+RANKING = "retrieval_epochs = 0\n"
+#: those that an example has not
+ADDED = f"""
 [plugins.today]
 class = "neural.two_tower:TwoTower"
 preset = "today"
-retrieval_epochs = 0
+{RANKING}
 [plugins.sasrec]
 class = "neural.sasrec:SASRec"
 """
@@ -69,7 +68,7 @@ def main(fits: int, seeds: int, only: tuple[str, ...]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     found: dict[str, Any] = {}
     for data in only or reversed(example_names()):
-        config = write_config(WORK / data, example_text(data), fits, seeds, ADDED)
+        config = write_config(WORK / data, with_towers(example_text(data), RANKING), fits, seeds, ADDED)
         try:
             prepare(config)
         except PairliftError as error:
@@ -81,10 +80,10 @@ def main(fits: int, seeds: int, only: tuple[str, ...]) -> None:
             print(as_table(report), end="\n\n", flush=True)
             found[data][plugin] = {key: value for key, value in report.items() if key not in LEFT_OUT}
         for other in PLUGINS[1:-1]:
-            found[data][f"towers against {other}"] = result = against(config, "towers", other)
+            found[data][f"two_tower against {other}"] = result = against(config, "two_tower", other)
             low, high = (100 * bound for bound in result["ci95"])
             gain = 100 * result["relative_uplift"]
-            print(f"{data}: towers against {other} {gain:+.2f} % [{low:+.2f} %, {high:+.2f} %]\n", flush=True)
+            print(f"{data}: two_tower against {other} {gain:+.2f} % [{low:+.2f} %, {high:+.2f} %]\n", flush=True)
     print(json.dumps(found))
 
 
