@@ -18,7 +18,7 @@ from neural.vocabulary.context import SURFACE_ALONE, ContextSpec
 from neural.vocabulary.earlier import Known, Side
 from neural.vocabulary.entities import Coding, Entities, count_values, encode, table_rows
 from neural.vocabulary.feedback import FeedbackKinds, known_scale
-from neural.vocabulary.words import with_words
+from neural.vocabulary.words import with_words_of_both
 from neural.wanted import floor_of
 
 #: salts of `encode`
@@ -143,7 +143,7 @@ class _Codes:
         activity = np.bincount(learned.user, minlength=catalog.n_users)
         of_items, of_users = catalog.item_attributes, catalog.user_attributes
         if settings.words:
-            of_items, of_users = with_words(of_items), with_words(of_users)
+            of_items, of_users = with_words_of_both(of_items, of_users)
         if settings.semantic_ids:
             of_items += code_attributes(replace(data, log=learned), settings.semantic_ids)
         return cls(

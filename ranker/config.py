@@ -159,6 +159,14 @@ def counted_of(config: Config, catalog: Catalog) -> tuple[str, ...]:
     return counted_events(named, catalog, config.grade_names)
 
 
+def plugin_of(config: Config, name: str) -> PluginSettings:
+    """Return the settings of `[plugins.NAME]`. Raises PairliftError where the TOML has no such table."""
+    if name not in config.plugins:
+        found = did_you_mean(name, config.plugins)
+        raise PairliftError(f"there is no [plugins.{name}] in {config.path}{found}; --plugin names another")
+    return config.plugins[name]
+
+
 def wanted_floor(config: Config) -> int:
     """Return the rank of the grade from which on an item was wanted: `[lists] wanted`, else ceil((k - 1) / 2) of k."""
     if config.lists.wanted is None:

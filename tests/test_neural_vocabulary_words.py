@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from contracts import fit_data
 from world import SMALL_TOWERS, World
 
+from features.errors import PairliftError
 from features.pairing.split import make_split
 from features.schema import Attribute
 from features.settings import SplitSettings
@@ -32,3 +34,6 @@ def test_the_towers_embed_them_where_asked(world: World) -> None:
     assert (without.layout.slots, with_.layout.slots) == ((1,), (1, 2))
     popular = with_.weight[:, 0] > 0
     assert (with_.weight[popular, 1] == 0.5).all()  # two words of one text
+    lacking = replace(data, catalog=replace(data.catalog, item_attributes=()))
+    with pytest.raises(PairliftError, match="name no text"):
+        TowerData.build(lacking, TowerSettings(**SMALL_TOWERS, words=True))

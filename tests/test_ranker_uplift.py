@@ -297,6 +297,16 @@ def test_a_plugin_with_a_mistake_is_told_by_its_name_and_is_no_leak(kind: type[A
     assert says in result.output
 
 
+def test_a_plugin_that_the_toml_lacks_is_told_before_the_log_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ranker.uplift.report.prepare", lambda _: pytest.fail("the log was read"))
+    toml = write_world(tmp_path)
+    toml.write_text(f'{toml.read_text()}\n[plugins.noise]\nclass = "features.baselines:Noise"\n')
+    result = CliRunner().invoke(cli, ["uplift", str(toml), "--plugin", "noize", "--out", str(tmp_path / "report")])
+    assert (result.exit_code, "did you mean 'noise'?" in result.output) == (2, True)
+
+
 def test_a_column_that_is_missing_everywhere_is_doubted(tmp_path: Path) -> None:
     result, report = uplift(tmp_path, leaky.Nothing, fits=2)
     assert (result.exit_code, report["useful"]) == (0, False)

@@ -89,7 +89,8 @@ def refuse_vectors(con: duckdb.DuckDBPyConnection, table: str, places: dict[str,
     """Refuse vectors with a number that is not finite, and those of another length than most, in FLOAT[] columns."""
     for column, place in places.items():
         odd = f'len(list_filter("{column}", lambda x: x IS NULL OR NOT isfinite(x))) > 0'
-        refuse(con, table, odd, place, "a number that is not finite in a vector (NULL in its place: unknown)", source)
+        problem = "a vector with NULL or a number that is not finite (NULL in the vector's place: unknown)"
+        refuse(con, table, odd, place, problem, source)
         width = con.execute(f'SELECT mode(len("{column}")) FROM {table}').fetchall()[0][0]
         if width is not None:
             problem = f"a vector that has not {width} numbers, as most of this column have,"

@@ -4,10 +4,23 @@ import re
 
 import numpy as np
 
+from features.errors import PairliftError
 from features.schema import Attribute
 
 #: letters and digits, of any script
 WORD = re.compile(r"[^\W_]+")
+
+
+def with_words_of_both(
+    of_items: tuple[Attribute, ...], of_users: tuple[Attribute, ...]
+) -> tuple[tuple[Attribute, ...], tuple[Attribute, ...]]:
+    """Return the attributes of items and those of users with each text as its words.
+
+    Raises PairliftError where neither have a text, for then the option that asks for words would do nothing.
+    """
+    if all(attribute.kind != "text" for attribute in of_items + of_users):
+        raise PairliftError("words: [items.text] and [users.text] name no text; name one, or leave `words` out")
+    return with_words(of_items), with_words(of_users)
 
 
 def with_words(attributes: tuple[Attribute, ...]) -> tuple[Attribute, ...]:

@@ -130,7 +130,12 @@ def _side_guess(con: duckdb.DuckDBPyConnection, f: Facts, role: Role) -> Guess:
 
 
 def _split(con: duckdb.DuckDBPyConnection, f: Facts) -> str:
-    """Return the expression of a text that lists values: it is made of far fewer parts than there are of it."""
+    """Return the expression of a text that lists values: it is made of far fewer parts than there are of it.
+
+    So are the titles of many items, whose words come again: what its name calls prose is left whole.
+    """
+    if speaks_of(f.name, "prose") and for_reading(f, f.rows):
+        return ""
     x = quoted(f.name)
     for mark in ("|", ";", ",", " "):
         found = con.execute(f"""

@@ -72,6 +72,9 @@ VOCABULARY = {
         idioma pais""",
     "category": """type kind code category cat class group status brand zip plz postcode postal gender sex author
         artist channel genre chain level segment warengruppe kategorie marke categorie marque""",
+    "prose": """title titles name names headline caption description summary body text subject plot titel name namen
+        ueberschrift schlagzeile beschreibung titre titres nom noms resume titulo nombre descripcion titolo nome
+        descrizione""",
     "total": """total totals count counts popularity avg average mean sum ctr overall reviews sold sales
         lifetime cumulative global trending""",
     "version": "version build release variant experiment exp bucket arm policy model algo algorithm treatment test",

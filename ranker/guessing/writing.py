@@ -12,6 +12,11 @@ from ranker.guessing.sides import Side
 
 #: behind a longer line no reason stands, but above it
 _WIDE = 60
+#: what the tables of a side are
+_MEANING = {
+    "columns": "# text is a category, a list has several values, a list of fractions is a vector for the networks",
+    "text": "# for people, no feature; with `words = true` the towers read its words",
+}
 #: columns of one role that a summary names
 MOST_NAMES = 12
 
@@ -136,9 +141,7 @@ def _side(title: str, key: str, side: Side) -> list[str]:
     ]
     for table, columns in (("columns", side.columns), ("text", side.text)):
         if columns:
-            head = (
-                "# text is a category, a list has several values" if table == "columns" else "# for people, no feature"
-            )
+            head = _MEANING[table]
             lines += ["", f"[{title}.{table}]  {head}"]
             for name, sql, guess in columns:
                 lines += _line(name, sql, "" if guess.facts.column.note == "" else guess.facts.column.note, guess.doubt)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from features.errors import PairliftError, did_you_mean
+from features.errors import PairliftError
 from features.plugin import make_plugin, plugin_class
 from features.schema import DAY
-from ranker.config import Config
+from ranker.config import Config, plugin_of
 from ranker.hashes import hash_value
 from ranker.settings import PluginSettings
 from ranker.training.plugins import goes_on
@@ -133,9 +133,7 @@ def find_study(config: Config, name: str, plugin: str) -> tuple[Study, list[Vari
             raise PairliftError(f"{config.path} has no [plugins.NAME], and the study compares them: add some")
         study = Study("which plugin brings most?", lambda _: [Variant(p, p) for p in config.plugins])
     else:
-        if plugin not in config.plugins:
-            found = did_you_mean(plugin, config.plugins)
-            raise PairliftError(f"there is no [plugins.{plugin}] in {config.path}{found}; --plugin names another")
+        plugin_of(config, plugin)
         study = STUDIES[name]
     arms = study.of(plugin)
     for arm in arms:

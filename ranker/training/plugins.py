@@ -10,13 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from features.errors import PairliftError, did_you_mean
+from features.errors import PairliftError
 from features.files import made_folder
 from features.log.dataset import cut_log
 from features.log.loading import load_log
 from features.plugin import FeaturePlugin, HeadsPlugin, make_plugin, plugin_class
 from ranker.code_hash import code_hash
-from ranker.config import Config, wanted_floor
+from ranker.config import Config, plugin_of, wanted_floor
 from ranker.hashes import hash_files, hash_value
 from ranker.torchrun.together import processes, together
 from ranker.training.prepared import Prepared, log_key, paired_log
@@ -145,9 +145,7 @@ def _fitted(
     earlier: Path | None = None,
 ) -> FeaturePlugin:
     config = prepared.config
-    if name not in config.plugins:
-        raise PairliftError(f"there is no [plugins.{name}] in {config.path}{did_you_mean(name, config.plugins)}")
-    settings = config.plugins[name]
+    settings = plugin_of(config, name)
     kind = plugin_class(settings.path)
     plugin = make_plugin(name, settings.path, settings.params)
 

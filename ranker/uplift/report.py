@@ -22,7 +22,7 @@ from features.plugin import FeaturePlugin, lag_of
 from features.progress import progress_bar
 from features.schema import F32, SAMPLED, Bool
 from ranker.columns import Columns
-from ranker.config import Config
+from ranker.config import Config, plugin_of
 from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import effective_users, pair_accuracy
 from ranker.metrics.simple import events_before
@@ -50,6 +50,7 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
 
     lists: False leaves out what it costs most to measure beside the pairs, the lists.
     """
+    plugin_of(config, name)  # before the log is read
     prepared = prepare(config)
     plugins = _fits(prepared, name)
     arms = Arms.of(prepared)
