@@ -168,7 +168,7 @@ def test_a_bundle_that_is_replaced_is_not_refreshed_to_the_end(ahead, als, bundl
         assert als.refreshed is None
 
 
-def test_other_processes_of_the_server_follow(ahead, als, tmp_path):
+def test_other_processes_of_the_server_follow(ahead, als, tmp_path, caplog):
     store = Store(tmp_path / "kept")
     with serving(ahead, clock="snapshot") as server:
         one, two = Refresher(server.deployment, store), Refresher(server.deployment, store)
@@ -180,6 +180,10 @@ def test_other_processes_of_the_server_follow(ahead, als, tmp_path):
         assert als.refreshed is None
         two.poll()
         assert len(als.refreshed) == len(made.states) == 3
+        store.ask_refresh(RefreshAsked(3, 1))
+        two.poll()  # what is wrong with it is a sentence of the log, once
+        two.poll()
+        assert [record.getMessage().count("1 bytes are too few") for record in caplog.records] == [1]
         again = Refresher(server.deployment, store)  # as after a restart: what was asked for before is over
         als.refreshed = None
         again.poll()

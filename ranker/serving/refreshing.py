@@ -71,6 +71,8 @@ class Refresher:
         try:
             self._applied = changed
             self._refreshed(self._wanted(), self._store.refresh_asked(), lambda done, total: None)
+        except PairliftError as error:  # too little memory, or the bundle or the server goes: its caller is told so too
+            log.warning("the refresh that another process was asked for was not done here: %s", error)
         finally:
             self._alone.release()
 
