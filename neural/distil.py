@@ -38,26 +38,29 @@ def _distil(data: FitData, settings: TowerSettings, ranks: Ranks) -> Trained:
     with repeatable(settings.threads, data.seed):
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds)
     teachers: list[Trainer] = []
-    report = dict[str, Any](epochs=[], curve=[])
+    report = dict[str, Any](epochs=[], teachers=[], curve=[])
     for k in range(settings.teachers):
         with repeatable(settings.threads, data.seed + SEED_STEP * k):
             teacher, kept = Trainer(inputs, settings, data.seed + SEED_STEP * k, ranks), f"teacher{k + 1}"
-            engine = _train(teacher, Checkpoint(data.scratch, kept), f"teacher {k + 1}: ", report)
+            engine = _train(teacher, Checkpoint(data.scratch, kept), f"teacher {k + 1}: ", report, "teachers")
         if not teachers:  # the heads are pre-trained with a teacher, and a student begins as the first one
             teacher.keep_heads(engine, data.heads)
         teachers.append(teacher)
     with repeatable(settings.threads, data.seed):
         student = Student(inputs, settings, data.seed, teachers, ranks)
-        _train(student, Checkpoint(data.scratch, "towers"), "", report)
+        _train(student, Checkpoint(data.scratch, "towers"), "", report, "epochs")
     return Trained(student.model, inputs, report | {"parameters": network_size(student.model)})
 
 
-def _train(trainer: Trainer, checkpoint: Checkpoint, prefix: str, report: dict[str, Any]) -> Engine:
-    """Train, or take up what was trained before a kill; then the model gives what it is to be served with."""
+def _train(trainer: Trainer, checkpoint: Checkpoint, prefix: str, report: dict[str, Any], whose: str) -> Engine:
+    """Train, or take up what was trained before a kill; then the model gives what it is to be served with.
+
+    whose: where the report has its epochs. Those of teachers are apart: nobody serves what they reach.
+    """
     engine = trainer.engine(checkpoint)
     engine.train(tuple(replace(phase, name=prefix + phase.name) for phase in trainer.phases()))
     trainer.model.eval()
-    report["epochs"] += engine.progress
+    report[whose] += engine.progress
     report["curve"] += engine.curve
     return engine
 

@@ -1,5 +1,6 @@
 """Vectors that the user brings: how they are scaled, and that the towers read the taste of a new item from one."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from features.state.histories import Histories
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from neural.two_tower import TwoTower
-from neural.vocabulary.entities import encode, table_rows
+from neural.vocabulary.entities import ROWS, Coding, encode, table_rows
 
 
 def test_a_vector_is_scaled_as_a_whole_by_the_items_of_the_fit() -> None:
@@ -42,6 +43,23 @@ def test_vectors_of_which_none_is_known(width: int) -> None:
     entities = encode(np.array([3, 2, 0, 0]), (none,), table_rows(4), None, salt=1)
     assert not entities.numbers.any()
     assert not entities.known.any()
+
+
+def test_the_vectors_of_many_items_are_scaled_without_copies_of_all() -> None:
+    n = 2 * ROWS + 3
+    vectors = np.random.default_rng(0).normal(size=(n, 64)).astype(np.float32)
+    vectors[::7], count = np.nan, np.arange(n) % 3
+    attributes = (Attribute("v", "vector", numbers=vectors), Attribute("price", "numeric", numbers=vectors[:, 0] + 9))
+    coding = Coding.build(count, attributes, with_id=False)
+    tracemalloc.start()
+    entities = encode(count, attributes, table_rows(10), None, salt=1, coding=coding)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * entities.numbers.nbytes
+    mean, scale = coding.scales[0] or ([], 0.0)
+    wanted = np.where(np.isnan(vectors), 0, np.clip((np.nan_to_num(vectors) - np.array(mean)) / scale, -4, 4))
+    np.testing.assert_array_equal(entities.numbers[:n, :64], wanted.astype(np.float32))
+    assert not entities.numbers[-1].any()
 
 
 def with_vectors(world: World, seed: int = 3) -> World:

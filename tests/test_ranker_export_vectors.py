@@ -98,6 +98,9 @@ def test_text_ids_stay_text(text_bundle, tmp_path):
     ids, _, said = read(tmp_path / "out" / USERS)
     assert ids[0].startswith("user-")
     assert said["pairlift.lag"] == "none"
+    (nobody,) = write_vectors(text_bundle, tmp_path / "nobody", Wanted(sides=(USERS,), as_of=0))
+    assert nobody.rows == 0
+    assert pq.read_schema(nobody.path).field("user_id").type == pa.string()  # as on a day with users
     duckdb.sql(f"COPY (SELECT 7 AS user_id) TO '{tmp_path}/ids.parquet'")
     with pytest.raises(PairliftError, match="text ids were expected, as the bundle has them; found int32"):
         write_vectors(text_bundle, tmp_path / "out", Wanted(ids=tmp_path / "ids.parquet"))

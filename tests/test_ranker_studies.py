@@ -10,7 +10,6 @@ import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from served import pairlift
 
+from features.baselines import ALS
 from features.errors import PairliftError
 from features.schema import DAY, F64
 from neural.settings import TowerSettings
@@ -34,6 +34,7 @@ from ranker.studies.truth import read_truth
 from ranker.studies.variants import NAMES, STUDIES, Variant, find_study
 from ranker.studies.world import live, make_world
 from ranker.studies.write import write_study
+from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import prepare
 from ranker.uplift.report import uplift_report
 from ranker.uplift.table import as_table
@@ -343,23 +344,21 @@ def test_less_of_the_period_is_its_latest_part(toml: Path) -> None:
 
 
 def test_an_arm_goes_on_from_a_fit_of_so_much_less(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, ends = towers(toml), list[Any]()
+    ends = list[Any]()
 
     def staged(prepared: Any, name: str, seed: int, label: str) -> Any:
-        data = prepared.fit_data(seed)
-        ends.append((data.log.ts.max(), label))
-        return SimpleNamespace(save=lambda folder: (folder / "fit").write_text(name))
+        ends.append((prepared.fit_data(seed).log.ts.max(), label))
+        return plugin_stage(prepared, name, seed, label)
 
     monkeypatch.setattr("ranker.studies.fits.plugin_stage", staged)
-    prepared, (anew, day, _) = prepare(config), find_study(config, "warm", "two_tower")[1]
-    with earlier_fit(prepared, anew, 0, "label") as none:
-        assert none is None
-    with earlier_fit(prepared, day, 0, "label") as folder:
-        assert folder is not None
-        assert (folder / "fit").read_text() == "two_tower"
+    prepared = prepare(load_config(toml))
+    assert earlier_fit(prepared, Variant("anew", "als"), 0, "label") is None
+    folder = earlier_fit(prepared, Variant("after a day", "als", after=DAY), 0, "label")
+    assert folder is not None
+    assert ALS.load(folder).best_grade == 2
+    assert folder.is_relative_to(prepared.config.work)  # which all processes of a torchrun see
     assert [label for _, label in ends] == ["label-earlier"]
     assert prepared.split.t1 - 2 * DAY < ends[0][0] < prepared.split.t1 - DAY
-    assert not folder.exists()
 
 
 def test_a_plugin_that_says_no_size_has_no_slope(toml: Path) -> None:

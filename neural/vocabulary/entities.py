@@ -1,6 +1,7 @@
 """Items and users as hashed ids, attribute codes and numbers: what the towers embed. NumPy alone."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Self
 
 import numpy as np
@@ -14,6 +15,8 @@ HASHES = 2
 MOST_VALUES = 32
 #: rows of the largest table, as a power of two
 LARGEST_TABLE = 20
+#: entities whose numbers are scaled at a time: of many with long vectors, copies would be most of the memory
+ROWS = 1 << 16
 #: mean of each number, and their standard deviation
 Scale = tuple[list[float], float]
 
@@ -170,18 +173,21 @@ def _scaled(attributes: list[Attribute], scales: tuple[Scale | None, ...], n: in
     """
     if not attributes:
         return np.zeros((n + 1, 2), np.float32), 1
-    scaled, known = [], []
-    for attribute, scale in zip(attributes, scales, strict=True):
-        values = attribute.numbers.reshape(n, -1)
-        present: Bool = np.asarray(np.isfinite(values).all(axis=1))
+    widths = [prod(attribute.numbers.shape[1:]) for attribute in attributes]
+    out = np.zeros((n + 1, sum(widths) + len(attributes)), np.float32)
+    for k, (attribute, scale, width) in enumerate(zip(attributes, scales, widths, strict=True)):
         if scale is None:
-            present[:] = False  # nothing could be learnt of it
-        mean, std = (np.array(scale[0]), scale[1]) if scale else (0.0, 0.0)
-        # One far value must not push an entity out of what training saw.
-        z = np.clip((np.where(present[:, None], values, 0) - mean) / (std if std > 0 else 1.0), -4, 4)
-        scaled.append(np.append(np.where(present[:, None], z, 0), np.zeros((1, values.shape[1])), axis=0))
-        known.append(np.append(present, False)[:, None])
-    return np.concatenate(scaled + known, axis=1).astype(np.float32), len(known)
+            continue  # nothing could be learnt of it
+        mean, std = np.array(scale[0]), scale[1] if scale[1] > 0 else 1.0
+        first = sum(widths[:k])
+        for some in (slice(start, start + ROWS) for start in range(0, n, ROWS)):
+            values = attribute.numbers[some].reshape(-1, width)
+            present: Bool = np.asarray(np.isfinite(values).all(axis=1))
+            # One far value must not push an entity out of what training saw.
+            z = np.clip((np.where(present[:, None], values, 0) - mean) / std, -4, 4)
+            out[:n][some, first : first + width] = np.where(present[:, None], z, 0)
+            out[:n][some, sum(widths) + k] = present
+    return out, len(attributes)
 
 
 def hashed(numbers: I64, rows: int, salt: int, feature: int) -> I64:

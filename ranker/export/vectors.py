@@ -22,7 +22,7 @@ from features.files import written_folder
 from features.pairing.split import iso
 from features.plugin import VectorPlugin, lag_of
 from features.progress import progress_bar
-from features.schema import F32, I32, NO_CONTEXT, Requests
+from features.schema import F32, I32, NO_CONTEXT, Ids, Requests
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.ids import IdTable
@@ -77,7 +77,7 @@ def write_vectors(bundle: Bundle, out: Path, wanted: Wanted, log: Path | None = 
             found.append(Written(out / USERS, *_write_users(partial / USERS, state, plugin, wanted, said)))
         if ITEMS in wanted.sides:
             vectors, catalog = plugin.item_vectors, bundle.state.catalog
-            side = _Side("item_id", catalog.ids_of_items, lambda some: vectors[some])
+            side = _Side("item_id", _kind(catalog.item_ids), catalog.ids_of_items, lambda some: vectors[some])
             rows = _write(partial / ITEMS, side, np.arange(catalog.n_items, dtype=np.int32), said)
             found.append(Written(out / ITEMS, rows, catalog.n_items - rows))
     return found
@@ -99,7 +99,8 @@ def _write_users(
     def vectors(some: I32) -> F32:
         return plugin.user_vectors(_for_users(like, some), state.histories)
 
-    rows = _write(path, _Side("user_id", state.catalog.ids_of_users, vectors), user, said)
+    catalog = state.catalog
+    rows = _write(path, _Side("user_id", _kind(catalog.user_ids), catalog.ids_of_users, vectors), user, said)
     return rows, len(user) - rows + unknown
 
 
@@ -204,16 +205,20 @@ class _Side(NamedTuple):
     """How users, or items, are written."""
 
     column: str
+    kind: pa.DataType  # of the ids, be there any or none
     ids: Callable[[I32], list[Any]]  # of int32[b] dense indexes
     vectors: Callable[[I32], F32]  # float32[b, d] of them, NaN for one without
+
+
+def _kind(ids: Ids) -> pa.DataType:
+    return pa.string() if ids.dtype == object else pa.int64()
 
 
 def _write(path: Path, side: _Side, index: I32, said: Mapping[str, str]) -> int:
     """Write a row for each of int32[n] indexes that has a vector; return how many these are."""
     width = side.vectors(index[:0]).shape[1]
-    some = pa.array(side.ids(index[:1]))
     metadata = {f"pairlift.{key}": value for key, value in said.items()}
-    schema = pa.schema([(side.column, some.type), ("vector", pa.list_(pa.float32(), width))], metadata)
+    schema = pa.schema([(side.column, side.kind), ("vector", pa.list_(pa.float32(), width))], metadata)
     rows, quiet = 0, not logger.isEnabledFor(logging.INFO)
     with (
         pq.ParquetWriter(path, schema) as writer,
@@ -224,7 +229,7 @@ def _write(path: Path, side: _Side, index: I32, said: Mapping[str, str]) -> int:
             vectors = side.vectors(part)
             known = ~np.isnan(vectors).any(axis=1)
             flat = pa.array(np.ascontiguousarray(vectors[known]).ravel())
-            columns = [pa.array(side.ids(part[known]), some.type), pa.FixedSizeListArray.from_arrays(flat, width)]
+            columns = [pa.array(side.ids(part[known]), side.kind), pa.FixedSizeListArray.from_arrays(flat, width)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             rows += int(known.sum())
             bar.update(len(part))

@@ -1,13 +1,11 @@
 """The fits of a study: an arm's plugin, and what the boosters with its columns order right; each is kept."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from ranker.training.abreast import abreast
 from ranker.training.arms import Arms, of_kind
 from ranker.training.beside import Wanted, fit_beside
 from ranker.training.network import network_inputs, network_stage
-from ranker.training.plugins import head_losses, plugin_inputs, plugin_seconds, plugin_stage
+from ranker.training.plugins import head_losses, plugin_inputs, plugin_seconds, plugin_stage, saved_fit
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.stages import is_complete, run_stage
 from ranker.uplift.measured import Judged
@@ -75,9 +73,9 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
 
     def make(folder: Path) -> None:
         seen = own if variant.period == 1 else prepare(_latest_part(config, own.split, variant.period))
-        with earlier_fit(own, variant, seed, label) as earlier:
-            fitted = plugin_stage(seen, name, seed, label, earlier)
-            heads = head_losses(seen, name, fitted, seed, label, earlier)
+        earlier = earlier_fit(own, variant, seed, label)
+        fitted = plugin_stage(seen, name, seed, label, earlier)
+        heads = head_losses(seen, name, fitted, seed, label, earlier)
         columns = bench.arms.plugin_columns(name, fitted)
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
         rank = bench.networks if variant.network else bench.boosters
@@ -89,17 +87,16 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
     return run_stage(config.work / "studies", *_stage(bench, variant, seed), make)
 
 
-@contextmanager
-def earlier_fit(prepared: Prepared, variant: Variant, seed: int, label: str) -> Iterator[Path | None]:
-    """Give the folder of the fit that an arm goes on from, trained anew on a period that ended earlier; None: none."""
+def earlier_fit(prepared: Prepared, variant: Variant, seed: int, label: str) -> Path | None:
+    """Return the folder of the fit that an arm goes on from, trained anew on a period that ended earlier; None: none.
+
+    It is in `[data] work`, which all processes of a `torchrun` see.
+    """
     if not variant.after:
-        yield None
-        return
-    of = prepare(_split_at(prepared.config, t1=prepared.split.t1 - variant.after))
-    fitted = plugin_stage(of, variant.plugin, seed, f"{label}-earlier")
-    with TemporaryDirectory(prefix="pairlift-earlier-") as folder:
-        fitted.save(Path(folder))
-        yield Path(folder)
+        return None
+    of, label = prepare(_split_at(prepared.config, t1=prepared.split.t1 - variant.after)), f"{label}-earlier"
+    plugin_stage(of, variant.plugin, seed, label)
+    return saved_fit(of.config, variant.plugin, seed, label)
 
 
 def _stage(bench: Bench, variant: Variant, seed: int) -> tuple[str, list[Any]]:

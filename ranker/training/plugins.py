@@ -88,6 +88,11 @@ def plugin_seconds(config: Config, name: str, seed: int, label: str = "") -> flo
     return stage_seconds(config.work / "plugins", _label(name, seed, label))
 
 
+def saved_fit(config: Config, name: str, seed: int, label: str = "") -> Path:
+    """Return the folder of what a complete `plugin_stage` saved."""
+    return config.work / "plugins" / _label(name, seed, label) / SAVED
+
+
 def head_losses(
     prepared: Prepared, name: str, plugin: FeaturePlugin, seed: int, label: str = "", earlier: Path | None = None
 ) -> dict[str, float]:
