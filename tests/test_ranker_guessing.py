@@ -128,6 +128,7 @@ def test_side_files_are_mapped_by_the_ids_that_they_hold(tmp_path: Path) -> None
         "code": np.arange(90) + 500,
         "kinds": kinds,
         "title": titles,
+        "embedding": [f"[{k}.5, {-k}, 1e-3]" for k in range(90)],
         "empty": [None] * 90,
         "sales_total": range(9_000, 9_090),
     }
@@ -137,9 +138,10 @@ def test_side_files_are_mapped_by_the_ids_that_they_hold(tmp_path: Path) -> None
     assert guessed.items.key == "code"
     assert [(name, sql) for name, sql, _ in guessed.items.columns] == [
         ("kinds", "string_split(kinds, ' ')"),
+        ("embedding", "embedding::FLOAT[]"),
         ("sales_total", "sales_total"),
     ]
-    assert "tells the future" in guessed.items.columns[1][2].doubt
+    assert "tells the future" in guessed.items.columns[2][2].doubt
     assert [name for name, _, _ in guessed.items.text] == ["title"]
     assert [guess.name for guess in guessed.items.left_out] == ["empty", "colour"]
     loaded(guessed, tmp_path)

@@ -302,9 +302,9 @@ def test_a_plugin_that_the_toml_lacks_is_told_before_the_log_is_read(
 ) -> None:
     monkeypatch.setattr("ranker.uplift.report.prepare", lambda _: pytest.fail("the log was read"))
     toml = write_world(tmp_path)
-    toml.write_text(f'{toml.read_text()}\n[plugins.noise]\nclass = "features.baselines:Noise"\n')
-    result = CliRunner().invoke(cli, ["uplift", str(toml), "--plugin", "noize", "--out", str(tmp_path / "report")])
-    assert (result.exit_code, "did you mean 'noise'?" in result.output) == (2, True)
+    toml.write_text(f'{toml.read_text()}\n[plugins.tried]\nclass = "features.baselines:Noise"\n')
+    result = CliRunner().invoke(cli, ["uplift", str(toml), "--plugin", "tired", "--out", str(tmp_path / "report")])
+    assert (result.exit_code, "did you mean 'tried'?" in result.output) == (2, True)
 
 
 def test_a_column_that_is_missing_everywhere_is_doubted(tmp_path: Path) -> None:

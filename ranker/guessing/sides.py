@@ -125,8 +125,18 @@ def _side_guess(con: duckdb.DuckDBPyConnection, f: Facts, role: Role) -> Guess:
     if f.column.kind == "text" and f.distinct > 0.95 * f.rows and f.spaced < 0.2 and speaks_of(f.name, "id"):
         return Guess(f, "none", "another id: each has its own")
     sql = f"epoch({f.column.sql})" if f.column.kind in ("time", "date") else attribute(f)
-    listed = _split(con, f) if f.column.kind == "text" else ""
+    listed = _vector(con, f) or _split(con, f) if f.column.kind == "text" else ""
     return Guess(f, role, "an attribute", sql or listed, future_of(f))
+
+
+def _vector(con: duckdb.DuckDBPyConnection, f: Facts) -> str:
+    """Return the expression of a text that spells a vector, as a CSV has it: `[0.25, -1.5]`, as many in each row."""
+    found = con.execute(f"""
+        WITH s AS (SELECT {quoted(f.name)} AS x, try_cast(x AS FLOAT[]) AS v FROM side WHERE x IS NOT NULL)
+        SELECT count(*) = count(v) AND min(len(v)) = max(len(v)) AND min(len(v)) > 1 AND bool_or(contains(x, '.'))
+        FROM s
+        """).fetchall()[0][0]
+    return f"{f.column.sql}::FLOAT[]" if found else ""
 
 
 def _split(con: duckdb.DuckDBPyConnection, f: Facts) -> str:
