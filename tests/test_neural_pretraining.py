@@ -20,9 +20,11 @@ from neural.batches import TargetMask
 from neural.data import TowerData
 from neural.histories import make_tokens
 from neural.pretraining import negatives
+from neural.pretraining.heads import FEEDBACK, NEXT_ITEM, Said, mean_losses
 from neural.pretraining.negatives import Negatives, even_pool
 from neural.settings import TowerSettings
 from neural.train import Trained, Trainer, all_vectors, entity_inputs, fit, head_losses, repeatable
+from neural.vocabulary.feedback import FeedbackKinds
 
 #: no history of the world is longer than a window
 LONG: dict[str, Any] = {**SMALL_TOWERS, "history": 100}
@@ -188,3 +190,15 @@ def test_of_a_large_catalogue_the_same_items_stand_for_all(monkeypatch: pytest.M
     np.testing.assert_array_equal(some.item, again.item)
     assert len(set(some.item.tolist())) == 20
     np.testing.assert_allclose(np.exp(some.log_expected), 20 / 30, rtol=1e-6)
+
+
+def test_a_head_that_no_event_concerns_has_no_loss(logged: tuple[FitData, LaterEvents]) -> None:
+    log = logged[1].log
+    unknown = replace(log, grade=np.full_like(log.grade, -1), feedback=np.full_like(log.feedback, np.nan))
+    histories, k = Histories.build(unknown, logged[0].catalog.n_users), log.feedback.shape[1]
+    said = Said(np.arange(5), torch.ones(5), torch.zeros(5, 2), torch.zeros(5, k))
+    kinds = FeedbackKinds.build(log.feedback, False)
+    found = mean_losses([said], histories, kinds, 1, [NEXT_ITEM, FEEDBACK])
+    assert found.pop("next_item") == 1
+    assert set(found) == {"next_wanted", "grade", "feedback"}
+    assert all(map(math.isnan, found.values()))

@@ -16,6 +16,8 @@ from neural.vocabulary.feedback import FeedbackKinds
 NEXT_ITEM, FEEDBACK = "next_item", "feedback"
 #: the next-item loss of wanted events alone
 NEXT_WANTED = "next_wanted"
+#: the loss of a head that no event concerns
+NOTHING = torch.tensor(torch.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,11 @@ def mean_losses(
         found[NEXT_WANTED] = each[torch.from_numpy(histories.grade[row] >= floor)].mean()
     if FEEDBACK in heads:
         rank = torch.from_numpy(histories.grade[row].astype(np.int64))
-        found["grade"] = losses.grade(torch.cat([part.grade for part in said]).double(), rank)
+        each = losses.grade(torch.cat([part.grade for part in said]).double(), rank)
+        found["grade"] = each if (rank >= 0).any() else NOTHING
         if len(kinds):
             wanted, bounded = torch.from_numpy(kinds.wanted(histories.feedback[row])), torch.from_numpy(kinds.bounded)
             logits = torch.cat([part.feedback for part in said])
-            found["feedback"] = losses.feedback(logits.double(), wanted.double(), bounded)
+            each = losses.feedback(logits.double(), wanted.double(), bounded)
+            found["feedback"] = each if wanted.isfinite().any() else NOTHING
     return {name: float(loss) for name, loss in found.items()}
