@@ -21,7 +21,7 @@ from neural.batches import Batch
 from neural.data import TowerData
 from neural.histories import length_buckets, make_tokens
 from neural.settings import TowerSettings
-from neural.train import Trainer, entity_inputs, repeatable, take
+from neural.train import Trainer, entity_inputs, hidden_ids, item_vectors, repeatable, take
 
 #: of each history
 IMPRESSIONS = 64
@@ -66,7 +66,8 @@ def pass_for_each(trainer: Trainer, batch: Batch, start: I64, thrifty: bool, by_
     groups, budget, total = batch.groups, trainer.settings.batch_tokens, 0.0
     padding = [trainer.inputs.spec.n_items]
     ids = np.unique(np.concatenate([batch.tokens.item.ravel(), groups.item, padding]))
-    items = trainer.item_vectors(ids)
+    item = trainer.model.item
+    items = item_vectors(item, trainer.inputs.items, ids, hidden_ids(item, len(ids), trainer.settings.id_dropout))
     leaf = items.detach().requires_grad_()
     of_pair = groups.group[groups.winner]
     copies = 1 if by_group else 2
