@@ -10,7 +10,7 @@ import pytest
 import torch
 from contracts import PluginContract, check_served_as_trained, check_serves_without, fit_data
 from logs import permuted
-from world import SMALL_TOWERS, World, make_world
+from world import SMALL_NETWORK, World, make_world
 
 from features.errors import PairliftError
 from features.pairing.groups import make_groups
@@ -32,7 +32,7 @@ from neural.histories import TokenSpec
 from neural.model import Shape
 from neural.vocabulary.entities import Layout
 
-SMALL = {**{name: option for name, option in SMALL_TOWERS.items() if name != "teachers"}, "cross_layers": 2}
+SMALL = {**SMALL_NETWORK, "cross_layers": 2}
 
 
 class TestCrossEncoder(PluginContract):

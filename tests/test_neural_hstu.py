@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contracts import PluginContract, RetrievalContract, fit_data
-from world import SMALL_TOWERS, World
+from world import SMALL_NETWORK, World
 
 from features.pairing.split import make_split
 from features.plugin import FeaturePlugin
@@ -21,14 +21,14 @@ from neural.settings import TowerSettings
 from neural.train import Trainer
 from neural.two_tower import TwoTower
 
-HSTU = {**SMALL_TOWERS, "encoder": "hstu"}
+HSTU = {**SMALL_NETWORK, "encoder": "hstu"}
 
 
 class TestTwoTowerOfHstu(RetrievalContract):
     exact = False
 
     def make(self) -> FeaturePlugin:
-        return TwoTower(**HSTU)
+        return TwoTower(**HSTU, teachers=0)
 
 
 class TestCrossEncoderOfHstu(PluginContract):
@@ -108,7 +108,7 @@ def test_seconds_of_a_gap_are_within_its_code_and_steps_of_time_have_no_edge_the
 def test_the_option_builds_its_blocks_which_have_five_eighths_of_the_weights(world: World) -> None:
     inputs, sizes = TowerData.build(fit_data(world, make_split(SplitSettings(), world.log, "UTC")), TowerSettings()), {}
     for encoder, kind in (("transformer", Block), ("hstu", HstuBlock)):
-        blocks = Trainer(inputs, TowerSettings(**SMALL_TOWERS, encoder=encoder), 0).model.user.blocks
+        blocks = Trainer(inputs, TowerSettings(**SMALL_NETWORK, encoder=encoder), 0).model.user.blocks
         assert [type(block) for block in blocks] == [kind, kind]
         sizes[encoder] = sum(p.numel() for p in blocks[0].parameters() if p.ndim > 1)
     assert sizes["hstu"] == sizes["transformer"] * 5 / 8

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from contracts import fit_data
-from world import SMALL_TOWERS, make_world
+from world import SMALL_NETWORK, make_world
 
 from features.pairing.split import make_split
 from features.plugin import FitData
@@ -30,12 +30,12 @@ from neural.train import Trained, fit
 
 #: batches of one to a few windows, of which some are fewer than the processes; ids are hidden, nothing is dropped out
 TINY: dict[str, Any] = {
-    **SMALL_TOWERS, "batch_tokens": 100, "dropout": 0.0, "id_dropout": 0.3, "feedback_kinds": True, "max_steps": 60,
+    **SMALL_NETWORK, "batch_tokens": 100, "dropout": 0.0, "id_dropout": 0.3, "feedback_kinds": True, "max_steps": 60,
     "context": ["surface", "hour"],
 }  # fmt: skip
 FITS: dict[str, Callable[[FitData], Trained]] = {
     "towers": lambda data: fit(data, TowerSettings(**TINY)),
-    "cross": lambda data: fit_cross(data, CrossSettings(**{k: v for k, v in TINY.items() if k != "teachers"})),
+    "cross": lambda data: fit_cross(data, CrossSettings(**TINY)),
     "distil": lambda data: distil(data, TowerSettings(**{**TINY, "teachers": 2, "distil_epochs": 1})),
     "dropout": lambda data: fit(data, TowerSettings(**{**TINY, "dropout": 0.2})),
 }

@@ -26,7 +26,7 @@ from neural.batches import TargetMask
 from neural.data import TowerData
 from neural.histories import DAILY, Lag, make_tokens, visible
 from neural.settings import TowerSettings
-from neural.train import NO_NEGATIVES, Trainer, fit, network_size
+from neural.train import NO_NEGATIVES, Trainer, all_vectors, fit, network_size
 from neural.two_tower import TwoTower
 from ranker.studies.variants import STUDIES
 
@@ -59,7 +59,7 @@ def test_one_pass_gives_the_states_of_one_pass_per_group(world: World, lag: int 
                 one = np.array([stop[g]])
                 tokens = make_tokens(batches.histories, r.user[g : g + 1], one - state, one, inputs.spec)
                 assert min(stop[g] - start[g], history - history // 2 + 1) <= state <= min(stop[g] - start[g], history)
-                items = trainer.item_vectors(np.arange(inputs.spec.n_items + 1))
+                items = all_vectors(trainer.model.item, inputs.items)
                 last = trainer.model.user.last(
                     items[torch.from_numpy(tokens.item)],
                     torch.from_numpy(tokens.codes),

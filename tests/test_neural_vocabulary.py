@@ -82,7 +82,9 @@ def test_codes_stand_in_one_order_whatever_the_order_of_the_names() -> None:
 
 
 def test_a_context_that_no_one_has_is_told() -> None:
-    with pytest.raises(PairliftError, match=r"a name of \[events.context\], found 'devise' \(did you mean 'device'"):
+    with pytest.raises(
+        PairliftError, match=r"a name of \[events.context\] was expected, found 'devise' \(did you mean 'device'"
+    ):
         ContextSpec.build(["surface", "devise"], CATALOG, NO_CONTEXT, "UTC")
 
 

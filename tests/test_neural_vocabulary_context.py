@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contracts import PluginContract, check_served_as_trained, fit_data
-from world import SMALL_TOWERS, World, make_world, write_world
+from world import SMALL_NETWORK, SMALL_TOWERS, World, make_world, write_world
 
 from features.pairing.groups import make_groups
 from features.pairing.split import make_split
@@ -142,9 +142,9 @@ def test_what_was_not_met_or_not_said_is_unknown(fitted: TwoTower, spoken: World
 
 def test_no_context_at_all_and_the_cross_encoders(data: FitData, spoken: World) -> None:
     h, end = Histories.build(spoken.log, spoken.catalog.n_users), int(spoken.log.ts[-1]) + HOUR
-    short = {**SMALL_TOWERS, "pretrain_epochs": 1, "finetune_epochs": 1, "learning_rate": 2e-2}
-    none = TwoTower(**short, context=[], retrieval_epochs=0)
-    cross = CrossEncoder(**{key: value for key, value in short.items() if key != "teachers"}, context=ALL)
+    short = {**SMALL_NETWORK, "pretrain_epochs": 1, "finetune_epochs": 1, "learning_rate": 2e-2}
+    none = TwoTower(**short, teachers=0, context=[], retrieval_epochs=0)
+    cross = CrossEncoder(**short, context=ALL)
     for plugin in (none, cross):
         plugin.fit(data)
     one, others = asked((0, 0.5), end), [asked((2, 0.5), end), asked((0, 0.5), end, 1), asked((0, 0.5), end + HOUR)]

@@ -89,7 +89,7 @@ def test_a_fit_that_failed_finds_what_it_kept_and_the_bundle_has_its_curve(
     other.mkdir()
     (other / "kept").touch()
     inputs = json.loads((kept[0].parent / "inputs.json").read_text())
-    (other / "inputs.json").write_text(json.dumps([*inputs[:2], {"width": 3}, *inputs[3:-1], "other code"]))
+    (other / "inputs.json").write_text(json.dumps([*inputs[:2], {"width": 3}, *inputs[3:5], "other code", *inputs[6:]]))
     code, said = pairlift("train", path, "--out", tmp_path / "bundle")
     assert code == 0, said
     assert not kept[0].parent.parent.exists()  # both are gone

@@ -213,10 +213,11 @@ def test_a_class_that_does_not_say_so_is_fitted_by_the_first_alone(pair: Pair) -
     ],
 )
 def test_where_one_fails_all_end_and_one_sentence_says_why(pair: Pair, name: str, said: str, code: int) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(PairliftError, match=said):
         pair.fit(name)
     assert pair.ended() == code
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
     if code == 3:  # the first one had not noticed
         assert "no room" in (pair.work / "said").read_text()
 

@@ -368,8 +368,9 @@ def groups_of(*grades: list[int]) -> Groups:
     return Groups(requests=requests, period=np.ones(n, np.int8), validation=np.zeros(n, bool), grade=grade, event=event)
 
 
-#: options of TwoTower that fit in seconds
-SMALL_TOWERS: dict[str, Any] = {
+#: options of networks over histories that fit in seconds, and of towers
+SMALL_NETWORK: dict[str, Any] = {
     "width": 16, "heads": 2, "layers": 2, "history": 12, "pretrain_epochs": 2, "finetune_epochs": 1, "threads": 1,
-    "batch_tokens": 512, "negatives": 32, "teachers": 0,
+    "batch_tokens": 512, "negatives": 32,
 }  # fmt: skip
+SMALL_TOWERS: dict[str, Any] = {**SMALL_NETWORK, "teachers": 0}

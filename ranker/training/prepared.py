@@ -40,6 +40,7 @@ CODE = (
     "features.ids",
     "features.log",
     "features.newcomers",
+    "features.pace",
     "features.pairing",
     "features.plain",
     "features.plugin",
