@@ -7,7 +7,6 @@ several processes (`neural.parallel`) the first one writes it, and all of them g
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -111,7 +110,6 @@ class Engine:
             desc=phase.name,
             unit=f" {phase.unit}",
             unit_scale=True,
-            file=sys.stderr,
             mininterval=1,
             disable=self.ranks.number > 0,
         ) as bar:

@@ -22,6 +22,7 @@ from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Engine, Phase, adamw, in_batches, schedule
 from neural.model import Argus, Retrieval
+from neural.pretraining.negatives import Negatives, Pool
 from neural.settings import TowerSettings
 from neural.train import Trained, all_vectors, read_histories, repeatable
 
@@ -60,14 +61,6 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.item)
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Items that a step tells the wanted ones from."""
-
-    item: I64  # [k]
-    log_expected: Tensor  # [k], logarithm of how often it is expected to hold that item
 
 
 def fit_head(
@@ -112,7 +105,7 @@ class HeadTrainer:
             self.held = self.targets(trained.model, inputs, inputs.wanted_later, np.random.default_rng(seed))
         self.in_fit = np.flatnonzero(inputs.popularity)
         count = np.bincount(self.learned.item, minlength=len(inputs.popularity))
-        self.share = count / max(len(self.learned), 1)  # [n_items], of the targets
+        self.negatives = Negatives(count, self.in_fit, settings.retrieval_negatives, log_q=True)
         smooth = (count + SMOOTHING) / (count + SMOOTHING).sum()
         self.prior = torch.from_numpy(np.log(smooth).astype(np.float32))  # [n_items]
 
@@ -172,18 +165,15 @@ class HeadTrainer:
         unique = torch.from_numpy(ids)
         key = self.head.keys(self.items[unique], unique)
         target, negative = (torch.from_numpy(np.searchsorted(ids, item)) for item in (targets.item[rows], pool.item))
-        temperature = self.head.log_temperature
-        return losses.next_item(query, key, target, negative, pool.log_expected, temperature, self.prior[unique]).mean()
+        log_expected, temperature = torch.from_numpy(pool.log_expected), self.head.log_temperature
+        return losses.next_item(query, key, target, negative, log_expected, temperature, self.prior[unique]).mean()
 
     def pool(self, rng: np.random.Generator) -> Pool:
         """Return all items of the fit; of many, half drawn as the targets have them and half evenly."""
-        most, n = self.settings.retrieval_negatives, len(self.in_fit)
-        if n <= most:
-            return Pool(self.in_fit, torch.zeros(n))
-        half = most // 2
-        drawn = np.concatenate([rng.choice(self.learned.item, half), rng.choice(self.in_fit, half)])
-        expected = half * self.share[drawn] + half / n
-        return Pool(drawn, torch.from_numpy(np.log(expected).astype(np.float32)))
+        n = len(self.in_fit)
+        if n <= self.settings.retrieval_negatives:
+            return Pool(self.in_fit, np.zeros(n, np.float32))
+        return self.negatives.draw(self.learned.item, rng)
 
 
 def some(mask: Bool, most: int, rng: np.random.Generator) -> Bool:
@@ -215,5 +205,4 @@ def _states(model: Argus, inputs: TowerData, items: Tensor, chosen: I64, mask: T
     batch = inputs.batches.make(chosen, mask)
     encoded = read_histories(model, inputs, batch, items, np.arange(len(items)))
     state, taste = encoded.states_at(batch.events.window, batch.events.state)  # [m, d] each
-    row = inputs.batches.events.within(chosen, mask.events)[2]
-    return States(row, state, taste, torch.from_numpy(batch.events.context))
+    return States(batch.events.row, state, taste, torch.from_numpy(batch.events.context))
