@@ -182,16 +182,16 @@ def deployed(server: Target, as_json: bool) -> None:
 def refresh(*, server: Target, users: int | None, memory: float, as_json: bool) -> None:
     """Have the server compute ahead what its plugins make of users' histories, so that requests need not.
 
-    Of the towers it is each user's state (532 bytes at width 64), which leaves a request an eighth of their CPU time at
-    a history of 128; of LiMAML the meta embedding. A request uses a state where its own would be the same: until the
-    user's next event, and with lag = "daily" in the plugin's table until the midnight after that event. Else it
-    computes its own, as ever. Run this once a day, a little after 00:00 of [time] zone, or more often: states that are
-    still right are kept, and the others are computed anew.
+    Of the towers it is each user's state (532 bytes at width 64), with which a request need not ask the transformer; of
+    LiMAML the meta embedding. A request uses a state where its own would be the same: until the user's next event, and
+    with lag = "daily" in the plugin's table until the midnight after that event. Else it computes its own, as ever. Run
+    this once a day, a little after 00:00 of [time] zone, or more often: states that are still right are kept, and the
+    others are computed anew.
 
-    The server goes on answering. It computes on a thread of low priority that rests three quarters of its time (about
-    500 users a second on a free core), for the bundles that answer; what is deployed later has no states until the next
-    refresh. A caller who goes away does not end it. With `serve --processes`, the other processes do the same, each for
-    itself, and this command waits for the one that took its call.
+    The server goes on answering. It computes on a thread of low priority that rests three quarters of its time, for the
+    bundles that answer; what is deployed later has no states until the next refresh. A caller who goes away does not
+    end it. With `serve --processes`, the other processes do the same, each for itself, and this command waits for the
+    one that took its call.
 
     \b
     Examples:
