@@ -9,7 +9,10 @@ import click
 from ranker.cli.train import CONFIG, Together, needs_training
 
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
-STUDIES = ("sizes", "history", "pretraining", "losses", "finetuning", "lag", "period", "warm", "rankers", "plugins")
+STUDIES = (
+    *("sizes", "encoders", "history", "pretraining", "losses", "finetuning"),
+    *("lag", "period", "warm", "rankers", "plugins"),
+)
 
 
 @click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy.")
@@ -65,6 +68,7 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
 
     \b
     sizes        layers and width; the slope over log10 of the network's parameters, without its embedding table
+    encoders     a transformer, or the blocks of HSTU, over the history
     history      the events of a user that are read, 32 to 1,024; the slope over log10 of it
     pretraining  none, and as the TOML has it
     losses       pre-training as it is; next item alone; feedback alone; without logQ; next items of wanted events alone

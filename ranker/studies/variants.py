@@ -80,6 +80,10 @@ STUDIES = {
         _options(_size(1, 24, 2), _size(2, 64, 4), _size(3, 96, 6), _size(4, 128, 8)),
         PARAMETERS,
     ),
+    "encoders": Study(
+        "does a history read by HSTU bring more than by a transformer?",
+        _options(("transformer", {"encoder": "transformer"}), ("hstu", {"encoder": "hstu"})),
+    ),
     "history": Study("does a longer history?", _over("history", 32, 64, 128, 256, 512, 1024), "history"),
     "pretraining": Study("what does pre-training bring?", _options(("none", {"pretrain_epochs": 0}), ("as it is", {}))),
     "losses": Study(
