@@ -27,6 +27,7 @@ import ranker.studies  # noqa: E402
 from features.errors import PairliftError  # noqa: E402
 from ranker.config import Config  # noqa: E402
 from ranker.examples import example_names, example_text  # noqa: E402
+from ranker.studies.table import interval  # noqa: E402
 from ranker.studies.variants import NAMES  # noqa: E402
 from ranker.studies.world import make_world  # noqa: E402
 from ranker.studies.write import write_study  # noqa: E402
@@ -85,6 +86,33 @@ def summary(folder: Path) -> dict[str, Any]:
     return found
 
 
+def overview(found: dict[str, Any]) -> str:
+    """Return Markdown: a table for each study, a column for each data set. found: by data set, of `summary`."""
+    lines = [
+        "# What each part of the networks brings",
+        "",
+        "Relative uplift in PairAccuracy of the final ranker over the counters alone, with its 95 % interval over "
+        "users, fits and seeds: of a study's first arm, and behind it the gain of the others over that arm, paired by "
+        "user. The folders have each study with its seeds, command, minutes and losses. `make bench WHAT=studies`.",
+    ]
+    for name in (name for name in NAMES if any(name in studies for studies in found.values())):
+        of = {data: studies[name] for data, studies in found.items() if name in studies}
+        lines += ["", f"## {name}", "", f"| arm | {' | '.join(of)} |", f"| --- |{' --- |' * len(of)}"]
+        arms = dict.fromkeys(arm["arm"] for study in of.values() for arm in study["arms"])
+        lines += [f"| {arm} | {' | '.join(_cell(study, arm) for study in of.values())} |" for arm in arms]
+        slopes = [interval(study["slope"]) if study["slope"] else "" for study in of.values()]
+        lines += [f"| for each factor of 10 | {' | '.join(slopes)} |"] if any(slopes) else []
+        fits = ", ".join(f"{study['fits']} of {data}" for data, study in of.items())
+        lines += ["", f"Fits of each arm: {fits}."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(study: dict[str, Any], name: str) -> str:
+    """Return an arm's gain over the first, of the first its uplift; "" where the study has no such arm."""
+    arms = {arm["arm"]: arm for arm in study["arms"]}
+    return interval(arms[name]["over_first"] or arms[name]) if name in arms else ""
+
+
 @click.command()
 @click.option("--data", "only", multiple=True, type=click.Choice([*example_names(), WORLD]), help="One of them alone.")
 @click.option("--study", "wanted", multiple=True, type=click.Choice(NAMES), help="One study alone.")
@@ -105,7 +133,9 @@ def main(only: tuple[str, ...], wanted: tuple[str, ...], fits: int, seeds: int, 
             typed += f" --scale {scale:g}" if data == WORLD else ""
             write_study(config, name, "two_tower", truth, RESULTS / data, f"make bench WHAT='{typed}'")
             print((RESULTS / data / f"{name}.md").read_text(), flush=True)
-    print(json.dumps({folder.name: summary(folder) for folder in sorted(RESULTS.glob("*")) if folder.is_dir()}))
+    found = {folder.name: summary(folder) for folder in sorted(RESULTS.glob("*")) if folder.is_dir()}
+    (RESULTS / "README.md").write_text(overview(found))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
