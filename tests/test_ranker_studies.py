@@ -23,6 +23,7 @@ from features.errors import PairliftError
 from features.schema import DAY, F64
 from neural.settings import TowerSettings
 from ranker.cli.report import STUDIES as OFFERED
+from ranker.columns import Columns
 from ranker.config import Config, load_config
 from ranker.examples import example_text
 from ranker.metrics.interval import relative_uplift
@@ -213,6 +214,23 @@ def test_the_figures_are_those_of_the_uplift_report(toml: Path, plugins: dict[st
     assert [a["arm"] for a in plugins["arms"]] == ["als", "noise", "sized"]
     assert plugins["slope"] is None
     assert plugins["arms"][0]["over_first"] is None
+
+
+def test_beside_a_plugin_the_rankers_have_the_columns_of_both(toml: Path, plugins: dict[str, Any]) -> None:
+    report = study(toml, "beside", plugin="als")
+    alone, *both = report["arms"]
+    assert [arm["arm"] for arm in both] == ["+ noise", "+ sized"]
+    assert alone["pair_accuracy"] == next(arm for arm in plugins["arms"] if arm["arm"] == "als")["pair_accuracy"]
+    bench, right = Bench.of(load_config(toml)), []
+    for seed in bench.prepared.config.uplift.fit_seeds:
+        of = [
+            bench.arms.plugin_columns(name, plugin_stage(bench.prepared, name, seed))
+            for name in ("als", "noise")  # the arms' order of columns
+        ]
+        right.append(bench.boosters(f"expected-{seed}", Columns.joined(of)))
+    expected = np.sum(np.mean(right, (0, 1))) / bench.judged.pairs.weight.sum(dtype=np.float64)
+    assert both[0]["pair_accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert both[0]["pair_accuracy"] != alone["pair_accuracy"]
 
 
 def test_the_best_order_is_above_all_arms_and_mixed_truth_is_not(

@@ -11,7 +11,7 @@ from ranker.cli.train import CONFIG, Together, needs_training
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
 STUDIES = (
     *("sizes", "encoders", "history", "pretraining", "losses", "finetuning"),
-    *("lag", "period", "warm", "rankers", "plugins"),
+    *("lag", "period", "warm", "rankers", "plugins", "beside"),
 )
 
 
@@ -78,6 +78,7 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     warm         learned anew, or gone on from a fit whose period ended a day or a week earlier
     rankers      the booster and the [network], each with the plugin's columns as they are, and with whole vectors
     plugins      every plugin of the TOML, against the counters and attributes alone
+    beside       the plugin alone, and with each other plugin of the TOML beside it
 
     All arms share rows, pairs and booster seeds; each is fitted [uplift] fits times. Intervals are about new users,
     fits and seeds, and so is the gain over the first arm, paired by user. A fit that is finished is kept in CONFIG's

@@ -77,9 +77,12 @@ def fit_variant(bench: Bench, variant: Variant, seed: int) -> Path:
         fitted = plugin_stage(seen, name, seed, label, earlier)
         heads = head_losses(seen, name, fitted, seed, label, earlier)
         columns = bench.arms.plugin_columns(name, fitted)
+        if variant.beside:
+            other = plugin_stage(own, variant.beside, seed)
+            columns = Columns.joined([bench.arms.plugin_columns(variant.beside, other), columns])
         fit = config.uplift.fit_seeds.index(seed)  # as `pairlift uplift` counts them, so that its fits are found
         rank = bench.networks if variant.network else bench.boosters
-        np.save(folder / "right.npy", rank(f"{label}-fit{fit}", columns))
+        np.save(folder / "right.npy", rank(f"{_kept(variant, label)}-fit{fit}", columns))
         said = {"seconds": plugin_seconds(config, name, seed, label), "report": getattr(fitted, "report", {})}
         said["heads"] = heads
         (folder / "fit.json").write_text(json.dumps(said, default=str))
@@ -106,8 +109,14 @@ def _stage(bench: Bench, variant: Variant, seed: int) -> tuple[str, list[Any]]:
     inputs = plugin_inputs(own, variant.plugin, seed)
     inputs += [variant.period, variant.after, config.booster.model_dump(), config.uplift.seeds]
     inputs += network_inputs(config) if variant.network else []
-    kept = f"{label}-network" if variant.network else label
+    inputs += plugin_inputs(own, variant.beside, seed) if variant.beside else []
+    kept = f"{label}-network" if variant.network else _kept(variant, label)
     return f"{kept}-seed{seed}", [*inputs, code_hash(*CODE)]
+
+
+def _kept(variant: Variant, label: str) -> str:
+    """Return the name of an arm's boosters; of a plugin alone that of `pairlift train` and `uplift`."""
+    return f"{variant.beside}-and-{label}" if variant.beside else label
 
 
 def fit_plugins(bench: Bench, wanted: Sequence[tuple[int, Variant]], seconds: float) -> None:
@@ -125,6 +134,8 @@ def fit_plugins(bench: Bench, wanted: Sequence[tuple[int, Variant]], seconds: fl
         label = variant.label(config)
         of = _latest_part(config, bench.prepared.split, variant.period)
         fits[seed, label] = Wanted(config=of, name=variant.plugin, seed=seed, label=label)
+        if variant.beside:
+            fits[seed, variant.beside] = Wanted(config=config, name=variant.beside, seed=seed, label=variant.beside)
     fit_beside(list(fits.values()), seconds)
 
 

@@ -28,6 +28,7 @@ class Variant:
     period: float = 1.0  # share of the towers' period, the latest part of it, that the plugin learns from
     at: float | None = None  # its place on the study's axis
     network: bool = False  # `[network]` ranks, not the booster
+    beside: str = ""  # another plugin of the TOML, whose columns the rankers have too
     after: int = 0  # µs: it goes on from a fit whose period ended so much earlier; 0: it learns anew
 
     def configured(self, config: Config) -> Config:
@@ -73,7 +74,7 @@ def _size(layers: int, width: int, heads: int) -> tuple[str, dict[str, Any]]:
     return f"{layers} x {width}", {"layers": layers, "width": width, "heads": heads}
 
 
-#: by name, but for `plugins`, whose arms are those of the TOML
+#: by name, but for `plugins` and `beside`, whose arms are those of the TOML
 STUDIES = {
     "sizes": Study(
         "does a larger network bring more?",
@@ -126,8 +127,8 @@ STUDIES = {
         ],
     ),
 }
-PLUGINS = "plugins"
-NAMES = (*STUDIES, PLUGINS)
+PLUGINS, BESIDE = "plugins", "beside"
+NAMES = (*STUDIES, PLUGINS, BESIDE)
 
 
 def find_study(config: Config, name: str, plugin: str) -> tuple[Study, list[Variant]]:
@@ -136,6 +137,10 @@ def find_study(config: Config, name: str, plugin: str) -> tuple[Study, list[Vari
         if not config.plugins:
             raise PairliftError(f"{config.path} has no [plugins.NAME], and the study compares them: add some")
         study = Study("which plugin brings most?", lambda _: [Variant(p, p) for p in config.plugins])
+    elif name == BESIDE:
+        plugin_of(config, plugin)
+        others = [Variant(f"+ {p}", p, beside=plugin) for p in config.plugins if p != plugin]
+        study = Study(f"what does each other plugin bring beside {plugin}?", lambda p: [Variant(p, p), *others])
     else:
         plugin_of(config, plugin)
         study = STUDIES[name]
