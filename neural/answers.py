@@ -33,7 +33,7 @@ EPOCHS, PATIENCE = 10, 2
 BATCH = 256
 #: peak of the learning rate
 RATE = 2e-3
-#: the largest logarithm of a count that is expected: no feedback is larger (`features.schema.LARGEST_FEEDBACK`)
+#: the largest logarithm of a count or time that is expected: no feedback is larger (`features.schema.LARGEST_FEEDBACK`)
 LARGEST_LOG = 27.6
 
 
@@ -73,7 +73,9 @@ class Answers(nn.Module):
         if self.kinds.bounded[k]:
             return x.sigmoid()
         x = x * float(self.kinds.scale[k]) + float(self.kinds.mean[k])
-        return F.relu(x).clamp(max=LARGEST_LOG).expm1() if self.kinds.counted[k] else x
+        if not self.kinds.logged[k]:
+            return x
+        return F.relu(x).clamp(max=LARGEST_LOG).expm1() * float(self.kinds.unit[k])
 
 
 @dataclass(frozen=True, slots=True)
