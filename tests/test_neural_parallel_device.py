@@ -204,7 +204,11 @@ def test_each_process_has_a_gpu_of_its_own_or_none_has_one(
     gpus(gpus_there)
     assert {str(device()) for _ in range(3)} == {found}
     (said,) = [line for line in caplog.messages if "networks are trained" in line]
-    on = f"the GPU {found} (a name)" if found != "cpu" else f"the CPU: {gpus_there} GPUs were found, for {processes} "
+    on = (
+        f"the GPU {found} (a name)"
+        if found != "cpu"
+        else f"the CPU: {'2 processes have 1 GPUs' if gpus_there else 'torch finds no GPU'}"
+    )
     assert said.startswith(f"networks are trained on {on}")
 
 

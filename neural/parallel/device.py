@@ -28,7 +28,8 @@ def device() -> torch.device:
     """
     found, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if found < here:
-        log.info("networks are trained on the CPU: %d GPUs were found, for %d processes", found, here)
+        why = f"{here} processes have {found} GPUs, and each would need its own" if found else "torch finds no GPU"
+        log.info("networks are trained on the CPU: %s", why)
         return torch.device("cpu")
     # Without a workspace of its own, which it reads before its first call, cuBLAS does not repeat its sums.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
