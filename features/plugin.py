@@ -169,6 +169,17 @@ class CheckedPlugin(FeaturePlugin, Protocol):
 
 
 @runtime_checkable
+class TextPlugin(FeaturePlugin, Protocol):
+    """A plugin with options that need text of items or users: they are checked when the TOML is read."""
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raise PairliftError for an option that needs a text that is not there.
+
+        texts: the names of `[items.text]` and `[users.text]`.
+        """
+
+
+@runtime_checkable
 class CurvePlugin(FeaturePlugin, Protocol):
     """A plugin that was trained in steps: a bundle has its curve, as CSV and SVG."""
 

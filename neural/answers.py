@@ -19,6 +19,7 @@ from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Engine, Phase, adamw, in_batches
 from neural.model import Argus, ordered
+from neural.parallel.device import moved, tensor
 from neural.retrieval import find_states, some
 from neural.settings import TowerSettings
 from neural.train import Trained, all_vectors, repeatable, take
@@ -32,7 +33,7 @@ EPOCHS, PATIENCE = 10, 2
 BATCH = 256
 #: peak of the learning rate
 RATE = 2e-3
-#: the largest logarithm of a count that is expected: no feedback is larger (`features.schema.LARGEST_FEEDBACK`)
+#: the largest logarithm of a count or time that is expected: no feedback is larger (`features.schema.LARGEST_FEEDBACK`)
 LARGEST_LOG = 27.6
 
 
@@ -72,7 +73,9 @@ class Answers(nn.Module):
         if self.kinds.bounded[k]:
             return x.sigmoid()
         x = x * float(self.kinds.scale[k]) + float(self.kinds.mean[k])
-        return F.relu(x).clamp(max=LARGEST_LOG).expm1() if self.kinds.counted[k] else x
+        if not self.kinds.logged[k]:
+            return x
+        return F.relu(x).clamp(max=LARGEST_LOG).expm1() * float(self.kinds.unit[k])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class AnswersTrainer:
     def __init__(self, trained: Trained, asked: tuple[int, ...], seed: int) -> None:
         model, inputs = trained.model, trained.inputs
         self.rng, self.kinds = np.random.default_rng(seed), inputs.feedback
-        self.answers = Answers(model, inputs.feedback, asked)
+        self.answers = moved(Answers(model, inputs.feedback, asked))
         before = inputs.pretrain.events
         with torch.no_grad():
             self.items = all_vectors(model.item, inputs.items)  # [n_items + 1, d]
@@ -150,12 +153,12 @@ class AnswersTrainer:
 
     def loss(self, events: Answered, rows: I64) -> Tensor:
         """Return the sum of the grade's mean loss and of each feedback column's, as in pre-training."""
-        at = torch.from_numpy(rows)
+        at = tensor(rows)
         items = take(self.items, events.item[at])
         grade, feedback = self.answers.logits(events.states[at], events.users[at], items, events.known[at])
         loss = losses.grade(grade, events.grade[at])
         if len(self.kinds):
-            loss = loss + losses.feedback(feedback, events.wanted[at], torch.from_numpy(self.kinds.bounded))
+            loss = loss + losses.feedback(feedback, events.wanted[at], tensor(self.kinds.bounded))
         return loss
 
 
@@ -169,13 +172,13 @@ def answered(model: Argus, inputs: TowerData, items: Tensor, events: Bool) -> An
     asked[seen] = True
     found = find_states(model, inputs, items, asked)
     order = np.argsort(found.row)
-    place = torch.from_numpy(order[np.searchsorted(found.row, seen, sorter=order)])
-    states, context = found.state[place], torch.from_numpy(batches.context_of(row))
+    place = tensor(order[np.searchsorted(found.row, seen, sorter=order)])
+    states, context = found.state[place], tensor(batches.context_of(row))
     return Answered(
         states=states,
         users=model.user.vectors(states, found.taste[place], context),
-        item=torch.from_numpy(h.item[row].astype(np.int64)),
-        known=torch.from_numpy(batches.event_offset[row]),
-        grade=torch.from_numpy(h.grade[row].astype(np.int64)),
-        wanted=torch.from_numpy(inputs.feedback.wanted(h.feedback[row])),
+        item=tensor(h.item[row].astype(np.int64)),
+        known=tensor(batches.event_offset[row]),
+        grade=tensor(h.grade[row].astype(np.int64)),
+        wanted=tensor(inputs.feedback.wanted(h.feedback[row])),
     )

@@ -54,7 +54,7 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.path, weights_only=True)
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             self._step = state["stands"]
         except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
             log.warning("%s cannot be read (%s): training begins anew", self.path, type(error).__name__)

@@ -175,7 +175,8 @@ class _Codes:
     def known(self, until: int, grades: Sequence[str], feedback: Sequence[str]) -> Known:
         """Return all of it by name."""
         catalog, spec, kinds = self.catalog, self.spec, self.feedback
-        each = zip(feedback, kinds.kind, kinds.mean.tolist(), kinds.scale.tolist(), strict=True)
+        numbers = (x.tolist() for x in (kinds.mean, kinds.scale, kinds.unit))
+        each = zip(feedback, kinds.kind, *numbers, strict=True)
         return Known(
             until=until,
             rows=self.rows,

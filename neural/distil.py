@@ -19,6 +19,7 @@ from neural.batches import Batch, TargetMask
 from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Engine, Phase
+from neural.parallel.device import tensor
 from neural.parallel.ranks import ALONE, Ranks, mean, whole
 from neural.settings import TowerSettings
 from neural.train import SEED_STEP, Trained, Trainer, needed_items, network_size, repeatable
@@ -97,7 +98,7 @@ class Student(Trainer):
             wanted = torch.stack([_products(teacher, batch, drawn) for teacher in self.teachers]).mean(0)
         missed, square = (_products(self, batch, drawn) - wanted).square(), wanted.square()
         # The number of processes is in both, and cancels: the whole batch's mean square.
-        scale = whole(square.sum()) / whole(torch.tensor(square.numel()), 1)
+        scale = whole(square.sum()) / whole(torch.tensor(square.numel(), device=square.device), 1)
         return mean(missed) / scale.clamp(min=1e-12)
 
 
@@ -107,6 +108,6 @@ def _products(trainer: Trainer, batch: Batch, drawn: I64) -> Tensor:
     window, state, context = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("window", "state", "context")
     )
-    users = trainer.model.user.vectors(*encoded.states_at(window, state), torch.from_numpy(context))
+    users = trainer.model.user.vectors(*encoded.states_at(window, state), tensor(context))
     products = users @ encoded.items.T
     return products - products.mean(1, keepdim=True)

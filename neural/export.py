@@ -16,6 +16,7 @@ from features.errors import PairliftError
 from neural.answers import Answers
 from neural.histories import TokenSpec
 from neural.model import Argus, QueryHead, Retrieval, Trunk, UserHead, part_count
+from neural.parallel.device import on_cpu
 from neural.runtime import (
     ANSWERS,
     ANSWERS_INPUTS,
@@ -40,7 +41,7 @@ def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> Non
 
     Dynamic are the number of histories and of items, and the tokens of a batch, up to the history's length.
     """
-    model.eval()
+    model = on_cpu(model).eval()
     rng = np.random.default_rng(0)
     layout = Layout(model.item.slots, model.item.numbers.in_features)
     _export_trunk(Trunk(model.user).eval(), model.shape.width, spec, folder / TRUNK)
@@ -53,7 +54,7 @@ def export_towers(model: Argus, rows: int, spec: TokenSpec, folder: Path) -> Non
 
 def export_query_head(model: Argus, head: Retrieval, spec: TokenSpec, folder: Path) -> None:
     """Write the head that retrieves, over the trunk of `export_towers`; PairliftError where it differs from torch."""
-    _export_head(QueryHead(head).eval(), model.shape.width, spec, folder / QUERY_HEAD)
+    _export_head(QueryHead(on_cpu(head)).eval(), model.shape.width, spec, folder / QUERY_HEAD)
 
 
 def export_answers(answers: Answers, width: int, folder: Path) -> None:
@@ -61,7 +62,8 @@ def export_answers(answers: Answers, width: int, folder: Path) -> None:
 
     Dynamic are the number of requests and of all their candidates.
     """
-    rng, g, n = np.random.default_rng(0), torch.export.Dim("g"), torch.export.Dim("n")
+    answers, rng = on_cpu(answers), np.random.default_rng(0)
+    g, n = torch.export.Dim("g"), torch.export.Dim("n")
     dynamic, path = ({0: g}, {0: g}, {0: n}, {0: n}, {0: n}), folder / ANSWERS
     export(answers, random_answers_batch(width, 3, 7, rng), ANSWERS_INPUTS, dynamic, path)
     shapes = ((1, 1), (1, 40), (5, 2), (6, 30))

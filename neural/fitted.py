@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -17,6 +18,7 @@ from neural.expected import ItemSignals
 from neural.histories import Lag, TokenSpec
 from neural.runtime import EXPECTED, Vectors, save_spec
 from neural.settings import FitSettings
+from neural.vocabulary.words import check_words
 
 
 class Opened(Protocol):
@@ -99,6 +101,11 @@ class FittedPlugin(FolderFit, Generic[R]):
         super().__init__(**params)
         self.zone = "UTC"
         self._runtime: R | None = None
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raise PairliftError where `words` is asked for and the log has no text: see `features.plugin.TextPlugin`."""
+        if self.settings.words:
+            check_words(texts)
 
     @staticmethod
     def _opened(folder: Path, lag: Lag) -> R:

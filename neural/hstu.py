@@ -49,7 +49,7 @@ class HstuBlock(nn.Module):
         normed, at, s, longest = self.norm(x), self._elapsed(gaps), x.shape[1], len(self.places)
         (q, gate), (k, v) = self._asked(normed), self._told(normed)
         if exported and part_count(longest) == 1:
-            every = torch.arange(longest)  # a constant of the graph, of which a call takes its part
+            every = torch.arange(longest, device=x.device)  # a constant of the graph, of which a call takes its part
             place, seen = self._by_place(every, longest), self._seen(every, longest)
             rab = place[:s, :s] + self._by_time(at, at)
             return self._added(x, gate, _attend(q, k, v, rab, seen[:s, :s]))
@@ -85,7 +85,7 @@ class HstuBlock(nn.Module):
 
     def _by_place(self, query: Tensor, keys: int) -> Tensor:
         """Return [q, keys]: rab of the distance from the states int64[q] query to the first so many states."""
-        back = query[:, None] - torch.arange(keys)
+        back = query[:, None] - torch.arange(keys, device=query.device)
         return F.embedding(back.clamp(min=0), self.places.unsqueeze(1)).squeeze(-1)
 
     def _by_time(self, query: Tensor, key: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class HstuBlock(nn.Module):
     @staticmethod
     def _seen(query: Tensor, keys: int) -> Tensor:
         """Return [q, keys]: 1 for a key that a query sees, 0 for a later one."""
-        return (query[:, None] >= torch.arange(keys)).float()
+        return (query[:, None] >= torch.arange(keys, device=query.device)).float()
 
     def _added(self, x: Tensor, gate: Tensor, summed: Tensor) -> Tensor:
         """x, gate: [b, q, d], summed: [b, heads, q, d / heads] -> [b, q, d]."""

@@ -47,7 +47,7 @@ def grade(logits: Tensor, rank: Tensor) -> Tensor:
     logits: [n, grades - 1]; rank: int64[n], -1 unknown: no part of the mean, which is 0 where all are.
     """
     known = rank >= 0
-    above = (rank[:, None] > torch.arange(logits.shape[1])).to(logits.dtype)
+    above = (rank[:, None] > torch.arange(logits.shape[1], device=logits.device)).to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(1)
     return (loss * known).sum() / whole(known.sum(), 1)
 

@@ -133,14 +133,14 @@ class Block(nn.Module):
 
     def mask(self, query: Tensor, keys: int) -> Tensor:
         """Return [heads, q, keys], added to the scores of the states int64[q] query for the first so many states."""
-        back = query[:, None] - torch.arange(keys)  # [q, keys]
+        back = query[:, None] - torch.arange(keys, device=query.device)  # [q, keys]
         # A query sees itself always: a row without a key differs between torch and ONNX Runtime.
         return (self.slope.view(-1, 1, 1) * self.steps[back.clamp(min=0)]).masked_fill(back < 0, MASKED)
 
     def whole_mask(self, s: int) -> Tensor:
         """Return [heads, s, s] of all states, for an exporter: a part of a constant of the graph, made once."""
         n = len(self.steps)
-        return self.mask(torch.arange(n), n)[:, :s, :s]
+        return self.mask(torch.arange(n, device=self.slope.device), n)[:, :s, :s]
 
     def forward(self, x: Tensor, gaps: Tensor, exported: bool = False) -> Tensor:
         """As `HistoryBlock`; it goes by the order of the events, and reads no gaps."""
@@ -210,7 +210,8 @@ def in_parts(part: Callable[[Tensor, Tensor, int], Tensor], q: Tensor, longest: 
         if len(ends) > 1:
             run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False)
     # Behind the longest history a state is as its last one: there is no distance for it, and nobody reads it.
-    query = torch.arange(s).clamp(max=longest - 1) if exported else torch.arange(s)
+    query = torch.arange(s, device=q.device)
+    query = query.clamp(max=longest - 1) if exported else query
     parts = [run(q[:, :, first:stop], query[first:stop], stop) for first, stop in ends]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
@@ -223,7 +224,7 @@ def filled(events: tuple[Tensor, ...], longest: int) -> tuple[Tensor, ...]:
     n, t = part_count(longest), events[0].shape[1]
     if n == 1:
         return events
-    rows = torch.arange(n * ((t + n) // n) - 1).clamp(max=t - 1)
+    rows = torch.arange(n * ((t + n) // n) - 1, device=events[0].device).clamp(max=t - 1)
     return tuple(x.index_select(1, rows) for x in events)
 
 
@@ -314,7 +315,7 @@ class UserTower(nn.Module):
         x = self.tokens(item, codes, signals, gate, user)  # [b, s, d]
         for block in self.blocks:
             x = block(x, codes[..., GAP], exported)
-        seen = torch.arange(x.shape[1], dtype=x.dtype).view(1, -1, 1)  # [1, s, 1]
+        seen = torch.arange(x.shape[1], dtype=x.dtype, device=x.device).view(1, -1, 1)  # [1, s, 1]
         taste = self.taste(item, gate, seen, lambda y: F.pad(y.cumsum(1), (0, 0, 1, 0)))
         states = self.norm(x)
         return (states[:, :s], taste[:, :s]) if exported and part_count(self.longest) > 1 else (states, taste)
@@ -336,7 +337,7 @@ class UserTower(nn.Module):
         for block in blocks:
             x = block(x, gaps, exported=True)
         x = cast(HistoryBlock, final).last(x, gaps, length)  # [b, 1, d]
-        there = (torch.arange(s - 1) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
+        there = (torch.arange(s - 1, device=x.device) < length.unsqueeze(1)).to(x.dtype).unsqueeze(-1)  # [b, t, 1]
         seen = length.to(x.dtype).view(-1, 1, 1)  # [b, 1, 1]
         taste = self.taste(item, gate, seen, lambda y: (y * there).sum(1, keepdim=True))  # [b, 1, d]
         return self.norm(x).squeeze(1), taste.squeeze(1)

@@ -22,6 +22,7 @@ from neural.checkpoints import Checkpoint
 from neural.data import TowerData
 from neural.engine import Engine, Phase, adamw, in_batches, schedule
 from neural.model import Argus, Retrieval
+from neural.parallel.device import array, moved, tensor
 from neural.pretraining.negatives import Negatives, Pool
 from neural.settings import TowerSettings
 from neural.train import Trained, all_vectors, read_histories, repeatable
@@ -85,8 +86,9 @@ def item_keys(trained: Trained, head: Retrieval, threads: int) -> F32:
     """Return float32[n_items, d]: each item's key over the temperature, NaN for an item of which nothing is known."""
     with repeatable(threads, 0), torch.no_grad():
         vectors = all_vectors(trained.model.item, trained.inputs.items)[:-1]
-        keys = head.keys(vectors, torch.arange(len(vectors))) / losses.clipped_temperature(head.log_temperature)
-    return np.where(trained.inputs.items.known[:-1, None], keys.numpy(), np.float32(np.nan))
+        ids = torch.arange(len(vectors), device=vectors.device)
+        keys = head.keys(vectors, ids) / losses.clipped_temperature(head.log_temperature)
+    return np.where(trained.inputs.items.known[:-1, None], array(keys), np.float32(np.nan))
 
 
 class HeadTrainer:
@@ -95,11 +97,11 @@ class HeadTrainer:
     def __init__(self, trained: Trained, settings: TowerSettings, seed: int) -> None:
         inputs = trained.inputs
         self.settings, self.rng = settings, np.random.default_rng(seed)
-        self.head = Retrieval(trained.model.shape)
+        self.head = moved(Retrieval(trained.model.shape))
         with torch.no_grad():
             self.items = all_vectors(trained.model.item, inputs.items)  # [n_items + 1, d]
             # The id of an item that is never met in training says nothing, and stays so: it gets no gradient.
-            self.head.id.weight[torch.from_numpy(inputs.popularity == 0)] = 0.0
+            self.head.id.weight[tensor(inputs.popularity == 0)] = 0.0
             self.learned = self.targets(trained.model, inputs, inputs.wanted, self.rng)
             # Draws of its own: what is wanted in the slice trains nothing.
             self.held = self.targets(trained.model, inputs, inputs.wanted_later, np.random.default_rng(seed))
@@ -107,7 +109,7 @@ class HeadTrainer:
         count = np.bincount(self.learned.item, minlength=len(inputs.popularity))
         self.negatives = Negatives(count, self.in_fit, settings.retrieval_negatives, log_q=True)
         smooth = (count + SMOOTHING) / (count + SMOOTHING).sum()
-        self.prior = torch.from_numpy(np.log(smooth).astype(np.float32))  # [n_items]
+        self.prior = tensor(np.log(smooth).astype(np.float32))  # [n_items]
 
     def targets(self, model: Argus, inputs: TowerData, events: Bool, rng: np.random.Generator) -> Targets:
         """Return some events of a mask, each with a state of its user before it, drawn evenly of those within reach.
@@ -159,13 +161,13 @@ class HeadTrainer:
 
     def loss(self, targets: Targets, rows: I64, pool: Pool) -> Tensor:
         """Return the mean sampled softmax loss of some targets, demand being the prior."""
-        known, at = targets.known, torch.from_numpy(targets.place[rows])
+        known, at = targets.known, tensor(targets.place[rows])
         query = self.head.queries(known.state[at], known.taste[at], known.context[at])
         ids = np.unique(np.concatenate([targets.item[rows], pool.item]))
-        unique = torch.from_numpy(ids)
+        unique = tensor(ids)
         key = self.head.keys(self.items[unique], unique)
-        target, negative = (torch.from_numpy(np.searchsorted(ids, item)) for item in (targets.item[rows], pool.item))
-        log_expected, temperature = torch.from_numpy(pool.log_expected), self.head.log_temperature
+        target, negative = (tensor(np.searchsorted(ids, item)) for item in (targets.item[rows], pool.item))
+        log_expected, temperature = tensor(pool.log_expected), self.head.log_temperature
         return losses.next_item(query, key, target, negative, log_expected, temperature, self.prior[unique]).mean()
 
     def pool(self, rng: np.random.Generator) -> Pool:
@@ -192,8 +194,8 @@ def find_states(model: Argus, inputs: TowerData, items: Tensor, events: Bool) ->
     plan = progress_bar(batches.plan(mask, TOKENS), desc="states", unit="batch", mininterval=1, leave=False)
     parts = [_states(model, inputs, items, chosen, mask) for chosen in plan]
     if not parts:
-        none, empty = np.empty(0, np.int64), torch.empty(0, items.shape[1])
-        return States(none, empty, empty, torch.from_numpy(batches.context_of(none)))
+        none, empty = np.empty(0, np.int64), items[:0]
+        return States(none, empty, empty, tensor(batches.context_of(none)))
     return States(
         np.concatenate([part.row for part in parts]),
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("state", "taste", "context")),
@@ -205,4 +207,4 @@ def _states(model: Argus, inputs: TowerData, items: Tensor, chosen: I64, mask: T
     batch = inputs.batches.make(chosen, mask)
     encoded = read_histories(model, inputs, batch, items, np.arange(len(items)))
     state, taste = encoded.states_at(batch.events.window, batch.events.state)  # [m, d] each
-    return States(batch.events.row, state, taste, torch.from_numpy(batch.events.context))
+    return States(batch.events.row, state, taste, tensor(batch.events.context))

@@ -188,9 +188,10 @@ class NetworkSettings(FitSettings):
     )
     feedback_kinds: bool = Field(
         default=False,
-        description="Learn shares (numbers from 0 to 1) by cross-entropy and counts (whole numbers from 0) by their "
-        "logarithm. Without it only what is 0 or 1 has a cross-entropy, and all others are learned as numbers: scaled, "
-        "with a Huber loss.",
+        description="Learn shares (numbers from 0 to 1) by cross-entropy, and by their logarithm counts (whole numbers "
+        "from 0) and times (other numbers from 0 with a long tail, in whatever unit; amounts paid are learned alike). "
+        "Without it only what is 0 or 1 has a cross-entropy, and all others are learned as numbers: scaled, with a "
+        "Huber loss.",
     )
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from neural.data import TowerData
 from neural.engine import Engine, Phase
 from neural.hstu import HstuBlock
 from neural.model import Argus, Block, EntityTower, Shape
+from neural.parallel.device import array, device, moved, tensor
 from neural.parallel.ranks import ALONE, Ranks, whole
 from neural.pretraining.heads import FEEDBACK, NEXT_ITEM, NEXT_WANTED, Said, mean_losses
 from neural.pretraining.negatives import NO_POOL, Negatives, Pool, even_pool
@@ -63,7 +64,7 @@ class Encoded:
 
     def states_at(self, window: I64, state: I64) -> tuple[Tensor, Tensor]:
         """Return [n, d] states and tastes."""
-        place = torch.from_numpy(window * self.states.shape[1] + state)
+        place = tensor(window * self.states.shape[1] + state)
         return take(self.states.flatten(0, 1), place), take(self.taste.flatten(0, 1), place)
 
     def vectors_of(self, item: I64) -> Tensor:
@@ -72,7 +73,7 @@ class Encoded:
 
     def places(self, item: I64) -> Tensor:
         """Return int64[...] rows of `items`."""
-        return torch.from_numpy(np.searchsorted(self.ids, item))
+        return tensor(np.searchsorted(self.ids, item))
 
 
 def fit(data: FitData, settings: NetworkSettings, kind: "type[Trainer] | None" = None) -> Trained:
@@ -110,7 +111,7 @@ def head_losses(
     with repeatable(settings.threads, data.seed):
         inputs = TowerData.build(data, settings, settings.context, settings.feedback_kinds, earlier)
         trainer = (kind or Trainer)(inputs, settings, data.seed)
-        trainer.model.load_state_dict(torch.load(data.heads / HEADS, weights_only=True))
+        trainer.model.load_state_dict(torch.load(data.heads / HEADS, map_location="cpu", weights_only=True))
         return trainer.head_losses(*inputs.later(data, later))
 
 
@@ -123,8 +124,8 @@ def user_tokens(trained: Trained, threads: int) -> tuple[F32, I64]:
     """Return the distinct users' first tokens, float32[k, d] (the unknown one's last), and int64[n_users] places."""
     rows, place = trained.inputs.users.distinct()
     with repeatable(threads, 0), torch.no_grad():
-        tokens = trained.model.user_token(*entity_inputs(trained.inputs.users, torch.from_numpy(rows)))
-    return np.asarray(tokens.numpy(), np.float32), place.astype(np.int64)
+        tokens = trained.model.user_token(*entity_inputs(trained.inputs.users, rows))
+    return np.asarray(array(tokens), np.float32), place.astype(np.int64)
 
 
 class Trainer:
@@ -144,7 +145,7 @@ class Trainer:
             user=inputs.users.layout,
             block=BLOCKS[settings.encoder],
         )
-        self.model = self.network(shape)
+        self.model = moved(self.network(shape))
         self.optimizer = make_optimizer(self.model, self.model.table, settings)
         learned, popularity = inputs.pretrain.events, inputs.popularity
         if settings.next_items == "wanted":
@@ -208,7 +209,7 @@ class Trainer:
         with torch.no_grad():
             for chosen in batches.plan(mask, 4 * self.settings.batch_tokens)[self.ranks.number :: self.ranks.of]:
                 batch = batches.make(chosen, mask)
-                score, groups = self.scores(batch, self.encode(batch, NO_NEGATIVES)).numpy(), batch.groups
+                score, groups = array(self.scores(batch, self.encode(batch, NO_NEGATIVES))), batch.groups
                 right += right_weight(score, groups.winner, groups.loser, groups.weight)
                 total += float(groups.weight.sum(dtype=np.float64))
         right, total = self.ranks.total(right, total)
@@ -261,11 +262,11 @@ class Trainer:
         states, taste = encoded.states_at(events.window, events.state)  # [n, d] each
         if len(targets):
             each = self.next_item_losses(batch, encoded, states, pool)
-            learned = torch.from_numpy(self.next_items[events.row])
+            learned = tensor(self.next_items[events.row])
             parts.append((each * learned).sum() / whole(learned.sum(), 1))
         if FEEDBACK in self.settings.pretrain_losses:
             grade, feedback = self.answers(batch, encoded, states, taste)
-            parts.append(losses.grade(grade, torch.from_numpy(events.grade)))
+            parts.append(losses.grade(grade, tensor(events.grade)))
             if len(self.inputs.feedback):
                 parts.append(self.feedback_loss(feedback, events.feedback))
         return sum(parts[1:], parts[0])
@@ -273,16 +274,16 @@ class Trainer:
     def next_item_losses(self, batch: Batch, encoded: Encoded, states: Tensor, pool: Pool) -> Tensor:
         """Return [n]: the loss of each event's item, told from those of a pool. states: [n, d], before the events."""
         events, temperature = batch.events, self.model.log_temperature
-        query, key = self.model.next_item(states, torch.from_numpy(events.context), encoded.items)  # [n, d], [u, d]
+        query, key = self.model.next_item(states, tensor(events.context), encoded.items)  # [n, d], [u, d]
         target, drawn = encoded.places(events.item), encoded.places(pool.item)  # [n], [k]
-        return losses.next_item(query, key, target, drawn, torch.from_numpy(pool.log_expected), temperature)
+        return losses.next_item(query, key, target, drawn, tensor(pool.log_expected), temperature)
 
     def answers(self, batch: Batch, encoded: Encoded, states: Tensor, taste: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits of the events' grades, [n, grades - 1], and feedback, [n, k]. states, taste: [n, d]."""
         model, events = self.model, batch.events
-        users = model.user.vectors(states, taste, torch.from_numpy(events.context))  # [n, d]
+        users = model.user.vectors(states, taste, tensor(events.context))  # [n, d]
         items = encoded.vectors_of(events.item)  # [n, d]
-        score = model.residual(self.event_products(batch, encoded, users, items), torch.from_numpy(events.offset))
+        score = model.residual(self.event_products(batch, encoded, users, items), tensor(events.offset))
         return model.grade_logits(states, score), model.feedback_logits(states, users, items)
 
     def event_products(self, batch: Batch, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
@@ -292,22 +293,22 @@ class Trainer:
     def feedback_loss(self, logits: Tensor, value: F32) -> Tensor:
         """Return the loss of the feedback columns; logits: [n, k], value: float32[n, k] as in the log."""
         kinds = self.inputs.feedback
-        return losses.feedback(logits, torch.from_numpy(kinds.wanted(value)), torch.from_numpy(kinds.bounded))
+        return losses.feedback(logits, tensor(kinds.wanted(value)), tensor(kinds.bounded))
 
     def finetune_loss(self, batch: Batch) -> Tensor:
         """The ranker's own loss over the pairs of the batch's groups."""
         score, groups = self.scores(batch, self.encode(batch, NO_NEGATIVES)), batch.groups
-        winner, loser = (score.index_select(0, torch.from_numpy(rows)) for rows in (groups.winner, groups.loser))
-        return losses.pairwise(winner, loser, torch.from_numpy(groups.weight))  # of [p] each
+        winner, loser = (score.index_select(0, tensor(rows)) for rows in (groups.winner, groups.loser))
+        return losses.pairwise(winner, loser, tensor(groups.weight))  # of [p] each
 
     def scores(self, batch: Batch, encoded: Encoded) -> Tensor:
         """Return [m]: the training score of every impression of the batch's groups."""
         groups = batch.groups
         states, taste = encoded.states_at(groups.window, groups.state)  # [g, d] each
-        users = self.model.user.vectors(states, taste, torch.from_numpy(groups.context))  # [g, d]
-        users, items = take(users, torch.from_numpy(groups.group)), encoded.vectors_of(groups.item)  # [m, d] each
+        users = self.model.user.vectors(states, taste, tensor(groups.context))  # [g, d]
+        users, items = take(users, tensor(groups.group)), encoded.vectors_of(groups.item)  # [m, d] each
         product = self.group_products(batch, encoded, users, items)
-        return self.model.residual(product, torch.from_numpy(groups.offset))
+        return self.model.residual(product, tensor(groups.offset))
 
     def group_products(self, batch: Batch, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
         """Return [m]: as `event_products`, of the impressions of the groups."""
@@ -325,7 +326,7 @@ class Trainer:
         """Return bool[n]: which of these items lose their id, in training; the same ones in all processes."""
         whole = ids if batch.whole is None else needed_items(batch.whole, negatives)
         hide = hidden_ids(self.model.item, len(whole), self.settings.id_dropout, self.ranks.drawn)
-        return hide if hide is None or batch.whole is None else hide[torch.from_numpy(np.searchsorted(whole, ids))]
+        return hide if hide is None or batch.whole is None else hide[tensor(np.searchsorted(whole, ids))]
 
 
 def needed_items(batch: Batch, negatives: I64) -> I64:
@@ -335,12 +336,14 @@ def needed_items(batch: Batch, negatives: I64) -> I64:
 
 def hidden_ids(tower: EntityTower, n: int, id_dropout: float, drawn: torch.Generator | None = None) -> Tensor | None:
     """Return bool[n], in training: who loses its id, so that attributes learn to speak for new items."""
-    return torch.rand(n, generator=drawn) < id_dropout if tower.training and id_dropout > 0 else None
+    if not tower.training or id_dropout <= 0:
+        return None
+    return (torch.rand(n, generator=drawn) < id_dropout).to(device())  # drawn on the CPU, as all networks are
 
 
 def item_vectors(tower: EntityTower, items: Entities, ids: I64, hide: Tensor | None) -> Tensor:
     """Return [n, d]; hide: of `hidden_ids`."""
-    slots, weight, numbers = entity_inputs(items, torch.from_numpy(ids))
+    slots, weight, numbers = entity_inputs(items, ids)
     if hide is not None:
         weight = torch.cat([weight[:, :1].masked_fill(hide[:, None], 0), weight[:, 1:]], dim=1)
     vectors: Tensor = tower(slots, weight, numbers)
@@ -349,18 +352,18 @@ def item_vectors(tower: EntityTower, items: Entities, ids: I64, hide: Tensor | N
 
 def all_vectors(tower: EntityTower, entities: Entities) -> Tensor:
     """Return [n + 1, d], the unknown one's last; nothing is hidden of what is known."""
-    parts = torch.split(torch.arange(len(entities.weight)), ITEMS)
+    parts = (slice(first, first + ITEMS) for first in range(0, len(entities.weight), ITEMS))
     return torch.cat([tower(*entity_inputs(entities, part)) for part in parts])
 
 
 def read_histories(model: Argus, inputs: TowerData, batch: Batch, items: Tensor, ids: I64) -> Encoded:
     """Run the transformer once over the windows of a batch. items: [u, d], the vectors of int64[u] ids, sorted."""
-    tokens, users = batch.tokens, torch.from_numpy(batch.user.astype(np.int64))
+    tokens, users = batch.tokens, batch.user.astype(np.int64)
     states, taste = model.user.states(
-        take(items, torch.from_numpy(np.searchsorted(ids, tokens.item))),  # [b, t, d]
-        torch.from_numpy(tokens.codes),
-        torch.from_numpy(tokens.signals),
-        torch.from_numpy(batch.surprise),
+        take(items, tensor(np.searchsorted(ids, tokens.item))),  # [b, t, d]
+        tensor(tokens.codes),
+        tensor(tokens.signals),
+        tensor(batch.surprise),
         model.user_token(*entity_inputs(inputs.users, users)),  # [b, d]
     )  # [b, s, d] each
     return Encoded(states, taste, items, ids)
@@ -371,10 +374,10 @@ def take(rows: Tensor, places: Tensor) -> Tensor:
     return F.embedding(places, rows)
 
 
-def entity_inputs(entities: Entities, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def entity_inputs(entities: Entities, rows: I64 | slice) -> tuple[Tensor, Tensor, Tensor]:
     """Return slots, weight and numbers of some rows as the entity towers take them."""
-    slots, weight, numbers = (torch.from_numpy(x) for x in (entities.slots, entities.weight, entities.numbers))
-    return slots[rows], weight[rows], numbers[rows]
+    slots, weight, numbers = (tensor(x[rows]) for x in (entities.slots, entities.weight, entities.numbers))
+    return slots, weight, numbers
 
 
 def make_optimizer(model: nn.Module, table: nn.Embedding, settings: FitSettings) -> torch.optim.Optimizer:
@@ -394,12 +397,16 @@ def make_optimizer(model: nn.Module, table: nn.Embedding, settings: FitSettings)
 
 @contextlib.contextmanager
 def repeatable(threads: int, seed: int) -> Iterator[None]:
-    """Let torch compute on so many threads, from this seed and with deterministic kernels alone; then as before."""
+    """Let torch compute on so many threads, from this seed and with deterministic kernels; then as before.
+
+    On a GPU some have no such kernel (sums along a history): torch warns of them, and bits may differ.
+    """
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    gpus = [device()] if device().type == "cuda" else []
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=bool(gpus))
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(seed)
             yield
     finally:

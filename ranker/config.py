@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from features.errors import MISSING, UNKNOWN, PairliftError, Place, Problem, did_you_mean, problems
 from features.given import counted_events
 from features.log.dataset import Mapping
-from features.plugin import CheckedPlugin, make_plugin, search_plugins_in
+from features.plugin import CheckedPlugin, FeaturePlugin, TextPlugin, make_plugin, search_plugins_in
 from features.schema import Catalog
 from features.settings import (
     NAMED,
@@ -183,14 +183,17 @@ def load_config(path: Path) -> Config:
     search_plugins_in(config.folder)
     for name, settings in config.plugins.items():
         plugin = make_plugin(name, settings.path, settings.params)
-        if isinstance(plugin, CheckedPlugin):
-            _check_plugin(name, plugin, config)
+        _check_plugin(name, plugin, config)
     return config
 
 
-def _check_plugin(name: str, plugin: CheckedPlugin, config: Config) -> None:
+def _check_plugin(name: str, plugin: FeaturePlugin, config: Config) -> None:
+    texts = [text for table in (config.items, config.users) if table is not None for text in table.text]
     try:
-        plugin.check(list(config.events.feedback), list(config.events.context))
+        if isinstance(plugin, CheckedPlugin):
+            plugin.check(list(config.events.feedback), list(config.events.context))
+        if isinstance(plugin, TextPlugin):
+            plugin.check_texts(texts)
     except PairliftError as error:
         raise PairliftError(f"[plugins.{name}]: {error}") from error
 

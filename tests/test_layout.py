@@ -31,8 +31,8 @@ ROOT = Path(__file__).parent.parent
 OURS = {"features", "neural", "ranker", "pairlift"}
 MAY_IMPORT = {"features": {"features"}, "neural": {"features", "neural"}, "ranker": {"features", "ranker", "pairlift"}}
 TORCH = {
-    "answers.py", "checkpoints.py", "distil.py", "engine.py", "export.py", "heads.py", "hstu.py", "losses.py",
-    "model.py", "ranks.py", "retrieval.py", "train.py", "weights.py",
+    "answers.py", "checkpoints.py", "device.py", "distil.py", "engine.py", "export.py", "heads.py", "hstu.py",
+    "losses.py", "model.py", "ranks.py", "retrieval.py", "train.py", "weights.py",
 }  # fmt: skip
 STUBS = {"administrator.py", "server.py", "client.py", "wire.py", "messages.py"}
 #: modules of a folder

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from features.plugin import FeaturePlugin, FitData
 from features.schema import HOUR, EventLog, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
-from neural.answers import AnswersTrainer, answered, fit_answers
+from neural.answers import Answers, AnswersTrainer, answered, fit_answers
 from neural.settings import TowerSettings
 from neural.train import fit
 from neural.two_tower import TwoTower
+from neural.vocabulary.feedback import FeedbackKinds
 
 NAMES = ("like", "play", "count", "watch", "never")
 COLUMNS = ["feedback:count", "dot", "grade", "feedback:like", "feedback:play", "feedback:watch"]
@@ -154,3 +156,15 @@ def test_a_log_without_feedback_still_has_a_grade(told: World) -> None:
     plugin.fit(fit_data(told._replace(log=log), make_split(SplitSettings(), log, "UTC")))
     found = plugin.values(one_request(2, int(log.ts[-1]), 0, np.arange(9, dtype=np.int32)), Histories.build(log, 80))
     assert ((found >= 0) & (found <= 2)).all()
+
+
+def test_what_is_expected_stands_in_the_logs_own_units() -> None:
+    rng = np.random.default_rng(0)
+    times = np.where(rng.random(200) < 0.3, 0, 1000 * rng.lognormal(3, 1.5, 200))
+    values = np.stack([rng.normal(0, 9, 200), rng.poisson(3, 200), times], axis=1).astype(np.float32)
+    kinds = FeedbackKinds.build(values, True)
+    assert kinds.kind == ("number", "count", "time")
+    answers, wanted = SimpleNamespace(kinds=kinds), torch.from_numpy(kinds.wanted(values))
+    for k in range(3):
+        found = Answers._unscaled(answers, k, wanted[:, k])  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.numpy(), values[:, k], rtol=1e-4, atol=1e-2)

@@ -138,14 +138,15 @@ def test_batches_have_every_pair_once_and_the_loss_is_that_of_the_booster() -> N
     network = Network(inputs.n_numbers, len(inputs.code), inputs.n_slots, settings)
     phase = _phase("network", network, paired, paired, settings)
     with torch.no_grad():
-        s = network(paired.numbers, paired.codes).numpy().astype(np.float64)
+        s = paired.scores(network, slice(None)).numpy().astype(np.float64)
         for rng in (None, np.random.default_rng(1)):
             plan = phase.plan(rng)
             assert len(plan) > 4
             assert sorted(np.concatenate(plan).tolist()) == list(range(50))
             found, pairs = 0.0, []
             for chosen in plan:
-                row, winner, loser, weight = (x.numpy() for x in paired.pairs_of(chosen))
+                row, *of_pairs = paired.pairs_of(chosen)
+                winner, loser, weight = (x.numpy() for x in of_pairs)
                 assert len(row) <= 50 + 6
                 pairs += list(zip(row[winner], row[loser], weight, strict=True))
                 found += phase.loss(chosen).item()

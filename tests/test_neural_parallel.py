@@ -56,7 +56,7 @@ def said_of(trained: Trained) -> dict[str, Any]:
 
 def one_of_two(number: int, port: int, names: list[str], scratch: Path | None, dies: bool) -> None:
     """Fit as one of two processes; what each fit reached goes to stdout, as a line of JSON."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(number), LOCAL_WORLD_SIZE="2")
     if dies:
         Checkpoint.due = lambda self: self.path is not None  # type: ignore[method-assign]
         make = Engine._step

@@ -57,7 +57,7 @@ def slow_losses(trained: Trained, later: LaterEvents) -> dict[str, float]:
             torch.from_numpy(tokens.codes),
             torch.from_numpy(tokens.signals),
             torch.from_numpy(inputs.expected.surprise(tokens)),
-            model.user_token(*entity_inputs(inputs.users, torch.tensor([user]))),
+            model.user_token(*entity_inputs(inputs.users, np.array([user]))),
             torch.from_numpy(tokens.length),
         )
         context = torch.from_numpy(inputs.spec.context_codes(log.surface[k : k + 1], log.ts[k : k + 1], NO_CONTEXT))

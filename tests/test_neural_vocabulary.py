@@ -99,6 +99,12 @@ def test_a_context_that_no_one_has_is_told() -> None:
         ([0, 3.5], "number", "number"),
         ([-1, 0, 1], "number", "number"),
         ([2, 2], "number", "count"),
+        ([2.5, 2.5], "number", "number"),
+        ([0, 0, 0.5, 3, 5, 8.5, 400], "number", "time"),  # seconds, one of them overnight
+        ([0, 0, 500, 3000, 5000, 8500, 400_000], "number", "time"),  # the same in milliseconds
+        ([0, 0, 1, 3, 5, 8, 400], "number", "count"),
+        ([0.5, 3, 3.5, 4, 4, 4.5, 5], "number", "number"),  # stars
+        ([1000, 3000, 2000], "number", "number"),
     ],
 )
 def test_the_kind_of_a_column_is_what_its_values_are(values: list[float], plain: str, all_kinds: str) -> None:
@@ -110,7 +116,8 @@ def test_the_kind_of_a_column_is_what_its_values_are(values: list[float], plain:
 @given(st.integers(0, 10_000), st.booleans())
 def test_what_is_learned_of_each_kind(seed: int, all_kinds: bool) -> None:
     rng = np.random.default_rng(seed)
-    columns = (rng.random(30) < 0.3, rng.random(30), rng.poisson(2, 30), rng.normal(0, 9, 30), np.full(30, NAN))
+    some, long = rng.random(30) < 0.3, np.where(rng.random(30) < 0.2, 0, rng.lognormal(3, 2, 30))
+    columns = (some, rng.random(30), rng.poisson(2, 30), rng.normal(0, 9, 30), np.full(30, NAN), long)
     values = np.stack(columns, axis=1).astype(np.float32)
     values[rng.random(values.shape) < 0.2] = NAN
     kinds = FeedbackKinds.build(values, all_kinds)
@@ -120,12 +127,14 @@ def test_what_is_learned_of_each_kind(seed: int, all_kinds: bool) -> None:
     for k, kind in enumerate(kinds.kind):
         known = values[np.isfinite(values[:, k]), k].astype(np.float64)
         raw = np.log1p(known) if kind == "count" else known
-        if kind in ("number", "count"):
+        if kind == "time":
+            raw = np.log1p(known / np.median(known[known > 0]))
+        if kind in ("number", "count", "time"):
             raw = (raw - raw.mean()) / (raw.std() or 1)
         np.testing.assert_allclose(wanted[np.isfinite(values[:, k]), k], raw, atol=1e-5)
     assert kinds.bounded.tolist() == [kind in ("binary", "share") for kind in kinds.kind]
-    later = np.array([[NAN, 1.5, -3, NAN, 7]], np.float32)  # what the fit did not have
-    assert np.isfinite(kinds.wanted(later)[0, [1, 2, 4]]).all()
+    later = np.array([[NAN, 1.5, -3, NAN, 7, -1]], np.float32)  # what the fit did not have
+    assert np.isfinite(kinds.wanted(later)[0, [1, 2, 4, 5]]).all()
 
 
 def test_numbers_are_scaled_as_the_signals_of_tokens_are() -> None:

@@ -225,8 +225,11 @@ def test_a_requests_categories_and_numbers_keep_their_rows() -> None:
     age, price = ContextAttribute("age", 1, False, (1.0, 2.0)), ContextAttribute("price", 2, False, (5.0,))
     assert known.context_rows(age, catalog).tolist() == [0, 1, 2, 3]
     assert known.context_rows(price, catalog).tolist() == [0, -1, -1]
-    kinds = FeedbackKinds(("binary", "number"), np.zeros(2), np.ones(2))
+    kinds = FeedbackKinds(("binary", "number"), np.zeros(2), np.ones(2), np.ones(2))
     with pytest.raises(PairliftError, match="'plays' was a count, now it is a number"):
         known.kinds(kinds)
     kept = known.kinds(replace(kinds, kind=("binary", "binary")))
     assert (kept.kind, kept.mean.tolist(), kept.scale.tolist()) == (("share", "count"), [0.0, 0.5], [1.0, 2.0])
+    assert kept.unit.tolist() == [1.0, 1.0]  # of a fit that knew no times
+    timed = replace(known, feedback={"stay": ["time", 0.5, 2.0, 30.0], "plays": ["count", 0.5, 2.0, 1.0]})
+    assert timed.kinds(replace(kinds, kind=("number", "count"))).unit.tolist() == [30.0, 1.0]

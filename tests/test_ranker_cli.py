@@ -57,8 +57,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_validate_tells_rows_grades_pairs_and_what_is_odd(tmp_path: Path) -> None:
-    code, said = pairlift("validate", write_world(tmp_path))
-    assert code == 0
+    toml, tagged = write_world(tmp_path), "(SELECT DISTINCT item_id, [item_id, 7] AS tags FROM 'log.parquet')"
+    toml.write_text(f'{toml.read_text()}[items]\nsource = "{tagged}"\ncolumns = {{tags = "tags"}}\n')
+    code, said = pairlift("validate", toml)
+    assert code == 0, said
+    assert "[items.columns] tags is a list of whole numbers: each is a category of its own; if they are" in said
     for part in ("9,600 events, 60 users", "(no grade)", "like > skip", "pairs of weight 2", "test ", "NULL"):
         assert part in said, part
 

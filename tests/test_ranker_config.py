@@ -311,6 +311,11 @@ def test_a_wrong_option_of_a_plugin_is_one_sentence(path: str, params: dict[str,
          "[events.context] was expected, found 'devise' (did you mean 'device'?)"),
         ("cross_encoder:CrossEncoder", 'context = ["devise"]', "context: surface, hour, weekday or a name of "
          "[events.context] was expected, found 'devise' (did you mean 'device'?)"),
+        ("two_tower:TwoTower", "words = true", "words: [items.text] and [users.text] name no text; name one, or leave "
+         "`words` out"),
+        ("limaml:LiMAML", "words = true", "words: [items.text] and [users.text] name no text; name one, or leave "
+         "`words` out"),
+        ("two_tower:TwoTower", "words = true\n[users]\nsource = 'u'\n[users.text]\nabout = 'a'", ""),
         ("two_tower:TwoTower", 'columns = ["feedback:like", "grade"]\ncontext = ["device", "hour"]', ""),
     ],
 )  # fmt: skip

@@ -77,6 +77,24 @@ def test_users_of_a_file_in_its_order_and_those_that_nobody_knows(late, world, t
     assert not (tmp_path / "out" / ITEMS).exists()
 
 
+def test_a_side_that_is_not_wanted_stays_where_it_is_of_the_same_bundle(late, tmp_path):
+    out = tmp_path / "out"
+    write_vectors(late, out, Wanted())
+    before = {name: (out / name).read_bytes() for name in (USERS, ITEMS)}
+    (users,) = write_vectors(late, out, Wanted(sides=(USERS,), as_of=late.state.end - DAY))
+    assert sorted(path.name for path in out.iterdir()) == [ITEMS, USERS]
+    assert (out / ITEMS).read_bytes() == before[ITEMS]
+    assert users.path.read_bytes() != before[USERS]
+    others = [(replace(late, version="next"), "items.parquet would stay, but bundle is world, here it is next")]
+    others.append((replace(late, plugins={"mine": late.plugins["als"]}, config=late.config.model_copy(
+        update={"plugins": {"mine": late.config.plugins["als"]}})), "but plugin is als, here it is mine"))  # fmt: skip
+    for other, said in others:
+        with pytest.raises(PairliftError, match=said):
+            write_vectors(other, out, Wanted(sides=(USERS,)))
+    assert (out / ITEMS).read_bytes() == before[ITEMS]
+    write_vectors(others[0][0], out, Wanted())  # both sides
+
+
 def test_recorded_events_count_and_so_do_users_who_came_with_them(bundle, world, tmp_path):
     end, items = bundle.state.end, world.catalog.item_ids[[3, 4, 5]]
     old, new = user_id(world, 1), 3

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from contracts import fit_data
 from served import ROOT, pairlift
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from world import SMALL_TOWERS, make_world, write_world
 
 from features.errors import PairliftError
@@ -259,6 +260,17 @@ def test_torchrun_trains_the_bundle_that_one_process_trains(tmp_path: Path) -> N
         both = losses(csv.DictReader(file))
     assert len(both) > 4
     np.testing.assert_allclose(both, losses(alone.curve), rtol=1e-5)  # type: ignore[attr-defined]
+
+
+def test_the_report_of_torchrun_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pairlift.toml").write_text("[split]\nt4 = 1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    code, said = pairlift("train", tmp_path / "pairlift.toml", "--out", tmp_path / "bundle")
+    found = ProcessFailure(local_rank=0, pid=os.getpid(), exitcode=code, error_file=str(tmp_path / "error.json"))
+    assert code == 2
+    assert found.message in said
+    assert "t4" in found.message
+    assert found.timestamp > 0
 
 
 def test_a_command_that_fits_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

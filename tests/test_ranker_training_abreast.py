@@ -15,7 +15,7 @@ from ranker.training.booster import fit_booster
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(module, "cores", lambda: 2)
 
 
 def test_results_come_in_the_order_of_the_fits_and_two_run_at_a_time(two_cores: None) -> None:

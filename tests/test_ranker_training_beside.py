@@ -12,7 +12,7 @@ from features.errors import PairliftError
 from features.files import made_folder
 from ranker.config import Config, load_config
 from ranker.training import beside as module
-from ranker.training.beside import Wanted, fit_beside, memory_free
+from ranker.training.beside import Wanted, fit_beside
 from ranker.training.plugins import plugin_is_fitted, plugin_seconds, plugin_stage, refit_stage
 from ranker.training.prepared import prepare
 
@@ -46,7 +46,7 @@ class Endless(Noise):
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(module, "cores", lambda: 2)
 
 
 def imported(folder: Path, more: str = "") -> Config:
@@ -103,35 +103,6 @@ def test_fits_of_as_many_threads_as_there_are_cores_are_made_one_by_one(
     monkeypatch.setattr(module.subprocess, "Popen", None)
     fit_beside(all_of(config, "tower"), module.WORTH)
     assert fitted(config, "tower") == [False] * 3
-
-
-GIB = 2**30
-#: a container's own cgroup at the top of the mount, which is not at the path that the host knows it by
-POD = {"proc/self/cgroup": "0::/kubepods/pod1/box\n", "sys/fs/cgroup/memory.max": f"{4 * GIB}\n"}
-POD |= {"sys/fs/cgroup/memory.current": f"{3 * GIB}\n", "sys/fs/cgroup/memory.stat": f"anon 1\ninactive_file {GIB}\n"}
-#: version 2 with the whole tree in sight: the limit stands above
-SLICE = {"proc/self/cgroup": "0::/a.slice/b.scope\n", "sys/fs/cgroup/a.slice/memory.max": f"{3 * GIB}\n"}
-SLICE |= {"sys/fs/cgroup/a.slice/memory.current": f"{GIB}\n", "sys/fs/cgroup/a.slice/b.scope/memory.max": "max\n"}
-SLICE |= {"sys/fs/cgroup/a.slice/b.scope/memory.current": f"{GIB}\n"}
-OLD, AT = "9:cpu,cpuacct:/\n4:memory:/docker/box\n0::/\n", "sys/fs/cgroup/memory/docker/box/memory."
-V1 = {"proc/self/cgroup": OLD, f"{AT}limit_in_bytes": f"{2 * GIB}\n", f"{AT}usage_in_bytes": f"{2 * GIB}\n"}
-V1 |= {f"{AT}stat": f"inactive_file 7\ntotal_inactive_file {GIB // 2}\n"}
-V1 |= {"sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}
-V1 |= {"sys/fs/cgroup/memory/memory.usage_in_bytes": f"{9 * GIB}\n"}
-
-
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [({}, 8 * GIB), (POD, 2 * GIB), (SLICE, 2 * GIB), (V1, GIB // 2)],
-    ids=["none", "pod", "v2", "v1"],
-)
-def test_memory_is_what_the_machine_and_the_cgroups_leave(files: dict[str, str], free: int, tmp_path: Path) -> None:
-    meminfo = {"proc/meminfo": f"MemTotal: {16 * 2**20} kB\nMemAvailable:   {8 * 2**20} kB\nHugePages_Total:    0\n"}
-    for name, text in (meminfo | files).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert memory_free(tmp_path) == free
-    assert 0 < memory_free() < 2**50
 
 
 def test_what_fails_beside_fails_again_where_it_is_wanted(

@@ -207,6 +207,8 @@ def test_plugins_that_can_go_on_from_an_earlier_bundle(tmp_path: Path) -> None:
         assert code == 0, said
         assert load_bundle(tmp_path / "bundle").plugins["days"].days == day  # type: ignore[attr-defined]
         assert read_manifest(tmp_path / "bundle")["measured"].get("warm_plugins") == before
+    code, said = pairlift(*words, *warm)  # the second run of one day
+    assert (code, f"it went on from bundle {before} to this very t1" in said) == (2, True)
     code, said = pairlift(*words, *warm, "--refit", tmp_path / "bundle")
     assert (code, "choose one" in said) == (2, True)
     toml.write_text(toml.read_text().replace("[booster]", "[split]\nt1 = 0.1\n[booster]"))

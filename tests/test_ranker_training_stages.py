@@ -149,6 +149,7 @@ UNREAD = {
     "features.progress": "it tells how far that is",
     "ranker.torchrun.place": "how many processes fit together enters the key",
     "ranker.torchrun.together": "how many processes fit together enters the key",
+    "features.machine": "how many fits run at a time changes none of them",
     "ranker.code_hash": "it makes keys alone",
     "ranker.training.stages": "it keeps what was made",
     "ranker.training.booster.check_params": "it refuses settings, or does nothing",

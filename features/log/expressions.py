@@ -8,10 +8,12 @@ import duckdb
 
 from features.errors import PairliftError
 from features.log.sources import brief, explained, relation
-from features.settings import EventsSettings
+from features.settings import EventsSettings, ItemsSettings, UsersSettings
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 NUMBERS = INTEGERS | {"UBIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BOOLEAN"}
+#: of lists that are kept as categories without being text
+WHOLE = INTEGERS | {"UBIGINT", "HUGEINT", "UHUGEINT"}
 #: of event ids, which become text
 ID_KINDS = INTEGERS | {"UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "VARCHAR", '"NULL"'}
 #: gives the SQL type of an expression, from the name of its place in the TOML and itself
@@ -36,6 +38,17 @@ def id_type(place: str, kind: str) -> str:
     if kind in INTEGERS or kind == "VARCHAR":
         return "BIGINT" if kind in INTEGERS else "VARCHAR"
     raise PairliftError(f"{place}: ids are integers or text, found {kind}; write '(…)::BIGINT' or '(…)::VARCHAR'")
+
+
+def integer_lists(table: str, settings: ItemsSettings | UsersSettings, data: Path) -> list[str]:
+    """Return the names of attributes that are lists of whole numbers. table: items or users. data: as `columns_of`."""
+    with duckdb.connect() as con:
+        columns, origin = columns_of(con, table, settings.source, data), relation(settings.source, data)
+        kinds = {
+            name: type_of(con, origin, f"[{table}.columns] {name}", expression, columns)
+            for name, expression in settings.columns.items()
+        }
+    return [name for name, kind in kinds.items() if kind.endswith("]") and kind[: kind.rindex("[")] in WHOLE]
 
 
 def is_number(kind: str) -> bool:

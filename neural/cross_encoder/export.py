@@ -12,6 +12,7 @@ from neural.cross_encoder.runtime import SCORER_INPUTS
 from neural.export import check_parity, example_length, export, random_context, random_user_batch
 from neural.histories import TokenSpec
 from neural.model import Argus
+from neural.parallel.device import on_cpu
 
 
 def export_scorer(model: Argus, spec: TokenSpec, path: Path) -> None:
@@ -19,7 +20,7 @@ def export_scorer(model: Argus, spec: TokenSpec, path: Path) -> None:
 
     Dynamic are the number of requests, of their candidates, and of the tokens, up to the history's length.
     """
-    scorer, width, rng = Scorer(cast(CrossArgus, model)).eval(), model.shape.width, np.random.default_rng(0)
+    scorer, width, rng = Scorer(cast(CrossArgus, on_cpu(model))).eval(), model.shape.width, np.random.default_rng(0)
     b, q = torch.export.Dim("b"), torch.export.Dim("q")
     # A history of one event leaves no range to a dynamic size.
     t = {1: torch.export.Dim("t", min=1, max=spec.length)} if spec.length > 1 else {}

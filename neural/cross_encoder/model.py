@@ -116,7 +116,7 @@ class Scorer(nn.Module):
         at = length.view(-1, 1, 1).expand(-1, 1, states.shape[2])
         last, liked = (x.gather(1, at).squeeze(1) for x in (states, taste))  # [b, d] each
         users = model.user.vectors(last, liked, context).unsqueeze(1)  # [b, 1, d]
-        hidden = (torch.arange(states.shape[1]) > length.unsqueeze(1)).unsqueeze(1)  # [b, 1, s]
+        hidden = (torch.arange(states.shape[1], device=states.device) > length.unsqueeze(1)).unsqueeze(1)  # [b, 1, s]
         memory = model.remember(states, item, surprise, age.unsqueeze(1), hidden)
         scores: Tensor = model.cross(users, candidates, memory)
         return scores

@@ -17,6 +17,7 @@ from neural.cross_encoder.model import CrossArgus
 from neural.cross_encoder.runtime import log_hours
 from neural.cross_encoder.settings import CrossSettings
 from neural.model import QUERIES, Argus, Shape
+from neural.parallel.device import array, tensor
 from neural.train import Encoded, Trained, Trainer, all_vectors, fit, repeatable, take
 
 
@@ -52,15 +53,15 @@ class CrossTrainer(Trainer):
         is asked are never held at once.
         """
         model, tokens = cast(CrossArgus, self.model), batch.tokens
-        history, surprise = encoded.vectors_of(tokens.item), torch.from_numpy(batch.surprise)
+        history, surprise = encoded.vectors_of(tokens.item), tensor(batch.surprise)
         seen = np.arange(encoded.states.shape[1])
 
         def look(place: I64) -> Tensor:
             """int64[b, q] rows of what is asked -> [b, q]."""
             age = log_hours(asked.as_of[place][:, :, None], tokens.ts[:, None, :])  # [b, q, t]
             hidden = seen > asked.state[place][:, :, None]  # [b, q, s]
-            memory = model.remember(encoded.states, history, surprise, torch.from_numpy(age), torch.from_numpy(hidden))
-            rows = torch.from_numpy(place)
+            memory = model.remember(encoded.states, history, surprise, tensor(age), tensor(hidden))
+            rows = tensor(place)
             scores: Tensor = model.cross(take(users, rows), take(items, rows), memory)
             return scores
 
@@ -70,7 +71,7 @@ class CrossTrainer(Trainer):
             scores = look(place)
         else:
             scores = torch.cat([checkpoint(look, part, use_reentrant=False) for part in parts], dim=1)
-        return take(scores.reshape(-1, 1), torch.from_numpy(flat)).squeeze(-1)
+        return take(scores.reshape(-1, 1), tensor(flat)).squeeze(-1)
 
 
 def padded(window: I64, b: int) -> tuple[I64, I64]:
@@ -91,4 +92,4 @@ def fit_cross(data: FitData, settings: CrossSettings) -> Trained:
 def served_items(trained: Trained, threads: int) -> F32:
     """Return float32[n_items + 1, d] from the item tower, the unknown item's last."""
     with repeatable(threads, 0), torch.no_grad():
-        return np.asarray(all_vectors(trained.model.item, trained.inputs.items).numpy(), np.float32)
+        return np.asarray(array(all_vectors(trained.model.item, trained.inputs.items)), np.float32)

@@ -9,11 +9,12 @@ from torch import Tensor
 from neural.export import check_parity, export
 from neural.final.inputs import INPUTS, Inputs
 from neural.final.model import Mean
+from neural.parallel.device import on_cpu
 
 
 def export_ranker(mean: Mean, inputs: Inputs, path: Path) -> None:
     """Write the mean of the networks; PairliftError where ONNX Runtime differs from torch. Dynamic are the rows."""
-    mean.eval()
+    mean = on_cpu(mean).eval()
     rng, n = np.random.default_rng(0), torch.export.Dim("n")
     export(mean, random_batch(inputs, 5, rng), INPUTS, ({0: n}, {0: n}), path)
     check_parity(mean, path, INPUTS, [random_batch(inputs, rows, rng) for rows in (1, 2, 500)])

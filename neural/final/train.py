@@ -20,6 +20,7 @@ from neural.final.inputs import Inputs
 from neural.final.model import Mean, Network
 from neural.final.settings import NetworkRankerSettings
 from neural.histories import ranges
+from neural.parallel.device import array, moved, tensor
 from neural.train import LARGEST_GRADIENT, SEED_STEP, repeatable, take
 
 #: rows that are scored at a time in a validation
@@ -30,8 +31,8 @@ CHUNK = 65_536
 class Paired:
     """g groups that have pairs, with their rows and pairs side by side."""
 
-    numbers: Tensor  # [n, a]
-    codes: Tensor  # int64[n, k]
+    numbers: F32  # [n, a]
+    codes: I64  # [n, k]
     row: I64  # [g, 2], first row of each group, and the one behind its last
     pair: I64  # [g, 2], likewise of its pairs
     winner: I64  # [p], row
@@ -41,13 +42,12 @@ class Paired:
     @classmethod
     def of(cls, rows: Slice, inputs: Inputs) -> "Paired":
         """Read the rows and sort the pairs by group."""
-        numbers, codes = (torch.from_numpy(x) for x in inputs.encode(rows.matrix))
         of_pair = rows.group[rows.pairs.winner]
         order = np.argsort(of_pair, kind="stable")
         group = np.unique(of_pair)
         row, pair = _bounds(rows.group, group), _bounds(of_pair[order], group)
         winner, loser = (x[order].astype(np.int64) for x in (rows.pairs.winner, rows.pairs.loser))
-        return cls(numbers, codes, row, pair, winner, loser, rows.pairs.weight[order])
+        return cls(*inputs.encode(rows.matrix), row, pair, winner, loser, rows.pairs.weight[order])
 
     def plan(self, most: int, rng: np.random.Generator | None = None) -> list[I64]:
         """Return batches of groups, int64 each, of about `most` rows; drawn anew where there is a generator."""
@@ -55,22 +55,27 @@ class Paired:
         batch = np.cumsum(np.diff(self.row[order], axis=1)[:, 0]) // most
         return np.split(order, np.flatnonzero(np.diff(batch)) + 1)
 
-    def pairs_of(self, chosen: I64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def pairs_of(self, chosen: I64) -> tuple[I64, Tensor, Tensor, Tensor]:
         """Return int64[m] rows of some groups; of their pairs the winner's and the loser's place in it; the weight."""
         start, stop = self.row[chosen].T
         place = np.cumsum(stop - start) - (stop - start)  # of each group's first row among the m
         pairs = ranges(*self.pair[chosen].T)
         shift = np.repeat(place - start, np.diff(self.pair[chosen], axis=1)[:, 0])
-        found = (ranges(start, stop), self.winner[pairs] + shift, self.loser[pairs] + shift, self.weight[pairs])
-        rows, winner, loser, weight = (torch.from_numpy(x) for x in found)
-        return rows, winner, loser, weight
+        found = (self.winner[pairs] + shift, self.loser[pairs] + shift, self.weight[pairs])
+        winner, loser, weight = map(tensor, found)
+        return ranges(start, stop), winner, loser, weight
+
+    def scores(self, network: Network, rows: I64 | slice) -> Tensor:
+        """Return [m] scores of some rows."""
+        scores: Tensor = network(tensor(self.numbers[rows]), tensor(self.codes[rows]))
+        return scores
 
     def accuracy(self, network: Network) -> float:
         """Return the weighted share of pairs that it orders right, ties one half."""
         network.eval()
         parts = (slice(k, k + CHUNK) for k in range(0, len(self.numbers), CHUNK))
         with torch.no_grad():
-            score = np.concatenate([network(self.numbers[part], self.codes[part]).numpy() for part in parts])
+            score = np.concatenate([array(self.scores(network, part)) for part in parts])
         right = right_weight(score, self.winner, self.loser, self.weight)
         return right / float(self.weight.sum(dtype=np.float64))
 
@@ -91,7 +96,7 @@ def fit(
     networks, epochs, curve = [], [], []
     for k in range(settings.networks):
         with repeatable(settings.threads, seed + SEED_STEP * k):
-            network = Network(inputs.n_numbers, len(inputs.code), inputs.n_slots, settings)
+            network = moved(Network(inputs.n_numbers, len(inputs.code), inputs.n_slots, settings))
             rng = np.random.default_rng(seed + SEED_STEP * k)
             engine = Engine(network, adamw(network, settings.weight_decay), rng, NOWHERE, LARGEST_GRADIENT)
             engine.train([_phase(f"network {k + 1} of {settings.networks}", network, learned, judged, settings)])
@@ -110,7 +115,7 @@ def _phase(name: str, network: Network, learned: Paired, judged: Paired, setting
 
     def loss(chosen: I64) -> Tensor:
         rows, winner, loser, weight = learned.pairs_of(chosen)
-        score = network(learned.numbers[rows], learned.codes[rows]).unsqueeze(1)
+        score = learned.scores(network, rows).unsqueeze(1)
         behind = (take(score, loser) - take(score, winner)).squeeze(1)  # [p]
         return (weight * F.softplus(behind)).sum() / whole
 

@@ -96,7 +96,7 @@ class MetaNetwork(nn.Module):
         user: [b, d]. items: [b, t, d], of the support; offset: [b, t]; rank: int64[b, t], -1 for no part of it.
         """
         cuts = self.cuts
-        above = (rank.unsqueeze(-1) > torch.arange(len(cuts))).to(items.dtype)
+        above = (rank.unsqueeze(-1) > torch.arange(len(cuts), device=cuts.device)).to(items.dtype)
         there = (rank >= 0).to(items.dtype)
         out: Tensor = self.meta(user, with_one(items), self.known * offset, above, there, cuts)
         return out

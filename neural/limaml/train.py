@@ -23,6 +23,7 @@ from neural.limaml.inner import MetaParameters
 from neural.limaml.model import MetaNetwork
 from neural.limaml.settings import LiMAMLSettings
 from neural.limaml.tasks import Query, TaskData, Tasks
+from neural.parallel.device import array, moved, tensor
 from neural.runtime import Vectors
 from neural.train import (
     LARGEST_GRADIENT,
@@ -66,15 +67,17 @@ class Trainer:
         self.data = TaskData(inputs, settings, zone)
         self.rng = np.random.default_rng(seed)
         s = settings
-        self.model = MetaNetwork(
-            rows=inputs.rows,
-            item=inputs.items.layout,
-            user=inputs.users.layout,
-            n_cuts=max(inputs.spec.n_grades - 1, 1),
-            width=s.width,
-            hidden=s.hidden,
-            steps=s.inner_steps,
-            dropout=s.dropout,
+        self.model = moved(
+            MetaNetwork(
+                rows=inputs.rows,
+                item=inputs.items.layout,
+                user=inputs.users.layout,
+                n_cuts=max(inputs.spec.n_grades - 1, 1),
+                width=s.width,
+                hidden=s.hidden,
+                steps=s.inner_steps,
+                dropout=s.dropout,
+            )
         )
         self.optimizer = make_optimizer(self.model, self.model.table, settings)
 
@@ -126,14 +129,14 @@ class Trainer:
         """Return the ordinal loss of the grades of the events that came next."""
         query, rank = self.data.event_query(tasks)
         logits = self.scores(tasks, query).unsqueeze(-1) - self.model.cuts  # [m, c]
-        return losses.grade(logits, torch.from_numpy(rank))
+        return losses.grade(logits, tensor(rank))
 
     def pair_loss(self, tasks: Tasks) -> Tensor:
         """Return the ranker's own loss over the pairs of the groups."""
         query, pairs = self.data.group_query(tasks)
         score = self.scores(tasks, query)
-        winner, loser = (score.index_select(0, torch.from_numpy(rows)) for rows in (pairs.winner, pairs.loser))
-        return losses.pairwise(winner, loser, torch.from_numpy(pairs.weight))
+        winner, loser = (score.index_select(0, tensor(rows)) for rows in (pairs.winner, pairs.loser))
+        return losses.pairwise(winner, loser, tensor(pairs.weight))
 
     def accuracy(self) -> float:
         """Return the PairAccuracy of the training score on the groups of the validation slice; NaN without pairs."""
@@ -143,7 +146,7 @@ class Trainer:
         with torch.no_grad():
             for part in tasks.batches(4 * self.settings.batch_tokens, self.settings.query, None):
                 query, pairs = self.data.group_query(part)
-                score = self.scores(part, query).numpy()
+                score = array(self.scores(part, query))
                 right += right_weight(score, pairs.winner, pairs.loser, pairs.weight)
                 total += float(pairs.weight.sum(dtype=np.float64))
         return right / total if total else float("nan")
@@ -156,28 +159,28 @@ class Trainer:
         vectors = item_vectors(model.item, self.inputs.items, ids, hide)
 
         def of(item: I64) -> Tensor:
-            return take(vectors, torch.from_numpy(np.searchsorted(ids, item)))
+            return take(vectors, tensor(np.searchsorted(ids, item)))
 
-        user = model.user(*entity_inputs(self.inputs.users, torch.from_numpy(tasks.user.astype(np.int64))))
-        offset, rank = torch.from_numpy(support.offset), torch.from_numpy(support.rank)
-        adapted = take(model.embeddings(user, of(support.item), offset, rank), torch.from_numpy(query.task))
-        return model.scores(adapted, of(query.item), torch.from_numpy(query.offset))
+        user = model.user(*entity_inputs(self.inputs.users, tasks.user.astype(np.int64)))
+        offset, rank = tensor(support.offset), tensor(support.rank)
+        adapted = take(model.embeddings(user, of(support.item), offset, rank), tensor(query.task))
+        return model.scores(adapted, of(query.item), tensor(query.offset))
 
 
 def served_block(model: MetaNetwork) -> MetaParameters:
     """Return the meta block for serving."""
     meta = model.meta
 
-    def array(x: Tensor) -> F32:
-        return np.array(x.detach().numpy(), np.float32)
+    def copied(x: Tensor) -> F32:
+        return np.array(array(x), np.float32)
 
     return MetaParameters(
-        up=array(meta.up.weight),
-        up_bias=array(meta.up.bias),
-        down=array(meta.down.weight),
-        down_bias=array(meta.down.bias),
-        rate=array(meta.log_rate.exp()),
-        cuts=array(model.cuts),
+        up=copied(meta.up.weight),
+        up_bias=copied(meta.up.bias),
+        down=copied(meta.down.weight),
+        down_bias=copied(meta.down.bias),
+        rate=copied(meta.log_rate.exp()),
+        cuts=copied(model.cuts),
         shrink=meta.log_shrink.exp().item(),
         known=model.known.item(),
     )
@@ -188,12 +191,12 @@ def served_vectors(trained: Trained, threads: int) -> Vectors:
     inputs, model = trained.inputs, trained.model
     rows, place = inputs.users.distinct()
     with repeatable(threads, 0), torch.no_grad():
-        users = model.user(*entity_inputs(inputs.users, torch.from_numpy(rows)))
+        users = model.user(*entity_inputs(inputs.users, rows))
         items = all_vectors(model.item, inputs.items)
     return Vectors(
-        items=np.asarray(items.numpy(), np.float32),
+        items=np.asarray(array(items), np.float32),
         known_items=inputs.items.known[:-1],
-        users=np.asarray(users.numpy(), np.float32),
+        users=np.asarray(array(users), np.float32),
         user_row=place.astype(np.int64),
         keys=np.empty((inputs.spec.n_items, 0), np.float32),
     )

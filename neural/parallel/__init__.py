@@ -1,1 +1,1 @@
-"""One network trained by several processes: what each reads of a batch, and what they exchange."""
+"""Where networks are trained, and one network by several processes: what each reads of a batch, what they exchange."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from features.schema import I64
+from neural.parallel.device import device, gpu_states, moved
 
 T = TypeVar("T")
 
@@ -43,7 +44,9 @@ def whole(total: Tensor, least: float = 0.0) -> Tensor:
 
 def mean(values: Tensor) -> Tensor:
     """Return what a share of a batch adds to the mean of the whole batch's values; of a whole batch, the mean."""
-    return values.mean() if _Now.shares == 1 else values.sum() / whole(torch.tensor(values.numel()), 1.0)
+    if _Now.shares == 1:
+        return values.mean()
+    return values.sum() / whole(torch.tensor(values.numel(), device=values.device), 1.0)
 
 
 class Ranks:
@@ -90,7 +93,7 @@ class Ranks:
         self.drawn = torch.Generator()
         self.drawn.set_state(self.from_first(torch.get_rng_state()))
         self._seed = torch.initial_seed()
-        share = _Share(model, self.of)
+        share = moved(_Share(model, self.of))
         return DistributedDataParallel(share, forward_sync_buffers=False, find_unused_parameters=True)
 
     def begin_step(self, *step: int) -> None:
@@ -100,13 +103,19 @@ class Ranks:
             torch.manual_seed(int(seed >> np.uint64(1)))
 
     @property
-    def random_state(self) -> Tensor:
-        """The state of the generator that decides what comes, as the first process keeps it."""
-        return torch.get_rng_state() if self.drawn is None else self.drawn.get_state()
+    def random_state(self) -> tuple[Tensor, ...]:
+        """The states of the generators that decide what comes, as the first process keeps them."""
+        return (torch.get_rng_state(), *gpu_states()) if self.drawn is None else (self.drawn.get_state(),)
 
     @random_state.setter
-    def random_state(self, state: Tensor) -> None:
-        torch.set_rng_state(state) if self.drawn is None else self.drawn.set_state(state)
+    def random_state(self, states: tuple[Tensor, ...]) -> None:
+        state, *of_gpu = states
+        if self.drawn is not None:
+            self.drawn.set_state(state)
+            return
+        torch.set_rng_state(state)
+        if of_gpu and device().type == "cuda":
+            torch.cuda.set_rng_state(of_gpu[0], device())
 
     def total(self, *values: float) -> tuple[float, ...]:
         """Return the sums of numbers over the processes, the same in all of them."""

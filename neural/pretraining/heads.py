@@ -10,6 +10,7 @@ from torch import Tensor
 from features.schema import I64
 from features.state.histories import Histories
 from neural import losses
+from neural.parallel.device import tensor
 from neural.vocabulary.feedback import FeedbackKinds
 
 #: the heads, as `pretrain_losses` names them
@@ -47,13 +48,13 @@ def mean_losses(
     if NEXT_ITEM in heads:
         each = torch.cat([part.next_item for part in said]).double()
         found[NEXT_ITEM] = each.mean()
-        found[NEXT_WANTED] = each[torch.from_numpy(histories.grade[row] >= floor)].mean()
+        found[NEXT_WANTED] = each[tensor(histories.grade[row] >= floor)].mean()
     if FEEDBACK in heads:
-        rank = torch.from_numpy(histories.grade[row].astype(np.int64))
+        rank = tensor(histories.grade[row].astype(np.int64))
         each = losses.grade(torch.cat([part.grade for part in said]).double(), rank)
         found["grade"] = each if (rank >= 0).any() else NOTHING
         if len(kinds):
-            wanted, bounded = torch.from_numpy(kinds.wanted(histories.feedback[row])), torch.from_numpy(kinds.bounded)
+            wanted, bounded = tensor(kinds.wanted(histories.feedback[row])), tensor(kinds.bounded)
             logits = torch.cat([part.feedback for part in said])
             each = losses.feedback(logits.double(), wanted.double(), bounded)
             found["feedback"] = each if wanted.isfinite().any() else NOTHING

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from neural.export import check_parity, export
+from neural.parallel.device import on_cpu
 from neural.sasrec.model import Encoder
 from neural.sasrec.runtime import INPUTS
 
@@ -16,7 +17,7 @@ def export_encoder(encoder: Encoder, path: Path) -> None:
 
     Dynamic are the number of sequences, and their length up to the longest.
     """
-    encoder.eval()
+    encoder = on_cpu(encoder).eval()
     most, rng = encoder.position.num_embeddings, np.random.default_rng(0)
     b = torch.export.Dim("b")
     # A sequence of one item leaves no range to a dynamic size.

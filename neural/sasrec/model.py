@@ -53,11 +53,11 @@ class Encoder(nn.Module):
     def _embedded(self, item: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Return [b, t, d], the items in their places, and the mask [b, 1, t, t]."""
         t = item.shape[1]
-        at = torch.arange(t)
+        at = torch.arange(t, device=item.device)
         there = at >= t - length.unsqueeze(1)  # [b, t], not padding
         may = (at <= at.unsqueeze(1)) & there.unsqueeze(1)  # [b, t, t]: keys not behind the query
         # Of padding, all keys are masked alike: its states are finite, and nobody reads them.
-        mask = torch.zeros(1).masked_fill(~may, MASKED).unsqueeze(1)
+        mask = torch.zeros(1, device=item.device).masked_fill(~may, MASKED).unsqueeze(1)
         places = self.position.weight[self.position.num_embeddings - t :]
         return self.dropout(item + places), mask
 

@@ -12,6 +12,7 @@ from features.schema import F32, I64, Bool
 from features.state.histories import Histories
 from neural.checkpoints import NOWHERE, Checkpoint
 from neural.engine import Engine, Phase
+from neural.parallel.device import array, moved, tensor
 from neural.retrieval import some
 from neural.sasrec.losses import gbce, power
 from neural.sasrec.model import Encoder, Network
@@ -72,7 +73,7 @@ def fit(data: FitData, settings: SASRecSettings) -> Trained:
         trainer = Trainer(inputs, settings, data.seed, checkpoint)
         trainer.train()
     row, network = trainer.inputs.row, trainer.network
-    vectors = network.items.weight.detach().numpy()
+    vectors = array(network.items.weight)
     items = np.full((len(row), settings.width), np.nan, np.float32)
     report = {"epochs": trainer.progress, "curve": trainer.engine.curve}
     if trainer.progress:  # else nothing was learned
@@ -88,7 +89,7 @@ class Trainer:
         self.rng = np.random.default_rng(seed)
         self.n = int((inputs.row >= 0).sum())
         s = settings
-        self.network = Network(max(self.n, 1), Encoder(s.history, s.width, s.layers, s.heads, s.dropout))
+        self.network = moved(Network(max(self.n, 1), Encoder(s.history, s.width, s.layers, s.heads, s.dropout)))
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=s.learning_rate, betas=BETAS, fused=True)
         self.negatives = min(s.negatives, self.n - 1)
         self.windows = inputs.learned.windows(s.history)
@@ -133,13 +134,13 @@ class Trainer:
         one product of matrices, where negatives for each target would cost a row of the embedding for each score.
         """
         drawn = self.rng.integers(0, self.n, (len(batch.item), self.negatives))  # [b, k]
-        item, target, negative = (torch.from_numpy(x) for x in (batch.item, batch.target, drawn))
-        states = self.network.states(item, torch.from_numpy(batch.length))  # [b, t, d]
+        item, target, negative = (tensor(x) for x in (batch.item, batch.target, drawn))
+        states = self.network.states(item, tensor(batch.length))  # [b, t, d]
         own = target.unsqueeze(2) == negative.unsqueeze(1)  # [b, t, k]
         scores = self.network.logits(states, negative).masked_fill(own, float("-inf"))
         wanted = (states * self.network.items(target)).sum(-1)  # [b, t]
         beta = power(self.negatives, self.n - 1, self.settings.calibration)
-        there = torch.from_numpy(batch.there)
+        there = tensor(batch.there)
         return (gbce(wanted, scores, beta) * there).sum() / there.sum()
 
     def held_windows(self) -> Windows:
@@ -158,9 +159,9 @@ class Trainer:
             for part in windows.batches(self.settings.batch_tokens):
                 batch = self.inputs.known.batch(part)
                 chosen = self.inputs.held[batch.place] & batch.there
-                states = self.network.states(torch.from_numpy(batch.item), torch.from_numpy(batch.length))
-                target = torch.from_numpy(batch.target[chosen])
-                gains.append(ndcg(states[torch.from_numpy(chosen)], target, self.network.items.weight))
+                states = self.network.states(tensor(batch.item), tensor(batch.length))
+                target = tensor(batch.target[chosen])
+                gains.append(ndcg(states[tensor(chosen)], target, self.network.items.weight))
         gain = np.concatenate(gains)
         return float(gain.mean()) if len(gain) else float("nan")
 
@@ -178,5 +179,5 @@ def ndcg(states: Tensor, target: Tensor, items: Tensor) -> Any:
         scores.scatter_(1, wanted.unsqueeze(1), own)  # the same sum, or rounding would set it before itself
         above, equal = (scores > own).sum(1), (scores == own).sum(1) - 1
         place = 1 + above.double() + equal.double() / 2
-        gains.append(torch.where(place <= BEST, 1 / torch.log2(1 + place), 0.0).numpy())
+        gains.append(array(torch.where(place <= BEST, 1 / torch.log2(1 + place), 0.0)))
     return np.concatenate(gains)

@@ -122,7 +122,7 @@ class Known:
     surfaces: list[str]  # behind the known codes
     contexts: dict[str, list[Any]]  # by attribute of the context: the values of a category's marks, a number's marks
     signals: list[list[float]]  # mean and scale of the grade's rank and of each feedback column
-    feedback: dict[str, list[Any]]  # by name: kind, mean and scale, as `FeedbackKinds` has them
+    feedback: dict[str, list[Any]]  # by name: kind, mean, scale and unit, as `FeedbackKinds` has them
     items: Side
     users: Side
 
@@ -180,8 +180,10 @@ class Known:
 
     def kinds(self, now: FeedbackKinds) -> FeedbackKinds:
         """Return the kinds and scales of then; PairliftError where a loss of then cannot learn what there is now."""
-        kind, mean, scale = zip(*self.feedback.values(), strict=True) if self.feedback else ((), (), ())
-        was = FeedbackKinds(kind, np.array(mean), np.array(scale))
+        kind = tuple(of[0] for of in self.feedback.values())
+        # Before there were times, there was no unit.
+        mean, scale, unit = np.array([(*of[1:], 1.0)[:3] for of in self.feedback.values()]).reshape(-1, 3).T
+        was = FeedbackKinds(kind, mean, scale, unit)
         for name, wide, old, new in zip(self.feedback, was.bounded & ~now.bounded, kind, now.kind, strict=True):
             if wide or (old, new) == ("count", "number"):
                 raise PairliftError(f"feedback '{name}' was a {old}, now it is a {new}")

@@ -1,6 +1,7 @@
 """Text of items and users as the words that it has: an attribute of several values, which the towers embed."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,9 +19,14 @@ def with_words_of_both(
 
     Raises PairliftError where neither have a text, for then the option that asks for words would do nothing.
     """
-    if all(attribute.kind != "text" for attribute in of_items + of_users):
-        raise PairliftError("words: [items.text] and [users.text] name no text; name one, or leave `words` out")
+    check_words([attribute.name for attribute in of_items + of_users if attribute.kind == "text"])
     return with_words(of_items), with_words(of_users)
+
+
+def check_words(texts: Sequence[str]) -> None:
+    """Raise PairliftError where there is no text to take words from. texts: the names of those that there are."""
+    if not texts:
+        raise PairliftError("words: [items.text] and [users.text] name no text; name one, or leave `words` out")
 
 
 def with_words(attributes: tuple[Attribute, ...]) -> tuple[Attribute, ...]:

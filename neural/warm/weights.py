@@ -12,6 +12,7 @@ from features.schema import I64, Bool, Catalog
 from neural.data import TowerData
 from neural.histories import CODES
 from neural.model import Argus
+from neural.parallel.device import array, tensor
 from neural.settings import TowerSettings
 from neural.vocabulary.earlier import Known
 
@@ -39,7 +40,7 @@ def save_weights(model: Argus, inputs: TowerData, folder: Path) -> None:
     They are fewer than the table's, of which each value has two; a bundle grows by at most 2 (width / 2) numbers for
     each of these, as much as its item's vector takes.
     """
-    arrays = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    arrays = {name: array(parameter) for name, parameter in model.named_parameters()}
     rows = np.flatnonzero(kept_rows(inputs.known, inputs.known, inputs.rows))
     arrays |= {TABLE: arrays[TABLE][rows], TABLE_ROWS: rows}
     np.savez(folder / WEIGHTS, allow_pickle=False, **arrays)
@@ -88,7 +89,7 @@ def take_up(model: Argus, folder: Path, earlier: Known, inputs: TowerData, catal
         raise PairliftError(f"it is another network: it differs in {', '.join(odd[:3])}{' …' * (len(odd) > 3)}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            _fill(parameter, torch.from_numpy(saved[name]), moved.get(name))
+            _fill(parameter, tensor(saved[name]), moved.get(name))
 
 
 def _table(saved: I64, kept: Bool, earlier_rows: int) -> I64:
@@ -118,4 +119,4 @@ def _fill(parameter: nn.Parameter, saved: Tensor, row: I64 | None) -> None:
         parameter.copy_(saved)
         return
     kept = np.flatnonzero(row >= 0)
-    parameter[torch.from_numpy(kept)] = saved[torch.from_numpy(row[kept])]
+    parameter[tensor(kept)] = saved[tensor(row[kept])]

@@ -99,7 +99,11 @@ def onnx(folder: Path, out: Path, part: str) -> None:
 @click.option(
     "--as-of", callback=as_time, help="ISO time before which events count; default: the end of what is known."
 )
-@click.option("--only", type=click.Choice(["users", "items"]), help="Of one side alone.")
+@click.option(
+    "--only",
+    type=click.Choice(["users", "items"]),
+    help="Of one side alone; the other's file stays, where it is of the same bundle and plugin.",
+)
 @click.option(
     "--ids",
     metavar="FILE",

@@ -22,7 +22,7 @@ from ranker.cli.setup import import_letor, init, validate
 from ranker.cli.token import token
 from ranker.cli.top import top
 from ranker.cli.train import Together, retune, train
-from ranker.torchrun.place import after_the_first, place
+from ranker.torchrun.place import after_the_first, place, tell
 
 
 class Mistake(click.ClickException):
@@ -46,6 +46,7 @@ class Verbs(click.Group):
             said = f"{error.filename}: {error.strerror}"
         # Behind the blocks: an error in the chain of this one would live until the process ends, and what its frames
         # hold of native modules would be reported as leaked behind the sentence.
+        tell(said)
         raise Mistake(said)
 
 

@@ -7,6 +7,7 @@ through in chunks, so beside bundle and log the memory is the same for any numbe
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,14 +65,22 @@ def write_vectors(bundle: Bundle, out: Path, wanted: Wanted, log: Path | None = 
     likewise with `item_id`. The files' metadata have the keys `pairlift.bundle`, `.plugin` and `.class`; that of users
     also `.as_of`, `.lag` and `.context`. Items' vectors are of the training, whenever they are written.
 
+    A side that is not wanted stays as it lies there, where it is of the same bundle and plugin.
+
     log: the folder of `pairlift serve --log` whose events are known too. PairliftError for a place that holds anything
-    else, a plugin without vectors, a surface or context that the bundle does not know, ids of another kind.
+    else, or the other side of another bundle; a plugin without vectors, a surface or context that the bundle does not
+    know, ids of another kind.
     """
     _check_out(out)
     name, plugin = _plugin(bundle, wanted.plugin)
     said = {"bundle": bundle.version, "plugin": name, "class": bundle.config.plugins[name].path}
+    kept = [out / side for side in (USERS, ITEMS) if side not in wanted.sides and (out / side).exists()]
+    for path in kept:
+        _check_kept(path, said)
     found = []
     with written_folder(out) as partial:
+        for path in kept:
+            shutil.copyfile(path, partial / path.name)
         if USERS in wanted.sides:
             state = bundle.state if log is None else _caught_up(bundle, log)
             found.append(Written(out / USERS, *_write_users(partial / USERS, state, plugin, wanted, said)))
@@ -110,6 +119,18 @@ def _check_out(out: Path) -> None:
     if others or (out.exists() and not out.is_dir()):
         what = f"it holds {others[0]}" if others else "it is a file"
         raise PairliftError(f"--out {out}: a new folder, or one of earlier vectors, was expected, but {what}")
+
+
+def _check_kept(path: Path, said: Mapping[str, str]) -> None:
+    """Refuse to leave vectors of another bundle or plugin beside new ones: products of the two mean nothing."""
+    metadata = pq.read_schema(path).metadata or {}
+    found = {key: metadata.get(f"pairlift.{key}".encode(), b"unknown").decode() for key in said}
+    differ = [f"{key} is {found[key]}, here it is {said[key]}" for key in said if found[key] != said[key]]
+    if differ:
+        raise PairliftError(
+            f"--out {path.parent}: its {path.name} would stay, but {'; '.join(differ)}: write both sides, or name "
+            "another folder"
+        )
 
 
 def _plugin(bundle: Bundle, name: str | None) -> tuple[str, VectorPlugin]:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import DecodeError
 
+from features.machine import cores
 from features.schema import SECOND
 from ranker.request import GoneError
 from ranker.serving.admission import Admission
@@ -91,7 +92,7 @@ class Gate(grpc.ServerInterceptor):
         self.refused: Counter[str] = Counter()  # calls that were not begun, by `Refusal.reason`
         self._shut: Refusal | None = LOADING
         self._typical = {method: Typical() for method in methods}
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores = cores()
         limiter = Limiter(self._cores, settings.workers)
         self._admission: Admission[Call] = Admission(limiter, settings.max_wait / SECOND)
         self._doors: dict[tuple[str, bool], Any] = {}

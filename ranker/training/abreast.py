@@ -1,12 +1,13 @@
 """Fits of boosters side by side: a fit on few rows cannot use a second core, but two fits can."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from features.machine import cores
 
 T = TypeVar("T")
 
@@ -43,8 +44,8 @@ def abreast(fits: Sequence[Callable[[], T]]) -> Iterator[T]:
     Ctrl-C, is raised here once those that run have ended, at their next `end_if_over`; those that have not begun are
     left out.
     """
-    cores = len(os.sched_getaffinity(0))
-    lanes = min(MOST, cores, len(fits))
+    available = cores()
+    lanes = min(MOST, available, len(fits))
     if lanes < 2:
         yield from (fit() for fit in fits)
         return
@@ -53,7 +54,7 @@ def abreast(fits: Sequence[Callable[[], T]]) -> Iterator[T]:
 
     def start() -> None:
         _here.over = over
-        threadpool_limits(max(cores // lanes, 1), user_api="openmp")  # of this thread alone, until it ends
+        threadpool_limits(max(available // lanes, 1), user_api="openmp")  # of this thread alone, until it ends
 
     with ThreadPoolExecutor(lanes, initializer=start) as pool:
         begun = [pool.submit(fit) for fit in fits]

@@ -11,12 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 
 from features.errors import PairliftError
+from features.machine import KIB, cores, memory_free
 from features.plugin import plugin_class
 from ranker.config import Config
 from ranker.torchrun.place import place
@@ -33,13 +33,6 @@ RUN = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import pickle, sys; "
     "sys.path[:] = pickle.load(sys.stdin.buffer); import ranker.training.beside as b; b.run()"
 )
-KIB = 1024
-#: of each version of cgroups the folder that they are mounted at, the files with the limit and with what is in use, and
-#: what `memory.stat` calls the files in the cache that were not read of late
-_VERSIONS = {
-    1: ("sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
-    2: ("sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +70,7 @@ def fit_beside(fits: Sequence[Wanted], seconds: float) -> None:
     """
     missing = [fit for fit in fits if not plugin_is_fitted(fit.config, fit.name, fit.seed, fit.label, cut=fit.cut)]
     threads = max((fit.threads for fit in missing), default=1)
-    lanes = min(MOST, len(os.sched_getaffinity(0)) // threads, _in_memory(), len(missing))
+    lanes = min(MOST, cores() // threads, _in_memory(), len(missing))
     if seconds < WORTH or lanes < 2 or place()[1] > 1:
         return
     logger.info("%d fits of plugins, %d at a time; the progress bars are of one of them", len(missing), lanes)
@@ -97,40 +90,6 @@ def fit_beside(fits: Sequence[Wanted], seconds: float) -> None:
 def _in_memory() -> int:
     """Return how many further processes of this one's size there is memory for."""
     return memory_free() // (KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def memory_free(root: Path = Path("/")) -> int:
-    """Return how many bytes this process may yet take: of the machine's memory, and of what its cgroups are limited to.
-
-    Of a cgroup, what it has in use less the files in its cache that were not read of late, which the kernel drops first
-    (the working set, by which Kubernetes ends a container), is taken from its limit. root: where /proc and /sys are.
-    """
-    memory = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-    return min([KIB * int(memory["MemAvailable"].split()[0]), *_free_in_cgroups(root)])
-
-
-def _free_in_cgroups(root: Path) -> Iterator[int]:
-    """Yield what each cgroup that this process is in, at any depth, leaves of its limit; of version 2 and of 1."""
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top, (limit, used, cached) = _VERSIONS[1 if controllers else 2]
-        place = PurePosixPath(path.lstrip("/"))
-        # A container that does not see the host's tree has its own cgroup at the top, and nothing at the path.
-        for folder in (root / top / part for part in (place, *place.parents)):
-            of, spent = _lines(folder / limit), _lines(folder / used)
-            if of and spent and of[0] != "max":
-                stat = dict(line.split() for line in _lines(folder / "memory.stat"))
-                yield int(of[0]) - int(spent[0]) + int(stat.get(cached, 0))
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a file; none where it is not there, or not to be read."""
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
 
 
 def _started(fits: Sequence[Wanted], shown: bool) -> "subprocess.Popen[bytes]":

@@ -8,6 +8,7 @@ ones shift the old: plugins and splits are moved along. Where its plugins go on,
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from features.errors import PairliftError
 from features.pairing.split import iso
@@ -60,6 +61,7 @@ def earlier_fits(bundle: Path, prepared: Prepared) -> dict[str, Path]:
     place, config = f"--warm-plugins {bundle}", prepared.config
     manifest = verify_bundle(bundle)
     _refuse_later_split(place, {"t1": manifest["split"]["t1"]}, prepared)
+    _refuse_same_period(place, manifest, prepared)
     was, found = config_of(bundle), {}
     for name in config.ranker.plugins:
         if name not in was.ranker.plugins or was.plugins[name].path != config.plugins[name].path:
@@ -116,6 +118,16 @@ def _refuse_later_split(place: str, old: dict[str, int], prepared: Prepared) -> 
                 f"{place}: its {name} is {iso(old[name])}, here it is {iso(getattr(split, name))}: {what}. Move "
                 f"[split] {name} of {prepared.config.path}, or train without it"
             )
+
+
+def _refuse_same_period(place: str, manifest: dict[str, Any], prepared: Prepared) -> None:
+    """Raise where it went on itself to the end of the present period: what a second run of one day would go on from."""
+    before, t1 = manifest["measured"].get("warm_plugins"), prepared.split.t1
+    if before is not None and manifest["split"]["t1"] == t1:
+        raise PairliftError(
+            f"{place}: it went on from bundle {before} to this very t1, {iso(t1)}, and would learn the same events "
+            "once more: name the bundle of the day before, or keep this one"
+        )
 
 
 def _recoded(place: str, name: str, plugin: FeaturePlugin, was: Catalog, now: Catalog) -> FeaturePlugin:

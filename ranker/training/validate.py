@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from features.errors import PairliftError
+from features.log.expressions import integer_lists
 from features.log.loading import load_log, load_repeats
 from features.pairing.cuts import count_cuts
 from features.pairing.pairs import count_by_grades, make_pairs
@@ -199,4 +200,16 @@ def _warning_lines(prepared: Prepared) -> list[str]:
         unknown = float(np.isnan(log.feedback[:, column]).mean())
         if unknown:
             found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")
+    found += _integer_list_lines(prepared.config)
     return ["worth a look", *(f"  {line}" for line in found)]
+
+
+def _integer_list_lines(config: Config) -> list[str]:
+    """Return of each attribute that is a list of whole numbers what it is taken as: they could be a vector's, too."""
+    return [
+        f"[{table}.columns] {name} is a list of whole numbers: each is a category of its own; if they are a vector's "
+        f"numbers, write ({settings.columns[name]})::FLOAT[]"
+        for table, settings in (("items", config.items), ("users", config.users))
+        if settings is not None
+        for name in integer_lists(table, settings, config.data_root)
+    ]

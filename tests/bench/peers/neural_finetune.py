@@ -96,7 +96,7 @@ def _encode(trainer: Trainer, batch: Batch, start: I64, group: I64, items: Tenso
         torch.from_numpy(tokens.codes),
         torch.from_numpy(tokens.signals),
         torch.from_numpy(inputs.expected.surprise(tokens)),
-        model.user_token(*entity_inputs(inputs.users, torch.from_numpy(user.astype(np.int64)))),
+        model.user_token(*entity_inputs(inputs.users, user.astype(np.int64))),
     )
     at = torch.from_numpy(length)
     if thrifty:
