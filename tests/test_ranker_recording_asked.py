@@ -18,7 +18,7 @@ from world import with_config
 
 from features.errors import PairliftError
 from features.log.dataset import import_log
-from features.log.loading import load_context, load_given, load_log
+from features.log.loading import load_given, load_log
 from features.state.store import State
 from ranker.bundle import _version_of, load_bundle
 from ranker.config import load_config
@@ -94,7 +94,7 @@ def test_what_was_asked_is_trained_on_from_the_exported_log(folder, priced, tmp_
     log, catalog = load_log(own / "log.duckdb")
     late = log.ts >= priced.state.end
     assert late.sum() == 120
-    given, context = load_given(own / "log.duckdb", catalog)[late], load_context(own / "log.duckdb", catalog)[late]
+    given, context = load_given(own / "log.duckdb", catalog)[late], log.context[late]
     sent = {name: pa.concat_arrays([b.feedback[name] for b in batches]) for name in batches[0].feedback}
     for k, known in enumerate(catalog.candidates):
         np.testing.assert_array_equal(given[:, k], coded(sent[known.name], known))
