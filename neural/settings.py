@@ -184,7 +184,7 @@ class NetworkSettings(FitSettings):
         default=["surface"],
         description="What a request says of itself that meets the user's state behind the transformer: surface, hour "
         "and weekday (in [time] zone; not for a log whose times of day are not real), and names of [events.context]. "
-        "What of these was said of each past event is read in the history too.",
+        "Those of each past event are read in the history too.",
     )
     feedback_kinds: bool = Field(
         default=False,

@@ -14,9 +14,9 @@ from world import SMALL_NETWORK, SMALL_TOWERS, World, make_world, write_world
 
 from features.pairing.split import make_split
 from features.plugin import FeaturePlugin, FitData
-from features.schema import HOUR, NO_CONTEXT, Attribute, Requests, one_request
+from features.schema import HOUR, NO_CONTEXT, Attribute, EventLog, Requests, one_request
 from features.settings import SplitSettings
-from features.state.histories import Histories
+from features.state.histories import Histories, HistoryBuffer
 from neural.cross_encoder import CrossEncoder
 from neural.retrieval import find_states
 from neural.settings import TowerSettings
@@ -130,6 +130,39 @@ def test_what_was_not_met_or_not_said_is_unknown(fitted: TwoTower, spoken: World
     assert loaded.runtime.spec == fitted.runtime.spec
     one = asked((2, 0.3), end)
     np.testing.assert_array_equal(loaded.values(one, h), fitted.values(one, h))
+
+
+def with_said(log: EventLog, row: int, said: tuple[float, float]) -> EventLog:
+    context = log.context.copy()
+    context[row] = said
+    return replace(log, context=context)
+
+
+def test_of_past_events_what_their_requests_said_is_read(fitted: TwoTower, spoken: World) -> None:
+    log, own = spoken.log, np.flatnonzero(spoken.log.user == 3)
+    request = asked((0, 0.5), int(log.ts[own[-1]]))  # the last event, which is of that time, is not seen
+
+    def values(row: int, said: tuple[float, float]) -> Any:
+        return fitted.values(request, Histories.build(with_said(log, row, said), spoken.catalog.n_users))
+
+    plain, unknown = fitted.values(request, Histories.build(log, spoken.catalog.n_users)), values(own[-2], (NAN, NAN))
+    np.testing.assert_array_equal(values(own[-1], (2, 0.9)), plain)
+    np.testing.assert_array_equal(values(own[-2], (1, np.inf)), unknown)  # `tv` was never seen
+    for said in ((0, NAN), (2, NAN), (NAN, 0.01)):
+        assert not np.array_equal(values(own[-2], said), unknown), said
+
+
+def test_live_events_are_read_as_those_of_the_log(fitted: TwoTower, spoken: World) -> None:
+    log, end = spoken.log, int(spoken.log.ts[-1]) + HOUR
+    buffer = HistoryBuffer(Histories.build(log.until(int(log.ts[len(log) // 2])), spoken.catalog.n_users))
+    whole = Histories.build(log, spoken.catalog.n_users)
+    requests = [asked((0, 0.5), end, user=user) for user in range(5)]
+    earlier = [fitted.values(request, buffer.histories) for request in requests]  # these states are kept
+    live = buffer.extended(log.between(int(log.ts[len(log) // 2]), end))
+    for request, before in zip(requests, earlier, strict=True):
+        now = fitted.values(request, live)
+        np.testing.assert_allclose(now, fitted.values(request, whole), rtol=1e-4, atol=1e-5)
+        assert not np.allclose(now, before, rtol=1e-4, atol=1e-5)
 
 
 def test_no_context_at_all_and_the_cross_encoders(data: FitData, spoken: World) -> None:
