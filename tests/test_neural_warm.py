@@ -30,9 +30,9 @@ from neural.vocabulary.feedback import FeedbackKinds
 from neural.warm.train import fit_warm
 from neural.warm.weights import kept_rows, save_weights, take_up
 
-OPTIONS: dict[str, Any] = {
-    **SMALL_TOWERS, "columns": ["dot", "item_vector"], "retrieval_epochs": 0, "context": ["surface", "device"],
-}  # fmt: skip
+OPTIONS: dict[str, Any] = {**SMALL_TOWERS, "columns": ["dot", "item_vector"], "retrieval_epochs": 0}
+#: likewise, of what requests say of themselves
+OF_DEVICES = {"context": ["surface", "device"]}
 #: the user of the one event with a device that an earlier fit does not know
 OTHER = 7
 NO_EPOCHS = {"warm_pretrain_epochs": 0, "warm_finetune_epochs": 0}
@@ -115,7 +115,7 @@ def values(plugin: TwoTower, world: World) -> Any:
 
 def test_what_was_learned_stays_with_its_id_and_value(small: World, large: World, tmp_path: Path) -> None:
     """Without epochs the values are those of then: over shifted codes, a table that has grown, and back again."""
-    first, second = TwoTower(**OPTIONS), TwoTower(**OPTIONS, **NO_EPOCHS)
+    first, second = TwoTower(**OPTIONS, **OF_DEVICES), TwoTower(**OPTIONS, **OF_DEVICES, **NO_EPOCHS)
     first.fit(of(small))
     second.fit(replace(of(large), earlier=saved(first, tmp_path / "first")))
     want = values(first, small)
@@ -128,7 +128,7 @@ def test_what_was_learned_stays_with_its_id_and_value(small: World, large: World
     # And of a fit that was kept for another catalogue, as a refit of the trees keeps it.
     saved(first.recoded(np.arange(80, dtype=np.int32)[::-1].copy(), np.arange(40, dtype=np.int32)), tmp_path / "moved")
     for name in ("second", "moved"):
-        again = went_on(of(small), tmp_path / name, **NO_EPOCHS)
+        again = went_on(of(small), tmp_path / name, **OF_DEVICES, **NO_EPOCHS)
         with torch.no_grad():
             vectors = all_vectors(again.model.item, again.inputs.items)[:-1]
         np.testing.assert_allclose(vectors.numpy(), first.runtime.vectors.items[:-1], rtol=1e-4, atol=1e-5)

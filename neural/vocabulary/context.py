@@ -50,9 +50,10 @@ class ContextAttribute:
         said = context[:, self.place]
         if not self.marks:
             return np.zeros(len(said), np.int64)
-        place = np.searchsorted(self.marks, said, side="right")
+        marks = np.array(self.marks)  # once: of many values it takes longer than the search
+        place = marks.searchsorted(said, side="right")
         # A category is known where it is one that the fit met; the place behind it is its code.
-        met = np.take(self.marks, np.maximum(place - 1, 0)) == said if self.category else np.isfinite(said)
+        met = marks.take(np.maximum(place - 1, 0)) == said if self.category else np.isfinite(said)
         return np.where(met, place if self.category else place + 1, 0).astype(np.int64)
 
 
