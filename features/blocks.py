@@ -5,6 +5,7 @@ A block is the events of some users (or items), and the candidates of these: a k
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from numba import njit
@@ -13,7 +14,7 @@ from features.counters.plans import scatter
 from features.counters.spec import Counter
 from features.plain import candidate_values
 from features.rows import FeatureSpec
-from features.schema import F32, GIB, I32, I64, Bool, Catalog, EventLog, Requests
+from features.schema import F32, GIB, I32, I64, NO_CONTEXT, Bool, Catalog, EventLog, Requests
 from features.state.histories import Histories
 from features.state.read import counter_values
 from features.state.store import State
@@ -39,6 +40,7 @@ def training_rows(
     Counters of one key are made at a time; where its events do not fit, those of a share of its users (or items).
     """
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
+    log = replace(log, context=NO_CONTEXT)  # no counter reads it, and blocks are copies
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
     candidate_values(bare, list(enumerate(spec.columns))[len(counters) :], spec.zone, requests, out)
 

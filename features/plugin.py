@@ -10,7 +10,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from features.errors import MISSING, UNKNOWN, PairliftError, Problem, did_you_mean, problems
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.schema import F32, I32, NO_CONTEXT, Catalog, EventLog, Requests
+from features.schema import F32, I32, Catalog, EventLog, Requests
 from features.settings import duration_text
 from features.state.histories import Histories
 from features.state.refreshed import Ahead, RefreshedStates
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class FitData:
     """All that a plugin may see while it fits: nothing in it is of the booster's period or later."""
 
-    log: EventLog  # the events before t1
+    log: EventLog  # the events before t1, each with the context of its request
     catalog: Catalog
     groups: Groups  # of the towers' period; `groups.validation` marks its last part
     pairs: Pairs  # of these groups: they count rows of `groups`
@@ -39,8 +39,6 @@ class FitData:
     seed: int  # of all randomness
     wanted: int = 1  # rank of the lowest grade from which on an item was wanted; where no event has it, all were
     zone: str = "UTC"  # in which a day starts
-    #: [events, contexts], what the request of each event said of itself, as `Requests.context`; no rows: not given
-    context: F32 = field(default_factory=lambda: NO_CONTEXT)
     scratch: Path | None = None  # where a fit may keep what lets a killed one go on; of this very fit, removed after it
     #: what `save` wrote of an earlier fit that this one goes on from; only of a class with the attribute `warm = True`
     earlier: Path | None = None
@@ -54,7 +52,6 @@ class LaterEvents:
     """What a fit is measured on: events behind it, with all that came before them."""
 
     log: EventLog  # all events up to the last of those that are predicted
-    context: F32  # [events, contexts] of the same, as `FitData.context`
     since: int  # µs; those at or after it are predicted
 
 

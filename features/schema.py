@@ -39,6 +39,8 @@ NO_NEWCOMERS = Newcomers()
 OTHER_ARM = -2
 #: of events and requests of no experiment: without rows
 NO_ARMS: I16 = np.empty(0, np.int16)
+#: of events and requests that say nothing of themselves: without rows
+NO_CONTEXT: F32 = np.empty((0, 0), np.float32)
 #: what an attribute of another kind has
 NO_CODES, NO_OFFSETS, NO_NUMBERS = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
 
@@ -59,10 +61,15 @@ class EventLog:
     feedback_names: tuple[str, ...]  # [k]
     #: [n], code of the experiment's arm that the user was in; -1 none, `OTHER_ARM` one without a code. Left out: none
     arm: I16 = field(default_factory=lambda: NO_ARMS)
+    #: [n, contexts], what was said of itself by the request that each event is of, as `Requests.context`; [n, 0] where
+    #: there is no `[events.context]`. Left out: that
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)
 
     def __post_init__(self) -> None:
         if len(self.arm) != len(self.ts):
             object.__setattr__(self, "arm", arms_of(self.arm, len(self.ts)))
+        if len(self.context) != len(self.ts):
+            object.__setattr__(self, "context", event_contexts(self.context, len(self.ts)))
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -92,12 +99,19 @@ def arms_of(arm: I16, n: int) -> I16:
     return arm if len(arm) else np.full(n, -1, np.int16)
 
 
+def event_contexts(context: F32, n: int) -> F32:
+    """Return float32[n, c] contexts: those that are given, or [n, 0] where none are (`NO_CONTEXT`); else ValueError."""
+    if len(context) not in (0, n):
+        raise ValueError(f"the contexts of {n} events were expected, found {len(context)}")
+    return context if len(context) else np.empty((n, 0), np.float32)
+
+
 #: the fields of an `EventLog` that have an entry for each event
 _ARRAYS = tuple(f.name for f in fields(EventLog) if f.name != "feedback_names")
 
 
-def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:
-    """Return n events at time 0, all their fields unknown."""
+def empty_log(feedback_names: tuple[str, ...], n: int = 0, contexts: int = 0) -> EventLog:
+    """Return n events at time 0, all their fields unknown. contexts: how many columns of context they have."""
     return EventLog(
         user=np.full(n, -1, np.int32),
         item=np.full(n, -1, np.int32),
@@ -109,6 +123,7 @@ def empty_log(feedback_names: tuple[str, ...], n: int = 0) -> EventLog:
         pairable=np.ones(n, bool),
         feedback=np.full((n, len(feedback_names)), np.nan, np.float32),
         feedback_names=feedback_names,
+        context=np.full((n, contexts), np.nan, np.float32),
     )
 
 
@@ -132,6 +147,10 @@ class Attribute:
     offsets: I64 = field(default_factory=lambda: NO_OFFSETS)  # multi: [n + 1], the bounds of each row in `codes`
     numbers: F32 = field(default_factory=lambda: NO_NUMBERS)  # numeric: [n], vector: [n, d]; NaN missing
     values: tuple[str, ...] = ()  # categorical, multi: the vocabulary; text: [n]
+
+    def value_codes(self) -> dict[str, int]:
+        """Return the code of each value of a vocabulary, made anew."""
+        return {value: code for code, value in enumerate(self.values)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,8 +244,6 @@ def offsets_of(sizes: I64 | Bool) -> I64:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-#: of requests that say nothing of themselves: without rows
-NO_CONTEXT = np.empty((0, 0), np.float32)
 #: of requests that say nothing of their candidates: without rows
 NO_GIVEN = np.empty((0, 0), np.float32)
 

@@ -135,7 +135,8 @@ class EventsSettings(Settings):
     context: dict[Name, str] = Field(
         default={},
         description="What a request says of itself (device, locale …), text or numbers: the features context_<name>. "
-        "A request to the server carries them as context.attributes; a server that records takes them with each event.",
+        "A request to the server carries them as context.attributes; a server that records takes them with each event. "
+        "Histories keep them beside each event (4 bytes each), for plugins that read them.",
     )
     candidate: dict[Name, str] = Field(
         default={},

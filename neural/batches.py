@@ -11,7 +11,7 @@ import numpy as np
 
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
-from features.schema import F32, I32, I64, NO_CONTEXT, Bool
+from features.schema import F32, I32, I64, Bool
 from features.state.histories import Histories
 from neural.expected import ItemSignals
 from neural.histories import Lag, Tokens, TokenSpec, Windows, length_buckets, make_tokens, mixed_buckets, ranges
@@ -83,12 +83,9 @@ class Batches:
         spec: TokenSpec,
         expected: ItemSignals,
         lag: Lag,
-        said: F32 = NO_CONTEXT,
     ) -> None:
-        """said: float32[rows of the histories, contexts], as `Requests.context`; of no rows where nothing is."""
         r = groups.requests
-        self.said, self.lag = said, lag
-        self.histories, self.requests, self.spec, self.expected = histories, r, spec, expected
+        self.histories, self.requests, self.spec, self.expected, self.lag = histories, r, spec, expected, lag
         self.windows = Windows.build(histories, spec.length)
         self.events = _find_events(histories, self.windows)
         self.groups = _find_groups(histories, self.windows, groups, lag)
@@ -128,8 +125,8 @@ class Batches:
 
     def context_of(self, row: I64) -> I64:
         """Return int64[n, c] `TokenSpec.context_codes` of events, int64[n] rows of the histories."""
-        h, said = self.histories, self.said
-        return self.spec.context_codes(h.surface[row], h.ts[row], said[row] if len(said) else said)
+        h = self.histories
+        return self.spec.context_codes(h.surface[row], h.ts[row], h.context[row])
 
     def _event_targets(self, chosen: I64, mask: Bool) -> EventTargets:
         window, state, row = self.events.within(chosen, mask)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from features.plugin import FitData, LaterEvents
-from features.schema import F32, I32, I64, Attribute, Bool, Catalog, EventLog, Ids
+from features.schema import I32, I64, Attribute, Bool, Catalog, EventLog, Ids
 from features.state.histories import Histories
 from neural.batches import Batches, TargetMask
 from neural.expected import ItemSignals
@@ -74,8 +74,7 @@ class TowerData:
         spec, rows, popularity = codes.spec, codes.rows, codes.popularity
         expected = ItemSignals.build(data.log, spec)
         histories = Histories.build(data.log, catalog.n_users)
-        said = _by_user(data.context, data.log)
-        batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone), said)
+        batches = Batches(histories, data.groups, data.pairs, spec, expected, Lag(settings.lag, data.zone))
         events, no_events = histories.ts < boundary, np.zeros(len(histories.ts), bool)
         floor = floor_of(learned.grade, data.wanted)
         wanted = histories.grade >= floor
@@ -104,8 +103,8 @@ class TowerData:
         bool[rows of their histories]; an event of no item of the catalogue is not. Each event's token is what serving
         makes of it: what is expected of an item is of the fit's events alone. data: what this was built of.
         """
-        histories, said = Histories.build(events.log, data.catalog.n_users), _by_user(events.context, events.log)
-        batches = Batches(histories, data.groups, data.pairs, self.spec, self.expected, self.batches.lag, said)
+        histories = Histories.build(events.log, data.catalog.n_users)
+        batches = Batches(histories, data.groups, data.pairs, self.spec, self.expected, self.batches.lag)
         return batches, (histories.ts >= events.since) & (histories.item >= 0)
 
     def describe(self, chosen: I64) -> str:
@@ -190,11 +189,6 @@ class _Codes:
         )
 
 
-def _by_user(context: F32, log: EventLog) -> F32:
-    """Return what requests said, float32[events, contexts], in the order of the log's histories."""
-    return context[np.argsort(log.user, kind="stable")] if len(context) else context
-
-
 def _drawn(data: FitData, settings: FitSettings) -> Bool:
     """Return bool[groups]: the share that fine-tuning learns from; a smaller share is a part of a larger one."""
     return np.random.default_rng(0).random(len(data.groups.requests)) < settings.finetune_share
@@ -203,9 +197,6 @@ def _drawn(data: FitData, settings: FitSettings) -> Bool:
 def _spec(data: FitData, learned: EventLog, length: int, context: Sequence[str]) -> TokenSpec:
     """Return the vocabulary and the scale of what is learned from, whatever else the catalogue has."""
     mean, scale = known_scale(raw_signals(learned.grade, learned.feedback))
-    groups = data.groups
-    # An empty context has no rows to choose from.
-    said = groups.requests.context[~groups.validation] if len(groups.requests.context) else groups.requests.context
     return TokenSpec(
         n_items=data.catalog.n_items,
         n_grades=len(data.grades),
@@ -213,5 +204,5 @@ def _spec(data: FitData, learned: EventLog, length: int, context: Sequence[str])
         signal_mean=mean,
         signal_scale=scale,
         length=length,
-        context=ContextSpec.build(context, data.catalog, said, data.zone),
+        context=ContextSpec.build(context, data.catalog, learned.context, data.zone),
     )

@@ -8,7 +8,7 @@ from numba import njit
 
 from features.counters.places import first_not_before
 from features.prefetch import AHEAD, prefetch
-from features.schema import F32, F64, I32, I64, EventLog
+from features.schema import F32, F64, I32, I64, NO_CONTEXT, EventLog
 from features.state.histories import Histories
 from neural.histories import Tokens, TokenSpec, ranges, raw_signals
 
@@ -31,7 +31,7 @@ class ItemSignals:
     @classmethod
     def build(cls, log: EventLog, spec: TokenSpec) -> Self:
         """Take the events of a log, which is in time order."""
-        by_item = Histories.build(replace(log, user=log.item, item=log.user), spec.n_items)
+        by_item = Histories.build(replace(log, user=log.item, item=log.user, context=NO_CONTEXT), spec.n_items)
         raw = raw_signals(by_item.grade, by_item.feedback)
         scaled = (raw - np.array(spec.signal_mean)) / np.array(spec.signal_scale)
         mean = np.empty(scaled.shape, np.float32)

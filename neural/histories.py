@@ -22,7 +22,7 @@ DAILY = "daily"
 #: zones change their offset from UTC at a quarter of an hour, but for some minutes of the past: a day that begins
 #: within one is then seen to begin the day before
 QUARTER = HOUR // 4
-#: code columns of a token, in this order; behind them hour and weekday, where the context has them
+#: code columns of a token, in this order; behind them hour, weekday and attributes, where the context has them
 CODES = ("grade", "surface", "organic", "gap")
 N_GAPS = 14
 #: a signal is clipped to so many standard deviations from its mean
@@ -39,7 +39,7 @@ class TokenSpec:
     signal_mean: tuple[float, ...]  # [k], of the grade's rank, then of each feedback column, where known during fit
     signal_scale: tuple[float, ...]  # [k], standard deviations of the same
     length: int  # the most events that a history may have, the latest ones
-    context: ContextSpec = field(default_factory=ContextSpec)  # what is read of a request
+    context: ContextSpec = field(default_factory=ContextSpec)  # what is read of a request, and of past ones
 
     @property
     def n_signals(self) -> int:
@@ -49,7 +49,7 @@ class TokenSpec:
     @property
     def code_sizes(self) -> tuple[int, ...]:
         """How many codes each code column of a token has, 0 being "unknown"."""
-        return self.n_grades + 1, self.n_surfaces + 1, 3, N_GAPS, *self.context.clock_sizes
+        return self.n_grades + 1, self.n_surfaces + 1, 3, N_GAPS, *self.context.token_sizes
 
     @property
     def context_sizes(self) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ class Tokens:
 
     item: I64  # [b, t]; `n_items` for an unknown one and for padding
     ts: I64  # [b, t], µs; 0 for padding
-    codes: I64  # [b, t, c] as `CODES`, then of the clock where it is read; 0 unknown
+    codes: I64  # [b, t, c] as `CODES`, then of `ContextSpec.token_codes`; 0 unknown
     signals: F32  # [b, t, 2k]: the scaled values (0 where unknown), then whether they are known (1 or 0)
     length: I64  # [b], events of each history
 
@@ -142,9 +142,9 @@ def make_tokens(histories: Histories, user: I32, start: I64, stop: I64, spec: To
         np.array(spec.code_sizes, np.int64), np.array(spec.signal_mean, np.float32),
         np.array(spec.signal_scale, np.float32), spec.n_items, item, ts, codes, signals,
     )  # fmt: skip
-    if spec.context.clock_sizes:
+    if spec.context.token_sizes:
         there = np.arange(t) < length[:, None]
-        codes[there, len(CODES) :] = spec.context.clock(ts[there])
+        codes[there, len(CODES) :] = spec.context.token_codes(ts[there], h.context[ranges(start, stop)])
     return Tokens(item, ts, codes, signals, length)
 
 

@@ -183,8 +183,8 @@ class NetworkSettings(FitSettings):
     context: Annotated[list[str], AfterValidator(_distinct)] = Field(
         default=["surface"],
         description="What a request says of itself that meets the user's state behind the transformer: surface, hour "
-        "and weekday (in [time] zone, and of each event of a history too; not for a log whose times of day are not "
-        "real), and names of [events.context].",
+        "and weekday (in [time] zone; not for a log whose times of day are not real), and names of [events.context]. "
+        "Those of each past event are read in the history too.",
     )
     feedback_kinds: bool = Field(
         default=False,

@@ -215,7 +215,7 @@ def _refuse_other_unit(as_of: int, start: int, end: int) -> None:
 
 
 def _codes(attribute: Attribute) -> Codes:
-    return None if attribute.kind == "numeric" else {value: code for code, value in enumerate(attribute.values)}
+    return None if attribute.kind == "numeric" else attribute.value_codes()
 
 
 @lru_cache(maxsize=4096)

@@ -24,7 +24,7 @@ from features.plugin import (
     RetrievalPlugin,
     VectorPlugin,
 )
-from features.schema import DAY, F32, NO_CONTEXT, Requests, one_request
+from features.schema import DAY, F32, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
 from ranker.bundle import Bundle
@@ -210,15 +210,14 @@ class PluginContract:
         data, middle = replace(fit_data(world, split), heads=heads), (split.t2 + split.t3) // 2
         spans = [(split.t2, split.t3), (split.t2, middle), (middle, split.t3)]
         whole, first, last = (
-            plugin.head_losses(data, LaterEvents(log=world.log.until(end), context=NO_CONTEXT, since=since))
-            for since, end in spans
+            plugin.head_losses(data, LaterEvents(log=world.log.until(end), since=since)) for since, end in spans
         )
         assert whole
         for head, loss in whole.items():  # what comes later changes nothing of what came before
             low, high = sorted((first[head], last[head]))
             assert low - 1e-6 < loss < high + 1e-6
         loaded = type(plugin).load(tmp_path)
-        again = LaterEvents(log=world.log.until(split.t3), context=NO_CONTEXT, since=split.t2)
+        again = LaterEvents(log=world.log.until(split.t3), since=split.t2)
         assert loaded.head_losses(data, again) == whole
         assert plugin.head_losses(replace(data, heads=tmp_path), again) == {}
 

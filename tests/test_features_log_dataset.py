@@ -12,7 +12,7 @@ from logs import mapping_of
 
 from features.errors import PairliftError
 from features.log.dataset import Mapping, import_log
-from features.log.loading import load_context, load_log, load_repeats
+from features.log.loading import load_log, load_repeats
 from features.log.sources import source_files
 from features.pairing.groups import make_groups
 from features.pairing.split import Split
@@ -201,13 +201,15 @@ def test_parquet_globs_and_json_come_in_too(tmp_path: Path) -> None:
 def test_what_requests_say_becomes_numbers_and_codes(tmp_path: Path) -> None:
     result = mapping(tmp_path, context={"place": '"where"', "stars": "stars"})
     import_log(result, tmp_path / "log.duckdb")
-    _, catalog = load_log(tmp_path / "log.duckdb")
+    log, catalog = load_log(tmp_path / "log.duckdb")
     assert [(c.name, c.kind, c.values) for c in catalog.contexts] == [
         ("place", "categorical", ("feed", "search")), ("stars", "numeric", ()),
     ]  # fmt: skip
     nan = np.nan
-    found = load_context(tmp_path / "log.duckdb", catalog)
-    np.testing.assert_array_equal(found, [[nan, 2], [0, 5], [1, nan], [0, 3]])
+    np.testing.assert_array_equal(log.context, [[nan, 2], [0, 5], [1, nan], [0, 3]])
+    place = replace(catalog.contexts[0], values=("feed", "home", "search"))
+    other, _ = load_log(tmp_path / "log.duckdb", replace(catalog, contexts=(place, catalog.contexts[1])))
+    np.testing.assert_array_equal(other.context, [[nan, 2], [0, 5], [2, nan], [0, 3]])  # in the codes of another log
     with pytest.raises(PairliftError, match=r"\[events.context\] all = .*a number or text was expected, found a list"):
         import_log(mapping(tmp_path, context={"all": "['a', \"where\"]"}), tmp_path / "log.duckdb")
 
@@ -306,8 +308,8 @@ def test_the_largest_32_bit_floats_come_in(tmp_path: Path) -> None:
         mapping(tmp_path, events, feedback={}, context={"stars": "stars"}, columns={"stars": "stars"}),
         tmp_path / "log.duckdb",
     )
-    catalog = load_log(tmp_path / "log.duckdb")[1]
-    assert load_context(tmp_path / "log.duckdb", catalog)[[0, 1], 0].tolist() == [F32_MAX, F32_MAX]
+    log, _ = load_log(tmp_path / "log.duckdb")
+    assert log.context[[0, 1], 0].tolist() == [F32_MAX, F32_MAX]
 
 
 def test_feedback_that_sums_cannot_bear_is_told_with_file_and_row(tmp_path: Path) -> None:

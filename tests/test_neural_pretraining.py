@@ -40,7 +40,7 @@ def logged() -> tuple[FitData, LaterEvents]:
     later = world.log.ts >= split.t2
     log = replace(world.log, item=np.where(~later & (world.log.item == NEW), NEW + 1, world.log.item))
     log = log.select(later | (log.user != NEW))
-    events = LaterEvents(log=log.until(split.t2 + DAY), context=NO_CONTEXT, since=split.t2)
+    events = LaterEvents(log=log.until(split.t2 + DAY), since=split.t2)
     return fit_data(world._replace(log=log), split), events
 
 

@@ -12,12 +12,11 @@ import torch
 from contracts import PluginContract, check_served_as_trained, fit_data
 from world import SMALL_NETWORK, SMALL_TOWERS, World, make_world, write_world
 
-from features.pairing.groups import make_groups
 from features.pairing.split import make_split
 from features.plugin import FeaturePlugin, FitData
-from features.schema import HOUR, NO_CONTEXT, Attribute, Requests, one_request
-from features.settings import PairingSettings, SplitSettings
-from features.state.histories import Histories
+from features.schema import HOUR, NO_CONTEXT, Attribute, EventLog, Requests, one_request
+from features.settings import SplitSettings
+from features.state.histories import Histories, HistoryBuffer
 from neural.cross_encoder import CrossEncoder
 from neural.retrieval import find_states
 from neural.settings import TowerSettings
@@ -41,27 +40,20 @@ class TestTowersOfContext(PluginContract):
 
 @pytest.fixture(scope="module")
 def spoken() -> World:
+    """Of each list a device (never `tv`) and a battery, some unknown."""
     world = make_world(2, surfaces=("feed", "search"))
     contexts = (Attribute("device", "categorical", values=("phone", "tv", "web")), Attribute("battery", "numeric"))
-    return world._replace(catalog=replace(world.catalog, contexts=contexts))
-
-
-@pytest.fixture(scope="module")
-def said(spoken: World) -> Any:
-    """float32[n, 2] of the log's events: of each list a device (never `tv`) and a battery, some unknown."""
-    rng, log = np.random.default_rng(0), spoken.log
+    rng, log = np.random.default_rng(0), world.log
     _, place = np.unique(np.stack([log.user, log.ts // HOUR]), axis=1, return_inverse=True)
     each = np.stack([rng.choice([0, 2, NAN], place.max() + 1), rng.random(place.max() + 1)], axis=1)
     each[rng.random(len(each)) < 0.2, 1] = NAN
-    return each.astype(np.float32)[place.ravel()]
+    said = each.astype(np.float32)[place.ravel()]
+    return world._replace(log=replace(log, context=said), catalog=replace(world.catalog, contexts=contexts))
 
 
 @pytest.fixture(scope="module")
-def data(spoken: World, said: Any) -> FitData:
-    split = make_split(SplitSettings(), spoken.log, "UTC")
-    plain = fit_data(spoken, split)
-    groups = make_groups(spoken.log, PairingSettings(), split, context=said).of("towers")
-    return replace(plain, groups=groups, context=said[: len(plain.log)], zone=ZONE)
+def data(spoken: World) -> FitData:
+    return replace(fit_data(spoken, make_split(SplitSettings(), spoken.log, "UTC")), zone=ZONE)
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +75,20 @@ def test_what_is_served_is_what_was_trained(data: FitData, spoken: World, fitted
     r, inputs = data.groups.requests, trained.inputs
     h = Histories.build(spoken.log, spoken.catalog.n_users)
     assert inputs.spec.context_sizes == (3, 25, 8, 3, 17)
-    assert inputs.spec.code_sizes[-2:] == (25, 8)
+    assert inputs.spec.code_sizes[-4:] == (25, 8, 3, 17)
     served, queries = fitted.values(r, h)[:, 0], fitted.queries(r, h)
     check_served_as_trained(trainer, served)
     alone = np.concatenate([fitted.queries(r.slice(k, k + 1), h) for k in range(len(r))])
     np.testing.assert_allclose(alone, queries, rtol=1e-4, atol=1e-5)
 
 
-def test_an_event_has_the_context_of_its_request(data: FitData, said: Any) -> None:
+def test_an_event_has_the_context_of_its_request(data: FitData) -> None:
     """In pre-training and for the head that retrieves, row for row of the log."""
     settings = TowerSettings(**{**SETTINGS, "pretrain_epochs": 0, "finetune_epochs": 0})
     trained = fit(data, settings)
     inputs, log = trained.inputs, data.log
     order = np.argsort(log.user, kind="stable")
-    want = inputs.spec.context_codes(log.surface[order], log.ts[order], said[: len(log)][order])
+    want = inputs.spec.context_codes(log.surface[order], log.ts[order], log.context[order])
     assert len(np.unique(want[:, 3])) == 3
     with torch.no_grad():
         found = find_states(
@@ -140,6 +132,39 @@ def test_what_was_not_met_or_not_said_is_unknown(fitted: TwoTower, spoken: World
     np.testing.assert_array_equal(loaded.values(one, h), fitted.values(one, h))
 
 
+def with_said(log: EventLog, row: int, said: tuple[float, float]) -> EventLog:
+    context = log.context.copy()
+    context[row] = said
+    return replace(log, context=context)
+
+
+def test_of_past_events_what_their_requests_said_is_read(fitted: TwoTower, spoken: World) -> None:
+    log, own = spoken.log, np.flatnonzero(spoken.log.user == 3)
+    request = asked((0, 0.5), int(log.ts[own[-1]]))  # the last event, which is of that time, is not seen
+
+    def values(row: int, said: tuple[float, float]) -> Any:
+        return fitted.values(request, Histories.build(with_said(log, row, said), spoken.catalog.n_users))
+
+    plain, unknown = fitted.values(request, Histories.build(log, spoken.catalog.n_users)), values(own[-2], (NAN, NAN))
+    np.testing.assert_array_equal(values(own[-1], (2, 0.9)), plain)
+    np.testing.assert_array_equal(values(own[-2], (1, np.inf)), unknown)  # `tv` was never seen
+    for said in ((0, NAN), (2, NAN), (NAN, 0.01)):
+        assert not np.array_equal(values(own[-2], said), unknown), said
+
+
+def test_live_events_are_read_as_those_of_the_log(fitted: TwoTower, spoken: World) -> None:
+    log, end = spoken.log, int(spoken.log.ts[-1]) + HOUR
+    buffer = HistoryBuffer(Histories.build(log.until(int(log.ts[len(log) // 2])), spoken.catalog.n_users))
+    whole = Histories.build(log, spoken.catalog.n_users)
+    requests = [asked((0, 0.5), end, user=user) for user in range(5)]
+    earlier = [fitted.values(request, buffer.histories) for request in requests]  # these states are kept
+    live = buffer.extended(log.between(int(log.ts[len(log) // 2]), end))
+    for request, before in zip(requests, earlier, strict=True):
+        now = fitted.values(request, live)
+        np.testing.assert_allclose(now, fitted.values(request, whole), rtol=1e-4, atol=1e-5)
+        assert not np.allclose(now, before, rtol=1e-4, atol=1e-5)
+
+
 def test_no_context_at_all_and_the_cross_encoders(data: FitData, spoken: World) -> None:
     h, end = Histories.build(spoken.log, spoken.catalog.n_users), int(spoken.log.ts[-1]) + HOUR
     short = {**SMALL_NETWORK, "pretrain_epochs": 1, "finetune_epochs": 1, "learning_rate": 2e-2}
@@ -160,9 +185,9 @@ def test_a_fit_is_handed_the_context_of_its_events(tmp_path: Path) -> None:
     request = "[events.context]\nhand = \"CASE WHEN user_id % 3 > 0 THEN 'hand ' || user_id % 2 END\"\n"
     prepared = prepare(load_config(write_world(tmp_path, request=request)))
     data = prepared.fit_data(0)
-    assert data.context.shape == (len(data.log), 1)
+    assert data.log.context.shape == (len(data.log), 1)
     user = prepared.catalog.user_ids[data.log.user]
     values = prepared.catalog.contexts[0].values
     want = [values.index(f"hand {u % 2}") if u % 3 > 0 else NAN for u in user.tolist()]
-    np.testing.assert_array_equal(data.context[:, 0], np.array(want, np.float32))
+    np.testing.assert_array_equal(data.log.context[:, 0], np.array(want, np.float32))
     assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/log.parquet'").fetchall()[0][0] > len(data.log)

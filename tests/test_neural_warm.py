@@ -31,18 +31,25 @@ from neural.warm.train import fit_warm
 from neural.warm.weights import kept_rows, save_weights, take_up
 
 OPTIONS: dict[str, Any] = {**SMALL_TOWERS, "columns": ["dot", "item_vector"], "retrieval_epochs": 0}
+#: likewise, of what requests say of themselves
+OF_DEVICES = {"context": ["surface", "device"]}
+#: the user of the one event with a device that an earlier fit does not know
+OTHER = 7
 NO_EPOCHS = {"warm_pretrain_epochs": 0, "warm_finetune_epochs": 0}
 SPLIT = SplitSettings()
 
 
 @pytest.fixture(scope="module")
 def small() -> World:
-    return make_world(11, surfaces=("feed", "search"))
+    world = make_world(11, surfaces=("feed", "search"))
+    said = np.random.default_rng(0).choice([np.nan, 0, 1], (len(world.log), 1)).astype(np.float32)
+    contexts = (Attribute("device", "categorical", values=("phone", "tv")),)
+    return world._replace(log=replace(world.log, context=said), catalog=replace(world.catalog, contexts=contexts))
 
 
 @pytest.fixture(scope="module")
 def large(small: World) -> World:
-    """The same events; new items, a new genre, a new tag and a new surface stand before the old ones."""
+    """The same events; new items, a new genre, a new tag, surface and device stand before the old ones."""
     was = small.catalog
     ids = np.arange(9, 9 + 1200)
     at, n = np.searchsorted(ids, was.item_ids), len(ids)
@@ -58,8 +65,14 @@ def large(small: World) -> World:
             "tags", "multi", codes=tags.codes + 1, offsets=np.append(0, sizes.cumsum()), values=("A", *tags.values)
         ),
     )
-    catalog = replace(was, item_ids=ids, surfaces=("about", *was.surfaces), item_attributes=attributes)
-    log = replace(small.log, item=at[small.log.item].astype(np.int32), surface=small.log.surface + np.int16(1))
+    contexts = (replace(was.contexts[0], values=("desk", "phone", "tv")),)
+    catalog = replace(
+        was, item_ids=ids, surfaces=("about", *was.surfaces), item_attributes=attributes, contexts=contexts
+    )
+    said = small.log.context + np.float32(1)
+    said[np.flatnonzero(small.log.user == OTHER)[0]] = 0
+    surface = small.log.surface + np.int16(1)
+    log = replace(small.log, item=at[small.log.item].astype(np.int32), surface=surface, context=said)
     return small._replace(log=log, catalog=catalog)
 
 
@@ -96,12 +109,13 @@ def max_validation(folder: Path) -> float:
 
 def values(plugin: TwoTower, world: World) -> Any:
     requests = make_groups(world.log, PairingSettings(), make_split(SPLIT, world.log, "UTC")).of("test").requests
-    return plugin.values(requests.slice(0, 60), Histories.build(world.log, world.catalog.n_users))
+    requests = requests.select(requests.user != OTHER).slice(0, 60)
+    return plugin.values(requests, Histories.build(world.log, world.catalog.n_users))
 
 
 def test_what_was_learned_stays_with_its_id_and_value(small: World, large: World, tmp_path: Path) -> None:
     """Without epochs the values are those of then: over shifted codes, a table that has grown, and back again."""
-    first, second = TwoTower(**OPTIONS), TwoTower(**OPTIONS, **NO_EPOCHS)
+    first, second = TwoTower(**OPTIONS, **OF_DEVICES), TwoTower(**OPTIONS, **OF_DEVICES, **NO_EPOCHS)
     first.fit(of(small))
     second.fit(replace(of(large), earlier=saved(first, tmp_path / "first")))
     want = values(first, small)
@@ -114,7 +128,7 @@ def test_what_was_learned_stays_with_its_id_and_value(small: World, large: World
     # And of a fit that was kept for another catalogue, as a refit of the trees keeps it.
     saved(first.recoded(np.arange(80, dtype=np.int32)[::-1].copy(), np.arange(40, dtype=np.int32)), tmp_path / "moved")
     for name in ("second", "moved"):
-        again = went_on(of(small), tmp_path / name, **NO_EPOCHS)
+        again = went_on(of(small), tmp_path / name, **OF_DEVICES, **NO_EPOCHS)
         with torch.no_grad():
             vectors = all_vectors(again.model.item, again.inputs.items)[:-1]
         np.testing.assert_allclose(vectors.numpy(), first.runtime.vectors.items[:-1], rtol=1e-4, atol=1e-5)

@@ -1,6 +1,7 @@
 """Lists of a held-out future: who is asked and what they wanted, and what lists are worth, against slow definitions."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,7 +96,8 @@ def test_what_follows_the_end_changes_nothing(log: EventLog) -> None:
 @settings(max_examples=50, deadline=None)
 def test_a_context_is_that_of_the_first_group(log: EventLog) -> None:
     own = (log.ts / MINUTE).astype(np.float32)[:, None]  # each event's context is its minute
-    groups = make_groups(log, PairingSettings(), SPLIT, context=own)
+    log = replace(log, context=own)
+    groups = make_groups(log, PairingSettings(), SPLIT)
     found = asked(log, Histories.build(log, N_USERS), groups, SPLIT.t1, SPLIT.t3, 1)
     assert found.requests.context[:, 0].tolist() == (found.requests.as_of / MINUTE).tolist()
     some = found.select(np.arange(len(found)) % 2 == 0)

@@ -18,7 +18,7 @@ from world import with_config
 
 from features.errors import PairliftError
 from features.log.dataset import import_log
-from features.log.loading import load_context, load_given, load_log
+from features.log.loading import load_given, load_log
 from features.state.store import State
 from ranker.bundle import _version_of, load_bundle
 from ranker.config import load_config
@@ -94,7 +94,7 @@ def test_what_was_asked_is_trained_on_from_the_exported_log(folder, priced, tmp_
     log, catalog = load_log(own / "log.duckdb")
     late = log.ts >= priced.state.end
     assert late.sum() == 120
-    given, context = load_given(own / "log.duckdb", catalog)[late], load_context(own / "log.duckdb", catalog)[late]
+    given, context = load_given(own / "log.duckdb", catalog)[late], log.context[late]
     sent = {name: pa.concat_arrays([b.feedback[name] for b in batches]) for name in batches[0].feedback}
     for k, known in enumerate(catalog.candidates):
         np.testing.assert_array_equal(given[:, k], coded(sent[known.name], known))
@@ -144,6 +144,30 @@ def test_recorded_values_are_counted_at_once_and_after_a_rebuild(priced, tmp_pat
         server.follower.live.freeze().result(20)
         assert shown(client, user, item) == pytest.approx(new, rel=1e-6, nan_ok=True)
         assert server.pipeline.state.histories.feedback.shape[1] == 3  # play, and the two that are counted
+
+
+def said_since(histories, start):
+    """The devices' codes of the events from a time on, in the order of their times."""
+    late = np.flatnonzero(histories.ts >= start)
+    return histories.context[late[np.argsort(histories.ts[late])], 0]
+
+
+def test_what_a_request_said_is_in_the_history_with_its_event(priced, tmp_path):
+    device, end = priced.state.catalog.contexts[0], priced.state.end
+    known = np.unique(priced.state.histories.context)
+    assert (device.values, known.tolist()) == (("phone", "tv"), pytest.approx([0, 1, np.nan], nan_ok=True))
+    events, silent = asked(priced, 40), asked(priced, 8, first=40)
+    del silent.feedback["device"]
+    with recording(priced, tmp_path / "log") as (server, client):
+        list(client.record([events, silent]))
+        server.follower.drain(5)
+        live = server.pipeline.state.histories.compact()
+        folder, frozen, _ = server.follower.snapshot()
+    sent = events.feedback["device"].to_pylist() + [None] * 8
+    want = [device.values.index(value) if value in device.values else np.nan for value in sent]  # no fridge was known
+    assert {"phone", "tv", "fridge", None} == set(sent)
+    for histories in (live, frozen.histories, with_snapshot(priced, folder).state.histories):
+        np.testing.assert_array_equal(said_since(histories, end), np.array(want, np.float32))
 
 
 def test_a_snapshot_of_recorded_candidates_is_served(priced, tmp_path):

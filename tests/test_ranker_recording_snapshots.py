@@ -15,7 +15,7 @@ from served import expected_state, exported, random_batches, recording, same
 from features.counters.spec import Counter, Span
 from features.errors import PairliftError
 from features.log.segments import segment_files
-from features.schema import empty_log
+from features.schema import Attribute, empty_log
 from features.state.live import Live
 from features.state.snapshot import save_state
 from features.state.store import State
@@ -184,6 +184,26 @@ def test_a_snapshot_that_does_not_fit_is_refused(bundle, world, tmp_path):
         save_state(tmp_path / name, State.build(world.log, catalog, declared, world.grades))
         with pytest.raises(PairliftError, match=f"does not fit the bundle.*{sentence}"):
             with_snapshot(bundle, tmp_path / name)
+
+
+def test_a_snapshot_of_other_values_of_the_context_is_refused_and_an_older_one_is_named(
+    bundle, world, tmp_path, caplog
+):
+    def state(log, *values):
+        contexts = (Attribute("device", "categorical", values=values),)
+        return State.build(log, replace(world.catalog, contexts=contexts), bundle.state.counters, world.grades)
+
+    log = replace(world.log, context=np.zeros((len(world.log), 1), np.float32))
+    reading, texts = replace(bundle, state=state(log, "phone", "tv")), []
+    save_state(tmp_path / "other", state(log, "pad", "phone"))
+    with pytest.raises(PairliftError, match=r"the values of \[events.context\] differ"):
+        with_snapshot(reading, tmp_path / "other")
+    for name, one in (("same", state(log, "phone", "tv")), ("older", state(world.log, "phone", "tv"))):
+        caplog.clear()
+        save_state(tmp_path / name, one)
+        with_snapshot(reading, tmp_path / name)
+        texts.append("was written before snapshots had [events.context]" in caplog.text)
+    assert texts == [False, True]
 
 
 def test_what_is_no_snapshot_is_refused(bundle, tmp_path):

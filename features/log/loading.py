@@ -1,5 +1,6 @@
 """The tables that `features.log.dataset` writes, as arrays."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pyarrow as pa
 from features.schema import F32, NO_CONTEXT, NO_GIVEN, Attribute, Catalog, EventLog, Ids
 
 
-def load_log(database: Path) -> tuple[EventLog, Catalog]:
-    """Read what `import_log` wrote."""
+def load_log(database: Path, coded: Catalog | None = None) -> tuple[EventLog, Catalog]:
+    """Read what `import_log` wrote. coded: whose codes of `[events.context]` the events have; None: the log's own."""
     with duckdb.connect(str(database), read_only=True) as con:
         arrays = con.execute("SELECT * FROM events").fetchnumpy()
         names = tuple(name.removeprefix("feedback_") for name in arrays if name.startswith("feedback_"))
@@ -28,7 +29,8 @@ def load_log(database: Path) -> tuple[EventLog, Catalog]:
         user_ids, user_attributes = _load_side(con, "users")
         item_ids, item_attributes = _load_side(con, "items")
         contexts, candidates = (_vocabularies(con, table) for table in ("context", "candidate"))
-    return log, Catalog(
+    known = contexts if coded is None else coded.contexts
+    return replace(log, context=_coded(database, "context", known) if known else NO_CONTEXT), Catalog(
         user_ids=user_ids,
         item_ids=item_ids,
         surfaces=surfaces,
@@ -58,13 +60,8 @@ def _load_vocabulary(con: duckdb.DuckDBPyConnection, column: str, name: str, kin
     return Attribute(name, "categorical", values=tuple(row[0] for row in con.execute(asked).fetchall()))
 
 
-def load_context(database: Path, catalog: Catalog) -> F32:
-    """Return float32[n, c] of the events of `load_log`: numbers and codes of `Catalog.contexts`, NaN where unknown."""
-    return _coded(database, "context", catalog.contexts) if catalog.contexts else NO_CONTEXT
-
-
 def load_given(database: Path, catalog: Catalog) -> F32:
-    """Return float32[n, c] of the events of `load_log`: those of `Catalog.candidates`, likewise."""
+    """Return float32[n, c] of the events of `load_log`: numbers, codes of `Catalog.candidates`, NaN where unknown."""
     return _coded(database, "candidate", catalog.candidates) if catalog.candidates else NO_GIVEN
 
 

@@ -67,7 +67,6 @@ def make_groups(
     settings: PairingSettings,
     split: Split,
     seed: int = 0,
-    context: F32 = NO_CONTEXT,
     given: F32 = NO_GIVEN,
     available: Available | None = None,
 ) -> Groups:
@@ -75,7 +74,7 @@ def make_groups(
 
     A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
     request's first event, or of the first impression, and so are its surface, arm and context. Groups are cut at the
-    boundaries of the split. context, given: float32[n, c] of the log's events, as `Requests` has them.
+    boundaries of the split. given: float32[n, c] of the log's events, as `Requests` has it.
     available: what `sampler = "in_catalogue"` draws from (`availability`).
     """
     _refuse_shared_requests(log, split)
@@ -93,7 +92,7 @@ def make_groups(
         surface=log.surface[first],
         offsets=offsets_of(sizes[order]),
         item=log.item[event],
-        context=context[first] if len(context) else context,
+        context=log.context[first] if log.context.shape[1] else NO_CONTEXT,
         given=given[event] if len(given) else given,
         arm=log.arm[first],
     )

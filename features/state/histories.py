@@ -11,10 +11,10 @@ import numpy as np
 from numba import njit
 
 from features.counters.places import first_not_before
-from features.schema import F32, I8, I16, I32, I64, NO_ARMS, EventLog, arms_of
+from features.schema import F32, I8, I16, I32, I64, NO_ARMS, NO_CONTEXT, EventLog, arms_of, event_contexts
 
 #: columns of the histories, as in `EventLog`
-COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback", "arm")
+COLUMNS = ("item", "ts", "grade", "surface", "organic", "feedback", "arm", "context")
 #: more events than any user has
 ALL = 2**62
 #: rows that a user's first block in the buffer's tail has at least
@@ -37,10 +37,14 @@ class Histories:
     feedback: F32  # [n, k], NaN where unknown
     #: [n], code of the experiment's arm, -1 none, `OTHER_ARM` one without a code. Left out, as in older files: none
     arm: I16 = field(default_factory=lambda: NO_ARMS)
+    #: [n, contexts], as `Requests.context`; [n, 0] without `[events.context]`. Left out, as in older files: that
+    context: F32 = field(default_factory=lambda: NO_CONTEXT)
 
     def __post_init__(self) -> None:
         if len(self.arm) != len(self.ts):
             object.__setattr__(self, "arm", arms_of(self.arm, len(self.ts)))
+        if len(self.context) != len(self.ts):
+            object.__setattr__(self, "context", event_contexts(self.context, len(self.ts)))
 
     @classmethod
     def build(cls, log: EventLog, n_users: int) -> "Histories":

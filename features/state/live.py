@@ -90,15 +90,16 @@ class Live:
     ) -> None:
         """Copy the histories, and compile the kernels. unplaced, frame: those of the snapshot that `state` is."""
         self._names, self._every = feedback_names, every
-        self._unplaced = empty_log(feedback_names) if unplaced is None else unplaced  # as of what is served
+        self._contexts = state.histories.context.shape[1]  # columns of context that events have
+        self._unplaced = self._no_events() if unplaced is None else unplaced  # as of what is served
         self._buffer = HistoryBuffer(state.histories)
         # The levels. What is held here has no histories, so that it does not hold old arrays of them.
-        self._no_histories = Histories.build(empty_log(feedback_names), 0)
+        self._no_histories = Histories.build(self._no_events(), 0)
         self._base = replace(state, histories=self._no_histories)
         self._base_events = len(state.histories.ts)
         self._runs: list[_Run] = []
         self._flushed = self._base  # the base with the runs: what the memtable's level is put on
-        self._memtable = empty_log(feedback_names)
+        self._memtable = self._no_events()
         self._served = _Served(replace(state, histories=self._buffer.histories), frame)
         # Between `add`, `freeze` and the thread that folds, under the lock.
         self._lock = threading.Lock()
@@ -179,8 +180,12 @@ class Live:
             self._compactor.join()
         self._wake.set()
 
+    def _no_events(self, n: int = 0) -> EventLog:
+        """Return n events of which nothing is known, with the columns that events have."""
+        return empty_log(self._names, n, self._contexts)
+
     def _warm(self, state: State) -> None:
-        unknown, zero = empty_log(self._names, 1), np.zeros(1, np.int32)
+        unknown, zero = self._no_events(1), np.zeros(1, np.int32)
         known = replace(unknown, user=zero, item=zero)
         HistoryBuffer(Histories.build(known, 1)).extended(known)
         state.extended(unknown)
@@ -262,7 +267,7 @@ class Live:
     def _flush(self, state: State) -> None:
         """Make a run of the memtable. state: the one that has it as its last level."""
         self._runs = [*self._runs, _Run(self._memtable, state.levels[-1])]
-        self._flushed, self._memtable = replace(state, histories=self._no_histories), empty_log(self._names)
+        self._flushed, self._memtable = replace(state, histories=self._no_histories), self._no_events()
 
     def _begin_merge(self) -> None:
         """Merge the newest runs, from the first that is not much larger than all behind it."""

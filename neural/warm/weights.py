@@ -104,12 +104,12 @@ def _codes(earlier: Known, inputs: TowerData, catalog: Catalog) -> dict[str, I64
     spec, context = inputs.spec, inputs.spec.context
     surfaces = earlier.surface_rows(catalog, spec.n_surfaces)
     moved = {f"user.codes.{CODES.index('surface')}.weight": surfaces}
-    first = 1 + len(context.clock_sizes)
-    for part in ("user.context", "next_context"):
-        if context.surface:
-            moved[f"{part}.codes.0.weight"] = surfaces
-        for k, attribute in enumerate(context.attributes):
-            moved[f"{part}.codes.{first + k}.weight"] = earlier.context_rows(attribute, catalog)
+    parts = {"user.context": 1, "next_context": 1}  # where the clock's codes begin, and behind them the attributes'
+    if context.surface:
+        moved |= {f"{part}.codes.0.weight": surfaces for part in parts}
+    for part, first in (parts | {"user": len(CODES)} if context.in_tokens else parts).items():
+        for k, attribute in enumerate(context.attributes, first + len(context.clock_sizes)):
+            moved[f"{part}.codes.{k}.weight"] = earlier.context_rows(attribute, catalog)
     return moved
 
 

@@ -59,10 +59,10 @@ def record(*, file: Path, server: Target, batch: int) -> None:
     """Record the events of FILE (Parquet) into a server that was started with `pairlift serve --log`.
 
     Columns: event_id, user_id, item_id, ts (a timestamp, or µs UTC); where known surface, organic, request_id,
-    position, grade; any other is a column of the TOML's [events.feedback], [events.columns], [events.context] or
-    [events.candidate]. What was recorded before is known by its event_id and counts once, so a run that broke off may
-    simply be run again. While it runs, a line shows the events a second and what was refused, by reason. Exit status 2
-    where events were refused.
+    position, grade; any other is a column of the TOML's [events.feedback], [events.columns], [events.context] (which is
+    in the user's history then) or [events.candidate]. What was recorded before is known by its event_id and counts
+    once, so a run that broke off may simply be run again. While it runs, a line shows the events a second and what was
+    refused, by reason. Exit status 2 where events were refused.
 
     \b
     Examples:

@@ -54,6 +54,9 @@ class EventReader:
         self._arms = codes | {None: -1, "": -1}
         self._arm_of = arm_of
         self._catalog = catalog
+        # A bundle from before histories had the context of their events has none of theirs, and nothing that reads it.
+        self.contexts = bundle.state.histories.context.shape[1]
+        self._context_codes = {a.name: a.value_codes() for a in catalog.contexts if a.kind == "categorical"}
         self._counted = counted_of(config, catalog)
         #: columns of `EventLog.feedback`: the log's own, then what counters count of candidates
         self.feedback = (*config.events.feedback, *self._counted)
@@ -148,6 +151,7 @@ class EventReader:
             pairable=np.ones(n, bool),
             feedback=_numbers(table, own),
             feedback_names=own,
+            context=self._context(table),
         )
         return counted(log, self._given(table), self._counted, self._catalog, self.grades)
 
@@ -162,6 +166,16 @@ class EventReader:
         if pa.types.is_string(ids.type) != text:
             return np.full(len(ids), -1, np.int32)  # another bundle's kind of ids: all are unknown
         return find(ids.to_pylist() if text else ids.to_numpy())
+
+    def _context(self, table: pa.Table) -> F32:
+        """Return float32[n, contexts] in the codes of a request's context; a text that the bundle lacks is unknown."""
+        names = [known.name for known in self._catalog.contexts][: self.contexts]
+        context = _numbers(table, names)
+        for k, name in enumerate(names):
+            if name in self._context_codes and name in table.column_names:
+                code = self._context_codes[name]
+                context[:, k] = [code.get(text, np.nan) for text in table[name].to_pylist()]
+        return context
 
     def _given(self, table: pa.Table) -> F32:
         """Return float32[n, c] of `Catalog.candidates`, without the codes of text: counters count numbers alone."""

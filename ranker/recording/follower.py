@@ -85,7 +85,7 @@ class Follower:
         if origin is not None and not origin.is_of(self._name, folder):
             raise PairliftError(f"the snapshot is of another log than {folder}: serve it with its own, or without")
         frame, trained = (0, bundle.recorded) if origin is None else (origin.frame, {})
-        unplaced = origin.unplaced if origin else empty_log(self.reader.feedback)
+        unplaced = origin.unplaced if origin else empty_log(self.reader.feedback, contexts=self.reader.contexts)
         state = with_room(bundle.state, unplaced, self.settings.new_users, self.settings.new_items)
         #: what the state takes, and the most that it can come to
         self.memory = plan_memory(state, self.settings.max_events, self.settings.max_id_bytes)

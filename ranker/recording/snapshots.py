@@ -23,7 +23,7 @@ from features.files import made_folder, sync, sync_tree, written
 from features.log.recorded import Recorded
 from features.log.segments import checksum_of
 from features.pairing.split import iso
-from features.schema import Attribute, Catalog, EventLog
+from features.schema import Attribute, EventLog
 from features.state.live import Frozen
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
@@ -126,6 +126,12 @@ def with_snapshot(bundle: Bundle, folder: Path) -> Bundle:
             f"the snapshot {folder} does not fit the bundle {bundle.folder}: {'; '.join(differing)}. "
             "Make it with the same TOML and the same users and items, or train the bundle again"
         )
+    if _has_context(bundle.state) and not _has_context(state):
+        logger.warning(
+            "%s was written before snapshots had [events.context] of past events: to plugins that read it there, it is "
+            "unknown of all events, recorded ones too, until a new bundle is served",
+            folder,
+        )
     return replace(bundle, state=state, recorded={} if manifest else _recorded_beside(folder))
 
 
@@ -170,7 +176,8 @@ def _differences(expected: State, found: State) -> list[str]:
         ours, theirs = (getattr(state.catalog, f"{side}_ids") for state in (expected, found))
         if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
             problems.append(f"{len(ours):,} {side}s were expected, found {len(theirs):,} or other ids")
-        if _vocabulary(expected.catalog, side) != _vocabulary(found.catalog, side):
+        ours, theirs = (getattr(state.catalog, f"{side}_attributes") for state in (expected, found))
+        if _vocabulary(ours) != _vocabulary(theirs):
             problems.append(f"the {side}s' attributes differ")
     if expected.catalog.surfaces != found.catalog.surfaces:
         problems.append("the surfaces differ")
@@ -178,11 +185,17 @@ def _differences(expected: State, found: State) -> list[str]:
         problems.append("the arms of experiments differ")
     if expected.histories.feedback.shape[1:] != found.histories.feedback.shape[1:]:
         problems.append("the histories have other feedback columns")
+    if _has_context(found) and _vocabulary(expected.catalog.contexts) != _vocabulary(found.catalog.contexts):
+        problems.append("the values of [events.context] differ")
     return problems
 
 
-def _vocabulary(catalog: Catalog, side: str) -> list[tuple[str, str, tuple[str, ...]]]:
-    attributes: tuple[Attribute, ...] = getattr(catalog, f"{side}_attributes")
+def _has_context(state: State) -> bool:
+    """Whether events of the histories have what their requests said: in older snapshots they do not."""
+    return bool(state.histories.context.shape[1])
+
+
+def _vocabulary(attributes: tuple[Attribute, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(a.name, a.kind, () if a.kind == "text" else tuple(a.values)) for a in attributes]
 
 

@@ -218,7 +218,8 @@ def cut_at_t1(prepared: Prepared) -> Prepared:
         config.work, "cut", inputs, lambda folder: cut_log(prepared.database, folder / "log.duckdb", t1), logging.DEBUG
     )
     database = folder / "log.duckdb"
-    log, groups = paired_log(config, database, load_log(database)[0], prepared.catalog, prepared.split)
+    log, _ = load_log(database, prepared.catalog)
+    log, groups = paired_log(config, database, log, prepared.catalog, prepared.split)
     return replace(
         prepared,
         database=database,

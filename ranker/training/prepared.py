@@ -4,12 +4,10 @@ import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import numpy as np
-
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError, did_you_mean
 from features.given import check_list, counted, given_of_log
-from features.log.loading import load_context, load_given, load_log, load_texts
+from features.log.loading import load_given, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
 from features.pairing.exposure import Exposure, Places, corrected, load_places, make_exposure
 from features.pairing.groups import Groups, make_groups
@@ -98,7 +96,6 @@ class Prepared(Grouped):
         pairs = self.training_pairs(groups, seed)
         # Of candidates counters alone read what was said: to a plugin it is no feedback.
         log = self.log.between(self.split.t0, self.split.t1).with_feedback(len(self.config.events.feedback))
-        first = int(np.searchsorted(self.log.ts, self.split.t0))
         return FitData(
             log=log,
             catalog=self.catalog,
@@ -108,14 +105,12 @@ class Prepared(Grouped):
             seed=seed,
             wanted=wanted_floor(self.config),
             zone=self.config.time.zone,
-            context=load_context(self.database, self.catalog)[first : first + len(log)],
         )
 
     def later_events(self) -> LaterEvents:
         """Return the events of the test, to be predicted as of what came before them: what no fit may see."""
         log = self.log.until(self.split.t3).with_feedback(len(self.config.events.feedback))
-        context = load_context(self.database, self.catalog)[: len(log)]
-        return LaterEvents(log=log, context=context, since=self.split.t2)
+        return LaterEvents(log=log, since=self.split.t2)
 
 
 def prepare(config: Config, database: Path | None = None) -> Prepared:
@@ -169,14 +164,14 @@ def paired_log(
 ) -> tuple[EventLog, Groups]:
     """Return the log of a database with the events that counters ask for of candidates, and its groups.
 
-    log: of the database. catalog: what its codes of context and candidates are of.
+    log: of the database, its context in the codes of `catalog`, which those of candidates are of too.
     """
     check_list(config.features.listed, catalog)
     given = load_given(database, catalog)
     log = counted(log, given, counted_of(config, catalog), catalog, config.grade_names)
     given = given_of_log(given, log.request, catalog, config.features.listed)
-    context, available = load_context(database, catalog), availability(log, catalog, config.pairing)
-    return log, make_groups(log, config.pairing, split, context=context, given=given, available=available)
+    available = availability(log, catalog, config.pairing)
+    return log, make_groups(log, config.pairing, split, given=given, available=available)
 
 
 def _check_familiar(made: Grouped) -> None:

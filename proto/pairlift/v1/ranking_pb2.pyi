@@ -985,7 +985,8 @@ class RecordEventsRequest(_message.Message):
     @_builtins.property
     def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedbackColumn]:
         """What the user did, what was asked and what was shown, a column for each name: those of [events.feedback], of
-        [events.columns], which the grades' conditions read, of [events.context] and of [events.candidate].
+        [events.columns], which the grades' conditions read, of [events.context], which is in the user's history then, and of
+        [events.candidate].
         """
 
     @_builtins.property
