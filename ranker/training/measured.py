@@ -23,6 +23,7 @@ from ranker.columns import categories_of, columns_of
 from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
 from ranker.lists.asked import Asked
+from ranker.lists.found import sources_report
 from ranker.lists.peers import Past
 from ranker.lists.report import brief_report, lists_report
 from ranker.metrics.importance import explain
@@ -38,7 +39,7 @@ from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
-from ranker.training.wanted import NO_SOURCES, fitted_until
+from ranker.training.wanted import NO_SOURCES, fitted_until, sources_until
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +165,20 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
         return lists_report(pipeline, past_of(prepared), most=most or config.lists.users, seed=seed)
     finally:
         pipeline.close()
+
+
+def measure_sources(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
+    """Fit the served plugins and return what each source finds, see `ranker.lists.found`; no ranker is trained.
+
+    most, memory: as of `measure_lists`.
+    """
+    if not config.sources.on:
+        raise PairliftError(f"{NO_SOURCES}; switch one on")
+    prepared, seed = prepare(config), config.uplift.seeds[0]
+    sources = sources_until(prepared, served_plugins(prepared), prepared.split.t2, memory)
+    return sources_report(
+        sources, past_of(prepared), prepared.state, config, most=most or config.lists.users, seed=seed
+    )
 
 
 def parts_at_cut(parts: Parts, memory: int = 2 * GIB) -> Bundle:
