@@ -1,6 +1,7 @@
 """What each source finds: the blend takes turns by quotas, and the figures are those of their plain definitions."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from served import pairlift
 from world import World, write_world
 
 from features.errors import PairliftError
+from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.filters import history
 from ranker.candidates.source import Proposal
@@ -52,7 +54,7 @@ def test_sources_take_turns_by_their_quotas(lists: list[list[int]], quota: list[
 class Knowing:
     """A source that knows what each user will want, of an item number in steps."""
 
-    def __init__(self, name: str, wanted: dict[int, list[int]]) -> None:
+    def __init__(self, name: str, wanted: Mapping[int, Sequence[int]]) -> None:
         self.name, self.wanted = name, wanted
 
     def propose(self, request: Request, limit: int) -> Proposal:
@@ -103,23 +105,19 @@ def test_the_figures_of_sources_that_know(bundle: Bundle, past: Past) -> None:
 
 def test_new_users_and_new_items_stand_apart(world: World, bundle: Bundle, past: Past) -> None:
     t2 = past.split.t2
-    later = np.flatnonzero((world.log.ts >= t2) & (world.log.item == 7))
-    assert len(later)
-    keep = ~((world.log.ts < t2) & ((world.log.item == 7) | (world.log.user == 5)))
-    log = world.log.select(keep)
-    from features.state.store import State
-
+    new = int(np.bincount(world.log.item[(world.log.ts >= t2) & (world.log.grade == 2)]).argmax())
+    log = world.log.select((world.log.ts >= t2) | ((world.log.item != new) & (world.log.user != 5)))
     state = State.build(log, world.catalog, (), world.grades)
     cut = replace(past, log=log, histories=state.histories)
     who = cut.asked(t2, cut.split.t3)
-    named = [(Knowing("seven", {user: [7] for user in range(40)}), SourceSettings())]
+    named = [(Knowing("seer", dict.fromkeys(range(40), (new,))), SourceSettings())]
     sections = sources_report(named, cut, state, bundle.config, most=1000)["sections"]
     assert sections["new_users"]["users"] == (who.history == 0).sum() >= 1
-    wants = [k for k in range(len(who)) if 7 in who.item[who.offsets[k] : who.offsets[k + 1]]]
+    wants = [k for k in range(len(who)) if new in who.item[who.offsets[k] : who.offsets[k + 1]]]
     assert sections["new_items"]["users"] == len(wants) > 0
     assert sections["new_items"]["wanted_items"] == 1
-    assert sections["new_items"]["alone"]["seven"]["recall@50"]["mean"] == 1
-    assert sections["all"]["alone"]["seven"]["recall@50"]["mean"] < 1
+    assert sections["new_items"]["alone"]["seer"]["recall@50"]["mean"] == 1
+    assert sections["all"]["alone"]["seer"]["recall@50"]["mean"] < 1
 
 
 def test_within_the_quotas_is_what_recommend_has(bundle: Bundle, past: Past) -> None:

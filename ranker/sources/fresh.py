@@ -9,7 +9,7 @@ from numba import njit
 from pydantic import Field
 
 from features.counters.places import first_not_before
-from features.schema import DAY, F32, F64, I32, I64, EventLog
+from features.schema import DAY, F32, F64, I32, I64, Bool, EventLog
 from features.settings import Duration, Settings
 from features.state.store import NEVER, State
 from ranker.candidates.named import Arrays, Served, SourceData
@@ -93,11 +93,11 @@ class Fresh:
         return found
 
 
-def made_events(item: I32, ts: I64, wanted: Any, first: I64, age: int) -> Events:
+def made_events(item: I32, ts: I64, wanted: Bool, first: I64, age: int) -> Events:
     """Return the events within `age` µs of their item's first, at int64[n_items] `first`; the rest: of all events."""
     use = (item >= 0) & (ts - first[item] <= age)
     order = np.lexsort((ts[use], item[use]))
-    item, ts, wanted = (of[use][order] for of in (item, ts, wanted))
+    item, ts, wanted = item[use][order], ts[use][order], wanted[use][order]
     offsets = np.searchsorted(item, np.arange(len(first) + 1)).astype(np.int64)
     total = np.concatenate([[0], np.cumsum(wanted)])
     wins = total[1:] - np.repeat(total[offsets[:-1]], np.diff(offsets))

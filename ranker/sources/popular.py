@@ -3,21 +3,20 @@
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
-from numba import njit
 from pydantic import Field, field_validator, model_validator
 
-from features.counters.places import first_not_before
 from features.errors import PairliftError, did_you_mean
-from features.schema import DAY, F32, F64, I32, I64, Attribute, Catalog, offsets_of
+from features.schema import DAY, F32, F64, I32, I64, NO_CODES, NO_OFFSETS, Attribute, Catalog
 from features.settings import Duration, Settings
 from features.state.store import State
 from ranker.candidates.named import Served
 from ranker.candidates.seeds import taken_last
 from ranker.candidates.source import Proposal, best
 from ranker.request import Request
+from ranker.sources.by_value import NO_VALUES, factors_of, lists_of, made_table, scores_of, total_of
 
 #: items that the user took last whose values of an item's attribute count
 SEEDS = 20
@@ -25,7 +24,7 @@ SEEDS = 20
 KINDS = ("categorical", "multi")
 #: what `by` may be: a side, and whether it names an attribute of it
 BY = {("surface", False), ("user", True), ("item", True)}
-NO_VALUES, NO_WEIGHTS = np.empty(0, np.int64), np.empty(0)
+NO_WEIGHTS = np.empty(0)
 
 
 class PopularBySettings(Settings):
@@ -70,18 +69,6 @@ class PopularBySettings(Settings):
         if self.trend is not None and self.trend <= self.half_life:
             raise ValueError("trend: a longer time than half_life was expected")
         return self
-
-
-class Table(NamedTuple):
-    """The m wanted events by (value, item): each such pair has a timeline. The last value is that of all events."""
-
-    starts: I64  # [values + 2], value v has the pairs [starts[v], starts[v + 1])
-    item: I32  # [pairs], ascending within a value
-    timeline: I64  # [pairs], the row of offsets that is the pair's
-    offsets: I64  # [timelines + 1], of ts
-    ts: I64  # [m], µs, never decreasing within a timeline
-    decayed: F64  # [m], the decayed count behind each event
-    expected: F64  # [m], the same by the longer half-life; [0] without one
 
 
 class PopularBy:
@@ -137,6 +124,7 @@ class PopularBy:
         of = self._values_of(state.catalog) if self._attribute else None
         spans = (self.settings.half_life, self.settings.trend or 0)
         self._table = made_table(state, self._floor, self._side, of, spans)
+        self._codes = lists_of(of) if of is not None and self._side == "item" else (NO_OFFSETS, NO_CODES)
         self._of, self._whole, self._end = of, len(self._table.starts) - 2, state.end
         self._orders: dict[int, I32] = {}  # by value, of all its items as of the end; made when first asked for
         self._sum = (self._end, self._summed(self._end))
@@ -145,10 +133,8 @@ class PopularBy:
         """Return the first items by the score above; none that nobody wanted before as_of."""
         as_of = min(request.as_of, self._end)
         values, weights = self._values(request)
-        share = self._share(as_of) if len(values) else 0.0
-        if not len(values):
-            values, weights = np.array([self._whole]), np.ones(1)
-        among = {*values.tolist(), self._whole} if share else values.tolist()
+        share = self._share(as_of) if len(values) else 1.0
+        among = [*values.tolist(), *([self._whole] if share else [])]
         items = np.unique(np.concatenate([self._order(value, as_of, limit) for value in among]))
         score = partial(self._score, values, weights, share, as_of)
         return Proposal(items[best(score(items), limit, items)], score)
@@ -189,13 +175,20 @@ class PopularBy:
 
     def _ordered(self, value: int, as_of: int, limit: int) -> I32:
         items = self._table.item[self._table.starts[value] : self._table.starts[value + 1]]
-        share = 0.0 if value == self._whole else self._share(as_of)
-        return items[best(self._score(np.array([value]), np.ones(1), share, as_of, items), limit, items)]
+        whole = value == self._whole or self._side == "item"  # whose order within a value is that of the whole
+        values, weights = (NO_VALUES, NO_WEIGHTS) if whole else (np.array([value]), np.ones(1))
+        score = self._score(values, weights, 1.0 if whole else self._share(as_of), as_of, items)
+        return items[best(score, limit, items)]
 
     def _score(self, values: I64, weights: F64, share: float, as_of: int, item: I32) -> F32:
         """Return float32[n] of any items; NaN of one without a wanted event before as_of."""
         spans = (self.settings.half_life, self.settings.trend or 0)
-        found: F32 = _scores(self._table, spans, values, weights, share, as_of, item)
+        if self._side == "item" and self._of is not None:
+            factor = factors_of(*self._codes, values, weights, share, item)
+            values, weights = NO_VALUES, NO_WEIGHTS
+        else:
+            factor = np.full(len(item), share)
+        found: F32 = scores_of(self._table, spans, values, weights, factor, as_of, item)
         return found
 
     def _share(self, as_of: int) -> float:
@@ -207,7 +200,7 @@ class PopularBy:
         return self.settings.prior / total if total > 0 else 0.0
 
     def _summed(self, as_of: int) -> float:
-        return float(_total(self._table, self.settings.half_life, as_of))
+        return float(total_of(self._table, self.settings.half_life, as_of))
 
 
 def codes_of(attribute: Attribute, index: int) -> I64:
@@ -218,127 +211,3 @@ def codes_of(attribute: Attribute, index: int) -> I64:
     else:
         found = attribute.codes[index : index + 1] if 0 <= index < len(attribute.codes) else NO_VALUES
     return found[found >= 0].astype(np.int64)
-
-
-def made_table(state: State, floor: int, side: str, of: Attribute | None, spans: tuple[int, int]) -> Table:
-    """Return the wanted events of a state by value. of: the attribute of a side. spans: both half-lives in µs, 0: none.
-
-    An event is wanted from the grade `floor` on; where none is, all are. About a second for each 3 million events.
-    """
-    h, n_items = state.histories, state.catalog.all_items
-    user, row = h.rows()
-    use = (h.grade[row] >= floor) & (h.item[row] >= 0)
-    use = use if use.any() else h.item[row] >= 0
-    user, row = user[use], row[use]
-    event, value, n_values = np.empty(0, np.int64), NO_VALUES, 0
-    if side == "surface":
-        n_values, value = len(state.catalog.surfaces), h.surface[row].astype(np.int64)
-        event, value = np.flatnonzero(value >= 0), value[value >= 0]
-    elif of is not None:
-        n_values = len(of.values)
-        if side == "user":
-            event, value = _expanded(of, user)
-    event = np.concatenate([event, np.arange(len(row))])  # behind them, each event as one of the whole
-    value = np.concatenate([value, np.full(len(row), n_values)])
-    key, ts = value * n_items + h.item[row][event], h.ts[row][event]
-    order = np.lexsort((ts, key))
-    pairs, offsets = _runs(key[order])
-    pair_value, item, timeline = pairs // n_items, (pairs % n_items).astype(np.int32), np.arange(len(pairs))
-    if side == "item" and of is not None:
-        pair_value, item, timeline = _by_value(of, item, n_values)
-    ts, starts = ts[order], np.searchsorted(pair_value, np.arange(n_values + 2))
-    decayed, expected = (_running(offsets, ts, span) if span else np.empty(0) for span in spans)
-    return Table(starts, item, timeline, offsets, ts, decayed, expected)
-
-
-def _expanded(of: Attribute, index: I32) -> tuple[I64, I64]:
-    """Return (event, value) of each value that the users int32[n] of events have."""
-    if of.kind != "multi":
-        value = np.append(of.codes, np.int32(-1))[np.where(index < len(of.codes), index, -1)].astype(np.int64)
-        return np.flatnonzero(value >= 0), value[value >= 0]
-    inside = (index >= 0) & (index < len(of.offsets) - 1)
-    first = np.where(inside, of.offsets[np.where(inside, index, 0)], 0)
-    sizes = np.where(inside, of.offsets[np.where(inside, index + 1, 0)], 0) - first
-    event = np.repeat(np.arange(len(index)), sizes)
-    at = np.arange(len(event)) + np.repeat(first - offsets_of(sizes)[:-1], sizes)
-    return event, of.codes[at].astype(np.int64)
-
-
-def _by_value(of: Attribute, item: I32, n_values: int) -> tuple[I64, I32, I64]:
-    """Return (value, item, timeline) of each value of the items int32[timelines] that have events; then the whole's."""
-    place, value = _expanded(of, item)
-    order = np.lexsort((item[place], value))
-    whole = np.arange(len(item))
-    place, value = np.concatenate([place[order], whole]), np.concatenate([value[order], np.full(len(item), n_values)])
-    return value, item[place], place
-
-
-def _runs(key: I64) -> tuple[I64, I64]:
-    """Return (the different ones of sorted keys, int64[k + 1] where each begins, and the end)."""
-    first = np.flatnonzero(np.diff(key, prepend=-1))
-    return key[first], np.append(first, len(key)).astype(np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _running(offsets: I64, ts: I64, half_life: int) -> F64:
-    """Return float64[m]: the decayed count of a timeline as it stands behind each of its events."""
-    decayed = np.empty(len(ts))
-    for t in range(len(offsets) - 1):
-        at = 0.0
-        for k in range(offsets[t], offsets[t + 1]):
-            at = at * np.exp2(-(ts[k] - ts[max(k - 1, offsets[t])]) / half_life) + 1.0
-            decayed[k] = at
-    return decayed
-
-
-@njit(cache=True, nogil=True)
-def _counted(table: Table, pair: int, half_life: int, longer: int, as_of: int) -> tuple[float, float]:
-    """Return the decayed counts of a pair as of a time, by both half-lives; 0 where there is no second."""
-    t = table.timeline[pair]
-    stop = first_not_before(table.ts, table.offsets[t], table.offsets[t + 1], as_of)
-    if stop == table.offsets[t]:
-        return 0.0, 0.0
-    age = as_of - table.ts[stop - 1]
-    count = table.decayed[stop - 1] * np.exp2(-age / half_life)
-    return count, table.expected[stop - 1] * np.exp2(-age / longer) if longer else 0.0
-
-
-@njit(cache=True, nogil=True)
-def _total(table: Table, half_life: int, as_of: int) -> float:
-    """Return the sum of the counts of all items."""
-    total, whole = 0.0, len(table.starts) - 2
-    for pair in range(table.starts[whole], table.starts[whole + 1]):
-        total += _counted(table, pair, half_life, 0, as_of)[0]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _pair(table: Table, value: int, item: int) -> int:
-    """Return the pair of a value and an item, found by halving; -1 where there is none."""
-    start, stop = table.starts[value], table.starts[value + 1]
-    at = start + np.searchsorted(table.item[start:stop], item)
-    return at if at < stop and table.item[at] == item else -1
-
-
-# for each item: c = share · its count in the whole; for each value: c += weight · its count there
-@njit(cache=True, nogil=True)
-def _scores(
-    table: Table, spans: tuple[int, int], values: I64, weights: F64, share: float, as_of: int, item: I32
-) -> F32:  # fmt: skip
-    score, whole = np.full(len(item), np.nan, np.float32), len(table.starts) - 2
-    for k in range(len(item)):
-        pair = _pair(table, whole, item[k])
-        if pair < 0:
-            continue
-        count, longer = _counted(table, pair, spans[0], spans[1], as_of)
-        if count == 0:
-            continue
-        count, longer = share * count, share * longer
-        for j in range(len(values)):
-            pair = _pair(table, values[j], item[k])
-            if pair >= 0:
-                own, own_longer = _counted(table, pair, spans[0], spans[1], as_of)
-                count, longer = count + weights[j] * own, longer + weights[j] * own_longer
-        expected = longer * spans[0] / spans[1] if spans[1] else 0.0
-        score[k] = (count - expected) / np.sqrt(expected + 1) if spans[1] else np.log1p(count)
-    return score
