@@ -18,7 +18,7 @@ from ranker.settings import NamedSource
 from ranker.sources.fresh import Fresh, fitted_prior
 from ranker.sources.popular import PopularBy
 from ranker.sources.similar import Similar
-from ranker.sources.walks import RandomWalks, steps_of
+from ranker.sources.walks import ABREAST, RandomWalks, steps_of
 
 SIMILAR, WALKS = "ranker.sources.similar:Similar", "ranker.sources.walks:RandomWalks"
 POPULAR, FRESH = "ranker.sources.popular:PopularBy", "ranker.sources.fresh:Fresh"
@@ -303,17 +303,24 @@ def plainly_walked(log, asked, steps, restart, enough_items, enough_visits):
     s = {q: w * len(users_of[q]) * (most - np.log(len(users_of[q]))) for q, w in weight.items()}
     state, sums = (day * DAY * 0x9E3779B97F4A7C15 + user + 1) % 2**64, {}
     for q in weight:
-        visits, at = {}, q
-        for _ in range(max(int(np.round(steps * s[q] / sum(s.values()))), 1)):
-            state, bits = splitmix(state)
-            walked = users_of[at][((bits >> 32) * len(users_of[at])) >> 32]
-            state, bits = splitmix(state)
-            at = items_of[walked][((bits >> 32) * len(items_of[walked])) >> 32]
-            visits[at] = visits.get(at, 0) + 1
-            if sum(count >= enough_visits for count in visits.values()) > enough_items:
-                break
-            if bits % 2**32 < int(restart * 2**32):
-                at = q
+        visits, left = {}, max(int(np.round(steps * s[q] / sum(s.values()))), 1)
+        lanes = [q] * ABREAST
+        while left > 0 and sum(count >= enough_visits for count in visits.values()) <= enough_items:
+            turn = min(left, ABREAST)
+            left -= turn
+            for k in range(turn):
+                state, bits = splitmix(state)
+                lanes[k] = users_of[lanes[k]][((bits >> 32) * len(users_of[lanes[k]])) >> 32]
+            again = []
+            for k in range(turn):
+                state, bits = splitmix(state)
+                lanes[k] = items_of[lanes[k]][((bits >> 32) * len(items_of[lanes[k]])) >> 32]
+                again.append(bits % 2**32 < int(restart * 2**32))
+            for k in range(turn):
+                visits[lanes[k]] = visits.get(lanes[k], 0) + 1
+                if sum(count >= enough_visits for count in visits.values()) > enough_items:
+                    break
+                lanes[k] = q if again[k] else lanes[k]
         for item, count in visits.items():
             sums[item] = sums.get(item, 0) + np.sqrt(count)
     return {item: root**2 for item, root in sums.items()}

@@ -12,7 +12,7 @@ from numba import njit
 from pydantic import Field
 
 from features.hashing import bits_for, probe
-from features.schema import F32, F64, I32, I64, offsets_of
+from features.schema import F32, F64, I32, I64, Bool, offsets_of
 from features.settings import Settings
 from ranker.candidates.named import Arrays, Served, SourceData
 from ranker.candidates.seeds import taken_last
@@ -21,6 +21,8 @@ from ranker.request import Request
 
 #: of SplitMix64 (Steele, Lea, Flood 2014), which one request's numbers come from
 STEP, FIRST, SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+#: walks that go on at the same time
+ABREAST = 16
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -133,10 +135,10 @@ def _score(slots: I64, boosted: F64, item: I32) -> F32:
 
 
 # for each seed:
-#     until its steps are done, or more than `enough_items` items have `enough_visits` visits of it:
-#         at = the seed
-#         do: a user of at, evenly; at = an item of that user, evenly; count a visit of at
-#         until a draw says restart
+#     ABREAST walks begin there; in turns, until the seed's steps are done:
+#         each goes to a user of its item, evenly, then each to an item of that user, evenly
+#         for each: count a visit of its item; end, where more than `enough_items` items have `enough_visits` visits
+#                   where its draw says restart, it is back at the seed
 #     add the root of each item's visits to its sum
 @njit(cache=True, nogil=True)
 def _visited(
@@ -148,31 +150,54 @@ def _visited(
     slots = np.full((1 << bits, 2), -1, np.int64)
     items, sums = np.empty(most, np.int32), np.zeros(most)
     visits, met = np.zeros(most, np.int64), np.empty(most, np.int64)
+    at, again = np.empty(ABREAST, np.int64), np.empty(ABREAST, np.bool_)
     for q in range(len(seeds)):
-        n_met, often, at = 0, 0, np.int64(seeds[q])
-        for _ in range(steps[q]):
-            state, bits_of_user = drawn(state)
-            user = np.int64(graph.user[_edge(graph.item_offsets, at, bits_of_user)])
-            state, bits_of_item = drawn(state)
-            at = np.int64(graph.item[_edge(graph.user_offsets, user, bits_of_item)])
-            slot = probe(slots, at, 64 - bits)
-            if slots[slot, 1] < 0:
-                slots[slot, 0], slots[slot, 1], items[n] = at, n, at
-                n += 1
-            place = slots[slot, 1]
-            if visits[place] == 0:
-                met[n_met] = place
-                n_met += 1
-            visits[place] += 1
-            often += visits[place] == enough_visits
-            if often > enough_items:
-                break
-            if (bits_of_item & LOW) < restart:  # the high half chose the edge
-                at = np.int64(seeds[q])
+        at[:] = seeds[q]
+        n_met, often, left = 0, 0, steps[q]
+        while left > 0 and often <= enough_items:
+            turn = min(left, ABREAST)
+            state = _step(graph, at[:turn], again, restart, state)
+            left -= turn
+            for k in range(turn):
+                slot = probe(slots, at[k], 64 - bits)
+                if slots[slot, 1] < 0:
+                    slots[slot, 0], slots[slot, 1], items[n] = at[k], n, at[k]
+                    n += 1
+                place = slots[slot, 1]
+                if visits[place] == 0:
+                    met[n_met] = place
+                    n_met += 1
+                visits[place] += 1
+                often += visits[place] == enough_visits
+                if often > enough_items:
+                    break
+                if again[k]:
+                    at[k] = seeds[q]
         for place in met[:n_met]:
             sums[place] += np.sqrt(visits[place])
             visits[place] = 0
     return items[:n].copy(), sums[:n].copy(), slots
+
+
+@njit(cache=True, nogil=True)
+def _step(graph: Graph, at: I64, again: Bool, restart: np.uint64, state: np.uint64) -> np.uint64:
+    """Move each walk from its item by a user to an item, and say which begin again; return the random state.
+
+    Every load waits for memory: those of one loop wait together, for none needs another's.
+    """
+    edge = np.empty(len(at), np.int64)
+    for k in range(len(at)):
+        state, random = drawn(state)
+        edge[k] = _edge(graph.item_offsets, at[k], random)
+    for k in range(len(at)):
+        at[k] = graph.user[edge[k]]
+    for k in range(len(at)):
+        state, random = drawn(state)
+        edge[k] = _edge(graph.user_offsets, at[k], random)
+        again[k] = (random & LOW) < restart  # the high half chose the edge
+    for k in range(len(at)):
+        at[k] = graph.item[edge[k]]
+    return state
 
 
 @njit(cache=True, nogil=True, inline="always")
