@@ -188,6 +188,7 @@ class NamedSource(SourceSettings):
     path: str = Field(
         alias="class",
         description="Import path of the class: ranker.sources.similar:Similar (neighbours by item vectors), "
+        "ranker.sources.nearest:NearestBy (nearest to the user by a further plugin), "
         "ranker.sources.walks:RandomWalks (walks on the graph of users and items), ranker.sources.popular:PopularBy "
         "(popular or trending by surface or attribute), ranker.sources.fresh:Fresh (new items), or mine:Mine of "
         "mine.py beside this file. All other keys are options of that class: `pairlift config "

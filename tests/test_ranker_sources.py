@@ -1,5 +1,6 @@
 """The classes that a [sources.NAME] can name keep the contract, and equal their plain definitions."""
 
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,10 +10,12 @@ from contracts import NamedSourceContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.baselines import ALS
 from features.errors import PairliftError
 from features.schema import DAY, Attribute, Catalog, empty_log
 from features.state.store import State
 from ranker.candidates.named import Served, SourceData, make_source
+from ranker.candidates.nearest import Nearest
 from ranker.request import Request
 from ranker.settings import NamedSource
 from ranker.sources.fresh import Fresh, fitted_prior
@@ -21,6 +24,7 @@ from ranker.sources.similar import Similar
 from ranker.sources.walks import ABREAST, RandomWalks, steps_of
 
 SIMILAR, WALKS = "ranker.sources.similar:Similar", "ranker.sources.walks:RandomWalks"
+NEAREST = "ranker.sources.nearest:NearestBy"
 POPULAR, FRESH = "ranker.sources.popular:PopularBy", "ranker.sources.fresh:Fresh"
 LONG = "400d"
 
@@ -31,6 +35,29 @@ class TestSimilar(NamedSourceContract):
 
 class TestSimilarInTwoPasses(NamedSourceContract):
     path, params = SIMILAR, {"plugin": "als", "exact": 10}
+
+
+class TestNearestBy(NamedSourceContract):
+    path, params = NEAREST, {"plugin": "als"}
+
+    def test_it_proposes_what_the_source_nearest_does(self, bundle):
+        source, nearest = self.make(bundle), Nearest(bundle.plugins["als"])
+        for user in range(10):
+            request = Request(user, bundle.state.end - DAY, state=bundle.state)
+            assert source.propose(request, 30).item.tolist() == nearest.propose(request, 30).item.tolist()
+
+
+class OverDemand(ALS):
+    over_demand = True
+
+
+class TestNearestByOverDemand(NamedSourceContract):
+    path, params, by_score = NEAREST, {"plugin": "als"}, False
+
+    def opened(self, bundle, arrays, state=None):
+        plugin = copy(bundle.plugins["als"])
+        plugin.__class__ = OverDemand
+        return super().opened(replace(bundle, plugins={"als": plugin}), arrays, state)
 
 
 class TestRandomWalks(NamedSourceContract):
@@ -274,9 +301,10 @@ def test_similar_of_many_items_finds_the_nearest_in_two_passes():
     assert np.mean(recall) > 0.99
 
 
-def test_a_plugin_without_vectors_is_told():
-    source = make_source("mine", NamedSource(**{"class": SIMILAR, "plugin": "v"}))
-    with pytest.raises(PairliftError, match=r"\[sources.mine\] plugin: 'v' has no item vectors"):
+@pytest.mark.parametrize("path", [SIMILAR, NEAREST])
+def test_a_plugin_without_vectors_is_told(path):
+    source = make_source("mine", NamedSource(**{"class": path, "plugin": "v"}))
+    with pytest.raises(PairliftError, match=r"\[sources.mine\] plugin: 'v' has no (item )?vectors"):
         source.open(Served(arrays={}, plugins={"v": SimpleNamespace()}, state=None, floor=FLOOR))
 
 
