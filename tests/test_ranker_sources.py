@@ -1,5 +1,6 @@
 """The classes that a [sources.NAME] can name keep the contract, and equal their plain definitions."""
 
+import tracemalloc
 from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -454,3 +455,26 @@ def test_the_prior_is_that_of_the_items():
         assert a + b == pytest.approx(2)
         assert a / (a + b) == pytest.approx((sum(wins) + 1) / (sum(n) + 2))
     assert sum(fitted_prior(np.array([5.0, 5.0]), np.array([10.0, 10.0]))) == pytest.approx(9999)  # no spread at all
+
+
+@pytest.mark.parametrize(
+    "source", [PopularBy(), PopularBy(by="surface"), PopularBy(by="user.region", trend="20d"), Fresh(age=LONG)]
+)
+def test_counting_anew_takes_no_more_memory_than_is_said(source):
+    n, rng = 200_000, np.random.default_rng(0)
+    log = replace(
+        empty_log((), n),
+        user=rng.integers(0, USERS, n).astype(np.int32),
+        item=rng.integers(0, ITEMS, n).astype(np.int32),
+        ts=np.arange(n),
+        grade=np.full(n, 2, np.int8),
+        surface=rng.integers(0, 2, n).astype(np.int16),
+    )
+    opened(source, State.build(log.until(10), CATALOG, (), ("skip", "listen", "like")), log.until(10))
+    state = State.build(log, CATALOG, (), ("skip", "listen", "like"))
+    first = source.over(state)
+    tracemalloc.start()
+    again = first.over(state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert again.event_bytes * n / 6 < peak < 0.8 * again.event_bytes * n  # the counts in use are not traced

@@ -82,7 +82,11 @@ class OpenedSource(CandidateSource, Protocol):
 
 @runtime_checkable
 class StateSource(CandidateSource, Protocol):
-    """A source that counts something over the whole state, too long for a request."""
+    """A source that counts something over the whole state, too long for a request.
+
+    Its attribute `event_bytes`, where it has one, says how many bytes it takes of each event meanwhile, the counts that
+    are in use included: a server that records allows for them.
+    """
 
     def over(self, state: State) -> Self:
         """Return the same source over another state; requests may be under way in this one."""
@@ -100,6 +104,11 @@ def make_source(name: str, settings: NamedSource) -> CandidateSource:
 def plugins_of(source: CandidateSource) -> tuple[str, ...]:
     """Return the names of the plugins that a source reads: it says so by an attribute `plugins`."""
     return tuple(getattr(source, "plugins", ()))
+
+
+def event_bytes_of(settings: SourcesSettings) -> int:
+    """Return the bytes that sources take of each event of a state while they count it anew: an attribute says so."""
+    return sum(getattr(make_source(name, own), "event_bytes", 0) for name, own in settings.named.items())
 
 
 def check_sources(settings: SourcesSettings, served: Iterable[str]) -> None:

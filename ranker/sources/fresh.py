@@ -50,6 +50,7 @@ class Fresh:
 
     options = FreshSettings
     name = "fresh"
+    event_bytes = 96  # 12 that are held, twice, and what sorting takes
 
     def __init__(self, **params: Any) -> None:
         self.settings = FreshSettings(**params)
