@@ -505,6 +505,20 @@ class NamedSourceContract(SourceContract):
             request = Request(user, bundle.state.end - DAY, state=bundle.state)
             assert other.propose(request, 30).item.tolist() == source.propose(request, 30).item.tolist()
 
+    def test_it_says_the_same_from_a_log_that_ends_at_as_of(self, bundle: Bundle, world: World) -> None:
+        arrays, known = self.fitted(bundle), 0
+        whole = self.opened(bundle, arrays)
+        for event in range(len(world.log) // 2, len(world.log), 400):
+            user, as_of = int(world.log.user[event]), int(world.log.ts[event])
+            # Its end is as_of, and not the last event, from which on a count may stand still.
+            state = replace(State.build(world.log.until(as_of), world.catalog, (), world.grades), end=as_of)
+            source = self.opened(bundle, arrays, state)
+            a = self.scores(whole.propose(Request(user, as_of, state=bundle.state), 30), bundle)
+            b = self.scores(source.propose(Request(user, as_of, state=state), 30), bundle)
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+            known += int(np.isfinite(a).sum())
+        assert known
+
     def test_over_another_state_it_answers_as_one_that_was_opened_over_it(self, bundle: Bundle, world: World) -> None:
         arrays, whole = self.fitted(bundle), bundle.state
         early = State.build(world.log.until(whole.end - 12 * DAY), world.catalog, (), world.grades)
