@@ -12,6 +12,7 @@ curves/           the curve of each plugin that was trained in steps, as CSV and
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its code the manifest has a hash, no more
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
+sources/<name>/   the arrays that a [sources.NAME] was fitted to, as of the end of the log
 """
 
 import json
@@ -37,6 +38,7 @@ from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.named import NOT_FITTED, Fitted, check_sources, load_fitted, save_fitted
 from ranker.code_hash import OWN, source_hash
 from ranker.columns import categories_of, columns_of, demand
 from ranker.config import Config, read_config
@@ -55,8 +57,8 @@ BOOSTER, WANTED, NETWORK = "booster.txt", "wanted.txt", "network"
 
 IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
 
-#: what a network is called where plugins have names: none of theirs has brackets
-OF_NETWORK = "[network]"
+#: what a network and a source are called where plugins have names: none of theirs has brackets
+OF_NETWORK, OF_SOURCE = "[network]", "[sources.{}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,7 @@ class Bundle:
     booster: lgb.Booster  # the liked part, LightGBM's own; it explains, and scores where there is no `scorer`
     network: FinalRanker | None = None  # scores in its place
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
+    fitted: Fitted = field(default_factory=dict)  # what each [sources.NAME] was fitted to, as of the end of the log
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     texts: tuple[str, ...] = ()  # which of [events.columns] are text
@@ -119,6 +122,7 @@ def write_bundle(
     network: FinalRanker | None = None,
     wanted: lgb.Booster | None = None,
     cooccurrence: Cooccurrence,
+    fitted: Fitted = NOT_FITTED,
     measured: dict[str, Any],
     importance: dict[str, Any],
     split: Split,
@@ -150,6 +154,7 @@ def write_bundle(
             (partial / CARD).write_text(card)
         save_state(partial / "snapshot", state)
         save_arrays(partial / "cooccurrence", cooccurrence)
+        save_fitted(partial / "sources", fitted)
         manifest = {
             "format": FORMAT,
             "columns": columns_of(spec, plugins),
@@ -167,13 +172,14 @@ def write_bundle(
 
 
 def _paths_of(config: Config) -> dict[str, str]:
-    """Return the class of each served plugin by its name, and that of the network, where one orders Rank."""
+    """Return the class of each served plugin by its name, of each named source, and of the network that orders Rank."""
     paths = {name: config.plugins[name].path for name in config.ranker.plugins}
+    paths |= {OF_SOURCE.format(name): source.path for name, source in config.sources.named.items()}
     return paths | ({OF_NETWORK: config.network.path} if config.ranker.model == "network" else {})
 
 
 def _codes_of(config: Config) -> dict[str, str]:
-    """Return, by name, the hash of the code of each served plugin, and of `[network]`, that is not Pairlift's own.
+    """Return, by name, the hash of the code of each plugin, source and network that is not Pairlift's own.
 
     Pairlift's own plugins have a format in what they save, which a later release reads or refuses.
     """
@@ -182,11 +188,11 @@ def _codes_of(config: Config) -> dict[str, str]:
 
 
 def _warn_of_other_code(folder: Path, manifest: dict[str, Any], config: Config) -> None:
-    """Warn of plugins whose code has changed since the training: it may be in what no value depends on."""
+    """Warn of plugins and sources whose code has changed since the training: it may be in what no value depends on."""
     now = _codes_of(config)
     for name, trained in manifest.get("plugins", {}).items():
         if now[name] != trained:
-            table, gives = (name, "scores") if name == OF_NETWORK else (f"[plugins.{name}]", "columns")
+            table, gives = (name, "scores") if name.startswith("[") else (f"[plugins.{name}]", "columns")
             log.warning(
                 "%s: the code of '%s' is not what %s was trained with, and its %s may mean something else: train again"
                 ", or serve it with the code of then (--plugins DIR)",
@@ -268,6 +274,7 @@ def load_bundle(folder: Path) -> Bundle:
     network = None
     if config.ranker.model == "network":
         network = ranker_class(config.network.path).load(folder / NETWORK)
+    check_sources(config.sources, config.ranker.plugins)
     _warn_of_other_code(folder, manifest, config)
     columns = tuple(manifest["columns"])
     booster, wanted = lgb.Booster(model_file=str(folder / BOOSTER)), folder / WANTED
@@ -285,6 +292,7 @@ def load_bundle(folder: Path) -> Bundle:
         network=network,
         wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
+        fitted=load_fitted(folder / "sources"),
         recorded=recorded_of(manifest),
         texts=tuple(manifest["texts"] if "texts" in manifest else _texts_of_toml(config)),
     )

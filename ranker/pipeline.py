@@ -11,6 +11,7 @@ deadlines (`ranker.lanes`).
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
-from ranker.candidates.gathering import filters_of, gathered, limits, quotas, source_columns, source_values
+from ranker.candidates.gathering import filters_of, gathered, is_for, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, order_ties, proposed
 from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
@@ -56,7 +57,7 @@ class Pipeline:
         self.bundle = bundle
         self._state = state
         if sources is None:
-            sources = configured_sources(bundle.config, self.state, bundle.cooccurrence, bundle.plugins.values())
+            sources = configured_sources(bundle.config, self.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
         if len(sources) > MAX_SOURCES:
             raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(sources)}")
         self.sources = list(sources)
@@ -102,13 +103,16 @@ class Pipeline:
 
     def _shortage(self, request: Request, k: int, found: int, trace: Trace) -> str:
         """Return why a list of k has only `found` items, empty where it has k."""
+        if found >= k:
+            return ""
+        asked = zip(self.source_names, self.sources, strict=True)
         return shortage(
             k,
             found,
             proposed=sum(trace.proposed),
             removed=trace.removed,
             n_items=request.state.catalog.all_items,
-            sources=self.source_names,
+            sources=[name for name, (_, settings) in asked if is_for(settings, request)],
             early=not found and request.as_of <= request.state.start,
             failed=tuple(trace.problems),
         )
@@ -242,8 +246,8 @@ class Pipeline:
         said = np.zeros((len(items), len(state.catalog.candidates)), np.float32)
         given = given_of(said, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
-        for user in (*_a_known_user(state), -1):
-            request, trace = Request(user, state.end, state=state), Trace()
+        for user, surface in product((*_a_known_user(state), -1), self._surfaces(state)):
+            request, trace = Request(user, state.end, state=state, surface=surface), Trace()
             proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]
             for call in self._ask_plugins(request, items, given):
                 self._warmed(*call, trace)
@@ -256,6 +260,11 @@ class Pipeline:
                 self.bundle.score_wanted(with_sources(matrix, scores))
             failed |= dict.fromkeys(trace.problems)
         return list(failed)
+
+    def _surfaces(self, state: State) -> list[int]:
+        """Return codes of surfaces of which each source is for one, -1 first: none is named."""
+        codes = state.catalog.surface_codes()
+        return sorted({-1, *(codes.get(of.surfaces[0], -1) for _, of in self.sources if of.surfaces)})
 
     def _warmed(self, lane: Lane, running: Running, trace: Trace) -> Any:
         """Return what a call gives, with time for a compiler; None where it fails."""

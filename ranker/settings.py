@@ -3,10 +3,11 @@
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from features.errors import did_you_mean
 from features.schema import DAY, HOUR, MINUTE, SECOND
-from features.settings import Duration, Name, Settings
+from features.settings import Duration, Name, Settings, check_name
 
 #: of `[record] max_id_bytes`
 MAX_ID_BYTES = 256
@@ -145,8 +146,14 @@ class SourceSettings(Settings):
     quota: int = Field(default=200, ge=1, description="The most candidates that the source may propose.")
     deadline: Duration = Field(
         default=DEADLINE,
-        description="How long the source may take where it runs a plugin that is not Pairlift's own; later, the list "
+        description="How long the source may take where it runs code that is not Pairlift's own; later, the list "
         "is made without it. What is Pairlift's own waits for nothing and is never cut off.",
+    )
+    surfaces: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="The surfaces for whose lists the source is asked, as the log names them. Left out: all, and "
+        "requests that name none.",
     )
 
 
@@ -173,8 +180,32 @@ class NearestSettings(SourceSettings):
     )
 
 
+class NamedSource(SourceSettings):
+    """A further source, by a name that you choose: its class, its limits, and the options that the class takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str = Field(
+        alias="class",
+        description="Import path of the class: ranker.sources.similar:Similar (neighbours by item vectors), "
+        "ranker.sources.nearest:NearestBy (nearest to the user by a further plugin), "
+        "ranker.sources.walks:RandomWalks (walks on the graph of users and items), ranker.sources.popular:PopularBy "
+        "(popular or trending by surface or attribute), ranker.sources.fresh:Fresh (new items), or mine:Mine of "
+        "mine.py beside this file. All other keys are options of that class: `pairlift config "
+        "ranker.sources.walks:RandomWalks` lists them. NAME is its bit in sources and its column source__NAME.",
+    )
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The arguments of the class."""
+        return dict(self.model_extra or {})
+
+
 class SourcesSettings(Settings):
     """`[sources]`: the candidate sources of `Recommend`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, NamedSource] = Field(init=False)
 
     popular: PopularSettings | Literal[False] = Field(
         default=PopularSettings(),
@@ -196,10 +227,32 @@ class SourcesSettings(Settings):
         "from what was wanted again, too.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, table: Any) -> Any:
+        own = [name for name in table if name not in cls.model_fields] if isinstance(table, dict) else []
+        for name in own:
+            if not (isinstance(table[name], NamedSource) or (isinstance(table[name], dict) and "class" in table[name])):
+                near = did_you_mean(name, cls.model_fields)
+                raise ValueError(f"'{name}': a key of [sources]{near}, or a table with a class was expected")
+            check_name(name)
+        return table
+
+    @property
+    def named(self) -> dict[str, NamedSource]:
+        """Those with a class, by name, in the order of the file."""
+        return dict(self.__pydantic_extra__)
+
+    @property
+    def limits(self) -> dict[str, SourceSettings]:
+        """The settings of all that are on, by name, in the order of their bits."""
+        fixed = {name: getattr(self, name) for name in ("popular", "cooccurrence", "nearest")}
+        return {name: source for name, source in fixed.items() if source} | self.named
+
     @property
     def on(self) -> bool:
         """Whether any source is left: without one, `Recommend` proposes nothing, and a ranker is for `Rank` alone."""
-        return bool(self.popular or self.cooccurrence or self.nearest)
+        return bool(self.limits)
 
 
 class ListSettings(Settings):

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,25 @@ from features.plugin import (
 from features.schema import DAY, F32, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
+from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.candidates.named import (
+    Arrays,
+    CheckedSource,
+    FittedSource,
+    OpenedSource,
+    Served,
+    SourceData,
+    StateSource,
+    load_fitted,
+    make_source,
+    plugins_of,
+    save_fitted,
+)
 from ranker.candidates.source import CandidateSource, Proposal
+from ranker.config import wanted_floor
 from ranker.request import Request
+from ranker.settings import NamedSource
 
 
 def fit_data(world: World, split: Split, seed: int = 3) -> FitData:
@@ -439,6 +457,80 @@ class SourceContract:
     ) -> None:
         request = Request(0, int(world.log.ts[0]), state=bundle.state)
         assert len(source.propose(request, 20).item) == 0
+
+
+class NamedSourceContract(SourceContract):
+    """A class of `[sources.NAME]`. Set `path`, and `params`: the keys of its table."""
+
+    path: str
+    params: Mapping[str, Any] = MappingProxyType({})
+
+    def built(self) -> CandidateSource:
+        return make_source("mine", NamedSource(**{"class": self.path, **self.params}))
+
+    def fitted(self, bundle: Bundle) -> Arrays:
+        source, state = self.built(), bundle.state
+        log = state.histories.log(("play",))
+        data = SourceData(log=log, catalog=state.catalog, floor=wanted_floor(bundle.config))
+        return source.fit(data) if isinstance(source, FittedSource) else {}
+
+    def opened(self, bundle: Bundle, arrays: Arrays, state: State | None = None) -> CandidateSource:
+        source = self.built()
+        if isinstance(source, OpenedSource):
+            floor = wanted_floor(bundle.config)
+            source.open(Served(arrays=arrays, plugins=bundle.plugins, state=state or bundle.state, floor=floor))
+        return source
+
+    def make(self, bundle: Bundle) -> CandidateSource:
+        return self.opened(bundle, self.fitted(bundle))
+
+    def test_it_has_the_name_of_its_table_and_passes_its_own_check(self, bundle: Bundle) -> None:
+        source = self.built()
+        assert source.name == "mine"
+        assert set(plugins_of(source)) <= set(bundle.plugins)
+        if isinstance(source, CheckedSource):
+            source.check(bundle.state.catalog)
+
+    def test_it_proposes_the_same_from_what_was_saved(self, bundle: Bundle, tmp_path: Path) -> None:
+        arrays = self.fitted(bundle)
+        save_fitted(tmp_path, {"mine": arrays})
+        loaded = load_fitted(tmp_path).get("mine", {})
+        for again in (loaded, self.fitted(bundle)):
+            assert sorted(again) == sorted(arrays)
+            assert all(again[name].tobytes() == array.tobytes() for name, array in arrays.items())
+        assert not any(array.flags.writeable for array in loaded.values() if array.size)
+        source, other = self.opened(bundle, arrays), self.opened(bundle, loaded)
+        for user in range(10):
+            request = Request(user, bundle.state.end - DAY, state=bundle.state)
+            assert other.propose(request, 30).item.tolist() == source.propose(request, 30).item.tolist()
+
+    def test_it_says_the_same_from_a_log_that_ends_at_as_of(self, bundle: Bundle, world: World) -> None:
+        arrays, known = self.fitted(bundle), 0
+        whole = self.opened(bundle, arrays)
+        for event in range(len(world.log) // 2, len(world.log), 400):
+            user, as_of = int(world.log.user[event]), int(world.log.ts[event])
+            # Its end is as_of, and not the last event, from which on a count may stand still.
+            state = replace(State.build(world.log.until(as_of), world.catalog, (), world.grades), end=as_of)
+            source = self.opened(bundle, arrays, state)
+            a = self.scores(whole.propose(Request(user, as_of, state=bundle.state), 30), bundle)
+            b = self.scores(source.propose(Request(user, as_of, state=state), 30), bundle)
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+            known += int(np.isfinite(a).sum())
+        assert known
+
+    def test_over_another_state_it_answers_as_one_that_was_opened_over_it(self, bundle: Bundle, world: World) -> None:
+        arrays, whole = self.fitted(bundle), bundle.state
+        early = State.build(world.log.until(whole.end - 12 * DAY), world.catalog, (), world.grades)
+        source = self.opened(bundle, arrays, early)
+        if not isinstance(source, StateSource):
+            return
+        requests = [Request(user, whole.end, state=whole) for user in range(10)]
+        before = [source.propose(request, 30).item.tolist() for request in requests]
+        moved, anew = source.over(whole), self.opened(bundle, arrays)
+        assert moved.name == "mine"
+        for request, old in zip(requests, before, strict=True):
+            assert moved.propose(request, 30).item.tolist() == anew.propose(request, 30).item.tolist()
+            assert source.propose(request, 30).item.tolist() == old  # requests may be under way in it
 
 
 def check_served_as_trained(trainer: Any, served: F32) -> None:

@@ -21,13 +21,14 @@ from features.state.store import State
 from ranker.candidates import filters
 from ranker.candidates.coarse import Coarse, least_of
 from ranker.candidates.configured import configured_sources, with_demand_of
-from ranker.candidates.cooccurrence import RECENT, SEEDS, WITHIN, Cooccurrence, TakenTogether
+from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.demand import FADED, STEPS, Demand
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.nearest import EXACT, Nearest
 from ranker.candidates.neighbourhoods import near_together
 from ranker.candidates.popular import Popular
 from ranker.candidates.probed import Probed
+from ranker.candidates.seeds import RECENT
 from ranker.candidates.source import Proposal, best
 from ranker.request import ABSENT, Candidates, Request
 
@@ -203,7 +204,7 @@ def test_what_leaves_out_demand_is_mixed_with_it(bundle, back):
 
 def test_sources_share_a_demand_also_when_it_is_counted_anew(world, bundle):
     state = State.build(world.log.until(int(world.log.ts[900])), world.catalog, (), world.grades)
-    plugins = (over_demand(bundle),)
+    plugins = {"als": over_demand(bundle)}
     config = bundle.config
     shared = configured_sources(config, state, bundle.cooccurrence, plugins)
     popular, nearest = shared[0][0], shared[2][0]

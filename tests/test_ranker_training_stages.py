@@ -155,6 +155,9 @@ UNREAD = {
     "ranker.training.booster.check_params": "it refuses settings, or does nothing",
     "ranker.training.booster.check_monotone": "it refuses settings, or does nothing",
     "ranker.training.booster.WANTED_TABLE": "what `check_params` says",
+    "ranker.candidates.named.check_sources": "it refuses settings, or does nothing",
+    "ranker.candidates.named.check_against": "it refuses settings, or does nothing",
+    "features.arrays": "it writes and maps what it is given",
     "ranker.columns.plugin_columns": "it gives names for `check_monotone`; the arms have the module itself",
     "ranker.recording.logged": "the values that it puts in place enter the arms' key",
 }

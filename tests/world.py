@@ -216,7 +216,7 @@ def train_parts(world: World, config: Config | None = None) -> Parts:
     matrix = full_matrix(state, spec, plugins, booster_groups.requests)
     booster = _trees(lgb.Dataset(matrix, booster_groups.grade, feature_name=columns_of(spec, plugins)), "regression")
     cooccurrence = Cooccurrence.build(log, catalog.n_items, wanted_floor(config))
-    sources = configured_sources(config, state, cooccurrence, plugins.values())
+    sources = configured_sources(config, state, cooccurrence, plugins)
     wanted = _trees(proposed_data(world, config, sources, state, spec, plugins, booster_groups.requests), "binary")
     return Parts(config, split, groups, state, spec, plugins, booster, wanted, cooccurrence)
 

@@ -12,6 +12,7 @@ from numba import njit
 from features.hashing import bits_for, probe
 from features.prefetch import LINE, prefetch
 from features.schema import F32, F64, GIB, I8, I32, I64, Bool, EventLog
+from ranker.candidates.seeds import taken_last
 from ranker.candidates.source import Proposal, best
 from ranker.request import Request
 
@@ -19,8 +20,8 @@ from ranker.request import Request
 NEIGHBOURS = 100
 #: how many events of a user before and after an event are together with it
 WITHIN = 20
-#: how many of the items that a user took last are looked up; they are searched for among so many last events
-SEEDS, RECENT = 20, 500
+#: how many of the items that a user took last are looked up
+SEEDS = 20
 #: how many seeds ahead of the one whose row is read; it has about 1 µs of work
 SOON = 3
 #: blocks of items that are counted at the same time
@@ -212,37 +213,13 @@ class TakenTogether:
         return Proposal(items[best(sums, limit, items)], partial(_score, slots, sums))
 
     def _seeds(self, request: Request) -> I32:
-        histories = request.state.histories
-        rows, source_item = histories.past(request.user, request.as_of), int(request.source_item)
-        seeds: I32 = _latest(
-            histories.item[rows], histories.grade[rows], self._floor, source_item, len(self._table.neighbour)
-        )
-        return seeds
+        return taken_last(request, self._floor, len(self._table.neighbour), SEEDS)
 
 
 def _score(slots: I64, sums: F64, item: I32) -> F32:
     """Return float32[n]: the sums of int32[n] items, NaN of one without. slots, sums: of `_sums`."""
     found: F32 = _looked_up(slots, sums, item)
     return found
-
-
-@njit(cache=True, nogil=True)
-def _latest(item: I32, grade: I8, floor: int, source_item: int, n_items: int) -> I32:
-    """Return int32[<= SEEDS]: the source item, then the items of a grade >= floor, the latest first, each once.
-
-    item, grade: of a user's events, latest last; the last RECENT count. One that is not below n_items is new, and has
-    no neighbours; a source item of -1 is none.
-    """
-    seeds, n = np.empty(SEEDS, np.int32), 0
-    if 0 <= source_item < n_items:
-        seeds[0], n = source_item, 1
-    for k in range(len(item) - 1, max(len(item) - RECENT, 0) - 1, -1):
-        if n == SEEDS:
-            break
-        if grade[k] >= floor and item[k] < n_items and not (seeds[:n] == item[k]).any():
-            seeds[n] = item[k]
-            n += 1
-    return seeds[:n].copy()
 
 
 @njit(cache=True, nogil=True)

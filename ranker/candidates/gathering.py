@@ -20,6 +20,7 @@ from ranker.candidates.source import Proposal, proposed
 from ranker.columns import NUMBERS, finite
 from ranker.config import Config
 from ranker.request import Candidates, Request
+from ranker.settings import SourceSettings
 
 #: a source is asked for its quota and for what the filters are sure to remove, but for no more than quota times this
 MOST_ASKED = 5
@@ -42,13 +43,26 @@ def proposals_of(sources: Sources, request: Request, config: Config) -> list[Pro
 
 
 def limits(sources: Sources, request: Request, exclude_seen: bool) -> list[int]:
-    """Return how many items each source is asked for: its quota and a surplus, up to quota times `MOST_ASKED`."""
+    """Return how many items each source is asked for: its quota and a surplus, up to quota times `MOST_ASKED`.
+
+    0 of a source that is not for the surface of the request.
+    """
     # The user's history and the exclusions will be removed: without more to choose from, a user who has seen all that
     # is popular would get nothing of it.
     surplus = len(request.exclude) + 1
     if exclude_seen:
         surplus += len(filters.history(request))
-    return [quota + min(surplus, (MOST_ASKED - 1) * quota) for quota in quotas(sources)]
+    return [
+        quota + min(surplus, (MOST_ASKED - 1) * quota) if is_for(settings, request) else 0
+        for quota, (_, settings) in zip(quotas(sources), sources, strict=True)
+    ]
+
+
+def is_for(settings: SourceSettings, request: Request) -> bool:
+    """Return whether a source is for lists of the request's surface."""
+    if settings.surfaces is None:
+        return True
+    return request.surface >= 0 and request.state.catalog.surfaces[request.surface] in settings.surfaces
 
 
 def quotas(sources: Sources) -> list[int]:

@@ -22,8 +22,9 @@ def shortage(
 ) -> str:
     """Return why `found` candidates are less than k; empty where they are not.
 
-    proposed: items by all sources. removed: (filter, items). n_items: of the catalogue. sources: their names. early:
-    whether no event is known before the request's as_of. failed: lanes of sources that failed or were late.
+    proposed: items by all sources. removed: (filter, items). n_items: of the catalogue. sources: the names of those
+    that are for the request's surface. early: whether no event is known before the request's as_of. failed: lanes of
+    sources that failed or were late.
     """
     if found >= k:
         return ""
@@ -47,7 +48,9 @@ def shortage(
 def _why_nothing(sources: Sequence[str], early: bool) -> str:
     """Return why sources that work propose nothing."""
     if not sources:
-        return "none is turned on in [sources] of the bundle's TOML (nearest needs a plugin with vectors)"
+        return (
+            "none is turned on in [sources] of the bundle's TOML for this surface (nearest needs a plugin with vectors)"
+        )
     if early:
         return "no event is known before as_of"
     if POPULAR not in sources:

@@ -33,7 +33,9 @@ class CandidateSource(Protocol):
     """Proposes items. `tests/contracts.py` holds every source to this.
 
     A source may propose what the filters remove: it is asked for more where that is to be expected. One that is not
-    Pairlift's own is asked on a thread with a deadline, unless its attribute `blocks` is False (`ranker.lanes`).
+    Pairlift's own is asked on a thread with a deadline, unless its attribute `blocks` is False (`ranker.lanes`). The
+    class of a `[sources.NAME]` is built from the keys of its table, as keyword arguments, and is then given its name;
+    what else it may have stands in `ranker.candidates.named`.
     """
 
     name: str
@@ -50,8 +52,10 @@ class CandidateSource(Protocol):
 def proposed(source: CandidateSource, request: Request, limit: int) -> Proposal:
     """Ask a source; what is not a Proposal of integers is its failure (ValueError), a list too long is cut.
 
-    So is `given` of another shape than an entry for each item and candidate column.
+    So is `given` of another shape than an entry for each item and candidate column. A limit of 0 asks nothing.
     """
+    if not limit:
+        return NOTHING
     proposal = source.propose(request, limit)
     if not isinstance(proposal, Proposal):
         raise ValueError(f"a Proposal was expected, found {type(proposal).__name__}: return Proposal(items, score)")

@@ -65,7 +65,7 @@ def config(section: str | None, as_json: bool) -> None:
     """List the keys that the TOML may have, with type, default and meaning: all, or those of SECTION.
 
     SECTION is a table, a key of one, or the class of a plugin, for the options that its [plugins.NAME] table takes (of
-    a network that ranks, its [network] table), or for one of them.
+    a candidate source, its [sources.NAME], of a network that ranks, its [network] table), or for one of them.
     "required" stands where there is no default, and "default none" where a key that is left out has no value.
 
     \b
@@ -75,6 +75,7 @@ def config(section: str | None, as_json: bool) -> None:
       pairlift config pairing.window
       pairlift config neural.two_tower:TwoTower
       pairlift config neural.two_tower:TwoTower.width
+      pairlift config ranker.sources.walks:RandomWalks
       pairlift config --json > pairlift.schema.json
     """
     schema = Config.model_json_schema(schema_generator=FileSchema)
@@ -110,6 +111,10 @@ def _within(schema: Schema, path: str, definitions: Schema) -> Iterator[Table]:
             required = key in schema.get("required", [])
             yield Table(place, head.format(place), value["description"], required, inner)
             yield from _within(inner, f"{place}.", definitions)
+    further = schema.get("additionalProperties")
+    if isinstance(further, dict) and "$ref" in further:  # tables by names of the user's own, beside the fixed ones
+        inner = definitions[further["$ref"].rpartition("/")[2]]
+        yield Table(f"{path}NAME", f"[{path}NAME]", _meaning(inner), False, inner)
 
 
 def table_form(schema: Schema) -> tuple[str, str] | None:
@@ -138,22 +143,31 @@ def whole(schema: Schema, definitions: Schema) -> Schema:
 
 
 def plugin_options(path: str) -> Iterator[Table]:
-    """Give the options of a plugin's class, which names their model in the attribute `options`, as `tables` does."""
+    """Give the options of a class, which names their model in the attribute `options`, as `tables` does."""
     place, protocols = f"class '{path}'", "features.plugin.FeaturePlugin, or of features.final.FinalRanker"
-    found = class_of(place, path, ("fit", "save", "load"), protocols)
-    model, table = getattr(found, "options", None), "plugins.NAME" if hasattr(found, "values") else "network"
+    found = class_of(place, path, (), protocols)
+    if hasattr(found, "propose"):
+        table = "sources.NAME"
+    else:
+        found = class_of(place, path, ("fit", "save", "load"), protocols)
+        table = "plugins.NAME" if hasattr(found, "values") else "network"
+    model = getattr(found, "options", None)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise PairliftError(
             f"{place} does not say what its options are: a pydantic model was expected as its class attribute `options`"
         )
     schema = model.model_json_schema(schema_generator=FileSchema)
-    meaning = schema.get("description", "").partition("\n\n")[0]
-    yield Table(path, f'[{table}] with class = "{path}"', " ".join(meaning.split()), False, schema)
+    yield Table(path, f'[{table}] with class = "{path}"', _meaning(schema), False, schema)
     yield from _within(schema, f"{table}.", schema.get("$defs", {}))
 
 
+def _meaning(schema: Schema) -> str:
+    """Return the first paragraph of a model's docstring."""
+    return " ".join(schema.get("description", "").partition("\n\n")[0].split())
+
+
 def choose_option(name: str) -> list[Table]:
-    """Return the options of a plugin's class, `module:Class`, or the one that `module:Class.key` names."""
+    """Return the options of a class, `module:Class`, or the one that `module:Class.key` names."""
     module, _, rest = name.partition(":")
     kind, _, key = rest.partition(".")
     found = list(plugin_options(f"{module}:{kind}"))
@@ -177,12 +191,15 @@ def choose(known: list[Table], name: str) -> list[Table]:
     table = table or _named(by_path, parent)
     if table is not None and key in table.schema["properties"]:
         return [_only(table, key)]
+    if f"{parent}.NAME" in by_path:
+        return [by_path[f"{parent}.NAME"]]
     raise PairliftError(_why_not(by_path, table, name))
 
 
 def _named(by_path: dict[str, Table], path: str) -> Table | None:
     """Return the table of which `path` is one by a name of the user's own: [plugins.NAME] for `plugins.als`."""
-    table = by_path.get(path.rpartition(".")[0])
+    parent = path.rpartition(".")[0]
+    table = by_path.get(f"{parent}.NAME", by_path.get(parent))
     return table if table is not None and table.head.endswith(".NAME]") else None
 
 

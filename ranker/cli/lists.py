@@ -1,6 +1,8 @@
-"""The command `lists`, which measures whole lists; `ranker.cli.main` adds it to the group."""
+"""The commands `lists` and `sources`, which measure what is proposed; `ranker.cli.main` adds them to the group."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,9 +40,7 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     what the logging system showed: a list of other good items is worth more than these figures say.
     """
     needs_training()
-    import json
-
-    from features.files import check_folder, made_folder, written
+    from features.files import check_folder
     from ranker.config import load_config
     from ranker.lists.table import as_table
     from ranker.training.measured import measure_lists
@@ -51,7 +51,56 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     report = measure_lists(loaded, users, int(memory * GIB))
     click.echo(as_table(report))
     if out is not None:
-        made_folder(out)
-        with written(out / "lists.json") as partial:
-            partial.write_text(json.dumps(report, indent=1, allow_nan=False))
-        click.echo(f"\nwrote {out / 'lists.json'}")
+        click.echo(f"\nwrote {_write(report, out, 'lists.json')}")
+
+
+@click.command(cls=Together, short_help="Measure what each candidate source finds.")
+@CONFIG
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write sources.json into.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, in place of the table.")
+@click.option("--users", type=click.IntRange(1), metavar="N", help="At most so many users, in place of [lists] users.")
+@memory_option("What counting the items that are taken together may take, as in `pairlift train`.")
+def sources(config: Path, out: Path | None, as_json: bool, users: int | None, memory: float) -> None:
+    """Say how much of what users came to want each source of [sources] finds, alone and beside the others.
+
+    Fits (or resumes) the plugins of [ranker], and each source on what is before t2; no ranker is trained. Each user
+    with an event of a wanted grade ([lists] wanted) in the test, with an item that is new to them, is asked about as of
+    their first request in it. Printed for all users; for known and for new ones, with and without an event before; and
+    for new items, which had no event before t2:
+
+    \b
+    alone    recall@k of the first k items of the source: hits / min(k, wanted items)
+    blend    of k items of all sources, which take turns by their quotas
+    adds     what the blend has more than that of the other sources alone, at the largest k
+    ms       median CPU time of one request as of now; of the blend: all sources, merge and filters
+
+    Intervals of 95 % are about new users. A source that is not for a request's surface has nothing there. Last stands
+    what lies within the quotas, which is what Recommend's ranker gets. Items that the user has seen are left out.
+
+    \b
+    Examples:
+      pairlift sources mine/pairlift.toml
+      pairlift sources mine/pairlift.toml --json --out mine/report
+    """
+    needs_training()
+    from features.files import check_folder
+    from ranker.config import load_config
+    from ranker.lists.table import as_sources
+    from ranker.training.measured import measure_sources
+
+    loaded = load_config(config)
+    if out is not None:
+        check_folder(out)
+    report = measure_sources(loaded, users, int(memory * GIB))
+    click.echo(json.dumps(report, indent=1, allow_nan=False) if as_json else as_sources(report))
+    if out is not None:
+        click.echo(f"\nwrote {_write(report, out, 'sources.json')}", err=as_json)
+
+
+def _write(report: dict[str, Any], out: Path, name: str) -> Path:
+    from features.files import made_folder, written
+
+    made_folder(out)
+    with written(out / name) as partial:
+        partial.write_text(json.dumps(report, indent=1, allow_nan=False))
+    return out / name

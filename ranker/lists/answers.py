@@ -9,15 +9,14 @@ from features.progress import progress_bar
 from features.schema import HOUR, I32, I64
 from ranker.bundle import Bundle
 from ranker.candidates.filters import history
-from ranker.candidates.gathering import gathered, quotas
+from ranker.candidates.gathering import gathered, is_for, quotas
 from ranker.candidates.shortage import kind_of
 from ranker.candidates.source import CandidateSource, proposed
 from ranker.config import Config
 from ranker.lanes import source_lane
 from ranker.lists.asked import Asked
 from ranker.pipeline import Pipeline
-from ranker.request import U32, Answer, Request
-from ranker.settings import SourceSettings
+from ranker.request import NO_ITEMS, U32, Answer, Request
 
 
 @dataclass(slots=True)
@@ -40,12 +39,7 @@ def patient(bundle: Bundle) -> Bundle:
     list would be misses by definition.
     """
     config = bundle.config
-    sources = {name: getattr(config.sources, name) for name in type(config.sources).model_fields}
-    slow = {
-        name: source.model_copy(update={"deadline": HOUR})
-        for name, source in sources.items()
-        if isinstance(source, SourceSettings)
-    }
+    slow = {name: source.model_copy(update={"deadline": HOUR}) for name, source in config.sources.limits.items()}
     changed: Config = config.model_copy(
         update={
             "sources": config.sources.model_copy(update={**slow, "exclude_seen": True}),
@@ -61,11 +55,11 @@ def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = 
     alone: names of the sources that are asked by themselves; None: all.
     """
     shape = (len(who), m)
-    sources = [source for source, _ in pipeline.sources if alone is None or source.name in alone]
+    sources = [(source, of) for source, of in pipeline.sources if alone is None or source.name in alone]
     found = Answers(
         lists=np.full(shape, -1, np.int32),
         masks=np.zeros(shape, np.uint32),
-        alone={source.name: np.full(shape, -1, np.int32) for source in sources},
+        alone={source.name: np.full(shape, -1, np.int32) for source, _ in sources},
         reached=np.zeros(len(who), np.int64),
         candidates=np.zeros(len(who), np.int64),
     )
@@ -73,8 +67,8 @@ def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = 
     for k in progress_bar(range(len(who)), desc="lists", unit=" users"):
         request = Request.of(who.requests, k, pipeline.state)
         _keep(found, k, pipeline.recommend(request, everything), who)
-        for source in sources:
-            row = _alone(pipeline, source, request, m)
+        for source, settings in sources:
+            row = _alone(pipeline, source, request, m) if is_for(settings, request) else NO_ITEMS
             found.alone[source.name][k, : len(row)] = row
     return found
 
@@ -97,6 +91,6 @@ def _alone(pipeline: Pipeline, source: CandidateSource, request: Request, m: int
         found = proposed(source, request, m + len(history(request)) + 1)
     except Exception as error:
         pipeline.failures.add(source_lane(source.name), error)
-        return np.empty(0, np.int32)
+        return NO_ITEMS
     candidates, _ = gathered([found], pipeline.filters, [m], request)
     return candidates.item[np.argsort(candidates.place[:, 0])]

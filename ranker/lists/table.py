@@ -5,6 +5,13 @@ from typing import Any
 #: of the parts of a report
 TITLES = {"first": "as of each user's first request of the test", "cut": "as of the cut"}
 KINDS = {"all": "all users", "with_history": "users with history", "without_history": "users without history"}
+#: of a report of sources
+SECTIONS = {
+    "all": "all users",
+    "known_users": "known users, of events before",
+    "new_users": "new users, of no event before",
+    "new_items": "new items, of no event before t2",
+}
 #: figures whose interval is shown too
 FIGURES = ("recall@10", "ndcg@10", "recall@50", "recall@200", "mrr")
 
@@ -25,6 +32,44 @@ def as_table(report: dict[str, Any]) -> str:
         lines += ["", f"each user's mean of the two times, {report['both']['users']:,} users who are in both:"]
         lines += _both(report["both"])
     return "\n".join(lines)
+
+
+def as_sources(report: dict[str, Any]) -> str:
+    """Return the report of `ranker.lists.found` as text."""
+    lines = [
+        f"{report['data']}: what the sources find of {' or '.join(report['wanted'])}, from {report['cut']} to "
+        f"{report['end']}, as of each user's first request"
+    ]
+    for name, title in SECTIONS.items():
+        section = report["sections"][name]
+        if section["users"]:
+            lines += ["", f"{title}: {section['users']:,} users, {section['wanted_items']:.1f} items each"]
+            lines += _found(section, report["milliseconds"])
+    lines += [f"WARNING: source {name} failed {n:,} times" for name, n in report["failed"].items()]
+    return "\n".join(lines)
+
+
+def _found(section: dict[str, Any], took: dict[str, Any]) -> list[str]:
+    ks = list(section["blend"])
+    last, width = ks[-1], max(map(len, [*section["alone"], "blend"])) + 2
+    lines = [f"{'':{width}}" + "".join(f"{k:>12}" for k in ks) + f"{'ms':>9}   adds to the others, {last} [95 %]"]
+    for name, of in section["alone"].items():
+        adds = section["adds"][name][last]
+        figures = "".join(f"{_number(of[k]['mean']):>12}" for k in ks)
+        lines.append(f"{name:{width}}{figures}{took['sources'][name]:>9.2f}   {_between(adds)}")
+    blend = "".join(f"{_number(section['blend'][k]['mean']):>12}" for k in ks)
+    best, within = section["over_best"][last], section["within_quotas"]
+    return [
+        *lines,
+        f"{'blend':{width}}{blend}{took['blend']:>9.2f}   over {best['name']}, the best: {_between(best)}",
+        f"within the quotas: {_number(within['recall']['mean'])} of what was wanted, in {within['candidates']:.0f} "
+        "candidates",
+    ]
+
+
+def _between(of: dict[str, Any]) -> str:
+    low, high = of["ci95"]
+    return f"{_signed(of['mean'])} [{_signed(low)}, {_signed(high)}]"
 
 
 def brief_lines(found: dict[str, Any] | None) -> list[str]:

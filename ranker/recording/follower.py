@@ -25,6 +25,7 @@ from features.schema import empty_log
 from features.state.live import Live
 from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.candidates.named import event_bytes_of
 from ranker.hashes import MANIFEST
 from ranker.recording.checks import Find
 from ranker.recording.events import ArmOf, EventReader, no_arm
@@ -88,7 +89,9 @@ class Follower:
         unplaced = origin.unplaced if origin else empty_log(self.reader.feedback, contexts=self.reader.contexts)
         state = with_room(bundle.state, unplaced, self.settings.new_users, self.settings.new_items)
         #: what the state takes, and the most that it can come to
-        self.memory = plan_memory(state, self.settings.max_events, self.settings.max_id_bytes)
+        self.memory = plan_memory(
+            state, self.settings.max_events, self.settings.max_id_bytes, sources=event_bytes_of(bundle.config.sources)
+        )
         memory_lines(self.memory, self.settings)  # before the log is read, which takes time
         self._log = LogReader(folder, frame)
         self._skipped = frames_of(folder, trained)

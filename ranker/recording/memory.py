@@ -1,6 +1,6 @@
 """How much memory the served state takes: bytes per key and per event, and the most that recording can add.
 
-Counters and histories are counted, what the source `popular` holds of them, and new ids. The catalogue, the plugins and
+Counters and histories are counted, what sources hold of them, and new ids. The catalogue, the plugins and
 the rest of a bundle are not: they stay as they are while events are recorded.
 """
 
@@ -110,9 +110,12 @@ def _of_newcomers(state: State, max_events: int, max_id_bytes: int) -> tuple[Roo
     return tuple(Room(f"new {side}s", min(room, max_events), each[side]) for side, room in rooms.items())
 
 
-def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES, ids: int = 0) -> MemoryPlan:
+def plan_memory(
+    state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES, ids: int = 0, sources: int = 0
+) -> MemoryPlan:
     """Return what the state takes, and the most with `max_events` recorded ones, ids of at most `max_id_bytes` where
-    they are text, and `ids` event ids beside those of these events.
+    they are text, and `ids` event ids beside those of these events. sources: bytes of an event that those of
+    [sources.NAME] take.
 
     The most is that of a rebuild: the state of the start, which the bundle holds (mapped, where it is of a file), the
     served one, the one that is built, and what building it takes until it is done.
@@ -138,7 +141,7 @@ def plan_memory(state: State, max_events: int, max_id_bytes: int = MAX_ID_BYTES,
     now = of_events + of_keys
     most = 3 * now + 2 * (max_events * event + further * KEY) + (max_events + ids) * BYTES_PER_KEY
     most += (events + max_events) * _rebuild_bytes_per_event(state) + max_events * _row_bytes(state)
-    most += 2 * POPULAR * (events + max_events)
+    most += (2 * POPULAR + sources) * (events + max_events)
     new = _of_newcomers(state, max_events, max_id_bytes)
     most += sum(side.room * side.each for side in new)
     return MemoryPlan(tuple(keys), event, further, new, ids, now, round(most))

@@ -23,6 +23,7 @@ from ranker.columns import categories_of, columns_of
 from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
 from ranker.lists.asked import Asked
+from ranker.lists.found import sources_report
 from ranker.lists.peers import Past
 from ranker.lists.report import brief_report, lists_report
 from ranker.metrics.importance import explain
@@ -38,7 +39,7 @@ from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
-from ranker.training.wanted import NO_SOURCES
+from ranker.training.wanted import NO_SOURCES, fitted_until, sources_until
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def _proposed_rows(bundle: Bundle, prepared: Prepared) -> F32:
     some[np.linspace(0, len(some) - 1, EXPLAINED).astype(int) if len(some) else []] = True
     requests = groups.select(some).requests
     who = Asked(requests=requests, history=np.zeros(len(requests), np.int64))  # what they wanted is not read
-    sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, bundle.plugins.values())
+    sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
     return Proposed.of(prepared, bundle.plugins, sources, who, None, every=True).matrix
 
 
@@ -166,6 +167,20 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
         pipeline.close()
 
 
+def measure_sources(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
+    """Fit the served plugins and return what each source finds, see `ranker.lists.found`; no ranker is trained.
+
+    most, memory: as of `measure_lists`.
+    """
+    if not config.sources.on:
+        raise PairliftError(f"{NO_SOURCES}; switch one on")
+    prepared, seed = prepare(config), config.uplift.seeds[0]
+    sources = sources_until(prepared, served_plugins(prepared), prepared.split.t2, memory)
+    return sources_report(
+        sources, past_of(prepared), prepared.state, config, most=most or config.lists.users, seed=seed
+    )
+
+
 def parts_at_cut(parts: Parts, memory: int = 2 * GIB) -> Bundle:
     """Return `bundle_at_cut` of what was fitted."""
     at_cut = bundle_at_cut(parts.prepared, parts.plugins, parts.liked, parts.wanted, memory)
@@ -196,6 +211,7 @@ def bundle_at_cut(
         booster=arm.booster,
         wanted=wanted,
         cooccurrence=table,
+        fitted=fitted_until(prepared, prepared.split.t2),
     )
 
 

@@ -19,6 +19,7 @@ from features.plugin import FitData, LaterEvents, make_plugin
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
+from ranker.candidates.named import check_against, check_sources
 from ranker.code_hash import code_hash
 from ranker.columns import categories_of, columns_of
 from ranker.config import Config, counted_of, wanted_floor
@@ -117,7 +118,9 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     """Import, and make groups, counters and the state of the whole log. database: where it was imported just now."""
     check_params(config.booster)
     check_params(config.lists, WANTED_TABLE)
+    check_sources(config.sources, config.ranker.plugins)
     made = group_log(config, database)
+    check_against(config.sources, made.catalog)
     _check_familiar(made)
     _check_monotone(config, made.spec)
     places = load_places(made.database, config.events)

@@ -29,6 +29,7 @@ from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F32, F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.named import Fitted, SourceData, fit_sources
 from ranker.code_hash import code_hash
 from ranker.columns import Columns, categories_of, demand
 from ranker.config import Config, wanted_floor
@@ -196,7 +197,7 @@ def wanted_stage(
         config.lists.model_dump(exclude={"users"}),
         wanted_settings(config).model_dump(),
     ]
-    code = code_hash(*CODE, *sorted({type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}))
+    code = code_hash(*CODE, *_modules(config, plugins))
     own = liked and hash_value(liked.model_to_string())
     inputs = [prepared.key, digest, settings, seed, forests, own, code]
 
@@ -212,6 +213,13 @@ def wanted_stage(
     folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)
     path = folder / "booster.txt"
     return lgb.Booster(model_file=str(path)) if path.exists() else None
+
+
+def _modules(config: Config, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
+    """Return what of the code is named in the TOML: packages of plugins and of sources, of ours the wing."""
+    own = [source.path.partition(":")[0].split(".") for source in config.sources.named.values()]
+    of_plugins = {type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}
+    return sorted(of_plugins | {".".join(name[: 2 if name[0] == "ranker" else 1]) for name in own})
 
 
 def rows_of(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], memory: int = 2 * GIB) -> Rows:
@@ -236,7 +244,13 @@ def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end:
     """Return the configured sources with tables of the events before `end` alone. memory: of `Cooccurrence.build`."""
     floor = wanted_floor(prepared.config)
     table = Cooccurrence.build(prepared.log.until(end), prepared.catalog.n_items, floor, memory=memory)
-    return configured_sources(prepared.config, prepared.state, table, plugins.values())
+    return configured_sources(prepared.config, prepared.state, table, plugins, fitted_until(prepared, end))
+
+
+def fitted_until(prepared: Prepared, end: int) -> Fitted:
+    """Return what each [sources.NAME] is fitted to of the events before `end` alone."""
+    data = SourceData(log=prepared.log.until(end), catalog=prepared.catalog, floor=wanted_floor(prepared.config))
+    return fit_sources(prepared.config.sources, data)
 
 
 def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:

@@ -257,7 +257,7 @@ def wanted_part(
 ) -> lgb.Booster:
     """Return the booster that orders Recommend: which of the candidates are of the user's topics, beyond demand."""
     state, spec, plugins = parts["state"], parts["spec"], parts["plugins"]
-    sources = configured_sources(config, state, parts["cooccurrence"], plugins.values())
+    sources = configured_sources(config, state, parts["cooccurrence"], plugins)
     topic = world.catalog.item_attribute("topic").codes
     blocks, labels = [], []
     for user in np.random.default_rng(2).permutation(world.askers)[:LISTS].tolist():
