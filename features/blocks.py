@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 
 from features.counters.plans import scatter
 from features.counters.spec import Counter
+from features.kernels import njit
 from features.plain import candidate_values
 from features.rows import FeatureSpec
 from features.schema import F32, GIB, I32, I64, NO_CONTEXT, Bool, Catalog, EventLog, Requests

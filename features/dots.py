@@ -1,8 +1,8 @@
 """Scalar products of rows that are looked up: each of its row alone, whatever rows stand beside it."""
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.prefetch import AHEAD, LINE, prefetch
 from features.schema import F32, I32, I64
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError, did_you_mean
+from features.kernels import njit
 from features.schema import F32, I8, I64, LARGEST_FEEDBACK, Catalog, EventLog
 
 #: features of the list, by the ending of their column

@@ -8,8 +8,8 @@ an int64 (`features.log.dedupe`) and bits without keys (`features.counters.sorti
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import I64
 
 #: 2 ** 64 over the golden ratio, as an int64: multiples of it lie evenly in the range of integers (Knuth, vol. 3, 6.4)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError
 from features.hashing import SLOT_BYTES, bits_for, probe, slot_of
+from features.kernels import njit
 from features.prefetch import AHEAD, prefetch
 from features.schema import I32, I64, Ids, is_text
 

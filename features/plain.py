@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from numba import njit
 
 from features.counters.defaults import MAX_VALUES
 from features.errors import PairliftError, did_you_mean
 from features.given import PREFIX, candidate_columns
+from features.kernels import njit
 from features.prefetch import AHEAD, prefetch
 from features.schema import DAY, F32, HOUR, I32, I64, SECOND, Attribute, Catalog, Requests
 from features.state.store import NEVER, State

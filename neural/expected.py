@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from numba import njit
 
 from features.counters.places import first_not_before
+from features.kernels import njit
 from features.prefetch import AHEAD, prefetch
 from features.schema import F32, F64, I32, I64, NO_CONTEXT, EventLog
 from features.state.histories import Histories

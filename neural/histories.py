@@ -10,8 +10,8 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.pairing.split import utc
 from features.schema import F32, HOUR, I8, I16, I32, I64, SECOND, Requests
 from features.state.histories import Histories

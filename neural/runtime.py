@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import onnxruntime as ort
-from numba import njit
 
 from features.arrays import load_arrays
 from features.dots import row_dots
 from features.errors import PairliftError
+from features.kernels import njit
 from features.progress import progress_bar
 from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories

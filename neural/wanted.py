@@ -8,10 +8,10 @@ from copy import copy
 from typing import Self
 
 import numpy as np
-from numba import njit
 
 from features.dots import row_dots
 from features.errors import PairliftError
+from features.kernels import njit
 from features.schema import F32, I8, I32, I64, Bool, Requests
 from features.state.histories import Histories
 from features.state.kept import KeptStates, key_of

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from features.errors import PairliftError
 from features.given import with_list
+from features.kernels import njit
 from features.plugin import FeaturePlugin
 from features.rows import FeatureSpec, assemble
 from features.schema import F32, F64, I64, Catalog, Requests

@@ -5,8 +5,8 @@ Format: https://protobuf.dev/programming-guides/encoding/
 """
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F64, I64
 from ranker.request import U32
 

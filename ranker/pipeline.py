@@ -15,9 +15,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError
+from features.kernels import njit
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from features.counters.keys import key_codes, without_last
 from features.counters.places import find_places, first_not_before, places_of
 from features.counters.sorting import stable_order
 from features.counters.spec import Counter, event_values
+from features.kernels import njit
 from features.schema import I32, I64, Bool, Catalog, EventLog
 
 U64 = npt.NDArray[np.uint64]

@@ -8,8 +8,8 @@ was in, or of none; a request asks for two, that of its own arm and that of none
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.prefetch import AHEAD, prefetch
 from features.schema import BY_ARM, I16, I32, I64, Attribute, Bool, Catalog
 

@@ -5,9 +5,9 @@ where about all codes occur, `codes` is empty and a code is its own place.
 """
 
 import numpy as np
-from numba import njit
 
 from features.hashing import slot_of
+from features.kernels import njit
 from features.schema import I32, I64
 
 #: codes that are searched for in the order of the keys, as many are

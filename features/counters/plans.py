@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from numba import njit
 
 from features.counters.spec import Counter, worth_by_grade
+from features.kernels import njit
 from features.schema import F32, F64, I64, SECOND, Bool
 
 T = TypeVar("T")

@@ -1,9 +1,9 @@
 """Codes of keys (`features.counters.keys`) sorted in linear time, and those left out that no request asks for."""
 
 import numpy as np
-from numba import njit
 
 from features.hashing import slot_of
+from features.kernels import njit
 from features.schema import I32, I64
 
 DIGIT = 11  # bits that one pass of the sort looks at: its counters stay in the first-level cache

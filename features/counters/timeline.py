@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from features.counters.keys import has_list, key_codes
 from features.counters.places import find_places, first_not_before, places_of
 from features.counters.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
 from features.counters.sorting import keep_wanted, stable_order
 from features.counters.spec import check_event
+from features.kernels import njit
 from features.prefetch import AHEAD, prefetch
 from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog, Requests
 

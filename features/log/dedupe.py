@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
 from features.hashing import GOLDEN, slot_of
+from features.kernels import njit
 from features.schema import DAY, Bool
 
 U64 = npt.NDArray[np.uint64]

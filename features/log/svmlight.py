@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from features.errors import PairliftError
+from features.kernels import njit
 from features.schema import F32, I64
 
 U8 = npt.NDArray[np.uint8]

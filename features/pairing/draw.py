@@ -4,8 +4,8 @@ A group's pairs are numbered by winner, then by loser, in the order of the rows.
 """
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F32, F64, I8, I32, I64
 
 _DRAWS_BEFORE_GIVING_UP = 20

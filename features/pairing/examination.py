@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student
 
+from features.kernels import njit
 from features.pairing.exposure import Places
 from features.pairing.groups import may_pair
 from features.schema import DAY, F32, F64, I64, Bool, EventLog

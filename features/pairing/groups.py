@@ -6,9 +6,9 @@ The same groups serve the towers, the booster and the metric.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError
+from features.kernels import njit
 from features.pairing.negatives import Available, drawn_items
 from features.pairing.split import PERIODS, Split, iso
 from features.schema import F32, I8, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, EventLog, Requests, offsets_of

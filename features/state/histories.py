@@ -8,9 +8,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from features.counters.places import first_not_before
+from features.kernels import njit
 from features.schema import F32, I8, I16, I32, I64, NO_ARMS, NO_CONTEXT, EventLog, arms_of, event_contexts
 
 #: columns of the histories, as in `EventLog`

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from features.counters.distinct import EVER, Distinct, distinct_parts
 from features.counters.latest import Latest
@@ -21,6 +20,7 @@ from features.counters.plans import Plan, make_plans
 from features.counters.ranks import RankTables
 from features.counters.spec import Counter
 from features.counters.timeline import Timeline
+from features.kernels import njit
 from features.schema import I32, I64, Catalog, EventLog, Requests
 from features.state.histories import Histories
 

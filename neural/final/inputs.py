@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F32, I64, Bool
 
 #: names of what a row becomes, in the order of the `forward` of `neural.final.model.Network`

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F32, I64
 
 #: arrays of the meta block, each of which has a rate of its own in each step

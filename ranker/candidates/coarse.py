@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F32, I8, I16, I32, I64
 
 #: keys that one maximum is of, and numbers of a key that one loop takes: constants, for the compiler to unroll

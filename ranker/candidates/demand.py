@@ -4,9 +4,9 @@ from math import log2
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from features.counters.places import first_not_before
+from features.kernels import njit
 from features.schema import F32, F64, I8, I32, I64
 from features.state.histories import Histories
 from features.state.store import State

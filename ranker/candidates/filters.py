@@ -1,9 +1,9 @@
 """Filters of candidates: each item has the filter that removes it, so that nothing drops in silence."""
 
 import numpy as np
-from numba import njit
 
 from features.hashing import bits_for, probe
+from features.kernels import njit
 from features.schema import I8, I32
 from ranker.request import Request
 

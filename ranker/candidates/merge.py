@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
 from features.hashing import bits_for, probe
+from features.kernels import njit
 from features.schema import F32, I32, I64, NO_GIVEN, Bool
 from ranker.candidates.source import Proposal
 from ranker.request import ABSENT, Candidates

@@ -6,8 +6,8 @@ direction (Dasgupta and Freund 2008, "Random projection trees and low dimensiona
 """
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.pace import breathe
 from features.schema import F32, I32
 

@@ -3,8 +3,8 @@
 from functools import partial
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F32, F64, I32
 from ranker.candidates.demand import Counts, Demand
 from ranker.candidates.source import Proposal, best

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.pace import breathe
 from features.schema import F32, I32, I64
 from ranker.candidates.coarse import BLOCK, Coarse, Coded, enough, least_of

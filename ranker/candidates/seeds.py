@@ -1,8 +1,8 @@
 """What sources start from: the source item of a request, and the items that its user took last."""
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import I8, I32
 from ranker.request import Request
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F32, F64, I32, I64
 from ranker.request import Request
 

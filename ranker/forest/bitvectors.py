@@ -18,8 +18,8 @@ A mask has a zero for each leaf of the left subtree: what goes right removes the
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F32, F64, I32, I64
 from ranker.forest.text import NAN, ZERO
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.pairing.groups import Groups
 from features.schema import I32, I64, Bool, EventLog, Requests, offsets_of
 from features.state.histories import Histories

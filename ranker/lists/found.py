@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from features.errors import PairliftError
+from features.kernels import njit
 from features.pairing.split import iso
 from features.progress import progress_bar
 from features.schema import F64, I32, I64, Bool

@@ -6,8 +6,8 @@ A list is a row of int32[u, m] items, best first, -1 behind its end. An item is 
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F64, I32, I64, Bool, EventLog
 from ranker.lists.asked import Asked
 from ranker.metrics.ndcg import discounts

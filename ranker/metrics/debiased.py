@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.pairing.examination import Examination, jackknife_half
 from features.pairing.groups import Groups
 from features.schema import F32, F64, I8, I64

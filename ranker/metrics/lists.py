@@ -1,8 +1,8 @@
 """What the lists of a ranking are worth: NDCG@k, MAP, MRR and AUC of the groups."""
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.pairing.groups import Groups
 from features.schema import F64, I64, Bool
 from ranker.metrics.ndcg import ndcg

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I32, I64
 

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from features.counters.places import first_not_before
+from features.kernels import njit
 from features.schema import F32, F64, I32, I64, Attribute, offsets_of
 from features.state.store import State
 

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from features.counters.places import first_not_before
+from features.kernels import njit
 from features.schema import DAY, F32, F64, I32, I64, Bool, EventLog
 from features.settings import Duration, Settings
 from features.state.store import NEVER, State

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from features.hashing import bits_for, probe
+from features.kernels import njit
 from features.schema import F32, F64, I32, I64, Bool, offsets_of
 from features.settings import Settings
 from ranker.candidates.named import Arrays, Served, SourceData

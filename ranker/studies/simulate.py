@@ -8,8 +8,8 @@ of a list's items is that of its `as_of`, and of one item it does not depend on 
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from features.kernels import njit
 from features.schema import F64, I8, I32, I64, Bool
 
 #: impressions of a list; what the policy, and a user who looks around, chooses from

@@ -20,8 +20,8 @@ from math import factorial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
 
+from features.kernels import njit, prange
 from features.pairing.pairs import Pairs
 from features.schema import F32, F64, I8, I32, I64
 from ranker.metrics.ndcg import discounts, gains, ideal_dcg

@@ -22,8 +22,8 @@ if __name__ == "__main__":
 import click  # noqa: E402
 import lightgbm as lgb  # noqa: E402
 import numpy as np  # noqa: E402
-from numba import njit, prange  # noqa: E402
 
+from features.kernels import njit, prange  # noqa: E402
 from features.pairing.groups import Groups  # noqa: E402
 from features.pairing.pairs import Pairs, make_pairs, weight_table  # noqa: E402
 from features.schema import Requests  # noqa: E402
