@@ -240,7 +240,7 @@ def class_of(place: str, path: str, methods: Sequence[str], protocol: str) -> ty
     except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise PairliftError(
             f"{place}: {error}; the form 'package.module:Class' was expected, of a class that Python "
-            "imports, or of a module beside the TOML (a server, which has none, finds it by --plugins DIR)"
+            "imports, or of a module beside the TOML (what reads a bundle alone finds it by --plugins DIR)"
         ) from error
     except Exception as error:
         log.exception("%s: its module raised", place)
