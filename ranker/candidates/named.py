@@ -136,8 +136,11 @@ def check_against(settings: SourcesSettings, catalog: Catalog) -> None:
     for name, one in settings.limits.items():
         for surface in one.surfaces or ():
             if surface not in catalog.surfaces:
-                near = did_you_mean(surface, catalog.surfaces)
-                raise PairliftError(f"[sources.{name}] surfaces: '{surface}' is no surface of the log{near}")
+                known = ", ".join(catalog.surfaces[:10]) or "none: [events] surface maps them"
+                raise PairliftError(
+                    f"[sources.{name}] surfaces: '{surface}' is no surface of the log, which has {known}; the source "
+                    "could never be asked"
+                )
     for name, own in settings.named.items():
         source = make_source(name, own)
         if isinstance(source, CheckedSource):
