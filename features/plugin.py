@@ -240,14 +240,14 @@ def class_of(place: str, path: str, methods: Sequence[str], protocol: str) -> ty
     except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise PairliftError(
             f"{place}: {error}; the form 'package.module:Class' was expected, of a class that Python "
-            "imports, or of a module beside the TOML (a server, which has none, finds it by --plugins DIR)"
+            "imports, or of a module beside the TOML (what reads a bundle alone finds it by --plugins DIR)"
         ) from error
     except Exception as error:
         log.exception("%s: its module raised", place)
         raise PairliftError(f"{place}: its module raised {type(error).__name__}: {error}") from error
     lacking = [name for name in methods if not callable(getattr(found, name, None))]
     if not isinstance(found, type) or lacking:
-        raise PairliftError(f"{place} lacks {', '.join(lacking)} of {protocol}")
+        raise PairliftError(f"{place} lacks {', '.join(lacking)} of {protocol}: there stands what such a class needs")
     return found
 
 
@@ -264,7 +264,8 @@ def built(place: str, found: type[Any], path: str, params: Mapping[str, Any]) ->
         known = getattr(getattr(found, "options", None), "model_fields", {})
         wrong = "; ".join(_problem(problem, path, known) for problem in problems(error, params))
     except TypeError as error:
-        raise PairliftError(f"{place}: {error}") from error
+        taken = f"the options in this table are what the __init__ of {path} takes"
+        raise PairliftError(f"{place}: {error}; {taken}") from error
     # Behind the block: pydantic's error would live in this one's chain until the process ends, and what it holds of
     # native modules would be reported as leaked.
     raise PairliftError(f"{place}: {wrong}")

@@ -274,7 +274,7 @@ def load_bundle(folder: Path) -> Bundle:
     network = None
     if config.ranker.model == "network":
         network = ranker_class(config.network.path).load(folder / NETWORK)
-    check_sources(config.sources, config.ranker.plugins)
+    check_sources(config.sources, {name: type(plugin) for name, plugin in plugins.items()})
     _warn_of_other_code(folder, manifest, config)
     columns = tuple(manifest["columns"])
     booster, wanted = lgb.Booster(model_file=str(folder / BOOSTER)), folder / WANTED

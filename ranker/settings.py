@@ -234,7 +234,10 @@ class SourcesSettings(Settings):
         for name in own:
             if not (isinstance(table[name], NamedSource) or (isinstance(table[name], dict) and "class" in table[name])):
                 near = did_you_mean(name, cls.model_fields)
-                raise ValueError(f"'{name}': a key of [sources]{near}, or a table with a class was expected")
+                raise ValueError(
+                    f"'{name}': a key of [sources]{near}, or a table with a class was expected; "
+                    "`pairlift config sources.NAME` names the classes"
+                )
             check_name(name)
         return table
 

@@ -162,6 +162,14 @@ def test_what_is_wrong_is_told_before_anything_is_fitted(tmp_path: Path, tables:
         prepare(load_config(path))
 
 
+@pytest.mark.parametrize("path", ["similar:Similar", "nearest:NearestBy"])
+def test_a_plugin_without_vectors_is_told_before_it_is_fitted(tmp_path: Path, path: str) -> None:
+    text = (world := write_world(tmp_path)).read_text().replace('plugins = ["als"]', 'plugins = ["als", "noise"]')
+    world.write_text(f"{text}{OF}{path}'\nplugin = 'noise'\n")
+    with pytest.raises(PairliftError, match=r"^\[sources.x\] plugin: 'noise' has no vectors; name one that has"):
+        prepare(load_config(world))
+
+
 ODD = """
 class Odd:
     def fit(self, data):

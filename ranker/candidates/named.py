@@ -13,7 +13,7 @@ the whole log for the bundle. `open` and `over` get the whole state also in trai
 are events with `ts < as_of`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
@@ -111,15 +111,23 @@ def event_bytes_of(settings: SourcesSettings) -> int:
     return sum(getattr(make_source(name, own), "event_bytes", 0) for name, own in settings.named.items())
 
 
-def check_sources(settings: SourcesSettings, served: Iterable[str]) -> None:
-    """Refuse sources whose class or options are wrong, or that read what is not served. served: `[ranker] plugins`."""
-    names = list(served)
+def check_sources(settings: SourcesSettings, served: Mapping[str, type[FeaturePlugin]]) -> None:
+    """Refuse sources whose class or options are wrong, or that read what is not served, or vectors where none are.
+
+    served: the classes of `[ranker] plugins`, by name. A source that compares vectors has an attribute `vectors`.
+    """
     for name, own in settings.named.items():
-        for plugin in plugins_of(make_source(name, own)):
-            if plugin not in names:
+        source = make_source(name, own)
+        for plugin in plugins_of(source):
+            if plugin not in served:
+                near = did_you_mean(plugin, served)
                 raise PairliftError(
-                    f"[sources.{name}] plugin: '{plugin}' is not among [ranker] plugins{did_you_mean(plugin, names)}; "
+                    f"[sources.{name}] plugin: '{plugin}' is not among [ranker] plugins{near}; "
                     "a source reads what is served"
+                )
+            if getattr(source, "vectors", False) and not hasattr(served[plugin], "user_vectors"):
+                raise PairliftError(
+                    f"[sources.{name}] plugin: '{plugin}' has no vectors; name one that has (towers, item2vec, ALS)"
                 )
 
 
@@ -128,8 +136,11 @@ def check_against(settings: SourcesSettings, catalog: Catalog) -> None:
     for name, one in settings.limits.items():
         for surface in one.surfaces or ():
             if surface not in catalog.surfaces:
-                near = did_you_mean(surface, catalog.surfaces)
-                raise PairliftError(f"[sources.{name}] surfaces: '{surface}' is no surface of the log{near}")
+                known = ", ".join(catalog.surfaces[:10]) or "none: [events] surface maps them"
+                raise PairliftError(
+                    f"[sources.{name}] surfaces: '{surface}' is no surface of the log, which has {known}; the source "
+                    "could never be asked"
+                )
     for name, own in settings.named.items():
         source = make_source(name, own)
         if isinstance(source, CheckedSource):

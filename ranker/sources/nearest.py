@@ -32,6 +32,7 @@ class NearestBy:
 
     options = NearestBySettings
     name = "nearest_by"
+    vectors = True
 
     def __init__(self, **params: Any) -> None:
         self.settings = NearestBySettings(**params)

@@ -70,7 +70,7 @@ class PopularBySettings(Settings):
     @model_validator(mode="after")
     def _longer(self) -> Self:
         if self.trend is not None and self.trend <= self.half_life:
-            raise ValueError("trend: a longer time than half_life was expected")
+            raise ValueError("trend: a longer time than half_life was expected; leave it out for popular items")
         return self
 
 

@@ -54,6 +54,7 @@ class Similar:
 
     options = SimilarSettings
     name = "similar"
+    vectors = True
 
     def __init__(self, **params: Any) -> None:
         self.settings = SimilarSettings(**params)

@@ -15,7 +15,7 @@ from features.pairing.negatives import availability
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
 from features.pairing.split import PERIODS, Split, make_split
 from features.plain import left_out
-from features.plugin import FitData, LaterEvents, make_plugin
+from features.plugin import FitData, LaterEvents, make_plugin, plugin_class
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
@@ -118,7 +118,7 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     """Import, and make groups, counters and the state of the whole log. database: where it was imported just now."""
     check_params(config.booster)
     check_params(config.lists, WANTED_TABLE)
-    check_sources(config.sources, config.ranker.plugins)
+    check_sources(config.sources, {name: plugin_class(config.plugins[name].path) for name in config.ranker.plugins})
     made = group_log(config, database)
     check_against(config.sources, made.catalog)
     _check_familiar(made)
