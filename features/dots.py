@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from features.kernels import njit
-from features.prefetch import AHEAD, LINE, prefetch
+from features.kernels import AHEAD, LINE, njit, prefetch
 from features.schema import F32, I32, I64
 
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.hashing import SLOT_BYTES, bits_for, probe, slot_of
-from features.kernels import njit
-from features.prefetch import AHEAD, prefetch
+from features.kernels import AHEAD, njit, prefetch
 from features.schema import I32, I64, Ids, is_text
 
 #: integers in a range of so many times their number are close together: as large a table as by hash

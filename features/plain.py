@@ -20,8 +20,7 @@ import numpy as np
 from features.counters.defaults import MAX_VALUES
 from features.errors import PairliftError, did_you_mean
 from features.given import PREFIX, candidate_columns
-from features.kernels import njit
-from features.prefetch import AHEAD, prefetch
+from features.kernels import AHEAD, njit, prefetch
 from features.schema import DAY, F32, HOUR, I32, I64, SECOND, Attribute, Catalog, Requests
 from features.state.store import NEVER, State
 

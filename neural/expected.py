@@ -6,8 +6,7 @@ from typing import Self
 import numpy as np
 
 from features.counters.places import first_not_before
-from features.kernels import njit
-from features.prefetch import AHEAD, prefetch
+from features.kernels import AHEAD, njit, prefetch
 from features.schema import F32, F64, I32, I64, NO_CONTEXT, EventLog
 from features.state.histories import Histories
 from neural.histories import Tokens, TokenSpec, ranges, raw_signals

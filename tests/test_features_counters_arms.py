@@ -1,7 +1,7 @@
 """Counters `by_arm`: events of a request's own arm and of no arm, whatever the other arms show."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +51,8 @@ def test_what_another_arm_shows_moves_no_bit(log: EventLog, other: EventLog, hou
     kept = log.select(log.arm != OLD)
     shown = replace(other, arm=np.full(len(other), OLD, np.int16))
     order = np.argsort(np.concatenate([kept.ts, shown.ts]), kind="stable")
-    both = {
-        name: np.concatenate([getattr(kept, name), getattr(shown, name)])[order]
-        for name in ("user", "item", "ts", "grade", "surface", "organic", "request", "pairable", "feedback", "arm")
-    }
+    names = [field.name for field in fields(EventLog) if field.name != "feedback_names"]
+    both = {name: np.concatenate([getattr(kept, name), getattr(shown, name)])[order] for name in names}
     states = [
         State.build(one, catalog(), (*TABLED, *BY[: len(BY) // 2]), GRADES) for one in (log, kept, replace(log, **both))
     ]

@@ -20,7 +20,9 @@ from ranker.train import train
 
 
 def written() -> str:
-    (found,) = re.findall(r"```python\n(# mine\.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (found,) = re.findall(
+        r"```python\n(# mine\.py[^\n]*\[plugins\.mine\].*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     return str(found)
 
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.kernels import njit
-from features.prefetch import AHEAD, prefetch
+from features.kernels import AHEAD, njit, prefetch
 from features.schema import BY_ARM, I16, I32, I64, Attribute, Bool, Catalog
 
 

@@ -18,8 +18,7 @@ from features.counters.keys import has_list, key_attribute, without_arm
 from features.counters.plans import DECAYED, SINCE, Plan
 from features.counters.timeline import Timeline
 from features.ids import IdIndex
-from features.kernels import njit
-from features.prefetch import AHEAD, LINE, prefetch
+from features.kernels import AHEAD, LINE, njit, prefetch
 from features.schema import BY_ARM, F32, F64, I32, I64, SECOND, Bool, Catalog
 
 

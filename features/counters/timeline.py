@@ -15,8 +15,7 @@ from features.counters.places import find_places, first_not_before, places_of
 from features.counters.plans import ALL, DECAYED, HIT, LAST, SINCE, TRIAL, Plan, Running, Totals
 from features.counters.sorting import keep_wanted, stable_order
 from features.counters.spec import check_event
-from features.kernels import njit
-from features.prefetch import AHEAD, prefetch
+from features.kernels import AHEAD, njit, prefetch
 from features.schema import F32, F64, I8, I32, I64, Catalog, EventLog, Requests
 
 #: of kernels that are inlined

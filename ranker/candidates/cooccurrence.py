@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.hashing import bits_for, probe
-from features.kernels import njit
-from features.prefetch import LINE, prefetch
+from features.kernels import LINE, njit, prefetch
 from features.schema import F32, F64, GIB, I8, I32, I64, Bool, EventLog
 from ranker.candidates.seeds import taken_last
 from ranker.candidates.source import Proposal, best

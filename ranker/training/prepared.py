@@ -43,7 +43,7 @@ CODE = (
     "features.pairing",
     "features.plain",
     "features.plugin",
-    "features.prefetch",
+    "features.kernels",
     "features.rows",
     "features.schema",
     "features.settings",
