@@ -27,6 +27,7 @@ from features.plugin import FeaturePlugin, built, class_of
 from features.schema import Catalog, EventLog
 from features.state.store import State
 from ranker.candidates.source import CandidateSource
+from ranker.request import MAX_SOURCES
 from ranker.settings import NamedSource, SourcesSettings
 
 #: what a source was fitted to, by names of its own
@@ -112,8 +113,16 @@ def event_bytes_of(settings: SourcesSettings) -> int:
 
 
 def check_sources(settings: SourcesSettings, served: Iterable[str]) -> None:
-    """Refuse sources whose class or options are wrong, or that read what is not served. served: `[ranker] plugins`."""
+    """Refuse sources whose class or options are wrong, that read what is not served, or that are too many.
+
+    served: `[ranker] plugins`.
+    """
     names = list(served)
+    if len(settings.limits) > MAX_SOURCES:
+        raise PairliftError(
+            f"[sources]: at most {MAX_SOURCES} were expected, found {len(settings.limits)}; leave some out, or set "
+            "popular, cooccurrence or nearest to false"
+        )
     for name, own in settings.named.items():
         for plugin in plugins_of(make_source(name, own)):
             if plugin not in names:
