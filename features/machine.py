@@ -42,7 +42,7 @@ def _quotas(root: Path) -> Iterator[float]:
             quota, period = (*" ".join(_lines(folder / "cpu.max")).split(), "max", "max")[:2]
         else:
             quota, period = ((*_lines(folder / f"cpu.cfs_{name}_us"), "-1")[0] for name in ("quota", "period"))
-        if quota not in ("max", "-1"):
+        if quota.isdecimal() and period.isdecimal() and int(period):  # else no quota, or a sandbox that says nothing
             yield int(quota) / int(period)
 
 

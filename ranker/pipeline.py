@@ -275,8 +275,15 @@ class Pipeline:
             return None
 
     def refresh(self) -> None:
-        """Count the demand of the state of now: too long for a request, so a server does it in a thread."""
-        self.sources = list(with_demand_of(self.sources, self.state))
+        """Count the demand of the state of now: too long for a request, so a server does it in a thread.
+
+        A source that fails stays with what it has counted before, and is counted among the failures.
+        """
+
+        def failed(name: str, error: Exception) -> None:
+            self.failures.add(source_lane(name), error)
+
+        self.sources = list(with_demand_of(self.sources, self.state, failed))
 
     def close(self) -> None:
         """Let the threads end."""

@@ -13,8 +13,6 @@ from features.errors import PairliftError
 from features.pairing.split import iso
 from features.schema import HOUR, I64
 from ranker.bundle import Bundle
-from ranker.candidates.popular import Popular
-from ranker.lanes import source_lane
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
 from ranker.recording.follower import PATIENCE, Follower
@@ -247,10 +245,7 @@ class Server:
 
     def _refresh(self) -> None:
         for served in self.deployment.standing.all:
-            try:
-                served.pipeline.refresh()
-            except Exception as error:
-                served.pipeline.failures.add(source_lane(Popular.name), error)
+            served.pipeline.refresh()
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:

@@ -46,12 +46,15 @@ CFS = {"proc/self/cgroup": OLD, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"}
 CFS |= {"sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}
 DOCKER = {"proc/self/cgroup": "9:cpu,cpuacct:/docker/box\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n"}
 DOCKER |= {"sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}
+#: a sandbox that fills what it does not keep with zeros
+ZEROS = {"proc/self/cgroup": OLD, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "0\n"}
+ZEROS |= {"sys/fs/cgroup/cpu/cpu.cfs_period_us": "0\n"}
 
 
 @pytest.mark.parametrize(
     ("files", "most"),
-    [({}, BOUND), (QUOTA, 1), (ABOVE, 1), (WIDE, BOUND), (CFS, BOUND), (DOCKER, 1)],
-    ids=["none", "pod", "v2", "wide", "v1 unlimited", "v1"],
+    [({}, BOUND), (QUOTA, 1), (ABOVE, 1), (WIDE, BOUND), (CFS, BOUND), (ZEROS, BOUND), (DOCKER, 1)],
+    ids=["none", "pod", "v2", "wide", "v1 unlimited", "v1 zeros", "v1"],
 )
 def test_cores_are_those_that_are_bound_and_no_more_than_the_cgroups_quota(
     files: dict[str, str], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

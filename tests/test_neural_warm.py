@@ -20,6 +20,7 @@ from features.schema import Attribute, Catalog
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
 from neural.data import TowerData
+from neural.histories import CODES
 from neural.settings import TowerSettings
 from neural.train import Trained, Trainer, all_vectors, fit
 from neural.two_tower import TwoTower
@@ -28,7 +29,7 @@ from neural.vocabulary.earlier import Known, Numbered, Side
 from neural.vocabulary.entities import hashed
 from neural.vocabulary.feedback import FeedbackKinds
 from neural.warm.train import fit_warm
-from neural.warm.weights import kept_rows, save_weights, take_up
+from neural.warm.weights import WEIGHTS, kept_rows, save_weights, take_up
 
 OPTIONS: dict[str, Any] = {**SMALL_TOWERS, "columns": ["dot", "item_vector"], "retrieval_epochs": 0}
 #: likewise, of what requests say of themselves
@@ -210,6 +211,17 @@ def test_what_would_mean_something_else_is_refused(small: World, earlier: Path, 
     shutil.copy(earlier / "two_tower.json", copied)
     with pytest.raises(PairliftError, match="its weights were not kept"):
         TwoTower(**OPTIONS).fit(replace(data, earlier=copied))
+
+
+def test_towers_from_before_past_context_was_read_say_so(small: World, tmp_path: Path) -> None:
+    """Their tokens had no codes of it: the network is another one, though the TOML is the same."""
+    first = TwoTower(**OPTIONS, **OF_DEVICES, **NO_EPOCHS)
+    first.fit(of(small))
+    weights = saved(first, tmp_path / "first") / WEIGHTS
+    with np.load(weights) as file:
+        np.savez(weights, **{name: array for name, array in file.items() if name != f"user.codes.{len(CODES)}.weight"})
+    with pytest.raises(PairliftError, match=r"fitted before towers read what past requests said.* or train anew"):
+        TwoTower(**OPTIONS, **OF_DEVICES).fit(replace(of(small), earlier=tmp_path / "first"))
 
 
 def test_a_fit_that_has_seen_what_is_judged_is_refused(small: World, earlier: Path) -> None:

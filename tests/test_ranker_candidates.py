@@ -209,7 +209,7 @@ def test_sources_share_a_demand_also_when_it_is_counted_anew(world, bundle):
     shared = configured_sources(config, state, bundle.cooccurrence, plugins)
     popular, nearest = shared[0][0], shared[2][0]
     assert popular.demand is nearest.demand
-    later = with_demand_of(shared, bundle.state)
+    later = with_demand_of(shared, bundle.state, pytest.fail)
     assert later[0][0].demand is later[2][0].demand
     assert later[1] is shared[1] or later[1][0] is shared[1][0]
     asked = Request(3, bundle.state.end, state=bundle.state)

@@ -93,6 +93,9 @@ def test_a_side_that_is_not_wanted_stays_where_it_is_of_the_same_bundle(late, tm
             write_vectors(other, out, Wanted(sides=(USERS,)))
     assert (out / ITEMS).read_bytes() == before[ITEMS]
     write_vectors(others[0][0], out, Wanted())  # both sides
+    (out / ITEMS).write_bytes(b"PAR1 and no more")
+    with pytest.raises(PairliftError, match=r"items.parquet would stay, but bundle is unknown, here it is world"):
+        write_vectors(late, out, Wanted(sides=(USERS,)))
 
 
 def test_recorded_events_count_and_so_do_users_who_came_with_them(bundle, world, tmp_path):

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -13,12 +13,18 @@ from world import World, write_world
 
 from features.errors import PairliftError
 from features.plugin import search_plugins_in
+from features.schema import DAY
+from features.state.store import State
 from ranker.bundle import Bundle, load_bundle
+from ranker.candidates.cooccurrence import TakenTogether
+from ranker.candidates.demand import Demand
 from ranker.candidates.named import SourceData, fit_sources
+from ranker.candidates.popular import Popular
 from ranker.config import load_config
 from ranker.pipeline import Pipeline
 from ranker.request import NO_ITEMS, Request
-from ranker.settings import NamedSource, SourcesSettings
+from ranker.settings import NamedSource, SourceSettings, SourcesSettings
+from ranker.sources.fresh import Fresh
 from ranker.train import train
 from ranker.training import wanted as module
 from ranker.training.plugins import plugin_stage
@@ -92,6 +98,27 @@ def test_named_sources_are_trained_with_kept_in_the_bundle_and_asked(folder: Pat
     pipeline.close()
 
 
+def test_a_source_that_cannot_count_anew_stays_and_the_others_go_on(bundle: Bundle, world: World) -> None:
+    """One of somebody's own that raises in `over` must not keep demand at what it was when the server started."""
+
+    class Broken(Fresh):
+        name = "broken"
+
+        def over(self, state: State) -> Self:
+            raise OSError("no disk")
+
+    state = State.build(world.log.until(int(world.log.ts[900])), world.catalog, (), world.grades)
+    popular = Popular(Demand(state, 1, 7 * DAY))
+    asked = [(source, SourceSettings()) for source in (Broken(), popular, TakenTogether(bundle.cooccurrence, 1))]
+    pipeline = Pipeline(bundle, asked)
+    pipeline.refresh()
+    broken, counted, together = (source for source, _ in pipeline.sources)
+    assert (broken, together) == (asked[0][0], asked[2][0])
+    np.testing.assert_array_equal(counted.demand.at_end, Demand(bundle.state, 1, 7 * DAY).at_end)  # type: ignore[attr-defined]
+    assert pipeline.failures.counts() == {"sources.broken": 1}
+    pipeline.close()
+
+
 def test_a_source_is_fitted_to_what_is_before_the_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[int] = []
 
@@ -153,6 +180,10 @@ OF = "[sources.x]\nclass = 'ranker.sources."
             "'poplar': a key of [sources] (did you mean 'popular'?), or a table with a class was expected",
         ),
         ("[sources.x__y]\nclass = 'a:B'", "'x__y': a letter, then letters"),
+        (
+            "".join(f"[sources.x{k}]\nclass = 'ranker.sources.fresh:Fresh'\n" for k in range(30)),
+            "[sources]: at most 32 were expected, found 33; leave some out",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_fitted(tmp_path: Path, tables: str, says: str) -> None:

@@ -82,6 +82,10 @@ def take_up(model: Argus, folder: Path, earlier: Known, inputs: TowerData, catal
         saved = dict(file)
     moved = {TABLE: _table(saved.pop(TABLE_ROWS), kept_rows(earlier, inputs.known, inputs.rows), earlier.rows)}
     moved |= _codes(earlier, inputs, catalog)
+    if any(name.startswith("user.codes.") and name not in saved for name in moved):
+        raise PairliftError(
+            "it was fitted before towers read what past requests said ([events.context]), and has no weights for it"
+        )
     parameters = dict(model.named_parameters())
     odd = sorted(parameters.keys() ^ saved.keys())
     odd += [n for n in parameters.keys() & saved.keys() - moved.keys() if parameters[n].shape != saved[n].shape]

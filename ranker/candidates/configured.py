@@ -1,7 +1,7 @@
 """The candidate sources of `[sources]`."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 from features.plugin import FeaturePlugin, VectorPlugin
@@ -66,15 +66,23 @@ def _named_sources(
         yield source, settings
 
 
-def with_demand_of(sources: Sources, state: State) -> Sources:
-    """Return the sources with what another state counts; the demand that they share is counted once."""
+def with_demand_of(sources: Sources, state: State, failed: Callable[[str, Exception], None]) -> Sources:
+    """Return the sources with what another state counts; the demand that they share is counted once.
+
+    failed: is told (source's name, error) of one that cannot count: it stays as it is, and the others go on.
+    """
     anew = cache(lambda demand: demand.by(state))
     found: list[tuple[CandidateSource, SourceSettings]] = []
     for source, settings in sources:
-        if isinstance(source, Popular | Nearest) and source.demand is not None:
-            found.append((source.by(anew(source.demand)), settings))
-        elif isinstance(source, StateSource):
-            found.append((source.over(state), settings))
-        else:
+        try:
+            found.append((_over(source, state, anew), settings))
+        except Exception as error:
+            failed(source.name, error)
             found.append((source, settings))
     return found
+
+
+def _over(source: CandidateSource, state: State, anew: Callable[[Demand], Demand]) -> CandidateSource:
+    if isinstance(source, Popular | Nearest) and source.demand is not None:
+        return source.by(anew(source.demand))
+    return source.over(state) if isinstance(source, StateSource) else source

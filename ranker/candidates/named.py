@@ -27,6 +27,7 @@ from features.plugin import FeaturePlugin, built, class_of
 from features.schema import Catalog, EventLog
 from features.state.store import State
 from ranker.candidates.source import CandidateSource
+from ranker.request import MAX_SOURCES
 from ranker.settings import NamedSource, SourcesSettings
 
 #: what a source was fitted to, by names of its own
@@ -112,10 +113,15 @@ def event_bytes_of(settings: SourcesSettings) -> int:
 
 
 def check_sources(settings: SourcesSettings, served: Mapping[str, type[FeaturePlugin]]) -> None:
-    """Refuse sources whose class or options are wrong, or that read what is not served, or vectors where none are.
+    """Refuse sources that are too many, whose class or options are wrong, or that read what is not served or has not.
 
     served: the classes of `[ranker] plugins`, by name. A source that compares vectors has an attribute `vectors`.
     """
+    if len(settings.limits) > MAX_SOURCES:
+        raise PairliftError(
+            f"[sources]: at most {MAX_SOURCES} were expected, found {len(settings.limits)}; leave some out, or set "
+            "popular, cooccurrence or nearest to false"
+        )
     for name, own in settings.named.items():
         source = make_source(name, own)
         for plugin in plugins_of(source):

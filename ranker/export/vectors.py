@@ -123,7 +123,10 @@ def _check_out(out: Path) -> None:
 
 def _check_kept(path: Path, said: Mapping[str, str]) -> None:
     """Refuse to leave vectors of another bundle or plugin beside new ones: products of the two mean nothing."""
-    metadata = pq.read_schema(path).metadata or {}
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except pa.ArrowInvalid:  # another file, or a part of one
+        metadata = {}
     found = {key: metadata.get(f"pairlift.{key}".encode(), b"unknown").decode() for key in said}
     differ = [f"{key} is {found[key]}, here it is {said[key]}" for key in said if found[key] != said[key]]
     if differ:
