@@ -278,4 +278,4 @@ def test_a_command_that_fits_nothing_is_refused(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     code, said = pairlift("config")
     assert code == 2
-    assert "torchrun is for commands whose fits processes can share (train, retune, lists, sources, uplift, study)" in said
+    assert "commands whose fits processes can share (train, retune, lists, sources, uplift, study)" in said
