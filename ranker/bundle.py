@@ -12,6 +12,7 @@ curves/           the curve of each plugin that was trained in steps, as CSV and
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its code the manifest has a hash, no more
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
+search/           with [sources] search: the index of the items' texts
 """
 
 import json
@@ -43,6 +44,7 @@ from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
 from ranker.metrics.curves import write_curves
+from ranker.search.index import TextIndex
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ log = logging.getLogger(__name__)
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
 FORMAT, OLDEST = 4, 3
 
-BOOSTER, WANTED, NETWORK = "booster.txt", "wanted.txt", "network"
+BOOSTER, WANTED, NETWORK, SEARCH = "booster.txt", "wanted.txt", "network", "search"
 
 IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
 
@@ -73,6 +75,7 @@ class Bundle:
     booster: lgb.Booster  # the liked part, LightGBM's own; it explains, and scores where there is no `scorer`
     network: FinalRanker | None = None  # scores in its place
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
+    search: TextIndex | None = None  # of the items' texts; None without [sources] search
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     texts: tuple[str, ...] = ()  # which of [events.columns] are text
@@ -119,6 +122,7 @@ def write_bundle(
     network: FinalRanker | None = None,
     wanted: lgb.Booster | None = None,
     cooccurrence: Cooccurrence,
+    search: TextIndex | None = None,
     measured: dict[str, Any],
     importance: dict[str, Any],
     split: Split,
@@ -128,7 +132,7 @@ def write_bundle(
 ) -> None:
     """Write a bundle beside `folder`, then put it in its place in one step.
 
-    network: orders Rank where it is there, see `[ranker] model`.
+    network: orders Rank where it is there, see `[ranker] model`. search: where [sources] search is on.
     measured: figures of the test. importance: by part (`liked`, `wanted`), see `ranker.metrics.importance`. split: of
     the log that it was trained on. recorded: which recorded events are in that log. texts: which of [events.columns]
     are text. card: of `ranker.card.model_card`; empty: none.
@@ -150,6 +154,8 @@ def write_bundle(
             (partial / CARD).write_text(card)
         save_state(partial / "snapshot", state)
         save_arrays(partial / "cooccurrence", cooccurrence)
+        if search is not None:
+            save_arrays(partial / SEARCH, search)
         manifest = {
             "format": FORMAT,
             "columns": columns_of(spec, plugins),
@@ -285,6 +291,7 @@ def load_bundle(folder: Path) -> Bundle:
         network=network,
         wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
+        search=load_arrays(folder / SEARCH, TextIndex) if config.sources.search else None,
         recorded=recorded_of(manifest),
         texts=tuple(manifest["texts"] if "texts" in manifest else _texts_of_toml(config)),
     )

@@ -5,8 +5,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from features.errors import PairliftError
 from features.schema import DAY, HOUR, MINUTE, SECOND
 from features.settings import Duration, Name, Settings
+from ranker.conditions.sql import SUPPORTED, parsed
 
 #: of `[record] max_id_bytes`
 MAX_ID_BYTES = 256
@@ -173,6 +175,25 @@ class NearestSettings(SourceSettings):
     )
 
 
+class FilterSettings(Settings):
+    """`[filters.NAME]`: a filter of the candidates of Recommend."""
+
+    keep: str = Field(
+        description="SQL condition: an item stays where it is true, so not where it is NULL, as everything is of an "
+        f"item that came with recorded events. It may have {SUPPORTED}: the request's attributes of [events.context], "
+        "its surface, and as_of in seconds since 1970. A list that is NULL is an empty one.",
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _parsed(cls, keep: str) -> str:
+        try:
+            parsed(keep)
+        except PairliftError as error:
+            raise ValueError(f"{keep!r}: {error}") from error
+        return keep
+
+
 class SourcesSettings(Settings):
     """`[sources]`: the candidate sources of `Recommend`."""
 
@@ -190,6 +211,12 @@ class SourcesSettings(Settings):
         description="Items that are nearest to the user by the first of [ranker] plugins that has vectors: by its own "
         "query and keys where it has these, mixed with demand where they leave that out. false turns it off.",
     )
+    search: SourceSettings | Literal[False] = Field(
+        default=False,
+        description="Items whose [items.text] has words of the request's `query`, by BM25 over an index that the "
+        "bundle holds. A query of the log, from which the order of such lists is learned, is the [events.context] "
+        "named query. false: without it.",
+    )
     exclude_seen: bool = Field(
         default=True,
         description="Do not propose items that are in the user's history. false: the order of lists is then learned "
@@ -199,7 +226,7 @@ class SourcesSettings(Settings):
     @property
     def on(self) -> bool:
         """Whether any source is left: without one, `Recommend` proposes nothing, and a ranker is for `Rank` alone."""
-        return bool(self.popular or self.cooccurrence or self.nearest)
+        return bool(self.popular or self.cooccurrence or self.nearest or self.search)
 
 
 class ListSettings(Settings):
@@ -209,6 +236,11 @@ class ListSettings(Settings):
         default=None,
         description="Name of the grade from which on an item was wanted: what sources count, and what a list should "
         "have. Left out: the middle grade, of an even number the upper one of the two.",
+    )
+    at_most: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        default={},
+        description="Of a column of [items.columns], text or lists: how many items of one of its values a list has at "
+        "most, the best ones, such as { author = 2 }. Items without a value are not limited.",
     )
     users: int = Field(
         default=5000,

@@ -14,6 +14,7 @@ train(config, out)
     pair_figures          the figures of the test's pairs
     list_figures          the figures of whole lists, of a bundle as of the cut
     Cooccurrence.build    the table of the source `cooccurrence`
+    text_stage            the index of the source `search`  (resumed)
     importance_of_parts   what each column does in the boosters
     model_card            all of it for people
     write_bundle          all of it, as the server loads it
@@ -39,6 +40,7 @@ from ranker.training.network import check_network
 from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
+from ranker.training.texts import text_stage
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ def train(
         network=None if parts.network is None else parts.network.ranker,
         wanted=parts.wanted,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
+        search=text_stage(prepared),
         measured=measured,
         importance=importance_of_parts(at_cut, prepared, arms.rows("validation", parts.columns)),
         split=prepared.split,

@@ -10,8 +10,10 @@ from ranker.candidates.cooccurrence import Cooccurrence, TakenTogether
 from ranker.candidates.demand import Demand
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.popular import Popular
+from ranker.candidates.search import Search
 from ranker.candidates.source import CandidateSource
 from ranker.config import Config, wanted_floor
+from ranker.search.index import TextIndex
 from ranker.settings import PopularSettings, SourceSettings
 
 log = logging.getLogger(__name__)
@@ -20,9 +22,16 @@ Sources = Sequence[tuple[CandidateSource, SourceSettings]]
 
 
 def configured_sources(
-    config: Config, state: State, cooccurrence: Cooccurrence, plugins: Iterable[FeaturePlugin]
+    config: Config,
+    state: State,
+    cooccurrence: Cooccurrence,
+    plugins: Iterable[FeaturePlugin],
+    texts: TextIndex | None = None,
 ) -> Sources:
-    """Return the sources, each with its settings, in the order of their bits. state: of now, for the popular items."""
+    """Return the sources, each with its settings, in the order of their bits. state: of now, for the popular items.
+
+    texts: that `search` looks items up in.
+    """
     settings, floor = config.sources, wanted_floor(config)
     found: list[tuple[CandidateSource, SourceSettings]] = []
     popular = settings.popular or PopularSettings()
@@ -39,6 +48,8 @@ def configured_sources(
             near = settings.nearest
             source = Nearest(vectors, demand(near.half_life or popular.half_life), near.weight, state)
             found.append((source, near))
+    if settings.search and texts is not None:
+        found.append((Search(texts), settings.search))
     return found
 
 

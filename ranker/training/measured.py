@@ -38,6 +38,7 @@ from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
+from ranker.training.texts import text_stage
 from ranker.training.wanted import NO_SOURCES
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ def _proposed_rows(bundle: Bundle, prepared: Prepared) -> F32:
     some[np.linspace(0, len(some) - 1, EXPLAINED).astype(int) if len(some) else []] = True
     requests = groups.select(some).requests
     who = Asked(requests=requests, history=np.zeros(len(requests), np.int64))  # what they wanted is not read
-    sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, bundle.plugins.values())
+    plugins = bundle.plugins.values()
+    sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, plugins, bundle.search)
     return Proposed.of(prepared, bundle.plugins, sources, who, None, every=True).matrix
 
 
@@ -196,6 +198,7 @@ def bundle_at_cut(
         booster=arm.booster,
         wanted=wanted,
         cooccurrence=table,
+        search=text_stage(prepared),
     )
 
 

@@ -42,6 +42,7 @@ from ranker.training.booster import WANTED_TABLE, added, at_cap, cap_reached, ch
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
 from ranker.training.stages import run_stage
+from ranker.training.texts import text_stage
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ CODE = (
     "features.pace",
     "ranker.candidates",
     "ranker.columns",
+    "ranker.conditions",
     "ranker.forest.text",
     "ranker.lanes",
     "ranker.lists.asked",
@@ -59,6 +61,7 @@ CODE = (
     "ranker.metrics.ndcg",
     "ranker.metrics.pair_accuracy",
     "ranker.request",
+    "ranker.search",
     "ranker.training.abreast",
     "ranker.training.booster",
     "ranker.training.objective",
@@ -193,7 +196,8 @@ def wanted_stage(
     config = prepared.config
     settings = [
         config.sources.model_dump(),
-        config.lists.model_dump(exclude={"users"}),
+        config.model_dump(include={"filters"}),
+        config.lists.model_dump(exclude={"users", "at_most"}),
         wanted_settings(config).model_dump(),
     ]
     code = code_hash(*CODE, *sorted({type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}))
@@ -236,7 +240,7 @@ def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end:
     """Return the configured sources with tables of the events before `end` alone. memory: of `Cooccurrence.build`."""
     floor = wanted_floor(prepared.config)
     table = Cooccurrence.build(prepared.log.until(end), prepared.catalog.n_items, floor, memory=memory)
-    return configured_sources(prepared.config, prepared.state, table, plugins.values())
+    return configured_sources(prepared.config, prepared.state, table, plugins.values(), text_stage(prepared))
 
 
 def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:

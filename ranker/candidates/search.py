@@ -1,0 +1,28 @@
+"""Full-text search: the items whose text has what the user typed, by BM25."""
+
+from functools import partial
+
+from ranker.candidates.source import NOTHING, Proposal
+from ranker.request import Request
+from ranker.search.index import TextIndex
+from ranker.search.tokens import tokens
+
+
+class Search:
+    """Items by the BM25 score of their text for the request's query; nothing without a query, or for an unknown one.
+
+    The texts are those of the catalogue: an item that came with recorded events is not found. No event counts.
+    """
+
+    name = "search"
+
+    def __init__(self, index: TextIndex) -> None:
+        self._index = index
+        tokens("é")  # what tells the scripts apart is made now, and not in the first request
+
+    def propose(self, request: Request, limit: int) -> Proposal:
+        """Return the items with the highest scores; the score of others is 0, and NaN of one without text."""
+        terms = self._index.terms(request.query)
+        if not len(terms):
+            return NOTHING
+        return Proposal(self._index.top(terms, limit), partial(self._index.score, terms))
