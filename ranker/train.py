@@ -40,7 +40,7 @@ from ranker.training.network import check_network
 from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
-from ranker.training.texts import text_stage
+from ranker.training.wanted import text_stage
 
 logger = logging.getLogger(__name__)
 

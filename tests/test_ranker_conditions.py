@@ -1,18 +1,18 @@
+from dataclasses import replace
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import PairliftError
 from features.schema import SECOND, Attribute, Catalog, empty_log
 from features.state.store import State
 from ranker.conditions.condition import Condition, Held
-from ranker.conditions.sql import Attribute as Said
-from ranker.conditions.sql import Column, names_in, parsed
+from ranker.conditions.sql import Call
 from ranker.request import Request
 
 N = 12
@@ -112,7 +112,7 @@ CONDITION = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_condition_is_what_duckdb_says(data: st.DataObject) -> None:
     x, y = (data.draw(st.lists(NUMBERS, min_size=N, max_size=N)) for _ in range(2))
@@ -134,3 +134,87 @@ def test_a_condition_is_what_duckdb_says(data: st.DataObject) -> None:
     some = data.draw(st.lists(st.integers(0, N - 1)))
     few = Condition.compiled(sql, catalog).keep(np.array(some, np.int32), request)
     assert few.tolist() == [expected[k] for k in some]
+
+
+ITEMS = catalog_of(
+    [1.0, 2.0, None, 4.0], [0.0] * 4, ["a", "b", None, "a"], ["é"] * 4, [["fr", "no"], [], ["fr"], ["de"]]
+)
+
+
+def kept(sql: str, item: list[int] | None = None, **said: Any) -> list[int]:
+    items = np.array([0, 1, 2, 3] if item is None else item, np.int32)
+    return items[Condition.compiled(sql, ITEMS).keep(items, request_of(ITEMS, **said))].tolist()
+
+
+def test_what_is_of_items_alone_is_made_once() -> None:
+    assert isinstance(Condition.compiled("x + 1 > 2 AND c = 'a'", ITEMS).tree, Held)
+    mixed = Condition.compiled("x > 1 AND list_contains(tags, context.t) AND (x > 2 OR c IS NULL)", ITEMS)
+    assert isinstance(mixed.tree, Call)
+    held = [isinstance(part, Held) for part in mixed.tree.operands]
+    assert (held, list(mixed.columns), list(mixed.lists)) == ([True, False, True], [], ["tags"])
+
+
+def test_a_request_may_say_what_the_log_never_said() -> None:
+    assert kept("list_contains(tags, context.t)", t="fr") == [0, 2]  # the log's requests have a and b alone
+    assert kept("context.t IN tags", t="xx") == []
+    assert kept("list_contains(tags, context.t)") == []
+    assert kept("context.t IS NULL OR list_contains(tags, context.t)") == [0, 1, 2, 3]
+    assert kept("x <= context.n", n=2.0) == [0, 1]
+    assert kept("context.surface = 'kids'", surface=1) == [0, 1, 2, 3]
+    assert kept("x * 3 <= context.as_of") == [0, 1]
+
+
+def test_a_request_of_the_log_says_the_same() -> None:
+    context = np.array([[2.5, 0.0]], np.float32)
+    request = replace(request_of(ITEMS), context=context)
+    items = np.arange(4, dtype=np.int32)
+    assert Condition.compiled("c = context.t AND x < context.n", ITEMS).keep(items, request).tolist() == [True] + 3 * [
+        False
+    ]
+
+
+def test_of_an_item_without_attributes_everything_is_null() -> None:
+    assert kept("x > 0", [0, 4, -1, 99]) == [0]
+    assert kept("x IS NULL", [0, 2, 4, -1]) == [2, 4, -1]
+    assert kept("NOT list_contains(tags, 'fr')", [0, 1, 4]) == [1]
+    assert kept("x > 0", []) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("", "a SQL condition was expected, found an empty text"),
+        ("x >", "found what DuckDB cannot read: syntax error"),
+        ("x) , (y", "found what DuckDB cannot read: syntax error"),
+        ("1); DROP TABLE items; SELECT (1", "cannot read: Only SELECT statements"),
+        ("1); SELECT (2", "one SQL condition was expected, found a whole query"),
+        ("x > 1, y > 1", r"row\(…\) is not supported"),
+        ("lower(c) = 'a'", r"lower\(…\) is not supported in a condition; supported are comparisons"),
+        ("c LIKE 'a%'", "the operator ~~ is not supported"),
+        ("x IN (SELECT 1)", "SUBQUERY is not supported"),
+        ("CASE WHEN x > 1 THEN true END", "CASE EXPR is not supported"),
+        ("x::INT > 1", "CAST is not supported"),
+        ("x IS DISTINCT FROM y", "DISTINCT FROM is not supported"),
+        ("a.b.c > 1", "the name a.b.c is not supported"),
+        ("user.age > 1", "the name user.age is not supported"),
+        ("x'ab' = c", "a constant such as ab is not supported"),
+        ("c", "true or false was expected, found text"),
+        ("tags", "true or false was expected, found a list"),
+        ("c = 1", "text on both sides of = was expected, found a number"),
+        ("c > context.n", "text on both sides of > was expected, found a number"),
+        ("c + 1 > 2", r"numbers on both sides of \+ were expected, found text"),
+        ("(x > 1) + 1 > 2", r"numbers on both sides of \+ were expected, found true or false"),
+        ("x > 1 AND c", "true or false was expected beside AND, found text"),
+        ("tags = 'fr'", r"a list of values has one use, list_contains\(list, text\)"),
+        ("list_contains(c, 'a')", "a list of .items.columns. was expected, found text"),
+        ("list_contains(tags, 1)", "a text was expected behind the list, found a number"),
+        ("z > 1", "'z' is no number, text or list of .items.columns. .known"),
+        ("title = 'a'", "'title' is no number, text or list"),
+        ("context.tt = 'a'", "'context.tt' is not of .events.context. .did you mean 't'"),
+        ("(" * 5000 + "x" + ")" * 5000, ""),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported_is_refused_by_name(sql: str, says: str) -> None:
+    with pytest.raises(PairliftError, match=says) as found:
+        Condition.compiled(sql, ITEMS)
+    assert "\n" not in str(found.value) or "cannot read" in says

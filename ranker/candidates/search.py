@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from ranker.candidates.source import NOTHING, Proposal
+from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.request import Request
 from ranker.search.index import TextIndex
 from ranker.search.tokens import tokens
@@ -25,4 +25,5 @@ class Search:
         terms = self._index.terms(request.query)
         if not len(terms):
             return NOTHING
-        return Proposal(self._index.top(terms, limit), partial(self._index.score, terms))
+        item, score = self._index.top(terms, limit)
+        return Proposal(item[best(score, limit, item)], partial(self._index.score, terms))

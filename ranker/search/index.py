@@ -25,7 +25,6 @@ from numba import njit
 
 from features.progress import progress_bar
 from features.schema import F32, I32, I64, Bool, offsets_of
-from ranker.candidates.source import best
 from ranker.search.tokens import tokens
 
 #: of Lucene's BM25Similarity
@@ -74,12 +73,12 @@ class TextIndex:
             at = np.sort(at[np.argsort(self.offsets[at + 1] - self.offsets[at], kind="stable")[:MOST_TERMS]])
         return at
 
-    def top(self, terms: I64, limit: int) -> I32:
-        """Return int32[<= limit]: the items with the highest scores, best first, ties by item; those without a token of
-        `terms` never.
+    def top(self, terms: I64, limit: int) -> tuple[I32, F32]:
+        """Return (int32[n], float32[n]): at most `limit` items with the highest scores, in their own order.
+
+        Of equal ones the first in that order are in it; those without a token of `terms` never.
         """
-        item, score = _top(self.offsets, self.item, self.impact, terms, limit)
-        found: I32 = item[best(score, limit, item)]
+        found: tuple[I32, F32] = _top(self.offsets, self.item, self.impact, terms, limit)
         return found
 
     def score(self, terms: I64, item: I32) -> F32:
@@ -116,7 +115,7 @@ def _indexed(hash_of: I64, flat: I64, sizes: I64) -> TextIndex:
 #     keep each item whose score is above that of the limit-th so far; where the room is full, forget all below that
 @njit(cache=True, nogil=True)
 def _top(offsets: I64, item: I32, impact: F32, terms: I64, limit: int) -> tuple[I32, F32]:
-    """Return (int32[n], float32[n]) items in their order with their scores: at most `limit`, those with the highest."""
+    """Return `TextIndex.top`."""
     room = 2 * limit + BLOCK
     found, score, n, above = np.empty(room, np.int32), np.empty(room, np.float32), 0, np.float32(0)
     at, stop, sums = offsets[terms], offsets[terms + 1], np.zeros(BLOCK, np.float32)

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
+from features.schema import Catalog
+
 #: characters beyond it have no marks and no symbols that text has
 LAST = 0x20000
 #: ranges of the scripts that are read in pairs of characters
@@ -18,6 +20,12 @@ UNSPACED = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7a3"  # Kana, Hangul
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Han
 )
+
+
+def texts_of(catalog: Catalog) -> Iterator[str]:
+    """Yield the text of each item: all of [items.text], a line each."""
+    columns = [attribute.values for attribute in catalog.item_attributes if attribute.kind == "text"]
+    return map("\n".join, zip(*columns, strict=True))
 
 
 def tokens(text: str, query: bool = False) -> list[str]:

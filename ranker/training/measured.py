@@ -38,8 +38,7 @@ from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
-from ranker.training.texts import text_stage
-from ranker.training.wanted import NO_SOURCES
+from ranker.training.wanted import NO_SOURCES, text_stage
 
 logger = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import lightgbm as lgb
 import numpy as np
 
+from features.arrays import load_arrays, save_arrays
 from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F32, F64, GIB
 from ranker.candidates.configured import Sources, configured_sources
@@ -36,13 +37,14 @@ from ranker.forest.text import change_leaves
 from ranker.hashes import hash_arrays, hash_value
 from ranker.lists.asked import Asked, asked, validation_start
 from ranker.metrics.interval import difference
+from ranker.search.index import TextIndex
+from ranker.search.tokens import texts_of
 from ranker.settings import BoosterSettings
 from ranker.training.abreast import abreast
 from ranker.training.booster import WANTED_TABLE, added, at_cap, cap_reached, check_params, fit_booster, mean_of
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import LIST, Proposed, wanted_columns
-from ranker.training.stages import run_stage
-from ranker.training.texts import text_stage
+from ranker.training.stages import run_stage, stage_key
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +243,19 @@ def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end:
     floor = wanted_floor(prepared.config)
     table = Cooccurrence.build(prepared.log.until(end), prepared.catalog.n_items, floor, memory=memory)
     return configured_sources(prepared.config, prepared.state, table, plugins.values(), text_stage(prepared))
+
+
+def text_stage(prepared: Prepared) -> TextIndex | None:
+    """Index the items' texts (or reuse the index), which do not depend on the time; None where `search` is off."""
+    config = prepared.config
+    if not config.sources.search:
+        return None
+
+    def make(folder: Path) -> None:
+        save_arrays(folder, TextIndex.build(texts_of(prepared.catalog), prepared.catalog.n_items))
+
+    inputs = [stage_key(config.work, "import"), code_hash("features.log", "ranker.search")]
+    return load_arrays(run_stage(config.work, "search", inputs, make), TextIndex)
 
 
 def asked_in_slices(prepared: Prepared) -> tuple[Asked, Asked]:
