@@ -250,6 +250,50 @@ def test_a_wrong_value_is_one_sentence_about_one_place(tmp_path: Path, old: str,
 
 
 @pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ("[filters.x]\nkeep = 'price <'", "filters.x.keep: 'price <': a SQL condition was expected, found what DuckDB"),
+        (
+            "[filters.x]\nkeep = 'upper(author)'",
+            r"upper\(…\) is not supported in a condition; supported are comparisons",
+        ),
+        (
+            "[filters.x]\nkeep = 'prize > 1'",
+            r"\[filters.x\] keep: 'prize' is not of \[items.columns\] .did you mean 'pri",
+        ),
+        (
+            "[filters.x]\nkeep = 'price > context.ages'",
+            "keep: 'context.ages' is not of .events.context. .did you mean 'ag",
+        ),
+        ("[filters.seen]\nkeep = 'price > 1'", r"\[filters.seen\]: a filter of Pairlift's own has this name"),
+        ("[filters.x]\nkeep = 'title > 1'", "keep: 'title' is not of .items.columns."),
+        ("[filters.x]\nkep = 'price > 1'", r"filters.x.kep: unknown key .did you mean 'keep'"),
+        (
+            "[lists]\nat_most = {auther = 2}",
+            r"\[lists\] at_most: 'auther' is not of \[items.columns\] .did you mean 'auth",
+        ),
+        ("[lists]\nat_most = {author = 0}", "lists.at_most.author: a number of at least 1 was expected, found 0"),
+    ],
+)
+def test_filters_are_checked_when_the_file_is_read(tmp_path: Path, tables: str, says: str) -> None:
+    path = tmp_path / "pairlift.toml"
+    items = "[items]\nsource = 'i'\ncolumns = {price = 'p', author = 'a'}\ntext = {title = 't'}\n"
+    whole = NEEDED + "[events.context]\nage = 'a'\n" + items
+    path.write_text(f'{whole}[filters.fit]\nkeep = "price <= context.age AND author <> context.surface"\n')
+    assert list(load_config(path).filters) == ["fit"]
+    path.write_text(whole + tables)
+    with pytest.raises(PairliftError, match=says):
+        load_config(path)
+
+
+def test_search_needs_texts(tmp_path: Path) -> None:
+    path = tmp_path / "pairlift.toml"
+    path.write_text(NEEDED + "[sources.search]\nquota = 10")
+    with pytest.raises(PairliftError, match=r"\[sources.search\] needs \[items.text\], the texts that are searched"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
     ("top", "tables", "says"),
     [
         ("", '[features]\ncounters = "add"', "adds the [[counters]] to the default ones, but there is none"),

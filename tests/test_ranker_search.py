@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from features.arrays import load_arrays, save_arrays
 from features.schema import I32
+from features.state.store import NEVER
 from ranker.bundle import Bundle
 from ranker.candidates.search import Search
 from ranker.candidates.source import Proposal
@@ -131,6 +132,17 @@ def test_the_best_of_many_blocks_and_of_ties(limit: int) -> None:
     score = index.score(terms, items)
     expected: I32 = np.lexsort((items, -score))[:limit]
     assert index.top(terms, limit)[0].tolist() == np.sort(expected).tolist()
+
+
+def test_what_came_later_is_not_there_yet(bundle: Bundle) -> None:
+    state, n = bundle.state, bundle.state.catalog.n_items
+    first = state.first_seen.copy()
+    first[3] = NEVER
+    state = replace(state, first_seen=first)
+    source, half = Search(TextIndex.build(["red"] * n, n)), int(np.median(first))
+    for as_of in (int(first.min()), half, half + 1, state.end):
+        found = source.propose(Request(0, as_of, state=state, query="red"), n).item.tolist()
+        assert found == [k for k in range(n) if first[k] < as_of or k == 3]
 
 
 def proposal(texts: list[str], query: str, bundle: Bundle, limit: int = 5) -> list[int]:

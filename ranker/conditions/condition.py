@@ -43,6 +43,15 @@ class Held:
     values: Values  # [n_items + 1], the last one of an unknown item
 
 
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A column of several values."""
+
+    offsets: I64  # [n_items + 1], row i has codes[offsets[i]:offsets[i + 1]]
+    codes: I32
+    code: Mapping[str, int]  # of each value
+
+
 Tree = sql.Literal | sql.Column | sql.Attribute | sql.Call | Held
 
 
@@ -52,7 +61,7 @@ class Condition:
 
     tree: Tree  # `sql.Node`, with `Held` in the place of what is held
     columns: Mapping[str, Values]  # those that the tree still names
-    lists: Mapping[str, ItemColumn]  # likewise those of several values
+    lists: Mapping[str, Lists]  # likewise those of several values
     n_items: int  # that have attributes
 
     @classmethod
@@ -67,7 +76,7 @@ class Condition:
         whole = cls(
             tree,
             {attribute.name: column(attribute) for attribute in named if attribute.kind != "multi"},
-            {attribute.name: attribute for attribute in named if attribute.kind == "multi"},
+            {attribute.name: _lists(attribute) for attribute in named if attribute.kind == "multi"},
             catalog.n_items,
         )
         with np.errstate(all="ignore"):
@@ -125,16 +134,19 @@ def _applied(operator: str, operands: list[Values]) -> Values:
     return (calculated if operator in sql.ARITHMETIC else compared)(operator, operands[0], operands[1])
 
 
-def _contained(lists: ItemColumn, wanted: Values, rows: I64) -> Values:
+def _lists(column: ItemColumn) -> Lists:
+    return Lists(column.offsets, column.codes, {word: k for k, word in enumerate(column.values)})
+
+
+def _contained(lists: Lists, wanted: Values, rows: I64) -> Values:
     """Return whether the list of each of int64[m] rows has the wanted text; NULL of the row of unknown items."""
     if wanted.kind == "null":
         return Values("truth", np.False_, np.True_)
     null = np.logical_or(rows >= len(lists.offsets) - 1, wanted.null)
-    code = {word: k for k, word in enumerate(lists.values)}
     if isinstance(wanted.data, str):
-        codes = np.full(len(rows), code.get(wanted.data, -1), np.int32)
+        codes = np.full(len(rows), lists.code.get(wanted.data, -1), np.int32)
     else:
-        own = np.array([*(code.get(word, -1) for word in wanted.vocabulary), -1], np.int32)
+        own = np.array([*(lists.code.get(word, -1) for word in wanted.vocabulary), -1], np.int32)
         codes = np.broadcast_to(own[wanted.data], len(rows))
     return Values("truth", _has(lists.offsets, lists.codes, rows, codes) & ~null, null)
 

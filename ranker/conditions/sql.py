@@ -71,18 +71,26 @@ def parsed(sql: str) -> Node:
     """Return the tree of a condition; PairliftError, a sentence without the condition, for what cannot be read."""
     if not sql.strip():
         raise PairliftError(f"a SQL condition was expected, found an empty text; supported are {SUPPORTED}")
-    with _parser().cursor() as con:  # the line break: a comment at the end would take the parenthesis with it
-        ((found,),) = con.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{sql}\n)"]).fetchall()
+    # The line break: a comment at the end would take the parenthesis with it.
+    found, bare = _selects(f"SELECT (\n{sql}\n)"), _selects("SELECT (1)")
+    chosen = found[0].pop("select_list") if found else []
+    bare[0].pop("select_list")
+    if found != bare or len(chosen) != 1:  # two statements, FROM, ORDER BY …
+        raise PairliftError("one SQL condition was expected, found a whole query")
+    try:
+        return _node(chosen[0])
+    except RecursionError:
+        raise PairliftError("a shorter condition was expected: this one nests too deeply") from None
+
+
+def _selects(text: str) -> list[dict[str, Any]]:
+    """Return what DuckDB reads of SELECT statements; PairliftError for others."""
+    with _parser().cursor() as con:
+        ((found,),) = con.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
     said = json.loads(found)
     if said["error"]:
         raise PairliftError(f"a SQL condition was expected, found what DuckDB cannot read: {said['error_message']}")
-    statements = [statement["node"] for statement in said["statements"]]
-    if len(statements) != 1 or len(statements[0]["select_list"]) != 1 or statements[0]["from_table"]["type"] != "EMPTY":
-        raise PairliftError("one SQL condition was expected, found a whole query")
-    try:
-        return _node(statements[0]["select_list"][0])
-    except RecursionError:
-        raise PairliftError("a shorter condition was expected: this one nests too deeply") from None
+    return [statement["node"] for statement in said["statements"]]
 
 
 @cache

@@ -35,6 +35,9 @@ MOST_TERMS = 64
 BLOCK = 4096
 
 
+NONE: Bool = np.empty(0, np.bool_)
+
+
 @dataclass(frozen=True, slots=True)
 class TextIndex:
     """For each of t tokens, the items whose text has it, p in all."""
@@ -73,12 +76,13 @@ class TextIndex:
             at = np.sort(at[np.argsort(self.offsets[at + 1] - self.offsets[at], kind="stable")[:MOST_TERMS]])
         return at
 
-    def top(self, terms: I64, limit: int) -> tuple[I32, F32]:
+    def top(self, terms: I64, limit: int, later: Bool = NONE) -> tuple[I32, F32]:
         """Return (int32[n], float32[n]): at most `limit` items with the highest scores, in their own order.
 
-        Of equal ones the first in that order are in it; those without a token of `terms` never.
+        Of equal ones the first in that order are in it; those without a token of `terms`, or of the mask bool[n_items]
+        `later` (empty: none), never.
         """
-        found: tuple[I32, F32] = _top(self.offsets, self.item, self.impact, terms, limit)
+        found: tuple[I32, F32] = _top(self.offsets, self.item, self.impact, later, terms, limit)
         return found
 
     def score(self, terms: I64, item: I32) -> F32:
@@ -114,7 +118,7 @@ def _indexed(hash_of: I64, flat: I64, sizes: I64) -> TextIndex:
 #     add the impact of each entry to its item's score
 #     keep each item whose score is above that of the limit-th so far; where the room is full, forget all below that
 @njit(cache=True, nogil=True)
-def _top(offsets: I64, item: I32, impact: F32, terms: I64, limit: int) -> tuple[I32, F32]:
+def _top(offsets: I64, item: I32, impact: F32, later: Bool, terms: I64, limit: int) -> tuple[I32, F32]:
     """Return `TextIndex.top`."""
     room = 2 * limit + BLOCK
     found, score, n, above = np.empty(room, np.int32), np.empty(room, np.float32), 0, np.float32(0)
@@ -134,7 +138,7 @@ def _top(offsets: I64, item: I32, impact: F32, terms: I64, limit: int) -> tuple[
                 k += 1
             at[t] = k
         for k in range(BLOCK):
-            if sums[k] > above:
+            if sums[k] > above and not (len(later) and later[first + k]):
                 found[n], score[n] = first + k, sums[k]
                 n += 1
         sums[:] = 0
