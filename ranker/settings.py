@@ -215,7 +215,7 @@ class SourcesSettings(Settings):
         default=False,
         description="Items whose [items.text] has words of the request's `query`, by BM25 over an index that the "
         "bundle holds. A query of the log, from which the order of such lists is learned, is the [events.context] "
-        "named query. false: without it.",
+        "named query. Left out, or false: without it.",
     )
     exclude_seen: bool = Field(
         default=True,

@@ -73,7 +73,7 @@ def shown_defaults(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[
     table = {}
     for key, value in schema["properties"].items():
         inner = [form["$ref"] for form in forms(value) if "$ref" in form]
-        if inner and value.get("default") is not None:
+        if inner and value.get("default") not in (None, False):
             table[key] = shown_defaults(definitions[inner[0].rpartition("/")[2]], definitions)
         elif value.get("default") is not None:
             table[key] = value["default"]

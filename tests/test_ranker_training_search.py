@@ -38,7 +38,7 @@ keep = "rated IS NULL OR rated <= context.age"
 [lists]
 at_most = {maker = 2}
 """
-WORLD = {"n_items": 80}
+WORLD = {"n_items": 80, "request_ids": True}
 
 
 def written(folder: Path) -> Path:

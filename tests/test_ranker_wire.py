@@ -105,8 +105,8 @@ def test_a_request_is_read(integers):
 
 
 def test_a_query_is_at_most_so_long(integers):
-    def read(query, **attributes):
-        context = pb.Context(query=query, attributes=attributes)
+    def read(said="", attributes=None):
+        context = pb.Context(query=said, attributes=attributes)
         return integers.request(recommend(context=context), now=5, state=INTEGER_STATE).query
 
     assert read("é" * (MAX_QUERY // 2)) == "é" * (MAX_QUERY // 2)
@@ -115,7 +115,7 @@ def test_a_query_is_at_most_so_long(integers):
         with pytest.raises(RequestError, match=says):
             read(query)
     with pytest.raises(RequestError, match=r"context.attributes 'query': at most"):
-        read("", query="x" * 2**20)
+        read(attributes={"query": "x" * 2**20})
     assert read('"; DROP TABLE items; --') == '"; DROP TABLE items; --'
 
 

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import numpy as np
+
 from features.schema import Bool
 from features.state.store import NEVER
 from ranker.candidates.source import NOTHING, Proposal, best
@@ -39,4 +41,4 @@ def _later(request: Request) -> Bool:
     if request.as_of >= state.end:
         return NONE
     first = state.first_seen[: state.catalog.n_items]
-    return (first >= request.as_of) & (first != NEVER)
+    return np.asarray((first >= request.as_of) & (first != NEVER))

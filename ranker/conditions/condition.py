@@ -19,6 +19,8 @@ from ranker.conditions import sql
 from ranker.conditions.values import (
     Kind,
     Values,
+    among,
+    between,
     calculated,
     column,
     compared,
@@ -131,6 +133,10 @@ def _applied(operator: str, operands: list[Values]) -> Values:
         return negated(truth(operands[0]))
     if operator == "is null":
         return is_null(operands[0])
+    if operator == "in":
+        return among(operands[0], operands[1:])
+    if operator == "between":
+        return between(*operands)
     return (calculated if operator in sql.ARITHMETIC else compared)(operator, operands[0], operands[1])
 
 
@@ -206,7 +212,7 @@ class _Check:
         if node.operator in ("and", "or", "not"):
             self._all(kinds, NUMBER_OR_TRUTH, f"true or false was expected beside {node.operator.upper()}")
         elif node.operator != "is null" and "text" in kinds:
-            self._all(kinds, {"text", "null"}, f"text on both sides of {node.operator} was expected")
+            self._all(kinds, {"text", "null"}, f"text on both sides of {node.operator.upper()} was expected")
         return "truth"
 
     def _all(self, kinds: list[Kind], expected: set[str], said: str) -> None:

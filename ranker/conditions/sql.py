@@ -58,7 +58,7 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator over its operands: one of SQL, or `is null`, `contains`."""
+    """An operator over its operands: one of SQL in lower case, `is null`, or `contains`."""
 
     operator: str
     operands: tuple["Node", ...]
@@ -124,12 +124,8 @@ def _node(e: dict[str, Any]) -> Node:
 def _operator(of: str, operands: tuple[Node, ...]) -> Node:
     if of in ("CONJUNCTION_AND", "CONJUNCTION_OR"):
         return Call(of.removeprefix("CONJUNCTION_").lower(), operands)
-    if of == "COMPARE_BETWEEN":
-        value, lower, upper = operands
-        return Call("and", (Call(">=", (value, lower)), Call("<=", (value, upper))))
-    if of == "COMPARE_IN":
-        value, *others = operands
-        return Call("or", tuple(Call("=", (value, other)) for other in others))
+    if of in ("COMPARE_BETWEEN", "COMPARE_IN"):
+        return Call(of.removeprefix("COMPARE_").lower(), operands)
     if of == "OPERATOR_NOT":
         return Call("not", operands)
     if of == "OPERATOR_IS_NULL":

@@ -6,7 +6,7 @@ beside a DOUBLE; NaN is equal to itself and above all others. Text is ordered by
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -104,6 +104,24 @@ def compared(operator: str, a: Values, b: Values) -> Values:
     if operator in ("<>", "<=", ">="):
         found = np.logical_not(found)
     return Values("truth", np.logical_and(found, np.logical_not(null)), null)
+
+
+def among(value: Values, others: Sequence[Values]) -> Values:
+    """Return whether a value is one of others: `in`."""
+    value, *others = _of_one_type([value, *others])
+    return joined("or", [compared("=", value, other) for other in others])
+
+
+def between(value: Values, lower: Values, upper: Values) -> Values:
+    """Return whether a value lies between two others, or is one of them."""
+    value, lower, upper = _of_one_type([value, lower, upper])
+    return joined("and", [compared(">=", value, lower), compared("<=", value, upper)])
+
+
+def _of_one_type(parts: Sequence[Values]) -> list[Values]:
+    """Return numbers in 64 bits where one of them is: what SQL compares together has one type."""
+    wide = any(getattr(part.data, "dtype", None) == np.float64 for part in parts if part.kind == "number")
+    return [replace(part, data=np.float64(part.data)) if wide and part.kind == "number" else part for part in parts]
 
 
 def _number(values: Values) -> Any:
