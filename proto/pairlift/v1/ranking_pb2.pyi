@@ -231,7 +231,7 @@ class Context(_message.Message):
     surface: _builtins.str
     """Where the list is shown, as the log names it ("feed", "search" …). One that the log lacks counts as missing."""
     query: _builtins.str
-    """What the user typed, at most 4096 bytes in UTF-8. Of the sources of the TOML, Search reads it; it is
+    """What the user typed, at most 4096 bytes in UTF-8. A source of the class Search looks it up in the texts; it is
     the attribute "query" too, where [events.context] has one and `attributes` does not say it.
     """
     @_builtins.property
