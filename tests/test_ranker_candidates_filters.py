@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from world import with_config
 
 from features.errors import PairliftError
-from features.schema import Attribute, Catalog
+from features.schema import DAY, Attribute, Catalog
 from ranker.bundle import Bundle
 from ranker.candidates.at_most import AtMost
+from ranker.candidates.demand import Demand
 from ranker.candidates.filters import filters_of, history
-from ranker.candidates.gathering import candidates_of
+from ranker.candidates.gathering import MOST_ASKED, candidates_of, limit_alone, limits
+from ranker.candidates.popular import Popular
 from ranker.pipeline import Pipeline
 from ranker.request import Answer, Request
-from ranker.settings import FilterSettings, ListSettings, SourcesSettings
+from ranker.settings import FilterSettings, ListSettings, SourceSettings, SourcesSettings
 
 
 def with_filters(bundle: Bundle, keep: dict[str, str], **tables: Any) -> Bundle:
@@ -74,6 +76,20 @@ def test_training_filters_as_the_server_does(bundle: Bundle) -> None:
     assert len(candidates)
     assert sorted(pipeline.recommend(request, 200).item.tolist()) == candidates.item.tolist()
     pipeline.close()
+
+
+def test_sources_are_asked_for_what_filters_may_remove(bundle: Bundle) -> None:
+    request = Request(3, bundle.state.end, surface=0, exclude=np.arange(2, dtype=np.int32), state=bundle.state)
+    quotas = {"feed": SourceSettings(quota=9, surfaces=["feed"]), "search": SourceSettings(surfaces=["search"])}
+    sources = [(Popular(Demand(bundle.state, 1, DAY)), settings) for settings in quotas.values()]
+    seen = len(history(request))
+    plain, filtered = (
+        filters_of(one.config, bundle.state) for one in (bundle, with_filters(bundle, {"all": "genre <> 'a'"}))
+    )
+    assert limits(sources, request, plain) == [min(9 + 2 + 1 + seen, MOST_ASKED * 9), 0]
+    assert limits(sources, request, replace(plain, exclude_seen=False)) == [9 + 2 + 1, 0]
+    assert limits(sources, request, filtered) == [MOST_ASKED * 9, 0]
+    assert [limit_alone(1000, request, one) for one in (plain, filtered)] == [1001 + seen, MOST_ASKED * 1000]
 
 
 def test_filters_that_remove_everything_say_so(bundle: Bundle) -> None:

@@ -27,7 +27,7 @@ def titled(bundle: Bundle, texts: list[str]) -> Bundle:
     catalog = bundle.state.catalog
     title = Attribute("title", "text", values=tuple(texts))
     catalog = replace(catalog, item_attributes=(*catalog.item_attributes, title))
-    return replace(bundle, state=replace(bundle.state, catalog=catalog))
+    return replace(bundle, state=replace(bundle.state, catalog=catalog, made={}))
 
 
 class Asking:
