@@ -92,12 +92,13 @@ def test_the_order_is_learned_from_the_queries_of_the_log(world: World, bundle: 
     for user in range(-1, 12):
         taste = user % 4
         asked = Request(user, state.end, state=state, query=f"TASTE{taste}")
-        found, without = pipeline.recommend(asked, 10), pipeline.recommend(replace(asked, query=""), 10)
+        # The first three: a list of ten has most of what the filters leave of 80 items.
+        found, without = pipeline.recommend(asked, 3), pipeline.recommend(replace(asked, query=""), 3)
         assert not found.degraded
         own += (world.item_taste[found.item] == taste).sum()
         plain += (world.item_taste[without.item] == taste).sum()
         assert not (without.sources & 2).any()
-    assert own > 1.2 * plain
+    assert own > 2 * plain
 
 
 def test_a_request_of_the_log_has_its_query(prepared: Prepared) -> None:
