@@ -27,10 +27,12 @@ from features.settings import (
     SplitSettings,
     UsersSettings,
 )
+from ranker.conditions.sql import REQUEST, Attribute, Column, names_in, parsed
 from ranker.settings import (
     BoosterSettings,
     DataSettings,
     FetchSettings,
+    FilterSettings,
     ListSettings,
     NetworkTable,
     PluginSettings,
@@ -42,6 +44,8 @@ from ranker.settings import (
     UpliftSettings,
 )
 
+#: names of the filters that need no table (`ranker.candidates.filters`)
+FILTERS = ("unknown", "excluded", "seen")
 #: values of environment variables that are not set: where this project keeps public data sets
 DEFAULTS = {"PAIRLIFT_DATA": "../shared/data"}
 
@@ -98,6 +102,11 @@ class Config(Settings):
     )
     sources: SourcesSettings = Field(
         default=SourcesSettings(), description="The candidate sources of Recommend, and the limits of each."
+    )
+    filters: dict[Name, FilterSettings] = Field(
+        default={},
+        description="Filters of what the sources propose, by names that you choose, in their order. They see what a "
+        "training sees of a request, so a condition that the log cannot meet leaves nothing to learn lists from.",
     )
     lists: ListSettings = Field(default=ListSettings(), description="What a list of Recommend is for.")
     serve: ServeSettings = Field(default=ServeSettings(), description="Limits of requests, and threads.")
@@ -256,6 +265,7 @@ def _check_names(path: Path, config: Config) -> None:
             raise PairliftError(f"{path}: [ranker] plugins names '{name}'{did_you_mean(name, config.plugins)}")
     _check_counters(path, config)
     _check_candidates(path, config)
+    _check_filters(path, config)
     wanted = config.lists.wanted
     if wanted is not None and wanted not in names:
         raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
@@ -285,6 +295,27 @@ def _check_candidates(path: Path, config: Config) -> None:
         raise PairliftError(
             f"{path}: [features] list needs [events] request_id: only that says which impressions were one list"
         )
+
+
+def _check_filters(path: Path, config: Config) -> None:
+    columns = config.items.columns if config.items else {}
+    attributes = [*config.events.context, *REQUEST]
+    for name, settings in config.filters.items():
+        place, tree = f"{path}: [filters.{name}]", parsed(settings.keep)
+        if name in FILTERS:
+            raise PairliftError(f"{place}: a filter of Pairlift's own has this name; choose another")
+        for named in names_in(tree, Column):
+            if named not in columns:
+                raise PairliftError(f"{place} keep: '{named}' is not of [items.columns]{did_you_mean(named, columns)}")
+        for named in names_in(tree, Attribute):
+            if named not in attributes:
+                hint = did_you_mean(named, attributes)
+                raise PairliftError(f"{place} keep: 'context.{named}' is not of [events.context]{hint}")
+    for name in config.lists.at_most:
+        if name not in columns:
+            raise PairliftError(
+                f"{path}: [lists] at_most: '{name}' is not of [items.columns]{did_you_mean(name, columns)}"
+            )
 
 
 def _problem(problem: Problem) -> str:

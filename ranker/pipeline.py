@@ -23,8 +23,10 @@ from features.rows import assemble
 from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.candidates.at_most import AtMost
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
-from ranker.candidates.gathering import filters_of, gathered, is_for, limits, quotas, source_columns, source_values
+from ranker.candidates.filters import filters_of
+from ranker.candidates.gathering import gathered, is_for, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, order_ties, proposed
 from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
@@ -61,7 +63,8 @@ class Pipeline:
         if len(sources) > MAX_SOURCES:
             raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(sources)}")
         self.sources = list(sources)
-        self.filters = filters_of(bundle.config)
+        self.filters = filters_of(bundle.config, bundle.state)
+        self._at_most = AtMost.of(bundle.config.lists.at_most, bundle.state.catalog)
         self.failures = Failures()
         threads, deadline = 2 * bundle.config.serve.workers, bundle.config.serve.plugin_deadline
 
@@ -95,14 +98,14 @@ class Pipeline:
         trace.mark("sources")
         candidates, trace.removed = gathered(proposals, self.filters, self._quotas, request)
         trace.mark("filters")
-        reason, scores = self._shortage(request, k, len(candidates), trace), None
+        why, scores = partial(self._shortage, request, k, trace, tuple(trace.problems)), None
         if self.bundle.wanted is not None:
             scores = self._source_scores(proposals, candidates.item, trace)
             trace.mark("source scores")
-        return self._answer(request, candidates, self._source_names, k, trace, scores, reason)
+        return self._answer(request, candidates, self._source_names, k, trace, scores, why)
 
-    def _shortage(self, request: Request, k: int, found: int, trace: Trace) -> str:
-        """Return why a list of k has only `found` items, empty where it has k."""
+    def _shortage(self, request: Request, k: int, trace: Trace, failed: tuple[str, ...], found: int) -> str:
+        """Return why a list of k has only `found` items, empty where it has k. failed: lanes of sources."""
         if found >= k:
             return ""
         asked = zip(self.source_names, self.sources, strict=True)
@@ -114,7 +117,7 @@ class Pipeline:
             n_items=request.state.catalog.all_items,
             sources=[name for name, (_, settings) in asked if is_for(settings, request)],
             early=not found and request.as_of <= request.state.start,
-            failed=tuple(trace.problems),
+            failed=failed,
         )
 
     def _source_scores(self, proposals: list[Proposal], item: I32, trace: Trace) -> F32:
@@ -156,18 +159,19 @@ class Pipeline:
         k: int,
         trace: Trace,
         scores: F32 | None = None,
-        reason: str = "",
+        why: Callable[[int], str] | None = None,
     ) -> Answer:
         """Score the candidates and return the best k: by the wanted part where there are the sources' scores.
 
-        scores: float32[n, s] of `source_values`; None scores by the liked part.
+        scores: float32[n, s] of `source_values`; None scores by the liked part. why: says of a list why it has only so
+        many items; None: this is a Rank, of which nothing is removed.
         """
         matrix = self._features(request, candidates, trace)
         trace.mark("features")
         rows = matrix if scores is None else with_sources(matrix, scores)
         score = self.bundle.score(rows) if scores is None else self.bundle.score_wanted(rows)
         trace.mark("score")
-        top = select(candidates.item, score)[:k]
+        top = self._top(candidates.item, score, k, trace, why is not None)
         trace.mark("select")
         trace.candidates = len(candidates)
         detail = None
@@ -183,11 +187,20 @@ class Pipeline:
             source_names=source_names,
             degraded=tuple(trace.problems),
             bundle_version=self.bundle.version,
-            reason=reason,
+            reason="" if why is None else why(len(top)),
             detail=detail,
             values=matrix[top] if request.keep_values else None,
             trace=trace,
         )
+
+    def _top(self, item: I32, score: F64, k: int, trace: Trace, listed: bool) -> I64:
+        """Return int64[<= k]: places of the best items. listed: whether `[lists] at_most` holds."""
+        order: I64 = select(item, score)
+        if not listed or self._at_most is None:
+            return order[:k]
+        top, removed = self._at_most.first_of(item, order, k)
+        trace.removed += removed
+        return top
 
     def _features(self, request: Request, candidates: Candidates, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
@@ -205,7 +218,7 @@ class Pipeline:
 
     def _ask_sources(self, request: Request) -> list[tuple[Lane, Running]]:
         """Begin to ask every source."""
-        asked = limits(self.sources, request, self.bundle.config.sources.exclude_seen)
+        asked = limits(self.sources, request, self.filters)
         return [
             (lane, lane.start(partial(proposed, source, request, limit)))
             for lane, (source, _), limit in zip(self._source_lanes, self.sources, asked, strict=True)

@@ -1,7 +1,7 @@
 """One ranking request and its answer in our own terms: dense indexes and arrays, no wire and no ids."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import PairliftError
-from features.schema import DAY, F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Requests, one_request
+from features.schema import DAY, F32, F64, I32, I64, NO_CONTEXT, NO_GIVEN, Catalog, Requests, one_request
 
 if TYPE_CHECKING:  # the clients load this file, and need no compiled kernels
     from features.state.store import State
@@ -22,6 +22,10 @@ NO_ITEMS = np.empty(0, np.int32)
 #: a bit of the answer's uint32 mask for each source
 MAX_SOURCES = 32
 BITS = np.left_shift(np.uint32(1), np.arange(MAX_SOURCES, dtype=np.uint32))
+#: the attribute of [events.context] that is what the user typed
+QUERY = "query"
+#: bytes of the longest query, in UTF-8: some pages of it say no more
+MAX_QUERY = 4096
 #: other units of time, and how many microseconds one has
 UNITS = {"milliseconds": 1000, "seconds": 1_000_000}
 #: how far from the log a time may lie that is taken for one in another unit, µs
@@ -56,8 +60,11 @@ class Request:
     surface: int = -1  # code; -1 missing
     arm: int = -1  # code (`Catalog.arm_code`) of the experiment's arm that answers; -1 none
     source_item: int = -1  # dense; -1 cold or missing
-    query: str = ""  # what the user typed
+    query: str = ""  # what the user typed; empty: nothing
     context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [1, c], as `Requests.context`
+    texts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of `context` the categories, also those that it cannot have
     exclude: I32 = field(default_factory=lambda: NO_ITEMS)  # [m], items that Recommend must not give; -1 is harmless
     explain: bool = False  # whether `Answer.detail` is wanted
     keep_values: bool = False  # whether `Answer.values` is wanted
@@ -71,11 +78,20 @@ class Request:
         user, as_of, surface, arm = (
             int(of[k]) for of in (requests.user, requests.as_of, requests.surface, requests.arm)
         )
-        return cls(user, as_of, state=state, surface=surface, arm=arm, context=context)
+        query = _query_of(context, state.catalog)
+        return cls(user, as_of, state=state, surface=surface, arm=arm, context=context, query=query)
 
     def requests(self, item: I32, given: F32 = NO_GIVEN) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]. given: as there."""
         return one_request(self.user, self.as_of, self.surface, item, self.context, given, self.arm)
+
+
+def _query_of(context: F32, catalog: Catalog) -> str:
+    """Return what the user typed in a request of the log: its context attribute `query`; empty for none."""
+    for place, known in enumerate(catalog.contexts if len(context) else ()):
+        if known.name == QUERY and known.kind == "categorical" and context[0, place] >= 0:
+            return known.values[int(context[0, place])]
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

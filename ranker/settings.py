@@ -5,9 +5,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from features.errors import did_you_mean
+from features.errors import PairliftError, did_you_mean
 from features.schema import DAY, HOUR, MINUTE, SECOND
 from features.settings import Duration, Name, Settings, check_name
+from ranker.conditions.sql import SUPPORTED, parsed
 
 #: of `[record] max_id_bytes`
 MAX_ID_BYTES = 256
@@ -190,15 +191,35 @@ class NamedSource(SourceSettings):
         description="Import path of the class: ranker.sources.similar:Similar (neighbours by item vectors), "
         "ranker.sources.nearest:NearestBy (nearest to the user by a further plugin), "
         "ranker.sources.walks:RandomWalks (walks on the graph of users and items), ranker.sources.popular:PopularBy "
-        "(popular or trending by surface or attribute), ranker.sources.fresh:Fresh (new items), or mine:Mine of "
-        "mine.py beside this file. All other keys are options of that class: `pairlift config "
-        "ranker.sources.walks:RandomWalks` lists them. NAME is its bit in sources and its column source__NAME.",
+        "(popular or trending by surface or attribute), ranker.sources.fresh:Fresh (new items), "
+        "ranker.sources.search:Search (what has words of the request's query), or mine:Mine of mine.py beside this "
+        "file. All other keys are options of that class: `pairlift config ranker.sources.walks:RandomWalks` lists "
+        "them. NAME is its bit in sources and its column source__NAME.",
     )
 
     @property
     def params(self) -> dict[str, Any]:
         """The arguments of the class."""
         return dict(self.model_extra or {})
+
+
+class FilterSettings(Settings):
+    """`[filters.NAME]`: a filter of the candidates of Recommend."""
+
+    keep: str = Field(
+        description="SQL condition: an item stays where it is true, so not where it is NULL, as everything is of an "
+        f"item that came with recorded events. It may have {SUPPORTED}: the request's attributes of [events.context], "
+        "its surface, and as_of in seconds since 1970. A list that is NULL is an empty one.",
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _parsed(cls, keep: str) -> str:
+        try:
+            parsed(keep)
+        except PairliftError as error:
+            raise ValueError(f"{keep!r}: {error}") from error
+        return keep
 
 
 class SourcesSettings(Settings):
@@ -265,6 +286,11 @@ class ListSettings(Settings):
         default=None,
         description="Name of the grade from which on an item was wanted: what sources count, and what a list should "
         "have. Left out: the middle grade, of an even number the upper one of the two.",
+    )
+    at_most: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        default={},
+        description="Of a column of [items.columns], text or lists: how many items of one of its values a list has at "
+        "most, the best ones, such as { author = 2 }. Items without a value are not limited.",
     )
     users: int = Field(
         default=5000,

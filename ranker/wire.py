@@ -15,7 +15,19 @@ from features.newcomers import Newcomers
 from features.pairing.split import iso
 from features.schema import F32, I32, I64, NO_CONTEXT, NO_GIVEN, Attribute, Catalog
 from ranker.packed import packed_lists, packed_signed
-from ranker.request import NEAR, NO_ITEMS, UNITS, Answer, Detail, Request, RequestError, awaited, too_long
+from ranker.request import (
+    MAX_QUERY,
+    NEAR,
+    NO_ITEMS,
+    QUERY,
+    UNITS,
+    Answer,
+    Detail,
+    Request,
+    RequestError,
+    awaited,
+    too_long,
+)
 
 if TYPE_CHECKING:
     from features.state.store import State
@@ -73,6 +85,7 @@ class Wire:
         `Request`.
         """
         catalog, context = state.catalog, message.context
+        attributes = self._attributes(context)
         self._check_length("request_id", message.request_id)
         as_of = message.as_of if message.HasField("as_of") else now
         if not EARLIEST <= as_of <= LATEST:
@@ -87,8 +100,9 @@ class Wire:
             state=state,
             surface=self._surfaces.get(context.surface, -1),
             source_item=self._one(self.items, catalog.new_items, "context.source_item", context.source_item),
-            query=context.query,
-            context=context_row(self._contexts, context.attributes),
+            query=attributes.get(QUERY, context.query),
+            context=context_row(self._contexts, attributes),
+            texts={name: said for name, said in attributes.items() if self._contexts.get(name) is not None},
             exclude=self._excluded(message, catalog.new_items),
             explain=message.explain,
             request_id=message.request_id,
@@ -96,6 +110,18 @@ class Wire:
             keep_values=keep_values,
             check=check,
         )
+
+    def _attributes(self, context: pb.Context) -> Mapping[str, str]:
+        """Return the attributes of a request; what the user typed is the one of [events.context] `query`, if there is
+        one, and the attribute of that name wins. RequestError for a query that is too long.
+        """
+        said = context.attributes
+        for place, text in (("context.query", context.query), (f"context.attributes '{QUERY}'", said.get(QUERY, ""))):
+            if len(text) > MAX_QUERY // 4 and (size := len(text.encode())) > MAX_QUERY:
+                raise RequestError(f"{place}: at most {MAX_QUERY} bytes in UTF-8 were expected, found {size}")
+        if context.query and QUERY not in said and self._contexts.get(QUERY) is not None:
+            return {**said, QUERY: context.query}
+        return said
 
     def _excluded(self, message: pb.RecommendRequest | pb.RankRequest, new: Newcomers) -> I32:
         if not isinstance(message, pb.RecommendRequest) or not message.HasField("exclude"):

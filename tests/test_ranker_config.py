@@ -73,7 +73,7 @@ def shown_defaults(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[
     table = {}
     for key, value in schema["properties"].items():
         inner = [form["$ref"] for form in forms(value) if "$ref" in form]
-        if inner and value.get("default") is not None:
+        if inner and value.get("default") not in (None, False):
             table[key] = shown_defaults(definitions[inner[0].rpartition("/")[2]], definitions)
         elif value.get("default") is not None:
             table[key] = value["default"]
@@ -247,6 +247,43 @@ def test_a_wrong_value_is_one_sentence_about_one_place(tmp_path: Path, old: str,
         load_config(path)
     assert str(found.value) == f"{path} has 1 problem:\n  {says}"
     assert found.value.__context__ is None  # it would be alive at the end of the process
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ("[filters.x]\nkeep = 'price <'", "filters.x.keep: 'price <': a SQL condition was expected, found what DuckDB"),
+        (
+            "[filters.x]\nkeep = 'upper(author)'",
+            r"upper\(…\) is not supported in a condition; supported are comparisons",
+        ),
+        (
+            "[filters.x]\nkeep = 'prize > 1'",
+            r"\[filters.x\] keep: 'prize' is not of \[items.columns\] .did you mean 'pri",
+        ),
+        (
+            "[filters.x]\nkeep = 'price > context.ages'",
+            "keep: 'context.ages' is not of .events.context. .did you mean 'ag",
+        ),
+        ("[filters.seen]\nkeep = 'price > 1'", r"\[filters.seen\]: a filter of Pairlift's own has this name"),
+        ("[filters.x]\nkeep = 'title > 1'", "keep: 'title' is not of .items.columns."),
+        ("[filters.x]\nkep = 'price > 1'", r"filters.x.kep: unknown key .did you mean 'keep'"),
+        (
+            "[lists]\nat_most = {auther = 2}",
+            r"\[lists\] at_most: 'auther' is not of \[items.columns\] .did you mean 'auth",
+        ),
+        ("[lists]\nat_most = {author = 0}", "lists.at_most.author: a number of at least 1 was expected, found 0"),
+    ],
+)
+def test_filters_are_checked_when_the_file_is_read(tmp_path: Path, tables: str, says: str) -> None:
+    path = tmp_path / "pairlift.toml"
+    items = "[items]\nsource = 'i'\ncolumns = {price = 'p', author = 'a'}\ntext = {title = 't'}\n"
+    whole = NEEDED + "[events.context]\nage = 'a'\n" + items
+    path.write_text(f'{whole}[filters.fit]\nkeep = "price <= context.age AND author <> context.surface"\n')
+    assert list(load_config(path).filters) == ["fit"]
+    path.write_text(whole + tables)
+    with pytest.raises(PairliftError, match=says):
+        load_config(path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import pairlift
-from world import World, write_world
+from world import World, with_config, write_world
 
 from features.errors import PairliftError
 from features.state.store import State
@@ -21,7 +21,7 @@ from ranker.lists.found import KS, blended, sources_report
 from ranker.lists.peers import Past
 from ranker.pipeline import Pipeline
 from ranker.request import Request
-from ranker.settings import SourceSettings
+from ranker.settings import FilterSettings, SourceSettings
 
 lists = st.lists(st.lists(st.integers(0, 12), max_size=8, unique=True), min_size=1, max_size=4)
 
@@ -120,7 +120,9 @@ def test_new_users_and_new_items_stand_apart(world: World, bundle: Bundle, past:
     assert sections["all"]["alone"]["seer"]["recall@50"]["mean"] < 1
 
 
-def test_within_the_quotas_is_what_recommend_has(bundle: Bundle, past: Past) -> None:
+@pytest.mark.parametrize("keep", [None, "genre <> 'a'"])
+def test_within_the_quotas_is_what_recommend_has(bundle: Bundle, past: Past, keep: str | None) -> None:
+    bundle = bundle if keep is None else with_config(bundle, filters={"genre": FilterSettings(keep=keep)})
     who = past.asked(past.split.t2, past.split.t3)
     pipeline = Pipeline(bundle)
     report = sources_report(pipeline.sources, past, bundle.state, bundle.config, most=1000)

@@ -174,6 +174,8 @@ OF = "[sources.x]\nclass = 'ranker.sources."
         ),
         (f"{OF}walks:RandomWalks'\nsteps = 0", "[sources.x]: steps: a number of at least 1 was expected"),
         (f"{OF}walks:RandomWalks'\nsurfaces = ['fed']", "[sources.x] surfaces: 'fed' is no surface of the log"),
+        (f"{OF}search:Search'", "[sources.x] needs [items.text], the texts that are searched"),
+        (f"{OF}search:Search'\nfuzzy = true", "ranker.sources.search:Search takes no options"),
         (f"{OF}popular:PopularBy'\nby = 'user.x'", "[sources.x] by: 'x' is no text or list of [users.columns]"),
         (
             "[sources.poplar]\nquota = 3",

@@ -14,7 +14,7 @@ from features.newcomers import Newcomers
 from features.schema import DAY, NO_GIVEN, Attribute, Catalog
 from ranker.asking.messages import column_message, id_list, id_message, ids_message
 from ranker.ids import IdTable
-from ranker.request import Answer, Detail, Request, RequestError, SourceReport
+from ranker.request import MAX_QUERY, Answer, Detail, Request, RequestError, SourceReport
 from ranker.settings import ServeSettings
 from ranker.wire import EARLIEST, LATEST, Wire
 
@@ -102,6 +102,38 @@ def test_a_request_is_read(integers):
     assert (request.user, request.as_of, request.surface, request.source_item) == (1, 123, 1, 3)
     assert (request.query, request.explain) == ("shoes", True)
     assert request.exclude.tolist() == [2, -1]
+
+
+def test_a_query_is_at_most_so_long(integers):
+    def read(said="", attributes=None):
+        context = pb.Context(query=said, attributes=attributes)
+        return integers.request(recommend(context=context), now=5, state=INTEGER_STATE).query
+
+    assert read("é" * (MAX_QUERY // 2)) == "é" * (MAX_QUERY // 2)
+    for query in ("é" * (MAX_QUERY // 2) + "x", "x" * 2**20):
+        says = f"context.query: at most {MAX_QUERY} bytes in UTF-8 were expected, found {len(query.encode())}"
+        with pytest.raises(RequestError, match=says):
+            read(query)
+    with pytest.raises(RequestError, match=r"context.attributes 'query': at most"):
+        read(attributes={"query": "x" * 2**20})
+    assert read('"; DROP TABLE items; --') == '"; DROP TABLE items; --'
+
+
+def test_the_query_is_the_attribute_of_its_name():
+    asked = Attribute("query", "categorical", values=("hats", "shoes"))
+    catalog = replace(INTEGERS, contexts=(Attribute("age", "numeric"), asked))
+    state = SimpleNamespace(catalog=catalog, start=0, end=99)
+
+    def read(**context):
+        return wire_of(catalog).request(recommend(context=pb.Context(**context)), now=5, state=state)
+
+    request = read(query="shoes", attributes={"age": "7", "other": "x"})
+    assert (request.query, request.texts, request.context.tolist()) == ("shoes", {"query": "shoes"}, [[7.0, 1.0]])
+    assert read(query="shoes", attributes={"query": "hats"}).query == "hats"
+    assert read(attributes={"query": "hats"}).query == "hats"
+    new = read(query="new")  # text that the log lacks is a query all the same
+    assert (new.query, np.isnan(new.context).all()) == ("new", True)
+    assert read().query == ""
 
 
 def test_what_is_left_out_is_missing(integers):

@@ -1,6 +1,6 @@
 """How the candidates of a request come about: the one path of training (`candidates_of`) and of `Pipeline.recommend`.
 
-    limits      how much each source is asked for: its quota, and what the filters will remove
+    limits      how much each source is asked for: its quota, and what the filters will or may remove
     proposed    each source's Proposal (a server asks them in lanes with deadlines)
     gathered    merge, filters, quotas
     source_values   each source's own score of every candidate, also of those that another source proposed
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from features.schema import F32, I32
-from ranker.candidates import filters
 from ranker.candidates.configured import Sources
+from ranker.candidates.filters import KEPT, Filters, filters_of, history
 from ranker.candidates.merge import dedupe, within_quota
 from ranker.candidates.source import Proposal, proposed
 from ranker.columns import NUMBERS, finite
@@ -32,30 +32,38 @@ def candidates_of(sources: Sources, request: Request, config: Config) -> tuple[C
     Sources are asked as by `proposals_of`.
     """
     proposals = proposals_of(sources, request, config)
-    candidates, _ = gathered(proposals, filters_of(config), quotas(sources), request)
+    candidates, _ = gathered(proposals, filters_of(config, request.state), quotas(sources), request)
     return candidates, source_values(proposals, candidates.item)
 
 
 def proposals_of(sources: Sources, request: Request, config: Config) -> list[Proposal]:
     """Return what each source proposes, one after another without deadlines; what they raise is raised."""
-    asked = zip(sources, limits(sources, request, config.sources.exclude_seen), strict=True)
+    asked = zip(sources, limits(sources, request, filters_of(config, request.state)), strict=True)
     return [proposed(source, request, limit) for (source, _), limit in asked]
 
 
-def limits(sources: Sources, request: Request, exclude_seen: bool) -> list[int]:
+def limits(sources: Sources, request: Request, filters: Filters) -> list[int]:
     """Return how many items each source is asked for: its quota and a surplus, up to quota times `MOST_ASKED`.
 
     0 of a source that is not for the surface of the request.
     """
+    most = [MOST_ASKED * settings.quota if is_for(settings, request) else 0 for _, settings in sources]
+    if filters.conditions:  # how much these remove is not known before
+        return most
     # The user's history and the exclusions will be removed: without more to choose from, a user who has seen all that
     # is popular would get nothing of it.
     surplus = len(request.exclude) + 1
-    if exclude_seen:
-        surplus += len(filters.history(request))
-    return [
-        quota + min(surplus, (MOST_ASKED - 1) * quota) if is_for(settings, request) else 0
-        for quota, (_, settings) in zip(quotas(sources), sources, strict=True)
-    ]
+    if filters.exclude_seen:
+        surplus += len(history(request))
+    return [min(quota + surplus, limit) for quota, limit in zip(quotas(sources), most, strict=True)]
+
+
+def limit_alone(m: int, request: Request, filters: Filters) -> int:
+    """Return how many items to ask one source for that is measured alone, so that m are left behind the filters.
+
+    All that the user has seen is made up for; what conditions remove as in `limits`, for it is not known before.
+    """
+    return max(m + len(history(request)) + 1, MOST_ASKED * m if filters.conditions else 0)
 
 
 def is_for(settings: SourceSettings, request: Request) -> bool:
@@ -70,23 +78,17 @@ def quotas(sources: Sources) -> list[int]:
     return [settings.quota for _, settings in sources]
 
 
-def filters_of(config: Config) -> tuple[str, ...]:
-    """Return the names of the filters of a configuration, in their order."""
-    return filters.NAMES if config.sources.exclude_seen else filters.NAMES[: filters.SEEN]
-
-
 def gathered(
-    proposals: Sequence[Proposal], names: Sequence[str], quota: Sequence[int], request: Request
+    proposals: Sequence[Proposal], filters: Filters, quota: Sequence[int], request: Request
 ) -> tuple[Candidates, list[tuple[str, int]]]:
     """Return the candidates by item, and (filter, how many items it removed) of each filter.
 
-    proposals: one for each source, in the order of their bits. names: of `filters_of`. quota: of each source, counted
-    behind the filters.
+    proposals: one for each source, in the order of their bits. quota: of each source, counted behind the filters.
     """
-    candidates = dedupe(proposals)
-    verdict = filters.judged(candidates.item, request, filters.NAMES[filters.SEEN] in names)
-    counts = np.bincount(verdict - filters.KEPT, minlength=len(names) + 1)[1:].tolist()
-    return within_quota(candidates, verdict == filters.KEPT, quota), list(zip(names, counts, strict=True))
+    candidates, names = dedupe(proposals), filters.names
+    verdict = filters.judged(candidates.item, request)
+    counts = np.bincount(verdict - KEPT, minlength=len(names) + 1)[1:].tolist()
+    return within_quota(candidates, verdict == KEPT, quota), list(zip(names, counts, strict=True))
 
 
 def source_columns(sources: Sources) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ class Question:
     user: str  # ids as they are typed; the server knows whether its own are integers
     source_item: str | None
     surface: str
+    query: str
     context: dict[str, str]
     as_of: int | None  # µs UTC; None: the server's clock
     request_id: str
@@ -65,6 +66,9 @@ def _asking(command: Any) -> Any:
     options: list[Callable[[Any], Any]] = [
         click.option("--user", required=True, help="Id of the user; one that is neither known nor recorded is cold."),
         click.option("--surface", default="", help="Where the list is shown, as the log names it."),
+        click.option(
+            "--query", default="", help="What the user typed: a source of the class Search looks it up in the texts."
+        ),
         click.option(
             "--context",
             multiple=True,
@@ -150,6 +154,7 @@ def _shared(served: Description, asked: Question) -> Asked:
     _known("--context", asked.context, served.context_attributes, "[events.context]")
     return {
         "surface": asked.surface,
+        "query": asked.query,
         "source_item": None if asked.source_item is None else _id(asked.source_item, "item", served.text_items),
         "attributes": asked.context,
         "as_of": asked.as_of,

@@ -8,8 +8,7 @@ import numpy as np
 from features.progress import progress_bar
 from features.schema import HOUR, I32, I64
 from ranker.bundle import Bundle
-from ranker.candidates.filters import history
-from ranker.candidates.gathering import gathered, is_for, quotas
+from ranker.candidates.gathering import gathered, is_for, limit_alone, quotas
 from ranker.candidates.shortage import kind_of
 from ranker.candidates.source import CandidateSource, proposed
 from ranker.config import Config
@@ -88,7 +87,7 @@ def _keep(found: Answers, k: int, answer: Answer, who: Asked) -> None:
 def _alone(pipeline: Pipeline, source: CandidateSource, request: Request, m: int) -> I32:
     """Return int32[<= m]: what one source proposes that the filters keep, in its own order; nothing where it fails."""
     try:
-        found = proposed(source, request, m + len(history(request)) + 1)
+        found = proposed(source, request, limit_alone(m, request, pipeline.filters))
     except Exception as error:
         pipeline.failures.add(source_lane(source.name), error)
         return NO_ITEMS

@@ -25,10 +25,9 @@ from features.pairing.split import iso
 from features.progress import progress_bar
 from features.schema import F64, I32, I64, Bool
 from features.state.store import State
-from ranker.candidates import filters
 from ranker.candidates.configured import Sources
-from ranker.candidates.filters import history
-from ranker.candidates.gathering import gathered, is_for, limits, quotas
+from ranker.candidates.filters import Filters, filters_of
+from ranker.candidates.gathering import gathered, is_for, limit_alone, limits, quotas
 from ranker.candidates.source import NOTHING, CandidateSource, Proposal, proposed
 from ranker.config import Config
 from ranker.lists.asked import Asked
@@ -75,7 +74,9 @@ def sources_report(
         )
     who = eligible.drawn(most, seed)
     failed: Counter[str] = Counter()
-    found = _lists(sources, who, state, failed)
+    # What is asked for is new to the user, whatever [sources] exclude_seen says.
+    filters = replace(filters_of(config, state), exclude_seen=True)
+    found = _lists(sources, who, state, filters, failed)
     known = state.first_seen < split.t2
     parts = {
         "all": (who, np.arange(len(who))),
@@ -93,7 +94,7 @@ def sources_report(
             "eligible_users": len(eligible),
             "quotas": dict(zip(found.names, found.quota.tolist(), strict=True)),
             "sections": {name: _section(found, *parts[name]) for name in SECTIONS},
-            "milliseconds": _milliseconds(sources, who, state),
+            "milliseconds": _milliseconds(sources, who, state, filters),
             "failed": dict(failed),
         }
     )
@@ -110,7 +111,7 @@ def _new(who: Asked, known: Bool) -> tuple[Asked, I64]:
     return _of(Asked(requests=new, history=who.history), np.diff(new.offsets) > 0)
 
 
-def _lists(sources: Sources, who: Asked, state: State, failed: Counter[str]) -> _Found:
+def _lists(sources: Sources, who: Asked, state: State, filters: Filters, failed: Counter[str]) -> _Found:
     """Ask every source for every user; one that fails has an empty list, and is counted."""
     quota, names = np.array(quotas(sources), np.int64), [source.name for source, _ in sources]
     length = max(KS[-1], int(quota.max(initial=0)))
@@ -118,15 +119,15 @@ def _lists(sources: Sources, who: Asked, state: State, failed: Counter[str]) -> 
     for k in progress_bar(range(len(who)), desc="sources", unit=" users"):
         request = Request.of(who.requests, k, state)
         for s, (source, settings) in enumerate(sources):
-            row = _alone(source, request, length, failed) if is_for(settings, request) else NO_ITEMS
+            row = _alone(source, request, length, filters, failed) if is_for(settings, request) else NO_ITEMS
             lists[s, k, : len(row)] = row
     return _Found(lists, names, quota)
 
 
-def _alone(source: CandidateSource, request: Request, m: int, failed: Counter[str]) -> I32:
+def _alone(source: CandidateSource, request: Request, m: int, filters: Filters, failed: Counter[str]) -> I32:
     """Return int32[<= m]: what one source proposes that the filters keep, in its own order."""
-    found = _asked(source, request, m + len(history(request)) + 1, failed)
-    candidates, _ = gathered([found], filters.NAMES, [m], request)
+    found = _asked(source, request, limit_alone(m, request, filters), failed)
+    candidates, _ = gathered([found], filters, [m], request)
     return candidates.item[np.argsort(candidates.place[:, 0])]
 
 
@@ -225,7 +226,7 @@ def blended(lists: I32, quota: I64, use: Bool, m: int) -> I32:
     return blend
 
 
-def _milliseconds(sources: Sources, who: Asked, state: State) -> dict[str, Any]:
+def _milliseconds(sources: Sources, who: Asked, state: State, filters: Filters) -> dict[str, Any]:
     """Return the median time of each source, and of all with merge and filters, on one thread, asked as of now.
 
     Of the processor's time, so that a busy machine tells the same; a source that waits is not charged for it.
@@ -235,20 +236,20 @@ def _milliseconds(sources: Sources, who: Asked, state: State) -> dict[str, Any]:
     took = np.zeros((len(some), len(sources) + 1))
     requests = [replace(Request.of(who.requests, int(k), state), as_of=state.end) for k in some]
     for request in requests[:WARM]:
-        _timed(sources, request, failed)
+        _timed(sources, request, filters, failed)
     for k, request in enumerate(requests):
-        took[k] = _timed(sources, request, failed)
+        took[k] = _timed(sources, request, filters, failed)
     median = np.median(took, axis=0).tolist()
     names = [source.name for source, _ in sources]
     return {"requests": len(some), "sources": dict(zip(names, median, strict=False)), "blend": median[-1]}
 
 
-def _timed(sources: Sources, request: Request, failed: Counter[str]) -> list[float]:
+def _timed(sources: Sources, request: Request, filters: Filters, failed: Counter[str]) -> list[float]:
     """Return the milliseconds of each source, and those of all together with merge and filters."""
     begun, proposals, took = time.thread_time(), list[Proposal](), list[float]()
-    for (source, _), limit in zip(sources, limits(sources, request, True), strict=True):
+    for (source, _), limit in zip(sources, limits(sources, request, filters), strict=True):
         last = time.thread_time()
         proposals.append(_asked(source, request, limit, failed))
         took.append(1e3 * (time.thread_time() - last))
-    gathered(proposals, filters.NAMES, quotas(sources), request)
+    gathered(proposals, filters, quotas(sources), request)
     return [*took, 1e3 * (time.thread_time() - begun)]

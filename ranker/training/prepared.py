@@ -19,6 +19,8 @@ from features.plugin import FitData, LaterEvents, make_plugin, plugin_class
 from features.rows import FeatureSpec, make_spec
 from features.schema import F64, Catalog, EventLog
 from features.state.store import State
+from ranker.candidates.at_most import AtMost
+from ranker.candidates.filters import filters_of
 from ranker.candidates.named import check_against, check_sources
 from ranker.code_hash import code_hash
 from ranker.columns import categories_of, columns_of
@@ -135,6 +137,8 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
         texts=load_texts(made.database),
     )
     _refuse_empty(prepared)
+    filters_of(config, prepared.state)  # what does not fit the items is said now, and not behind the fits
+    AtMost.of(config.lists.at_most, prepared.catalog)
     return prepared
 
 

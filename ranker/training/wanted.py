@@ -52,6 +52,7 @@ CODE = (
     "features.pace",
     "ranker.candidates",
     "ranker.columns",
+    "ranker.conditions",
     "ranker.forest.text",
     "ranker.lanes",
     "ranker.lists.asked",
@@ -194,7 +195,8 @@ def wanted_stage(
     config = prepared.config
     settings = [
         config.sources.model_dump(),
-        config.lists.model_dump(exclude={"users"}),
+        config.model_dump(include={"filters"}),
+        config.lists.model_dump(exclude={"users", "at_most"}),
         wanted_settings(config).model_dump(),
     ]
     code = code_hash(*CODE, *_modules(config, plugins))

@@ -231,7 +231,9 @@ class Context(_message.Message):
     surface: _builtins.str
     """Where the list is shown, as the log names it ("feed", "search" …). One that the log lacks counts as missing."""
     query: _builtins.str
-    """What the user typed."""
+    """What the user typed, at most 4096 bytes in UTF-8. A source of the class Search looks it up in the texts; it is
+    the attribute "query" too, where [events.context] has one and `attributes` does not say it.
+    """
     @_builtins.property
     def source_item(self) -> Global___Id:
         """The item that the list is related to. Recommend takes its neighbours, and never answers with the item itself."""
@@ -709,7 +711,7 @@ class FilterReport(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Its name: "unknown", "excluded", "seen", one of [filters.NAME], or "at_most." and a column of [lists] at_most."""
     removed: _builtins.int
     """How many candidates it removed."""
     def __init__(

@@ -1,0 +1,1 @@
+"""Conditions on items and requests: SQL in the TOML, masks and arrays in a server."""
