@@ -414,7 +414,8 @@ def test_fresh_items_are_those_whose_first_event_was_lately(made, asked, days):
     assert set(proposal.item.tolist()) == new
     score = proposal.score(np.arange(-1, ITEMS + 3, dtype=np.int32))
     assert {i for i in range(-1, ITEMS + 3) if np.isfinite(score[i + 1])} == new
-    assert ((score[np.isfinite(score)] > 0) & (score[np.isfinite(score)] < 1)).all()
+    draws = score[np.isfinite(score)]  # in float32 one may round to 0 or 1
+    assert ((draws >= 0) & (draws <= 1)).all()
     assert (np.diff(score[proposal.item + 1]) <= 0).all()
 
 
