@@ -157,6 +157,8 @@ UNREAD = {
     "ranker.training.booster.WANTED_TABLE": "what `check_params` says",
     "ranker.candidates.named.check_sources": "it refuses settings, or does nothing",
     "ranker.candidates.named.check_against": "it refuses settings, or does nothing",
+    "ranker.candidates.at_most.AtMost": "it refuses settings, or limits lists",
+    "ranker.candidates.filters.filters_of": "it refuses settings here; the wanted part has the module itself",
     "features.arrays": "it writes and maps what it is given",
     "ranker.columns.plugin_columns": "it gives names for `check_monotone`; the arms have the module itself",
     "ranker.recording.logged": "the values that it puts in place enter the arms' key",
