@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from features.kernels import njit
-from features.schema import I64
+from features.schema import F32, F64, I32, I64
 
 #: 2 ** 64 over the golden ratio, as an int64: multiples of it lie evenly in the range of integers (Knuth, vol. 3, 6.4)
 GOLDEN = -7046029254386353131
@@ -79,3 +79,13 @@ def each_once(code: I64) -> tuple[I64, I64]:
             n += 1
         place_of[k] = slots[s]
     return different[:n].copy(), place_of
+
+
+@njit(cache=True, nogil=True)
+def looked_up(slots: I64, values: F64, key: I32) -> F32:
+    """Return float32[n]: of int32[n] keys the values at their numbers, NaN of one that is not in the table."""
+    shift, found = 64 - bits_for(len(slots) // 2), np.empty(len(key), np.float32)
+    for k in range(len(key)):
+        place = slots[probe(slots, np.int64(key[k]), shift), 1]
+        found[k] = values[place] if place >= 0 else np.nan
+    return found

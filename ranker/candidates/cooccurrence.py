@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.hashing import bits_for, probe
+from features.hashing import bits_for, looked_up, probe
 from features.kernels import LINE, njit, prefetch
 from features.schema import F32, F64, GIB, I8, I32, I64, Bool, EventLog
 from ranker.candidates.seeds import taken_last
@@ -209,16 +209,10 @@ class TakenTogether:
         """Return the items most often taken together with the seeds, and their sums; none for a user without any."""
         seeds = self._seeds(request)
         items, sums, slots = _sums(self._table.neighbour, self._table.score, seeds)
-        return Proposal(items[best(sums, limit, items)], partial(_score, slots, sums))
+        return Proposal(items[best(sums, limit, items)], partial(looked_up, slots, sums))
 
     def _seeds(self, request: Request) -> I32:
         return taken_last(request, self._floor, len(self._table.neighbour), SEEDS)
-
-
-def _score(slots: I64, sums: F64, item: I32) -> F32:
-    """Return float32[n]: the sums of int32[n] items, NaN of one without. slots, sums: of `_sums`."""
-    found: F32 = _looked_up(slots, sums, item)
-    return found
 
 
 @njit(cache=True, nogil=True)
@@ -246,12 +240,3 @@ def _sums(neighbour: I32, score: F32, seeds: I32) -> tuple[I32, F64, I64]:
                 n += 1
             sums[slots[at, 1]] += score[seeds[s], j] / weight
     return items[:n].copy(), sums[:n].copy(), slots
-
-
-@njit(cache=True, nogil=True)
-def _looked_up(slots: I64, sums: F64, item: I32) -> F32:
-    shift, found = 64 - bits_for(len(slots) // 2), np.empty(len(item), np.float32)
-    for k in range(len(item)):
-        place = slots[probe(slots, np.int64(item[k]), shift), 1]
-        found[k] = sums[place] if place >= 0 else np.nan
-    return found

@@ -31,14 +31,15 @@ def candidates_of(sources: Sources, request: Request, config: Config) -> tuple[C
 
     Sources are asked as by `proposals_of`.
     """
-    proposals = proposals_of(sources, request, config)
-    candidates, _ = gathered(proposals, filters_of(config, request.state), quotas(sources), request)
+    filters = filters_of(config, request.state)
+    proposals = proposals_of(sources, request, filters)
+    candidates, _ = gathered(proposals, filters, quotas(sources), request)
     return candidates, source_values(proposals, candidates.item)
 
 
-def proposals_of(sources: Sources, request: Request, config: Config) -> list[Proposal]:
+def proposals_of(sources: Sources, request: Request, filters: Filters) -> list[Proposal]:
     """Return what each source proposes, one after another without deadlines; what they raise is raised."""
-    asked = zip(sources, limits(sources, request, filters_of(config, request.state)), strict=True)
+    asked = zip(sources, limits(sources, request, filters), strict=True)
     return [proposed(source, request, limit) for (source, _), limit in asked]
 
 
@@ -64,6 +65,12 @@ def limit_alone(m: int, request: Request, filters: Filters) -> int:
     All that the user has seen is made up for; what conditions remove as in `limits`, for it is not known before.
     """
     return max(m + len(history(request)) + 1, MOST_ASKED * m if filters.conditions else 0)
+
+
+def kept_alone(proposal: Proposal, m: int, request: Request, filters: Filters) -> I32:
+    """Return int32[<= m]: what one source proposes that the filters keep, in its own order."""
+    candidates, _ = gathered([proposal], filters, [m], request)
+    return candidates.item[np.argsort(candidates.place[:, 0])]
 
 
 def is_for(settings: SourceSettings, request: Request) -> bool:

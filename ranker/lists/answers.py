@@ -8,7 +8,7 @@ import numpy as np
 from features.progress import progress_bar
 from features.schema import HOUR, I32, I64
 from ranker.bundle import Bundle
-from ranker.candidates.gathering import gathered, is_for, limit_alone, quotas
+from ranker.candidates.gathering import is_for, kept_alone, limit_alone, quotas
 from ranker.candidates.shortage import kind_of
 from ranker.candidates.source import CandidateSource, proposed
 from ranker.config import Config
@@ -91,5 +91,4 @@ def _alone(pipeline: Pipeline, source: CandidateSource, request: Request, m: int
     except Exception as error:
         pipeline.failures.add(source_lane(source.name), error)
         return NO_ITEMS
-    candidates, _ = gathered([found], pipeline.filters, [m], request)
-    return candidates.item[np.argsort(candidates.place[:, 0])]
+    return kept_alone(found, m, request, pipeline.filters)

@@ -27,7 +27,7 @@ from features.schema import F64, I32, I64, Bool
 from features.state.store import State
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import Filters, filters_of
-from ranker.candidates.gathering import gathered, is_for, limit_alone, limits, quotas
+from ranker.candidates.gathering import gathered, is_for, kept_alone, limit_alone, limits, quotas
 from ranker.candidates.source import NOTHING, CandidateSource, Proposal, proposed
 from ranker.config import Config
 from ranker.lists.asked import Asked
@@ -126,9 +126,7 @@ def _lists(sources: Sources, who: Asked, state: State, filters: Filters, failed:
 
 def _alone(source: CandidateSource, request: Request, m: int, filters: Filters, failed: Counter[str]) -> I32:
     """Return int32[<= m]: what one source proposes that the filters keep, in its own order."""
-    found = _asked(source, request, limit_alone(m, request, filters), failed)
-    candidates, _ = gathered([found], filters, [m], request)
-    return candidates.item[np.argsort(candidates.place[:, 0])]
+    return kept_alone(_asked(source, request, limit_alone(m, request, filters), failed), m, request, filters)
 
 
 def _asked(source: CandidateSource, request: Request, limit: int, failed: Counter[str]) -> Proposal:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from features.hashing import bits_for, probe
+from features.hashing import bits_for, looked_up, probe
 from features.kernels import njit
-from features.schema import F32, F64, I32, I64, Bool, offsets_of
+from features.schema import F64, I32, I64, Bool, offsets_of
 from features.settings import Settings
 from ranker.candidates.named import Arrays, Served, SourceData
 from ranker.candidates.seeds import taken_last
@@ -110,7 +110,7 @@ class RandomWalks:
             self._graph, seeds, steps, chance, s.enough_items, s.enough_visits, seed_of(request.user, request.as_of)
         )
         boosted = sums**2
-        return Proposal(items[best(boosted, limit, items)], partial(_score, slots, boosted))
+        return Proposal(items[best(boosted, limit, items)], partial(looked_up, slots, boosted))
 
 
 def steps_of(degree: I64, weight: F64, largest: float, steps: int) -> I64:
@@ -126,12 +126,6 @@ def steps_of(degree: I64, weight: F64, largest: float, steps: int) -> I64:
 def seed_of(user: int, as_of: int) -> np.uint64:
     """Return what the random numbers of a request are made of: the same for a user and an as_of."""
     return np.uint64((as_of * 0x9E3779B97F4A7C15 + user + 1) % 2**64)
-
-
-def _score(slots: I64, boosted: F64, item: I32) -> F32:
-    """Return float32[n] of int32[n] items, NaN of one that was not visited. slots, boosted: of `propose`."""
-    found: F32 = _looked_up(slots, boosted, item)
-    return found
 
 
 # for each seed:
@@ -214,12 +208,3 @@ def _edge(offsets: I64, node: int, random: np.uint64) -> Any:
     """Return one of a node's edges (int64), evenly, by the high half of 64 random bits (Lemire, TOMACS 2019)."""
     degree = np.uint64(offsets[node + 1] - offsets[node])
     return offsets[node] + np.int64(((random >> HALF) * degree) >> HALF)
-
-
-@njit(cache=True, nogil=True)
-def _looked_up(slots: I64, boosted: F64, item: I32) -> F32:
-    shift, found = 64 - bits_for(len(slots) // 2), np.empty(len(item), np.float32)
-    for k in range(len(item)):
-        place = slots[probe(slots, np.int64(item[k]), shift), 1]
-        found[k] = boosted[place] if place >= 0 else np.nan
-    return found

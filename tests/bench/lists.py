@@ -33,6 +33,7 @@ from features.pairing.pairs import Pairs
 from features.pairing.slice import Slice
 from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup, offsets_of
 from ranker.candidates.configured import Sources
+from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import proposals_of, source_values
 from ranker.columns import demand, with_sources
 from ranker.config import Config, load_config
@@ -119,8 +120,9 @@ def shown_rows(trained: Parts, sources: Sources, part: str) -> Slice:
 def scores_of_shown(prepared: Prepared, sources: Sources, groups: Groups) -> F32:
     """Return float32[n, s]: the sources' own scores of what was shown."""
     r, blocks = groups.requests, []
+    filters = filters_of(prepared.config, prepared.state)
     for k in range(len(r)):
-        proposals = proposals_of(sources, Request.of(r, k, prepared.state), prepared.config)
+        proposals = proposals_of(sources, Request.of(r, k, prepared.state), filters)
         blocks.append(source_values(proposals, r.item[r.offsets[k] : r.offsets[k + 1]]))
     return np.concatenate(blocks)
 
