@@ -62,7 +62,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. proposed, removed and stages are empty unless explained."""
+    """An answer. proposed, removed, stages and rules are empty unless explained."""
 
     request_id: str  # the request's own; empty where it had none
     bundle_version: str  # of the bundle that answered
@@ -73,6 +73,7 @@ class Reply:
     proposed: tuple[tuple[str, int, int, str], ...]  # (source, proposed, scored, problem)
     removed: tuple[tuple[str, int], ...]  # (filter, items)
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
+    rules: tuple[tuple[str, int, tuple[int, ...]], ...] = ()  # (rule, candidates that it changed, places in `items`)
     reason: str = ""  # why a Recommend gives fewer than k items
     arm: str = ""  # of the experiment under way that the user is in; empty: none
     unknown_user: bool = False  # whether neither the bundle nor what was recorded knows the user, or none was named
@@ -308,6 +309,7 @@ def _reply(r: Any) -> Reply:
         proposed=tuple((s.name, s.proposed, s.scored, s.problem) for s in e.source_reports),
         removed=tuple((f.name, f.removed) for f in e.filter_reports),
         stages=tuple((s.name, s.microseconds) for s in e.stage_reports),
+        rules=tuple((rule.name, rule.changed, tuple(rule.places)) for rule in e.rule_reports),
         reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
         arm=r.arm,
         unknown_user=r.unknown_user,

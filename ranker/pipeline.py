@@ -17,22 +17,22 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.kernels import njit
 from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
-from ranker.candidates.at_most import AtMost
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import gathered, is_for, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
-from ranker.candidates.source import NOTHING, Proposal, order_ties, proposed
+from ranker.candidates.source import NOTHING, Proposal, proposed
 from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
 from ranker.explained import detail_of
 from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
 from ranker.request import MAX_SOURCES, Answer, Candidates, Request, Trace
+from ranker.reranking.order import select
+from ranker.reranking.reranked import Reranking
 
 #: what `Answer.source_names` says of the items of a Rank
 CALLER = "caller"
@@ -60,11 +60,11 @@ class Pipeline:
         self._state = state
         if sources is None:
             sources = configured_sources(bundle.config, self.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
-        if len(sources) > MAX_SOURCES:
-            raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(sources)}")
-        self.sources = list(sources)
+        self.reranking = Reranking.of(bundle.config, bundle.state, bundle.plugins)
+        self.sources = [*sources, *self.reranking.sources]
+        if len(self.sources) > MAX_SOURCES:
+            raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(self.sources)}")
         self.filters = filters_of(bundle.config, bundle.state)
-        self._at_most = AtMost.of(bundle.config.lists.at_most, bundle.state.catalog)
         self.failures = Failures()
         threads, deadline = 2 * bundle.config.serve.workers, bundle.config.serve.plugin_deadline
 
@@ -171,13 +171,13 @@ class Pipeline:
         rows = matrix if scores is None else with_sources(matrix, scores)
         score = self.bundle.score(rows) if scores is None else self.bundle.score_wanted(rows)
         trace.mark("score")
-        top = self._top(candidates.item, score, k, trace, why is not None)
+        top = self._top(request, candidates.item, score, k, trace, why is not None)
         trace.mark("select")
         trace.candidates = len(candidates)
         detail = None
         if request.explain:
             shown = rows[top[:EXPLAINED]]
-            detail = detail_of(self.bundle, shown, candidates, trace, source_names, scores is not None)
+            detail = detail_of(self.bundle, shown, top, candidates, trace, source_names, scores is not None)
         best = candidates.select(top)
         return Answer(
             index=top,
@@ -193,14 +193,10 @@ class Pipeline:
             trace=trace,
         )
 
-    def _top(self, item: I32, score: F64, k: int, trace: Trace, listed: bool) -> I64:
-        """Return int64[<= k]: places of the best items. listed: whether `[lists] at_most` holds."""
+    def _top(self, request: Request, item: I32, score: F64, k: int, trace: Trace, listed: bool) -> I64:
+        """Return int64[<= k]: places of the best items. listed: this is a list, which may be reranked; else a Rank."""
         order: I64 = select(item, score)
-        if not listed or self._at_most is None:
-            return order[:k]
-        top, removed = self._at_most.first_of(item, order, k)
-        trace.removed += removed
-        return top
+        return self.reranking.top(request, item, score, order, k, trace) if listed else order[:k]
 
     def _features(self, request: Request, candidates: Candidates, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
@@ -302,15 +298,6 @@ class Pipeline:
         """Let the threads end."""
         for lane in self.lanes:
             lane.close()
-
-
-@njit(cache=True, nogil=True)
-def select(item: I32, score: F64) -> I64:
-    """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
-    falling = np.where(np.isfinite(score), -score, np.inf)
-    order = np.argsort(falling)
-    order_ties(order, falling, item)
-    return order
 
 
 def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:

@@ -120,7 +120,18 @@ class Candidates:
 class Trace:
     """What one request leaves behind beside its items: for metrics, `Answer.degraded` and `Detail`."""
 
-    __slots__ = ("_check", "_last", "candidates", "missing", "problems", "proposed", "removed", "stages", "took")
+    __slots__ = (
+        "_check",
+        "_last",
+        "candidates",
+        "missing",
+        "problems",
+        "proposed",
+        "removed",
+        "ruled",
+        "stages",
+        "took",
+    )
 
     def __init__(self, check: Callable[[], None] = awaited) -> None:
         """check: of the request, asked at the end of each stage."""
@@ -130,6 +141,7 @@ class Trace:
         self.problems: dict[str, str] = {}  # why one failed, was late or was not asked, by lane
         self.proposed: list[int] = []  # items of each source, in the order of the bits
         self.removed: list[tuple[str, int]] = []  # (filter, items)
+        self.ruled: list[tuple[str, I64]] = []  # (rule, [m] places of the candidates that it changed)
         self.candidates = 0  # items that were scored
         self.missing: I64 | None = None  # [c], how many of the candidates lack each feature (NaN); None: none scored
         self._last = time.perf_counter_ns()
@@ -152,6 +164,15 @@ class SourceReport:
     problem: str  # why it gave nothing, where it failed or was late
 
 
+@dataclass(frozen=True, slots=True)
+class RuleReport:
+    """What one rule of `[rules]` did."""
+
+    name: str
+    changed: int  # candidates that it pinned, boosted or buried
+    places: tuple[int, ...]  # of those that are in the answer, 0 the first
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
     """How an answer came about; its first r items are explained, over the c columns of the part that scored."""
@@ -164,6 +185,7 @@ class Detail:
     wanted: F64 | None  # [r], of the wanted part, which orders Recommend; None where it was not asked
     sources: tuple[SourceReport, ...]  # none for a Rank
     removed: tuple[tuple[str, int], ...]  # (filter, items)
+    rules: tuple[RuleReport, ...]  # none for a Rank
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
 
 

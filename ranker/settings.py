@@ -1,6 +1,6 @@
 """The tables of the TOML that are the ranker's own; what a key means is its `description`: see `pairlift config`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -215,11 +215,56 @@ class FilterSettings(Settings):
     @field_validator("keep")
     @classmethod
     def _parsed(cls, keep: str) -> str:
-        try:
-            parsed(keep)
-        except PairliftError as error:
-            raise ValueError(f"{keep!r}: {error}") from error
-        return keep
+        return _read(keep)
+
+
+class RuleSettings(Settings):
+    """`[rules.NAME]`: what is pinned, boosted or buried in lists of Recommend, and when: one of the three."""
+
+    when: str | None = Field(
+        default=None,
+        description="SQL condition on the request, such as context.surface = 'feed': its attributes of "
+        "[events.context], its surface, as_of in seconds since 1970. Left out: in every request.",
+    )
+    items: str = Field(
+        description="SQL condition on the items, as that of a filter (`pairlift config filters`), such as "
+        "item_id IN ('42', '50')."
+    )
+    pin: int | None = Field(
+        default=None,
+        ge=1,
+        description="Place of the list, 1 the first, that the best of the items gets; with two pins to one place, the "
+        "later one gets the next place. Up to 100 items that such a condition names are candidates even where no "
+        "source proposes them. What a filter or [lists] at_most removes is not pinned.",
+    )
+    boost: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="What is added to the score of the items, before [lists] diversity; below 0, it lowers them. The "
+        "scores that are answered stay as they are.",
+    )
+    bury: Literal[True] | None = Field(default=None, description="true: the items come behind all others.")
+
+    @field_validator("when", "items")
+    @classmethod
+    def _parsed(cls, condition: str | None) -> str | None:
+        return condition if condition is None else _read(condition)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        found = [key for key in ("pin", "boost", "bury") if getattr(self, key) is not None]
+        if len(found) != 1:
+            raise ValueError(f"one of pin, boost and bury was expected, found {' and '.join(found) or 'none'}")
+        return self
+
+
+def _read(condition: str) -> str:
+    """Return a SQL condition; ValueError where it cannot be read."""
+    try:
+        parsed(condition)
+    except PairliftError as error:
+        raise ValueError(f"{condition!r}: {error}") from error
+    return condition
 
 
 class SourcesSettings(Settings):
@@ -279,6 +324,29 @@ class SourcesSettings(Settings):
         return bool(self.limits)
 
 
+class DiversitySettings(Settings):
+    """`[lists] diversity`: how unlike the items of a list are to be."""
+
+    weight: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Of similarity beside the score: place by place, the item with the most of (1 - weight) · score - "
+        "weight · similarity to what stands above is next; the scores of a list, from its lowest to its highest, count "
+        "as 0 to 1, a similarity is the highest cosine. 0: lists are as without it.",
+    )
+    plugin: str | None = Field(
+        default=None,
+        description="The one of [ranker] plugins whose item vectors are compared. Left out: the first that has some.",
+    )
+    among: int = Field(
+        default=100,
+        ge=1,
+        description="How many of the best items are put in such an order; what is behind them stays there. The work "
+        "grows with its square.",
+    )
+
+
 class ListSettings(Settings):
     """`[lists]`: what a list of Recommend is for."""
 
@@ -291,6 +359,11 @@ class ListSettings(Settings):
         default={},
         description="Of a column of [items.columns], text or lists: how many items of one of its values a list has at "
         "most, the best ones, such as { author = 2 }. Items without a value are not limited.",
+    )
+    diversity: DiversitySettings | None = Field(
+        default=None,
+        description="Maximal marginal relevance: lists whose items are unlike each other, by a plugin's item vectors, "
+        "such as { weight = 0.3 }; `pairlift lists` says what it costs. Left out: the order is that of the scores.",
     )
     users: int = Field(
         default=5000,

@@ -343,6 +343,7 @@ def _explanation(detail: Detail) -> pb.Explanation:
             for s in detail.sources
         ],
         filter_reports=[pb.FilterReport(name=name, removed=count) for name, count in detail.removed],
+        rule_reports=[pb.RuleReport(name=rule.name, changed=rule.changed, places=rule.places) for rule in detail.rules],
         stage_reports=[pb.StageReport(name=name, microseconds=took) for name, took in detail.stages],
     )
 

@@ -158,6 +158,8 @@ UNREAD = {
     "ranker.candidates.named.check_sources": "it refuses settings, or does nothing",
     "ranker.candidates.named.check_against": "it refuses settings, or does nothing",
     "ranker.candidates.at_most.AtMost": "it refuses settings, or limits lists",
+    "ranker.reranking.diversity.check_diversity": "it refuses settings, or does nothing",
+    "ranker.reranking.rules.Rules": "it refuses settings, or moves items of lists",
     "ranker.candidates.filters.filters_of": "it refuses settings here; the wanted part has the module itself",
     "features.arrays": "it writes and maps what it is given",
     "ranker.columns.plugin_columns": "it gives names for `check_monotone`; the arms have the module itself",

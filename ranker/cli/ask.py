@@ -221,6 +221,9 @@ def _print(reply: Reply, asked: Question) -> None:
             click.echo(f"source {name}: {proposed} proposed, {scored} scored{f' ({problem})' if problem else ''}")
         for name, count in reply.removed:
             click.echo(f"filter {name}: {count} removed")
+        for name, count, places in reply.rules:
+            moved_here = ", ".join(str(reply.items[place].item) for place in places)
+            click.echo(f"rule {name}: {count} changed{f', of this list {moved_here}' if places else ''}")
         click.echo("took " + ", ".join(f"{name} {took / 1000:.1f} ms" for name, took in reply.stages))
     arm = f", arm {reply.arm}" if reply.arm else ""
     click.echo(f"bundle {reply.bundle_version}{arm}, snapshot {iso(reply.snapshot_time)}, as of {iso(reply.as_of)}")

@@ -5,13 +5,12 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from features.schema import DAY
 from features.settings import Duration, Settings
 from features.state.store import State
 from ranker.candidates.demand import Demand
-from ranker.candidates.named import Served
+from ranker.candidates.named import Served, vector_plugin
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.source import Proposal
 from ranker.request import Request
@@ -40,11 +39,8 @@ class NearestBy:
 
     def open(self, served: Served) -> None:
         """Take the plugin."""
-        plugin, s = served.plugins[self.settings.plugin], self.settings
-        if not isinstance(plugin, VectorPlugin):
-            raise PairliftError(
-                f"[sources.{self.name}] plugin: '{s.plugin}' has no vectors; name one that has (towers, item2vec, ALS)"
-            )
+        s = self.settings
+        plugin: VectorPlugin = vector_plugin(f"[sources.{self.name}]", s.plugin, served.plugins)
         demand = Demand(served.state, served.floor, s.half_life) if getattr(plugin, "over_demand", False) else None
         self._nearest = Nearest(plugin, demand, s.weight, served.state)
         self.blocks = self._nearest.blocks  # it runs the plugin's code

@@ -7,12 +7,11 @@ import numpy as np
 from pydantic import Field
 
 from features.dots import row_dots
-from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from features.schema import F32, I32, I64
 from features.settings import Settings
 from ranker.candidates.coarse import Coarse
-from ranker.candidates.named import Served
+from ranker.candidates.named import Served, vector_plugin
 from ranker.candidates.nearest import EXACT, LEAVES
 from ranker.candidates.probed import NO_OFFSET
 from ranker.candidates.seeds import taken_last
@@ -62,12 +61,7 @@ class Similar:
 
     def open(self, served: Served) -> None:
         """Take the plugin's item vectors."""
-        plugin = served.plugins[self.settings.plugin]
-        if not isinstance(plugin, VectorPlugin):
-            raise PairliftError(
-                f"[sources.{self.name}] plugin: '{self.settings.plugin}' has no item vectors; name one that has "
-                "(towers, item2vec, ALS)"
-            )
+        plugin: VectorPlugin = vector_plugin(f"[sources.{self.name}]", self.settings.plugin, served.plugins)
         self._floor = served.floor
         self._vectors = np.ascontiguousarray(plugin.item_vectors, np.float32)  # the plugin's own (mapped) array
         norm = np.sqrt(np.einsum("ij,ij->i", self._vectors, self._vectors))

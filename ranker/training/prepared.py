@@ -26,6 +26,8 @@ from ranker.code_hash import code_hash
 from ranker.columns import categories_of, columns_of
 from ranker.config import Config, counted_of, wanted_floor
 from ranker.hashes import hash_value
+from ranker.reranking.diversity import check_diversity
+from ranker.reranking.rules import Rules
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.importing import import_stage
 from ranker.training.stages import stage_key
@@ -120,7 +122,9 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     """Import, and make groups, counters and the state of the whole log. database: where it was imported just now."""
     check_params(config.booster)
     check_params(config.lists, WANTED_TABLE)
-    check_sources(config.sources, {name: plugin_class(config.plugins[name].path) for name in config.ranker.plugins})
+    classes = {name: plugin_class(config.plugins[name].path) for name in config.ranker.plugins}
+    check_sources(config.sources, classes)
+    check_diversity(config.lists.diversity, classes)
     made = group_log(config, database)
     check_against(config.sources, made.catalog)
     _check_familiar(made)
@@ -139,6 +143,7 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     _refuse_empty(prepared)
     filters_of(config, prepared.state)  # what does not fit the items is said now, and not behind the fits
     AtMost.of(config.lists.at_most, prepared.catalog)
+    Rules.of(config.rules, prepared.catalog)
     return prepared
 
 

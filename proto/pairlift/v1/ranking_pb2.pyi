@@ -454,7 +454,8 @@ class RecommendResponse(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The score of each item: higher is better, comparable within one bundle version only. NaN and infinities last.
+        """The score of each item: higher is better, comparable within one bundle version only. NaN and infinities last. Rules
+        and diversity of the bundle's TOML move items and leave their scores, so that these need not fall.
         It says how much the item is wanted among what the sources propose; Rank's, how much it is liked where it is shown:
         they do not compare, unless the bundle has the one part alone (DescribeResponse.wanted_feature_names is empty).
         """
@@ -606,6 +607,7 @@ class Explanation(_message.Message):
     STAGE_REPORTS_FIELD_NUMBER: _builtins.int
     LIKED_FIELD_NUMBER: _builtins.int
     WANTED_FIELD_NUMBER: _builtins.int
+    RULE_REPORTS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """How many items are explained: the first `rows` of the answer (100 at most)."""
     base: _builtins.float
@@ -646,6 +648,10 @@ class Explanation(_message.Message):
         empty for Rank, and where the bundle has no such part, so that the liked part orders Recommend too.
         """
 
+    @_builtins.property
+    def rule_reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleReport]:
+        """What the rules did, in their order; empty for Rank, and where the bundle has none."""
+
     def __init__(
         self,
         *,
@@ -659,10 +665,11 @@ class Explanation(_message.Message):
         stage_reports: _abc.Iterable[Global___StageReport] | None = ...,
         liked: _abc.Iterable[_builtins.float] | None = ...,
         wanted: _abc.Iterable[_builtins.float] | None = ...,
+        rule_reports: _abc.Iterable[Global___RuleReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "feature_names", b"feature_names", "feature_values", b"feature_values", "filter_reports", b"filter_reports", "liked", b"liked", "rows", b"rows", "source_reports", b"source_reports", "stage_reports", b"stage_reports", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "feature_names", b"feature_names", "feature_values", b"feature_values", "filter_reports", b"filter_reports", "liked", b"liked", "rows", b"rows", "rule_reports", b"rule_reports", "source_reports", b"source_reports", "stage_reports", b"stage_reports", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -727,6 +734,38 @@ class FilterReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FilterReport: _TypeAlias = FilterReport  # noqa: Y015
+
+@_typing.final
+class RuleReport(_message.Message):
+    """What one rule of [rules.NAME] did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    changed: _builtins.int
+    """How many candidates it pinned, boosted or buried; 0 where it is not for this request."""
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which items of the answer are among these, 0 the first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        changed: _builtins.int = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "name", b"name", "places", b"places"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleReport: _TypeAlias = RuleReport  # noqa: Y015
 
 @_typing.final
 class StageReport(_message.Message):
