@@ -12,6 +12,8 @@ from ranker.conditions.sql import SUPPORTED, parsed
 
 #: of `[record] max_id_bytes`
 MAX_ID_BYTES = 256
+#: up to so many items are compared with a query one by one, where the TOML gives no other number
+EXACT = 65_536
 #: of a source or a plugin, where the TOML gives none: 50 ms
 DEADLINE = SECOND // 20
 
@@ -166,6 +168,16 @@ class PopularSettings(SourceSettings):
     )
 
 
+def exact_limit() -> Any:
+    """Return the key of sources that search vectors: up to how many items they do it in full."""
+    return Field(
+        default=EXACT,
+        ge=0,
+        description="Up to so many items, the product with each one is computed in full; of more, with those that a "
+        "pass in 8 bits leaves, which loses few: how many, `train` measures, and the bundle says.",
+    )
+
+
 class NearestSettings(SourceSettings):
     """`[sources.nearest]`: the limits of the source, and how it mixes the user's taste with demand."""
 
@@ -179,6 +191,7 @@ class NearestSettings(SourceSettings):
     half_life: Duration | None = Field(
         default=None, gt=0, description="Of these counts. Left out: that of [sources.popular]."
     )
+    exact: int = exact_limit()
 
 
 class NamedSource(SourceSettings):

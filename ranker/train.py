@@ -13,6 +13,7 @@ train(config, out)
       wanted_stage          the wanted part, learned from what the sources propose    (resumed)
     pair_figures          the figures of the test's pairs
     list_figures          the figures of whole lists, of a bundle as of the cut
+    recall_figures        what sources lose that search many items by vectors
     Cooccurrence.build    the table of the source `cooccurrence`
     fitted_until          what the sources of [sources.NAME] are fitted to
     importance_of_parts   what each column does in the boosters
@@ -35,7 +36,13 @@ from ranker.export.pairfile import read_pairs
 from ranker.recording.logged import drift, read_features
 from ranker.training.arms import Arms
 from ranker.training.earlier_bundle import StartFrom, earlier_fits, load_start
-from ranker.training.measured import importance_of_parts, list_figures, pair_figures, parts_at_cut
+from ranker.training.measured import (
+    importance_of_parts,
+    list_figures,
+    pair_figures,
+    parts_at_cut,
+    recall_figures,
+)
 from ranker.training.network import check_network
 from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
@@ -77,6 +84,7 @@ def train(
         measured["warm_plugins"] = read_manifest(earlier)["version"]
     at_cut = parts_at_cut(parts, memory)
     measured["lists"] = list_figures(at_cut, prepared)
+    measured |= recall_figures(at_cut)
     write_bundle(
         out,
         config=config,

@@ -14,6 +14,7 @@ from ranker.candidates.named import Served, vector_plugin
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.source import Proposal
 from ranker.request import Request
+from ranker.settings import exact_limit
 
 
 class NearestBySettings(Settings):
@@ -24,6 +25,7 @@ class NearestBySettings(Settings):
         default=0.5, ge=0, allow_inf_nan=False, description="Of the product over demand, as in [sources.nearest]."
     )
     half_life: Duration = Field(default=7 * DAY, gt=0, description="Of the counts of demand, likewise.")
+    exact: int = exact_limit()
 
 
 class NearestBy:
@@ -42,7 +44,7 @@ class NearestBy:
         s = self.settings
         plugin: VectorPlugin = vector_plugin(f"[sources.{self.name}]", s.plugin, served.plugins)
         demand = Demand(served.state, served.floor, s.half_life) if getattr(plugin, "over_demand", False) else None
-        self._nearest = Nearest(plugin, demand, s.weight, served.state)
+        self._nearest = Nearest(plugin, demand, s.weight, served.state, s.exact)
         self.blocks = self._nearest.blocks  # it runs the plugin's code
 
     def over(self, state: State) -> Self:
@@ -50,6 +52,15 @@ class NearestBy:
         other, demand = copy(self), self._nearest.demand
         if demand is not None:
             other._nearest = self._nearest.by(demand.by(state))
+        return other
+
+    def in_full(self) -> Self | None:
+        """Return the same source without a first pass; None where it has none."""
+        nearest = self._nearest.in_full()
+        if nearest is None:
+            return None
+        other = copy(self)
+        other._nearest = nearest
         return other
 
     def propose(self, request: Request, limit: int) -> Proposal:

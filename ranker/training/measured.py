@@ -17,6 +17,7 @@ from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64, GIB, SAMPLED
 from ranker.bundle import Bundle
+from ranker.candidates.approximate import recalls
 from ranker.candidates.configured import configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import categories_of, columns_of
@@ -151,6 +152,16 @@ def list_figures(bundle: Bundle, prepared: Prepared, most: int = USERS) -> dict[
         return None
     finally:
         pipeline.close()
+
+
+def recall_figures(bundle: Bundle) -> dict[str, Any]:
+    """Return what sources that search many items by vectors lose by it, `approximate`; nothing where none does.
+
+    bundle: of `bundle_at_cut`: its vectors and its state are those that are served.
+    """
+    sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
+    found = recalls(sources, bundle.state)
+    return {"approximate": found} if found else {}
 
 
 def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
