@@ -77,6 +77,7 @@ class Reply:
     reason: str = ""  # why a Recommend gives fewer than k items
     arm: str = ""  # of the experiment under way that the user is in; empty: none
     unknown_user: bool = False  # whether neither the bundle nor what was recorded knows the user, or none was named
+    unknown_source_item: bool = False  # whether the source item that was named is not known, likewise
     unknown_items: tuple[Id, ...] = ()  # of a Rank, those items likewise, in the request's order
 
 
@@ -313,6 +314,7 @@ def _reply(r: Any) -> Reply:
         reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
         arm=r.arm,
         unknown_user=r.unknown_user,
+        unknown_source_item=r.unknown_source_item,
         unknown_items=tuple(item for _, item in by_index),
     )
 

@@ -264,6 +264,7 @@ class Pipeline:
             matrix = row_matrix(known, self.bundle.plugins, {})
             missing(matrix)
             self.bundle.score(matrix)
+            self._top(request, items, np.zeros(len(items)), len(items), trace, True)
             if self.bundle.wanted is not None:
                 scores = self._source_scores(proposals, items, trace)
                 self.bundle.score_wanted(with_sources(matrix, scores))

@@ -60,6 +60,7 @@ class Request:
     surface: int = -1  # code; -1 missing
     arm: int = -1  # code (`Catalog.arm_code`) of the experiment's arm that answers; -1 none
     source_item: int = -1  # dense; -1 cold or missing
+    unknown_source_item: bool = False  # whether one was named that is cold
     query: str = ""  # what the user typed; empty: nothing
     context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [1, c], as `Requests.context`
     texts: Mapping[str, str] = field(

@@ -94,12 +94,14 @@ class Wire:
             )
         if 0 < as_of < LATEST // min(UNITS.values()):
             _refuse_other_unit(as_of, state.start, max(state.end, now))
+        source_item = self._one(self.items, catalog.new_items, "context.source_item", context.source_item)
         return Request(
             user=self._one(self.users, catalog.new_users, "user", message.user),
             as_of=as_of,
             state=state,
             surface=self._surfaces.get(context.surface, -1),
-            source_item=self._one(self.items, catalog.new_items, "context.source_item", context.source_item),
+            source_item=source_item,
+            unknown_source_item=source_item < 0 and context.source_item.WhichOneof("kind") is not None,
             query=attributes.get(QUERY, context.query),
             context=context_row(self._contexts, attributes),
             texts={name: said for name, said in attributes.items() if self._contexts.get(name) is not None},
@@ -324,6 +326,7 @@ def _common(answer: Answer, request: Request) -> dict[str, Any]:
         "as_of": request.as_of,
         "degraded": answer.degraded,
         "unknown_user": request.user < 0,
+        "unknown_source_item": request.unknown_source_item,
         "source_names": answer.source_names,
         "explanation": None if answer.detail is None else _explanation(answer.detail),
     }

@@ -152,6 +152,9 @@ def rank(*, items: str, columns: dict[str, str], **shared: Any) -> None:
 def _shared(served: Description, asked: Question) -> Asked:
     """Return what both calls say beside the user; PairliftError where the served bundle cannot read it."""
     _known("--context", asked.context, served.context_attributes, "[events.context]")
+    if asked.surface and asked.surface not in served.surfaces:  # a new one may be tried, and a typing error is told
+        hint = did_you_mean(asked.surface, served.surfaces)
+        click.echo(f"--surface: the log has no '{asked.surface}'{hint}, so none counts as named", err=True)
     return {
         "surface": asked.surface,
         "query": asked.query,
@@ -231,6 +234,8 @@ def _print(reply: Reply, asked: Question) -> None:
     unknown += [f"item {item}" for item in reply.unknown_items]
     if unknown:
         click.echo(f"neither in the bundle nor recorded, so ranked as new: {', '.join(unknown)}", err=True)
+    if reply.unknown_source_item:
+        click.echo(f"neither in the bundle nor recorded, so left out: source item {asked.source_item}", err=True)
     if reply.degraded:
         click.echo(f"degraded: {', '.join(reply.degraded)}", err=True)
 

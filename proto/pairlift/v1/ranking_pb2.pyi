@@ -430,6 +430,7 @@ class RecommendResponse(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
     UNKNOWN_USER_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SOURCE_ITEM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -444,6 +445,10 @@ class RecommendResponse(_message.Message):
     """The arm of the experiment under way that the user is in ("control": in none of them); empty: there is none."""
     unknown_user: _builtins.bool
     """Whether the user is cold: none was named, or one that neither the bundle nor what was recorded knows."""
+    unknown_source_item: _builtins.bool
+    """Whether context.source_item names an item that neither the bundle nor what was recorded knows: the list is then that
+    of a request without one.
+    """
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("sources.nearest", "plugins.two_tower"). Empty: all is well."""
@@ -488,10 +493,11 @@ class RecommendResponse(_message.Message):
         reason: _builtins.str = ...,
         arm: _builtins.str = ...,
         unknown_user: _builtins.bool = ...,
+        unknown_source_item: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_user", b"unknown_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_source_item", b"unknown_source_item", "unknown_user", b"unknown_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -517,6 +523,7 @@ class RankResponse(_message.Message):
     ARM_FIELD_NUMBER: _builtins.int
     UNKNOWN_USER_FIELD_NUMBER: _builtins.int
     UNKNOWN_ITEMS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SOURCE_ITEM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -529,6 +536,8 @@ class RankResponse(_message.Message):
     """As RecommendResponse.arm."""
     unknown_user: _builtins.bool
     """As RecommendResponse.unknown_user."""
+    unknown_source_item: _builtins.bool
+    """As RecommendResponse.unknown_source_item."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("plugins.two_tower"). Empty: all is well."""
@@ -582,10 +591,11 @@ class RankResponse(_message.Message):
         arm: _builtins.str = ...,
         unknown_user: _builtins.bool = ...,
         unknown_items: _abc.Iterable[_builtins.int] | None = ...,
+        unknown_source_item: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_items", b"unknown_items", "unknown_user", b"unknown_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_items", b"unknown_items", "unknown_source_item", b"unknown_source_item", "unknown_user", b"unknown_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
