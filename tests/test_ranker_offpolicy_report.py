@@ -1,7 +1,7 @@
 """`pairlift offpolicy` on a log that a bundle's own draws made, in a world where the value of every list is known."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -16,7 +16,7 @@ from features.schema import GIB, MINUTE
 from ranker.bundle import load_bundle
 from ranker.config import load_config, wanted_floor
 from ranker.offpolicy.logged import GAPS, SOME_UNKNOWN, drawn_lists
-from ranker.offpolicy.report import offpolicy_report, refusal
+from ranker.offpolicy.report import _bundle, offpolicy_report, refusal
 from ranker.offpolicy.target import Target
 from ranker.pipeline import Pipeline
 from ranker.request import Request
@@ -206,13 +206,23 @@ def test_chances_of_items_at_their_places_are_of_the_bundles_own_list(drawn, who
     assert (code, "--explored with --propensity place" in said) == (2, True)
 
 
-def test_what_a_bundle_has_learned_from_is_left_out(drawn):
+def test_only_the_test_is_read_and_nothing_that_a_bundle_has_learned_from(drawn, whole):
     later = iso(drawn.end + 60 * LISTS // 2 * MINUTE)[:19]
-    config = load_config(drawn.toml("later", t2=f"{later}"))
-    made = group_log(config)
+    made = group_log(load_config(drawn.toml("later", t2=later)))
     lists = drawn_lists(made, 1, made.split.t2, made.split.t3, whole=True)
     assert 0 < len(lists.requests) <= 60 * LISTS // 2
     assert (lists.requests.as_of >= made.split.t2).all()
+    made = group_log(whole)
+    every = drawn_lists(made, 1, made.split.t2, made.split.t3, whole=True)
+    target = Target.of(drawn.folder / "bundle", made, int(every.requests.as_of[0]), GIB)
+    assert target.since == drawn.end  # all that its own log has, for the lists came later
+    assert Target.of(drawn.folder / "bundle", made, drawn.end - 1, GIB).since < drawn.end  # its t2
+    learned = replace(target, since=int(lists.requests.as_of[0]))
+    part = _bundle(drawn.folder, learned, every.until_place(1), "above", False)
+    assert part["before"] == len(every.requests) - len(lists.requests)
+    assert part["logged"]["lists"] == len(lists.requests)
+    part = _bundle(drawn.folder, replace(target, since=made.split.t3), every, "above", False)
+    assert part["refused"].startswith(f"all {len(every.requests)} lists are from before")
 
 
 def test_a_bundle_is_read_in_the_codes_of_the_log(drawn, whole):
