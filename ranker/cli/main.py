@@ -13,6 +13,7 @@ from ranker.cli.bundle import bundle, vectors
 from ranker.cli.config import config
 from ranker.cli.deploy import deploy, deployed, drop, promote, refresh, rollback
 from ranker.cli.lists import lists, sources
+from ranker.cli.offpolicy import offpolicy
 from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
 from ranker.cli.report import drift, study, uplift, world
@@ -82,7 +83,7 @@ def _refuse_several(verb: str | None) -> None:
 for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
-    (bundle, vectors, lists, sources, uplift, study, world, drift),
+    (bundle, vectors, lists, sources, offpolicy, uplift, study, world, drift),
     (serve, token, record, snapshot, top),
     (deploy, rollback, promote, drop, deployed, refresh),
     (recommend, rank),
