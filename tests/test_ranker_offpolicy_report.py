@@ -20,6 +20,7 @@ from ranker.offpolicy.report import _bundle, offpolicy_report, refusal
 from ranker.offpolicy.target import Target
 from ranker.pipeline import Pipeline
 from ranker.request import Request
+from ranker.settings import RuleSettings
 from ranker.train import train
 from ranker.training.prepared import group_log
 
@@ -204,6 +205,25 @@ def test_chances_of_items_at_their_places_are_of_the_bundles_own_list(drawn, who
     pipeline.close()
     code, said = pairlift("offpolicy", whole.path, drawn.folder / "bundle", "--propensity", "place", "--explored")
     assert (code, "--explored with --propensity place" in said) == (2, True)
+
+
+def test_rules_are_of_the_best_orders_and_not_of_the_draws_which_leave_them_out(drawn, whole):
+    made = group_log(whole)
+    lists = drawn_lists(made, 1, made.split.t2, made.split.t3, whole=True)
+    some = lists.select(np.arange(len(lists.requests)) < 40)
+    target = Target.of(drawn.folder / "bundle", made, int(some.requests.as_of[0]), GIB)
+    catalog, config = target.bundle.state.catalog, target.bundle.config
+    few = config.model_copy(update={"exploration": config.exploration.model_copy(update={"top": 8})})
+    target = replace(target, bundle=replace(target.bundle, config=few))
+    odd = ", ".join(f"'{one}'" for one in catalog.item_ids[1::2])
+    rules = {"odd": RuleSettings(items=f"item_id IN ({odd})", bury=True)}
+    ruled = replace(target, bundle=replace(target.bundle, config=few.model_copy(update={"rules": rules})))
+    draws, ruled_draws = (one.shows(some, explored=True, above=True) for one in (target, ruled))
+    assert draws.chance.tolist() == ruled_draws.chance.tolist()
+    best, ruled_best = (one.shows(some, explored=False, above=True) for one in (target, ruled))
+    buried = some.requests.item % 2 == 1
+    assert (best.chance[buried] > 0).any()
+    assert not ruled_best.chance[buried].any()
 
 
 def test_only_the_test_is_read_and_nothing_that_a_bundle_has_learned_from(drawn, whole):

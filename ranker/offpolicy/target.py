@@ -1,9 +1,10 @@
 """What a bundle would have shown in the place of logged lists, by the server's own path.
 
 Each request of the log is answered again as of its time. That gives the bundle's own candidates with their scores, all
-of them, and so the chance with which its own policy shows each logged item: 1 or 0 of the best order under `[lists]
-at_most`, or what its `[exploration]` draws with. What is not among its candidates it never shows: 0. The log has none
-of that, and need not: it tells the chances of the policy that was logged.
+of them, and so the chance with which its own policy shows each logged item: 1 or 0 of the best order, behind rules,
+diversity and `[lists] at_most`, or what its `[exploration]` draws with, under the last of these alone. What is not
+among its candidates it never shows: 0. The log has none of that, and need not: it tells the chances of the policy that
+was logged.
 
 Of a bundle everything that is fitted is of before the requests, as `pairlift lists` has it: up to the end of its own
 log where that lies before them, else up to its own t2, and requests before that are left out.
@@ -32,6 +33,7 @@ from ranker.offpolicy.logged import DrawnLists
 from ranker.offpolicy.rewards import Scored
 from ranker.pipeline import Pipeline
 from ranker.request import Request
+from ranker.reranking.reranked import Reranking
 from ranker.settings import DataSettings
 from ranker.training.category_codes import recode
 from ranker.training.earlier_bundle import moved_to
@@ -55,7 +57,6 @@ class Target:
 
     bundle: Bundle  # in the codes of the log
     since: int  # µs: it may be asked about requests from then on
-    limits: AtMost | None
 
     @classmethod
     def of(cls, folder: Path, made: Grouped, first: int, memory: int) -> "Target":
@@ -72,11 +73,9 @@ class Target:
         end = manifest["snapshot_time"]
         since = end if end <= first else int(manifest["split"]["t2"])
         before, floor = log.until(since), wanted_floor(config)
-        limits = AtMost.of(config.lists.at_most, catalog)
-        unlimited = config.lists.model_copy(update={"at_most": {}})  # all candidates: `limits` are heeded here
         bundle = replace(
             old,
-            config=without_deadlines(config.model_copy(update={"lists": unlimited})),
+            config=without_deadlines(config),
             state=State.build(log, catalog, old.state.counters, config.grade_names),
             plugins=plugins,
             booster=recode(old.booster, moved),
@@ -84,7 +83,7 @@ class Target:
             cooccurrence=Cooccurrence.build(before, catalog.n_items, floor, memory=memory),
             fitted=fit_sources(config.sources, SourceData(log=before, catalog=catalog, floor=floor)),
         )
-        return cls(bundle, since, limits)
+        return cls(bundle, since)
 
     def shows(self, lists: DrawnLists, *, explored: bool, above: bool) -> Shows:
         """Ask for every list. explored: of the bundle's own draw, in place of its best order.
@@ -96,12 +95,15 @@ class Target:
         requests, n = lists.requests, len(lists.place)
         found = np.zeros((5, n))
         pipeline, degraded = Pipeline(self.bundle), 0
+        limits = pipeline.reranking.at_most  # heeded here: all candidates are asked for
+        rules, diversity = (None, None) if explored else (pipeline.reranking.rules, pipeline.reranking.diversity)
+        pipeline.reranking = Reranking(rules, diversity, at_most=None)
         try:
             everything = sum(quotas(pipeline.sources))
             for k in progress_bar(range(len(requests)), desc=f"bundle {self.bundle.version}", unit=" lists"):
                 rows = slice(requests.offsets[k], requests.offsets[k + 1])
                 answer = pipeline.recommend(Request.of(requests, k, pipeline.state), everything)
-                asked = _Asked(answer.item, answer.score, self._race(answer.score, explored), self.limits)
+                asked = _Asked(answer.item, answer.score, self._race(answer.score, explored), limits)
                 shown = requests.item[rows]
                 found[:, rows] = asked.given(shown) if above else asked.alone(shown, lists.place[rows])
                 degraded += bool(answer.degraded)
