@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from served import pairlift, serving, user_id, within
 from world import TOML, with_config
 
-from features.hashing import mix
+from features.hashing import mix, mixed
 from features.schema import Attribute, Catalog
 from ranker.candidates.at_most import AtMost
 from ranker.client import Client
 from ranker.config import load_config
-from ranker.exploration.draw import _mix, chances, drawn, race, standing
+from ranker.exploration.draw import chances, drawn, race, standing
 from ranker.exploration.policy import Exploration
 from ranker.pipeline import Pipeline, select
 from ranker.recording.logged import read_features
@@ -126,7 +126,7 @@ def test_scores_that_cannot_be_drawn_by_stand_behind_in_their_order():
 
 def test_the_noise_is_that_of_the_known_hash():
     x = np.random.default_rng(0).integers(0, 2**64, 100, np.uint64)
-    assert [int(_mix(one)) for one in x] == mix(x).tolist()
+    assert [int(mixed(one)) for one in x] == mix(x).tolist()
 
 
 def test_a_draw_among_other_candidates_keeps_their_order():

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from features.schema import GIB
+from ranker.cli.lists import write_report
 from ranker.cli.train import CONFIG, memory_option, needs_training
 
 
@@ -62,7 +63,7 @@ def offpolicy(
       pairlift offpolicy mine/pairlift.toml mine/candidate --places 3 --out mine/report
     """
     needs_training()
-    from features.files import check_folder, made_folder, written
+    from features.files import check_folder
     from ranker.config import load_config
     from ranker.offpolicy.report import offpolicy_report
     from ranker.offpolicy.table import as_table
@@ -71,10 +72,6 @@ def offpolicy(
     if out is not None:
         check_folder(out)
     report = offpolicy_report(loaded, bundles, given=given, places=places, explored=explored, memory=int(memory * GIB))
-    text = json.dumps(report, indent=1, allow_nan=False)
-    click.echo(text if as_json else as_table(report))
+    click.echo(json.dumps(report, indent=1, allow_nan=False) if as_json else as_table(report))
     if out is not None:
-        made_folder(out)
-        with written(out / "offpolicy.json") as partial:
-            partial.write_text(text)
-        click.echo(f"\nwrote {out / 'offpolicy.json'}", err=as_json)
+        click.echo(f"\nwrote {write_report(report, out, 'offpolicy.json')}", err=as_json)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ranker.cli.lists import write_report
 from ranker.cli.train import CONFIG, Together, needs_training
 
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
@@ -34,9 +35,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     the log cut at t1. Exit status 1 where one is found.
     """
     needs_training()
-    import json
-
-    from features.files import check_folder, made_folder, written
+    from features.files import check_folder
     from ranker.config import load_config
     from ranker.uplift.report import uplift_report
     from ranker.uplift.table import as_table
@@ -44,11 +43,9 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     loaded = load_config(config)
     check_folder(out)
     report = uplift_report(loaded, plugin)
-    made_folder(out)
-    with written(out / "uplift.json") as partial:
-        partial.write_text(json.dumps(report, indent=1, allow_nan=False))
+    path = write_report(report, out, "uplift.json")
     click.echo(as_table(report))
-    click.echo(f"\nwrote {out / 'uplift.json'}")
+    click.echo(f"\nwrote {path}")
     if report["leaks"]:
         sys.exit(1)
 

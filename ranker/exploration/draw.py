@@ -18,13 +18,12 @@ for those of another bundle. Without a race they say what an order without a dra
 
 import numpy as np
 
-from features.hashing import GOLDEN
+from features.hashing import mixed
 from features.kernels import njit
 from features.schema import F64, I32, I64
 
 #: weights that lie further below the greatest than this count alike: no draw tells them from another
 LEAST = -1e9
-STEP = np.uint64(GOLDEN % 2**64)
 
 
 def race(score: F64, order: I64, temperature: float | None, top: int) -> F64:
@@ -56,19 +55,10 @@ def _drawn(key: np.uint64, item: I32, order: I64, weight: F64) -> I64:
     m, found = len(weight), order.copy()
     falling = np.empty(m)
     for r in range(m):
-        bits = _mix(_mix(np.uint64(item[order[r]])) ^ key) >> np.uint64(11)
+        bits = mixed(mixed(np.uint64(item[order[r]])) ^ key) >> np.uint64(11)
         falling[r] = np.log(-np.log((np.float64(bits) + 0.5) * 2.0**-53)) - weight[r]
     found[:m] = order[np.argsort(falling, kind="mergesort")]
     return found
-
-
-@njit(cache=True, nogil=True)
-def _mix(x: np.uint64) -> np.uint64:
-    """Return what `features.hashing.mix` does, of one number."""
-    x = x + STEP
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 # logs[p] ← log Σ exp(weight) of the race's items that may stand at place p, from the last place to the first
