@@ -13,7 +13,7 @@ from features.counters.plans import scatter
 from features.counters.spec import Counter
 from features.kernels import njit
 from features.plain import candidate_values
-from features.rows import FeatureSpec
+from features.rows import FeatureSpec, without_matched, write_matched
 from features.schema import F32, GIB, I32, I64, NO_CONTEXT, Bool, Catalog, EventLog, Requests
 from features.state.histories import Histories
 from features.state.read import counter_values
@@ -42,7 +42,9 @@ def training_rows(
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
     log = replace(log, context=NO_CONTEXT)  # no counter reads it, and blocks are copies
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
-    candidate_values(bare, list(enumerate(spec.columns))[len(counters) :], spec.zone, requests, out)
+    plain = without_matched(spec, list(enumerate(spec.columns))[len(counters) :])
+    candidate_values(bare, plain, spec.zone, requests, out)
+    write_matched(spec, catalog, requests, out)
 
     def fill(key: tuple[str, ...]) -> None:
         places = [k for k, c in enumerate(counters) if c.key == key]

@@ -18,7 +18,6 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.kernels import njit
-from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND
 from features.state.store import State
@@ -38,6 +37,8 @@ from ranker.request import MAX_SOURCES, Answer, Candidates, Request, Trace
 CALLER = "caller"
 #: how many items of an answer are explained
 EXPLAINED = 100
+#: a query to warm up with: what tells the scripts apart is made for other letters than these of ASCII
+WARMING = "\u00e9"
 #: seconds that one source or plugin may take to warm up: kernels are compiled then
 WARM_UP = 120.0
 
@@ -212,7 +213,8 @@ class Pipeline:
         calls = self._ask_plugins(request, item, given)
         known = assemble(request.state, bundle.spec, request.requests(item, given))
         found = zip(bundle.plugins, self._outcomes(calls, begun, trace), strict=True)
-        matrix = row_matrix(known, bundle.plugins, {name: values for name, values in found if values is not None})
+        values = {name: own for name, own in found if own is not None}
+        matrix = row_matrix(known, bundle.plugins, values, bundle.spec)
         trace.missing = missing(matrix)
         return matrix
 
@@ -227,7 +229,7 @@ class Pipeline:
     def _ask_plugins(self, request: Request, item: I32, given: F32) -> list[tuple[Lane, Running]]:
         """Begin to ask every plugin for its columns of int32[n] items. given: what is said of them."""
         return [
-            (lane, lane.start(partial(_values, name, self.bundle.plugins[name], request, item, given)))
+            (lane, lane.start(partial(_values, name, self.bundle, request, item, given)))
             for name, lane in self._plugin_lanes.items()
         ]
 
@@ -260,12 +262,13 @@ class Pipeline:
         given = given_of(said, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
         for user, surface in product((*_a_known_user(state), -1), self._surfaces(state)):
-            request, trace = Request(user, state.end, state=state, surface=surface), Trace()
+            request = Request(user, state.end, state=state, surface=surface, source_item=0, query=WARMING)
+            trace = Trace()
             proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]
             for call in self._ask_plugins(request, items, given):
                 self._warmed(*call, trace)
             known = assemble(state, self.bundle.spec, request.requests(items, given))
-            matrix = row_matrix(known, self.bundle.plugins, {})
+            matrix = row_matrix(known, self.bundle.plugins, {}, self.bundle.spec)
             missing(matrix)
             self.bundle.score(matrix)
             if self.bundle.wanted is not None:
@@ -313,10 +316,11 @@ def select(item: I32, score: F64) -> I64:
     return order
 
 
-def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:
+def _values(name: str, bundle: Bundle, request: Request, item: I32, given: F32) -> F32:
     """Return float32[n, c] of a plugin, which knows the items that it was fitted on; a wrong shape is its failure."""
     known = request.state.catalog.described_items(item)
-    return plugin_values(name, plugin, request.requests(known, given), request.state.histories)
+    requests, histories = request.requests(known, given), request.state.histories
+    return plugin_values(name, bundle.plugins[name], requests, histories, bundle.spec)
 
 
 def _a_known_user(state: State) -> list[int]:

@@ -22,9 +22,7 @@ FIRST_FEW = 3
 class Groups:
     """g pairing groups in time order of `as_of`, with their n impressions."""
 
-    requests: (
-        Requests  # user, as_of, surface, arm, context of each; its impressions in time order, then drawn negatives
-    )
+    requests: Requests  # user, as_of and what else is said of each; its impressions in time order, then drawn negatives
     period: I8  # [g], place in PERIODS
     validation: Bool  # [g], in the last part of its period
     grade: I8  # [n], rank from worst (0) to best; -1 no grade, or drawn
@@ -73,7 +71,7 @@ def make_groups(
     """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
 
     A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
-    request's first event, or of the first impression, and so are its surface, arm and context. Groups are cut at the
+    request's first event, or of the first impression, and so is what else is said of it. Groups are cut at the
     boundaries of the split. given: float32[n, c] of the log's events, as `Requests` has it.
     available: what `sampler = "in_catalogue"` draws from (`availability`).
     """
@@ -95,6 +93,7 @@ def make_groups(
         context=log.context[first] if log.context.shape[1] else NO_CONTEXT,
         given=given[event] if len(given) else given,
         arm=log.arm[first],
+        source_item=log.source_item[first],
     )
     period = split.period(requests.as_of)
     validation = _validation(requests, period, split)

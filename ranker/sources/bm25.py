@@ -67,6 +67,10 @@ class TextIndex(NamedTuple):
 
         Of more, the rarest count: a token that is rarer says more, and costs less.
         """
+        return self.asked(query)[0]
+
+    def asked(self, query: str) -> tuple[I64, int]:
+        """Return `terms` of a query, and how many of its different tokens no text has."""
         asked = np.array([hashed(token) for token in dict.fromkeys(tokens(query, query=True))], np.int64)
         at = np.searchsorted(self.hash, asked)
         known = at < len(self.hash)
@@ -74,7 +78,7 @@ class TextIndex(NamedTuple):
         at = np.sort(at[known])
         if len(at) > MOST_TERMS:
             at = np.sort(at[np.argsort(self.offsets[at + 1] - self.offsets[at], kind="stable")[:MOST_TERMS]])
-        return at
+        return at, int((~known).sum())
 
     def top(self, terms: I64, limit: int, later: Bool = NONE) -> tuple[I32, F32]:
         """Return (int32[n], float32[n]): at most `limit` items with the highest scores, in their own order.
