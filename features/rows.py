@@ -6,7 +6,7 @@ value) for one request after its end, which reads the tables of `features.counte
 Of a log whose state does not fit, `features.blocks.training_rows` gives the same, by one block of keys after another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +37,8 @@ class FeatureSpec:
     listed: tuple[str, ...] = ()  # which of them are features of the list: the last ones
     matched: tuple[str, ...] = ()  # which of them `matching` writes
     source_item: bool = False  # whether requests have source items: vectors of plugins are then compared with theirs
+    #: by plugin, the codes of the surfaces whose requests do not ask it: its columns are missing there
+    unasked: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     matching: Matching | None = field(default=None, compare=False, repr=False)  # there where `matched` has any
 
 

@@ -184,10 +184,12 @@ def _saved(spec: FeatureSpec) -> dict[str, Any]:
 
 
 def _spec_of(saved: dict[str, Any], folder: Path) -> FeatureSpec:
-    """Return the spec of a manifest. A bundle from before there were lists or source items has none."""
+    """Return the spec of a manifest. A bundle from before there were any of some has none."""
     names = {name: tuple(saved.get(name, ())) for name in ("columns", "categorical", "listed", "matched")}
     matching = Matches.load(folder / MATCHING) if names["matched"] else None
-    return FeatureSpec(**names, zone=saved["zone"], source_item=saved.get("source_item", False), matching=matching)
+    unasked = {name: tuple(codes) for name, codes in saved.get("unasked", {}).items()}
+    from_items = saved.get("source_item", False)
+    return FeatureSpec(**names, zone=saved["zone"], source_item=from_items, unasked=unasked, matching=matching)
 
 
 def _paths_of(config: Config) -> dict[str, str]:

@@ -71,7 +71,25 @@ def columns_of(spec: FeatureSpec, plugins: Mapping[str, FeaturePlugin]) -> list[
 
 
 def plugin_values(name: str, plugin: FeaturePlugin, requests: Requests, histories: Histories, spec: FeatureSpec) -> F32:
-    """Return float32[n, c] of `plugin_columns`, NaN for an infinity; PairliftError for another shape or no numbers."""
+    """Return float32[n, c] of `plugin_columns`, NaN for an infinity; PairliftError for another shape or no numbers.
+
+    NaN too for requests of a surface that does not ask the plugin.
+    """
+    if name not in spec.unasked:
+        return _asked_values(name, plugin, requests, histories, spec)
+    asked = ~np.isin(requests.surface, spec.unasked[name])
+    values = np.full((len(requests.item), len(plugin_columns(name, plugin, spec))), np.nan, np.float32)
+    if asked.any():
+        values[asked[requests.row_request()]] = _asked_values(name, plugin, requests.select(asked), histories, spec)
+    return values
+
+
+def is_asked(name: str, surface: int, spec: FeatureSpec) -> bool:
+    """Return whether a request of a surface (its code, -1 none) asks the plugin `name`."""
+    return surface not in spec.unasked.get(name, ())
+
+
+def _asked_values(name: str, plugin: FeaturePlugin, requests: Requests, histories: Histories, spec: FeatureSpec) -> F32:
     values = np.asarray(plugin.values(requests, histories))
     expected, found = (len(requests.item), len(plugin.columns)), values.shape
     if found != expected:

@@ -22,6 +22,9 @@ from ranker.columns import columns_of, full_matrix
 from ranker.config import load_config, wanted_floor
 from ranker.ids import IdTable
 from ranker.matching.matching import Matches
+from ranker.pipeline import Pipeline
+from ranker.recording.featurelog import FeatureLog
+from ranker.recording.logged import drift, read_features
 from ranker.request import Request
 from ranker.sources.bm25 import MOST_TERMS, TextIndex
 from ranker.sources.tokens import tokens
@@ -258,3 +261,21 @@ def test_a_source_item_that_is_no_id_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(PairliftError, match=r"\[events\] source_item = '\[item_id\]': the id of an item was expected"):
         prepare(config)
+
+
+def test_a_feature_log_knows_what_a_list_started_from(bundle: Bundle, tmp_path: Path) -> None:
+    """So `pairlift drift` recomputes these columns too, for a query that the log never had."""
+    pipeline, state = Pipeline(bundle), bundle.state
+    log = FeatureLog(tmp_path, columns=bundle.columns, version=bundle.version, share=1.0)
+    for number, (source, query) in enumerate([(3, "no. 7"), (-1, ""), (5, "")]):
+        asked = Request(number, state.end, state=state, source_item=source, query=query, request_id=f"r{number}")
+        answer = pipeline.rank(replace(asked, keep_values=True), np.arange(9, dtype=np.int32))
+        assert answer.values is not None
+        log.offer(asked, answer, answer.values)
+    log.close()
+    pipeline.close()
+    logged = read_features(tmp_path, state.catalog, ())
+    assert logged.requests.source_item.tolist() == [3, -1, 5]
+    assert logged.requests.query.tolist() == ["no. 7", "", ""]
+    again = full_matrix(state, bundle.spec, bundle.plugins, logged.requests)
+    assert not any(row["differs"] for row in drift(logged, again))

@@ -32,17 +32,24 @@ class Answers:
 
 
 def patient(bundle: Bundle) -> Bundle:
-    """Return the bundle with deadlines that cut no list, and without what the user has seen.
+    """Return the bundle `unhurried`, and without what the user has seen.
 
-    On a busy machine, deadlines would measure the machine. Only new items are asked for, so that seen ones in the
-    list would be misses by definition.
+    Only new items are asked for, so that seen ones in the list would be misses by definition.
     """
+    config = unhurried(bundle).config
+    sources = config.sources.model_copy(update={"exclude_seen": True})
+    return replace(bundle, config=config.model_copy(update={"sources": sources}))
+
+
+def unhurried(bundle: Bundle) -> Bundle:
+    """Return the bundle with deadlines that cut no list: on a busy machine, they would measure the machine."""
     config = bundle.config
     slow = {name: source.model_copy(update={"deadline": HOUR}) for name, source in config.sources.limits.items()}
     changed: Config = config.model_copy(
         update={
-            "sources": config.sources.model_copy(update={**slow, "exclude_seen": True}),
+            "sources": config.sources.model_copy(update=slow),
             "serve": config.serve.model_copy(update={"plugin_deadline": HOUR}),
+            "surfaces": {name: of.model_copy(update={"deadline": None}) for name, of in config.surfaces.items()},
         }
     )
     return replace(bundle, config=changed)

@@ -95,6 +95,8 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[[counters]]": (was.counters, now.counters),
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),
+        "[events] source_item": (was.events.source_item, now.events.source_item),
+        "[surfaces]": (was.surfaces, now.surfaces),
         "[events.context]": (was.events.context, now.events.context),
         "[events.candidate]": (was.events.candidate, now.events.candidate),
         "[time] zone": (was.time.zone, now.time.zone),

@@ -25,7 +25,7 @@ from ranker.candidates.filters import filters_of
 from ranker.candidates.named import check_against, check_sources
 from ranker.code_hash import code_hash
 from ranker.columns import categories_of, columns_of
-from ranker.config import Config, counted_of, wanted_floor
+from ranker.config import Config, counted_of, unasked_of, wanted_floor
 from ranker.hashes import hash_value
 from ranker.matching.matching import fit_matches, matched_columns
 from ranker.request import with_queries
@@ -180,7 +180,8 @@ def _spec(config: Config, counters: tuple[Counter, ...], log: EventLog, catalog:
     f, from_items = config.features, config.events.source_item is not None
     matched = matched_columns(config, catalog)
     spec = make_spec(counters, catalog, config.time.zone, f.columns, f.listed, f.add, matched, from_items)
-    return replace(spec, matching=fit_matches(config, spec.matched, log, catalog))
+    matching = fit_matches(config, spec.matched, log, catalog)
+    return replace(spec, unasked=unasked_of(config, catalog), matching=matching)
 
 
 def paired_log(
