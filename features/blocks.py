@@ -14,7 +14,7 @@ from features.counters.spec import Counter
 from features.kernels import njit
 from features.plain import candidate_values
 from features.rows import FeatureSpec, without_matched, write_matched
-from features.schema import F32, GIB, I32, I64, NO_CONTEXT, Bool, Catalog, EventLog, Requests
+from features.schema import F32, GIB, I32, I64, NO_CONTEXT, NO_SOURCES_OF_EVENTS, Bool, Catalog, EventLog, Requests
 from features.state.histories import Histories
 from features.state.read import counter_values
 from features.state.store import State
@@ -40,7 +40,7 @@ def training_rows(
     Counters of one key are made at a time; where its events do not fit, those of a share of its users (or items).
     """
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
-    log = replace(log, context=NO_CONTEXT)  # no counter reads it, and blocks are copies
+    log = replace(log, context=NO_CONTEXT, source_item=NO_SOURCES_OF_EVENTS)  # no counter reads them; blocks are copies
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
     plain = without_matched(spec, list(enumerate(spec.columns))[len(counters) :])
     candidate_values(bare, plain, spec.zone, requests, out)

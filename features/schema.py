@@ -39,8 +39,9 @@ NO_NEWCOMERS = Newcomers()
 OTHER_ARM = -2
 #: of events and requests of no experiment: without rows
 NO_ARMS: I16 = np.empty(0, np.int16)
-#: of events and requests that came from no item: without rows
+#: of requests that start from no item, and of events of such: without rows
 NO_SOURCE_ITEMS: I32 = np.empty(0, np.int32)
+NO_SOURCES_OF_EVENTS: I32 = np.empty((0, 0), np.int32)
 #: of requests in which nobody typed anything: without rows
 NO_QUERIES: npt.NDArray[np.object_] = np.empty(0, np.object_)
 #: of events and requests that say nothing of themselves: without rows
@@ -68,15 +69,15 @@ class EventLog:
     #: [n, contexts], what was said of itself by the request that each event is of, as `Requests.context`; [n, 0] where
     #: there is no `[events.context]`. Left out: that
     context: F32 = field(default_factory=lambda: NO_CONTEXT)
-    #: [n], dense; the item that the request of each event started from (`[events] source_item`), -1 none or not known.
-    #: Left out: none
-    source_item: I32 = field(default_factory=lambda: NO_SOURCE_ITEMS)
+    #: [n, 1], dense; the item that the request of each event started from, -1 none or not known; [n, 0] where there is
+    #: no `[events] source_item`. Left out: that
+    source_item: I32 = field(default_factory=lambda: NO_SOURCES_OF_EVENTS)
 
     def __post_init__(self) -> None:
         if len(self.arm) != len(self.ts):
             object.__setattr__(self, "arm", arms_of(self.arm, len(self.ts)))
         if len(self.source_item) != len(self.ts):
-            object.__setattr__(self, "source_item", source_items_of(self.source_item, len(self.ts)))
+            object.__setattr__(self, "source_item", event_sources(self.source_item, len(self.ts)))
         if len(self.context) != len(self.ts):
             object.__setattr__(self, "context", event_contexts(self.context, len(self.ts)))
 
@@ -113,6 +114,13 @@ def source_items_of(item: I32, n: int) -> I32:
     if len(item) not in (0, n):
         raise ValueError(f"{n} source items were expected, found {len(item)}")
     return item if len(item) else np.broadcast_to(np.int32(-1), n)
+
+
+def event_sources(item: I32, n: int) -> I32:
+    """Return int32[n, s] source items: those that are given, or [n, 0] where none are; ValueError otherwise."""
+    if len(item) not in (0, n):
+        raise ValueError(f"the source items of {n} events were expected, found {len(item)}")
+    return item if len(item) else np.empty((n, 0), np.int32)
 
 
 def event_contexts(context: F32, n: int) -> F32:

@@ -11,7 +11,19 @@ from features.errors import PairliftError
 from features.kernels import njit
 from features.pairing.negatives import Available, drawn_items
 from features.pairing.split import PERIODS, Split, iso
-from features.schema import F32, I8, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, EventLog, Requests, offsets_of
+from features.schema import (
+    F32,
+    I8,
+    I32,
+    I64,
+    NO_CONTEXT,
+    NO_GIVEN,
+    NO_SOURCE_ITEMS,
+    Bool,
+    EventLog,
+    Requests,
+    offsets_of,
+)
 from features.settings import PairingSettings
 
 #: rows that an error names
@@ -93,7 +105,7 @@ def make_groups(
         context=log.context[first] if log.context.shape[1] else NO_CONTEXT,
         given=given[event] if len(given) else given,
         arm=log.arm[first],
-        source_item=log.source_item[first],
+        source_item=log.source_item[first, 0] if log.source_item.shape[1] else NO_SOURCE_ITEMS,
     )
     period = split.period(requests.as_of)
     validation = _validation(requests, period, split)
