@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairlift.v1 import ranking_pb2 as pb
+from served import pairlift
 from world import write_world
 
 from features.errors import PairliftError
@@ -32,6 +33,7 @@ from ranker.train import train
 from ranker.training.prepared import Prepared, prepare
 from ranker.wire import Wire
 
+STARTED = "CASE WHEN request % 3 > 0 THEN request % 90 END"
 #: related lists start from an item that the log may not have; two of three lists are typed
 MAPPED = """
 request_id = "request"
@@ -247,18 +249,14 @@ def test_the_toml_chooses_among_them(tmp_path: Path) -> None:
     ],
 )
 def test_ids_of_source_items_are_read_as_those_of_items(tmp_path: Path, sql: str, found: set[int]) -> None:
-    made = prepare(
-        load_config(written(tmp_path, MAPPED.replace("CASE WHEN request % 3 > 0 THEN request % 90 END", sql)))
-    )
+    made = prepare(load_config(written(tmp_path, MAPPED.replace(STARTED, sql))))
     assert set(made.log.source_item[:, 0].tolist()) == found
     first = made.groups.event[made.groups.requests.offsets[:-1]]
     np.testing.assert_array_equal(made.groups.requests.source_item, made.log.source_item[first, 0])
 
 
 def test_a_source_item_that_is_no_id_is_refused(tmp_path: Path) -> None:
-    config = load_config(
-        written(tmp_path, MAPPED.replace("CASE WHEN request % 3 > 0 THEN request % 90 END", "[item_id]"))
-    )
+    config = load_config(written(tmp_path, MAPPED.replace(STARTED, "[item_id]")))
     with pytest.raises(PairliftError, match=r"\[events\] source_item = '\[item_id\]': the id of an item was expected"):
         prepare(config)
 
@@ -279,3 +277,13 @@ def test_a_feature_log_knows_what_a_list_started_from(bundle: Bundle, tmp_path: 
     assert logged.requests.query.tolist() == ["no. 7", "", ""]
     again = full_matrix(state, bundle.spec, bundle.plugins, logged.requests)
     assert not any(row["differs"] for row in drift(logged, again))
+
+
+def test_validate_says_how_many_lists_start_from_an_item(tmp_path: Path) -> None:
+    for sql, said in (
+        (STARTED, "[events] source_item is an item of the log in 5"),
+        ("12345", "[events] source_item is an item of the log in 0.0 % of the groups: is it the id of an item"),
+    ):
+        code, output = pairlift("validate", written(tmp_path, MAPPED.replace(STARTED, sql)))
+        assert code == 0, output
+        assert said in output

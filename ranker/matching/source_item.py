@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from features.kernels import njit
+from features.kernels import AHEAD, njit, prefetch
 from features.schema import F32, I32, I64, Attribute
 from ranker.candidates.cooccurrence import Cooccurrence
 
@@ -16,20 +16,21 @@ def beside(table: Cooccurrence, source: I32, item: I32) -> F32:
     return found
 
 
+# for each run of candidates of one source item: sort its neighbours, then find each candidate among them by halving
 @njit(cache=True, nogil=True)
 def _beside(neighbour: I32, score: F32, source: I32, item: I32) -> F32:
-    out, n = np.full(len(item), np.nan, np.float32), len(neighbour)
+    out, n, width = np.full(len(item), np.nan, np.float32), len(neighbour), neighbour.shape[1]
+    order, near, last = np.empty(0, np.int64), np.empty(0, np.int32), -1
     for k in range(len(item)):
-        of, own = source[k], item[k]
+        of, own, ahead = source[k], item[k], item[min(k + AHEAD, len(item) - 1)]
+        prefetch(neighbour, np.int64(ahead if 0 <= ahead < n else 0) * width * 4)
         if not (0 <= of < n and 0 <= own < n) or neighbour[of, 0] < 0 or neighbour[own, 0] < 0:
             continue
-        out[k] = 0
-        for j in range(neighbour.shape[1]):
-            if neighbour[of, j] < 0:
-                break
-            if neighbour[of, j] == own:
-                out[k] = score[of, j]
-                break
+        if of != last:
+            order = np.argsort(neighbour[of])
+            near, last = neighbour[of][order], of
+        at = np.searchsorted(near, own)
+        out[k] = score[of, order[at]] if at < width and near[at] == own else 0
     return out
 
 

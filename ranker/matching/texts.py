@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from features.kernels import njit
-from features.schema import F32, I32, I64, Bool, Requests
+from features.schema import F32, Requests
 from ranker.sources.bm25 import TextIndex
 
 
@@ -19,22 +18,6 @@ def query_values(index: TextIndex, requests: Requests) -> tuple[F32, F32]:
         terms, unknown = index.asked(query)
         if len(terms) + unknown:
             rows = slice(requests.offsets[r], requests.offsets[r + 1])
-            item = requests.item[rows]
-            score[rows] = index.score(terms, item)
-            share[rows] = _held(index.offsets, index.item, index.has_text, terms, item) / (len(terms) + unknown)
+            score[rows], held = index.matched(terms, requests.item[rows])
+            share[rows] = held / (len(terms) + unknown)
     return score, share
-
-
-@njit(cache=True, nogil=True)
-def _held(offsets: I64, item: I32, has_text: Bool, terms: I64, asked: I32) -> F32:
-    """Return float32[n]: how many of the terms each item's text has, NaN of one without text."""
-    held = np.zeros(len(asked), np.float32)
-    for k in range(len(asked)):
-        if not (0 <= asked[k] < len(has_text) and has_text[asked[k]]):
-            held[k] = np.nan
-    for t in terms:
-        own = item[offsets[t] : offsets[t + 1]]
-        for k in range(len(asked)):
-            at = np.searchsorted(own, asked[k])
-            held[k] += at < len(own) and own[at] == asked[k]
-    return held

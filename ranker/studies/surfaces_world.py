@@ -96,9 +96,8 @@ def _items(rng: np.random.Generator, n: int) -> Items:
 
 
 def _lists(rng: np.random.Generator, items: Items, n_users: int, r: int) -> Lists:
-    taste = _unit(
-        items.vector[rng.integers(0, len(items.topic), n_users)] + 0.5 * rng.standard_normal((n_users, WIDTH))
-    )
+    liked = items.vector[rng.integers(0, len(items.topic), n_users)]
+    taste = _unit(liked + 0.5 * rng.standard_normal((n_users, WIDTH)))
     user, surface = rng.integers(0, n_users, r), rng.choice(len(SURFACES), r, p=SHARES)
     started = _sought(rng, items, taste[user])  # beside which item, and which one is meant
     source = np.where(surface == 1, started, -1)
@@ -113,9 +112,8 @@ def _lists(rng: np.random.Generator, items: Items, n_users: int, r: int) -> List
 
 def _drawn(rng: np.random.Generator, items: Items, shape: tuple[int, ...]) -> I64:
     """Return items by their chance to be shown."""
-    return np.searchsorted(items.share, rng.random(shape) * items.share[-1], side="right").clip(
-        max=len(items.topic) - 1
-    )
+    at = np.searchsorted(items.share, rng.random(shape) * items.share[-1], side="right")
+    return np.asarray(np.minimum(at, len(items.topic) - 1))
 
 
 def _sought(rng: np.random.Generator, items: Items, taste: F64) -> I64:

@@ -96,7 +96,7 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),
         "[events] source_item": (was.events.source_item, now.events.source_item),
-        "[surfaces]": (was.surfaces, now.surfaces),
+        "[surfaces]": tuple({name: s.plugins for name, s in of.surfaces.items()} for of in (was, now)),
         "[events.context]": (was.events.context, now.events.context),
         "[events.candidate]": (was.events.candidate, now.events.candidate),
         "[time] zone": (was.time.zone, now.time.zone),
