@@ -74,6 +74,7 @@ def test_recorded_events_are_known(bundle: Bundle, bundle_folder: Path, tmp_path
     items, as_of = bundle.state.catalog.item_ids[8:16].tolist(), end + DAY
     with recording(bundle, tmp_path / "log") as (_, client):
         list(client.record([batch(list(range(8)), ids, items, [end] * 8, play=[1.0] * 8)]))
+    with recording(bundle, tmp_path / "log") as (_, client):  # which has counted their demand too
         want = {user: [of.item for of in client.recommend(user, 4, as_of=as_of).items] for user in ids}
     file = ids_file(tmp_path, ids)
     write_lists(bundle, tmp_path / "lists.parquet", Wanted(users=file, k=4, as_of=as_of), tmp_path / "log")
