@@ -22,6 +22,7 @@ from ranker.request import Request
 from ranker.settings import SourceSettings
 from ranker.train import train
 from ranker.training.arms import Arms
+from ranker.training.earlier_bundle import StartFrom, load_start
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.leaks import find_leaks
@@ -157,3 +158,17 @@ def test_a_profile_is_of_a_surface_of_the_log(tmp_path: Path) -> None:
     toml.write_text(toml.read_text() + "[surfaces.feed]\nk = 3")
     with pytest.raises(PairliftError, match=r"\[surfaces.feed\]: \[events\] surface was expected"):
         read_config(toml)
+
+
+def test_a_restart_refuses_other_plugins_of_a_surface_and_no_other_k(prepared: Prepared, bundle: Bundle) -> None:
+    def over(profile: str) -> Prepared:
+        toml = prepared.config.path
+        toml.write_text(toml.read_text().replace(PROFILES, profile))
+        found = prepare(load_config(toml))
+        toml.write_text(toml.read_text().replace(profile, PROFILES))
+        return found
+
+    start = StartFrom("refit", prepared.config.folder / "bundle")
+    assert load_start(start, over(PROFILES.replace("k = 7", "k = 3"))).plugins
+    with pytest.raises(PairliftError, match=r"\[surfaces\] of .* are not what it was trained with"):
+        load_start(start, over(PROFILES.replace("plugins = []", "")))
