@@ -101,6 +101,12 @@ class EventsSettings(Settings):
     surface: str | None = Field(
         default=None, description="SQL of the place where the list was shown (feed, search, …), text."
     )
+    source_item: str | None = Field(
+        default=None,
+        description="SQL of the id of the item that the list was shown beside or asked from (related items), NULL for "
+        "none: its co-occurrence, attributes and vectors beside those of each candidate are then features. A server "
+        "that records has no such column of its own: take it with [events.columns], by a name that this SQL reads.",
+    )
     organic: str | None = Field(
         default=None,
         description="SQL condition: true where the recommender did not cause the event. Only the towers read it.",

@@ -42,6 +42,7 @@ from ranker.settings import (
     RuleSettings,
     ServeSettings,
     SourcesSettings,
+    SurfaceSettings,
     TimeSettings,
     UpliftSettings,
 )
@@ -106,6 +107,11 @@ class Config(Settings):
     )
     sources: SourcesSettings = Field(
         default=SourcesSettings(), description="The candidate sources of Recommend, and the limits of each."
+    )
+    surfaces: dict[str, SurfaceSettings] = Field(
+        default={},
+        description="Profiles of surfaces, a table for each, by the names that [events] surface gives: "
+        "[surfaces.search], [surfaces.'tab 1'].",
     )
     filters: dict[Name, FilterSettings] = Field(
         default={},
@@ -282,6 +288,7 @@ def _check_names(path: Path, config: Config) -> None:
     _check_candidates(path, config)
     _check_filters(path, config)
     _check_rules(path, config)
+    _check_surfaces(path, config)
     wanted = config.lists.wanted
     if wanted is not None and wanted not in names:
         raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
@@ -353,6 +360,36 @@ def _check_condition(place: str, condition: str, config: Config) -> None:
         if named not in attributes:
             hint = did_you_mean(named, attributes)
             raise PairliftError(f"{place}: 'context.{named}' is not of [events.context]{hint}")
+
+
+def _check_surfaces(path: Path, config: Config) -> None:
+    most = config.serve.max_k
+    for name, profile in config.surfaces.items():
+        place = f"{path}: [surfaces.{name}]"
+        if config.events.surface is None:
+            raise PairliftError(f"{place}: [events] surface was expected, the SQL of where each list was shown")
+        for plugin in profile.plugins or ():
+            if plugin not in config.ranker.plugins:
+                near = did_you_mean(plugin, config.ranker.plugins)
+                raise PairliftError(f"{place} plugins: '{plugin}' is not among [ranker] plugins{near}")
+        if profile.k is not None and profile.k > most:
+            raise PairliftError(f"{place} k: at most {most} ([serve] max_k) was expected, found {profile.k}")
+
+
+def unasked_of(config: Config, catalog: Catalog) -> dict[str, tuple[int, ...]]:
+    """Return, by plugin, the codes of the surfaces whose requests do not ask it; a plugin that all ask is not there.
+
+    Raises PairliftError for a profile of a surface that the log does not have.
+    """
+    codes, found = catalog.surface_codes(), dict[str, tuple[int, ...]]()
+    for surface, profile in config.surfaces.items():
+        if surface not in codes:
+            near = did_you_mean(surface, codes) if codes else ": it has none"
+            raise PairliftError(f"[surfaces.{surface}]: it is no surface of the log{near}")
+        for name in config.ranker.plugins:
+            if profile.plugins is not None and name not in profile.plugins:
+                found[name] = (*found.get(name, ()), codes[surface])
+    return found
 
 
 def _problem(problem: Problem) -> str:

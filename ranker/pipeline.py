@@ -8,6 +8,7 @@ answer still comes. Those of Pairlift's own cannot block and run on the request'
 deadlines (`ranker.lanes`).
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND
 from features.state.store import State
@@ -27,7 +27,7 @@ from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import gathered, is_for, limits, quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
-from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
+from ranker.columns import given_of, is_asked, missing, plugin_values, row_matrix, with_sources
 from ranker.explained import detail_of
 from ranker.exploration.policy import Exploration
 from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
@@ -39,6 +39,8 @@ from ranker.reranking.reranked import Reranking
 CALLER = "caller"
 #: how many items of an answer are explained
 EXPLAINED = 100
+#: a query to warm up with: what tells the scripts apart is made for other letters than these of ASCII
+WARMING = "\u00e9"
 #: seconds that one source or plugin may take to warm up: kernels are compiled then
 WARM_UP = 120.0
 
@@ -76,6 +78,8 @@ class Pipeline:
 
         self._source_lanes = [lane(source_lane(s.name), s, settings.deadline) for s, settings in self.sources]
         self._plugin_lanes = {name: lane(plugin_lane(name), p, deadline) for name, p in bundle.plugins.items()}
+        codes, profiles = bundle.state.catalog.surface_codes(), bundle.config.surfaces.items()
+        self._deadlines = {codes[name]: of.deadline / SECOND for name, of in profiles if of.deadline and name in codes}
         self._source_names = tuple(source.name for source, _ in self.sources)
         self._quotas, self._source_columns = quotas(self.sources), source_columns(self.sources)
 
@@ -144,7 +148,7 @@ class Pipeline:
     def _fetch(self, request: Request, trace: Trace) -> list[Proposal]:
         """Return what each source proposed, those with threads in parallel; `NOTHING` of one that fails."""
         begun = time.monotonic()
-        found = self._outcomes(self._ask_sources(request), begun, trace)
+        found = self._outcomes(self._ask_sources(request), begun, trace, request)
         proposals = [NOTHING if one is None else one for one in found]
         trace.proposed = [len(proposal.item) for proposal in proposals]
         return proposals
@@ -224,8 +228,9 @@ class Pipeline:
         item, given = candidates.item, given_of(candidates.given, request.state.catalog, bundle.spec)
         calls = self._ask_plugins(request, item, given)
         known = assemble(request.state, bundle.spec, request.requests(item, given))
-        found = zip(bundle.plugins, self._outcomes(calls, begun, trace), strict=True)
-        matrix = row_matrix(known, bundle.plugins, {name: values for name, values in found if values is not None})
+        found = zip(calls, self._outcomes(list(calls.values()), begun, trace, request), strict=True)
+        values = {name: own for name, own in found if own is not None}
+        matrix = row_matrix(known, bundle.plugins, values, bundle.spec)
         trace.missing = missing(matrix)
         return matrix
 
@@ -237,26 +242,31 @@ class Pipeline:
             for lane, (source, _), limit in zip(self._source_lanes, self.sources, asked, strict=True)
         ]
 
-    def _ask_plugins(self, request: Request, item: I32, given: F32) -> list[tuple[Lane, Running]]:
-        """Begin to ask every plugin for its columns of int32[n] items. given: what is said of them."""
-        return [
-            (lane, lane.start(partial(_values, name, self.bundle.plugins[name], request, item, given)))
+    def _ask_plugins(self, request: Request, item: I32, given: F32) -> dict[str, tuple[Lane, Running]]:
+        """Begin to ask the plugins of the surface for their columns of int32[n] items. given: what is said of them."""
+        return {
+            name: (lane, lane.start(partial(_values, name, self.bundle, request, item, given)))
             for name, lane in self._plugin_lanes.items()
-        ]
+            if is_asked(name, request.surface, self.bundle.spec)
+        }
 
-    def _outcomes(self, calls: Sequence[tuple[Lane, Running]], begun: float, trace: Trace) -> list[Any]:
+    def _outcomes(
+        self, calls: Sequence[tuple[Lane, Running]], begun: float, trace: Trace, request: Request
+    ) -> list[Any]:
         """Run what is inline while the threads work, then wait for each until its deadline; None of what fails.
 
         begun: seconds (monotonic), from which deadlines count.
         """
         for _, running in calls:
             running.run()
-        return [self._outcome(lane, running, begun, trace) for lane, running in calls]
+        most = self._deadlines.get(request.surface, math.inf)
+        return [self._outcome(lane, running, begun, trace, most) for lane, running in calls]
 
-    def _outcome(self, lane: Lane, running: Running, begun: float, trace: Trace) -> Any:
-        found = None
+    def _outcome(self, lane: Lane, running: Running, begun: float, trace: Trace, most: float) -> Any:
+        """Return what a call gives, None where it fails or is late. most: seconds that the request's surface waits."""
+        found, until = None, begun + min(lane.deadline, most)
         try:
-            found = lane.outcome(running, max(0.0, begun + lane.deadline - time.monotonic()))
+            found = lane.outcome(running, max(0.0, until - time.monotonic()), hurried=most < lane.deadline)
         except Exception as error:
             trace.problems[lane.name] = self.failures.add(lane.name, error)
             if isinstance(error, PausedError):
@@ -276,12 +286,13 @@ class Pipeline:
             places = np.arange(len(items))
             self.exploration.list_of(0, items, np.zeros(len(items)), places, len(items), self.reranking.at_most)
         for user, surface in product((*_a_known_user(state), -1), self._surfaces(state)):
-            request, trace = Request(user, state.end, state=state, surface=surface), Trace()
+            request = Request(user, state.end, state=state, surface=surface, source_item=0, query=WARMING)
+            trace = Trace()
             proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]
-            for call in self._ask_plugins(request, items, given):
+            for call in self._ask_plugins(request, items, given).values():
                 self._warmed(*call, trace)
             known = assemble(state, self.bundle.spec, request.requests(items, given))
-            matrix = row_matrix(known, self.bundle.plugins, {})
+            matrix = row_matrix(known, self.bundle.plugins, {}, self.bundle.spec)
             missing(matrix)
             self.bundle.score(matrix)
             self._top(request, items, np.zeros(len(items)), len(items), trace, True)
@@ -321,10 +332,11 @@ class Pipeline:
             lane.close()
 
 
-def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:
+def _values(name: str, bundle: Bundle, request: Request, item: I32, given: F32) -> F32:
     """Return float32[n, c] of a plugin, which knows the items that it was fitted on; a wrong shape is its failure."""
     known = request.state.catalog.described_items(item)
-    return plugin_values(name, plugin, request.requests(known, given), request.state.histories)
+    requests, histories = request.requests(known, given), request.state.histories
+    return plugin_values(name, bundle.plugins[name], requests, histories, bundle.spec)
 
 
 def _a_known_user(state: State) -> list[int]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,20 +80,24 @@ class Request:
         user, as_of, surface, arm = (
             int(of[k]) for of in (requests.user, requests.as_of, requests.surface, requests.arm)
         )
-        query = _query_of(context, state.catalog)
-        return cls(user, as_of, state=state, surface=surface, arm=arm, context=context, query=query)
+        query = str(requests.query[k]) if len(requests.query) else ""
+        source = int(requests.source_item[k])
+        return cls(user, as_of, state=state, surface=surface, arm=arm, source_item=source, query=query, context=context)
 
     def requests(self, item: I32, given: F32 = NO_GIVEN) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]. given: as there."""
-        return one_request(self.user, self.as_of, self.surface, item, self.context, given, self.arm)
+        asked = self.source_item, self.query
+        return one_request(self.user, self.as_of, self.surface, item, self.context, given, self.arm, *asked)
 
 
-def _query_of(context: F32, catalog: Catalog) -> str:
-    """Return what the user typed in a request of the log: its context attribute `query`; empty for none."""
-    for place, known in enumerate(catalog.contexts if len(context) else ()):
-        if known.name == QUERY and known.kind == "categorical" and context[0, place] >= 0:
-            return known.values[int(context[0, place])]
-    return ""
+def with_queries(requests: Requests, catalog: Catalog) -> Requests:
+    """Return requests of the log with what their users typed: the context attribute `query`; empty for none."""
+    for place, known in enumerate(catalog.contexts if len(requests.context) else ()):
+        if known.name == QUERY and known.kind == "categorical":
+            code = np.nan_to_num(requests.context[:, place], nan=-1.0).astype(np.int64)
+            texts = np.array([*known.values, ""], np.object_)
+            return replace(requests, query=texts[code])
+    return requests
 
 
 @dataclass(frozen=True, slots=True)

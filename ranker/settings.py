@@ -216,6 +216,26 @@ class NamedSource(SourceSettings):
         return dict(self.model_extra or {})
 
 
+class SurfaceSettings(Settings):
+    """`[surfaces.NAME]`: what is different for the requests of a surface, which the log calls so."""
+
+    plugins: list[str] | None = Field(
+        default=None,
+        description="Those of [ranker] plugins that are asked for its requests. Of the others the columns are missing "
+        "values there, in training as when it is served, so that the one booster learns to do without. Which sources "
+        "are asked say their own surfaces. Left out: all.",
+    )
+    deadline: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="The most that a source or plugin which is not Pairlift's own may take for its requests, where its "
+        "own deadline is later.",
+    )
+    k: int | None = Field(
+        default=None, ge=1, description="The k of a Recommend request that names none. Left out: 10, or max_k."
+    )
+
+
 class FilterSettings(Settings):
     """`[filters.NAME]`: a filter of the candidates of Recommend."""
 

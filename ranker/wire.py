@@ -57,9 +57,20 @@ class Wire:
     """
 
     def __init__(
-        self, catalog: Catalog, users: "IdTable", items: "IdTable", *, limits: "ServeSettings", max_id_bytes: int
+        self,
+        catalog: Catalog,
+        users: "IdTable",
+        items: "IdTable",
+        *,
+        limits: "ServeSettings",
+        max_id_bytes: int,
+        ks: Mapping[str, int] | None = None,
     ) -> None:
-        """catalog: of the bundle; users, items: its ids. max_id_bytes: of a text id that is not known."""
+        """catalog: of the bundle; users, items: its ids. max_id_bytes: of a text id that is not known.
+
+        ks: by surface, the k of its requests that name none.
+        """
+        self._ks = ks or {}
         self.users, self.items = users, items
         self.limits, self._most = limits, max_id_bytes
         self._surfaces = catalog.surface_codes()
@@ -161,7 +172,7 @@ class Wire:
         most = self.limits.max_k
         if not 0 <= message.k <= most:
             raise RequestError(f"k: 0 (for the default) to {most} was expected, found {message.k}")
-        return message.k or self.default_k
+        return message.k or self._ks.get(message.context.surface) or self.default_k
 
     @property
     def default_k(self) -> int:

@@ -12,7 +12,7 @@ from ranker.cli.train import CONFIG, Together, needs_training
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
 STUDIES = (
     *("sizes", "encoders", "history", "pretraining", "losses", "finetuning"),
-    *("lag", "period", "warm", "rankers", "plugins", "beside"),
+    *("lag", "period", "warm", "rankers", "plugins", "beside", "unified"),
 )
 
 
@@ -76,6 +76,8 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     rankers      the booster and the [network], each with the plugin's columns as they are, and with whole vectors
     plugins      every plugin of the TOML, against the counters and attributes alone
     beside       the plugin alone, and with each other plugin of the TOML beside it
+    unified      no plugin is varied: one model of all surfaces against one for each, and against one without the
+                 columns of source items and queries; with [ranker] plugins, PairAccuracy by surface
 
     All arms share rows, pairs and booster seeds; each is fitted [uplift] fits times. Intervals are about new users,
     fits and seeds, and so is the gain over the first arm, paired by user. A fit that is finished is kept in CONFIG's
@@ -111,7 +113,14 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     help="1: 20,000 users, 6,000 items, about 2.4 million events.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-def world(folder: Path, scale: float, seed: int) -> None:
+@click.option(
+    "--kind",
+    type=click.Choice(["sequences", "surfaces"]),
+    default="sequences",
+    show_default=True,
+    help="surfaces: a feed, lists beside an item and lists for a query, for `pairlift study --study unified`.",
+)
+def world(folder: Path, scale: float, seed: int, kind: str) -> None:
     """Write a sequential log, and what is true of it, to an empty or new folder DIR: a seed always gives the same.
 
     Users have tastes that drift, lean to what they liked and change in the evening, and a mood that goes from topic to
@@ -119,10 +128,14 @@ def world(folder: Path, scale: float, seed: int) -> None:
     Feedback is a share watched, a like and a count. DIR gets pairlift.toml, events, items and users as Parquet, and
     truth.parquet, for `pairlift study --truth`: the expected grade of each event as of its list, by its ts. No order
     has a higher expected PairAccuracy than the one by it; none reaches it, for tastes and moods are hidden.
+
+    Of --kind surfaces nothing drifts: in the feed taste decides, beside an item what is like it, for a query its words
+    and what was meant by them. Scale 1 is 20,000 users, 5,000 items and 2 million events.
     """
+    from ranker.studies.surfaces_world import make_surfaces_world
     from ranker.studies.world import make_world
 
-    made = make_world(folder, scale, seed)
+    made = (make_world if kind == "sequences" else make_surfaces_world)(folder, scale, seed)
     click.echo(f"wrote {folder}: {', '.join(f'{n:,} {what}' for what, n in made.items())}")
 
 

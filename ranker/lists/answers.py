@@ -49,6 +49,7 @@ def without_deadlines(config: Config) -> Config:
         update={
             "sources": config.sources.model_copy(update=slow),
             "serve": config.serve.model_copy(update={"plugin_deadline": HOUR}),
+            "surfaces": {name: of.model_copy(update={"deadline": None}) for name, of in config.surfaces.items()},
         }
     )
 

@@ -32,8 +32,8 @@ WAITING = 1000
 ROWS, SECONDS = 100_000, 10.0
 #: columns of a row before its features. Not `surface`: a feature has that name (it is a code), and would replace it
 KEYS = (
-    *("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version", "arm_name"),
-    *("exploration", "temperature", "propensity"),
+    *("request_id", "user_id", "item_id", "as_of", "surface_name", "source_item_id", "query_text", "rank", "score"),
+    *("bundle_version", "arm_name", "exploration", "temperature", "propensity"),
 )
 
 
@@ -45,6 +45,8 @@ class _Sampled(NamedTuple):
     user: int  # dense; -1 cold
     as_of: int  # µs UTC
     surface: int  # code; -1 missing
+    source_item: int  # dense; -1 none, or cold
+    query: str  # what the user typed; empty: nothing
     answer: Answer  # its k items, best first
     values: F32  # [k, c], of the c columns of the bundle
     arm: str  # of the user; empty: none
@@ -54,11 +56,12 @@ class FeatureLog:
     """Writes what answers used. The request path only puts an answer into a queue; one thread writes.
 
     columns: of the bundle, float32 each, beside `request_id`, `user_id` and `item_id` (null where cold), `as_of` (µs
-    UTC), `surface_name` (null where missing), `rank` (0 first), `score`, `bundle_version` and `arm_name` (of the
-    experiment, null where there was none). A list of Recommend has the score of the wanted part, which ordered it, and
-    the columns of the liked part, which learns from them. Where its order was drawn, `exploration` says how (the kind),
-    `temperature` is what the scores were divided by (null where they were not read), and `propensity` the chance of the
-    item given those of a lower rank; all three are null in lists that were not drawn.
+    UTC), `surface_name`, `source_item_id` and `query_text` (null where missing), `rank` (0 first), `score`,
+    `bundle_version` and `arm_name` (of the experiment, null where there was none). A list of Recommend has the score of
+    the wanted part, which ordered it, and the columns of the liked part, which learns from them. Where its order was
+    drawn, `exploration` says how (the kind), `temperature` is what the scores were divided by (null where they were
+    not read), and `propensity` the chance of the item given those of a lower rank; all three are null in lists that
+    were not drawn.
     """
 
     def __init__(self, folder: Path, *, columns: tuple[str, ...], version: str, share: float) -> None:
@@ -91,6 +94,8 @@ class FeatureLog:
             user=request.user,
             as_of=request.as_of,
             surface=request.surface,
+            source_item=request.source_item,
+            query=request.query,
             answer=answer,
             values=values,
             arm=arm,
@@ -147,6 +152,8 @@ class FeatureLog:
             "item_id": pa.array(items, kinds[1]),
             "as_of": pa.array([sampled.as_of] * n, pa.int64()),
             "surface_name": pa.array([surface] * n, pa.string()),
+            "source_item_id": pa.array(catalog.ids_of_items(np.full(n, sampled.source_item, np.int32)), kinds[1]),
+            "query_text": pa.array([sampled.query or None] * n, pa.string()),
             "rank": pa.array(range(n), pa.int32()),
             "score": pa.array(answer.score, pa.float64()),
             "bundle_version": pa.array([answer.bundle_version] * n, pa.string()),

@@ -60,6 +60,10 @@ def read_features(folder: Path, catalog: Catalog, listed: Sequence[str]) -> Logg
         offsets=np.append(starts, len(rows)).astype(np.int64),
         item=_index(catalog.item_ids, rows["item_id"]),
     )
+    if "source_item_id" in rows.column_names:  # an earlier version had none
+        query: Ids = np.array([text or "" for text in rows["query_text"].to_pylist()], np.object_)
+        source = _index(catalog.item_ids, rows["source_item_id"])[starts]
+        requests = replace(requests, source_item=source, query=query[starts])
     values = np.stack([rows[name].to_numpy().astype(np.float32) for name in columns], axis=1)
     # What a request says of itself and its candidates is an input: it is taken as it was logged, where the bundle had
     # its column.

@@ -201,7 +201,8 @@ class Maker:
         """
         catalog, config = bundle.state.catalog, bundle.config
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes)
+        ks = {name: profile.k for name, profile in config.surfaces.items() if profile.k}
+        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes, ks=ks)
         follower = None
         if self.log is not None:
             follower = Follower(bundle, self.log, users=users.find, items=items.find, origin=origin, arm_of=self.arm_of)

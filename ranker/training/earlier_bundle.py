@@ -16,6 +16,7 @@ from features.plugin import FeaturePlugin, RecodedPlugin
 from features.schema import I64, Catalog, lookup
 from ranker.bundle import Bundle, config_of, load_bundle, read_manifest, verify_bundle
 from ranker.columns import columns_of
+from ranker.config import Config
 from ranker.training.category_codes import moved_codes, recode, vocabulary
 from ranker.training.earlier_trees import Mode, Start
 from ranker.training.plugins import goes_on
@@ -102,6 +103,8 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[[counters]]": (was.counters, now.counters),
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),
+        "[events] source_item": (was.events.source_item, now.events.source_item),
+        "[surfaces]": (_asked_plugins(was), _asked_plugins(now)),
         "[events.context]": (was.events.context, now.events.context),
         "[events.candidate]": (was.events.candidate, now.events.candidate),
         "[time] zone": (was.time.zone, now.time.zone),
@@ -114,6 +117,11 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
             f"{place}: {', '.join(differ)} of {now.path} are not what it was trained with, so its trees would mean "
             "something else: train without it, or put them back"
         )
+
+
+def _asked_plugins(config: Config) -> dict[str, list[str] | None]:
+    """Return the plugins that each surface with a profile asks; None: all."""
+    return {name: profile.plugins for name, profile in config.surfaces.items()}
 
 
 def _refuse_later_split(place: str, old: dict[str, int], prepared: Prepared) -> None:
