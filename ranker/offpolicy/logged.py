@@ -10,7 +10,8 @@ import numpy as np
 from features.errors import PairliftError
 from features.pairing.exposure import load_places
 from features.pairing.split import iso
-from features.schema import F64, I64, NO_CONTEXT, Bool, Requests, offsets_of
+from features.schema import F64, I64, NO_CONTEXT, NO_SOURCE_ITEMS, Bool, Requests, offsets_of
+from ranker.request import with_queries
 from ranker.training.prepared import Grouped
 
 #: why lists are left out
@@ -130,12 +131,13 @@ def _lists(made: Grouped, rows: I64, offsets: I64, place: I64, propensity: F64, 
         item=log.item[rows],
         context=log.context[first] if log.context.shape[1] else NO_CONTEXT,
         arm=log.arm[first],
+        source_item=log.source_item[first, 0] if log.source_item.shape[1] else NO_SOURCE_ITEMS,
     )
     order = np.argsort(requests.as_of, kind="stable")
     sizes = np.diff(offsets)[order]
     take = np.repeat(starts[order] - offsets_of(sizes)[:-1], sizes) + np.arange(len(rows))
     return DrawnLists(
-        requests=requests.select(order),
+        requests=with_queries(requests.select(order), made.catalog),
         place=place[take],
         reward=(log.grade[rows[take]] >= max(floor, 0)).astype(np.float64),
         propensity=propensity[rows[take]],

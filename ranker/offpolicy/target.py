@@ -26,9 +26,10 @@ from ranker.candidates.at_most import AtMost
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.candidates.gathering import quotas
 from ranker.candidates.named import SourceData, fit_sources
-from ranker.config import Config, wanted_floor
+from ranker.config import Config, unasked_of, wanted_floor
 from ranker.exploration.draw import chances, race, standing
 from ranker.lists.answers import without_deadlines
+from ranker.matching.matching import fit_matches
 from ranker.offpolicy.logged import DrawnLists
 from ranker.offpolicy.rewards import Scored
 from ranker.pipeline import Pipeline
@@ -73,9 +74,12 @@ class Target:
         end = manifest["snapshot_time"]
         since = end if end <= first else int(manifest["split"]["t2"])
         before, floor = log.until(since), wanted_floor(config)
+        learned = log.between(manifest["split"]["t0"], manifest["split"]["t1"])
+        matching = fit_matches(config, old.spec.matched, learned, catalog)
         bundle = replace(
             old,
             config=without_deadlines(config),
+            spec=replace(old.spec, unasked=unasked_of(config, catalog), matching=matching),
             state=State.build(log, catalog, old.state.counters, config.grade_names),
             plugins=plugins,
             booster=recode(old.booster, moved),
