@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.schema import offsets_of
+from features.schema import Requests, offsets_of
 from ranker.exploration.draw import chances, race, standing
 from ranker.offpolicy.estimators import dr, effective_lists, ips, mean_weight, snips, value_of, weights
+from ranker.offpolicy.logged import DrawnLists
+from ranker.offpolicy.report import part_of
 from ranker.offpolicy.rewards import Scored, modelled
 from ranker.pipeline import select
 
@@ -125,3 +127,33 @@ def test_the_model_sees_other_users_alone_and_takes_noise_away():
     none = modelled(Scored(np.full(n, np.nan), np.zeros(n), np.zeros(n), np.zeros(n)), reward, place, user)
     assert np.isfinite(none).all()
     assert not none[1].any()
+
+
+def test_what_the_log_does_not_show_widens_the_interval_to_what_it_may_be_worth():
+    """Drawn are 8 of 9 items evenly; the other policy shows the ninth, which all want, in 6 of 100 lists."""
+    rng, n = np.random.default_rng(0), 4000
+    item, want = rng.integers(0, 8, n), np.array([0.2] * 8 + [1.0])
+    other = np.array([0.94 / 8] * 8 + [0.06])
+    requests = Requests(
+        user=(np.arange(n) % 400).astype(np.int32),
+        as_of=np.arange(n, dtype=np.int64),
+        surface=np.zeros(n, np.int16),
+        offsets=np.arange(n + 1, dtype=np.int64),
+        item=item.astype(np.int32),
+    )
+    reward = (rng.random(n) < want[item]).astype(np.float64)
+    lists = DrawnLists(
+        requests=requests, place=np.zeros(n, np.int64), reward=reward, propensity=np.full(n, 1 / 8), left_out={}
+    )
+    part = part_of("list", lists, other[item] * 8, (np.full(n, 0.2), np.full(n, 0.94 * 0.2)))
+    known = other @ want
+    assert part["refused"] == ""
+    assert part["unshown"] == pytest.approx(0.06)
+    for name in ("ips", "snips", "dr"):
+        low, high = part[name]["ci95"]
+        assert low < known < high
+        assert high - 0.06 < known  # as the interval was without
+        assert part[name]["gain_ci95"][1] - part[name]["gain"] > 0.06
+    whole = part_of("list", lists, np.ones(n), (np.full(n, 0.2), np.full(n, 0.2)))
+    assert whole["unshown"] == 0
+    assert whole["ips"]["ci95"] == list(value_of(reward, requests.offsets, requests.user)[1:])

@@ -53,8 +53,9 @@ def offpolicy(
     dr             doubly robust: a model of the reward takes noise away, and adds no bias
 
     Beside each stand its 95 % interval about new users, how much more it is than what was logged, how many lists the
-    weighted ones are worth, and the largest weight. It says "not known", and why, where the log cannot tell: no
-    overlap, too few lists, other propensities. Long lists of a bundle's best order seldom match a draw: --places 3 asks
+    weighted ones are worth, and the largest weight. What the bundle would show and the log never does, up to a tenth,
+    counts in the intervals as anything from nothing to all of it wanted. It says "not known", and why, where the log
+    cannot tell: no overlap, too few lists, other propensities. Long lists of a bundle's best order seldom match a draw: --places 3 asks
     less.
 
     \b

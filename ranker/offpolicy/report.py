@@ -142,15 +142,20 @@ def part_of(kind: Kind, lists: DrawnLists, ratio: F64, model: tuple[F64, F64]) -
         "mean_weight": mean,
         "mean_weight_ci95": [low, high],
         "refused": refusal(effective, mean, low, high),
+        "unshown": 1 - mean if high < 1 else 0.0,
     }
     if part["refused"]:
         return part
+    most = part["unshown"] * len(lists.place) / len(r)  # what the rest may have got: from nothing to every item
     values = {
         "ips": ips(of.weight, reward),
         "snips": snips(of.weight, reward, lists.place),
         "dr": dr(of, reward, *model),
     }
-    return part | {name: _estimate(value, lists) for name, value in values.items()}
+    return part | {
+        name: _estimate(value, lists, below=0.0 if name == "ips" else most, above=most)
+        for name, value in values.items()
+    }
 
 
 def refusal(effective: float, mean: float, low: float, high: float) -> str:
@@ -178,9 +183,13 @@ def refusal(effective: float, mean: float, low: float, high: float) -> str:
     return ""
 
 
-def _estimate(values: F64, lists: DrawnLists) -> dict[str, Any]:
-    """Return an estimate with its interval, and how much more it is than what was logged."""
+def _estimate(values: F64, lists: DrawnLists, below: float, above: float) -> dict[str, Any]:
+    """Return an estimate with its interval, and how much more it is than what was logged.
+
+    below, above: how far the ends move apart for what the log does not show. IPS counts that as nothing, so no less.
+    """
     r = lists.requests
     value, low, high = value_of(values, r.offsets, r.user)
     gain, gain_low, gain_high = value_of(values - lists.reward, r.offsets, r.user)
-    return {"value": value, "ci95": [low, high], "gain": gain, "gain_ci95": [gain_low, gain_high]}
+    ends = {"ci95": [low - below, high + above], "gain_ci95": [gain_low - below, gain_high + above]}
+    return {"value": value, "gain": gain} | ends
