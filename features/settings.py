@@ -124,8 +124,9 @@ class EventsSettings(Settings):
     propensity: str | None = Field(
         default=None,
         description="SQL of the chance, in (0, 1], with which the logging policy showed this item at this place: 1.0 "
-        "/ 20 of a shuffled list of 20. Below 1, such impressions tell which places are looked at. For corrections and "
-        "conditions of [pairing]; never a feature.",
+        "/ 20 of a shuffled list of 20; of lists that [exploration] drew, given the items above it, as answers and the "
+        "feature log have it. NULL: it was not drawn. Below 1, such impressions tell which places are looked at. For "
+        "corrections and conditions of [pairing], and for `pairlift offpolicy`; never a feature.",
     )
     feedback: dict[Name, str] = Field(
         default={},
@@ -274,6 +275,12 @@ class PairingSettings(GroupSettings):
         default=False,
         description="Weigh a training pair by the inverse of its two [events] propensity: what was seldom shown counts "
         "more. The metric does not change.",
+    )
+    explored_only: bool = Field(
+        default=False,
+        description="Learn only from pairs both of whose impressions have an [events] propensity: those of lists whose "
+        "order was drawn ([exploration]). What stops a training and the metric do not change, nor does what orders "
+        "Recommend, which learns from no pairs.",
     )
     max_correction: float = Field(
         default=10.0,

@@ -58,6 +58,7 @@ class Ranked:
     features: tuple[tuple[str, float, float], ...]  # (name, value, contribution), the greatest first; explained only
     liked: float | None = None  # the score of the part that orders Rank; explained only
     wanted: float | None = None  # likewise of that which orders Recommend; None for Rank, and without that part
+    propensity: float | None = None  # its chance given the items above; None where the order was not drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class Reply:
     reason: str = ""  # why a Recommend gives fewer than k items
     arm: str = ""  # of the experiment under way that the user is in; empty: none
     unknown_user: bool = False  # whether neither the bundle nor what was recorded knows the user, or none was named
+    exploration: str = ""  # how the order of the list was drawn (`[exploration] kind`); empty: it was not
+    temperature: float | None = None  # of that draw; None where it did not read the scores
     unknown_items: tuple[Id, ...] = ()  # of a Rank, those items likewise, in the request's order
 
 
@@ -289,7 +292,8 @@ def _reply(r: Any) -> Reply:
     names = tuple(r.source_names)
     e = r.explanation
     features = _features(e) + [()] * len(ids)
-    parts = ([*scores, *[None] * (len(ids) - len(scores))] for scores in (e.liked, e.wanted))
+    drawn = r.exploration if isinstance(r, pb.RecommendResponse) and r.HasField("exploration") else pb.Exploration()
+    parts = ([*found, *[None] * (len(ids) - len(found))] for found in (e.liked, e.wanted, drawn.propensities))
     items = tuple(
         Ranked(item, score, tuple(name for bit, name in enumerate(names) if mask >> bit & 1), index, *explained)
         for item, score, mask, index, *explained in zip(
@@ -311,6 +315,8 @@ def _reply(r: Any) -> Reply:
         reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
         arm=r.arm,
         unknown_user=r.unknown_user,
+        exploration=drawn.kind,
+        temperature=drawn.temperature if drawn.HasField("temperature") else None,
         unknown_items=tuple(item for _, item in by_index),
     )
 

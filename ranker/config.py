@@ -31,6 +31,7 @@ from ranker.conditions.sql import REQUEST, Attribute, Column, names_in, parsed
 from ranker.settings import (
     BoosterSettings,
     DataSettings,
+    ExplorationSettings,
     FetchSettings,
     FilterSettings,
     ListSettings,
@@ -109,6 +110,11 @@ class Config(Settings):
         "training sees of a request, so a condition that the log cannot meet leaves nothing to learn lists from.",
     )
     lists: ListSettings = Field(default=ListSettings(), description="What a list of Recommend is for.")
+    exploration: ExplorationSettings | None = Field(
+        default=None,
+        description="A share of the lists of Recommend in an order that is drawn, which is written down with the "
+        "chance of each item: what a log needs to tell what other lists would have got. Left out: none is drawn.",
+    )
     serve: ServeSettings = Field(default=ServeSettings(), description="Limits of requests, and threads.")
     record: RecordSettings = Field(
         default=RecordSettings(),

@@ -31,8 +31,9 @@ from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, order_ties, proposed
 from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
 from ranker.explained import detail_of
+from ranker.exploration.policy import Exploration
 from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
-from ranker.request import MAX_SOURCES, Answer, Candidates, Request, Trace
+from ranker.request import MAX_SOURCES, Answer, Candidates, Explored, Request, Trace
 
 #: what `Answer.source_names` says of the items of a Rank
 CALLER = "caller"
@@ -65,6 +66,8 @@ class Pipeline:
         self.sources = list(sources)
         self.filters = filters_of(bundle.config, bundle.state)
         self._at_most = AtMost.of(bundle.config.lists.at_most, bundle.state.catalog)
+        exploration = bundle.config.exploration
+        self.exploration = None if exploration is None else Exploration(exploration)
         self.failures = Failures()
         threads, deadline = 2 * bundle.config.serve.workers, bundle.config.serve.plugin_deadline
 
@@ -171,7 +174,7 @@ class Pipeline:
         rows = matrix if scores is None else with_sources(matrix, scores)
         score = self.bundle.score(rows) if scores is None else self.bundle.score_wanted(rows)
         trace.mark("score")
-        top = self._top(candidates.item, score, k, trace, why is not None)
+        top, explored = self._top(request, candidates.item, score, k, trace, why is not None)
         trace.mark("select")
         trace.candidates = len(candidates)
         detail = None
@@ -190,17 +193,30 @@ class Pipeline:
             reason="" if why is None else why(len(top)),
             detail=detail,
             values=matrix[top] if request.keep_values else None,
+            explored=explored,
             trace=trace,
         )
 
-    def _top(self, item: I32, score: F64, k: int, trace: Trace, listed: bool) -> I64:
-        """Return int64[<= k]: places of the best items. listed: whether `[lists] at_most` holds."""
+    def _top(
+        self, request: Request, item: I32, score: F64, k: int, trace: Trace, listed: bool
+    ) -> tuple[I64, Explored | None]:
+        """Return int64[<= k], places of the best items, or of those that were drawn, and how.
+
+        listed: whether `[lists] at_most` and `[exploration]` hold.
+        """
         order: I64 = select(item, score)
-        if not listed or self._at_most is None:
-            return order[:k]
+        if not listed:
+            return order[:k], None
+        key = None if self.exploration is None else self.exploration.key(request)
+        if self.exploration is not None and key is not None:
+            top, removed, explored = self.exploration.list_of(key, item, score, order, k, self._at_most)
+            trace.removed += removed
+            return top, explored
+        if self._at_most is None:
+            return order[:k], None
         top, removed = self._at_most.first_of(item, order, k)
         trace.removed += removed
-        return top
+        return top, None
 
     def _features(self, request: Request, candidates: Candidates, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
@@ -259,6 +275,9 @@ class Pipeline:
         said = np.zeros((len(items), len(state.catalog.candidates)), np.float32)
         given = given_of(said, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
+        if self.exploration is not None:
+            places = np.arange(len(items))
+            self.exploration.list_of(0, items, np.zeros(len(items)), places, len(items), self._at_most)
         for user, surface in product((*_a_known_user(state), -1), self._surfaces(state)):
             request, trace = Request(user, state.end, state=state, surface=surface), Trace()
             proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]

@@ -68,6 +68,7 @@ class Request:
     exclude: I32 = field(default_factory=lambda: NO_ITEMS)  # [m], items that Recommend must not give; -1 is harmless
     explain: bool = False  # whether `Answer.detail` is wanted
     keep_values: bool = False  # whether `Answer.values` is wanted
+    may_explore: bool = False  # whether a draw may order the list, where [exploration] has one
     request_id: str = ""  # the caller's name for it; empty: none
     check: Callable[[], None] = awaited  # asked between stages: raises GoneError where nobody waits for the answer
 
@@ -167,9 +168,18 @@ class Detail:
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
 
 
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """How the order of a list was drawn: see `ranker.exploration`."""
+
+    kind: str  # of [exploration]
+    temperature: float | None  # None: the draw did not read the scores
+    propensity: F64  # [k], the chance of each item given the items above it, in (0, 1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """k items, best first, as parallel arrays."""
+    """k items, best first or in an order that was drawn, as parallel arrays."""
 
     index: I64  # [k], place in the request's items (Rank) or among the candidates (Recommend)
     item: I32  # [k], dense
@@ -181,6 +191,7 @@ class Answer:
     reason: str = ""  # why a Recommend gives fewer than k items (`ranker.candidates.shortage`); empty: it does not
     detail: Detail | None = None
     values: F32 | None = None  # [k, c] that the scores were computed of, for the feature log
+    explored: Explored | None = None  # None: the order was not drawn
     trace: Trace = field(default_factory=Trace)  # how it came about: stages, sources, plugins
 
     @property

@@ -1,6 +1,6 @@
 """The tables of the TOML that are the ranker's own; what a key means is its `description`: see `pairlift config`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -318,6 +318,49 @@ class ListSettings(Settings):
         "of the other part alone. Pairlift's own defaults: as there, but lambda_l2 = 0.5 and min_sum_hessian_in_leaf = "
         "0.05. The same ones are refused.",
     )
+
+
+class ExplorationSettings(Settings):
+    """`[exploration]`: lists of Recommend whose order is drawn."""
+
+    share: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="Of the requests whose lists are drawn; the request's id decides, without one user and as_of, so a "
+        "resend gets the same list. 0.01 costs little of what lists are worth, and a tenth of a million requests a day "
+        "is enough to compare bundles by.",
+    )
+    kind: Literal["plackett_luce", "uniform"] = Field(
+        default="plackett_luce",
+        description="plackett_luce: place after place is drawn, each item in proportion to exp(score / temperature). "
+        "uniform: all of the first `top` alike.",
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=1e-6,
+        allow_inf_nan=False,
+        description="Of plackett_luce: the higher, the more even the draw. At 1 an item comes before another with the "
+        "chance with which the trees, whose loss is logistic, take it to be the better one.",
+    )
+    top: int = Field(
+        default=50,
+        ge=2,
+        description="How many of the best candidates take part in the draw; the others stand behind them, in their "
+        "order. What is not drawn here, no log can tell about (`pairlift offpolicy`).",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Another one draws other requests, and other orders.")
+
+    @model_validator(mode="after")
+    def _temperature_of_scores(self) -> Self:
+        if self.kind == "uniform" and "temperature" in self.model_fields_set:
+            raise ValueError("temperature goes with kind = 'plackett_luce'; 'uniform' has none: leave one of them out")
+        return self
+
+    @property
+    def draw_temperature(self) -> float | None:
+        """The temperature that scores are divided by; None where the draw does not read them."""
+        return None if self.kind == "uniform" else self.temperature
 
 
 class ServeSettings(Settings):

@@ -77,6 +77,7 @@ class Wire:
         *,
         arm: int = -1,
         keep_values: bool = False,
+        may_explore: bool = False,
         check: Callable[[], None] = awaited,
     ) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
@@ -108,6 +109,7 @@ class Wire:
             request_id=message.request_id,
             arm=arm,
             keep_values=keep_values,
+            may_explore=may_explore,
             check=check,
         )
 
@@ -210,6 +212,12 @@ class Wire:
         message = pb.RecommendResponse(reason=answer.reason, **_common(answer, request))
         self._write_ids(message.items, request.state.catalog.ids_of_items(answer.item))
         message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, NO_INDEXES))
+        if answer.explored is not None:
+            drawn = answer.explored
+            message.exploration.kind = drawn.kind
+            message.exploration.propensities.extend(drawn.propensity.tolist())
+            if drawn.temperature is not None:
+                message.exploration.temperature = drawn.temperature
         return message
 
     def ranked(self, answer: Answer, request: Request, items: Sequence[str] | I64) -> pb.RankResponse:

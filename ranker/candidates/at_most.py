@@ -45,6 +45,15 @@ class AtMost:
         kept, removed = _first_of(item, order, k, self.offsets, self.code, self.first, self.most, counts)
         return kept, list(zip(self.names, removed.tolist(), strict=True))
 
+    def last_of(self, item: I32, shown: I32) -> I64:
+        """Return int64[n]: the last place of a list, 0 first, at which no limit forbids each of int32[n] items.
+
+        shown: int32[k], the list; an item that is never forbidden has k.
+        """
+        full = np.full(self.first[-1], len(shown), np.int64)
+        last: I64 = _last_of(item, shown, self.offsets, self.code, self.first, self.most, full)
+        return last
+
 
 def _column(name: str, catalog: Catalog) -> Attribute:
     known = {a.name: a for a in catalog.item_attributes if a.kind in ("categorical", "multi")}
@@ -90,3 +99,27 @@ def _first_of(
             kept[n] = place
             n += 1
     return kept[:n].copy(), removed
+
+
+# for each item of the list: count its values; where one is full by it, the item's place is the last for that value
+# for each item: the least of its values' places
+@njit(cache=True, nogil=True)
+def _last_of(item: I32, shown: I32, offsets: I64, code: I32, first: I64, most: I64, full: I64) -> I64:
+    """Return int64[n] places. full: int64[v], the length of the list, for each value."""
+    k, counts = len(shown), np.zeros(len(full), np.int64)
+    for p in range(k):
+        i, c = shown[p], 0
+        if 0 <= i < len(offsets) - 1:
+            for value in code[offsets[i] : offsets[i + 1]]:
+                while value >= first[c + 1]:
+                    c += 1
+                counts[value] += 1
+                if counts[value] == most[c]:
+                    full[value] = p
+    last = np.full(len(item), k, np.int64)
+    for row in range(len(item)):
+        i = item[row]
+        if 0 <= i < len(offsets) - 1:
+            for value in code[offsets[i] : offsets[i + 1]]:
+                last[row] = min(last[row], full[value])
+    return last

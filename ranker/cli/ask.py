@@ -211,7 +211,14 @@ def _print(reply: Reply, asked: Question) -> None:
     if asked.explain:
         head += [*parts, *(["moved most by (value, part of the score)"] if moved else [])]
     rows = [_row(number, item, asked.explain, parts, moved) for number, item in enumerate(reply.items, 1)]
+    if reply.exploration:
+        head.insert(3, "propensity")
+        for row, item in zip(rows, reply.items, strict=True):
+            row.insert(3, f"{item.propensity:.4g}")
     click.echo(_table(head, rows) if rows else "no items")
+    if reply.exploration:
+        heat = "" if reply.temperature is None else f" at temperature {reply.temperature:g}"
+        click.echo(f"the order was drawn ({reply.exploration}{heat}): an item's propensity is given those above it")
     if reply.reason:
         click.echo(reply.reason)
     if asked.explain:

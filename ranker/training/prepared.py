@@ -9,7 +9,7 @@ from features.errors import PairliftError, did_you_mean
 from features.given import check_list, counted, given_of_log
 from features.log.loading import load_given, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
-from features.pairing.exposure import Exposure, Places, corrected, load_places, make_exposure
+from features.pairing.exposure import Exposure, Places, corrected, explored, load_places, make_exposure
 from features.pairing.groups import Groups, make_groups
 from features.pairing.negatives import availability
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
@@ -87,9 +87,15 @@ class Prepared(Grouped):
         return {"train": train, "validation": validation, "test": self.groups.of("test")}
 
     def training_pairs(self, groups: Groups, seed: int) -> Pairs:
-        """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age."""
-        pairs = make_pairs(groups, self.weights, self.config.pairing.train_cap, seed)
-        return corrected(pairs, groups, self.exposure, self.config.pairing)
+        """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age.
+
+        Only those of drawn lists where `[pairing] explored_only` says so.
+        """
+        asked = self.config.pairing
+        pairs = make_pairs(groups, self.weights, asked.train_cap, seed)
+        if asked.explored_only and self.places is not None:
+            pairs = explored(pairs, groups, self.places)
+        return corrected(pairs, groups, self.exposure, asked)
 
     def fit_data(self, seed: int) -> FitData:
         """Return what a plugin may see: nothing of t1 or later. Raises PairliftError where that is nothing."""

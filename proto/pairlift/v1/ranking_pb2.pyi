@@ -413,7 +413,7 @@ Global___CandidateColumn: _TypeAlias = CandidateColumn  # noqa: Y015
 
 @_typing.final
 class RecommendResponse(_message.Message):
-    """A user's list, best first."""
+    """A user's list, best first, but where its order was drawn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -430,6 +430,7 @@ class RecommendResponse(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
     UNKNOWN_USER_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -471,6 +472,10 @@ class RecommendResponse(_message.Message):
     def explanation(self) -> Global___Explanation:
         """Only where it was asked for."""
 
+    @_builtins.property
+    def exploration(self) -> Global___Exploration:
+        """Only where the order of the list was drawn ([exploration] of the TOML): then it is not from best to worst."""
+
     def __init__(
         self,
         *,
@@ -487,14 +492,53 @@ class RecommendResponse(_message.Message):
         reason: _builtins.str = ...,
         arm: _builtins.str = ...,
         unknown_user: _builtins.bool = ...,
+        exploration: Global___Exploration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "exploration", b"exploration", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_user", b"unknown_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "exploration", b"exploration", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_user", b"unknown_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendResponse: _TypeAlias = RecommendResponse  # noqa: Y015
+
+@_typing.final
+class Exploration(_message.Message):
+    """How the order of a list was drawn. Record the propensities with the impressions: they are what a log needs to tell
+    what other lists would have got.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    PROPENSITIES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """How, as the TOML names it: "plackett_luce", place after place in proportion to exp(score / temperature), or
+    "uniform", all that took part alike.
+    """
+    temperature: _builtins.float
+    """The temperature; absent where the draw did not read the scores."""
+    @_builtins.property
+    def propensities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The chance of each item given the items above it, in (0, 1]: of all items that could still stand at its place."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        temperature: _builtins.float | None = ...,
+        propensities: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "kind", b"kind", "propensities", b"propensities", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___Exploration: _TypeAlias = Exploration  # noqa: Y015
 
 @_typing.final
 class RankResponse(_message.Message):
