@@ -61,7 +61,7 @@ def _whole(toml: Toml) -> Toml:
     own.setdefault("exploration", dict(EXPLORATION))
     own.setdefault("booster", {}).setdefault("retune_minutes", RETUNE_MINUTES)
     own["items"]["columns"]["born"] = "born"
-    own.setdefault("filters", {})["born"] = {"keep": "born <= as_of"}
+    own.setdefault("filters", {})["born"] = {"keep": "born <= context.as_of"}
     # Small files, so that all but the last minutes of a day are exported when the next training begins.
     own.setdefault("record", {}).setdefault("segment_mb", 0.02)
     return own
