@@ -421,7 +421,7 @@ def test_the_generated_log_compares_all_plugins(tmp_path: Path) -> None:
 
 
 def test_every_study_is_of_options_that_the_towers_have(toml: Path) -> None:
-    assert OFFERED == (*NAMES, LOOP)
+    assert (*NAMES, LOOP) == OFFERED
     config = towers(toml)
     for name in STUDIES:
         _, arms = find_study(config, name, "two_tower")

@@ -10,6 +10,7 @@ from served import batch, pairlift
 from features.errors import PairliftError
 from features.schema import HOUR
 from ranker.config import load_config
+from ranker.studies.loop.agreement import Agreement
 from ranker.studies.loop.arms import arms_of, toml_text, with_log
 from ranker.studies.loop.report import as_csv, as_markdown, as_svg, loop_report
 from ranker.studies.loop.run import Lived, in_rounds
@@ -106,15 +107,16 @@ def test_a_killed_server_has_what_it_acknowledged_and_takes_a_resend_once(bundle
         service.stop()
 
 
-def lived(rng: np.random.Generator, plus: float) -> Lived:
+def lived(rng: np.random.Generator, plus: float, differing: dict[str, float]) -> Lived:
+    compared = Agreement(10, 400, differing)
     lists = rng.integers(0, 4, (3, 50)).astype(float)
     reward = lists * (0.5 + plus + 0.1 * rng.random((3, 50)))
-    return Lived(reward=reward, lists=lists, sent=100, recorded=96, duplicates=4, refused=[])
+    return Lived(reward=reward, lists=lists, sent=100, recorded=96, duplicates=4, refused=[], compared=compared)
 
 
 def test_the_report_compares_with_the_first_arm() -> None:
-    first = lived(np.random.default_rng(0), 0.2)
-    less = lived(np.random.default_rng(0), 0.0)
+    first = lived(np.random.default_rng(0), 0.2, {})
+    less = lived(np.random.default_rng(0), 0.0, {"hour": 0.25})
     report = loop_report("world", "two_tower", {"all of it": first, "without exploration": less})
     report |= {"command": "pairlift study", "date": "2026-11-27", "minutes": 1.0}
     a, b = report["arms"]
@@ -123,6 +125,9 @@ def test_the_report_compares_with_the_first_arm() -> None:
     assert b["over_first"]["relative_uplift"] == pytest.approx(less.reward.sum() / first.reward.sum() - 1)
     assert b["over_first"]["ci95"][1] < 0
     assert report["events_lost"] == 0
+    assert report["values_compared"] == 800
+    assert "800; some differ: hour 25 %." in as_markdown(report)
+    assert "all are equal" in as_markdown(report | {"values_differing": {}})
     assert len(as_csv(report).splitlines()) == 1 + 2 * 3
     assert "without exploration" in as_markdown(report)
     assert "without exploration" in as_svg(report)

@@ -27,6 +27,8 @@ def loop_report(name: str, plugin: str, lived: dict[str, Lived]) -> dict[str, An
             "users": int((first.lists.sum(axis=0) > 0).sum()),
             "lists": int(first.lists.sum()),
             "arms": [_arm(arm, of, first) for arm, of in lived.items()],
+            "values_compared": sum(of.compared.values for of in lived.values()),
+            "values_differing": {arm: of.compared.differing for arm, of in lived.items() if of.compared.differing},
             "events_lost": sum(of.sent - of.recorded - of.duplicates for of in lived.values()),
         }
     )
@@ -68,9 +70,19 @@ def as_markdown(report: dict[str, Any]) -> str:
         "",
         f"Events that were acknowledged and lost: {report['events_lost']}, with a kill -9 in the middle day of each "
         f"arm. Deployments that a server refused: {sum(len(arm['refused_deployments']) for arm in report['arms'])}.",
+        _agreed(report),
         f"`{report['command']}`, {report['date']}, {report['minutes']:.1f} minutes in this run.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _agreed(report: dict[str, Any]) -> str:
+    """Return how what was served compares with the record."""
+    said = f"Values that requests were served with, computed again from the log: {report['values_compared']:,}; "
+    if not report["values_differing"]:
+        return f"{said}all are equal up to rounding."
+    odd = [f"{name} {100 * share:.2g} %" for of in report["values_differing"].values() for name, share in of.items()]
+    return f"{said}some differ: {', '.join(dict.fromkeys(odd))}."
 
 
 def _row(arm: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from features.schema import DAY, F64, I8, I32, I64, SECOND
 from ranker.code_hash import code_hash
 from ranker.config import Config, load_config
 from ranker.recording.batch import Batch
+from ranker.studies.loop.agreement import Agreement, agreement
 from ranker.studies.loop.arms import OLD, Arm, arms_of, toml_text, with_log
 from ranker.studies.loop.service import Received, Service
 from ranker.studies.simulate import LIST, Lives
@@ -55,6 +56,7 @@ class Lived:
     recorded: int  # of them, that the server says it recorded
     duplicates: int  # that came again after a crash, and were known
     refused: list[str]  # deployments that a server refused, and why
+    compared: Agreement  # what was served, with what the log gives
 
 
 def run_loop(config: Config, plugin: str, days: int) -> dict[str, Lived]:
@@ -95,6 +97,7 @@ class _Life:
         self._bundles: list[Path] = []
         self._received = Received(0, 0)
         self._sent, self._refused = 0, list[str]()
+        self._firsts = list[str]()  # ids of requests that begin a round: all events before them were known
 
     def lived(self, days: int) -> Lived:
         """Run so many days, with a crash in the middle one."""
@@ -116,7 +119,13 @@ class _Life:
             recorded=r.recorded,
             duplicates=r.duplicates,
             refused=self._refused,
+            compared=self._compared(),
         )
+
+    def _compared(self) -> Agreement:
+        path = self._folder / "pairlift.toml"
+        path.write_text(toml_text(with_log(self._arm.toml)))
+        return agreement(load_config(path), self._bundles, self._service.features, self._firsts)
 
     def _begin(self, day: int) -> None:
         """Train and deploy the day's bundle."""
@@ -142,6 +151,7 @@ class _Life:
         requests = np.flatnonzero(self._world.visits.day == day)
         requests = requests[np.argsort(self._world.begun[requests], kind="stable")]
         rounds = list(in_rounds(requests, self._world.visits.user))
+        self._firsts += [str(some[0]) for some in rounds]
         for k, some in enumerate(progress_bar(rounds, desc=f"{self._arm.name}, day {day}", unit="round")):
             met = [self._met(int(request), reward, lists) for request in some]
             batch = _batch(self._rng, self._world, some, met)
@@ -229,10 +239,11 @@ def _emptied(folder: Path) -> None:
 
 def _save(folder: Path, lived: Lived) -> None:
     np.savez(folder / "lived.npz", reward=lived.reward, lists=lived.lists)
-    counts = {name: getattr(lived, name) for name in ("sent", "recorded", "duplicates", "refused")}
+    counts = {name: getattr(lived, name) for name in ("sent", "recorded", "duplicates", "refused", "compared")}
     (folder / "lived.json").write_text(json.dumps(counts))
 
 
 def _load(folder: Path) -> Lived:
     with np.load(folder / "lived.npz") as arrays:
-        return Lived(**arrays, **json.loads((folder / "lived.json").read_text()))
+        counts = json.loads((folder / "lived.json").read_text())
+        return Lived(**arrays, **counts | {"compared": Agreement(*counts["compared"])})

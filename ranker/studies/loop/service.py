@@ -31,14 +31,15 @@ class Service:
     """`pairlift serve` with a log, on a free port of this machine, from `start` to `stop`."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: of the log, of what is deployed, and of what the server says."""
-        self._folder = folder
+        """folder: of the log, of what is deployed, of what answers used (`features`), and of what the server says."""
+        self._folder, self.features = folder, folder / "features"
         self._process: subprocess.Popen[str] | None = None
         self._client: Client | None = None
 
     def start(self, bundle: Path) -> None:
         """Serve a bundle, or what is deployed in its place. Raises PairliftError where the server ends at once."""
         words = ["serve", bundle, "--log", self._folder / "log", "--bundles", self._folder / "deployed"]
+        words += ["--feature-log", self.features]
         command = [sys.executable, "-m", "ranker.cli", *map(str, words), "--clock", "snapshot", "--port", "0"]
         with (self._folder / "serve.err").open("a") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_quiet())
