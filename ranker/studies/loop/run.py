@@ -131,6 +131,8 @@ class _Life:
         """Train and deploy the day's bundle."""
         if day and not self._arm.retrained:
             return
+        if day:
+            self._service.exported()
         out = self._folder / f"bundle-{day}"
         toml = with_log(self._arm.toml) if day else self._arm.toml
         path = self._folder / "pairlift.toml"

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from features.errors import PairliftError
+from features.log.reader import EVENTS
 from ranker.administrator import Admin
 from ranker.client import Client, Reply
 from ranker.recording.batch import Batch
+from ranker.studies.loop.arms import LOG
 
 #: seconds: of a call, and until an acknowledged event must be in what requests read
 TIMEOUT, VISIBLE = 60.0, 10.0
+#: seconds until an ended file of the log must be exported
+EXPORTED = 30.0
 #: seconds between the sending of events and the kill
 UNDER_WAY = 0.003
 
@@ -38,7 +42,7 @@ class Service:
 
     def start(self, bundle: Path) -> None:
         """Serve a bundle, or what is deployed in its place. Raises PairliftError where the server ends at once."""
-        words = ["serve", bundle, "--log", self._folder / "log", "--bundles", self._folder / "deployed"]
+        words = ["serve", bundle, "--log", self._folder / LOG, "--bundles", self._folder / "deployed"]
         words += ["--feature-log", self.features]
         command = [sys.executable, "-m", "ranker.cli", *map(str, words), "--clock", "snapshot", "--port", "0"]
         with (self._folder / "serve.err").open("a") as errors:
@@ -76,6 +80,24 @@ class Service:
                 raise PairliftError(f"events that were acknowledged were not visible after {VISIBLE:g} s")
             time.sleep(0.02)
         return Received(outcome.recorded, outcome.duplicates)
+
+    def exported(self) -> None:
+        """Wait until all ended files of the log are there as Parquet, which a training reads.
+
+        Raises PairliftError where that takes long, and where no file has ended.
+        """
+        log, until = self._folder / LOG, time.monotonic() + EXPORTED
+        while True:
+            ended = sorted(log.glob("*.log"))[:-1]
+            missing = [path.name for path in ended if not (log / EVENTS / f"{path.stem}.parquet").exists()]
+            if ended and not missing:
+                return
+            if time.monotonic() > until:
+                raise PairliftError(
+                    f"{log}: {', '.join(missing) or 'events'} had to be there as Parquet after {EXPORTED:g} s; make a "
+                    "larger world, or lower [record] segment_mb"
+                )
+            time.sleep(0.1)
 
     def crash_while_recording(self, batch: Batch, bundle: Path) -> Received:
         """Kill the server with events under way, start it again, and send them again, as a client would."""
