@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
+
 from features.errors import PairliftError
 from features.log.reader import EVENTS
 from ranker.administrator import Admin
@@ -43,7 +45,8 @@ class Service:
     def start(self, bundle: Path) -> None:
         """Serve a bundle, or what is deployed in its place. Raises PairliftError where the server ends at once."""
         words = ["serve", bundle, "--log", self._folder / LOG, "--bundles", self._folder / "deployed"]
-        words += ["--feature-log", self.features]
+        # All requests: what was served is compared with the record of it, and a crash loses those of its last seconds.
+        words += ["--feature-log", self.features, "--feature-share", "1"]
         command = [sys.executable, "-m", "ranker.cli", *map(str, words), "--clock", "snapshot", "--port", "0"]
         with (self._folder / "serve.err").open("a") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_quiet())
@@ -64,9 +67,9 @@ class Service:
         Admin(self.client).deploy(bundle, say=lambda _: None)
 
     def recommend(self, user: int, k: int, as_of: int, device: str, request_id: str) -> Reply:
-        """Return a user's list."""
+        """Return a user's list, explained: what its scores were made of is compared with the record afterwards."""
         return self.client.recommend(
-            user, k, as_of=as_of, surface="feed", attributes={"device": device}, request_id=request_id
+            user, k, as_of=as_of, surface="feed", attributes={"device": device}, request_id=request_id, explain=True
         )
 
     def record(self, batch: Batch) -> Received:
@@ -110,9 +113,9 @@ class Service:
         return self.record(batch)
 
     @property
-    def recorded(self) -> int:
-        """Events that were recorded behind what the served bundle was trained on."""
-        return self.client.describe().recorded_events
+    def exported_events(self) -> int:
+        """Events that are there as Parquet: the first so many that were recorded."""
+        return sum(pq.read_metadata(path).num_rows for path in (self._folder / LOG / EVENTS).glob("*.parquet"))
 
     def stop(self) -> None:
         """End it as an operator does; nothing where it does not run."""
