@@ -74,7 +74,10 @@ class Prerank:
 
     def scores(self, request: Request, spec: FeatureSpec, item: I32, scores: F32) -> F64:
         """Return float64[n] of int32[n] items, on the calling thread. scores: float32[n, s] of `source_values`."""
-        rows = light_rows(request, spec, item, scores)
+        return self.of_rows(light_rows(request, spec, item, scores))
+
+    def of_rows(self, rows: F32) -> F64:
+        """Return float64[n] of `light_rows`."""
         if self.scorer is not None:
             return self.scorer.score(rows)
         return np.asarray(self.booster.predict(rows, num_threads=1, raw_score=True))
