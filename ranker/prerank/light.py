@@ -88,9 +88,11 @@ def kept(score: F64, item: I32, most: int, pins: Sequence[I64] = ()) -> I64:
 
     pins: int64[m], the places of each pin's items; of more than PINNED the best.
     """
-    places: list[I64] = [best(score, most, item).astype(np.int64)]
-    places += [at if len(at) <= PINNED else at[best(score[at], PINNED, item[at])] for at in pins]
-    return np.unique(np.concatenate(places))
+    first: I64 = np.sort(best(score, most, item).astype(np.int64))
+    if not pins:
+        return first
+    others = [at if len(at) <= PINNED else at[best(score[at], PINNED, item[at])] for at in pins]
+    return np.unique(np.concatenate([first, *others]))
 
 
 def by_sources(place: I32) -> F64:
