@@ -219,6 +219,20 @@ def test_it_learns_what_the_ranker_puts_first(cutting: Bundle, teacher: Teacher,
     assert cutting.prerank.booster.feature_name() == light_columns(teacher.state, teacher.spec, sources)
 
 
+def test_of_counters_alone_the_least_are_left_out(
+    teacher: Teacher, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few requests, those with a query, may rest on a source alone that gains little in all of them together."""
+    sources, requests = source_columns(teacher.sources), parts.groups.of("booster").requests
+    for most in (0, 2):
+        monkeypatch.setattr("ranker.prerank.distil.COUNTERS", most)
+        light = distil(teacher, requests)
+        assert light is not None
+        splits = dict(zip(teacher.columns, light.booster.feature_importance().tolist(), strict=True))
+        assert all(splits[name] for name in sources)
+        assert sum(splits[name] > 0 for name in teacher.columns if name not in sources) == most
+
+
 def test_lists_are_measured_with_it(cutting: Bundle, parts: Parts) -> None:
     requests = parts.groups.of("test").requests
     some: Bool = np.arange(len(requests)) < 5

@@ -22,6 +22,7 @@ from features.plugin import FeaturePlugin
 from features.progress import progress_bar
 from features.rows import FeatureSpec
 from features.schema import F32, F64, I32, I64, Bool, Requests
+from features.state.read import of_items
 from features.state.store import State
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import candidates_of, source_columns
@@ -40,8 +41,9 @@ FITTED, MEASURED, LEARNED = 150, 150, 2000
 SHIFT = 25
 #: of so many of the ranker's first, each is learned from
 NEAR = 200
-#: a small forest over the columns that gain most: half of its time is that of its trees, half that of its columns
-TREES, COLUMNS = 12, 8
+#: a small forest over so many counters, those that gain most: half of its time is that of its trees, half that of its
+#: columns. The others stay, for a few requests may rest on them alone: those with a query
+TREES, COUNTERS = 12, 5
 PARAMS: dict[str, Any] = {
     "objective": "regression",
     "num_leaves": 16,
@@ -126,8 +128,8 @@ def distil(teacher: Teacher, requests: Requests) -> Prerank | None:
         return None
     matrix = np.concatenate(blocks)
     label = np.concatenate(labels)
-    gain = _fitted(matrix, label, teacher.columns).feature_importance("gain")
-    matrix[:, np.argsort(-gain, kind="stable")[COLUMNS:]] = np.nan
+    gain = _fitted(matrix, label, teacher.columns).feature_importance("gain")[: len(of_items(teacher.state))]
+    matrix[:, np.argsort(-gain, kind="stable")[COUNTERS:]] = np.nan
     return Prerank(_fitted(matrix, label, teacher.columns))
 
 
