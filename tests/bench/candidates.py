@@ -3,20 +3,23 @@
 `pairlift sources` of both example data sets, as their TOMLs have it. In a generated log of a million items five sources
 are asked, merged and filtered on one thread; the times are the thread's own (CPU), the median of requests. Work folders
 are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it is left out, with a word,
-where that folder has none.
+where that folder has none, and then there is no blend_gain, which is of both.
 
-blend_gain                recall@500 of the blend less that of the best single source: lower end by user,
-                          of the worse data set
+blend_gain                recall@500 of the blend less that of the best single source, mean by user: the lower of
+                          both data sets' (blend_gain_ci95 has each set's interval, whose lower end is to be above 0)
 blend_ms                  five sources, merge and filters, of a request
 pixie_ms, bm25_ms         random walks, and full-text search, alone
 offpolicy_error_vs_obp    largest relative difference from obp's estimators; None where obp cannot be had
 exploration_overhead      CPU time of Recommend with all lists drawn over that with none, on MovieLens
+prerank_kept_top50, prerank_ms    of the stage before the ranker, as `prerank.py` says
 """
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -54,6 +57,7 @@ WORDS, TITLE = 50_000, 6
 DAYS = 30
 #: requests that are timed
 REQUESTS = 300
+PARTS = ("found", "time", "offpolicy", "exploration", "prerank")
 LARGE = """name = "large"
 [events]
 source = "events.parquet"
@@ -114,6 +118,26 @@ def found(data: str) -> dict[str, Any]:
     }
 
 
+def found_or_none(data: str) -> dict[str, Any] | None:
+    """Return what `found` does; None, with a word, where the data cannot be had."""
+    try:
+        return found(data)
+    except PairliftError as error:
+        print(f"{data} is left out: {error}", file=sys.stderr)
+        return None
+
+
+def gains(of: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what the blend gains: the lower of both data sets' means, each set's interval, and all parts."""
+    over = {data: parts["all"]["over_best"]["recall@500"] for data, parts in of.items()}
+    complete = set(over) == set(example_names())
+    return {
+        "blend_gain": min(gain["mean"] for gain in over.values()) if complete else None,
+        "blend_gain_ci95": {data: gain["ci95"] for data, gain in over.items()},
+        "found": of,
+    }
+
+
 def overhead(data: str) -> float:
     """Return what drawing adds to the requests of an example's bundle."""
     prepared = prepare(example(data))
@@ -165,7 +189,7 @@ def timed(scale: float) -> dict[str, float]:
 
 @click.command()
 @click.option("--scale", default=1.0, show_default=True, help="Of the generated log.")
-@click.option("--only", type=click.Choice(["found", "time", "offpolicy", "exploration"]), help="One part alone.")
+@click.option("--only", type=click.Choice(PARTS), help="One part alone.")
 def main(scale: float, only: str | None) -> None:
     """Run the parts, print their tables, then the JSON."""
     result: dict[str, Any] = {}
@@ -174,18 +198,13 @@ def main(scale: float, only: str | None) -> None:
         took = timed(scale)
         result |= {"blend_ms": took["blend"], "pixie_ms": took["walks"], "bm25_ms": took["search"], "sources_ms": took}
     if only in (None, "found"):
-        of = {}
-        for data in example_names():
-            try:
-                of[data] = found(data)
-            except PairliftError as error:
-                print(f"{data} is left out: {error}", file=sys.stderr)
-        gains = [parts["all"]["over_best"]["recall@500"]["ci95"][0] for parts in of.values()]
-        result |= {"blend_gain": min(gains), "found": of}
+        result |= gains({data: parts for data in example_names() if (parts := found_or_none(data))})
     if only in (None, "exploration"):
         result["exploration_overhead"] = overhead("movielens")
     if only in (None, "offpolicy"):
         result |= offpolicy_figures()
+    if only in (None, "prerank") and importlib.util.find_spec("bench.prerank"):
+        result |= importlib.import_module("bench.prerank").figures()
     print(json.dumps(result))
 
 
