@@ -102,5 +102,7 @@ def test_intervals_cover_on_average(spread: float) -> None:
         hit += (np.abs(mean - truth) <= NORMAL * sd).tolist()
         raw.append(np.mean((uplift - truth) ** 2))
         closer.append(np.mean((mean - truth) ** 2))
-    assert 0.93 <= np.mean(hit) <= (0.995 if spread < 0.01 else 0.97)  # where slices hardly differ, that τ² is unknown is felt
+    assert (
+        0.93 <= np.mean(hit) <= (0.995 if spread < 0.01 else 0.97)
+    )  # where slices hardly differ, that τ² is unknown is felt
     assert np.mean(closer) < np.mean(raw)

@@ -1,7 +1,8 @@
 """Sentences that have figures of a report in them: as text, and as HTML in which each figure names its place.
 
 One definition of how a figure is written, so that the terminal and the page say the same. A place is a JSON Pointer
-(RFC 6901): `data-path="/ci95/0"`, with the value as the JSON has it in `data-value`, so that a test can compare them.
+(RFC 6901): `data-path="/ci95/0"`, with the value as the JSON has it in `data-value` and how it is written in
+`data-kind`, so that a test can compare them.
 """
 
 import json
@@ -15,17 +16,25 @@ import numpy as np
 #: what stands for a figure that is not known
 UNKNOWN = "-"
 MIB = 1 << 20
-#: how each kind of figure is written
-KINDS: dict[str, Callable[[Any], str]] = {
+
+
+def _short(value: float) -> str:
+    """Return three digits of a number, and all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+#: how each kind of figure is written; what stands behind the number is its unit. `error`: of a variance, its root
+KINDS: dict[str, Callable[[float], str]] = {
     "percent": lambda value: f"{100 * value:+.2f} %",
     "ends": lambda value: f"{100 * value:+.2f}",
-    "share": lambda value: f"{100 * value:.3g} %",
+    "share": lambda value: f"{_short(100 * value)} %",
     "accuracy": lambda value: f"{value:.4f}",
     "count": lambda value: f"{value:,.0f}",
-    "number": lambda value: f"{value:.3g}",
-    "ms": lambda value: f"{value:.3g} ms",
-    "minutes": lambda value: f"{value / 60:.2g} min",
-    "mib": lambda value: f"{value / MIB:.2g} MiB",
+    "number": _short,
+    "ms": lambda value: f"{_short(value)} ms",
+    "seconds": lambda value: f"{_short(value)} s" if value < 120 else f"{_short(value / 60)} min",
+    "error": lambda value: f"{_short(100 * value**0.5)} %",
+    "mib": lambda value: f"{_short(value / MIB)} MiB",
 }
 
 
@@ -40,7 +49,7 @@ class Figure:
         """Return the number; None where it is not known."""
         found = found_at(report, self.path)
         if not isinstance(found, list):
-            return found
+            return None if found is None else float(found)
         flat = np.array([np.nan if of is None else of for of in _flat(found)], dtype=np.float64)
         return float(flat.mean()) if len(flat) and not np.isnan(flat).any() else None
 
@@ -52,7 +61,7 @@ class Figure:
     def attributes(self, report: Mapping[str, Any]) -> str:
         """Return the attributes of an element that shows it."""
         value = json.dumps(self.value(report))
-        return f'data-path="{escape(pointer(self.path))}" data-value="{escape(value)}"'
+        return f'data-path="{escape(pointer(self.path))}" data-value="{escape(value)}" data-kind="{self.kind}"'
 
 
 #: text, and figures in it
@@ -94,8 +103,7 @@ def as_html(report: Mapping[str, Any], sentence: Sentence) -> str:
 
 
 def _element(report: Mapping[str, Any], figure: Figure) -> str:
-    value = json.dumps(figure.value(report))
-    return f'<data value="{value}" {figure.attributes(report)}>{escape(figure.text(report))}</data>'
+    return f'<span class="n" {figure.attributes(report)}>{escape(figure.text(report))}</span>'
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
