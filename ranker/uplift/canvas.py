@@ -6,7 +6,7 @@ no font here, and each figure names its place in the report (`ranker.uplift.said
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -75,12 +75,14 @@ class Canvas:
         for row in range(self.rows):
             self._line([x, x], [row * ROW + TEXT + 4, (row + 1) * ROW], colour, 1, dashed=dashed)
 
-    def axis(self, percent: bool) -> None:
-        """Write the numbers of the axis."""
+    def axis(self, write: Callable[[float], str]) -> None:
+        """Write the numbers of the axis. write: how a number is written that is not 0."""
         places = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         for at in (float(at) for at in places if self.low <= at <= self.high):
-            text = f"{100 * at:+.4g} %" if percent else f"{at:.4g}"
-            self._text(self.x(at), self.height - 7, "0" if abs(at) < 1e-12 else text, "muted", "center", SMALL)
+            text = "0" if abs(at) < 1e-12 else write(at)
+            half = CHARACTER * len(text) / 2
+            if half <= self.x(at) <= WIDTH - half:
+                self._text(self.x(at), self.height - 7, text, "muted", "center", SMALL)
         y = self.height - AXIS + 4
         self._line([MARGIN, WIDTH - MARGIN], [y, y], "line", 1)
 

@@ -49,13 +49,18 @@ def interval_figure(report: Report) -> str:
     uplift, least = report["relative_uplift"] or 0.0, report["minimum_detectable_uplift"] or 0.0
     canvas = Canvas(report, 2, min(low, uplift, 0.0), max(high, uplift, least, 0.0))
     canvas.rule(0, "muted")
-    canvas.label(0, "uplift, 95 %", interval(), strong=True)
-    canvas.bar(0, low, high, "accent", 7, pointer(("ci95",)))
-    canvas.dot(0, uplift, "ink", size=8)
+    said, colour = ("says nothing: it leaks", "faint") if report["leaks"] else ("uplift, 95 %", "accent")
+    canvas.label(0, said, interval(), strong=not report["leaks"])
+    canvas.bar(0, low, high, colour, 7, pointer(("ci95",)))
+    canvas.dot(0, uplift, "muted" if report["leaks"] else "ink", size=8)
     canvas.label(1, "the smallest it could show", [Figure(("minimum_detectable_uplift",), "percent")])
     canvas.bar(1, 0, least, "muted", 7, pointer(("minimum_detectable_uplift",)))
-    canvas.axis(percent=True)
+    canvas.axis(_signed)
     return canvas.svg("The uplift with its interval, beside the smallest uplift that this test could have shown")
+
+
+def _signed(uplift: float) -> str:
+    return f"{100 * uplift:+.4g} %"
 
 
 def uplifts_figure(report: Report) -> str:
@@ -90,7 +95,7 @@ def forest(report: Report, rows: Sequence[Row], title: str, ends: Sequence[float
         uplift = found_at(report, (*row.path, "relative_uplift"))
         if uplift is not None:
             canvas.dot(k, uplift, "ink", hollow=row.small)
-    canvas.axis(percent=True)
+    canvas.axis(_signed)
     return canvas.svg(title)
 
 
@@ -170,7 +175,7 @@ def arms_figure(report: Report) -> str:
         arm = path in (("with",), ("without",))
         canvas.label(k, label, [Figure(path, "accuracy")], strong=arm)
         canvas.dot(k, value, "accent" if path == ("with",) else "ink" if arm else "muted")
-    canvas.axis(percent=False)
+    canvas.axis("{:.4g}".format)
     return canvas.svg("PairAccuracy of the arms and controls")
 
 
@@ -184,7 +189,7 @@ def importance_figure(report: Report) -> str:
         canvas.label(k, name, [Figure(("importance", name), "share")], strong=name in own)
         path = pointer(("importance", name))
         canvas.bar(k, 0, shares[name], "accent" if name in own else "faint", 6, path)
-    canvas.axis(percent=True)
+    canvas.axis(lambda share: f"{100 * share:.4g} %")
     return canvas.svg("Shares of the gain by column")
 
 

@@ -100,7 +100,7 @@ def _cost(report: Report) -> str:
         lines = [
             [p50, " (p99 ", p99, ")", *of, where],
             [Figure(("cost", "fit_seconds"), "seconds"), " for a fit"],
-            [Figure(("cost", "saved_bytes"), "mib"), " more in a bundle"],
+            [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
             *lines,
         ]
     return _items(as_html(report, line) for line in lines)
@@ -110,7 +110,7 @@ def _doubts(report: Report) -> str:
     found = [f"<b>{escape(doubt.name)}</b>: {as_html(report, doubt.sentence)}" for doubt in doubts(report)]
     looked = escape(", ".join(cleared(report)))
     nothing = "" if found else "<p>Nothing of what is looked for.</p>"
-    return nothing + _items(found) + f'<p class="aside">Looked for and not found: {looked}.</p>'
+    return nothing + _items(found) + (f'<p class="aside">Looked for and not found: {looked}.</p>' if looked else "")
 
 
 def _arms(report: Report) -> str:
@@ -238,7 +238,7 @@ def _repeat(report: Report) -> str:
         said |= {name: f"{start} to {stop}" for name, (start, stop) in zip(PERIODS, ends, strict=True)}
     said |= {"fits of the plugin": _seeds(report["fit_seeds"]), "seeds of the boosters": _seeds(report["seeds"])}
     said |= {name: str(of) for name, of in made.items()} | {"format of the report": str(report["format"])}
-    terms = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said.items())
+    terms = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in said.items())
     settings = escape(json.dumps(report.get("settings"), indent=1))
     shown = f"<details><summary>Settings</summary><pre>{settings}</pre></details>" if "settings" in report else ""
     return f"""<section><h2>To measure it again</h2>

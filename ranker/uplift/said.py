@@ -15,12 +15,17 @@ import numpy as np
 
 #: what stands for a figure that is not known
 UNKNOWN = "-"
-MIB = 1 << 20
 
 
 def _short(value: float) -> str:
     """Return three digits of a number, and all of those before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _in(value: float, units: Mapping[str, float], least: float) -> str:
+    """Return a number in the first unit, from the largest, of which there are `least`; else in the last."""
+    unit = next((name for name, of in units.items() if value >= least * of), list(units)[-1])
+    return f"{_short(value / units[unit])} {unit}"
 
 
 #: how each kind of figure is written; what stands behind the number is its unit. `error`: of a variance, its root
@@ -32,9 +37,9 @@ KINDS: dict[str, Callable[[float], str]] = {
     "count": lambda value: f"{value:,.0f}",
     "number": _short,
     "ms": lambda value: f"{_short(value)} ms",
-    "seconds": lambda value: f"{_short(value)} s" if value < 120 else f"{_short(value / 60)} min",
+    "seconds": lambda value: _in(value, {"min": 60, "s": 1, "ms": 1e-3}, 2),
     "error": lambda value: f"{_short(100 * value**0.5)} %",
-    "mib": lambda value: f"{_short(value / MIB)} MiB",
+    "bytes": lambda value: _in(value, {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}, 1),
 }
 
 
