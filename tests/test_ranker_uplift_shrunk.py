@@ -14,7 +14,7 @@ ERRORS = st.floats(1e-4, 0.1)
 
 
 def plain(uplift: list[float], error: list[float], least: float) -> list[tuple[float, float, float]]:
-    """The same by loops: each τ² of the grid has a posterior of every slice, and the mixture has a mean and a variance."""
+    """The same by loops: each τ² of the grid has a posterior of every slice; their mixture has a mean and a spread."""
     parts = []
     for g in range(GRID):
         place = (g + 0.5) / GRID

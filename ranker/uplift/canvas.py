@@ -22,7 +22,7 @@ WIDTH, MARGIN = 340, 8
 ROW, TEXT, MARKS, AXIS = 36, 13, 24, 26
 SIZE, SMALL = 12, 11
 #: px that a character of a row's text takes, about
-CHARACTER = 6.4
+CHARACTER = 6.7
 #: variables of the page's style; their places are what matplotlib takes for colours
 COLOURS = {"ink": "#010101", "muted": "#010102", "line": "#010103", "accent": "#010104", "faint": "#010105"}
 _REFERENCE = re.compile(r'url\(#([^)]+)\)|href="#([^"]+)"')

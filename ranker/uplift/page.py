@@ -30,7 +30,7 @@ PARTS = {"users": "new users", "fits": "new fits of the plugin", "seeds": "new s
 def as_page(report: Report) -> str:
     """Return the whole page. report: of `UpliftReport.figures`."""
     title = escape(f"{report['data']}: {report['plugin']} {verdict(report)}")
-    within = json.dumps(report, allow_nan=False).replace("</", "<\\/")
+    within = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
     parts = [_arms, _slices, _columns, _parts, _repeat]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

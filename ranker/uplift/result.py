@@ -60,6 +60,10 @@ class UpliftReport:
         """Read `uplift.json`, or that of a folder."""
         file = Path(path)
         file = file / JSON if file.is_dir() else file
+        if not file.is_file():
+            raise PairliftError(
+                f"there is no report {file}: `pairlift uplift CONFIG --plugin NAME --out DIR` writes one"
+            )
         try:
             return cls.of(json.loads(file.read_text()))
         except ValueError as error:

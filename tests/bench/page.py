@@ -5,11 +5,12 @@ Run from the repository: python tests/bench/page.py [--report DIR]
 page_console_errors   errors and warnings of the console
 page_numbers_unequal  numbers of the page that are not the report's, as they are said to be or as they are written
 page_overflow_360px   px by which the page, or text of a drawing, is wider than a telephone of 360 px
+page_overflow_print   the same of a printed page
 page_text_overlaps    pairs of texts of a drawing that lie on one another
 page_network_requests what is asked for beside the page itself
 page_kib              size of the file
 
-The page is opened in light, in dark and for print, each 360 and 1,100 px wide; of several reports the worst counts.
+The page is opened in light and in dark, 360 and 1,100 px wide, and for print; of several reports the worst counts.
 --report is a folder of `pairlift uplift`; left out, reports of the tests' small world are made: of a plugin that helps,
 of noise, of one that leaks and of one whose values are missing. Needs Debian's `chromium`, or another one on PATH.
 """
@@ -36,15 +37,16 @@ from ranker.config import load_config  # noqa: E402
 from ranker.uplift.report import uplift_report  # noqa: E402
 from ranker.uplift.result import JSON, PAGE, UpliftReport  # noqa: E402
 
-PHONE, DESK = 360, 1100
-VIEWS = [(scheme, kind, width) for scheme, kind in (("light", "screen"), ("dark", "screen"), ("light", "print"))
-         for width in (PHONE, DESK)]  # fmt: skip
+#: px: of a telephone, of a desk, and of a printed page between its margins
+PHONE, DESK, PAPER = 360, 1100, 688
+VIEWS = [(scheme, "screen", width) for scheme in ("light", "dark") for width in (PHONE, DESK)]
+VIEWS += [("light", "print", PAPER)]
 MOST_KIB = 1500
 TARGETS = f"no error, no unequal number, no overflow, no overlap, no request, at most {MOST_KIB:,} KiB"
 NUMBERS = """[...document.querySelectorAll('[data-path]')].map(
     of => [of.dataset.path, of.dataset.value, of.dataset.kind, of.textContent])"""
 #: px of the page beyond its width, and of text beyond its drawing's
-OVERFLOW = """Math.max(0, document.documentElement.scrollWidth - innerWidth,
+OVERFLOW = """Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth,
     ...[...document.querySelectorAll('svg')].flatMap(svg => {
         const box = svg.getBoundingClientRect();
         return [...svg.querySelectorAll('text')].map(of => of.getBoundingClientRect()).map(
@@ -62,7 +64,7 @@ PLUGINS = (leaky.ALS, leaky.Noise, leaky.NoisyLabel, leaky.OnlyKnown)
 def examined(browser: Browser, folder: Path) -> dict[str, Any]:
     """Return what is found of the page in a folder, in every view. The worst of each figure."""
     report, page = json.loads((folder / JSON).read_text()), folder / PAGE
-    found: dict[str, Any] = {"errors": [], "unequal": [], "overflow": 0.0, "overlaps": 0, "requests": []}
+    found: dict[str, Any] = {"errors": [], "unequal": [], "overflow": {}, "overlaps": 0, "requests": []}
     for scheme, kind, width in VIEWS:
         browser.media(scheme, kind)
         browser.open(page, width)
@@ -71,8 +73,7 @@ def examined(browser: Browser, folder: Path) -> dict[str, Any]:
         numbers = [Shown(*of) for of in browser.run(NUMBERS)]
         found["unequal"] += unequal(numbers, report) if numbers else ["the page has no numbers"]
         found["overlaps"] += browser.run(OVERLAPS)
-        if width == PHONE:
-            found["overflow"] = max(found["overflow"], browser.run(OVERFLOW))
+        found["overflow"][width] = max(found["overflow"].get(width, 0.0), browser.run(OVERFLOW))
     return found | {"numbers": len(numbers), "kib": page.stat().st_size / 1024}
 
 
@@ -97,7 +98,8 @@ def summary(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "page_console_errors": sum(len(of["errors"]) for of in found.values()),
         "page_numbers_unequal": sum(len(of["unequal"]) for of in found.values()),
-        "page_overflow_360px": round(max(of["overflow"] for of in found.values()), 1),
+        "page_overflow_360px": round(max(of["overflow"][PHONE] for of in found.values()), 1),
+        "page_overflow_print": round(max(of["overflow"][PAPER] for of in found.values()), 1),
         "page_text_overlaps": sum(of["overlaps"] for of in found.values()),
         "page_network_requests": sum(len(of["requests"]) for of in found.values()),
         "page_kib": round(max(of["kib"] for of in found.values()), 1),
