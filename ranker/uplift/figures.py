@@ -72,8 +72,8 @@ def uplifts_figure(report: Report) -> str:
         Row("ties are wrong (CatBoost)", ("pair_accuracy_catboost",)),
         Row("debiased for places", ("shown_order", "debiased", "uplift")),
         Row("over missingness", (*missing, "beyond")),
-        Row("control: missingness alone", missing),
-        Row("control: columns shuffled", ("shuffled",)),
+        Row("control: missingness", missing),
+        Row("control: shuffled", ("shuffled",)),
         *(Row(f"lists: {label}", ("lists", key)) for key, label in LISTS.items()),
     ]
     known = [row for row in rows if found_at(report, (*row.path, "relative_uplift")) is not None]
