@@ -83,6 +83,16 @@ class BoosterSettings(Settings):
         "Refused: those of LightGBM's objectives, metrics and files, what Pairlift sets itself (seed …), and quantised "
         "gradients, by which LightGBM fails on large logs.",
     )
+    retune_minutes: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        exclude=True,  # it is no part of what a fit is
+        description="So many minutes `pairlift train` searches for better parameters of each part of the ranker, as "
+        "`pairlift retune` does but not of [pairing], whenever the rows are other ones: it tries the TOML's own first, "
+        "then the best of the search before. What is better by more than noise is used, and the bundle says it. 0: "
+        "never.",
+    )
     monotone: dict[str, Literal[-1, 1]] = Field(
         default={},
         description="By column: 1 where a higher value may never lower the score, -1 where it may never raise it.",

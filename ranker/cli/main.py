@@ -15,10 +15,9 @@ from ranker.cli.config import config
 from ranker.cli.deploy import deploy, deployed, drop, promote, refresh, rollback
 from ranker.cli.lists import lists, sources
 from ranker.cli.offpolicy import offpolicy
-from ranker.cli.pairs import pairs
 from ranker.cli.record import record, snapshot
 from ranker.cli.report import drift, study, uplift, world
-from ranker.cli.rows import rows
+from ranker.cli.rows import pairs, rows
 from ranker.cli.serve import serve
 from ranker.cli.setup import import_letor, init, validate
 from ranker.cli.token import token

@@ -55,8 +55,8 @@ def offpolicy(
     Beside each stand its 95 % interval about new users, how much more it is than what was logged, how many lists the
     weighted ones are worth, and the largest weight. What the bundle would show and the log never does, up to a tenth,
     counts in the intervals as anything from nothing to all of it wanted. It says "not known", and why, where the log
-    cannot tell: no overlap, too few lists, other propensities. Long lists of a bundle's best order seldom match a draw: --places 3 asks
-    less.
+    cannot tell: no overlap, too few lists, other propensities. Long lists of a bundle's best order seldom match a
+    draw: --places 3 asks less.
 
     \b
     Examples:

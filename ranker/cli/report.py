@@ -11,10 +11,12 @@ import click
 from ranker.cli.lists import write_report
 from ranker.cli.train import CONFIG, Together, needs_training
 
+#: the study of a whole service
+LOOP = "loop"
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
 STUDIES = (
     *("sizes", "encoders", "history", "pretraining", "losses", "finetuning"),
-    *("lag", "period", "warm", "rankers", "plugins", "beside", "unified"),
+    *("lag", "period", "warm", "rankers", "plugins", "beside", "unified", LOOP),
 )
 
 
@@ -71,8 +73,9 @@ def _made(command: str) -> dict[str, str]:
     type=click.Path(path_type=Path),
     help="truth.parquet of `pairlift world`: what the best order reaches stands beside the arms.",
 )
+@click.option("--days", type=click.IntRange(1, 30), default=5, show_default=True, help="Of the study loop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
-def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -> None:
+def study(config: Path, name: str, plugin: str, truth: Path | None, days: int, out: Path) -> None:
     """Vary one thing of a plugin and report each arm's relative uplift in PairAccuracy of the final ranker.
 
     \b
@@ -90,6 +93,7 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     beside       the plugin alone, and with each other plugin of the TOML beside it
     unified      no plugin is varied: one model of all surfaces against one for each, and against one without the
                  columns of source items and queries; with [ranker] plugins, PairAccuracy by surface
+    loop         a whole service for --days days: see below
 
     All arms share rows, pairs and booster seeds; each is fitted [uplift] fits times. Intervals are about new users,
     fits and seeds, and so is the gain over the first arm, paired by user. A fit that is finished is kept in CONFIG's
@@ -99,6 +103,14 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     Of networks with a next-item and a feedback head, each arm also has their mean losses on the events of the test, as
     pre-training left them.
 
+    The study loop takes the TOML of a `pairlift world`, whose users can be asked what they make of a list. Each day
+    begins with a training of what was recorded before it, which is deployed into a running server (its towers go on
+    from those of the day before); then every request of the day is served, met and recorded over gRPC. Its arms: all
+    of it; without [exploration]; without the plugin; without re-tuning ([booster] retune_minutes); never trained again.
+    In the middle day the server is killed and started again. The report has the true reward by day: the expected grade
+    of a place of a list. What the TOML has not, it adds: a share of explored lists, half a minute of re-tuning. An arm
+    that ended is kept.
+
     \b
     Example, on a generated log:
       pairlift world generated --scale 0.05
@@ -106,11 +118,16 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     """
     needs_training()
     from ranker.config import load_config
-    from ranker.studies.write import write_study
+    from ranker.studies.write import write_loop, write_study
 
     command = ["pairlift", "study", config, "--study", name, "--plugin", plugin, "--out", out]
-    command += ["--truth", truth] if truth else []
-    for path in write_study(load_config(config), name, plugin, truth, out, shlex.join(map(str, command))):
+    command += (["--truth", truth] if truth else []) + (["--days", days] if name == LOOP else [])
+    said, loaded = shlex.join(map(str, command)), load_config(config)
+    if name == LOOP:
+        paths = write_loop(loaded, plugin, days, out, said)
+    else:
+        paths = write_study(loaded, name, plugin, truth, out, said)
+    for path in paths:
         click.echo(f"wrote {path}")
     click.echo((out / f"{name}.md").read_text(), nl=False)
 

@@ -37,13 +37,14 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_features(folder: Path, catalog: Catalog, listed: Sequence[str]) -> Logged:
+def read_features(folder: Path, catalog: Catalog, listed: Sequence[str], version: str = "") -> Logged:
     """Read a feature log, one request after the other. PairliftError where it is not one.
 
     listed: features of the list (`FeatureSpec.listed`), which stand in `Requests.given` as they were served.
+    version: of the bundle whose answers are read; all are where it is empty.
     """
     with _explained(folder), duckdb.connect() as con:
-        files = f"read_parquet('{folder}/part-*.parquet', union_by_name = true)"
+        files = f"read_parquet('{folder}/part-*{version}.parquet', union_by_name = true)"
         rows: Any = con.sql(f"SELECT * FROM {files} ORDER BY as_of, request_id, rank").to_arrow_table()
     columns = tuple(name for name in rows.column_names if name not in KEYS)
     request_id: Ids = np.array(rows["request_id"].to_pylist(), dtype=np.object_)
