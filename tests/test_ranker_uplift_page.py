@@ -97,6 +97,15 @@ def strange_names(report: dict[str, Any]) -> None:
     report["importance"] = {"a & <b>": 0.5, "$_$": 0.5}
 
 
+def many_columns(report: dict[str, Any]) -> None:
+    """A plugin with its whole vectors, all of which have moved."""
+    as_new(report)
+    report["columns"] = [f"tried__item_vector_{k}" for k in range(64)]
+    for part in ("column_alone", "periods"):
+        (of,) = report[part].values()
+        report[part] = dict.fromkeys(report["columns"], of)
+
+
 CASES: dict[str, Change] = {
     "as format 4": lambda _: None,
     "as format 3": of_format_3,
@@ -105,7 +114,8 @@ CASES: dict[str, Change] = {
     "without an interval": without_interval,
     "nothing right": nothing_right,
     "strange names": several(as_new, strange_names),
-    "one value of each slice": put("slices", value={}),
+    "no slices": put("slices", value={}),
+    "many columns": many_columns,
 }
 
 
@@ -251,6 +261,15 @@ def test_a_guard_rail_is_told_where_it_holds_and_not_elsewhere(name: str) -> Non
     unknown = {"a debiased figure that disagrees", "fits that disagree", "drift"}  # format 4, one fit, no places
     assert set(cleared(plain)) == set(CHECKS) - unknown - {"few fits or seeds"}
     assert name in {*cleared(plain), *unknown, "few fits or seeds"}
+
+
+def test_of_many_columns_a_few_are_told(tmp_path: Path) -> None:
+    report = UpliftReport.of(golden(many_columns))
+    assert [of.endswith("since the training rows") for of in report.doubts].count(True) == 3
+    assert "and 61 more of the kind" in report.doubts
+    page_of(golden(many_columns), tmp_path)
+    assert "better with its columns (64 of them)" in (tmp_path / PAGE).read_text()
+    assert "52 more columns are in the JSON" in (tmp_path / PAGE).read_text()
 
 
 def test_the_first_screen_of_a_leak_shows_no_gain(tmp_path: Path) -> None:

@@ -68,13 +68,14 @@ def _request_ms(prepared: Prepared, name: str, plugin: FeaturePlugin, groups: Gr
 def _periods(columns: Columns) -> dict[str, Any]:
     """Return, by column and slice, the share of rows with a value, and its mean and spread; and how far it moved.
 
-    `moved`: the test's mean less that of the rows that the boosters learned from, by the latter's spread.
+    `moved`: the test's mean less that of the rows that the boosters learned from, by the latter's spread. Not of codes.
     """
     found: dict[str, Any] = {}
     for k, name in enumerate(columns.names):
         by = {part: _summary(values[:, k].astype(np.float64)) for part, values in columns.values.items()}
         before, after = by["train"], by["test"]
-        moved = (after["mean"] - before["mean"]) / before["sd"] if before["sd"] > 0 else float("nan")
+        counts = before["sd"] > 0 and name not in columns.categorical
+        moved = (after["mean"] - before["mean"]) / before["sd"] if counts else float("nan")
         found[name] = {"moved": moved, **by}
     return found
 

@@ -18,6 +18,8 @@ from ranker.uplift.verdict import cleared, doubts, verdict, why
 
 Report = Mapping[str, Any]
 
+#: columns of a plugin that are named in a sentence, and that have a row in a table
+NAMED, ROWS = 4, 12
 STYLE = Path(__file__).with_name("page.css")
 #: what the two leak controls compare the plugin's values with
 CONTROLS = {"as_of": "from histories cut at as_of", "refit": "of a fit on the log cut at t1"}
@@ -65,10 +67,11 @@ def first_screen(report: Report) -> str:
 
 
 def _asked(report: Report) -> Sentence:
-    split = report.get("split")
+    split, columns = report.get("split"), report["columns"]
+    named = ", ".join(columns) if len(columns) <= NAMED else f"{len(columns)} of them"
     days = f", {split['t2'][:10]} to {split['t3'][:10]}" if split else ""
     return [
-        f"Asked: does the ranker order the test's pairs better with its columns ({', '.join(report['columns'])}) than "
+        f"Asked: does the ranker order the test's pairs better with its columns ({named}) than "
         "without, all else equal? Measured on ",
         *(Figure(("pairs",), "count"), f" {report['pairs_kind']} pairs of ", Figure(("users",), "count")),
         *(" users, who weigh like ", Figure(("effective_users",), "count"), f" equal ones{days}."),
@@ -186,15 +189,18 @@ def _ends(*path: str | int) -> list[Figure]:
 def _columns(report: Report) -> str:
     what = {"pair_accuracy": "accuracy", "comparable": "share"}
     alone: dict[str, Sentence] = {
-        name: [Figure(("column_alone", name, of), kind) for of, kind in what.items()] for name in report["column_alone"]
+        name: [Figure(("column_alone", name, of), kind) for of, kind in what.items()]
+        for name in list(report["column_alone"])[:ROWS]
     }
     share = "The share of the loss that each column's splits took away; the plugin's in colour."
     drawn = _figure(report, figures.importance_figure(report), [share]) if report["importance"] else ""
+    hidden = len(report["column_alone"]) - ROWS
+    more = f'<p class="aside">{hidden} more columns are in the JSON.</p>' if hidden > 0 else ""
     return f"""<section><h2>What its columns do</h2>
 <div class="cards">
 {drawn}
 <section class="card"><h3>Each column alone</h3>{_table(report, ["", "PairAccuracy", "pairs that have it"], alone)}
-{_periods(report)}</section>
+{_periods(report)}{more}</section>
 </div></section>"""
 
 
@@ -204,7 +210,7 @@ def _periods(report: Report) -> str:
     what = {"known": "share", "mean": "number", "sd": "number"}
     rows: dict[str, Sentence] = {
         f"{name}, {shown}": [Figure(("periods", name, part, of), kind) for of, kind in what.items()]
-        for name in report["periods"]
+        for name in list(report["periods"])[:ROWS]
         for part, shown in SLICES.items()
     }
     return "<h3>Its values over time</h3>" + _table(report, ["", "known", "mean", "spread"], rows)

@@ -21,6 +21,8 @@ TOO_GOOD = 0.95
 OTHER_TREES = 2.0
 #: a column whose mean moved by so many of its spreads is another one in the test
 MOVED = 0.5
+#: doubts of one kind that are told
+FIRST_FEW = 3
 #: names of the list figures, by their key in `lists`
 LISTS = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
 
@@ -79,8 +81,15 @@ def _but(report: Report) -> Sentence:
 
 def doubts(report: Report) -> list[Doubt]:
     """Return what speaks against trusting the number, leaks first."""
-    found = [(name, check(report)) for name, check in CHECKS.items()]
-    return [Doubt(name, sentence) for name, sentences in found for sentence in sentences or ()]
+    return [Doubt(name, of) for name, check in CHECKS.items() for of in _first_few(check(report) or [])]
+
+
+def _first_few(sentences: list[Sentence]) -> list[Sentence]:
+    """Return those of a plugin of many columns that one reads."""
+    more: list[Sentence] = (
+        [[f"and {len(sentences) - FIRST_FEW} more of the kind"]] if len(sentences) > FIRST_FEW else []
+    )
+    return sentences[:FIRST_FEW] + more
 
 
 def cleared(report: Report) -> list[str]:
