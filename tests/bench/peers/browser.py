@@ -47,9 +47,7 @@ class Browser:
         path = chromium()
         if path is None:
             raise FileNotFoundError(f"none of {', '.join(NAMES)} is on PATH: `apt-get install chromium`")
-        # Above what the child's ends are to be called.
-        pipes = [[fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in os.pipe()] for _ in range(2)]
-        (reads, send), (receive, writes) = pipes
+        (reads, send), (receive, writes) = _pipe(), _pipe()
 
         def named() -> None:
             os.dup2(reads, READS)
@@ -67,10 +65,12 @@ class Browser:
                 try:
                     yield cls(send, receive)
                 finally:
-                    process.terminate()
-                    process.wait()
-                    os.close(send)
+                    os.close(send)  # it ends with its pipe, and takes its children along
                     os.close(receive)
+                    try:
+                        process.wait(PATIENCE)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Return the answer of a command of the protocol; what happens meanwhile is noted."""
@@ -143,3 +143,12 @@ class Browser:
             self.console.append(str(params["entry"]["text"]))
         elif of == "Network.requestWillBeSent":
             self.requests.append(str(params["request"]["url"]))
+
+
+def _pipe() -> tuple[int, int]:
+    """Return the two ends of a pipe, above what the child's are to be called."""
+    ends = os.pipe()
+    reads, writes = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return reads, writes
