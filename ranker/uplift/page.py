@@ -112,7 +112,7 @@ def _cost(report: Report) -> str:
 def _doubts(report: Report) -> str:
     found = [f"<b>{escape(doubt.name)}</b>: {as_html(report, doubt.sentence)}" for doubt in doubts(report)]
     looked = escape(", ".join(cleared(report)))
-    nothing = "" if found else "<p>Nothing of what is looked for.</p>"
+    nothing = "" if found else "<p>Nothing that is looked for was found.</p>"
     return nothing + _items(found) + (f'<p class="aside">Looked for and not found: {looked}.</p>' if looked else "")
 
 
