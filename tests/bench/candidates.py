@@ -18,8 +18,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -31,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from bench.peers.exploration_cost import exploration_overhead
 from bench.peers.offpolicy_obp import figures as offpolicy_figures
+from bench.prerank import figures as prerank_figures
 
 from features.errors import PairliftError
 from features.schema import GIB, SECOND
@@ -203,8 +202,8 @@ def main(scale: float, only: str | None) -> None:
         result["exploration_overhead"] = overhead("movielens")
     if only in (None, "offpolicy"):
         result |= offpolicy_figures()
-    if only in (None, "prerank") and importlib.util.find_spec("bench.prerank"):
-        result |= importlib.import_module("bench.prerank").figures()
+    if only in (None, "prerank"):
+        result |= prerank_figures()
     print(json.dumps(result))
 
 
