@@ -18,6 +18,7 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.log.loading import load_log
+from features.pairing.split import iso
 from features.progress import progress_bar
 from features.schema import F64, I64
 from features.state.store import State
@@ -75,6 +76,12 @@ class Target:
         since = end if end <= first else int(manifest["split"]["t2"])
         before, floor = log.until(since), wanted_floor(config)
         learned = log.between(manifest["split"]["t0"], manifest["split"]["t1"])
+        if old.spec.matched and not len(learned.ts):
+            raise PairliftError(
+                f"{folder}: {', '.join(old.spec.matched)} are counted of the events before its t1, "
+                f"{iso(manifest['split']['t1'])}, and {made.config.path} has none of "
+                "them: let [events] source have them too"
+            )
         matching = fit_matches(config, old.spec.matched, learned, catalog)
         bundle = replace(
             old,
@@ -203,12 +210,15 @@ def _refuse_other_meanings(folder: Path, was: Config, now: Config) -> None:
     tables: dict[str, tuple[object, object]] = {
         "[[grades]]": (was.grades, now.grades),
         "[time] zone": (was.time.zone, now.time.zone),
+        "[events] source_item": (was.events.source_item, now.events.source_item),
     }
     for name in ("feedback", "context", "candidate"):
         tables[f"[events.{name}]"] = (getattr(was.events, name), getattr(now.events, name))
     for name in ("items", "users"):
         columns = [getattr(config, name) and getattr(config, name).columns for config in (was, now)]
         tables[f"[{name}.columns]"] = (columns[0], columns[1])
+    texts = [config.items and config.items.text for config in (was, now)]
+    tables["[items.text]"] = (texts[0], texts[1])
     if differ := [table for table, (a, b) in tables.items() if a != b]:
         raise PairliftError(
             f"{folder}: {', '.join(differ)} of {now.path} are not what it was trained with, so it would read this log "

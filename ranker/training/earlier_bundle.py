@@ -110,6 +110,9 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[time] zone": (was.time.zone, now.time.zone),
         "[booster.monotone]": (was.booster.monotone, now.booster.monotone),
     }
+    if old.spec.matched:  # which count what is taken, and index the texts
+        tables["[lists] wanted"] = (was.lists.wanted, now.lists.wanted)
+        tables["[items.text]"] = tuple(config.items and config.items.text for config in (was, now))  # type: ignore[assignment]
     tables |= {f"[plugins.{name}]": (was.plugins[name], now.plugins[name]) for name in now.ranker.plugins}
     differ = [table for table, (a, b) in tables.items() if a != b]
     if differ:
