@@ -97,8 +97,8 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, days: int, o
     of it; without [exploration]; without the plugin; without re-tuning ([booster] retune_minutes); never trained again.
     In the middle day the server is killed and started again. The report has the true reward by day: the expected grade
     of a place of a list, beside that of the best lists by the truth, of the world's own and of random ones. Values and
-    scores that were served are computed again from the log, and what differs is said. What the TOML has not, it adds: a share of explored lists, half a minute of re-tuning. An arm
-    that ended is kept.
+    scores that were served are computed again from the log, and what differs is said. What the TOML has not, it adds:
+    a share of explored lists, half a minute of re-tuning. An arm that ended is kept.
 
     \b
     Example, on a generated log:
