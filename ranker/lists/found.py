@@ -4,7 +4,7 @@ sources_report   users of the test, each as of their first request in it; the so
   _lists         what each source proposes, behind the filters, in its own order
   _section       recall@k of each alone, of the blend, and what each adds to the others; for all users, for known and
                  for new ones, and of new items
-  _milliseconds  what a request's sources cost now
+  milliseconds   what a request's sources cost now
 
 The blend has k items as each source has: they take turns by their quotas, so that of the first k each has a share as
 its quota is one of all quotas. `Recommend` asks for all within the quotas at once, and leaves the order to the ranker:
@@ -14,6 +14,7 @@ that is `within_quotas`.
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -225,21 +226,26 @@ def blended(lists: I32, quota: I64, use: Bool, m: int) -> I32:
 
 
 def _milliseconds(sources: Sources, who: Asked, state: State, filters: Filters) -> dict[str, Any]:
-    """Return the median time of each source, and of all with merge and filters, on one thread, asked as of now.
+    """Return `milliseconds` of some users' requests, asked as of now."""
+    some = np.unique(np.linspace(0, len(who) - 1, min(len(who), TIMED)).astype(np.int64))
+    requests = [replace(Request.of(who.requests, int(k), state), as_of=state.end) for k in some]
+    return milliseconds(sources, requests, filters)
+
+
+def milliseconds(sources: Sources, requests: Sequence[Request], filters: Filters) -> dict[str, Any]:
+    """Return the median time of each source, and of all with merge and filters, on one thread.
 
     Of the processor's time, so that a busy machine tells the same; a source that waits is not charged for it.
     """
-    some = np.unique(np.linspace(0, len(who) - 1, min(len(who), TIMED)).astype(np.int64))
     failed: Counter[str] = Counter()
-    took = np.zeros((len(some), len(sources) + 1))
-    requests = [replace(Request.of(who.requests, int(k), state), as_of=state.end) for k in some]
+    took = np.zeros((len(requests), len(sources) + 1))
     for request in requests[:WARM]:
         _timed(sources, request, filters, failed)
     for k, request in enumerate(requests):
         took[k] = _timed(sources, request, filters, failed)
     median = np.median(took, axis=0).tolist()
     names = [source.name for source, _ in sources]
-    return {"requests": len(some), "sources": dict(zip(names, median, strict=False)), "blend": median[-1]}
+    return {"requests": len(requests), "sources": dict(zip(names, median, strict=False)), "blend": median[-1]}
 
 
 def _timed(sources: Sources, request: Request, filters: Filters, failed: Counter[str]) -> list[float]:

@@ -199,7 +199,7 @@ def wanted_stage(
         config.lists.model_dump(exclude={"users", "at_most", "diversity"}),
         wanted_settings(config).model_dump(),
     ]
-    code = code_hash(*CODE, *_modules(config, plugins))
+    code = code_hash(*CODE, *modules_of(config, plugins))
     own = liked and hash_value(liked.model_to_string())
     inputs = [prepared.key, digest, settings, seed, forests, own, code]
 
@@ -217,7 +217,7 @@ def wanted_stage(
     return lgb.Booster(model_file=str(path)) if path.exists() else None
 
 
-def _modules(config: Config, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
+def modules_of(config: Config, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
     """Return what of the code is named in the TOML: packages of plugins and of sources, of ours the wing."""
     own = [source.path.partition(":")[0].split(".") for source in config.sources.named.values()]
     of_plugins = {type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}
