@@ -48,6 +48,7 @@ def _arm(name: str, of: Lived, first: Lived) -> dict[str, Any]:
         "recorded": of.recorded,
         "known_again": of.duplicates,
         "refused_deployments": of.refused,
+        "requests_compared": of.compared.requests,
     }
 
 
@@ -97,6 +98,8 @@ def _agreed(report: dict[str, Any]) -> str:
         f"requests, {_odd(report)}; {report['scores_compared']:,} scores of their items, "
         f"{report['scores_differing']:,} of which differ."
     )
+    if none := [arm["arm"] for arm in report["arms"] if not arm["requests_compared"]]:
+        said += f" Nothing could be compared of: {', '.join(none)}."
     if late := report["lists_degraded"]:
         said += f" A source or plugin was too late for {late:,} of all lists."
     return said

@@ -106,7 +106,7 @@ class Life:
         self._bundles: list[Path] = []
         self._received = Received(0, 0)
         self._sent, self._refused = 0, list[str]()
-        self._degraded = 0
+        self._degraded, self._shown = 0, 0  # lists that something was late for; rows of all lists
         self._firsts = dict[str, _First]()  # by id, requests that begin a round: all events before them were known
 
     def lived(self, days: int) -> Lived:
@@ -119,6 +119,7 @@ class Life:
             for day in range(days):
                 self._begin(day)
                 self._day(FIRST_DAY + day, reward[day], lists[day], crash=day == days // 2)
+            self._service.exported()
         finally:
             self._service.stop()
         r = self._received
@@ -178,6 +179,7 @@ class Life:
             batch = _batch(self._rng, self._world, some, met)
             self._sent += len(batch.events)
             if crash and k == len(rounds) // 2:
+                self._service.written(self._shown)
                 received = self._service.crash_while_recording(batch, self._bundles[0])
             else:
                 received = self._service.record(batch)
@@ -193,6 +195,7 @@ class Life:
         reward[user] += expected[: len(shown)].sum() / LIST
         lists[user] += 1
         self._degraded += bool(reply.degraded)
+        self._shown += len(shown)
         return _Met(item, grade, len(shown), reply)
 
 

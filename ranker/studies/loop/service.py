@@ -22,6 +22,8 @@ from ranker.studies.loop.arms import LOG
 TIMEOUT, VISIBLE = 60.0, 10.0
 #: seconds until an ended file of the log must be exported
 EXPORTED = 30.0
+#: seconds until what was served must be in the feature log, which writes when it has had rest for 10
+WRITTEN = 60.0
 #: seconds between the sending of events and the kill
 UNDER_WAY = 0.003
 
@@ -99,6 +101,17 @@ class Service:
                 raise PairliftError(
                     f"{log}: {', '.join(missing) or 'events'} had to be there as Parquet after {EXPORTED:g} s; make a "
                     "larger world, or lower [record] segment_mb"
+                )
+            time.sleep(0.1)
+
+    def written(self, rows: int) -> None:
+        """Wait until the feature log has so many rows: a kill loses what waits. PairliftError where they stay out."""
+        until = time.monotonic() + WRITTEN
+        while (found := sum(pq.read_metadata(path).num_rows for path in self.features.glob("part-*.parquet"))) < rows:
+            if time.monotonic() > until:
+                raise PairliftError(
+                    f"{self.features}: {rows} rows had to be there after {WRITTEN:g} s, found {found}; "
+                    f"{self._folder / 'serve.err'} says what failed"
                 )
             time.sleep(0.1)
 
