@@ -20,13 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench.peers.examples import WORK, example, written
 from bench.peers.exploration_cost import exploration_overhead
 from bench.peers.offpolicy_obp import figures as offpolicy_figures
 from bench.prerank import figures as prerank_figures
@@ -34,8 +34,8 @@ from bench.prerank import figures as prerank_figures
 from features.errors import PairliftError
 from features.schema import GIB, SECOND
 from ranker.candidates.filters import filters_of
-from ranker.config import Config, load_config
-from ranker.examples import example_names, example_text
+from ranker.config import Config
+from ranker.examples import example_names
 from ranker.lists.found import milliseconds
 from ranker.request import Request
 from ranker.training.arms import Arms
@@ -45,7 +45,6 @@ from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
 from ranker.training.wanted import sources_until
 
-WORK = Path(__file__).parents[2] / ".pairlift" / "bench"
 #: users who are asked about, at most
 USERS = 5_000
 #: of the generated log at scale 1
@@ -88,14 +87,6 @@ class = "ranker.sources.fresh:Fresh"
 [sources.search]
 class = "ranker.sources.search:Search"
 """
-
-
-def example(data: str) -> Config:
-    """Write an example's TOML into a work folder, and read it."""
-    folder = WORK / f"candidates-{data}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pairlift.toml").write_text(example_text(data))
-    return load_config(folder / "pairlift.toml")
 
 
 def found(data: str) -> dict[str, Any]:
@@ -160,8 +151,7 @@ def large(scale: float) -> Config:
             "play": rng.random(events),
         }
         pq.write_table(pa.table(columns), folder / "events.parquet")
-    (folder / "pairlift.toml").write_text(LARGE)
-    return load_config(folder / "pairlift.toml")
+    return written(folder, LARGE)
 
 
 def zipf(rng: np.random.Generator, n: int, size: Any) -> Any:

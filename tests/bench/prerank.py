@@ -18,14 +18,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+from bench.peers.examples import WORK, written
 
 from features.schema import F64, GIB, I32, Requests
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import proposals_of, source_columns, source_values
-from ranker.config import Config, load_config
+from ranker.config import Config
 from ranker.examples import example_text
 from ranker.prerank.distil import FITTED, MEASURED, TOP, Seen, Teacher, distil, drawn, held_out
 from ranker.prerank.light import Prerank, kept
@@ -36,7 +36,6 @@ from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
 from ranker.training.wanted import sources_until
 
-WORK = Path(__file__).parents[2] / ".pairlift" / "bench" / "prerank"
 #: of the towers: what is distilled need not be the best ranker
 SHORT = {
     "pretrain_epochs": 3,
@@ -60,11 +59,9 @@ Scorer = Callable[[Seen], F64]
 
 def example() -> Config:
     """Write the example's TOML with short towers into a work folder, and read it."""
-    WORK.mkdir(parents=True, exist_ok=True)
     towers = 'class = "neural.two_tower:TwoTower"'
     short = "\n".join(f"{name} = {value}" for name, value in SHORT.items())
-    (WORK / "pairlift.toml").write_text(example_text("kuairand").replace(towers, f"{towers}\n{short}"))
-    return load_config(WORK / "pairlift.toml")
+    return written(WORK / "prerank", example_text("kuairand").replace(towers, f"{towers}\n{short}"))
 
 
 def trained_of(config: Config) -> Parts:

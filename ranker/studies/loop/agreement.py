@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.schema import F32, F64, GIB
-from ranker.bundle import Bundle
+from ranker.bundle import Bundle, read_manifest
 from ranker.client import Reply
 from ranker.columns import full_matrix, with_sources
 from ranker.config import Config
@@ -49,9 +49,9 @@ def agreement(config: Config, bundles: Sequence[Path], features: Path, replies: 
     """
     made, found = group_log(config), Agreement(0, 0, {}, 0, 0)
     for folder in bundles:
-        bundle = Target.of(folder, made, NO_LIMIT, GIB).bundle
-        if not list(features.glob(f"part-*-{bundle.version}.parquet")):
+        if not list(features.glob(f"part-*-{read_manifest(folder)['version']}.parquet")):
             continue
+        bundle = Target.of(folder, made, NO_LIMIT, GIB).bundle
         logged = read_features(features, made.catalog, bundle.spec.listed, bundle.version)
         logged = _select(logged, np.isin(logged.request_id, list(replies)))
         if len(logged.request_id):
