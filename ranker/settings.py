@@ -113,6 +113,19 @@ class BoosterSettings(Settings):
     )
 
 
+#: slices that every uplift report has, beside those of reserved names
+TAKEN = {
+    "day",
+    "familiarity",
+    "grade_pair",
+    "user_activity",
+    "week",
+    "winner_age",
+    "winner_first_seen",
+    "winner_popularity",
+}
+
+
 class UpliftSettings(Settings):
     """`[uplift]`: the fits and slices of an uplift report."""
 
@@ -132,6 +145,11 @@ class UpliftSettings(Settings):
         description="Item attributes, text or lists, by which the report splits the uplift, beside the item itself: "
         "had the user met an item with this value before?",
     )
+    slices: dict[Name, str] = Field(
+        default={},
+        description="SQL by which the report splits the uplift, of a pair's winner: the item's attributes by their "
+        "names, `user.NAME`, `context.NAME` with `as_of` and `surface`; at most 50 different values.",
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -139,6 +157,14 @@ class UpliftSettings(Settings):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"distinct seeds were expected, found {seeds}")
         return seeds
+
+    @field_validator("slices")
+    @classmethod
+    def _own(cls, slices: dict[str, str]) -> dict[str, str]:
+        taken = [name for name in slices if name in TAKEN or name.startswith("familiarity_")]
+        if taken:
+            raise ValueError(f"every report has slices of the name {taken[0]}; choose another one")
+        return slices
 
     @model_validator(mode="before")
     @classmethod

@@ -283,7 +283,7 @@ def test_the_first_screen_of_a_leak_shows_no_gain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        ({"format": 2, "plugin": "x"}, "a report of format 3 to 5 was expected, found 2: measure it again"),
+        ({"format": 2, "plugin": "x"}, "a report of format 3 to 6 was expected, found 2: measure it again"),
         ({"format": 99, "plugin": "x"}, "found 99"),
         ({"pairs": 3}, "a report of `pairlift uplift` was expected"),
         ([1], "a report of `pairlift uplift` was expected"),

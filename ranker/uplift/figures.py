@@ -30,6 +30,8 @@ TITLES = {
         "Whether it finds again what a user knew, or what is new to them.",
     ),
     "surface": ("by surface", "Where the lists stood that it orders better."),
+    "day": ("by day", "Whether it holds as what it learned grows old."),
+    "week": ("by week", "Whether it holds as what it learned grows old; each is named by its Monday."),
 }
 
 
@@ -132,9 +134,10 @@ def title_of(kind: str) -> str:
     return _told(kind)[0]
 
 
-def purpose_of(kind: str) -> str:
-    """Return a sentence that says what a kind of slices is for."""
-    return _told(kind)[1]
+def purpose_of(report: Report, kind: str) -> str:
+    """Return a sentence that says what a kind of slices is for; of one of the TOML, its SQL."""
+    sql = found_at(report, ("settings", "uplift", "slices", kind))
+    return f"Of the winners of the pairs: {sql}" if sql else _told(kind)[1]
 
 
 def _told(kind: str) -> tuple[str, str]:
@@ -191,6 +194,37 @@ def importance_figure(report: Report) -> str:
         canvas.bar(k, 0, shares[name], "accent" if name in own else "faint", 6, path)
     canvas.axis(lambda share: f"{100 * share:.4g} %")
     return canvas.svg("Shares of the gain by column")
+
+
+def contributions_figure(report: Report) -> str:
+    """Return how far the columns move a pair's margin, the plugin's in colour, and how far to the right side."""
+    of, own = report["contributions"], set(report["columns"])
+    named = list(dict.fromkeys([*list(of)[:COLUMNS], *(name for name in of if name in own)]))[: 2 * COLUMNS]
+    ends = [value for name in named for value in of[name].values()]
+    canvas = Canvas(report, len(named), min([0.0, *ends]), max([0.0, *ends]))
+    canvas.rule(0, "muted")
+    for k, name in enumerate(named):
+        size = ("contributions", name, "size")
+        canvas.label(k, name, [Figure(size, "number")], strong=name in own)
+        canvas.bar(k, 0, of[name]["size"], "accent" if name in own else "faint", 6, pointer(size))
+        canvas.dot(k, of[name]["towards"], "ink", size=5)
+    canvas.axis("{:.3g}".format)
+    return canvas.svg("How far each column moves the margin of a pair")
+
+
+def calibration_figure(report: Report, arm: str) -> str:
+    """Return a row for each part of the pairs: how often the preferred side wins, beside how often it was said to."""
+    bins = report["calibration"][arm]["bins"]
+    every = [of[what] for of in bins for what in ("predicted", "observed")]
+    canvas = Canvas(report, len(bins), min([0.5, *every]), max(every))
+    for k, of in enumerate(bins):
+        said, held = (("calibration", arm, "bins", k, what) for what in ("predicted", "observed"))
+        canvas.label(k, f"part {k + 1}", ["said ", Figure(said, "share"), ", was ", Figure(held, "share")])
+        canvas.bar(k, of["predicted"], of["observed"], "faint", 4)
+        canvas.dot(k, of["predicted"], "muted", hollow=True)
+        canvas.dot(k, of["observed"], "accent" if arm == "with" else "ink")
+    canvas.axis(lambda share: f"{100 * share:.4g} %")
+    return canvas.svg(f"What was said and what was so, {arm} the plugin")
 
 
 def listed() -> dict[str, Sentence]:

@@ -33,7 +33,7 @@ def as_page(report: Report) -> str:
     """Return the whole page. report: of `UpliftReport.figures`."""
     title = escape(f"{report['data']}: {report['plugin']} {verdict(report)}")
     within = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
-    parts = [_arms, _slices, _columns, _parts, _repeat]
+    parts = [_arms, _slices, _columns, _calibration, _parts, _repeat]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -151,7 +151,7 @@ def _slices(report: Report) -> str:
         return ""
     drawn = "\n".join(
         f'<figure class="card"><h3>Uplift {escape(figures.title_of(kind))}</h3>{svg}'
-        f"<figcaption>{escape(figures.purpose_of(kind))}</figcaption></figure>"
+        f"<figcaption>{escape(figures.purpose_of(report, kind))}</figcaption></figure>"
         for kind, svg in figures.slice_figures(report).items()
     )
     one = [figures.title_of(kind) for kind, values in report["slices"].items() if len(values) == 1]
@@ -194,6 +194,10 @@ def _columns(report: Report) -> str:
     }
     share = "The share of the loss that each column's splits took away; the plugin's in colour."
     drawn = _figure(report, figures.importance_figure(report), [share]) if report["importance"] else ""
+    moved = "How far each column moves the difference of two scores, on average (Shapley values of 500 pairs, one "
+    moved += "booster); the point, how far towards the right order."
+    if report["contributions"]:
+        drawn += "\n" + _figure(report, figures.contributions_figure(report), [moved])
     hidden = len(report["column_alone"]) - ROWS
     more = f'<p class="aside">{hidden} more columns are in the JSON.</p>' if hidden > 0 else ""
     return f"""<section><h2>What its columns do</h2>
@@ -214,6 +218,26 @@ def _periods(report: Report) -> str:
         for part, shown in SLICES.items()
     }
     return "<h3>Its values over time</h3>" + _table(report, ["", "known", "mean", "spread"], rows)
+
+
+def _calibration(report: Report) -> str:
+    if not any(of["bins"] for of in report["calibration"].values()):
+        return ""
+    drawn = [
+        _figure(
+            report,
+            figures.calibration_figure(report, arm),
+            [f"{arm.capitalize()} the plugin; the mean distance is ", Figure(("calibration", arm, "error"), "share")],
+        )
+        for arm in report["calibration"]
+    ]
+    return f"""<section><h2>Whether its probabilities hold</h2>
+<p class="aside">The pairs in ten parts of one weight, from those that the ranker was least sure of to those that it \
+was most: the hollow point is how often the side that it prefers was said to win, the full one how often it did. \
+An order needs no probabilities; what adds scores up or compares them with a cost does.</p>
+<div class="cards">
+{"".join(drawn)}
+</div></section>"""
 
 
 def _parts(report: Report) -> str:

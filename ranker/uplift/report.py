@@ -35,6 +35,8 @@ from ranker.training.measured import shown_of
 from ranker.training.plugins import head_losses, plugin_seconds, plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.described import described
+from ranker.uplift.explain.asked import check_asked
+from ranker.uplift.explain.margins import calibration, contributions
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
@@ -44,8 +46,8 @@ from ranker.uplift.slices import slices
 
 METRIC = "PairAccuracy, ties as one half"
 #: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`. 4: `heads`. 5: `split`, `cost`,
-#: `periods`, `settings`; slices have `shrunk`
-FORMAT = 5
+#: `periods`, `settings`; slices have `shrunk`. 6: `calibration`, `contributions`; slices by day and in SQL
+FORMAT = 6
 
 
 def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     """
     plugin_of(config, name)  # before the log is read
     prepared = prepare(config)
+    check_asked(prepared)
     plugins = _fits(prepared, name)
     arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
@@ -211,11 +214,9 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
         **_simple(arms, boosters, pairs, columns),
         "slices": with_shrunk(finite(slices(arms.prepared, boosters["without"], boosters["with"], judged)), whole),
         "importance": _importance(boosters["with"]),
+        "contributions": contributions(boosters["with"][0][0], arms.rows("test", columns), pairs),
+        "calibration": {arm: calibration(boosters[arm], pairs) for arm in ("without", "with")},
     }
-
-
-def _slices(prepared: Prepared, boosters: dict[str, Fits], judged: Judged, whole: dict[str, Any]) -> dict[str, Any]:
-    return with_shrunk(finite(slices(prepared, boosters["without"], boosters["with"], judged)), finite(whole))
 
 
 def _macro(without: Measured, with_: Measured) -> dict[str, Any]:

@@ -31,6 +31,7 @@ OLDEST = 3
 JSON, PAGE = "uplift.json", "report.html"
 #: what later formats have, empty
 LATER: dict[str, Any] = {"lag": "", "heads": {}, "shown_order": None, "slices": {}, "importance": {}}
+LATER |= {"contributions": {}, "calibration": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,11 @@ class UpliftReport:
         }
         if self.figures["importance"]:
             drawn["importance"] = figures.importance_figure(self.figures)
+        if self.figures["contributions"]:
+            drawn["contributions"] = figures.contributions_figure(self.figures)
+        for arm, of in self.figures["calibration"].items():
+            if of["bins"]:
+                drawn[f"calibration_{arm}"] = figures.calibration_figure(self.figures, arm)
         return drawn | figures.slice_figures(self.figures)
 
     def page(self) -> str:

@@ -10,6 +10,7 @@ from features.pairing.pairs import Pairs
 from features.schema import DAY, I64, SAMPLED, Bool
 from ranker.metrics.simple import events_before
 from ranker.training.prepared import Prepared
+from ranker.uplift.explain.asked import asked_labels, day_labels
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
 #: the borders between the labels of item ages, in days
@@ -29,7 +30,8 @@ def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
 
     First seen: whether a plugin can have learned of the winner, which takes an event before t1.
     Familiarity: whether the user had an event with the item before `as_of`, of the winner and of the loser; and
-    likewise for each attribute of `[uplift] familiar` with any of the item's values.
+    likewise for each attribute of `[uplift] familiar` with any of the item's values. What `[uplift.slices]` says in SQL
+    is of the winner, too.
     """
     owner = groups.requests.row_request()[pairs.winner]
     names = np.array([SAMPLED, *prepared.config.grade_names])
@@ -52,7 +54,8 @@ def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
     if prepared.catalog.surfaces:
         surfaces = np.array([*prepared.catalog.surfaces, "none"])
         found["surface"] = surfaces[groups.requests.surface[owner]]
-    return found
+    of_rows = day_labels(prepared, groups) | asked_labels(prepared, groups, prepared.config.uplift.slices)
+    return found | {kind: label[pairs.winner] for kind, label in of_rows.items()}
 
 
 def _bucket(count: I64, unit: str) -> Any:

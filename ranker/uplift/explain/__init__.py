@@ -1,0 +1,1 @@
+"""Where an uplift comes from, beyond the slices that every report has."""

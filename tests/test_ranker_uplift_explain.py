@@ -1,0 +1,230 @@
+"""Slices in SQL and by day, whether probabilities hold, what moves a pair's margin: against plain definitions."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import lightgbm as lgb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.errors import PairliftError
+from features.pairing.pairs import Pairs
+from features.schema import F64
+from ranker.config import load_config
+from ranker.training.arms import Arm
+from ranker.training.prepared import Prepared, prepare
+from ranker.uplift.explain.asked import MOST_VALUES, UNKNOWN, asked_labels, check_asked, day_labels
+from ranker.uplift.explain.margins import BINS, EXPLAINED, calibration, contributions
+
+ZONE = "America/New_York"
+TOML = f"""
+name = "asked"
+[time]
+zone = "{ZONE}"
+[events]
+source = "events.parquet"
+surface = "surface"
+[events.context]
+device = "device"
+[items]
+source = "items.parquet"
+[items.columns]
+year = "year"
+tags = "tags"
+[users]
+source = "users.parquet"
+[users.columns]
+region = "region"
+[[grades]]
+name = "no"
+when = "NOT yes"
+[[grades]]
+name = "yes"
+when = "yes"
+[events.feedback]
+yes = "yes"
+[pairing]
+window = "1h"
+[ranker]
+plugins = []
+[plugins.noise]
+class = "features.baselines:Noise"
+"""
+START = datetime(2024, 3, 1)
+
+
+def _write(folder: Path, days: int) -> Path:
+    """Write a log of so many days, in which some users, items and devices are not known."""
+    rng, n = np.random.default_rng(0), 1500
+    at = np.sort(rng.integers(0, days * 86_400, n)).tolist()
+    events = {
+        "user_id": rng.integers(0, 12, n),
+        "item_id": rng.integers(0, 40, n),
+        "ts": [START + timedelta(seconds=second) for second in at],
+        "surface": rng.choice(["feed", "search"], n),
+        "device": pa.array(rng.choice(["tv", "phone", ""], n).tolist()),
+        "yes": rng.random(n) < 0.5,
+    }
+    table = pa.table(events)
+    empty = [None if device == "" else device for device in table["device"].to_pylist()]
+    pq.write_table(table.set_column(4, "device", pa.array(empty)), folder / "events.parquet")
+    years = [None if k % 5 == 0 else 1990 + k for k in range(35)]
+    pq.write_table(
+        pa.table({"item_id": range(35), "year": years, "tags": [["a"] * (k % 2) + ["b"] for k in range(35)]}),
+        folder / "items.parquet",
+    )
+    pq.write_table(pa.table({"user_id": range(10), "region": ["north", "south"] * 5}), folder / "users.parquet")
+    (folder / "pairlift.toml").write_text(TOML)
+    return folder / "pairlift.toml"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(load_config(_write(tmp_path_factory.mktemp("asked"), 30)))
+
+
+def test_a_slice_in_sql_is_what_the_log_says_of_item_user_and_request(prepared: Prepared) -> None:
+    groups = prepared.slices()["test"]
+    asked = {
+        "old": "year < 2010",
+        "a": "list_contains(tags, 'a')",
+        "where": "user.region",
+        "device": "context.device",
+        "place": "context.surface",
+        "hour": "hour(context.as_of) // 6",
+    }
+    found = asked_labels(prepared, groups, asked)
+    r, device = groups.requests, pq.read_table(prepared.config.path.parent / "events.parquet")["device"].to_pylist()
+    surfaces = (*prepared.catalog.surfaces, UNKNOWN)
+    for row, owner in enumerate(r.row_request().tolist()):
+        user, item = (
+            int(ids[k])
+            for ids, k in ((prepared.catalog.user_ids, r.user[owner]), (prepared.catalog.item_ids, r.item[row]))
+        )
+        known = item < 35
+        at = datetime.fromtimestamp(r.as_of[owner] / 1e6, ZoneInfo(ZONE))
+        expected = {
+            "old": str(1990 + item < 2010).lower() if known and item % 5 else UNKNOWN,
+            "a": str(bool(item % 2)).lower() if known else UNKNOWN,
+            "where": ("north", "south")[user % 2] if user < 10 else UNKNOWN,
+            "device": device[groups.event[row]] or UNKNOWN,
+            "place": surfaces[r.surface[owner]],
+            "hour": str(at.hour // 6),
+        }
+        assert {name: labels[row] for name, labels in found.items()} == expected
+
+
+@pytest.mark.parametrize(("days", "kind"), [(20, "day"), (100, "week")])
+def test_days_are_those_of_the_zone_and_weeks_begin_on_mondays(tmp_path: Path, days: int, kind: str) -> None:
+    prepared = prepare(load_config(_write(tmp_path, days)))
+    groups = prepared.slices()["test"]
+    found = day_labels(prepared, groups)
+    assert list(found) == [kind]
+    r = groups.requests
+    at = [datetime.fromtimestamp(r.as_of[owner] / 1e6, ZoneInfo(ZONE)).date() for owner in r.row_request()]
+    back = [day.weekday() * (kind == "week") for day in at]
+    assert found[kind].tolist() == [str(day - timedelta(days=k)) for day, k in zip(at, back, strict=True)]
+    assert len(set(found[kind])) > 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("yeer", r"\[uplift.slices\] mine: .*yeer.*year \(FLOAT\)"),
+        ("user.reg", r"\[uplift.slices\] mine: .*region"),
+        ("year +", r"\[uplift.slices\] mine: Parser Error"),
+        ("context.as_of", rf"\[uplift.slices\] mine: at most {MOST_VALUES} different values were expected, found \d+"),
+    ],
+)
+def test_sql_that_the_log_cannot_answer_is_told_before_anything_is_fitted(
+    prepared: Prepared, sql: str, said: str
+) -> None:
+    config = prepared.config
+    asked = config.model_copy(update={"uplift": config.uplift.model_copy(update={"slices": {"mine": sql}})})
+    with pytest.raises(PairliftError, match=f"(?s){said}"):
+        check_asked(replace(prepared, config=asked))
+
+
+def test_a_slice_may_not_take_the_name_of_another(tmp_path: Path) -> None:
+    toml = _write(tmp_path, 20)
+    toml.write_text(TOML + "[uplift.slices]\nwinner_age = 'context.surface'\n")
+    with pytest.raises(PairliftError, match="slices of the name winner_age"):
+        load_config(toml)
+
+
+def _pairs(weight: F64) -> Pairs:
+    n = len(weight)
+    return Pairs(
+        np.arange(n, dtype=np.int32), np.arange(n, 2 * n, dtype=np.int32), weight.astype(np.float32), np.zeros(n, bool)
+    )
+
+
+def _arm(margin: F64) -> Arm:
+    return Arm(None, np.concatenate([margin, np.zeros(len(margin))]))  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-40, 40), st.integers(1, 9)), max_size=60), st.integers(1, 3))
+def test_what_was_said_and_what_was_so_is_counted_as_by_hand(drawn: list[tuple[int, int]], seeds: int) -> None:
+    margin = np.array([m / 10 for m, _ in drawn], np.float64)
+    pairs = _pairs(np.array([w for _, w in drawn], np.float64))
+    found = calibration([[_arm(margin) for _ in range(seeds)]], pairs)
+    every = sorted(
+        [(abs(m), (m > 0) + (m == 0) / 2, w) for m, w in zip(margin, pairs.weight, strict=True)] * seeds,
+        key=lambda one: one[0],
+    )
+    if not every:
+        assert found["bins"] == []
+        return
+    whole = sum(float(w) for *_, w in every)
+    assert sum(of["share"] for of in found["bins"]) == pytest.approx(1)
+    said = sum(w / (1 + np.exp(-m)) for m, _, w in every) / whole
+    held = sum(w * h for _, h, w in every) / whole
+    assert sum(of["share"] * of["predicted"] for of in found["bins"]) == pytest.approx(said)
+    assert sum(of["share"] * of["observed"] for of in found["bins"]) == pytest.approx(held)
+    assert len(found["bins"]) <= BINS
+    assert all(np.diff([of["predicted"] for of in found["bins"]]) > -1e-12)
+    distance = sum(of["share"] * abs(of["predicted"] - of["observed"]) for of in found["bins"])
+    assert found["error"] == pytest.approx(distance)
+
+
+def test_a_ranker_that_is_too_sure_is_told_from_one_that_is_right() -> None:
+    rng = np.random.default_rng(0)
+    size = rng.exponential(1, 40_000)
+    margin = np.where(rng.random(len(size)) < 1 / (1 + np.exp(-size)), size, -size)
+    pairs = _pairs(rng.integers(1, 4, len(size)).astype(np.float64))
+    honest, sure = (calibration([[_arm(times * margin)]], pairs) for times in (1.0, 3.0))
+    assert honest["error"] < 0.01
+    assert sure["error"] > 0.1
+    assert all(abs(of["predicted"] - of["observed"]) < 0.03 for of in honest["bins"])
+
+
+def test_contributions_sum_to_the_mean_margin_and_a_column_that_tells_nothing_has_none() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2 * EXPLAINED, 3)).astype(np.float32)
+    rows[:, 2] = 1
+    label = rows[:, 0] + 0.2 * rows[:, 1] + rng.normal(size=len(rows))
+    data = lgb.Dataset(rows, label, feature_name=["much", "little", "nothing"])
+    booster = lgb.train({"verbose": -1, "num_leaves": 7, "seed": 0}, data, 20)
+    winner, loser = np.where(label[::2] > label[1::2], 0, 1), np.where(label[::2] > label[1::2], 1, 0)
+    at = 2 * np.arange(EXPLAINED)
+    pairs = Pairs(
+        (at + winner).astype(np.int32),
+        (at + loser).astype(np.int32),
+        np.ones(EXPLAINED, np.float32),
+        np.zeros(EXPLAINED, bool),
+    )
+    scores = np.asarray(booster.predict(rows))
+    found = contributions(Arm(booster, scores), rows, pairs)
+    assert list(found) == ["much", "little", "nothing"]
+    assert found["nothing"] == {"size": 0, "towards": 0}
+    assert found["much"]["towards"] > 0
+    margin = float((scores[pairs.winner] - scores[pairs.loser]).mean())
+    assert sum(of["towards"] for of in found.values()) == pytest.approx(margin)
+    assert contributions(Arm(booster, scores), rows, pairs.select(np.zeros(EXPLAINED, bool))) == {}
