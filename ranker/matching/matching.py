@@ -23,7 +23,7 @@ import numpy as np
 
 from features.arrays import load_array, load_arrays, save_arrays
 from features.plain import Columns
-from features.schema import F32, Attribute, Catalog, EventLog, Ids, Requests, lookup
+from features.schema import F32, NO_SOURCE_ITEMS, Attribute, Catalog, EventLog, Ids, Requests, lookup
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config, wanted_floor
 from ranker.matching.source_item import beside, same_value
@@ -80,10 +80,13 @@ class Matches:
 
     def write(self, catalog: Catalog, columns: Columns, requests: Requests, out: F32) -> None:
         """Write to float32[n, width] `out` the columns (where each stands, name)."""
-        source = requests.source_item[requests.row_request()]
         at = {name: k for k, name in columns}
+        started = (requests.source_item >= 0).any()
+        source = np.repeat(requests.source_item, np.diff(requests.offsets)) if started else NO_SOURCE_ITEMS
         for k, name in columns:
-            if name == COOCCURRENCE and self.taken is not None:
+            if not started:
+                out[:, k] = np.nan
+            elif name == COOCCURRENCE and self.taken is not None:
                 out[:, k] = beside(self.taken, source, requests.item)
             elif name.startswith(SAME):
                 of = catalog.item_attribute(name.removeprefix(SAME))
