@@ -1,5 +1,6 @@
 """Features of the source item and the query: their plain definition, and one path in training and in serving."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -248,6 +249,15 @@ def test_old_trees_do_not_go_on_where_these_columns_would_mean_something_else(
     with pytest.raises(PairliftError, match=r"\[events\] source_item"):
         refuse_on_a_log(Path("old"), bundle.config, moved)
     refuse_on_a_log(Path("old"), bundle.config, config)
+
+
+def test_a_bundle_has_the_texts_of_a_search_and_of_its_features_once(bundle: Bundle, tmp_path: Path) -> None:
+    for name in TextIndex._fields:
+        one, other = (bundle.folder / of / f"{name}.npy" for of in ("matching/texts", "sources/search"))
+        assert one.samefile(other)
+    assert not [path for path in bundle.folder.rglob("*") if path.suffix == ".link"]
+    shutil.copytree(bundle.folder, tmp_path / "copy")  # which makes two of them again
+    assert load_bundle(tmp_path / "copy").version == bundle.version
 
 
 def test_the_card_counts_the_column_of_a_plugins_source_item(bundle: Bundle) -> None:
