@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, TypeGuard, cast, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -112,6 +112,11 @@ class VectorPlugin(FeaturePlugin, Protocol):
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; a row of NaN is a user without a vector."""
+
+
+def has_vectors(plugin: FeaturePlugin) -> TypeGuard[VectorPlugin]:
+    """Return what `isinstance` does, which takes 20 µs of a request: it looks up what each base of the Protocol has."""
+    return hasattr(plugin, "item_vectors") and hasattr(plugin, "user_vectors")
 
 
 @runtime_checkable

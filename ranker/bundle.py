@@ -45,7 +45,7 @@ from ranker.code_hash import OWN, source_hash
 from ranker.columns import categories_of, columns_of, demand
 from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
-from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
+from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value, link_equal_arrays
 from ranker.matching.matching import Matches
 from ranker.metrics.curves import write_curves
 from ranker.prerank.light import Prerank, light_columns
@@ -170,6 +170,8 @@ def write_bundle(
         save_fitted(partial / "sources", fitted)
         if isinstance(spec.matching, Matches):
             spec.matching.save(partial / MATCHING)
+        files = hash_files(partial)
+        link_equal_arrays(partial, files)
         manifest = {
             "format": FORMAT,
             "columns": columns_of(spec, plugins),
@@ -181,7 +183,7 @@ def write_bundle(
             "recorded": recorded,
             "plugins": _codes_of(config),
             "texts": texts,
-            "files": hash_files(partial),
+            "files": files,
         }
         (partial / MANIFEST).write_text(json.dumps(manifest | {"version": _version_of(manifest)}, indent=1))
 

@@ -11,6 +11,7 @@ from features.pairing.split import PERIODS, iso
 from features.plugin import CurvePlugin, FeaturePlugin, plugin_class
 from features.schema import SAMPLED
 from ranker.code_hash import versions
+from ranker.columns import plugin_columns
 from ranker.config import Config, wanted_floor
 from ranker.lists.table import brief_lines
 from ranker.metrics.shown import figure_lines
@@ -130,7 +131,7 @@ def _features(prepared: Prepared, plugins: Mapping[str, FeaturePlugin]) -> list[
     columns = prepared.spec.columns
     counters = [name for name in columns if "__" in name]
     plain = ", ".join(name for name in columns if "__" not in name) or "none"
-    own = ", ".join(f"{name} {len(plugin.columns)}" for name, plugin in plugins.items()) or "none"
+    own = ", ".join(f"{name} {len(plugin_columns(name, p, prepared.spec))}" for name, p in plugins.items()) or "none"
     return [
         f"{len(counters)} counters as of the request, of {len({name.partition('__')[0] for name in counters})} keys.",
         f"Attributes and context: {plain}.",

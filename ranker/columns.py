@@ -6,7 +6,7 @@ for a request (`row_matrix`) alike.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from features.dots import row_dots
 from features.errors import PairliftError
 from features.given import with_list
 from features.kernels import njit
-from features.plugin import FeaturePlugin, VectorPlugin
+from features.plugin import FeaturePlugin, VectorPlugin, has_vectors
 from features.rows import FeatureSpec, assemble
 from features.schema import F32, F64, I64, Catalog, Requests
 from features.state.histories import Histories
@@ -40,9 +40,9 @@ def plugin_columns(name: str, plugin: FeaturePlugin, spec: FeatureSpec) -> list[
     return [f"{name}__{column}" for column in (*plugin.columns, *further)]
 
 
-def _compares(plugin: FeaturePlugin, spec: FeatureSpec) -> bool:
+def _compares(plugin: FeaturePlugin, spec: FeatureSpec) -> TypeGuard[VectorPlugin]:
     """Tell whether a plugin's item vectors are compared with those of source items."""
-    return spec.source_item and isinstance(plugin, VectorPlugin) and SOURCE_ITEM not in plugin.columns
+    return spec.source_item and has_vectors(plugin) and SOURCE_ITEM not in plugin.columns
 
 
 def plugin_categories(name: str, plugin: FeaturePlugin) -> list[str]:
@@ -96,7 +96,7 @@ def _asked_values(name: str, plugin: FeaturePlugin, requests: Requests, historie
         raise PairliftError(f"[plugins.{name}] values(): an array of shape {expected} was expected, found {found}")
     if values.dtype.kind not in NUMBERS:
         raise PairliftError(f"[plugins.{name}] values(): real numbers were expected, found the type {values.dtype}")
-    if not (_compares(plugin, spec) and isinstance(plugin, VectorPlugin)):
+    if not _compares(plugin, spec):
         return finite(values)
     return _beside(finite(values), [finite(_source_products(plugin.item_vectors, requests))[:, None]])
 
@@ -160,7 +160,9 @@ def demand(matrix: F32, columns: Sequence[str]) -> F64:
     """
     if DEMAND not in columns:
         return np.zeros(len(matrix))
-    return np.nan_to_num(matrix[:, columns.index(DEMAND)].astype(np.float64), posinf=0.0, neginf=0.0)
+    found = matrix[:, columns.index(DEMAND)].astype(np.float64)
+    found[~np.isfinite(found)] = 0
+    return found
 
 
 def _beside(known: F32, blocks: Iterable[F32]) -> F32:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def files_below(folder: Path) -> list[str]:
 def hash_files(folder: Path) -> dict[str, str]:
     """Return the hash of each of a folder's files by its path in it: the `files` of a manifest."""
     return {name: hash_file(folder / name) for name in files_below(folder)}
+
+
+def link_equal_arrays(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Make the arrays of one content one file, which memory then holds once: a search's texts and its features'.
+
+    hashes: of `hash_files`.
+    """
+    first: dict[str, Path] = {}
+    for name, found in hashes.items():
+        path = folder / name
+        if path.suffix == ".npy" and (same := first.setdefault(found, path)) != path:
+            link = path.with_name(f"{path.name}.link")
+            with suppress(OSError):  # a file system without such links keeps both
+                link.hardlink_to(same)
+                link.replace(path)
 
 
 def damaged_files(folder: Path, hashes: Mapping[str, str]) -> dict[str, str]:

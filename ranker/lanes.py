@@ -2,17 +2,21 @@
 
 What is ours cannot block and runs inline, on the thread of the request. What may block (`may_block`) runs on threads of
 its lane, with a deadline. A call that overruns it cannot be stopped, so it is left to end by itself: when all threads
-of a lane are busy, a further call is refused at once, and the other lanes go on. Threads are daemons, so one that hangs
-does not keep the process from stopping (those of concurrent.futures would).
+of a lane are busy, a further call is refused at once, and the other lanes go on. A hurried call, whose surface waits
+less long than the lane's deadline, has threads of its own kind: those that such calls leave busy are refused to nobody
+else, and neither that they are late nor that they find no thread is a failure of the lane. Threads are daemons, so one
+that hangs does not keep the process from stopping (those of concurrent.futures would).
 
 What fails again and again, inline or not, is not asked for a while: see `Breaker`.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -123,6 +127,7 @@ class Running:
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.nanoseconds = 0  # that the call took, once it has ended
+        self.hurried = False  # whether it has less time than its lane's deadline
         self._call: Callable[[], Any] | None = call
         self._result: Any = None
         self._error: Exception | None = None
@@ -191,12 +196,15 @@ class Lane:
     """The way to one source or plugin: its breaker, and its threads where it may block."""
 
     def __init__(self, name: str, width: int, deadline: float = 0.0) -> None:
-        """width: calls on threads at once, 0 for a lane whose calls run inline. deadline: seconds that one may take."""
+        """width: calls on threads at once, and hurried ones as many, 0 for a lane whose calls run inline.
+
+        deadline: seconds that one may take.
+        """
         self.name, self.width, self.deadline = name, width, deadline
         self.breaker = Breaker()
         self._jobs: SimpleQueue[Threaded | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._busy = 0
+        self._busy = {False: 0, True: 0}  # threads, by whether they are at hurried calls
         self._threads: list[threading.Thread] = []
 
     @property
@@ -204,24 +212,26 @@ class Lane:
         """State of the breaker: `closed`, `open` or `half-open`."""
         return self.breaker.state
 
-    def start(self, call: Callable[[], Any]) -> Running:
-        """Begin a call; its result raises what `call` raises, BusyError or PausedError."""
-        running = Threaded(call, self._leave) if self.width else Running(call)
+    def start(self, call: Callable[[], Any], most: float = math.inf) -> Running:
+        """Begin a call; its result raises what `call` raises, BusyError or PausedError.
+
+        most: seconds that its caller waits in any case; fewer than the lane's deadline make it a hurried one.
+        """
+        hurried = most < self.deadline
+        running = Threaded(call, partial(self._leave, hurried)) if self.width else Running(call)
+        running.hurried = hurried
         if not self.breaker.admits():
             return running.refuse(PausedError("it failed too often, so it is not asked for some seconds"))
         return self._queued(running) if isinstance(running, Threaded) else running
 
-    def outcome(self, running: Running, timeout: float, *, hurried: bool = False) -> Any:
-        """Return the result of a call, and tell the breaker how it went; raises what `Running.result` does.
-
-        hurried: it had less time than the lane's deadline, so to be late is no failure of the lane.
-        """
+    def outcome(self, running: Running, timeout: float) -> Any:
+        """Return the result of a call, and tell the breaker how it went; raises what `Running.result` does."""
         try:
             result = running.result(timeout)
         except PausedError:
             raise
         except Exception as error:
-            if hurried and isinstance(error, TimeoutError):
+            if running.hurried and isinstance(error, TimeoutError | BusyError):
                 raise
             self.failed()
             raise
@@ -236,10 +246,10 @@ class Lane:
 
     def _queued(self, running: Threaded) -> Running:
         with self._lock:
-            if self._busy == self.width:
+            if self._busy[running.hurried] == self.width:
                 return running.refuse(BusyError(f"its {self.width} threads are still busy with earlier requests"))
-            self._busy += 1
-            if len(self._threads) < self._busy:
+            self._busy[running.hurried] += 1
+            if len(self._threads) < sum(self._busy.values()):
                 thread = threading.Thread(target=self._work, args=(self._jobs,), name=self.name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -261,9 +271,9 @@ class Lane:
             running.work()
             del running  # an idle thread must not hold the state of its last request
 
-    def _leave(self) -> None:
+    def _leave(self, hurried: bool) -> None:
         with self._lock:
-            self._busy -= 1
+            self._busy[hurried] -= 1
 
 
 class Failures:

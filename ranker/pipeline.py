@@ -51,7 +51,7 @@ class Pipeline:
     """Answers requests from one bundle; stateless otherwise, safe to call from several threads.
 
     A source or plugin that may block has twice as many threads as `[serve] workers`: as many requests as that can be
-    under way while as many late calls are still running.
+    under way while as many late calls are still running; and as many for surfaces that wait less long than it may take.
     """
 
     def __init__(
@@ -257,19 +257,24 @@ class Pipeline:
 
     def _ask_sources(self, request: Request) -> list[tuple[Lane, Running]]:
         """Begin to ask every source."""
-        asked = limits(self.sources, request, self.filters)
+        asked, most = limits(self.sources, request, self.filters), self._most(request)
         return [
-            (lane, lane.start(partial(proposed, source, request, limit)))
+            (lane, lane.start(partial(proposed, source, request, limit), most))
             for lane, (source, _), limit in zip(self._source_lanes, self.sources, asked, strict=True)
         ]
 
     def _ask_plugins(self, request: Request, item: I32, given: F32) -> dict[str, tuple[Lane, Running]]:
         """Begin to ask the plugins of the surface for their columns of int32[n] items. given: what is said of them."""
+        most = self._most(request)
         return {
-            name: (lane, lane.start(partial(_values, name, self.bundle, request, item, given)))
+            name: (lane, lane.start(partial(_values, name, self.bundle, request, item, given), most))
             for name, lane in self._plugin_lanes.items()
             if is_asked(name, request.surface, self.bundle.spec)
         }
+
+    def _most(self, request: Request) -> float:
+        """Return for how many seconds the surface of a request waits for any source or plugin."""
+        return self._deadlines.get(request.surface, math.inf)
 
     def _outcomes(
         self, calls: Sequence[tuple[Lane, Running]], begun: float, trace: Trace, request: Request
@@ -280,14 +285,14 @@ class Pipeline:
         """
         for _, running in calls:
             running.run()
-        most = self._deadlines.get(request.surface, math.inf)
+        most = self._most(request)
         return [self._outcome(lane, running, begun, trace, most) for lane, running in calls]
 
     def _outcome(self, lane: Lane, running: Running, begun: float, trace: Trace, most: float) -> Any:
         """Return what a call gives, None where it fails or is late. most: seconds that the request's surface waits."""
         found, until = None, begun + min(lane.deadline, most)
         try:
-            found = lane.outcome(running, max(0.0, until - time.monotonic()), hurried=most < lane.deadline)
+            found = lane.outcome(running, max(0.0, until - time.monotonic()))
         except Exception as error:
             trace.problems[lane.name] = self.failures.add(lane.name, error)
             if isinstance(error, PausedError):

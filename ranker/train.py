@@ -78,6 +78,8 @@ def train(
     prepared = prepare(config)
     given = None if pairs is None else read_pairs(pairs, prepared.slices()["train"])
     old = None if start is None else load_start(start, prepared)
+    if old is not None:
+        prepared = old.rows_of(prepared)
     fits = {} if earlier is None else earlier_fits(earlier, prepared)
     plugins = old.plugins if old else served_plugins(prepared, fits)
     logged = None if features is None else read_features(features, prepared.catalog, prepared.spec.listed)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from world import World, train_parts, write_world
 
-from features.baselines import ALS
+from features.baselines import ALS, Noise
 from features.errors import PairliftError
+from features.plugin import VectorPlugin, has_vectors
 from features.schema import one_request
 from ranker.bundle import load_bundle, read_manifest
-from ranker.columns import Columns, categories_of, full_matrix, plugin_categories
+from ranker.columns import Columns, categories_of, demand, full_matrix, plugin_categories
 from ranker.config import load_config
 from ranker.train import train
 
@@ -28,6 +29,23 @@ def test_a_plugins_categories_are_named_as_its_columns_are() -> None:
     wrong.categorical = ("code",)
     with pytest.raises(PairliftError, match=r"\[plugins.coded\] categorical: of its columns dot .* found 'code'"):
         plugin_categories("coded", wrong)
+
+
+class Halved(Noise):
+    """Has item vectors, and none of users."""
+
+    item_vectors = np.zeros((3, 2), np.float32)
+
+
+def test_whether_a_plugin_has_vectors_is_what_its_protocol_says() -> None:
+    for plugin, has in ((ALS(), True), (Noise(), False), (Halved(), False)):
+        assert has_vectors(plugin) is has is isinstance(plugin, VectorPlugin)
+
+
+def test_a_demand_that_is_no_number_is_none() -> None:
+    rows = np.array([[7, 1.5], [7, np.nan], [7, np.inf], [7, -np.inf]], np.float32)
+    assert demand(rows, ("hour", "source__popular")).tolist() == [1.5, 0, 0, 0]
+    assert demand(rows, ("hour", "source__nearest")).tolist() == [0, 0, 0, 0]
 
 
 def test_joined_columns_keep_their_categories() -> None:

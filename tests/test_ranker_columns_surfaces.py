@@ -131,6 +131,24 @@ def test_a_surface_waits_as_long_as_it_says_and_nobody_else_pays(bundle: Bundle)
     pipeline.close()
 
 
+def test_calls_that_a_surface_gave_up_keep_no_thread_from_others(bundle: Bundle) -> None:
+    held, good = Held(), Proposal(np.arange(5, dtype=np.int32))
+    pipeline = Pipeline(bundle, [(held, SourceSettings.model_construct(quota=5, deadline=20 * SECOND))])
+    mail, feed = map(bundle.state.catalog.surfaces.index, ("mail", "feed"))
+    late, others = (Request(3, bundle.state.end, state=bundle.state, surface=of) for of in (mail, feed))
+    width, began = pipeline.lanes[0].width, threading.active_count()
+    for _ in range(width + 5):
+        assert pipeline.recommend(late, 5).degraded == ("sources.held",)
+    assert "busy" in pipeline.recommend(late, 5).trace.problems["sources.held"]
+    assert threading.active_count() - began == width  # no thread for each call, either
+    held.propose = lambda request, limit: good  # type: ignore[method-assign]
+    for _ in range(12):  # as many failures would pause the lane
+        assert pipeline.recommend(others, 5).degraded == ()
+    assert pipeline.lanes[0].state == "closed"
+    held.free.set()
+    pipeline.close()
+
+
 def test_the_k_of_a_list_is_that_of_its_surface(bundle: Bundle) -> None:
     with serving(bundle, clock="snapshot") as server, Client(server.address, timeout=20) as client:
         found = {of: len(client.recommend(3, surface=of).items) for of in ("feed", "mail", "")}

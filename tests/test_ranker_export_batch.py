@@ -1,5 +1,6 @@
 """Lists of many users in a file: those that the server answers, user by user."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ranker.export.batch import Wanted, write_lists
 from ranker.lists.answers import without_deadlines
 from ranker.pipeline import Pipeline
 from ranker.request import BITS, Request
-from ranker.settings import SurfaceSettings
+from ranker.settings import ExplorationSettings, SurfaceSettings
 
 
 def ids_file(folder: Path, ids: list[object]) -> Path:
@@ -108,6 +109,72 @@ def test_the_command_says_what_it_wrote_and_what_is_wrong(bundle_folder: Path, b
     code, said = pairlift("batch", bundle_folder, "--users", "all", "--out", tmp_path / "no" / "lists.parquet")
     assert code == 2
     assert "there is no folder" in said
+
+
+@pytest.mark.parametrize(
+    ("ids", "problem"),
+    [
+        ("", "ids were expected, found none; write an id into each line, below `user_id`"),
+        ("user_id\n", "ids were expected, found none"),
+        ("user_id,age\n", "ids were expected, found none"),
+        ([3, 2**64 - 1], "up to 9223372036854775807 were expected, as logs have them; found 18446744073709551615"),
+    ],
+)
+def test_a_file_of_no_ids_or_of_too_large_ones_is_a_sentence(
+    bundle_folder: Path, tmp_path: Path, ids: str | list[int], problem: str
+) -> None:
+    file = tmp_path / ("ids.csv" if isinstance(ids, str) else "ids.parquet")
+    if isinstance(ids, str):
+        file.write_text(ids)
+    else:
+        pq.write_table(pa.table({"user_id": pa.array(ids, pa.uint64())}), file)
+    code, said = pairlift("batch", bundle_folder, "--users", file, "--out", tmp_path / "x.parquet")
+    assert code == 2, said
+    assert problem in " ".join(said.split())
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_file_of_users_is_not_written_over(bundle_folder: Path, tmp_path: Path) -> None:
+    file = ids_file(tmp_path, [1, 2])
+    before = file.read_bytes()
+    (tmp_path / "link.parquet").symlink_to(file)
+    (tmp_path / "hard.parquet").hardlink_to(file)
+    (tmp_path / "sub").mkdir()
+    for out in (file, tmp_path / "sub" / ".." / file.name, tmp_path / "link.parquet", tmp_path / "hard.parquet"):
+        code, said = pairlift("batch", bundle_folder, "--users", file, "--out", out)
+        assert (code, f"is the file of --users, {file}, and would replace it" in " ".join(said.split())) == (2, True)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_end_leaves_what_was_there(
+    bundle_folder: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, handler = tmp_path / "lists.parquet", signal.getsignal(number)
+    out.write_text("old")
+    monkeypatch.setattr(Pipeline, "recommend", lambda *_: signal.raise_signal(number))
+    code, said = pairlift("batch", bundle_folder, "--users", "all", "--out", out)
+    assert (code, f"stopped by {number.name}: {out} is as it was before" in " ".join(said.split())) == (
+        128 + number,
+        True,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["lists.parquet"]
+    assert out.read_text() == "old"
+    assert signal.getsignal(number) == handler
+
+
+def test_no_order_is_drawn_and_that_is_said(
+    bundle: Bundle, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, exploring = tmp_path / "lists.parquet", with_config(bundle, exploration=ExplorationSettings(share=1))
+    write_lists(bundle, out, Wanted(k=5))
+    best = pq.read_table(out)
+    assert best.schema.metadata[b"pairlift.order"] == b"best"
+    for of, says in ((exploring, True), (bundle, False)):
+        monkeypatch.setattr("ranker.bundle.load_bundle", lambda _, of=of: of)
+        code, said = pairlift("batch", bundle_folder, "--users", "all", "--k", 5, "--out", out)
+        assert (code, "[exploration] of the bundle draws none here" in said) == (0, says), said
+        assert pq.read_table(out).equals(best)
 
 
 def test_lists_that_fail_on_the_way_leave_the_old_file(bundle: Bundle, tmp_path: Path) -> None:

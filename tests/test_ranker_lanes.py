@@ -64,6 +64,25 @@ def test_a_lane_refuses_what_it_has_no_thread_for():
     lane.close()
 
 
+def test_hurried_calls_have_threads_of_their_own():
+    lane, held = Lane("lane", 1, deadline=5.0), threading.Event()
+    hurried = [lane.start(held.wait, most=0.01) for _ in range(2)]
+    for running, error in zip(hurried, (TimeoutError, BusyError), strict=True):
+        for _ in range(20):  # neither is a failure of the lane
+            with pytest.raises(error):
+                lane.outcome(running, 0)
+    assert lane.state == "closed"
+    assert lane.outcome(lane.start(lambda: 7, most=5.0), 5) == 7
+    held.set()
+    assert lane.outcome(hurried[0], 5)
+    broken = lane.start(lambda: 1 // 0, most=0.01)
+    for _ in range(11):  # what it raises is one, however hurried
+        with pytest.raises(ZeroDivisionError):
+            lane.outcome(broken, 5)
+    assert lane.state == "open"
+    lane.close()
+
+
 def test_failures_are_logged_ever_more_rarely(caplog):
     failures = Failures()
     for _ in range(9):

@@ -1,5 +1,6 @@
 """Features of the source item and the query: their plain definition, and one path in training and in serving."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from features.rows import assemble
 from features.schema import Attribute, Catalog, EventLog, Requests, empty_log
-from ranker.bundle import Bundle, load_bundle
+from ranker.bundle import CARD, Bundle, load_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import columns_of, full_matrix
 from ranker.config import load_config, wanted_floor
@@ -250,6 +251,21 @@ def test_old_trees_do_not_go_on_where_these_columns_would_mean_something_else(
     refuse_on_a_log(Path("old"), bundle.config, config)
 
 
+def test_a_bundle_has_the_texts_of_a_search_and_of_its_features_once(bundle: Bundle, tmp_path: Path) -> None:
+    for name in TextIndex._fields:
+        one, other = (bundle.folder / of / f"{name}.npy" for of in ("matching/texts", "sources/search"))
+        assert one.samefile(other)
+    assert not [path for path in bundle.folder.rglob("*") if path.suffix == ".link"]
+    shutil.copytree(bundle.folder, tmp_path / "copy")  # which makes two of them again
+    assert load_bundle(tmp_path / "copy").version == bundle.version
+
+
+def test_the_card_counts_the_column_of_a_plugins_source_item(bundle: Bundle) -> None:
+    own = [name for name in bundle.columns if name.startswith("als__")]
+    assert own == ["als__dot", "als__source_item"]
+    assert "Columns of plugins: als 2." in (bundle.folder / CARD).read_text()
+
+
 def test_co_occurrence_has_seen_nothing_of_t1_or_later(prepared: Prepared) -> None:
     log, floor, split = prepared.log, wanted_floor(prepared.config), prepared.split
     matching = prepared.spec.matching
@@ -328,3 +344,23 @@ def test_validate_says_how_many_lists_start_from_an_item(tmp_path: Path) -> None
         code, output = pairlift("validate", written(tmp_path, MAPPED.replace(STARTED, sql)))
         assert code == 0, output
         assert said in output
+        assert "have another than their group" not in output
+
+
+def test_validate_says_where_a_row_starts_from_another_item_than_its_group(tmp_path: Path) -> None:
+    sql = "CASE WHEN item_id % 7 = 0 THEN 5 WHEN request % 2 = 0 THEN 3 END"
+    toml = written(tmp_path, MAPPED.replace(STARTED, sql))
+    code, output = pairlift("validate", toml)
+    assert code == 0, output
+    made = prepare(load_config(toml))
+    groups, started = made.groups.requests, made.log.source_item[:, 0].tolist()
+    odd = [
+        (int(made.catalog.user_ids[groups.user[g]]), started[e], of)
+        for g, of in enumerate(groups.source_item.tolist())
+        for e in made.groups.event[groups.offsets[g] : groups.offsets[g + 1]].tolist()
+        if started[e] != of
+    ]
+    assert len({one[1:] for one in odd}) > 2
+    said = ["from no item of the log" if of < 0 else f"from item {of}" for of in odd[0][1:]]
+    assert f"[events] source_item: {len(odd):,} impressions (" in output
+    assert f"such as one of user {odd[0][0]}, {said[0]}, in a group that starts {said[1]}" in output

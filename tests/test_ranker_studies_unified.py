@@ -82,9 +82,8 @@ def test_what_a_list_starts_from_orders_it(report: dict[str, Any]) -> None:
     """The one model without these columns is worse where there is such a thing, and the best order is above all."""
     found = {arm["arm"]: arm for arm in report["arms"]}
     assert list(found) == ["all", *SURFACES]
-    assert {"source_item_cooccurrence", "source_item_same_maker", "query_share", "als__source_item"} <= set(
-        report["told"]
-    )
+    told = ["source_item_cooccurrence", "source_item_same_topic", "source_item_same_maker", "query_bm25", "query_share"]
+    assert report["told"] == ["context_query", *told, "als__source_item"]
     for surface in ("related", "search"):
         assert found[surface]["over"]["untold"]["relative_uplift"] > 0.02
     for arm in found.values():
@@ -108,6 +107,9 @@ def test_an_own_model_learns_from_its_surface_alone(toml: Path) -> None:
     untold = bench.without(bench.told)
     assert set(bench.names) - set(untold.names) == set(bench.told)
     assert untold.arms.base.values["test"].shape[1] == len(untold.arms.base.names)
+    assert "surface" in untold.names
+    left = [name for name in untold.names if "query" in name or "source_item" in name]
+    assert not left, "what tells the query or the source item"
 
 
 def test_a_log_of_one_surface_is_refused(tmp_path: Path) -> None:

@@ -69,6 +69,22 @@ class Cooccurrence:
             list(pool.map(fill, _blocks(starts, min(most, len(taken.item) // BLOCKS))))
         return table
 
+    def recoded(self, items: I32, places: I32) -> "Cooccurrence":
+        """Return it as it was counted, for another catalogue.
+
+        items: int32[n], which of its items each of the other catalogue was; places: int32[n_items], which of those each
+        of its own is; -1 for none. An item that it did not have has no neighbours; one that is gone is nobody's.
+        """
+        neighbour, score = np.where(self.neighbour >= 0, places[self.neighbour], np.int32(-1)), self.score
+        if (places < 0).any():  # who is left moves up: -1 stands behind all neighbours
+            order = np.argsort(neighbour < 0, axis=1, kind="stable")
+            neighbour, score = (np.take_along_axis(of, order, 1) for of in (neighbour, score))
+            score[neighbour < 0] = 0
+        known = (items >= 0)[:, None]
+        return Cooccurrence(
+            np.where(known, neighbour[items], np.int32(-1)), np.where(known, score[items], np.float32(0))
+        )
+
 
 class Taken(NamedTuple):
     """Taken events by user, those of a user in time order."""

@@ -8,6 +8,7 @@ from features.errors import PairliftError
 from ranker.cli.ask import as_pairs, as_time
 from ranker.cli.bundle import RECORDED
 from ranker.cli.plugins import PLUGINS
+from ranker.cli.processes import ended_in_order
 from ranker.cli.train import needs_training
 
 
@@ -47,8 +48,9 @@ def batch(
 
     A row for each item: user_id and item_id (as in your log), rank (1 is the best), score, and sources, which proposed
     it. The path is the server's own, with as many threads as [serve] workers and the cores allow; nobody waits, so
-    deadlines do not count. A user that the bundle does not know gets the list of a new user. The file is there whole or
-    not at all. Bundle, time, surface and k stand in its metadata.
+    deadlines do not count. All lists are in the best order: [exploration] draws none here, for nothing would record the
+    chances of what was drawn. A user that the bundle does not know gets the list of a new user. The file is there whole
+    or not at all. Bundle, time, surface, k and order stand in its metadata.
 
     Of a CONFIG the bundle is trained first, as by `pairlift train`, into `batch` in its work folder.
 
@@ -64,14 +66,25 @@ def batch(
     if not out.resolve().parent.is_dir():
         raise PairliftError(f"--out {out}: there is no folder {out.parent}; make it, or name another")
     file = None if users == ALL else Path(users)
+    _refuse_overwriting(out, *([] if file is None else [("--users", file)]), ("CONFIG", source))
     bundle = load_bundle(_trained(source) if source.is_file() else source)
     wanted = Wanted(users=file, surface=surface, k=k, as_of=as_of, context=context)
-    found = write_lists(bundle, out, wanted, log)
+    with ended_in_order(f"{out} is as it was before"):
+        found = write_lists(bundle, out, wanted, log)
     click.echo(f"wrote {out}: {found.rows:,} rows of {found.users:,} users, {found.unknown:,} of them not known")
     for reason, count in found.empty.items():
         click.echo(f"  {count:,} have no list: {reason}")
+    if bundle.config.exploration is not None:
+        click.echo("  all in the best order: [exploration] of the bundle draws none here")
     for lane, count in found.degraded.items():
         click.echo(f"  {lane} failed for {count:,}")
+
+
+def _refuse_overwriting(out: Path, *read: tuple[str, Path]) -> None:
+    """Raise PairliftError where `out` is, by whatever path or link, a file that is read."""
+    for name, path in read:
+        if out.exists() and path.is_file() and out.samefile(path):
+            raise PairliftError(f"--out {out} is the file of {name}, {path}, and would replace it; name another")
 
 
 def _trained(toml: Path) -> Path:

@@ -1,10 +1,13 @@
-"""How `serve` runs a server: in this process, or in several that share a port and what was loaded."""
+"""How `serve` runs a server: in this process, or in several that share a port and what was loaded.
+
+And how a command that writes a file ends where it is told to.
+"""
 
 import contextlib
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -38,6 +41,30 @@ def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[["
             told.get(timeout=drain)
     click.echo("pairlift is stopping: calls under way are finished")
     server.stop()
+
+
+@contextlib.contextmanager
+def ended_in_order(left: str) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the block by an exception, so that it puts away what is half done.
+
+    left: what the sentence says of what is there then.
+    """
+
+    def end(number: int, _: object) -> None:
+        told.append(number)
+        raise SystemExit(128 + number)  # as a shell has it
+
+    told: list[int] = []
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except SystemExit:
+        if told:
+            click.echo(f"stopped by {signal.Signals(told[0]).name}: {left}", err=True)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Place(NamedTuple):

@@ -145,12 +145,12 @@ def train(
     On several processes: `torchrun --nproc-per-node 2 -m ranker.cli train CONFIG --out BUNDLE`. The first does all;
     the others take a share of every batch of the networks over histories (DistributedDataParallel).
 
-    For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it)
-    and the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
-    splits mean nothing on a new tower's columns; ids and categories that have come or gone are allowed for. A TOML
-    with other columns, counters, grades or plugins is refused, and so is a bundle that was trained on events of the
-    present test. The old trees' PairAccuracy on the test is printed beside the new. All this is about the liked part:
-    the wanted part is learned anew, with the plugins that were kept.
+    For a retraining every day, --warm-start and --refit take the trees of an earlier bundle (OUT itself may be it) and
+    the rows of the present log. Its plugins (towers, ALS) are kept as they were fitted, not trained anew, for old
+    splits mean nothing on a new tower's columns, and so is what source_item_cooccurrence counts; ids and categories
+    that have come or gone are allowed for. A TOML with other columns, counters, grades or plugins is refused, and so is
+    a bundle that was trained on events of the present test. The old trees' PairAccuracy on the test is printed beside
+    the new. All this is about the liked part: the wanted part is learned anew, with the plugins that were kept.
 
     --warm-plugins is the other half: towers take up the weights of an earlier bundle's, new items and users start as in
     any training, vanished ones go, and a few epochs at a lower rate ([plugins.NAME] warm_...) go over the period. All

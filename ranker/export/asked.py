@@ -17,6 +17,9 @@ from ranker.recording.follower import Follower
 from ranker.recording.snapshots import check_log
 from ranker.wire import context_row, contexts_of
 
+#: the largest integer id: those of a log are int64
+MOST = 2**63 - 1
+
 
 def caught_up(bundle: Bundle, log: Path) -> State:
     """Return the state of the bundle with all events of a recorded log, as a server has it that begins now."""
@@ -71,9 +74,16 @@ def ids_of(option: str, path: Path, known: Ids) -> list[Any]:
     if len(names) > 1 and "user_id" not in names:
         raise PairliftError(f"{place}: one column, or one named user_id, was expected, found {', '.join(names)}")
     column = table["user_id" if "user_id" in names else names[0]].drop_null()
-    kind, is_kind = ("text", pa.types.is_string) if is_text(known) else ("integer", pa.types.is_integer)
-    if not is_kind(column.type):
-        raise PairliftError(f"{place}: {kind} ids were expected, as the bundle has them; found {column.type}")
     # A CSV without a header has its first id in the place of the name.
     first = [name for name in names if len(names) == 1 and is_text(known) and np.isin(name, known)]
-    return list(dict.fromkeys([*first, *column.to_pylist()]))
+    if not first and not len(column):  # of no kind, for there is nothing to tell it by
+        raise PairliftError(f"{place}: ids were expected, found none; write an id into each line, below `user_id`")
+    kind, is_kind = ("text", pa.types.is_string) if is_text(known) else ("integer", pa.types.is_integer)
+    if not is_kind(column.type) and len(column):
+        raise PairliftError(f"{place}: {kind} ids were expected, as the bundle has them; found {column.type}")
+    ids = list(dict.fromkeys([*first, *column.to_pylist()]))
+    if column.type == pa.uint64() and max(ids) > MOST:
+        raise PairliftError(
+            f"{place}: integer ids up to {MOST} were expected, as logs have them; found {max(ids)}; leave it out"
+        )
+    return ids

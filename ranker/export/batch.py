@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 CHUNK = 1024
 #: of `--users`: who has an event before as_of
 ALL = "all"
+#: how lists are ordered. A drawn order is worth what it costs where the chances of its items come back with what was
+#: shown, and this file goes to senders that have no place for them: a log of such lists would teach what is not so
+ORDER = "best"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +69,15 @@ def write_lists(bundle: Bundle, out: Path, wanted: Wanted, log: Path | None = No
     """Write `user_id`, `rank` (from 1), `item_id`, `score` and `sources` of each list to the Parquet file `out`.
 
     Ids are as in the log (int64 or text), and those of the file as they stand there. The file's metadata have the keys
-    `pairlift.bundle`, `.as_of`, `.surface`, `.k` and `.context`. log: the folder of `pairlift serve --log` whose events
-    are known too. PairliftError for ids of another kind, a surface or context that the bundle does not know, a k that
-    is too large.
+    `pairlift.bundle`, `.as_of`, `.surface`, `.k`, `.context` and `.order`. log: the folder of `pairlift serve --log`
+    whose events are known too. The order is the best one: `[exploration]` draws none, see `ORDER`. PairliftError for
+    ids of another kind, a surface or context that the bundle does not know, a k that is too large.
     """
     state = bundle.state if log is None else caught_up(bundle, log)
     like, k = _like(state, wanted), _k(bundle, wanted)
     ids, known = _users(state, like, wanted.users)
     said = {"bundle": bundle.version, "as_of": iso(like.as_of), "surface": wanted.surface, "k": str(k)}
-    said["context"] = json.dumps(dict(wanted.context))
+    said |= {"context": json.dumps(dict(wanted.context)), "order": ORDER}
     pipeline = Pipeline(replace(bundle, config=without_deadlines(bundle.config)), state=lambda: state)
     try:
         with written(out) as partial, pq.ParquetWriter(partial, _schema(state, said)) as writer:

@@ -9,9 +9,10 @@ none. NaN where a request has no source item or query, or nothing is known of ei
 
 What is counted is of the events of [t0, t1), and what a bundle serves is the same table that its rows were made of, as
 the towers are: the table of the whole log, which the source `cooccurrence` proposes by, has seen the answers of the
-rows, and another function than the one that the trees learned would be another feature. An item that came since is NaN
-there. Texts have no time: the index is of the whole catalogue. The product of both items' vectors is a column of the
-plugin that has them (`ranker.columns`).
+rows, and another function than the one that the trees learned would be another feature. For the same reason trees of an
+earlier bundle that go on keep its table (`moved`). An item that came since is NaN there. Texts have no time: the index
+is of the whole catalogue. The product of both items' vectors is a column of the plugin that has them
+(`ranker.columns`).
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import numpy as np
 
 from features.arrays import load_array, load_arrays, save_arrays
 from features.plain import Columns
-from features.schema import F32, Attribute, Catalog, EventLog, Requests
+from features.schema import F32, NO_SOURCE_ITEMS, Attribute, Catalog, EventLog, Ids, Requests, lookup
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.config import Config, wanted_floor
 from ranker.matching.source_item import beside, same_value
@@ -66,12 +67,26 @@ class Matches:
         taken = Cooccurrence.build(log, catalog.n_items, floor) if COOCCURRENCE in names else None
         return cls(taken, texts)
 
+    def moved(self, item_ids: Ids, catalog: Catalog) -> "Matches":
+        """Return it for another catalogue: the table as it was counted, and the texts that items have there.
+
+        item_ids: of the catalogue that it was fitted on.
+        """
+        taken = self.taken
+        if taken is not None and not np.array_equal(item_ids, catalog.item_ids):
+            taken = taken.recoded(lookup(item_ids, catalog.item_ids), lookup(catalog.item_ids, item_ids))
+        texts = None if self.texts is None else TextIndex.build(texts_of(catalog), catalog.n_items)
+        return Matches(taken, texts)
+
     def write(self, catalog: Catalog, columns: Columns, requests: Requests, out: F32) -> None:
         """Write to float32[n, width] `out` the columns (where each stands, name)."""
-        source = requests.source_item[requests.row_request()]
         at = {name: k for k, name in columns}
+        started = (requests.source_item >= 0).any()
+        source = np.repeat(requests.source_item, np.diff(requests.offsets)) if started else NO_SOURCE_ITEMS
         for k, name in columns:
-            if name == COOCCURRENCE and self.taken is not None:
+            if not started:
+                out[:, k] = np.nan
+            elif name == COOCCURRENCE and self.taken is not None:
                 out[:, k] = beside(self.taken, source, requests.item)
             elif name.startswith(SAME):
                 of = catalog.item_attribute(name.removeprefix(SAME))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from features.schema import F32, Requests
-from ranker.sources.bm25 import TextIndex
+from ranker.sources.bm25 import NO_TERMS, TextIndex
 
 
 def query_values(index: TextIndex, requests: Requests) -> tuple[F32, F32]:
@@ -15,7 +15,7 @@ def query_values(index: TextIndex, requests: Requests) -> tuple[F32, F32]:
     n = len(requests.item)
     score, share = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
     for r, query in enumerate(requests.query.tolist()):
-        terms, unknown = index.asked(query)
+        terms, unknown = index.asked(query) if query else (NO_TERMS, 0)
         if len(terms) + unknown:
             rows = slice(requests.offsets[r], requests.offsets[r + 1])
             score[rows], held = index.matched(terms, requests.item[rows])

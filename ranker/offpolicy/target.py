@@ -18,7 +18,6 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.log.loading import load_log
-from features.pairing.split import iso
 from features.progress import progress_bar
 from features.schema import F64, I64
 from features.state.store import State
@@ -30,7 +29,6 @@ from ranker.candidates.named import SourceData, fit_sources
 from ranker.config import Config, unasked_of, wanted_floor
 from ranker.exploration.draw import chances, race, standing
 from ranker.lists.answers import without_deadlines
-from ranker.matching.matching import fit_matches
 from ranker.offpolicy.logged import DrawnLists
 from ranker.offpolicy.rewards import Scored
 from ranker.pipeline import Pipeline
@@ -71,18 +69,10 @@ class Target:
         config = _with_log_of(old.config, made.config)
         log, catalog = load_log(made.database)
         log, _ = paired_log(config, made.database, log, catalog, made.split)
-        moved, plugins = moved_to(str(folder), old, catalog)
+        moved, plugins, matching = moved_to(str(folder), old, catalog)
         end = manifest["snapshot_time"]
         since = end if end <= first else int(manifest["split"]["t2"])
         before, floor = log.until(since), wanted_floor(config)
-        learned = log.between(manifest["split"]["t0"], manifest["split"]["t1"])
-        if old.spec.matched and not len(learned.ts):
-            raise PairliftError(
-                f"{folder}: {', '.join(old.spec.matched)} are counted of the events before its t1, "
-                f"{iso(manifest['split']['t1'])}, and {made.config.path} has none of "
-                "them: let [events] source have them too"
-            )
-        matching = fit_matches(config, old.spec.matched, learned, catalog)
         bundle = replace(
             old,
             config=without_deadlines(config),

@@ -18,6 +18,7 @@ what came later.
 
 from array import array
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -36,7 +37,10 @@ MOST_TERMS = 64
 BLOCK = 4096
 
 
+#: characters of a query that is kept with its hashes: a search asks for them as a source and for features
+SHORT = 1000
 NONE: Bool = np.empty(0, np.bool_)
+NO_TERMS: I64 = np.empty(0, np.int64)
 
 
 class TextIndex(NamedTuple):
@@ -71,7 +75,7 @@ class TextIndex(NamedTuple):
 
     def asked(self, query: str) -> tuple[I64, int]:
         """Return `terms` of a query, and how many of its different tokens no text has."""
-        asked = np.array([hashed(token) for token in dict.fromkeys(tokens(query, query=True))], np.int64)
+        asked = _hashes_of(query) if len(query) <= SHORT else _hashes_of.__wrapped__(query)
         at = np.searchsorted(self.hash, asked)
         known = at < len(self.hash)
         known[known] = self.hash[at[known]] == asked[known]
@@ -103,6 +107,12 @@ def hashed(token: str) -> int:
     """Return a hash of a token, an int64 that is the same on every machine."""
     digest = blake2b(token.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+@lru_cache(64)
+def _hashes_of(query: str) -> I64:
+    """Return int64[t]: the hashes of the query's different tokens; not to be written to."""
+    return np.array([hashed(token) for token in dict.fromkeys(tokens(query, query=True))], np.int64)
 
 
 def _indexed(hash_of: I64, flat: I64, sizes: I64) -> TextIndex:

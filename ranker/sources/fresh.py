@@ -21,7 +21,8 @@ from ranker.sources.walks import drawn, seed_of
 LEAST = 2.0
 #: the correlation of the events of one item, within which the prior is taken: weak ones weigh 1 / LOWEST events
 LOWEST, HIGHEST = 1e-4, 0.5
-#: draws of a request: some 2 ms. Of more new items each request has a sample, and many requests have all
+#: draws of a request: some 2 ms. Of more new items each request has a sample, and many requests have all. Of 30,000 new
+#: ones in a generated log, the first 200 had a true share of .41, by all draws .50, and new ones have .17 in the mean
 MOST = 5_000
 
 

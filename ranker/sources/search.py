@@ -12,7 +12,7 @@ from features.state.store import NEVER
 from ranker.candidates.named import Arrays, Served, SourceData
 from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.request import Request
-from ranker.sources.bm25 import NONE, TextIndex
+from ranker.sources.bm25 import NO_TERMS, NONE, TextIndex
 from ranker.sources.tokens import texts_of, tokens
 
 
@@ -52,7 +52,7 @@ class Search:
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """Return the items with the highest scores; the score of others is 0, and NaN of one without text."""
-        terms = self._index.terms(request.query)
+        terms = self._index.terms(request.query) if request.query else NO_TERMS
         if not len(terms):
             return NOTHING
         item, score = self._index.top(terms, limit, _later(request))

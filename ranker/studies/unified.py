@@ -25,6 +25,7 @@ from ranker.columns import SOURCE_ITEM, Columns
 from ranker.config import Config
 from ranker.metrics.interval import finite, relative_uplift
 from ranker.metrics.pair_accuracy import right_by_user
+from ranker.request import QUERY
 from ranker.studies.truth import read_truth
 from ranker.training import arms as arms_module
 from ranker.training.abreast import abreast
@@ -67,10 +68,14 @@ class Bench:
 
     @property
     def told(self) -> list[str]:
-        """Those of source items and queries."""
+        """Those of source items and queries, the query's own code among them.
+
+        The surface stays: it is asked what these say beyond it. So do a plugin's columns, of whatever context they are.
+        """
         spec = self.arms.prepared.spec
         products = [name for name in self.columns.names if name.endswith(f"__{SOURCE_ITEM}")]
-        return [*spec.matched, *(products if spec.source_item else [])]
+        query = [name for name in spec.columns if name == f"context_{QUERY}"]
+        return [*query, *spec.matched, *(products if spec.source_item else [])]
 
     def only(self, surface: int) -> "Bench":
         """Return the rows of the lists of one surface, by its code."""

@@ -1,8 +1,9 @@
 """Daily retraining: what an earlier bundle has learned, checked against the present log and put in its codes.
 
 Where its trees go on, plugins are kept as they were fitted, for a tower that is trained anew gives columns of another
-meaning, on which old splits would be nonsense. Codes of items, users and categories are places in sorted lists, so new
-ones shift the old: plugins and splits are moved along. Where its plugins go on, the trees are learned anew.
+meaning, on which old splits would be nonsense; so is the co-occurrence that a source item's column reads. Codes of
+items, users and categories are places in sorted lists, so new ones shift the old: plugins and splits are moved along.
+Where its plugins go on, the trees are learned anew.
 """
 
 import logging
@@ -14,10 +15,11 @@ from typing import Any
 from features.errors import PairliftError
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin, RecodedPlugin
-from features.schema import I64, Catalog, lookup
+from features.schema import I64, Catalog, Ids, lookup
 from ranker.bundle import Bundle, config_of, load_bundle, read_manifest, verify_bundle
 from ranker.columns import columns_of
 from ranker.config import Config
+from ranker.matching.matching import Matches
 from ranker.training.category_codes import moved_codes, recode, vocabulary
 from ranker.training.earlier_trees import Mode, Start
 from ranker.training.plugins import goes_on
@@ -44,13 +46,14 @@ def load_start(start: StartFrom, prepared: Prepared) -> Start:
     _refuse_later_split(place, read_manifest(start.bundle)["split"], prepared)
     if start.mode == "refit" and prepared.config.booster.monotone:
         raise PairliftError(f"{place}: new leaf values could break [booster.monotone]; use --warm-start, or train anew")
-    moved, plugins = moved_to(place, old, prepared.catalog)
-    return Start(start.mode, old.version, recode(old.booster, moved), plugins, start.decay)
+    moved, plugins, matching = moved_to(place, old, prepared.catalog)
+    return Start(start.mode, old.version, recode(old.booster, moved), plugins, matching, start.decay)
 
 
-def moved_to(place: str, old: Bundle, now: Catalog) -> tuple[dict[str, I64], dict[str, FeaturePlugin]]:
-    """Return (the new codes of categories, by column, for `recode`; the plugins) of a bundle in another catalogue.
+def moved_to(place: str, old: Bundle, now: Catalog) -> tuple[dict[str, I64], dict[str, FeaturePlugin], Matches | None]:
+    """Return (new codes of categories, by column, for `recode`; plugins; `matching`) of a bundle in another catalogue.
 
+    What was fitted is as it was: columns of plugins, of source items and of queries mean what the trees learned.
     place: what an error begins with, where that cannot be.
     """
     was, moved = old.state.catalog, {}
@@ -58,7 +61,11 @@ def moved_to(place: str, old: Bundle, now: Catalog) -> tuple[dict[str, I64], dic
         values = vocabulary(was, column), vocabulary(now, column)
         if values[0] != values[1]:
             moved[column] = moved_codes(*values)
-    return moved, {name: _recoded(place, name, plugin, was, now) for name, plugin in old.plugins.items()}
+    matching = old.spec.matching if isinstance(old.spec.matching, Matches) else None
+    if old.plugins or matching is not None:
+        _refuse_other_ids(place, was, now)
+    plugins = {name: _recoded(place, name, plugin, was, now) for name, plugin in old.plugins.items()}
+    return moved, plugins, None if matching is None else matching.moved(was.item_ids, now)
 
 
 def earlier_fits(bundle: Path, prepared: Prepared) -> dict[str, Path]:
@@ -169,6 +176,15 @@ def _refuse_same_period(place: str, manifest: dict[str, Any], prepared: Prepared
         )
 
 
+def _ids_of(was: Catalog, now: Catalog) -> tuple[tuple[Ids, Ids], tuple[Ids, Ids]]:
+    return (was.item_ids, now.item_ids), (was.user_ids, now.user_ids)
+
+
+def _refuse_other_ids(place: str, was: Catalog, now: Catalog) -> None:
+    if any(a.dtype != b.dtype for a, b in _ids_of(was, now) if len(a)):
+        raise PairliftError(f"{place}: its ids are of another kind (integers, or text) than those of this log")
+
+
 def _recoded(place: str, name: str, plugin: FeaturePlugin, was: Catalog, now: Catalog) -> FeaturePlugin:
     """Return a plugin of the old bundle for the present catalogue."""
     if was.surfaces != now.surfaces[: len(was.surfaces)]:
@@ -182,9 +198,7 @@ def _recoded(place: str, name: str, plugin: FeaturePlugin, was: Catalog, now: Ca
                 f"{place}: the values of [events.context] {context} are others now, and plugin '{name}' knows the old "
                 "ones: train without it"
             )
-    ids = ((was.item_ids, now.item_ids), (was.user_ids, now.user_ids))
-    if any(a.dtype != b.dtype for a, b in ids if len(a)):
-        raise PairliftError(f"{place}: its ids are of another kind (integers, or text) than those of this log")
+    ids = _ids_of(was, now)
     if all(len(a) == len(b) and (a == b).all() for a, b in ids):
         return plugin
     if not isinstance(plugin, RecodedPlugin):

@@ -186,6 +186,7 @@ def _warning_lines(prepared: Prepared) -> list[str]:
         started = float(np.mean(groups.requests.source_item >= 0))
         hint = "" if started else ": is it the id of an item, as item_id is?"
         found.append(f"[events] source_item is an item of the log in {100 * started:.1f} % of the groups{hint}")
+        found += _other_source_items(prepared)
     if any(counter.by_arm for counter in prepared.config.counters or ()) and not prepared.catalog.arms:
         found.append("[events] arm is NULL in every event: [[counters]] by_arm count as others do")
     pairs_of_items = np.unique(np.stack([owner, groups.requests.item], axis=1), axis=0)
@@ -206,6 +207,26 @@ def _warning_lines(prepared: Prepared) -> list[str]:
             found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")
     found += _integer_list_lines(prepared.config)
     return ["worth a look", *(f"  {line}" for line in found)]
+
+
+def _other_source_items(prepared: Prepared) -> list[str]:
+    """Return how many impressions start from another item than their group, with one of them; nothing of none."""
+    groups, catalog = prepared.groups, prepared.catalog
+    shown = ~groups.sampled
+    of_event = prepared.log.source_item[groups.event[shown], 0]
+    of_group = groups.requests.source_item[groups.requests.row_request()[shown]]
+    if not len(other := np.flatnonzero(of_event != of_group)):
+        return []
+    first = other[0]
+    own, counts = (
+        f"from item {catalog.ids_of_items(np.array([code]))[0]}" if code >= 0 else "from no item of the log"
+        for code in (int(of_event[first]), int(of_group[first]))
+    )
+    user = catalog.ids_of_users(groups.requests.user[groups.requests.row_request()[shown]][[first]])[0]
+    return [
+        f"[events] source_item: {len(other):,} impressions ({100 * len(other) / len(of_event):.1f} %) have another "
+        f"than their group, whose first counts; such as one of user {user}, {own}, in a group that starts {counts}"
+    ]
 
 
 def _integer_list_lines(config: Config) -> list[str]:
