@@ -111,7 +111,7 @@ def fit_booster(
     none = np.zeros(len(validation.matrix), np.float32)
     stopped_by = lgb.Dataset(validation.matrix, none, init_score=validation.start, reference=data)
     try:
-        with progress_bar(total=settings.trees, desc=progress, unit=" trees", leave=False, disable=not progress) as bar:
+        with progress_bar(total=settings.trees, desc=progress, unit="tree", leave=False, disable=not progress) as bar:
             booster = lgb.train(
                 params,
                 data,
