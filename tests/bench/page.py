@@ -12,7 +12,8 @@ page_kib              size of the file
 
 The page is opened in light and in dark, 360 and 1,100 px wide, and for print; of several reports the worst counts.
 --report is a folder of `pairlift uplift`; left out, reports of the tests' small world are made: of a plugin that helps,
-of noise, of one that leaks and of one whose values are missing; and of the first three at once. Needs Debian's `chromium`, or another one on PATH.
+of noise, of one that leaks and of one whose values are missing; and of the first three at once. Needs Debian's
+`chromium`, or another one on PATH.
 """
 
 import json
