@@ -55,7 +55,7 @@ def compare(old: UpliftReport, new: UpliftReport) -> dict[str, Any]:
     """
     both = (old.figures, new.figures)
     pairs = _paired(old, new)
-    moves = [_move(label, path, both, pairs if path == () else None) for label, path in _places(both)]
+    moves = [_move(kind, name, path, both, None if path else pairs) for kind, name, path in _places(both)]
     found: dict[str, Any] = finite(
         {
             "format": FORMAT,
@@ -106,18 +106,18 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _places(both: tuple[Report, Report]) -> Iterator[tuple[str, tuple[str | int, ...]]]:
-    """Yield the label and place of each uplift with an interval that both have."""
+def _places(both: tuple[Report, Report]) -> Iterator[tuple[str, str, tuple[str | int, ...]]]:
+    """Yield kind of slices, name and place of each uplift that both have; what is no slice has no kind."""
     for row in uplift_rows():
-        yield row.label, row.path
+        yield "", row.label, row.path
     for kind, values in both[0]["slices"].items():
         for name in values:
             if found_at(both[1], ("slices", kind, name)) is not None:
-                yield f"{title_of(kind)}: {plain(name)}", ("slices", kind, name)
+                yield title_of(kind), plain(name), ("slices", kind, name)
 
 
 def _move(
-    label: str, path: tuple[str | int, ...], both: tuple[Report, Report], pairs: tuple[F64, int] | None
+    kind: str, name: str, path: tuple[str | int, ...], both: tuple[Report, Report], pairs: tuple[F64, int] | None
 ) -> dict[str, Any] | None:
     """Return what moved; None where one of the two has no such figure. pairs: of `_paired`."""
     parts = [found_at(report, path) for report in both] if path else list(both)
@@ -125,7 +125,7 @@ def _move(
     if uplifts[0] is None or uplifts[1] is None:
         return None
     named = dict(zip(("old", "new"), parts, strict=True))
-    found = {side: {key: of[key] for key in ("relative_uplift", "ci95")} for side, of in named.items()}
+    found: dict[str, Any] = {side: {key: of[key] for key in ("relative_uplift", "ci95")} for side, of in named.items()}
     gap = uplifts[1] - uplifts[0]
     of_lists = path[:1] == ("lists",)
     variance = _apart(parts, of_lists, both) if pairs is None else _of_pairs(pairs[0], both)
@@ -133,7 +133,8 @@ def _move(
     low, high = gap - half, gap + half
     direction = "up" if low > 0 else "down" if high < 0 else ""
     difference = {"relative_uplift": gap, "ci95": [low, high]}
-    return {"name": label, **found, "difference": difference, "paired": pairs is not None, "direction": direction}
+    found |= {"difference": difference, "paired": pairs is not None, "direction": direction}
+    return {"kind": kind, "name": name, **found}
 
 
 def _apart(parts: list[Any], of_lists: bool, both: tuple[Report, Report]) -> list[Part]:

@@ -64,13 +64,13 @@ def as_lines(report: Report) -> str:
     lines += [f"  {of['group']}: {of['what']}: {_short(of['old'])} -> {_short(of['new'])}" for of in report["changed"]]
     lines += ["", as_text(report, said(report)), ""]
     lines += [f"{side:4}{of['data']}: {of['plugin']} {of['verdict']}" for side, of in _both(report).items()]
-    lines += ["", f"{'uplift':44}{'old':>10}{'new':>10}  new less old [95 %]"]
+    lines += ["", f"{'uplift':60}{'old':>10}{'new':>10}  new less old [95 %]"]
     for k, move in enumerate(report["moves"]):
         ends = "".join(
             f"{Figure(('moves', k, side, 'relative_uplift'), 'percent').text(report):>10}" for side in _SIDES
         )
         gap = as_text(report, interval("moves", k, "difference"))
-        lines.append(f"{move['name'][:43]:44}{ends}  {gap:28}{move['direction']}".rstrip())
+        lines.append(f"{_named(move)[:59]:60}{ends}  {gap:28}{move['direction']}".rstrip())
     lines += ["", *(_line(report, name, kind) for name, (_, kind) in PLAIN.items() if _any(report, name))]
     return "\n".join(lines)
 
@@ -80,7 +80,7 @@ def _both(report: Report) -> dict[str, Report]:
 
 
 def _line(report: Report, name: str, kind: str) -> str:
-    return f"{name:44}" + "".join(f"{Figure((side, 'plain', name), kind).text(report):>10}" for side in _SIDES)
+    return f"{name:60}" + "".join(f"{Figure((side, 'plain', name), kind).text(report):>10}" for side in _SIDES)
 
 
 def _any(report: Report, name: str) -> bool:
@@ -130,31 +130,26 @@ def _main_figure(report: Report) -> str:
     return _drawn(report, paths, "Both uplifts, and their difference")
 
 
+def _named(move: Report) -> str:
+    return f"{move['kind']}: {move['name']}" if move["kind"] else str(move["name"])
+
+
 def _moves(report: Report) -> str:
-    main, slices = (
-        {move["name"]: ("moves", k, "difference") for k, move in enumerate(report["moves"]) if of_slice(move) == want}
-        for want in (False, True)
-    )
+    by_kind: dict[str, dict[str, Sequence[str | int]]] = {}
+    for k, move in enumerate(report["moves"]):
+        by_kind.setdefault(move["kind"], {})[move["name"]] = ("moves", k, "difference")
     drawn = "".join(
-        f"<div>{figure(report, _drawn(report, paths, title), [text])}</div>"
-        for title, text, paths in (
-            ("By other definitions, and of the controls", "New less old, with intervals of 95 %.", main),
-            ("By slice", "New less old of each slice that both have.", slices),
-        )
-        if paths
+        f'<figure class="card"><h3>{escape(title)}</h3>{_drawn(report, paths, title)}</figure>'
+        for kind, paths in by_kind.items()
+        if (title := f"Uplift {kind}" if kind else "By all definitions, and of the controls")
     )
     rows: dict[str, Sentence] = {}
     for k, move in enumerate(report["moves"]):
         sides = [Figure(("moves", k, side, "relative_uplift"), "percent") for side in SIDES]
-        rows[move["name"]] = [*sides, *(Figure(("moves", k, "difference", "ci95", end), "percent") for end in (0, 1))]
+        rows[_named(move)] = [*sides, *(Figure(("moves", k, "difference", "ci95", end), "percent") for end in (0, 1))]
     heads = ["", "old", "new", "new less old", "low", "high"]
-    return f"""<section><h2>All uplifts</h2><div class="cards wide">{drawn}</div>
+    return f"""<section><h2>What moved, new less old</h2><div class="cards">{drawn}</div>
 <details><summary>As a table</summary>{table(report, heads, rows)}</details></section>"""
-
-
-def of_slice(move: Report) -> bool:
-    """Return whether a move is of a slice: their labels begin with what tells the slices apart."""
-    return str(move["name"]).startswith("by ")
 
 
 def _drawn(report: Report, paths: Mapping[str, Sequence[str | int]], title: str) -> str:
@@ -165,7 +160,7 @@ def _drawn(report: Report, paths: Mapping[str, Sequence[str | int]], title: str)
     canvas.rule(0, "muted")
     for k, (label, path) in enumerate(paths.items()):
         low, high = found_at(report, (*path, "ci95"))
-        canvas.label(k, label, interval(*path), strong=path[-1] == "difference" and k in (0, 2))
+        canvas.label(k, label, interval(*path), strong=label in ("PairAccuracy", SIDES["difference"]))
         if low is not None and high is not None:
             canvas.bar(k, low, high, "accent" if path[-1] == "difference" else "faint", 5, pointer((*path, "ci95")))
         clear = low is not None and high is not None and (low > 0 or high < 0)
