@@ -4,14 +4,13 @@ The page asks for nothing else: its style, its drawings (SVG) and the report as 
 report alone. Every number of it names its place in the report: see `ranker.uplift.said`.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from ranker.uplift import figures
+from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, fragment, items, settings, table, terms
 from ranker.uplift.said import Figure, Sentence, as_html, found_at, interval
 from ranker.uplift.shrunk import FEW_USERS
 from ranker.uplift.verdict import cleared, doubts, verdict, why
@@ -20,7 +19,6 @@ Report = Mapping[str, Any]
 
 #: columns of a plugin that are named in a sentence, and that have a row in a table
 NAMED, ROWS = 4, 12
-STYLE = Path(__file__).with_name("page.css")
 #: what the two leak controls compare the plugin's values with
 CONTROLS = {"as_of": "from histories cut at as_of", "refit": "of a fit on the log cut at t1"}
 #: names of the log's slices, of the periods of the split, and of the parts of the variance
@@ -31,22 +29,13 @@ PARTS = {"users": "new users", "fits": "new fits of the plugin", "seeds": "new s
 
 def as_page(report: Report) -> str:
     """Return the whole page. report: of `UpliftReport.figures`."""
-    title = escape(f"{report['data']}: {report['plugin']} {verdict(report)}")
-    within = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
-    parts = [_arms, _slices, _columns, _calibration, _parts, _repeat]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>\n{STYLE.read_text()}body {{ margin: 0; }}\n</style>\n</head>\n"
-        f'<body class="pairlift">\n<main>\n{first_screen(report)}\n'
-        + "\n".join(part(report) for part in parts)
-        + f'\n</main>\n<script type="application/json" id="report">{within}</script>\n</body>\n</html>\n'
-    )
+    parts = [first_screen, _arms, _slices, _columns, _calibration, _parts, _repeat]
+    return document(f"{report['data']}: {report['plugin']} {verdict(report)}", [part(report) for part in parts], report)
 
 
 def as_fragment(report: Report) -> str:
     """Return the first screen for a notebook's cell."""
-    return f'<style>{STYLE.read_text()}</style><div class="pairlift"><main>{first_screen(report)}</main></div>'
+    return fragment(first_screen(report))
 
 
 def first_screen(report: Report) -> str:
@@ -59,7 +48,7 @@ def first_screen(report: Report) -> str:
 <p class="verdict {_tone(report)}"><strong>{plugin} {escape(verdict(report))}.</strong> \
 {as_html(report, why(report))}</p>
 <div class="cards wide"><div>
-{_figure(report, figures.interval_figure(report), _read_interval(report))}
+{figure(report, figures.interval_figure(report), _read_interval(report))}
 <section class="card"><h2>What it costs</h2>{_cost(report)}</section></div>
 <section class="card"><h2>What to doubt</h2>{_doubts(report)}</section>
 </div>
@@ -106,14 +95,14 @@ def _cost(report: Report) -> str:
             [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
             *lines,
         ]
-    return _items(as_html(report, line) for line in lines)
+    return items(as_html(report, line) for line in lines)
 
 
 def _doubts(report: Report) -> str:
     found = [f"<b>{escape(doubt.name)}</b>: {as_html(report, doubt.sentence)}" for doubt in doubts(report)]
     looked = escape(", ".join(cleared(report)))
     nothing = "" if found else "<p>Nothing that is looked for was found.</p>"
-    return nothing + _items(found) + (f'<p class="aside">Looked for and not found: {looked}.</p>' if looked else "")
+    return nothing + items(found) + (f'<p class="aside">Looked for and not found: {looked}.</p>' if looked else "")
 
 
 def _arms(report: Report) -> str:
@@ -126,10 +115,10 @@ def _arms(report: Report) -> str:
     lists = {label: list(of) for label, of in figures.listed().items()}
     return f"""<section><h2>Arms and controls</h2>
 <div class="cards">
-{_figure(report, figures.uplifts_figure(report), [uplifts])}
-{_figure(report, figures.arms_figure(report), [arms])}
-<section class="card"><h3>Leak controls</h3>{_items(_control(report, kind) for kind in report["controls"])}
-<h3>Lists as they were shown</h3>{_table(report, ["", "without", "with"], lists)}</section>
+{figure(report, figures.uplifts_figure(report), [uplifts])}
+{figure(report, figures.arms_figure(report), [arms])}
+<section class="card"><h3>Leak controls</h3>{items(_control(report, kind) for kind in report["controls"])}
+<h3>Lists as they were shown</h3>{table(report, ["", "without", "with"], lists)}</section>
 </div></section>"""
 
 
@@ -175,15 +164,9 @@ def _slice_table(report: Report) -> str:
             cells = [Figure((*path, of), "count") for of in ("pairs", "users")]
             own = Figure((*path, "shrunk", "own"), "share")
             label = f"{figures.title_of(kind)}: {figures.plain(name)}"
-            rows[label] = [*cells, *_ends(*path), *_ends(*path, "shrunk"), own]
+            rows[label] = [*cells, *ends(*path), *ends(*path, "shrunk"), own]
     heads = ["", "pairs", "users", "uplift", "low", "high", "shrunk", "low", "high", "its own share"]
-    return _table(report, heads, rows)
-
-
-def _ends(*path: str | int) -> list[Figure]:
-    """Return a part's uplift and the ends of its interval, for three cells."""
-    uplift = Figure((*path, "relative_uplift"), "percent")
-    return [uplift, *(Figure((*path, "ci95", k), "percent") for k in (0, 1))]
+    return table(report, heads, rows)
 
 
 def _columns(report: Report) -> str:
@@ -193,17 +176,17 @@ def _columns(report: Report) -> str:
         for name in list(report["column_alone"])[:ROWS]
     }
     share = "The share of the loss that each column's splits took away; the plugin's in colour."
-    drawn = _figure(report, figures.importance_figure(report), [share]) if report["importance"] else ""
+    drawn = figure(report, figures.importance_figure(report), [share]) if report["importance"] else ""
     moved = "How far each column moves the difference of two scores, on average (Shapley values of 500 pairs, one "
     moved += "booster); the point, how far towards the right order."
     if report["contributions"]:
-        drawn += "\n" + _figure(report, figures.contributions_figure(report), [moved])
+        drawn += "\n" + figure(report, figures.contributions_figure(report), [moved])
     hidden = len(report["column_alone"]) - ROWS
     more = f'<p class="aside">{hidden} more columns are in the JSON.</p>' if hidden > 0 else ""
     return f"""<section><h2>What its columns do</h2>
 <div class="cards">
 {drawn}
-<section class="card"><h3>Each column alone</h3>{_table(report, ["", "PairAccuracy", "pairs that have it"], alone)}
+<section class="card"><h3>Each column alone</h3>{table(report, ["", "PairAccuracy", "pairs that have it"], alone)}
 {_periods(report)}{more}</section>
 </div></section>"""
 
@@ -217,14 +200,14 @@ def _periods(report: Report) -> str:
         for name in list(report["periods"])[:ROWS]
         for part, shown in SLICES.items()
     }
-    return "<h3>Its values over time</h3>" + _table(report, ["", "known", "mean", "spread"], rows)
+    return "<h3>Its values over time</h3>" + table(report, ["", "known", "mean", "spread"], rows)
 
 
 def _calibration(report: Report) -> str:
     if not any(of["bins"] for of in report["calibration"].values()):
         return ""
     drawn = [
-        _figure(
+        figure(
             report,
             figures.calibration_figure(report, arm),
             [f"{arm.capitalize()} the plugin; the mean distance is ", Figure(("calibration", arm, "error"), "share")],
@@ -246,15 +229,15 @@ def _parts(report: Report) -> str:
     }
     sides = [side for side in ("both_sides", "one_side", "no_side") if found_at(report, ("missingness", side, "pairs"))]
     missing: dict[str, Sentence] = {
-        side.replace("_", " "): [Figure(("missingness", side, "pairs"), "count"), *_ends("missingness", side)]
+        side.replace("_", " "): [Figure(("missingness", side, "pairs"), "count"), *ends("missingness", side)]
         for side in sides
     }
     return f"""<section><h2>What the interval is made of</h2>
 <div class="cards">
 <section class="card"><h3>Standard errors</h3><p class="aside">The interval is about {escape(report["holds_for"])}.</p>
-{_table(report, ["", "of the uplift"], errors)}</section>
+{table(report, ["", "of the uplift"], errors)}</section>
 <section class="card"><h3>Pairs by where its values are known</h3>
-{_table(report, ["on", "pairs", "uplift", "low", "high"], missing)}
+{table(report, ["on", "pairs", "uplift", "low", "high"], missing)}
 <p>Over knowing alone which values are missing: {as_html(report, interval("missingness", "beyond"))}.</p></section>
 </div></section>"""
 
@@ -268,38 +251,11 @@ def _repeat(report: Report) -> str:
         said |= {name: f"{start} to {stop}" for name, (start, stop) in zip(PERIODS, ends, strict=True)}
     said |= {"fits of the plugin": _seeds(report["fit_seeds"]), "seeds of the boosters": _seeds(report["seeds"])}
     said |= {name: str(of) for name, of in made.items()} | {"format of the report": str(report["format"])}
-    terms = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in said.items())
-    settings = escape(json.dumps(report.get("settings"), indent=1))
-    shown = f"<details><summary>Settings</summary><pre>{settings}</pre></details>" if "settings" in report else ""
     return f"""<section><h2>To measure it again</h2>
-<dl>{terms}</dl>{shown}
-<p class="aside">The whole report is in this page too, as JSON: the element with the id <code>report</code>.</p>
+{terms(said)}{settings(report)}
+<p class="aside">{IN_THE_PAGE}</p>
 </section>"""
 
 
 def _seeds(seeds: list[int]) -> str:
     return f"{len(seeds)}, with seeds {', '.join(map(str, seeds))}"
-
-
-def _figure(report: Report, svg: str, caption: Sentence) -> str:
-    return f'<figure class="card">{svg}<figcaption>{as_html(report, caption)}</figcaption></figure>'
-
-
-def _items(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{line}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _table(report: Report, heads: list[str], rows: Mapping[str, Sentence]) -> str:
-    """Return a table of figures, one row for each label; a row of which nothing is known is left out."""
-    known = {name: row for name, row in rows.items() if any(_is_known(report, cell) for cell in row)}
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{as_html(report, [cell])}</td>" for cell in row)}</tr>'
-        for name, row in known.items()
-    )
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _is_known(report: Report, cell: str | Figure) -> bool:
-    return isinstance(cell, Figure) and cell.value(report) is not None

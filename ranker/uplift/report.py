@@ -9,7 +9,7 @@ report_of       the boosters of all arms, and every figure of pairs          (bo
 list_uplift     the wanted parts of two arms, and what their lists are worth (boosters are resumed)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -56,10 +56,14 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     lists: False leaves out what it costs most to measure beside the pairs, the lists.
     """
     plugin_of(config, name)  # before the log is read
-    prepared = prepare(config)
+    return report_on(Arms.of(prepare(config)), name, lists)[0]
+
+
+def report_on(arms: Arms, name: str, lists: bool = True) -> tuple[dict[str, Any], list[Columns]]:
+    """Return the whole report of a plugin on rows that several reports may share, and its columns by fit."""
+    prepared = arms.prepared
     check_asked(prepared)
     plugins = _fits(prepared, name)
-    arms = Arms.of(prepared)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
     more = {"lag": lag_of(plugins[0]), "heads": _heads(prepared, name, plugins)}
@@ -67,9 +71,8 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     report |= finite(described(prepared, name, arms.groups, fits[0]))
     if report["leaks"] or not lists:
         why = "the plugin leaks" if report["leaks"] else "they were not asked for"
-        return report | {"lists": {"remark": f"not measured, for {why}"}}
-    found: dict[str, Any] = finite(list_uplift(prepared, name, plugins, fits))
-    return report | {"lists": found}
+        return report | {"lists": {"remark": f"not measured, for {why}"}}, fits
+    return report | {"lists": finite(list_uplift(prepared, name, plugins, fits))}, fits
 
 
 def _fits(prepared: Prepared, name: str) -> list[FeaturePlugin]:
@@ -108,11 +111,11 @@ def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Co
         "fits": len(fits),
         "fit_seeds": config.uplift.fit_seeds[: len(fits)],
         "seeds": list(config.uplift.seeds),
-        "holds_for": _holds_for(len(fits), len(config.uplift.seeds)),
+        "holds_for": holds_for(len(fits), len(config.uplift.seeds)),
         "leaks": leaks,
         "controls": {kind: control.reported() for kind, control in controls.items()},
     }
-    trusted = not leaks and all(control.groups for control in controls.values())
+    trusted = is_trusted(report)
     pairs = arms.pairs("test")
     shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
     main = (SHOWN, shown) if len(shown) else (SAMPLED, drawn)
@@ -124,7 +127,12 @@ def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Co
     return found
 
 
-def _holds_for(fits: int, seeds: int) -> str:
+def is_trusted(report: Mapping[str, Any]) -> bool:
+    """Return whether no leak control of a report found one, and none could not be run."""
+    return not report["leaks"] and all(control["groups"] for control in report["controls"].values())
+
+
+def holds_for(fits: int, seeds: int) -> str:
     """Return in words what the interval is about."""
     new = ["users", *(["fits of the plugin"] if fits > 1 else []), *(["seeds of the boosters"] if seeds > 1 else [])]
     this = [*(["this one fit of the plugin"] if fits == 1 else []), *(["this one seed"] if seeds == 1 else [])]
@@ -137,11 +145,7 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
 
     Where the plugin's values are missing nowhere, or everywhere, the arm of missingness is the arm without.
     """
-    seeds, first = arms.prepared.config.uplift.seeds, fits[0]
-    missing = {part: np.isnan(values) for part, values in first.values.items()}
-    ones = {part: np.where(nan, np.float32(np.nan), np.float32(1)) for part, nan in missing.items()}
-    known = replace(first, values=ones)
-    partly_missing = len(np.unique(np.concatenate(list(missing.values())), axis=0)) > 1
+    seeds, first, known = arms.prepared.config.uplift.seeds, fits[0], known_alone(fits[0])
     boosters: dict[str, Fits] = {arm: [[]] for arm in ("without", "shuffled", "missingness")}
     boosters["with"] = [[] for _ in fits]
 
@@ -155,13 +159,25 @@ def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:
         for k, columns in enumerate(fits):
             wanted.append(("with", k, partial(arms.fit, f"{name}-fit{k}", columns, seed)))
         wanted.append(("shuffled", 0, partial(shuffled, seed)))
-        if partly_missing:
+        if known is not None:
             wanted.append(("missingness", 0, partial(arms.fit, f"{name}-missingness", known, seed)))
     with progress_bar(total=len(wanted), desc="fitting all arms", unit="fit") as bar:
         for (arm, place, _), fitted in zip(wanted, abreast([fit for *_, fit in wanted]), strict=True):
             boosters[arm][place].append(fitted)
             bar.update()
-    return boosters if partly_missing else boosters | {"missingness": boosters["without"]}
+    return boosters if known is not None else boosters | {"missingness": boosters["without"]}
+
+
+def known_alone(columns: Columns) -> Columns | None:
+    """Return 1 for each value that is known, and NaN for the others; None where they are missing nowhere or everywhere.
+
+    What a ranker gains by these columns, the values have no part in.
+    """
+    missing = {part: np.isnan(values) for part, values in columns.values.items()}
+    if len(np.unique(np.concatenate(list(missing.values())), axis=0)) < 2:
+        return None
+    ones = {part: np.where(nan, np.float32(np.nan), np.float32(1)) for part, nan in missing.items()}
+    return replace(columns, values=ones)
 
 
 def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
