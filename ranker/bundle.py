@@ -13,6 +13,7 @@ plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
 sources/<name>/   the arrays that a [sources.NAME] was fitted to, as of the end of the log
+shares.json       how many candidates each source has; not there where the TOML's quotas say it
 """
 
 import json
@@ -37,6 +38,7 @@ from features.rows import FeatureSpec
 from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
+from ranker.blend.shares import Shares
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.candidates.named import NOT_FITTED, Fitted, check_sources, load_fitted, save_fitted
 from ranker.code_hash import OWN, source_hash
@@ -53,7 +55,7 @@ log = logging.getLogger(__name__)
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
 FORMAT, OLDEST = 4, 3
 
-BOOSTER, WANTED, NETWORK = "booster.txt", "wanted.txt", "network"
+BOOSTER, WANTED, NETWORK, SHARES = "booster.txt", "wanted.txt", "network", "shares.json"
 
 IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
 
@@ -77,6 +79,7 @@ class Bundle:
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
     fitted: Fitted = field(default_factory=dict)  # what each [sources.NAME] was fitted to, as of the end of the log
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
+    shares: Shares | None = None  # how many candidates each source has; None: the quotas of the configuration
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     texts: tuple[str, ...] = ()  # which of [events.columns] are text
     scorer: Scorer | None = field(init=False)  # the compiled booster, None where LightGBM's own predict must do
@@ -121,6 +124,7 @@ def write_bundle(
     booster: lgb.Booster,
     network: FinalRanker | None = None,
     wanted: lgb.Booster | None = None,
+    shares: Shares | None = None,
     cooccurrence: Cooccurrence,
     fitted: Fitted = NOT_FITTED,
     measured: dict[str, Any],
@@ -145,6 +149,8 @@ def write_bundle(
             network.save(partial / NETWORK)
         if wanted is not None:
             wanted.save_model(str(partial / WANTED))
+        if shares is not None:
+            shares.write(partial / SHARES)
         (partial / IMPORTANCE).write_text(json.dumps(importance, indent=1))
         for name, plugin in plugins.items():
             (partial / "plugins" / name).mkdir(parents=True)
@@ -291,6 +297,7 @@ def load_bundle(folder: Path) -> Bundle:
         booster=booster,
         network=network,
         wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
+        shares=Shares.read(folder / SHARES),
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
         fitted=load_fitted(folder / "sources"),
         recorded=recorded_of(manifest),

@@ -86,6 +86,7 @@ def train(
         booster=parts.liked.booster,
         network=None if parts.network is None else parts.network.ranker,
         wanted=parts.wanted,
+        shares=parts.shares,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         fitted=fitted_until(prepared, prepared.state.end),
         measured=measured,

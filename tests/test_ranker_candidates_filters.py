@@ -86,9 +86,9 @@ def test_sources_are_asked_for_what_filters_may_remove(bundle: Bundle) -> None:
     plain, filtered = (
         filters_of(one.config, bundle.state) for one in (bundle, with_filters(bundle, {"all": "genre <> 'a'"}))
     )
-    assert limits(sources, request, plain) == [min(9 + 2 + 1 + seen, MOST_ASKED * 9), 0]
-    assert limits(sources, request, replace(plain, exclude_seen=False)) == [9 + 2 + 1, 0]
-    assert limits(sources, request, filtered) == [MOST_ASKED * 9, 0]
+    assert limits(sources, request, plain, [9, 9]) == [min(9 + 2 + 1 + seen, MOST_ASKED * 9), 0]
+    assert limits(sources, request, replace(plain, exclude_seen=False), [9, 9]) == [9 + 2 + 1, 0]
+    assert limits(sources, request, filtered, [9, 9]) == [MOST_ASKED * 9, 0]
     assert [limit_alone(1000, request, one) for one in (plain, filtered)] == [1001 + seen, MOST_ASKED * 1000]
 
 

@@ -1,5 +1,6 @@
 """How the candidates of a request come about: the one path of training (`candidates_of`) and of `Pipeline.recommend`.
 
+    own_quotas  how many candidates each source may have, where that was not learned (`ranker.blend`)
     limits      how much each source is asked for: its quota, and what the filters will or may remove
     proposed    each source's Proposal (a server asks them in lanes with deadlines)
     gathered    merge, filters, quotas
@@ -20,35 +21,51 @@ from ranker.candidates.source import Proposal, proposed
 from ranker.columns import NUMBERS, finite
 from ranker.config import Config
 from ranker.request import Candidates, Request
-from ranker.settings import SourceSettings
+from ranker.settings import QUOTA, SourceSettings
+
+#: list[s]: how many candidates each source may have for a request, counted behind the filters
+Quotas = Callable[[Request], list[int]]
 
 #: a source is asked for its quota and for what the filters are sure to remove, but for no more than quota times this
 MOST_ASKED = 5
 
 
-def candidates_of(sources: Sources, request: Request, config: Config) -> tuple[Candidates, F32]:
+def candidates_of(
+    sources: Sources, request: Request, config: Config, quotas: Quotas | None = None
+) -> tuple[Candidates, F32]:
     """Return the n candidates of a request as a server gathers them, and float32[n, s] `source_values` of them.
 
-    Sources are asked as by `proposals_of`.
+    Sources are asked as by `proposals_of`. quotas: None for the sources' own.
     """
-    filters = filters_of(config, request.state)
-    proposals = proposals_of(sources, request, filters)
-    candidates, _ = gathered(proposals, filters, quotas(sources), request)
+    filters, quota = filters_of(config, request.state), (quotas or own_quotas(sources))(request)
+    proposals = proposals_of(sources, request, filters, quota)
+    candidates, _ = gathered(proposals, filters, quota, request)
     return candidates, source_values(proposals, candidates.item)
 
 
-def proposals_of(sources: Sources, request: Request, filters: Filters) -> list[Proposal]:
+def proposals_of(sources: Sources, request: Request, filters: Filters, quota: Sequence[int]) -> list[Proposal]:
     """Return what each source proposes, one after another without deadlines; what they raise is raised."""
-    asked = zip(sources, limits(sources, request, filters), strict=True)
+    asked = zip(sources, limits(sources, request, filters, quota), strict=True)
     return [proposed(source, request, limit) for (source, _), limit in asked]
 
 
-def limits(sources: Sources, request: Request, filters: Filters) -> list[int]:
+def own_quotas(sources: Sources) -> Quotas:
+    """Return the quotas that the sources' settings have, QUOTA where they have none."""
+
+    def of(request: Request) -> list[int]:
+        surface = surface_of(request)
+        return [settings.most(surface) or QUOTA for _, settings in sources]
+
+    return of
+
+
+def limits(sources: Sources, request: Request, filters: Filters, quota: Sequence[int]) -> list[int]:
     """Return how many items each source is asked for: its quota and a surplus, up to quota times `MOST_ASKED`.
 
     0 of a source that is not for the surface of the request.
     """
-    most = [MOST_ASKED * settings.quota if is_for(settings, request) else 0 for _, settings in sources]
+    asked = zip(sources, quota, strict=True)
+    most = [MOST_ASKED * own if is_for(settings, request) else 0 for (_, settings), own in asked]
     if filters.conditions:  # how much these remove is not known before
         return most
     # The user's history and the exclusions will be removed: without more to choose from, a user who has seen all that
@@ -56,7 +73,7 @@ def limits(sources: Sources, request: Request, filters: Filters) -> list[int]:
     surplus = len(request.exclude) + 1
     if filters.exclude_seen:
         surplus += len(history(request))
-    return [min(quota + surplus, limit) for quota, limit in zip(quotas(sources), most, strict=True)]
+    return [min(own + surplus, limit) for own, limit in zip(quota, most, strict=True)]
 
 
 def limit_alone(m: int, request: Request, filters: Filters) -> int:
@@ -75,14 +92,12 @@ def kept_alone(proposal: Proposal, m: int, request: Request, filters: Filters) -
 
 def is_for(settings: SourceSettings, request: Request) -> bool:
     """Return whether a source is for lists of the request's surface."""
-    if settings.surfaces is None:
-        return True
-    return request.surface >= 0 and request.state.catalog.surfaces[request.surface] in settings.surfaces
+    return settings.surfaces is None or surface_of(request) in settings.surfaces
 
 
-def quotas(sources: Sources) -> list[int]:
-    """Return the quota of each source."""
-    return [settings.quota for _, settings in sources]
+def surface_of(request: Request) -> str:
+    """Return the name of the request's surface, empty where it names none."""
+    return request.state.catalog.surfaces[request.surface] if request.surface >= 0 else ""
 
 
 def gathered(

@@ -21,12 +21,12 @@ def dedupe(proposals: Sequence[Proposal]) -> Candidates:
     """
     items = [proposal.item for proposal in proposals]
     together, starts = np.concatenate([NO_ITEMS, *items]), np.cumsum([0, *map(len, items)])
-    item, where, place = _merged(together, starts)
+    item, where, place = merged(together, starts)
     return Candidates(item, place, _given(proposals, where, starts, len(item)))
 
 
 @njit(cache=True, nogil=True)
-def _merged(proposed: I32, starts: I64) -> tuple[I32, I64, I32]:
+def merged(proposed: I32, starts: I64) -> tuple[I32, I64, I32]:
     """Return (int32[n] the different items; int64[m] the row of each proposed one; int32[n, s] places).
 
     proposed: int32[m], the lists of all sources one behind another, that of source s from starts[s]. Of an item that a
@@ -48,7 +48,7 @@ def _merged(proposed: I32, starts: I64) -> tuple[I32, I64, I32]:
 
 
 def _given(proposals: Sequence[Proposal], where: I64, starts: I64, n: int) -> F32:
-    """Return float32[n, c] of n candidates. where, starts: of `_merged`."""
+    """Return float32[n, c] of n candidates. where, starts: of `merged`."""
     known = [(p.given, where[starts[s] : starts[s + 1]]) for s, p in enumerate(proposals) if p.given is not None]
     if not known:
         return NO_GIVEN

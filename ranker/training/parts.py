@@ -6,6 +6,7 @@ import lightgbm as lgb
 
 from features.plugin import FeaturePlugin
 from features.schema import GIB
+from ranker.blend.shares import Shares
 from ranker.columns import Columns
 from ranker.training.arms import Arm, Arms
 from ranker.training.earlier_trees import Start
@@ -23,6 +24,7 @@ class Parts:
     columns: Columns  # of the plugins, for the rows of `arms`
     liked: Arm
     wanted: lgb.Booster | None  # None where nothing that the sources propose was wanted
+    shares: Shares | None  # of candidates; None: the quotas of the TOML
     network: NetworkArm | None  # orders Rank in the liked part's place; None where `[ranker] model` is the booster
 
     @property
@@ -42,4 +44,12 @@ def fit_parts(arms: Arms, plugins: dict[str, FeaturePlugin], old: Start | None =
     by_network = prepared.config.ranker.model == "network"
     network = network_stage(arms, label, columns, seed, told=True) if by_network else None
     wanted = wanted_stage(prepared, plugins, digest_of(columns, plugins), seed, memory, liked=liked.booster)
-    return Parts(arms=arms, plugins=plugins, columns=columns, liked=liked, wanted=wanted, network=network)
+    return Parts(
+        arms=arms,
+        plugins=plugins,
+        columns=columns,
+        liked=liked,
+        wanted=wanted.booster,
+        shares=wanted.shares,
+        network=network,
+    )
