@@ -13,8 +13,8 @@ from features.counters.plans import scatter
 from features.counters.spec import Counter
 from features.kernels import njit
 from features.plain import candidate_values
-from features.rows import FeatureSpec
-from features.schema import F32, GIB, I32, I64, NO_CONTEXT, Bool, Catalog, EventLog, Requests
+from features.rows import FeatureSpec, without_matched, write_matched
+from features.schema import F32, GIB, I32, I64, NO_CONTEXT, NO_SOURCES_OF_EVENTS, Bool, Catalog, EventLog, Requests
 from features.state.histories import Histories
 from features.state.read import counter_values
 from features.state.store import State
@@ -40,9 +40,11 @@ def training_rows(
     Counters of one key are made at a time; where its events do not fit, those of a share of its users (or items).
     """
     out = np.empty((len(requests.item), len(spec.columns)), np.float32)
-    log = replace(log, context=NO_CONTEXT)  # no counter reads it, and blocks are copies
+    log = replace(log, context=NO_CONTEXT, source_item=NO_SOURCES_OF_EVENTS)  # no counter reads them; blocks are copies
     bare = State.build(log.until(0), catalog, (), grades, Histories.build(log.until(0), 0)).with_first_seen(log)
-    candidate_values(bare, list(enumerate(spec.columns))[len(counters) :], spec.zone, requests, out)
+    plain = without_matched(spec, list(enumerate(spec.columns))[len(counters) :])
+    candidate_values(bare, plain, spec.zone, requests, out)
+    write_matched(spec, catalog, requests, out)
 
     def fill(key: tuple[str, ...]) -> None:
         places = [k for k, c in enumerate(counters) if c.key == key]

@@ -14,6 +14,8 @@ from features.schema import F32, F64, I32, I64
 
 #: 2 ** 64 over the golden ratio, as an int64: multiples of it lie evenly in the range of integers (Knuth, vol. 3, 6.4)
 GOLDEN = -7046029254386353131
+#: the same as a uint64: from one seed of SplitMix64 to the next
+STEP = np.uint64(GOLDEN % 2**64)
 #: bytes of a slot
 SLOT_BYTES = 16
 
@@ -23,6 +25,15 @@ def mix(x: Any, salt: int = 1) -> Any:
     the seed x gives as its `salt`-th number.
     """
     x = x + np.uint64(salt * GOLDEN % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def mixed(x: np.uint64) -> np.uint64:
+    """Return what `mix` does, of one uint64 in compiled code."""
+    x = x + STEP
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

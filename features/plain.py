@@ -4,7 +4,8 @@ Names: `item_<column>` and `user_<column>` (numbers, categories), for a multi-va
 values) and `…_main` (the value that most items or users share, a category), for a number that is seconds since
 1970 `…_age` (days since then); `item_age` (days since the item's first event). Of the request: `hour` (0 to 24) and
 `weekday` (0 is Monday) in `time.zone`, `surface`, and `context_<name>` of `[events.context]`; of a candidate in the
-request `candidate_<name>` of `[events.candidate]`, and the features of the list (`features.given`).
+request `candidate_<name>` of `[events.candidate]`, and the features of the list (`features.given`). What a candidate
+has to do with its request's source item and query stands among them; `features.rows.Matching` writes it.
 """
 
 import json
@@ -38,22 +39,23 @@ Columns = list[tuple[int, str]]
 
 
 def column_names(
-    catalog: Catalog, wanted: list[str] | None, further: Sequence[str] = ()
+    catalog: Catalog, wanted: list[str] | None, further: Sequence[str] = (), matched: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
     """Return (columns, those of them that are categorical codes): the wanted ones, or the default and further ones.
 
-    The default has numbers, categories of at most MAX_VALUES values, item_age, the hour and, if any, the surface.
+    The default has numbers, categories of at most MAX_VALUES values, item_age, the hour, the surface, if any, and
+    `matched`: what there is of source items and queries.
     """
-    known = _known(catalog)
+    known, others = _known(catalog), [*OTHERS, *matched]
     for key, names in (("columns", wanted or ()), ("add", further)):
         for name in names:
-            if name not in known and name not in OTHERS:
-                raise PairliftError(f"[features] {key}: '{name}'{did_you_mean(name, [*known, *OTHERS])}")
+            if name not in known and name not in others:
+                raise PairliftError(f"[features] {key}: '{name}'{did_you_mean(name, [*known, *others])}")
             if names.count(name) > 1:
                 raise PairliftError(f"[features] {key}: '{name}' stands there twice")
     if wanted is None:
         plain = [name for name, (form, a) in known.items() if form in ("number", "code") and _is_small(a)]
-        wanted = [*plain, "item_age", "hour", *(["surface"] if catalog.surfaces else [])]
+        wanted = [*plain, "item_age", "hour", *(["surface"] if catalog.surfaces else []), *matched]
         wanted += [name for name in further if name not in wanted]
     categorical = [n for n in wanted if n == "surface" or (n in known and known[n][0] in ("code", "main"))]
     return list(wanted), categorical

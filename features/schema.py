@@ -39,6 +39,11 @@ NO_NEWCOMERS = Newcomers()
 OTHER_ARM = -2
 #: of events and requests of no experiment: without rows
 NO_ARMS: I16 = np.empty(0, np.int16)
+#: of requests that start from no item, and of events of such: without rows
+NO_SOURCE_ITEMS: I32 = np.empty(0, np.int32)
+NO_SOURCES_OF_EVENTS: I32 = np.empty((0, 0), np.int32)
+#: of requests in which nobody typed anything: without rows
+NO_QUERIES: npt.NDArray[np.object_] = np.empty(0, np.object_)
 #: of events and requests that say nothing of themselves: without rows
 NO_CONTEXT: F32 = np.empty((0, 0), np.float32)
 #: what an attribute of another kind has
@@ -64,10 +69,15 @@ class EventLog:
     #: [n, contexts], what was said of itself by the request that each event is of, as `Requests.context`; [n, 0] where
     #: there is no `[events.context]`. Left out: that
     context: F32 = field(default_factory=lambda: NO_CONTEXT)
+    #: [n, 1], dense; the item that the request of each event started from, -1 none or not known; [n, 0] where there is
+    #: no `[events] source_item`. Left out: that
+    source_item: I32 = field(default_factory=lambda: NO_SOURCES_OF_EVENTS)
 
     def __post_init__(self) -> None:
         if len(self.arm) != len(self.ts):
             object.__setattr__(self, "arm", arms_of(self.arm, len(self.ts)))
+        if len(self.source_item) != len(self.ts):
+            object.__setattr__(self, "source_item", event_sources(self.source_item, len(self.ts)))
         if len(self.context) != len(self.ts):
             object.__setattr__(self, "context", event_contexts(self.context, len(self.ts)))
 
@@ -97,6 +107,20 @@ def arms_of(arm: I16, n: int) -> I16:
     if len(arm) not in (0, n):
         raise ValueError(f"{n} arms were expected, found {len(arm)}")
     return arm if len(arm) else np.full(n, -1, np.int16)
+
+
+def source_items_of(item: I32, n: int) -> I32:
+    """Return int32[n] source items: those that are given, or -1 where none are (no memory); ValueError otherwise."""
+    if len(item) not in (0, n):
+        raise ValueError(f"{n} source items were expected, found {len(item)}")
+    return item if len(item) else np.broadcast_to(np.int32(-1), n)
+
+
+def event_sources(item: I32, n: int) -> I32:
+    """Return int32[n, s] source items: those that are given, or [n, 0] where none are; ValueError otherwise."""
+    if len(item) not in (0, n):
+        raise ValueError(f"the source items of {n} events were expected, found {len(item)}")
+    return item if len(item) else np.empty((n, 0), np.int32)
 
 
 def event_contexts(context: F32, n: int) -> F32:
@@ -267,10 +291,16 @@ class Requests:
     given: F32 = field(default_factory=lambda: NO_GIVEN)
     #: [g], code of the experiment's arm that each is answered in, -1 none. Left out: none
     arm: I16 = field(default_factory=lambda: NO_ARMS)
+    #: [g], dense; the item that each request starts from (of a list of related items), -1 none or cold. Left out: none
+    source_item: I32 = field(default_factory=lambda: NO_SOURCE_ITEMS)
+    #: [g], what the user typed, empty for nothing; without rows: nothing in any of them
+    query: npt.NDArray[np.object_] = field(default_factory=lambda: NO_QUERIES)
 
     def __post_init__(self) -> None:
         if len(self.arm) != len(self.user):
             object.__setattr__(self, "arm", arms_of(self.arm, len(self.user)))
+        if len(self.source_item) != len(self.user):
+            object.__setattr__(self, "source_item", source_items_of(self.source_item, len(self.user)))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -291,6 +321,8 @@ class Requests:
             context=self.context[start:stop],
             given=self.given[first:last],
             arm=self.arm[start:stop],
+            source_item=self.source_item[start:stop],
+            query=self.query[start:stop],
         )
 
     def select(self, keep: Bool | I64) -> "Requests":
@@ -307,6 +339,8 @@ class Requests:
             context=self.context[rows] if len(self.context) else self.context,
             given=self.given[take] if len(self.given) else self.given,
             arm=self.arm[rows],
+            source_item=self.source_item[rows],
+            query=self.query[rows] if len(self.query) else self.query,
         )
 
     def with_candidates(self, keep: Bool) -> "Requests":
@@ -323,10 +357,12 @@ def one_request(
     context: F32 = NO_CONTEXT,
     given: F32 = NO_GIVEN,
     arm: int = -1,
+    source_item: int = -1,
+    query: str = "",
 ) -> Requests:
     """Return the `Requests` of a single call: user index, as_of in µs, surface code, int32[n] items, code of the arm.
 
-    context, given: as in `Requests`.
+    context, given, source_item, query: as in `Requests`.
     """
     return Requests(
         user=np.array([user], np.int32),
@@ -337,6 +373,8 @@ def one_request(
         context=context,
         given=given,
         arm=np.array([arm], np.int16),
+        source_item=np.array([source_item], np.int32),
+        query=np.array([query], np.object_) if query else NO_QUERIES,
     )
 
 

@@ -101,6 +101,12 @@ class EventsSettings(Settings):
     surface: str | None = Field(
         default=None, description="SQL of the place where the list was shown (feed, search, …), text."
     )
+    source_item: str | None = Field(
+        default=None,
+        description="SQL of the id of the item that the list was shown beside or asked from (related items), NULL for "
+        "none: its co-occurrence, attributes and vectors beside those of each candidate are then features. A server "
+        "that records has no such column of its own: take it with [events.columns], by a name that this SQL reads.",
+    )
     organic: str | None = Field(
         default=None,
         description="SQL condition: true where the recommender did not cause the event. Only the towers read it.",
@@ -124,8 +130,9 @@ class EventsSettings(Settings):
     propensity: str | None = Field(
         default=None,
         description="SQL of the chance, in (0, 1], with which the logging policy showed this item at this place: 1.0 "
-        "/ 20 of a shuffled list of 20. Below 1, such impressions tell which places are looked at. For corrections and "
-        "conditions of [pairing]; never a feature.",
+        "/ 20 of a shuffled list of 20; of lists that [exploration] drew, given the items above it, as answers and the "
+        "feature log have it. NULL: it was not drawn. Below 1, such impressions tell which places are looked at. For "
+        "corrections and conditions of [pairing], and for `pairlift offpolicy`; never a feature.",
     )
     feedback: dict[Name, str] = Field(
         default={},
@@ -274,6 +281,12 @@ class PairingSettings(GroupSettings):
         default=False,
         description="Weigh a training pair by the inverse of its two [events] propensity: what was seldom shown counts "
         "more. The metric does not change.",
+    )
+    explored_only: bool = Field(
+        default=False,
+        description="Learn only from pairs both of whose impressions have an [events] propensity: those of lists whose "
+        "order was drawn ([exploration]). What stops a training and the metric do not change, nor does what orders "
+        "Recommend, which learns from no pairs.",
     )
     max_correction: float = Field(
         default=10.0,

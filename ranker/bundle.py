@@ -12,6 +12,7 @@ curves/           the curve of each plugin that was trained in steps, as CSV and
 plugins/<name>/   what the plugin saved (ONNX towers, item vectors, …); of its code the manifest has a hash, no more
 snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
+matching/         what features of the source item and the query read (`ranker.matching`), where there are any
 sources/<name>/   the arrays that a [sources.NAME] was fitted to, as of the end of the log
 shares.json       how many candidates each source has; not there where the TOML's quotas say it
 """
@@ -20,7 +21,7 @@ import json
 import logging
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from ranker.columns import categories_of, columns_of, demand
 from ranker.config import Config, read_config
 from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
+from ranker.matching.matching import Matches
 from ranker.metrics.curves import write_curves
 
 log = logging.getLogger(__name__)
@@ -53,11 +55,14 @@ log = logging.getLogger(__name__)
 #: 2: importance.json, and the split in the manifest
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
-FORMAT, OLDEST = 4, 3
+#: 5: features of the source item and the query
+FORMAT, OLDEST = 5, 3
 
 BOOSTER, WANTED, NETWORK, SHARES = "booster.txt", "wanted.txt", "network", "shares.json"
 
 IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
+
+MATCHING = "matching"
 
 #: what a network and a source are called where plugins have names: none of theirs has brackets
 OF_NETWORK, OF_SOURCE = "[network]", "[sources.{}]"
@@ -161,11 +166,13 @@ def write_bundle(
         save_state(partial / "snapshot", state)
         save_arrays(partial / "cooccurrence", cooccurrence)
         save_fitted(partial / "sources", fitted)
+        if isinstance(spec.matching, Matches):
+            spec.matching.save(partial / MATCHING)
         manifest = {
             "format": FORMAT,
             "columns": columns_of(spec, plugins),
             "categorical": categories_of(spec, plugins),
-            "spec": asdict(spec),
+            "spec": _saved(spec),
             "snapshot_time": state.end,
             "split": asdict(split),
             "measured": measured,
@@ -175,6 +182,20 @@ def write_bundle(
             "files": hash_files(partial),
         }
         (partial / MANIFEST).write_text(json.dumps(manifest | {"version": _version_of(manifest)}, indent=1))
+
+
+def _saved(spec: FeatureSpec) -> dict[str, Any]:
+    """Return a spec as a manifest has it: all but what `Matches` saves."""
+    return {name: value for name, value in asdict(replace(spec, matching=None)).items() if name != "matching"}
+
+
+def _spec_of(saved: dict[str, Any], folder: Path) -> FeatureSpec:
+    """Return the spec of a manifest. A bundle from before there were any of some has none."""
+    names = {name: tuple(saved.get(name, ())) for name in ("columns", "categorical", "listed", "matched")}
+    matching = Matches.load(folder / MATCHING) if names["matched"] else None
+    unasked = {name: tuple(codes) for name, codes in saved.get("unasked", {}).items()}
+    from_items = saved.get("source_item", False)
+    return FeatureSpec(**names, zone=saved["zone"], source_item=from_items, unasked=unasked, matching=matching)
 
 
 def _paths_of(config: Config) -> dict[str, str]:
@@ -271,9 +292,7 @@ def load_bundle(folder: Path) -> Bundle:
     """Verify a bundle, then map it. Never imports torch."""
     manifest = verify_bundle(folder)
     config = _config_of(folder, manifest)
-    saved = manifest["spec"]
-    listed = tuple(saved.get("listed", ()))  # a bundle from before there were any has none
-    spec = FeatureSpec(tuple(saved["columns"]), tuple(saved["categorical"]), saved["zone"], listed)
+    spec = _spec_of(manifest["spec"], folder)
     plugins = {
         name: plugin_class(config.plugins[name].path).load(folder / "plugins" / name) for name in config.ranker.plugins
     }

@@ -46,9 +46,15 @@ def measured_lines(measured: dict[str, Any]) -> list[str]:
     if "popularity" in plain:  # not in those of before
         lists += figure_lines(plain)
     plain.pop("shown_order", None)
+    lists += [_approximate(name, of) for name, of in plain.pop("approximate", {}).items()]
     if "network_parameters" in plain:  # the trees are not what ranks
         plain = {f"booster_{name}" if name in OF_TREES else name: value for name, value in plain.items()}
     return [f"{name + ' of shown' if name in LISTED else name:23}{value}" for name, value in plain.items()] + lists
+
+
+def _approximate(source: str, of: dict[str, Any]) -> str:
+    recall = ", ".join(f"{name} {value:.4f}" for name, value in of.items() if name != "users")
+    return f"source {source}, which does not compare all items: {recall} of what that would give ({of['users']} users)"
 
 
 def _identity(parts: Parts) -> list[str]:

@@ -58,11 +58,12 @@ class Ranked:
     features: tuple[tuple[str, float, float], ...]  # (name, value, contribution), the greatest first; explained only
     liked: float | None = None  # the score of the part that orders Rank; explained only
     wanted: float | None = None  # likewise of that which orders Recommend; None for Rank, and without that part
+    propensity: float | None = None  # its chance given the items above; None where the order was not drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. proposed, removed and stages are empty unless explained."""
+    """An answer. proposed, removed, stages and rules are empty unless explained."""
 
     request_id: str  # the request's own; empty where it had none
     bundle_version: str  # of the bundle that answered
@@ -73,9 +74,13 @@ class Reply:
     proposed: tuple[tuple[str, int, int, str], ...]  # (source, proposed, scored, problem)
     removed: tuple[tuple[str, int], ...]  # (filter, items)
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
+    rules: tuple[tuple[str, int, tuple[int, ...]], ...] = ()  # (rule, candidates that it changed, places in `items`)
     reason: str = ""  # why a Recommend gives fewer than k items
     arm: str = ""  # of the experiment under way that the user is in; empty: none
     unknown_user: bool = False  # whether neither the bundle nor what was recorded knows the user, or none was named
+    unknown_source_item: bool = False  # whether the source item that was named is not known, likewise
+    exploration: str = ""  # how the order of the list was drawn (`[exploration] kind`); empty: it was not
+    temperature: float | None = None  # of that draw; None where it did not read the scores
     unknown_items: tuple[Id, ...] = ()  # of a Rank, those items likewise, in the request's order
 
 
@@ -289,7 +294,8 @@ def _reply(r: Any) -> Reply:
     names = tuple(r.source_names)
     e = r.explanation
     features = _features(e) + [()] * len(ids)
-    parts = ([*scores, *[None] * (len(ids) - len(scores))] for scores in (e.liked, e.wanted))
+    drawn = r.exploration if isinstance(r, pb.RecommendResponse) and r.HasField("exploration") else pb.Exploration()
+    parts = ([*found, *[None] * (len(ids) - len(found))] for found in (e.liked, e.wanted, drawn.propensities))
     items = tuple(
         Ranked(item, score, tuple(name for bit, name in enumerate(names) if mask >> bit & 1), index, *explained)
         for item, score, mask, index, *explained in zip(
@@ -308,9 +314,13 @@ def _reply(r: Any) -> Reply:
         proposed=tuple((s.name, s.proposed, s.scored, s.problem) for s in e.source_reports),
         removed=tuple((f.name, f.removed) for f in e.filter_reports),
         stages=tuple((s.name, s.microseconds) for s in e.stage_reports),
+        rules=tuple((rule.name, rule.changed, tuple(rule.places)) for rule in e.rule_reports),
         reason=r.reason if isinstance(r, pb.RecommendResponse) else "",
         arm=r.arm,
         unknown_user=r.unknown_user,
+        unknown_source_item=r.unknown_source_item,
+        exploration=drawn.kind,
+        temperature=drawn.temperature if drawn.HasField("temperature") else None,
         unknown_items=tuple(item for _, item in by_index),
     )
 

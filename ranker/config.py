@@ -27,10 +27,11 @@ from features.settings import (
     SplitSettings,
     UsersSettings,
 )
-from ranker.conditions.sql import REQUEST, Attribute, Column, names_in, parsed
+from ranker.conditions.sql import ITEM_ID, REQUEST, SURFACE, Attribute, Column, names_in, parsed
 from ranker.settings import (
     BoosterSettings,
     DataSettings,
+    ExplorationSettings,
     FetchSettings,
     FilterSettings,
     ListSettings,
@@ -38,14 +39,18 @@ from ranker.settings import (
     PluginSettings,
     RankerSettings,
     RecordSettings,
+    RuleSettings,
     ServeSettings,
     SourcesSettings,
+    SurfaceSettings,
     TimeSettings,
     UpliftSettings,
 )
 
 #: names of the filters that need no table (`ranker.candidates.filters`)
 FILTERS = ("unknown", "excluded", "seen")
+#: name of the source of what rules pin (`ranker.reranking.rules`)
+PINNED = "pinned"
 #: values of environment variables that are not set: where this project keeps public data sets
 DEFAULTS = {"PAIRLIFT_DATA": "../shared/data"}
 
@@ -103,12 +108,28 @@ class Config(Settings):
     sources: SourcesSettings = Field(
         default=SourcesSettings(), description="The candidate sources of Recommend, and the limits of each."
     )
+    surfaces: dict[str, SurfaceSettings] = Field(
+        default={},
+        description="Profiles of surfaces, a table for each, by the names that [events] surface gives: "
+        "[surfaces.search], [surfaces.'tab 1'].",
+    )
     filters: dict[Name, FilterSettings] = Field(
         default={},
         description="Filters of what the sources propose, by names that you choose, in their order. They see what a "
         "training sees of a request, so a condition that the log cannot meet leaves nothing to learn lists from.",
     )
+    rules: dict[Name, RuleSettings] = Field(
+        default={},
+        description="Rules of what Recommend answers, by names that you choose: which items are pinned to a place, "
+        "boosted or buried, and when. They work behind the scores, in their order, each on what those before it left; "
+        "Rank is not changed. An explained answer names what each has changed.",
+    )
     lists: ListSettings = Field(default=ListSettings(), description="What a list of Recommend is for.")
+    exploration: ExplorationSettings | None = Field(
+        default=None,
+        description="A share of the lists of Recommend in an order that is drawn, which is written down with the "
+        "chance of each item: what a log needs to tell what other lists would have got. Left out: none is drawn.",
+    )
     serve: ServeSettings = Field(default=ServeSettings(), description="Limits of requests, and threads.")
     record: RecordSettings = Field(
         default=RecordSettings(),
@@ -266,6 +287,8 @@ def _check_names(path: Path, config: Config) -> None:
     _check_counters(path, config)
     _check_candidates(path, config)
     _check_filters(path, config)
+    _check_rules(path, config)
+    _check_surfaces(path, config)
     wanted = config.lists.wanted
     if wanted is not None and wanted not in names:
         raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
@@ -299,23 +322,74 @@ def _check_candidates(path: Path, config: Config) -> None:
 
 def _check_filters(path: Path, config: Config) -> None:
     columns = config.items.columns if config.items else {}
-    attributes = [*config.events.context, *REQUEST]
     for name, settings in config.filters.items():
-        place, tree = f"{path}: [filters.{name}]", parsed(settings.keep)
         if name in FILTERS:
-            raise PairliftError(f"{place}: a filter of Pairlift's own has this name; choose another")
-        for named in names_in(tree, Column):
-            if named not in columns:
-                raise PairliftError(f"{place} keep: '{named}' is not of [items.columns]{did_you_mean(named, columns)}")
-        for named in names_in(tree, Attribute):
-            if named not in attributes:
-                hint = did_you_mean(named, attributes)
-                raise PairliftError(f"{place} keep: 'context.{named}' is not of [events.context]{hint}")
+            raise PairliftError(f"{path}: [filters.{name}]: a filter of Pairlift's own has this name; choose another")
+        _check_condition(f"{path}: [filters.{name}] keep", settings.keep, config)
     for name in config.lists.at_most:
         if name not in columns:
             raise PairliftError(
                 f"{path}: [lists] at_most: '{name}' is not of [items.columns]{did_you_mean(name, columns)}"
             )
+
+
+def _check_rules(path: Path, config: Config) -> None:
+    for name, rule in config.rules.items():
+        place = f"{path}: [rules.{name}]"
+        _check_condition(f"{place} items", rule.items, config)
+        if rule.when is None:
+            continue
+        if named := names_in(parsed(rule.when), Column):
+            raise PairliftError(
+                f"{place} when: '{named[0]}' is of the items; `when` is of the request, whose attributes are "
+                f"context.NAME, such as context.{SURFACE}"
+            )
+        _check_condition(f"{place} when", rule.when, config)
+    if PINNED in config.sources.named and any(rule.pin for rule in config.rules.values()):
+        raise PairliftError(f"{path}: [sources.{PINNED}]: the source of what [rules] pin has this name; choose another")
+
+
+def _check_condition(place: str, condition: str, config: Config) -> None:
+    """Refuse a condition that names what the TOML does not map."""
+    columns, attributes = config.items.columns if config.items else {}, [*config.events.context, *REQUEST]
+    tree = parsed(condition)
+    for named in names_in(tree, Column):
+        if named not in columns and named != ITEM_ID:
+            raise PairliftError(f"{place}: '{named}' is not of [items.columns]{did_you_mean(named, columns)}")
+    for named in names_in(tree, Attribute):
+        if named not in attributes:
+            hint = did_you_mean(named, attributes)
+            raise PairliftError(f"{place}: 'context.{named}' is not of [events.context]{hint}")
+
+
+def _check_surfaces(path: Path, config: Config) -> None:
+    most = config.serve.max_k
+    for name, profile in config.surfaces.items():
+        place = f"{path}: [surfaces.{name}]"
+        if config.events.surface is None:
+            raise PairliftError(f"{place}: [events] surface was expected, the SQL of where each list was shown")
+        for plugin in profile.plugins or ():
+            if plugin not in config.ranker.plugins:
+                near = did_you_mean(plugin, config.ranker.plugins)
+                raise PairliftError(f"{place} plugins: '{plugin}' is not among [ranker] plugins{near}")
+        if profile.k is not None and profile.k > most:
+            raise PairliftError(f"{place} k: at most {most} ([serve] max_k) was expected, found {profile.k}")
+
+
+def unasked_of(config: Config, catalog: Catalog) -> dict[str, tuple[int, ...]]:
+    """Return, by plugin, the codes of the surfaces whose requests do not ask it; a plugin that all ask is not there.
+
+    Raises PairliftError for a profile of a surface that the log does not have.
+    """
+    codes, found = catalog.surface_codes(), dict[str, tuple[int, ...]]()
+    for surface, profile in config.surfaces.items():
+        if surface not in codes:
+            near = did_you_mean(surface, codes) if codes else ": it has none"
+            raise PairliftError(f"[surfaces.{surface}]: it is no surface of the log{near}")
+        for name in config.ranker.plugins:
+            if profile.plugins is not None and name not in profile.plugins:
+                found[name] = (*found.get(name, ()), codes[surface])
+    return found
 
 
 def _problem(problem: Problem) -> str:

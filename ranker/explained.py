@@ -4,19 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from features.schema import F32
+from features.schema import F32, I64
 from ranker.bundle import Bundle
 from ranker.columns import DEMAND, demand
 from ranker.lanes import source_lane
-from ranker.request import ABSENT, Candidates, Detail, SourceReport, Trace
+from ranker.request import ABSENT, Candidates, Detail, RuleReport, SourceReport, Trace
 
 
 def detail_of(
-    bundle: Bundle, rows: F32, candidates: Candidates, trace: Trace, sources: Sequence[str], wanted: bool
+    bundle: Bundle, rows: F32, top: I64, candidates: Candidates, trace: Trace, sources: Sequence[str], wanted: bool
 ) -> Detail:
     """Explain an answer, by the part that scored it.
 
-    rows: float32[r, c], the values that its first r items were scored by. sources: the names of those that were asked.
+    rows: float32[r, c], the values that its first r items were scored by. top: int64[k], its items' places among the
+    candidates. sources: the names of those that were asked.
     wanted: whether the wanted part scored; else the liked part.
     """
     booster = bundle.wanted if wanted and bundle.wanted is not None else bundle.booster
@@ -43,5 +44,9 @@ def detail_of(
         base=float(parts[0, -1]) if len(parts) else 0.0,
         sources=reports,
         removed=tuple(trace.removed),
+        rules=tuple(
+            RuleReport(name, len(changed), tuple(np.flatnonzero(np.isin(top, changed)).tolist()))
+            for name, changed in trace.ruled
+        ),
         stages=tuple(trace.stages),
     )

@@ -211,13 +211,18 @@ class Lane:
             return running.refuse(PausedError("it failed too often, so it is not asked for some seconds"))
         return self._queued(running) if isinstance(running, Threaded) else running
 
-    def outcome(self, running: Running, timeout: float) -> Any:
-        """Return the result of a call, and tell the breaker how it went; raises what `Running.result` does."""
+    def outcome(self, running: Running, timeout: float, *, hurried: bool = False) -> Any:
+        """Return the result of a call, and tell the breaker how it went; raises what `Running.result` does.
+
+        hurried: it had less time than the lane's deadline, so to be late is no failure of the lane.
+        """
         try:
             result = running.result(timeout)
         except PausedError:
             raise
-        except Exception:
+        except Exception as error:
+            if hurried and isinstance(error, TimeoutError):
+                raise
             self.failed()
             raise
         if self.breaker.succeeded():

@@ -8,6 +8,7 @@ answer still comes. Those of Pairlift's own cannot block and run on the request'
 deadlines (`ranker.lanes`).
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,27 +18,29 @@ from typing import Any
 import numpy as np
 
 from features.errors import PairliftError
-from features.kernels import njit
-from features.plugin import FeaturePlugin
 from features.rows import assemble
 from features.schema import F32, F64, I32, I64, NO_GIVEN, SECOND
 from features.state.store import State
 from ranker.bundle import Bundle
-from ranker.candidates.at_most import AtMost
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import gathered, is_for, limits, own_quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
-from ranker.candidates.source import NOTHING, Proposal, order_ties, proposed
-from ranker.columns import given_of, missing, plugin_values, row_matrix, with_sources
+from ranker.candidates.source import NOTHING, Proposal, proposed
+from ranker.columns import given_of, is_asked, missing, plugin_values, row_matrix, with_sources
 from ranker.explained import detail_of
+from ranker.exploration.policy import Exploration
 from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
-from ranker.request import MAX_SOURCES, Answer, Candidates, Request, Trace
+from ranker.request import MAX_SOURCES, Answer, Candidates, Explored, Request, Trace
+from ranker.reranking.order import select
+from ranker.reranking.reranked import Reranking
 
 #: what `Answer.source_names` says of the items of a Rank
 CALLER = "caller"
 #: how many items of an answer are explained
 EXPLAINED = 100
+#: a query to warm up with: what tells the scripts apart is made for other letters than these of ASCII
+WARMING = "\u00e9"
 #: seconds that one source or plugin may take to warm up: kernels are compiled then
 WARM_UP = 120.0
 
@@ -60,11 +63,13 @@ class Pipeline:
         self._state = state
         if sources is None:
             sources = configured_sources(bundle.config, self.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
-        if len(sources) > MAX_SOURCES:
-            raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(sources)}")
-        self.sources = list(sources)
+        self.reranking = Reranking.of(bundle.config, bundle.state, bundle.plugins)
+        self.sources = [*sources, *self.reranking.sources]
+        if len(self.sources) > MAX_SOURCES:
+            raise PairliftError(f"at most {MAX_SOURCES} candidate sources were expected, found {len(self.sources)}")
         self.filters = filters_of(bundle.config, bundle.state)
-        self._at_most = AtMost.of(bundle.config.lists.at_most, bundle.state.catalog)
+        exploration = bundle.config.exploration
+        self.exploration = None if exploration is None else Exploration(exploration)
         self.failures = Failures()
         threads, deadline = 2 * bundle.config.serve.workers, bundle.config.serve.plugin_deadline
 
@@ -73,6 +78,8 @@ class Pipeline:
 
         self._source_lanes = [lane(source_lane(s.name), s, settings.deadline) for s, settings in self.sources]
         self._plugin_lanes = {name: lane(plugin_lane(name), p, deadline) for name, p in bundle.plugins.items()}
+        codes, profiles = bundle.state.catalog.surface_codes(), bundle.config.surfaces.items()
+        self._deadlines = {codes[name]: of.deadline / SECOND for name, of in profiles if of.deadline and name in codes}
         self._source_names = tuple(source.name for source, _ in self.sources)
         self._source_columns = source_columns(self.sources)
         #: how many candidates each source has for a request
@@ -143,7 +150,7 @@ class Pipeline:
     def _fetch(self, request: Request, trace: Trace) -> list[Proposal]:
         """Return what each source proposed, those with threads in parallel; `NOTHING` of one that fails."""
         begun = time.monotonic()
-        found = self._outcomes(self._ask_sources(request), begun, trace)
+        found = self._outcomes(self._ask_sources(request), begun, trace, request)
         proposals = [NOTHING if one is None else one for one in found]
         trace.proposed = [len(proposal.item) for proposal in proposals]
         return proposals
@@ -173,13 +180,13 @@ class Pipeline:
         rows = matrix if scores is None else with_sources(matrix, scores)
         score = self.bundle.score(rows) if scores is None else self.bundle.score_wanted(rows)
         trace.mark("score")
-        top = self._top(candidates.item, score, k, trace, why is not None)
+        top, explored = self._top(request, candidates.item, score, k, trace, why is not None)
         trace.mark("select")
         trace.candidates = len(candidates)
         detail = None
         if request.explain:
             shown = rows[top[:EXPLAINED]]
-            detail = detail_of(self.bundle, shown, candidates, trace, source_names, scores is not None)
+            detail = detail_of(self.bundle, shown, top, candidates, trace, source_names, scores is not None)
         best = candidates.select(top)
         return Answer(
             index=top,
@@ -192,17 +199,27 @@ class Pipeline:
             reason="" if why is None else why(len(top)),
             detail=detail,
             values=matrix[top] if request.keep_values else None,
+            explored=explored,
             trace=trace,
         )
 
-    def _top(self, item: I32, score: F64, k: int, trace: Trace, listed: bool) -> I64:
-        """Return int64[<= k]: places of the best items. listed: whether `[lists] at_most` holds."""
+    def _top(
+        self, request: Request, item: I32, score: F64, k: int, trace: Trace, listed: bool
+    ) -> tuple[I64, Explored | None]:
+        """Return int64[<= k], places of the best items, or of those that were drawn, and how.
+
+        listed: whether this is a list, which may be drawn ([exploration], under `[lists] at_most` alone: with rules or
+        diversity its propensities would not be those of what is answered) or reranked; else a Rank.
+        """
         order: I64 = select(item, score)
-        if not listed or self._at_most is None:
-            return order[:k]
-        top, removed = self._at_most.first_of(item, order, k)
-        trace.removed += removed
-        return top
+        if not listed:
+            return order[:k], None
+        key = None if self.exploration is None else self.exploration.key(request)
+        if self.exploration is not None and key is not None:
+            top, removed, explored = self.exploration.list_of(key, item, score, order, k, self.reranking.at_most)
+            trace.removed += removed
+            return top, explored
+        return self.reranking.top(request, item, score, order, k, trace), None
 
     def _features(self, request: Request, candidates: Candidates, trace: Trace) -> F32:
         """Return float32[n, c] in the booster's order: counters, attributes, context, then plugin columns."""
@@ -213,8 +230,9 @@ class Pipeline:
         item, given = candidates.item, given_of(candidates.given, request.state.catalog, bundle.spec)
         calls = self._ask_plugins(request, item, given)
         known = assemble(request.state, bundle.spec, request.requests(item, given))
-        found = zip(bundle.plugins, self._outcomes(calls, begun, trace), strict=True)
-        matrix = row_matrix(known, bundle.plugins, {name: values for name, values in found if values is not None})
+        found = zip(calls, self._outcomes(list(calls.values()), begun, trace, request), strict=True)
+        values = {name: own for name, own in found if own is not None}
+        matrix = row_matrix(known, bundle.plugins, values, bundle.spec)
         trace.missing = missing(matrix)
         return matrix
 
@@ -226,26 +244,31 @@ class Pipeline:
             for lane, (source, _), limit in zip(self._source_lanes, self.sources, asked, strict=True)
         ]
 
-    def _ask_plugins(self, request: Request, item: I32, given: F32) -> list[tuple[Lane, Running]]:
-        """Begin to ask every plugin for its columns of int32[n] items. given: what is said of them."""
-        return [
-            (lane, lane.start(partial(_values, name, self.bundle.plugins[name], request, item, given)))
+    def _ask_plugins(self, request: Request, item: I32, given: F32) -> dict[str, tuple[Lane, Running]]:
+        """Begin to ask the plugins of the surface for their columns of int32[n] items. given: what is said of them."""
+        return {
+            name: (lane, lane.start(partial(_values, name, self.bundle, request, item, given)))
             for name, lane in self._plugin_lanes.items()
-        ]
+            if is_asked(name, request.surface, self.bundle.spec)
+        }
 
-    def _outcomes(self, calls: Sequence[tuple[Lane, Running]], begun: float, trace: Trace) -> list[Any]:
+    def _outcomes(
+        self, calls: Sequence[tuple[Lane, Running]], begun: float, trace: Trace, request: Request
+    ) -> list[Any]:
         """Run what is inline while the threads work, then wait for each until its deadline; None of what fails.
 
         begun: seconds (monotonic), from which deadlines count.
         """
         for _, running in calls:
             running.run()
-        return [self._outcome(lane, running, begun, trace) for lane, running in calls]
+        most = self._deadlines.get(request.surface, math.inf)
+        return [self._outcome(lane, running, begun, trace, most) for lane, running in calls]
 
-    def _outcome(self, lane: Lane, running: Running, begun: float, trace: Trace) -> Any:
-        found = None
+    def _outcome(self, lane: Lane, running: Running, begun: float, trace: Trace, most: float) -> Any:
+        """Return what a call gives, None where it fails or is late. most: seconds that the request's surface waits."""
+        found, until = None, begun + min(lane.deadline, most)
         try:
-            found = lane.outcome(running, max(0.0, begun + lane.deadline - time.monotonic()))
+            found = lane.outcome(running, max(0.0, until - time.monotonic()), hurried=most < lane.deadline)
         except Exception as error:
             trace.problems[lane.name] = self.failures.add(lane.name, error)
             if isinstance(error, PausedError):
@@ -261,15 +284,20 @@ class Pipeline:
         said = np.zeros((len(items), len(state.catalog.candidates)), np.float32)
         given = given_of(said, state.catalog, self.bundle.spec)
         failed: dict[str, None] = {}
+        if self.exploration is not None:
+            places = np.arange(len(items))
+            self.exploration.list_of(0, items, np.zeros(len(items)), places, len(items), self.reranking.at_most)
         for user, surface in product((*_a_known_user(state), -1), self._surfaces(state)):
-            request, trace = Request(user, state.end, state=state, surface=surface), Trace()
+            request = Request(user, state.end, state=state, surface=surface, source_item=0, query=WARMING)
+            trace = Trace()
             proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]
-            for call in self._ask_plugins(request, items, given):
+            for call in self._ask_plugins(request, items, given).values():
                 self._warmed(*call, trace)
             known = assemble(state, self.bundle.spec, request.requests(items, given))
-            matrix = row_matrix(known, self.bundle.plugins, {})
+            matrix = row_matrix(known, self.bundle.plugins, {}, self.bundle.spec)
             missing(matrix)
             self.bundle.score(matrix)
+            self._top(request, items, np.zeros(len(items)), len(items), trace, True)
             if self.bundle.wanted is not None:
                 scores = self._source_scores(proposals, items, trace)
                 self.bundle.score_wanted(with_sources(matrix, scores))
@@ -306,19 +334,11 @@ class Pipeline:
             lane.close()
 
 
-@njit(cache=True, nogil=True)
-def select(item: I32, score: F64) -> I64:
-    """Return int64[n]: places from best score to worst; non-finite last, ties by item, then by place."""
-    falling = np.where(np.isfinite(score), -score, np.inf)
-    order = np.argsort(falling)
-    order_ties(order, falling, item)
-    return order
-
-
-def _values(name: str, plugin: FeaturePlugin, request: Request, item: I32, given: F32) -> F32:
+def _values(name: str, bundle: Bundle, request: Request, item: I32, given: F32) -> F32:
     """Return float32[n, c] of a plugin, which knows the items that it was fitted on; a wrong shape is its failure."""
     known = request.state.catalog.described_items(item)
-    return plugin_values(name, plugin, request.requests(known, given), request.state.histories)
+    requests, histories = request.requests(known, given), request.state.histories
+    return plugin_values(name, bundle.plugins[name], requests, histories, bundle.spec)
 
 
 def _a_known_user(state: State) -> list[int]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +60,7 @@ class Request:
     surface: int = -1  # code; -1 missing
     arm: int = -1  # code (`Catalog.arm_code`) of the experiment's arm that answers; -1 none
     source_item: int = -1  # dense; -1 cold or missing
+    unknown_source_item: bool = False  # whether one was named that is cold
     query: str = ""  # what the user typed; empty: nothing
     context: F32 = field(default_factory=lambda: NO_CONTEXT)  # [1, c], as `Requests.context`
     texts: Mapping[str, str] = field(
@@ -68,6 +69,7 @@ class Request:
     exclude: I32 = field(default_factory=lambda: NO_ITEMS)  # [m], items that Recommend must not give; -1 is harmless
     explain: bool = False  # whether `Answer.detail` is wanted
     keep_values: bool = False  # whether `Answer.values` is wanted
+    may_explore: bool = False  # whether a draw may order the list, where [exploration] has one
     request_id: str = ""  # the caller's name for it; empty: none
     check: Callable[[], None] = awaited  # asked between stages: raises GoneError where nobody waits for the answer
 
@@ -78,20 +80,24 @@ class Request:
         user, as_of, surface, arm = (
             int(of[k]) for of in (requests.user, requests.as_of, requests.surface, requests.arm)
         )
-        query = _query_of(context, state.catalog)
-        return cls(user, as_of, state=state, surface=surface, arm=arm, context=context, query=query)
+        query = str(requests.query[k]) if len(requests.query) else ""
+        source = int(requests.source_item[k])
+        return cls(user, as_of, state=state, surface=surface, arm=arm, source_item=source, query=query, context=context)
 
     def requests(self, item: I32, given: F32 = NO_GIVEN) -> Requests:
         """Return the `Requests` that features and plugins take, with the candidates int32[n]. given: as there."""
-        return one_request(self.user, self.as_of, self.surface, item, self.context, given, self.arm)
+        asked = self.source_item, self.query
+        return one_request(self.user, self.as_of, self.surface, item, self.context, given, self.arm, *asked)
 
 
-def _query_of(context: F32, catalog: Catalog) -> str:
-    """Return what the user typed in a request of the log: its context attribute `query`; empty for none."""
-    for place, known in enumerate(catalog.contexts if len(context) else ()):
-        if known.name == QUERY and known.kind == "categorical" and context[0, place] >= 0:
-            return known.values[int(context[0, place])]
-    return ""
+def with_queries(requests: Requests, catalog: Catalog) -> Requests:
+    """Return requests of the log with what their users typed: the context attribute `query`; empty for none."""
+    for place, known in enumerate(catalog.contexts if len(requests.context) else ()):
+        if known.name == QUERY and known.kind == "categorical":
+            code = np.nan_to_num(requests.context[:, place], nan=-1.0).astype(np.int64)
+            texts = np.array([*known.values, ""], np.object_)
+            return replace(requests, query=texts[code])
+    return requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,18 @@ class Candidates:
 class Trace:
     """What one request leaves behind beside its items: for metrics, `Answer.degraded` and `Detail`."""
 
-    __slots__ = ("_check", "_last", "candidates", "missing", "problems", "proposed", "removed", "stages", "took")
+    __slots__ = (
+        "_check",
+        "_last",
+        "candidates",
+        "missing",
+        "problems",
+        "proposed",
+        "removed",
+        "ruled",
+        "stages",
+        "took",
+    )
 
     def __init__(self, check: Callable[[], None] = awaited) -> None:
         """check: of the request, asked at the end of each stage."""
@@ -130,6 +147,7 @@ class Trace:
         self.problems: dict[str, str] = {}  # why one failed, was late or was not asked, by lane
         self.proposed: list[int] = []  # items of each source, in the order of the bits
         self.removed: list[tuple[str, int]] = []  # (filter, items)
+        self.ruled: list[tuple[str, I64]] = []  # (rule, [m] places of the candidates that it changed)
         self.candidates = 0  # items that were scored
         self.missing: I64 | None = None  # [c], how many of the candidates lack each feature (NaN); None: none scored
         self._last = time.perf_counter_ns()
@@ -152,6 +170,15 @@ class SourceReport:
     problem: str  # why it gave nothing, where it failed or was late
 
 
+@dataclass(frozen=True, slots=True)
+class RuleReport:
+    """What one rule of `[rules]` did."""
+
+    name: str
+    changed: int  # candidates that it pinned, boosted or buried
+    places: tuple[int, ...]  # of those that are in the answer, 0 the first
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
     """How an answer came about; its first r items are explained, over the c columns of the part that scored."""
@@ -164,12 +191,22 @@ class Detail:
     wanted: F64 | None  # [r], of the wanted part, which orders Recommend; None where it was not asked
     sources: tuple[SourceReport, ...]  # none for a Rank
     removed: tuple[tuple[str, int], ...]  # (filter, items)
+    rules: tuple[RuleReport, ...]  # none for a Rank
     stages: tuple[tuple[str, int], ...]  # (stage, µs)
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """How the order of a list was drawn: see `ranker.exploration`."""
+
+    kind: str  # of [exploration]
+    temperature: float | None  # None: the draw did not read the scores
+    propensity: F64  # [k], the chance of each item given the items above it, in (0, 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """k items, best first, as parallel arrays."""
+    """k items, best first or in an order that was drawn, as parallel arrays."""
 
     index: I64  # [k], place in the request's items (Rank) or among the candidates (Recommend)
     item: I32  # [k], dense
@@ -181,6 +218,7 @@ class Answer:
     reason: str = ""  # why a Recommend gives fewer than k items (`ranker.candidates.shortage`); empty: it does not
     detail: Detail | None = None
     values: F32 | None = None  # [k, c] that the scores were computed of, for the feature log
+    explored: Explored | None = None  # None: the order was not drawn
     trace: Trace = field(default_factory=Trace)  # how it came about: stages, sources, plugins
 
     @property

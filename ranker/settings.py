@@ -1,6 +1,6 @@
 """The tables of the TOML that are the ranker's own; what a key means is its `description`: see `pairlift config`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,6 +12,8 @@ from ranker.conditions.sql import SUPPORTED, parsed
 
 #: of `[record] max_id_bytes`
 MAX_ID_BYTES = 256
+#: up to so many items are compared with a query one by one, where the TOML gives no other number
+EXACT = 65_536
 #: of a source or a plugin, where the TOML gives none: 50 ms
 DEADLINE = SECOND // 20
 #: of a source that has no quota, where none was learned
@@ -85,6 +87,16 @@ class BoosterSettings(Settings):
         "feature_fraction = 0.7, bagging_fraction = 0.8, bagging_freq = 1, cat_smooth = 20.0, max_bin = 255. "
         "Refused: those of LightGBM's objectives, metrics and files, what Pairlift sets itself (seed …), and quantised "
         "gradients, by which LightGBM fails on large logs.",
+    )
+    retune_minutes: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        exclude=True,  # it is no part of what a fit is
+        description="So many minutes `pairlift train` searches for better parameters of each part of the ranker, as "
+        "`pairlift retune` does but not of [pairing], whenever the rows are other ones: it tries the TOML's own first, "
+        "then the best of the search before. What is better by more than noise is used, and the bundle says it. 0: "
+        "never.",
     )
     monotone: dict[str, Literal[-1, 1]] = Field(
         default={},
@@ -180,6 +192,16 @@ class PopularSettings(SourceSettings):
     )
 
 
+def exact_limit() -> Any:
+    """Return the key of sources that search vectors: up to how many items they do it in full."""
+    return Field(
+        default=EXACT,
+        ge=0,
+        description="Up to so many items, the product with each one is computed in full; of more, with those that a "
+        "pass in 8 bits leaves, which loses few: how many, `train` measures, and the bundle says.",
+    )
+
+
 class NearestSettings(SourceSettings):
     """`[sources.nearest]`: the limits of the source, and how it mixes the user's taste with demand."""
 
@@ -193,6 +215,7 @@ class NearestSettings(SourceSettings):
     half_life: Duration | None = Field(
         default=None, gt=0, description="Of these counts. Left out: that of [sources.popular]."
     )
+    exact: int = exact_limit()
 
 
 class NamedSource(SourceSettings):
@@ -217,6 +240,26 @@ class NamedSource(SourceSettings):
         return dict(self.model_extra or {})
 
 
+class SurfaceSettings(Settings):
+    """`[surfaces.NAME]`: what is different for the requests of a surface, which the log calls so."""
+
+    plugins: list[str] | None = Field(
+        default=None,
+        description="Those of [ranker] plugins that are asked for its requests. Of the others the columns are missing "
+        "values there, in training as when it is served, so that the one booster learns to do without. Which sources "
+        "are asked say their own surfaces. Left out: all.",
+    )
+    deadline: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="The most that a source or plugin which is not Pairlift's own may take for its requests, where its "
+        "own deadline is later.",
+    )
+    k: int | None = Field(
+        default=None, ge=1, description="The k of a Recommend request that names none. Left out: 10, or max_k."
+    )
+
+
 class FilterSettings(Settings):
     """`[filters.NAME]`: a filter of the candidates of Recommend."""
 
@@ -229,11 +272,56 @@ class FilterSettings(Settings):
     @field_validator("keep")
     @classmethod
     def _parsed(cls, keep: str) -> str:
-        try:
-            parsed(keep)
-        except PairliftError as error:
-            raise ValueError(f"{keep!r}: {error}") from error
-        return keep
+        return _read(keep)
+
+
+class RuleSettings(Settings):
+    """`[rules.NAME]`: what is pinned, boosted or buried in lists of Recommend, and when: one of the three."""
+
+    when: str | None = Field(
+        default=None,
+        description="SQL condition on the request, such as context.surface = 'feed': its attributes of "
+        "[events.context], its surface, as_of in seconds since 1970. Left out: in every request.",
+    )
+    items: str = Field(
+        description="SQL condition on the items, as that of a filter (`pairlift config filters`), such as "
+        "item_id IN ('42', '50')."
+    )
+    pin: int | None = Field(
+        default=None,
+        ge=1,
+        description="Place of the list, 1 the first, that the best of the items gets; with two pins to one place, the "
+        "later one gets the next place. Up to 100 items that such a condition names are candidates even where no "
+        "source proposes them. What a filter or [lists] at_most removes is not pinned.",
+    )
+    boost: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="What is added to the score of the items, before [lists] diversity; below 0, it lowers them. The "
+        "scores that are answered stay as they are.",
+    )
+    bury: Literal[True] | None = Field(default=None, description="true: the items come behind all others.")
+
+    @field_validator("when", "items")
+    @classmethod
+    def _parsed(cls, condition: str | None) -> str | None:
+        return condition if condition is None else _read(condition)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        found = [key for key in ("pin", "boost", "bury") if getattr(self, key) is not None]
+        if len(found) != 1:
+            raise ValueError(f"one of pin, boost and bury was expected, found {' and '.join(found) or 'none'}")
+        return self
+
+
+def _read(condition: str) -> str:
+    """Return a SQL condition; ValueError where it cannot be read."""
+    try:
+        parsed(condition)
+    except PairliftError as error:
+        raise ValueError(f"{condition!r}: {error}") from error
+    return condition
 
 
 class SourcesSettings(Settings):
@@ -306,6 +394,29 @@ class SourcesSettings(Settings):
         return bool(self.limits)
 
 
+class DiversitySettings(Settings):
+    """`[lists] diversity`: how unlike the items of a list are to be."""
+
+    weight: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Of similarity beside the score: place by place, the item with the most of (1 - weight) · score - "
+        "weight · similarity to what stands above is next; the scores of a list, from its lowest to its highest, count "
+        "as 0 to 1, a similarity is the highest cosine. 0: lists are as without it.",
+    )
+    plugin: str | None = Field(
+        default=None,
+        description="The one of [ranker] plugins whose item vectors are compared. Left out: the first that has some.",
+    )
+    among: int = Field(
+        default=100,
+        ge=1,
+        description="How many of the best items are put in such an order; what is behind them stays there. The work "
+        "grows with its square.",
+    )
+
+
 class ListSettings(Settings):
     """`[lists]`: what a list of Recommend is for."""
 
@@ -318,6 +429,11 @@ class ListSettings(Settings):
         default={},
         description="Of a column of [items.columns], text or lists: how many items of one of its values a list has at "
         "most, the best ones, such as { author = 2 }. Items without a value are not limited.",
+    )
+    diversity: DiversitySettings | None = Field(
+        default=None,
+        description="Maximal marginal relevance: lists whose items are unlike each other, by a plugin's item vectors, "
+        "such as { weight = 0.3 }; `pairlift lists` says what it costs. Left out: the order is that of the scores.",
     )
     users: int = Field(
         default=5000,
@@ -335,6 +451,49 @@ class ListSettings(Settings):
         "of the other part alone. Pairlift's own defaults: as there, but lambda_l2 = 0.5 and min_sum_hessian_in_leaf = "
         "0.05. The same ones are refused.",
     )
+
+
+class ExplorationSettings(Settings):
+    """`[exploration]`: lists of Recommend whose order is drawn."""
+
+    share: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="Of the requests whose lists are drawn; the request's id decides, without one user and as_of, so a "
+        "resend gets the same list. 0.01 costs little of what lists are worth, and a tenth of a million requests a day "
+        "is enough to compare bundles by.",
+    )
+    kind: Literal["plackett_luce", "uniform"] = Field(
+        default="plackett_luce",
+        description="plackett_luce: place after place is drawn, each item in proportion to exp(score / temperature). "
+        "uniform: all of the first `top` alike.",
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=1e-6,
+        allow_inf_nan=False,
+        description="Of plackett_luce: the higher, the more even the draw. At 1 an item comes before another with the "
+        "chance with which the trees, whose loss is logistic, take it to be the better one.",
+    )
+    top: int = Field(
+        default=50,
+        ge=2,
+        description="How many of the best candidates take part in the draw; the others stand behind them, in their "
+        "order. What is not drawn here, no log can tell about (`pairlift offpolicy`).",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Another one draws other requests, and other orders.")
+
+    @model_validator(mode="after")
+    def _temperature_of_scores(self) -> Self:
+        if self.kind == "uniform" and "temperature" in self.model_fields_set:
+            raise ValueError("temperature goes with kind = 'plackett_luce'; 'uniform' has none: leave one of them out")
+        return self
+
+    @property
+    def draw_temperature(self) -> float | None:
+        """The temperature that scores are divided by; None where the draw does not read them."""
+        return None if self.kind == "uniform" else self.temperature
 
 
 class ServeSettings(Settings):

@@ -6,6 +6,7 @@ train(config, out)
       or load_start       plugins and trees of an earlier bundle, in the present codes
       or earlier_fits     what plugins go on from, of an earlier bundle
     Arms.of               features of groups, strictly before their as_of; or those of a feature log
+    retuned               better parameters of both parts, where [booster] retune_minutes asks for them  (resumed)
     fit_parts             both parts of the ranker
       Arms.served_columns   the columns of the plugins
       Arms.fit              the liked part: the booster of the first seed, with its test scores (resumed)
@@ -13,6 +14,7 @@ train(config, out)
       wanted_stage          the wanted part, learned from what the sources propose    (resumed)
     pair_figures          the figures of the test's pairs
     list_figures          the figures of whole lists, of a bundle as of the cut
+    recall_figures        what sources lose that search many items by vectors
     Cooccurrence.build    the table of the source `cooccurrence`
     fitted_until          what the sources of [sources.NAME] are fitted to
     importance_of_parts   what each column does in the boosters
@@ -33,9 +35,16 @@ from ranker.columns import columns_of, full_matrix
 from ranker.config import Config, wanted_floor
 from ranker.export.pairfile import read_pairs
 from ranker.recording.logged import drift, read_features
+from ranker.retune.automatic import retuned
 from ranker.training.arms import Arms
 from ranker.training.earlier_bundle import StartFrom, earlier_fits, load_start
-from ranker.training.measured import importance_of_parts, list_figures, pair_figures, parts_at_cut
+from ranker.training.measured import (
+    importance_of_parts,
+    list_figures,
+    pair_figures,
+    parts_at_cut,
+    recall_figures,
+)
 from ranker.training.network import check_network
 from ranker.training.parts import fit_parts
 from ranker.training.plugins import served_plugins
@@ -71,15 +80,19 @@ def train(
     plugins = old.plugins if old else served_plugins(prepared, fits)
     logged = None if features is None else read_features(features, prepared.catalog, prepared.spec.listed)
     arms = Arms.of(prepared, logged, given)
-    parts = fit_parts(arms, plugins, old, memory)
-    measured = pair_figures(parts, old)
+    tuned = retuned(arms, plugins, memory, liked=old is None)
+    parts = fit_parts(tuned.arms, plugins, old, memory)
+    prepared, measured = parts.prepared, pair_figures(parts, old)
+    if tuned.found:
+        measured["retuned"] = tuned.found
     if earlier is not None:
         measured["warm_plugins"] = read_manifest(earlier)["version"]
     at_cut = parts_at_cut(parts, memory)
     measured["lists"] = list_figures(at_cut, prepared)
+    measured |= recall_figures(at_cut)
     write_bundle(
         out,
-        config=config,
+        config=prepared.config,
         spec=prepared.spec,
         state=prepared.state,
         plugins=plugins,

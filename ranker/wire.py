@@ -57,9 +57,20 @@ class Wire:
     """
 
     def __init__(
-        self, catalog: Catalog, users: "IdTable", items: "IdTable", *, limits: "ServeSettings", max_id_bytes: int
+        self,
+        catalog: Catalog,
+        users: "IdTable",
+        items: "IdTable",
+        *,
+        limits: "ServeSettings",
+        max_id_bytes: int,
+        ks: Mapping[str, int] | None = None,
     ) -> None:
-        """catalog: of the bundle; users, items: its ids. max_id_bytes: of a text id that is not known."""
+        """catalog: of the bundle; users, items: its ids. max_id_bytes: of a text id that is not known.
+
+        ks: by surface, the k of its requests that name none.
+        """
+        self._ks = ks or {}
         self.users, self.items = users, items
         self.limits, self._most = limits, max_id_bytes
         self._surfaces = catalog.surface_codes()
@@ -77,6 +88,7 @@ class Wire:
         *,
         arm: int = -1,
         keep_values: bool = False,
+        may_explore: bool = False,
         check: Callable[[], None] = awaited,
     ) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
@@ -94,12 +106,14 @@ class Wire:
             )
         if 0 < as_of < LATEST // min(UNITS.values()):
             _refuse_other_unit(as_of, state.start, max(state.end, now))
+        source_item = self._one(self.items, catalog.new_items, "context.source_item", context.source_item)
         return Request(
             user=self._one(self.users, catalog.new_users, "user", message.user),
             as_of=as_of,
             state=state,
             surface=self._surfaces.get(context.surface, -1),
-            source_item=self._one(self.items, catalog.new_items, "context.source_item", context.source_item),
+            source_item=source_item,
+            unknown_source_item=source_item < 0 and context.source_item.WhichOneof("kind") is not None,
             query=attributes.get(QUERY, context.query),
             context=context_row(self._contexts, attributes),
             texts={name: said for name, said in attributes.items() if self._contexts.get(name) is not None},
@@ -108,6 +122,7 @@ class Wire:
             request_id=message.request_id,
             arm=arm,
             keep_values=keep_values,
+            may_explore=may_explore,
             check=check,
         )
 
@@ -157,7 +172,7 @@ class Wire:
         most = self.limits.max_k
         if not 0 <= message.k <= most:
             raise RequestError(f"k: 0 (for the default) to {most} was expected, found {message.k}")
-        return message.k or self.default_k
+        return message.k or self._ks.get(message.context.surface) or self.default_k
 
     @property
     def default_k(self) -> int:
@@ -210,6 +225,12 @@ class Wire:
         message = pb.RecommendResponse(reason=answer.reason, **_common(answer, request))
         self._write_ids(message.items, request.state.catalog.ids_of_items(answer.item))
         message.MergeFromString(packed_lists(NUMBERS, answer.score, answer.sources, NO_INDEXES))
+        if answer.explored is not None:
+            drawn = answer.explored
+            message.exploration.kind = drawn.kind
+            message.exploration.propensities.extend(drawn.propensity.tolist())
+            if drawn.temperature is not None:
+                message.exploration.temperature = drawn.temperature
         return message
 
     def ranked(self, answer: Answer, request: Request, items: Sequence[str] | I64) -> pb.RankResponse:
@@ -324,6 +345,7 @@ def _common(answer: Answer, request: Request) -> dict[str, Any]:
         "as_of": request.as_of,
         "degraded": answer.degraded,
         "unknown_user": request.user < 0,
+        "unknown_source_item": request.unknown_source_item,
         "source_names": answer.source_names,
         "explanation": None if answer.detail is None else _explanation(answer.detail),
     }
@@ -343,6 +365,7 @@ def _explanation(detail: Detail) -> pb.Explanation:
             for s in detail.sources
         ],
         filter_reports=[pb.FilterReport(name=name, removed=count) for name, count in detail.removed],
+        rule_reports=[pb.RuleReport(name=rule.name, changed=rule.changed, places=rule.places) for rule in detail.rules],
         stage_reports=[pb.StageReport(name=name, microseconds=took) for name, took in detail.stages],
     )
 

@@ -1,6 +1,7 @@
 """Groups share one as_of, are disjoint and cut at the split; pairs and weights equal the oracle; time is honest."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from features.errors import PairliftError
 from features.log.dataset import import_log
 from features.log.grading import Grading
 from features.pairing.cuts import count_cuts
-from features.pairing.exposure import Exposure, corrected, load_places, make_exposure
+from features.pairing.exposure import Exposure, Places, corrected, explored, load_places, make_exposure
 from features.pairing.groups import Groups, make_groups
 from features.pairing.pairs import Pairs, count_by_grades, count_pairs, make_pairs, weight_table
 from features.pairing.split import Split, make_split
@@ -411,6 +412,20 @@ def test_propensities_of_winner_and_loser_count_and_unknown_ones_do_not() -> Non
     np.testing.assert_allclose(both, raw * 4 / raw.sum(), rtol=1e-6)
 
 
+def test_only_pairs_of_drawn_lists_are_learned_from_and_those_that_stop_stay() -> None:
+    groups = groups_of([0, 1], [0, 1], [-1, 1], [0, 1, 1])
+    chance = np.array([0.5, 0.25, 1, np.nan, np.nan, 0.5, np.nan, 0.5, 1], np.float32)
+    places, pairs = Places(np.full(9, np.nan, np.float32), chance), make_pairs(groups, CLICKS)
+    kept = explored(pairs, groups, places)
+    assert list(zip(kept.winner.tolist(), kept.loser.tolist(), strict=True)) == [(1, 0), (5, 4)]
+    stops = replace(groups, validation=np.array([False, False, False, True]))
+    assert len(explored(pairs, stops, places)) == 4
+    with pytest.raises(
+        PairliftError, match=r"explored_only: of 5 pairs to learn from, none has an \[events\] propensity"
+    ):
+        explored(pairs, groups, Places(places.position, np.full(9, np.nan, np.float32)))
+
+
 def test_a_pair_halves_with_each_half_life_and_never_reaches_zero() -> None:
     groups = groups_of([0, 1], [0, 1], [0, 1])
     groups.requests.as_of[:] = [0, 2 * DAY, 3 * DAY]
@@ -542,9 +557,9 @@ def test_what_is_no_position_and_no_chance_is_refused(
     tmp_path: Path, old: str, new: str, events: dict[str, str], says: str
 ) -> None:
     database, mapped = imported(tmp_path, CSV.replace(old, new), **events)
-    keys = {"position": {"position_power": 1.0}, "propensity": {"propensity": True}}
-    for name in events or keys:
-        asked = PairingSettings(**keys[name])
+    keys = {"position": [{"position_power": 1.0}], "propensity": [{"propensity": True}, {"explored_only": True}]}
+    for key in (key for name in events or keys for key in keys[name]):
+        asked = PairingSettings(**key)
         with pytest.raises(PairliftError, match=rf"(?s){says}"):
             make_exposure(load_places(database, mapped), mapped, asked)
 

@@ -24,13 +24,14 @@ from ranker.candidates.configured import configured_sources, with_demand_of
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.demand import FADED, STEPS, Demand
 from ranker.candidates.merge import dedupe, within_quota
-from ranker.candidates.nearest import EXACT, Nearest
+from ranker.candidates.nearest import Nearest
 from ranker.candidates.neighbourhoods import near_together
 from ranker.candidates.popular import Popular
 from ranker.candidates.probed import Probed
 from ranker.candidates.seeds import RECENT
 from ranker.candidates.source import Proposal, best
 from ranker.request import ABSENT, Candidates, Request
+from ranker.settings import EXACT
 
 WEEK = 7 * DAY
 

@@ -26,6 +26,7 @@ from ranker.candidates.shortage import NOTHING, REMOVED
 from ranker.candidates.source import Proposal
 from ranker.lists.answers import ask, patient
 from ranker.lists.asked import Asked
+from ranker.lists.diverse import PLAIN
 from ranker.lists.peers import Past, als_lists, factorised, fitted_als, popular, popular_lists
 from ranker.lists.report import COMPARED, RECOMMEND, _both, _drawn, _Part, lists_report
 from ranker.lists.table import as_table
@@ -329,12 +330,23 @@ def test_a_catalogue_smaller_than_the_list_and_a_slice_without_wanted_items(past
 
 def test_the_command(tmp_path: Path) -> None:
     config = write_world(tmp_path)
+    config.write_text(config.read_text() + "\n[lists]\ndiversity = {weight = 0.8}\n")
     status, said = pairlift("lists", config, "--out", tmp_path / "out", "--users", 20)
     assert status == 0, said
     assert "Recommend less" in said
     report = json.loads((tmp_path / "out" / "lists.json").read_text())
     assert report["most_users"] == 20
     assert report["parts"]["cut"]["all"]["users"] == 20
+    assert "diversity (weight 0.8): mean cosine of the first 10 " in said
+    of, cost = report["parts"]["first"]["all"], report["diversity"]
+    alike = [of["lists"][name]["similarity@10"]["mean"] for name in (RECOMMEND, PLAIN)]
+    assert alike[0] < alike[1]
+    assert PLAIN in of["less"]
+    assert all(peer["name"] != PLAIN for peer in of["best_peer"].values())
+    accuracy = cost["pair_accuracy"]
+    assert accuracy["with"] < accuracy["without"]  # the scores know more than a mixture with unlikeness
+    assert cost["difference"] == pytest.approx(accuracy["with"] - accuracy["without"])
+    assert cost["ci95"][0] < cost["difference"] < cost["ci95"][1]
 
 
 def test_the_same_users_are_drawn_where_the_eligible_differ() -> None:

@@ -17,8 +17,9 @@ from ranker.candidates.shortage import shortage
 from ranker.candidates.source import Proposal
 from ranker.columns import full_matrix
 from ranker.columns import with_sources as with_source_scores
-from ranker.pipeline import CALLER, Pipeline, select
+from ranker.pipeline import CALLER, Pipeline
 from ranker.request import ABSENT, Request
+from ranker.reranking.order import select
 from ranker.settings import ServeSettings, SourceSettings, SourcesSettings
 
 ITEMS = np.arange(80, dtype=np.int32)

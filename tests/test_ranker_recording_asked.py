@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused_with_its_table(priced, tmp_path):
     assert reasons[1] == "candidate column 'match': at most 3.40282e+38 either way was expected, found 1e+39"
     assert reasons[2] == "candidate column 'match': a finite number was expected, found an infinite one"
     assert reasons[3] == "context column 'device': texts were expected, found numbers"
-    assert reasons[5] == "feedback column 'pricey' is unknown (did you mean 'price'?)"
+    assert reasons[5] == "column 'pricey' is unknown (did you mean 'price'?)"
 
 
 def test_a_request_has_one_context(priced, tmp_path):

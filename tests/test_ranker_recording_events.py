@@ -55,7 +55,7 @@ def test_bad_events_are_refused_with_index_and_reason_and_the_rest_is_kept(bundl
             2: "in the future, beyond",
             3: r"older than \[record\] dedupe_days = 7",
             4: "'play': a finite number was expected",
-            5: r"feedback column 'plya' is unknown \(did you mean 'play'\?\)",
+            5: r"^column 'plya' is unknown \(did you mean 'play'\?\)",
             6: r"grade 'liek' is unknown \(did you mean 'like'\?\)",
             7: r"grade 'like': the conditions of \[\[grades\]\] give 'listen'",
             10: r"position: 1 \(the first place\) or more was expected, found 0",

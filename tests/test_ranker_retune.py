@@ -2,10 +2,15 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 from served import pairlift
 from world import write_world
 
@@ -13,6 +18,7 @@ import ranker.retune.search as module
 from features.schema import DAY
 from ranker.config import Config, load_config
 from ranker.metrics.pair_accuracy import pair_accuracy
+from ranker.retune.automatic import retuned
 from ranker.retune.liked import LikedBench
 from ranker.retune.report import as_table
 from ranker.retune.search import retune
@@ -215,3 +221,46 @@ def test_lists_that_cannot_be_judged_are_refused_with_what_to_do(tmp_path: Path,
     code, said = pairlift("retune", path, "--part", "wanted", "--trials", 1)
     assert code == 2
     assert f"retune --part wanted: {why}" in said
+
+
+@pytest.fixture
+def seven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search takes 7 trials, however fast the machine is."""
+    run = module.Search.run
+    monkeypatch.setattr(module.Search, "run", lambda search, minutes, trials: run(search, 1e6, 7))
+
+
+def trials_of(folder: Path) -> list[FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+@pytest.mark.usefixtures("seven")
+def test_a_training_retunes_itself_where_the_rows_are_others_from_the_best_of_before(tmp_path: Path) -> None:
+    # Trees that hardly move: nearly anything is better.
+    path = write_config(tmp_path, "retune_minutes = 1\nparams = { num_leaves = 2, eta = 0.0005 }")
+    config = load_config(path)
+    arms = Arms.of(prepare(config))
+    first = retuned(arms, {})
+    assert first.found["liked"]["values"]
+    assert first.found["liked"]["gain"]["low"] > 0
+    used = first.arms.prepared.config
+    assert used.booster.params["learning_rate"] > 0.0005
+    assert used.pairing == config.pairing
+
+    before = sorted((config.work / "retune").iterdir())
+    assert retuned(arms, {}).found == first.found  # the same rows: nothing is searched
+    assert sorted((config.work / "retune").iterdir()) == before
+
+    uplift = config.uplift.model_copy(update={"seeds": [7, 8]})
+    other = replace(arms.prepared, config=config.model_copy(update={"uplift": uplift}))
+    second = retuned(replace(arms, prepared=other), {})
+    searches = set((config.work / "retune").iterdir()) - set(before)
+    assert len(searches) == len(first.found)
+    for folder in searches:
+        trials = trials_of(folder)
+        old = [trials_of(own) for own in before if trials_of(own)[0].params.keys() == trials[0].params.keys()]
+        best = max(old[0], key=lambda t: t.value or 0)
+        assert trials[1].params == best.params
+    assert second.found.keys() == first.found.keys()

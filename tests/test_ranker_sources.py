@@ -15,11 +15,15 @@ from features.baselines import ALS
 from features.errors import PairliftError
 from features.schema import DAY, Attribute, Catalog, empty_log
 from features.state.store import State
+from ranker.candidates.approximate import recalls
 from ranker.candidates.named import Served, SourceData, make_source
 from ranker.candidates.nearest import Nearest
+from ranker.candidates.source import Proposal
+from ranker.card import measured_lines
 from ranker.request import Request
 from ranker.settings import NamedSource
 from ranker.sources.fresh import Fresh, fitted_prior
+from ranker.sources.nearest import NearestBy
 from ranker.sources.popular import PopularBy
 from ranker.sources.similar import Similar
 from ranker.sources.walks import ABREAST, RandomWalks, steps_of
@@ -300,6 +304,45 @@ def test_similar_of_many_items_finds_the_nearest_in_two_passes():
         recall.append(len(np.intersect1d(found, np.argsort(-cosine)[:100])) / 100)
         assert found[0] == item
     assert np.mean(recall) > 0.99
+
+
+class Halved:
+    """Proposes the even ones of its items; in full, all."""
+
+    name, items = "halved", np.arange(100, dtype=np.int32)
+
+    def propose(self, request, limit):
+        return Proposal(self.items[::2][: max(0, limit * request.user)])
+
+    def in_full(self):
+        return Whole()
+
+
+class Whole(Halved):
+    def propose(self, request, limit):
+        return Proposal(self.items if request.user else self.items[:0])  # the first user gets nothing
+
+    def in_full(self):
+        return None
+
+
+def test_what_sources_lose_that_do_not_compare_all_items_is_measured(bundle):
+    n, rng = 30_000, np.random.default_rng(0)
+    vectors, users = (rng.normal(size=(m, 8)).astype(np.float32) for m in (n, bundle.state.catalog.n_users))
+    plugin = SimpleNamespace(item_vectors=vectors, user_vectors=lambda requests, _: users[requests.user])
+    sources = {exact: NearestBy(plugin="v", exact=exact) for exact in (100, n)}
+    for source in sources.values():
+        source.open(Served(arrays={}, plugins={"v": plugin}, state=bundle.state, floor=FLOOR))
+    assert sources[n].in_full() is None
+    found = recalls([(source, None) for source in (Halved(), Whole(), Fresh(), *sources.values())], bundle.state)
+    n_users = int((bundle.state.histories.sizes > 0).sum())
+    assert list(found) == ["halved", "nearest_by"]
+    assert found["halved"] == {"recall@200": 0.5, "users": n_users - 1}
+    assert 0.97 < found["nearest_by"]["recall@200"] <= 1
+    assert measured_lines({"approximate": found})[0] == (
+        f"source halved, which does not compare all items: recall@200 0.5000 of what that would give ({n_users - 1} "
+        "users)"
+    )
 
 
 @pytest.mark.parametrize("path", [SIMILAR, NEAREST])

@@ -15,7 +15,7 @@ from features.errors import PairliftError
 from features.plugin import search_plugins_in
 from features.schema import DAY
 from features.state.store import State
-from ranker.bundle import Bundle, load_bundle
+from ranker.bundle import CARD, Bundle, load_bundle, read_manifest
 from ranker.candidates.cooccurrence import TakenTogether
 from ranker.candidates.demand import Demand
 from ranker.candidates.named import SourceData, fit_sources
@@ -37,6 +37,7 @@ quota = 15
 [sources.near]
 class = "ranker.sources.similar:Similar"
 plugin = "als"
+exact = 10
 [sources.fresh]
 class = "ranker.sources.fresh:Fresh"
 age = "3d"
@@ -77,6 +78,9 @@ def test_named_sources_are_trained_with_kept_in_the_bundle_and_asked(folder: Pat
     train(config, folder / "bundle")
     bundle = load_bundle(folder / "bundle")
     named = ["walks", "near", "fresh", "next"]
+    measured = read_manifest(folder / "bundle")["measured"]
+    assert measured["approximate"] == {"near": {"recall@200": 1.0, "users": 60}}
+    assert "source near, which does not compare all items: recall@200 1" in (folder / "bundle" / CARD).read_text()
     assert set(bundle.fitted) == {"walks", "fresh", "next"}
     assert [name for name in bundle.source_columns if name[8:] in named] == [f"source__{name}" for name in named]
     prepared = prepare(config)

@@ -22,6 +22,7 @@ from features.baselines import ALS
 from features.errors import PairliftError
 from features.schema import DAY, F64
 from neural.settings import TowerSettings
+from ranker.cli.report import LOOP
 from ranker.cli.report import STUDIES as OFFERED
 from ranker.columns import Columns
 from ranker.config import Config, load_config
@@ -420,7 +421,7 @@ def test_the_generated_log_compares_all_plugins(tmp_path: Path) -> None:
 
 
 def test_every_study_is_of_options_that_the_towers_have(toml: Path) -> None:
-    assert OFFERED == NAMES
+    assert (*NAMES, LOOP) == OFFERED
     config = towers(toml)
     for name in STUDIES:
         _, arms = find_study(config, name, "two_tower")

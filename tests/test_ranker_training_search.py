@@ -8,13 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from world import World, make_world, write_world
+from served import serving
+from world import World, make_world, with_config, write_world
 
 from features.errors import PairliftError
 from ranker.bundle import Bundle, load_bundle, verify_bundle
+from ranker.client import Client, ServerError
 from ranker.config import load_config
 from ranker.pipeline import Pipeline
-from ranker.request import Request
+from ranker.request import MAX_QUERY, Request
+from ranker.settings import FilterSettings
 from ranker.train import train
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.wanted import asked_in_slices
@@ -131,6 +134,57 @@ def test_queries_of_any_kind_are_answered(pipeline: Pipeline) -> None:
         answer = pipeline.recommend(Request(5, state.end, state=state, query=query), 5)
         assert not answer.degraded
         assert len(answer.item) == 5
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Bundle) -> Iterator[Client]:
+    with serving(bundle, clock="snapshot") as server, Client(server.address, timeout=20) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "taste1", "東京 ذوق вкус स्वाद", "👍🏽\u200d\u0000\u202e", "'; DROP TABLE items", "x" * MAX_QUERY, "ß" * 2048],
+)
+def test_over_the_wire_any_query_is_answered(client: Client, query: str) -> None:
+    for asked in ({"query": query}, {"attributes": {"query": query}}):
+        reply = client.recommend(5, 5, **asked)  # type: ignore[arg-type]
+        assert len(reply.items) == 5
+        assert not reply.degraded
+    assert any("search" in item.sources for item in client.recommend(5, 5, query=query).items) == (query == "taste1")
+
+
+def test_over_the_wire_a_query_of_a_megabyte_is_refused_in_a_sentence(client: Client) -> None:
+    for size in (MAX_QUERY + 1, 1_000_000):
+        for asked in ({"query": "x" * size}, {"attributes": {"query": "x" * size}}):
+            with pytest.raises(ServerError, match=rf"at most 4096 bytes in UTF-8 were expected, found {size}") as told:
+                client.recommend(5, 5, **asked)  # type: ignore[arg-type]
+            assert told.value.code == "INVALID_ARGUMENT"
+    assert len(client.recommend(5, 5).items) == 5  # it goes on
+
+
+def test_over_the_wire_an_unknown_source_item_is_said_and_the_list_is_that_without_it(client: Client) -> None:
+    plain, known = client.recommend(5, 5), client.recommend(5, 5, source_item=7)
+    assert not plain.unknown_source_item
+    assert not known.unknown_source_item
+    for item in (999_999, -(2**63)):
+        reply = client.recommend(5, 5, source_item=item)
+        assert reply.unknown_source_item
+        assert reply.items == plain.items
+        assert client.rank(5, [1, 2], source_item=item).unknown_source_item
+    with pytest.raises(ServerError, match=r"context.source_item: integer ids were expected"):
+        client.recommend(5, 5, source_item="seven")
+
+
+def test_over_the_wire_filters_that_remove_everything_say_so(bundle: Bundle) -> None:
+    nothing = with_config(bundle, filters={"region": FilterSettings(keep="context.age > 1000")})
+    with serving(nothing, clock="snapshot") as server, Client(server.address, timeout=20) as client:
+        reply = client.recommend(5, 5, explain=True, attributes={"age": "12"})
+        assert (reply.items, reply.degraded) == ((), ())
+        counts = dict(reply.removed)
+        assert counts["region"] > 0
+        assert reply.reason == f"all that was proposed was removed: seen {counts['seen']}, region {counts['region']}"
+        assert len(client.recommend(5, 5, attributes={"age": "1001"}).items) == 5
 
 
 @pytest.mark.parametrize(

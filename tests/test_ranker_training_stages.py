@@ -24,7 +24,7 @@ from ranker.recording.memory import memory_lines, plan_memory
 from ranker.request import Request
 from ranker.retune import liked
 from ranker.retune import wanted as wanted_trials
-from ranker.studies import fits
+from ranker.studies import fits, unified
 from ranker.train import train
 from ranker.training import arms, importing, plugins, prepared, wanted
 from ranker.training.stages import run_stage
@@ -126,6 +126,7 @@ CODE = {
     "retune": importing.CODE + prepared.CODE + liked.CODE,
     "retune wanted": importing.CODE + prepared.CODE + wanted_trials.CODE,
     "study": importing.CODE + prepared.CODE + fits.CODE,
+    "unified": importing.CODE + prepared.CODE + unified.CODE,
 }
 #: by stage, the modules that make it
 MAKERS = {
@@ -137,6 +138,7 @@ MAKERS = {
     "retune": ["ranker.retune.liked"],
     "retune wanted": ["ranker.retune.wanted"],
     "study": ["ranker.studies.fits"],
+    "unified": ["ranker.studies.unified"],
 }
 #: what makers import that cannot change what they make, and why
 UNREAD = {
@@ -157,7 +159,11 @@ UNREAD = {
     "ranker.training.booster.WANTED_TABLE": "what `check_params` says",
     "ranker.candidates.named.check_sources": "it refuses settings, or does nothing",
     "ranker.candidates.named.check_against": "it refuses settings, or does nothing",
+    "ranker.candidates.seeds": "the sources ask it, the table of co-occurrence does not; the wanted part has the wing",
+    "ranker.candidates.source": "likewise",
     "ranker.candidates.at_most.AtMost": "it refuses settings, or limits lists",
+    "ranker.reranking.diversity.check_diversity": "it refuses settings, or does nothing",
+    "ranker.reranking.rules.Rules": "it refuses settings, or moves items of lists",
     "ranker.candidates.filters.filters_of": "it refuses settings here; the wanted part has the module itself",
     "features.arrays": "it writes and maps what it is given",
     "ranker.columns.plugin_columns": "it gives names for `check_monotone`; the arms have the module itself",
@@ -230,20 +236,26 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Edit
     [
         ("ranker/cli/train.py", []),
         ("ranker/server.py", []),
-        ("ranker/training/objective.py", ["arms", "wanted", "retune", "retune wanted", "study"]),
-        ("ranker/metrics/pair_accuracy.py", ["arms", "wanted", "retune", "retune wanted", "study"]),
+        ("ranker/training/objective.py", ["arms", "wanted", "retune", "retune wanted", "study", "unified"]),
+        ("ranker/metrics/pair_accuracy.py", ["arms", "wanted", "retune", "retune wanted", "study", "unified"]),
         ("ranker/lists/report.py", []),
         ("ranker/lists/asked.py", ["wanted", "retune wanted"]),
         ("ranker/candidates/nearest.py", ["wanted", "retune wanted"]),
         ("ranker/retune/space.py", ["retune", "retune wanted"]),
-        ("ranker/uplift/measured.py", ["study"]),
+        ("ranker/uplift/measured.py", ["study", "unified"]),
         ("ranker/studies/run.py", []),
         ("features/baselines.py", ["plugin"]),
-        ("features/counters/timeline.py", ["prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study"]),
-        ("features/settings.py", ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study"]),
+        (
+            "features/counters/timeline.py",
+            ["prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study", "unified"],
+        ),
+        (
+            "features/settings.py",
+            ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study", "unified"],
+        ),
         (
             "features/log/dataset.py",
-            ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study"],
+            ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study", "unified"],
         ),
     ],
 )

@@ -14,7 +14,7 @@ from features.newcomers import Newcomers
 from features.schema import DAY, NO_GIVEN, Attribute, Catalog
 from ranker.asking.messages import column_message, id_list, id_message, ids_message
 from ranker.ids import IdTable
-from ranker.request import MAX_QUERY, Answer, Detail, Request, RequestError, SourceReport
+from ranker.request import MAX_QUERY, Answer, Detail, Request, RequestError, RuleReport, SourceReport
 from ranker.settings import ServeSettings
 from ranker.wire import EARLIEST, LATEST, Wire
 
@@ -271,6 +271,7 @@ def test_an_explanation_is_written():
         wanted=np.array([0.75, -0.25]),
         sources=(SourceReport("x", 4, 2, "it was late"),),
         removed=(("seen", 2),),
+        rules=(RuleReport("lift", 3, (0, 2)),),
         stages=(("sources", 120),),
     )
     e = wire_of(INTEGERS).ranked(answer(detail), asked(INTEGER_STATE), [1, 2, 3]).explanation
@@ -285,6 +286,7 @@ def test_an_explanation_is_written():
     assert list(e.contributions) == [0.5, 0, 0, -0.5]
     assert e.source_reports[0] == pb.SourceReport(name="x", proposed=4, scored=2, problem="it was late")
     assert e.filter_reports[0] == pb.FilterReport(name="seen", removed=2)
+    assert e.rule_reports[0] == pb.RuleReport(name="lift", changed=3, places=[0, 2])
     assert e.stage_reports[0] == pb.StageReport(name="sources", microseconds=120)
 
 

@@ -283,6 +283,10 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     further = [f'm."{name}"::FLOAT AS "feedback_{name}"' for name in mapping.events.feedback]
     further += [f'm."context_{name}"' for name in mapping.events.context]
     further += [f'm."candidate_{name}"' for name in mapping.events.candidate]
+    from_item = ""
+    if mapping.events.source_item is not None:
+        further.append("coalesce(f.idx, -1)::INTEGER AS source_item")
+        from_item = 'LEFT JOIN items f ON f.item_id = m."#source_item"'
     _grade(con, mapping)
     con.execute("""
         CREATE TABLE requests AS
@@ -298,7 +302,7 @@ def _write_tables(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
                m.position, m.propensity, m."#pairable" AS pairable{"".join(f", {column}" for column in further)}
         FROM graded m JOIN users u USING (user_id) JOIN items i USING (item_id)
         LEFT JOIN surfaces s ON s.surface = m.surface LEFT JOIN arms a ON a.arm = m.arm
-        LEFT JOIN requests r ON r.request_id = m.request_id
+        LEFT JOIN requests r ON r.request_id = m.request_id {from_item}
         ORDER BY m.ts, m.source_row""")
 
 

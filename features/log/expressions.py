@@ -88,6 +88,8 @@ def event_columns(settings: EventsSettings, kind: Kind, zone: str, columns: list
             raise PairliftError(f"[events.columns] {name}: this name is taken by another column; rename it")
         kind(f"columns.{name}", expression)
         selected[name] = f"({expression})"
+    if settings.source_item is not None:
+        selected["#source_item"] = _source_item(settings, kind)
     selected["#event_id"] = f"nullif(({event_id(settings, kind, columns)})::VARCHAR, '')"
     return EventColumns(selected, feedback, features)
 
@@ -113,6 +115,22 @@ def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]
         selected[name] = f"({expression or 'NULL'})::{cast}"
     selected["arm"] = f"nullif({selected['arm']}, '')"  # a record of no arm may say so by the empty text
     return selected
+
+
+def _source_item(settings: EventsSettings, kind: Kind) -> str:
+    """Return the SQL of the source item's id, of the kind of the items' ids: a recorded one is text or a fraction."""
+    expression = str(settings.source_item)
+    found = kind("source_item", expression)
+    if not (is_number(found) or found in ("VARCHAR", '"NULL"')):
+        raise PairliftError(
+            f"[events] source_item = {expression!r}: the id of an item was expected, an integer or text as item_id is, "
+            f"found {found}"
+        )
+    text = f"({expression})::VARCHAR"
+    if is_number(found) and found not in INTEGERS:
+        text = f"({expression})::BIGINT::VARCHAR"
+    items = id_type("[events] item_id", kind("item_id", settings.item_id))
+    return f"nullif({text}, '')::{items}"
 
 
 def event_id(settings: EventsSettings, kind: Kind, columns: list[str]) -> str:

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from features.schema import F32, NO_CONTEXT, NO_GIVEN, Attribute, Catalog, EventLog, Ids
+from features.schema import F32, NO_CONTEXT, NO_GIVEN, NO_SOURCES_OF_EVENTS, Attribute, Catalog, EventLog, Ids
 
 
 def load_log(database: Path, coded: Catalog | None = None) -> tuple[EventLog, Catalog]:
@@ -24,6 +24,7 @@ def load_log(database: Path, coded: Catalog | None = None) -> tuple[EventLog, Ca
             },
             feedback=np.stack(feedback, axis=1) if names else np.empty((len(arrays["ts"]), 0), np.float32),
             feedback_names=names,
+            source_item=arrays["source_item"][:, None] if "source_item" in arrays else NO_SOURCES_OF_EVENTS,
         )
         surfaces, arms = (_names(con, name) for name in ("surface", "arm"))
         user_ids, user_attributes = _load_side(con, "users")

@@ -94,24 +94,44 @@ def make_exposure(places: Places | None, events: EventsSettings, settings: Pairi
 
     Raises PairliftError where `[events]` does not name what is asked for, or it is known of no event.
     """
-    asked = {"position": settings.by_position, "propensity": settings.propensity}
-    for name in (name for name, wanted in asked.items() if wanted):
-        key = "propensity" if name == "propensity" else "position_power or examination"
+    asked = {
+        "position_power or examination": ("position", settings.by_position),
+        "propensity": ("propensity", settings.propensity),
+        "explored_only": ("propensity", settings.explored_only),
+    }
+    for key, name in ((key, name) for key, (name, wanted) in asked.items() if wanted):
         if places is None or getattr(events, name) is None:
             raise PairliftError(
                 f"[pairing] {key} needs [events] {name}, which is not there: map it, or leave the key out"
             )
         if np.isnan(getattr(places, name)).all():
             raise PairliftError(
-                f"{_place(events, name)}: NULL in every row, so [pairing] {key} would correct nothing: leave it out"
+                f"{_place(events, name)}: NULL in every row, so there is nothing for [pairing] {key}: leave it out"
             )
-    if places is None or not any(asked.values()):
+    if places is None or not (settings.by_position or settings.propensity):
         return None
     return Exposure.of(places.position.astype(np.float64), places.propensity.astype(np.float64), settings)
 
 
 def _place(events: EventsSettings, name: str) -> str:
     return f"[events] {name} = {getattr(events, name)!r}"
+
+
+def explored(pairs: Pairs, groups: Groups, places: Places) -> Pairs:
+    """Return pairs without those that are to be learned from and have an impression whose propensity is not known.
+
+    Those of validation slices stay. A drawn loser was not shown, so that of its pair the winner's decides.
+    PairliftError where none is left to learn from.
+    """
+    known = (groups.event < 0) | ~np.isnan(places.propensity[groups.event])
+    learned = ~groups.validation[groups.requests.row_request()[pairs.winner]]
+    left = known[pairs.winner] & known[pairs.loser]
+    if learned.any() and not (learned & left).any():
+        raise PairliftError(
+            f"[pairing] explored_only: of {int(learned.sum()):,} pairs to learn from, none has an [events] propensity "
+            "for both of its impressions: leave the key out, or wait for lists that were drawn"
+        )
+    return pairs.select(left | ~learned)
 
 
 def corrected(pairs: Pairs, groups: Groups, exposure: Exposure | None, settings: PairingSettings) -> Pairs:

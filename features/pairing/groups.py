@@ -11,7 +11,19 @@ from features.errors import PairliftError
 from features.kernels import njit
 from features.pairing.negatives import Available, drawn_items
 from features.pairing.split import PERIODS, Split, iso
-from features.schema import F32, I8, I32, I64, NO_CONTEXT, NO_GIVEN, Bool, EventLog, Requests, offsets_of
+from features.schema import (
+    F32,
+    I8,
+    I32,
+    I64,
+    NO_CONTEXT,
+    NO_GIVEN,
+    NO_SOURCE_ITEMS,
+    Bool,
+    EventLog,
+    Requests,
+    offsets_of,
+)
 from features.settings import PairingSettings
 
 #: rows that an error names
@@ -22,9 +34,7 @@ FIRST_FEW = 3
 class Groups:
     """g pairing groups in time order of `as_of`, with their n impressions."""
 
-    requests: (
-        Requests  # user, as_of, surface, arm, context of each; its impressions in time order, then drawn negatives
-    )
+    requests: Requests  # user, as_of and what else is said of each; its impressions in time order, then drawn negatives
     period: I8  # [g], place in PERIODS
     validation: Bool  # [g], in the last part of its period
     grade: I8  # [n], rank from worst (0) to best; -1 no grade, or drawn
@@ -73,7 +83,7 @@ def make_groups(
     """Group the impressions that may make pairs (graded, `pairing.where` true, inside [t0, t3)).
 
     A group is a request where the log has one, else made in time order for each user. Its `as_of` is the ts of the
-    request's first event, or of the first impression, and so are its surface, arm and context. Groups are cut at the
+    request's first event, or of the first impression, and so is what else is said of it. Groups are cut at the
     boundaries of the split. given: float32[n, c] of the log's events, as `Requests` has it.
     available: what `sampler = "in_catalogue"` draws from (`availability`).
     """
@@ -95,6 +105,7 @@ def make_groups(
         context=log.context[first] if log.context.shape[1] else NO_CONTEXT,
         given=given[event] if len(given) else given,
         arm=log.arm[first],
+        source_item=log.source_item[first, 0] if log.source_item.shape[1] else NO_SOURCE_ITEMS,
     )
     period = split.period(requests.as_of)
     validation = _validation(requests, period, split)

@@ -9,6 +9,9 @@ from features.errors import PairliftError, did_you_mean
 from features.kernels import njit
 from features.schema import I32, I64, Attribute, Catalog, offsets_of
 
+#: no place of a list is given
+NOTHING_FIXED: I64 = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class AtMost:
@@ -35,15 +38,26 @@ class AtMost:
         names, most = tuple(f"at_most.{name}" for name in limits), np.array(list(limits.values()), np.int64)
         return cls(names, offsets_of(sizes), code[order].astype(np.int32), first, most)
 
-    def first_of(self, item: I32, order: I64, k: int) -> tuple[I64, list[tuple[str, int]]]:
+    def first_of(self, item: I32, order: I64, k: int, fixed: I64 = NOTHING_FIXED) -> tuple[I64, list[tuple[str, int]]]:
         """Return int64[<= k]: the first places of an order that no limit forbids, and (name, items) of what it removed.
 
-        item: int32[n]. order: int64[n], places of them, best first. An item is removed by the first column of which one
-        of its values has as many items already; what comes behind the k-th is not looked at.
+        item: int32[n]. order: int64[m], places of them, best first. An item is removed by the first column of which one
+        of its values has as many items already; what comes behind the k-th is not looked at. fixed: int64[f], what is
+        to stand at each of the first f places of the list, -1 for none: it is not in the order, counts where it stands,
+        and is removed likewise. Behind the end of the order, the rest of it follows.
         """
         counts = np.zeros(self.first[-1], np.int64)
-        kept, removed = _first_of(item, order, k, self.offsets, self.code, self.first, self.most, counts)
+        kept, removed = _first_of(item, order, fixed, k, self.offsets, self.code, self.first, self.most, counts)
         return kept, list(zip(self.names, removed.tolist(), strict=True))
+
+    def last_of(self, item: I32, shown: I32) -> I64:
+        """Return int64[n]: the last place of a list, 0 first, at which no limit forbids each of int32[n] items.
+
+        shown: int32[k], the list; an item that is never forbidden has k.
+        """
+        full = np.full(self.first[-1], len(shown), np.int64)
+        last: I64 = _last_of(item, shown, self.offsets, self.code, self.first, self.most, full)
+        return last
 
 
 def _column(name: str, catalog: Catalog) -> Attribute:
@@ -63,16 +77,26 @@ def _rows(column: Attribute) -> tuple[I64, I64]:
     return known, column.codes[known].astype(np.int64)
 
 
-# for each item of the order: the first column of which a value of it is full removes it
+# for each item, what is fixed at the next place, else the next of the order, else the next that is fixed anywhere:
+#     the first column of which a value of it is full removes it
 #     where there is none: keep it, and count its values
 @njit(cache=True, nogil=True)
 def _first_of(
-    item: I32, order: I64, k: int, offsets: I64, code: I32, first: I64, most: I64, counts: I64
+    item: I32, order: I64, fixed: I64, k: int, offsets: I64, code: I32, first: I64, most: I64, counts: I64
 ) -> tuple[I64, I64]:
     """Return (int64[<= k] places, int64[columns] removed). counts: int64[v] zeros."""
-    kept, removed, n = np.empty(min(k, len(order)), np.int64), np.zeros(len(most), np.int64), 0
-    for place in order:
-        if n == len(kept):
+    kept, removed = np.empty(min(k, len(order) + len(fixed)), np.int64), np.zeros(len(most), np.int64)
+    n, at, next_fixed = 0, 0, 0
+    while n < len(kept):
+        while next_fixed < len(fixed) and fixed[next_fixed] < 0 and (next_fixed < n or at == len(order)):
+            next_fixed += 1
+        if next_fixed < len(fixed) and fixed[next_fixed] >= 0 and (next_fixed <= n or at == len(order)):
+            place = fixed[next_fixed]
+            next_fixed += 1
+        elif at < len(order):
+            place = order[at]
+            at += 1
+        else:
             break
         i = item[place]
         own = code[offsets[i] : offsets[i + 1]] if 0 <= i < len(offsets) - 1 else code[:0]
@@ -90,3 +114,27 @@ def _first_of(
             kept[n] = place
             n += 1
     return kept[:n].copy(), removed
+
+
+# for each item of the list: count its values; where one is full by it, the item's place is the last for that value
+# for each item: the least of its values' places
+@njit(cache=True, nogil=True)
+def _last_of(item: I32, shown: I32, offsets: I64, code: I32, first: I64, most: I64, full: I64) -> I64:
+    """Return int64[n] places. full: int64[v], the length of the list, for each value."""
+    k, counts = len(shown), np.zeros(len(full), np.int64)
+    for p in range(k):
+        i, c = shown[p], 0
+        if 0 <= i < len(offsets) - 1:
+            for value in code[offsets[i] : offsets[i + 1]]:
+                while value >= first[c + 1]:
+                    c += 1
+                counts[value] += 1
+                if counts[value] == most[c]:
+                    full[value] = p
+    last = np.full(len(item), k, np.int64)
+    for row in range(len(item)):
+        i = item[row]
+        if 0 <= i < len(offsets) - 1:
+            for value in code[offsets[i] : offsets[i + 1]]:
+                last[row] = min(last[row], full[value])
+    return last

@@ -3,6 +3,11 @@
 Reading the keys is what it costs, and a byte a number is a quarter of float32's. One thread takes some 3 ms for a
 million keys of 64 numbers, whatever the keys are; see `Probed` for less, where near keys stand together. The rounding
 moves a product by about 1 % of its spread, so that the first pass keeps all but very few of the highest.
+
+Of a million such keys around 2,000 centres, the 200 highest products take 3.2 ms of one thread at a recall of 1.000,
+and 0.1 s to build (in full: 25 ms). usearch's HNSW (2.26, f16, 318 s to build) has a recall of .79 after 0.9 ms, of .83
+after 2.1 ms, and of no more than .84 however long it searches; of keys without near ones .98, after 70 ms
+(`tests/bench/peers/nearest_usearch.py`). So there is no graph here.
 """
 
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ def configured_sources(
             log.info("source 'nearest' is left out: none of the served plugins has vectors")
         else:
             near = settings.nearest
-            source = Nearest(vectors, demand(near.half_life or popular.half_life), near.weight, state)
+            source = Nearest(vectors, demand(near.half_life or popular.half_life), near.weight, state, near.exact)
             found.append((source, near))
     return [*found, *_named_sources(config, state, plugins, fitted)]
 

@@ -132,10 +132,28 @@ def check_sources(settings: SourcesSettings, served: Mapping[str, type[FeaturePl
                     f"[sources.{name}] plugin: '{plugin}' is not among [ranker] plugins{near}; "
                     "a source reads what is served"
                 )
-            if getattr(source, "vectors", False) and not hasattr(served[plugin], "user_vectors"):
-                raise PairliftError(
-                    f"[sources.{name}] plugin: '{plugin}' has no vectors; name one that has (towers, item2vec, ALS)"
-                )
+            if getattr(source, "vectors", False):
+                vector_plugin(f"[sources.{name}]", plugin, served)
+
+
+def vector_plugin(place: str, name: str, served: Mapping[str, Any]) -> Any:
+    """Return the `VectorPlugin` of a name; PairliftError, which begins with the place, where it is not one.
+
+    served: those that are served, or their classes, by name. An empty name: none of them has vectors.
+    """
+    if not name:
+        raise PairliftError(
+            f"{place} needs a plugin with item vectors, and none of [ranker] plugins has some; serve one that has "
+            "(towers, item2vec, ALS)"
+        )
+    if name not in served:
+        near = did_you_mean(name, served)
+        raise PairliftError(
+            f"{place} plugin: '{name}' is not among [ranker] plugins{near}; vectors are read of what is served"
+        )
+    if not hasattr(served[name], "user_vectors"):
+        raise PairliftError(f"{place} plugin: '{name}' has no vectors; name one that has (towers, item2vec, ALS)")
+    return served[name]
 
 
 def check_against(settings: SourcesSettings, catalog: Catalog) -> None:

@@ -15,9 +15,8 @@ from ranker.candidates.probed import NO_OFFSET, Probed
 from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.lanes import may_block
 from ranker.request import Request
+from ranker.settings import EXACT
 
-#: up to so many items, each one's product is computed in full; of more, first a coarse one
-EXACT = 65_536
 #: users by whose queries the blocks that need to be read are measured, and how many of them must have one
 ASKED, KNOWN = 64, 16
 #: a first pass for more than one of so many items would leave about all
@@ -38,18 +37,24 @@ class Nearest:
     and the score is the product alone: the source `popular` has the rest, and a ranker learns how to mix them. The
     demand is that of the state that it was made from, as for `Popular`; see `Demand.log1p` for its rounding.
 
-    Of more than EXACT items, those that a coarse product of 8-bit keys leaves are multiplied in full: all but very few
-    of the nearest are among them (`Coarse`), or most where only blocks that may have them are read (`Probed`). A user
-    without a query (cold) gets nothing from this source; an item without a key is never proposed.
+    Of more items than `exact`, those that a coarse product of 8-bit keys leaves are multiplied in full: all but very
+    few of the nearest are among them (`Coarse`), or most where only blocks that may have them are read (`Probed`). A
+    user without a query (cold) gets nothing from this source; an item without a key is never proposed.
     """
 
     name = "nearest"
 
     def __init__(
-        self, plugin: VectorPlugin, demand: Demand | None = None, weight: float = 1.0, state: State | None = None
+        self,
+        plugin: VectorPlugin,
+        demand: Demand | None = None,
+        weight: float = 1.0,
+        state: State | None = None,
+        exact: int = EXACT,
     ) -> None:
         """demand: not read where the product has demand in it; None adds none. state: whose users' queries tell which
-        blocks of many keys need to be read; None: all are.
+        blocks of many keys need to be read; None: all are. exact: up to so many items, each one's product is computed
+        in full.
         """
         self._weight = weight
         self.blocks = may_block(plugin)  # it runs the plugin's code
@@ -62,13 +67,13 @@ class Nearest:
         self._keys = np.ascontiguousarray(keys, np.float32)  # the plugin's own (mapped) array, where that is one
         self._rows = np.arange(len(keys))
         self._coarse: Coarse | Probed | None = None
-        if len(keys) > EXACT:
-            self._coarse = (self._probed(state) if state is not None else None) or Coarse.of(self._keys)
+        if len(keys) > exact:
+            self._coarse = (self._probed(state, exact) if state is not None else None) or Coarse.of(self._keys)
 
-    def _probed(self, state: State) -> Probed | None:
+    def _probed(self, state: State, exact: int) -> Probed | None:
         """Return the keys in blocks; None where these do not pay, or too few users have a query to tell."""
         known = np.isfinite(self._keys.sum(axis=1)).sum()
-        queries = self._of_some(state) if known > EXACT else []
+        queries = self._of_some(state) if known > exact else []
         if len(queries) < KNOWN:
             return None
         probed, wanted = Probed.of(self._keys, queries), self._wanted(state.end)
@@ -97,6 +102,14 @@ class Nearest:
         moved = copy(self)
         moved.demand = demand
         return moved
+
+    def in_full(self) -> "Nearest | None":
+        """Return the same source without a first pass; None where it has none."""
+        if self._coarse is None:
+            return None
+        other = copy(self)
+        other._coarse = None
+        return other
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """Return the items nearest to the user as of the request; the score is the product."""

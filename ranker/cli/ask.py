@@ -152,6 +152,9 @@ def rank(*, items: str, columns: dict[str, str], **shared: Any) -> None:
 def _shared(served: Description, asked: Question) -> Asked:
     """Return what both calls say beside the user; PairliftError where the served bundle cannot read it."""
     _known("--context", asked.context, served.context_attributes, "[events.context]")
+    if asked.surface and asked.surface not in served.surfaces:  # a new one may be tried, and a typing error is told
+        hint = did_you_mean(asked.surface, served.surfaces)
+        click.echo(f"--surface: the log has no '{asked.surface}'{hint}, so none counts as named", err=True)
     return {
         "surface": asked.surface,
         "query": asked.query,
@@ -211,25 +214,42 @@ def _print(reply: Reply, asked: Question) -> None:
     if asked.explain:
         head += [*parts, *(["moved most by (value, part of the score)"] if moved else [])]
     rows = [_row(number, item, asked.explain, parts, moved) for number, item in enumerate(reply.items, 1)]
+    if reply.exploration:
+        head.insert(3, "propensity")
+        for row, item in zip(rows, reply.items, strict=True):
+            row.insert(3, f"{item.propensity:.4g}")
     click.echo(_table(head, rows) if rows else "no items")
+    if reply.exploration:
+        heat = "" if reply.temperature is None else f" at temperature {reply.temperature:g}"
+        click.echo(f"the order was drawn ({reply.exploration}{heat}): an item's propensity is given those above it")
     if reply.reason:
         click.echo(reply.reason)
     if asked.explain:
-        if reply.items and not moved:
-            click.echo("a network scored, whose scores have no parts by feature; --json has the values of the features")
-        for name, proposed, scored, problem in reply.proposed:
-            click.echo(f"source {name}: {proposed} proposed, {scored} scored{f' ({problem})' if problem else ''}")
-        for name, count in reply.removed:
-            click.echo(f"filter {name}: {count} removed")
-        click.echo("took " + ", ".join(f"{name} {took / 1000:.1f} ms" for name, took in reply.stages))
+        _print_how(reply, moved)
     arm = f", arm {reply.arm}" if reply.arm else ""
     click.echo(f"bundle {reply.bundle_version}{arm}, snapshot {iso(reply.snapshot_time)}, as of {iso(reply.as_of)}")
     unknown = [f"user {asked.user}"] if reply.unknown_user else []
     unknown += [f"item {item}" for item in reply.unknown_items]
     if unknown:
         click.echo(f"neither in the bundle nor recorded, so ranked as new: {', '.join(unknown)}", err=True)
+    if reply.unknown_source_item:
+        click.echo(f"neither in the bundle nor recorded, so left out: source item {asked.source_item}", err=True)
     if reply.degraded:
         click.echo(f"degraded: {', '.join(reply.degraded)}", err=True)
+
+
+def _print_how(reply: Reply, moved: bool) -> None:
+    """Print what sources, filters and rules did. moved: as in `_row`."""
+    if reply.items and not moved:
+        click.echo("a network scored, whose scores have no parts by feature; --json has the values of the features")
+    for name, proposed, scored, problem in reply.proposed:
+        click.echo(f"source {name}: {proposed} proposed, {scored} scored{f' ({problem})' if problem else ''}")
+    for name, count in reply.removed:
+        click.echo(f"filter {name}: {count} removed")
+    for name, count, places in reply.rules:
+        moved_here = ", ".join(str(reply.items[place].item) for place in places)
+        click.echo(f"rule {name}: {count} changed{f', of this list {moved_here}' if places else ''}")
+    click.echo("took " + ", ".join(f"{name} {took / 1000:.1f} ms" for name, took in reply.stages))
 
 
 def _row(number: int, item: Ranked, explain: bool, parts: list[str], moved: bool) -> list[str]:

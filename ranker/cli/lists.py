@@ -51,7 +51,7 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     report = measure_lists(loaded, users, int(memory * GIB))
     click.echo(as_table(report))
     if out is not None:
-        click.echo(f"\nwrote {_write(report, out, 'lists.json')}")
+        click.echo(f"\nwrote {write_report(report, out, 'lists.json')}")
 
 
 @click.command(cls=Together, short_help="Measure what each candidate source finds.")
@@ -95,10 +95,11 @@ def sources(config: Path, out: Path | None, as_json: bool, users: int | None, me
     report = measure_sources(loaded, users, int(memory * GIB))
     click.echo(json.dumps(report, indent=1, allow_nan=False) if as_json else as_sources(report))
     if out is not None:
-        click.echo(f"\nwrote {_write(report, out, 'sources.json')}", err=as_json)
+        click.echo(f"\nwrote {write_report(report, out, 'sources.json')}", err=as_json)
 
 
-def _write(report: dict[str, Any], out: Path, name: str) -> Path:
+def write_report(report: dict[str, Any], out: Path, name: str) -> Path:
+    """Write a report as JSON into a folder, which is made where there is none; return its path."""
     from features.files import made_folder, written
 
     made_folder(out)

@@ -9,14 +9,15 @@ import click
 
 from features.errors import PairliftError
 from ranker.cli.ask import rank, recommend
+from ranker.cli.batch import batch
 from ranker.cli.bundle import bundle, vectors
 from ranker.cli.config import config
 from ranker.cli.deploy import deploy, deployed, drop, promote, refresh, rollback
 from ranker.cli.lists import lists, sources
-from ranker.cli.pairs import pairs
+from ranker.cli.offpolicy import offpolicy
 from ranker.cli.record import record, snapshot
 from ranker.cli.report import drift, study, uplift, world
-from ranker.cli.rows import rows
+from ranker.cli.rows import pairs, rows
 from ranker.cli.serve import serve
 from ranker.cli.setup import import_letor, init, validate
 from ranker.cli.token import token
@@ -82,7 +83,7 @@ def _refuse_several(verb: str | None) -> None:
 for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
-    (bundle, vectors, lists, sources, uplift, study, world, drift),
+    (bundle, vectors, batch, lists, sources, offpolicy, uplift, study, world, drift),
     (serve, token, record, snapshot, top),
     (deploy, rollback, promote, drop, deployed, refresh),
     (recommend, rank),

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
+from ranker.cli.lists import write_report
 from ranker.cli.train import CONFIG, Together, needs_training
 
+#: the study of a whole service
+LOOP = "loop"
 #: of `study`: `ranker.studies.variants.NAMES`, which would be slow to import for every command
 STUDIES = (
     *("sizes", "encoders", "history", "pretraining", "losses", "finetuning"),
-    *("lag", "period", "warm", "rankers", "plugins", "beside"),
+    *("lag", "period", "warm", "rankers", "plugins", "beside", "unified", LOOP),
 )
 
 
@@ -34,9 +37,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     the log cut at t1. Exit status 1 where one is found.
     """
     needs_training()
-    import json
-
-    from features.files import check_folder, made_folder, written
+    from features.files import check_folder
     from ranker.config import load_config
     from ranker.uplift.report import uplift_report
     from ranker.uplift.table import as_table
@@ -44,11 +45,9 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     loaded = load_config(config)
     check_folder(out)
     report = uplift_report(loaded, plugin)
-    made_folder(out)
-    with written(out / "uplift.json") as partial:
-        partial.write_text(json.dumps(report, indent=1, allow_nan=False))
+    path = write_report(report, out, "uplift.json")
     click.echo(as_table(report))
-    click.echo(f"\nwrote {out / 'uplift.json'}")
+    click.echo(f"\nwrote {path}")
     if report["leaks"]:
         sys.exit(1)
 
@@ -62,8 +61,9 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     type=click.Path(path_type=Path),
     help="truth.parquet of `pairlift world`: what the best order reaches stands beside the arms.",
 )
+@click.option("--days", type=click.IntRange(1, 30), default=5, show_default=True, help="Of the study loop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
-def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -> None:
+def study(config: Path, name: str, plugin: str, truth: Path | None, days: int, out: Path) -> None:
     """Vary one thing of a plugin and report each arm's relative uplift in PairAccuracy of the final ranker.
 
     \b
@@ -79,6 +79,9 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     rankers      the booster and the [network], each with the plugin's columns as they are, and with whole vectors
     plugins      every plugin of the TOML, against the counters and attributes alone
     beside       the plugin alone, and with each other plugin of the TOML beside it
+    unified      no plugin is varied: one model of all surfaces against one for each, and against one without the
+                 columns of source items and queries; with [ranker] plugins, PairAccuracy by surface
+    loop         a whole service for --days days: see below
 
     All arms share rows, pairs and booster seeds; each is fitted [uplift] fits times. Intervals are about new users,
     fits and seeds, and so is the gain over the first arm, paired by user. A fit that is finished is kept in CONFIG's
@@ -88,6 +91,14 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     Of networks with a next-item and a feedback head, each arm also has their mean losses on the events of the test, as
     pre-training left them.
 
+    The study loop takes the TOML of a `pairlift world`, whose users can be asked what they make of a list. Each day
+    begins with a training of what was recorded before it, which is deployed into a running server (its towers go on
+    from those of the day before); then every request of the day is served, met and recorded over gRPC. Its arms: all
+    of it; without [exploration]; without the plugin; without re-tuning ([booster] retune_minutes); never trained again.
+    In the middle day the server is killed and started again. The report has the true reward by day: the expected grade
+    of a place of a list. What the TOML has not, it adds: a share of explored lists, half a minute of re-tuning. An arm
+    that ended is kept.
+
     \b
     Example, on a generated log:
       pairlift world generated --scale 0.05
@@ -95,11 +106,16 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     """
     needs_training()
     from ranker.config import load_config
-    from ranker.studies.write import write_study
+    from ranker.studies.write import write_loop, write_study
 
     command = ["pairlift", "study", config, "--study", name, "--plugin", plugin, "--out", out]
-    command += ["--truth", truth] if truth else []
-    for path in write_study(load_config(config), name, plugin, truth, out, shlex.join(map(str, command))):
+    command += (["--truth", truth] if truth else []) + (["--days", days] if name == LOOP else [])
+    said, loaded = shlex.join(map(str, command)), load_config(config)
+    if name == LOOP:
+        paths = write_loop(loaded, plugin, days, out, said)
+    else:
+        paths = write_study(loaded, name, plugin, truth, out, said)
+    for path in paths:
         click.echo(f"wrote {path}")
     click.echo((out / f"{name}.md").read_text(), nl=False)
 
@@ -114,7 +130,14 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, out: Path) -
     help="1: 20,000 users, 6,000 items, about 2.4 million events.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-def world(folder: Path, scale: float, seed: int) -> None:
+@click.option(
+    "--kind",
+    type=click.Choice(["sequences", "surfaces"]),
+    default="sequences",
+    show_default=True,
+    help="surfaces: a feed, lists beside an item and lists for a query, for `pairlift study --study unified`.",
+)
+def world(folder: Path, scale: float, seed: int, kind: str) -> None:
     """Write a sequential log, and what is true of it, to an empty or new folder DIR: a seed always gives the same.
 
     Users have tastes that drift, lean to what they liked and change in the evening, and a mood that goes from topic to
@@ -122,10 +145,14 @@ def world(folder: Path, scale: float, seed: int) -> None:
     Feedback is a share watched, a like and a count. DIR gets pairlift.toml, events, items and users as Parquet, and
     truth.parquet, for `pairlift study --truth`: the expected grade of each event as of its list, by its ts. No order
     has a higher expected PairAccuracy than the one by it; none reaches it, for tastes and moods are hidden.
+
+    Of --kind surfaces nothing drifts: in the feed taste decides, beside an item what is like it, for a query its words
+    and what was meant by them. Scale 1 is 20,000 users, 5,000 items and 2 million events.
     """
+    from ranker.studies.surfaces_world import make_surfaces_world
     from ranker.studies.world import make_world
 
-    made = make_world(folder, scale, seed)
+    made = (make_world if kind == "sequences" else make_surfaces_world)(folder, scale, seed)
     click.echo(f"wrote {folder}: {', '.join(f'{n:,} {what}' for what, n in made.items())}")
 
 

@@ -74,7 +74,7 @@ class Condition:
         if kind not in NUMBER_OR_TRUTH:
             raise PairliftError(f"true or false was expected, found {_said(kind)}")
         known = {attribute.name: attribute for attribute in catalog.item_attributes}
-        named = [known[name] for name in sql.names_in(tree, sql.Column)]
+        named = [known[name] if name in known else _ids(catalog) for name in sql.names_in(tree, sql.Column)]
         whole = cls(
             tree,
             {attribute.name: column(attribute) for attribute in named if attribute.kind != "multi"},
@@ -83,6 +83,16 @@ class Condition:
         )
         with np.errstate(all="ignore"):
             return whole._folded()
+
+    @property
+    def always(self) -> Bool | None:
+        """bool[n_items]: of which items it is true in every request; None where it reads what a request says."""
+        if isinstance(self.tree, Held):
+            return np.asarray(truth(self.tree.values).data[:-1], np.bool_)
+        if isinstance(self.tree, sql.Literal | sql.Column):
+            found = self._value(self.tree, np.arange(self.n_items), _no_request)
+            return np.array(np.broadcast_to(truth(found).data, self.n_items))
+        return None
 
     def keep(self, item: I32, request: "Request") -> Bool:
         """Return bool[n]: of which of int32[n] items the condition is true; NULL is not.
@@ -138,6 +148,12 @@ def _applied(operator: str, operands: list[Values]) -> Values:
     if operator == "between":
         return between(*operands)
     return (calculated if operator in sql.ARITHMETIC else compared)(operator, operands[0], operands[1])
+
+
+def _ids(catalog: Catalog) -> ItemColumn:
+    """Return the items' ids as a column of text; integers too, for a 32-bit number does not tell them apart."""
+    ids = tuple(map(str, catalog.item_ids.tolist()))
+    return ItemColumn(sql.ITEM_ID, "categorical", codes=np.arange(len(ids), dtype=np.int32), values=ids)
 
 
 def _lists(column: ItemColumn) -> Lists:
@@ -227,7 +243,8 @@ class _Check:
         return "truth"
 
     def _column(self, name: str) -> Kind:
-        known = {a.name: KINDS[a.kind] for a in self.catalog.item_attributes if a.kind in KINDS}
+        known: dict[str, Kind] = {sql.ITEM_ID: "text"}
+        known |= {a.name: KINDS[a.kind] for a in self.catalog.item_attributes if a.kind in KINDS}
         if name not in known:
             raise PairliftError(f"'{name}' is no number, text or list of [items.columns]{did_you_mean(name, known)}")
         return known[name]

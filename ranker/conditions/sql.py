@@ -16,10 +16,12 @@ from features.errors import PairliftError
 #: what a condition may have, for people
 SUPPORTED = (
     "comparisons (= <> < <= > >=), AND, OR, NOT, IN, BETWEEN, IS NULL, + - * / %, list_contains(list, text), numbers, "
-    "'texts', TRUE, FALSE and NULL, over columns of [items.columns] and context.NAME"
+    "'texts', TRUE, FALSE and NULL, over columns of [items.columns], item_id (as text: '42') and context.NAME"
 )
 #: of the first part of a name that is of the request
 CONTEXT = "context"
+#: the name of the items' ids, where [items.columns] has no column of that name
+ITEM_ID = "item_id"
 #: what every request says of itself; [events.context] may have its own of these names
 SURFACE, AS_OF = REQUEST = ("surface", "as_of")
 COMPARISONS = {

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,10 +25,8 @@ from features.progress import progress_bar
 from features.schema import F32, I32, NO_CONTEXT, Ids, Requests
 from features.state.store import State
 from ranker.bundle import Bundle
+from ranker.export.asked import caught_up, ids_of, request_like
 from ranker.ids import IdTable
-from ranker.recording.follower import Follower
-from ranker.recording.snapshots import check_log
-from ranker.wire import context_row, contexts_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +79,7 @@ def write_vectors(bundle: Bundle, out: Path, wanted: Wanted, log: Path | None = 
         for path in kept:
             shutil.copyfile(path, partial / path.name)
         if USERS in wanted.sides:
-            state = bundle.state if log is None else _caught_up(bundle, log)
+            state = bundle.state if log is None else caught_up(bundle, log)
             found.append(Written(out / USERS, *_write_users(partial / USERS, state, plugin, wanted, said)))
         if ITEMS in wanted.sides:
             vectors, catalog = plugin.item_vectors, bundle.state.catalog
@@ -96,7 +93,7 @@ def _write_users(
     path: Path, state: State, plugin: VectorPlugin, wanted: Wanted, said: Mapping[str, str]
 ) -> tuple[int, int]:
     """Write the users' vectors; return (rows, users without). said: of the plugin, for the metadata."""
-    like = _request(state, wanted)
+    like = request_like(state, wanted.as_of, wanted.surface, wanted.context)
     said = {
         **said,
         "as_of": iso(int(like.as_of[0])),
@@ -149,41 +146,6 @@ def _plugin(bundle: Bundle, name: str | None) -> tuple[str, VectorPlugin]:
     return wanted, having[wanted]
 
 
-def _caught_up(bundle: Bundle, log: Path) -> State:
-    """Return the state of the bundle with all events of a recorded log, as a server has it that begins now."""
-    check_log(log)
-    catalog = bundle.state.catalog
-    users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-    follower = Follower(bundle, log, users=users.find, items=items.find)
-    try:
-        follower.catch_up()
-        return follower.state
-    finally:
-        follower.close()
-
-
-def _request(state: State, wanted: Wanted) -> Requests:
-    """Return one request of nobody, without candidates, as of the time and context that all vectors are for."""
-    catalog = state.catalog
-    surfaces = catalog.surface_codes()
-    if wanted.surface and wanted.surface not in surfaces:
-        hint = did_you_mean(wanted.surface, surfaces) if surfaces else ""
-        raise PairliftError(f"--surface {wanted.surface}: the bundle knows no such surface{hint}")
-    names = [known.name for known in catalog.contexts]
-    for name in wanted.context:
-        if name not in names:
-            hint = did_you_mean(name, names) if names else ""
-            raise PairliftError(f"--context {name}: the bundle has no such name in [events.context]{hint}")
-    return Requests(
-        user=np.full(1, -1, np.int32),
-        as_of=np.full(1, state.end if wanted.as_of is None else wanted.as_of, np.int64),
-        surface=np.full(1, surfaces.get(wanted.surface, -1), np.int16),
-        offsets=np.zeros(2, np.int64),
-        item=np.empty(0, np.int32),
-        context=context_row(contexts_of(catalog), wanted.context),
-    )
-
-
 def _for_users(like: Requests, user: I32) -> Requests:
     """Return the same request of each of int32[b] users."""
     b = len(user)
@@ -201,28 +163,11 @@ def _users(state: State, like: Requests, ids: Path | None) -> tuple[I32, int]:
     """Return int32[u] users, those of a file in its order, and how many ids of it are not known."""
     catalog = state.catalog
     if ids is not None:
-        found = IdTable(catalog.user_ids).find(_ids_of(ids, catalog.user_ids.dtype == object), catalog.new_users)
+        found = IdTable(catalog.user_ids).find(ids_of("--ids", ids, catalog.user_ids), catalog.new_users)
         return found[found >= 0], int((found < 0).sum())
     user = np.arange(len(state.histories.ends), dtype=np.int32)
     start, stop = state.histories.before(user, np.repeat(like.as_of, len(user)))
     return user[start < stop], 0
-
-
-def _ids_of(path: Path, text: bool) -> list[Any]:
-    """Return the different ids of a file's only column, or of its column user_id, in their order."""
-    try:
-        with duckdb.connect() as con:
-            table = con.sql("FROM query_table(?)", params=[str(path)]).to_arrow_table()
-    except duckdb.Error as error:
-        raise PairliftError(f"--ids {path}: {str(error).splitlines()[0]}; Parquet, CSV or JSON was expected") from error
-    names = table.column_names
-    if len(names) > 1 and "user_id" not in names:
-        raise PairliftError(f"--ids {path}: one column, or one named user_id, was expected, found {', '.join(names)}")
-    column = table["user_id" if "user_id" in names else names[0]].drop_null()
-    kind, is_kind = ("text", pa.types.is_string) if text else ("integer", pa.types.is_integer)
-    if not is_kind(column.type):
-        raise PairliftError(f"--ids {path}: {kind} ids were expected, as the bundle has them; found {column.type}")
-    return list(dict.fromkeys(column.to_pylist()))
 
 
 class _Side(NamedTuple):

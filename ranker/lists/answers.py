@@ -37,15 +37,21 @@ def patient(bundle: Bundle) -> Bundle:
     On a busy machine, deadlines would measure the machine. Only new items are asked for, so that seen ones in the
     list would be misses by definition.
     """
-    config = bundle.config
+    config = without_deadlines(bundle.config)
+    new: Config = config.model_copy(update={"sources": config.sources.model_copy(update={"exclude_seen": True})})
+    return replace(bundle, config=new)
+
+
+def without_deadlines(config: Config) -> Config:
+    """Return the configuration with deadlines that cut no list."""
     slow = {name: source.model_copy(update={"deadline": HOUR}) for name, source in config.sources.limits.items()}
-    changed: Config = config.model_copy(
+    return config.model_copy(
         update={
-            "sources": config.sources.model_copy(update={**slow, "exclude_seen": True}),
+            "sources": config.sources.model_copy(update=slow),
             "serve": config.serve.model_copy(update={"plugin_deadline": HOUR}),
+            "surfaces": {name: of.model_copy(update={"deadline": None}) for name, of in config.surfaces.items()},
         }
     )
-    return replace(bundle, config=changed)
 
 
 def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = None) -> Answers:

@@ -1,13 +1,13 @@
 """Who is asked about, and what they wanted: users of a period, each as of one time, with their later wanted items."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from features.kernels import njit
 from features.pairing.groups import Groups
-from features.schema import I32, I64, Bool, EventLog, Requests, offsets_of
+from features.schema import I32, I64, NO_GIVEN, Bool, EventLog, Requests, offsets_of
 from features.state.histories import Histories
 
 #: as of when users are asked about: each one's first request of the period, the period's own start, or every request
@@ -71,7 +71,8 @@ def asked(
 
     An item is wanted by an event that may make pairs (`pairing.where`), of a grade rank >= floor; it is new where the
     user has no event of it before as_of, whatever the feedback. as_of is the user's first group in [start, end), or
-    `start` itself (at = "cut"); surface, arm and context are that group's. at = "each" asks about every group, so a
+    `start` itself (at = "cut"); surface, arm, source item, query and
+    context are that group's. at = "each" asks about every group, so a
     user comes as often. Drawn negatives are no events, so they never count. histories: of the whole log. start, end:
     µs. most: of more users (or groups), so many are drawn evenly by `seed`. again: an item that the user knows is
     wanted again, as a song is; it need not be new.
@@ -86,16 +87,8 @@ def asked(
     bounds = np.searchsorted(place, np.arange(len(user) + 1))
     new = _new(item, bounds, histories.item, begin, stop, int(item.max(initial=-1)) + 1) | again
     sizes = np.bincount(place[new], minlength=len(user))
-    context = groups.requests.context
-    requests = Requests(
-        user=user,
-        as_of=as_of,
-        surface=groups.requests.surface[first],
-        offsets=offsets_of(sizes),
-        item=item[new],
-        context=context[first] if len(context) else context,
-        arm=groups.requests.arm[first],
-    )
+    said = replace(groups.requests, given=NO_GIVEN).select(first)
+    requests = replace(said, as_of=as_of, offsets=offsets_of(sizes), item=item[new])
     return Asked(requests=requests, history=stop - begin).select(sizes > 0).drawn(most, seed)
 
 

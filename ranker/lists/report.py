@@ -19,6 +19,7 @@ from features.schema import F64, I32, I64, Bool
 from ranker.config import Config
 from ranker.lists.answers import Answers, ask
 from ranker.lists.asked import Asked, At
+from ranker.lists.diverse import PLAIN, plain_lists, similarity
 from ranker.lists.peers import CHOSEN_BY, Lists, Past, factorised, popular
 from ranker.lists.worth import (
     KS,
@@ -32,6 +33,7 @@ from ranker.lists.worth import (
 )
 from ranker.metrics.interval import difference, finite, mean_interval
 from ranker.pipeline import Pipeline
+from ranker.reranking.diversity import Diversity
 
 #: of `lists.json`
 FORMAT = 1
@@ -53,6 +55,7 @@ class _Known:
 
     users: I64  # [n_items], how many users had an event with each
     n_users: int  # with any event
+    diversity: Diversity | None  # by whose vectors items are alike; None: it is off
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,9 @@ def lists_report(
     peers = {name: peer.lists for name, peer in chosen.items()} | dict(further or {})
     before = past.log.until(past.split.t2)
     known = _Known(
-        users=users_of_items(before, past.catalog.n_items), n_users=len(np.unique(before.user[before.user >= 0]))
+        users=users_of_items(before, past.catalog.n_items),
+        n_users=len(np.unique(before.user[before.user >= 0])),
+        diversity=pipeline.reranking.diversity,
     )
     parts = {at: _part(pipeline, past, at, peers, known, most, seed) for at in PARTS}
     report: dict[str, Any] = finite(
@@ -140,7 +145,7 @@ def _part(
         raise _nobody(past, pipeline.bundle.config)
     who = _drawn(eligible, most, seed)
     answers = ask(pipeline, who, LENGTH)
-    lists = {RECOMMEND: answers.lists}
+    lists = {RECOMMEND: answers.lists} | plain_lists(pipeline, who, LENGTH)
     lists |= {name: peer(who, LENGTH) for name, peer in peers.items()}
     lists |= {f"source {name}": found for name, found in answers.alone.items()}
     kinds = {"all": np.ones(len(who), bool), "with_history": who.history > 0, "without_history": who.history == 0}
@@ -171,13 +176,22 @@ def _both(parts: list[_Part]) -> dict[str, Any]:
         return np.asarray(np.mean(found, axis=0))
 
     worths = {name: {figure: mean(name, figure) for figure in COMPARED} for name in parts[0].worths}
-    own, peers = worths[RECOMMEND], {name: of for name, of in worths.items() if name != RECOMMEND}
+    own, others, peers = _sides(worths)
     return {
         "users": len(user),
         "lists": {name: _means(of) for name, of in worths.items()},
-        "less": _less(own, peers),
+        "less": _less(own, others),
         "best_peer": {figure: _best_peer(own, peers, figure) for figure in COMPARED},
     }
+
+
+_Worths = Mapping[str, Mapping[str, F64]]
+
+
+def _sides(worths: _Worths) -> tuple[Mapping[str, F64], _Worths, _Worths]:
+    """Return the worth of `Recommend`, of all other lists, and of those of others than the server."""
+    others = {name: of for name, of in worths.items() if name != RECOMMEND}
+    return worths[RECOMMEND], others, {name: of for name, of in others.items() if name != PLAIN}
 
 
 def _less(own: Mapping[str, F64], peers: Mapping[str, Mapping[str, F64]]) -> dict[str, Any]:
@@ -212,13 +226,13 @@ def _figures(
     wanted = who.wanted[rows]
     worths = {name: {figure: values[rows] for figure, values in of.items()} for name, of in of_all.items()}
     best = worth_of_hits(best_hits(answers.reached[rows], LENGTH), wanted, KS)
-    own, peers = worths[RECOMMEND], {name: of for name, of in worths.items() if name != RECOMMEND}
+    own, others, peers = _sides(worths)
     return {
         "users": len(rows),
         "wanted_items": float(wanted.mean()),
         "candidates": float(answers.candidates[rows].mean()),
         "lists": {name: _means(of) | _variety(lists[name][rows], known) for name, of in worths.items()},
-        "less": _less(own, peers),
+        "less": _less(own, others),
         "best_peer": {figure: _best_peer(own, peers, figure) for figure in COMPARED},
         "union": {"recall": _interval(mean_interval(answers.reached[rows] / wanted)), "best_order": _means(best)},
         "union_share": _share(own["recall@10"], best["recall@10"]),
@@ -233,9 +247,15 @@ def _means(of: Mapping[str, F64]) -> dict[str, Any]:
 
 
 def _variety(lists: I32, known: _Known) -> dict[str, Any]:
-    """Return how many of the items known before the cut the first 10 have, and how little known their items are."""
-    bits = novelty(lists, known.users, known.n_users)
-    return {
+    """Return how many of the items known before the cut the first 10 have, how little known these are, and how alike.
+
+    How alike only where `[lists] diversity` says by what.
+    """
+    bits, found = novelty(lists, known.users, known.n_users), {}
+    if known.diversity is not None:
+        alike = similarity(lists, known.diversity)
+        found["similarity@10"] = _interval(mean_interval(alike[~np.isnan(alike)]))
+    return found | {
         "coverage@10": coverage(lists, known.users > 0),
         "novelty@10": _interval(mean_interval(bits[~np.isnan(bits)])),
         "empty": int((lists[:, 0] < 0).sum()),

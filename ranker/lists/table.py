@@ -28,6 +28,8 @@ def as_table(report: dict[str, Any]) -> str:
             if part[kind]["users"]:
                 lines += ["", f"{TITLES[at]}, {users}{_drawn(report, part) if kind == 'all' else ''}:"]
                 lines += _section(part[kind])
+    if "diversity" in report:
+        lines += ["", *_diversity(report["diversity"], report["parts"]["first"]["all"])]
     if report["both"]["users"]:
         lines += ["", f"each user's mean of the two times, {report['both']['users']:,} users who are in both:"]
         lines += _both(report["both"])
@@ -123,6 +125,19 @@ def _section(of: dict[str, Any]) -> list[str]:
         "of the first 10, proposed by: " + ", ".join(_source(name, share) for name, share in of["sources"].items()),
         *(f"WARNING: {n:,} lists are empty: {why}" for why, n in of["empty"].items()),
         *(f"WARNING: {lane} failed in {n:,} requests" for lane, n in of["degraded"].items()),
+    ]
+
+
+def _diversity(cost: dict[str, Any], of: dict[str, Any]) -> list[str]:
+    """Return what diversity costs. of: the section of all users."""
+    alike = [_number(of["lists"][name]["similarity@10"]["mean"]) for name in ("Recommend", "without diversity")]
+    less = of["less"]["without diversity"]
+    accuracy, change = cost["pair_accuracy"], {"mean": cost["difference"], "ci95": cost["ci95"]}
+    return [
+        f"diversity (weight {cost['weight']:g}): mean cosine of the first 10 {alike[0]}, without it {alike[1]}",
+        *(f"{figure}: with it less without it: {_between(less[figure])}" for figure in FIGURES[:2]),
+        f"PairAccuracy of what was shown together, in such an order: {_number(accuracy['with'])}, in that of scores "
+        f"{_number(accuracy['without'])}: {_between(change)}",
     ]
 
 

@@ -139,7 +139,7 @@ class Checks:
         given = values.is_valid().to_numpy(zero_copy_only=False)
         column = self._columns.get(name)
         if column is None:
-            refusals.add(given, f"feedback column '{name}' is unknown{did_you_mean(name, self._columns)}")
+            refusals.add(given, f"column '{name}' is unknown{did_you_mean(name, self._columns)}")
             return
         place, text = f"{column.table} column '{name}'", pa.types.is_string(values.type)
         if text != column.text:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from features.errors import PairliftError
 from features.files import made_folder, sync
 from features.schema import F32, Catalog, is_text
-from ranker.request import Answer, Request
+from ranker.request import Answer, Explored, Request
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ WAITING = 1000
 #: rows of one file at most, and seconds after which a shorter one is written
 ROWS, SECONDS = 100_000, 10.0
 #: columns of a row before its features. Not `surface`: a feature has that name (it is a code), and would replace it
-KEYS = ("request_id", "user_id", "item_id", "as_of", "surface_name", "rank", "score", "bundle_version", "arm_name")
+KEYS = (
+    *("request_id", "user_id", "item_id", "as_of", "surface_name", "source_item_id", "query_text", "rank", "score"),
+    *("bundle_version", "arm_name", "exploration", "temperature", "propensity"),
+)
 
 
 class _Sampled(NamedTuple):
@@ -42,6 +45,8 @@ class _Sampled(NamedTuple):
     user: int  # dense; -1 cold
     as_of: int  # µs UTC
     surface: int  # code; -1 missing
+    source_item: int  # dense; -1 none, or cold
+    query: str  # what the user typed; empty: nothing
     answer: Answer  # its k items, best first
     values: F32  # [k, c], of the c columns of the bundle
     arm: str  # of the user; empty: none
@@ -51,14 +56,17 @@ class FeatureLog:
     """Writes what answers used. The request path only puts an answer into a queue; one thread writes.
 
     columns: of the bundle, float32 each, beside `request_id`, `user_id` and `item_id` (null where cold), `as_of` (µs
-    UTC), `surface_name` (null where missing), `rank` (0 first), `score`, `bundle_version` and `arm_name` (of the
-    experiment, null where there was none). A list of Recommend has the score of the wanted part, which ordered it, and
-    the columns of the liked part, which learns from them.
+    UTC), `surface_name`, `source_item_id` and `query_text` (null where missing), `rank` (0 first), `score`,
+    `bundle_version` and `arm_name` (of the experiment, null where there was none). A list of Recommend has the score of
+    the wanted part, which ordered it, and the columns of the liked part, which learns from them. Where its order was
+    drawn, `exploration` says how (the kind), `temperature` is what the scores were divided by (null where they were
+    not read), and `propensity` the chance of the item given those of a lower rank; all three are null in lists that
+    were not drawn.
     """
 
     def __init__(self, folder: Path, *, columns: tuple[str, ...], version: str, share: float) -> None:
         """version: of the bundle. share: of the requests that are logged, in (0, 1]; the request's id decides, so a
-        resend decides alike.
+        resend decides alike. Those whose list was drawn (`[exploration]`) are logged beside them.
         """
         if not 0 < share <= 1:
             raise PairliftError(f"--feature-share {share}: a share above 0 and up to 1 was expected")
@@ -86,6 +94,8 @@ class FeatureLog:
             user=request.user,
             as_of=request.as_of,
             surface=request.surface,
+            source_item=request.source_item,
+            query=request.query,
             answer=answer,
             values=values,
             arm=arm,
@@ -142,11 +152,13 @@ class FeatureLog:
             "item_id": pa.array(items, kinds[1]),
             "as_of": pa.array([sampled.as_of] * n, pa.int64()),
             "surface_name": pa.array([surface] * n, pa.string()),
+            "source_item_id": pa.array(catalog.ids_of_items(np.full(n, sampled.source_item, np.int32)), kinds[1]),
+            "query_text": pa.array([sampled.query or None] * n, pa.string()),
             "rank": pa.array(range(n), pa.int32()),
             "score": pa.array(answer.score, pa.float64()),
             "bundle_version": pa.array([answer.bundle_version] * n, pa.string()),
             "arm_name": pa.array([sampled.arm or None] * n, pa.string()),
-        }
+        } | _drawn(answer.explored, n)
         features = {name: pa.array(sampled.values[:, k], pa.float32()) for k, name in enumerate(self.columns)}
         return pa.table(keys | features)
 
@@ -159,6 +171,16 @@ class FeatureLog:
             text = "feature log: %d answers lost so far: they could not be written to %s (%s)"
             log.error(text, self._drop(len(waiting)), self.folder, error, exc_info=not isinstance(error, OSError))
         waiting.clear()
+
+
+def _drawn(explored: Explored | None, n: int) -> dict[str, pa.Array]:
+    """Return the columns of how the order of n items was drawn."""
+    kind, temperature = (None, None) if explored is None else (explored.kind, explored.temperature)
+    return {
+        "exploration": pa.array([kind] * n, pa.string()),
+        "temperature": pa.array([temperature] * n, pa.float64()),
+        "propensity": pa.array([None] * n if explored is None else explored.propensity, pa.float64()),
+    }
 
 
 def write_part(folder: Path, table: pa.Table, version: str) -> None:

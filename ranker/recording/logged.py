@@ -37,13 +37,14 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_features(folder: Path, catalog: Catalog, listed: Sequence[str]) -> Logged:
+def read_features(folder: Path, catalog: Catalog, listed: Sequence[str], version: str = "") -> Logged:
     """Read a feature log, one request after the other. PairliftError where it is not one.
 
     listed: features of the list (`FeatureSpec.listed`), which stand in `Requests.given` as they were served.
+    version: of the bundle whose answers are read; all are where it is empty.
     """
     with _explained(folder), duckdb.connect() as con:
-        files = f"read_parquet('{folder}/part-*.parquet', union_by_name = true)"
+        files = f"read_parquet('{folder}/part-*{version}.parquet', union_by_name = true)"
         rows: Any = con.sql(f"SELECT * FROM {files} ORDER BY as_of, request_id, rank").to_arrow_table()
     columns = tuple(name for name in rows.column_names if name not in KEYS)
     request_id: Ids = np.array(rows["request_id"].to_pylist(), dtype=np.object_)
@@ -60,6 +61,10 @@ def read_features(folder: Path, catalog: Catalog, listed: Sequence[str]) -> Logg
         offsets=np.append(starts, len(rows)).astype(np.int64),
         item=_index(catalog.item_ids, rows["item_id"]),
     )
+    if "source_item_id" in rows.column_names:  # an earlier version had none
+        query: Ids = np.array([text or "" for text in rows["query_text"].to_pylist()], np.object_)
+        source = _index(catalog.item_ids, rows["source_item_id"])[starts]
+        requests = replace(requests, source_item=source, query=query[starts])
     values = np.stack([rows[name].to_numpy().astype(np.float32) for name in columns], axis=1)
     # What a request says of itself and its candidates is an input: it is taken as it was logged, where the bundle had
     # its column.

@@ -8,6 +8,7 @@ import numpy as np
 from features.pairing.slice import Slice
 from features.schema import F64, I64
 from ranker.code_hash import code_hash
+from ranker.columns import Columns
 from ranker.config import Config
 from ranker.hashes import hash_arrays, hash_value
 from ranker.metrics.pair_accuracy import right_by_user
@@ -42,7 +43,12 @@ class LikedBench:
     def of(cls, prepared: Prepared) -> Self:
         """Make the rows of the served plugins' ranker."""
         arms = Arms.of(prepared)
-        columns, seeds = arms.served_columns(served_plugins(prepared)), seeds_of(prepared)
+        return cls.over(arms, arms.served_columns(served_plugins(prepared)))
+
+    @classmethod
+    def over(cls, arms: Arms, columns: Columns) -> Self:
+        """Make the rows of some arms, with the columns of plugins."""
+        prepared, seeds = arms.prepared, seeds_of(arms.prepared)
         train, validation = (arms.slice(part, columns, seeds[0]) for part in ("train", "validation"))
         requests = arms.groups["validation"].requests
         users, user = np.unique(requests.user[requests.row_request()], return_inverse=True)

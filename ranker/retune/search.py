@@ -7,13 +7,14 @@ Each part is measured by what it is for, on the booster's validation slice, whic
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -22,11 +23,12 @@ from features.files import written
 from features.progress import progress_bar
 from features.schema import F64
 from ranker.config import Config
+from ranker.hashes import hash_value
 from ranker.metrics.interval import finite, relative_uplift
 from ranker.retune.bench import Bench
 from ranker.retune.liked import LikedBench
 from ranker.retune.report import LEAST_FOR_IMPORTANCE, OWN, SEEDS, TuningResult, as_json
-from ranker.retune.space import Parameter, with_values
+from ranker.retune.space import TABLES, Parameter, with_values
 from ranker.retune.wanted import WantedBench
 from ranker.training.prepared import prepare
 
@@ -36,6 +38,9 @@ logger = logging.getLogger(__name__)
 CONFIRMED = 5
 #: after so many trials, one whose first fit is below the median of the first fits is given up
 STARTUP = 8
+#: trials of an earlier search that a search on other rows begins with
+TAKEN_OVER = 3
+JOURNAL = "study.journal"
 
 
 def retune(
@@ -47,7 +52,7 @@ def retune(
     to `retune.json` of the work folder, those of the wanted part to `retune-wanted.json`.
     """
     kind = LikedBench if part == "liked" else WantedBench
-    search = _Search.of(kind.of(prepare(config)), config.work / "retune")
+    search = Search.of(kind.of(prepare(config)), config.work / "retune")
     fits = CONFIRMED
     try:
         search.run(minutes, trials)
@@ -61,8 +66,8 @@ def retune(
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
-    """The trials on one bench, kept in a folder between runs."""
+class Search:
+    """The trials on one bench, kept in a folder between runs: `of`, `run`, `result`."""
 
     bench: Bench
     space: list[Parameter]  # what is searched over
@@ -70,15 +75,41 @@ class _Search:
     folder: Path  # of the study's journal, and by trial, float64[fits, users] of `Bench.fit`
 
     @classmethod
-    def of(cls, bench: Bench, folder: Path) -> "_Search":
-        """Open the search on these rows below `folder`; a new one begins with the TOML's own parameters."""
-        space, key = bench.space(), bench.key
+    def of(cls, bench: Bench, folder: Path, tables: Collection[str] = TABLES) -> "Search":
+        """Open the search on these rows below `folder`; a new one begins with the TOML's own parameters.
+
+        tables: of the TOML, whose parameters are searched.
+        """
+        space = [p for p in bench.space() if p.table in tables]
+        key = bench.key if tables == TABLES else hash_value([bench.key, sorted(tables)])
         own_folder = folder / key[:16]
         own_folder.mkdir(parents=True, exist_ok=True)
         study = _study(own_folder, key)
         if _own(study.get_trials()) is None and not study.get_trials(states=(TrialState.WAITING,)):
             study.enqueue_trial({p.name: p.own for p in space}, user_attrs={OWN: True})
         return cls(bench, space, study, own_folder)
+
+    def begin_with_earlier(self) -> None:
+        """Have a new search try the best of the latest one beside it next, which was on other rows."""
+        if len(self.study.get_trials()) > 1:
+            return
+        beside = [path for path in self.folder.parent.glob(f"*/{JOURNAL}") if path.parent != self.folder]
+        for path in sorted(beside, key=lambda path: path.stat().st_mtime, reverse=True):
+            if best := self._best_of(path):
+                for params in best:
+                    self.study.enqueue_trial(params)
+                return
+
+    def _best_of(self, journal: Path) -> list[dict[str, Any]]:
+        """Return the parameters of the best few trials of another search; none where it was over another space."""
+        storage, found = JournalStorage(JournalFileBackend(str(journal))), list[FrozenTrial]()
+        for name in optuna.get_all_study_names(storage):
+            found += optuna.load_study(study_name=name, storage=storage).get_trials(states=(TrialState.COMPLETE,))
+        known = {p.name: p for p in self.space}
+        same = [
+            t for t in found if t.params.keys() == known.keys() and all(known[k].has(v) for k, v in t.params.items())
+        ]
+        return [t.params for t in sorted(same, key=lambda t: -(t.value or 0.0))[:TAKEN_OVER]]
 
     def run(self, minutes: float, trials: int | None) -> None:
         """Run trials until the time is up, or so many are done."""
@@ -173,7 +204,7 @@ class _Search:
 
 def _study(folder: Path, key: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     study = optuna.create_study(storage=storage, study_name=key, direction="maximize", load_if_exists=True)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a run that was killed
         study.tell(trial.number, state=TrialState.FAIL)

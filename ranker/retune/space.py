@@ -42,6 +42,13 @@ class Parameter:
         """Return a value with few digits."""
         return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
+    def has(self, value: Any) -> bool:
+        """Return whether a value is in the range that is searched."""
+        of = self.distribution
+        if isinstance(of, CategoricalDistribution):
+            return value in of.choices
+        return isinstance(of, (IntDistribution, FloatDistribution)) and of.low <= value <= of.high
+
     def as_toml(self, value: Any) -> str:
         """Return a value as a TOML has it, `-` for none."""
         if value is None:

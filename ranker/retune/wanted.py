@@ -44,6 +44,11 @@ class WantedBench:
                 f"retune --part wanted: {NOTHING_WANTED}, so there is nothing to judge by; move [split] t1 or t2, or "
                 "name a lower grade as [lists] wanted"
             )
+        return cls.over(prepared, rows)
+
+    @classmethod
+    def over(cls, prepared: Prepared, rows: Rows) -> Self:
+        """Take rows that are not empty."""
         return cls(prepared=prepared, rows=rows, seeds=seeds_of(prepared))
 
     @property

@@ -109,8 +109,10 @@ class Deployment:
         self.recent.offer(message)
         standing = self.standing
         shadow = standing.shadow
-        # Of the active bundle's own answers: what the shadow would replace.
-        if shadow is not None and served is standing.active and random.random() < shadow.share:
+        # Of the active bundle's own answers: what the shadow would replace, but where luck made the order.
+        if shadow is None or served is not standing.active or _is_drawn(reply):
+            return
+        if random.random() < shadow.share:
             shadow.offer(message, reply, time.perf_counter() - begun)
 
     def arms_of(self, users: Sequence[Any], times: I64) -> list[str | None]:
@@ -141,6 +143,10 @@ class Deployment:
             standing.shadow.close()
         for served in standing.all:
             served.close()
+
+
+def _is_drawn(reply: Reply) -> bool:
+    return isinstance(reply, pb.RecommendResponse) and reply.HasField("exploration")
 
 
 def _names(split: Split, users: list[int | str]) -> Any:

@@ -5,7 +5,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,21 @@ class Served:
     def _asked(
         self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None], arm: str, aside: bool
     ) -> Request:
-        """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it."""
-        state = self.pipeline.state
-        wanted = not aside and self.feature_log is not None and self.feature_log.wants(message.request_id)
+        """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it.
+
+        What is asked aside explores nothing: it is compared. The feature log keeps all that does, for it is little, and
+        what other bundles are judged by.
+        """
+        state, log, exploration = self.pipeline.state, self.feature_log, self.pipeline.exploration
+        wanted = not aside and log is not None and log.wants(message.request_id)
         code = state.catalog.arm_code(arm) if arm else -1
-        return self.wire.request(message, self.clock(state), state, arm=code, keep_values=wanted, check=check)
+        explores = exploration is not None and not aside and isinstance(message, pb.RecommendRequest)
+        asked = self.wire.request(
+            message, self.clock(state), state, arm=code, keep_values=wanted, may_explore=explores, check=check
+        )
+        if exploration is None or log is None or wanted or not asked.request_id or exploration.key(asked) is None:
+            return asked
+        return replace(asked, keep_values=True)
 
     def _answered(self, asked: Request, found: Answer, arm: str) -> None:
         """Tell metrics and traces which bundle answered and how, and the feature log what it is to keep."""
@@ -191,7 +201,8 @@ class Maker:
         """
         catalog, config = bundle.state.catalog, bundle.config
         users, items = IdTable(catalog.user_ids), IdTable(catalog.item_ids)
-        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes)
+        ks = {name: profile.k for name, profile in config.surfaces.items() if profile.k}
+        wire = Wire(catalog, users, items, limits=config.serve, max_id_bytes=config.record.max_id_bytes, ks=ks)
         follower = None
         if self.log is not None:
             follower = Follower(bundle, self.log, users=users.find, items=items.find, origin=origin, arm_of=self.arm_of)

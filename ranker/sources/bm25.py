@@ -67,6 +67,10 @@ class TextIndex(NamedTuple):
 
         Of more, the rarest count: a token that is rarer says more, and costs less.
         """
+        return self.asked(query)[0]
+
+    def asked(self, query: str) -> tuple[I64, int]:
+        """Return `terms` of a query, and how many of its different tokens no text has."""
         asked = np.array([hashed(token) for token in dict.fromkeys(tokens(query, query=True))], np.int64)
         at = np.searchsorted(self.hash, asked)
         known = at < len(self.hash)
@@ -74,7 +78,7 @@ class TextIndex(NamedTuple):
         at = np.sort(at[known])
         if len(at) > MOST_TERMS:
             at = np.sort(at[np.argsort(self.offsets[at + 1] - self.offsets[at], kind="stable")[:MOST_TERMS]])
-        return at
+        return at, int((~known).sum())
 
     def top(self, terms: I64, limit: int, later: Bool = NONE) -> tuple[I32, F32]:
         """Return (int32[n], float32[n]): at most `limit` items with the highest scores, in their own order.
@@ -87,7 +91,11 @@ class TextIndex(NamedTuple):
 
     def score(self, terms: I64, item: I32) -> F32:
         """Return float32[n]: the scores of any items, 0 without a token of `terms`; NaN of one that has no text."""
-        found: F32 = _scores(self.offsets, self.item, self.impact, self.has_text, terms, item)
+        return self.matched(terms, item)[0]
+
+    def matched(self, terms: I64, item: I32) -> tuple[F32, F32]:
+        """Return `score`, and float32[n]: how many of the terms each item's text has; NaN likewise."""
+        found: tuple[F32, F32] = _scores(self.offsets, self.item, self.impact, self.has_text, terms, item)
         return found
 
 
@@ -164,15 +172,17 @@ def _cut(found: I32, score: F32, n: int, limit: int) -> tuple[int, np.float32]:
 
 
 @njit(cache=True, nogil=True)
-def _scores(offsets: I64, item: I32, impact: F32, has_text: Bool, terms: I64, asked: I32) -> F32:
-    scores = np.zeros(len(asked), np.float32)
+def _scores(offsets: I64, item: I32, impact: F32, has_text: Bool, terms: I64, asked: I32) -> tuple[F32, F32]:
+    """Return `TextIndex.matched`."""
+    scores, held = np.zeros(len(asked), np.float32), np.zeros(len(asked), np.float32)
     for k in range(len(asked)):
         if not (0 <= asked[k] < len(has_text) and has_text[asked[k]]):
-            scores[k] = np.nan
+            scores[k] = held[k] = np.nan
     for t in terms:  # in the order of `_top`, so that the sums are equal to the last bit
         own = item[offsets[t] : offsets[t + 1]]
         for k in range(len(asked)):
             at = np.searchsorted(own, asked[k])
             if at < len(own) and own[at] == asked[k]:
                 scores[k] += impact[offsets[t] + at]
-    return scores
+                held[k] += 1
+    return scores, held

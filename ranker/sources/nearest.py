@@ -5,16 +5,16 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from features.schema import DAY
 from features.settings import Duration, Settings
 from features.state.store import State
 from ranker.candidates.demand import Demand
-from ranker.candidates.named import Served
+from ranker.candidates.named import Served, vector_plugin
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.source import Proposal
 from ranker.request import Request
+from ranker.settings import exact_limit
 
 
 class NearestBySettings(Settings):
@@ -25,6 +25,7 @@ class NearestBySettings(Settings):
         default=0.5, ge=0, allow_inf_nan=False, description="Of the product over demand, as in [sources.nearest]."
     )
     half_life: Duration = Field(default=7 * DAY, gt=0, description="Of the counts of demand, likewise.")
+    exact: int = exact_limit()
 
 
 class NearestBy:
@@ -40,13 +41,10 @@ class NearestBy:
 
     def open(self, served: Served) -> None:
         """Take the plugin."""
-        plugin, s = served.plugins[self.settings.plugin], self.settings
-        if not isinstance(plugin, VectorPlugin):
-            raise PairliftError(
-                f"[sources.{self.name}] plugin: '{s.plugin}' has no vectors; name one that has (towers, item2vec, ALS)"
-            )
+        s = self.settings
+        plugin: VectorPlugin = vector_plugin(f"[sources.{self.name}]", s.plugin, served.plugins)
         demand = Demand(served.state, served.floor, s.half_life) if getattr(plugin, "over_demand", False) else None
-        self._nearest = Nearest(plugin, demand, s.weight, served.state)
+        self._nearest = Nearest(plugin, demand, s.weight, served.state, s.exact)
         self.blocks = self._nearest.blocks  # it runs the plugin's code
 
     def over(self, state: State) -> Self:
@@ -54,6 +52,15 @@ class NearestBy:
         other, demand = copy(self), self._nearest.demand
         if demand is not None:
             other._nearest = self._nearest.by(demand.by(state))
+        return other
+
+    def in_full(self) -> Self | None:
+        """Return the same source without a first pass; None where it has none."""
+        nearest = self._nearest.in_full()
+        if nearest is None:
+            return None
+        other = copy(self)
+        other._nearest = nearest
         return other
 
     def propose(self, request: Request, limit: int) -> Proposal:

@@ -1,5 +1,6 @@
 """Item to item: the neighbours, by a plugin's item vectors, of the source item or of what the user took last."""
 
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -7,17 +8,17 @@ import numpy as np
 from pydantic import Field
 
 from features.dots import row_dots
-from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from features.schema import F32, I32, I64
 from features.settings import Settings
 from ranker.candidates.coarse import Coarse
-from ranker.candidates.named import Served
-from ranker.candidates.nearest import EXACT, LEAVES
+from ranker.candidates.named import Served, vector_plugin
+from ranker.candidates.nearest import LEAVES
 from ranker.candidates.probed import NO_OFFSET
 from ranker.candidates.seeds import taken_last
 from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.request import Request
+from ranker.settings import exact_limit
 
 
 class SimilarSettings(Settings):
@@ -36,12 +37,7 @@ class SimilarSettings(Settings):
         description="How many of the items that the user took last ([lists] wanted) are started from, where the "
         "request has no source item. The k-th weighs 1 / sqrt(k).",
     )
-    exact: int = Field(
-        default=EXACT,
-        ge=0,
-        description="Up to so many items, each one's cosine is computed in full; of more, those of the items that a "
-        "pass in 8 bits leaves, which loses very few.",
-    )
+    exact: int = exact_limit()
 
 
 class Similar:
@@ -62,12 +58,7 @@ class Similar:
 
     def open(self, served: Served) -> None:
         """Take the plugin's item vectors."""
-        plugin = served.plugins[self.settings.plugin]
-        if not isinstance(plugin, VectorPlugin):
-            raise PairliftError(
-                f"[sources.{self.name}] plugin: '{self.settings.plugin}' has no item vectors; name one that has "
-                "(towers, item2vec, ALS)"
-            )
+        plugin: VectorPlugin = vector_plugin(f"[sources.{self.name}]", self.settings.plugin, served.plugins)
         self._floor = served.floor
         self._vectors = np.ascontiguousarray(plugin.item_vectors, np.float32)  # the plugin's own (mapped) array
         norm = np.sqrt(np.einsum("ij,ij->i", self._vectors, self._vectors))
@@ -75,6 +66,14 @@ class Similar:
         self._rows, self._coarse = np.arange(len(self._over)), None
         if len(self._over) > self.settings.exact:
             self._coarse = _coarse_cosines(self._vectors, self._over)
+
+    def in_full(self) -> "Similar | None":
+        """Return the same source without a first pass; None where it has none."""
+        if self._coarse is None:
+            return None
+        other = copy(self)
+        other._coarse = None
+        return other
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """Return the items nearest to the seeds; none for a request without any that has a vector."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from features.hashing import bits_for, looked_up, probe
+from features.hashing import STEP, bits_for, looked_up, mixed, probe
 from features.kernels import njit
 from features.schema import F64, I32, I64, Bool, offsets_of
 from features.settings import Settings
@@ -19,8 +19,6 @@ from ranker.candidates.seeds import taken_last
 from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.request import Request
 
-#: of SplitMix64 (Steele, Lea, Flood 2014), which one request's numbers come from
-STEP, FIRST, SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 #: walks that go on at the same time
 ABREAST = 16
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -197,10 +195,7 @@ def _step(graph: Graph, at: I64, again: Bool, restart: np.uint64, state: np.uint
 @njit(cache=True, nogil=True, inline="always")
 def drawn(state: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Return the next state of SplitMix64, and its 64 random bits."""
-    state = state + STEP
-    x = (state ^ (state >> np.uint64(30))) * FIRST
-    x = (x ^ (x >> np.uint64(27))) * SECOND
-    return state, x ^ (x >> np.uint64(31))
+    return state + STEP, mixed(state)
 
 
 @njit(cache=True, nogil=True, inline="always")

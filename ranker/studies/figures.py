@@ -87,7 +87,8 @@ def _arm(arm: Measured, first: Measured, study: Study, shared: Shared) -> dict[s
         "over_first": None if arm is first else relative_uplift(first.right, arm.right).reported(),
         "validation": arm.validation,
         "heads": arm.heads,
-        "fits": arm.fits,
+        # Of the towers thousands of numbers, which `BUNDLE/curves` are for.
+        "fits": [{**fit, "report": {k: v for k, v in fit["report"].items() if k != "curve"}} for fit in arm.fits],
     }
 
 

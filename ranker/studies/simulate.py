@@ -96,21 +96,33 @@ def _live(items, user, visits, begin, end, after, seed, met):  # type: ignore[no
     known = taste + POLICY * np.random.standard_normal(len(taste)) / np.sqrt(len(taste))
     met_topics, mood = np.zeros(len(after)), _near(items, taste, shares[day[begin]])
     for r in range(begin, end):
+        share = shares[day[r]]
         if r == begin or sitting[r] != sitting[r - 1]:
             met_topics[:] = 0
             _move(taste, np.random.standard_normal(len(taste)) / np.sqrt(len(taste)), WANDER)
-        like, state = user[2] if visits[3][r] else -user[2], (mood, met_topics)
-        wish = taste + user[1] if visits[2][r] else taste
-        for row in range(first[r], first[r + 1]):
-            k = row - first[r]
-            if k == 0:
-                met[0][row : row + LIST] = _shown(items, known, shares[day[r]])
-            if k >= LIST:  # looked for: known now, and of one's own choice
-                met[0][row] = _sought(items, wish, like, state, shares[day[r]])
-            z = _utility(items, met[0][row], wish, like, state) + (SOUGHT if k >= LIST else 0.0)
-            view, liked, at = 1 / (1 + np.exp(VIEW - z)), 1 / (1 + np.exp(LIKE - z)), np.random.random()
-            met[1][row], met[2][row] = (at < view) + (at < liked), view + liked
-        mood = _changed(items, taste, mood, met_topics, after, met[0][first[r] : first[r + 1]], met[1][first[r] :])
+        wish, like = _wish(user[1], user[2], taste, visits[2][r], visits[3][r])
+        low, high = first[r], first[r + 1]
+        own = met[0][low:high], met[1][low:high], met[2][low:high]
+        _meet(items, wish, like, (mood, met_topics), share, _shown(items, known, share), own)
+        mood = _changed(items, taste, mood, met_topics, after, own[0], own[1])
+
+
+@njit(cache=True, nogil=True)
+def _wish(evening, patience, taste, is_evening, large):  # type: ignore[no-untyped-def]
+    """Return what a user is after now, and how much of it long items are."""
+    return taste + evening if is_evening else taste, patience if large else -patience
+
+
+@njit(cache=True, nogil=True)
+def _meet(items, wish, like, state, share, shown, met):  # type: ignore[no-untyped-def]
+    """Fill in the events of one list: what is shown, then what the user looks for. met: item, grade, expected."""
+    item, grade, expected = met
+    for k in range(len(item)):
+        sought = k >= len(shown)  # known now, and of one's own choice
+        item[k] = _sought(items, wish, like, state, share) if sought else shown[k]
+        z = _utility(items, item[k], wish, like, state) + (SOUGHT if sought else 0.0)
+        view, liked, at = 1 / (1 + np.exp(VIEW - z)), 1 / (1 + np.exp(LIKE - z)), np.random.random()
+        grade[k], expected[k] = (at < view) + (at < liked), view + liked
 
 
 @njit(cache=True, nogil=True)
@@ -184,3 +196,70 @@ def _changed(items, taste, mood, met_topics, after, item, grade):  # type: ignor
     if np.random.random() < ENDS:
         return np.random.randint(len(after))
     return mood
+
+
+class Lives:
+    """The same users, one list at a time: what each has become depends on what was shown before.
+
+    What is drawn follows from seed, user and request alone, so two runs that show the same give the same.
+    """
+
+    def __init__(self, items: Items, users: Users, visits: Visits, after: I64, seed: int) -> None:
+        """Begin before the first request. Arguments as those of `simulate`, which draws otherwise."""
+        self._items = (items.vector, items.topic, items.quality, items.length, items.shares)
+        self._users, self._visits, self._after, self._seed = users, visits, after, seed
+        n = len(users.taste)
+        self._taste, self._known = users.taste.copy(), np.zeros_like(users.taste)
+        self._topics, self._mood = np.zeros((n, len(after))), np.full(n, -1)
+        self._sitting = np.full(n, -1)
+
+    def meet(self, request: int, shown: I32 | None = None) -> tuple[I32, I8, F64]:
+        """Return the items that a user meets by a request, int32[n], with int8[n] grades and float64[n] expected ones.
+
+        request: later than all of this user before. shown: int32[m] items of the list, which come first; None: what
+        the world's own policy shows. Behind them is what the user looks for.
+        """
+        visits = self._visits
+        user, day = int(visits.user[request]), int(visits.day[request])
+        if self._mood[user] < 0:
+            seed = (self._seed * 1_000_003 + user) % 2**32
+            self._mood[user], self._known[user] = _born(self._items, self._taste[user], self._items[4][day], seed)
+        rest = int(visits.first[request + 1] - visits.first[request]) - LIST
+        n = (LIST if shown is None else len(shown)) + rest
+        met = np.empty(n, np.int32), np.empty(n, np.int8), np.empty(n)
+        self._mood[user] = _lived(
+            self._items,
+            (self._taste[user], self._users.evening[user], self._users.patience[user]),
+            (self._known[user], self._topics[user], self._mood[user]),
+            (visits.sitting[request] != self._sitting[user], visits.evening[request], visits.large[request]),
+            self._items[4][day],
+            self._after,
+            np.empty(0, np.int32) if shown is None else shown,
+            shown is None,
+            (self._seed * 1_000_003 + request * 7_919 + 1) % 2**32,
+            met,
+        )
+        self._sitting[user] = visits.sitting[request]
+        return met
+
+
+@njit(cache=True, nogil=True)
+def _born(items, taste, share, seed):  # type: ignore[no-untyped-def]
+    """Return a user's first mood, and what the world's own policy holds for their taste."""
+    np.random.seed(seed)
+    known = taste + POLICY * np.random.standard_normal(len(taste)) / np.sqrt(len(taste))
+    return _near(items, taste, share), known
+
+
+@njit(cache=True, nogil=True)
+def _lived(items, user, mind, visit, share, after, shown, by_policy, seed, met):  # type: ignore[no-untyped-def]
+    """Let a user meet one list; return the mood that follows. Tuples as in `Lives.meet`."""
+    np.random.seed(seed)
+    taste, known, met_topics = user[0], mind[0], mind[1]
+    if visit[0]:
+        met_topics[:] = 0
+        _move(taste, np.random.standard_normal(len(taste)) / np.sqrt(len(taste)), WANDER)
+    wish, like = _wish(user[1], user[2], taste, visit[1], visit[2])
+    own = _shown(items, known, share)  # drawn in any case, so that what follows has the same luck
+    _meet(items, wish, like, (mind[2], met_topics), share, own if by_policy else shown, met)
+    return _changed(items, taste, mind[2], met_topics, after, met[0], met[1])

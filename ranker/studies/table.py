@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -77,7 +78,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
     return notes
 
 
-def interval(of: dict[str, Any]) -> str:
+def interval(of: Mapping[str, Any]) -> str:
     """Return `+2.23 % [+1.47, +3.00]`; a dash for what is not known."""
     low, high = (_percent(end) for end in of["ci95"])
     return f"{_percent(of['relative_uplift'])} % [{low}, {high}]"
@@ -115,8 +116,12 @@ def as_csv(report: dict[str, Any]) -> str:
 
 
 def as_svg(report: dict[str, Any]) -> str:
-    """Return a chart: a row for each arm, a dot at its uplift, a line over its interval, zero marked."""
-    arms = report["arms"]
+    """Return a chart of the arms' uplifts."""
+    return drawn(f"{report['data']}, {report['study']}: uplift in PairAccuracy, 95 %", report["arms"])
+
+
+def drawn(title: str, arms: Sequence[Mapping[str, Any]]) -> str:
+    """Return a chart as SVG: a row for each arm, a dot at its uplift, a line over its interval, zero marked."""
     known = [v for a in arms for v in (a["relative_uplift"], *a["ci95"]) if v is not None]
     low, high = min([0.0, *known]), max([0.0, *known])
     span, height = (high - low) or 1.0, ROW * (len(arms) + 2)
@@ -124,13 +129,12 @@ def as_svg(report: dict[str, Any]) -> str:
     def x(value: float) -> float:
         return float(LEFT + (value - low) / span * (WIDTH - LEFT - RIGHT))
 
-    rows = [_drawn(arm, ROW * (k + 1.5), x) for k, arm in enumerate(arms)]
-    title = escape(f"{report['data']}, {report['study']}: uplift in PairAccuracy, 95 %")
+    rows = [_row_of_chart(arm, ROW * (k + 1.5), x) for k, arm in enumerate(arms)]
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif" '
         'font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="8" y="18" font-weight="bold">{title}</text>',
+        f'<text x="8" y="18" font-weight="bold">{escape(title)}</text>',
         f'<line x1="{x(0):.1f}" y1="{ROW}" x2="{x(0):.1f}" y2="{height - ROW}" stroke="#999" stroke-dasharray="3"/>',
         f'<text x="{x(0):.1f}" y="{height - 10}" text-anchor="middle" fill="#666">0</text>',
         *rows,
@@ -139,7 +143,7 @@ def as_svg(report: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _drawn(arm: dict[str, Any], y: float, x: Any) -> str:
+def _row_of_chart(arm: Mapping[str, Any], y: float, x: Any) -> str:
     """Return one row of the chart. x: of a share, in px."""
     parts = [f'<text x="8" y="{y + 4:.1f}">{escape(arm["arm"])}</text>']
     low, high = arm["ci95"]

@@ -128,7 +128,9 @@ STUDIES = {
     ),
 }
 PLUGINS, BESIDE = "plugins", "beside"
-NAMES = (*STUDIES, PLUGINS, BESIDE)
+#: which varies no plugin (`ranker.studies.unified`)
+UNIFIED = "unified"
+NAMES = (*STUDIES, PLUGINS, BESIDE, UNIFIED)
 
 
 def find_study(config: Config, name: str, plugin: str) -> tuple[Study, list[Variant]]:

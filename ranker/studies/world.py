@@ -5,7 +5,8 @@ as of its list, is known (`truth.parquet`), and where pairs weigh the difference
 higher expected PairAccuracy than that by the expected grade. No ranker reaches it, for tastes and moods are hidden.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from features.errors import PairliftError
 from features.files import written, written_folder
-from features.schema import DAY, F64, HOUR, I64, MINUTE, SECOND
+from features.schema import DAY, F64, HOUR, I8, I32, I64, MINUTE, SECOND, Bool
 from ranker.studies.simulate import LIST, Items, Met, Users, Visits, simulate
 
 #: of scale 1
@@ -31,6 +32,8 @@ WIDTH, TOPICS, OF_A_MAKER = 8, 24, 20
 LIFE, LIVES_DIFFER = 8.0, 0.7
 #: spread of the logarithm of a user's activity; lists of a sitting, and what is looked for behind each, on average
 ACTIVITY, LISTS, SOUGHT = 1.0, 2.5, 1.5
+#: the first ids of users and items
+FIRST_USER, FIRST_ITEM = 1_000_000, 10
 #: share of lists on a large screen, and of items whose topic is not told, of counts that are not known
 LARGE, UNTOLD, UNKNOWN = 0.35, 0.2, 0.2
 
@@ -56,6 +59,11 @@ class Catalogue:
     maker: I64  # [n]
     told: I64  # [n] topic, -1 where it is not told
     also: I64  # [n] a second tag
+    born: F64  # [n], days from START
+
+
+#: of a world's folder: the scale and the seed that it was made of
+MADE_OF = "world.json"
 
 
 def make_world(folder: Path, scale: float = 1.0, seed: int = 0) -> dict[str, int]:
@@ -69,12 +77,19 @@ def make_world(folder: Path, scale: float = 1.0, seed: int = 0) -> dict[str, int
     world = live(rng, scale, seed)
     with written_folder(folder) as partial:
         _write(partial, rng, world)
+        (partial / MADE_OF).write_text(json.dumps({"scale": scale, "seed": seed}))
     users, items = len(world.users.taste), len(world.catalogue.maker)
     return {"users": users, "items": items, "events": len(world.met.item)}
 
 
 def live(rng: np.random.Generator, scale: float, seed: int) -> World:
     """Make users, items and requests of a scale, and simulate them. rng: of the seed."""
+    born = born_of(rng, scale)
+    return replace(born, met=simulate(born.catalogue.items, born.users, born.visits, born.after, seed))
+
+
+def born_of(rng: np.random.Generator, scale: float) -> World:
+    """Make users, items and requests of a scale, before anything is met. rng: of the seed."""
     n_users, n_items = max(round(USERS * scale), LEAST_USERS), max(round(ITEMS * scale), LEAST_ITEMS)
     centre = _unit(rng.standard_normal((TOPICS, WIDTH)))
     catalogue, users, after = _catalogue(rng, n_items, centre), _users(rng, n_users, centre), _after(rng)
@@ -86,7 +101,7 @@ def live(rng: np.random.Generator, scale: float, seed: int) -> World:
         after=after,
         begun=begun,
         visits=visits,
-        met=simulate(catalogue.items, users, visits, after, seed),
+        met=Met(np.empty(0, np.int32), np.empty(0, np.int8), np.empty(0)),
     )
 
 
@@ -113,7 +128,7 @@ def _catalogue(rng: np.random.Generator, n: int, centre: F64) -> Catalogue:
     alive += 0.02 * alive.mean(axis=1, keepdims=True) * (age >= 0)  # what has faded is met now and then
     length = 0.6 * rng.standard_normal(n)
     items = Items(vector, topic, quality, length, alive.cumsum(axis=1))
-    return Catalogue(items, maker, np.where(rng.random(n) < UNTOLD, -1, topic), rng.integers(0, TOPICS, n))
+    return Catalogue(items, maker, np.where(rng.random(n) < UNTOLD, -1, topic), rng.integers(0, TOPICS, n), born)
 
 
 def _users(rng: np.random.Generator, n: int, centre: F64) -> Users:
@@ -146,8 +161,8 @@ def _write(folder: Path, rng: np.random.Generator, world: World) -> None:
     events, expected = _events(rng, world)
     tables = {
         "events": events,
-        "items": _item_table(world.catalogue),
-        "users": _user_table(rng, world.interest),
+        "items": item_table(world.catalogue),
+        "users": user_table(rng, world.interest),
         "truth": {"ts": events["ts"], "expected": expected.astype(np.float32)},
     }
     for name, columns in tables.items():
@@ -164,32 +179,45 @@ def _events(rng: np.random.Generator, world: World) -> tuple[dict[str, Any], F64
     ts = begun[request] + place * 12 * SECOND
     order = np.argsort(ts, kind="stable")
     ts = np.maximum.accumulate(ts[order] - np.arange(len(ts))) + np.arange(len(ts))
-    request, place, grade, organic = request[order], place[order], met.grade[order], place[order] >= LIST
-    n, liked = len(ts), grade == 2
+    request, organic = request[order], place[order] >= LIST
+    told = told_of(rng, world, ts, request, place[order], organic, met.item[order], met.grade[order])
+    return told, met.expected[order]
+
+
+def told_of(
+    rng: np.random.Generator, world: World, ts: I64, request: I64, place: I64, organic: Bool, item: I32, grade: I8
+) -> dict[str, Any]:
+    """Return the columns of a log of n events: arrays of n, ts in µs, place from 0 in what a request brought."""
+    n = len(ts)
     low, high = np.array([0.0, 0.3, 0.6])[grade], np.array([0.29, 1.0, 1.0])[grade]
     replays = rng.poisson(np.array([0.02, 0.3, 1.5])[grade]).astype(np.float64)
-    columns = {
-        "user_id": visits.user[request] + 1_000_000,
-        "item_id": met.item[order].astype(np.int64) * 3 + 10,
+    return {
+        "user_id": world.visits.user[request] + FIRST_USER,
+        "item_id": item_ids(item),
         "ts": pa.array(ts, pa.timestamp("us", "UTC")),
         "surface": pa.array(np.array(["feed", "search"])[organic.astype(int)]),
         "request_id": pa.array(request, mask=organic),
         "organic": organic,
         "position": pa.array(place + 1, mask=organic),
         "watched": (low + rng.random(n) * (high - low)).astype(np.float32),
-        "liked": liked,
+        "liked": grade == 2,
         "replays": pa.array(replays, mask=rng.random(n) < UNKNOWN),
-        "device": pa.array(np.array(["phone", "tv"])[visits.large[request].astype(int)]),
+        "device": pa.array(np.array(["phone", "tv"])[world.visits.large[request].astype(int)]),
     }
-    return columns, met.expected[order]
 
 
-def _item_table(catalogue: Catalogue) -> dict[str, Any]:
+def item_ids(item: I32) -> I64:
+    """Return the log's ids of items."""
+    return item.astype(np.int64) * 3 + FIRST_ITEM
+
+
+def item_table(catalogue: Catalogue) -> dict[str, Any]:
+    """Return the columns of the items."""
     told, n = catalogue.told, len(catalogue.told)
     topics = np.array([*(f"topic-{t:02d}" for t in range(TOPICS)), None], object)
     tags = [[f"tag-{t}" for t in sorted({int(a), int(b)} - {-1})] for a, b in zip(told, catalogue.also, strict=True)]
     return {
-        "item_id": np.arange(n) * 3 + 10,
+        "item_id": item_ids(np.arange(n, dtype=np.int32)),
         "topic": pa.array(topics[told], pa.string()),
         "maker": [f"maker-{m}" for m in catalogue.maker.tolist()],
         "tags": pa.array(tags, pa.list_(pa.string())),
@@ -197,12 +225,13 @@ def _item_table(catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _user_table(rng: np.random.Generator, interest: I64) -> dict[str, Any]:
+def user_table(rng: np.random.Generator, interest: I64) -> dict[str, Any]:
+    """Return the columns of the users."""
     n = len(interest)
     said = np.where(rng.random(n) < 0.4, interest, TOPICS)
     topics = np.array([*(f"topic-{t:02d}" for t in range(TOPICS)), None], object)
     return {
-        "user_id": np.arange(n) + 1_000_000,
+        "user_id": np.arange(n) + FIRST_USER,
         "region": [f"region-{r}" for r in rng.integers(0, 8, n).tolist()],
         "interest": pa.array(topics[said], pa.string()),
     }

@@ -74,9 +74,9 @@ class Arms:
         for part, g in self.groups.items():
             histories = whole.until(int(g.requests.as_of.max(initial=0)))
             with plugin_errors(name, "values"):
-                values[part] = plugin_values(name, plugin, g.requests, histories)
-        names, categories = (tuple(of(name, plugin)) for of in (plugin_columns, plugin_categories))
-        return self.overlaid(Columns(names, values, categories))
+                values[part] = plugin_values(name, plugin, g.requests, histories, self.prepared.spec)
+        names, categories = plugin_columns(name, plugin, self.prepared.spec), plugin_categories(name, plugin)
+        return self.overlaid(Columns(tuple(names), values, tuple(categories)))
 
     def overlaid(self, columns: Columns) -> Columns:
         """Return the columns with the values of the feature log in their place, where there is one."""

@@ -13,9 +13,10 @@ from typing import Any
 from features.errors import PairliftError
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin, RecodedPlugin
-from features.schema import Catalog, lookup
+from features.schema import I64, Catalog, lookup
 from ranker.bundle import Bundle, config_of, load_bundle, read_manifest, verify_bundle
 from ranker.columns import columns_of
+from ranker.config import Config
 from ranker.training.category_codes import moved_codes, recode, vocabulary
 from ranker.training.earlier_trees import Mode, Start
 from ranker.training.plugins import goes_on
@@ -42,14 +43,21 @@ def load_start(start: StartFrom, prepared: Prepared) -> Start:
     _refuse_later_split(place, read_manifest(start.bundle)["split"], prepared)
     if start.mode == "refit" and prepared.config.booster.monotone:
         raise PairliftError(f"{place}: new leaf values could break [booster.monotone]; use --warm-start, or train anew")
-    was, now = old.state.catalog, prepared.catalog
-    moved = {}
-    for column in prepared.spec.categorical:
+    moved, plugins = moved_to(place, old, prepared.catalog)
+    return Start(start.mode, old.version, recode(old.booster, moved), plugins, start.decay)
+
+
+def moved_to(place: str, old: Bundle, now: Catalog) -> tuple[dict[str, I64], dict[str, FeaturePlugin]]:
+    """Return (the new codes of categories, by column, for `recode`; the plugins) of a bundle in another catalogue.
+
+    place: what an error begins with, where that cannot be.
+    """
+    was, moved = old.state.catalog, {}
+    for column in old.spec.categorical:
         values = vocabulary(was, column), vocabulary(now, column)
         if values[0] != values[1]:
             moved[column] = moved_codes(*values)
-    plugins = {name: _recoded(place, name, plugin, was, now) for name, plugin in old.plugins.items()}
-    return Start(start.mode, old.version, recode(old.booster, moved), plugins, start.decay)
+    return moved, {name: _recoded(place, name, plugin, was, now) for name, plugin in old.plugins.items()}
 
 
 def earlier_fits(bundle: Path, prepared: Prepared) -> dict[str, Path]:
@@ -95,6 +103,8 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
         "[[counters]]": (was.counters, now.counters),
         "[[grades]]": (was.grades, now.grades),
         "[events.feedback]": (was.events.feedback, now.events.feedback),
+        "[events] source_item": (was.events.source_item, now.events.source_item),
+        "[surfaces]": (_asked_plugins(was), _asked_plugins(now)),
         "[events.context]": (was.events.context, now.events.context),
         "[events.candidate]": (was.events.candidate, now.events.candidate),
         "[time] zone": (was.time.zone, now.time.zone),
@@ -107,6 +117,11 @@ def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
             f"{place}: {', '.join(differ)} of {now.path} are not what it was trained with, so its trees would mean "
             "something else: train without it, or put them back"
         )
+
+
+def _asked_plugins(config: Config) -> dict[str, list[str] | None]:
+    """Return the plugins that each surface with a profile asks; None: all."""
+    return {name: profile.plugins for name, profile in config.surfaces.items()}
 
 
 def _refuse_later_split(place: str, old: dict[str, int], prepared: Prepared) -> None:

@@ -17,17 +17,20 @@ from features.pairing.pairs import Pairs
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64, GIB, SAMPLED
 from ranker.bundle import Bundle
+from ranker.candidates.approximate import recalls
 from ranker.candidates.configured import configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import categories_of, columns_of
 from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
 from ranker.lists.asked import Asked
+from ranker.lists.diverse import order_cost
 from ranker.lists.found import KS, sources_report
 from ranker.lists.peers import Past
 from ranker.lists.report import brief_report, lists_report
 from ranker.lists.shared import learner_of
 from ranker.metrics.importance import explain
+from ranker.metrics.interval import finite
 from ranker.metrics.lists import shown_metrics
 from ranker.metrics.pair_accuracy import pair_accuracy
 from ranker.metrics.shown import Shown
@@ -153,6 +156,16 @@ def list_figures(bundle: Bundle, prepared: Prepared, most: int = USERS) -> dict[
         pipeline.close()
 
 
+def recall_figures(bundle: Bundle) -> dict[str, Any]:
+    """Return what sources that search many items by vectors lose by it, `approximate`; nothing where none does.
+
+    bundle: of `bundle_at_cut`: its vectors and its state are those that are served.
+    """
+    sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
+    found = recalls(sources, bundle.state)
+    return {"approximate": found} if found else {}
+
+
 def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:
     """Train as `train` does, and return what the lists of the test's users are worth: see `ranker.lists.report`.
 
@@ -164,9 +177,20 @@ def measure_lists(config: Config, most: int | None = None, memory: int = 2 * GIB
     parts = fit_parts(Arms.of(prepared), served_plugins(prepared), memory=memory)
     pipeline = Pipeline(patient(parts_at_cut(parts, memory)))
     try:
-        return lists_report(pipeline, past_of(prepared), most=most or config.lists.users, seed=seed)
+        report = lists_report(pipeline, past_of(prepared), most=most or config.lists.users, seed=seed)
+        return report | _diversity_cost(pipeline, parts)
     finally:
         pipeline.close()
+
+
+def _diversity_cost(pipeline: Pipeline, parts: Parts) -> dict[str, Any]:
+    """Return what diversity costs the order of the test's pairs, by the liked part; nothing where it is off."""
+    diversity, arms = pipeline.reranking.diversity, parts.arms
+    if diversity is None:
+        return {}
+    scores = parts.liked.scores if parts.network is None else parts.network.scores
+    pairs = of_kind(arms.pairs("test"), arms.kind)
+    return {"diversity": finite(order_cost(diversity, arms.groups["test"], scores, pairs))}
 
 
 def measure_sources(config: Config, most: int | None = None, memory: int = 2 * GIB) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """A log made ready to learn from: imported, split, grouped and paired, with its counters."""
 
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from features.counters.spec import Counter, make_counters
 from features.errors import PairliftError, did_you_mean
 from features.given import check_list, counted, given_of_log
 from features.log.loading import load_given, load_log, load_texts
 from features.log.recorded import Recorded, load_recorded
-from features.pairing.exposure import Exposure, Places, corrected, load_places, make_exposure
+from features.pairing.exposure import Exposure, Places, corrected, explored, load_places, make_exposure
 from features.pairing.groups import Groups, make_groups
 from features.pairing.negatives import availability
 from features.pairing.pairs import Pairs, count_pairs, make_pairs, weight_table
@@ -24,8 +25,12 @@ from ranker.candidates.filters import filters_of
 from ranker.candidates.named import check_against, check_sources
 from ranker.code_hash import code_hash
 from ranker.columns import categories_of, columns_of
-from ranker.config import Config, counted_of, wanted_floor
+from ranker.config import Config, counted_of, unasked_of, wanted_floor
 from ranker.hashes import hash_value
+from ranker.matching.matching import fit_matches, matched_columns
+from ranker.request import with_queries
+from ranker.reranking.diversity import check_diversity
+from ranker.reranking.rules import Rules
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
 from ranker.training.importing import import_stage
 from ranker.training.stages import stage_key
@@ -35,6 +40,7 @@ logger = logging.getLogger(__name__)
 #: what is read of our code after the import, here and where the rows of `Prepared` are assembled
 CODE = (
     "features.counters",
+    "features.dots",
     "features.errors",
     "features.given",
     "features.hashing",
@@ -50,7 +56,12 @@ CODE = (
     "features.schema",
     "features.settings",
     "features.state",
+    "ranker.candidates.cooccurrence",
     "ranker.columns",
+    "ranker.matching",
+    "ranker.request",
+    "ranker.sources.bm25",
+    "ranker.sources.tokens",
     "ranker.training.prepared",
 )
 
@@ -87,9 +98,15 @@ class Prepared(Grouped):
         return {"train": train, "validation": validation, "test": self.groups.of("test")}
 
     def training_pairs(self, groups: Groups, seed: int) -> Pairs:
-        """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age."""
-        pairs = make_pairs(groups, self.weights, self.config.pairing.train_cap, seed)
-        return corrected(pairs, groups, self.exposure, self.config.pairing)
+        """Return the pairs of groups to learn from: at most train_cap of each, weighed for exposure and age.
+
+        Only those of drawn lists where `[pairing] explored_only` says so.
+        """
+        asked = self.config.pairing
+        pairs = make_pairs(groups, self.weights, asked.train_cap, seed)
+        if asked.explored_only and self.places is not None:
+            pairs = explored(pairs, groups, self.places)
+        return corrected(pairs, groups, self.exposure, asked)
 
     def fit_data(self, seed: int) -> FitData:
         """Return what a plugin may see: nothing of t1 or later. Raises PairliftError where that is nothing."""
@@ -120,7 +137,9 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     """Import, and make groups, counters and the state of the whole log. database: where it was imported just now."""
     check_params(config.booster)
     check_params(config.lists, WANTED_TABLE)
-    check_sources(config.sources, {name: plugin_class(config.plugins[name].path) for name in config.ranker.plugins})
+    classes = {name: plugin_class(config.plugins[name].path) for name in config.ranker.plugins}
+    check_sources(config.sources, classes)
+    check_diversity(config.lists.diversity, classes)
     made = group_log(config, database)
     check_against(config.sources, made.catalog)
     _check_familiar(made)
@@ -139,6 +158,7 @@ def prepare(config: Config, database: Path | None = None) -> Prepared:
     _refuse_empty(prepared)
     filters_of(config, prepared.state)  # what does not fit the items is said now, and not behind the fits
     AtMost.of(config.lists.at_most, prepared.catalog)
+    Rules.of(config.rules, prepared.catalog)
     return prepared
 
 
@@ -150,7 +170,7 @@ def group_log(config: Config, database: Path | None = None) -> Grouped:
     log, groups = paired_log(config, database, log, catalog, split)
     f, add = config.features, config.features.counters == "add"
     counters = make_counters(config.counters, log.until(split.t1), catalog, config.grade_names, add=add)
-    spec = make_spec(counters, catalog, config.time.zone, f.columns, f.listed, f.add)
+    spec = _spec(config, counters, log.between(split.t0, split.t1), catalog)
     keys = {part for counter in counters for part in counter.key}
     if f.columns is None and (missed := left_out(catalog, spec.columns, keys)):
         logger.info("%s", missed)
@@ -166,6 +186,15 @@ def group_log(config: Config, database: Path | None = None) -> Grouped:
     )
 
 
+def _spec(config: Config, counters: tuple[Counter, ...], log: EventLog, catalog: Catalog) -> FeatureSpec:
+    """Return the columns of the rows, with what those of source items and queries read. log: the events of [t0, t1)."""
+    f, from_items = config.features, config.events.source_item is not None
+    matched = matched_columns(config, catalog)
+    spec = make_spec(counters, catalog, config.time.zone, f.columns, f.listed, f.add, matched, from_items)
+    matching = fit_matches(config, spec.matched, log, catalog)
+    return replace(spec, unasked=unasked_of(config, catalog), matching=matching)
+
+
 def paired_log(
     config: Config, database: Path, log: EventLog, catalog: Catalog, split: Split
 ) -> tuple[EventLog, Groups]:
@@ -178,7 +207,8 @@ def paired_log(
     log = counted(log, given, counted_of(config, catalog), catalog, config.grade_names)
     given = given_of_log(given, log.request, catalog, config.features.listed)
     available = availability(log, catalog, config.pairing)
-    return log, make_groups(log, config.pairing, split, given=given, available=available)
+    groups = make_groups(log, config.pairing, split, given=given, available=available)
+    return log, replace(groups, requests=with_queries(groups.requests, catalog))
 
 
 def _check_familiar(made: Grouped) -> None:
@@ -200,8 +230,14 @@ def _check_monotone(config: Config, spec: FeatureSpec) -> None:
 
 def log_key(config: Config) -> str:
     """Return a hash of the (complete) import, of the settings that are read after it, and of the code."""
-    settings = [config.pairing.model_dump(), config.split.model_dump(), config.model_dump(include={"counters"})]
+    settings: list[Any] = [
+        config.pairing.model_dump(),
+        config.split.model_dump(),
+        config.model_dump(include={"counters"}),
+    ]
     settings.append(config.features.model_dump())
+    if config.events.source_item is not None:
+        settings.append(wanted_floor(config))  # whose events co-occurrence counts
     return hash_value([stage_key(config.work, "import"), settings, code_hash(*CODE)])
 
 

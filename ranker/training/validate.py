@@ -182,6 +182,10 @@ def _warning_lines(prepared: Prepared) -> list[str]:
             found.append(
                 f"{100 * elsewhere:.1f} % of the impressions have another {name} than their group, whose first counts"
             )
+    if prepared.config.events.source_item is not None:
+        started = float(np.mean(groups.requests.source_item >= 0))
+        hint = "" if started else ": is it the id of an item, as item_id is?"
+        found.append(f"[events] source_item is an item of the log in {100 * started:.1f} % of the groups{hint}")
     if any(counter.by_arm for counter in prepared.config.counters or ()) and not prepared.catalog.arms:
         found.append("[events] arm is NULL in every event: [[counters]] by_arm count as others do")
     pairs_of_items = np.unique(np.stack([owner, groups.requests.item], axis=1), axis=0)

@@ -211,7 +211,7 @@ def wanted_stage(
     settings = [
         config.sources.model_dump(),
         config.model_dump(include={"filters"}),
-        config.lists.model_dump(exclude={"users", "at_most"}),
+        config.lists.model_dump(exclude={"users", "at_most", "diversity"}),
         wanted_settings(config).model_dump(),
     ]
     code = code_hash(*CODE, *_modules(config, plugins))

@@ -22,7 +22,8 @@ from features.pairing.split import iso
 from features.plugin import FeaturePlugin
 from features.progress import progress_bar
 from features.schema import F32, F64, I64, Requests
-from ranker.columns import Columns
+from features.state.histories import Histories
+from ranker.columns import Columns, plugin_values
 from ranker.training.plugins import plugin_errors, plugin_stage, refit_stage
 from ranker.training.prepared import Prepared
 
@@ -71,6 +72,7 @@ class Sample:
     """Up to SAMPLE groups of each slice, always the same ones, with the values that a plugin's fits gave them."""
 
     prepared: Prepared  # the log
+    name: str  # of the plugin
     plugin: FeaturePlugin  # the first fit
     names: tuple[str, ...]  # of the columns
     groups: dict[str, Groups]  # the sampled ones, by slice
@@ -78,7 +80,9 @@ class Sample:
     scale: F64  # [c] spread of the first fit's known values, over all rows of all slices
 
     @classmethod
-    def of(cls, prepared: Prepared, plugin: FeaturePlugin, groups: dict[str, Groups], fits: list[Columns]) -> "Sample":
+    def of(
+        cls, prepared: Prepared, name: str, plugin: FeaturePlugin, groups: dict[str, Groups], fits: list[Columns]
+    ) -> "Sample":
         """groups, fits: all groups by slice, and the plugin's columns for them, by fit."""
         keep = {}
         for part, whole in groups.items():
@@ -88,7 +92,11 @@ class Sample:
         rows = {part: keep[part][whole.requests.row_request()] for part, whole in groups.items()}
         chosen = {part: whole.select(keep[part]) for part, whole in groups.items()}
         given = [{part: values[rows[part]] for part, values in fit.values.items()} for fit in fits]
-        return cls(prepared, plugin, fits[0].names, chosen, given, _scale(fits[0].values))
+        return cls(prepared, name, plugin, fits[0].names, chosen, given, _scale(fits[0].values))
+
+    def values(self, fit: FeaturePlugin, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, c] of the columns by another fit, or another log."""
+        return plugin_values(self.name, fit, requests, histories, self.prepared.spec)
 
     def __len__(self) -> int:
         return sum(len(g.requests) for g in self.groups.values())
@@ -98,7 +106,7 @@ def find_leaks(
     prepared: Prepared, name: str, plugin: FeaturePlugin, groups: dict[str, Groups], fits: list[Columns]
 ) -> dict[str, Control]:
     """Run both controls. plugin: the first fit; fits: the columns of all of them."""
-    sample = Sample.of(prepared, plugin, groups, fits)
+    sample = Sample.of(prepared, name, plugin, groups, fits)
     seed = prepared.config.uplift.fit_seeds[0]
     # What a plugin keeps for later (vectors of users, say) must not bring the whole log's values into the comparison.
     unread = plugin_stage(prepared, name, seed)
@@ -125,8 +133,9 @@ def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
                 one = groups.requests.slice(g, g + 1)
                 order = rng.permutation(len(one.item))
                 values = np.empty((len(order), len(sample.names)), np.float32)
-                values[order] = unread.values(_reordered(one, order), whole.until(int(one.as_of[0])).compact())
-                alone.append(sample.plugin.values(one, whole))
+                seen = whole.until(int(one.as_of[0])).compact()
+                values[order] = sample.values(unread, _reordered(one, order), seen)
+                alone.append(sample.values(sample.plugin, one, whole))
                 cut.append(values)
                 bar.update()
             known, read = np.concatenate(cut), sample.fits[0][part]
@@ -149,7 +158,7 @@ def refit_control(sample: Sample, again: FeaturePlugin) -> Control:
     largest among its fits.
     """
     first, values = (
-        {part: plugin.values(g.requests, sample.prepared.state.histories) for part, g in sample.groups.items()}
+        {part: sample.values(plugin, g.requests, sample.prepared.state.histories) for part, g in sample.groups.items()}
         for plugin in (sample.plugin, again)
     )
     if not getattr(again, "deterministic", True):

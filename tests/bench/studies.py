@@ -1,4 +1,4 @@
-"""`pairlift study`, all of them, on both example data sets and on a generated log of known truth.
+"""`pairlift study`, all that vary a plugin, on both example data sets and on a generated log of known truth.
 
 Each study's table, data and chart are kept in results/studies/DATA as they end, and a fit that ended is not run again:
 what was ended goes on. The towers are one network each, without teachers, so that more of them fit into a night; the
@@ -28,13 +28,15 @@ from features.errors import PairliftError  # noqa: E402
 from ranker.config import Config  # noqa: E402
 from ranker.examples import example_names, example_text  # noqa: E402
 from ranker.studies.table import interval  # noqa: E402
-from ranker.studies.variants import NAMES  # noqa: E402
+from ranker.studies.variants import BESIDE, PLUGINS, STUDIES  # noqa: E402
 from ranker.studies.world import make_world  # noqa: E402
 from ranker.studies.write import write_study  # noqa: E402
 from ranker.training.prepared import prepare  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "studies"
 WORLD = "world"
+#: those that vary a plugin: `unified` is of surfaces, which not every data set has
+NAMES = (*STUDIES, PLUGINS, BESIDE)
 #: of the towers that are varied; lists are not measured, so there is no head that retrieves
 SINGLE = "teachers = 0\nretrieval_epochs = 0\n"
 #: what no TOML has, and what the generated log's has alone

@@ -413,7 +413,7 @@ Global___CandidateColumn: _TypeAlias = CandidateColumn  # noqa: Y015
 
 @_typing.final
 class RecommendResponse(_message.Message):
-    """A user's list, best first."""
+    """A user's list, best first, but where its order was drawn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -430,6 +430,8 @@ class RecommendResponse(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
     UNKNOWN_USER_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SOURCE_ITEM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -444,6 +446,10 @@ class RecommendResponse(_message.Message):
     """The arm of the experiment under way that the user is in ("control": in none of them); empty: there is none."""
     unknown_user: _builtins.bool
     """Whether the user is cold: none was named, or one that neither the bundle nor what was recorded knows."""
+    unknown_source_item: _builtins.bool
+    """Whether context.source_item names an item that neither the bundle nor what was recorded knows: the list is then that
+    of a request without one.
+    """
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("sources.nearest", "plugins.two_tower"). Empty: all is well."""
@@ -454,7 +460,8 @@ class RecommendResponse(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The score of each item: higher is better, comparable within one bundle version only. NaN and infinities last.
+        """The score of each item: higher is better, comparable within one bundle version only. NaN and infinities last. Rules
+        and diversity of the bundle's TOML move items and leave their scores, so that these need not fall.
         It says how much the item is wanted among what the sources propose; Rank's, how much it is liked where it is shown:
         they do not compare, unless the bundle has the one part alone (DescribeResponse.wanted_feature_names is empty).
         """
@@ -470,6 +477,10 @@ class RecommendResponse(_message.Message):
     @_builtins.property
     def explanation(self) -> Global___Explanation:
         """Only where it was asked for."""
+
+    @_builtins.property
+    def exploration(self) -> Global___Exploration:
+        """Only where the order of the list was drawn ([exploration] of the TOML): then it is not from best to worst."""
 
     def __init__(
         self,
@@ -487,14 +498,54 @@ class RecommendResponse(_message.Message):
         reason: _builtins.str = ...,
         arm: _builtins.str = ...,
         unknown_user: _builtins.bool = ...,
+        exploration: Global___Exploration | None = ...,
+        unknown_source_item: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "exploration", b"exploration", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_user", b"unknown_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "exploration", b"exploration", "items", b"items", "reason", b"reason", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_source_item", b"unknown_source_item", "unknown_user", b"unknown_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendResponse: _TypeAlias = RecommendResponse  # noqa: Y015
+
+@_typing.final
+class Exploration(_message.Message):
+    """How the order of a list was drawn. Record the propensities with the impressions: they are what a log needs to tell
+    what other lists would have got.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    PROPENSITIES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """How, as the TOML names it: "plackett_luce", place after place in proportion to exp(score / temperature), or
+    "uniform", all that took part alike.
+    """
+    temperature: _builtins.float
+    """The temperature; absent where the draw did not read the scores."""
+    @_builtins.property
+    def propensities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The chance of each item given the items above it, in (0, 1]: of all items that could still stand at its place."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        temperature: _builtins.float | None = ...,
+        propensities: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "kind", b"kind", "propensities", b"propensities", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___Exploration: _TypeAlias = Exploration  # noqa: Y015
 
 @_typing.final
 class RankResponse(_message.Message):
@@ -516,6 +567,7 @@ class RankResponse(_message.Message):
     ARM_FIELD_NUMBER: _builtins.int
     UNKNOWN_USER_FIELD_NUMBER: _builtins.int
     UNKNOWN_ITEMS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SOURCE_ITEM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     bundle_version: _builtins.str
@@ -528,6 +580,8 @@ class RankResponse(_message.Message):
     """As RecommendResponse.arm."""
     unknown_user: _builtins.bool
     """As RecommendResponse.unknown_user."""
+    unknown_source_item: _builtins.bool
+    """As RecommendResponse.unknown_source_item."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What failed or was late, as the TOML names it ("plugins.two_tower"). Empty: all is well."""
@@ -581,10 +635,11 @@ class RankResponse(_message.Message):
         arm: _builtins.str = ...,
         unknown_user: _builtins.bool = ...,
         unknown_items: _abc.Iterable[_builtins.int] | None = ...,
+        unknown_source_item: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_items", b"unknown_items", "unknown_user", b"unknown_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "as_of", b"as_of", "bundle_version", b"bundle_version", "degraded", b"degraded", "explanation", b"explanation", "indexes", b"indexes", "items", b"items", "request_id", b"request_id", "scores", b"scores", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "sources", b"sources", "unknown_items", b"unknown_items", "unknown_source_item", b"unknown_source_item", "unknown_user", b"unknown_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,6 +661,7 @@ class Explanation(_message.Message):
     STAGE_REPORTS_FIELD_NUMBER: _builtins.int
     LIKED_FIELD_NUMBER: _builtins.int
     WANTED_FIELD_NUMBER: _builtins.int
+    RULE_REPORTS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """How many items are explained: the first `rows` of the answer (100 at most)."""
     base: _builtins.float
@@ -646,6 +702,10 @@ class Explanation(_message.Message):
         empty for Rank, and where the bundle has no such part, so that the liked part orders Recommend too.
         """
 
+    @_builtins.property
+    def rule_reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleReport]:
+        """What the rules did, in their order; empty for Rank, and where the bundle has none."""
+
     def __init__(
         self,
         *,
@@ -659,10 +719,11 @@ class Explanation(_message.Message):
         stage_reports: _abc.Iterable[Global___StageReport] | None = ...,
         liked: _abc.Iterable[_builtins.float] | None = ...,
         wanted: _abc.Iterable[_builtins.float] | None = ...,
+        rule_reports: _abc.Iterable[Global___RuleReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "feature_names", b"feature_names", "feature_values", b"feature_values", "filter_reports", b"filter_reports", "liked", b"liked", "rows", b"rows", "source_reports", b"source_reports", "stage_reports", b"stage_reports", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "contributions", b"contributions", "feature_names", b"feature_names", "feature_values", b"feature_values", "filter_reports", b"filter_reports", "liked", b"liked", "rows", b"rows", "rule_reports", b"rule_reports", "source_reports", b"source_reports", "stage_reports", b"stage_reports", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -727,6 +788,38 @@ class FilterReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FilterReport: _TypeAlias = FilterReport  # noqa: Y015
+
+@_typing.final
+class RuleReport(_message.Message):
+    """What one rule of [rules.NAME] did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    changed: _builtins.int
+    """How many candidates it pinned, boosted or buried; 0 where it is not for this request."""
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which items of the answer are among these, 0 the first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        changed: _builtins.int = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "name", b"name", "places", b"places"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleReport: _TypeAlias = RuleReport  # noqa: Y015
 
 @_typing.final
 class StageReport(_message.Message):

@@ -42,7 +42,8 @@ PROPOSED = Family("pairlift_candidates_proposed", "Items that a source proposed.
 REMOVED = Family("pairlift_candidates_removed", "Candidates that a filter removed.", ("filter",))
 SCORED = Family("pairlift_candidates_scored", "Candidates that were scored.", ("method",))
 ANSWERED = Family("pairlift_items_answered", "Items in answers.", ("method",))
-COUNTERS = (CALLS, DEGRADED, PROPOSED, REMOVED, SCORED, ANSWERED)
+RULED = Family("pairlift_candidates_ruled", "Candidates that a rule pinned, boosted or buried.", ("rule",))
+COUNTERS = (CALLS, DEGRADED, PROPOSED, REMOVED, SCORED, ANSWERED, RULED)
 MISSING = Family(
     "pairlift_features_missing", "Candidates that lacked a feature; of all that were scored.", ("feature", "bundle")
 )
@@ -117,6 +118,8 @@ class Meters:
             counts[PROPOSED][(source,)] += proposed
         for name, removed in trace.removed:
             counts[REMOVED][(name,)] += removed
+        for name, changed in trace.ruled:
+            counts[RULED][(name,)] += len(changed)
         counts[SCORED][(method,)] += trace.candidates
         counts[ANSWERED][(method,)] += len(answer.item)
         if trace.missing is not None:

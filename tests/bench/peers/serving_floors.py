@@ -98,7 +98,7 @@ def scorers(bundle: Bundle, candidates: int, requests: list[Requests], rng: np.r
         item = rng.choice(state.catalog.n_items, candidates, replace=False).astype(np.int32)
         known = assemble(state, bundle.spec, one_request(int(request.user[0]), state.end, 0, item))
         dot = {"two_tower": rng.normal(size=(candidates, 1)).astype(np.float32)}
-        liked.append(row_matrix(known, bundle.plugins, dot))
+        liked.append(row_matrix(known, bundle.plugins, dot, bundle.spec))
         wanted.append(np.hstack([liked[-1], rng.random((candidates, len(bundle.source_columns)), np.float32)]))
     return {
         "scorer": lambda k: bundle.score(liked[k % INPUTS]),

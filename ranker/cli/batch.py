@@ -1,0 +1,89 @@
+"""The command `batch`, which writes lists of many users; `ranker.cli.main` adds it to the group."""
+
+from pathlib import Path
+
+import click
+
+from features.errors import PairliftError
+from ranker.cli.ask import as_pairs, as_time
+from ranker.cli.plugins import PLUGINS
+from ranker.cli.train import needs_training
+
+
+@click.command(short_help="Write the lists of many users as Parquet.")
+@click.argument("source", metavar="BUNDLE|CONFIG", type=click.Path(path_type=Path))
+@click.option(
+    "--users",
+    required=True,
+    metavar="FILE|all",
+    help="Ids: one column, or user_id, of Parquet, CSV or JSON; or all who have an event before --as-of.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, such as lists.parquet.")
+@click.option("--surface", default="", help="What the lists are for, as the log names it: its sources and its profile.")
+@click.option("--k", type=click.IntRange(1), help="Items of a list; default: the k of [surfaces.NAME], or 10.")
+@click.option("--as-of", callback=as_time, help="ISO time before which data counts; default: the end of what is known.")
+@click.option(
+    "--context",
+    multiple=True,
+    callback=as_pairs,
+    metavar="NAME=VALUE",
+    help="What the requests say of themselves: a name of [events.context], repeatable.",
+)
+@click.option(
+    "--log",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Know the events of this folder of `serve --log` too; a server may be recording into it.",
+)
+@PLUGINS
+def batch(
+    *,
+    source: Path,
+    users: str,
+    out: Path,
+    surface: str,
+    k: int | None,
+    as_of: int | None,
+    context: dict[str, str],
+    log: Path | None,
+) -> None:
+    """Write what Recommend answers to each of many users: lists for notifications and e-mail.
+
+    A row for each item: user_id and item_id (as in your log), rank (1 is the best), score, and sources, which proposed
+    it. The path is the server's own, with as many threads as [serve] workers and the cores allow; nobody waits, so
+    deadlines do not count. A user that the bundle does not know gets the list of a new user. The file is there whole or
+    not at all. Bundle, time, surface and k stand in its metadata.
+
+    Of a CONFIG the bundle is trained first, as by `pairlift train`, into `batch` in its work folder.
+
+    \b
+    Examples:
+      pairlift batch work/bundle --users all --surface notification --k 3 --out work/lists.parquet
+      pairlift batch work/bundle --users today.csv --log work/log --out work/lists.parquet
+      duckdb -c "SELECT user_id, list(item_id ORDER BY rank) FROM 'work/lists.parquet' GROUP BY ALL"
+    """
+    from ranker.bundle import load_bundle
+    from ranker.export.batch import ALL, Wanted, write_lists
+
+    if not out.resolve().parent.is_dir():
+        raise PairliftError(f"--out {out}: there is no folder {out.parent}; make it, or name another")
+    file = None if users == ALL else Path(users)
+    bundle = load_bundle(_trained(source) if source.is_file() else source)
+    wanted = Wanted(users=file, surface=surface, k=k, as_of=as_of, context=context)
+    found = write_lists(bundle, out, wanted, log)
+    click.echo(f"wrote {out}: {found.rows:,} rows of {found.users:,} users, {found.unknown:,} of them not known")
+    for reason, count in found.empty.items():
+        click.echo(f"  {count:,} have no list: {reason}")
+    for lane, count in found.degraded.items():
+        click.echo(f"  {lane} failed for {count:,}")
+
+
+def _trained(toml: Path) -> Path:
+    """Train the bundle of a TOML and return its folder."""
+    needs_training()
+    from ranker.config import load_config
+    from ranker.train import train
+
+    config = load_config(toml)
+    train(config, config.work / "batch")
+    return config.work / "batch"

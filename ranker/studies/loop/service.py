@@ -1,0 +1,112 @@
+"""A served bundle as its operator and its users know it: a process with a port, which may be killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from features.errors import PairliftError
+from ranker.administrator import Admin
+from ranker.client import Client, Reply
+from ranker.recording.batch import Batch
+
+#: seconds: of a call, and until an acknowledged event must be in what requests read
+TIMEOUT, VISIBLE = 60.0, 10.0
+#: seconds between the sending of events and the kill
+UNDER_WAY = 0.003
+
+
+class Received(NamedTuple):
+    """What became of events that were sent."""
+
+    recorded: int
+    duplicates: int  # that were recorded before: sent again after a crash
+
+
+class Service:
+    """`pairlift serve` with a log, on a free port of this machine, from `start` to `stop`."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: of the log, of what is deployed, of what answers used (`features`), and of what the server says."""
+        self._folder, self.features = folder, folder / "features"
+        self._process: subprocess.Popen[str] | None = None
+        self._client: Client | None = None
+
+    def start(self, bundle: Path) -> None:
+        """Serve a bundle, or what is deployed in its place. Raises PairliftError where the server ends at once."""
+        words = ["serve", bundle, "--log", self._folder / "log", "--bundles", self._folder / "deployed"]
+        words += ["--feature-log", self.features]
+        command = [sys.executable, "-m", "ranker.cli", *map(str, words), "--clock", "snapshot", "--port", "0"]
+        with (self._folder / "serve.err").open("a") as errors:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_quiet())
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise PairliftError(f"the server ended before it was ready; {self._folder / 'serve.err'} says why")
+        self._client = Client(line.split()[-1], timeout=TIMEOUT)
+
+    @property
+    def client(self) -> Client:
+        """The connection to it."""
+        if self._client is None:
+            raise PairliftError("the server was not started")
+        return self._client
+
+    def deploy(self, bundle: Path) -> None:
+        """Put a bundle in the place of the one that answers. Raises PairliftError where the server refuses it."""
+        Admin(self.client).deploy(bundle, say=lambda _: None)
+
+    def recommend(self, user: int, k: int, as_of: int, device: str, request_id: str) -> Reply:
+        """Return a user's list."""
+        return self.client.recommend(
+            user, k, as_of=as_of, surface="feed", attributes={"device": device}, request_id=request_id
+        )
+
+    def record(self, batch: Batch) -> Received:
+        """Record events, and wait until requests see them; PairliftError where one is refused or stays out."""
+        (outcome,) = self.client.record([batch])
+        if outcome.refused:
+            raise PairliftError(f"the server refused an event of the simulation: {outcome.refused[0][1]}")
+        latest, until = max(batch.events["ts"].to_pylist()), time.monotonic() + VISIBLE
+        while self.client.describe().snapshot_time <= latest:
+            if time.monotonic() > until:
+                raise PairliftError(f"events that were acknowledged were not visible after {VISIBLE:g} s")
+            time.sleep(0.02)
+        return Received(outcome.recorded, outcome.duplicates)
+
+    def crash_while_recording(self, batch: Batch, bundle: Path) -> Received:
+        """Kill the server with events under way, start it again, and send them again, as a client would."""
+        with Client(self.client.address, timeout=TIMEOUT) as other, ThreadPoolExecutor(1) as thread:
+            sending = thread.submit(lambda: list(other.record([batch])))
+            time.sleep(UNDER_WAY)
+            self._end(signal.SIGKILL)
+            sending.exception()  # whether they are on disk is not known, which is what the second sending is for
+        self.start(bundle)
+        return self.record(batch)
+
+    @property
+    def recorded(self) -> int:
+        """Events that were recorded behind what the served bundle was trained on."""
+        return self.client.describe().recorded_events
+
+    def stop(self) -> None:
+        """End it as an operator does; nothing where it does not run."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._client is not None:
+            self._client.close()
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+            if self._process.stdout:
+                self._process.stdout.close()
+        self._client = self._process = None
+
+
+def _quiet() -> dict[str, str]:
+    """Return the environment of a server that shares its cores."""
+    return {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,0 +1,133 @@
+"""The study `loop`: its arms, its users, its server, and what the report makes of them."""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import batch, pairlift
+
+from features.errors import PairliftError
+from features.schema import HOUR
+from ranker.config import load_config
+from ranker.studies.loop.agreement import Agreement
+from ranker.studies.loop.arms import arms_of, toml_text, with_log
+from ranker.studies.loop.report import as_csv, as_markdown, as_svg, loop_report
+from ranker.studies.loop.run import Lived, in_rounds
+from ranker.studies.loop.service import Received, Service
+from ranker.studies.simulate import LIST, Lives
+from ranker.studies.world import World, born_of, make_world
+
+
+@pytest.fixture(scope="module")
+def born() -> World:
+    return born_of(np.random.default_rng(1), 0.01)
+
+
+def lives(world: World) -> Lives:
+    return Lives(world.catalogue.items, world.users, world.visits, world.after, 1)
+
+
+def test_each_arm_lacks_one_thing_and_its_toml_can_be_read(tmp_path: Path) -> None:
+    make_world(tmp_path / "world", 0.01)
+    toml = tomllib.loads((tmp_path / "world" / "pairlift.toml").read_text())
+    arms = {arm.name: arm for arm in arms_of(toml, "two_tower")}
+    whole = arms["all of it"].toml
+    assert "exploration" in whole
+    assert "exploration" not in arms["without exploration"].toml
+    assert arms["without two_tower"].toml["ranker"]["plugins"] == []
+    assert arms["without re-tuning"].toml["booster"]["retune_minutes"] == 0
+    assert [arm.name for arm in arms.values() if not arm.retrained] == ["never trained again"]
+    for arm in arms.values():
+        for own in (arm.toml, with_log(arm.toml)):
+            (tmp_path / "pairlift.toml").write_text(toml_text(own))
+            assert tomllib.loads(toml_text(own)) == own
+            load_config(tmp_path / "pairlift.toml")
+    with pytest.raises(PairliftError, match=r"'als' among \[ranker\] plugins was expected, found \['two_tower'\]"):
+        arms_of(toml, "als")
+
+
+def test_a_log_that_is_no_world_is_refused(tmp_path: Path) -> None:
+    make_world(tmp_path / "world", 0.01)
+    (tmp_path / "world" / "world.json").unlink()
+    code, said = pairlift("study", tmp_path / "world" / "pairlift.toml", "--study", "loop", "--out", tmp_path / "out")
+    assert code == 2
+    assert "was expected to be a folder of `pairlift world`, with world.json" in said
+
+
+def test_rounds_keep_the_order_and_have_no_user_twice() -> None:
+    user, requests = np.array([3, 1, 3, 3, 2, 1]), np.array([5, 0, 1, 2, 3, 4])
+    rounds = [one.tolist() for one in in_rounds(requests, user)]
+    assert rounds == [[5, 0], [1, 2], [3, 4]]  # users 1 and 3, 1 and 3, 3 and 2
+    assert list(in_rounds(requests[:0], user)) == []
+
+
+def test_the_same_lists_bring_the_same_and_another_list_another(born: World) -> None:
+    """What a user meets follows from what was shown before, and from nothing else that differs between two runs."""
+    user = born.visits.user[0]
+    requests = np.flatnonzero(born.visits.user == user)[:6]
+    liked = np.argsort(-born.catalogue.items.vector @ born.users.taste[user])[:LIST].astype(np.int32)
+    disliked = np.argsort(born.catalogue.items.vector @ born.users.taste[user])[:LIST].astype(np.int32)
+    runs = []
+    for shown in (None, None, liked, disliked):
+        own = lives(born)
+        runs.append([own.meet(int(request), shown) for request in requests])
+    for one, other in zip(runs[0], runs[1], strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    worth = [np.mean([expected[:LIST].mean() for _, _, expected in run]) for run in runs]
+    assert worth[2] > worth[0] > worth[3]
+    assert all((item[:LIST] == liked).all() for item, _, _ in runs[2])
+
+
+def test_an_empty_list_brings_only_what_the_user_looks_for(born: World) -> None:
+    rest = int(born.visits.first[1] - born.visits.first[0]) - LIST
+    item, grade, expected = lives(born).meet(0, np.empty(0, np.int32))
+    assert len(item) == len(grade) == len(expected) == rest
+
+
+def test_a_killed_server_has_what_it_acknowledged_and_takes_a_resend_once(bundle_folder: Path, tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    try:
+        service.start(bundle_folder)
+        described = service.client.describe()
+        user, item = 0, 0
+        at = described.snapshot_time + HOUR
+
+        def events(first: int) -> tuple:
+            n = 5
+            return batch(list(range(first, first + n)), [user] * n, [item] * n, [at + first + k for k in range(n)])
+
+        assert service.record(events(0)) == Received(5, 0)
+        again = service.crash_while_recording(events(10), bundle_folder)
+        assert sum(again) == 5
+        assert service.client.describe().recorded_events == 10
+        assert service.record(events(10)) == Received(0, 5)
+    finally:
+        service.stop()
+
+
+def lived(rng: np.random.Generator, plus: float, differing: dict[str, float]) -> Lived:
+    compared = Agreement(10, 400, differing)
+    lists = rng.integers(0, 4, (3, 50)).astype(float)
+    reward = lists * (0.5 + plus + 0.1 * rng.random((3, 50)))
+    return Lived(reward=reward, lists=lists, sent=100, recorded=96, duplicates=4, refused=[], compared=compared)
+
+
+def test_the_report_compares_with_the_first_arm() -> None:
+    first = lived(np.random.default_rng(0), 0.2, {})
+    less = lived(np.random.default_rng(0), 0.0, {"hour": 0.25})
+    report = loop_report("world", "two_tower", {"all of it": first, "without exploration": less})
+    report |= {"command": "pairlift study", "date": "2026-11-27", "minutes": 1.0}
+    a, b = report["arms"]
+    assert a["over_first"] is None
+    assert a["reward"] == pytest.approx(first.reward.sum() / first.lists.sum())
+    assert b["over_first"]["relative_uplift"] == pytest.approx(less.reward.sum() / first.reward.sum() - 1)
+    assert b["over_first"]["ci95"][1] < 0
+    assert report["events_lost"] == 0
+    assert report["values_compared"] == 800
+    assert "800; some differ: hour 25 %." in as_markdown(report)
+    assert "all are equal" in as_markdown(report | {"values_differing": {}})
+    assert len(as_csv(report).splitlines()) == 1 + 2 * 3
+    assert "without exploration" in as_markdown(report)
+    assert "without exploration" in as_svg(report)
