@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from features.schema import F64, I32, I64
 from ranker.blend import order as module
-from ranker.blend.learned import FLOOR, LEAST, Kind, Learner, Told, kinds_of
-from ranker.blend.order import STRETCH, filled, mean_items, order_of, table_of
+from ranker.blend.learned import FLOOR, LEAST, Judged, Kind, Learner, Told, kinds_of
+from ranker.blend.order import STRETCH, filled, in_turn, mean_items, order_of, reached, table_of
 from ranker.blend.shares import ANY, Share, Shares
 from ranker.bundle import Bundle
 from ranker.candidates.source import Proposal
@@ -147,11 +147,11 @@ def told_world(seed: int, *, tastes: float, users: int = USERS, length: int = 20
     return Told(lists, np.arange(users, dtype=np.int32), known, surface, *wanted_of(wanted))
 
 
-def learner_of(told: Told, *quotas: int | dict[str, int] | None) -> Learner:
+def learner_of(told: Told, *quotas: int | dict[str, int] | None, budget: int = 100, old: int = ITEMS) -> Learner:
     names = ["popular", "near", "worse", "noise"]
     all_quotas = [*quotas, *[None] * (4 - len(quotas))]
     sources = [(Silent(name), SourceSettings(quota=own)) for name, own in zip(names, all_quotas, strict=True)]
-    return Learner.of(told, sources, ["feed", "search"])
+    return Learner.of(told, sources, ["feed", "search"], np.arange(2 * ITEMS) >= old, budget)
 
 
 def recall(lists: I32, told: Told, k: int) -> F64:
@@ -162,7 +162,7 @@ def recall(lists: I32, told: Told, k: int) -> F64:
 
 @pytest.mark.parametrize("tastes", [0.0, 0.6, 0.9])
 def test_the_blend_is_hardly_below_the_best_source_and_above_it_where_two_know_different_things(tastes: float) -> None:
-    learner, test = learner_of(told_world(0, tastes=tastes)), told_world(1, tastes=tastes, users=300)
+    learner, test = learner_of(told_world(0, tastes=tastes, users=450)), told_world(1, tastes=tastes, users=300)
     orders = learner.orders()
     kinds = kinds_of(test, learner.surfaces, orders)
     for k in (20, 100, 200):
@@ -223,11 +223,55 @@ def test_quotas_are_the_most_of_a_source_and_open_ones_fill_what_200_each_would(
     assert 1 not in alone[True, ANY].source
 
 
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=4))
+def test_in_turn_every_source_has_a_place_until_its_list_may_have_no_more(most: list[int]) -> None:
+    order = in_turn(np.array(most))
+    plain = [(s, depth) for depth in range(1, max(most) + 1) for s in range(len(most)) if depth <= most[s]]
+    assert list(zip(order.source.tolist(), order.depth.tolist(), strict=True)) == plain
+
+
+@given(users, st.lists(st.integers(0, M), min_size=3, max_size=3))
+@settings(max_examples=50, deadline=None)
+def test_reached_are_the_wanted_items_within_the_quotas(
+    users: list[tuple[list[list[int]], set[int], float]], quota: list[int]
+) -> None:
+    lists, wanted = [user[0] for user in users], [user[1] for user in users]
+    found = reached(table_of(padded(lists), *wanted_of(wanted)), np.array([quota] * len(users)))
+    plain = [
+        len(want & {i for items, q in zip(own, quota, strict=True) for i in items[:q]})
+        for own, want in zip(lists, wanted, strict=True)
+    ]
+    assert found.tolist() == plain
+
+
+def test_shares_that_find_no_more_or_fewer_new_items_give_way_to_turns() -> None:
+    told = told_world(0, tastes=0.5)
+    learner = learner_of(told)
+    assert learner.judged[True].better
+    assert learner.judged[True].gain[1] > 0
+    same = told._replace(lists=np.repeat(told.lists[:1], 4, axis=0))  # no source knows what another does not
+    equal = learner_of(same)
+    assert not equal.judged[True].better
+    assert {kind.surface for kind in equal.orders()} == {ANY}
+    quotas = equal.shares(equal.orders(), 100).of[0].quotas
+    assert max(quotas.values()) - min(quotas.values()) <= 1
+    unseen = learner_of(told, old=ITEMS // 2).judged[True]
+    assert np.isfinite(unseen.new_items).all()
+    lost = Judged((0.1, 0.05, 0.15), (-0.2, -0.3, -0.1))
+    assert not lost.better
+    assert Judged(lost.gain, (-0.2, -0.5, 0.1)).better
+    assert Judged(lost.gain, (np.nan, np.nan, np.nan)).better
+    kept = replace(learner, judged=learner.judged | {True: lost})
+    assert {kind.known for kind in kept.orders() if kind.surface != ANY} <= {False}
+    assert max(kept.shares(kept.orders(), 100).of[0].quotas.values()) < 60
+
+
 def test_rows_that_are_left_out_teach_nothing() -> None:
     told = told_world(0, tastes=0.5)
     odd = told.user % 2 == 1
     other = told._replace(item=np.where(np.repeat(odd, np.diff(told.offsets)), 0, told.item).astype(np.int32))
-    a, b = learner_of(told), learner_of(other)
+    a = learner_of(told)
+    b = replace(learner_of(other), judged=a.judged)
     assert a.shares(a.orders(~odd), 100, ~odd) == b.shares(b.orders(~odd), 100, ~odd)
     assert a.shares(a.orders(odd), 100, odd) != b.shares(b.orders(odd), 100, odd)
 

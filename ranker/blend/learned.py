@@ -1,26 +1,32 @@
 """Shares of candidates, learned of lists that the sources proposed and of what their users wanted later.
 
 Told            what each source proposed to the requests of a period, and what their users wanted
-orders          of each kind of requests the greedy order of stretches (`ranker.blend.order`)
+orders          of each kind of requests the greedy order of stretches (`ranker.blend.order`), or all sources in turn
+  _better         whether the greedy order finds more for users that it was not learned of
 shares          how deep that goes into each list, until the mean request of the kind has its candidates
 
 Each user weighs one, however many requests are asked about, and a hit is worth 1 / wanted items, as in recall. Kinds of
 requests are those of users with and without history: each by itself where LEAST users are there to learn from, else
 both together. Of these again a surface with LEAST users has an order of its own; the requests of all other surfaces
 count in it as much as PRIOR of its users, so that few users are led by the whole, and many by themselves.
+
+What is learned holds only where it is better by more than noise, for users that it was not learned of, and finds no
+fewer new items: what the log has was chosen by others, and knows little of items that nobody was shown. Else the
+sources have as many candidates each, as they would without it.
 """
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from features.schema import F64, I16, I32, I64, Bool
-from ranker.blend.order import Order, Table, mean_items, order_of, table_of
+from ranker.blend.order import Order, Table, in_turn, mean_items, order_of, reached, table_of
 from ranker.blend.shares import ANY, Share, Shares
 from ranker.candidates.configured import Sources
+from ranker.metrics.interval import mean_interval
 from ranker.settings import QUOTA, SourceSettings
 
 #: users of a kind of requests that has an order of its own
@@ -43,6 +49,21 @@ class Told(NamedTuple):
     item: I32
 
 
+class Judged(NamedTuple):
+    """Recall of the candidates of the greedy order less that of all sources in turn, for users it was not learned of.
+
+    Means and the ends of their intervals of 95 %, NaN of fewer than two users.
+    """
+
+    gain: tuple[float, float, float]
+    new_items: tuple[float, float, float]
+
+    @property
+    def better(self) -> bool:
+        """Whether it is better by more than noise, and no worse of new items by more than that."""
+        return self.gain[1] > 0 and not self.new_items[2] < 0
+
+
 class Kind(NamedTuple):
     """A kind of requests."""
 
@@ -59,26 +80,86 @@ class Learner:
     names: Sequence[str]  # [s] of the sources
     settings: Sequence[SourceSettings]  # [s]
     surfaces: Sequence[str]  # by their codes
+    judged: Mapping[bool, Judged] = field(default_factory=dict)  # of requests with and without history
 
     @classmethod
-    def of(cls, told: Told, sources: Sources, surfaces: Sequence[str]) -> "Learner":
-        """Return that of what sources proposed."""
+    def of(
+        cls, told: Told, sources: Sources, surfaces: Sequence[str], new: Bool, budget: int | None = None
+    ) -> "Learner":
+        """Return that of what sources proposed, judged. new: bool[items], whether an item is new to all sources.
+
+        budget: as of `shares`.
+        """
         table = table_of(told.lists, told.offsets, told.item)
-        return cls(told, table, [source.name for source, _ in sources], [of for _, of in sources], surfaces)
+        own = cls(told, table, [source.name for source, _ in sources], [of for _, of in sources], surfaces)
+        return replace(own, judged=own._judge(new, budget))
 
     def orders(self, rows: Bool | None = None, without: int | None = None) -> dict[Kind, Order]:
-        """Return the order of each kind; ANY is there for both.
+        """Return the order of each kind; ANY is there for both, and alone where the sources have their turns.
 
         rows: bool[r], requests that are learned of; None: all. without: a source that is left out.
         """
-        return {kind: self._order(kind, weight, without) for kind, weight in self._weights(rows).items()}
+        found = dict[Kind, Order]()
+        for kind, weight in self._weights(rows).items():
+            learned = kind.known not in self.judged or self.judged[kind.known].better
+            if learned or kind.surface == ANY:
+                most = self._most(kind, without)
+                found[kind] = self._greedy(weight, most) if learned else in_turn(most)
+        return found
 
-    def _order(self, kind: Kind, weight: F64, without: int | None) -> Order:
+    def _most(self, kind: Kind, without: int | None) -> I64:
+        """Return int64[s]: how many places of each list there may be."""
         most = [settings.most(kind.surface) or self.told.lists.shape[2] for settings in self.settings]
         if without is not None:
             most[without] = 0
+        return np.array(most, np.int64)
+
+    def _greedy(self, weight: F64, most: I64) -> Order:
         worth = weight / np.maximum(np.minimum(np.diff(self.told.offsets), self.told.lists.shape[2]), 1)
-        return order_of(self.table, weight, worth, np.array(most, np.int64))
+        return order_of(self.table, weight, worth, most)
+
+    def _judge(self, new: Bool, budget: int | None) -> dict[bool, Judged]:
+        """Compare both orders at one budget: each half of the users by what was learned of the other."""
+        told, fold = self.told, self.told.user % 2
+        quota = np.zeros((2, len(told.user), len(self.settings)), np.int64)
+        for own in (0, 1):
+            others, mine = fold != own, fold == own
+            turns = {kind: in_turn(self._most(kind, None)) for kind in self._weights(others) if kind.surface == ANY}
+            for k, orders in enumerate((self.orders(others), turns)):
+                quota[k, mine] = self._quotas(self.shares(orders, budget, others))[mine]
+        fresh = new[told.item]
+        of_new = np.concatenate(([0], np.cumsum(fresh)))[told.offsets], told.item[fresh]
+        tables = (self.table, told.offsets), (table_of(told.lists, *of_new), of_new[0])
+        gains = [self._gains(table, np.diff(offsets), quota) for table, offsets in tables]
+        return {
+            known: Judged(*(self._interval(gain, (told.known == known) & np.isfinite(gain)) for gain in gains))
+            for known in (True, False)
+        }
+
+    def _quotas(self, shares: Shares) -> I64:
+        """Return int64[r, s]: of the requests that are learned of, as they would be served."""
+        told, of = self.told, {(share.known, share.surface): share.quotas for share in shares.of}
+        found = np.empty((len(told.user), len(self.names)), np.int64)
+        for k, (known, code) in enumerate(zip(told.known.tolist(), told.surface.tolist(), strict=True)):
+            surface = self.surfaces[code] if code >= 0 else ANY
+            own = of.get((known, surface)) or of[known, ANY]
+            most = [settings.most(surface) for settings in self.settings]
+            found[k] = [min(own[name], m or own[name]) for name, m in zip(self.names, most, strict=True)]
+        return found
+
+    def _gains(self, table: Table, wanted: I64, quota: I64) -> F64:
+        """Return float64[r]: recall with quota[0], int64[r, s], less that with quota[1]; NaN where nothing was wanted.
+
+        wanted: int64[r], how many items.
+        """
+        first, second = (reached(table, own) for own in quota)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((first - second) / np.where(wanted > 0, wanted, np.nan))
+
+    def _interval(self, gain: F64, rows: Bool) -> tuple[float, float, float]:
+        """Return the mean of users' means of float64[r] and its interval. rows: bool[r], which count."""
+        count, total = np.bincount(self.told.user[rows]), np.bincount(self.told.user[rows], gain[rows])
+        return mean_interval(total[count > 0] / count[count > 0])
 
     def _weights(self, rows: Bool | None) -> dict[Kind, F64]:
         """Return float64[r] by kind: what each request weighs. 0 of those that are not learned of."""

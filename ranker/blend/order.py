@@ -62,6 +62,13 @@ def order_of(table: Table, weight: F64, worth: F64, most: I64) -> Order:
     return Order(*_greedy(*table, some, weight, worth, np.minimum(most, table.rows.shape[2])))
 
 
+def in_turn(most: I64) -> Order:
+    """Return the order in which every source has a place in its turn. most: int64[s], places of its list at most."""
+    source, depth = np.divmod(np.arange(len(most) * int(most.max(initial=0))), max(len(most), 1))[::-1]
+    there = depth < most[source]
+    return Order(source[there].astype(np.int32), depth[there].astype(np.int32) + 1)
+
+
 # cost[s, p]: weight of the users to whom source s has at place p an item that is not taken
 # gain[s, p]: what is worth of it
 #
@@ -150,6 +157,25 @@ def _items(rows: I32, n: int, weight: F64, quota: I64) -> F64:
                 if row < 0:
                     break
                 count[u] += not met[row]
+                met[row] = True
+    return count
+
+
+def reached(table: Table, quota: I64) -> I64:
+    """Return int64[u]: how many wanted items the first int64[u, s] places of each user's lists have."""
+    return np.asarray(_reached(table.rows, table.hit, quota))
+
+
+@njit(cache=True, nogil=True)
+def _reached(rows: I32, hit: Bool, quota: I64) -> I64:
+    count, met = np.zeros(rows.shape[1], np.int64), np.zeros(len(hit), np.bool_)
+    for u in range(rows.shape[1]):
+        for s in range(len(rows)):
+            for p in range(min(quota[u, s], rows.shape[2])):
+                row = rows[s, u, p]
+                if row < 0:
+                    break
+                count[u] += hit[row] and not met[row]
                 met[row] = True
     return count
 

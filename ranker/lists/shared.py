@@ -3,6 +3,7 @@
 Else the wanted part would meet more of what was wanted than it ever does when it is served.
 """
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from features.schema import Bool
 from features.state.store import State
-from ranker.blend.learned import Learner
+from ranker.blend.learned import Judged, Learner
 from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
@@ -20,6 +21,8 @@ from ranker.lists.alone import told_of
 from ranker.lists.asked import Asked
 from ranker.request import Request
 from ranker.settings import QUOTA
+
+logger = logging.getLogger(__name__)
 
 #: requests that shares are learned of, in the mean of both slices
 REQUESTS = 1500
@@ -69,7 +72,9 @@ def learner_of(
     validation = validation.drawn(most // 2, 0)
     train = train.drawn(most - len(validation), 0)
     told = told_of(sources, (train, validation), state, filters_of(config, state), length, failed)
-    return Learner.of(told, sources, state.catalog.surfaces), np.arange(len(told.user)) < len(train)
+    new = state.first_seen >= min(slice.requests.as_of.min(initial=state.end) for slice in slices)
+    learner = Learner.of(told, sources, state.catalog.surfaces, new, config.sources.candidates)
+    return learner, np.arange(len(told.user)) < len(train)
 
 
 def list_length(config: Config) -> int:
@@ -87,5 +92,17 @@ def shares_in_slices(sources: Sources, slices: tuple[Asked, Asked], state: State
     def shares(rows: Bool | None) -> Shares:
         return learner.shares(learner.orders(rows), config.sources.candidates, rows)
 
+    for known, judged in learner.judged.items():
+        logger.info("%s", _said(known, judged))
     even, odd = (shares(of_train & (fold != own)) for own in (0, 1))
     return SlicedShares(folds=(even, odd), train=shares(of_train), served=shares(None))
+
+
+def _said(known: bool, judged: Judged) -> str:
+    """Return what becomes of the shares of a kind of users, and why."""
+    which = "learned shares" if judged.better else "all sources in turn, for learned shares are not shown to be better"
+    gain, new = (f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]" for of in judged)
+    return (
+        f"candidates of users {'with' if known else 'without'} history: {which} (recall of the learned ones less that "
+        f"in turn, for users they were not learned of: {gain}; of new items {new})"
+    )
