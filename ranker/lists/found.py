@@ -5,7 +5,7 @@ sources_report   users of the test, each as of their first request in it; the so
   _blends        of all, and of all but one, in the order that was learned before t2 (`ranker.blend`)
   _section       recall@k of each alone, of the blend, and what each adds to the others; for all users, for known and
                  for new ones, and of new items
-  _milliseconds  what a request's sources cost now
+  milliseconds   what a request's sources cost now
 
 The blend has k items as each source has: the first k that its order takes. `Recommend` has the candidates of the shares
 at once, and leaves the order to the ranker: that is `within_quotas`.
@@ -201,21 +201,26 @@ def _interval(found: tuple[float, float, float]) -> dict[str, Any]:
 
 
 def _milliseconds(sources: Sources, quotas: Quotas, who: Asked, state: State, filters: Filters) -> dict[str, Any]:
-    """Return the median time of each source, and of all with merge and filters, on one thread, asked as of now.
+    """Return `milliseconds` of some users' requests, asked as of now."""
+    some = np.unique(np.linspace(0, len(who) - 1, min(len(who), TIMED)).astype(np.int64))
+    requests = [replace(Request.of(who.requests, int(k), state), as_of=state.end) for k in some]
+    return milliseconds(sources, quotas, requests, filters)
+
+
+def milliseconds(sources: Sources, quotas: Quotas, requests: Sequence[Request], filters: Filters) -> dict[str, Any]:
+    """Return the median time of each source, and of all with merge and filters, on one thread.
 
     Of the processor's time, so that a busy machine tells the same; a source that waits is not charged for it.
     """
-    some = np.unique(np.linspace(0, len(who) - 1, min(len(who), TIMED)).astype(np.int64))
     failed: Counter[str] = Counter()
-    took = np.zeros((len(some), len(sources) + 1))
-    requests = [replace(Request.of(who.requests, int(k), state), as_of=state.end) for k in some]
+    took = np.zeros((len(requests), len(sources) + 1))
     for request in requests[:WARM]:
         _timed(sources, request, filters, quotas(request), failed)
     for k, request in enumerate(requests):
         took[k] = _timed(sources, request, filters, quotas(request), failed)
     median = np.median(took, axis=0).tolist()
     names = [source.name for source, _ in sources]
-    return {"requests": len(some), "sources": dict(zip(names, median, strict=False)), "blend": median[-1]}
+    return {"requests": len(requests), "sources": dict(zip(names, median, strict=False)), "blend": median[-1]}
 
 
 def _timed(sources: Sources, request: Request, filters: Filters, quota: list[int], failed: Counter[str]) -> list[float]:
