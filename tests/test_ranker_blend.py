@@ -257,10 +257,10 @@ def test_shares_that_find_no_more_or_fewer_new_items_give_way_to_turns() -> None
     assert max(quotas.values()) - min(quotas.values()) <= 1
     unseen = learner_of(told, old=ITEMS // 2).judged[True]
     assert np.isfinite(unseen.new_items).all()
-    lost = Judged((0.1, 0.05, 0.15), (-0.2, -0.3, -0.1))
+    lost = Judged(0.0, (0.1, 0.05, 0.15), (-0.2, -0.3, -0.1))
     assert not lost.better
-    assert Judged(lost.gain, (-0.2, -0.5, 0.1)).better
-    assert Judged(lost.gain, (np.nan, np.nan, np.nan)).better
+    assert Judged(0.0, lost.gain, (-0.2, -0.5, 0.1)).better
+    assert Judged(0.0, lost.gain, (np.nan, np.nan, np.nan)).better
     kept = replace(learner, judged=learner.judged | {True: lost})
     assert {kind.known for kind in kept.orders() if kind.surface != ANY} <= {False}
     assert max(kept.shares(kept.orders(), 100).of[0].quotas.values()) < 60

@@ -22,6 +22,7 @@ from ranker.candidates.source import Proposal
 from ranker.card import measured_lines
 from ranker.request import Request
 from ranker.settings import NamedSource
+from ranker.sources import fresh as fresh_module
 from ranker.sources.fresh import Fresh, fitted_prior
 from ranker.sources.nearest import NearestBy
 from ranker.sources.popular import PopularBy
@@ -485,6 +486,20 @@ def test_draws_have_the_moments_of_the_posterior_and_are_of_a_request_and_an_ite
     assert (
         len({source.propose(Request(user, state.end, state=state), 3).score(items).tobytes() for user in range(9)}) == 9
     )
+
+
+def test_of_very_many_new_items_a_request_has_a_sample_and_many_requests_have_all(monkeypatch):
+    monkeypatch.setattr(fresh_module, "MOST", 7)
+    n = ITEMS
+    log = replace(empty_log((), n), user=np.zeros(n, np.int32), item=np.arange(n, dtype=np.int32),
+                  ts=DAY + np.arange(n), grade=np.zeros(n, np.int8))  # fmt: skip
+    state = State.build(log, CATALOG, (), ("skip", "listen", "like"))
+    source = opened(Fresh(), state, log)
+    found = [source.propose(Request(user, 2 * DAY, state=state), n).item.tolist() for user in range(400)]
+    assert all(len(set(items)) == 7 for items in found)
+    count = np.bincount(np.concatenate(found), minlength=n)
+    assert count.min() > 0.5 * 400 * 7 / n
+    assert source.propose(Request(3, 2 * DAY, state=state), n).item.tolist() == found[3]
 
 
 def test_the_prior_is_that_of_the_items():

@@ -2,7 +2,7 @@
 
 Told            what each source proposed to the requests of a period, and what their users wanted
 orders          of each kind of requests the greedy order of stretches (`ranker.blend.order`), or all sources in turn
-  _better         whether the greedy order finds more for users that it was not learned of
+  _judge          which share of new items, if any, finds more for users that it was not learned of
 shares          how deep that goes into each list, until the mean request of the kind has its candidates
 
 Each user weighs one, however many requests are asked about, and a hit is worth 1 / wanted items, as in recall. Kinds of
@@ -10,9 +10,10 @@ requests are those of users with and without history: each by itself where LEAST
 both together. Of these again a surface with LEAST users has an order of its own; the requests of all other surfaces
 count in it as much as PRIOR of its users, so that few users are led by the whole, and many by themselves.
 
-What is learned holds only where it is better by more than noise, for users that it was not learned of, and finds no
-fewer new items: what the log has was chosen by others, and knows little of items that nobody was shown. Else the
-sources have as many candidates each, as they would without it.
+New items are few among what the log has, for what was shown was chosen by others; so a share of the places is taken in
+an order that is greedy for new items alone. Of RESERVED it is the least with which new items are found no less than
+with all sources in turn, and all items more, by more than noise and for users that it was not learned of. Where there
+is none, the sources have as many candidates each, as they would without all of this.
 """
 
 from bisect import bisect_right
@@ -23,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.schema import F64, I16, I32, I64, Bool
-from ranker.blend.order import Order, Table, in_turn, mean_items, order_of, reached, table_of
+from ranker.blend.order import Order, Table, beside, in_turn, mean_items, order_of, reached, table_of
 from ranker.blend.shares import ANY, Share, Shares
 from ranker.candidates.configured import Sources
 from ranker.metrics.interval import mean_interval
@@ -36,6 +37,8 @@ PRIOR = 50.0
 #: candidates that each source has at least. The log favours what was shown, so it never tells all that a new item is
 #: worth; and what a source says of the others' items is a feature of theirs
 FLOOR = 10
+#: shares of the places for new items, as they are tried: never none, for the log tells too little of them
+RESERVED = (0.125, 0.25, 0.5)
 
 
 class Told(NamedTuple):
@@ -50,11 +53,12 @@ class Told(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Recall of the candidates of the greedy order less that of all sources in turn, for users it was not learned of.
+    """Recall of the candidates of a learned order less that of all sources in turn, for users it was not learned of.
 
     Means and the ends of their intervals of 95 %, NaN of fewer than two users.
     """
 
+    reserved: float  # share of the places that were taken for new items
     gain: tuple[float, float, float]
     new_items: tuple[float, float, float]
 
@@ -80,6 +84,8 @@ class Learner:
     names: Sequence[str]  # [s] of the sources
     settings: Sequence[SourceSettings]  # [s]
     surfaces: Sequence[str]  # by their codes
+    fresh: Told  # with what was wanted of new items alone
+    of_fresh: Table
     judged: Mapping[bool, Judged] = field(default_factory=dict)  # of requests with and without history
 
     @classmethod
@@ -90,9 +96,18 @@ class Learner:
 
         budget: as of `shares`.
         """
-        table = table_of(told.lists, told.offsets, told.item)
-        own = cls(told, table, [source.name for source, _ in sources], [of for _, of in sources], surfaces)
-        return replace(own, judged=own._judge(new, budget))
+        few = new[told.item]
+        fresh = told._replace(offsets=np.append(0, np.cumsum(few))[told.offsets], item=told.item[few])
+        own = cls(
+            told=told,
+            table=table_of(told.lists, told.offsets, told.item),
+            names=[source.name for source, _ in sources],
+            settings=[of for _, of in sources],
+            surfaces=surfaces,
+            fresh=fresh,
+            of_fresh=table_of(told.lists, fresh.offsets, fresh.item),
+        )
+        return replace(own, judged=own._judge(budget))
 
     def orders(self, rows: Bool | None = None, without: int | None = None) -> dict[Kind, Order]:
         """Return the order of each kind; ANY is there for both, and alone where the sources have their turns.
@@ -101,10 +116,10 @@ class Learner:
         """
         found = dict[Kind, Order]()
         for kind, weight in self._weights(rows).items():
-            learned = kind.known not in self.judged or self.judged[kind.known].better
-            if learned or kind.surface == ANY:
+            judged = self.judged[kind.known]
+            if judged.better or kind.surface == ANY:
                 most = self._most(kind, without)
-                found[kind] = self._greedy(weight, most) if learned else in_turn(most)
+                found[kind] = self._learned(weight, most, judged.reserved) if judged.better else in_turn(most)
         return found
 
     def _most(self, kind: Kind, without: int | None) -> I64:
@@ -114,27 +129,43 @@ class Learner:
             most[without] = 0
         return np.array(most, np.int64)
 
-    def _greedy(self, weight: F64, most: I64) -> Order:
-        worth = weight / np.maximum(np.minimum(np.diff(self.told.offsets), self.told.lists.shape[2]), 1)
-        return order_of(self.table, weight, worth, most)
+    def _learned(self, weight: F64, most: I64, reserved: float) -> Order:
+        """Return the greedy order, with a share of the places for new items."""
+        every = self._greedy(self.table, self.told, weight, most)
+        return beside(every, self._greedy(self.of_fresh, self.fresh, weight, most), reserved) if reserved else every
 
-    def _judge(self, new: Bool, budget: int | None) -> dict[bool, Judged]:
-        """Compare both orders at one budget: each half of the users by what was learned of the other."""
-        told, fold = self.told, self.told.user % 2
-        quota = np.zeros((2, len(told.user), len(self.settings)), np.int64)
+    def _greedy(self, table: Table, told: Told, weight: F64, most: I64) -> Order:
+        worth = weight / np.maximum(np.minimum(np.diff(told.offsets), told.lists.shape[2]), 1)
+        return order_of(table, weight, worth, most)
+
+    def _judge(self, budget: int | None) -> dict[bool, Judged]:
+        """Compare orders with turns at one budget: each half of the users by what was learned of the other."""
+        turns = self._folded(budget, None)
+        found = dict[bool, Judged]()
+        for reserved in RESERVED:
+            quotas, kinds = self._folded(budget, reserved), [known for known in (True, False) if known not in found]
+            gains = [
+                self._gains(table, of, quotas, turns)
+                for table, of in ((self.table, self.told), (self.of_fresh, self.fresh))
+            ]
+            for known in kinds:
+                rows = self.told.known == known
+                judged = Judged(reserved, *(self._interval(gain, rows & np.isfinite(gain)) for gain in gains))
+                if judged.better or reserved == RESERVED[-1]:
+                    found[known] = judged
+        return found
+
+    def _folded(self, budget: int | None, reserved: float | None) -> I64:
+        """Return int64[r, s]: the quotas of each half of the users, learned of the other. reserved: None for turns."""
+        fold, quota = self.told.user % 2, np.zeros((len(self.told.user), len(self.settings)), np.int64)
         for own in (0, 1):
-            others, mine = fold != own, fold == own
-            turns = {kind: in_turn(self._most(kind, None)) for kind in self._weights(others) if kind.surface == ANY}
-            for k, orders in enumerate((self.orders(others), turns)):
-                quota[k, mine] = self._quotas(self.shares(orders, budget, others))[mine]
-        fresh = new[told.item]
-        of_new = np.concatenate(([0], np.cumsum(fresh)))[told.offsets], told.item[fresh]
-        tables = (self.table, told.offsets), (table_of(told.lists, *of_new), of_new[0])
-        gains = [self._gains(table, np.diff(offsets), quota) for table, offsets in tables]
-        return {
-            known: Judged(*(self._interval(gain, (told.known == known) & np.isfinite(gain)) for gain in gains))
-            for known in (True, False)
-        }
+            orders = {
+                kind: in_turn(most) if reserved is None else self._learned(weight, most, reserved)
+                for kind, weight in self._weights(fold != own).items()
+                for most in [self._most(kind, None)]
+            }
+            quota[fold == own] = self._quotas(self.shares(orders, budget, fold != own))[fold == own]
+        return quota
 
     def _quotas(self, shares: Shares) -> I64:
         """Return int64[r, s]: of the requests that are learned of, as they would be served."""
@@ -147,14 +178,11 @@ class Learner:
             found[k] = [min(own[name], m or own[name]) for name, m in zip(self.names, most, strict=True)]
         return found
 
-    def _gains(self, table: Table, wanted: I64, quota: I64) -> F64:
-        """Return float64[r]: recall with quota[0], int64[r, s], less that with quota[1]; NaN where nothing was wanted.
-
-        wanted: int64[r], how many items.
-        """
-        first, second = (reached(table, own) for own in quota)
+    def _gains(self, table: Table, told: Told, quota: I64, other: I64) -> F64:
+        """Return float64[r]: recall with quotas, int64[r, s], less that with others; NaN where nothing was wanted."""
+        wanted = np.diff(told.offsets)
         with np.errstate(invalid="ignore"):
-            return np.asarray((first - second) / np.where(wanted > 0, wanted, np.nan))
+            return np.asarray((reached(table, quota) - reached(table, other)) / np.where(wanted > 0, wanted, np.nan))
 
     def _interval(self, gain: F64, rows: Bool) -> tuple[float, float, float]:
         """Return the mean of users' means of float64[r] and its interval. rows: bool[r], which count."""

@@ -69,6 +69,24 @@ def in_turn(most: I64) -> Order:
     return Order(source[there].astype(np.int32), depth[there].astype(np.int32) + 1)
 
 
+def beside(first: Order, second: Order, share: float) -> Order:
+    """Return the stretches of two orders, each in its own order: of the places, a share is of the second's."""
+    orders, at, places = (first, second), [0, 0], [0, 0]
+    depth, found = (
+        np.zeros((2, int(max(of.source.max(initial=-1) for of in orders)) + 1), np.int64),
+        list[tuple[int, int]](),
+    )
+    while any(n < len(of.source) for n, of in zip(at, orders, strict=True)):
+        k = int(places[1] < share * sum(places) or at[0] == len(first.source))
+        k = 0 if at[1] == len(second.source) else k
+        s, end = int(orders[k].source[at[k]]), int(orders[k].depth[at[k]])
+        places[k] += end - int(depth[k, s])
+        depth[k, s], at[k] = end, at[k] + 1
+        found.append((s, end))
+    both = np.array(found, np.int32).reshape(-1, 2)
+    return Order(both[:, 0].copy(), both[:, 1].copy())
+
+
 # cost[s, p]: weight of the users to whom source s has at place p an item that is not taken
 # gain[s, p]: what is worth of it
 #

@@ -100,8 +100,10 @@ def shares_in_slices(sources: Sources, slices: tuple[Asked, Asked], state: State
 
 def _said(known: bool, judged: Judged) -> str:
     """Return what becomes of the shares of a kind of users, and why."""
-    which = "learned shares" if judged.better else "all sources in turn, for learned shares are not shown to be better"
-    gain, new = (f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]" for of in judged)
+    which = f"learned shares, {100 * judged.reserved:g} % of the places for new items"
+    if not judged.better:
+        which = "all sources in turn, for learned shares are not shown to be better"
+    gain, new = (f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]" for of in (judged.gain, judged.new_items))
     return (
         f"candidates of users {'with' if known else 'without'} history: {which} (recall of the learned ones less that "
         f"in turn, for users they were not learned of: {gain}; of new items {new})"

@@ -21,6 +21,8 @@ from ranker.sources.walks import drawn, seed_of
 LEAST = 2.0
 #: the correlation of the events of one item, within which the prior is taken: weak ones weigh 1 / LOWEST events
 LOWEST, HIGHEST = 1e-4, 0.5
+#: draws of a request: some 2 ms. Of more new items each request has a sample, and many requests have all
+MOST = 5_000
 
 
 class FreshSettings(Settings):
@@ -83,7 +85,7 @@ class Fresh:
         """Return the highest draws of the new items as of the request, and the draws."""
         since = request.as_of - self.settings.age
         first, last = np.searchsorted(self._times, [since, min(request.as_of, NEVER)])
-        items = self._by_age[first:last]
+        items = self._by_age[_some(first, last, seed_of(request.user, request.as_of))]
         score = partial(self._score, request)
         return Proposal(items[best(score(items), limit, items)], score)
 
@@ -92,6 +94,16 @@ class Fresh:
         since, seed = request.as_of - self.settings.age, seed_of(request.user, request.as_of)
         found: F32 = _draws(self._events, self._first, self._prior, item, since, request.as_of, seed)
         return found
+
+
+def _some(first: int, last: int, seed: np.uint64) -> slice | I64:
+    """Return the places first to last - 1, of more than MOST every n-th, from one on that the seed draws."""
+    n = int(last - first)
+    if n <= MOST:
+        return slice(first, last)
+    step = n / MOST
+    offset = float(drawn(seed)[1] >> np.uint64(11)) / 2.0**53 * step
+    return first + (offset + step * np.arange(MOST)).astype(np.int64)
 
 
 def made_events(item: I32, ts: I64, wanted: Bool, first: I64, age: int) -> Events:
