@@ -5,6 +5,7 @@ pairlift.toml     the configuration that it was trained with
 booster.txt       LightGBM's own text format: the liked part, which orders Rank
 network/          with [ranker] model = "network": what the network saved (ranker.onnx …) that orders Rank in its place
 wanted.txt        likewise, the wanted part, which orders Recommend; not there where nothing could be learned of it
+prerank.txt       likewise, the forest of the stage before the ranker (`ranker.prerank`); not there where it is off
 importance.json   what each column does in each part (`ranker.metrics.importance`); in format 3, in the liked one. Of a
                   network it is not known: then it is of `booster`, beside it
 MODEL_CARD.md     what it was trained on and how good it is, for people (`ranker.card`)
@@ -49,6 +50,7 @@ from ranker.forest.scorer import Scorer, checked_scorer
 from ranker.hashes import MANIFEST, damaged_files, files_below, hash_files, hash_value
 from ranker.matching.matching import Matches
 from ranker.metrics.curves import write_curves
+from ranker.prerank.light import Prerank, light_columns
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,9 @@ log = logging.getLogger(__name__)
 #: 5: features of the source item and the query
 FORMAT, OLDEST = 5, 3
 
-BOOSTER, WANTED, NETWORK, SHARES = "booster.txt", "wanted.txt", "network", "shares.json"
+BOOSTER, WANTED, NETWORK, PRERANK = "booster.txt", "wanted.txt", "network", "prerank.txt"
+
+SHARES = "shares.json"
 
 IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
 
@@ -85,6 +89,7 @@ class Bundle:
     fitted: Fitted = field(default_factory=dict)  # what each [sources.NAME] was fitted to, as of the end of the log
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
     shares: Shares | None = None  # how many candidates each source has; None: the quotas of the configuration
+    prerank: Prerank | None = None  # chooses which candidates of a Recommend are ranked; None: all are
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     texts: tuple[str, ...] = ()  # which of [events.columns] are text
     scorer: Scorer | None = field(init=False)  # the compiled booster, None where LightGBM's own predict must do
@@ -95,6 +100,8 @@ class Bundle:
         object.__setattr__(self, "scorer", checked_scorer(self.booster))
         object.__setattr__(self, "wanted_scorer", checked_scorer(self.wanted) if self.wanted else None)
         object.__setattr__(self, "wanted_columns", tuple(self.wanted.feature_name()) if self.wanted else ())
+        if self.prerank is not None:
+            self.prerank.check(light_columns(self.state, self.spec, self.source_columns), self.folder)
 
     @property
     def source_columns(self) -> tuple[str, ...]:
@@ -130,6 +137,7 @@ def write_bundle(
     network: FinalRanker | None = None,
     wanted: lgb.Booster | None = None,
     shares: Shares | None = None,
+    prerank: Prerank | None = None,
     cooccurrence: Cooccurrence,
     fitted: Fitted = NOT_FITTED,
     measured: dict[str, Any],
@@ -156,6 +164,8 @@ def write_bundle(
             wanted.save_model(str(partial / WANTED))
         if shares is not None:
             shares.write(partial / SHARES)
+        if prerank is not None:
+            prerank.booster.save_model(str(partial / PRERANK))
         (partial / IMPORTANCE).write_text(json.dumps(importance, indent=1))
         for name, plugin in plugins.items():
             (partial / "plugins" / name).mkdir(parents=True)
@@ -317,6 +327,7 @@ def load_bundle(folder: Path) -> Bundle:
         network=network,
         wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
         shares=Shares.read(folder / SHARES),
+        prerank=Prerank.load(folder / PRERANK),
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
         fitted=load_fitted(folder / "sources"),
         recorded=recorded_of(manifest),

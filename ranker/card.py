@@ -47,6 +47,7 @@ def measured_lines(measured: dict[str, Any]) -> list[str]:
         lists += figure_lines(plain)
     plain.pop("shown_order", None)
     lists += [_approximate(name, of) for name, of in plain.pop("approximate", {}).items()]
+    lists += [_preranked(plain.pop("prerank"))] if "prerank" in plain else []
     if "network_parameters" in plain:  # the trees are not what ranks
         plain = {f"booster_{name}" if name in OF_TREES else name: value for name, value in plain.items()}
     return [f"{name + ' of shown' if name in LISTED else name:23}{value}" for name, value in plain.items()] + lists
@@ -55,6 +56,17 @@ def measured_lines(measured: dict[str, Any]) -> list[str]:
 def _approximate(source: str, of: dict[str, Any]) -> str:
     recall = ", ".join(f"{name} {value:.4f}" for name, value in of.items() if name != "users")
     return f"source {source}, which does not compare all items: {recall} of what that would give ({of['users']} users)"
+
+
+def _preranked(found: dict[str, Any]) -> str:
+    """Return what the stage before the ranker keeps."""
+    mean, cut = f"{found['candidates']:,.0f} candidates in the mean", f"{found['cut']:.0%} of the test's requests"
+    of = f"of {mean}; some are cut of {cut}"
+    if found["kept_top50"] is None:
+        return f"[prerank]: {of}"
+    unseen = found["kept_top50_unseen_items"]
+    of_these = "" if unseen is None else f", {unseen:.4f} of those items that its fit did not see"
+    return f"[prerank]: {of}; kept of the ranker's own first 50 there: {found['kept_top50']:.4f}{of_these}"
 
 
 def _identity(parts: Parts) -> list[str]:

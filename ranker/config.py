@@ -37,6 +37,7 @@ from ranker.settings import (
     ListSettings,
     NetworkTable,
     PluginSettings,
+    PrerankSettings,
     RankerSettings,
     RecordSettings,
     RuleSettings,
@@ -51,6 +52,8 @@ from ranker.settings import (
 FILTERS = ("unknown", "excluded", "seen")
 #: name of the source of what rules pin (`ranker.reranking.rules`)
 PINNED = "pinned"
+#: name of the stage before the ranker, where it is counted (`ranker.prerank`)
+PRERANK = "prerank"
 #: values of environment variables that are not set: where this project keeps public data sets
 DEFAULTS = {"PAIRLIFT_DATA": "../shared/data"}
 
@@ -125,6 +128,12 @@ class Config(Settings):
         "Rank is not changed. An explained answer names what each has changed.",
     )
     lists: ListSettings = Field(default=ListSettings(), description="What a list of Recommend is for.")
+    prerank: PrerankSettings | None = Field(
+        default=None,
+        description="A stage before the ranker, for sources that propose thousands: it keeps what the ranker is likely "
+        "to put first, and plugins and counters are asked for these alone. So chances of [exploration] are those among "
+        "what it keeps. Left out: all candidates are ranked.",
+    )
     exploration: ExplorationSettings | None = Field(
         default=None,
         description="A share of the lists of Recommend in an order that is drawn, which is written down with the "
@@ -289,6 +298,7 @@ def _check_names(path: Path, config: Config) -> None:
     _check_filters(path, config)
     _check_rules(path, config)
     _check_surfaces(path, config)
+    _check_prerank(path, config)
     wanted = config.lists.wanted
     if wanted is not None and wanted not in names:
         raise PairliftError(f"{path}: [lists] wanted names the grade '{wanted}'{did_you_mean(wanted, names)}")
@@ -374,6 +384,21 @@ def _check_surfaces(path: Path, config: Config) -> None:
                 raise PairliftError(f"{place} plugins: '{plugin}' is not among [ranker] plugins{near}")
         if profile.k is not None and profile.k > most:
             raise PairliftError(f"{place} k: at most {most} ([serve] max_k) was expected, found {profile.k}")
+
+
+def _check_prerank(path: Path, config: Config) -> None:
+    if config.prerank is None:
+        return
+    keep, most = config.prerank.keep, config.serve.max_k
+    if keep < most:
+        raise PairliftError(f"{path}: [prerank] keep: at least {most} ([serve] max_k) was expected, found {keep}")
+    if config.features.listed:
+        raise PairliftError(
+            f"{path}: [prerank] with [features] list: these compare a candidate with all others of its list, and the "
+            "ranker learns them of lists that are not cut; leave one of the two out"
+        )
+    if PRERANK in config.filters:
+        raise PairliftError(f"{path}: [filters.{PRERANK}]: the stage [prerank] has this name; choose another")
 
 
 def unasked_of(config: Config, catalog: Catalog) -> dict[str, tuple[int, ...]]:

@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
     user = last_user(folder / "work" / "import" / "log.duckdb")
     with server_of(bundle) as address:
         run("recommend", "--user", user, "--k", "10", "--explain", "--address", address)
-    click.secho(f"\ndone in {time.monotonic() - started:.0f} s; the report is {folder / 'uplift.json'}", bold=True)
+    click.secho(f"\ndone in {time.monotonic() - started:.0f} s; the report is {folder / 'report.html'}", bold=True)
 
 
 if __name__ == "__main__":

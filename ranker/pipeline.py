@@ -28,9 +28,11 @@ from ranker.candidates.gathering import gathered, is_for, limits, own_quotas, so
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
 from ranker.columns import given_of, is_asked, missing, plugin_values, row_matrix, with_sources
+from ranker.config import PRERANK
 from ranker.explained import detail_of
 from ranker.exploration.policy import Exploration
 from ranker.lanes import Failures, Lane, PausedError, Running, may_block, plugin_lane, source_lane
+from ranker.prerank.light import by_sources, kept
 from ranker.request import MAX_SOURCES, Answer, Candidates, Explored, Request, Trace
 from ranker.reranking.order import select
 from ranker.reranking.reranked import Reranking
@@ -111,7 +113,26 @@ class Pipeline:
         if self.bundle.wanted is not None:
             scores = self._source_scores(proposals, candidates.item, trace)
             trace.mark("source scores")
+            candidates, scores = self._preranked(request, candidates, scores, trace)
         return self._answer(request, candidates, self._source_names, k, trace, scores, why)
+
+    def _preranked(self, request: Request, candidates: Candidates, scores: F32, trace: Trace) -> tuple[Candidates, F32]:
+        """Return the candidates that are ranked, with their rows of float32[n, s] scores; all where they are few.
+
+        Where the stage fails, those stay that stand first with their sources, and the answer names it.
+        """
+        light, settings = self.bundle.prerank, self.bundle.config.prerank
+        if light is None or settings is None or len(candidates) <= settings.keep:
+            return candidates, scores
+        try:
+            order = light.scores(request, self.bundle.spec, candidates.item, scores)
+        except Exception as error:
+            trace.problems[PRERANK] = self.failures.add(PRERANK, error)
+            order = by_sources(candidates.place)
+        rows = kept(order, candidates.item, settings.keep, self.reranking.pins(request, candidates.item))
+        trace.removed.append((PRERANK, len(candidates) - len(rows)))
+        trace.mark(PRERANK)
+        return candidates.select(rows), scores[rows]
 
     def _shortage(self, request: Request, k: int, trace: Trace, failed: tuple[str, ...], found: int) -> str:
         """Return why a list of k has only `found` items, empty where it has k. failed: lanes of sources."""
@@ -301,6 +322,8 @@ class Pipeline:
             if self.bundle.wanted is not None:
                 scores = self._source_scores(proposals, items, trace)
                 self.bundle.score_wanted(with_sources(matrix, scores))
+                if self.bundle.prerank is not None:
+                    kept(self.bundle.prerank.scores(request, self.bundle.spec, items, scores), items, 1)
             failed |= dict.fromkeys(trace.problems)
         return list(failed)
 

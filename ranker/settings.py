@@ -417,6 +417,18 @@ class DiversitySettings(Settings):
     )
 
 
+class PrerankSettings(Settings):
+    """`[prerank]`: the stage before the ranker."""
+
+    keep: int = Field(
+        default=500,
+        ge=1,
+        description="How many candidates of a request are ranked, at least [serve] max_k. Of more, those stay that a "
+        "small forest over the sources' own scores and the items' counters puts first; it learns from the ranker's "
+        "scores, and the manifest says how much of the ranker's own first 50 it keeps. What [rules] pin is never cut.",
+    )
+
+
 class ListSettings(Settings):
     """`[lists]`: what a list of Recommend is for."""
 

@@ -12,8 +12,10 @@ train(config, out)
       Arms.fit              the liked part: the booster of the first seed, with its test scores (resumed)
       network_stage         the network that orders Rank in its place, where [ranker] model asks for it  (resumed)
       wanted_stage          the wanted part, learned from what the sources propose    (resumed)
+      prerank_stage         the stage before it, distilled from it, where [prerank] asks for it  (resumed)
     pair_figures          the figures of the test's pairs
     list_figures          the figures of whole lists, of a bundle as of the cut
+    prerank_figures       what of the ranker's own first items the stage before it keeps
     recall_figures        what sources lose that search many items by vectors
     Cooccurrence.build    the table of the source `cooccurrence`
     fitted_until          what the sources of [sources.NAME] are fitted to
@@ -46,7 +48,7 @@ from ranker.training.measured import (
     recall_figures,
 )
 from ranker.training.network import check_network
-from ranker.training.parts import fit_parts
+from ranker.training.parts import fit_parts, prerank_figures
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
 from ranker.training.wanted import fitted_until
@@ -89,7 +91,7 @@ def train(
         measured["warm_plugins"] = read_manifest(earlier)["version"]
     at_cut = parts_at_cut(parts, memory)
     measured["lists"] = list_figures(at_cut, prepared)
-    measured |= recall_figures(at_cut)
+    measured |= prerank_figures(parts, memory) | recall_figures(at_cut)
     write_bundle(
         out,
         config=prepared.config,
@@ -100,6 +102,7 @@ def train(
         network=None if parts.network is None else parts.network.ranker,
         wanted=parts.wanted,
         shares=parts.shares,
+        prerank=parts.prerank,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         fitted=fitted_until(prepared, prepared.state.end),
         measured=measured,

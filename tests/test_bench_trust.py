@@ -54,6 +54,7 @@ def test_the_benchmark_runs_is_resumed_and_adds_up(trust: Any, tmp_path: Path, m
     result = trust.summary(again.found)
     assert result["leaks_found"] == 1
     assert result["false_leaks"] == 0
+    assert result["reports"].pop("slices") > 10
     assert result["reports"] == {"coverage": 2, "useless": dict.fromkeys(USELESS, 1), "honest": 3, "leaks": 6}
     assert result["false_useful"] == max(result["false_useful_by_kind"].values())
     assert json.loads(json.dumps(result)) == result
@@ -62,21 +63,35 @@ def test_the_benchmark_runs_is_resumed_and_adds_up(trust: Any, tmp_path: Path, m
 
 def test_the_figures_are_of_the_results(trust: Any) -> None:
     names = list(reports.SETTINGS)[:2]
-    found: dict[Any, Any] = {("truth", (name, 0)): {"uplift": 0.01, "error": 0.001} for name in names}
-    found |= {("covered", (names[0], 0, k)): {"ci95": [0.0, 0.02]} for k in range(3)}
-    found |= {("covered", (names[1], 0, k)): {"ci95": [0.0, 0.02] if k else [0.011, 0.02]} for k in range(4)}
+    true = {"uplift": 0.01, "error": 0.001, "slices": {"kind": {"a": 0.01, "b": 0.03}}}
+    found: dict[Any, Any] = {("truth", (name, 0)): true for name in names}
+    of = {"shrunk": [0.0, 0.02], "raw": [0.0, 0.1]}
+    slices = {"kind": {"a": of, "b": of, "never drawn": of}, "other": {"a": of}}
+    slices["kind"]["c"] = {"shrunk": [None, None], "raw": [None, None]}
+    for setting, n in ((0, 3), (1, 4)):
+        for k in range(n):
+            ends = [0.0, 0.02] if k or not setting else [0.011, 0.02]
+            found["covered", (names[setting], 0, k)] = {"ci95": ends, "slices": slices if k == 0 else {}}
     found |= {("useless", (kind, 0, k)): {"useful": k == 0 and kind == "noise"} for kind in USELESS for k in range(4)}
     found["honest", (0,)] = {"a": {"leaks": 0, "ratio": None}, "b": {"leaks": 2, "ratio": 1.2}}
     found["leaking", (0,)] = {"x": {"leaks": 1}, "y": {"leaks": 0}}
     result = trust.summary(found)
     assert result["coverage"] == pytest.approx(6 / 7, abs=1e-4)
     assert (result["smallest_coverage"], result["largest_coverage"]) == (0.75, 1)
+    assert (result["slice_coverage"], result["slice_coverage_unshrunk"], result["reports"]["slices"]) == (0.5, 1, 4)
+    assert result["slice_coverage_by_kind"] == {"kind": 0.5}
     assert (result["false_useful"], result["false_useful_by_kind"]["constant_in_group"]) == (0.25, 0)
     assert (result["leaks_found"], result["false_leaks"], result["unsteady_largest_ratio"]) == (0.5, 1, 1.2)
     assert "a try, for fewer than 1,000 reports tell little" in trust.table(result)
     many = result | {"reports": result["reports"] | {"coverage": 1000}}
     assert "NOT KEPT: " in trust.table(many)
-    right = many | {"coverage": 0.95, "false_useful": 0.03, "leaks_found": 1.0, "false_leaks": 0}
+    right = many | {
+        "coverage": 0.95,
+        "slice_coverage": 0.95,
+        "false_useful": 0.03,
+        "leaks_found": 1.0,
+        "false_leaks": 0,
+    }
     assert "\nkept: " in trust.table(right)
 
 

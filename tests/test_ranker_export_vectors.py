@@ -14,6 +14,7 @@ from world import bundle_of
 from features.baselines import ALS
 from features.errors import PairliftError
 from features.schema import DAY, Requests
+from ranker.export.asked import ids_of
 from ranker.export.vectors import ITEMS, USERS, Wanted, write_vectors
 
 
@@ -126,6 +127,8 @@ def test_text_ids_stay_text(text_bundle, tmp_path):
     with pytest.raises(PairliftError, match="text ids were expected, as the bundle has them; found int32"):
         write_vectors(text_bundle, tmp_path / "out", Wanted(ids=tmp_path / "ids.parquet"))
     assert read(tmp_path / "out" / USERS)[0] == ids  # what was there before
+    (tmp_path / "bare.csv").write_text("\n".join(ids[:3]) + "\n")  # without a header
+    assert ids_of("--ids", tmp_path / "bare.csv", text_bundle.state.catalog.user_ids) == ids[:3]
 
 
 def test_what_cannot_be_written_is_a_sentence(bundle, tmp_path):

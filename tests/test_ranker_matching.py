@@ -21,8 +21,11 @@ from ranker.bundle import Bundle, load_bundle
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.columns import columns_of, full_matrix
 from ranker.config import load_config, wanted_floor
+from ranker.export.batch import Wanted, write_lists
 from ranker.ids import IdTable
+from ranker.lists.answers import without_deadlines
 from ranker.matching.matching import Matches
+from ranker.offpolicy.target import _refuse_other_meanings as refuse_on_a_log
 from ranker.pipeline import Pipeline
 from ranker.recording.featurelog import FeatureLog
 from ranker.recording.logged import drift, read_features
@@ -30,6 +33,7 @@ from ranker.request import Request
 from ranker.sources.bm25 import MOST_TERMS, TextIndex
 from ranker.sources.tokens import tokens
 from ranker.train import train
+from ranker.training.earlier_bundle import _refuse_other_meanings as refuse_other_meanings
 from ranker.training.prepared import Prepared, prepare
 from ranker.wire import Wire
 
@@ -207,6 +211,43 @@ def test_a_call_reaches_them_with_its_own_ids_and_words(prepared: Prepared, bund
     assert set(found[1:, 1][np.isfinite(found[1:, 1])]) == {0, 1}
     assert np.isnan(values(999, "")).all()  # an item that nobody knows, and no query
     assert np.isnan(values(1, "…")[:, 3:]).all()
+
+
+def test_a_batch_of_a_query_is_what_a_call_of_it_answers(bundle: Bundle, tmp_path: Path) -> None:
+    catalog, query = bundle.state.catalog, "no. 13 of TASTE1"
+    pq.write_table(pa.table({"user_id": catalog.user_ids[:3]}), tmp_path / "users.parquet")
+    asked = Wanted(users=tmp_path / "users.parquet", context={"query": query}, k=5)
+    write_lists(bundle, tmp_path / "lists.parquet", asked)
+    found = pq.read_table(tmp_path / "lists.parquet").to_pydict()
+    wire = Wire(
+        catalog, IdTable(catalog.user_ids), IdTable(catalog.item_ids), limits=bundle.config.serve, max_id_bytes=9
+    )
+    pipeline = Pipeline(replace(bundle, config=without_deadlines(bundle.config)))
+    for place, user in enumerate(catalog.user_ids[:3].tolist()):
+        call = pb.RecommendRequest(user=pb.Id(integer=user), context=pb.Context(query=query))
+        answer = pipeline.recommend(wire.request(call, bundle.state.end, bundle.state), 5)
+        assert found["item_id"][5 * place : 5 * place + 5] == catalog.item_ids[answer.item].tolist()
+        assert found["score"][5 * place : 5 * place + 5] == answer.score.tolist()
+    pipeline.close()
+
+
+def test_old_trees_do_not_go_on_where_these_columns_would_mean_something_else(
+    prepared: Prepared, bundle: Bundle
+) -> None:
+    config = prepared.config
+    other = config.model_copy(update={"lists": config.lists.model_copy(update={"wanted": "other"})})
+    with pytest.raises(PairliftError, match=r"\[lists\] wanted of .* are not what it was trained with"):
+        refuse_other_meanings("--refit", bundle, replace(prepared, config=other))
+    assert config.items is not None
+    untitled = config.model_copy(update={"items": config.items.model_copy(update={"text": {}})})
+    with pytest.raises(PairliftError, match=r"\[items.text\]"):
+        refuse_other_meanings("--refit", bundle, replace(prepared, config=untitled))
+    with pytest.raises(PairliftError, match=r"\[items.text\]"):
+        refuse_on_a_log(Path("old"), bundle.config, untitled)
+    moved = config.model_copy(update={"events": config.events.model_copy(update={"source_item": "item_id"})})
+    with pytest.raises(PairliftError, match=r"\[events\] source_item"):
+        refuse_on_a_log(Path("old"), bundle.config, moved)
+    refuse_on_a_log(Path("old"), bundle.config, config)
 
 
 def test_co_occurrence_has_seen_nothing_of_t1_or_later(prepared: Prepared) -> None:

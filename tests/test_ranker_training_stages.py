@@ -26,7 +26,7 @@ from ranker.retune import liked
 from ranker.retune import wanted as wanted_trials
 from ranker.studies import fits, unified
 from ranker.train import train
-from ranker.training import arms, importing, plugins, prepared, wanted
+from ranker.training import arms, importing, parts, plugins, prepared, wanted
 from ranker.training.stages import run_stage
 
 
@@ -123,6 +123,7 @@ CODE = {
     "plugin": importing.CODE + prepared.CODE + plugins.CODE,
     "arms": importing.CODE + prepared.CODE + arms.CODE,
     "wanted": importing.CODE + prepared.CODE + wanted.CODE,
+    "prerank": importing.CODE + prepared.CODE + parts.CODE,
     "retune": importing.CODE + prepared.CODE + liked.CODE,
     "retune wanted": importing.CODE + prepared.CODE + wanted_trials.CODE,
     "study": importing.CODE + prepared.CODE + fits.CODE,
@@ -135,6 +136,7 @@ MAKERS = {
     "plugin": ["ranker.training.plugins", "features.baselines"],
     "arms": ["ranker.training.arms"],
     "wanted": ["ranker.training.wanted"],
+    "prerank": ["ranker.training.wanted", "ranker.prerank.distil"],
     "retune": ["ranker.retune.liked"],
     "retune wanted": ["ranker.retune.wanted"],
     "study": ["ranker.studies.fits"],
@@ -236,26 +238,29 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Edit
     [
         ("ranker/cli/train.py", []),
         ("ranker/server.py", []),
-        ("ranker/training/objective.py", ["arms", "wanted", "retune", "retune wanted", "study", "unified"]),
-        ("ranker/metrics/pair_accuracy.py", ["arms", "wanted", "retune", "retune wanted", "study", "unified"]),
+        ("ranker/training/objective.py", ["arms", "wanted", "prerank", "retune", "retune wanted", "study", "unified"]),
+        (
+            "ranker/metrics/pair_accuracy.py",
+            ["arms", "wanted", "prerank", "retune", "retune wanted", "study", "unified"],
+        ),
         ("ranker/lists/report.py", []),
-        ("ranker/lists/asked.py", ["wanted", "retune wanted"]),
-        ("ranker/candidates/nearest.py", ["wanted", "retune wanted"]),
+        ("ranker/lists/asked.py", ["wanted", "prerank", "retune wanted"]),
+        ("ranker/candidates/nearest.py", ["wanted", "prerank", "retune wanted"]),
         ("ranker/retune/space.py", ["retune", "retune wanted"]),
         ("ranker/uplift/measured.py", ["study", "unified"]),
         ("ranker/studies/run.py", []),
         ("features/baselines.py", ["plugin"]),
         (
             "features/counters/timeline.py",
-            ["prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study", "unified"],
+            ["prepare", "plugin", "arms", "wanted", "prerank", "retune", "retune wanted", "study", "unified"],
         ),
         (
             "features/settings.py",
-            ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study", "unified"],
+            ["import", "prepare", "plugin", "arms", "wanted", "prerank", "retune", "retune wanted", "study", "unified"],
         ),
         (
             "features/log/dataset.py",
-            ["import", "prepare", "plugin", "arms", "wanted", "retune", "retune wanted", "study", "unified"],
+            ["import", "prepare", "plugin", "arms", "wanted", "prerank", "retune", "retune wanted", "study", "unified"],
         ),
     ],
 )

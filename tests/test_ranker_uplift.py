@@ -85,7 +85,22 @@ def test_both_arms_are_resumed_and_equal(tmp_path: Path, monkeypatch: pytest.Mon
     config = load_config(write_world(tmp_path))
     first = uplift_report(config, "noise")
     monkeypatch.setattr("ranker.training.arms.fit_booster", None)  # a second run must not fit
-    assert uplift_report(config, "noise") == first
+    again = uplift_report(config, "noise")
+    assert again.pop("cost").keys() == first.pop("cost").keys()  # milliseconds are never the same
+    assert again == first
+
+
+def test_what_it_was_measured_on_and_what_it_costs_stand_in_the_report(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["als"]
+    assert list(report["split"]) == ["t0", "t1", "t2", "t3"] == sorted(report["split"], key=report["split"].get)
+    assert report["settings"]["plugin"] == {"class": "features.baselines:ALS", "factors": 16}
+    assert report["settings"]["uplift"]["fits"] == len(report["cost"]["fit_seconds"]) == 2
+    assert 0 < report["cost"]["request_ms"]["p50"] <= report["cost"]["request_ms"]["p99"]
+    assert report["cost"]["saved_bytes"] > 80 * 16 * 4  # 80 items, 16 factors
+    of = report["periods"]["als__dot"]
+    assert all(0 < of[part]["known"] <= 1 for part in report["groups"])
+    assert of["moved"] == pytest.approx((of["test"]["mean"] - of["train"]["mean"]) / of["train"]["sd"])
+    assert all("shrunk" in part for kind in report["slices"].values() for part in kind.values())
 
 
 def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
@@ -230,6 +245,10 @@ def test_one_fit_holds_for_itself_alone(plain: Path) -> None:
     assert report["useful"]
     assert report["variance"]["fits"] is None
     assert "but for this one fit of the plugin alone" in report["holds_for"]
+    made = report["made"]
+    assert made["command"].startswith("pairlift uplift ")
+    assert "tried is useful, with this one fit alone" in (plain / "report" / "report.html").read_text()
+    assert {path.suffix for path in (plain / "report").iterdir()} == {".html", ".json", ".parquet"}
     table = as_table(report)
     assert "tried is useful, with this one fit alone" in table
     assert "WARNING: only 1 fit of the plugin" in table

@@ -13,6 +13,7 @@ give the same values (up to rounding, where tables are read): a test compares th
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -27,10 +28,12 @@ from features.counters.spec import Counter
 from features.counters.timeline import merge_totals
 from features.hashing import each_once
 from features.schema import BY_ARM, F32, F64, I16, I32, I64, Requests
-from features.state.store import State
+from features.state.store import Level, State
 
 #: in the place of columns that stay as they are
 NOTHING = np.empty(0, np.float32)
+#: the key of counters that no user and no attribute is in
+ITEM = ("item",)
 #: the item of a key that names none
 NO_ITEM = np.full(1, -1, np.int32)
 
@@ -62,6 +65,40 @@ def counter_values(state: State, requests: Requests, out: F32 | None = None, row
     if order.distinct or order.rank:
         _further(state, order, requests, out)
     return out
+
+
+def of_items(state: State) -> I64:
+    """Return int64[c]: the columns of the counters of the item alone, but distinct counts. A rank is no count there."""
+    found: list[I64] = [plan.counters for plan in state.plans if plan.key == ITEM]
+    return found[0] if found else np.empty(0, np.int64)
+
+
+def item_counters(state: State, requests: Requests, out: F32) -> None:
+    """Write to float32[n, width >= c] `out`, side by side, what `counter_values` does of one request in `of_items`.
+
+    In place of a rank stands the count that it is made from. Narrow rows, for many candidates.
+    """
+    for number, plan in enumerate(state.plans):
+        if plan.key == ITEM:
+            _read_plan(_alone(state, number), 0, requests, requests.item, NOTHING, out)
+
+
+def _alone(state: State, number: int) -> State:
+    """Return the state of one plan whose counters stand side by side; it shares all arrays."""
+    plan, table = state.plans[number], _table(state, number, -1)
+    wide = plan.counters  # ascending
+    tables: dict[tuple[int, int], Latest | None] = {}
+    if table is not None:
+        at, windows = (np.searchsorted(wide, of) for of in (table.counters, table.windows))
+        tables[0, -1] = replace(table, counters=at, windows=windows)
+    base, *later = (Level((level.timelines[number],), ()) for level in state.levels)
+    return replace(
+        state,
+        counters=tuple(state.counters[k] for k in wide if state.counters[k].kind != "rank"),
+        plans=(replace(plan, counters=np.arange(len(wide))),),
+        levels=(replace(base, tables=tables), *later),
+        made=state.made.setdefault("alone", {}),
+    )
 
 
 def make_tables(state: State, arms: Iterable[int] = ()) -> None:

@@ -97,9 +97,9 @@ def _asking(command: Any) -> Any:
 
 @click.command(short_help="Ask a running server for a user's list.")
 @_asking
-@click.option("--k", type=click.IntRange(1), default=10, show_default=True, help="How many items.")
+@click.option("--k", type=click.IntRange(1), help="How many items; default: the k of [surfaces.NAME], or 10.")
 @click.option("--exclude", default="", help="Ids that must not be in the list, comma-separated.")
-def recommend(*, k: int, exclude: str, **shared: Any) -> None:
+def recommend(*, k: int | None, exclude: str, **shared: Any) -> None:
     """Ask a running server for a user's list, and print it with where each item came from.
 
     \b
@@ -112,7 +112,10 @@ def recommend(*, k: int, exclude: str, **shared: Any) -> None:
     with asked.server.client(asked.timeout) as client:
         served = client.describe()
         reply = client.recommend(
-            _id(asked.user, "user", served.text_users), k, exclude=_items(served, exclude), **_shared(served, asked)
+            _id(asked.user, "user", served.text_users),
+            k or 0,
+            exclude=_items(served, exclude),
+            **_shared(served, asked),
         )
     _print(reply, asked)
 

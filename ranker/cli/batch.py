@@ -6,6 +6,7 @@ import click
 
 from features.errors import PairliftError
 from ranker.cli.ask import as_pairs, as_time
+from ranker.cli.bundle import RECORDED
 from ranker.cli.plugins import PLUGINS
 from ranker.cli.train import needs_training
 
@@ -29,12 +30,7 @@ from ranker.cli.train import needs_training
     metavar="NAME=VALUE",
     help="What the requests say of themselves: a name of [events.context], repeatable.",
 )
-@click.option(
-    "--log",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Know the events of this folder of `serve --log` too; a server may be recording into it.",
-)
+@RECORDED
 @PLUGINS
 def batch(
     *,

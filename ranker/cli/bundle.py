@@ -11,6 +11,13 @@ from ranker.cli.train import needs_training
 
 BUNDLE = click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
 
+RECORDED = click.option(
+    "--log",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Know the events of this folder of `serve --log` too; a server may be recording into it.",
+)
+
 
 @click.group(short_help="Look at a bundle, or check its bytes.")
 def bundle() -> None:
@@ -90,12 +97,7 @@ def onnx(folder: Path, out: Path, part: str) -> None:
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of users.parquet and items.parquet."
 )
 @click.option("--plugin", metavar="NAME", help="A served [plugins.NAME] with vectors; default: the first.")
-@click.option(
-    "--log",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Know the events of this folder of `serve --log` too; a server may be recording into it.",
-)
+@RECORDED
 @click.option(
     "--as-of", callback=as_time, help="ISO time before which events count; default: the end of what is known."
 )

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -21,14 +23,17 @@ STUDIES = (
 @click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy.")
 @CONFIG
 @click.option("--plugin", required=True, metavar="NAME", help="A [plugins.NAME] of the TOML: is it worth serving?")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of uplift.json.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of report.html, uplift.json and Parquet."
+)
 def uplift(config: Path, plugin: str, out: Path) -> None:
     """Train rankers with and without a plugin's columns and report the relative uplift in PairAccuracy.
 
     Same rows, pairs, weights, parameters and seeds for both arms; the plugin is fitted [uplift] fits times, and each
-    fit meets each seed. Prints a table and writes OUT/uplift.json: the uplift with its 95 % interval (about new users,
-    fits and seeds), what each user weighing one, ties wrong, and knowing which values are missing give, shuffled
-    columns, slices, the gain's shares and the test's losses of heads that only training has.
+    fit meets each seed. Prints a table and writes OUT/report.html, a page that needs no network, with OUT/uplift.json
+    and Parquet of what its figures show: the verdict, what to doubt and what the plugin costs; the uplift with its
+    95 % interval (about new users, fits and seeds), what each user weighing one, ties wrong, and knowing which values
+    are missing give, shuffled columns, slices, the gain's shares and the test's losses of heads that only training has.
 
     Beside it stands what the plugin brings to the lists of Recommend, in recall@10 and NDCG@10 of the test's users, for
     the first three seeds; a plugin that leaks has no such figures.
@@ -40,16 +45,23 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     from features.files import check_folder
     from ranker.config import load_config
     from ranker.uplift.report import uplift_report
+    from ranker.uplift.result import UpliftReport
     from ranker.uplift.table import as_table
 
     loaded = load_config(config)
     check_folder(out)
-    report = uplift_report(loaded, plugin)
-    path = write_report(report, out, "uplift.json")
+    command = shlex.join(["pairlift", "uplift", str(config), "--plugin", plugin, "--out", str(out)])
+    report = uplift_report(loaded, plugin) | {"made": _made(command)}
+    paths = [write_report(report, out, "uplift.json"), *UpliftReport.of(report).write_page(out)]
     click.echo(as_table(report))
-    click.echo(f"\nwrote {path}")
+    click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
     if report["leaks"]:
         sys.exit(1)
+
+
+def _made(command: str) -> dict[str, str]:
+    """Return how and when a report was made."""
+    return {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "version": version("pairlift")}
 
 
 @click.command(cls=Together, short_help="Measure what sizes, history or training of a plugin bring.")
@@ -96,8 +108,9 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, days: int, o
     from those of the day before); then every request of the day is served, met and recorded over gRPC. Its arms: all
     of it; without [exploration]; without the plugin; without re-tuning ([booster] retune_minutes); never trained again.
     In the middle day the server is killed and started again. The report has the true reward by day: the expected grade
-    of a place of a list. What the TOML has not, it adds: a share of explored lists, half a minute of re-tuning. An arm
-    that ended is kept.
+    of a place of a list, beside that of the best lists by the truth, of the world's own and of random ones. Values and
+    scores that were served are computed again from the log, and what differs is said. What the TOML has not, it adds:
+    a share of explored lists, half a minute of re-tuning. An arm that ended is kept.
 
     \b
     Example, on a generated log:

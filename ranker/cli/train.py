@@ -14,7 +14,7 @@ from ranker.torchrun.place import after_the_first, place
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 #: what `pairlift[train]` installs beside what serves and asks
-TRAIN = ("gensim", "implicit", "onnx", "onnxscript", "optuna", "torch")
+TRAIN = ("gensim", "implicit", "matplotlib", "onnx", "onnxscript", "optuna", "torch")
 
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
 

@@ -74,4 +74,6 @@ def ids_of(option: str, path: Path, known: Ids) -> list[Any]:
     kind, is_kind = ("text", pa.types.is_string) if is_text(known) else ("integer", pa.types.is_integer)
     if not is_kind(column.type):
         raise PairliftError(f"{place}: {kind} ids were expected, as the bundle has them; found {column.type}")
-    return list(dict.fromkeys(column.to_pylist()))
+    # A CSV without a header has its first id in the place of the name.
+    first = [name for name in names if len(names) == 1 and is_text(known) and np.isin(name, known)]
+    return list(dict.fromkeys([*first, *column.to_pylist()]))

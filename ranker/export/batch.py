@@ -30,7 +30,7 @@ from ranker.export.asked import caught_up, ids_of, request_like
 from ranker.ids import IdTable
 from ranker.lists.answers import without_deadlines
 from ranker.pipeline import Pipeline
-from ranker.request import BITS, Answer, Request
+from ranker.request import BITS, QUERY, Answer, Request
 from ranker.wire import DEFAULT_K
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _like(state: State, wanted: Wanted) -> Request:
     requests = request_like(state, wanted.as_of, wanted.surface, wanted.context)
     texts = {known.name for known in state.catalog.contexts if known.kind == "categorical"}
     said = {name: value for name, value in wanted.context.items() if name in texts}
-    return replace(Request.of(requests, 0, state), texts=said)
+    return replace(Request.of(requests, 0, state), texts=said, query=said.get(QUERY, ""))
 
 
 def _users(state: State, like: Request, file: Path | None) -> tuple[Sequence[Any], I32]:

@@ -142,7 +142,7 @@ def part_of(kind: Kind, lists: DrawnLists, ratio: F64, model: tuple[F64, F64]) -
         "mean_weight": mean,
         "mean_weight_ci95": [low, high],
         "refused": refusal(effective, mean, low, high),
-        "unshown": 1 - mean if high < 1 else 0.0,
+        "unshown": max(0.0, 1 - mean),
     }
     if part["refused"]:
         return part

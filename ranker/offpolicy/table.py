@@ -47,7 +47,7 @@ def _bundle(found: dict[str, Any], policy: str) -> list[str]:
             f"{_ends(part['mean_weight_ci95'])}, largest {part['largest_weight']:.1f} "
             f"({100 * part['largest_share']:.1f} % of all)"
         )
-        if part["unshown"]:
+        if part["unshown"] >= 0.0005:
             lines.append(
                 f"    {100 * part['unshown']:.1f} % of what the bundle would show was never shown: the intervals count "
                 "it as anything from nothing to all of it wanted"

@@ -18,6 +18,7 @@ import numpy as np
 
 from features.errors import PairliftError
 from features.log.loading import load_log
+from features.pairing.split import iso
 from features.progress import progress_bar
 from features.schema import F64, I64
 from features.state.store import State
@@ -36,7 +37,7 @@ from ranker.request import Request
 from ranker.reranking.reranked import Reranking
 from ranker.settings import DataSettings
 from ranker.training.category_codes import recode
-from ranker.training.earlier_bundle import moved_to
+from ranker.training.earlier_bundle import differing, meanings, moved_to, texts_of
 from ranker.training.prepared import Grouped, paired_log
 
 NO_RACE = np.empty(0)
@@ -74,6 +75,12 @@ class Target:
         since = end if end <= first else int(manifest["split"]["t2"])
         before, floor = log.until(since), wanted_floor(config)
         learned = log.between(manifest["split"]["t0"], manifest["split"]["t1"])
+        if old.spec.matched and not len(learned.ts):
+            raise PairliftError(
+                f"{folder}: {', '.join(old.spec.matched)} are counted of the events before its t1, "
+                f"{iso(manifest['split']['t1'])}, and {made.config.path} has none of "
+                "them: let [events] source have them too"
+            )
         matching = fit_matches(config, old.spec.matched, learned, catalog)
         bundle = replace(
             old,
@@ -199,17 +206,16 @@ def _with_log_of(own: Config, log: Config) -> Config:
 
 def _refuse_other_meanings(folder: Path, was: Config, now: Config) -> None:
     """Raise where the bundle reads columns of one name that are made in another way."""
-    tables: dict[str, tuple[object, object]] = {
-        "[[grades]]": (was.grades, now.grades),
-        "[time] zone": (was.time.zone, now.time.zone),
-    }
-    for name in ("feedback", "context", "candidate"):
-        tables[f"[events.{name}]"] = (getattr(was.events, name), getattr(now.events, name))
-    for name in ("items", "users"):
-        columns = [getattr(config, name) and getattr(config, name).columns for config in (was, now)]
-        tables[f"[{name}.columns]"] = (columns[0], columns[1])
-    if differ := [table for table, (a, b) in tables.items() if a != b]:
+    if differ := differing(_read(was), _read(now)):
         raise PairliftError(
             f"{folder}: {', '.join(differ)} of {now.path} are not what it was trained with, so it would read this log "
             "wrongly: put them back, or name a bundle of this TOML"
         )
+
+
+def _read(config: Config) -> dict[str, object]:
+    """Return, by table of the TOML, what gives all that is read of a log its meaning."""
+    columns = {
+        f"[{name}.columns]": own and own.columns for name, own in (("items", config.items), ("users", config.users))
+    }
+    return meanings(config) | columns | {"[items.text]": texts_of(config)}

@@ -45,6 +45,10 @@ class Reranking:
         found = None if self.rules is None else self.rules.source()
         return [] if found is None else [found]
 
+    def pins(self, request: Request, item: I32) -> list[I64]:
+        """Return what `Rules.pins` does; nothing without rules."""
+        return [] if self.rules is None else self.rules.pins(request, item)
+
     def top(self, request: Request, item: I32, score: F64, order: I64, k: int, trace: Trace) -> I64:
         """Return int64[<= k]: places of the items of the list. order: int64[n], all places, by float64[n] score."""
         head, fixed = len(order), NOTHING_FIXED

@@ -105,6 +105,11 @@ class Rules:
             changed.append((rule.name, rows))
         return _ordered(item, score, free, buried, pins, changed)
 
+    def pins(self, request: Request, item: I32) -> list[I64]:
+        """Return the places among int32[n] candidates of the items of each pin that holds for the request."""
+        pins = [rule for rule in self.rules if rule.settings.pin is not None and rule.holds(request)]
+        return [np.flatnonzero(rule.items.keep(item, request)) for rule in pins]
+
     def source(self) -> "tuple[Pinned, SourceSettings] | None":
         """Return the source of the items that pins name, with its quota; None where none names any."""
         most = sum(len(rule.named) for rule in self.rules)

@@ -242,6 +242,16 @@ class Lives:
         self._sitting[user] = visits.sitting[request]
         return met
 
+    def worth(self, request: int, items: I32) -> F64:
+        """Return float64[n], the expected grade that each of n items has if it is shown now; nothing changes by it."""
+        user = int(self._visits.user[request])
+        state = (self._taste, self._known, self._topics, self._mood, self._sitting)
+        before = [of[user].copy() for of in state]
+        expected = self.meet(request, items)[2][: len(items)]
+        for of, was in zip(state, before, strict=True):
+            of[user] = was
+        return expected
+
 
 @njit(cache=True, nogil=True)
 def _born(items, taste, share, seed):  # type: ignore[no-untyped-def]

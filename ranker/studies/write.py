@@ -12,6 +12,7 @@ from features.files import check_folder, made_folder, written
 from ranker.config import Config
 from ranker.studies import unified_table
 from ranker.studies.loop import report as loop
+from ranker.studies.loop.bounds import bounds_of
 from ranker.studies.loop.run import run_loop
 from ranker.studies.run import run_study
 from ranker.studies.table import as_csv, as_markdown, as_svg
@@ -36,7 +37,7 @@ def write_loop(config: Config, plugin: str, days: int, out: Path, command: str) 
     """Run the study `loop` (`ranker.studies.loop.run.run_loop`) for so many days, and write the same."""
 
     def report() -> Report:
-        return loop.loop_report(config.name, plugin, run_loop(config, plugin, days))
+        return loop.loop_report(config.name, plugin, run_loop(config, plugin, days), bounds_of(config, days))
 
     return _written(out, "loop", command, report, loop.as_markdown, loop.as_csv, loop.as_svg)
 

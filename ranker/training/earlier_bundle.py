@@ -6,6 +6,7 @@ ones shift the old: plugins and splits are moved along. Where its plugins go on,
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,25 +99,48 @@ def _refuse_other_columns(place: str, old: Bundle, prepared: Prepared) -> None:
 
 def _refuse_other_meanings(place: str, old: Bundle, prepared: Prepared) -> None:
     """Raise where columns of one name are made in another way."""
-    was, now = old.config, prepared.config
-    tables: dict[str, tuple[object, object]] = {
-        "[[counters]]": (was.counters, now.counters),
-        "[[grades]]": (was.grades, now.grades),
-        "[events.feedback]": (was.events.feedback, now.events.feedback),
-        "[events] source_item": (was.events.source_item, now.events.source_item),
-        "[surfaces]": (_asked_plugins(was), _asked_plugins(now)),
-        "[events.context]": (was.events.context, now.events.context),
-        "[events.candidate]": (was.events.candidate, now.events.candidate),
-        "[time] zone": (was.time.zone, now.time.zone),
-        "[booster.monotone]": (was.booster.monotone, now.booster.monotone),
-    }
-    tables |= {f"[plugins.{name}]": (was.plugins[name], now.plugins[name]) for name in now.ranker.plugins}
-    differ = [table for table, (a, b) in tables.items() if a != b]
-    if differ:
+    now, matched = prepared.config, bool(old.spec.matched)
+    was_made, is_made = (_meanings_of_trees(config, now.ranker.plugins, matched) for config in (old.config, now))
+    if differ := differing(was_made, is_made):
         raise PairliftError(
             f"{place}: {', '.join(differ)} of {now.path} are not what it was trained with, so its trees would mean "
             "something else: train without it, or put them back"
         )
+
+
+def meanings(config: Config) -> dict[str, object]:
+    """Return, by table of the TOML, what gives the columns of a log their meaning, for whatever reads them."""
+    events = config.events
+    return {
+        "[[grades]]": config.grades,
+        "[events.feedback]": events.feedback,
+        "[events] source_item": events.source_item,
+        "[events.context]": events.context,
+        "[events.candidate]": events.candidate,
+        "[time] zone": config.time.zone,
+    }
+
+
+def texts_of(config: Config) -> object:
+    """Return [items.text], None without [items]."""
+    return config.items and config.items.text
+
+
+def differing(was: dict[str, object], now: dict[str, object]) -> list[str]:
+    """Return the tables that are others now."""
+    return [table for table, value in now.items() if was[table] != value]
+
+
+def _meanings_of_trees(config: Config, plugins: Sequence[str], matched: bool) -> dict[str, object]:
+    """Return likewise what splits of trees hang on. matched: whether they read what is counted and the texts."""
+    found = meanings(config) | {
+        "[[counters]]": config.counters,
+        "[surfaces]": _asked_plugins(config),
+        "[booster.monotone]": config.booster.monotone,
+    }
+    if matched:
+        found |= {"[lists] wanted": config.lists.wanted, "[items.text]": texts_of(config)}
+    return found | {f"[plugins.{name}]": config.plugins[name] for name in plugins}
 
 
 def _asked_plugins(config: Config) -> dict[str, list[str] | None]:

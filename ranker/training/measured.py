@@ -212,7 +212,8 @@ def measure_sources(config: Config, most: int | None = None, memory: int = 2 * G
 def parts_at_cut(parts: Parts, memory: int = 2 * GIB) -> Bundle:
     """Return `bundle_at_cut` of what was fitted."""
     at_cut = bundle_at_cut(parts.prepared, parts.plugins, parts.liked, Wanted(parts.wanted, parts.shares), memory)
-    return at_cut if parts.network is None else replace(at_cut, network=parts.network.ranker)
+    network = None if parts.network is None else parts.network.ranker
+    return replace(at_cut, network=network, prerank=parts.prerank)
 
 
 def bundle_at_cut(

@@ -19,7 +19,7 @@ what is left over that. On small logs trees alone draw a curve so steep worse th
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from features.schema import F32, F64, GIB
 from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.gathering import Quotas
 from ranker.candidates.named import Fitted, SourceData, fit_sources
 from ranker.code_hash import code_hash
 from ranker.columns import Columns, categories_of, demand
@@ -169,6 +170,15 @@ class Wanted(NamedTuple):
     booster: lgb.Booster | None = None  # None where nothing that the sources propose was wanted later
     shares: Shares | None = None  # of the candidates that it orders; None: the sources' own quotas
 
+    @property
+    def digest(self) -> str:
+        """A hash of the shares."""
+        return "" if self.shares is None else hash_value(asdict(self.shares))
+
+    def quotas(self, sources: Sources) -> Quotas | None:
+        """Return the quotas of sources by the shares; None for their own."""
+        return None if self.shares is None else self.shares.quotas(sources)
+
 
 def wanted_scores(booster: lgb.Booster, rows: F32, columns: Sequence[str]) -> F64:
     """Return float64[n] scores of float32[n, c] rows: what the trees say, added to demand."""
@@ -214,7 +224,7 @@ def wanted_stage(
         config.lists.model_dump(exclude={"users", "at_most", "diversity"}),
         wanted_settings(config).model_dump(),
     ]
-    code = code_hash(*CODE, *_modules(config, plugins))
+    code = code_hash(*CODE, *modules_of(config, plugins))
     own = liked and hash_value(liked.model_to_string())
     inputs = [prepared.key, digest, settings, seed, forests, own, code]
 
@@ -235,7 +245,7 @@ def wanted_stage(
     return Wanted(booster, Shares.read(folder / "shares.json"))
 
 
-def _modules(config: Config, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
+def modules_of(config: Config, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
     """Return what of the code is named in the TOML: packages of plugins and of sources, of ours the wing."""
     own = [source.path.partition(":")[0].split(".") for source in config.sources.named.values()]
     of_plugins = {type(plugin).__module__.partition(".")[0] for plugin in plugins.values()}

@@ -34,15 +34,18 @@ from ranker.training.booster import at_cap
 from ranker.training.measured import shown_of
 from ranker.training.plugins import head_losses, plugin_seconds, plugin_stage
 from ranker.training.prepared import Prepared, prepare
+from ranker.uplift.described import described
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
 from ranker.uplift.measured import LISTED, Fits, Judged, Measured, compared, listed, uplift_of
 from ranker.uplift.shown import shown_figures
+from ranker.uplift.shrunk import with_shrunk
 from ranker.uplift.slices import slices
 
 METRIC = "PairAccuracy, ties as one half"
-#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`. 4: `heads`
-FORMAT = 4
+#: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`. 4: `heads`. 5: `split`, `cost`,
+#: `periods`, `settings`; slices have `shrunk`
+FORMAT = 5
 
 
 def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
     more = {"lag": lag_of(plugins[0]), "heads": _heads(prepared, name, plugins)}
     report = report_of(arms, name, fits, controls) | more
+    report |= finite(described(prepared, name, arms.groups, fits[0]))
     if report["leaks"] or not lists:
         why = "the plugin leaks" if report["leaks"] else "they were not asked for"
         return report | {"lists": {"remark": f"not measured, for {why}"}}
@@ -182,11 +186,12 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
     missing = _missingness(boosters, m, judged, np.asarray(~np.isnan(columns.values["test"]).all(axis=1)))
     beyond = relative_uplift(m["missingness"].right, with_.right)
     shuffled = relative_uplift(without.right, m["shuffled"].right)
+    whole = compared(without, with_)
     return {
         "pairs": len(pairs),
         "users": judged.n_users,
         "effective_users": effective_users(without.total),
-        **compared(without, with_),
+        **whole,
         "minimum_detectable_uplift": main.detectable,
         "useful": bool(trusted and main.low > 0 and beyond.low > 0),
         "macro": _macro(without, with_),
@@ -204,9 +209,13 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
         "at_cap": {arm: _at_cap(arms.prepared.config.booster, fits) for arm, fits in boosters.items()},
         **_listed(boosters, judged),
         **_simple(arms, boosters, pairs, columns),
-        "slices": slices(arms.prepared, boosters["without"], boosters["with"], judged),
+        "slices": with_shrunk(finite(slices(arms.prepared, boosters["without"], boosters["with"], judged)), whole),
         "importance": _importance(boosters["with"]),
     }
+
+
+def _slices(prepared: Prepared, boosters: dict[str, Fits], judged: Judged, whole: dict[str, Any]) -> dict[str, Any]:
+    return with_shrunk(finite(slices(prepared, boosters["without"], boosters["with"], judged)), finite(whole))
 
 
 def _macro(without: Measured, with_: Measured) -> dict[str, Any]:

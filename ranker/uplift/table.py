@@ -8,9 +8,11 @@ from features.schema import SAMPLED
 from ranker.metrics.shown import shown_lines
 from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
+from ranker.uplift.said import as_text
+from ranker.uplift.verdict import doubts, verdict
 
-#: fewer fits of the plugin, or seeds, give an interval that is wide or holds for less than one wants
-LEAST_FITS, LEAST_SEEDS = 3, 5
+#: guard rails that have lines of their own
+SHOWN_ABOVE = ("leaks", "leak controls that could not be run", "drawn pairs")
 
 
 def as_table(report: dict[str, Any]) -> str:
@@ -46,7 +48,7 @@ def as_table(report: dict[str, Any]) -> str:
         "minimum detectable uplift, the smallest that this test could show: "
         f"{_percent(report['minimum_detectable_uplift'])}",
         *_controls(report),
-        *doubts(report),
+        *_doubts(report),
     ]
     return "\n".join(lines)
 
@@ -110,49 +112,8 @@ def _sides(missing: dict[str, Any]) -> str:
     )
 
 
-def verdict(report: dict[str, Any]) -> str:
-    """Return in words what the report says, and no more."""
-    if report["leaks"]:
-        return "LEAKS: its values know what they must not, so no figure below says anything"
-    if not report["useful"]:
-        return "is not shown to be useful"
-    one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
-    alone = f", with this one {' and one '.join(one)} alone" if one else ""
-    uplift, least = report["relative_uplift"], report["minimum_detectable_uplift"]
-    small = "; how much is uncertain, for it is less than this test shows reliably" if uplift < least else ""
-    return f"is useful{alone}{small}"
-
-
-def doubts(report: dict[str, Any]) -> list[str]:
-    """Return what speaks against trusting the number."""
-    found = []
-    for name, alone in report["column_alone"].items():
-        if not alone["comparable"]:
-            found.append(
-                f"WARNING: {name} is missing on a side of every pair of the test: is it computed as it should be?"
-            )
-    if report["shuffled"]["above_zero"]:
-        found.append(
-            "WARNING: shuffled columns gain as well: a further column is lucky here; more seeds, or more users"
-        )
-    if any(report["at_cap"][arm] for arm in ("without", "with")):
-        found.append(
-            f"WARNING: {_full('without', report)} and {_full('with', report)} ended by [booster] trees = "
-            f"{report['most_trees']}, not by themselves: more trees may be better, so raise it"
-        )
-    if report["fits"] < LEAST_FITS:
-        found.append(f"WARNING: {_count(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised")
-    if len(report["seeds"]) < LEAST_SEEDS:
-        found.append(f"WARNING: {_count(len(report['seeds']), 'seed')}; at least {LEAST_SEEDS} are advised")
-    if report["relative_uplift"] is not None and report["ci95"][0] is None:
-        found.append("WARNING: one user has all that is right: there is no interval without others")
-    if report["relative_uplift"] is None:
-        found.append("WARNING: the arm without the column orders no pair right: there is nothing to compare with")
-    return found
-
-
-def _full(arm: str, report: dict[str, Any]) -> str:
-    return f"{report['at_cap'][arm]} of {sum(map(len, report['trees'][arm]))} fits {arm}"
+def _doubts(report: dict[str, Any]) -> list[str]:
+    return [f"WARNING: {as_text(report, of.sentence)}" for of in doubts(report) if of.name not in SHOWN_ABOVE]
 
 
 def _controls(report: dict[str, Any]) -> list[str]:
@@ -203,7 +164,3 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"only {n} {what}{'' if n == 1 else 's'}"

@@ -3,14 +3,15 @@
 `pairlift sources` of both example data sets, as their TOMLs have it. In a generated log of a million items five sources
 are asked, merged and filtered on one thread; the times are the thread's own (CPU), the median of requests. Work folders
 are kept below .pairlift/bench, so a second run resumes. KuaiRand needs PAIRLIFT_DATA; it is left out, with a word,
-where that folder has none.
+where that folder has none, and then there is no blend_gain, which is of both.
 
-blend_gain                recall@500 of the blend less that of the best single source: lower end by user,
-                          of the worse data set
+blend_gain                recall@500 of the blend less that of the best single source, mean by user: the lower of
+                          both data sets' (blend_gain_ci95 has each set's interval, whose lower end is to be above 0)
 blend_ms                  five sources, merge and filters, of a request
 pixie_ms, bm25_ms         random walks, and full-text search, alone
 offpolicy_error_vs_obp    largest relative difference from obp's estimators; None where obp cannot be had
 exploration_overhead      CPU time of Recommend with all lists drawn over that with none, on MovieLens
+prerank_kept_top50, prerank_ms    of the stage before the ranker, as `prerank.py` says
 """
 
 import os
@@ -19,22 +20,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench.peers.examples import WORK, example, written
 from bench.peers.exploration_cost import exploration_overhead
 from bench.peers.offpolicy_obp import figures as offpolicy_figures
+from bench.prerank import figures as prerank_figures
 
 from features.errors import PairliftError
 from features.schema import GIB, SECOND
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import own_quotas
-from ranker.config import Config, load_config
-from ranker.examples import example_names, example_text
+from ranker.config import Config
+from ranker.examples import example_names
 from ranker.lists.found import milliseconds
 from ranker.request import Request
 from ranker.training.arms import Arms
@@ -44,7 +46,6 @@ from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
 from ranker.training.wanted import sources_until
 
-WORK = Path(__file__).parents[2] / ".pairlift" / "bench"
 #: users who are asked about, at most
 USERS = 5_000
 #: of the generated log at scale 1
@@ -55,6 +56,7 @@ WORDS, TITLE = 50_000, 6
 DAYS = 30
 #: requests that are timed
 REQUESTS = 300
+PARTS = ("found", "time", "offpolicy", "exploration", "prerank")
 LARGE = """name = "large"
 [events]
 source = "events.parquet"
@@ -88,14 +90,6 @@ class = "ranker.sources.search:Search"
 """
 
 
-def example(data: str) -> Config:
-    """Write an example's TOML into a work folder, and read it."""
-    folder = WORK / f"candidates-{data}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pairlift.toml").write_text(example_text(data))
-    return load_config(folder / "pairlift.toml")
-
-
 def found(data: str) -> dict[str, Any]:
     """Return what the sources of an example find, of all users and of parts of them."""
     report = measure_sources(example(data), USERS)
@@ -112,6 +106,26 @@ def found(data: str) -> dict[str, Any]:
     return {
         name: {key: part[key] for key in ("users", "blend", "over_best", "within_quotas")}
         for name, part in parts.items()
+    }
+
+
+def found_or_none(data: str) -> dict[str, Any] | None:
+    """Return what `found` does; None, with a word, where the data cannot be had."""
+    try:
+        return found(data)
+    except PairliftError as error:
+        print(f"{data} is left out: {error}", file=sys.stderr)
+        return None
+
+
+def gains(of: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what the blend gains: the lower of both data sets' means, each set's interval, and all parts."""
+    over = {data: parts["all"]["over_best"]["recall@500"] for data, parts in of.items()}
+    complete = set(over) == set(example_names())
+    return {
+        "blend_gain": min(gain["mean"] for gain in over.values()) if complete else None,
+        "blend_gain_ci95": {data: gain["ci95"] for data, gain in over.items()},
+        "found": of,
     }
 
 
@@ -138,8 +152,7 @@ def large(scale: float) -> Config:
             "play": rng.random(events),
         }
         pq.write_table(pa.table(columns), folder / "events.parquet")
-    (folder / "pairlift.toml").write_text(LARGE)
-    return load_config(folder / "pairlift.toml")
+    return written(folder, LARGE)
 
 
 def zipf(rng: np.random.Generator, n: int, size: Any) -> Any:
@@ -166,7 +179,7 @@ def timed(scale: float) -> dict[str, float]:
 
 @click.command()
 @click.option("--scale", default=1.0, show_default=True, help="Of the generated log.")
-@click.option("--only", type=click.Choice(["found", "time", "offpolicy", "exploration"]), help="One part alone.")
+@click.option("--only", type=click.Choice(PARTS), help="One part alone.")
 def main(scale: float, only: str | None) -> None:
     """Run the parts, print their tables, then the JSON."""
     result: dict[str, Any] = {}
@@ -175,18 +188,13 @@ def main(scale: float, only: str | None) -> None:
         took = timed(scale)
         result |= {"blend_ms": took["blend"], "pixie_ms": took["walks"], "bm25_ms": took["search"], "sources_ms": took}
     if only in (None, "found"):
-        of = {}
-        for data in example_names():
-            try:
-                of[data] = found(data)
-            except PairliftError as error:
-                print(f"{data} is left out: {error}", file=sys.stderr)
-        gains = [parts["all"]["over_best"]["recall@500"]["ci95"][0] for parts in of.values()]
-        result |= {"blend_gain": min(gains), "found": of}
+        result |= gains({data: parts for data in example_names() if (parts := found_or_none(data))})
     if only in (None, "exploration"):
         result["exploration_overhead"] = overhead("movielens")
     if only in (None, "offpolicy"):
         result |= offpolicy_figures()
+    if only in (None, "prerank"):
+        result |= prerank_figures()
     print(json.dumps(result))
 
 

@@ -19,11 +19,11 @@ import os
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from bench.peers.examples import WORK, example
 from listtruth import ListWorld, future
 from listworld import world_case
 
@@ -37,7 +37,7 @@ from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import own_quotas, proposals_of, source_values
 from ranker.columns import demand, with_sources
 from ranker.config import Config, load_config
-from ranker.examples import example_names, example_text
+from ranker.examples import example_names
 from ranker.lists.answers import ask, patient
 from ranker.lists.asked import Asked
 from ranker.lists.peers import ALPHAS, HALF_LIVES, als_lists, fitted_als, popular_lists
@@ -54,22 +54,12 @@ from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.wanted import Rows, rows_of, sources_until, wanted_scores, wanted_settings
 
-ROOT = Path(__file__).parents[2]
-WORK = ROOT / ".pairlift" / "bench"
 #: users who are asked about, and requests whose pairs `Rank` is asked to order
 USERS = RANKED = 2_000
 #: where designs are compared: on the other data set the rows of what was shown take many minutes
 COMPARED_ON = "movielens"
 #: weights of the shown pairs in one booster, and of the liked part in the sum of two
 WEIGHTS, SUMS = (0.2, 0.5), (0.125, 0.25, 0.5)
-
-
-def example(data: str) -> Config:
-    """Write an example's TOML into a work folder, and read it."""
-    folder = WORK / f"lists-{data}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pairlift.toml").write_text(example_text(data))
-    return load_config(folder / "pairlift.toml")
 
 
 def trained_of(config: Config) -> Parts:

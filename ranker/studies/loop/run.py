@@ -9,8 +9,10 @@ run_loop
 """
 
 import json
+import os
 import shutil
 import tomllib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +26,12 @@ from features.errors import PairliftError
 from features.files import written
 from features.progress import progress_bar
 from features.schema import DAY, F64, I8, I32, I64, SECOND
+from ranker.client import Reply
 from ranker.code_hash import code_hash
 from ranker.config import Config, load_config
 from ranker.recording.batch import Batch
 from ranker.studies.loop.agreement import Agreement, agreement
-from ranker.studies.loop.arms import OLD, Arm, arms_of, toml_text, with_log
+from ranker.studies.loop.arms import OLD, Arm, Toml, arms_of, toml_text, with_log
 from ranker.studies.loop.service import Received, Service
 from ranker.studies.simulate import LIST, Lives
 from ranker.studies.world import FIRST_ITEM, FIRST_USER, MADE_OF, START, World, born_of, item_table, told_of, user_table
@@ -55,6 +58,7 @@ class Lived:
     sent: int  # events that were sent
     recorded: int  # of them, that the server says it recorded
     duplicates: int  # that came again after a crash, and were known
+    degraded: int  # lists that a source or plugin was too late for
     refused: list[str]  # deployments that a server refused, and why
     compared: Agreement  # what was served, with what the log gives
 
@@ -64,13 +68,7 @@ def run_loop(config: Config, plugin: str, days: int) -> dict[str, Lived]:
 
     config: of a folder of `pairlift world`. PairliftError where it is none.
     """
-    made = config.path.parent / MADE_OF
-    if not made.is_file():
-        raise PairliftError(
-            f"study loop: {config.path.parent} was expected to be a folder of `pairlift world`, with {MADE_OF}, whose "
-            "users can be asked; make one"
-        )
-    of = json.loads(made.read_text())
+    of = made_of(config)
     toml = tomllib.loads(config.text)
     found = {}
     arms = arms_of(toml, plugin)
@@ -79,13 +77,24 @@ def run_loop(config: Config, plugin: str, days: int) -> dict[str, Lived]:
         name = arm.name.replace(" ", "-")
 
         def make(folder: Path, arm: Arm = arm) -> None:
-            _save(folder, _Life(of["scale"], of["seed"], arm, config.work / "loop-running").lived(days))
+            _save(folder, Life(of["scale"], of["seed"], arm, config.work / "loop-running").lived(days))
 
         found[arm.name] = _load(run_stage(config.work / "loop", name, inputs, make))
     return found
 
 
-class _Life:
+def made_of(config: Config) -> dict[str, Any]:
+    """Return scale and seed of the world that a TOML is of. PairliftError where it is of none."""
+    made = config.path.parent / MADE_OF
+    if not made.is_file():
+        raise PairliftError(
+            f"study loop: {config.path.parent} was expected to be a folder of `pairlift world`, with {MADE_OF}, whose "
+            "users can be asked; make one"
+        )
+    return dict(json.loads(made.read_text()))
+
+
+class Life:
     """One arm: its world, its folder, its server."""
 
     def __init__(self, scale: float, seed: int, arm: Arm, folder: Path) -> None:
@@ -97,7 +106,8 @@ class _Life:
         self._bundles: list[Path] = []
         self._received = Received(0, 0)
         self._sent, self._refused = 0, list[str]()
-        self._firsts = list[str]()  # ids of requests that begin a round: all events before them were known
+        self._degraded, self._shown = 0, 0  # lists that something was late for; rows of all lists
+        self._firsts = dict[str, _First]()  # by id, requests that begin a round: all events before them were known
 
     def lived(self, days: int) -> Lived:
         """Run so many days, with a crash in the middle one."""
@@ -109,6 +119,7 @@ class _Life:
             for day in range(days):
                 self._begin(day)
                 self._day(FIRST_DAY + day, reward[day], lists[day], crash=day == days // 2)
+            self._service.exported()
         finally:
             self._service.stop()
         r = self._received
@@ -118,24 +129,35 @@ class _Life:
             sent=self._sent,
             recorded=r.recorded,
             duplicates=r.duplicates,
+            degraded=self._degraded,
             refused=self._refused,
-            compared=self._compared(),
+            compared=self.compared(),
         )
 
-    def _compared(self) -> Agreement:
+    def compared(self) -> Agreement:
+        """Compare what was served with what is exported by now."""
+        return agreement(*self.record())
+
+    def record(self) -> tuple[Config, list[Path], Path, dict[str, Reply]]:
+        """Return what `agreement` takes, with the answers to requests before which all is exported."""
+        told = self._service.exported_events
+        known = {name: first.reply for name, first in self._firsts.items() if first.sent <= told}
+        replies = {name: reply for name, reply in known.items() if reply is not None and not reply.degraded}
+        return self._config(with_log(self._arm.toml)), self._bundles, self._service.features, replies
+
+    def _config(self, toml: Toml) -> Config:
         path = self._folder / "pairlift.toml"
-        path.write_text(toml_text(with_log(self._arm.toml)))
-        return agreement(load_config(path), self._bundles, self._service.features, self._firsts)
+        path.write_text(toml_text(toml))
+        return load_config(path)
 
     def _begin(self, day: int) -> None:
         """Train and deploy the day's bundle."""
         if day and not self._arm.retrained:
             return
+        if day:
+            self._service.exported()
         out = self._folder / f"bundle-{day}"
-        toml = with_log(self._arm.toml) if day else self._arm.toml
-        path = self._folder / "pairlift.toml"
-        path.write_text(toml_text(toml))
-        config = load_config(path)
+        config = self._config(with_log(self._arm.toml) if day else self._arm.toml)
         warm = bool(self._bundles) and all(goes_on(config, plugin) for plugin in config.ranker.plugins)
         train(config, out, earlier=self._bundles[-1] if warm and config.ranker.plugins else None)
         self._bundles.append(out)
@@ -151,12 +173,13 @@ class _Life:
         requests = np.flatnonzero(self._world.visits.day == day)
         requests = requests[np.argsort(self._world.begun[requests], kind="stable")]
         rounds = list(in_rounds(requests, self._world.visits.user))
-        self._firsts += [str(some[0]) for some in rounds]
         for k, some in enumerate(progress_bar(rounds, desc=f"{self._arm.name}, day {day}", unit="round")):
             met = [self._met(int(request), reward, lists) for request in some]
+            self._firsts[str(some[0])] = _First(self._sent, met[0].reply)
             batch = _batch(self._rng, self._world, some, met)
             self._sent += len(batch.events)
             if crash and k == len(rounds) // 2:
+                self._service.written(self._shown)
                 received = self._service.crash_while_recording(batch, self._bundles[0])
             else:
                 received = self._service.record(batch)
@@ -171,7 +194,9 @@ class _Life:
         item, grade, expected = self._lives.meet(request, shown)
         reward[user] += expected[: len(shown)].sum() / LIST
         lists[user] += 1
-        return _Met(item, grade, len(shown))
+        self._degraded += bool(reply.degraded)
+        self._shown += len(shown)
+        return _Met(item, grade, len(shown), reply)
 
 
 class _Met(NamedTuple):
@@ -180,6 +205,14 @@ class _Met(NamedTuple):
     item: I32  # [n]
     grade: I8  # [n]
     shown: int  # of the list; behind it is what was looked for
+    reply: Reply | None = None  # what showed the list; None: the world's own policy
+
+
+class _First(NamedTuple):
+    """A request that begins a round."""
+
+    sent: int  # events that were sent before it
+    reply: Reply | None
 
 
 def in_rounds(requests: I64, user: I64) -> Iterator[I64]:
@@ -230,16 +263,27 @@ def _first_days(folder: Path, rng: np.random.Generator, world: World, lives: Liv
     for name, columns in tables.items():
         with written(folder / name) as partial:
             pq.write_table(pa.table(columns), partial)
+            # A stage's key has a file's time: of the same bytes it must be the same, or no arm finds another's fit.
+            os.utime(partial, (0, zlib.crc32(partial.read_bytes())))
 
 
 def _emptied(folder: Path) -> None:
+    """Make or empty an arm's folder, but for the plugins that others fitted: those of the first day are the same."""
+    fitted, kept = folder / "work" / "plugins", folder.with_name(f"{folder.name}-plugins")
+    if fitted.exists():
+        shutil.rmtree(kept, ignore_errors=True)
+        fitted.rename(kept)
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    fitted.parent.mkdir(parents=True)
+    if kept.exists():
+        kept.rename(fitted)
 
 
 def _save(folder: Path, lived: Lived) -> None:
     np.savez(folder / "lived.npz", reward=lived.reward, lists=lived.lists)
-    counts = {name: getattr(lived, name) for name in ("sent", "recorded", "duplicates", "refused", "compared")}
+    counts = {
+        name: getattr(lived, name) for name in ("sent", "recorded", "duplicates", "degraded", "refused", "compared")
+    }
     (folder / "lived.json").write_text(json.dumps(counts))
 
 

@@ -9,13 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
+
 from features.errors import PairliftError
+from features.log.reader import EVENTS
 from ranker.administrator import Admin
 from ranker.client import Client, Reply
 from ranker.recording.batch import Batch
+from ranker.studies.loop.arms import LOG
 
 #: seconds: of a call, and until an acknowledged event must be in what requests read
 TIMEOUT, VISIBLE = 60.0, 10.0
+#: seconds until an ended file of the log must be exported
+EXPORTED = 30.0
+#: seconds until what was served must be in the feature log, which writes when it has had rest for 10
+WRITTEN = 60.0
 #: seconds between the sending of events and the kill
 UNDER_WAY = 0.003
 
@@ -38,8 +46,9 @@ class Service:
 
     def start(self, bundle: Path) -> None:
         """Serve a bundle, or what is deployed in its place. Raises PairliftError where the server ends at once."""
-        words = ["serve", bundle, "--log", self._folder / "log", "--bundles", self._folder / "deployed"]
-        words += ["--feature-log", self.features]
+        words = ["serve", bundle, "--log", self._folder / LOG, "--bundles", self._folder / "deployed"]
+        # All requests: what was served is compared with the record of it, and a crash loses those of its last seconds.
+        words += ["--feature-log", self.features, "--feature-share", "1"]
         command = [sys.executable, "-m", "ranker.cli", *map(str, words), "--clock", "snapshot", "--port", "0"]
         with (self._folder / "serve.err").open("a") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_quiet())
@@ -60,9 +69,9 @@ class Service:
         Admin(self.client).deploy(bundle, say=lambda _: None)
 
     def recommend(self, user: int, k: int, as_of: int, device: str, request_id: str) -> Reply:
-        """Return a user's list."""
+        """Return a user's list, explained: what its scores were made of is compared with the record afterwards."""
         return self.client.recommend(
-            user, k, as_of=as_of, surface="feed", attributes={"device": device}, request_id=request_id
+            user, k, as_of=as_of, surface="feed", attributes={"device": device}, request_id=request_id, explain=True
         )
 
     def record(self, batch: Batch) -> Received:
@@ -77,6 +86,35 @@ class Service:
             time.sleep(0.02)
         return Received(outcome.recorded, outcome.duplicates)
 
+    def exported(self) -> None:
+        """Wait until all ended files of the log are there as Parquet, which a training reads.
+
+        Raises PairliftError where that takes long, and where no file has ended.
+        """
+        log, until = self._folder / LOG, time.monotonic() + EXPORTED
+        while True:
+            ended = sorted(log.glob("*.log"))[:-1]
+            missing = [path.name for path in ended if not (log / EVENTS / f"{path.stem}.parquet").exists()]
+            if ended and not missing:
+                return
+            if time.monotonic() > until:
+                raise PairliftError(
+                    f"{log}: {', '.join(missing) or 'events'} had to be there as Parquet after {EXPORTED:g} s; make a "
+                    "larger world, or lower [record] segment_mb"
+                )
+            time.sleep(0.1)
+
+    def written(self, rows: int) -> None:
+        """Wait until the feature log has so many rows: a kill loses what waits. PairliftError where they stay out."""
+        until = time.monotonic() + WRITTEN
+        while (found := sum(pq.read_metadata(path).num_rows for path in self.features.glob("part-*.parquet"))) < rows:
+            if time.monotonic() > until:
+                raise PairliftError(
+                    f"{self.features}: {rows} rows had to be there after {WRITTEN:g} s, found {found}; "
+                    f"{self._folder / 'serve.err'} says what failed"
+                )
+            time.sleep(0.1)
+
     def crash_while_recording(self, batch: Batch, bundle: Path) -> Received:
         """Kill the server with events under way, start it again, and send them again, as a client would."""
         with Client(self.client.address, timeout=TIMEOUT) as other, ThreadPoolExecutor(1) as thread:
@@ -88,9 +126,9 @@ class Service:
         return self.record(batch)
 
     @property
-    def recorded(self) -> int:
-        """Events that were recorded behind what the served bundle was trained on."""
-        return self.client.describe().recorded_events
+    def exported_events(self) -> int:
+        """Events that are there as Parquet: the first so many that were recorded."""
+        return sum(pq.read_metadata(path).num_rows for path in (self._folder / LOG / EVENTS).glob("*.parquet"))
 
     def stop(self) -> None:
         """End it as an operator does; nothing where it does not run."""

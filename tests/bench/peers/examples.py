@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from ranker.config import Config, load_config
+from ranker.examples import example_text
 
 #: kept between runs, so that a second one resumes
 WORK = Path(__file__).parents[3] / ".pairlift" / "bench"
@@ -18,10 +19,20 @@ def with_towers(text: str, options: str) -> str:
     return text
 
 
+def written(folder: Path, text: str) -> Config:
+    """Write a TOML into a work folder, and read it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pairlift.toml").write_text(text)
+    return load_config(folder / "pairlift.toml")
+
+
+def example(data: str) -> Config:
+    """Return a data set's TOML as it is; all benchmarks of it share the work folder, and so what is trained there."""
+    return written(WORK / f"lists-{data}", example_text(data))
+
+
 def write_config(folder: Path, text: str, fits: int, seeds: int, plugins: str) -> Config:
     """Write a TOML with so many fits and booster seeds, and further tables of plugins, and read it."""
-    folder.mkdir(parents=True, exist_ok=True)
     head, _, own = text.partition("[uplift]\n")
     crossed = f"[uplift]\nfits = {fits}\nseeds = {list(range(seeds))}\n"
-    (folder / "pairlift.toml").write_text(f"{head}{crossed}{own}{plugins}")
-    return load_config(folder / "pairlift.toml")
+    return written(folder, f"{head}{crossed}{own}{plugins}")

@@ -19,7 +19,7 @@ import world as small
 from trust_plugins import HONEST, USELESS, Knows, Simulated, as_toml
 from trust_world import Setting, World
 
-from features.schema import F64, HOUR
+from features.schema import HOUR
 from ranker.columns import Columns
 from ranker.config import Config, load_config
 from ranker.settings import UpliftSettings
@@ -27,6 +27,7 @@ from ranker.training.arms import Arms
 from ranker.uplift.leaks import Control
 from ranker.uplift.measured import Judged, Measured
 from ranker.uplift.report import report_of, uplift_report
+from ranker.uplift.slices import labels
 
 FITS, SEEDS = 3, 5
 #: of the columns that know nothing: fewer boosters have more luck
@@ -37,6 +38,8 @@ USERS, MANY = 250, 600
 DRAWS = 150
 #: numbers of the truth's draws, fits and seeds, and of the reports': disjoint
 TRUTH, REPORTS, STEP = 1_000_000, 2_000_000, 10
+#: beside the slices, all pairs
+WHOLE = ("", "")
 
 _S = Setting
 SETTINGS = {
@@ -96,7 +99,16 @@ def covered(setting: str, seed: int, number: int) -> dict[str, Any]:
     """Return what a report says of a plugin whose truth `truth` tells."""
     report = _report(_world(SETTINGS[setting], seed), Knows, number, SEEDS)
     kept = ("relative_uplift", "ci95", "useful", "variance", "standard_error", "degrees_of_freedom")
-    return {name: report[name] for name in kept} | {"ties": report["tie_share"]["without"]}
+    return {name: report[name] for name in kept} | {"ties": report["tie_share"]["without"], "slices": _slices(report)}
+
+
+def _slices(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the intervals of each slice, shrunk and as measured; a kind with one value is the whole, and no slice."""
+    return {
+        kind: {name: {"shrunk": of["shrunk"]["ci95"], "raw": of["ci95"]} for name, of in values.items()}
+        for kind, values in report["slices"].items()
+        if len(values) > 1
+    }
 
 
 def useless(kind: str, seed: int, number: int) -> dict[str, Any]:
@@ -105,29 +117,43 @@ def useless(kind: str, seed: int, number: int) -> dict[str, Any]:
     return {name: report[name] for name in ("relative_uplift", "ci95", "useful")}
 
 
-def truth(setting: str, seed: int) -> dict[str, float]:
-    """Return the uplift over new users, fits and seeds, and its standard error over DRAWS draws of one of each."""
+def truth(setting: str, seed: int) -> dict[str, Any]:
+    """Return the uplift over new users, fits and seeds, and its standard error over DRAWS draws of one of each.
+
+    `slices` has the uplift of each value of each kind of slices.
+    """
     world, drawn = _world(SETTINGS[setting], seed), []
     for k in range(DRAWS):
         with _folder() as work:
             drawn.append(_one_draw(world, TRUTH + k, work))
-    base, gained = np.array(drawn).T
+    base, gained = np.array([of[WHOLE] for of in drawn]).T
     ratio = gained.sum() / base.sum()
     error = (gained - ratio * base).std(ddof=1) / base.mean() / np.sqrt(DRAWS)
-    return {"uplift": float(ratio - 1), "error": float(error)}
+    slices: dict[str, dict[str, float]] = {}
+    for kind, name in sorted({place for of in drawn for place in of} - {WHOLE}):
+        right = np.sum([of.get((kind, name), (0.0, 0.0)) for of in drawn], axis=0)
+        if right[0] > 0:
+            slices.setdefault(kind, {})[name] = float(right[1] / right[0] - 1)
+    return {"uplift": float(ratio - 1), "error": float(error), "slices": slices}
 
 
-def _one_draw(world: World, number: int, work: Path) -> tuple[float, float]:
+def _one_draw(world: World, number: int, work: Path) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the weight of the right pairs, without and with, of WHOLE and by kind and value of the slices."""
     prepared = world.prepared(number, MANY, UpliftSettings(fits=1, seeds=[number]), work)
     arms, plugin = Arms.of(prepared), Knows(world, number, MANY)
     plugin.fit(prepared.fit_data(number))
     columns = arms.plugin_columns("x", plugin)
     judged = Judged.of(arms.groups["test"], arms.pairs("test"))
+    fits = [[[arms.fit(name, given, number)]] for name, given in (("without", Columns()), ("with", columns))]
 
-    def right(name: str, given: Columns) -> F64:
-        return Measured.of([[arms.fit(name, given, number)]], judged).right
+    def right(of: Judged) -> tuple[float, float]:
+        without, with_ = (float(Measured.of(arm, of).right.sum()) for arm in fits)
+        return without, with_
 
-    return float(right("without", Columns()).sum()), float(right("with", columns).sum())
+    found = {WHOLE: right(judged)}
+    for kind, label in labels(prepared, judged.groups, judged.pairs).items():
+        found |= {(kind, str(name)): right(judged.only(label == name)) for name in np.unique(label)}
+    return found
 
 
 def write_log(folder: Path, seed: int, plugins: dict[str, dict[str, Any]], equal_times: bool) -> Config:

@@ -1,0 +1,198 @@
+"""The figures of an uplift report's page, each as an SVG: see `ranker.uplift.canvas`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ranker.uplift.canvas import Canvas
+from ranker.uplift.measured import LISTED
+from ranker.uplift.said import Figure, Sentence, found_at, interval, pointer
+from ranker.uplift.verdict import LISTS
+
+Report = Mapping[str, Any]
+Path = tuple[str | int, ...]
+
+#: columns of which the gain is drawn, and of which PairAccuracy alone
+COLUMNS, ALONE = 12, 4
+#: titles of the kinds of slices and what each is for; of another one, its name
+TITLES = {
+    "grade_pair": ("by the grades of winner and loser", "Which differences in feedback it orders better."),
+    "user_activity": ("by the user's events before", "Whether it serves users of few events, or of many."),
+    "winner_popularity": ("by the winner's events before", "Whether it serves items of few events, or of many."),
+    "winner_age": ("by the winner's age", "Whether it serves new items, or old ones."),
+    "winner_first_seen": (
+        "by when the winner was first seen",
+        "It cannot have learned of items first seen at t1 or later.",
+    ),
+    "familiarity": (
+        "by what the user had met before",
+        "Whether it finds again what a user knew, or what is new to them.",
+    ),
+    "surface": ("by surface", "Where the lists stood that it orders better."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An interval of a forest plot."""
+
+    label: str
+    path: Path  # of a part with `relative_uplift` and `ci95`
+    raw: Path | None = None  # the same before it was shrunk
+    small: bool = False
+
+
+def interval_figure(report: Report) -> str:
+    """Return the uplift with its interval, beside the smallest uplift that the test could have shown."""
+    low, high = (end or 0.0 for end in report["ci95"])
+    uplift, least = report["relative_uplift"] or 0.0, report["minimum_detectable_uplift"] or 0.0
+    canvas = Canvas(report, 2, min(low, uplift, 0.0), max(high, uplift, least, 0.0))
+    canvas.rule(0, "muted")
+    said, colour = ("says nothing: it leaks", "faint") if report["leaks"] else ("uplift, 95 %", "accent")
+    canvas.label(0, said, interval(), strong=not report["leaks"])
+    canvas.bar(0, low, high, colour, 7, pointer(("ci95",)))
+    canvas.dot(0, uplift, "muted" if report["leaks"] else "ink", size=8)
+    canvas.label(1, "the smallest this test could show", [Figure(("minimum_detectable_uplift",), "percent")])
+    canvas.bar(1, 0, least, "muted", 7, pointer(("minimum_detectable_uplift",)))
+    canvas.axis(_signed)
+    return canvas.svg("The uplift with its interval, beside the smallest uplift that this test could have shown")
+
+
+def _signed(uplift: float) -> str:
+    return f"{100 * uplift:+.4g} %"
+
+
+def uplifts_figure(report: Report) -> str:
+    """Return the uplift by all its definitions and controls, as a forest plot."""
+    missing = ("missingness",)
+    rows = [
+        Row("PairAccuracy", ()),
+        Row("each user weighs one", ("macro",)),
+        Row("ties are wrong (CatBoost)", ("pair_accuracy_catboost",)),
+        Row("debiased for places", ("shown_order", "debiased", "uplift")),
+        Row("over missingness", (*missing, "beyond")),
+        Row("control: missingness", missing),
+        Row("control: shuffled", ("shuffled",)),
+        *(Row(f"lists: {label}", ("lists", key)) for key, label in LISTS.items()),
+    ]
+    known = [row for row in rows if found_at(report, (*row.path, "relative_uplift")) is not None]
+    return forest(report, known, "The uplift by other definitions, and of the controls")
+
+
+def forest(report: Report, rows: Sequence[Row], title: str, ends: Sequence[float] = ()) -> str:
+    """Return a row for each interval, and a dashed line at the main uplift. ends: of the axis, where it is shared."""
+    ends = ends or ends_of(report, rows)
+    canvas = Canvas(report, len(rows), min(ends), max(ends))
+    canvas.rule(0, "muted")
+    if report["relative_uplift"] is not None:
+        canvas.rule(report["relative_uplift"], "accent", dashed=True)
+    for k, row in enumerate(rows):
+        canvas.label(k, row.label + (" *" if row.small else ""), interval(*row.path), strong=row.path == ())
+        if row.raw is not None:
+            _interval(canvas, k, row.raw, "faint", 2, "")
+        _interval(canvas, k, row.path, "accent", 5, pointer((*row.path, "ci95")))
+        uplift = found_at(report, (*row.path, "relative_uplift"))
+        if uplift is not None:
+            canvas.dot(k, uplift, "ink", hollow=row.small)
+    canvas.axis(_signed)
+    return canvas.svg(title)
+
+
+def _interval(canvas: Canvas, row: int, path: Path, colour: str, width: float, mark: str) -> None:
+    low, high = found_at(canvas.report, (*path, "ci95"))
+    if low is not None and high is not None:
+        canvas.bar(row, low, high, colour, width, mark)
+
+
+def ends_of(report: Report, rows: Sequence[Row]) -> list[float]:
+    """Return all that an axis of these rows must show: zero, their uplifts, and the intervals of those not small."""
+    wide = [row for row in rows if not row.small] or rows
+    found = [found_at(report, (*row.path, "ci95", end)) for row in wide for end in (0, 1)]
+    found += [found_at(report, (*row.path, "relative_uplift")) for row in (*rows, Row("", ()))]
+    return [0.0, *(end for end in found if end is not None)]
+
+
+def slice_figures(report: Report) -> dict[str, str]:
+    """Return a forest plot for each kind of slices with several values; all have one axis."""
+    by_kind = {kind: slice_rows(report, kind) for kind, values in report["slices"].items() if len(values) > 1}
+    ends = ends_of(report, [row for rows in by_kind.values() for row in rows])
+    return {kind: forest(report, rows, f"Uplift {title_of(kind)}", ends) for kind, rows in by_kind.items()}
+
+
+def slice_rows(report: Report, kind: str) -> list[Row]:
+    """Return a row for each value of a kind of slices: shrunk, with the raw interval behind it."""
+    paths = {name: ("slices", kind, name) for name in report["slices"][kind]}
+    small = {name: bool(of["small"]) for name, of in report["slices"][kind].items()}
+    return [Row(plain(name), (*path, "shrunk"), path, small[name]) for name, path in paths.items()]
+
+
+def title_of(kind: str) -> str:
+    """Return in words what a kind of slices tells apart."""
+    return _told(kind)[0]
+
+
+def purpose_of(kind: str) -> str:
+    """Return a sentence that says what a kind of slices is for."""
+    return _told(kind)[1]
+
+
+def _told(kind: str) -> tuple[str, str]:
+    attribute = kind.removeprefix("familiarity_")
+    if attribute != kind:
+        return f"by whether the user had met its {attribute}", f"Whether it knows more than the user's own {attribute}."
+    return TITLES.get(kind, (f"by {kind}", "The uplift among the pairs of each value."))
+
+
+def plain(label: str) -> str:
+    """Return a slice's label without the digit that it is sorted by."""
+    return re.sub(r"^\d+: ", "", label)
+
+
+def accuracies(report: Report) -> dict[str, Path]:
+    """Return where PairAccuracy of each arm and control stands, by label, the simplest first."""
+    alone = {f"{name} alone": ("column_alone", name, "pair_accuracy") for name in list(report["column_alone"])[:ALONE]}
+    return {
+        "random": ("random",),
+        "popularity": ("popularity",),
+        **alone,
+        "with, columns shuffled": ("shuffled", "pair_accuracy"),
+        "with what is missing alone": ("missingness", "pair_accuracy"),
+        "without the plugin": ("without",),
+        "with the plugin": ("with",),
+    }
+
+
+def arms_figure(report: Report) -> str:
+    """Return PairAccuracy of the arms, the controls and of scores that learn nothing, as points on one axis."""
+    values = {label: (path, found_at(report, path)) for label, path in accuracies(report).items()}
+    known = {label: (path, value) for label, (path, value) in values.items() if value is not None}
+    every = [value for _, value in known.values()] or [0.5]
+    canvas = Canvas(report, len(known), min(every), max(every))
+    if report["without"] is not None:
+        canvas.rule(report["without"], "muted", dashed=True)
+    for k, (label, (path, value)) in enumerate(known.items()):
+        arm = path in (("with",), ("without",))
+        canvas.label(k, label, [Figure(path, "accuracy")], strong=arm)
+        canvas.dot(k, value, "accent" if path == ("with",) else "ink" if arm else "muted")
+    canvas.axis("{:.4g}".format)
+    return canvas.svg("PairAccuracy of the arms and controls")
+
+
+def importance_figure(report: Report) -> str:
+    """Return the columns with the largest shares of the gain, the plugin's in colour."""
+    shares = report["importance"]
+    own = set(report["columns"])
+    named = list(dict.fromkeys([*list(shares)[:COLUMNS], *(name for name in shares if name in own)]))[: 2 * COLUMNS]
+    canvas = Canvas(report, len(named), 0.0, max([shares[name] for name in named], default=1.0))
+    for k, name in enumerate(named):
+        canvas.label(k, name, [Figure(("importance", name), "share")], strong=name in own)
+        path = pointer(("importance", name))
+        canvas.bar(k, 0, shares[name], "accent" if name in own else "faint", 6, path)
+    canvas.axis(lambda share: f"{100 * share:.4g} %")
+    return canvas.svg("Shares of the gain by column")
+
+
+def listed() -> dict[str, Sentence]:
+    """Return the figures of shown lists, without and with the plugin, by label."""
+    return {label: [Figure((name, arm), "accuracy") for arm in ("without", "with")] for name, label in LISTED.items()}

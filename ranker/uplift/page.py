@@ -1,0 +1,281 @@
+"""An uplift report as one HTML page: what was decided and why on the first screen, all figures below.
+
+The page asks for nothing else: its style, its drawings (SVG) and the report as JSON are in it. It is made from the
+report alone. Every number of it names its place in the report: see `ranker.uplift.said`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ranker.uplift import figures
+from ranker.uplift.said import Figure, Sentence, as_html, found_at, interval
+from ranker.uplift.shrunk import FEW_USERS
+from ranker.uplift.verdict import cleared, doubts, verdict, why
+
+Report = Mapping[str, Any]
+
+#: columns of a plugin that are named in a sentence, and that have a row in a table
+NAMED, ROWS = 4, 12
+STYLE = Path(__file__).with_name("page.css")
+#: what the two leak controls compare the plugin's values with
+CONTROLS = {"as_of": "from histories cut at as_of", "refit": "of a fit on the log cut at t1"}
+#: names of the log's slices, of the periods of the split, and of the parts of the variance
+SLICES = {"train": "training", "validation": "validation", "test": "test"}
+PERIODS = ("towers learn on", "boosters learn on", "the test")
+PARTS = {"users": "new users", "fits": "new fits of the plugin", "seeds": "new seeds of the boosters"}
+
+
+def as_page(report: Report) -> str:
+    """Return the whole page. report: of `UpliftReport.figures`."""
+    title = escape(f"{report['data']}: {report['plugin']} {verdict(report)}")
+    within = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
+    parts = [_arms, _slices, _columns, _parts, _repeat]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>\n{STYLE.read_text()}body {{ margin: 0; }}\n</style>\n</head>\n"
+        f'<body class="pairlift">\n<main>\n{first_screen(report)}\n'
+        + "\n".join(part(report) for part in parts)
+        + f'\n</main>\n<script type="application/json" id="report">{within}</script>\n</body>\n</html>\n'
+    )
+
+
+def as_fragment(report: Report) -> str:
+    """Return the first screen for a notebook's cell."""
+    return f'<style>{STYLE.read_text()}</style><div class="pairlift"><main>{first_screen(report)}</main></div>'
+
+
+def first_screen(report: Report) -> str:
+    """Return what was asked, the verdict, the interval, the cost and the doubts."""
+    plugin, date = escape(report["plugin"]), found_at(report, ("made", "date"))
+    return f"""<header>
+<p class="aside">Pairlift, uplift report of {escape(report["data"])}{f", {escape(date)}" if date else ""}</p>
+<h1>Is {plugin} worth serving?</h1>
+<p>{as_html(report, _asked(report))}</p>
+<p class="verdict {_tone(report)}"><strong>{plugin} {escape(verdict(report))}.</strong> \
+{as_html(report, why(report))}</p>
+<div class="cards wide"><div>
+{_figure(report, figures.interval_figure(report), _read_interval(report))}
+<section class="card"><h2>What it costs</h2>{_cost(report)}</section></div>
+<section class="card"><h2>What to doubt</h2>{_doubts(report)}</section>
+</div>
+</header>"""
+
+
+def _asked(report: Report) -> Sentence:
+    split, columns = report.get("split"), report["columns"]
+    named = ", ".join(columns) if len(columns) <= NAMED else f"{len(columns)} of them"
+    days = f", {split['t2'][:10]} to {split['t3'][:10]}" if split else ""
+    return [
+        f"Asked: does the ranker order the test's pairs better with its columns ({named}) than "
+        "without, all else equal? Measured on ",
+        *(Figure(("pairs",), "count"), f" {report['pairs_kind']} pairs of ", Figure(("users",), "count")),
+        *(" users, who weigh like ", Figure(("effective_users",), "count"), f" equal ones{days}."),
+    ]
+
+
+def _tone(report: Report) -> str:
+    high = report["ci95"][1]
+    if report["useful"]:
+        return "good"
+    return "bad" if report["leaks"] or (high is not None and high < 0) else "open"
+
+
+def _read_interval(report: Report) -> Sentence:
+    return [
+        *("PairAccuracy is ", Figure(("without",), "accuracy"), " without it and ", Figure(("with",), "accuracy")),
+        f" with it; the interval is about {report['holds_for']}, and an uplift within the grey bar may be real, but "
+        "this test would often miss it.",
+    ]
+
+
+def _cost(report: Report) -> str:
+    trees = [Figure(("trees", arm), "count") for arm in ("without", "with")]
+    lines: list[Sentence] = [[trees[0], " trees without it, ", trees[1], " with it, on average"]]
+    if "cost" in report:
+        p50, p99 = (Figure(("cost", "request_ms", p), "ms") for p in ("p50", "p99"))
+        of: Sentence = [" for its values in a request of ", Figure(("cost", "candidates"), "number"), " candidates"]
+        where = ", asked one after the other where the report was made"
+        lines = [
+            [p50, " (p99 ", p99, ")", *of, where],
+            [Figure(("cost", "fit_seconds"), "seconds"), " for a fit"],
+            [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
+            *lines,
+        ]
+    return _items(as_html(report, line) for line in lines)
+
+
+def _doubts(report: Report) -> str:
+    found = [f"<b>{escape(doubt.name)}</b>: {as_html(report, doubt.sentence)}" for doubt in doubts(report)]
+    looked = escape(", ".join(cleared(report)))
+    nothing = "" if found else "<p>Nothing that is looked for was found.</p>"
+    return nothing + _items(found) + (f'<p class="aside">Looked for and not found: {looked}.</p>' if looked else "")
+
+
+def _arms(report: Report) -> str:
+    uplifts = "Each bar is the 95 % interval of one definition of the uplift, the dashed line the main uplift: what a "
+    uplifts += "control gains, the plugin's knowledge does not explain."
+    arms = (
+        "PairAccuracy is the share of the pairs' weight in the right order, a tie being one half; the dashed line is "
+    )
+    arms += "the ranker without the plugin."
+    lists = {label: list(of) for label, of in figures.listed().items()}
+    return f"""<section><h2>Arms and controls</h2>
+<div class="cards">
+{_figure(report, figures.uplifts_figure(report), [uplifts])}
+{_figure(report, figures.arms_figure(report), [arms])}
+<section class="card"><h3>Leak controls</h3>{_items(_control(report, kind) for kind in report["controls"])}
+<h3>Lists as they were shown</h3>{_table(report, ["", "without", "with"], lists)}</section>
+</div></section>"""
+
+
+def _control(report: Report, kind: str) -> str:
+    control, what = report["controls"][kind], CONTROLS.get(kind, kind)
+    if control["leaks"]:
+        said = f"differ in {', '.join(sorted({leak['column'] for leak in control['leaks']}))}: a leak"
+    elif not control["groups"]:
+        said = "could not be compared"
+    else:
+        said = "differ no more than its fits do" if control["remark"] else "agree"
+    groups: Sentence = [" (", Figure(("controls", kind, "groups"), "count"), " groups)"]
+    remark = f": {escape(control['remark'])}" if control["remark"] else ""
+    return f"Values {escape(what)}{as_html(report, groups)} {escape(said)}{remark}."
+
+
+def _slices(report: Report) -> str:
+    if not report["slices"]:
+        return ""
+    drawn = "\n".join(
+        f'<figure class="card"><h3>Uplift {escape(figures.title_of(kind))}</h3>{svg}'
+        f"<figcaption>{escape(figures.purpose_of(kind))}</figcaption></figure>"
+        for kind, svg in figures.slice_figures(report).items()
+    )
+    one = [figures.title_of(kind) for kind, values in report["slices"].items() if len(values) == 1]
+    alone = f'<p class="aside">All pairs are alike {escape(", ".join(one))}.</p>' if one else ""
+    return f"""<section><h2>Where the uplift comes from</h2>
+<p class="aside">Each point is the uplift of a slice, drawn towards the others by how little is known of it, with its \
+95 % interval; the thin line behind it is the slice's own interval; what leaves the drawing is cut. The dashed line is \
+the uplift of all pairs; * has fewer than {FEW_USERS} users. Of many slices some lie far out by chance.</p>
+<div class="cards">
+{drawn}
+</div>{alone}
+<details><summary>All slices, with what was measured of each alone</summary>{_slice_table(report)}</details>
+</section>"""
+
+
+def _slice_table(report: Report) -> str:
+    rows: dict[str, Sentence] = {}
+    for kind, values in report["slices"].items():
+        for name in values:
+            path = ("slices", kind, name)
+            cells = [Figure((*path, of), "count") for of in ("pairs", "users")]
+            own = Figure((*path, "shrunk", "own"), "share")
+            label = f"{figures.title_of(kind)}: {figures.plain(name)}"
+            rows[label] = [*cells, *_ends(*path), *_ends(*path, "shrunk"), own]
+    heads = ["", "pairs", "users", "uplift", "low", "high", "shrunk", "low", "high", "its own share"]
+    return _table(report, heads, rows)
+
+
+def _ends(*path: str | int) -> list[Figure]:
+    """Return a part's uplift and the ends of its interval, for three cells."""
+    uplift = Figure((*path, "relative_uplift"), "percent")
+    return [uplift, *(Figure((*path, "ci95", k), "percent") for k in (0, 1))]
+
+
+def _columns(report: Report) -> str:
+    what = {"pair_accuracy": "accuracy", "comparable": "share"}
+    alone: dict[str, Sentence] = {
+        name: [Figure(("column_alone", name, of), kind) for of, kind in what.items()]
+        for name in list(report["column_alone"])[:ROWS]
+    }
+    share = "The share of the loss that each column's splits took away; the plugin's in colour."
+    drawn = _figure(report, figures.importance_figure(report), [share]) if report["importance"] else ""
+    hidden = len(report["column_alone"]) - ROWS
+    more = f'<p class="aside">{hidden} more columns are in the JSON.</p>' if hidden > 0 else ""
+    return f"""<section><h2>What its columns do</h2>
+<div class="cards">
+{drawn}
+<section class="card"><h3>Each column alone</h3>{_table(report, ["", "PairAccuracy", "pairs that have it"], alone)}
+{_periods(report)}{more}</section>
+</div></section>"""
+
+
+def _periods(report: Report) -> str:
+    if "periods" not in report:
+        return ""
+    what = {"known": "share", "mean": "number", "sd": "number"}
+    rows: dict[str, Sentence] = {
+        f"{name}, {shown}": [Figure(("periods", name, part, of), kind) for of, kind in what.items()]
+        for name in list(report["periods"])[:ROWS]
+        for part, shown in SLICES.items()
+    }
+    return "<h3>Its values over time</h3>" + _table(report, ["", "known", "mean", "spread"], rows)
+
+
+def _parts(report: Report) -> str:
+    errors: dict[str, Sentence] = {
+        PARTS.get(name, name): [Figure(("variance", name), "error")] for name in report["variance"]
+    }
+    sides = [side for side in ("both_sides", "one_side", "no_side") if found_at(report, ("missingness", side, "pairs"))]
+    missing: dict[str, Sentence] = {
+        side.replace("_", " "): [Figure(("missingness", side, "pairs"), "count"), *_ends("missingness", side)]
+        for side in sides
+    }
+    return f"""<section><h2>What the interval is made of</h2>
+<div class="cards">
+<section class="card"><h3>Standard errors</h3><p class="aside">The interval is about {escape(report["holds_for"])}.</p>
+{_table(report, ["", "of the uplift"], errors)}</section>
+<section class="card"><h3>Pairs by where its values are known</h3>
+{_table(report, ["on", "pairs", "uplift", "low", "high"], missing)}
+<p>Over knowing alone which values are missing: {as_html(report, interval("missingness", "beyond"))}.</p></section>
+</div></section>"""
+
+
+def _repeat(report: Report) -> str:
+    """Return what one needs to measure it again."""
+    made, split = report.get("made", {}), report.get("split")
+    said = {"data": report["data"], "metric": report["metric"]}
+    if split:
+        ends = list(pairwise(split.values()))
+        said |= {name: f"{start} to {stop}" for name, (start, stop) in zip(PERIODS, ends, strict=True)}
+    said |= {"fits of the plugin": _seeds(report["fit_seeds"]), "seeds of the boosters": _seeds(report["seeds"])}
+    said |= {name: str(of) for name, of in made.items()} | {"format of the report": str(report["format"])}
+    terms = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in said.items())
+    settings = escape(json.dumps(report.get("settings"), indent=1))
+    shown = f"<details><summary>Settings</summary><pre>{settings}</pre></details>" if "settings" in report else ""
+    return f"""<section><h2>To measure it again</h2>
+<dl>{terms}</dl>{shown}
+<p class="aside">The whole report is in this page too, as JSON: the element with the id <code>report</code>.</p>
+</section>"""
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"{len(seeds)}, with seeds {', '.join(map(str, seeds))}"
+
+
+def _figure(report: Report, svg: str, caption: Sentence) -> str:
+    return f'<figure class="card">{svg}<figcaption>{as_html(report, caption)}</figcaption></figure>'
+
+
+def _items(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _table(report: Report, heads: list[str], rows: Mapping[str, Sentence]) -> str:
+    """Return a table of figures, one row for each label; a row of which nothing is known is left out."""
+    known = {name: row for name, row in rows.items() if any(_is_known(report, cell) for cell in row)}
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{as_html(report, [cell])}</td>" for cell in row)}</tr>'
+        for name, row in known.items()
+    )
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _is_known(report: Report, cell: str | Figure) -> bool:
+    return isinstance(cell, Figure) and cell.value(report) is not None

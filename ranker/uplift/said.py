@@ -1,0 +1,115 @@
+"""Sentences that have figures of a report in them: as text, and as HTML in which each figure names its place.
+
+One definition of how a figure is written, so that the terminal and the page say the same. A place is a JSON Pointer
+(RFC 6901): `data-path="/ci95/0"`, with the value as the JSON has it in `data-value` and how it is written in
+`data-kind`, so that a test can compare them.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+#: what stands for a figure that is not known
+UNKNOWN = "-"
+
+
+def _short(value: float) -> str:
+    """Return three digits of a number, and all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _in(value: float, units: Mapping[str, float], least: float) -> str:
+    """Return a number in the first unit, from the largest, of which there are `least`; else in the last."""
+    unit = next((name for name, of in units.items() if value >= least * of), list(units)[-1])
+    return f"{_short(value / units[unit])} {unit}"
+
+
+#: how each kind of figure is written; what stands behind the number is its unit. `error`: of a variance, its root
+KINDS: dict[str, Callable[[float], str]] = {
+    "percent": lambda value: f"{100 * value:+.2f} %",
+    "ends": lambda value: f"{100 * value:+.2f}",
+    "share": lambda value: f"{_short(100 * value)} %",
+    "accuracy": lambda value: f"{value:.4f}",
+    "count": lambda value: f"{value:,.0f}",
+    "number": _short,
+    "ms": lambda value: f"{_short(value)} ms",
+    "seconds": lambda value: _in(value, {"min": 60, "s": 1, "ms": 1e-3}, 2),
+    "error": lambda value: f"{_short(100 * value**0.5)} %",
+    "bytes": lambda value: _in(value, {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}, 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number of a report. A place that holds a list (of lists) of numbers stands for their mean."""
+
+    path: tuple[str | int, ...]  # keys and places from the report's root
+    kind: str  # of KINDS
+
+    def value(self, report: Mapping[str, Any]) -> float | None:
+        """Return the number; None where it is not known."""
+        found = found_at(report, self.path)
+        if not isinstance(found, list):
+            return None if found is None else float(found)
+        flat = np.array([np.nan if of is None else of for of in _flat(found)], dtype=np.float64)
+        return float(flat.mean()) if len(flat) and not np.isnan(flat).any() else None
+
+    def text(self, report: Mapping[str, Any]) -> str:
+        """Return it as it is written."""
+        value = self.value(report)
+        return UNKNOWN if value is None else KINDS[self.kind](value)
+
+    def attributes(self, report: Mapping[str, Any]) -> str:
+        """Return the attributes of an element that shows it."""
+        value = json.dumps(self.value(report))
+        return f'data-path="{escape(pointer(self.path))}" data-value="{escape(value)}" data-kind="{self.kind}"'
+
+
+#: text, and figures in it
+Sentence = Sequence[str | Figure]
+
+
+def found_at(report: Mapping[str, Any], path: Sequence[str | int]) -> Any:
+    """Return what stands at a place of a report; None where a part of the way is missing."""
+    here: Any = report
+    for key in path:
+        if isinstance(here, list) and isinstance(key, int) and key < len(here):
+            here = here[key]
+        elif isinstance(here, Mapping):
+            here = here.get(key)
+        else:
+            return None
+    return here
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """Return a place as a JSON Pointer."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
+
+
+def interval(*path: str | int) -> list[str | Figure]:
+    """Return the uplift and the interval of a part of the report: `+2.23 % [+1.47, +3.00]`."""
+    low, high = (Figure((*path, "ci95", k), "ends") for k in (0, 1))
+    return [Figure((*path, "relative_uplift"), "percent"), " [", low, ", ", high, "]"]
+
+
+def as_text(report: Mapping[str, Any], sentence: Sentence) -> str:
+    """Return the sentence as plain text."""
+    return "".join(part if isinstance(part, str) else part.text(report) for part in sentence)
+
+
+def as_html(report: Mapping[str, Any], sentence: Sentence) -> str:
+    """Return the sentence as HTML: text is escaped, a figure is a `data` element."""
+    return "".join(escape(part, quote=False) if isinstance(part, str) else _element(report, part) for part in sentence)
+
+
+def _element(report: Mapping[str, Any], figure: Figure) -> str:
+    return f'<span class="n" {figure.attributes(report)}>{escape(figure.text(report))}</span>'
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    return [one for of in values for one in (_flat(of) if isinstance(of, list) else [of])]

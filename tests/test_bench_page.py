@@ -1,0 +1,83 @@
+"""`make bench WHAT=page`: the page of a report as Chromium opens it, and what a bad page would be told."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
+
+from browser import NAMES, Browser, chromium
+
+from ranker.uplift.result import JSON, PAGE, UpliftReport
+
+ROOT = Path(__file__).parent
+pytestmark = pytest.mark.skipif(chromium() is None, reason=f"none of {', '.join(NAMES)} is on PATH")
+#: what a page must not have, and which figure tells it
+BAD = {
+    "errors": ("</main>", "</main><script>console.error('no')</script>"),
+    "requests": ("</main>", '</main><img alt="" src="http://localhost:1/x.png">'),
+    "overflow": ("</main>", '<div style="width: 700px">wide</div></main>'),
+    "unequal": ('data-path="/pairs" data-value="3238.0"', 'data-path="/pairs" data-value="3239.0"'),
+}
+
+
+@pytest.fixture(scope="module")
+def page() -> Any:
+    spec = importlib.util.spec_from_file_location("page_benchmark", ROOT / "bench" / "page.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    report = UpliftReport.read(ROOT / "golden" / "uplift-4.json")
+    report.write_page(folder)
+    (folder / JSON).write_text(json.dumps(report.figures))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser.started() as browser:
+        yield browser
+
+
+def test_a_page_holds_in_every_view(page: Any, browser: Browser, folder: Path) -> None:
+    found = page.examined(browser, folder)
+    assert {name: found[name] for name in ("errors", "unequal", "overlaps", "requests")} == {
+        "errors": [], "unequal": [], "overlaps": 0, "requests": []
+    }  # fmt: skip
+    assert found["overflow"] == dict.fromkeys((page.PHONE, page.DESK, page.PAPER), 0)
+    assert found["numbers"] > 150
+    figures = page.summary(
+        {"a": found, "b": found | {"overflow": {page.PHONE: 3.0, page.PAPER: 0}, "errors": ["x"], "kib": 2000}}
+    )
+    assert (figures["page_overflow_360px"], figures["page_console_errors"], figures["page_kib"]) == (3.0, 1, 2000)
+
+
+@pytest.mark.parametrize("figure", BAD)
+def test_a_bad_page_is_told(figure: str, page: Any, browser: Browser, folder: Path, tmp_path: Path) -> None:
+    old, new = BAD[figure]
+    text = (folder / PAGE).read_text()
+    assert old in text
+    (tmp_path / PAGE).write_text(text.replace(old, new, 1))
+    (tmp_path / JSON).write_text((folder / JSON).read_text())
+    found = page.examined(browser, tmp_path)[figure]
+    assert found[page.PHONE] > 300 if figure == "overflow" else found
+
+
+def test_dark_is_another_paper(browser: Browser, folder: Path) -> None:
+    papers = []
+    for scheme in ("light", "dark"):
+        browser.media(scheme)
+        browser.open(folder / PAGE)
+        papers.append(browser.run("getComputedStyle(document.body).backgroundColor"))
+    assert papers == ["rgb(255, 255, 255)", "rgb(15, 20, 26)"]
