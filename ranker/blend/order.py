@@ -12,7 +12,7 @@ import numpy as np
 
 from features.kernels import njit
 from features.schema import F64, I16, I32, I64, Bool
-from ranker.candidates.merge import merged
+from ranker.candidates.merge import Places, merged, taken
 from ranker.request import ABSENT
 
 #: a stretch has a place for each so many that were taken of its list before, and one at least
@@ -62,11 +62,15 @@ def order_of(table: Table, weight: F64, worth: F64, most: I64) -> Order:
     return Order(*_greedy(*table, some, weight, worth, np.minimum(most, table.rows.shape[2])))
 
 
-def in_turn(most: I64) -> Order:
-    """Return the order in which every source has a place in its turn. most: int64[s], places of its list at most."""
-    source, depth = np.divmod(np.arange(len(most) * int(most.max(initial=0))), max(len(most), 1))[::-1]
-    there = depth < most[source]
-    return Order(source[there].astype(np.int32), depth[there].astype(np.int32) + 1)
+def in_turn(most: I64, quota: I64) -> Order:
+    """Return the order of places in turns by quotas: next is the source of the least (places + 1) / quota.
+
+    Of several, it is the first. most: int64[s], places of each list at most; quota: int64[s].
+    """
+    source = np.repeat(np.arange(len(most)), most)
+    depth = np.arange(len(source)) - np.repeat(np.cumsum(most) - most, most) + 1
+    turns = np.lexsort((source, depth / quota[source]))
+    return Order(source[turns].astype(np.int32), depth[turns].astype(np.int32))
 
 
 def beside(first: Order, second: Order, share: float) -> Order:
@@ -160,40 +164,27 @@ def _steepest(cost: F64, gain: F64, start: int, mean: float) -> float:
     return best
 
 
-def mean_items(table: Table, weight: F64, quota: I64) -> float:
-    """Return how many different items the first int64[s] places of the lists have, in the mean by float64[u] weight."""
-    return float(_items(table.rows, len(table.hit), weight, quota) @ weight) / max(float(weight.sum()), NOUGHT)
+def mean_items(table: Table, weight: F64, places: Places, use: Bool) -> float:
+    """Return how many different items the places of the lists have, in the mean by float64[u] weight.
+
+    use: bool[s], sources that take part.
+    """
+    own = table.rows[use], len(table.hit), weight, np.array(places.quota)[use], np.array(places.most)[use]
+    return float(_items(*own, places.total) @ weight) / max(float(weight.sum()), NOUGHT)
 
 
 @njit(cache=True, nogil=True)
-def _items(rows: I32, n: int, weight: F64, quota: I64) -> F64:
+def _items(rows: I32, n: int, weight: F64, quota: I64, most: I64, total: int) -> F64:
     count, met = np.zeros(rows.shape[1]), np.zeros(n, np.bool_)
-    for u in range(rows.shape[1]):
+    length, own = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    for u in np.flatnonzero(weight > 0):
         for s in range(len(rows)):
-            for p in range(min(quota[s], rows.shape[2]) if weight[u] > 0 else 0):
+            length[s] = (rows[s, u] >= 0).sum()
+        taken(length, quota, most, total, own)
+        for s in range(len(rows)):
+            for p in range(own[s]):
                 row = rows[s, u, p]
-                if row < 0:
-                    break
                 count[u] += not met[row]
-                met[row] = True
-    return count
-
-
-def reached(table: Table, quota: I64) -> I64:
-    """Return int64[u]: how many wanted items the first int64[u, s] places of each user's lists have."""
-    return np.asarray(_reached(table.rows, table.hit, quota))
-
-
-@njit(cache=True, nogil=True)
-def _reached(rows: I32, hit: Bool, quota: I64) -> I64:
-    count, met = np.zeros(rows.shape[1], np.int64), np.zeros(len(hit), np.bool_)
-    for u in range(rows.shape[1]):
-        for s in range(len(rows)):
-            for p in range(min(quota[u, s], rows.shape[2])):
-                row = rows[s, u, p]
-                if row < 0:
-                    break
-                count[u] += hit[row] and not met[row]
                 met[row] = True
     return count
 

@@ -8,16 +8,40 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import history
-from ranker.candidates.gathering import Quotas, surface_of
+from ranker.candidates.gathering import Quotas, own_places, surface_of
+from ranker.candidates.merge import Places
+from ranker.metrics.interval import finite
 from ranker.request import Request
-from ranker.settings import QUOTA, SourceSettings
 
 #: the surface of requests that name none, or one without shares of its own
 ANY = ""
+
+
+#: a share of places that is none: the configured order
+NONE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What learned shares find of what was wanted, less what the configured order does by as many candidates.
+
+    Means of users that they were not learned of, and the ends of their intervals of 95 %, NaN of fewer than two users.
+    """
+
+    known: bool  # of users with history, or without
+    reserved: float  # share of the places that were taken for new items; NONE keeps the configured order
+    candidates: int  # of each request, of both orders
+    gain: tuple[float, float, float]  # in recall
+    new_items: tuple[float, float, float]  # in recall of new items alone
+
+    @property
+    def learned(self) -> bool:
+        """Whether learned shares hold: they are better by more than noise, and no worse of new items by more."""
+        return self.reserved < NONE and self.gain[1] > 0 and not self.new_items[2] < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +53,37 @@ class Share:
     users: int  # it was learned of
     candidates: float  # of a request, in their mean
     quotas: Mapping[str, int]  # by source, behind the filters
+    total: int  # places that are to be filled together, see `Places`
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
     """Those of all kinds of requests."""
 
-    budget: float  # candidates that a request may have, in the mean
     of: tuple[Share, ...]  # ANY is there for both values of `known`
+    judged: tuple[Judged, ...]  # of both values
 
     def quotas(self, sources: Sources) -> Quotas:
-        """Return the quotas of sources: what was learned, within their own; their own of one that is new."""
-        learned = {(share.known, share.surface): share.quotas for share in self.of}
+        """Return the places of sources: what was learned, within their own quotas; their own of one that is new."""
+        learned = {(share.known, share.surface): share for share in self.of}
+        settings = [of for _, of in sources]
 
         @cache
-        def of_kind(known: bool, surface: str) -> list[int]:
-            own = learned.get((known, surface)) or learned[known, ANY]
-            return [_within(own.get(source.name), settings, surface) for source, settings in sources]
+        def of_kind(known: bool, surface: str) -> Places:
+            share, own = learned.get((known, surface)) or learned[known, ANY], own_places(settings, surface)
+            named = zip([source.name for source, _ in sources], own.quota, own.most, strict=True)
+            return Places([min(share.quotas.get(name, q), most) for name, q, most in named], own.most, share.total)
 
-        def of(request: Request) -> list[int]:
+        def of(request: Request) -> Places:
             return of_kind(len(history(request)) > 0, surface_of(request))
 
         return of
+
+    def report(self) -> dict[str, Any]:
+        """Return it as reports and the manifest have it."""
+        judged = [{**asdict(of), "learned": of.learned} for of in self.judged]
+        found: dict[str, Any] = finite({"judged": judged, "of": [asdict(of) for of in self.of]})
+        return found
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -62,9 +95,5 @@ class Shares:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        return cls(found["budget"], tuple(Share(**share) for share in found["of"]))
-
-
-def _within(learned: int | None, settings: SourceSettings, surface: str) -> int:
-    most = settings.most(surface)
-    return (most or QUOTA) if learned is None else min(learned, most or learned)
+        judged = [of | {key: tuple(of[key]) for key in ("gain", "new_items")} for of in found["judged"]]
+        return cls(tuple(Share(**of) for of in found["of"]), tuple(Judged(**of) for of in judged))

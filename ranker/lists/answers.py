@@ -70,7 +70,7 @@ def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = 
     )
     for k in progress_bar(range(len(who)), desc="lists", unit=" users"):
         request = Request.of(who.requests, k, pipeline.state)
-        _keep(found, k, pipeline.recommend(request, sum(pipeline.quotas(request))), who)
+        _keep(found, k, pipeline.recommend(request, pipeline.quotas(request).all), who)
         for source, settings in sources:
             row = _alone(pipeline, source, request, m) if is_for(settings, request) else NO_ITEMS
             found.alone[source.name][k, : len(row)] = row

@@ -13,8 +13,8 @@ at once, and leaves the order to the ranker: that is `within_quotas`.
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +23,11 @@ from features.errors import PairliftError
 from features.pairing.split import iso
 from features.schema import F64, I32, I64, Bool
 from features.state.store import State
-from ranker.blend.learned import Kind, Learner, Told, kinds_of
-from ranker.blend.order import Order, filled
+from ranker.blend.learned import Learner, blended
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import Filters, filters_of
 from ranker.candidates.gathering import Quotas, gathered, limits, own_quotas
+from ranker.candidates.merge import Places, taken
 from ranker.candidates.source import Proposal
 from ranker.config import Config
 from ranker.lists.alone import asked_of, told_of
@@ -53,7 +53,7 @@ class _Found(NamedTuple):
 
     names: list[str]  # [s]
     lists: I32  # [s, u, m], each source's own, items that are new to the user, -1 behind the end
-    quota: I64  # [u, s], how many candidates each source has
+    quota: I64  # [u, s], how many candidates each source has, as of `taken`
     blend: I32  # [u, KS[-1]], of all
     rest: list[I32]  # [s] of the same, without one
 
@@ -97,7 +97,7 @@ def sources_report(
             "end": iso(split.t3),
             "eligible_users": len(eligible),
             "quotas": {source.name: settings.quota for source, settings in sources},
-            "shares": None if shares is None else asdict(shares),
+            "shares": None if shares is None else shares.report(),
             "sections": {name: _section(found, *parts[name]) for name in SECTIONS},
             "milliseconds": _milliseconds(sources, quotas, who, state, filters),
             "failed": dict(failed),
@@ -128,23 +128,16 @@ def _lists(
 ) -> _Found:
     """Ask every source for every user; one that fails has an empty list, and is counted."""
     told = told_of(sources, [who], state, filters, length, failed)
-    quota = np.array([quotas(Request.of(who.requests, k, state)) for k in range(len(who))], np.int64)
+    filled: I64 = np.asarray((told.lists >= 0).sum(axis=2))
+    quota = np.zeros((len(who), len(sources)), np.int64)
+    for k in range(len(who)):
+        of = quotas(Request.of(who.requests, k, state))
+        taken(filled[:, k], np.array(of.quota), np.array(of.most), of.total, quota[k])
     blend, *rest = (
-        _blend(told, learner.surfaces, learner.orders(without=without)) for without in (None, *range(len(sources)))
+        blended(told, learner.surfaces, learner.orders(without=without), KS[-1])
+        for without in (None, *range(len(sources)))
     )
-    return _Found(
-        [source.name for source, _ in sources], told.lists, quota.reshape(len(who), len(sources)), blend, rest
-    )
-
-
-def _blend(told: Told, surfaces: Sequence[str], orders: Mapping[Kind, Order]) -> I32:
-    """Return int32[u, KS[-1]]: of each user the first items in the order that holds for the request."""
-    found, kinds = np.full((len(told.user), KS[-1]), -1, np.int32), kinds_of(told, surfaces, orders)
-    for kind in set(kinds):
-        rows = np.array([own == kind for own in kinds])
-        order = orders[kind]
-        found[rows] = filled(told.lists[:, rows], order.source, order.depth, KS[-1])
-    return found
+    return _Found([source.name for source, _ in sources], told.lists, quota, blend, rest)
 
 
 def _section(found: _Found, who: Asked, rows: I64) -> dict[str, Any]:
@@ -223,12 +216,12 @@ def milliseconds(sources: Sources, quotas: Quotas, requests: Sequence[Request], 
     return {"requests": len(requests), "sources": dict(zip(names, median, strict=False)), "blend": median[-1]}
 
 
-def _timed(sources: Sources, request: Request, filters: Filters, quota: list[int], failed: Counter[str]) -> list[float]:
+def _timed(sources: Sources, request: Request, filters: Filters, places: Places, failed: Counter[str]) -> list[float]:
     """Return the milliseconds of each source, and those of all together with merge and filters."""
     begun, proposals, took = time.thread_time(), list[Proposal](), list[float]()
-    for (source, _), limit in zip(sources, limits(sources, request, filters, quota), strict=True):
+    for (source, _), limit in zip(sources, limits(sources, request, filters, places), strict=True):
         last = time.thread_time()
         proposals.append(asked_of(source, request, limit, failed))
         took.append(1e3 * (time.thread_time() - last))
-    gathered(proposals, filters, quota, request)
+    gathered(proposals, filters, places, request)
     return [*took, 1e3 * (time.thread_time() - begun)]

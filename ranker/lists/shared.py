@@ -11,11 +11,13 @@ import numpy as np
 
 from features.schema import Bool
 from features.state.store import State
-from ranker.blend.learned import Judged, Learner
-from ranker.blend.shares import Shares
+from ranker.blend.judging import judged
+from ranker.blend.learned import Learner
+from ranker.blend.shares import NONE, Judged, Shares
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import Quotas
+from ranker.candidates.merge import Places
 from ranker.config import Config
 from ranker.lists.alone import told_of
 from ranker.lists.asked import Asked
@@ -44,7 +46,7 @@ class SlicedShares:
         """Return the quotas of requests of the train slice: learned of other users."""
         folds = [shares.quotas(sources) for shares in self.folds]
 
-        def of(request: Request) -> list[int]:
+        def of(request: Request) -> Places:
             return folds[request.user % 2](request)
 
         return of
@@ -73,7 +75,11 @@ def learner_of(
     train = train.drawn(most - len(validation), 0)
     told = told_of(sources, (train, validation), state, filters_of(config, state), length, failed)
     new = state.first_seen >= min(slice.requests.as_of.min(initial=state.end) for slice in slices)
-    learner = Learner.of(told, sources, state.catalog.surfaces, new, config.sources.candidates)
+    learner = Learner.of(told, sources, state.catalog.surfaces, new)
+    if config.sources.shared:
+        learner = judged(learner, config.sources.candidates)
+        for of in learner.judged.values():
+            logger.info("%s", said(of))
     return learner, np.arange(len(told.user)) < len(train)
 
 
@@ -92,19 +98,19 @@ def shares_in_slices(sources: Sources, slices: tuple[Asked, Asked], state: State
     def shares(rows: Bool | None) -> Shares:
         return learner.shares(learner.orders(rows), config.sources.candidates, rows)
 
-    for known, judged in learner.judged.items():
-        logger.info("%s", _said(known, judged))
     even, odd = (shares(of_train & (fold != own)) for own in (0, 1))
     return SlicedShares(folds=(even, odd), train=shares(of_train), served=shares(None))
 
 
-def _said(known: bool, judged: Judged) -> str:
+def said(judged: Judged) -> str:
     """Return what becomes of the shares of a kind of users, and why."""
-    which = f"learned shares, {100 * judged.reserved:g} % of the places for new items"
-    if not judged.better:
-        which = "all sources in turn, for learned shares are not shown to be better"
+    kind = f"candidates of users {'with' if judged.known else 'without'} history"
+    if judged.reserved == NONE:
+        return f"{kind}: as configured; no learned shares found more, and new items no less, for users who chose"
     gain, new = (f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]" for of in (judged.gain, judged.new_items))
+    kept = f"learned shares, {100 * judged.reserved:g} % of the places for new items"
     return (
-        f"candidates of users {'with' if known else 'without'} history: {which} (recall of the learned ones less that "
-        f"in turn, for users they were not learned of: {gain}; of new items {new})"
+        f"{kind}: {kept if judged.learned else 'as configured, for learned shares are not shown to be better'} (recall "
+        f"of {judged.candidates} candidates, learned less configured, for users they were not learned of: {gain}; of "
+        f"new items {new})"
     )

@@ -112,7 +112,7 @@ class Target:
             for k in progress_bar(range(len(requests)), desc=f"bundle {self.bundle.version}", unit=" lists"):
                 rows = slice(requests.offsets[k], requests.offsets[k + 1])
                 request = Request.of(requests, k, pipeline.state)
-                answer = pipeline.recommend(request, sum(pipeline.quotas(request)))
+                answer = pipeline.recommend(request, pipeline.quotas(request).all)
                 asked = _Asked(answer.item, answer.score, self._race(answer.score, explored), limits)
                 shown = requests.item[rows]
                 found[:, rows] = asked.given(shown) if above else asked.alone(shown, lists.place[rows])
