@@ -10,9 +10,12 @@ from world import write_world
 
 from features.plugin import FeaturePlugin
 from features.state.store import State
+from ranker.blend.shares import Judged
 from ranker.bundle import load_bundle
-from ranker.candidates.gathering import candidates_of
+from ranker.candidates.gathering import UNBOUNDED, candidates_of
+from ranker.candidates.merge import Places
 from ranker.config import load_config
+from ranker.lists import shared
 from ranker.lists.shared import SlicedShares
 from ranker.pipeline import Pipeline
 from ranker.request import Request
@@ -28,7 +31,7 @@ Plugins = dict[str, FeaturePlugin]
 def open_world(folder: Path) -> Path:
     """A world whose TOML leaves quotas open. 80 items are few, so the budget is small."""
     path = write_world(folder)
-    path.write_text(path.read_text() + "[sources]\ncandidates = 30\n")
+    path.write_text(path.read_text() + "[sources]\ncandidates = 20\n")
     return path
 
 
@@ -59,6 +62,14 @@ def changed(prepared: Prepared, where: Callable[[Prepared], np.ndarray]) -> Prep
     return replace(prepared, log=log, state=state)
 
 
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learned shares hold, whatever so few users can show."""
+    better = {known: Judged(known, 0.25, 12, (0.2, 0.1, 0.3), None) for known in (True, False)}
+    monkeypatch.setattr(shared, "judged", lambda learner, budget: replace(learner, judged=better))
+
+
+@pytest.mark.usefixtures("held")
 def test_no_slice_is_asked_by_what_it_taught(prepared: Prepared, plugins: Plugins) -> None:
     begin = int(prepared.groups.of("booster", True).requests.as_of.min())
     before = shares_of(prepared, plugins)
@@ -74,6 +85,7 @@ def test_no_slice_is_asked_by_what_it_taught(prepared: Prepared, plugins: Plugin
         assert before.of_validation(sources)(request) == before.train.quotas(sources)(request)
 
 
+@pytest.mark.usefixtures("held")
 def test_a_fold_is_learned_of_the_other_users(prepared: Prepared, plugins: Plugins) -> None:
     users = np.unique(asked_in_slices(prepared)[0].requests.user)
     folds = shares_of(prepared, plugins).folds
@@ -86,10 +98,9 @@ def test_the_budget_is_kept_and_open_quotas_without_one_are_as_wide_as_before(
 ) -> None:
     rows = rows_of(prepared, plugins)
     assert rows.shares is not None
-    assert rows.shares.budget == 30
-    assert all(20 < of.candidates <= 30 for of in rows.shares.of)
+    assert all(14 < of.candidates <= 20 for of in rows.shares.of)
     per_group = np.bincount(rows.validation.group)
-    assert 20 < per_group.mean() < 40
+    assert 14 < per_group.mean() < 26
     path = write_world(tmp_path)
     names = ("popular", "cooccurrence", "nearest")
     path.write_text(path.read_text() + "[sources]\n" + "".join(f"{name} = {{quota = 9}}\n" for name in names))
@@ -112,7 +123,7 @@ def test_a_bundle_serves_by_its_shares_as_it_was_trained(tmp_path: Path) -> None
         assert sorted(answer.item.tolist()) == candidates.item.tolist()
         counts.append(len(candidates))
     pipeline.close()
-    assert 10 < np.mean(counts) < 40  # most of the 80 items are seen by then
+    assert 8 < np.mean(counts) < 26
     old = Pipeline(replace(bundle, shares=None))  # as a bundle from before there were shares
-    assert old.quotas(request) == [200] * 3
+    assert old.quotas(request) == Places([200] * 3, [UNBOUNDED] * 3, 600)
     old.close()

@@ -19,7 +19,7 @@ import numpy as np
 from features.schema import F64, I32, Bool
 from ranker.blend.learned import Kind, Learner, blended
 from ranker.blend.order import Order, beside
-from ranker.blend.shares import ANY, NONE, Judged
+from ranker.blend.shares import ANY, NONE, Estimate, Judged
 from ranker.candidates.gathering import own_places
 from ranker.lists.worth import hits
 from ranker.metrics.interval import mean_interval
@@ -92,15 +92,19 @@ def _recalls(learner: Learner, known: bool, orders: Mapping[Kind, Order], rows: 
 
 
 def _choice(user: I32, gains: Mapping[float, F64], rows: Bool) -> float:
-    """Return the least share with which more is found in the mean, and new items no less by more than noise, or NONE."""
+    """Return the least share that finds more in the mean, and new items no less by more than noise; or NONE."""
     for share, (gain, new) in gains.items():
-        if _interval(user, gain, rows)[0] > 0 and not _interval(user, new, rows)[2] < 0:
+        found, of_new = (_interval(user, of, rows) for of in (gain, new))
+        if found and found[0] > 0 and not (of_new and of_new[2] < 0):
             return share
     return NONE
 
 
-def _interval(user: I32, gain: F64, rows: Bool) -> tuple[float, float, float]:
-    """Return the mean of users' means of float64[r] and its interval. rows: bool[r], which count."""
+def _interval(user: I32, gain: F64, rows: Bool) -> Estimate | None:
+    """Return the mean of users' means of float64[r] and its interval; None of fewer than two users.
+
+    rows: bool[r], which count.
+    """
     some = rows & np.isfinite(gain)
     count, total = np.bincount(user[some]), np.bincount(user[some], gain[some])
-    return mean_interval(total[count > 0] / count[count > 0])
+    return mean_interval(total[count > 0] / count[count > 0]) if (count > 0).sum() > 1 else None

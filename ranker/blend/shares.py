@@ -14,7 +14,6 @@ from ranker.candidates.configured import Sources
 from ranker.candidates.filters import history
 from ranker.candidates.gathering import Quotas, own_places, surface_of
 from ranker.candidates.merge import Places
-from ranker.metrics.interval import finite
 from ranker.request import Request
 
 #: the surface of requests that name none, or one without shares of its own
@@ -24,24 +23,28 @@ ANY = ""
 #: a share of places that is none: the configured order
 NONE = 1.0
 
+#: a mean, and the ends of its interval
+Estimate = tuple[float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What learned shares find of what was wanted, less what the configured order does by as many candidates.
 
-    Means of users that they were not learned of, and the ends of their intervals of 95 %, NaN of fewer than two users.
+    Means of users that they were not learned of, and the ends of their intervals of 95 %; None of fewer than two users.
     """
 
     known: bool  # of users with history, or without
     reserved: float  # share of the places that were taken for new items; NONE keeps the configured order
     candidates: int  # of each request, of both orders
-    gain: tuple[float, float, float]  # in recall
-    new_items: tuple[float, float, float]  # in recall of new items alone
+    gain: Estimate | None  # in recall
+    new_items: Estimate | None  # in recall of new items alone
 
     @property
     def learned(self) -> bool:
         """Whether learned shares hold: they are better by more than noise, and no worse of new items by more."""
-        return self.reserved < NONE and self.gain[1] > 0 and not self.new_items[2] < 0
+        more = self.gain is not None and self.gain[1] > 0
+        return self.reserved < NONE and more and not (self.new_items is not None and self.new_items[2] < 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,7 @@ class Shares:
     def report(self) -> dict[str, Any]:
         """Return it as reports and the manifest have it."""
         judged = [{**asdict(of), "learned": of.learned} for of in self.judged]
-        found: dict[str, Any] = finite({"judged": judged, "of": [asdict(of) for of in self.of]})
-        return found
+        return {"judged": judged, "of": [asdict(of) for of in self.of]}
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -95,5 +97,5 @@ class Shares:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        judged = [of | {key: tuple(of[key]) for key in ("gain", "new_items")} for of in found["judged"]]
+        judged = [of | {key: of[key] and tuple(of[key]) for key in ("gain", "new_items")} for of in found["judged"]]
         return cls(tuple(Share(**of) for of in found["of"]), tuple(Judged(**of) for of in judged))

@@ -13,7 +13,7 @@ from features.schema import Bool
 from features.state.store import State
 from ranker.blend.judging import judged
 from ranker.blend.learned import Learner
-from ranker.blend.shares import NONE, Judged, Shares
+from ranker.blend.shares import NONE, Estimate, Judged, Shares
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import Quotas
@@ -107,10 +107,14 @@ def said(judged: Judged) -> str:
     kind = f"candidates of users {'with' if judged.known else 'without'} history"
     if judged.reserved == NONE:
         return f"{kind}: as configured; no learned shares found more, and new items no less, for users who chose"
-    gain, new = (f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]" for of in (judged.gain, judged.new_items))
+    gain, new = map(_signed, (judged.gain, judged.new_items))
     kept = f"learned shares, {100 * judged.reserved:g} % of the places for new items"
     return (
         f"{kind}: {kept if judged.learned else 'as configured, for learned shares are not shown to be better'} (recall "
         f"of {judged.candidates} candidates, learned less configured, for users they were not learned of: {gain}; of "
         f"new items {new})"
     )
+
+
+def _signed(of: Estimate | None) -> str:
+    return "of too few users to tell" if of is None else f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]"
