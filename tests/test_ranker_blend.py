@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.schema import F64, I32, I64, Bool
-from ranker.blend import judging
 from ranker.blend import order as module
-from ranker.blend.judging import FOLDS, RESERVED, folds, judged
 from ranker.blend.learned import FLOOR, LEAST, Kind, Learner, Told, kinds_of
 from ranker.blend.order import STRETCH, filled, in_turn, mean_items, order_of, table_of
 from ranker.blend.shares import ANY, NONE, Judged, Share, Shares
 from ranker.bundle import Bundle
 from ranker.candidates.merge import Places
 from ranker.candidates.source import Proposal
+from ranker.lists import judging
+from ranker.lists.judging import FOLDS, RESERVED, folds, judged
 from ranker.lists.worth import worth_of_hits
 from ranker.pipeline import Pipeline
 from ranker.request import Request

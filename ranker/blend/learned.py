@@ -2,7 +2,7 @@
 
 Told            what each source proposed to the requests of a period, and what their users wanted
 orders          of each kind of requests the greedy order of stretches (`ranker.blend.order`), or the configured one
-  judged        which of the two, and which share of new items: see `ranker.blend.judging`
+  judged        which of the two, and which share of new items: see `ranker.lists.judging`
 shares          how deep that goes into each list, until the mean request of the kind has its candidates
 
 Each user weighs one, however many requests are asked about, and a hit is worth 1 / wanted items, as in recall. Kinds of

@@ -78,7 +78,7 @@ def sources_report(
     failed: Counter[str] = Counter()
     # What is asked for is new to the user, whatever [sources] exclude_seen says.
     filters = replace(filters_of(config, state), exclude_seen=True)
-    shares = learner.shares(learner.orders(), config.sources.candidates) if config.sources.shared else None
+    shares = learner.shares(learner.orders(), config.sources.candidates) if learner.judged else None
     quotas = own_quotas(sources) if shares is None else shares.quotas(sources)
     found = _lists(sources, learner, quotas, who, state, filters, max(KS[-1], list_length(config)), failed)
     known = state.first_seen < split.t2

@@ -11,7 +11,6 @@ import numpy as np
 
 from features.schema import Bool
 from features.state.store import State
-from ranker.blend.judging import judged
 from ranker.blend.learned import Learner
 from ranker.blend.shares import NONE, Estimate, Judged, Shares
 from ranker.candidates.configured import Sources
@@ -21,6 +20,7 @@ from ranker.candidates.merge import Places
 from ranker.config import Config
 from ranker.lists.alone import told_of
 from ranker.lists.asked import Asked
+from ranker.lists.judging import judged
 from ranker.request import Request
 from ranker.settings import QUOTA
 
@@ -76,7 +76,7 @@ def learner_of(
     told = told_of(sources, (train, validation), state, filters_of(config, state), length, failed)
     new = state.first_seen >= min(slice.requests.as_of.min(initial=state.end) for slice in slices)
     learner = Learner.of(told, sources, state.catalog.surfaces, new)
-    if config.sources.shared:
+    if config.sources.shared and sources:
         learner = judged(learner, config.sources.candidates)
         for of in learner.judged.values():
             logger.info("%s", said(of))

@@ -63,6 +63,7 @@ CODE = (
     "ranker.lanes",
     "ranker.lists.alone",
     "ranker.lists.asked",
+    "ranker.lists.judging",
     "ranker.lists.shared",
     "ranker.lists.worth",
     "ranker.metrics.interval",
@@ -278,7 +279,7 @@ def sliced_shares(prepared: Prepared, sources: Sources, slices: tuple[Asked, Ask
 
     sources: of before t1. slices: of `asked_in_slices`.
     """
-    if not prepared.config.sources.shared or not all(map(len, slices)):
+    if not (prepared.config.sources.shared and sources and all(map(len, slices))):
         return None
     return shares_in_slices(sources, slices, prepared.state, prepared.config)
 
