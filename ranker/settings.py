@@ -165,7 +165,7 @@ class SourceSettings(Settings):
         default=None,
         description="The most candidates that the source may propose: a number, or one for each surface, such as "
         "{ feed = 100, search = 300 }. What is left out is learned, see candidates of [sources]; where nothing can be "
-        f"learned it is {QUOTA}.",
+        f"learned it is {QUOTA}, and more where other sources leave their places empty.",
     )
     deadline: Duration = Field(
         default=DEADLINE,
@@ -349,8 +349,9 @@ class SourcesSettings(Settings):
         ge=1,
         description="How many candidates a request has in the mean. Each source has as many of them as the booster's "
         "period showed to be best, within its quota: of users with and without history apart, and of surfaces with "
-        f"users enough. Left out: as many as quotas of {QUOTA}, where there is none, would give; where each source has "
-        "a quota, these hold as they are.",
+        "users enough. Where users of whom this was not learned find no more by it than by sources that take turns by "
+        f"their quotas, they do that. Left out: as many as quotas of {QUOTA}, where there is none, would give; where "
+        "each source has a quota, these hold as they are.",
     )
     exclude_seen: bool = Field(
         default=True,

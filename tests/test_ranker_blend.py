@@ -352,6 +352,10 @@ def test_shares_are_written_as_they_are_read(tmp_path: Path) -> None:
     shares.write(tmp_path / "shares.json")
     assert Shares.read(tmp_path / "shares.json") == shares
     assert Shares.read(tmp_path / "none.json") is None
+    assert [Judged.read(of) for of in shares.report()["judged"]] == list(shares.judged)
+    assert "learned shares, 25 %" in str(shares.judged[1])
+    assert "of too few users to tell" in str(shares.judged[0])
+    assert "as configured" in str(replace(shares.judged[0], reserved=NONE))
     assert shares.report()["judged"][0] | {"learned": True} == shares.report()["judged"][0]
 
 

@@ -46,6 +46,32 @@ class Judged:
         more = self.gain is not None and self.gain[1] > 0
         return self.reserved < NONE and more and not (self.new_items is not None and self.new_items[2] < 0)
 
+    def __str__(self) -> str:
+        """Say which of the two is kept, and why."""
+        kind = f"candidates of users {'with' if self.known else 'without'} history"
+        if self.reserved == NONE:
+            return f"{kind}: as configured, for no learned shares were better for those who chose"
+        kept = f"learned shares, {100 * self.reserved:g} % of the places for new items"
+        return (
+            f"{kind}: {kept if self.learned else 'as configured, for learned shares are not shown to be better'} "
+            f"(recall of {self.candidates} candidates, learned less configured, for users they were not learned of: "
+            f"{_signed(self.gain)}; of new items {_signed(self.new_items)})"
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Return it as reports and the manifest have it."""
+        return {**asdict(self), "learned": self.learned}
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> Self:
+        """Return what `report` gave, or `asdict`."""
+        estimates = {key: found[key] and tuple(found[key]) for key in ("gain", "new_items")}
+        return cls(known=found["known"], reserved=found["reserved"], candidates=found["candidates"], **estimates)
+
+
+def _signed(of: Estimate | None) -> str:
+    return "of too few users to tell" if of is None else f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -83,9 +109,8 @@ class Shares:
         return of
 
     def report(self) -> dict[str, Any]:
-        """Return it as reports and the manifest have it."""
-        judged = [{**asdict(of), "learned": of.learned} for of in self.judged]
-        return {"judged": judged, "of": [asdict(of) for of in self.of]}
+        """Return it as reports have it."""
+        return {"judged": [of.report() for of in self.judged], "of": [asdict(of) for of in self.of]}
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -97,5 +122,4 @@ class Shares:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        judged = [of | {key: of[key] and tuple(of[key]) for key in ("gain", "new_items")} for of in found["judged"]]
-        return cls(tuple(Share(**of) for of in found["of"]), tuple(Judged(**of) for of in judged))
+        return cls(tuple(Share(**of) for of in found["of"]), tuple(map(Judged.read, found["judged"])))

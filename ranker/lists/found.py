@@ -2,7 +2,7 @@
 
 sources_report   users of the test, each as of their first request in it; the sources know what is before t2
   told_of        what each source proposes, behind the filters, in its own order
-  _blends        of all, and of all but one, in the order that was learned before t2 (`ranker.blend`)
+  blended        of all, and of all but one, in the order that was best before t2 (`ranker.blend`)
   _section       recall@k of each alone, of the blend, and what each adds to the others; for all users, for known and
                  for new ones, and of new items
   milliseconds   what a request's sources cost now

@@ -12,7 +12,7 @@ import numpy as np
 from features.schema import Bool
 from features.state.store import State
 from ranker.blend.learned import Learner
-from ranker.blend.shares import NONE, Estimate, Judged, Shares
+from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import Quotas
@@ -79,7 +79,7 @@ def learner_of(
     if config.sources.shared and sources:
         learner = judged(learner, config.sources.candidates)
         for of in learner.judged.values():
-            logger.info("%s", said(of))
+            logger.info("%s", of)
     return learner, np.arange(len(told.user)) < len(train)
 
 
@@ -100,21 +100,3 @@ def shares_in_slices(sources: Sources, slices: tuple[Asked, Asked], state: State
 
     even, odd = (shares(of_train & (fold != own)) for own in (0, 1))
     return SlicedShares(folds=(even, odd), train=shares(of_train), served=shares(None))
-
-
-def said(judged: Judged) -> str:
-    """Return what becomes of the shares of a kind of users, and why."""
-    kind = f"candidates of users {'with' if judged.known else 'without'} history"
-    if judged.reserved == NONE:
-        return f"{kind}: as configured; no learned shares found more, and new items no less, for users who chose"
-    gain, new = map(_signed, (judged.gain, judged.new_items))
-    kept = f"learned shares, {100 * judged.reserved:g} % of the places for new items"
-    return (
-        f"{kind}: {kept if judged.learned else 'as configured, for learned shares are not shown to be better'} (recall "
-        f"of {judged.candidates} candidates, learned less configured, for users they were not learned of: {gain}; of "
-        f"new items {new})"
-    )
-
-
-def _signed(of: Estimate | None) -> str:
-    return "of too few users to tell" if of is None else f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ranker.blend.shares import Judged
+
 #: of the parts of a report
 TITLES = {"first": "as of each user's first request of the test", "cut": "as of the cut"}
 KINDS = {"all": "all users", "with_history": "users with history", "without_history": "users without history"}
@@ -48,7 +50,9 @@ def as_sources(report: dict[str, Any]) -> str:
             lines += ["", f"{title}: {section['users']:,} users, {section['wanted_items']:.1f} items each"]
             lines += _found(section, report["milliseconds"])
     if report["shares"] is not None:
-        lines += ["", "candidates of each source, learned before t2:", *map(_share, report["shares"]["of"])]
+        lines += ["", "candidates of each source, by what was told before t2:"]
+        lines += [str(Judged.read(of)) for of in report["shares"]["judged"]]
+        lines += map(_share, report["shares"]["of"])
     lines += [f"WARNING: source {name} failed {n:,} times" for name, n in report["failed"].items()]
     return "\n".join(lines)
 
