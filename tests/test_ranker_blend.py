@@ -387,3 +387,15 @@ def test_places_that_sources_leave_of_a_new_user_go_to_those_that_know_something
 def test_quotas_by_surface_are_the_surfaces(bundle: Bundle) -> None:
     settings = SourceSettings(quota={"feed": 5})
     assert [settings.most(surface) for surface in ("feed", "", "search")] == [5, None, None]
+
+
+@pytest.mark.parametrize("users", [1, 2, 3, 7])
+def test_of_too_little_nothing_is_learned_and_shares_are_there_all_the_same(users: int) -> None:
+    told = told_world(0, tastes=0.5, users=users)
+    silent, unwanted = told._replace(lists=np.full_like(told.lists, -1)), told.only(np.zeros(ITEMS, bool))
+    for of in (told, silent, unwanted, told._replace(known=np.zeros(users, bool))):
+        learner = learner_of(of)
+        shares = learner.shares(learner.orders(), None)
+        assert {share.known for share in shares.of} == {True, False}
+        assert not any(judged.learned for judged in shares.judged)
+        assert all(set(share.quotas.values()) == {QUOTA} for share in shares.of)
