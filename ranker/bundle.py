@@ -15,6 +15,7 @@ snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
 matching/         what features of the source item and the query read (`ranker.matching`), where there are any
 sources/<name>/   the arrays that a [sources.NAME] was fitted to, as of the end of the log
+shares.json       how many candidates each source has; not there where the TOML's quotas say it
 """
 
 import json
@@ -39,6 +40,7 @@ from features.rows import FeatureSpec
 from features.schema import F32, F64
 from features.state.snapshot import load_state, save_state
 from features.state.store import State
+from ranker.blend.shares import Shares
 from ranker.candidates.cooccurrence import Cooccurrence
 from ranker.candidates.named import NOT_FITTED, Fitted, check_sources, load_fitted, save_fitted
 from ranker.code_hash import OWN, source_hash
@@ -59,6 +61,8 @@ log = logging.getLogger(__name__)
 FORMAT, OLDEST = 5, 3
 
 BOOSTER, WANTED, NETWORK, PRERANK = "booster.txt", "wanted.txt", "network", "prerank.txt"
+
+SHARES = "shares.json"
 
 IMPORTANCE, TOML, CURVES, CARD = "importance.json", "pairlift.toml", "curves", "MODEL_CARD.md"
 
@@ -84,6 +88,7 @@ class Bundle:
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
     fitted: Fitted = field(default_factory=dict)  # what each [sources.NAME] was fitted to, as of the end of the log
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
+    shares: Shares | None = None  # how many candidates each source has; None: the quotas of the configuration
     prerank: Prerank | None = None  # chooses which candidates of a Recommend are ranked; None: all are
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     texts: tuple[str, ...] = ()  # which of [events.columns] are text
@@ -131,6 +136,7 @@ def write_bundle(
     booster: lgb.Booster,
     network: FinalRanker | None = None,
     wanted: lgb.Booster | None = None,
+    shares: Shares | None = None,
     prerank: Prerank | None = None,
     cooccurrence: Cooccurrence,
     fitted: Fitted = NOT_FITTED,
@@ -156,6 +162,8 @@ def write_bundle(
             network.save(partial / NETWORK)
         if wanted is not None:
             wanted.save_model(str(partial / WANTED))
+        if shares is not None:
+            shares.write(partial / SHARES)
         if prerank is not None:
             prerank.booster.save_model(str(partial / PRERANK))
         (partial / IMPORTANCE).write_text(json.dumps(importance, indent=1))
@@ -320,6 +328,7 @@ def load_bundle(folder: Path) -> Bundle:
         booster=booster,
         network=network,
         wanted=lgb.Booster(model_file=str(wanted)) if wanted.exists() else None,
+        shares=Shares.read(folder / SHARES),
         prerank=Prerank.load(folder / PRERANK),
         cooccurrence=load_arrays(folder / "cooccurrence", Cooccurrence),
         fitted=load_fitted(folder / "sources"),

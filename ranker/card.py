@@ -10,6 +10,7 @@ from typing import Any
 from features.pairing.split import PERIODS, iso
 from features.plugin import CurvePlugin, FeaturePlugin, plugin_class
 from features.schema import SAMPLED
+from ranker.blend.shares import Judged
 from ranker.code_hash import versions
 from ranker.columns import plugin_columns
 from ranker.config import Config, wanted_floor
@@ -48,6 +49,7 @@ def measured_lines(measured: dict[str, Any]) -> list[str]:
         lists += figure_lines(plain)
     plain.pop("shown_order", None)
     lists += [_approximate(name, of) for name, of in plain.pop("approximate", {}).items()]
+    lists += [str(Judged.read(of)) for of in plain.pop("shares", ())]
     lists += [_preranked(plain.pop("prerank"))] if "prerank" in plain else []
     if "network_parameters" in plain:  # the trees are not what ranks
         plain = {f"booster_{name}" if name in OF_TREES else name: value for name, value in plain.items()}

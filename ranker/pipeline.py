@@ -24,7 +24,7 @@ from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.filters import filters_of
-from ranker.candidates.gathering import gathered, is_for, limits, quotas, source_columns, source_values
+from ranker.candidates.gathering import gathered, is_for, limits, own_quotas, source_columns, source_values
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
 from ranker.columns import given_of, is_asked, missing, plugin_values, row_matrix, with_sources
@@ -83,7 +83,9 @@ class Pipeline:
         codes, profiles = bundle.state.catalog.surface_codes(), bundle.config.surfaces.items()
         self._deadlines = {codes[name]: of.deadline / SECOND for name, of in profiles if of.deadline and name in codes}
         self._source_names = tuple(source.name for source, _ in self.sources)
-        self._quotas, self._source_columns = quotas(self.sources), source_columns(self.sources)
+        self._source_columns = source_columns(self.sources)
+        #: how many candidates each source has for a request
+        self.quotas = own_quotas(self.sources) if bundle.shares is None else bundle.shares.quotas(self.sources)
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -105,7 +107,7 @@ class Pipeline:
         trace = Trace(request.check)
         proposals = self._fetch(request, trace)
         trace.mark("sources")
-        candidates, trace.removed = gathered(proposals, self.filters, self._quotas, request)
+        candidates, trace.removed = gathered(proposals, self.filters, self.quotas(request), request)
         trace.mark("filters")
         why, scores = partial(self._shortage, request, k, trace, tuple(trace.problems)), None
         if self.bundle.wanted is not None:
@@ -257,7 +259,8 @@ class Pipeline:
 
     def _ask_sources(self, request: Request) -> list[tuple[Lane, Running]]:
         """Begin to ask every source."""
-        asked, most = limits(self.sources, request, self.filters), self._most(request)
+        most = self._most(request)
+        asked = limits(self.sources, request, self.filters, self.quotas(request))
         return [
             (lane, lane.start(partial(proposed, source, request, limit), most))
             for lane, (source, _), limit in zip(self._source_lanes, self.sources, asked, strict=True)

@@ -16,6 +16,11 @@ MAX_ID_BYTES = 256
 EXACT = 65_536
 #: of a source or a plugin, where the TOML gives none: 50 ms
 DEADLINE = SECOND // 20
+#: of a source that has no quota, where none was learned
+QUOTA = 200
+
+
+Quota = Annotated[int, Field(ge=1)]
 
 
 class DataSettings(Settings):
@@ -182,7 +187,12 @@ class UpliftSettings(Settings):
 class SourceSettings(Settings):
     """`[sources.NAME]`: the limits of one candidate source."""
 
-    quota: int = Field(default=200, ge=1, description="The most candidates that the source may propose.")
+    quota: Quota | Annotated[dict[str, Quota], Field(min_length=1)] | None = Field(
+        default=None,
+        description="The most candidates that the source may propose: a number, or one for each surface, such as "
+        "{ feed = 100, search = 300 }. What is left out is learned, see candidates of [sources]; where nothing can be "
+        f"learned it is {QUOTA}, and more where other sources leave their places empty.",
+    )
     deadline: Duration = Field(
         default=DEADLINE,
         description="How long the source may take where it runs code that is not Pairlift's own; later, the list "
@@ -194,6 +204,10 @@ class SourceSettings(Settings):
         description="The surfaces for whose lists the source is asked, as the log names them. Left out: all, and "
         "requests that name none.",
     )
+
+    def most(self, surface: str) -> int | None:
+        """Return the quota for a surface, empty for none; None where there is none."""
+        return self.quota.get(surface) if isinstance(self.quota, dict) else self.quota
 
 
 class PopularSettings(SourceSettings):
@@ -356,6 +370,15 @@ class SourcesSettings(Settings):
         description="Items that are nearest to the user by the first of [ranker] plugins that has vectors: by its own "
         "query and keys where it has these, mixed with demand where they leave that out. false turns it off.",
     )
+    candidates: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many candidates a request has in the mean. Each source has as many of them as the booster's "
+        "period showed to be best, within its quota: of users with and without history apart, and of surfaces with "
+        "users enough. Where users of whom this was not learned find no more by it than by sources that take turns by "
+        f"their quotas, they do that. Left out: as many as quotas of {QUOTA}, where there is none, would give; where "
+        "each source has a quota, these hold as they are.",
+    )
     exclude_seen: bool = Field(
         default=True,
         description="Do not propose items that are in the user's history. false: the order of lists is then learned "
@@ -386,6 +409,11 @@ class SourcesSettings(Settings):
         """The settings of all that are on, by name, in the order of their bits."""
         fixed = {name: getattr(self, name) for name in ("popular", "cooccurrence", "nearest")}
         return {name: source for name, source in fixed.items() if source} | self.named
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is learned how many candidates each source has, for the table leaves that open."""
+        return self.candidates is not None or any(not isinstance(of.quota, int) for of in self.limits.values())
 
     @property
     def on(self) -> bool:

@@ -93,6 +93,8 @@ def train(
         measured["warm_plugins"] = read_manifest(earlier)["version"]
     at_cut = parts_at_cut(parts, memory)
     measured["lists"] = list_figures(at_cut, prepared)
+    if parts.shares is not None:
+        measured["shares"] = [of.report() for of in parts.shares.judged]
     measured |= prerank_figures(parts, memory) | recall_figures(at_cut)
     write_bundle(
         out,
@@ -103,6 +105,7 @@ def train(
         booster=parts.liked.booster,
         network=None if parts.network is None else parts.network.ranker,
         wanted=parts.wanted,
+        shares=parts.shares,
         prerank=parts.prerank,
         cooccurrence=Cooccurrence.build(prepared.log, prepared.catalog.n_items, wanted_floor(config), memory=memory),
         fitted=fitted_until(prepared, prepared.state.end),

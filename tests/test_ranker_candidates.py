@@ -23,7 +23,7 @@ from ranker.candidates.coarse import Coarse, least_of
 from ranker.candidates.configured import configured_sources, with_demand_of
 from ranker.candidates.cooccurrence import SEEDS, WITHIN, Cooccurrence, TakenTogether
 from ranker.candidates.demand import FADED, STEPS, Demand
-from ranker.candidates.merge import dedupe, within_quota
+from ranker.candidates.merge import Places, dedupe, within_places
 from ranker.candidates.nearest import Nearest
 from ranker.candidates.neighbourhoods import near_together
 from ranker.candidates.popular import Popular
@@ -625,16 +625,35 @@ def test_a_cold_user_has_seen_nothing(bundle):
 lists = st.lists(st.lists(st.integers(-1, 12), max_size=12), max_size=4)
 
 
-@given(lists, st.sets(st.integers(-1, 12)), st.lists(st.integers(0, 5), min_size=4, max_size=4))
+def plain_places(lengths, quota, most, total):
+    """How many places each source has: one after another, each to the source whose turn it is."""
+    own = [min(n, q) for n, q in zip(lengths, quota, strict=True)]
+    while sum(own) < total:
+        more = [s for s, n in enumerate(lengths) if own[s] < min(n, most[s])]
+        if not more:
+            break
+        own[min(more, key=lambda s: ((own[s] + 1) / max(quota[s], 1), s))] += 1
+    return own
+
+
+@given(
+    lists,
+    st.sets(st.integers(-1, 12)),
+    st.lists(st.integers(0, 5), min_size=4, max_size=4),
+    st.lists(st.integers(0, 12), min_size=4, max_size=4),
+    st.integers(0, 30),
+)
 @settings(max_examples=300, deadline=None)
-def test_the_merged_lists_are_those_of_the_plain_definition(lists, removed, quotas):
+def test_the_merged_lists_are_those_of_the_plain_definition(lists, removed, quotas, most, total):
     merged = dedupe([Proposal(np.array(items, np.int32)) for items in lists])
     assert merged.item.tolist() == list(dict.fromkeys(chain(*lists)))
     places = [[own.index(i) if i in own else int(ABSENT) for own in lists] for i in merged.item.tolist()]
     assert merged.place.tolist() == places
     keep = np.array([i not in removed for i in merged.item.tolist()], bool)
-    left = within_quota(merged, keep, quotas[: len(lists)])
-    first = [[i for i in dict.fromkeys(own) if i not in removed][:q] for own, q in zip(lists, quotas, strict=False)]
+    quotas, most = quotas[: len(lists)], most[: len(lists)]
+    left = within_places(merged, keep, Places(quotas, most, total))
+    some = [[i for i in dict.fromkeys(own) if i not in removed] for own in lists]
+    first = [own[:n] for own, n in zip(some, plain_places(list(map(len, some)), quotas, most, total), strict=True)]
     assert left.item.tolist() == sorted(set(chain(*first)))
     assert [[bool(at < ABSENT) for at in row] for row in left.place] == [[i in f for f in first] for i in left.item]
     assert merged.place.tolist() == places  # as it was

@@ -15,7 +15,8 @@ from ranker.bundle import Bundle
 from ranker.candidates.at_most import AtMost
 from ranker.candidates.demand import Demand
 from ranker.candidates.filters import filters_of, history
-from ranker.candidates.gathering import MOST_ASKED, candidates_of, limit_alone, limits
+from ranker.candidates.gathering import MOST_ASKED, UNBOUNDED, candidates_of, limit_alone, limits
+from ranker.candidates.merge import Places
 from ranker.candidates.popular import Popular
 from ranker.pipeline import Pipeline
 from ranker.request import Answer, Request
@@ -82,13 +83,16 @@ def test_sources_are_asked_for_what_filters_may_remove(bundle: Bundle) -> None:
     request = Request(3, bundle.state.end, surface=0, exclude=np.arange(2, dtype=np.int32), state=bundle.state)
     quotas = {"feed": SourceSettings(quota=9, surfaces=["feed"]), "search": SourceSettings(surfaces=["search"])}
     sources = [(Popular(Demand(bundle.state, 1, DAY)), settings) for settings in quotas.values()]
-    seen = len(history(request))
+    seen, places = len(history(request)), Places([9, 9], [9, 9], 18)
     plain, filtered = (
         filters_of(one.config, bundle.state) for one in (bundle, with_filters(bundle, {"all": "genre <> 'a'"}))
     )
-    assert limits(sources, request, plain) == [min(9 + 2 + 1 + seen, MOST_ASKED * 9), 0]
-    assert limits(sources, request, replace(plain, exclude_seen=False)) == [9 + 2 + 1, 0]
-    assert limits(sources, request, filtered) == [MOST_ASKED * 9, 0]
+    assert limits(sources, request, plain, places) == [min(9 + 2 + 1 + seen, MOST_ASKED * 9), 0]
+    assert limits(sources, request, replace(plain, exclude_seen=False), places) == [9 + 2 + 1, 0]
+    assert limits(sources, request, filtered, places) == [MOST_ASKED * 9, 0]
+    new = replace(request, user=-1)  # many sources know nothing of such a user, and leave their places
+    assert limits(sources, new, plain, Places([9, 9], [UNBOUNDED, 9], 30)) == [30 + 2 + 1, 0]
+    assert limits(sources, new, plain, Places([9, 9], [9, 9], 30)) == [9 + 2 + 1, 0]
     assert [limit_alone(1000, request, one) for one in (plain, filtered)] == [1001 + seen, MOST_ASKED * 1000]
 
 

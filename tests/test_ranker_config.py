@@ -85,7 +85,7 @@ def test_the_shown_defaults_are_those_of_a_file_that_says_nothing() -> None:
     needed = tomllib.loads(NEEDED)
     said = shown_defaults(schema, schema["$defs"]) | needed
     assert said["pairing"]["window"] == "30m"
-    assert said["sources"]["popular"] == {"quota": 200, "deadline": "0.05s", "half_life": "7d"}
+    assert said["sources"]["popular"] == {"deadline": "0.05s", "half_life": "7d"}
     assert Config(**said) == Config(**needed)
     for path, model in CLASSES.items():
         assert model(**shown_defaults(json.loads(listed(path, "--json")), {})) == model()
@@ -121,7 +121,7 @@ def test_every_key_is_listed_with_type_default_and_meaning() -> None:
         ("neural.two_tower:TwoTower.width", ["[plugins.NAME] with class", "width integer"], ["heads"]),
         ("plugins.two_tower", ["[plugins.NAME]", "class text; required"], ["[ranker]"]),
         ("split.t1", ["t1 number, time or date; default 0.5"], ["validation"]),
-        ("sources.nearest", ["quota integer >= 1; default 200", "weight number >= 0; default 0.5"], ["cooccurrence"]),
+        ("sources.nearest", ["quota integer >= 1", "weight number >= 0; default 0.5"], ["cooccurrence"]),
         ("booster.monotone", ["monotone table of -1 or 1; default {}"], ["margin"]),
         ("uplift.seeds", ["seeds list of integers >= 0 and < 2147483648, not empty; default [0, 1, 2, 3, 4]"], []),
         (

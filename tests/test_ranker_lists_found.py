@@ -1,54 +1,37 @@
-"""What each source finds: the blend takes turns by quotas, and the figures are those of their plain definitions."""
+"""What each source finds: the figures are those of their plain definitions."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from served import pairlift
 from world import World, with_config, write_world
 
 from features.errors import PairliftError
+from features.schema import DAY
 from features.state.store import State
+from ranker.blend.learned import Learner
 from ranker.bundle import Bundle
+from ranker.candidates.configured import Sources
 from ranker.candidates.filters import history
 from ranker.candidates.source import Proposal
-from ranker.lists.found import KS, blended, sources_report
+from ranker.lists.found import KS, sources_report
 from ranker.lists.peers import Past
+from ranker.lists.shared import learner_of
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.settings import FilterSettings, SourceSettings
 
-lists = st.lists(st.lists(st.integers(0, 12), max_size=8, unique=True), min_size=1, max_size=4)
 
-
-def plainly_blended(lists: list[list[int]], quota: list[int], m: int) -> list[int]:
-    turns = sorted((place + 1) / quota[s] for s, own in enumerate(lists) for place in range(len(own)))
-    found: list[int] = []
-    at = [0] * len(lists)
-    for _ in turns:
-        s = min((s for s in range(len(lists)) if at[s] < len(lists[s])), key=lambda s: ((at[s] + 1) / quota[s], s))
-        found.append(lists[s][at[s]])
-        at[s] += 1
-    return list(dict.fromkeys(found))[:m]
-
-
-@given(lists, st.lists(st.integers(1, 5), min_size=4, max_size=4), st.integers(0, 15), st.integers(-1, 3))
-@settings(max_examples=200, deadline=None)
-def test_sources_take_turns_by_their_quotas(lists: list[list[int]], quota: list[int], m: int, without: int) -> None:
-    padded = np.full((len(lists), 2, 8), -1, np.int32)
-    for s, own in enumerate(lists):
-        padded[s, 0, : len(own)] = own
-        padded[s, 1, : len(own)] = own[::-1]
-    use = np.arange(len(lists)) != without
-    found = blended(padded, np.array(quota[: len(lists)]), use, m)
-    for row, turned in ((found[0], lists), (found[1], [own[::-1] for own in lists])):
-        kept = [own if use[s] else [] for s, own in enumerate(turned)]
-        assert row[row >= 0].tolist() == plainly_blended(kept, quota, m)
+def taught(sources: Sources, past: Past, bundle: Bundle) -> Learner:
+    """What the sources' lists teach in the booster's period."""
+    split = past.split
+    slices = tuple(past.asked(*ends) for ends in ((split.t1, split.t2 - 1), (split.t2 - DAY, split.t2)))
+    return learner_of(sources, slices, bundle.state, bundle.config, KS[-1], Counter())[0]  # type: ignore[arg-type]
 
 
 class Knowing:
@@ -85,7 +68,7 @@ def test_the_figures_of_sources_that_know(bundle: Bundle, past: Past) -> None:
     both = {user: list(dict.fromkeys([*seen[user], *items])) for user, items in rest.items()}  # what is seen is no loss
     named = [Knowing("half", half), Knowing("rest", both), Broken(), Knowing("same", half)]
     sources = [(source, SourceSettings(quota=30)) for source in named]
-    report = sources_report(sources, past, bundle.state, bundle.config, most=1000)
+    report = sources_report(sources, taught(sources, past, bundle), past, bundle.state, bundle.config, most=1000)
     section = report["sections"]["all"]
     assert section["users"] == len(who) > 20
     share = np.mean([len(half[user]) / len(items) for user, items in wanted.items()])
@@ -111,7 +94,7 @@ def test_new_users_and_new_items_stand_apart(world: World, bundle: Bundle, past:
     cut = replace(past, log=log, histories=state.histories)
     who = cut.asked(t2, cut.split.t3)
     named = [(Knowing("seer", dict.fromkeys(range(40), (new,))), SourceSettings())]
-    sections = sources_report(named, cut, state, bundle.config, most=1000)["sections"]
+    sections = sources_report(named, taught(named, cut, bundle), cut, state, bundle.config, most=1000)["sections"]
     assert sections["new_users"]["users"] == (who.history == 0).sum() >= 1
     wants = [k for k in range(len(who)) if new in who.item[who.offsets[k] : who.offsets[k + 1]]]
     assert sections["new_items"]["users"] == len(wants) > 0
@@ -125,7 +108,9 @@ def test_within_the_quotas_is_what_recommend_has(bundle: Bundle, past: Past, kee
     bundle = bundle if keep is None else with_config(bundle, filters={"genre": FilterSettings(keep=keep)})
     who = past.asked(past.split.t2, past.split.t3)
     pipeline = Pipeline(bundle)
-    report = sources_report(pipeline.sources, past, bundle.state, bundle.config, most=1000)
+    report = sources_report(
+        pipeline.sources, taught(pipeline.sources, past, bundle), past, bundle.state, bundle.config, most=1000
+    )
     shares, candidates = [], []
     for k in range(len(who)):
         answer = pipeline.recommend(Request.of(who.requests, k, bundle.state), 200)
@@ -139,7 +124,7 @@ def test_within_the_quotas_is_what_recommend_has(bundle: Bundle, past: Past, kee
 
 def test_nobody_who_wanted_anything_is_told(bundle: Bundle, past: Past) -> None:
     with pytest.raises(PairliftError, match="nobody wanted an item that is new to them"):
-        sources_report([], replace(past, floor=9), bundle.state, bundle.config, most=10)
+        sources_report([], taught([], past, bundle), replace(past, floor=9), bundle.state, bundle.config, most=10)
 
 
 def test_the_command_prints_a_table_or_json_and_writes_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from world import with_config
 from features.errors import PairliftError
 from features.plugin import VectorPlugin
 from ranker.candidates.gathering import candidates_of, source_columns, source_values
-from ranker.candidates.merge import dedupe, within_quota
+from ranker.candidates.merge import Places, dedupe, within_places
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import Proposal
 from ranker.columns import full_matrix
@@ -529,9 +529,9 @@ def test_dedupe_keeps_every_sources_place():
     assert len(dedupe([])) == 0
 
 
-def test_within_quota_keeps_the_first_of_each_source():
+def test_within_places_keeps_the_first_of_each_source():
     merged = dedupe([Proposal(np.array(items, np.int32)) for items in ([9, 8, 7, 6], [6, 7])])
-    kept = within_quota(merged, np.ones(4, bool), [2, 1])
+    kept = within_places(merged, np.ones(4, bool), Places([2, 1], [2, 1], 3))
     assert dict(zip(kept.item.tolist(), kept.sources.tolist(), strict=True)) == {9: 0b01, 8: 0b01, 6: 0b10}
 
 

@@ -40,7 +40,16 @@ from ranker.training.measured import bundle_at_cut
 from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import LIST, MET, Proposed, _pairs
-from ranker.training.wanted import LIKED_WEIGHTS, Rows, asked_in_slices, digest_of, rows_of, sources_until, wanted_stage
+from ranker.training.wanted import (
+    LIKED_WEIGHTS,
+    Rows,
+    Wanted,
+    asked_in_slices,
+    digest_of,
+    rows_of,
+    sources_until,
+    wanted_stage,
+)  # fmt: skip
 
 MEMORY = 2**30
 #: users 5 and 6 and items 3 and 4 come after the plugins were fitted, and hands are a context of requests
@@ -77,7 +86,7 @@ def pipeline(prepared: Prepared, plugins: Plugins, booster: lgb.Booster) -> Iter
     arms = Arms.of(prepared)
     arm = arms.fit("als", arms.served_columns(plugins), 0)
     table = Cooccurrence.build(prepared.log.until(prepared.split.t1), prepared.catalog.n_items, 1)
-    pipeline = Pipeline(replace(bundle_at_cut(prepared, plugins, arm, booster), cooccurrence=table))
+    pipeline = Pipeline(replace(bundle_at_cut(prepared, plugins, arm, Wanted(booster)), cooccurrence=table))
     yield pipeline
     pipeline.close()
 
@@ -406,10 +415,11 @@ def test_nothing_wanted_gives_no_wanted_part(
     log = prepared.log
     bored = replace(prepared, log=replace(log, grade=np.minimum(log.grade, 0)))
     assert rows_of(bored, plugins).empty
-    assert wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored") is None
+    assert wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored").booster is None
     assert "lists are ordered as Rank is" in caplog.text
     # That nothing can be learned is kept too.
-    assert wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored", rows=lambda: pytest.fail("again")) is None
+    again = wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored", rows=lambda: pytest.fail("again"))
+    assert again == (None, None)
 
 
 def test_what_is_wanted_again_is_no_loser_where_lists_have_it(prepared: Prepared, plugins: Plugins) -> None:

@@ -1,6 +1,7 @@
-"""From the lists of all sources to candidates: one entry for each item, and each source cut to its quota."""
+"""From the lists of all sources to candidates: one entry for each item, and each source cut to its places."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,19 @@ from ranker.request import ABSENT, Candidates
 NO_ITEMS = np.empty(0, np.int32)
 
 
+class Places(NamedTuple):
+    """How many candidates each of s sources may have for a request."""
+
+    quota: list[int]  # [s], first of all
+    most: list[int]  # [s], also of places that others leave empty; the quota where that is larger
+    total: int  # places that are to be filled together: those that sources leave empty of it go to the others
+
+    @property
+    def all(self) -> int:
+        """How many candidates there are at most."""
+        return max(self.total, sum(self.quota))
+
+
 def dedupe(proposals: Sequence[Proposal]) -> Candidates:
     """Merge what the sources proposed, in the order of the first proposal of each item.
 
@@ -21,12 +35,12 @@ def dedupe(proposals: Sequence[Proposal]) -> Candidates:
     """
     items = [proposal.item for proposal in proposals]
     together, starts = np.concatenate([NO_ITEMS, *items]), np.cumsum([0, *map(len, items)])
-    item, where, place = _merged(together, starts)
+    item, where, place = merged(together, starts)
     return Candidates(item, place, _given(proposals, where, starts, len(item)))
 
 
 @njit(cache=True, nogil=True)
-def _merged(proposed: I32, starts: I64) -> tuple[I32, I64, I32]:
+def merged(proposed: I32, starts: I64) -> tuple[I32, I64, I32]:
     """Return (int32[n] the different items; int64[m] the row of each proposed one; int32[n, s] places).
 
     proposed: int32[m], the lists of all sources one behind another, that of source s from starts[s]. Of an item that a
@@ -48,7 +62,7 @@ def _merged(proposed: I32, starts: I64) -> tuple[I32, I64, I32]:
 
 
 def _given(proposals: Sequence[Proposal], where: I64, starts: I64, n: int) -> F32:
-    """Return float32[n, c] of n candidates. where, starts: of `_merged`."""
+    """Return float32[n, c] of n candidates. where, starts: of `merged`."""
     known = [(p.given, where[starts[s] : starts[s + 1]]) for s, p in enumerate(proposals) if p.given is not None]
     if not known:
         return NO_GIVEN
@@ -58,21 +72,24 @@ def _given(proposals: Sequence[Proposal], where: I64, starts: I64, n: int) -> F3
     return given
 
 
-def within_quota(candidates: Candidates, keep: Bool, quotas: Sequence[int]) -> Candidates:
-    """Return the first `quota` of each source's items of the mask bool[n], by item; an item needs one source."""
+def within_places(candidates: Candidates, keep: Bool, places: Places) -> Candidates:
+    """Return the first items of the mask bool[n] of each source, as many as `taken` gives, by item.
+
+    An item needs one source.
+    """
     place = candidates.place.copy()
-    rows = _cut(place, keep, np.array(quotas, np.int64))
+    rows = _cut(place, keep, np.array(places.quota, np.int64), np.array(places.most, np.int64), places.total)
     return Candidates(candidates.item, place, candidates.given).select(rows[np.argsort(candidates.item[rows])])
 
 
 @njit(cache=True, nogil=True)
-def _cut(place: I32, keep: Bool, quotas: I64) -> I64:
-    """Write ABSENT to the places of int32[n, s] behind each source's quota; return the rows that have a place left.
+def _cut(place: I32, keep: Bool, quota: I64, most: I64, total: int) -> I64:
+    """Write ABSENT to the places of int32[n, s] behind those of each source; return the rows that have a place left.
 
     limit: of each source, behind its last place that stays
     """
     n, sources = place.shape
-    limit, left = _limits(place, keep, quotas), np.zeros(n, np.bool_)
+    limit, left = _limits(place, keep, quota, most, total), np.zeros(n, np.bool_)
     for k in range(n):
         for s in range(sources):
             if keep[k] and place[k, s] < limit[s]:
@@ -83,10 +100,10 @@ def _cut(place: I32, keep: Bool, quotas: I64) -> I64:
 
 
 @njit(cache=True, nogil=True)
-def _limits(place: I32, keep: Bool, quotas: I64) -> I64:
-    """Return int64[s]: the place of each source at which its quota is full, above all places where it never is.
+def _limits(place: I32, keep: Bool, quota: I64, most: I64, total: int) -> I64:
+    """Return int64[s]: the place of each source behind its last candidate, above all places where all are taken.
 
-    mark the places of those to be kept; the first quota of each source are below its limit
+    mark the places of those to be kept; as many as are taken of each source are below its limit
     """
     n, sources = place.shape
     there = np.zeros((sources, _longest(place)), np.bool_)
@@ -94,15 +111,38 @@ def _limits(place: I32, keep: Bool, quotas: I64) -> I64:
         for s in range(sources):
             if keep[k] and place[k, s] < ABSENT:
                 there[s, place[k, s]] = True
-    limit = np.full(sources, there.shape[1])
+    limit, own, length = np.full(sources, there.shape[1]), np.zeros(sources, np.int64), np.zeros(sources, np.int64)
+    for s in range(sources):
+        length[s] = there[s].sum()
+    taken(length, quota, most, total, own)
     for s in range(sources):
         kept = 0
         for at in range(there.shape[1]):
-            if there[s, at] and kept == quotas[s]:
+            if there[s, at] and kept == own[s]:
                 limit[s] = at
                 break
             kept += there[s, at]
     return limit
+
+
+# of each source, as many as its list has and its quota gives
+# until the total is reached or no source has more:
+#     one place for the source that has more, and may, of the least (places + 1) / quota, the first of several
+@njit(cache=True, nogil=True)
+def taken(length: I64, quota: I64, most: I64, total: int, out: I64) -> None:
+    """Write to int64[s] how many places each source has. length: int64[s], of its list; the rest as of `Places`."""
+    out[:] = np.minimum(length, quota)
+    left = total - out.sum()
+    while left > 0:
+        best, least = -1, np.inf
+        for s in range(len(out)):
+            turn = (out[s] + 1) / max(quota[s], 1)
+            if out[s] < min(length[s], most[s]) and turn < least:
+                best, least = s, turn
+        if best < 0:
+            break
+        out[best] += 1
+        left -= 1
 
 
 @njit(cache=True, nogil=True)

@@ -15,6 +15,7 @@ are events with `ts < as_of`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
@@ -158,12 +159,13 @@ def vector_plugin(place: str, name: str, served: Mapping[str, Any]) -> Any:
 def check_against(settings: SourcesSettings, catalog: Catalog) -> None:
     """Refuse sources that name surfaces or attributes that the log does not have, before anything is fitted."""
     for name, one in settings.limits.items():
-        for surface in one.surfaces or ():
+        quota = one.quota if isinstance(one.quota, dict) else {}
+        for key, surface in (*product(["surfaces"], one.surfaces or ()), *product(["quota"], quota)):
             if surface not in catalog.surfaces:
                 known = ", ".join(catalog.surfaces[:10]) or "none: [events] surface maps them"
                 raise PairliftError(
-                    f"[sources.{name}] surfaces: '{surface}' is no surface of the log, which has {known}; the source "
-                    "could never be asked"
+                    f"[sources.{name}] {key}: '{surface}' is no surface of the log, which has {known}; "
+                    + ("the source could never be asked" if key == "surfaces" else "no request could be of it")
                 )
     for name, own in settings.named.items():
         source = make_source(name, own)

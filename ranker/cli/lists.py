@@ -70,12 +70,14 @@ def sources(config: Path, out: Path | None, as_json: bool, users: int | None, me
 
     \b
     alone    recall@k of the first k items of the source: hits / min(k, wanted items)
-    blend    of k items of all sources, which take turns by their quotas
+    blend    of the first k items of all sources, in the order that was best before t2; in turns by their quotas where
+             no order was shown to be better, or [sources] leaves none open
     adds     what the blend has more than that of the other sources alone, at the largest k
     ms       median CPU time of one request as of now; of the blend: all sources, merge and filters
 
-    Intervals of 95 % are about new users. A source that is not for a request's surface has nothing there. Last stands
-    what lies within the quotas, which is what Recommend's ranker gets. Items that the user has seen are left out.
+    Intervals of 95 % are about new users. A source that is not for a request's surface has nothing there. Behind these
+    stands what lies within the quotas, or within the shares that were learned where [sources] leaves them open, which
+    is what Recommend's ranker gets; and last the shares. Items that the user has seen are left out.
 
     \b
     Examples:

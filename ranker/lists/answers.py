@@ -8,7 +8,7 @@ import numpy as np
 from features.progress import progress_bar
 from features.schema import HOUR, I32, I64
 from ranker.bundle import Bundle
-from ranker.candidates.gathering import is_for, kept_alone, limit_alone, quotas
+from ranker.candidates.gathering import is_for, kept_alone, limit_alone
 from ranker.candidates.shortage import kind_of
 from ranker.candidates.source import CandidateSource, proposed
 from ranker.config import Config
@@ -68,10 +68,9 @@ def ask(pipeline: Pipeline, who: Asked, m: int, alone: Collection[str] | None = 
         reached=np.zeros(len(who), np.int64),
         candidates=np.zeros(len(who), np.int64),
     )
-    everything = sum(quotas(pipeline.sources))
     for k in progress_bar(range(len(who)), desc="lists", unit=" users"):
         request = Request.of(who.requests, k, pipeline.state)
-        _keep(found, k, pipeline.recommend(request, everything), who)
+        _keep(found, k, pipeline.recommend(request, pipeline.quotas(request).all), who)
         for source, settings in sources:
             row = _alone(pipeline, source, request, m) if is_for(settings, request) else NO_ITEMS
             found.alone[source.name][k, : len(row)] = row

@@ -1,17 +1,16 @@
 """The report of `pairlift sources`: how much of what users came to want each candidate source finds.
 
 sources_report   users of the test, each as of their first request in it; the sources know what is before t2
-  _lists         what each source proposes, behind the filters, in its own order
+  told_of        what each source proposes, behind the filters, in its own order
+  blended        of all, and of all but one, in the order that was best before t2 (`ranker.blend`)
   _section       recall@k of each alone, of the blend, and what each adds to the others; for all users, for known and
                  for new ones, and of new items
   milliseconds   what a request's sources cost now
 
-The blend has k items as each source has: they take turns by their quotas, so that of the first k each has a share as
-its quota is one of all quotas. `Recommend` asks for all within the quotas at once, and leaves the order to the ranker:
-that is `within_quotas`.
+The blend has k items as each source has: the first k that its order takes. `Recommend` has the candidates of the shares
+at once, and leaves the order to the ranker: that is `within_quotas`.
 """
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,26 +20,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from features.errors import PairliftError
-from features.kernels import njit
 from features.pairing.split import iso
-from features.progress import progress_bar
 from features.schema import F64, I32, I64, Bool
 from features.state.store import State
+from ranker.blend.learned import Learner, blended
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import Filters, filters_of
-from ranker.candidates.gathering import gathered, is_for, kept_alone, limit_alone, limits, quotas
-from ranker.candidates.source import NOTHING, CandidateSource, Proposal, proposed
+from ranker.candidates.gathering import Quotas, gathered, limits, own_quotas
+from ranker.candidates.merge import Places, taken
+from ranker.candidates.source import Proposal
 from ranker.config import Config
+from ranker.lists.alone import asked_of, told_of
 from ranker.lists.asked import Asked
 from ranker.lists.peers import Past
+from ranker.lists.shared import list_length
 from ranker.lists.worth import worth
 from ranker.metrics.interval import difference, finite, mean_interval
 from ranker.request import NO_ITEMS, Request
 
-log = logging.getLogger(__name__)
-
-#: of `sources.json`
-FORMAT = 1
+#: of `sources.json`; 2: the blend in the order that was learned
+FORMAT = 2
 #: the k of recall@k
 KS = (50, 200, 500)
 #: requests whose sources are timed, and those before them, by which kernels are compiled and tables read
@@ -50,21 +49,23 @@ SECTIONS = ("all", "known_users", "new_users", "new_items")
 
 
 class _Found(NamedTuple):
-    """What s sources propose to u users, each a list of up to m items that are new to the user, -1 behind its end."""
+    """What s sources propose to u users."""
 
-    lists: I32  # [s, u, m]
     names: list[str]  # [s]
-    quota: I64  # [s]
+    lists: I32  # [s, u, m], each source's own, items that are new to the user, -1 behind the end
+    quota: I64  # [u, s], how many candidates each source has, as of `taken`
+    blend: I32  # [u, KS[-1]], of all
+    rest: list[I32]  # [s] of the same, without one
 
 
 def sources_report(
-    sources: Sources, past: Past, state: State, config: Config, *, most: int, seed: int = 0
+    sources: Sources, learner: Learner, past: Past, state: State, config: Config, *, most: int, seed: int = 0
 ) -> dict[str, Any]:
     """Return what `sources.json` holds.
 
-    sources: fitted on what is before past.split.t2. state: of the whole log, of which each request reads what lies
-    before its as_of. most: users that are asked about, drawn by `seed` where there are more. PairliftError where nobody
-    wanted anything in [t2, t3).
+    sources: fitted on what is before past.split.t2. learner: of the same sources, fitted on what is before t1, of which
+    shares are learned. state: of the whole log, of which each request reads what lies before its as_of. most: users
+    that are asked about, drawn by `seed` where there are more. PairliftError where nobody wanted anything in [t2, t3).
     """
     split = past.split
     eligible = past.asked(split.t2, split.t3)
@@ -77,7 +78,9 @@ def sources_report(
     failed: Counter[str] = Counter()
     # What is asked for is new to the user, whatever [sources] exclude_seen says.
     filters = replace(filters_of(config, state), exclude_seen=True)
-    found = _lists(sources, who, state, filters, failed)
+    shares = learner.shares(learner.orders(), config.sources.candidates) if learner.judged else None
+    quotas = own_quotas(sources) if shares is None else shares.quotas(sources)
+    found = _lists(sources, learner, quotas, who, state, filters, max(KS[-1], list_length(config)), failed)
     known = state.first_seen < split.t2
     parts = {
         "all": (who, np.arange(len(who))),
@@ -93,9 +96,10 @@ def sources_report(
             "cut": iso(split.t2),
             "end": iso(split.t3),
             "eligible_users": len(eligible),
-            "quotas": dict(zip(found.names, found.quota.tolist(), strict=True)),
+            "quotas": {source.name: settings.quota for source, settings in sources},
+            "shares": None if shares is None else shares.report(),
             "sections": {name: _section(found, *parts[name]) for name in SECTIONS},
-            "milliseconds": _milliseconds(sources, who, state, filters),
+            "milliseconds": _milliseconds(sources, quotas, who, state, filters),
             "failed": dict(failed),
         }
     )
@@ -112,32 +116,28 @@ def _new(who: Asked, known: Bool) -> tuple[Asked, I64]:
     return _of(Asked(requests=new, history=who.history), np.diff(new.offsets) > 0)
 
 
-def _lists(sources: Sources, who: Asked, state: State, filters: Filters, failed: Counter[str]) -> _Found:
+def _lists(
+    sources: Sources,
+    learner: Learner,
+    quotas: Quotas,
+    who: Asked,
+    state: State,
+    filters: Filters,
+    length: int,
+    failed: Counter[str],
+) -> _Found:
     """Ask every source for every user; one that fails has an empty list, and is counted."""
-    quota, names = np.array(quotas(sources), np.int64), [source.name for source, _ in sources]
-    length = max(KS[-1], int(quota.max(initial=0)))
-    lists = np.full((len(sources), len(who), length), -1, np.int32)
-    for k in progress_bar(range(len(who)), desc="sources", unit=" users"):
-        request = Request.of(who.requests, k, state)
-        for s, (source, settings) in enumerate(sources):
-            row = _alone(source, request, length, filters, failed) if is_for(settings, request) else NO_ITEMS
-            lists[s, k, : len(row)] = row
-    return _Found(lists, names, quota)
-
-
-def _alone(source: CandidateSource, request: Request, m: int, filters: Filters, failed: Counter[str]) -> I32:
-    """Return int32[<= m]: what one source proposes that the filters keep, in its own order."""
-    return kept_alone(_asked(source, request, limit_alone(m, request, filters), failed), m, request, filters)
-
-
-def _asked(source: CandidateSource, request: Request, limit: int, failed: Counter[str]) -> Proposal:
-    try:
-        return proposed(source, request, limit)
-    except Exception:
-        if not failed[source.name]:
-            log.exception("source '%s' failed; further failures are counted", source.name)
-        failed[source.name] += 1
-        return NOTHING
+    told = told_of(sources, [who], state, filters, length, failed)
+    filled: I64 = np.asarray((told.lists >= 0).sum(axis=2))
+    quota = np.zeros((len(who), len(sources)), np.int64)
+    for k in range(len(who)):
+        of = quotas(Request.of(who.requests, k, state))
+        taken(filled[:, k], np.array(of.quota), np.array(of.most), of.total, quota[k])
+    blend, *rest = (
+        blended(told, learner.surfaces, learner.orders(without=without), KS[-1])
+        for without in (None, *range(len(sources)))
+    )
+    return _Found([source.name for source, _ in sources], told.lists, quota, blend, rest)
 
 
 def _section(found: _Found, who: Asked, rows: I64) -> dict[str, Any]:
@@ -145,14 +145,10 @@ def _section(found: _Found, who: Asked, rows: I64) -> dict[str, Any]:
     if not len(who):
         return {"users": 0}
     names, lists = found.names, found.lists[:, rows]
-    every = np.ones(len(names), bool)
-    blend = _recall(blended(lists, found.quota, every, KS[-1]), who)
+    blend = _recall(found.blend[rows], who)
     alone = {name: _recall(lists[s], who) for s, name in enumerate(names)}
-    rest = {
-        name: _recall(blended(lists, found.quota, np.arange(len(names)) != s, KS[-1]), who)
-        for s, name in enumerate(names)
-    }
-    within, candidates = _within_quotas(found, lists, who)
+    rest = {name: _recall(of[rows], who) for name, of in zip(names, found.rest, strict=True)}
+    within, candidates = _within_quotas(found.quota[rows], lists, who)
     return {
         "users": len(who),
         "wanted_items": float(who.wanted.mean()),
@@ -169,11 +165,11 @@ def _recall(lists: I32, who: Asked) -> dict[str, F64]:
     return {name: of for name, of in worth(lists, who, KS).items() if name.startswith("recall")}
 
 
-def _within_quotas(found: _Found, lists: I32, who: Asked) -> tuple[F64, float]:
+def _within_quotas(quota: I64, lists: I32, who: Asked) -> tuple[F64, float]:
     """Return float64[u], the share of the wanted items that is within the quotas, and the mean of the candidates."""
     own, count = np.zeros(len(who)), 0
     for k in range(len(who)):
-        rows = [lists[s, k, :q] for s, q in enumerate(found.quota.tolist())]
+        rows = [lists[s, k, :q] for s, q in enumerate(quota[k].tolist())]
         items = np.unique(np.concatenate([NO_ITEMS, *rows]))
         items = items[items >= 0]
         wanted = who.item[who.offsets[k] : who.offsets[k + 1]]
@@ -197,42 +193,14 @@ def _interval(found: tuple[float, float, float]) -> dict[str, Any]:
     return {"mean": mean, "ci95": [low, high]}
 
 
-# for each user: until the list is full or no source has more:
-#     take the next item of the source of the least (taken from it + 1) / quota, the first of several
-#     append it where the list does not have it
-@njit(cache=True, nogil=True)
-def blended(lists: I32, quota: I64, use: Bool, m: int) -> I32:
-    """Return int32[u, m] of int32[s, u, n] lists: their items in turns by the quotas int64[s], each item once.
-
-    use: bool[s], which sources take part.
-    """
-    blend, met = np.full((lists.shape[1], m), -1, np.int32), np.full(max(lists.max(), 0) + 1, -1, np.int64)
-    for u in range(lists.shape[1]):
-        at, n = np.zeros(len(quota), np.int64), 0
-        while n < m:
-            best, least = -1, np.inf
-            for s in range(len(quota)):
-                turn = (at[s] + 1) / quota[s]
-                if use[s] and at[s] < lists.shape[2] and lists[s, u, at[s]] >= 0 and turn < least:
-                    best, least = s, turn
-            if best < 0:
-                break
-            item = lists[best, u, at[best]]
-            at[best] += 1
-            if met[item] != u:
-                met[item], blend[u, n] = u, item
-                n += 1
-    return blend
-
-
-def _milliseconds(sources: Sources, who: Asked, state: State, filters: Filters) -> dict[str, Any]:
+def _milliseconds(sources: Sources, quotas: Quotas, who: Asked, state: State, filters: Filters) -> dict[str, Any]:
     """Return `milliseconds` of some users' requests, asked as of now."""
     some = np.unique(np.linspace(0, len(who) - 1, min(len(who), TIMED)).astype(np.int64))
     requests = [replace(Request.of(who.requests, int(k), state), as_of=state.end) for k in some]
-    return milliseconds(sources, requests, filters)
+    return milliseconds(sources, quotas, requests, filters)
 
 
-def milliseconds(sources: Sources, requests: Sequence[Request], filters: Filters) -> dict[str, Any]:
+def milliseconds(sources: Sources, quotas: Quotas, requests: Sequence[Request], filters: Filters) -> dict[str, Any]:
     """Return the median time of each source, and of all with merge and filters, on one thread.
 
     Of the processor's time, so that a busy machine tells the same; a source that waits is not charged for it.
@@ -240,20 +208,20 @@ def milliseconds(sources: Sources, requests: Sequence[Request], filters: Filters
     failed: Counter[str] = Counter()
     took = np.zeros((len(requests), len(sources) + 1))
     for request in requests[:WARM]:
-        _timed(sources, request, filters, failed)
+        _timed(sources, request, filters, quotas(request), failed)
     for k, request in enumerate(requests):
-        took[k] = _timed(sources, request, filters, failed)
+        took[k] = _timed(sources, request, filters, quotas(request), failed)
     median = np.median(took, axis=0).tolist()
     names = [source.name for source, _ in sources]
     return {"requests": len(requests), "sources": dict(zip(names, median, strict=False)), "blend": median[-1]}
 
 
-def _timed(sources: Sources, request: Request, filters: Filters, failed: Counter[str]) -> list[float]:
+def _timed(sources: Sources, request: Request, filters: Filters, places: Places, failed: Counter[str]) -> list[float]:
     """Return the milliseconds of each source, and those of all together with merge and filters."""
     begun, proposals, took = time.thread_time(), list[Proposal](), list[float]()
-    for (source, _), limit in zip(sources, limits(sources, request, filters), strict=True):
+    for (source, _), limit in zip(sources, limits(sources, request, filters, places), strict=True):
         last = time.thread_time()
-        proposals.append(_asked(source, request, limit, failed))
+        proposals.append(asked_of(source, request, limit, failed))
         took.append(1e3 * (time.thread_time() - last))
-    gathered(proposals, filters, quotas(sources), request)
+    gathered(proposals, filters, places, request)
     return [*took, 1e3 * (time.thread_time() - begun)]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ranker.blend.shares import Judged
+
 #: of the parts of a report
 TITLES = {"first": "as of each user's first request of the test", "cut": "as of the cut"}
 KINDS = {"all": "all users", "with_history": "users with history", "without_history": "users without history"}
@@ -47,6 +49,10 @@ def as_sources(report: dict[str, Any]) -> str:
         if section["users"]:
             lines += ["", f"{title}: {section['users']:,} users, {section['wanted_items']:.1f} items each"]
             lines += _found(section, report["milliseconds"])
+    if report["shares"] is not None:
+        lines += ["", "candidates of each source, by what was told before t2:"]
+        lines += [str(Judged.read(of)) for of in report["shares"]["judged"]]
+        lines += map(_share, report["shares"]["of"])
     lines += [f"WARNING: source {name} failed {n:,} times" for name, n in report["failed"].items()]
     return "\n".join(lines)
 
@@ -67,6 +73,13 @@ def _found(section: dict[str, Any], took: dict[str, Any]) -> list[str]:
         f"within the quotas: {_number(within['recall']['mean'])} of what was wanted, in {within['candidates']:.0f} "
         "candidates",
     ]
+
+
+def _share(of: dict[str, Any]) -> str:
+    """Return the shares of a kind of requests."""
+    kind = f"{'with' if of['known'] else 'without'} history{', ' + of['surface'] if of['surface'] else ''}"
+    quotas = ", ".join(f"{name} {quota}" for name, quota in of["quotas"].items())
+    return f"{kind} ({of['users']:,} users, {of['candidates']:.0f} candidates): {quotas}"
 
 
 def _between(of: dict[str, Any]) -> str:

@@ -24,7 +24,6 @@ from features.state.store import State
 from ranker.bundle import Bundle, load_bundle, read_manifest
 from ranker.candidates.at_most import AtMost
 from ranker.candidates.cooccurrence import Cooccurrence
-from ranker.candidates.gathering import quotas
 from ranker.candidates.named import SourceData, fit_sources
 from ranker.config import Config, unasked_of, wanted_floor
 from ranker.exploration.draw import chances, race, standing
@@ -100,10 +99,10 @@ class Target:
         rules, diversity = (None, None) if explored else (pipeline.reranking.rules, pipeline.reranking.diversity)
         pipeline.reranking = Reranking(rules, diversity, at_most=None)
         try:
-            everything = sum(quotas(pipeline.sources))
             for k in progress_bar(range(len(requests)), desc=f"bundle {self.bundle.version}", unit=" lists"):
                 rows = slice(requests.offsets[k], requests.offsets[k + 1])
-                answer = pipeline.recommend(Request.of(requests, k, pipeline.state), everything)
+                request = Request.of(requests, k, pipeline.state)
+                answer = pipeline.recommend(request, pipeline.quotas(request).all)
                 asked = _Asked(answer.item, answer.score, self._race(answer.score, explored), limits)
                 shown = requests.item[rows]
                 found[:, rows] = asked.given(shown) if above else asked.alone(shown, lists.place[rows])

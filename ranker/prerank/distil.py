@@ -25,7 +25,7 @@ from features.schema import F32, F64, I32, I64, Bool, Requests
 from features.state.read import of_items
 from features.state.store import State
 from ranker.candidates.configured import Sources
-from ranker.candidates.gathering import candidates_of, source_columns
+from ranker.candidates.gathering import Quotas, candidates_of, source_columns
 from ranker.columns import full_matrix, given_of, with_sources
 from ranker.config import Config
 from ranker.prerank.light import Prerank, kept, light_columns, light_rows
@@ -69,6 +69,7 @@ class Teacher:
     plugins: Mapping[str, FeaturePlugin]
     sources: Sources  # of what was known before the requests
     score: Callable[[F32], F64]  # gives float64[n] of the rows of the wanted part
+    quotas: Quotas | None = None  # of the sources; None: their own
 
     @property
     def columns(self) -> list[str]:
@@ -77,7 +78,7 @@ class Teacher:
 
     def seen(self, request: Request) -> "Seen":
         """Return all candidates of a request with both kinds of rows' worth."""
-        candidates, scores = candidates_of(self.sources, request, self.config)
+        candidates, scores = candidates_of(self.sources, request, self.config, self.quotas)
         given = given_of(candidates.given, self.state.catalog, self.spec)
         rows = full_matrix(self.state, self.spec, self.plugins, request.requests(candidates.item, given))
         light = light_rows(request, self.spec, candidates.item, scores)

@@ -5,10 +5,10 @@ as of the end of the log.
 """
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
 from features.errors import PairliftError
@@ -25,9 +25,10 @@ from ranker.config import Config, wanted_floor
 from ranker.lists.answers import patient
 from ranker.lists.asked import Asked
 from ranker.lists.diverse import order_cost
-from ranker.lists.found import sources_report
+from ranker.lists.found import KS, sources_report
 from ranker.lists.peers import Past
 from ranker.lists.report import brief_report, lists_report
+from ranker.lists.shared import learner_of
 from ranker.metrics.importance import explain
 from ranker.metrics.interval import finite
 from ranker.metrics.lists import shown_metrics
@@ -42,7 +43,7 @@ from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import Proposed
-from ranker.training.wanted import NO_SOURCES, fitted_until, sources_until
+from ranker.training.wanted import NO_SOURCES, Wanted, asked_in_slices, fitted_until, sources_until
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,8 @@ def _proposed_rows(bundle: Bundle, prepared: Prepared) -> F32:
     requests = groups.select(some).requests
     who = Asked(requests=requests, history=np.zeros(len(requests), np.int64))  # what they wanted is not read
     sources = configured_sources(bundle.config, bundle.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
-    return Proposed.of(prepared, bundle.plugins, sources, who, None, every=True).matrix
+    quotas = None if bundle.shares is None else bundle.shares.quotas(sources)
+    return Proposed.of(prepared, bundle.plugins, sources, who, None, every=True, quotas=quotas).matrix
 
 
 def list_figures(bundle: Bundle, prepared: Prepared, most: int = USERS) -> dict[str, Any] | None:
@@ -199,15 +201,17 @@ def measure_sources(config: Config, most: int | None = None, memory: int = 2 * G
     if not config.sources.on:
         raise PairliftError(f"{NO_SOURCES}; switch one on")
     prepared, seed = prepare(config), config.uplift.seeds[0]
-    sources = sources_until(prepared, served_plugins(prepared), prepared.split.t2, memory)
-    return sources_report(
-        sources, past_of(prepared), prepared.state, config, most=most or config.lists.users, seed=seed
-    )
+    plugins, slices = served_plugins(prepared), asked_in_slices(prepared)
+    ends = (prepared.split.t1, prepared.split.t2)
+    earlier, sources = (sources_until(prepared, plugins, end, memory) for end in ends)
+    learner, _ = learner_of(earlier, slices, prepared.state, config, KS[-1], Counter())
+    past, most = past_of(prepared), most or config.lists.users
+    return sources_report(sources, learner, past, prepared.state, config, most=most, seed=seed)
 
 
 def parts_at_cut(parts: Parts, memory: int = 2 * GIB) -> Bundle:
     """Return `bundle_at_cut` of what was fitted."""
-    at_cut = bundle_at_cut(parts.prepared, parts.plugins, parts.liked, parts.wanted, memory)
+    at_cut = bundle_at_cut(parts.prepared, parts.plugins, parts.liked, Wanted(parts.wanted, parts.shares), memory)
     network = None if parts.network is None else parts.network.ranker
     return replace(at_cut, network=network, prerank=parts.prerank)
 
@@ -216,7 +220,7 @@ def bundle_at_cut(
     prepared: Prepared,
     plugins: dict[str, FeaturePlugin],
     arm: Arm,
-    wanted: lgb.Booster | None,
+    wanted: Wanted,
     memory: int = 2 * GIB,
 ) -> Bundle:
     """Return a bundle in memory of which everything that is learned is of before t2; its state is the whole log's.
@@ -234,7 +238,8 @@ def bundle_at_cut(
         state=prepared.state,
         plugins=plugins,
         booster=arm.booster,
-        wanted=wanted,
+        wanted=wanted.booster,
+        shares=wanted.shares,
         cooccurrence=table,
         fitted=fitted_until(prepared, prepared.split.t2),
     )

@@ -12,6 +12,7 @@ import lightgbm as lgb
 
 from features.plugin import FeaturePlugin
 from features.schema import F32, F64, GIB
+from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources
 from ranker.code_hash import code_hash
 from ranker.columns import Columns, demand
@@ -26,13 +27,13 @@ from ranker.training.network import NetworkArm, network_stage
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import wanted_columns
 from ranker.training.stages import run_stage
-from ranker.training.wanted import CODE as WANTED
-from ranker.training.wanted import digest_of, modules_of, sources_until, wanted_scores, wanted_stage
+from ranker.training.wanted import CODE as OF_WANTED
+from ranker.training.wanted import Wanted, digest_of, modules_of, sources_until, wanted_scores, wanted_stage
 
 logger = logging.getLogger(__name__)
 
 #: what the stage before the ranker reads of our code, beside what `Prepared.key` and the plugins stand for
-CODE = (*WANTED, "ranker.forest", "ranker.prerank", "ranker.reranking.order")
+CODE = (*OF_WANTED, "ranker.forest", "ranker.prerank", "ranker.reranking.order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Parts:
     columns: Columns  # of the plugins, for the rows of `arms`
     liked: Arm
     wanted: lgb.Booster | None  # None where nothing that the sources propose was wanted
+    shares: Shares | None  # of candidates; None: the quotas of the TOML
     network: NetworkArm | None  # orders Rank in the liked part's place; None where `[ranker] model` is the booster
     prerank: Prerank | None  # the stage before the wanted part; None where [prerank] is off
 
@@ -67,12 +69,19 @@ def fit_parts(arms: Arms, plugins: dict[str, FeaturePlugin], old: Start | None =
     wanted = wanted_stage(prepared, plugins, digest, seed, memory, liked=liked.booster)
     prerank = prerank_stage(prepared, plugins, digest, wanted, memory)
     return Parts(
-        arms=arms, plugins=plugins, columns=columns, liked=liked, wanted=wanted, network=network, prerank=prerank
+        arms=arms,
+        plugins=plugins,
+        columns=columns,
+        liked=liked,
+        wanted=wanted.booster,
+        shares=wanted.shares,
+        network=network,
+        prerank=prerank,
     )
 
 
 def prerank_stage(
-    prepared: Prepared, plugins: dict[str, FeaturePlugin], digest: str, wanted: lgb.Booster | None, memory: int
+    prepared: Prepared, plugins: dict[str, FeaturePlugin], digest: str, wanted: Wanted, memory: int
 ) -> Prerank | None:
     """Distil the stage before the wanted part, or reuse it; None where [prerank] is off, or there is no wanted part.
 
@@ -81,12 +90,12 @@ def prerank_stage(
     config = prepared.config
     if config.prerank is None:
         return None
-    if wanted is None:
+    if wanted.booster is None:
         logger.warning("[prerank] is left out: there is no wanted part to learn from, so all candidates are ranked")
         return None
     settings = [config.sources.model_dump(), config.model_dump(include={"filters"})]
     code = code_hash(*CODE, *modules_of(config, plugins))
-    inputs = [prepared.key, digest, hash_value(wanted.model_to_string()), settings, code]
+    inputs = [prepared.key, digest, hash_value(wanted.booster.model_to_string()), wanted.digest, settings, code]
 
     def make(folder: Path) -> None:
         sources = sources_until(prepared, plugins, prepared.split.t1, memory)
@@ -98,13 +107,18 @@ def prerank_stage(
     return Prerank.load(folder / "booster.txt")
 
 
-def teacher_of(prepared: Prepared, plugins: dict[str, FeaturePlugin], sources: Sources, wanted: lgb.Booster) -> Teacher:
-    """Return the wanted part as what is learned from. sources: of what was known before the requests."""
-    columns, scorer = wanted_columns(prepared, plugins, sources), checked_scorer(wanted)
+def teacher_of(prepared: Prepared, plugins: dict[str, FeaturePlugin], sources: Sources, wanted: Wanted) -> Teacher:
+    """Return the wanted part as what is learned from. sources: of what was known before the requests.
+
+    `wanted` has a booster.
+    """
+    columns, booster = wanted_columns(prepared, plugins, sources), wanted.booster
+    assert booster is not None
+    scorer = checked_scorer(booster)
 
     def score(rows: F32) -> F64:
         if scorer is None:
-            return wanted_scores(wanted, rows, columns)
+            return wanted_scores(booster, rows, columns)
         return scorer.score(rows) + demand(rows, columns)
 
     return Teacher(
@@ -114,6 +128,7 @@ def teacher_of(prepared: Prepared, plugins: dict[str, FeaturePlugin], sources: S
         plugins=plugins,
         sources=sources,
         score=score,
+        quotas=wanted.quotas(sources),
     )
 
 
@@ -123,7 +138,7 @@ def prerank_figures(parts: Parts, memory: int = 2 * GIB) -> dict[str, Any]:
     if parts.prerank is None or parts.wanted is None or config.prerank is None:
         return {}
     sources = sources_until(prepared, parts.plugins, prepared.split.t2, memory)
-    teacher = teacher_of(prepared, parts.plugins, sources, parts.wanted)
+    teacher = teacher_of(prepared, parts.plugins, sources, Wanted(parts.wanted, parts.shares))
     found = figures(teacher, parts.prerank, prepared.slices()["test"].requests, config.prerank.keep)
     said = "[prerank] cuts something of %.0f %% of the test's requests, and keeps %s of the ranker's own first 50"
     logger.info(said, 100 * found["cut"], found["kept_top50"])

@@ -14,7 +14,7 @@ from features.plugin import FeaturePlugin
 from features.progress import progress_bar
 from features.schema import F32, F64, I32, I64, NO_GIVEN, Bool, Requests, offsets_of
 from ranker.candidates.configured import Sources
-from ranker.candidates.gathering import candidates_of, source_columns
+from ranker.candidates.gathering import Quotas, candidates_of, source_columns
 from ranker.columns import columns_of, demand, full_matrix, given_of, with_sources
 from ranker.lists.asked import Asked
 from ranker.lists.worth import top_hits, worth_of_hits
@@ -48,11 +48,13 @@ class Proposed:
         who: Asked,
         losers: int | None,
         every: bool = False,
+        quotas: Quotas | None = None,
     ) -> "Proposed":
         """Ask the sources for each group, and make the rows of what they propose.
 
         losers: of more candidates that were not wanted, so many are drawn; None keeps all. A group without a wanted
         candidate, or without another, orders nothing: it is left out, but where `every` group is asked for.
+        quotas: of the sources, in place of their own.
         """
         rng = np.random.default_rng(0)
         blocks: list[tuple[F32, I64, Bool]] = []
@@ -62,7 +64,7 @@ class Proposed:
             range(0, len(who), BLOCK), desc="proposals", unit_scale=BLOCK, unit=" groups", leave=False
         ):
             some = who.select(np.arange(first, min(first + BLOCK, len(who))))
-            items, given, scores, hits, kept = _candidates(prepared, sources, some, losers, rng, every)
+            items, given, scores, hits, kept = _candidates(prepared, sources, some, losers, rng, every, quotas)
             if len(kept):
                 asked_for = _requests(some.requests, kept, items, given)
                 if len(asked_for.item):
@@ -103,14 +105,21 @@ class Proposed:
 
 
 def _candidates(
-    prepared: Prepared, sources: Sources, who: Asked, losers: int | None, rng: np.random.Generator, every: bool
+    prepared: Prepared,
+    sources: Sources,
+    who: Asked,
+    losers: int | None,
+    rng: np.random.Generator,
+    every: bool,
+    quotas: Quotas | None,
 ) -> tuple[list[I32], list[F32], list[F32], list[Bool], I64]:
     """Return items, what is given of them, source scores and hits of each group that orders something (or `every`),
     and which these are.
     """
     items, given, scores, hits, kept = [], [], [], [], []
     for k in range(len(who)):
-        candidates, score = candidates_of(sources, Request.of(who.requests, k, prepared.state), prepared.config)
+        request = Request.of(who.requests, k, prepared.state)
+        candidates, score = candidates_of(sources, request, prepared.config, quotas)
         hit = np.isin(candidates.item, who.item[who.offsets[k] : who.offsets[k + 1]])
         if not every and (hit.all() or not hit.any()):
             continue

@@ -5,6 +5,7 @@ its candidates are what the sources propose, most of which nobody was shown. So 
 
 wanted_stage
     asked_in_slices   groups of the booster's period, and what their users wanted from then on
+    shares_in_slices  how many candidates each source has, where the TOML leaves that open
     candidates_of     what the sources propose as of the group: the server's own path, tables of before t1
     Proposed.of       rows: the ranker's columns, and each source's own score; wanted later, or not
     fit_booster       pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
@@ -18,17 +19,20 @@ what is left over that. On small logs trees alone draw a curve so steep worse th
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import lightgbm as lgb
 import numpy as np
 
 from features.plugin import FeaturePlugin, RetrievalPlugin, VectorPlugin
 from features.schema import F32, F64, GIB
+from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources, configured_sources
 from ranker.candidates.cooccurrence import Cooccurrence
+from ranker.candidates.gathering import Quotas
 from ranker.candidates.named import Fitted, SourceData, fit_sources
 from ranker.code_hash import code_hash
 from ranker.columns import Columns, categories_of, demand
@@ -36,6 +40,7 @@ from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
 from ranker.hashes import hash_arrays, hash_value
 from ranker.lists.asked import Asked, asked, validation_start
+from ranker.lists.shared import SlicedShares, shares_in_slices
 from ranker.metrics.interval import difference
 from ranker.settings import BoosterSettings
 from ranker.training.abreast import abreast
@@ -50,12 +55,16 @@ logger = logging.getLogger(__name__)
 CODE = (
     "features.dots",
     "features.pace",
+    "ranker.blend",
     "ranker.candidates",
     "ranker.columns",
     "ranker.conditions",
     "ranker.forest.text",
     "ranker.lanes",
+    "ranker.lists.alone",
     "ranker.lists.asked",
+    "ranker.lists.judging",
+    "ranker.lists.shared",
     "ranker.lists.worth",
     "ranker.metrics.interval",
     "ranker.metrics.ndcg",
@@ -92,6 +101,7 @@ class Rows:
     categorical: list[str]  # those of them that are codes
     train: Proposed
     validation: Proposed
+    shares: Shares | None = None  # of candidates, for what is served; None: the sources' own quotas
 
     @property
     def empty(self) -> bool:
@@ -155,6 +165,22 @@ class Rows:
         return wanted_scores(booster, self.validation.matrix, self.columns)
 
 
+class Wanted(NamedTuple):
+    """The wanted part."""
+
+    booster: lgb.Booster | None = None  # None where nothing that the sources propose was wanted later
+    shares: Shares | None = None  # of the candidates that it orders; None: the sources' own quotas
+
+    @property
+    def digest(self) -> str:
+        """A hash of the shares."""
+        return "" if self.shares is None else hash_value(asdict(self.shares))
+
+    def quotas(self, sources: Sources) -> Quotas | None:
+        """Return the quotas of sources by the shares; None for their own."""
+        return None if self.shares is None else self.shares.quotas(sources)
+
+
 def wanted_scores(booster: lgb.Booster, rows: F32, columns: Sequence[str]) -> F64:
     """Return float64[n] scores of float32[n, c] rows: what the trees say, added to demand."""
     start = demand(rows, columns)
@@ -185,8 +211,8 @@ def wanted_stage(
     rows: Callable[[], Rows] | None = None,
     forests: int = FORESTS,
     liked: lgb.Booster | None = None,
-) -> lgb.Booster | None:
-    """Fit the wanted part (or reuse it); None, and a warning, where nothing that the sources propose was wanted later.
+) -> Wanted:
+    """Fit the wanted part (or reuse it); a warning, where nothing that the sources propose was wanted later.
 
     digest: of the plugins' values and vectors. name: of the stage, in place of the plugins' names. rows: gives what
     `rows_of` does, where several seeds share it. forests: whose mean it is. liked: the liked part,
@@ -210,11 +236,14 @@ def wanted_stage(
                 logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
         else:
             found.fit(config, seed, forests, liked, "wanted part").save_model(str(folder / "booster.txt"))
+            if found.shares is not None:
+                found.shares.write(folder / "shares.json")
 
     label = name or "+".join(plugins) or "without"
     folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)
     path = folder / "booster.txt"
-    return lgb.Booster(model_file=str(path)) if path.exists() else None
+    booster = lgb.Booster(model_file=str(path)) if path.exists() else None
+    return Wanted(booster, Shares.read(folder / "shares.json"))
 
 
 def modules_of(config: Config, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
@@ -229,17 +258,30 @@ def rows_of(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], memory: in
 
     memory: bytes, of `Cooccurrence.build`.
     """
-    sources = sources_until(prepared, plugins, prepared.split.t1, memory)
+    sources, slices = sources_until(prepared, plugins, prepared.split.t1, memory), asked_in_slices(prepared)
+    shares = sliced_shares(prepared, sources, slices)
+    quotas = (None, None) if shares is None else (shares.of_train(sources), shares.of_validation(sources))
     train, validation = (
-        Proposed.of(prepared, plugins, sources, who, losers)
-        for who, losers in zip(asked_in_slices(prepared), (LOSERS, None), strict=True)
+        Proposed.of(prepared, plugins, sources, who, losers, quotas=own)
+        for who, losers, own in zip(slices, (LOSERS, None), quotas, strict=True)
     )
     return Rows(
         columns=wanted_columns(prepared, plugins, sources),
         categorical=categories_of(prepared.spec, plugins),
         train=train,
         validation=validation,
+        shares=None if shares is None else shares.served,
     )
+
+
+def sliced_shares(prepared: Prepared, sources: Sources, slices: tuple[Asked, Asked]) -> SlicedShares | None:
+    """Return the shares of candidates; None where the TOML has all quotas, or there is nothing to learn of.
+
+    sources: of before t1. slices: of `asked_in_slices`.
+    """
+    if not (prepared.config.sources.shared and sources and all(map(len, slices))):
+        return None
+    return shares_in_slices(sources, slices, prepared.state, prepared.config)
 
 
 def sources_until(prepared: Prepared, plugins: Mapping[str, FeaturePlugin], end: int, memory: int) -> Sources:

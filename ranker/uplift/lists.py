@@ -17,6 +17,7 @@ import numpy as np
 from features.plugin import FeaturePlugin
 from features.schema import F64, GIB, Bool
 from ranker.candidates.configured import Sources
+from ranker.candidates.gathering import Quotas
 from ranker.columns import Columns
 from ranker.config import wanted_floor
 from ranker.lists.asked import Asked
@@ -27,7 +28,7 @@ from ranker.training.measured import past_of
 from ranker.training.plugins import plugin_errors
 from ranker.training.prepared import Prepared
 from ranker.training.proposed import BLOCK, LIST, Proposed, wanted_columns
-from ranker.training.wanted import Rows, digest_of, rows_of, sources_until, wanted_scores, wanted_stage
+from ranker.training.wanted import Rows, Wanted, digest_of, rows_of, sources_until, wanted_scores, wanted_stage
 
 #: the first so many seeds are fitted, and at most so many users asked about: what it costs. Each seed is one forest,
 #: where a served part is the mean of several and has a share of the liked part's score: how much one forest differs
@@ -111,17 +112,19 @@ def _arm(
         with alone:
             return made()
 
-    def fit(seed: int) -> lgb.Booster | None:
+    def fit(seed: int) -> Wanted:
         return wanted_stage(prepared, plugins, digest, seed, memory, name=f"{label}-alone", rows=rows, forests=1)
 
-    fitted = abreast([partial(fit, seed) for seed in prepared.config.uplift.seeds[:SEEDS]])
-    boosters = [booster for booster in fitted if booster is not None]
+    fitted = list(abreast([partial(fit, seed) for seed in prepared.config.uplift.seeds[:SEEDS]]))
+    boosters = [of.booster for of in fitted if of.booster is not None]
     made.cache_clear()  # large, and not read again
     if not boosters:  # the rows are those of every seed
         return None
     sources = sources_until(prepared, plugins, prepared.split.t2, memory)
+    shares = fitted[0].shares  # the same of every seed
+    quotas = None if shares is None else shares.quotas(sources)
     some = [who.select(np.arange(first, min(first + BLOCK, len(who)))) for first in range(0, len(who), BLOCK)]
-    blocks = [_lists(prepared, plugins, sources, boosters, users) for users in some]
+    blocks = [_lists(prepared, plugins, sources, boosters, users, quotas) for users in some]
     hit = np.concatenate([hit for hit, _ in blocks], axis=1)
     reached = np.concatenate([reached for _, reached in blocks])
     seeds = [worth_of_hits(of_seed, who.wanted, (LIST,)) for of_seed in hit]
@@ -135,9 +138,10 @@ def _lists(
     sources: Sources,
     boosters: list[lgb.Booster],
     who: Asked,
+    quotas: Quotas | None,
 ) -> tuple[Bool, F64]:
     """Return bool[seeds, users, LIST] hits of the lists, and float64[users]: how many of the wanted are candidates."""
-    proposed = Proposed.of(_of_new_items(prepared), plugins, sources, who, None, every=True)
+    proposed = Proposed.of(_of_new_items(prepared), plugins, sources, who, None, every=True, quotas=quotas)
     columns = wanted_columns(prepared, plugins, sources)
     hits = [proposed.hits(wanted_scores(booster, proposed.matrix, columns)) for booster in boosters]
     return np.stack(hits), np.bincount(proposed.group[proposed.hit], minlength=len(who)).astype(np.float64)

@@ -34,6 +34,7 @@ from bench.prerank import figures as prerank_figures
 from features.errors import PairliftError
 from features.schema import GIB, SECOND
 from ranker.candidates.filters import filters_of
+from ranker.candidates.gathering import own_quotas
 from ranker.config import Config
 from ranker.examples import example_names
 from ranker.lists.found import milliseconds
@@ -170,7 +171,7 @@ def timed(scale: float) -> dict[str, float]:
         Request(int(user), state.end + SECOND, state=state, query=f"w{a} w{b}")
         for user, (a, b) in zip(rng.integers(0, state.catalog.n_users, REQUESTS), words, strict=True)
     ]
-    took = milliseconds(sources, requests, filters_of(prepared.config, state))
+    took = milliseconds(sources, own_quotas(sources), requests, filters_of(prepared.config, state))
     for name, value in {**took["sources"], "blend": took["blend"]}.items():
         print(f"  {name:14} {value:8.3f} ms")
     return {**took["sources"], "blend": took["blend"]}

@@ -34,7 +34,7 @@ from features.pairing.slice import Slice
 from features.schema import DAY, F32, F64, GIB, I32, I64, NO_CONTEXT, Requests, lookup, offsets_of
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
-from ranker.candidates.gathering import proposals_of, source_values
+from ranker.candidates.gathering import own_quotas, proposals_of, source_values
 from ranker.columns import demand, with_sources
 from ranker.config import Config, load_config
 from ranker.examples import example_names
@@ -48,7 +48,7 @@ from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.training.arms import Arms
 from ranker.training.booster import fit_booster
-from ranker.training.measured import bundle_at_cut, measure_lists, past_of
+from ranker.training.measured import measure_lists, parts_at_cut, past_of
 from ranker.training.parts import Parts, fit_parts
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import Prepared, prepare
@@ -70,7 +70,7 @@ def trained_of(config: Config) -> Parts:
 
 def pipeline_of(trained: Parts) -> Pipeline:
     """Return the server's path, as of the cut."""
-    return Pipeline(patient(bundle_at_cut(trained.prepared, trained.plugins, trained.liked, trained.wanted)))
+    return Pipeline(patient(parts_at_cut(trained)))
 
 
 # Two questions, and ways to answer both
@@ -112,7 +112,8 @@ def scores_of_shown(prepared: Prepared, sources: Sources, groups: Groups) -> F32
     r, blocks = groups.requests, []
     filters = filters_of(prepared.config, prepared.state)
     for k in range(len(r)):
-        proposals = proposals_of(sources, Request.of(r, k, prepared.state), filters)
+        request = Request.of(r, k, prepared.state)
+        proposals = proposals_of(sources, request, filters, own_quotas(sources)(request))
         blocks.append(source_values(proposals, r.item[r.offsets[k] : r.offsets[k + 1]]))
     return np.concatenate(blocks)
 

@@ -24,7 +24,7 @@ from bench.peers.examples import WORK, written
 
 from features.schema import F64, GIB, I32, Requests
 from ranker.candidates.filters import filters_of
-from ranker.candidates.gathering import proposals_of, source_columns, source_values
+from ranker.candidates.gathering import own_quotas, proposals_of, source_columns, source_values
 from ranker.config import Config
 from ranker.examples import example_text
 from ranker.prerank.distil import FITTED, MEASURED, TOP, Seen, Teacher, distil, drawn, held_out
@@ -34,7 +34,7 @@ from ranker.training.arms import Arms
 from ranker.training.parts import Parts, fit_parts, teacher_of
 from ranker.training.plugins import served_plugins
 from ranker.training.prepared import prepare
-from ranker.training.wanted import sources_until
+from ranker.training.wanted import Wanted, sources_until
 
 #: of the towers: what is distilled need not be the best ranker
 SHORT = {
@@ -77,7 +77,7 @@ def over_all(parts: Parts, until: int) -> Teacher:
     wide = config.model_copy(update={"sources": config.sources.model_copy(update=every)})
     prepared, wanted = replace(parts.prepared, config=wide), parts.wanted
     assert wanted is not None
-    return teacher_of(prepared, parts.plugins, sources_until(prepared, parts.plugins, until, 2 * GIB), wanted)
+    return teacher_of(prepared, parts.plugins, sources_until(prepared, parts.plugins, until, 2 * GIB), Wanted(wanted))
 
 
 def all_seen(teacher: Teacher, requests: Requests, fit: bool) -> list[Seen]:
@@ -131,7 +131,8 @@ def milliseconds(teacher: Teacher, light: Prerank, candidates: int = CANDIDATES,
     """
     state, spec = teacher.state, teacher.spec
     request = Request(int(state.histories.sizes.argmax()), state.end, state=state)
-    proposals = proposals_of(teacher.sources, request, filters_of(teacher.config, state))
+    filters, quota = filters_of(teacher.config, state), own_quotas(teacher.sources)(request)
+    proposals = proposals_of(teacher.sources, request, filters, quota)
     item: I32 = np.sort(np.random.default_rng(0).integers(0, state.catalog.n_items, candidates)).astype(np.int32)
     took = []
     for _ in range(calls + 1):

@@ -1,0 +1,401 @@
+"""Shares of candidates: the greedy order is its plain definition, and the blend is not below the best source."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.schema import F64, I32, I64, Bool
+from ranker.blend import order as module
+from ranker.blend.learned import FLOOR, LEAST, Kind, Learner, Told, kinds_of
+from ranker.blend.order import STRETCH, filled, in_turn, mean_items, order_of, table_of
+from ranker.blend.shares import ANY, NONE, Judged, Share, Shares
+from ranker.bundle import Bundle
+from ranker.candidates.merge import Places
+from ranker.candidates.source import Proposal
+from ranker.lists import judging
+from ranker.lists.judging import FOLDS, RESERVED, folds, judged
+from ranker.lists.worth import worth_of_hits
+from ranker.pipeline import Pipeline
+from ranker.request import Request
+from ranker.settings import QUOTA, SourceSettings
+
+M = 8
+users = st.lists(
+    st.tuples(
+        st.lists(st.lists(st.integers(0, 12), max_size=M, unique=True), min_size=3, max_size=3),
+        st.sets(st.integers(0, 12)),
+        st.sampled_from([0.0, 0.5, 1.0]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+#: of the sources in made worlds: how many users there are, and how many items
+USERS, ITEMS = 150, 2000
+
+
+def padded(lists: Sequence[Sequence[Sequence[int]]]) -> I32:
+    """int32[s, u, M] of lists by user and source."""
+    found = np.full((len(lists[0]), len(lists), M), -1, np.int32)
+    for u, own in enumerate(lists):
+        for s, items in enumerate(own):
+            found[s, u, : len(items)] = items
+    return found
+
+
+def plain_rates(
+    lists: list[list[list[int]]],
+    wanted: list[set[int]],
+    weight: F64,
+    worth: F64,
+    ends: tuple[list[int], list[int]],
+    taken: list[set[int]],
+) -> list[float]:
+    """What the best stretch of each source is worth by its definition, below 0 where nothing is left.
+
+    ends: where each list's next stretch begins, and where its last one may end.
+    """
+    here = [u for u in range(len(lists)) if weight[u] > 0]
+    cost = sum(weight[u] * len(own) for u in here for own in lists[u])
+    mean = sum(worth[u] for u in here for own in lists[u] for i in own if i in wanted[u]) / max(cost, 1e-9)
+    rates = []
+    for s, (start, stop) in enumerate(zip(*ends, strict=True)):
+        best, least = -1.0, min(start + 1 + start // STRETCH, stop)
+        for end in range(max(start + 1, least), stop + 1):
+            new = [(u, i) for u in here for i in lists[u][s][start:end] if i not in taken[u]]
+            total, got = sum(weight[u] for u, _ in new), sum(worth[u] for u, i in new if i in wanted[u])
+            if total > 0:
+                best = max(best, (got + module.PRIOR * mean) / (total + module.PRIOR))
+        rates.append(best)
+    return rates
+
+
+def wanted_of(wanted: Sequence[set[int]]) -> tuple[I64, I32]:
+    items = [np.array(sorted(own), np.int32) for own in wanted]
+    return np.cumsum([0, *map(len, items)]), np.concatenate(items)
+
+
+@given(users, st.lists(st.integers(0, M), min_size=3, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_the_order_is_the_greedy_one(users: list[tuple[list[list[int]], set[int], float]], most: list[int]) -> None:
+    lists, wanted = [user[0] for user in users], [user[1] for user in users]
+    weight = np.array([user[2] for user in users])
+    worth = weight / np.maximum([len(own) for own in wanted], 1)
+    order = order_of(table_of(padded(lists), *wanted_of(wanted)), weight, worth, np.array(most))
+    depth, taken = [0] * 3, [set[int]() for _ in lists]
+    for s, end in zip(order.source.tolist(), order.depth.tolist(), strict=True):
+        rates = plain_rates(lists, wanted, weight, worth, (depth, most), taken)
+        assert rates[s] == pytest.approx(max(rates), rel=1e-9)  # of ties, rounding may take another
+        assert end == min(most[s], depth[s] + 1 + depth[s] // STRETCH)
+        for u, own in enumerate(lists):
+            taken[u] |= set(own[s][depth[s] : end])
+        depth[s] = end
+    assert max(plain_rates(lists, wanted, weight, worth, (depth, most), taken)) < 0
+
+
+@given(users, st.lists(st.integers(0, M), min_size=3, max_size=3), st.integers(0, 20))
+@settings(max_examples=100, deadline=None)
+def test_filled_and_counted_as_by_hand(
+    users: list[tuple[list[list[int]], set[int], float]], depth: list[int], m: int
+) -> None:
+    lists, wanted = [user[0] for user in users], [user[1] for user in users]
+    weight = np.array([user[2] for user in users])
+    arrays = padded(lists)
+    order = np.array([2, 0, 1, 0], np.int32), np.array([depth[2], depth[0] // 2, depth[1], depth[0]], np.int32)
+    found = filled(arrays, *order, m)
+    for row, own in zip(found, lists, strict=True):
+        taken = [*own[2][: depth[2]], *own[0][: depth[0] // 2], *own[1][: depth[1]], *own[0][: depth[0]]]
+        assert row[row >= 0].tolist() == list(dict.fromkeys(taken))[:m]
+    count = [len({i for items, d in zip(own, depth, strict=True) for i in items[:d]}) for own in lists]
+    mean = float(np.dot(count, weight)) / max(float(weight.sum()), 1e-9)
+    table, every = table_of(arrays, *wanted_of(wanted)), np.ones(3, bool)
+    assert mean_items(table, weight, Places(depth, depth, 0), every) == pytest.approx(mean)
+    spread = mean_items(table, weight, Places(depth, [M] * 3, 3 * M), every)  # all that is left empty is given away
+    union = [len(set().union(*own)) for own in lists]
+    assert spread == pytest.approx(float(np.dot(union, weight)) / max(float(weight.sum()), 1e-9))
+    alone = mean_items(table, weight, Places(depth, depth, 0), np.array([False, True, False]))
+    one = [len(set(own[1][: depth[1]])) for own in lists]
+    assert alone == pytest.approx(float(np.dot(one, weight)) / max(float(weight.sum()), 1e-9))
+
+
+class Silent:
+    """A source whose lists stand in a `Told`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def propose(self, request: Request, limit: int) -> Proposal:
+        return Proposal(np.arange(limit, dtype=np.int32))
+
+
+def told_world(seed: int, *, tastes: float, users: int = USERS, length: int = 200) -> Told:
+    """Users want 20 items each: `tastes` of them of their own, which `near` knows with error, the others popular ones.
+
+    A third of the users is new: of them `near` says nothing. `worse` is `popular` with more error, `noise` is random.
+    """
+    rng = np.random.default_rng(seed)
+    popular = 1.0 / (np.arange(ITEMS) + 10.0)
+    lists = np.full((4, users, length), -1, np.int32)
+    known, wanted = rng.random(users) < 2 / 3, []
+
+    def best(score: F64) -> I32:
+        return np.argsort(-score)[:length].astype(np.int32)
+
+    for u in range(users):
+        own = rng.normal(size=ITEMS)
+        chance = tastes * np.exp(3 * own) / np.exp(3 * own).sum() + (1 - tastes) * popular / popular.sum()
+        wanted.append(set(rng.choice(ITEMS, 20, replace=False, p=chance).tolist()))
+        lists[0, u], lists[2, u] = best(popular), best(np.log(popular) + rng.normal(size=ITEMS))
+        if known[u]:
+            lists[1, u] = best(own + rng.normal(size=ITEMS))
+        lists[3, u] = rng.permutation(ITEMS)[:length]
+    surface = np.where(np.arange(users) % 3 == 0, 1, 0).astype(np.int16)
+    return Told(lists, np.arange(users, dtype=np.int32), known, surface, *wanted_of(wanted))
+
+
+def learner_of(told: Told, *quotas: int | dict[str, int] | None, budget: int = 100, old: int = ITEMS) -> Learner:
+    names = ["popular", "near", "worse", "noise"]
+    all_quotas = [*quotas, *[None] * (4 - len(quotas))]
+    sources = [(Silent(name), SourceSettings(quota=own)) for name, own in zip(names, all_quotas, strict=True)]
+    return judged(Learner.of(told, sources, ["feed", "search"], np.arange(2 * ITEMS) >= old), budget)
+
+
+def recall(lists: I32, told: Told, k: int) -> F64:
+    rows = [told.item[a:b] for a, b in zip(told.offsets[:-1], told.offsets[1:], strict=True)]
+    hit = np.stack([np.isin(own, wanted) for own, wanted in zip(lists, rows, strict=True)])
+    return worth_of_hits(hit, np.diff(told.offsets), (k,))[f"recall@{k}"]
+
+
+@pytest.mark.parametrize("tastes", [0.0, 0.6, 0.9])
+def test_the_blend_is_hardly_below_the_best_source_and_above_it_where_two_know_different_things(tastes: float) -> None:
+    learner, test = learner_of(told_world(0, tastes=tastes, users=450)), told_world(1, tastes=tastes, users=300)
+    orders = learner.orders()
+    kinds = kinds_of(test, learner.surfaces, orders)
+    for k in (20, 100, 200):
+        found = np.concatenate(
+            [filled(test.lists[:, [u]], orders[of].source, orders[of].depth, k) for u, of in enumerate(kinds)]
+        )
+        blend = recall(found, test, k).mean()
+        alone = max(recall(own[:, :k], test, k).mean() for own in test.lists)
+        assert blend > alone - 0.01
+        if tastes == 0.6:
+            assert blend > alone + 0.02
+
+
+def test_shares_are_of_what_each_knows() -> None:
+    told = told_world(0, tastes=0.5)
+    learner = learner_of(told)
+    shares = {(of.known, of.surface): of for of in learner.shares(learner.orders(), 100).of}
+    known, new = shares[True, ANY], shares[False, ANY]
+    assert known.quotas["near"] > 30 > known.quotas["noise"]
+    assert new.quotas["near"] == QUOTA  # the log cannot tell what it would be worth
+    assert new.quotas["popular"] > 60
+    for of in shares.values():
+        assert 80 < of.candidates <= 100
+        assert min(of.quotas.values()) >= FLOOR
+    assert (True, "feed") in shares
+    assert (False, "search") not in shares  # too few users
+    assert learner.shares(learner.orders(), 100) == learner_of(told).shares(learner_of(told).orders(), 100)
+
+
+def test_a_surface_of_many_users_has_shares_of_its_own_and_one_of_few_those_of_all() -> None:
+    told = told_world(0, tastes=0.5, users=450)
+    search = told.surface == 1
+    lists = told.lists.copy()
+    lists[3, search] = lists[1, search]  # there, noise knows what near does not say
+    lists[1, search] = -1
+    told = told._replace(lists=lists, known=np.ones(450, bool))
+    few = told._replace(surface=np.where(np.cumsum(search) < LEAST, told.surface, 0).astype(np.int16))
+    one, other = (learner_of(of) for of in (told, few))
+    found = {of.surface: of.quotas for of in one.shares(one.orders(), 100).of if of.known}
+    assert found["search"]["noise"] > 12 > found["feed"]["noise"]  # and what `near` leaves there is given to all
+    assert found["feed"]["near"] > 20
+    assert Kind(True, "search") not in other.orders()
+    assert kinds_of(few, other.surfaces, other.orders())[0] == Kind(True, ANY)
+
+
+def test_quotas_are_the_most_of_a_source_and_open_ones_fill_what_200_each_would() -> None:
+    told = told_world(0, tastes=0.5)
+    learner = learner_of(told, 30, {"search": 7})
+    shares = learner.shares(learner.orders(), None)
+    counts = [
+        len(np.unique(np.concatenate([a[:30], b, c, d])))
+        for a, b, c, d in told.lists.transpose(1, 0, 2)[told.known]
+    ]  # fmt: skip
+    assert shares.of[0].candidates == pytest.approx(np.mean(counts), rel=0.02)
+    assert all(of.quotas["popular"] <= 30 for of in shares.of)
+    assert all(of.quotas["near"] <= 7 for of in shares.of if of.surface == "search")
+    alone = learner.orders(without=1)
+    assert 1 not in alone[True, ANY].source
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 9)), min_size=1, max_size=4))
+def test_in_turn_sources_have_places_by_their_quotas_until_their_lists_may_have_no_more(
+    of: list[tuple[int, int]],
+) -> None:
+    most, quota = map(list, zip(*of, strict=True))
+    order, plain, own = in_turn(np.array(most), np.array(quota)), list[tuple[int, int]](), [0] * len(most)
+    while more := [s for s in range(len(most)) if own[s] < most[s]]:
+        s = min(more, key=lambda s: ((own[s] + 1) / quota[s], s))
+        own[s] += 1
+        plain.append((s, own[s]))
+    assert list(zip(order.source.tolist(), order.depth.tolist(), strict=True)) == plain
+
+
+def test_a_user_judges_once_what_others_taught_and_others_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, told_of, real = told_world(0, tastes=0.5), list[list[set[int]]](), judging._gains
+    chose, choice = list[set[int]](), judging._choice
+
+    def gains(learner: Learner, known: bool, learn: Bool, rows: Bool, k: int) -> dict[float, F64]:
+        told_of.append([set(told.user[mask].tolist()) for mask in (learn, rows)])
+        return real(learner, known, learn, rows, k)
+
+    def chooses(user: I32, of: dict[float, F64], rows: Bool) -> float:
+        chose.append(set(user[rows].tolist()))
+        return choice(user, of, rows)
+
+    monkeypatch.setattr(judging, "_gains", gains)
+    monkeypatch.setattr(judging, "_choice", chooses)
+    learner_of(told)
+    assert len(told_of) == len(chose) == 2 * FOLDS
+    for known, first in ((True, 0), (False, FOLDS)):
+        own = set(told.user[told.known == known].tolist())
+        if len(own) < LEAST:
+            own = set(told.user.tolist())
+        judges = list[int]()
+        for (learned, others), choosing in zip(told_of[first : first + FOLDS], chose[first:], strict=False):
+            assert not learned & others
+            assert choosing < others
+            judges += others - choosing
+            assert learned | others == own
+        assert sorted(judges) == sorted(own)
+    assert len(np.unique(folds(told.user, 0))) == FOLDS
+    assert (folds(told.user, 0) != folds(told.user, 1)).any()
+
+
+def test_what_one_fold_wants_does_not_change_how_it_was_chosen_for() -> None:
+    told = told_world(0, tastes=0.5)
+    learner, fold = learner_of(told, old=ITEMS // 2), folds(told.user, 0)
+    judge = np.repeat(fold == 2, np.diff(told.offsets))
+    other = told._replace(item=np.where(judge, 0, told.item).astype(np.int32))
+    changed = learner_of(other, old=ITEMS // 2)
+    rows = told.known & (fold == 0), told.known & (fold == 1)
+    of = [judging._gains(one, True, *rows, 100) for one in (learner, changed)]
+    for share in RESERVED:
+        np.testing.assert_array_equal(of[0][share], of[1][share])
+
+
+def test_few_users_without_history_are_served_by_what_others_wanted_of_sources_that_know_them() -> None:
+    told = told_world(0, tastes=0.5, users=300)
+    few = np.cumsum(~told.known) < LEAST
+    told = told._replace(known=told.known | ~few)
+    learner = learner_of(told)
+    assert learner.judged[False].learned
+    order = learner.orders()[False, ANY]  # type: ignore[index]
+    assert set(order.source.tolist()) == {0, 2, 3}  # all but `near`, which knows nothing of them
+    share = next(of for of in learner.shares(learner.orders(), 100).of if not of.known)
+    assert share.quotas["popular"] > 60
+    assert share.total == sum(share.quotas[name] for name in ("popular", "worse", "noise"))
+
+
+def test_shares_that_find_no_more_or_fewer_new_items_give_way_to_the_configured_order() -> None:
+    told = told_world(0, tastes=0.5)
+    learner = learner_of(told)
+    assert learner.judged[True].learned
+    same = told._replace(lists=np.repeat(told.lists[:1], 4, axis=0))  # no source knows what another does not
+    equal = learner_of(same)
+    assert not equal.judged[True].learned
+    assert {kind.surface for kind in equal.orders()} == {ANY}
+    quotas = equal.shares(equal.orders(), 100).of[0].quotas
+    assert max(quotas.values()) - min(quotas.values()) <= 1
+    unseen = learner_of(told, old=ITEMS // 2).judged[True]
+    assert unseen.new_items is not None
+    assert learner.judged[True].new_items is None
+    lost = Judged(True, 0.25, 100, (0.1, 0.05, 0.15), (-0.2, -0.3, -0.1))
+    assert not lost.learned
+    assert replace(lost, new_items=(-0.2, -0.5, 0.1)).learned
+    assert replace(lost, new_items=None).learned
+    assert not replace(lost, gain=None, new_items=None).learned
+    assert not replace(lost, reserved=NONE, new_items=(0.1, 0.0, 0.2)).learned
+    kept = replace(learner, judged=learner.judged | {True: lost})
+    assert {kind.known for kind in kept.orders() if kind.surface != ANY} <= {False}
+    assert max(kept.shares(kept.orders(), 100).of[0].quotas.values()) < 60
+    own = next(of for of in kept.shares(kept.orders(), None).of if of.known)  # as it is without shares
+    assert (set(own.quotas.values()), own.total) == ({QUOTA}, 4 * QUOTA)
+    turns = kept.configured(Kind(True, ANY))
+    assert turns.source[:4].tolist() == [0, 1, 2, 3]
+
+
+def test_rows_that_are_left_out_teach_nothing() -> None:
+    told = told_world(0, tastes=0.5)
+    odd = told.user % 2 == 1
+    other = told._replace(item=np.where(np.repeat(odd, np.diff(told.offsets)), 0, told.item).astype(np.int32))
+    a = learner_of(told)
+    b = replace(learner_of(other), judged=a.judged)
+    assert a.shares(a.orders(~odd), 100, ~odd) == b.shares(b.orders(~odd), 100, ~odd)
+    assert a.shares(a.orders(odd), 100, odd) != b.shares(b.orders(odd), 100, odd)
+
+
+def shares_of(known: dict[str, int], new: dict[str, int]) -> Shares:
+    judged = tuple(Judged(kind, 0.25, 10, (0.2, 0.1, 0.3), (0.0, -0.1, 0.1)) for kind in (True, False))
+    totals = (sum(of.values()) for of in (known, new))
+    return Shares((Share(True, ANY, 9, 9.5, known, next(totals)), Share(False, ANY, 9, 8.5, new, next(totals))), judged)
+
+
+def test_shares_are_written_as_they_are_read(tmp_path: Path) -> None:
+    shares = shares_of({"popular": 3}, {"popular": 8})
+    shares = replace(shares, judged=(replace(shares.judged[0], new_items=None), shares.judged[1]))
+    shares.write(tmp_path / "shares.json")
+    assert Shares.read(tmp_path / "shares.json") == shares
+    assert Shares.read(tmp_path / "none.json") is None
+    assert [Judged.read(of) for of in shares.report()["judged"]] == list(shares.judged)
+    assert "learned shares, 25 %" in str(shares.judged[1])
+    assert "of too few users to tell" in str(shares.judged[0])
+    assert "as configured" in str(replace(shares.judged[0], reserved=NONE))
+    assert shares.report()["judged"][0] | {"learned": True} == shares.report()["judged"][0]
+
+
+def test_a_server_gives_each_source_its_share(bundle: Bundle) -> None:
+    shares = shares_of({"popular": 3, "cooccurrence": 2, "nearest": 30}, {"popular": 8})
+    pipeline = Pipeline(replace(bundle, shares=shares))
+    old, new = (Request(user, bundle.state.end, state=bundle.state) for user in (3, -1))
+    assert pipeline.quotas(old) == Places([3, 2, 20], [20] * 3, 35)  # the TOML says 20 at most
+    assert pipeline.quotas(new) == Places([8, 20, 20], [20] * 3, 8)
+    assert 0 < (pipeline.recommend(old, 50).sources & 1 > 0).sum() <= 3  # of five times as many, some are seen
+    assert (pipeline.recommend(new, 50).sources & 1 > 0).sum() == 8
+    pipeline.close()
+    assert Pipeline(bundle).quotas(old) == Places([20] * 3, [20] * 3, 60)
+
+
+def test_places_that_sources_leave_of_a_new_user_go_to_those_that_know_something(bundle: Bundle) -> None:
+    every = {name: of.model_copy(update={"quota": None}) for name, of in bundle.config.sources.limits.items()}
+    open_config = bundle.config.model_copy(update={"sources": bundle.config.sources.model_copy(update=every)})
+    shares = shares_of({"popular": 9}, {"popular": 9, "cooccurrence": 9, "nearest": 9})
+    found = []
+    for config in (bundle.config, open_config):
+        pipeline = Pipeline(replace(bundle, config=config, shares=replace(shares, of=tuple(
+            replace(of, total=27) for of in shares.of))))  # fmt: skip
+        found.append(len(pipeline.recommend(Request(-1, bundle.state.end, state=bundle.state), 80).item))
+        pipeline.close()
+    assert found == [20, 27]  # `popular` alone says something: its quota at most, or all places
+
+
+def test_quotas_by_surface_are_the_surfaces(bundle: Bundle) -> None:
+    settings = SourceSettings(quota={"feed": 5})
+    assert [settings.most(surface) for surface in ("feed", "", "search")] == [5, None, None]
+
+
+@pytest.mark.parametrize("users", [1, 2, 3, 7])
+def test_of_too_little_nothing_is_learned_and_shares_are_there_all_the_same(users: int) -> None:
+    told = told_world(0, tastes=0.5, users=users)
+    silent, unwanted = told._replace(lists=np.full_like(told.lists, -1)), told.only(np.zeros(ITEMS, bool))
+    for of in (told, silent, unwanted, told._replace(known=np.zeros(users, bool))):
+        learner = learner_of(of)
+        shares = learner.shares(learner.orders(), None)
+        assert {share.known for share in shares.of} == {True, False}
+        assert not any(judged.learned for judged in shares.judged)
+        assert all(set(share.quotas.values()) == {QUOTA} for share in shares.of)
