@@ -167,8 +167,10 @@ def _of_pairs(squares: F64, both: tuple[Report, Report]) -> list[Part]:
 def _paired(old: UpliftReport, new: UpliftReport) -> tuple[F64, int] | None:
     """Return float64[users of any of both]: what each adds to the difference's variance; and how many are in both.
 
-    None where a report has no users, both share none, or one has no interval.
+    None where a report has no users, both share none, or one has no interval. Ids of another log are other users.
     """
+    if old.figures["data"] != new.figures["data"]:
+        return None
     one, other = (_influence(of) for of in (old, new))
     shared = one.keys() & other.keys()
     if not shared:
