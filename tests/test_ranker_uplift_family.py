@@ -65,7 +65,7 @@ def family(folder: Path, said: tuple[int, str]) -> dict[str, Any]:
 def test_the_command_says_which_are_useful_and_that_one_leaks(said: tuple[int, str], family: dict[str, Any]) -> None:
     code, text = said
     assert code == 1  # one leaks
-    assert "of 3 plugins als is useful; als adds to what the others have" in text
+    assert "of 3 plugins als is useful; als adds to what the others have; leaks leaks" in text
     assert "leaks: LEAKS: its figures say nothing, and it has no part in the sets" in text
     assert family["together"]["plugins"] == ["als", "noise"]
     assert (family["each"]["leaks"]["adds"], family["each"]["leaks"]["useful"]) == (None, False)
@@ -128,15 +128,20 @@ def changed(family: dict[str, Any], **each: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -> None:
     nothing = changed(family, als={"useful": False, "more": False})
-    assert verdict(nothing) == "none of 3 plugins is shown to be useful"
+    assert verdict(nothing) == "none of 3 plugins is shown to be useful; leaks leaks"
     assert 'class="verdict open"' in as_page(nothing)
     alone = changed(family, als={"more": False}, noise={"useful": True})
-    assert verdict(alone) == "of 3 plugins als and noise are useful; none is shown to add to what the others have"
+    assert (
+        verdict(alone)
+        == "of 3 plugins als and noise are useful; none is shown to add to what the others have; leaks leaks"
+    )
     adds = changed(family, als={"useful": False})
-    assert verdict(adds) == "of 3 plugins none is shown to be useful alone; als adds to what the others have"
+    sound = changed(adds, leaks={"leaks": 0})
+    assert verdict(sound) == "of 3 plugins none is shown to be useful alone; als adds to what the others have"
+    assert "als is useful, with this one fit and one seed alone; als" in verdict(family | {"fits": 1, "seeds": [0]})
     assert said_of(adds, "als") == "not shown to be useful alone, adds to the rest"
     single = changed(family, als={"adds": None}) | {"together": None}
-    assert verdict(single) == "of 3 plugins als is useful"
+    assert verdict(single) == "of 3 plugins als is useful; leaks leaks"
     assert "Fewer than two do not leak" in as_text(single, why(single))
     assert "all together" not in as_table(single)
     assert "The 2 that do not leak together: " in as_text(family, why(family))

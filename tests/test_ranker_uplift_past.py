@@ -84,6 +84,9 @@ def test_users_in_common_are_counted_once_and_others_are_independent() -> None:
     assert same["direction"] == "up"
     text = main_move(measured(base, one, list(range(80))), measured(base, other, [str(k) for k in range(80)]))
     assert text["difference"] == none["difference"]  # ids of another kind are other users
+    elsewhere = measured(base, other, list(range(80)))
+    elsewhere.figures["data"] = "another log"
+    assert not main_move(measured(base, one, list(range(80))), elsewhere)["paired"]
 
 
 def test_independent_reports_have_both_variances_and_equal_ones_have_not_moved() -> None:
@@ -154,8 +157,16 @@ def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_
     write(tmp_path / "later", golden(made={"date": "2026-11-01"}, ci95=[None, None], useful=False))
     write(tmp_path / "deep" / "unknown", golden(relative_uplift=None, ci95=[None, None], useful=False))
     write(tmp_path / "old", golden(format=2))
-    each = {name: {"useful": name == "als", "more": False} for name in ("als", "noise")}
-    family = {"format": 1, "data": "world", "plugins": ["als", "noise"], "each": each, "made": {"date": "2026-10-02"}}
+    each = {name: {"useful": name == "als", "more": False, "leaks": 0} for name in ("als", "noise")}
+    family = {
+        "format": 1,
+        "fits": 2,
+        "seeds": [0, 1],
+        "data": "world",
+        "plugins": ["als", "noise"],
+        "each": each,
+        "made": {"date": "2026-10-02"},
+    }
     write(tmp_path / "both", family | {"together": {"relative_uplift": 0.1, "ci95": [0.05, 0.15]}})
     write(tmp_path / "both" / "als", golden())
     found = index_of(tmp_path)

@@ -41,11 +41,15 @@ def verdict(report: Report) -> str:
         return "LEAKS: its values know what they must not, so no figure below says anything"
     if not report["useful"]:
         return "is not shown to be useful"
-    one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
-    alone = f", with this one {' and one '.join(one)} alone" if one else ""
     uplift, least = report["relative_uplift"], report["minimum_detectable_uplift"]
     small = "; how much is uncertain, for it is less than this test shows reliably" if uplift < least else ""
-    return f"is useful{alone}{small}"
+    return f"is useful{of_one(report)}{small}"
+
+
+def of_one(report: Report) -> str:
+    """Return that a verdict holds for one fit, or one seed, alone; nothing where there are more."""
+    one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
+    return f", with this one {' and one '.join(one)} alone" if one else ""
 
 
 def why(report: Report) -> Sentence:

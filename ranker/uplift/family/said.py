@@ -4,21 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ranker.uplift.said import Figure, Sentence, interval
+from ranker.uplift.verdict import of_one
 
 Report = Mapping[str, Any]
 
 
 def verdict(report: Report) -> str:
-    """Return in words which plugins are useful and which add to the rest, after the correction, and no more."""
-    useful, more = (_of(report, question) for question in ("useful", "more"))
-    n = len(report["plugins"])
+    """Return in words which plugins are useful, which add to the rest, which leak; corrected, and no more."""
+    useful, more, leaking = (_of(report, question) for question in ("useful", "more", "leaks"))
+    n, leaks = len(report["plugins"]), f"; {_named(leaking)} {_verb(leaking, 'leak')}" if leaking else ""
     if not useful and not more:
-        return f"none of {n} plugins is shown to be useful"
-    alone = f"of {n} plugins {_are(useful)} useful" if useful else f"of {n} plugins none is shown to be useful alone"
-    if report["together"] is None:
-        return alone
-    adds = f"{_named(more)} {'adds' if len(more) == 1 else 'add'}" if more else "none is shown to add"
-    return f"{alone}; {adds} to what the others have"
+        return f"none of {n} plugins is shown to be useful{leaks}"
+    alone = f"{_are(useful)} useful{of_one(report)}" if useful else "none is shown to be useful alone"
+    adds = f"{_named(more)} {_verb(more, 'add')}" if more else "none is shown to add"
+    rest = "" if report["together"] is None else f"; {adds} to what the others have"
+    return f"of {n} plugins {alone}{rest}{leaks}"
+
+
+def _verb(names: Sequence[str], verb: str) -> str:
+    return verb if len(names) > 1 else f"{verb}s"
 
 
 def _of(report: Report, question: str) -> list[str]:

@@ -23,8 +23,9 @@ Report = Mapping[str, Any]
 FORMAT = 1
 #: what is said to have changed, by group: names and places in a report
 CHANGES: dict[str, dict[str, tuple[str | int, ...]]] = {
+    "plugin": {name: (name,) for name in ("plugin", "columns")},
     "data": {
-        **{name: (name,) for name in ("data", "plugin", "columns", "pairs_kind", "sampler", "pairs", "users")},
+        **{name: (name,) for name in ("data", "pairs_kind", "sampler", "pairs", "users")},
         **{f"split {t}": ("split", t) for t in ("t0", "t1", "t2", "t3")},
     },
     "settings": {
@@ -107,11 +108,14 @@ def _text(value: Any) -> str:
 
 
 def _places(both: tuple[Report, Report]) -> Iterator[tuple[str, str, tuple[str | int, ...]]]:
-    """Yield kind of slices, name and place of each uplift that both have; what is no slice has no kind."""
+    """Yield kind of slices, name and place of each uplift that both have; what is no slice has no kind.
+
+    A kind with one value is all pairs, and left out.
+    """
     for row in uplift_rows():
         yield "", row.label, row.path
     for kind, values in both[0]["slices"].items():
-        for name in values:
+        for name in values if len(values) > 1 else ():
             if found_at(both[1], ("slices", kind, name)) is not None:
                 yield title_of(kind), plain(name), ("slices", kind, name)
 
@@ -167,8 +171,10 @@ def _of_pairs(squares: F64, both: tuple[Report, Report]) -> list[Part]:
 def _paired(old: UpliftReport, new: UpliftReport) -> tuple[F64, int] | None:
     """Return float64[users of any of both]: what each adds to the difference's variance; and how many are in both.
 
-    None where a report has no users, both share none, or one has no interval.
+    None where a report has no users, both share none, or one has no interval. Ids of another log are other users.
     """
+    if old.figures["data"] != new.figures["data"]:
+        return None
     one, other = (_influence(of) for of in (old, new))
     shared = one.keys() & other.keys()
     if not shared:
