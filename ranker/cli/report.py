@@ -51,7 +51,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
     loaded = load_config(config)
     check_folder(out)
     command = shlex.join(["pairlift", "uplift", str(config), "--plugin", plugin, "--out", str(out)])
-    report = uplift_report(loaded, plugin) | {"made": _made(command)}
+    report = uplift_report(loaded, plugin) | {"made": made(command)}
     paths = [write_report(report, out, "uplift.json"), *UpliftReport.of(report).write_page(out)]
     click.echo(as_table(report))
     click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
@@ -59,7 +59,7 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
         sys.exit(1)
 
 
-def _made(command: str) -> dict[str, str]:
+def made(command: str) -> dict[str, str]:
     """Return how and when a report was made."""
     return {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "version": version("pairlift")}
 
