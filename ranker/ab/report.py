@@ -194,7 +194,7 @@ def _short(look: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decide(report: dict[str, Any]) -> None:
-    """Write Holm's p over the arms beside every metric's, and what is said of each arm: up, down or open."""
+    """Write Holm's p over the arms beside every metric's, and what is said of each arm: up, down, open, or void."""
     for metric in report["metrics"].values():
         found = metric["against"]
         adjusted = holm([float("nan") if of["p"] is None else of["p"] for of in found.values()])
@@ -202,4 +202,6 @@ def _decide(report: dict[str, Any]) -> None:
             shown = of["p"] is not None and p <= LEVEL
             of["p_holm"] = None if of["p"] is None else p
             of["decided"] = ("up" if of["relative_uplift"] > 0 else "down") if shown else "open"
+            if report["split"]["failed"]:
+                of["decided"] = "void"
     report["correction"] = {"method": "Holm", "source": SOURCE, "level": LEVEL, "arms": len(report["arms"]) - 1}

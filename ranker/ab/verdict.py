@@ -41,8 +41,12 @@ def verdict(report: Report) -> str:
     """Return in words what the report says, and no more."""
     if report["split"]["failed"]:
         return VOID
-    said = [WORDS[found(report, arm)["decided"]].format(arm=arm, metric=report["primary"]) for arm in others(report)]
-    return "; ".join(said) + ("" if report["final"] else " at this look")
+    said = []
+    for arm in others(report):
+        decided = found(report, arm)["decided"]
+        yet = " so far" if decided == "open" and not report["final"] else ""
+        said.append(WORDS[decided].format(arm=arm, metric=report["primary"]) + yet)
+    return "; ".join(said)
 
 
 def why(report: Report) -> Sentence:
@@ -161,7 +165,7 @@ def _past(report: Report) -> Sentence:
 def _small(report: Report) -> Sentence:
     for arm in others(report):
         of = found(report, arm)
-        if of["decided"] != "open" and of["detectable"] is not None and abs(of["relative_uplift"]) < of["detectable"]:
+        if of["decided"] in ("up", "down") and of["detectable"] is not None and abs(of["relative_uplift"]) < of["detectable"]:
             least = Figure((*primary(report, arm), "detectable"), "percent")
             return [f"How much {arm} changes is uncertain: the smallest uplift that is shown with 80 % is ", least, "."]
     return []
