@@ -165,7 +165,7 @@ def _past(report: Report) -> Sentence:
 def _small(report: Report) -> Sentence:
     for arm in others(report):
         of = found(report, arm)
-        if of["decided"] in ("up", "down") and of["detectable"] is not None and abs(of["relative_uplift"]) < of["detectable"]:
+        if of["decided"] in ("up", "down") and abs(of["relative_uplift"]) < of["detectable"]:
             least = Figure((*primary(report, arm), "detectable"), "percent")
             return [f"How much {arm} changes is uncertain: the smallest uplift that is shown with 80 % is ", least, "."]
     return []

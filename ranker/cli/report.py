@@ -1,15 +1,22 @@
 """The commands `uplift`, `study`, `world` and `drift`, which compare; `ranker.cli.main` adds them to the group."""
 
+from __future__ import annotations
+
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ranker.cli.lists import write_report
 from ranker.cli.train import CONFIG, Together, needs_training
+
+if TYPE_CHECKING:
+    from ranker.config import Config
 
 #: the study of a whole service
 LOOP = "loop"
@@ -22,11 +29,18 @@ STUDIES = (
 
 @click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy.")
 @CONFIG
-@click.option("--plugin", required=True, metavar="NAME", help="A [plugins.NAME] of the TOML: is it worth serving?")
+@click.option(
+    "--plugin",
+    "plugins",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    help="A [plugins.NAME] of the TOML: is it worth serving? Repeatable.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of report.html, uplift.json and Parquet."
 )
-def uplift(config: Path, plugin: str, out: Path) -> None:
+def uplift(config: Path, plugins: tuple[str, ...], out: Path) -> None:
     """Train rankers with and without a plugin's columns and report the relative uplift in PairAccuracy.
 
     Same rows, pairs, weights, parameters and seeds for both arms; the plugin is fitted [uplift] fits times, and each
@@ -40,26 +54,61 @@ def uplift(config: Path, plugin: str, out: Path) -> None:
 
     Two controls look for leaks: values of sampled groups from histories cut at their as_of, and values of a fit on
     the log cut at t1. Exit status 1 where one is found.
+
+    With several --plugin the page says of each what it brings alone, of all what they bring together, and of each what
+    it adds to the rest, verdicts corrected by Holm over the plugins; the whole report of each lies in OUT/NAME.
+
+    \b
+    Examples:
+      pairlift uplift mine/pairlift.toml --plugin two_tower --out mine/report
+      pairlift uplift mine/pairlift.toml --plugin two_tower --plugin als --out mine/both
     """
     needs_training()
     from features.files import check_folder
     from ranker.config import load_config
+
+    loaded = load_config(config)
+    check_folder(out)
+    named = [word for name in plugins for word in ("--plugin", name)]
+    made = made_by(shlex.join(["pairlift", "uplift", str(config), *named, "--out", str(out)]))
+    text, paths, leaks = (_one if len(plugins) == 1 else _several)(loaded, plugins, out, made)
+    click.echo(text)
+    click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
+    if leaks:
+        sys.exit(1)
+
+
+#: what is printed, the files that were written, and whether a plugin leaks
+Written = tuple[str, list[Path], bool]
+
+
+def _one(config: Config, plugins: Sequence[str], out: Path, made: dict[str, str]) -> Written:
+    """Write the report of one plugin."""
     from ranker.uplift.report import uplift_report
     from ranker.uplift.result import UpliftReport
     from ranker.uplift.table import as_table
 
-    loaded = load_config(config)
-    check_folder(out)
-    command = shlex.join(["pairlift", "uplift", str(config), "--plugin", plugin, "--out", str(out)])
-    report = uplift_report(loaded, plugin) | {"made": made(command)}
+    report = uplift_report(config, plugins[0]) | {"made": made}
     paths = [write_report(report, out, "uplift.json"), *UpliftReport.of(report).write_page(out)]
-    click.echo(as_table(report))
-    click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
-    if report["leaks"]:
-        sys.exit(1)
+    return as_table(report), paths, bool(report["leaks"])
 
 
-def made(command: str) -> dict[str, str]:
+def _several(config: Config, plugins: Sequence[str], out: Path, made: dict[str, str]) -> Written:
+    """Write the report of several plugins, and in a folder of each its own."""
+    from ranker.uplift.family.report import family_report
+    from ranker.uplift.family.table import as_table, write_page
+    from ranker.uplift.result import UpliftReport
+
+    found, reports = family_report(config, plugins)
+    family = found | {"made": made}
+    paths = [write_report(family, out, "uplift.json"), *write_page(family, out)]
+    for name, report in reports.items():
+        write_report(report | {"made": made}, out / name, "uplift.json")
+        paths += UpliftReport.of(report | {"made": made}).write_page(out / name)[:1]
+    return as_table(family), paths, any(report["leaks"] for report in reports.values())
+
+
+def made_by(command: str) -> dict[str, str]:
     """Return how and when a report was made."""
     return {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "version": version("pairlift")}
 

@@ -27,7 +27,7 @@ from features.schema import F64
 
 NAN = float("nan")
 #: no p is told apart from a smaller one
-LEAST_P = 1e-200
+LEAST_P = 1e-30
 
 
 def finite(value: Any) -> Any:

@@ -42,6 +42,9 @@ class UpliftReport:
     @classmethod
     def of(cls, found: dict[str, Any]) -> "UpliftReport":
         """Return the report of what a JSON file holds; PairliftError where that is none, or too old."""
+        if isinstance(found, dict) and "plugins" in found:
+            names = ", ".join(found["plugins"])
+            raise PairliftError(f"a report of one plugin was expected, found one of {names}: name the folder of one")
         known = found.get("format") if isinstance(found, dict) and "plugin" in found else None
         if not isinstance(known, int):
             raise PairliftError("a report of `pairlift uplift` was expected, found other JSON: name its uplift.json")

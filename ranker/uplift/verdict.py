@@ -75,6 +75,15 @@ def _but(report: Report) -> Sentence:
         return []
     if not report["controls"] or _not_run(report):
         return [", but a leak control could not be run, so that a leak may have made it"]
+    if (found_at(report, ("missingness", "beyond", "ci95", 0)) or 0.0) > 0 and "family" in report:
+        p = Figure(("family", "p_holm"), "number")
+        return [
+            ", but of ",
+            Figure(("family", "plugins"), "count"),
+            " plugins tried one may look so by chance (p ",
+            p,
+            ")",
+        ]
     more = interval("missingness", "beyond")
     return [", but over merely knowing which values are missing it is ", *more]
 

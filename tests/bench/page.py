@@ -12,7 +12,7 @@ page_kib              size of the file
 
 The page is opened in light and in dark, 360 and 1,100 px wide, and for print; of several reports the worst counts.
 --report is a folder of `pairlift uplift`; left out, reports of the tests' small world are made: of a plugin that helps,
-of noise, of one that leaks and of one whose values are missing. Needs Debian's `chromium`, or another one on PATH.
+of noise, of one that leaks and of one whose values are missing; and of the first three at once. Needs Debian's `chromium`, or another one on PATH.
 """
 
 import json
@@ -34,6 +34,8 @@ from page_numbers import Shown, unequal  # noqa: E402
 from world import write_world  # noqa: E402
 
 from ranker.config import load_config  # noqa: E402
+from ranker.uplift.family.report import family_report  # noqa: E402
+from ranker.uplift.family.table import write_page  # noqa: E402
 from ranker.uplift.report import uplift_report  # noqa: E402
 from ranker.uplift.result import JSON, PAGE, UpliftReport  # noqa: E402
 
@@ -78,7 +80,7 @@ def examined(browser: Browser, folder: Path) -> dict[str, Any]:
 
 
 def reports_of_a_world(folder: Path) -> Iterator[Path]:
-    """Write a report of each of PLUGINS on the tests' world; return their folders."""
+    """Write a report of each of PLUGINS on the tests' world, and one of several; return their folders."""
     toml = write_world(folder)
     tables = "".join(
         f'[plugins.{kind.__name__}]\nclass = "{leaky.plugin_of(kind)}"\n'
@@ -91,6 +93,11 @@ def reports_of_a_world(folder: Path) -> Iterator[Path]:
         report.write_page(out)
         (out / JSON).write_text(json.dumps(report.figures))
         yield out
+    family, _ = family_report(load_config(toml), [kind.__name__ for kind in PLUGINS[:3]], lists=False)
+    out = folder / "several"
+    write_page(family, out)
+    (out / JSON).write_text(json.dumps(family))
+    yield out
 
 
 def summary(found: dict[str, dict[str, Any]]) -> dict[str, Any]:

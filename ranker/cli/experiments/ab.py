@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ranker.cli.lists import write_report
-from ranker.cli.report import made
+from ranker.cli.report import made_by
 
 
 @click.command(short_help="What did each arm of an online experiment change?")
@@ -98,7 +98,7 @@ def ab(
     )
     if out is not None:
         check_folder(out)
-    report = ab_report(source, plan) | {"made": made(shlex.join(["pairlift", *sys.argv[1:]]))}
+    report = ab_report(source, plan) | {"made": made_by(shlex.join(["pairlift", *sys.argv[1:]]))}
     click.echo(json.dumps(report, indent=1, allow_nan=False) if as_json else as_table(report))
     if out is not None:
         for path in (write_report(report, out, JSON), AbReport(report).write_page(out)):

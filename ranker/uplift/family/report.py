@@ -28,11 +28,15 @@ from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.prepared import prepare
 from ranker.uplift.measured import Fits, Judged, Measured
 from ranker.uplift.report import METRIC, holds_for, is_trusted, known_alone, report_on
+from ranker.uplift.said import as_text
+from ranker.uplift.verdict import doubts
 
 #: of the `uplift.json` of several plugins
 FORMAT = 1
-#: the plugins whose columns an arm has; beside them, the arms of what is missing of one plugin alone
+#: the plugins whose columns an arm has; (MISSING, name) is the arm of what is missing of one plugin alone
 Names = tuple[str, ...]
+Report = Mapping[str, Any]
+MISSING = ""
 #: what the plugins' own reports share
 SHARED = ("pairs_kind", "sampler", "split", "groups")
 
@@ -59,10 +63,13 @@ def family_report(config: Config, names: Sequence[str], lists: bool = True) -> t
         own |= {key: report[key] for key in ("cost", "minimum_detectable_uplift")}
         report["family"] = {"plugins": len(names), "p_holm": own["alone"]["p_holm"]}
         report["useful"] = own["useful"]
+        own["doubts"] = [f"{doubt.name}: {as_text(report, doubt.sentence)}" for doubt in doubts(report)]
     return family, reports
 
 
-def family_of(arms: Arms, fits: Mapping[str, list[Columns]], reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def family_of(
+    arms: Arms, fits: Mapping[str, list[Columns]], reports: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the figures of several plugins. fits: columns by plugin and fit. reports: with `leaks` and `controls`."""
     config, names = arms.prepared.config, tuple(fits)
     sound = tuple(name for name in names if not reports[name]["leaks"])
@@ -94,12 +101,10 @@ def family_of(arms: Arms, fits: Mapping[str, list[Columns]], reports: Mapping[st
     return found
 
 
-def _each(
-    m: Mapping[Any, Measured], name: str, fits: list[Columns], report: Mapping[str, Any], sound: Names
-) -> dict[str, Any]:
+def _each(m: Mapping[Names, Measured], name: str, fits: list[Columns], report: Report, sound: Names) -> dict[str, Any]:
     """Return the figures of one plugin, not yet corrected; `adds` is None where there are no sets with it."""
     alone = relative_uplift(m[()].right, m[name,].right)
-    beyond = relative_uplift(m["missingness", name].right, m[name,].right)
+    beyond = relative_uplift(m[MISSING, name].right, m[name,].right)
     found: dict[str, Any] = {
         "columns": list(fits[0].names),
         "leaks": report["leaks"],
@@ -123,7 +128,7 @@ def p_of_gain(interval: Interval) -> float:
     return interval.p_value() if interval.uplift > 0 and interval.parts else 1.0
 
 
-def _correct(each: dict[str, dict[str, Any]], reports: Mapping[str, Mapping[str, Any]]) -> None:
+def _correct(each: dict[str, dict[str, Any]], reports: Mapping[str, Report]) -> None:
     """Write Holm's p and the verdicts beside the figures."""
     trusted = {name: is_trusted(reports[name]) for name in each}
     alone = holm([of["alone"]["p"] if trusted[name] else 1.0 for name, of in each.items()])
@@ -140,16 +145,16 @@ def _less(names: Names, name: str) -> Names:
     return tuple(other for other in names if other != name)
 
 
-def _measured(arms: Arms, fits: Mapping[str, list[Columns]], sound: Names, judged: Judged) -> dict[Any, Measured]:
-    """Return the arm of each set of plugins that is asked for, and of ("missingness", name) of each plugin."""
+def _measured(arms: Arms, fits: Mapping[str, list[Columns]], sound: Names, judged: Judged) -> dict[Names, Measured]:
+    """Return the arm of each set of plugins that is asked for, and of (MISSING, name) of each plugin."""
     sets: list[Names] = [(), *((name,) for name in fits)]
     if len(sound) > 1:
         sets += [sound, *(_less(sound, name) for name in sound)]
-    columns: dict[Any, list[Columns]] = {names: _joined(fits, names) for names in sets}
+    columns: dict[Names, list[Columns]] = {names: _joined(fits, names) for names in sets}
     known = {name: known_alone(of[0]) for name, of in fits.items()}
-    columns |= {("missingness", name): [of] for name, of in known.items() if of is not None}
+    columns |= {(MISSING, name): [of] for name, of in known.items() if of is not None}
     found = {key: Measured.of(of, judged) for key, of in _fitted(arms, columns).items()}
-    return found | {("missingness", name): found[()] for name, of in known.items() if of is None}
+    return found | {(MISSING, name): found[()] for name, of in known.items() if of is None}
 
 
 def _joined(fits: Mapping[str, list[Columns]], names: Names) -> list[Columns]:
@@ -159,13 +164,15 @@ def _joined(fits: Mapping[str, list[Columns]], names: Names) -> list[Columns]:
     return [Columns.joined(of) for of in zip(*(fits[name] for name in names), strict=True)]
 
 
-def _fitted(arms: Arms, columns: Mapping[Any, list[Columns]]) -> dict[Any, Fits]:
+def _fitted(arms: Arms, columns: Mapping[Names, list[Columns]]) -> dict[Names, Fits]:
     """Fit the boosters of every arm, each of its fits with each seed, or find them."""
-    wanted: list[tuple[Any, int, Callable[[], Arm]]] = []
+    wanted: list[tuple[Names, int, Callable[[], Arm]]] = []
     for key, of_fits in columns.items():
         for k, of in enumerate(of_fits):
-            wanted += [(key, k, partial(arms.fit, _label(key, k), of, seed)) for seed in arms.prepared.config.uplift.seeds]
-    found: dict[Any, Fits] = {key: [[] for _ in of_fits] for key, of_fits in columns.items()}
+            wanted += [
+                (key, k, partial(arms.fit, _label(key, k), of, seed)) for seed in arms.prepared.config.uplift.seeds
+            ]
+    found: dict[Names, Fits] = {key: [[] for _ in of_fits] for key, of_fits in columns.items()}
     with progress_bar(total=len(wanted), desc="fitting sets of plugins", unit="fit") as bar:
         for (key, k, _), arm in zip(wanted, abreast([fit for *_, fit in wanted]), strict=True):
             found[key][k].append(arm)
@@ -173,10 +180,10 @@ def _fitted(arms: Arms, columns: Mapping[Any, list[Columns]]) -> dict[Any, Fits]
     return found
 
 
-def _label(key: tuple[str, ...], k: int) -> str:
+def _label(key: Names, k: int) -> str:
     """Return the name of an arm's stage; of one plugin that of its own report, so that its boosters are found."""
     if not key:
         return "without"
-    if key[0] == "missingness" and len(key) == 2:
+    if key[0] == MISSING:
         return f"{key[1]}-missingness"
     return f"{key[0]}-fit{k}" if len(key) == 1 else f"{len(key)}-plugins-{hash_value(key)[:16]}-fit{k}"

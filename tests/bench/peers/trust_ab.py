@@ -55,7 +55,7 @@ def simulated(setting: Setting, effect: float, seed: int) -> tuple[F64, F64, F64
     rng = np.random.default_rng(seed)
     n = setting.users
     arm = rng.random(n) < setting.share
-    rate = rng.lognormal(-setting.spread**2 / 2, setting.spread, n)
+    rate = rng.lognormal(-(setting.spread**2) / 2, setting.spread, n)
     chance = rng.beta(2, 6, n) * (1 + effect * arm)  # at most 1.1: cut off below, so rare that no figure knows
     comes = rng.uniform(0, LOOKS, n) if setting.arrive else np.zeros(n)
     there = np.clip(np.arange(1, LOOKS + 1)[:, None] - comes, 0, 1)

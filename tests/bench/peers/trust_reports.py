@@ -1,6 +1,7 @@
 """The reports of the `trust` benchmark: each is the product's own, on a log of known truth.
 
-In memory, `report_of` on new test users (`covered`, `useless`); on disk, `uplift_report` with its leak controls.
+In memory, `report_of` on new test users (`covered`, `useless`), and `family_of` (`family`); on disk, `uplift_report`
+with its leak controls.
 """
 
 import re
@@ -22,8 +23,10 @@ from trust_world import Setting, World
 from features.schema import HOUR
 from ranker.columns import Columns
 from ranker.config import Config, load_config
+from ranker.metrics.holm import LEVEL
 from ranker.settings import UpliftSettings
 from ranker.training.arms import Arms
+from ranker.uplift.family.report import family_of
 from ranker.uplift.leaks import Control
 from ranker.uplift.measured import Judged, Measured
 from ranker.uplift.report import report_of, uplift_report
@@ -32,6 +35,10 @@ from ranker.uplift.slices import labels
 FITS, SEEDS = 3, 5
 #: of the columns that know nothing: fewer boosters have more luck
 USELESS_SEEDS = 3
+#: plugins of a report of several, fits and seeds of each: an arm of all but one has to be fitted for each plugin
+FAMILY, FAMILY_FITS, FAMILY_SEEDS = 10, 2, 2
+#: between the seeds of one report's plugins: more than all other seeds
+APART = 100_000_000
 #: test users of a report, and of each draw of the truth
 USERS, MANY = 250, 600
 #: independent draws of users, fit and seed that a truth is the mean of
@@ -85,14 +92,17 @@ def _report(world: World, kind: type[Simulated], number: int, seeds: int) -> dic
     draw = REPORTS + number
     with _folder() as work:
         prepared = world.prepared(draw, USERS, _settings(number, seeds), work)
-        arms, fits = Arms.of(prepared), []
-        for seed in prepared.config.uplift.fit_seeds:
-            plugin = kind(world, draw, USERS)
-            plugin.fit(prepared.fit_data(seed))
-            fits.append(arms.plugin_columns("x", plugin))
+        arms = Arms.of(prepared)
+        fits = [_columns(arms, "x", kind(world, draw, USERS), seed) for seed in prepared.config.uplift.fit_seeds]
         # Reports on logs on disk say which leaks are found; here the controls are taken to have found none.
         controls = {name: Control(1, ()) for name in ("as_of", "refit")}
         return report_of(arms, "x", fits, controls)
+
+
+def _columns(arms: Arms, name: str, plugin: Simulated, seed: int) -> Columns:
+    """Fit a plugin with a seed, and return its columns."""
+    plugin.fit(arms.prepared.fit_data(seed))
+    return arms.plugin_columns(name, plugin)
 
 
 def covered(setting: str, seed: int, number: int) -> dict[str, Any]:
@@ -115,6 +125,25 @@ def useless(kind: str, seed: int, number: int) -> dict[str, Any]:
     """Return what a report says of a column that knows nothing."""
     report = _report(_world(USELESS_SETTINGS[seed % len(USELESS_SETTINGS)], seed), USELESS[kind], number, USELESS_SEEDS)
     return {name: report[name] for name in ("relative_uplift", "ci95", "useful")}
+
+
+def family(seed: int, number: int) -> dict[str, Any]:
+    """Return of how many of FAMILY plugins that know nothing a report says that they are useful, or add to the rest."""
+    world, draw = _world(USELESS_SETTINGS[seed % len(USELESS_SETTINGS)], seed), REPORTS + number
+    with _folder() as work:
+        settings = _settings(number, FAMILY_SEEDS).model_copy(update={"fits": FAMILY_FITS})
+        arms, fits = Arms.of(world.prepared(draw, USERS, settings, work)), {}
+        for k in range(FAMILY):
+            kind = list(USELESS.values())[k % len(USELESS)]
+            plugin = kind(world, draw, USERS)
+            fits[f"x{k}"] = [_columns(arms, f"x{k}", plugin, one + k * APART) for one in settings.fit_seeds]
+        found = family_of(arms, fits, {name: {"leaks": 0, "controls": {}} for name in fits})
+    each = found["each"].values()
+    return {
+        **{verdict: sum(of[verdict] for of in each) for verdict in ("useful", "more")},
+        "uncorrected": sum(of["alone"]["p"] <= LEVEL for of in each),
+        "together": found["together"]["ci95"],
+    }
 
 
 def truth(setting: str, seed: int) -> dict[str, Any]:
