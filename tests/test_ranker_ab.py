@@ -331,6 +331,22 @@ def test_a_mistake_is_a_sentence(name: str, tmp_path: Path) -> None:
     assert sentence in str(caught.value)
 
 
+def test_a_log_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "no.parquet", tmp_path / "empty"):
+        done = CliRunner().invoke(cli, ["ab", str(source), "--metric", "clicks=sum(click)"])
+        assert done.exit_code == 2
+        assert "a folder of Parquet" in done.output
+    log = written(tmp_path, made(12, users=30))
+    done = CliRunner().invoke(cli, ["ab", log, "--metric", "x=sum(arm::INTEGER)"])
+    assert done.exit_code == 2
+    assert "as try_cast does" in done.output
+    assert len(done.output) < 400
+    (tmp_path / "ab.json").write_text("{}")
+    with pytest.raises(PairliftError, match="found other JSON"):
+        AbReport.read(tmp_path)
+
+
 def test_one_user_and_what_cannot_be_known_is_said() -> None:
     rng = np.random.default_rng(0)
     many = np.column_stack([rng.poisson(3, 500), np.ones(500), np.zeros((500, 2))]).astype(float)

@@ -60,6 +60,7 @@ def test_what_is_decided(parts: tuple[Any, ...], said: str) -> None:
 
 def test_the_page_says_what_the_json_says(tmp_path: Path) -> None:
     found = report((part(0.2, 0.1, 0.3), part(0, 0, 0, "no overlap: nothing")), (part(-0.1, -0.3, 0.1),))
+    found["bundles"][1] = found["bundles"][1] | {"bundle": "other/<bundle>"}  # of the same name
     found["bundles"].append({"bundle": "mine/late", "version": "v2", "before": 600, "refused": "all are from before"})
     page = Page(write_page(found, tmp_path / "out"))
     assert not page.wrong
@@ -69,6 +70,8 @@ def test_the_page_says_what_the_json_says(tmp_path: Path) -> None:
     assert len(page.numbers) > 50
     assert not unequal(page.numbers, found)
     text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count('data-mark="/bundles/0/estimates/cascade/dr/gain_ci95"') == 1
+    assert text.count('data-mark="/bundles/1/estimates/cascade/dr/gain_ci95"') == 1
     for doubt in (
         "from before its training ended",
         "plugin of it failed",

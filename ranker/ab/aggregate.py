@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 
 from features.errors import PairliftError
-from features.log.expressions import columns_of, is_number, type_of, utc
+from features.log.expressions import is_number, type_of, utc
 from features.log.sources import explained, relation
 from ranker.ab.estimates import PARTS, Moments
 from ranker.ab.plan import NO_ARMS, Metric, Plan
@@ -59,7 +59,9 @@ class Log:
             quoted = str(folder / "**" / "*.parquet").replace("'", "''")
             source = f"read_parquet('{quoted}', union_by_name=true)"
         self.origin = relation(source, Path())
-        self.columns = columns_of(con, "LOG", source, Path())
+        hint = "a file, a folder of Parquet, a glob, or a table expression of DuckDB was expected"
+        with explained("LOG", source, hint):
+            self.columns = [row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {self.origin}").fetchall()]
         self.ts = self._time()
         for option, expression in (("--user", plan.user), ("--arm", plan.arm)):
             self._known(option, expression)
@@ -97,7 +99,9 @@ class Log:
             raise PairliftError(f"metric '{metric.name}': a number was expected of {sql}, found {kind}; {hint}")
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with explained("LOG", sql, "mend the expression, or the rows that it fails on", self.columns):
+        plan = self.plan
+        asked = "; ".join([plan.user, plan.arm, plan.time, *(metric.sql for metric in plan.metrics)])
+        with explained("LOG", asked, "mend the expression that fails on some rows, as try_cast does", self.columns):
             return self.con.execute(sql, list(parameters)).fetchall()
 
     def rows(self) -> Rows:

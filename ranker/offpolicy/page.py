@@ -61,7 +61,10 @@ def verdict(report: Report) -> str:
 
 
 def _name(report: Report, k: int) -> str:
-    return Path(report["bundles"][k]["bundle"]).name
+    """Return the name of a bundle's folder; where several bear it, the whole path."""
+    paths = [of["bundle"] for of in report["bundles"]]
+    names = [Path(path).name for path in paths]
+    return names[k] if names.count(names[k]) == 1 else str(paths[k])
 
 
 def _first_screen(report: Report) -> str:
