@@ -20,6 +20,8 @@ sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
 from page_numbers import Page, unequal
 
 from features.errors import PairliftError
+from features.log.segments import export_segment, segment_files
+from features.log.writer import LogWriter
 from features.schema import DAY
 from ranker.ab.aggregate import opened
 from ranker.ab.estimates import Moments, unknown, uplift
@@ -159,7 +161,6 @@ def test_the_sequence_is_narrowest_where_it_was_told_and_its_p_is_its_level(tigh
     rho2 = rho_squared(tight)
     at = np.geomspace(tight / 30, tight * 30, 2001)
     widths = [widening(float(t), rho2) for t in at]
-    # In standard errors of the mean: the interval itself, per √t, is narrowest where this has its least ratio.
     assert at[int(np.argmin(widths))] == pytest.approx(tight, rel=0.02)
     assert min(widths) == pytest.approx(3.03, abs=0.01)
     for t in at[::400]:
@@ -289,18 +290,25 @@ def test_a_log_without_times_has_one_look_and_no_past(tmp_path: Path) -> None:
     AbReport(report).page()
 
 
-def test_events_of_a_recorder_are_read_from_their_folder(tmp_path: Path) -> None:
+def test_exported_events_of_a_recorder_are_read_from_their_folder(tmp_path: Path) -> None:
     assert Plan(metrics=[CLICKS]).arm == ARM
     log = made(10)
+    writer = LogWriter(tmp_path / "recorded", 7 * DAY, lambda: START + 14 * DAY)
+    writer.learn()
+    writer.start()
     half = len(log["ts"]) // 2
-    for name, part in (("1", slice(None, half)), ("2", slice(half, None))):
-        (tmp_path / "events" / name).mkdir(parents=True)
-        written(tmp_path / "events" / name, {key: values[part] for key, values in log.items()})
+    for part in (slice(None, half), slice(half, None)):
+        events = pa.table({name: values[part] for name, values in log.items()})
+        ids = pa.array([f"{part.start}-{k}" for k in range(events.num_rows)])
+        writer.append(events.append_column("event_id", ids)).result()
+    writer.close()
+    for segment in segment_files(tmp_path / "recorded"):
+        export_segment(segment, tmp_path / "events")
     whole = ab_report(written(tmp_path, log), TWO)
-    parts = ab_report(str(tmp_path / "events"), TWO)
-    assert parts["arms"] == whole["arms"]
+    exported = ab_report(str(tmp_path / "events"), TWO)
+    assert exported["arms"] == whole["arms"]
     for name, of in whole["metrics"]["clicks"]["arms"].items():
-        assert parts["metrics"]["clicks"]["arms"][name] == pytest.approx(of)
+        assert exported["metrics"]["clicks"]["arms"][name] == pytest.approx(of)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {

@@ -74,7 +74,7 @@ def ab(
 
     \b
     Examples:
-      pairlift ab mine/log/events --metric "clicks=count(*) FILTER (event = 'click')" --share control=.9 --share new=.1
+      pairlift ab mine/log/events --metric "clicks=sum(click)" --share control=0.9 --share new=0.1
       pairlift ab log.parquet --ratio "long=sum(long_view)/count(*)" --control a --out mine/ab
     """
     from features.files import check_folder
