@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from ranker.metrics.holm import holm
-from ranker.metrics.interval import _half, paired_uplift, relative_uplift
+from ranker.metrics.interval import half_width, paired_uplift, relative_uplift
 
 PS = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 0.05, 1.0])), max_size=8)
 
@@ -48,7 +48,7 @@ def test_the_p_is_one_less_the_level_of_the_interval_that_ends_at_zero(seed: int
     found = relative_uplift(*arms(seed, fits, gain))
     p = found.p_value()
     assert (p < 0.05) == (found.low > 0 or found.high < 0)
-    assert _half(found.parts, found.df, p) == pytest.approx(abs(found.uplift), rel=1e-6)
+    assert half_width(found.parts, found.df, p) == pytest.approx(abs(found.uplift), rel=1e-6)
 
 
 def test_of_one_part_it_is_students_and_extremes_are_told() -> None:

@@ -1,4 +1,4 @@
-"""The commands of `pairlift bundle`, and `vectors`; `ranker.cli.main` adds the group and the command."""
+"""The commands of `pairlift bundle`, `report` and `vectors`; `ranker.cli.main` adds the group and the commands."""
 
 from pathlib import Path
 
@@ -89,6 +89,37 @@ def onnx(folder: Path, out: Path, part: str) -> None:
 
     trees = export_forest(folder, out, part)
     click.echo(f"wrote {out}: {part}, {trees} trees, {out.stat().st_size / 1e3:,.0f} kB, equal to LightGBM's scores")
+
+
+@click.command(short_help="Write a page about a bundle.")
+@BUNDLE
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of report.html and bundle.json, not BUNDLE."
+)
+def report(folder: Path, out: Path) -> None:
+    """Write OUT/report.html, a page about BUNDLE that needs no network, and what it shows as OUT/bundle.json.
+
+    What it was trained on and when its periods were; its figures of the test beside popularity; the curve of each
+    plugin that was trained in steps; each column's share of the gain, and each source's; and the figures of the
+    bundles in the same folder that are not later, the latest eight. It reads the bundle's files and loads nothing.
+
+    \b
+    Example:
+      pairlift report mine/bundle --out mine/about
+    """
+    needs_training()
+    from features.files import check_folder, written
+    from ranker.cli.lists import write_report
+    from ranker.export.bundle_page import as_page, bundle_report
+
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise PairliftError(f"--out {out} is in the bundle, whose files are hashed: name another folder")
+    check_folder(out)
+    found = bundle_report(folder)
+    paths = [write_report(found, out, "bundle.json"), out / "report.html"]
+    with written(paths[1]) as partial:
+        partial.write_text(as_page(found), encoding="utf-8")
+    click.echo("\n".join(f"wrote {path}" for path in paths))
 
 
 @click.command(short_help="Write a bundle's user and item vectors as Parquet.")

@@ -10,7 +10,7 @@ import click
 from features.errors import PairliftError
 from ranker.cli.ask import rank, recommend
 from ranker.cli.batch import batch
-from ranker.cli.bundle import bundle, vectors
+from ranker.cli.bundle import bundle, report, vectors
 from ranker.cli.config import config
 from ranker.cli.deploy import deploy, deployed, drop, promote, refresh, rollback
 from ranker.cli.experiments.ab import ab
@@ -84,7 +84,7 @@ def _refuse_several(verb: str | None) -> None:
 for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
-    (bundle, vectors, batch, lists, sources, offpolicy, ab, uplift, study, world, drift),
+    (bundle, report, vectors, batch, lists, sources, offpolicy, ab, uplift, study, world, drift),
     (serve, token, record, snapshot, top),
     (deploy, rollback, promote, drop, deployed, refresh),
     (recommend, rank),

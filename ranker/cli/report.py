@@ -17,6 +17,7 @@ from ranker.cli.train import CONFIG, Together, needs_training
 
 if TYPE_CHECKING:
     from ranker.config import Config
+    from ranker.uplift.result import UpliftReport
 
 #: the study of a whole service
 LOOP = "loop"
@@ -27,20 +28,34 @@ STUDIES = (
 )
 
 
-@click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy.")
-@CONFIG
+@click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy; compare past reports.")
+@click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--plugin",
     "plugins",
-    required=True,
     multiple=True,
     metavar="NAME",
     help="A [plugins.NAME] of the TOML: is it worth serving? Repeatable.",
 )
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of report.html, uplift.json and Parquet.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of report.html, uplift.json and Parquet."
+    "--compare",
+    "both",
+    nargs=2,
+    metavar="OLD NEW",
+    type=click.Path(path_type=Path),
+    help="Two reports, folders or uplift.json: what changed, and what moved. Without CONFIG.",
 )
-def uplift(config: Path, plugins: tuple[str, ...], out: Path) -> None:
+@click.option(
+    "--list",
+    "past",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write DIR/index.html of all reports in DIR. Without CONFIG.",
+)
+def uplift(
+    config: Path | None, plugins: tuple[str, ...], out: Path | None, both: tuple[Path, Path] | None, past: Path | None
+) -> None:
     """Train rankers with and without a plugin's columns and report the relative uplift in PairAccuracy.
 
     Same rows, pairs, weights, parameters and seeds for both arms; the plugin is fitted [uplift] fits times, and each
@@ -62,7 +77,31 @@ def uplift(config: Path, plugins: tuple[str, ...], out: Path) -> None:
     Examples:
       pairlift uplift mine/pairlift.toml --plugin two_tower --out mine/report
       pairlift uplift mine/pairlift.toml --plugin two_tower --plugin als --out mine/both
+      pairlift uplift --compare mine/october mine/november --out mine/moved
+      pairlift uplift --list mine
+
+    --compare says first what changed in data, settings and versions, then what moved and whether the intervals allow to
+    say so: user by user where both reports kept users.parquet and share users. It prints that, and with --out writes
+    OUT/report.html and OUT/compare.json. --list prints a line for each report, and writes a page with their intervals.
     """
+    asked = [word for word, of in (("CONFIG", config), ("--compare", both), ("--list", past)) if of]
+    if len(asked) != 1:
+        found = " and ".join(asked) or "none"
+        raise click.UsageError(f"one of CONFIG, --compare OLD NEW and --list DIR was expected, found {found}")
+    if config is None and plugins:
+        raise click.UsageError(f"--plugin goes with CONFIG, not with {asked[0]}")
+    if both:
+        _compare(*both, out)
+    elif past:
+        _list(past, out)
+    elif config:
+        _measure(config, plugins, out)
+
+
+def _measure(config: Path, plugins: tuple[str, ...], out: Path | None) -> None:
+    """Measure one plugin, or several at once."""
+    if not plugins or out is None:
+        raise click.UsageError(f"Missing option '{'--out' if plugins else '--plugin'}'.")
     needs_training()
     from features.files import check_folder
     from ranker.config import load_config
@@ -78,34 +117,65 @@ def uplift(config: Path, plugins: tuple[str, ...], out: Path) -> None:
         sys.exit(1)
 
 
+def _compare(old: Path, new: Path, out: Path | None) -> None:
+    """Say what changed between two reports, and what moved."""
+    needs_training()
+    from features.files import check_folder
+    from ranker.uplift.past.compare import compare
+    from ranker.uplift.past.compared import as_lines, write_page
+    from ranker.uplift.result import UpliftReport
+
+    if out is not None:
+        check_folder(out)
+    found = compare(UpliftReport.read(old), UpliftReport.read(new))
+    click.echo(as_lines(found))
+    if out is not None:
+        paths = [write_report(found, out, "compare.json"), write_page(found, out)]
+        click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
+
+
+def _list(folder: Path, out: Path | None) -> None:
+    """Write the index of past reports."""
+    if out is not None:
+        raise click.UsageError("--list writes index.html into its own folder, for it links to the reports: no --out")
+    needs_training()
+    from ranker.uplift.past.index import as_lines, index_of, write_index
+
+    found = index_of(folder)
+    click.echo(as_lines(found))
+    click.echo(f"\nwrote {write_index(found, folder)}")
+
+
 #: what is printed, the files that were written, and whether a plugin leaks
 Written = tuple[str, list[Path], bool]
 
 
 def _one(config: Config, plugins: Sequence[str], out: Path, made: dict[str, str]) -> Written:
     """Write the report of one plugin."""
-    from ranker.uplift.report import uplift_report
     from ranker.uplift.result import UpliftReport
     from ranker.uplift.table import as_table
 
-    report = uplift_report(config, plugins[0]) | {"made": made}
-    paths = [write_report(report, out, "uplift.json"), *UpliftReport.of(report).write_page(out)]
-    return as_table(report), paths, bool(report["leaks"])
+    report = UpliftReport.measured(config, plugins[0])
+    return as_table(report.figures), _written(report, out, made), bool(report.figures["leaks"])
+
+
+def _written(report: UpliftReport, out: Path, made: dict[str, str]) -> list[Path]:
+    """Write a report, its page and its tables; return their paths."""
+    report.figures["made"] = made
+    return [write_report(report.figures, out, "uplift.json"), *report.write_page(out)]
 
 
 def _several(config: Config, plugins: Sequence[str], out: Path, made: dict[str, str]) -> Written:
     """Write the report of several plugins, and in a folder of each its own."""
     from ranker.uplift.family.report import family_report
     from ranker.uplift.family.table import as_table, write_page
-    from ranker.uplift.result import UpliftReport
 
     found, reports = family_report(config, plugins)
     family = found | {"made": made}
     paths = [write_report(family, out, "uplift.json"), *write_page(family, out)]
     for name, report in reports.items():
-        write_report(report | {"made": made}, out / name, "uplift.json")
-        paths += UpliftReport.of(report | {"made": made}).write_page(out / name)[:1]
-    return as_table(family), paths, any(report["leaks"] for report in reports.values())
+        paths += _written(report, out / name, made)[:2]
+    return as_table(family), paths, any(report.figures["leaks"] for report in reports.values())
 
 
 def made_by(command: str) -> dict[str, str]:

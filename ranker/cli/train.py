@@ -47,7 +47,7 @@ class Together(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, or what this process has to do for the one that runs it."""
         number, of = place()
-        if of == 1:
+        if of == 1 or ctx.params["config"] is None:
             return super().invoke(ctx)
         from ranker.config import load_config
         from ranker.torchrun.together import follow, leading

@@ -13,7 +13,7 @@ FIELDS = ("phase", "step", "loss", "validation")
 #: colours of the two lines
 COLOURS = {"loss": "#1f77b4", "validation": "#d62728"}
 #: a panel: its width and height, and what is left of it for numbers, in pixels
-WIDTH, HEIGHT, MARGIN = 360, 220, 55
+WIDTH, HEIGHT, MARGIN = 360, 220, 60
 
 Point = Mapping[str, Any]
 

@@ -40,7 +40,7 @@ def finite(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A part of the variance that is independent of the others."""
 
     variance: float  # what it adds to error²
@@ -62,7 +62,7 @@ class Interval:
     variance: dict[str, float]  # parts of error²: `users` (with what fits and seeds share with them), `fits`, `seeds`
     detectable: float  # the smallest uplift that is seen with a chance of 80 %
     fits: int  # of the plugin
-    parts: tuple[_Part, ...] = ()  # of the variance
+    parts: tuple[Part, ...] = ()  # of the variance
 
     def p_value(self) -> float:
         """Return the two-sided p of no uplift: 1 less the level of the widest interval without 0; NaN where unknown."""
@@ -73,7 +73,7 @@ class Interval:
             return 0.0 if off else 1.0
 
         def beyond(log_p: float) -> float:
-            return _half(self.parts, self.df, float(np.exp(log_p))) - off
+            return half_width(self.parts, self.df, float(np.exp(log_p))) - off
 
         low = float(np.log(LEAST_P))
         return float(np.exp(brentq(beyond, low, 0.0))) if beyond(low) > 0 else LEAST_P
@@ -167,12 +167,11 @@ def _unknown(uplift: float, fits: int) -> Interval:
     )
 
 
-def _interval(uplift: float, users: _Part, fits: list[_Part], seeds: list[_Part], n_fits: int) -> Interval:
+def _interval(uplift: float, users: Part, fits: list[Part], seeds: list[Part], n_fits: int) -> Interval:
     parts = [users, *fits, *seeds]
     error2 = sum(p.variance for p in parts)
-    spread = sum(p.variance**2 / p.df for p in parts)
-    df = error2**2 / spread if spread > 0 else users.df
-    half, error = _half(parts, df, 0.05), float(np.sqrt(error2))
+    df = satterthwaite(parts) if error2 > 0 else users.df
+    half, error = half_width(parts, df, 0.05), float(np.sqrt(error2))
     variance = {
         "users": users.variance,
         "fits": sum(p.variance for p in fits) if fits else NAN,
@@ -191,24 +190,34 @@ def _interval(uplift: float, users: _Part, fits: list[_Part], seeds: list[_Part]
     )
 
 
-def _half(parts: Sequence[_Part], df: float, p: float) -> float:
+def satterthwaite(parts: Sequence[Part]) -> float:
+    """Return the degrees of freedom of the sum of the parts, infinite where nothing varies."""
+    spread = sum(part.variance**2 / part.df for part in parts)
+    return float(sum(part.variance for part in parts) ** 2 / spread) if spread > 0 else float("inf")
+
+
+def half_width(parts: Sequence[Part], df: float, p: float) -> float:
     """Return the half-width of the interval of level 1 - p: the mean of those by one t, and by one for each part."""
     one_t = student.isf(p / 2, df) * np.sqrt(sum(part.variance for part in parts))
     own_t = np.sqrt(sum(student.isf(p / 2, part.df) ** 2 * part.variance for part in parts))
     return float(one_t + own_t) / 2
 
 
-def _users(d: F64, share: F64) -> _Part:
+def _users(d: F64, share: F64) -> Part:
     """Return the users' part by the jackknife; its degrees of freedom are few where few users carry it.
 
     d: float64[users], sums to zero. The variance of a sum of squares follows from their own spread.
     """
-    squares = _squares(d, share)
-    total, n = squares.sum(), len(d)
+    return part_of_squares(_squares(d, share))
+
+
+def part_of_squares(squares: F64) -> Part:
+    """Return the part of which float64[users] is what each user adds to it."""
+    total, n = squares.sum(), len(squares)
     if not total > 0:
-        return _Part(0.0, n - 1)
+        return Part(0.0, n - 1)
     unequal = ((squares / total) ** 2).sum() - 1 / n
-    return _Part(float(total), float(min(n - 1, 2 / max(unequal, 1e-12))))
+    return Part(float(total), float(min(n - 1, 2 / max(unequal, 1e-12))))
 
 
 def _squares(d: F64, share: F64) -> F64:
@@ -217,14 +226,14 @@ def _squares(d: F64, share: F64) -> F64:
     return np.asarray((d / (1 - share)) ** 2 * ((n - 1) / n))
 
 
-def _margin(x: F64, share: F64, shared: float = 0.0) -> _Part:
+def _margin(x: F64, share: F64, shared: float = 0.0) -> Part:
     """Return the part of k fits (or seeds): the mean square between them, less what the users' part has of it.
 
     x: float64[k, users]; shared: what another margin has of it.
     """
     k = len(x)
     between, within = _mean_squares(x - x.mean(axis=0), share, k - 1, k)
-    return _Part(max(between - within - shared, 0.0), k - 1)
+    return Part(max(between - within - shared, 0.0), k - 1)
 
 
 def _shared(arm: F64, share: F64) -> float:

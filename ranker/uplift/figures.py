@@ -63,10 +63,10 @@ def _signed(uplift: float) -> str:
     return f"{100 * uplift:+.4g} %"
 
 
-def uplifts_figure(report: Report) -> str:
-    """Return the uplift by all its definitions and controls, as a forest plot."""
+def uplift_rows() -> list[Row]:
+    """Return a row for each definition of the uplift, and each control."""
     missing = ("missingness",)
-    rows = [
+    return [
         Row("PairAccuracy", ()),
         Row("each user weighs one", ("macro",)),
         Row("ties are wrong (CatBoost)", ("pair_accuracy_catboost",)),
@@ -76,7 +76,11 @@ def uplifts_figure(report: Report) -> str:
         Row("control: shuffled", ("shuffled",)),
         *(Row(f"lists: {label}", ("lists", key)) for key, label in LISTS.items()),
     ]
-    known = [row for row in rows if found_at(report, (*row.path, "relative_uplift")) is not None]
+
+
+def uplifts_figure(report: Report) -> str:
+    """Return the uplift by all its definitions and controls, as a forest plot."""
+    known = [row for row in uplift_rows() if found_at(report, (*row.path, "relative_uplift")) is not None]
     return forest(report, known, "The uplift by other definitions, and of the controls")
 
 

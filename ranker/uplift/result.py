@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 
 from features.errors import PairliftError, did_you_mean
 from features.files import made_folder, written
-from ranker.config import load_config
+from ranker.config import Config, load_config, plugin_of
+from ranker.training.arms import Arms
+from ranker.training.prepared import prepare
 from ranker.uplift import figures
 from ranker.uplift.page import as_fragment, as_page
-from ranker.uplift.report import FORMAT, uplift_report
+from ranker.uplift.report import FORMAT, report_on
 from ranker.uplift.said import as_text, found_at
 from ranker.uplift.shrunk import with_shrunk
+from ranker.uplift.users import USERS, users_table
 from ranker.uplift.verdict import doubts, verdict
 
 #: the oldest format that has a page
@@ -33,14 +36,25 @@ JSON, PAGE = "uplift.json", "report.html"
 LATER: dict[str, Any] = {"lag": "", "heads": {}, "shown_order": None, "slices": {}, "importance": {}}
 
 
+def found_json(file: Path) -> Any:
+    """Return what a file of a report holds; PairliftError where there is no file, or no JSON in it."""
+    if not file.is_file():
+        raise PairliftError(f"there is no report {file}: `pairlift uplift CONFIG --plugin NAME --out DIR` writes one")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise PairliftError(f"{file}: JSON was expected, found something else ({error})") from error
+
+
 @dataclass(frozen=True, slots=True)
 class UpliftReport:
     """A report, with what later formats have of each slice."""
 
     figures: dict[str, Any]  # what `uplift.json` holds
+    users: pa.Table | None = None  # `ranker.uplift.users.users_table`; None of one that did not keep it
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> "UpliftReport":
+    def of(cls, found: dict[str, Any], users: pa.Table | None = None) -> "UpliftReport":
         """Return the report of what a JSON file holds; PairliftError where that is none, or too old."""
         if isinstance(found, dict) and "plugins" in found:
             names = ", ".join(found["plugins"])
@@ -56,26 +70,24 @@ class UpliftReport:
         found = LATER | found
         if any("shrunk" not in of for values in found["slices"].values() for of in values.values()):
             found["slices"] = with_shrunk(found["slices"], found)
-        return cls(found)
+        return cls(found, users)
 
     @classmethod
     def read(cls, path: Path | str) -> "UpliftReport":
         """Read `uplift.json`, or that of a folder."""
         file = Path(path)
         file = file / JSON if file.is_dir() else file
-        if not file.is_file():
-            raise PairliftError(
-                f"there is no report {file}: `pairlift uplift CONFIG --plugin NAME --out DIR` writes one"
-            )
-        try:
-            return cls.of(json.loads(file.read_text()))
-        except ValueError as error:
-            raise PairliftError(f"{file}: JSON was expected, found something else ({error})") from error
+        users = file.with_name(USERS)
+        return cls.of(found_json(file), pq.read_table(users) if users.is_file() else None)
 
     @classmethod
-    def measured(cls, config: Path | str, plugin: str, lists: bool = True) -> "UpliftReport":
+    def measured(cls, config: Config | Path | str, plugin: str, lists: bool = True) -> "UpliftReport":
         """Measure a plugin of a TOML as `pairlift uplift` does; fits are resumed."""
-        return cls.of(uplift_report(load_config(Path(config)), plugin, lists))
+        loaded = config if isinstance(config, Config) else load_config(Path(config))
+        plugin_of(loaded, plugin)  # before the log is read
+        arms = Arms.of(prepare(loaded))
+        report, fits = report_on(arms, plugin, lists)
+        return cls.of(report, users_table(arms, plugin, fits))
 
     @property
     def verdict(self) -> str:
@@ -114,15 +126,18 @@ class UpliftReport:
         return as_page(self.figures)
 
     def write_page(self, folder: Path | str) -> list[Path]:
-        """Write `report.html` and a Parquet file of each table; return their paths."""
+        """Write `report.html` and a Parquet file of each table, and of the users where known; return their paths."""
         folder = Path(folder)
         made_folder(folder)
         with written(folder / PAGE) as partial:
             partial.write_text(self.page(), encoding="utf-8")
-        for name in TABLES:
-            with written(folder / f"{name}.parquet") as partial:
-                pq.write_table(self.table(name), partial)
-        return [folder / PAGE, *(folder / f"{name}.parquet" for name in TABLES)]
+        tables = {f"{name}.parquet": self.table(name) for name in TABLES}
+        if self.users is not None:
+            tables[USERS] = self.users
+        for name, table in tables.items():
+            with written(folder / name) as partial:
+                pq.write_table(table, partial)
+        return [folder / name for name in (PAGE, *tables)]
 
     def _repr_html_(self) -> str:
         return as_fragment(self.figures)

@@ -28,7 +28,9 @@ from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.prepared import prepare
 from ranker.uplift.measured import Fits, Judged, Measured
 from ranker.uplift.report import METRIC, holds_for, is_trusted, known_alone, report_on
+from ranker.uplift.result import UpliftReport
 from ranker.uplift.said import as_text
+from ranker.uplift.users import users_table
 from ranker.uplift.verdict import doubts
 
 #: of the `uplift.json` of several plugins
@@ -41,8 +43,10 @@ MISSING = ""
 SHARED = ("pairs_kind", "sampler", "split", "groups")
 
 
-def family_report(config: Config, names: Sequence[str], lists: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the report of several plugins, and by name the whole report of each: see `uplift_report`.
+def family_report(
+    config: Config, names: Sequence[str], lists: bool = True
+) -> tuple[dict[str, Any], dict[str, UpliftReport]]:
+    """Return the report of several plugins, and by name the whole report of each.
 
     Of the plugins' own reports `useful` is the corrected one, and `family` says so. Raises PairliftError for fewer than
     two names, or one that is there twice.
@@ -64,7 +68,8 @@ def family_report(config: Config, names: Sequence[str], lists: bool = True) -> t
         report["family"] = {"plugins": len(names), "p_holm": own["alone"]["p_holm"]}
         report["useful"] = own["useful"]
         own["doubts"] = [f"{doubt.name}: {as_text(report, doubt.sentence)}" for doubt in doubts(report)]
-    return family, reports
+    users = {name: users_table(arms, name, fits) for name, (_, fits) in measured.items()}
+    return family, {name: UpliftReport.of(report, users[name]) for name, report in reports.items()}
 
 
 def family_of(

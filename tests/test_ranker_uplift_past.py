@@ -1,0 +1,199 @@
+"""Two reports side by side, and the index of past ones: what changed, what moved, and no more than they say."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
+
+from page_numbers import Page, unequal
+
+from features.errors import PairliftError
+from ranker.cli.main import cli
+from ranker.metrics.interval import relative_uplift
+from ranker.uplift.past.compare import compare
+from ranker.uplift.past.compared import as_lines, caution, said, write_page
+from ranker.uplift.past.index import INDEX, index_of, write_index
+from ranker.uplift.past.index import as_lines as lines_of
+from ranker.uplift.result import PAGE, UpliftReport
+from ranker.uplift.said import as_text
+
+GOLDEN = Path(__file__).parent / "golden" / "uplift-4.json"
+
+
+def golden(**changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(GOLDEN.read_text())
+    return found | changes
+
+
+def users_of(right: tuple[np.ndarray, np.ndarray], ids: list[Any]) -> pa.Table:
+    return pa.table({"user": ids, "total": right[0] + 1, "without": right[0], "with": right[1]})
+
+
+def measured(without: np.ndarray, with_: np.ndarray, ids: list[Any]) -> UpliftReport:
+    """A report of one fit and one seed over users of these right pairs."""
+    found = relative_uplift(without[None, None], with_[None, None])
+    report = golden(fits=1, fit_seeds=[0], seeds=[0], **found.reported())
+    report["variance"] = {"users": found.variance["users"], "fits": None, "seeds": None}
+    return UpliftReport.of(report, users_of((without, with_), ids))
+
+
+def main_move(one: UpliftReport, other: UpliftReport) -> dict[str, Any]:
+    move: dict[str, Any] = compare(one, other)["moves"][0]
+    assert move["name"] == "PairAccuracy"
+    return move
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(5, 60))
+def test_over_the_same_base_it_is_the_uplift_of_the_difference(seed: int, n: int) -> None:
+    """Two plugins over one base, the same users: u' - u is the uplift of base + with' - with."""
+    rng = np.random.default_rng(seed)
+    base = rng.uniform(1, 9, n)
+    one, other = (base * rng.normal(1.02, 0.05, n) for _ in range(2))
+    wanted = relative_uplift(base[None, None], (base + other - one)[None, None])
+    ids = list(range(n))
+    order = rng.permutation(n)
+    found = main_move(measured(base, one, ids), measured(base[order], other[order], order.tolist()))
+    assert found["paired"]
+    assert found["difference"]["relative_uplift"] == pytest.approx(wanted.uplift)
+    assert found["difference"]["ci95"] == pytest.approx([wanted.low, wanted.high])
+
+
+def test_users_in_common_are_counted_once_and_others_are_independent() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.uniform(1, 9, 80)
+    one = base * rng.normal(1.02, 0.05, 80)
+    other = one + base * 0.02 + rng.normal(0, 0.01, 80)
+    same, half, none = (
+        main_move(measured(base, one, list(range(80))), measured(base, other, list(range(80 - k, 160 - k))))
+        for k in (80, 40, 0)
+    )
+    widths = [of["difference"]["ci95"][1] - of["difference"]["ci95"][0] for of in (same, half, none)]
+    assert widths[0] < widths[1] / 3 < widths[2] / 3
+    assert [of["paired"] for of in (same, half, none)] == [True, True, False]
+    assert same["direction"] == "up"
+    text = main_move(measured(base, one, list(range(80))), measured(base, other, [str(k) for k in range(80)]))
+    assert text["difference"] == none["difference"]  # ids of another kind are other users
+
+
+def test_independent_reports_have_both_variances_and_equal_ones_have_not_moved() -> None:
+    old, new = (UpliftReport.of(golden()) for _ in range(2))
+    found = compare(old, new)
+    assert found["changed"] == []
+    assert caution(found).startswith("Data, settings and versions are the same")
+    for move in found["moves"]:
+        assert move["difference"]["relative_uplift"] == 0
+        assert not move["paired"]
+        low, high = move["old"]["ci95"]
+        width = move["difference"]["ci95"][1] - move["difference"]["ci95"][0]
+        assert width <= 1e-12 or 1.1 < width / (high - low) < np.sqrt(2) + 0.01
+    assert "is not shown to have moved: new less old is +0.00 %" in as_text(found, said(found))
+
+
+def test_what_changed_is_said_first_and_by_group() -> None:
+    new = golden(pairs=99, seeds=[0, 1, 2], made={"version": "2", "date": "2026-11-27"})
+    new |= {"settings": {"booster": {"trees": 60, "rate": 0.1}}, "split": {"t0": "a", "t1": "b", "t2": "c", "t3": "d"}}
+    old = copy.deepcopy(new)
+    old["settings"]["booster"] |= {"trees": 40}
+    del old["settings"]["booster"]["rate"]
+    old |= {"seeds": [0, 1], "pairs": 98, "made": {"version": "1"}}
+    found = compare(UpliftReport.of(old), UpliftReport.of(new))
+    assert [(of["group"], of["what"], of["old"], of["new"]) for of in found["changed"]] == [
+        ("data", "pairs", "98", "99"),
+        ("settings", "seeds", "[0, 1]", "[0, 1, 2]"),
+        ("settings", "booster.rate", "not known", "0.1"),
+        ("settings", "booster.trees", "40", "60"),
+        ("versions", "Pairlift", "1", "2"),
+    ]
+    assert as_lines(found).startswith("Changed: data, settings, versions (5 entries)")
+    unknown = compare(UpliftReport.of(golden()), UpliftReport.of(new))  # format 4 kept no settings
+    assert ("settings", "not known", "kept") in [(of["group"], of["old"], of["new"]) for of in unknown["changed"]]
+
+
+SAYS: dict[str, tuple[dict[str, Any], str]] = {
+    "risen": ({"relative_uplift": 0.9, "ci95": [0.8, 1.0]}, "The uplift has risen: new less old is +36.68 % ["),
+    "fallen": ({"relative_uplift": 0.1, "ci95": [0.0, 0.2]}, "The uplift has fallen: new less old is -43.32 % ["),
+    "leaks": ({"leaks": 1}, "A leak was found in one of the two"),
+    "one user": ({"ci95": [None, None], "standard_error": None, "useful": False}, "One of the two has no interval"),
+    "nothing right": ({"relative_uplift": None, "ci95": [None, None], "useful": False}, "One of the two has no uplift"),
+    "no slices": ({"slices": {}}, "is not shown to have moved"),
+    "format 3": ({"format": 3}, "is not shown to have moved"),
+}
+
+
+@pytest.mark.parametrize("case", SAYS)
+def test_the_sentence_the_page_and_the_lines_claim_no_more(case: str, tmp_path: Path) -> None:
+    change, says = SAYS[case]
+    found = compare(UpliftReport.of(golden()), UpliftReport.of(golden(**change)))
+    assert as_text(found, said(found)).startswith(says) or says in as_text(found, said(found))
+    assert as_text(found, said(found)) in as_lines(found)
+    page = Page(write_page(found, tmp_path))
+    assert unequal(page.numbers, found) == []
+    assert (page.open, page.wrong, json.loads(page.json)) == ([], [], found)
+    assert all(link.startswith("#") for link in page.links)
+
+
+def write(folder: Path, report: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "uplift.json").write_text(json.dumps(report))
+    (folder / PAGE).touch()
+
+
+def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "a b", golden(made={"date": "2026-10-01"}))
+    write(tmp_path / "later", golden(made={"date": "2026-11-01"}, ci95=[None, None], useful=False))
+    write(tmp_path / "deep" / "unknown", golden(relative_uplift=None, ci95=[None, None], useful=False))
+    write(tmp_path / "old", golden(format=2))
+    each = {name: {"useful": name == "als", "more": False} for name in ("als", "noise")}
+    family = {"format": 1, "data": "world", "plugins": ["als", "noise"], "each": each, "made": {"date": "2026-10-02"}}
+    write(tmp_path / "both", family | {"together": {"relative_uplift": 0.1, "ci95": [0.05, 0.15]}})
+    write(tmp_path / "both" / "als", golden())
+    found = index_of(tmp_path)
+    assert [of["path"] for of in found["reports"]] == ["later", "both", "a b", "deep/unknown"]
+    assert [(of["path"], "format 3 to 5" in of["why"]) for of in found["unread"]] == [("old/uplift.json", True)]
+    page = Page(write_index(found, tmp_path))
+    assert unequal(page.numbers, found) == []
+    assert (page.open, page.wrong, len(page.numbers)) == ([], [], 12)
+    reports = [link for link in page.links if not link.startswith("#")]
+    assert reports == ["later/report.html", "both/report.html", "a%20b/report.html", "deep/unknown/report.html"]
+    assert "2026-10-02 both" in lines_of(found)
+    assert "NOT READ: old/uplift.json" in lines_of(found)
+
+
+def test_the_commands_write_and_refuse(tmp_path: Path) -> None:
+    def pairlift(*words: Any) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["uplift", *map(str, words)])
+        assert "Traceback" not in done.output
+        return done.exit_code, done.output
+
+    write(tmp_path / "new", golden())
+    code, text = pairlift("--compare", GOLDEN, tmp_path / "new", "--out", tmp_path / "moved")
+    assert code == 0, text
+    assert {of.name for of in (tmp_path / "moved").iterdir()} == {"report.html", "compare.json"}
+    code, text = pairlift("--list", tmp_path)
+    assert code == 0, text
+    assert (tmp_path / INDEX).is_file()
+    for words, says in (
+        ((), "one of CONFIG, --compare OLD NEW and --list DIR was expected, found none"),
+        (("x.toml", "--list", tmp_path), "found CONFIG and --list"),
+        (("--list", tmp_path, "--plugin", "a"), "--plugin goes with CONFIG, not with --list"),
+        (("--list", tmp_path, "--out", tmp_path), "no --out"),
+        (("x.toml", "--out", tmp_path), "Missing option '--plugin'"),
+        (("x.toml", "--plugin", "a"), "Missing option '--out'"),
+        (("--list", tmp_path / "moved"), "has no report of `pairlift uplift` in it"),
+        (("--compare", tmp_path, GOLDEN), "there is no report"),
+    ):
+        code, text = pairlift(*words)
+        assert (code, says in text) == (2, True), text
+    with pytest.raises(PairliftError, match="found no folder"):
+        index_of(tmp_path / "none")
