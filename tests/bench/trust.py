@@ -12,8 +12,8 @@ ab_false_positive  share of experiments without an effect of which any of ten lo
 leaks_found   share of the planted leaks that the report tells; false_leaks: how many honest reports tell one
 
 --reports is for the coverage and for each kind of column; a fifth of it are honest reports, and a fifth families, which
-take about 15 minutes on one core and are run alone with --only-families; so are with --only-ab the experiments, in two
-minutes, --reports of each kind. What is finished is kept in
+take about 15 minutes on one core and are run alone with --only-families; so are with --only-ab the experiments, in half
+a minute, --reports of each kind. What is finished is kept in
 .pairlift/bench/trust under a hash of the settings and of the code that it ran, and is not run again: a run that was
 stopped goes on. The whole takes about 55 minutes on 2 free cores.
 """
