@@ -11,8 +11,14 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
 
+import test_ranker_ab
+import test_ranker_offpolicy_page
 from browser import NAMES, Browser, chromium
 
+from ranker.ab.plan import Metric, Plan
+from ranker.ab.report import ab_report
+from ranker.ab.result import AbReport
+from ranker.offpolicy.page import write_page
 from ranker.uplift.result import JSON, PAGE, UpliftReport
 
 ROOT = Path(__file__).parent
@@ -81,3 +87,24 @@ def test_dark_is_another_paper(browser: Browser, folder: Path) -> None:
         browser.open(folder / PAGE)
         papers.append(browser.run("getComputedStyle(document.body).backgroundColor"))
     assert papers == ["rgb(255, 255, 255)", "rgb(15, 20, 26)"]
+
+
+def test_the_pages_of_an_experiment_and_of_drawn_lists_hold_in_every_view(
+    page: Any, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = test_ranker_ab.made(1, arms=("control", "a long name of an arm", "c"), effect=0.2)
+    plan = Plan(metrics=[Metric("clicks", "sum(click)"), Metric("ctr", "sum(click)", "count(*)")], looks=4)
+    experiment = ab_report(test_ranker_ab.written(tmp_path, three), plan)
+    part = test_ranker_offpolicy_page.part
+    drawn = test_ranker_offpolicy_page.report((part(0.2, 0.1, 0.3), part(0, 0, 0, "too few")), (part(-1, -3, 1),))
+    for name, report in (("ab.json", experiment), ("offpolicy.json", drawn)):
+        folder = tmp_path / name.partition(".")[0]
+        AbReport(report).write_page(folder) if name == "ab.json" else write_page(report, folder)
+        (folder / name).write_text(json.dumps(report))
+        monkeypatch.setattr(page, "JSON", name)
+        found = page.examined(browser, folder)
+        assert {key: found[key] for key in ("errors", "unequal", "overlaps", "requests")} == {
+            "errors": [], "unequal": [], "overlaps": 0, "requests": []
+        }  # fmt: skip
+        assert found["overflow"] == dict.fromkeys((page.PHONE, page.DESK, page.PAPER), 0)
+        assert found["numbers"] > 40

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
 
+import trust_ab as experiments
 import trust_reports as reports
 from trust_plugins import HONEST, USELESS, Knows
 from trust_world import TRAIN_USERS, World
@@ -45,6 +46,7 @@ def test_the_benchmark_runs_is_resumed_and_adds_up(trust: Any, tmp_path: Path, m
     tasks += [("truth", (name, 0)) for name in list(reports.SETTINGS)[:2]]
     tasks += [("covered", (name, 0, k)) for k, name in enumerate(list(reports.SETTINGS)[:2])]
     tasks += [("useless", (kind, 1, 0)) for kind in USELESS] + [("family", (1, 0))]
+    tasks += experiments.tasks_of(1)
     trust.run(tasks, store, 1)
     with store.path.open("a") as file:
         file.write('[["useless", ["noi')  # as where a run was stopped
@@ -84,7 +86,13 @@ def test_the_figures_are_of_the_results(trust: Any) -> None:
     found |= {("family", (0, k)): (*false, *[{"useful": 0, "more": 0, "uncorrected": 1}] * 6)[k] for k in range(8)}
     found["honest", (0,)] = {"a": {"leaks": 0, "ratio": None}, "b": {"leaks": 2, "ratio": 1.2}}
     found["leaking", (0,)] = {"x": {"leaks": 1}, "y": {"leaks": 0}}
+    off, wide = [0.11, 0.2], [0.0, 0.2]
+    for k, ends in enumerate((off, wide, wide, wide)):
+        found["ab_covered", ("few users", k)] = dict.fromkeys(experiments.METRICS, ends)
+        found["ab_null", ("few users", k)] = {"ctr": {"always95": k == 0, "fixed95": k < 2}}
     result = trust.summary(found)
+    assert (result["ab_coverage"], result["ab_false_positive"], result["ab_false_positive_fixed"]) == (0.75, 0.25, 0.5)
+    assert result["ab_experiments"] == 4
     assert result["coverage"] == pytest.approx(6 / 7, abs=1e-4)
     assert (result["smallest_coverage"], result["largest_coverage"]) == (0.75, 1)
     assert (result["slice_coverage"], result["slice_coverage_unshrunk"], result["reports"]["slices"]) == (0.5, 1, 4)
@@ -101,11 +109,15 @@ def test_the_figures_are_of_the_results(trust: Any) -> None:
         "slice_coverage": 0.95,
         "false_useful": 0.03,
         "family_false_useful": 0.06,
+        "ab_coverage": 0.95,
+        "ab_false_positive": 0.01,
         "leaks_found": 1.0,
         "false_leaks": 0,
     }
     assert "\nkept: " in trust.table(right)
     assert "NOT KEPT: " in trust.table(right | {"family_false_useful": 0.07})
+    assert "NOT KEPT: " in trust.table(right | {"ab_false_positive": 0.06})
+    assert "NOT KEPT: " in trust.table(right | {"ab_coverage": 0.98})
 
 
 def test_all_tasks_are_there(trust: Any) -> None:
@@ -115,6 +127,7 @@ def test_all_tasks_are_there(trust: Any) -> None:
     assert count["covered"] == 1000
     assert count["useless"] == 3000
     assert count["family"] == trust.ENOUGH_FAMILIES == 200
+    assert count["ab_covered"] == count["ab_null"] == 1000
     assert count["honest"] * len(HONEST) >= 200
     assert {t[1][:2] for t in tasks if t[0] == "covered"} == {t[1] for t in tasks if t[0] == "truth"}
 

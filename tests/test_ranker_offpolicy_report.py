@@ -146,6 +146,8 @@ def test_the_command_prints_and_writes_what_it_found_or_why_it_is_not_known(draw
     report = json.loads((out / "offpolicy.json").read_text())
     assert report["format"] == 1
     assert report["bundles"][0]["estimates"]["list"]["dr"]["gain"] is not None
+    assert report["made"]["command"].startswith("pairlift ")
+    assert "<h1>What would the lists of bundle have got?</h1>" in (out / "report.html").read_text()
 
 
 def test_lists_that_are_not_whole_are_left_out_and_counted(drawn):

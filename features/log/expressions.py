@@ -56,7 +56,7 @@ def is_number(kind: str) -> bool:
     return kind in NUMBERS or kind.startswith("DECIMAL")
 
 
-def _utc(place: str, expression: str, kind: str, zone: str) -> str:
+def utc(place: str, expression: str, kind: str, zone: str) -> str:
     """Return the SQL of a TIMESTAMP in UTC for an expression of a time type."""
     if kind.startswith("TIMESTAMP WITH TIME ZONE"):
         return f"make_timestamp(epoch_us({expression}))"
@@ -100,7 +100,7 @@ def _contract(settings: EventsSettings, kind: Kind, zone: str) -> dict[str, str]
         name: f"({expression})::{id_type(f'[events] {name}', kind(name, expression))}"
         for name, expression in (("user_id", settings.user_id), ("item_id", settings.item_id))
     }
-    selected["ts"] = _utc("[events] ts", settings.ts, kind("ts", settings.ts), zone)
+    selected["ts"] = utc("[events] ts", settings.ts, kind("ts", settings.ts), zone)
     for name, cast in (
         ("surface", "VARCHAR"),
         ("arm", "VARCHAR"),

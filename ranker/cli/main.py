@@ -13,8 +13,9 @@ from ranker.cli.batch import batch
 from ranker.cli.bundle import bundle, report, vectors
 from ranker.cli.config import config
 from ranker.cli.deploy import deploy, deployed, drop, promote, refresh, rollback
+from ranker.cli.experiments.ab import ab
+from ranker.cli.experiments.offpolicy import offpolicy
 from ranker.cli.lists import lists, sources
-from ranker.cli.offpolicy import offpolicy
 from ranker.cli.record import record, snapshot
 from ranker.cli.report import drift, study, uplift, world
 from ranker.cli.rows import pairs, rows
@@ -83,7 +84,7 @@ def _refuse_several(verb: str | None) -> None:
 for verbs in (
     (init, import_letor, validate, config),
     (train, retune, pairs, rows),
-    (bundle, report, vectors, batch, lists, sources, offpolicy, uplift, study, world, drift),
+    (bundle, report, vectors, batch, lists, sources, offpolicy, ab, uplift, study, world, drift),
     (serve, token, record, snapshot, top),
     (deploy, rollback, promote, drop, deployed, refresh),
     (recommend, rank),

@@ -109,7 +109,7 @@ def _measure(config: Path, plugins: tuple[str, ...], out: Path | None) -> None:
     loaded = load_config(config)
     check_folder(out)
     named = [word for name in plugins for word in ("--plugin", name)]
-    made = _made(shlex.join(["pairlift", "uplift", str(config), *named, "--out", str(out)]))
+    made = made_by(shlex.join(["pairlift", "uplift", str(config), *named, "--out", str(out)]))
     text, paths, leaks = (_one if len(plugins) == 1 else _several)(loaded, plugins, out, made)
     click.echo(text)
     click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
@@ -178,7 +178,7 @@ def _several(config: Config, plugins: Sequence[str], out: Path, made: dict[str, 
     return as_table(family), paths, any(report.figures["leaks"] for report in reports.values())
 
 
-def _made(command: str) -> dict[str, str]:
+def made_by(command: str) -> dict[str, str]:
     """Return how and when a report was made."""
     return {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "version": version("pairlift")}
 

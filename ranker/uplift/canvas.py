@@ -80,7 +80,7 @@ class Canvas:
         places = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         for at in (float(at) for at in places if self.low <= at <= self.high):
             text = "0" if abs(at) < 1e-12 else write(at)
-            half = CHARACTER * len(text) / 2
+            half = CHARACTER * (len(text) + 0.5) / 2  # a % is wider
             if half <= self.x(at) <= WIDTH - half:
                 self._text(self.x(at), self.height - 7, text, "muted", "center", SMALL)
         y = self.height - AXIS + 4

@@ -34,6 +34,7 @@ KINDS: dict[str, Callable[[float], str]] = {
     "ends": lambda value: f"{100 * value:+.2f}",
     "share": lambda value: f"{_short(100 * value)} %",
     "accuracy": lambda value: f"{value:.4f}",
+    "gain": lambda value: f"{value:+.4f}",
     "count": lambda value: f"{value:,.0f}",
     "number": _short,
     "ms": lambda value: f"{_short(value)} ms",

@@ -13,7 +13,7 @@ page_kib              size of the file
 The page is opened in light and in dark, 360 and 1,100 px wide, and for print; of several reports the worst counts.
 --report is a folder of `pairlift uplift`; left out, reports of the tests' small world are made: of a plugin that helps,
 of noise, of one that leaks and of one whose values are missing; of the first three at once, of two side by side,
-their index, and the page of a bundle. Needs Debian's `chromium`, or another one on PATH.
+their index, and the pages of a bundle and an experiment. Needs Debian's `chromium`, or another one on PATH.
 """
 
 import json
@@ -31,9 +31,13 @@ if __name__ == "__main__":
 import click  # noqa: E402
 import leaky  # noqa: E402
 from browser import Browser, chromium  # noqa: E402
+from experiment_log import experiment_log  # noqa: E402
 from page_numbers import Shown, unequal  # noqa: E402
 from world import write_world  # noqa: E402
 
+from ranker.ab.page import as_page as experiment_page  # noqa: E402
+from ranker.ab.plan import Metric, Plan  # noqa: E402
+from ranker.ab.report import ab_report  # noqa: E402
 from ranker.config import load_config  # noqa: E402
 from ranker.export.bundle_page import as_page as bundle_page  # noqa: E402
 from ranker.export.bundle_page import bundle_report  # noqa: E402
@@ -68,6 +72,7 @@ OVERLAPS = """[...document.querySelectorAll('svg')].reduce((sum, svg) => {
     const meet = (a, b) => a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom;
     return sum + boxes.reduce((n, a, k) => n + boxes.slice(k + 1).filter(b => meet(a, b)).length, 0);
 }, 0)"""
+CLICKS, CLICKED = Metric("clicks", "sum(click)"), Metric("clicked", "sum(click)", "count(*)")
 PLUGINS = (leaky.ALS, leaky.Noise, leaky.NoisyLabel, leaky.OnlyKnown)
 
 
@@ -105,7 +110,7 @@ def reports_of_a_world(folder: Path) -> Iterator[Path]:
 
 
 def _other_pages(folder: Path, toml: Path) -> Iterator[Path]:
-    """Write the pages of several plugins, of two reports, of the index of all, and of a bundle."""
+    """Write the pages of several plugins, of two reports, of the index of all, of a bundle, and of an experiment."""
     family, _ = family_report(load_config(toml), [kind.__name__ for kind in PLUGINS[:3]], lists=False)
     yield _kept(folder / "several", family, family_page(family))
     both = compare(*(UpliftReport.read(folder / kind.__name__) for kind in PLUGINS[:2]))
@@ -115,6 +120,8 @@ def _other_pages(folder: Path, toml: Path) -> Iterator[Path]:
     train(load_config(toml), folder / "bundles" / "new")
     bundle = bundle_report(folder / "bundles" / "new")
     yield _kept(folder / "bundle", bundle, bundle_page(bundle))
+    experiment = ab_report(experiment_log(folder / "experiment.parquet"), Plan(metrics=[CLICKS, CLICKED]))
+    yield _kept(folder / "experiment", experiment, experiment_page(experiment))
 
 
 def _kept(folder: Path, report: dict[str, Any], page: str) -> Path:

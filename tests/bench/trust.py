@@ -1,16 +1,19 @@
 """Does the uplift report keep its word? Simulated plugins of known effect on generated logs of known truth.
 
-Run from the repository: python tests/bench/trust.py [--reports 1000] [--processes 2] [--only-families]
+Run from the repository: python tests/bench/trust.py [--reports 1000] [--processes 2] [--only-families | --only-ab]
 
 coverage      share of reports whose `ci95` holds the uplift over new users, fits and seeds of that training log
 slice_coverage  likewise of the shrunk intervals of all slices, their truths being those of the slices
 false_useful  share of reports that call a column useful that knows nothing: the largest of the three kinds
 family_false_useful  share of reports of ten plugins that know nothing, corrected by Holm, that call one useful or say
               that it adds to the rest
+ab_coverage   share of simulated experiments whose interval of one planned look holds the effect (`pairlift ab`)
+ab_false_positive  share of experiments without an effect of which any of ten looks says that there is one
 leaks_found   share of the planted leaks that the report tells; false_leaks: how many honest reports tell one
 
 --reports is for the coverage and for each kind of column; a fifth of it are honest reports, and a fifth families, which
-take about 15 minutes on one core and are run alone with --only-families. What is finished is kept in
+take about 15 minutes on one core and are run alone with --only-families; so are with --only-ab the experiments, in half
+a minute, --reports of each kind. What is finished is kept in
 .pairlift/bench/trust under a hash of the settings and of the code that it ran, and is not run again: a run that was
 stopped goes on. The whole takes about 55 minutes on 2 free cores.
 """
@@ -36,6 +39,7 @@ if __name__ in ("__main__", "__mp_main__"):
 
 import click  # noqa: E402
 import numpy as np  # noqa: E402
+import trust_ab as experiments  # noqa: E402
 import trust_reports as reports  # noqa: E402
 from results_store import Store, Task  # noqa: E402
 from trust_plugins import HONEST, USELESS  # noqa: E402
@@ -51,7 +55,7 @@ ENOUGH, ENOUGH_FAMILIES = 1000, 200
 MOST_USEFUL, MOST_FAMILIES = 0.035, 0.065
 TARGETS = (
     f"coverage and slice_coverage within .93 and .97, false_useful at most {MOST_USEFUL}, family_false_useful at most "
-    f"{MOST_FAMILIES}, leaks_found 1, false_leaks 0"
+    f"{MOST_FAMILIES}, ab_coverage within .93 and .97, ab_false_positive at most .05, leaks_found 1, false_leaks 0"
 )
 
 #: what runs the tasks of each part
@@ -62,6 +66,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "family": reports.family,
     "honest": reports.honest,
     "leaking": reports.leaking,
+    **experiments.PARTS,
 }
 
 
@@ -74,7 +79,7 @@ def tasks_of(n: int) -> list[Task]:
     tasks += [("truth", place) for place in places[:n]]
     tasks += [("covered", (*places[k % len(places)], k)) for k in range(n)]
     tasks += [("useless", (kind, k % USELESS_WORLDS, k)) for k in range(n) for kind in USELESS]
-    return tasks + families_of(n)
+    return tasks + families_of(n) + experiments.tasks_of(n)
 
 
 def families_of(n: int) -> list[Task]:
@@ -90,7 +95,7 @@ def run_task(task: Task) -> tuple[Task, dict[str, Any]]:
 
 def code_key() -> str:
     """Return a hash of the settings and of all our modules that are loaded: what the reports run."""
-    ours = ("ranker", "features", "trust_world", "trust_plugins", "trust_reports", "leaky", "world")
+    ours = ("ranker", "features", "trust_world", "trust_plugins", "trust_reports", "trust_ab", "leaky", "world")
     files = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] in ours}
     return hash_value([(name, hash_file(Path(path))) for name, path in sorted(files.items()) if path])
 
@@ -155,6 +160,7 @@ def summary(found: dict[Task, dict[str, Any]]) -> dict[str, Any]:
         },
         "leaks": sorted({name for name, _ in planted}),
         "unsteady_largest_ratio": max((figures["ratio"] or 0.0 for figures in honest), default=0.0),
+        **experiments.summary(found),
         "truth_largest_error": max(result["error"] for _, result in of["truth"]),
     }
 
@@ -207,6 +213,7 @@ def table(figures: dict[str, Any]) -> str:
     lines += [f"  {name:42}{share:8.3f}" for name, share in figures["false_useful_by_kind"].items()]
     of_families = {"family_false_useful": figures["family_false_useful"], "by_question": figures["family_by_question"]}
     lines += [family_table(of_families)]
+    lines += experiments.lines(figures)
     lines += [f"{'planted leaks found':44}{figures['leaks_found']:8.3f}"]
     lines += [f"{'leaks reported of honest plugins':44}{figures['false_leaks']:8d}   of {figures['reports']['honest']}"]
     good = (
@@ -214,7 +221,7 @@ def table(figures: dict[str, Any]) -> str:
         and figures["false_useful"] <= MOST_USEFUL
         and figures["family_false_useful"] <= MOST_FAMILIES
     )
-    good = good and figures["leaks_found"] == 1 and figures["false_leaks"] == 0
+    good = good and experiments.kept(figures) and figures["leaks_found"] == 1 and figures["false_leaks"] == 0
     enough = figures["reports"]["coverage"] >= ENOUGH
     verdict = ("kept" if good else "NOT KEPT") if enough else f"a try, for fewer than {ENOUGH:,} reports tell little"
     return "\n".join([*lines, f"{verdict}: {TARGETS}"])
@@ -224,9 +231,19 @@ def table(figures: dict[str, Any]) -> str:
 @click.option("--reports", "n", default=1000, show_default=True, help="Reports of the coverage and of each column.")
 @click.option("--processes", default=2, show_default=True, help="Each of one thread.")
 @click.option("--only-families", is_flag=True, help="Only reports of ten plugins at once.")
-def main(n: int, processes: int, only_families: bool) -> None:
+@click.option("--only-ab", is_flag=True, help="Only experiments of arms.")
+def main(n: int, processes: int, only_families: bool, only_ab: bool) -> None:
     """Print a table, then the JSON."""
     store = Store(ROOT / ".pairlift" / "bench" / "trust" / f"{code_key()[:16]}.jsonl")
+    if only_ab:
+        tasks = experiments.tasks_of(n)
+        run(tasks, store, processes)
+        figures = experiments.summary({task: store.found[task] for task in tasks})
+        print("\n".join(experiments.lines(figures)))
+        kept = "kept" if experiments.kept(figures) else "NOT KEPT"
+        print(f"{kept}: of {figures['ab_experiments']:,} experiments with an effect, and as many without")
+        print(json.dumps(figures))
+        return
     if only_families:
         tasks = families_of(n)
         run(tasks, store, processes)

@@ -1,6 +1,8 @@
 """The command `offpolicy`, which estimates what other lists would have got; `ranker.cli.main` adds it to the group."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,14 @@ import click
 
 from features.schema import GIB
 from ranker.cli.lists import write_report
+from ranker.cli.report import made_by
 from ranker.cli.train import CONFIG, memory_option, needs_training
 
 
 @click.command(short_help="Estimate what other bundles' lists would have got.")
 @CONFIG
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write offpolicy.json into.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of report.html and offpolicy.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, in place of the table.")
 @click.option("--places", type=click.IntRange(1), metavar="N", help="Only the first N places of each list.")
 @click.option("--explored", is_flag=True, help="Estimate what a BUNDLE's own draws would get, not its best order.")
@@ -66,13 +69,16 @@ def offpolicy(
     needs_training()
     from features.files import check_folder
     from ranker.config import load_config
+    from ranker.offpolicy.page import write_page
     from ranker.offpolicy.report import offpolicy_report
     from ranker.offpolicy.table import as_table
 
     loaded = load_config(config)
     if out is not None:
         check_folder(out)
-    report = offpolicy_report(loaded, bundles, given=given, places=places, explored=explored, memory=int(memory * GIB))
+    report: dict[str, Any] = {"made": made_by(shlex.join(["pairlift", *sys.argv[1:]]))}
+    report |= offpolicy_report(loaded, bundles, given=given, places=places, explored=explored, memory=int(memory * GIB))
     click.echo(json.dumps(report, indent=1, allow_nan=False) if as_json else as_table(report))
     if out is not None:
-        click.echo(f"\nwrote {write_report(report, out, 'offpolicy.json')}", err=as_json)
+        for path in (write_report(report, out, "offpolicy.json"), write_page(report, out)):
+            click.echo(f"wrote {path}", err=as_json)

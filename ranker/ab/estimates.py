@@ -1,0 +1,135 @@
+"""The relative uplift of one arm over another, from means and covariances of users' figures.
+
+Every metric is a ratio of two sums over users: a mean over users has the denominator 1. A ratio's variance is by the
+delta method (Deng, Knoblich, Lu 2018, "Applying the delta method in metric analytics", section 2.2): the ratio moves
+as the mean of (num - ratio·den) / mean(den) over users, and so does the quotient of two arms' ratios.
+
+CUPED (Deng, Xu, Kohavi, Walker 2013, "Improving the sensitivity of online controlled experiments by utilizing
+pre-experiment data", section 3) takes from each arm what its users' own past tells: ratio - θ·(past - past of both
+arms), θ = cov / var. The past is the same metric, made linear in the same way, of before the experiment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from features.schema import F64
+
+#: what moments are of, of each user
+PARTS = ("num", "den", "num_before", "den_before")
+#: users of an arm from which an interval for every look is given: it is one of many users
+LEAST_USERS = 100
+#: standard errors that the control's mean must be away from 0, for a relative uplift to mean something
+APART = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of the users of an arm."""
+
+    n: int
+    mean: F64  # [4], of PARTS
+    cov: F64  # [4, 4], by n - 1
+
+    @classmethod
+    def of(cls, values: F64) -> "Moments":
+        """Return those of float64[n, 4]."""
+        return cls(len(values), values.mean(axis=0), np.cov(values, rowvar=False))
+
+    def along(self, one: F64, other: F64) -> float:
+        """Return the covariance of two linear figures of a user, float64[4] each."""
+        return float(one @ self.cov @ other)
+
+    def ratio(self) -> float:
+        """Return the metric."""
+        return float(self.mean[0] / self.mean[1]) if self.mean[1] else float("nan")
+
+    def linear(self) -> F64:
+        """Return float64[4], the metric as a linear figure of a user."""
+        return np.array([1.0, -self.ratio(), 0.0, 0.0]) / float(self.mean[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Uplift:
+    """The relative uplift of an arm over the control."""
+
+    value: float  # 0.01 is one per cent
+    error: float  # standard error
+    df: float  # degrees of freedom, by Welch and Satterthwaite
+    users: int  # of both arms
+    fewest: int  # of the smaller arm
+    fell: float  # share of the variance that the past took away; NaN where there is none
+
+    def interval(self, level: float = 0.05) -> tuple[float, float]:
+        """Return the ends of the interval for one look."""
+        half = float(student.isf(level / 2, self.df)) * self.error
+        return self.value - half, self.value + half
+
+    def p(self) -> float:
+        """Return the two-sided p of no uplift, for one look."""
+        return float(2 * student.sf(abs(self.value) / self.error, self.df))
+
+
+def uplift(control: Moments, arm: Moments, cuped: bool = True) -> Uplift:
+    """Return the uplift; `unknown` must have said nothing of them. cuped: with the users' past, where it tells."""
+    arms = (control, arm)
+    past = _past(arms) if cuped else None
+    plain = [of.linear() for of in arms]
+    ratios, lines = [of.ratio() for of in arms], plain
+    if past is not None:
+        theta = _theta(arms, plain, past)
+        # Both arms' past has the mean 0 together. That mean is estimated too; a difference of arms does not know it.
+        ratios = [ratio - theta * float(past @ of.mean) for ratio, of in zip(ratios, arms, strict=True)]
+        lines = [line - theta * past for line in plain]
+    variances = [of.along(line, line) / of.n for of, line in zip(arms, lines, strict=True)]
+    before = [of.along(line, line) / of.n for of, line in zip(arms, plain, strict=True)]
+    base, other = ratios
+    parts = [(other / base) ** 2 * variances[0] / base**2, variances[1] / base**2]
+    total = sum(parts)
+    return Uplift(
+        value=(other - base) / abs(base),
+        error=float(np.sqrt(total)),
+        df=total**2 / sum(part**2 / (of.n - 1) for part, of in zip(parts, arms, strict=True)),
+        users=control.n + arm.n,
+        fewest=min(control.n, arm.n),
+        fell=1 - sum(variances) / sum(before) if past is not None else float("nan"),
+    )
+
+
+def _past(arms: Sequence[Moments]) -> F64 | None:
+    """Return float64[4], the metric before the experiment as a linear figure; None where it tells nothing."""
+    n = sum(of.n for of in arms)
+    mean = sum((of.n * of.mean for of in arms), np.zeros(len(PARTS))) / n
+    if not mean[3]:
+        return None
+    past = np.array([0.0, 0.0, 1.0, -mean[2] / mean[3]]) / mean[3]
+    # A constant is not 0 to the last bit.
+    spread = sum(of.along(past, past) for of in arms)
+    return past if spread > 1e-18 * (mean[2] / mean[3]) ** 2 else None
+
+
+def _theta(arms: Sequence[Moments], lines: Sequence[F64], past: F64) -> float:
+    """Return cov / var of a user's figure and past, within arms."""
+    both = sum(of.n * of.along(line, past) for of, line in zip(arms, lines, strict=True))
+    return both / sum(of.n * of.along(past, past) for of in arms)
+
+
+def unknown(control: Moments, arm: Moments) -> str:
+    """Return why there is no uplift of these users; empty where there is one."""
+    for name, of in (("the control", control), ("this arm", arm)):
+        if of.n < 2:
+            return f"{name} has {of.n} user{'' if of.n == 1 else 's'} with a value, and at least 2 were expected"
+        if not of.mean[1]:
+            return f"the ratio's denominator is 0 for all users of {name}"
+    ratio, line = control.ratio(), control.linear()
+    error = float(np.sqrt(control.along(line, line) / control.n))
+    if not error and not arm.along(arm.linear(), arm.linear()):
+        return "it is constant within each arm, so no interval can be given"
+    if abs(ratio) <= APART * error:
+        return (
+            "the control's value cannot be told from 0, so there is no relative uplift; give the experiment more "
+            "users, or choose a metric that happens more often"
+        )
+    return ""

@@ -1,0 +1,180 @@
+"""What an experiment's report says in a sentence, and what speaks against it: for the terminal and the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ranker.ab.estimates import LEAST_USERS
+from ranker.uplift.said import Figure, Sentence, interval
+from ranker.uplift.verdict import Doubt
+
+Report = Mapping[str, Any]
+Path = tuple[str | int, ...]
+
+#: what is said of an arm, by what is decided
+WORDS = {
+    "up": "{arm} raises {metric}",
+    "down": "{arm} lowers {metric}",
+    "open": "{arm} is not shown to change {metric}",
+}
+#: a user with a larger share in the sum of the first metric is told
+LARGE = 0.05
+VOID = "Nothing below may be trusted: the users are not split as planned"
+
+
+def others(report: Report) -> list[str]:
+    """Return the arms but the control."""
+    return list(report["arms"])[1:]
+
+
+def primary(report: Report, arm: str) -> Path:
+    """Return the place of what the verdict says of an arm."""
+    return ("metrics", report["primary"], "against", arm)
+
+
+def found(report: Report, arm: str) -> dict[str, Any]:
+    """Return what the verdict says of an arm."""
+    of: dict[str, Any] = report["metrics"][report["primary"]]["against"][arm]
+    return of
+
+
+def verdict(report: Report) -> str:
+    """Return in words what the report says, and no more."""
+    if report["split"]["failed"]:
+        return VOID
+    said = []
+    for arm in others(report):
+        decided = found(report, arm)["decided"]
+        yet = " so far" if decided == "open" and not report["final"] else ""
+        said.append(WORDS[decided].format(arm=arm, metric=report["primary"]) + yet)
+    return "; ".join(said)
+
+
+def why(report: Report) -> Sentence:
+    """Return what the verdict rests on, which claims no more than the intervals do."""
+    if report["split"]["failed"]:
+        return [
+            *_counts(report),
+            " (chi-square p = ",
+            Figure(("split", "p"), "number"),
+            "). Find out why before anything else: users whose events are lost, an assignment that changed, bots.",
+        ]
+    said: list[str | Figure] = []
+    for arm in others(report):
+        said += [" " if said else "", *_of(report, arm)]
+    level = "for this look alone, as --final says" if report["final"] else "at every look at once"
+    many = f"; decided with Holm's correction for {len(others(report))} arms" if len(others(report)) > 1 else ""
+    return [*said, f" The intervals are of 95 %, {level}{many}."]
+
+
+def _of(report: Report, arm: str) -> Sentence:
+    of = found(report, arm)
+    if of["refused"]:
+        return [f"Of {arm} nothing is known: {of['refused']}."]
+    if of["ci95"][0] is None:
+        few = f"an interval for every look takes at least {LEAST_USERS} users in each arm"
+        return [f"Of {arm} nothing is known yet: {few}; go on, or say --final where this is the only look."]
+    over = "" if len(others(report)) == 1 else f" of {arm}"
+    return [f"The uplift{over} over {report['control']} is ", *interval(*primary(report, arm)), "."]
+
+
+def _counts(report: Report) -> Sentence:
+    said: list[str | Figure] = []
+    for arm in report["arms"]:
+        share, planned = (Figure(("arms", arm, key), "share") for key in ("share", "planned"))
+        said += [", " if said else "", f"{arm} has ", Figure(("arms", arm, "users"), "count"), " users, "]
+        said += [share, " where ", planned, " were planned"]
+    return said
+
+
+def doubts(report: Report) -> list[Doubt]:
+    """Return what speaks against trusting the figures."""
+    return [
+        Doubt(name, sentence)
+        for name, sentence in (
+            ("the split", _split(report)),
+            ("users in two arms", _two_arms(report)),
+            ("rows of no arm", _no_arm(report)),
+            ("values that are no numbers", _no_value(report)),
+            ("one user carries much", _largest(report)),
+            ("a single look would say more", _peek(report)),
+            ("no past of the users", _past(report)),
+            ("little is shown", _small(report)),
+        )
+        if sentence
+    ]
+
+
+def _split(report: Report) -> Sentence:
+    if report["split"]["failed"]:
+        return [*_counts(report), ": a mismatch (p = ", Figure(("split", "p"), "number"), ")."]
+    return [] if report["split"]["stated"] else ["Equal shares are taken for the planned ones: no --share says others."]
+
+
+def _two_arms(report: Report) -> Sentence:
+    if not report["in_two_arms"]:
+        return []
+    return [
+        Figure(("in_two_arms",), "count"),
+        " users were in more than one arm and are left out; where an arm grew during the experiment, begin behind that "
+        "(--start).",
+    ]
+
+
+def _no_arm(report: Report) -> Sentence:
+    if not report["rows"]["without_arm"]:
+        return []
+    return [Figure(("rows", "without_arm"), "count"), " rows of the experiment's time are of no arm and are left out."]
+
+
+def _no_value(report: Report) -> Sentence:
+    name = next((name for name, of in report["metrics"].items() if of["no_value"]), None)
+    if name is None:
+        return []
+    count = Figure(("metrics", name, "no_value"), "count")
+    return [f"In {name}, the value of ", count, " users is NaN or infinite; they are left out of it."]
+
+
+def _largest(report: Report) -> Sentence:
+    path = ("metrics", report["primary"], "largest_share")
+    share = report["metrics"][report["primary"]]["largest_share"]
+    if share is None or share <= LARGE:
+        return []
+    return ["One user has ", Figure(path, "share"), f" of all {report['primary']}: the intervals cover less than said."]
+
+
+def _peek(report: Report) -> Sentence:
+    for arm in others(report):
+        of = found(report, arm)
+        low, high = of["fixed95"]
+        if of["decided"] == "open" and low is not None and not low <= 0 <= high and not report["final"]:
+            ends = [Figure((*primary(report, arm), "fixed95", k), "percent") for k in (0, 1)]
+            return [
+                f"For this one look the uplift of {arm} would be within ",
+                *(ends[0], " and ", ends[1]),
+                ": that holds only where nobody looks before the planned end (--final).",
+            ]
+    return []
+
+
+def _past(report: Report) -> Sentence:
+    if any(found(report, arm)["variance_fell"] is not None for arm in others(report)):
+        return []
+    return ["The log has nothing of these users from before the experiment that tells: CUPED takes no noise away."]
+
+
+def _small(report: Report) -> Sentence:
+    for arm in others(report):
+        of = found(report, arm)
+        if of["decided"] in ("up", "down") and abs(of["relative_uplift"]) < of["detectable"]:
+            least = Figure((*primary(report, arm), "detectable"), "percent")
+            return [f"How much {arm} changes is uncertain: the smallest uplift that is shown with 80 % is ", least, "."]
+    return []
+
+
+def cuped(report: Report, arm: str) -> Sentence:
+    """Return by how much the users' past made the variance fall."""
+    path = primary(report, arm)
+    if found(report, arm)["variance_fell"] is None:
+        return []
+    plain = interval(*path, "plain")
+    return [f"{arm}: the variance fell by ", Figure((*path, "variance_fell"), "share"), "; without it ", *plain]
