@@ -1,7 +1,8 @@
 """Run the benchmarks: `make bench` all of them, `make bench WHAT=NAME` one, `make bench WHAT='NAME --option …'`.
 
 A benchmark is a file beside this one. It checks that what it compares agrees, prints a table, and as its last line
-one JSON object, which this writes to `tests/bench/results/<name>.json` with the machine, the date and the command.
+one JSON object, which this writes to `tests/bench/results/<name>.json` with the machine, the date and the command. What
+a part alone gives (`--only …`) is not kept, for it lacks the others' figures.
 """
 
 import datetime
@@ -31,6 +32,8 @@ def run(name: str, options: list[str]) -> None:
     command = [sys.executable, "-P", str(HERE / f"{name}.py"), *options]
     last = last_line(command, {**os.environ, "PYTHONPATH": str(HERE.parent)})
     print(last)
+    if any(option.startswith("--only") for option in options):
+        return
     what = shlex.quote(" ".join([name, *options]))
     result = {
         "command": f"make bench WHAT={what}",
