@@ -3,6 +3,7 @@
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +16,13 @@ from features.errors import PairliftError
 from features.schema import HOUR
 from ranker.config import load_config
 from ranker.studies.loop.agreement import Agreement, agreement
-from ranker.studies.loop.arms import arms_of, toml_text, with_log
+from ranker.studies.loop.arms import Arm, arms_of, toml_text, with_log
 from ranker.studies.loop.bounds import Bound, bounds_of
 from ranker.studies.loop.report import as_csv, as_markdown, as_svg, loop_report
-from ranker.studies.loop.run import Life, Lived, in_rounds
+from ranker.studies.loop.run import LISTED, Life, Lived, in_rounds
 from ranker.studies.loop.service import Received, Service
 from ranker.studies.simulate import LIST, Lives
-from ranker.studies.world import World, born_of, make_world
+from ranker.studies.world import FIRST_ITEM, World, born_of, make_world
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def test_each_arm_lacks_one_thing_and_its_toml_can_be_read(tmp_path: Path) -> No
     assert arms["without two_tower"].toml["ranker"]["plugins"] == []
     assert arms["without re-tuning"].toml["booster"]["retune_minutes"] == 0
     assert [arm.name for arm in arms.values() if not arm.retrained] == ["never trained again"]
+    assert [arm.name for arm in arms.values() if arm.by_rank] == ["in the order of Rank"]
     for arm in arms.values():
         for own in (arm.toml, with_log(arm.toml)):
             (tmp_path / "pairlift.toml").write_text(toml_text(own))
@@ -145,6 +147,29 @@ def test_a_value_and_a_score_that_are_not_the_records_are_found(life: tuple[Life
     worse = replace(reply, items=(replace(reply.items[0], score=reply.items[0].score + 0.1), *reply.items[1:]))
     found = agreement(config, bundles, tmp_path, replies | {name: worse})
     assert found == lived.compared._replace(differing={"hour": 1.0}, other_scores=1)
+
+
+class Ordering:
+    """A service whose `Rank` turns its lists around."""
+
+    def recommend(self, user: int, k: int, as_of: int, device: str, request_id: str) -> SimpleNamespace:
+        items = tuple(SimpleNamespace(item=FIRST_ITEM + 3 * place) for place in range(k))
+        return SimpleNamespace(items=items, degraded=())
+
+    def by_rank(self, user: int, listed: SimpleNamespace, as_of: int, device: str) -> SimpleNamespace:
+        return SimpleNamespace(items=listed.items[::-1])
+
+
+@pytest.mark.parametrize(("by_rank", "first"), [(False, 0), (True, LISTED - 1)])
+def test_users_are_shown_the_list_or_what_rank_puts_first_of_a_long_one(
+    tmp_path: Path, by_rank: bool, first: int
+) -> None:
+    life = Life(0.01, 1, Arm("a", {}, by_rank=by_rank), tmp_path)
+    life._service = Ordering()  # type: ignore[assignment]
+    users = np.zeros(200), np.zeros(200)
+    item = life._met(0, *users).item[:LIST]
+    assert abs(item - first).tolist() == list(range(LIST))
+    assert life._logged == (LISTED if by_rank else LIST)
 
 
 def test_an_empty_list_brings_only_what_the_user_looks_for(born: World) -> None:

@@ -74,6 +74,11 @@ class Service:
             user, k, as_of=as_of, surface="feed", attributes={"device": device}, request_id=request_id, explain=True
         )
 
+    def by_rank(self, user: int, listed: Reply, as_of: int, device: str) -> Reply:
+        """Return the items of a user's list in the order of `Rank`; without an id, so the feature log has the list."""
+        items = [one.item for one in listed.items]
+        return self.client.rank(user, items, as_of=as_of, surface="feed", attributes={"device": device})
+
     def record(self, batch: Batch) -> Received:
         """Record events, and wait until requests see them; PairliftError where one is refused or stays out."""
         (outcome,) = self.client.record([batch])
