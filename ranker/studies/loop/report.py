@@ -78,7 +78,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "The reward is the expected grade (0 to 2) of a place of a list, by the world's truth. `Recommend` orders by "
         "what is wanted of all; the last arm asks it for a long list, and `Rank` to order that. Below the arms, what "
         "the same users had from other lists: the best for each request by the truth, those that the world's own "
-        "policy shows, and random ones. Seen items are left out by the service, but not by these.",
+        "policy shows, and random ones; but for that policy's, all are of items that the user has not met.",
         "",
         f"| arm | reward [95 %] | against the first, by user [95 %] | {' | '.join(f'day {day}' for day in days)} |",
         f"| --- | --- | --- |{' --- |' * len(days)}",
