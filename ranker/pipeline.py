@@ -63,8 +63,11 @@ class Pipeline:
         """
         self.bundle = bundle
         self._state = state
+        now = self.state
+        #: the end of the state that the sources have counted, µs UTC
+        self.counted_to = now.end
         if sources is None:
-            sources = configured_sources(bundle.config, self.state, bundle.cooccurrence, bundle.plugins, bundle.fitted)
+            sources = configured_sources(bundle.config, now, bundle.cooccurrence, bundle.plugins, bundle.fitted)
         self.reranking = Reranking.of(bundle.config, bundle.state, bundle.plugins)
         self.sources = [*sources, *self.reranking.sources]
         if len(self.sources) > MAX_SOURCES:
@@ -355,7 +358,9 @@ class Pipeline:
         def failed(name: str, error: Exception) -> None:
             self.failures.add(source_lane(name), error)
 
-        self.sources = list(with_demand_of(self.sources, self.state, failed))
+        now = self.state
+        self.counted_to = now.end
+        self.sources = list(with_demand_of(self.sources, now, failed))
 
     def close(self) -> None:
         """Let the threads end."""

@@ -24,6 +24,7 @@ from ranker.serving.deployment import Deployment
 from ranker.serving.listener import Listener
 from ranker.serving.processes.elsewhere import Elsewhere
 from ranker.serving.refreshing import Refresher
+from ranker.serving.renewing import LOOK_EVERY, Renewing
 from ranker.serving.rollout.deployer import Deployer
 from ranker.serving.rollout.following import Following
 from ranker.serving.rollout.store import Store
@@ -33,8 +34,6 @@ from ranker.serving.watching.readings import of_server
 log = logging.getLogger(__name__)
 
 CLOCKS = ("wall", "snapshot")
-#: seconds after which the popular items are ordered anew, where events are recorded
-REFRESH_EVERY = 30.0
 #: seconds between two looks at what another process may have written: a plan, or that a refresh is asked for
 POLL_EVERY = 0.5
 #: and at the place of a bundle that is followed
@@ -210,7 +209,8 @@ class Server:
         self.gate.open()
         self.health.report_ready(True)
         if self.recorder is not None:
-            self._each(REFRESH_EVERY, self._refresh, "popular")
+            renewing = Renewing()
+            self._each(LOOK_EVERY, lambda: renewing.look(self._pipelines()), "popular")
         if self.deployer.store is not None:
             self._each(POLL_EVERY, self.deployer.poll, "deployment")
             self._each(POLL_EVERY, self._refresher.poll, "refresh")
@@ -243,9 +243,8 @@ class Server:
             self.recorder.close()
         self.deployment.close()
 
-    def _refresh(self) -> None:
-        for served in self.deployment.standing.all:
-            served.pipeline.refresh()
+    def _pipelines(self) -> list[Pipeline]:
+        return [served.pipeline for served in self.deployment.standing.all]
 
 
 def warn_if_old(bundle: Bundle, now: int) -> None:

@@ -343,7 +343,6 @@ def test_answers_that_a_failing_disk_loses_are_counted_as_answers(
 ) -> None:
     _, bundle = trained
     user, items = int(bundle.state.catalog.user_ids[0]), [int(i) for i in bundle.state.catalog.item_ids[:5]]
-    monkeypatch.setattr("ranker.recording.featurelog.SECONDS", 0.1)
     write, failing = pq.write_table, threading.Event()
     failing.set()
 
@@ -353,7 +352,7 @@ def test_answers_that_a_failing_disk_loses_are_counted_as_answers(
         write(*args, **options)
 
     monkeypatch.setattr(pq, "write_table", written)
-    server = Server(bundle, features_to=FeaturesTo(tmp_path, 1.0))
+    server = Server(bundle, features_to=FeaturesTo(tmp_path, 1.0, seconds=0.1))
     server.start()
     with Client(server.address, timeout=20) as client:
         for k in range(3):
@@ -370,3 +369,18 @@ def test_answers_that_a_failing_disk_loses_are_counted_as_answers(
     assert "feature log: 3 answers lost so far: they could not be written to" in caplog.text
     assert str(failure) in caplog.text
     assert "faster than the disk" not in caplog.text
+
+
+def test_steady_traffic_does_not_keep_answers_from_being_written(
+    trained: tuple[Config, Bundle], tmp_path: Path
+) -> None:
+    _, bundle = trained
+    log = FeatureLog(tmp_path, columns=("hour",), version="v", share=1.0, seconds=0.2)
+    until = time.monotonic() + 20
+    while not list(tmp_path.glob("part-*.parquet")) and time.monotonic() < until:
+        request = Request(0, 5, state=bundle.state, request_id="r")
+        log.offer(request, answer_of(1), np.zeros((1, 1), np.float32))
+        time.sleep(0.02)
+    found = len(list(tmp_path.glob("part-*.parquet")))
+    log.close()
+    assert found

@@ -3,25 +3,26 @@
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from served import batch, pairlift
+from served import pairlift
 
 from features.errors import PairliftError
-from features.schema import HOUR
 from ranker.config import load_config
+from ranker.recording.batch import Batch
 from ranker.studies.loop.agreement import Agreement, agreement
-from ranker.studies.loop.arms import arms_of, toml_text, with_log
+from ranker.studies.loop.arms import Arm, arms_of, toml_text, with_log
 from ranker.studies.loop.bounds import Bound, bounds_of
 from ranker.studies.loop.report import as_csv, as_markdown, as_svg, loop_report
-from ranker.studies.loop.run import Life, Lived, in_rounds
+from ranker.studies.loop.run import LISTED, Life, Lived, in_rounds
 from ranker.studies.loop.service import Received, Service
 from ranker.studies.simulate import LIST, Lives
-from ranker.studies.world import World, born_of, make_world
+from ranker.studies.world import FIRST_ITEM, World, born_of, make_world
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def test_each_arm_lacks_one_thing_and_its_toml_can_be_read(tmp_path: Path) -> No
     assert arms["without two_tower"].toml["ranker"]["plugins"] == []
     assert arms["without re-tuning"].toml["booster"]["retune_minutes"] == 0
     assert [arm.name for arm in arms.values() if not arm.retrained] == ["never trained again"]
+    assert [arm.name for arm in arms.values() if arm.by_rank] == ["in the order of Rank"]
     for arm in arms.values():
         for own in (arm.toml, with_log(arm.toml)):
             (tmp_path / "pairlift.toml").write_text(toml_text(own))
@@ -107,6 +109,23 @@ def test_the_bounds_are_in_their_order_and_a_random_list_is_of_born_items(tmp_pa
         np.testing.assert_array_equal(of.lists, found["random"].lists)
 
 
+class Resent(Service):
+    """A service that all events are sent to again before it is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.again = list[Received]()
+        self._batches = list[Batch]()
+
+    def record(self, batch: Batch) -> Received:
+        self._batches.append(batch)
+        return super().record(batch)
+
+    def stop(self) -> None:
+        self.again = [super(Resent, self).record(batch) for batch in self._batches]
+        super().stop()
+
+
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> tuple[Life, Lived]:
     """Two days of a service without towers and re-tuning, with the kill in the second one."""
@@ -116,6 +135,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> tuple[Life, Lived]:
     toml["booster"] = {"trees": 20, "retune_minutes": 0}
     arm = {arm.name: arm for arm in arms_of(toml, "two_tower")}["without two_tower"]
     life = Life(0.01, 0, arm, folder / "running")
+    life._service = Resent(folder / "running")
     return life, life.lived(2)
 
 
@@ -147,31 +167,40 @@ def test_a_value_and_a_score_that_are_not_the_records_are_found(life: tuple[Life
     assert found == lived.compared._replace(differing={"hour": 1.0}, other_scores=1)
 
 
+class Ordering:
+    """A service whose `Rank` turns its lists around."""
+
+    def recommend(self, user: int, k: int, as_of: int, device: str, request_id: str) -> SimpleNamespace:
+        items = tuple(SimpleNamespace(item=FIRST_ITEM + 3 * place) for place in range(k))
+        return SimpleNamespace(items=items, degraded=())
+
+    def by_rank(self, user: int, listed: SimpleNamespace, as_of: int, device: str) -> SimpleNamespace:
+        return SimpleNamespace(items=listed.items[::-1])
+
+
+@pytest.mark.parametrize(("by_rank", "first"), [(False, 0), (True, LISTED - 1)])
+def test_users_are_shown_the_list_or_what_rank_puts_first_of_a_long_one(
+    tmp_path: Path, by_rank: bool, first: int
+) -> None:
+    life = Life(0.01, 1, Arm("a", {}, by_rank=by_rank), tmp_path)
+    life._service = Ordering()  # type: ignore[assignment]
+    users = np.zeros(200), np.zeros(200)
+    item = life._met(0, *users).item[:LIST]
+    assert abs(item - first).tolist() == list(range(LIST))
+    assert life._logged == (LISTED if by_rank else LIST)
+
+
 def test_an_empty_list_brings_only_what_the_user_looks_for(born: World) -> None:
     rest = int(born.visits.first[1] - born.visits.first[0]) - LIST
     item, grade, expected = lives(born).meet(0, np.empty(0, np.int32))
     assert len(item) == len(grade) == len(expected) == rest
 
 
-def test_a_killed_server_has_what_it_acknowledged_and_takes_a_resend_once(bundle_folder: Path, tmp_path: Path) -> None:
-    service = Service(tmp_path)
-    try:
-        service.start(bundle_folder)
-        described = service.client.describe()
-        user, item = 0, 0
-        at = described.snapshot_time + HOUR
-
-        def events(first: int) -> tuple:
-            n = 5
-            return batch(list(range(first, first + n)), [user] * n, [item] * n, [at + first + k for k in range(n)])
-
-        assert service.record(events(0)) == Received(5, 0)
-        again = service.crash_while_recording(events(10), bundle_folder)
-        assert sum(again) == 5
-        assert service.client.describe().recorded_events == 10
-        assert service.record(events(10)) == Received(0, 5)
-    finally:
-        service.stop()
+def test_a_killed_server_has_what_it_acknowledged_and_takes_a_resend_once(life: tuple[Life, Lived]) -> None:
+    service = life[0]._service
+    assert isinstance(service, Resent)
+    assert sum(one.duplicates for one in service.again) == life[1].sent
+    assert not any(one.recorded for one in service.again)
 
 
 def lived(rng: np.random.Generator, plus: float, differing: dict[str, float]) -> Lived:

@@ -4,7 +4,7 @@
     check      do they name what the log has? Before any work
     fit        arrays from the events before a cut; a bundle keeps them, and a server maps them
     open       over these arrays, the served plugins and the state of now
-    over       the same over a later state: every 30 s where events are recorded
+    over       the same over a later state: every 30 s where events are recorded (`ranker.serving.renewing`)
     propose    for each request
 
 All but the first and the last may be left out. What is fitted knows nothing at or behind the cut: it is fitted on what

@@ -16,9 +16,9 @@ class Popular:
 
     It does not read the request's state, but the events of the state that its demand was made from. All items are
     ordered once as of that state's end, which holds for every later `as_of`: such a request costs nothing. An earlier
-    one counts and orders all items (some 0.1 ms a thousand). A server that records has it made anew every 30 s
-    (`Pipeline.refresh`, in a thread of its own): events recorded since do not count here before that, and an item that
-    the request's state does not know yet is removed by the filter `unknown`.
+    one counts and orders all items (some 0.1 ms a thousand). A server that records has it made anew every 30 s of the
+    machine, or of the recorded events' own time (`ranker.serving.renewing`): events recorded since do not count here
+    before that, and an item that the request's state does not know yet is removed by the filter `unknown`.
     """
 
     name = "popular"

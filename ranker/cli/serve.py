@@ -58,6 +58,13 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Share of the requests (those with a request_id) that --feature-log takes.",
 )
 @click.option(
+    "--feature-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds that they wait at most before they are written: a crash loses no more; lower makes more files.",
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     help="Answer GET /metrics for Prometheus on this port of the same address; 0 takes any free one. Default: none.",
@@ -122,6 +129,7 @@ def serve(
     record_to: Path | None,
     feature_log: Path | None,
     feature_share: float,
+    feature_seconds: float,
     metrics_port: int | None,
     log_format: str,
     bundles: Path | None,
@@ -207,7 +215,7 @@ def serve(
     access.check(host)
     listen = partial(Listener, host, settings=config_of(bundle).serve, access=access)
     records = None if record_to is None else RecordTo(record_to, None if snapshot is None else origin_of(snapshot))
-    features = None if feature_log is None else FeaturesTo(feature_log, feature_share)
+    features = None if feature_log is None else FeaturesTo(feature_log, feature_share, feature_seconds)
 
     def load() -> Bundle:
         loaded = load_bundle(bundle) if snapshot is None else with_snapshot(load_bundle(bundle), snapshot)

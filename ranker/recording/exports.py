@@ -13,7 +13,7 @@ from features.log.writer import LogWriter
 log = logging.getLogger(__name__)
 
 #: seconds between looks for closed segments without a Parquet file
-EXPORT_EVERY = 5.0
+EXPORT_EVERY = 1.0
 
 
 class Exporter:

@@ -64,9 +64,12 @@ class FeatureLog:
     were not drawn.
     """
 
-    def __init__(self, folder: Path, *, columns: tuple[str, ...], version: str, share: float) -> None:
+    def __init__(
+        self, folder: Path, *, columns: tuple[str, ...], version: str, share: float, seconds: float = SECONDS
+    ) -> None:
         """version: of the bundle. share: of the requests that are logged, in (0, 1]; the request's id decides, so a
-        resend decides alike. Those whose list was drawn (`[exploration]`) are logged beside them.
+        resend decides alike. Those whose list was drawn (`[exploration]`) are logged beside them. seconds: that an
+        answer waits at most before it is written.
         """
         if not 0 < share <= 1:
             raise PairliftError(f"--feature-share {share}: a share above 0 and up to 1 was expected")
@@ -75,6 +78,7 @@ class FeatureLog:
         except OSError as error:
             raise PairliftError(f"--feature-log {folder}: {error.strerror}") from error
         self.folder, self.columns, self.version, self.share = folder, columns, version, share
+        self._seconds = seconds
         self.dropped = 0  # answers
         self._counting = threading.Lock()
         self._queue: queue.Queue[_Sampled | None] = queue.Queue(WAITING)
@@ -127,15 +131,17 @@ class FeatureLog:
 
     def _run(self) -> None:
         waiting: list[_Sampled] = []
+        due = 0.0  # when what waits is written, in seconds (monotonic): steady traffic must not put it off
         while True:
             try:
-                sampled = self._queue.get(timeout=SECONDS)
+                sampled = self._queue.get(timeout=max(due - time.monotonic(), 0.0) if waiting else None)
             except queue.Empty:
                 self._write(waiting)
                 continue
             if sampled is not None:
+                due = due if waiting else time.monotonic() + self._seconds
                 waiting.append(sampled)
-            if sampled is None or sum(len(one.values) for one in waiting) >= ROWS:
+            if sampled is None or sum(len(one.values) for one in waiting) >= ROWS or time.monotonic() >= due:
                 self._write(waiting)
             if sampled is None:
                 return

@@ -17,7 +17,7 @@ from ranker.bundle import Bundle
 from ranker.ids import IdTable
 from ranker.pipeline import Pipeline
 from ranker.recording.events import ArmOf, no_arm
-from ranker.recording.featurelog import FeatureLog
+from ranker.recording.featurelog import SECONDS, FeatureLog
 from ranker.recording.follower import Follower
 from ranker.recording.snapshots import Origin
 from ranker.request import Answer, Request, awaited
@@ -38,6 +38,7 @@ class FeaturesTo:
 
     folder: Path
     share: float  # of the requests that are taken, in (0, 1]
+    seconds: float = SECONDS  # that an answer waits at most before it is written: what a crash may lose
 
 
 class Served:
@@ -68,7 +69,11 @@ class Served:
         self.feature_log = None
         if features_to is not None:
             self.feature_log = FeatureLog(
-                features_to.folder, columns=bundle.columns, version=bundle.version, share=features_to.share
+                features_to.folder,
+                columns=bundle.columns,
+                version=bundle.version,
+                share=features_to.share,
+                seconds=features_to.seconds,
             )
 
         # Aside: the last reference may go on a request's thread, and that must not wait for a disk.

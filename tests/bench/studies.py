@@ -76,7 +76,9 @@ def configured(data: str, fits: int, seeds: int, scale: float) -> tuple[Config, 
 def summary(folder: Path) -> dict[str, Any]:
     """Return what each study of a data set says of its arms and its slope."""
     found = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in (folder / f"{name}.json" for name in sorted(NAMES)):
+        if not path.exists():
+            continue
         report = json.loads(path.read_text())
         kept = ("arm", "relative_uplift", "ci95", "over_first")
         found[path.stem] = {

@@ -5,9 +5,10 @@ the exported log. Of each bundle the rows that it served are made again from tha
 bundle's own counters and plugins, and compared value by value (`ranker.recording.logged.drift`). The bundle's trees
 then score these rows, and the scores are compared with those of the answers.
 
-Two things are taken as they were served. What the sources said of an item is one: `popular` counts anew by the clock of
-the machine, not by that of the log. And only requests that followed when all events before them had been told can be
-compared, the first of each round: later ones have seen less than the log has, for those beside them had not answered.
+Two things are taken as they were served. What the sources said of an item is one: `popular` counts anew when the server
+has time for it, once the recorded events are 30 s further or soon after. And only requests that followed when all
+events before them had been told can be compared, the first of each round: later ones have seen less than the log has,
+for those beside them had not answered.
 """
 
 from collections.abc import Mapping, Sequence

@@ -24,10 +24,11 @@ class Arm:
     name: str  # in the table
     toml: Toml  # its configuration
     retrained: bool = True  # else the first bundle is served to the end
+    by_rank: bool = False  # the users are shown what `Rank` puts first of a long list, which undoes what is drawn
 
 
 def arms_of(toml: Toml, plugin: str) -> list[Arm]:
-    """Return the arms of a world's TOML: the first has all, each other lacks one thing.
+    """Return the arms of a world's TOML: the first has all, each other lacks one thing, or orders by `Rank`.
 
     Raises PairliftError where the TOML does not serve the plugin.
     """
@@ -41,6 +42,7 @@ def arms_of(toml: Toml, plugin: str) -> list[Arm]:
         Arm(f"without {plugin}", _changed(whole, lambda t: t["ranker"]["plugins"].remove(plugin))),
         Arm("without re-tuning", _changed(whole, lambda t: t["booster"].update(retune_minutes=0))),
         Arm("never trained again", whole, retrained=False),
+        Arm("in the order of Rank", whole, by_rank=True),
     ]
 
 

@@ -73,13 +73,14 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# loop: {report['asks']}",
         "",
-        f"{report['data']}: {report['users']:,} simulated users, {report['lists']:,} lists of {report['days']} days in "
-        "each arm, served and recorded over gRPC; each day begins with a training of what was recorded before it. The "
-        "reward is the expected grade (0 to 2) of a place of a list, by the world's truth. Below the arms, what the "
-        "same users had from other lists: the best for each request by the truth, those that the world's own policy "
-        "shows, and random ones.",
+        f"{report['data']}: {report['users']:,} simulated users, {report['lists']:,} lists of {report['days']} days "
+        "in each arm, served and recorded over gRPC; each day begins with a training of what was recorded before it. "
+        "The reward is the expected grade (0 to 2) of a place of a list, by the world's truth. `Recommend` orders by "
+        "what is wanted of all; the last arm asks it for a long list, and `Rank` to order that. Below the arms, what "
+        "the same users had from other lists: the best for each request by the truth, those that the world's own "
+        "policy shows, and random ones; but for that policy's, all are of items that the user has not met.",
         "",
-        f"| arm | reward [95 %] | against the first [95 %] | {' | '.join(f'day {day}' for day in days)} |",
+        f"| arm | reward [95 %] | against the first, by user [95 %] | {' | '.join(f'day {day}' for day in days)} |",
         f"| --- | --- | --- |{' --- |' * len(days)}",
         *(_row(arm) for arm in [*report["arms"], *report["bounds"]]),
         "",

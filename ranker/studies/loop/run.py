@@ -45,6 +45,8 @@ FIRST_DAY = 30
 CODE = ("features", "ranker")
 #: time between two events of a list
 STEP = 12 * SECOND
+#: items of the list that `Rank` orders, where it does
+LISTED = 100
 #: events of a request have ids from this many times its number on
 EVENTS_OF_A_REQUEST = 64
 
@@ -106,7 +108,7 @@ class Life:
         self._bundles: list[Path] = []
         self._received = Received(0, 0)
         self._sent, self._refused = 0, list[str]()
-        self._degraded, self._shown = 0, 0  # lists that something was late for; rows of all lists
+        self._degraded, self._logged = 0, 0  # lists that something was late for; rows of all lists
         self._firsts = dict[str, _First]()  # by id, requests that begin a round: all events before them were known
 
     def lived(self, days: int) -> Lived:
@@ -179,7 +181,7 @@ class Life:
             batch = _batch(self._rng, self._world, some, met)
             self._sent += len(batch.events)
             if crash and k == len(rounds) // 2:
-                self._service.written(self._shown)
+                self._service.written(self._logged)
                 received = self._service.crash_while_recording(batch, self._bundles[0])
             else:
                 received = self._service.record(batch)
@@ -188,14 +190,16 @@ class Life:
     def _met(self, request: int, reward: F64, lists: F64) -> "_Met":
         """Ask for a user's list and let the user meet it."""
         visits, user = self._world.visits, int(self._world.visits.user[request])
-        device = "tv" if visits.large[request] else "phone"
-        reply = self._service.recommend(user + FIRST_USER, LIST, int(self._world.begun[request]), device, str(request))
-        shown = np.array([(int(one.item) - FIRST_ITEM) // 3 for one in reply.items], np.int32)
+        who, at, device = user + FIRST_USER, int(self._world.begun[request]), "tv" if visits.large[request] else "phone"
+        by_rank = self._arm.by_rank
+        reply = self._service.recommend(who, LISTED if by_rank else LIST, at, device, str(request))
+        ordered = self._service.by_rank(who, reply, at, device) if by_rank else reply
+        shown = np.array([(int(one.item) - FIRST_ITEM) // 3 for one in ordered.items[:LIST]], np.int32)
         item, grade, expected = self._lives.meet(request, shown)
         reward[user] += expected[: len(shown)].sum() / LIST
         lists[user] += 1
         self._degraded += bool(reply.degraded)
-        self._shown += len(shown)
+        self._logged += len(reply.items)
         return _Met(item, grade, len(shown), reply)
 
 

@@ -22,8 +22,8 @@ from ranker.studies.loop.arms import LOG
 TIMEOUT, VISIBLE = 60.0, 10.0
 #: seconds until an ended file of the log must be exported
 EXPORTED = 30.0
-#: seconds until what was served must be in the feature log, which writes when it has had rest for 10
-WRITTEN = 60.0
+#: seconds that what was served waits for the feature log, and until it must be there
+FEATURES, WRITTEN = 0.5, 30.0
 #: seconds between the sending of events and the kill
 UNDER_WAY = 0.003
 
@@ -48,7 +48,7 @@ class Service:
         """Serve a bundle, or what is deployed in its place. Raises PairliftError where the server ends at once."""
         words = ["serve", bundle, "--log", self._folder / LOG, "--bundles", self._folder / "deployed"]
         # All requests: what was served is compared with the record of it, and a crash loses those of its last seconds.
-        words += ["--feature-log", self.features, "--feature-share", "1"]
+        words += ["--feature-log", self.features, "--feature-share", "1", "--feature-seconds", FEATURES]
         command = [sys.executable, "-m", "ranker.cli", *map(str, words), "--clock", "snapshot", "--port", "0"]
         with (self._folder / "serve.err").open("a") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_quiet())
@@ -73,6 +73,11 @@ class Service:
         return self.client.recommend(
             user, k, as_of=as_of, surface="feed", attributes={"device": device}, request_id=request_id, explain=True
         )
+
+    def by_rank(self, user: int, listed: Reply, as_of: int, device: str) -> Reply:
+        """Return the items of a user's list in the order of `Rank`; without an id, so the feature log has the list."""
+        items = [one.item for one in listed.items]
+        return self.client.rank(user, items, as_of=as_of, surface="feed", attributes={"device": device})
 
     def record(self, batch: Batch) -> Received:
         """Record events, and wait until requests see them; PairliftError where one is refused or stays out."""
