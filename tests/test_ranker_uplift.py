@@ -253,7 +253,7 @@ def test_one_fit_holds_for_itself_alone(plain: Path) -> None:
     assert "tried is useful, with this one fit alone" in table
     assert "WARNING: only 1 fit of the plugin" in table
     full = report | {"at_cap": {"without": 0, "with": 2}, "most_trees": 60}
-    assert "WARNING: 0 of 2 fits without and 2 of 2 fits with ended by [booster] trees = 60" in as_table(full)
+    assert "[booster] trees = 60 ended 0 of 2 boosters without it and 2 of 2 boosters with it" in as_table(full)
     assert "ended by" not in as_table(full | {"at_cap": {"without": 0, "with": 0}})
     assert report["at_cap"]["with"] == sum(trees + 10 > 60 for trees in report["trees"]["with"][0])
     small = report | {"relative_uplift": 0.01, "minimum_detectable_uplift": 0.02}

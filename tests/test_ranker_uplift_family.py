@@ -65,7 +65,10 @@ def family(folder: Path, said: tuple[int, str]) -> dict[str, Any]:
 def test_the_command_says_which_are_useful_and_that_one_leaks(said: tuple[int, str], family: dict[str, Any]) -> None:
     code, text = said
     assert code == 1  # one leaks
-    assert "of 3 plugins als is useful; als adds to what the others have; leaks leaks" in text
+    assert (
+        "of 3 plugins, als is useful and adds to what the others have; noise is not shown to be useful; leaks leaks"
+        in text
+    )
     assert "leaks: LEAKS: its figures say nothing, and it has no part in the sets" in text
     assert family["together"]["plugins"] == ["als", "noise"]
     assert (family["each"]["leaks"]["adds"], family["each"]["leaks"]["useful"]) == (None, False)
@@ -131,20 +134,17 @@ def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -
     assert verdict(nothing) == "none of 3 plugins is shown to be useful; leaks leaks"
     assert 'class="verdict open"' in as_page(nothing)
     alone = changed(family, als={"more": False}, noise={"useful": True})
-    assert (
-        verdict(alone)
-        == "of 3 plugins als and noise are useful; none is shown to add to what the others have; leaks leaks"
-    )
+    assert verdict(alone) == "of 3 plugins, als and noise are useful but not shown to add to the others; leaks leaks"
     adds = changed(family, als={"useful": False})
     sound = changed(adds, leaks={"leaks": 0})
-    assert verdict(sound) == "of 3 plugins none is shown to be useful alone; als adds to what the others have"
-    assert "als is useful, with this one fit and one seed alone; als" in verdict(family | {"fits": 1, "seeds": [0]})
+    assert verdict(sound).startswith("of 3 plugins, als adds to the others, not shown to be useful alone; noise and")
+    assert "with this one fit and one seed alone, and adds" in verdict(family | {"fits": 1, "seeds": [0]})
     assert said_of(adds, "als") == "not shown to be useful alone, adds to the rest"
     single = changed(family, als={"adds": None}) | {"together": None}
-    assert verdict(single) == "of 3 plugins als is useful; leaks leaks"
+    assert verdict(single) == "of 3 plugins, als is useful; noise is not shown to be useful; leaks leaks"
     assert "Fewer than two do not leak" in as_text(single, why(single))
     assert "all together" not in as_table(single)
-    assert "The 2 that do not leak together: " in as_text(family, why(family))
+    assert "als and noise together bring a relative uplift of " in as_text(family, why(family))
     unknown = changed(family, als={"alone": family["each"]["als"]["alone"] | {"ci95": [None, None]}})
     assert as_page(unknown)
 

@@ -20,7 +20,7 @@ def interval_figure(report: Report) -> str:
     for k, arm in enumerate(known):
         _row(canvas, 2 * k, arm, primary(report, arm), strong=True)
         path = (*primary(report, arm), "detectable")
-        canvas.label(2 * k + 1, "the smallest it could show", [Figure(path, "percent")])
+        canvas.label(2 * k + 1, "found 4 times in 5 from", [Figure(path, "percent")])
         if (least := found_at(report, path)) is not None:
             canvas.bar(2 * k + 1, 0, least, "muted", 7, pointer(path))
     canvas.axis(_signed)
@@ -56,9 +56,10 @@ def _forest(report: Report, rows: Mapping[str, Path], title: str, shown: Sequenc
 
 
 def _row(canvas: Canvas, row: int, label: str, path: Path, strong: bool = False) -> None:
-    """Draw both intervals of a place: the wide one is for every look, the narrow one in it for one."""
+    """Draw both intervals of a place, for every look and for one: the one that decides is in colour."""
     canvas.label(row, label, interval(*path), strong=strong)
-    for key, colour, width in (("always95", "faint", 9), ("fixed95", "accent", 4)):
+    wide, narrow = ("faint", "accent") if canvas.report["final"] else ("accent", "faint")
+    for key, colour, width in (("always95", wide, 9), ("fixed95", narrow, 4)):
         low, high = found_at(canvas.report, (*path, key))
         if low is not None:
             canvas.bar(row, low, high, colour, width, pointer((*path, key)))

@@ -11,9 +11,7 @@ from ranker.uplift.said import Figure, Sentence, as_html, found_at
 
 Report = Mapping[str, Any]
 
-BOTH = (
-    "The wide bar is the interval of 95 % that holds at every look at once, the narrow one in it that of a single look"
-)
+EVERY, ONE = "the interval of 95 % that holds however often one looks", "that of a single planned look"
 
 
 def as_page(report: Report) -> str:
@@ -31,15 +29,15 @@ def as_fragment(report: Report) -> str:
 def first_screen(report: Report) -> str:
     """Return what was asked, the verdict, the intervals and the doubts."""
     date = found_at(report, ("made", "date"))
-    arms, name = escape(" and ".join(others(report))), escape(report["primary"])
-    told = f"{BOTH}; {'the narrow' if report['final'] else 'the wide'} one decides."
+    said = escape(verdict(report))
+    arms, name = escape(" and ".join(f"'{arm}'" for arm in others(report))), escape(report["primary"])
     return f"""<header>
 <p class="aside">Pairlift, experiment of {escape(report["data"])}{f", {escape(date)}" if date else ""}</p>
 <h1>What did {arms} change in {name}?</h1>
 <p>{as_html(report, _asked(report))}</p>
-<p class="verdict {_tone(report)}"><strong>{escape(verdict(report))}.</strong> {as_html(report, why(report))}</p>
+<p class="verdict {_tone(report)}"><strong>{said[0].upper() + said[1:]}.</strong> {as_html(report, why(report))}</p>
 <div class="cards wide"><div>
-{figure(report, figures.interval_figure(report), [told])}</div>
+{figure(report, figures.interval_figure(report), [f"{_both(report)} {_GREY}"])}</div>
 <section class="card"><h2>What to doubt</h2>{_doubts(report)}</section>
 </div>
 </header>"""
@@ -49,10 +47,29 @@ def _asked(report: Report) -> Sentence:
     period = f", {report['start'][:10]} to {report['end'][:10]}" if report["start"] else ""
     metric = report["metrics"][report["primary"]]
     return [
-        f"Asked: how much more {report['primary']} ({metric['sql']}, {metric['kind']}) than {report['control']}? ",
-        *(Figure(("users",), "count"), f" users{period}; the split has p = ", Figure(("split", "p"), "number")),
-        f" against the planned shares, which is {'a mismatch' if report['split']['failed'] else 'no mismatch'}.",
+        f"Asked: do users have more {report['primary']} ({metric['sql']}, {metric['kind']}) than with "
+        f"'{report['control']}'? Measured on ",
+        *_users(report),
+        f"{period}; the split is {'not ' if report['split']['failed'] else ''}as planned (p = ",
+        Figure(("split", "p"), "number"),
+        ").",
     ]
+
+
+def _users(report: Report) -> Sentence:
+    said: list[str | Figure] = []
+    for arm in report["arms"]:
+        said += [" and " if said else "", Figure(("arms", arm, "users"), "count"), f" users of '{arm}'"]
+    return said
+
+
+def _both(report: Report) -> str:
+    """Return what the two bars of a row are."""
+    first, second = (ONE, EVERY) if report["final"] else (EVERY, ONE)
+    return f"Blue, and what decides: {first}. Pale: {second}."
+
+
+_GREY = "Grey: a true uplift of its length is found 4 times in 5."
 
 
 def _tone(report: Report) -> str:
@@ -70,8 +87,8 @@ def _doubts(report: Report) -> str:
 def _looks(report: Report) -> str:
     if len(report["looks"]) < 2:
         return ""
-    told = f"{BOTH}. Each row counts all from the start; early intervals may be wider than the axis."
-    drawn = "\n".join(figure(report, figures.looks_figure(report, arm), [f"{arm}: {told}"]) for arm in others(report))
+    told = f"{_both(report)} Each row counts all from the start; where a bar ends in a point, it goes on."
+    drawn = "\n".join(figure(report, figures.looks_figure(report, arm), [f"'{arm}'. {told}"]) for arm in others(report))
     return f'<section><h2>Looks over time</h2>\n<div class="cards">\n{drawn}\n</div></section>'
 
 

@@ -12,9 +12,9 @@ Path = tuple[str | int, ...]
 
 #: what is said of an arm, by what is decided
 WORDS = {
-    "up": "{arm} raises {metric}",
-    "down": "{arm} lowers {metric}",
-    "open": "{arm} is not shown to change {metric}",
+    "up": "'{arm}' raises {metric}",
+    "down": "'{arm}' lowers {metric}",
+    "open": "no change of {metric} by '{arm}' is shown",
 }
 #: a user with a larger share in the sum of the first metric is told
 LARGE = 0.05
@@ -61,7 +61,7 @@ def why(report: Report) -> Sentence:
     said: list[str | Figure] = []
     for arm in others(report):
         said += [" " if said else "", *_of(report, arm)]
-    level = "for this look alone, as --final says" if report["final"] else "at every look at once"
+    level = "for this look alone, as --final says" if report["final"] else "however often one looks"
     many = f"; decided with Holm's correction for {len(others(report))} arms" if len(others(report)) > 1 else ""
     return [*said, f" The intervals are of 95 %, {level}{many}."]
 
@@ -69,19 +69,23 @@ def why(report: Report) -> Sentence:
 def _of(report: Report, arm: str) -> Sentence:
     of = found(report, arm)
     if of["refused"]:
-        return [f"Of {arm} nothing is known: {of['refused']}."]
+        return [f"Of '{arm}' nothing is known: {of['refused']}."]
     if of["ci95"][0] is None:
         few = f"an interval for every look takes at least {LEAST_USERS} users in each arm"
-        return [f"Of {arm} nothing is known yet: {few}; go on, or say --final where this is the only look."]
-    over = "" if len(others(report)) == 1 else f" of {arm}"
-    return [f"The uplift{over} over {report['control']} is ", *interval(*primary(report, arm)), "."]
+        return [f"Of '{arm}' nothing is known yet: {few}; go on, or say --final where this is the only look."]
+    over = "" if len(others(report)) == 1 else f" of '{arm}'"
+    values = [
+        Figure(("metrics", report["primary"], "arms", name, "value"), "number") for name in (report["control"], arm)
+    ]
+    levels: Sentence = [": ", values[1], " against ", values[0], "."]
+    return [f"The uplift{over} over '{report['control']}' is ", *interval(*primary(report, arm)), *levels]
 
 
 def _counts(report: Report) -> Sentence:
     said: list[str | Figure] = []
     for arm in report["arms"]:
         share, planned = (Figure(("arms", arm, key), "share") for key in ("share", "planned"))
-        said += [", " if said else "", f"{arm} has ", Figure(("arms", arm, "users"), "count"), " users, "]
+        said += [", " if said else "", f"'{arm}' has ", Figure(("arms", arm, "users"), "count"), " users, "]
         said += [share, " where ", planned, " were planned"]
     return said
 
@@ -96,7 +100,7 @@ def doubts(report: Report) -> list[Doubt]:
             ("rows of no arm", _no_arm(report)),
             ("values that are no numbers", _no_value(report)),
             ("one user carries much", _largest(report)),
-            ("a single look would say more", _peek(report)),
+            ("a single look would say otherwise", _peek(report)),
             ("no past of the users", _past(report)),
             ("little is shown", _small(report)),
         )
@@ -149,9 +153,10 @@ def _peek(report: Report) -> Sentence:
         if of["decided"] == "open" and low is not None and not low <= 0 <= high and not report["final"]:
             ends = [Figure((*primary(report, arm), "fixed95", k), "percent") for k in (0, 1)]
             return [
-                f"For this one look the uplift of {arm} would be within ",
+                f"A test of one planned look would have '{arm}' within ",
                 *(ends[0], " and ", ends[1]),
-                ": that holds only where nobody looks before the planned end (--final).",
+                ". It does not count: who looks again and again finds such a thing by chance. --final is for an "
+                "experiment that nobody looked at before its planned end.",
             ]
     return []
 
@@ -167,7 +172,7 @@ def _small(report: Report) -> Sentence:
         of = found(report, arm)
         if of["decided"] in ("up", "down") and abs(of["relative_uplift"]) < of["detectable"]:
             least = Figure((*primary(report, arm), "detectable"), "percent")
-            return [f"How much {arm} changes is uncertain: the smallest uplift that is shown with 80 % is ", least, "."]
+            return [f"How much '{arm}' changes is uncertain: an uplift is found 4 times in 5 from ", least, "."]
     return []
 
 

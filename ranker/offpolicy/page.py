@@ -61,14 +61,16 @@ def verdict(report: Report) -> str:
 
 
 def _name(report: Report, k: int) -> str:
-    """Return the name of a bundle's folder; where several bear it, the whole path."""
-    paths = [of["bundle"] for of in report["bundles"]]
+    """Return the name of a bundle's folder; where several bear it, the whole path, and of one path the version too."""
+    paths = [str(of["bundle"]) for of in report["bundles"]]
     names = [Path(path).name for path in paths]
-    return names[k] if names.count(names[k]) == 1 else str(paths[k])
+    if names.count(names[k]) == 1:
+        return names[k]
+    return paths[k] if paths.count(paths[k]) == 1 else f"{paths[k]} ({report['bundles'][k]['version']}, {k + 1})"
 
 
 def _first_screen(report: Report) -> str:
-    told = "What a list of each would have got more than what was logged, doubly robust, with 95 % about new users."
+    told = "Wanted items of a list, over what was logged: the doubly robust estimate, with 95 % about other users."
     doubts = [as_html(report, doubt) for k in range(len(report["bundles"])) for doubt in _doubts(report, k)]
     doubts += [f"{count:,} lists are left out, for {escape(reason)}." for reason, count in report["left_out"].items()]
     said = {decided(report, k)[0] for k in range(len(report["bundles"]))}
@@ -140,7 +142,11 @@ def _doubts(report: Report, k: int) -> list[Sentence]:
         if part["unshown"] >= UNSHOWN:
             share = Figure((*path, "unshown"), "share")
             said.append(
-                [f"{name}, {kind}: ", share, " of what it would show was never shown; that counts as anything."]
+                [
+                    f"{name}, {kind}: ",
+                    share,
+                    " of what it would show was never shown: its worth is unknown, and the interval is wider for it.",
+                ]
             )
     return said
 
@@ -167,7 +173,7 @@ def _forest(report: Report, rows: Mapping[str, Place], of: tuple[str, str, str],
         if low is not None and high is not None:
             canvas.bar(k, low, high, "accent", 5, pointer((*path, interval)))
         canvas.dot(k, found_at(report, (*path, value)), "ink")
-    canvas.axis(lambda x: f"{x:.4g}")
+    canvas.axis((lambda x: f"{x:+.4g}") if kind == "gain" else "{:.4g}".format)
     return canvas.svg(title)
 
 

@@ -25,6 +25,7 @@ SIZE, SMALL = 12, 11
 CHARACTER = 6.7
 #: variables of the page's style; their places are what matplotlib takes for colours
 COLOURS = {"ink": "#010101", "muted": "#010102", "line": "#010103", "accent": "#010104", "faint": "#010105"}
+COLOURS |= {"card": "#010106"}
 _REFERENCE = re.compile(r'url\(#([^)]+)\)|href="#([^"]+)"')
 
 
@@ -58,22 +59,29 @@ class Canvas:
         self._text(WIDTH - MARGIN, y, self._said(figures), "ink" if strong else "muted", anchor="right")
 
     def bar(self, row: int, start: float, stop: float, colour: str, width: float, mark: str = "") -> None:
-        """Draw a horizontal line in a row. mark: the place in the report of what it shows."""
+        """Draw a horizontal line in a row, with a point where it leaves the axis.
+
+        mark: the place in the report of what it shows.
+        """
         y = row * ROW + MARKS
         self._line([self.x(start), self.x(stop)], [y, y], colour, width, mark=mark)
+        for outside, at, shape in ((start < self.low, self.low, "<"), (stop > self.high, self.high, ">")):
+            if outside:
+                self._axes.plot([self.x(at)], [y], shape, color=COLOURS[colour], markersize=width + 4, clip_on=False)
 
     def dot(self, row: int, at: float, colour: str, hollow: bool = False, size: float = 7) -> None:
         """Draw a point in a row."""
-        face = "none" if hollow else COLOURS[colour]
+        face = COLOURS["card" if hollow else colour]
         place = ([self.x(at)], [row * ROW + MARKS])
         style: dict[str, Any] = {"markeredgecolor": COLOURS[colour], "markerfacecolor": face, "markersize": size}
+        style |= {"zorder": 3}
         self._axes.plot(*place, "o", clip_on=False, **style)
 
     def rule(self, at: float, colour: str, dashed: bool = False) -> None:
         """Draw a vertical line through the marks of all rows, with a gap where their text stands."""
         x = self.x(at)
         for row in range(self.rows):
-            self._line([x, x], [row * ROW + TEXT + 4, (row + 1) * ROW], colour, 1, dashed=dashed)
+            self._line([x, x], [row * ROW + TEXT + 4, (row + 1) * ROW], colour, 1, dashed=dashed, above=True)
 
     def axis(self, write: Callable[[float], str]) -> None:
         """Write the numbers of the axis. write: how a number is written that is not 0."""
@@ -129,9 +137,18 @@ class Canvas:
         self._axes.text(x, y, f"@{len(self._texts) - 1}@", ha=anchor, va="baseline", **style)
 
     def _line(
-        self, x: Sequence[float], y: Sequence[float], colour: str, width: float, dashed: bool = False, mark: str = ""
+        self,
+        x: Sequence[float],
+        y: Sequence[float],
+        colour: str,
+        width: float,
+        dashed: bool = False,
+        mark: str = "",
+        above: bool = False,
     ) -> None:
+        """Draw a line. above: it is seen through the bars."""
         style: dict[str, Any] = {"color": COLOURS[colour], "linewidth": width, "solid_capstyle": "butt"}
+        style |= {"zorder": 2.5} if above else {}
         (line,) = self._axes.plot(x, y, linestyle=(0, (3, 3)) if dashed else "-", clip_on=False, **style)
         if mark:
             line.set_gid(f"mark-{len(self._marks)}")

@@ -55,10 +55,10 @@ def interval_figure(report: Report) -> str:
     canvas.label(0, said, interval(), strong=not report["leaks"])
     canvas.bar(0, low, high, colour, 7, pointer(("ci95",)))
     canvas.dot(0, uplift, "muted" if report["leaks"] else "ink", size=8)
-    canvas.label(1, "the smallest this test could show", [Figure(("minimum_detectable_uplift",), "percent")])
+    canvas.label(1, "found 4 times in 5 from", [Figure(("minimum_detectable_uplift",), "percent")])
     canvas.bar(1, 0, least, "muted", 7, pointer(("minimum_detectable_uplift",)))
     canvas.axis(_signed)
-    return canvas.svg("The uplift with its interval, beside the smallest uplift that this test could have shown")
+    return canvas.svg("The uplift with its interval, beside the smallest that this test finds 4 times in 5")
 
 
 def _signed(uplift: float) -> str:

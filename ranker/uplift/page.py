@@ -43,7 +43,7 @@ def first_screen(report: Report) -> str:
     plugin, date = escape(report["plugin"]), found_at(report, ("made", "date"))
     return f"""<header>
 <p class="aside">Pairlift, uplift report of {escape(report["data"])}{f", {escape(date)}" if date else ""}</p>
-<h1>Is {plugin} worth serving?</h1>
+<h1>Is {plugin} useful to the ranker?</h1>
 <p>{as_html(report, _asked(report))}</p>
 <p class="verdict {_tone(report)}"><strong>{plugin} {escape(verdict(report))}.</strong> \
 {as_html(report, why(report))}</p>
@@ -61,9 +61,9 @@ def _asked(report: Report) -> Sentence:
     days = f", {split['t2'][:10]} to {split['t3'][:10]}" if split else ""
     return [
         f"Asked: does the ranker order the test's pairs better with its columns ({named}) than "
-        "without, all else equal? Measured on ",
-        *(Figure(("pairs",), "count"), f" {report['pairs_kind']} pairs of ", Figure(("users",), "count")),
-        *(" users, who weigh like ", Figure(("effective_users",), "count"), f" equal ones{days}."),
+        "without, all else equal? Measured by PairAccuracy, the share of pairs in the right order, on ",
+        *(Figure(("pairs",), "count"), f" {report['pairs_kind']} pairs of ", Figure(("users",), "count"), " users"),
+        *(days, ", who tell as much as ", Figure(("effective_users",), "count"), " with equally many pairs."),
     ]
 
 
@@ -75,22 +75,23 @@ def _tone(report: Report) -> str:
 
 
 def _read_interval(report: Report) -> Sentence:
-    return [
+    said: list[str | Figure] = [
         *("PairAccuracy is ", Figure(("without",), "accuracy"), " without it and ", Figure(("with",), "accuracy")),
-        f" with it; the interval is about {report['holds_for']}, and an uplift within the grey bar may be real, but "
-        "this test would often miss it.",
+        f" with it; the uplift is relative, its interval about {report['holds_for']}.",
     ]
+    grey = " The grey bar: a true uplift of its length is found 4 times in 5; a smaller one may be real, and be missed."
+    return said if report["leaks"] else [*said, grey]
 
 
 def _cost(report: Report) -> str:
     trees = [Figure(("trees", arm), "count") for arm in ("without", "with")]
-    lines: list[Sentence] = [[trees[0], " trees without it, ", trees[1], " with it, on average"]]
+    lines: list[Sentence] = [["the ranker itself: ", trees[0], " trees without it, ", trees[1], " with it, on average"]]
     if "cost" in report:
         p50, p99 = (Figure(("cost", "request_ms", p), "ms") for p in ("p50", "p99"))
         of: Sentence = [" for its values in a request of ", Figure(("cost", "candidates"), "number"), " candidates"]
-        where = ", asked one after the other where the report was made"
+        where = " on average, one request at a time, where the report was made"
         lines = [
-            [p50, " (p99 ", p99, ")", *of, where],
+            ["p50 ", p50, ", p99 ", p99, *of, where],
             [Figure(("cost", "fit_seconds"), "seconds"), " for a fit"],
             [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
             *lines,
@@ -102,7 +103,11 @@ def _doubts(report: Report) -> str:
     found = [f"<b>{escape(doubt.name)}</b>: {as_html(report, doubt.sentence)}" for doubt in doubts(report)]
     looked = escape(", ".join(cleared(report)))
     nothing = "" if found else "<p>Nothing that is looked for was found.</p>"
-    return nothing + items(found) + (f'<p class="aside">Looked for and not found: {looked}.</p>' if looked else "")
+    return (
+        nothing
+        + items(found)
+        + (f'<p class="aside">Looked at too, and nothing to doubt: {looked}.</p>' if looked else "")
+    )
 
 
 def _arms(report: Report) -> str:

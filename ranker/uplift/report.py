@@ -136,8 +136,8 @@ def holds_for(fits: int, seeds: int) -> str:
     """Return in words what the interval is about."""
     new = ["users", *(["fits of the plugin"] if fits > 1 else []), *(["seeds of the boosters"] if seeds > 1 else [])]
     this = [*(["this one fit of the plugin"] if fits == 1 else []), *(["this one seed"] if seeds == 1 else [])]
-    what = "new " + (", ".join(new[:-1]) + " and " + new[-1] if len(new) > 1 else new[0])
-    return what + (f", but for {' and '.join(this)} alone" if this else "") + "; the training log is fixed"
+    what = "other " + (", ".join(new[:-1]) + " and " + new[-1] if len(new) > 1 else new[0])
+    return what + (f", but for {' and '.join(this)} alone" if this else "") + ", and this training log"
 
 
 def _fit_all(arms: Arms, name: str, fits: list[Columns]) -> dict[str, Fits]:

@@ -38,7 +38,7 @@ class Doubt:
 def verdict(report: Report) -> str:
     """Return in words what the report says, and no more."""
     if report["leaks"]:
-        return "LEAKS: its values know what they must not, so no figure below says anything"
+        return "LEAKS: its values know what they must not, so no uplift below says anything"
     if not report["useful"]:
         return "is not shown to be useful"
     uplift, least = report["relative_uplift"], report["minimum_detectable_uplift"]
@@ -63,14 +63,19 @@ def why(report: Report) -> Sentence:
         " (95 %)",
     ]
     if report["leaks"]:
-        return ["A control found values that an event at or after their as_of, or at or after t1, has changed."]
+        return [
+            "Values changed when a control took away events that they must not know: those from the request's own time "
+            "on (as_of), or from the end of what the plugin learns of (t1)."
+        ]
     if report["relative_uplift"] is None or low is None:
         return ["There is no interval: one user has all that is right, or nobody has anything right without it."]
     if high < 0:
-        return ["With it PairAccuracy falls: its uplift is ", *ends, "."]
+        return ["PairAccuracy falls: the relative change is ", *ends, "."]
     if low <= 0:
-        return ["Its uplift in PairAccuracy is ", *ends, ", so neither a gain nor a loss is shown."]
-    return ["With it PairAccuracy rises: its uplift is ", *ends, *_but(report), "."]
+        return ["The relative change of PairAccuracy is ", *ends, ", so neither a gain nor a loss is shown."]
+    alike: Sentence = [" Were each user to count alike, it would be ", *interval("macro"), ": not shown."]
+    few = bool(report["useful"]) and _side(report["macro"]["ci95"]) <= 0
+    return ["PairAccuracy rises: the relative uplift is ", *ends, *_but(report), ".", *(alike if few else [])]
 
 
 def _but(report: Report) -> Sentence:
@@ -180,7 +185,7 @@ def _few_users(report: Report) -> list[Sentence]:
     if report["effective_users"] is not None and report["effective_users"] >= FEW_EFFECTIVE:
         return []
     users = [Figure((of,), "count") for of in ("users", "effective_users")]
-    return [[users[0], " users weigh like ", users[1], ": the interval rests on few of them"]]
+    return [[users[0], " users tell as much as ", users[1], " with equally many pairs: the interval rests on few"]]
 
 
 def _macro(report: Report) -> list[Sentence]:
@@ -188,7 +193,7 @@ def _macro(report: Report) -> list[Sentence]:
     sides = [_side(report["ci95"]), _side(report["macro"]["ci95"])]
     if sides[0] == sides[1]:
         return []
-    return [["each user weighing one, the uplift is ", *interval("macro"), ": users of many pairs decide the main one"]]
+    return [["were each user to count alike, it is ", *interval("macro"), ": users of many pairs decide the main one"]]
 
 
 def _side(ends: list[float | None]) -> int:
@@ -202,18 +207,18 @@ def _trees(report: Report) -> list[Sentence]:
     few, many = sorted(tree.value(report) or 0.0 for tree in trees)
     if many <= OTHER_TREES * few:
         return []
-    return [["the arms stopped at very different trees: ", trees[0], " without it, ", trees[1], " with it"]]
+    return [["very different numbers of them: ", trees[0], " without it, ", trees[1], " with it"]]
 
 
 def _at_cap(report: Report) -> list[Sentence]:
     if not any(report["at_cap"][arm] for arm in ("without", "with")):
         return []
-    capped = f"{_capped('without', report)} and {_capped('with', report)} ended by [booster] trees = "
-    return [[f"{capped}{report['most_trees']}, not by themselves: more trees may be better, so raise it"]]
+    capped = f"{_capped('without', report)} without it and {_capped('with', report)} with it"
+    return [[f"[booster] trees = {report['most_trees']} ended {capped}: more may be better, so raise it"]]
 
 
 def _capped(arm: str, report: Report) -> str:
-    return f"{report['at_cap'][arm]} of {sum(map(len, report['trees'][arm]))} fits {arm}"
+    return f"{report['at_cap'][arm]} of {sum(map(len, report['trees'][arm]))} boosters"
 
 
 def _fits_differ(report: Report) -> list[Sentence] | None:
@@ -294,22 +299,22 @@ def _nothing(report: Report) -> list[Sentence]:
     return []
 
 
-#: what is looked for, by name
+#: what is looked at, by name
 CHECKS: dict[str, Callable[[Report], list[Sentence] | None]] = {
     "leaks": _leaks,
-    "leak controls that could not be run": _controls,
-    "a column that knows the label's event": _too_good,
-    "no interval": _nothing,
+    "leak controls": _controls,
+    "columns that know the label's event": _too_good,
+    "enough for an interval": _nothing,
     "missing values": _missing,
-    "shuffled columns that gain": _shuffled,
-    "few effective users": _few_users,
-    "a macro figure that disagrees": _macro,
-    "a debiased figure that disagrees": _debiased,
-    "worse lists": _lists,
-    "fits that disagree": _fits_differ,
-    "few fits or seeds": _few_repeats,
-    "arms stopped at very different trees": _trees,
-    "arms that did not stop by themselves": _at_cap,
+    "shuffled columns": _shuffled,
+    "effective users": _few_users,
+    "each user alike": _macro,
+    "debiased for places": _debiased,
+    "lists": _lists,
+    "agreement of fits": _fits_differ,
+    "fits and seeds": _few_repeats,
+    "trees": _trees,
+    "the most trees": _at_cap,
     "ties": _ties,
     "drift": _drift,
     "drawn pairs": _drawn,

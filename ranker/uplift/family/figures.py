@@ -24,9 +24,9 @@ def family_figure(report: Report) -> str:
     """
     rows: list[tuple[str, Path, bool]] = []
     if report["together"] is not None:
-        rows.append(("all together", ("together",), (report["together"]["ci95"][0] or 0.0) > 0))
+        rows.append(("together", ("together",), (report["together"]["ci95"][0] or 0.0) > 0))
     for name, of in report["each"].items():
-        rows.append((f"{name}: leaks" if of["leaks"] else name, ("each", name, "alone"), of["useful"]))
+        rows.append((f"{name} (leaks)" if of["leaks"] else name, ("each", name, "alone"), of["useful"]))
         if of["adds"] is not None:
             rows.append(("   adds to the rest", ("each", name, "adds"), of["more"]))
     ends = _ends(report, [path for _, path, _ in rows])
@@ -41,14 +41,15 @@ def family_figure(report: Report) -> str:
 def _row(canvas: Canvas, k: int, label: str, path: Path, yes: bool) -> None:
     """Draw an interval. yes: something is shown."""
     report, adds = canvas.report, path[-1] == "adds"
-    canvas.label(k, label, interval(*path), strong=not adds)
-    low, high = found_at(report, (*path, "ci95"))
     leaks = path[0] == "each" and bool(found_at(report, (*path[:2], "leaks")))
+    canvas.label(k, label, interval(*path), strong=not (adds or leaks))
+    low, high = found_at(report, (*path, "ci95"))
     if low is not None and high is not None:
-        canvas.bar(k, low, high, "faint" if leaks or adds else "accent", 5, pointer((*path, "ci95")))
+        colour, width = ("muted", 1.0) if leaks else ("faint" if adds else "accent", 5.0)
+        canvas.bar(k, low, high, colour, width, pointer((*path, "ci95")))
     uplift = found_at(report, (*path, "relative_uplift"))
-    if uplift is not None:
-        canvas.dot(k, uplift, "muted" if leaks else "ink", hollow=not yes)
+    if uplift is not None and not leaks:
+        canvas.dot(k, uplift, "ink", hollow=not yes)
 
 
 def _ends(report: Report, paths: list[Path]) -> list[float]:

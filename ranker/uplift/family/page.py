@@ -29,7 +29,7 @@ def first_screen(report: Report) -> str:
     each = items(_of_each(report, name) for name in report["each"])
     return f"""<header>
 <p class="aside">Pairlift, uplift report of {escape(report["data"])}{f", {escape(date)}" if date else ""}</p>
-<h1>Which of {len(report["plugins"])} plugins are worth serving?</h1>
+<h1>Which of {len(report["plugins"])} plugins are useful to the ranker?</h1>
 <p>{as_html(report, _asked(report))}</p>
 <p class="verdict {_tone(report)}"><strong>{said[0].upper() + said[1:]}.</strong> {as_html(report, why(report))}</p>
 <div class="cards wide"><div>
@@ -42,7 +42,8 @@ def first_screen(report: Report) -> str:
 
 _CAPTION = (
     "Each bar is an interval of 95 % for itself: of a plugin alone over the counters (blue), and of all plugins over "
-    "all without it (pale). A filled point is shown to lie above zero after the correction, a hollow one is not."
+    "all without it (pale). A filled point is shown to lie above zero after the correction, a hollow one is not. What "
+    "leaks has a thin line, which says nothing."
 )
 
 
@@ -51,9 +52,10 @@ def _asked(report: Report) -> Sentence:
     days = f", {split['t2'][:10]} to {split['t3'][:10]}" if split else ""
     return [
         "Asked: does the ranker order the test's pairs better with each plugin than without, and does each add to what "
-        "the others have? Measured on ",
+        "the others have? Measured by PairAccuracy, the share of pairs in the right order, on ",
         *(Figure(("pairs",), "count"), f" {report.get('pairs_kind', '')} pairs of ", Figure(("users",), "count")),
-        *(" users, who weigh like ", Figure(("effective_users",), "count"), f" equal ones{days}."),
+        *(" users", days, ", who tell as much as ", Figure(("effective_users",), "count")),
+        " with equally many pairs.",
     ]
 
 

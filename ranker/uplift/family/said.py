@@ -11,14 +11,22 @@ Report = Mapping[str, Any]
 
 def verdict(report: Report) -> str:
     """Return in words which plugins are useful, which add to the rest, which leak; corrected, and no more."""
+    each = report["each"]
     useful, more, leaking = (_of(report, question) for question in ("useful", "more", "leaks"))
-    n, leaks = len(report["plugins"]), f"; {_named(leaking)} {_verb(leaking, 'leak')}" if leaking else ""
+    n, leaks = len(report["plugins"]), [f"{_named(leaking)} {_verb(leaking, 'leak')}"] if leaking else []
     if not useful and not more:
-        return f"none of {n} plugins is shown to be useful{leaks}"
-    alone = f"{_are(useful)} useful{of_one(report)}" if useful else "none is shown to be useful alone"
-    adds = f"{_named(more)} {_verb(more, 'add')}" if more else "none is shown to add"
-    rest = "" if report["together"] is None else f"; {adds} to what the others have"
-    return f"of {n} plugins {alone}{rest}{leaks}"
+        return "; ".join([f"none of {n} plugins is shown to be useful", *leaks])
+    one, said, asked = of_one(report), list[str](), report["together"] is not None
+    more = more if asked else []
+    if both := [name for name in useful if name in more]:
+        said.append(f"{_are(both)} useful{one}{',' if one else ''} and {_verb(both, 'add')} to what the others have")
+    if alone := [name for name in useful if name not in more]:
+        said.append(f"{_are(alone)} useful{one}" + (" but not shown to add to the others" if asked else ""))
+    if only := [name for name in more if name not in useful]:
+        said.append(f"{_named(only)} {_verb(only, 'add')} to the others, not shown to be useful alone")
+    if rest := [name for name in each if name not in (*useful, *more, *leaking)]:
+        said.append(f"{_are(rest)} not shown to be useful")
+    return f"of {n} plugins, {'; '.join([*said, *leaks])}"
 
 
 def _verb(names: Sequence[str], verb: str) -> str:
@@ -40,8 +48,8 @@ def _named(names: Sequence[str]) -> str:
 def why(report: Report) -> Sentence:
     """Return what the verdict rests on."""
     corrected = (
-        f"A plugin that knows nothing looks useful now and then, and of {len(report['plugins'])} one sooner: the "
-        "verdicts are corrected by Holm, so that any wrong yes has a chance of at most "
+        "A plugin that knows nothing looks useful now and then, the more so the more are tried: the verdicts are "
+        "corrected by Holm, so that the chance of any wrong yes is at most "
     )
     return [*_together(report), corrected, Figure(("correction", "level"), "share"), "."]
 
@@ -50,8 +58,8 @@ def _together(report: Report) -> Sentence:
     if report["together"] is None:
         return ["Fewer than two do not leak, so there is nothing to put together. "]
     names = report["together"]["plugins"]
-    every = f"All {len(names)}" if len(names) == len(report["plugins"]) else f"The {len(names)} that do not leak"
-    return [f"{every} together: ", *interval("together"), " (95 %). "]
+    every = f"All {len(names)}" if len(names) == len(report["plugins"]) else _named(names)
+    return [f"{every} together bring a relative uplift of ", *interval("together"), " (95 %). "]
 
 
 def said_of(report: Report, name: str) -> str:

@@ -83,7 +83,7 @@ together; all have one axis. Reports of other data or another split do not compa
 
 def _card(index: Report, k: int, low: float, high: float) -> str:
     of = index["reports"][k]
-    asked = escape(f"Is {of['plugins'][0]} worth serving?" if len(of["plugins"]) == 1 else _which(of["plugins"]))
+    asked = escape(f"Is {of['plugins'][0]} useful to the ranker?" if len(of["plugins"]) == 1 else _which(of["plugins"]))
     if of["page"]:
         asked = f'<a href="{escape(quote(of["path"] + "/" + PAGE))}">{asked}</a>'
     tone = "good" if of["useful"] else "open"
@@ -94,7 +94,7 @@ def _card(index: Report, k: int, low: float, high: float) -> str:
 
 
 def _which(plugins: list[str]) -> str:
-    return f"Which of {', '.join(plugins)} are worth serving?"
+    return f"Which of {', '.join(plugins)} are useful to the ranker?"
 
 
 def _drawn(index: Report, k: int, low: float, high: float) -> str:
