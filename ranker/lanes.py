@@ -4,8 +4,9 @@ What is ours cannot block and runs inline, on the thread of the request. What ma
 its lane, with a deadline. A call that overruns it cannot be stopped, so it is left to end by itself: when all threads
 of a lane are busy, a further call is refused at once, and the other lanes go on. A hurried call, whose surface waits
 less long than the lane's deadline, has threads of its own kind: those that such calls leave busy are refused to nobody
-else, and neither that they are late nor that they find no thread is a failure of the lane. Threads are daemons, so one
-that hangs does not keep the process from stopping (those of concurrent.futures would).
+else, and that they find no thread is no failure of the lane. One that is late for its surface is judged when it ends,
+by the lane's deadline. Threads are daemons, so one that hangs does not keep the process from stopping (those of
+concurrent.futures would).
 
 What fails again and again, inline or not, is not asked for a while: see `Breaker`.
 """
@@ -154,12 +155,21 @@ class Running:
             self._error = RuntimeError(repr(caught))
         self.nanoseconds = time.perf_counter_ns() - begun
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether it raised nothing, of a call that has ended."""
+        return self._error is None
+
     def result(self, timeout: float) -> Any:
         """Return what the call gives, or raise what it raises; inline it may take longer than `timeout` seconds."""
         self._make()
         if self._error is not None:
             raise self._error
         return self._result
+
+
+def _nobody(running: Running) -> None:
+    """Be told of a call whose caller waits for it."""
 
 
 class Threaded(Running):
@@ -169,6 +179,9 @@ class Threaded(Running):
         super().__init__(call)
         self._leave, self._ended = leave, threading.Lock()
         self._ended.acquire()
+        self._lock = threading.Lock()
+        self._tell: Callable[[Running], None] = _nobody  # is told that it has ended
+        self._over = False
 
     def refuse(self, error: Exception) -> "Running":
         """Let `result` raise an error, without a call."""
@@ -182,7 +195,17 @@ class Threaded(Running):
         """Make the call: on a thread of the lane."""
         self._make()
         self._leave()  # before the result is out: the next call must find the thread free
+        with self._lock:
+            self._over, tell = True, self._tell
+        tell(self)
         self._ended.release()
+
+    def at_end(self, tell: Callable[["Running"], None]) -> None:
+        """Let somebody be told that the call has ended, for its caller has given up: now, if it has by now."""
+        with self._lock:
+            over, self._tell = self._over, tell
+        if over:
+            tell(self)
 
     def result(self, timeout: float) -> Any:
         """Wait for at most `timeout` seconds; TimeoutError where the call is late."""
@@ -231,13 +254,26 @@ class Lane:
         except PausedError:
             raise
         except Exception as error:
-            if running.hurried and isinstance(error, TimeoutError | BusyError):
+            if running.hurried and isinstance(error, BusyError):
+                raise
+            if running.hurried and isinstance(error, TimeoutError) and isinstance(running, Threaded):
+                running.at_end(self._judge)
                 raise
             self.failed()
             raise
+        self._succeeded()
+        return result
+
+    def _judge(self, running: Running) -> None:
+        """Tell the breaker of a call that ended after its caller gave up, which waited less than the lane allows."""
+        if running.ended_well and running.nanoseconds <= 1e9 * self.deadline:
+            self._succeeded()
+        else:
+            self.failed()
+
+    def _succeeded(self) -> None:
         if self.breaker.succeeded():
             log.warning("%s works again", self.name)
-        return result
 
     def failed(self) -> None:
         """Tell the breaker of a failure."""

@@ -3,6 +3,7 @@
 import threading
 import time
 import weakref
+from functools import partial
 
 import pytest
 
@@ -79,6 +80,28 @@ def test_hurried_calls_have_threads_of_their_own():
     for _ in range(11):  # what it raises is one, however hurried
         with pytest.raises(ZeroDivisionError):
             lane.outcome(broken, 5)
+    assert lane.state == "open"
+    lane.close()
+
+
+def _given_up(lane, seconds):
+    """Make a hurried call that nobody waits for, and wait until it was judged."""
+    running = lane.start(partial(time.sleep, seconds), most=0.001)
+    with pytest.raises(TimeoutError):
+        lane.outcome(running, 0)
+    running.result(5)
+
+
+def test_a_call_that_its_hurried_caller_gave_up_is_judged_by_the_lanes_own_deadline():
+    lane = Lane("lane", 1, deadline=5.0)
+    while lane.state == "closed":
+        lane.failed()
+    lane.breaker._until = 0.0  # the pause is over
+    _given_up(lane, 0.03)  # well within the lane's deadline: it works again, for others too
+    assert lane.state == "closed"
+    lane.deadline = 0.002
+    for _ in range(10):
+        _given_up(lane, 0.01)
     assert lane.state == "open"
     lane.close()
 

@@ -138,6 +138,8 @@ def test_days_are_those_of_the_zone_and_weeks_begin_on_mondays(tmp_path: Path, d
     [
         ("yeer", r"\[uplift.slices\] mine: .*yeer.*year \(FLOAT\)"),
         ("user.reg", r"\[uplift.slices\] mine: .*region"),
+        ("(SELECT max(grade) FROM log.events)", r"\[uplift.slices\] mine: .*events.*not exist"),
+        ("(SELECT count(*) FROM 'events.parquet')", r"\[uplift.slices\] mine: .*disabled"),
         ("year +", r"\[uplift.slices\] mine: Parser Error"),
         ("context.as_of", rf"\[uplift.slices\] mine: at most {MOST_VALUES} different values were expected, found \d+"),
     ],

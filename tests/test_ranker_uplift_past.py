@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -208,3 +209,28 @@ def test_the_commands_write_and_refuse(tmp_path: Path) -> None:
         assert (code, says in text) == (2, True), text
     with pytest.raises(PairliftError, match="found no folder"):
         index_of(tmp_path / "none")
+
+
+def test_users_of_another_report_are_refused(tmp_path: Path) -> None:
+    without, with_ = np.array([3.0, 5.0, 2.0]), np.array([4.0, 5.0, 3.0])
+    own = measured(without, with_, [1, 2, 3])
+    own.figures["users"] = 3
+    write(tmp_path / "one", own.figures)
+    place = tmp_path / "one" / "users.parquet"
+    pq.write_table(users_of((without, with_), [1, 2, 3]), place)
+    assert UpliftReport.read(tmp_path / "one").users is not None
+    for other in (
+        users_of((without, with_ + 1), [1, 2, 3]),  # another uplift
+        users_of((without, with_), [1, 2, 2]),
+        users_of((without[:2], with_[:2]), [1, 2]),
+        users_of((without, np.array([np.nan, 1, 1])), [1, 2, 3]),
+    ):
+        pq.write_table(other, place)
+        with pytest.raises(PairliftError, match="is not of the report beside it"):
+            UpliftReport.read(tmp_path / "one")
+    pq.write_table(pa.table({"user": [1]}), place)
+    with pytest.raises(PairliftError, match="were expected"):
+        UpliftReport.read(tmp_path / "one")
+    place.write_bytes(b"none")
+    with pytest.raises(PairliftError, match="were expected"):
+        UpliftReport.read(tmp_path / "one")

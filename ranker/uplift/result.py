@@ -25,7 +25,7 @@ from ranker.uplift.page import as_fragment, as_page
 from ranker.uplift.report import FORMAT, report_on
 from ranker.uplift.said import as_text, found_at
 from ranker.uplift.shrunk import with_shrunk
-from ranker.uplift.users import USERS, users_table
+from ranker.uplift.users import USERS, read_users, users_table
 from ranker.uplift.verdict import doubts, verdict
 
 #: the oldest format that has a page
@@ -79,7 +79,8 @@ class UpliftReport:
         file = Path(path)
         file = file / JSON if file.is_dir() else file
         users = file.with_name(USERS)
-        return cls.of(found_json(file), pq.read_table(users) if users.is_file() else None)
+        found = cls.of(found_json(file))
+        return cls(found.figures, read_users(users, found.figures)) if users.is_file() else found
 
     @classmethod
     def measured(cls, config: Config | Path | str, plugin: str, lists: bool = True) -> "UpliftReport":

@@ -72,7 +72,7 @@ def _connected(prepared: Prepared) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def _rows(prepared: Prepared, groups: Groups) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give a connection whose view `sliced` has the groups' rows, with what an expression sees."""
+    """Give a connection whose table `sliced` has the groups' rows, with what an expression sees."""
     requests, owner = groups.requests, groups.requests.row_request()
     rows = pa.table(
         {
@@ -91,10 +91,14 @@ def _rows(prepared: Prepared, groups: Groups) -> Iterator[duckdb.DuckDBPyConnect
         context = {"as_of": "make_timestamptz(r.as_of)", "surface": "r.surface"} | context
         struct = ", ".join(f'"{name}" := {sql}' for name, sql in context.items())
         con.execute(f"""
-            CREATE TEMP VIEW sliced AS
+            CREATE TEMP TABLE sliced AS
             SELECT r."row" AS "#row", i.* EXCLUDE (idx), u AS "user", struct_pack({struct}) AS context
             FROM rows r LEFT JOIN log.items i ON i.idx = r.item LEFT JOIN log.users u ON u.idx = r."user"
             LEFT JOIN (SELECT row_number() OVER () - 1 AS "#event", * FROM log.events) e ON e."#event" = r.event""")
+        # An expression sees these columns alone: no feedback, no other event, no file.
+        con.unregister("rows")
+        con.execute("DETACH log")
+        con.execute("SET enable_external_access = false")
         yield con
 
 
