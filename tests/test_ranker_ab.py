@@ -86,7 +86,7 @@ def test_duckdb_gives_the_moments_of_a_loop_over_rows(seed: int, tmp_path: Path)
     until = START + 5 * DAY
     with opened(written(tmp_path, log), replace(TWO, end=until)) as read:
         rows = read.rows()
-        read.remember(rows.start)
+        read.remember(rows)
         found = read.look(rows.start, until)
     for name, of in plain(log, until).items():
         one = np.ones(len(of))
@@ -99,6 +99,8 @@ def test_duckdb_gives_the_moments_of_a_loop_over_rows(seed: int, tmp_path: Path)
             assert moments.n == expected.n
             np.testing.assert_allclose(moments.mean, expected.mean, rtol=1e-12)
             np.testing.assert_allclose(moments.cov, expected.cov, rtol=1e-9, atol=1e-12)
+            assert moments.skewness == pytest.approx(expected.skewness)
+            assert moments.active == expected.active
 
 
 def jackknife(control: np.ndarray, arm: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float]) -> float:
@@ -237,7 +239,7 @@ def test_the_page_says_what_the_json_says(final: bool, tmp_path: Path) -> None:
     assert json.loads(page.json) == report.figures
     assert len(page.numbers) > 60
     assert not unequal(page.numbers, report.figures)
-    assert "it is constant within each arm" in path.read_text()
+    assert "it is constant within an arm" in path.read_text()
     assert report.table().num_rows == 6
     assert escape(report.verdict)[1:] in report._repr_html_()
 
@@ -267,7 +269,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path: Path) -> None:
 
 
 def test_few_users_and_one_large_one_are_said(tmp_path: Path) -> None:
-    log = made(8, users=60)
+    log = made(8, users=150)
     few = ab_report(written(tmp_path, log), TWO)
     of = few["metrics"]["clicks"]["against"]["new"]
     assert of["fixed95"][0] is not None
@@ -359,12 +361,18 @@ def test_one_user_and_what_cannot_be_known_is_said() -> None:
     rng = np.random.default_rng(0)
     many = np.column_stack([rng.poisson(3, 500), np.ones(500), np.zeros((500, 2))]).astype(float)
     cov = np.full((4, 4), np.nan)
-    one = Moments(1, many[0], cov)
+    one = Moments(1, many[0], cov, 0.0, 1)
     assert unknown(one, Moments.of(many)).startswith("the control has 1 user with a value")
     assert unknown(Moments.of(many), one).startswith("this arm has 1 user with")
     rare = many * 0
     rare[:, 1], rare[0, 0] = 1, 1
+    assert "only 1 users of the control" in unknown(Moments.of(rare), Moments.of(many))
+    assert "only 1 users of this arm" in unknown(Moments.of(many), Moments.of(rare))
+    rare[:40, 0] = [1, -1] * 20
     assert "cannot be told from 0" in unknown(Moments.of(rare), Moments.of(many))
+    heavy = many[:60].copy()
+    heavy[0, 0] = 500
+    assert "one arm is too small" in unknown(Moments.of(many), Moments.of(heavy))
     none = many * [1, 0, 1, 1]
     assert "denominator is 0" in unknown(Moments.of(none), Moments.of(many))
     assert unknown(Moments.of(many), Moments.of(many)) == ""
@@ -390,3 +398,51 @@ def test_metrics_shares_and_times_as_they_are_stated() -> None:
     for call, text in wrong:
         with pytest.raises(PairliftError, match="expected"):
             call(text)
+
+
+def test_rows_of_an_arm_before_the_start_are_no_past(tmp_path: Path) -> None:
+    """Where the effect was at work before --start, to correct for that time would take the effect away."""
+    log = made(21, users=400)
+    late = replace(TWO, start=START + 3 * DAY)
+    report = ab_report(written(tmp_path, log), late)
+    assert report["rows"]["armed_before"] > 0
+    assert report["metrics"]["clicks"]["against"]["new"]["variance_fell"] is None
+    assert "CUPED is left out" in said(report)
+    moved = [
+        k for k, (arm, ts) in enumerate(zip(log["arm"], log["ts"], strict=True)) if arm == "new" and ts < late.start
+    ]
+    user = log["user_id"][moved[0]]
+    log["arm"][moved[0]] = "control"
+    assert ab_report(written(tmp_path, log), late)["in_two_arms"] == (
+        user
+        in {
+            u
+            for u, arm, ts in zip(log["user_id"], log["arm"], log["ts"], strict=True)
+            if arm == "new" and ts >= late.start
+        }
+    )
+
+
+def test_rows_without_a_user_or_a_time_are_said(tmp_path: Path) -> None:
+    log = made(22)
+    log["user_id"][0], log["ts"][5] = None, None
+    assert "2 rows have no user, or no time" in said(ab_report(written(tmp_path, log), TWO))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_interval_holds_zero_exactly_where_the_difference_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arms = [
+        np.column_stack([rng.poisson(m, 400), np.ones(400), np.zeros((400, 2))]) for m in (1, rng.uniform(0.8, 1.2))
+    ]
+    of = uplift(*(Moments.of(values.astype(float)) for values in arms))
+    for level in (0.01, 0.05, 0.3):
+        low, high = of.interval(level)
+        assert low <= of.value <= high
+        assert (low <= 0 <= high) == (of.p() >= level)
+
+
+def test_shares_that_miss_one_by_rounding_are_shares() -> None:
+    found = shares_of(["a=0.3333333", "b=0.3333333", "c=0.3333333"])
+    assert found is not None
+    assert sum(found.values()) == pytest.approx(1, abs=1e-15)

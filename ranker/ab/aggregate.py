@@ -37,6 +37,8 @@ class Rows:
     within: int  # rows of the experiment, of an arm
     without_arm: int  # rows of that time of no arm, which are left out
     before: int  # rows
+    armed_before: int = 0  # of them, those of an arm: then they tell of no past without an effect
+    unplaced: int = 0  # rows without a user, or without a time where the log has times: left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +121,30 @@ class Log:
         if not known:
             raise PairliftError(f"rows with an arm were expected in {self.plan.arm}, found none: {NO_ARMS}")
         within = self.between(start, end)
+        before = "false" if start is None else f"{TS} < {start}"
         self._run(
             f"CREATE OR REPLACE TEMP TABLE units AS SELECT {USER}, min({ARM}) AS {ARM}, max({ARM}) AS last, "
-            f"count(*) AS n FROM log WHERE {within} AND {ARM} IS NOT NULL AND {USER} IS NOT NULL GROUP BY {USER}"
+            f"count(*) FILTER ({within}) AS n FROM log WHERE ({within} OR {before}) AND {ARM} IS NOT NULL AND "
+            f"{USER} IS NOT NULL GROUP BY {USER} HAVING count(*) FILTER ({within}) > 0"
         )
         [(several, counted)] = self._run(f"SELECT count(*) FILTER ({ARM} <> last), sum(n) FROM units")
         self._run(f"DELETE FROM units WHERE {ARM} <> last")
-        before = "false" if start is None else f"{TS} < {start}"
-        [(without, past)] = self._run(
-            f"SELECT count(*) FILTER ({within} AND {ARM} IS NULL), count(*) FILTER ({before}) FROM log"
+        timeless = "false" if start is None else f"{TS} IS NULL"
+        [(without, past, armed, unplaced)] = self._run(
+            f"SELECT count(*) FILTER ({within} AND {ARM} IS NULL), count(*) FILTER ({before}), "
+            f"count(*) FILTER ({before} AND {ARM} IS NOT NULL), count(*) FILTER ({USER} IS NULL OR {timeless}) FROM log"
         )
         users = dict(self._run(f"SELECT {ARM}, count(*) FROM units GROUP BY {ARM} ORDER BY {ARM}"))
-        return Rows(start, end, users, several, int(counted or 0), without, past)
+        return Rows(start, end, users, several, int(counted or 0), without, past, armed, unplaced)
 
     @staticmethod
     def between(start: int | None, end: int | None) -> str:
         """Return the condition of a row's time, [start, end) in µs; every row of a log without times."""
         return "true" if start is None or end is None else f"{TS} >= {start} AND {TS} < {end}"
 
-    def remember(self, start: int | None) -> None:
-        """Make the users' figures of before the experiment."""
-        before = "false" if start is None else f"{TS} < {start}"
+    def remember(self, rows: Rows) -> None:
+        """Make the users' figures of before the experiment; none where an arm was at work then."""
+        before = "false" if rows.start is None or rows.armed_before else f"{TS} < {rows.start}"
         self._figures("past", before, "x")
 
     def look(self, start: int | None, until: int | None) -> dict[str, Look]:
@@ -170,6 +175,7 @@ class Log:
         ok = "isfinite(v0) AND isfinite(v1)"
         figures = [f"avg(v{i}) FILTER ({ok})" for i in range(len(PARTS))]
         figures += [f"covar_samp(v{i}, v{j}) FILTER ({ok})" for i, j in PAIRS]
+        figures += [f"skewness(v0) FILTER ({ok})", f"count(*) FILTER ({ok} AND v0 <> 0)"]
         found = self._run(
             f"SELECT {ARM}, count(*) FILTER ({ok}), count(*) FILTER (NOT ({ok})), "
             f"max(abs(v0)) FILTER ({ok}), sum(abs(v0)) FILTER ({ok}), {', '.join(figures)} "
@@ -183,11 +189,13 @@ class Log:
 
 def _moments(n: int, figures: Sequence[float | None]) -> Moments:
     """Return the moments of a row of the query."""
+    *figures, skewness, active = figures
     values = np.array([np.nan if value is None else value for value in figures], np.float64)
+    skewness = 0.0 if skewness is None or not np.isfinite(skewness) else skewness
     cov = np.empty((len(PARTS), len(PARTS)))
     for (i, j), value in zip(PAIRS, values[len(PARTS) :], strict=True):
         cov[i, j] = cov[j, i] = value
-    return Moments(n, values[: len(PARTS)], cov)
+    return Moments(n, values[: len(PARTS)], cov, float(skewness), int(active or 0))
 
 
 @contextmanager

@@ -151,7 +151,8 @@ def shares_of(stated: Sequence[str]) -> dict[str, float] | None:
         raise PairliftError(
             f"shares that sum to 1 were expected, found {sum(found.values()):g}: give each arm's, the control's too"
         )
-    return found or None
+    # What misses 1 by rounding would fail the test of the split.
+    return {arm: share / sum(found.values()) for arm, share in found.items()} or None
 
 
 def time_of(text: str | None, option: str) -> int | None:

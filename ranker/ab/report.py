@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from features.pairing.split import iso
 from features.progress import progress_bar
 from ranker.ab.aggregate import Log, Look, Rows, opened
-from ranker.ab.estimates import LEAST_USERS, Moments, Uplift, unknown, uplift
+from ranker.ab.estimates import LEAST_USERS, Moments, Uplift, skewness_of, unknown, uplift
 from ranker.ab.plan import Plan
 from ranker.ab.sequence import LEVEL, p_always, rho_squared, widening
 from ranker.metrics.holm import SOURCE, holm
@@ -42,6 +42,7 @@ NOTHING: dict[str, Any] = {
     "p_always": None,
     "detectable": None,
     "variance_fell": None,
+    "skewness": None,
     "plain": {"relative_uplift": None, "ci95": [None, None]},
 }
 
@@ -57,7 +58,7 @@ def ab_report(source: str, plan: Plan) -> dict[str, Any]:
             rows = log.rows()
             bar.update()
             control, shares = plan.of_arms(sorted(rows.users))
-            log.remember(rows.start)
+            log.remember(rows)
             bar.update()
             looks = []
             for until in _times(rows, plan):
@@ -96,7 +97,8 @@ def _head(source: str, plan: Plan, rows: Rows, control: str, shares: Mapping[str
             arm: {"users": rows.users[arm], "share": rows.users[arm] / total, "planned": shares[arm]} for arm in arms
         },
         "split": _split([rows.users[arm] for arm in arms], [shares[arm] for arm in arms], plan),
-        "rows": {"within": rows.within, "without_arm": rows.without_arm, "before": rows.before},
+        "rows": {"within": rows.within, "without_arm": rows.without_arm, "before": rows.before}
+        | {"armed_before": rows.armed_before, "unplaced": rows.unplaced},
         "in_two_arms": rows.in_two_arms,
         "settings": {
             "metrics": {metric.name: metric.sql for metric in plan.metrics},
@@ -127,7 +129,7 @@ def _look(log: Log, rows: Rows, until: int | None, plan: Plan, control: str) -> 
 
 
 def _metric(look: Look, control: str, arms: list[str], plan: Plan) -> dict[str, Any]:
-    empty = Moments(0, np.full(4, np.nan), np.full((4, 4), np.nan))
+    empty = Moments(0, np.full(4, np.nan), np.full((4, 4), np.nan), 0.0, 0)
     moments = {arm: look.moments.get(arm, empty) for arm in (control, *arms)}
     return {
         "arms": {arm: {"users": of.n, "value": of.ratio()} for arm, of in moments.items()},
@@ -149,6 +151,8 @@ def against(control: Moments, arm: Moments, plan: Plan) -> dict[str, Any]:
         return NOTHING | {"refused": "the users' past tells it fully, so no interval can be given"}
     fixed, always = best.interval(), _always(best, plan)
     decides, p = (fixed, best.p()) if plan.final else (always, _p_always(best, plan))
+    if plan.final and np.isnan(fixed[0]):
+        return NOTHING | {"refused": "the control's value cannot be told from 0"}
     half = (decides[1] - decides[0]) / 2
     return {
         "refused": "",
@@ -161,6 +165,7 @@ def against(control: Moments, arm: Moments, plan: Plan) -> dict[str, Any]:
         "p_always": _p_always(best, plan),
         "detectable": half + float(student.ppf(POWER, best.df)) * best.error,
         "variance_fell": best.fell,
+        "skewness": skewness_of(control, arm),
         "plain": {"relative_uplift": plain.value, "ci95": list(_ends(plain, plan))},
     }
 
@@ -169,14 +174,13 @@ def _always(of: Uplift, plan: Plan) -> tuple[float, float]:
     """Return the ends of the interval for every look; NaN of few users, for it is one of many."""
     if of.fewest < LEAST_USERS:
         return float("nan"), float("nan")
-    half = widening(of.users, rho_squared(plan.tight_at)) * of.error
-    return of.value - half, of.value + half
+    return of.within(widening(of.users, rho_squared(plan.tight_at)))
 
 
 def _p_always(of: Uplift, plan: Plan) -> float:
     if of.fewest < LEAST_USERS:
         return float("nan")
-    return p_always(of.value / of.error, of.users, rho_squared(plan.tight_at))
+    return p_always(of.away, of.users, rho_squared(plan.tight_at))
 
 
 def _ends(of: Uplift, plan: Plan) -> tuple[float, float]:

@@ -18,6 +18,8 @@ WORDS = {
 }
 #: a user with a larger share in the sum of the first metric is told
 LARGE = 0.05
+#: skewness of the difference of two means that is told; see `ranker.ab.estimates.SKEWED`
+DOUBTFUL = 0.1
 VOID = "Nothing below may be trusted: the users are not split as planned"
 
 
@@ -99,6 +101,8 @@ def doubts(report: Report) -> list[Doubt]:
             ("users in two arms", _two_arms(report)),
             ("rows of no arm", _no_arm(report)),
             ("values that are no numbers", _no_value(report)),
+            ("rows without a user or a time", _unplaced(report)),
+            ("skewed values", _skewed(report)),
             ("one user carries much", _largest(report)),
             ("a single look would say otherwise", _peek(report)),
             ("no past of the users", _past(report)),
@@ -161,7 +165,29 @@ def _peek(report: Report) -> Sentence:
     return []
 
 
+def _unplaced(report: Report) -> Sentence:
+    if not report["rows"].get("unplaced"):
+        return []
+    return [Figure(("rows", "unplaced"), "count"), " rows have no user, or no time, and are left out."]
+
+
+def _skewed(report: Report) -> Sentence:
+    for arm in others(report):
+        if (found(report, arm).get("skewness") or 0.0) > DOUBTFUL:
+            return [
+                f"The values are skewed and '{arm}' and '{report['control']}' of other sizes: the interval covers less "
+                "than it says, the more so the smaller an arm is."
+            ]
+    return []
+
+
 def _past(report: Report) -> Sentence:
+    if report["rows"].get("armed_before"):
+        return [
+            Figure(("rows", "armed_before"), "count"),
+            " rows from before --start have an arm: what users did then is no past without an effect, so CUPED is left "
+            "out; and an effect may have been carried over.",
+        ]
     if any(found(report, arm)["variance_fell"] is not None for arm in others(report)):
         return []
     return ["The log has nothing of these users from before the experiment that tells: CUPED takes no noise away."]

@@ -28,7 +28,7 @@ STUDIES = (
 )
 
 
-@click.command(cls=Together, short_help="Measure a plugin's relative uplift in PairAccuracy; compare past reports.")
+@click.command(cls=Together, short_help="Measure the relative uplift of plugins; compare reports.")
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--plugin",
