@@ -115,9 +115,12 @@ def tasks_of(n: int) -> list[tuple[str, tuple[Any, ...]]]:
 def summary(found: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of all results. What holds the truth and what is called wrongly: of both metrics together."""
     hits, called, peeked = (defaultdict(list) for _ in range(3))
+    refused = 0
     for (part, arguments), result in found.items():
         for of in result.values() if part in PARTS else ():
-            if part == "ab_covered":
+            if part == "ab_covered" and of[0] is None:
+                refused += 1
+            elif part == "ab_covered":
                 hits[arguments[0]].append(bool(of[0] <= SETTINGS[arguments[0]].effect <= of[1]))
             else:
                 called[arguments[0]].append(of["always95"])
@@ -128,6 +131,7 @@ def summary(found: dict[Any, dict[str, Any]]) -> dict[str, Any]:
         "ab_coverage_by_setting": {name: _share(of) for name, of in hits.items()},
         "ab_false_positive_by_setting": {name: _share(of) for name, of in called.items()},
         "ab_false_positive_fixed": _share(one for of in peeked.values() for one in of),
+        "ab_refused": refused,
         "ab_experiments": sum(part == "ab_covered" for part, _ in found),
     }
 
