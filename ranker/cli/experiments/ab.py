@@ -65,12 +65,14 @@ def ab(
     \b
     split    chi-square of the users against the planned shares; p < 0.001: nothing below may be trusted
     uplift   relative to the control, with 95 %: ratios by the delta method, users being what is drawn
-    CUPED    takes away what the users' rows from before --start tell; says by how much the variance fell
+    CUPED    takes away what the users' rows from before --start tell
+             (not where rows from before --start have an arm); says by how much the variance fell
     looks    the interval that decides holds at every look at once (an asymptotic confidence sequence), so look when
              you like and stop when you like; --final decides by the narrower one of a single planned look
     Holm     where several arms are compared with the control
 
-    A user in two arms is left out, and counted. Exit status 1 where the split is not the planned one.
+    Nothing is known of an arm of which fewer than 30 users have a value that is not 0, or that is too small for how
+    skewed values are: means of such users lie too often on one side. A user in two arms is left out, and counted. Exit status 1 where the split is not the planned one.
 
     \b
     Examples:
