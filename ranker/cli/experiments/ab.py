@@ -72,7 +72,8 @@ def ab(
     Holm     where several arms are compared with the control
 
     Nothing is known of an arm of which fewer than 30 users have a value that is not 0, or that is too small for how
-    skewed values are: means of such users lie too often on one side. A user in two arms is left out, and counted. Exit status 1 where the split is not the planned one.
+    skewed values are: means of such users lie too often on one side. A user in two arms is left out, and counted. Exit
+    status 1 where the split is not the planned one.
 
     \b
     Examples:
