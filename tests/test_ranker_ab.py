@@ -328,7 +328,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a column": ({"metrics": [Metric("x", "sum(clicks)")]}, "metric 'x'"),
     "text": ({"metrics": [Metric("x", "max(arm)")]}, "a number was expected of max(arm), found VARCHAR"),
     "backwards": ({"start": 2, "end": 1}, "an --end after the --start"),
-    "after all": ({"start": START + 99 * DAY}, "at least two arms were expected"),
+    "after all": ({"start": START + 99 * DAY}, "(--start), and the last one is before it"),
 }
 
 
@@ -446,3 +446,25 @@ def test_shares_that_miss_one_by_rounding_are_shares() -> None:
     found = shares_of(["a=0.3333333", "b=0.3333333", "c=0.3333333"])
     assert found is not None
     assert sum(found.values()) == pytest.approx(1, abs=1e-15)
+
+
+def test_a_start_behind_the_log_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PairliftError, match=r"rows from 2026-.* were expected \(--start\)"):
+        ab_report(written(tmp_path, made()), replace(TWO, start=START + 365 * DAY))
+
+
+def test_an_earlier_look_that_had_shown_it_is_said(tmp_path: Path) -> None:
+    report = ab_report(written(tmp_path, made(3)), TWO)
+    report["metrics"]["clicks"]["against"]["new"]["decided"] = "open"
+    assert "had its answer" not in said(report)
+    report["looks"][0]["metrics"]["clicks"]["new"]["always95"] = [0.01, 0.2]
+    assert "lay above zero" in said(report)
+
+
+def test_nanoseconds_with_a_zone_are_times(tmp_path: Path) -> None:
+    log = made(4)
+    usual = ab_report(written(tmp_path, log), TWO)
+    table = pa.table(log | {"ts": pa.array(log["ts"], pa.timestamp("us", "UTC"))})
+    nano = table.set_column(1, "ts", table["ts"].cast(pa.timestamp("ns", "Europe/Paris")))
+    pq.write_table(nano, tmp_path / "log.parquet")
+    assert ab_report(str(tmp_path / "log.parquet"), TWO)["metrics"] == usual["metrics"]

@@ -58,8 +58,8 @@ def is_number(kind: str) -> bool:
 
 def utc(place: str, expression: str, kind: str, zone: str) -> str:
     """Return the SQL of a TIMESTAMP in UTC for an expression of a time type."""
-    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
-        return f"make_timestamp(epoch_us({expression}))"
+    if kind.startswith("TIMESTAMP WITH TIME ZONE") or kind == "TIMESTAMPTZ_NS":  # the latter casts to no TIMESTAMP
+        return f"make_timestamp(epoch_us(({expression})::TIMESTAMPTZ))"
     if kind.startswith("TIMESTAMP") or kind == "DATE":
         quoted = zone.replace("'", "''")
         return f"make_timestamp(epoch_us(({expression})::TIMESTAMP AT TIME ZONE '{quoted}'))"

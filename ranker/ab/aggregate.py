@@ -17,6 +17,7 @@ import numpy as np
 from features.errors import PairliftError
 from features.log.expressions import is_number, type_of, utc
 from features.log.sources import explained, relation
+from features.pairing.split import iso
 from ranker.ab.estimates import PARTS, Moments
 from ranker.ab.plan import NO_ARMS, Metric, Plan
 
@@ -120,6 +121,10 @@ class Log:
         end = self.plan.end if self.plan.end is not None else last
         if not known:
             raise PairliftError(f"rows with an arm were expected in {self.plan.arm}, found none: {NO_ARMS}")
+        if start is not None and end is not None and start >= (last or start):
+            raise PairliftError(
+                f"rows from {iso(start)} on were expected (--start), and the last one is before it: name one earlier"
+            )
         within = self.between(start, end)
         before = "false" if start is None else f"{TS} < {start}"
         self._run(

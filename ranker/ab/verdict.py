@@ -104,6 +104,7 @@ def doubts(report: Report) -> list[Doubt]:
             ("rows without a user or a time", _unplaced(report)),
             ("skewed values", _skewed(report)),
             ("one user carries much", _largest(report)),
+            ("an earlier look had shown it", _earlier(report)),
             ("a single look would say otherwise", _peek(report)),
             ("no past of the users", _past(report)),
             ("little is shown", _small(report)),
@@ -178,6 +179,21 @@ def _skewed(report: Report) -> Sentence:
                 f"The values are skewed and '{arm}' and '{report['control']}' of other sizes: the interval covers less "
                 "than it says, the more so the smaller an arm is."
             ]
+    return []
+
+
+def _earlier(report: Report) -> Sentence:
+    """Who stopped at that look had an answer, which held; what came since leaves it open."""
+    for arm in others(report):
+        for look in report["looks"][:-1] if found(report, arm)["decided"] == "open" and not report["final"] else ():
+            low, high = look["metrics"][report["primary"]][arm]["always95"]
+            if low is not None and not low <= 0 <= high:
+                side = "above" if low > 0 else "below"
+                until = look["until"][:16].replace("T", " ")
+                return [
+                    f"At the look until {until} the interval of '{arm}' lay {side} zero: an experiment that stopped "
+                    "there had its answer; of all that came since there is none yet."
+                ]
     return []
 
 
