@@ -27,7 +27,7 @@ from features.schema import DAY
 from ranker.ab.aggregate import opened
 from ranker.ab.estimates import Moments, unknown, uplift
 from ranker.ab.plan import Metric, Plan, led_by, metric_of, ratio_of, shares_of, time_of
-from ranker.ab.report import ab_report
+from ranker.ab.report import ab_report, against
 from ranker.ab.result import AbReport
 from ranker.ab.sequence import p_always, rho_squared, widening
 from ranker.ab.table import as_table
@@ -468,3 +468,17 @@ def test_nanoseconds_with_a_zone_are_times(tmp_path: Path) -> None:
     nano = table.set_column(1, "ts", table["ts"].cast(pa.timestamp("ns", "Europe/Paris")))
     pq.write_table(nano, tmp_path / "log.parquet")
     assert ab_report(str(tmp_path / "log.parquet"), TWO)["metrics"] == usual["metrics"]
+
+
+def test_a_control_near_zero_and_a_constant_ratio_are_not_known() -> None:
+    rng = np.random.default_rng(1)
+    one, none = np.ones(300), np.zeros((300, 2))
+    near = np.column_stack([rng.normal(0, 1, 150), one[:150], none[:150]])
+    near[:, 0] += 4.3 / 150**0.5 - near[:, 0].mean()  # about 4.3 errors away from 0
+    far = np.column_stack([rng.normal(5, 1, 150), one[:150], none[:150]])
+    of = against(Moments.of(near), Moments.of(far), TWO)
+    assert "cannot be told from 0 by the interval" in of["refused"]
+    den = rng.integers(1, 9, 300).astype(float)
+    constant = np.column_stack([den / 3, den, none])
+    varied = np.column_stack([den * rng.uniform(0.2, 0.4, 300), den, none])
+    assert "constant within an arm" in unknown(Moments.of(varied), Moments.of(constant))

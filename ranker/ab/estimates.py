@@ -168,7 +168,9 @@ def _few(name: str, of: Moments) -> str:
 def _unclear(control: Moments, arm: Moments) -> str:
     ratio, line = control.ratio(), control.linear()
     error = float(np.sqrt(control.along(line, line) / control.n))
-    if not error or not arm.along(arm.linear(), arm.linear()):
+    # A constant is not 0 to the last bit.
+    spreads = [(of.along(of.linear(), of.linear()), of.ratio()) for of in (control, arm)]
+    if any(spread <= 1e-18 * value**2 for spread, value in spreads):
         return "it is constant within an arm, so no interval can be given"
     if abs(ratio) <= APART * error:
         return (

@@ -151,8 +151,8 @@ def against(control: Moments, arm: Moments, plan: Plan) -> dict[str, Any]:
         return NOTHING | {"refused": "the users' past tells it fully, so no interval can be given"}
     fixed, always = best.interval(), _always(best, plan)
     decides, p = (fixed, best.p()) if plan.final else (always, _p_always(best, plan))
-    if plan.final and np.isnan(fixed[0]):
-        return NOTHING | {"refused": "the control's value cannot be told from 0"}
+    if np.isnan(decides[0]) and (plan.final or best.fewest >= LEAST_USERS):
+        return NOTHING | {"refused": "the control's value cannot be told from 0 by the interval that decides"}
     half = (decides[1] - decides[0]) / 2
     return {
         "refused": "",

@@ -124,8 +124,8 @@ def _two_arms(report: Report) -> Sentence:
         return []
     return [
         Figure(("in_two_arms",), "count"),
-        " users were in more than one arm and are left out; where an arm grew during the experiment, begin behind that "
-        "(--start).",
+        " users were in more than one arm and are left out; where an arm grew during the experiment, compare those who "
+        "came behind that.",
     ]
 
 
