@@ -38,8 +38,8 @@ class Rows:
     within: int  # rows of the experiment, of an arm
     without_arm: int  # rows of that time of no arm, which are left out
     before: int  # rows
-    armed_before: int = 0  # of them, those of an arm: then they tell of no past without an effect
-    unplaced: int = 0  # rows without a user, or without a time where the log has times: left out
+    armed_before: int  # of them, those of an arm: then they tell of no past without an effect
+    unplaced: int  # rows without a user, or without a time where the log has times: left out
 
 
 @dataclass(frozen=True, slots=True)

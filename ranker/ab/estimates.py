@@ -139,9 +139,12 @@ def _past(arms: Sequence[Moments]) -> F64 | None:
     if not mean[3]:
         return None
     past = np.array([0.0, 0.0, 1.0, -mean[2] / mean[3]]) / mean[3]
-    # A constant is not 0 to the last bit.
-    spread = sum(of.along(past, past) for of in arms)
-    return past if spread > 1e-18 * (mean[2] / mean[3]) ** 2 else None
+    return None if _is_nothing(sum(of.along(past, past) for of in arms), mean[2] / mean[3]) else past
+
+
+def _is_nothing(spread: float, value: float) -> bool:
+    """Tell whether a figure of this mean varies only by rounding: a constant's variance is not 0 to the last bit."""
+    return bool(spread <= 1e-18 * value**2)
 
 
 def _theta(arms: Sequence[Moments], lines: Sequence[F64], past: F64) -> float:
@@ -166,13 +169,10 @@ def _few(name: str, of: Moments) -> str:
 
 
 def _unclear(control: Moments, arm: Moments) -> str:
-    ratio, line = control.ratio(), control.linear()
-    error = float(np.sqrt(control.along(line, line) / control.n))
-    # A constant is not 0 to the last bit.
-    spreads = [(of.along(of.linear(), of.linear()), of.ratio()) for of in (control, arm)]
-    if any(spread <= 1e-18 * value**2 for spread, value in spreads):
+    spreads = [of.along(of.linear(), of.linear()) for of in (control, arm)]
+    if any(_is_nothing(own, of.ratio()) for own, of in zip(spreads, (control, arm), strict=True)):
         return "it is constant within an arm, so no interval can be given"
-    if abs(ratio) <= APART * error:
+    if abs(control.ratio()) <= APART * float(np.sqrt(spreads[0] / control.n)):
         return (
             "the control's value cannot be told from 0, so there is no relative uplift; give the experiment more "
             "users, or choose a metric that happens more often"

@@ -97,8 +97,13 @@ def _head(source: str, plan: Plan, rows: Rows, control: str, shares: Mapping[str
             arm: {"users": rows.users[arm], "share": rows.users[arm] / total, "planned": shares[arm]} for arm in arms
         },
         "split": _split([rows.users[arm] for arm in arms], [shares[arm] for arm in arms], plan),
-        "rows": {"within": rows.within, "without_arm": rows.without_arm, "before": rows.before}
-        | {"armed_before": rows.armed_before, "unplaced": rows.unplaced},
+        "rows": {
+            "within": rows.within,
+            "without_arm": rows.without_arm,
+            "before": rows.before,
+            "armed_before": rows.armed_before,
+            "unplaced": rows.unplaced,
+        },
         "in_two_arms": rows.in_two_arms,
         "settings": {
             "metrics": {metric.name: metric.sql for metric in plan.metrics},

@@ -167,14 +167,14 @@ def _peek(report: Report) -> Sentence:
 
 
 def _unplaced(report: Report) -> Sentence:
-    if not report["rows"].get("unplaced"):
+    if not report["rows"]["unplaced"]:
         return []
     return [Figure(("rows", "unplaced"), "count"), " rows have no user, or no time, and are left out."]
 
 
 def _skewed(report: Report) -> Sentence:
     for arm in others(report):
-        if (found(report, arm).get("skewness") or 0.0) > DOUBTFUL:
+        if (found(report, arm)["skewness"] or 0.0) > DOUBTFUL:
             return [
                 f"The values are skewed and '{arm}' and '{report['control']}' of other sizes: the interval covers less "
                 "than it says, the more so the smaller an arm is."
@@ -198,7 +198,7 @@ def _earlier(report: Report) -> Sentence:
 
 
 def _past(report: Report) -> Sentence:
-    if report["rows"].get("armed_before"):
+    if report["rows"]["armed_before"]:
         return [
             Figure(("rows", "armed_before"), "count"),
             " rows from before --start have an arm: what users did then is no past without an effect, so CUPED is left "

@@ -24,8 +24,14 @@ SIZE, SMALL = 12, 11
 #: px that a character of a row's text takes, about
 CHARACTER = 6.7
 #: variables of the page's style; their places are what matplotlib takes for colours
-COLOURS = {"ink": "#010101", "muted": "#010102", "line": "#010103", "accent": "#010104", "faint": "#010105"}
-COLOURS |= {"card": "#010106"}
+COLOURS = {
+    "ink": "#010101",
+    "muted": "#010102",
+    "line": "#010103",
+    "accent": "#010104",
+    "faint": "#010105",
+    "card": "#010106",
+}
 _REFERENCE = re.compile(r'url\(#([^)]+)\)|href="#([^"]+)"')
 
 

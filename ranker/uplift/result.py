@@ -33,8 +33,15 @@ OLDEST = 3
 #: file of the figures, and of the page
 JSON, PAGE = "uplift.json", "report.html"
 #: what later formats have, empty
-LATER: dict[str, Any] = {"lag": "", "heads": {}, "shown_order": None, "slices": {}, "importance": {}}
-LATER |= {"contributions": {}, "calibration": {}}
+LATER: dict[str, Any] = {
+    "lag": "",
+    "heads": {},
+    "shown_order": None,
+    "slices": {},
+    "importance": {},
+    "contributions": {},
+    "calibration": {},
+}
 
 
 def found_json(file: Path) -> Any:
