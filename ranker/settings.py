@@ -464,6 +464,16 @@ class ListSettings(Settings):
         description="Name of the grade from which on an item was wanted: what sources count, and what a list should "
         "have. Left out: the middle grade, of an even number the upper one of the two.",
     )
+    liked: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="How much of the liked part's score the order of Recommend adds to that of the wanted part. The "
+        "log's lists favour what an earlier policy showed, so by them a small weight looks best; where lists are yours "
+        "to choose, a larger one may earn more: ask an A/B test, or `pairlift offpolicy` of bundles that differ in it. "
+        "Left out: the largest of 0.125 to 2 that costs NDCG@10 on the validation slice nothing that could be told, "
+        "else 0.",
+    )
     at_most: dict[Name, Annotated[int, Field(ge=1)]] = Field(
         default={},
         description="Of a column of [items.columns], text or lists: how many items of one of its values a list has at "

@@ -28,7 +28,6 @@ from ranker.candidates.gathering import candidates_of
 from ranker.columns import DEMAND, Columns, demand
 from ranker.config import load_config
 from ranker.lists.asked import Asked
-from ranker.metrics.interval import difference
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.settings import SourcesSettings
@@ -41,11 +40,13 @@ from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import LIST, MET, Proposed, _pairs
 from ranker.training.wanted import (
+    COST,
     LIKED_WEIGHTS,
     Rows,
     Wanted,
     asked_in_slices,
     digest_of,
+    liked_weight,
     rows_of,
     sources_until,
     wanted_stage,
@@ -448,7 +449,7 @@ def test_one_user_is_enough_to_train(tmp_path: Path) -> None:
     assert measured["lists"]["ndcg@10"]["ci95"] in (None, [None, None])
 
 
-def test_the_liked_part_is_added_where_it_is_shown_to_gain(
+def test_the_liked_part_is_added_with_the_weight_that_is_chosen_or_asked_for(
     rows: Rows, booster: lgb.Booster, pipeline: Pipeline, prepared: Prepared
 ) -> None:
     liked, validation = pipeline.bundle.booster, rows.validation
@@ -456,11 +457,30 @@ def test_the_liked_part_is_added_where_it_is_shown_to_gain(
     of_liked = np.asarray(liked.predict(validation.matrix[:, :n], raw_score=True))
     by_user = [np.mean(validation.ndcgs(own)[validation.user == user]) for user in np.unique(validation.user)]
     np.testing.assert_allclose(validation.by_user(own), by_user)
-    gains = {w: difference(validation.by_user(own + w * of_liked), validation.by_user(own)) for w in LIKED_WEIGHTS}
-    shown = [w for w, (_, low, _) in gains.items() if low > 0]
-    weight = max(shown, key=lambda w: gains[w][0], default=0.0)
-    found = rows.fit(prepared.config, 0, liked=liked)
-    np.testing.assert_allclose(rows.scores(found), own + weight * of_liked, atol=1e-9)
+    chosen = liked_weight({w: validation.by_user(own + w * of_liked) for w in (0.0, *LIKED_WEIGHTS)})
+    lists = prepared.config.lists.model_copy(update={"liked": 0.3})
+    for config, weight in (
+        (prepared.config, chosen),
+        (prepared.config.model_copy(update={"lists": lists}), 0.3),
+    ):
+        found = rows.fit(config, 0, liked=liked)
+        np.testing.assert_allclose(rows.scores(found), own + weight * of_liked, atol=1e-9)
+
+
+def test_the_liked_part_weighs_as_much_as_costs_nothing_that_could_be_told() -> None:
+    rng = np.random.default_rng(0)
+    users = 400
+    none, noise = np.full(users, 0.3), rng.normal(0, 0.02, users)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / np.sqrt(users)
+    assert liked_weight({0.0: none, 0.5: none}) == 0.5  # the same lists
+    assert liked_weight({0.0: none, 0.5: none + noise - 0.9 * error}) == 0.5
+    assert liked_weight({0.0: none, 0.5: none + noise - 1.1 * error}) == 0.0  # more than chance
+    assert liked_weight({0.0: none, 0.5: none + 50 * noise - 1.1 * COST * 0.3}) == 0.0  # more than any chance excuses
+    assert liked_weight({0.0: none, 0.5: none + 50 * noise - 0.9 * COST * 0.3}) == 0.5
+    better = none + 0.1
+    assert liked_weight({0.0: none, 0.5: better, 1.0: better + noise - 0.9 * error, 2.0: none}) == 1.0
+    assert liked_weight({0.0: none[:1], 0.5: none[:1] + 0.1}) == 0.0  # one user
 
 
 def test_a_liked_part_that_knows_what_was_wanted_is_added_and_noise_is_not(rows: Rows, prepared: Prepared) -> None:

@@ -131,11 +131,12 @@ def train(
 
     The ranker has two parts. The liked part orders Rank: it learns which of two shown items is liked more, and is
     stopped by PairAccuracy. The wanted part orders Recommend: it learns which of the items that the sources propose
-    will be wanted ([lists] wanted), and is stopped by NDCG@10 of those lists. To its own trees it adds a share of the
-    liked part's score where that NDCG shows a gain; Rank has nothing of the wanted part, so neither order is bought by
-    the other. Printed beside PairAccuracy: recall@10 and NDCG@10 of Recommend on the test, beside the most popular
-    items, for at most 1,000 users (`pairlift lists` measures more); and of the same pairs, popularity and, where the
-    log has positions, the order that was shown, with a figure debiased for how likely each place is to be looked at.
+    will be wanted ([lists] wanted), and is stopped by NDCG@10 of those lists. To its own trees it adds a share of
+    the liked part's score: the largest that costs this NDCG nothing ([lists] liked); Rank has nothing of the wanted
+    part, so neither order is bought by the other. Printed beside PairAccuracy: recall@10 and NDCG@10 of Recommend
+    on the test, beside the most popular items, for at most 1,000 users (`pairlift lists` measures more); and of the
+    same pairs, popularity and, where the log has positions, the order that was shown, with a figure debiased for
+    how likely each place is to be looked at.
 
     With [ranker] model = "network", a network ([network]) orders Rank in the booster's place: it learns from the same
     rows, pairs and weights, and is stopped by the same slice. The booster is trained as well, and its PairAccuracy

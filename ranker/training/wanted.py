@@ -10,11 +10,16 @@ wanted_stage
     Proposed.of       rows: the ranker's columns, and each source's own score; wanted later, or not
     fit_booster       pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
     mean_of           three such forests as one: the mean of their scores
-    added             the liked part's score, with the weight that is best, where the validation slice shows a gain
+    liked_weight      of the liked part's score that is added: the largest one that costs the validation slice nothing
 
 The trees are added to `demand`, the logarithm of what the source `popular` counts: the chance that an item is taken is
 about proportional to how often it is taken now, so without a tree the list is the popular one, and what is learned is
 what is left over that. On small logs trees alone draw a curve so steep worse than it is known.
+
+What was wanted later was met before that, and what was met, an earlier policy chose in part: by such lists alone the
+best order is one that does as that policy did. The liked part compares what was shown with what was shown, so it knows
+nothing of that; but it has never seen what was not. Their sum is the order, and how much of the liked part it has is
+chosen for it where the log cannot tell.
 """
 
 import logging
@@ -41,7 +46,6 @@ from ranker.forest.text import change_leaves
 from ranker.hashes import hash_arrays, hash_value
 from ranker.lists.asked import Asked, asked, validation_start
 from ranker.lists.shared import SlicedShares, shares_in_slices
-from ranker.metrics.interval import difference
 from ranker.settings import BoosterSettings
 from ranker.training.abreast import abreast
 from ranker.training.booster import WANTED_TABLE, added, at_cap, cap_reached, check_params, fit_booster, mean_of
@@ -83,8 +87,10 @@ NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's per
 LOSERS = 100
 #: forests whose mean it is: one forest's luck moves a list's NDCG as much as what is to be learned does
 FORESTS = 3
-#: of the liked part's score, that are tried: what is wanted among the proposed is in part what is liked among the shown
-LIKED_WEIGHTS = (0.125, 0.25, 0.5)
+#: of the liked part's score, that are tried
+LIKED_WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0)
+#: of NDCG@10 on the validation slice, that a weight may cost at most
+COST = 0.02
 #: between the seeds of its forests, so that two of them share none
 SEED_STEP = 1000
 #: groups whose lists decide when to stop
@@ -120,8 +126,8 @@ class Rows:
 
         The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
         a log too small to learn from, the list stays the popular one. liked: the liked part, whose score is added with
-        the weight that is best on that slice, where its gain there, by user, is more than noise (95 %). progress: the
-        name of a bar for each forest, see `fit_booster`.
+        the weight of `[lists] liked`, else that of `liked_weight`. progress: the name of a bar for each forest, see
+        `fit_booster`.
         """
         seeds = [seed + SEED_STEP * k for k in range(forests)]
         fitted = list(abreast([partial(self._forest, config, of, progress) for of in seeds]))
@@ -131,20 +137,18 @@ class Rows:
         start = demand(self.validation.matrix, self.columns)
         if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
             logger.info("wanted part: no tree is better than the popular list on the validation slice")
-            return _silent(booster)
-        return booster if liked is None else self._with_liked(booster, liked)
+            booster = _silent(booster)
+        return booster if liked is None else self._with_liked(booster, liked, config.lists.liked)
 
-    def _with_liked(self, booster: lgb.Booster, liked: lgb.Booster) -> lgb.Booster:
+    def _with_liked(self, booster: lgb.Booster, liked: lgb.Booster, weight: float | None) -> lgb.Booster:
         own, rows = self.scores(booster), self.validation.matrix
         of_liked = np.asarray(liked.predict(rows[:, : liked.num_feature()], raw_score=True))  # its columns come first
-        without = self.validation.by_user(own)
-        gains = {w: difference(self.validation.by_user(own + w * of_liked), without) for w in LIKED_WEIGHTS}
-        shown = {weight: gain for weight, (gain, low, _) in gains.items() if low > 0}
-        weight = max(shown, key=shown.__getitem__, default=0.0)
-        tried = ", ".join(f"{w:g}: {gain:+.4f} [{low:+.4f}, {high:+.4f}]" for w, (gain, low, high) in gains.items())
-        said = "wanted part: lists add %g of the liked part's score; gain in NDCG@%d [95 %%] by weight %s"
-        logger.info(said, weight, LIST, tried)
-        return added(booster, liked, weight) if weight else booster
+        by_weight = {w: self.validation.by_user(own + w * of_liked) for w in (0.0, *LIKED_WEIGHTS)}
+        chosen = liked_weight(by_weight) if weight is None else weight
+        tried = ", ".join(f"{w:g}: {figure.mean():.4f}" for w, figure in by_weight.items())
+        said = "wanted part: lists add %g of the liked part's score%s; NDCG@%d on the validation slice by weight %s"
+        logger.info(said, chosen, "" if weight is None else " ([lists] liked)", LIST, tried)
+        return added(booster, liked, chosen) if chosen else booster
 
     def _forest(self, config: Config, seed: int, progress: str) -> lgb.Booster:
         train, validation = (part.slice(self.columns, seed) for part in (self.train, self.validation))
@@ -179,6 +183,26 @@ class Wanted(NamedTuple):
     def quotas(self, sources: Sources) -> Quotas | None:
         """Return the quotas of sources by the shares; None for their own."""
         return None if self.shares is None else self.shares.quotas(sources)
+
+
+def liked_weight(by_weight: Mapping[float, F64]) -> float:
+    """Return the largest weight of the liked part's score that costs the lists nothing which could be told.
+
+    by_weight: float64[users], the NDCG@10 of each user's lists, by weight; 0 is among them. A weight is taken that
+    loses to the best one at most one standard error of their difference by user, and at most the share COST: the
+    one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, 3.4.3), for which the liked part
+    is the simpler order, as no policy decided what it learned of. One user alone decides nothing: 0.
+    """
+    best = max(by_weight.values(), key=np.mean)
+    if len(best) < 2:
+        return 0.0
+
+    def costs_nothing(figure: F64) -> bool:
+        lost = best - figure
+        error = lost.std(ddof=1) / np.sqrt(len(lost))
+        return bool(lost.mean() <= min(error, COST * best.mean()))
+
+    return max(weight for weight, figure in by_weight.items() if costs_nothing(figure))
 
 
 def wanted_scores(booster: lgb.Booster, rows: F32, columns: Sequence[str]) -> F64:
