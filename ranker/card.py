@@ -14,6 +14,7 @@ from ranker.blend.shares import Judged
 from ranker.code_hash import versions
 from ranker.columns import plugin_columns
 from ranker.config import Config, wanted_floor
+from ranker.lists.liked import LikedWeight
 from ranker.lists.table import brief_lines
 from ranker.metrics.shown import figure_lines
 from ranker.training.parts import Parts
@@ -49,6 +50,7 @@ def measured_lines(measured: dict[str, Any]) -> list[str]:
         lists += figure_lines(plain)
     plain.pop("shown_order", None)
     lists += [_approximate(name, of) for name, of in plain.pop("approximate", {}).items()]
+    lists += [str(LikedWeight(**plain.pop("liked_weight")))] if "liked_weight" in plain else []
     lists += [str(Judged.read(of)) for of in plain.pop("shares", ())]
     lists += [_preranked(plain.pop("prerank"))] if "prerank" in plain else []
     if "network_parameters" in plain:  # the trees are not what ranks

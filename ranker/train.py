@@ -93,6 +93,8 @@ def train(
         measured["warm_plugins"] = read_manifest(earlier)["version"]
     at_cut = parts_at_cut(parts, memory)
     measured["lists"] = list_figures(at_cut, prepared)
+    if parts.liked_weight is not None:
+        measured["liked_weight"] = parts.liked_weight.report()
     if parts.shares is not None:
         measured["shares"] = [of.report() for of in parts.shares.judged]
     measured |= prerank_figures(parts, memory) | recall_figures(at_cut)

@@ -105,7 +105,8 @@ def test_a_bundle_goes_on_from_yesterdays(how: str, yesterday: Path, today: Path
     # The wanted part is learned anew, with the kept plugin in the codes of today, and adds the new liked part.
     assert old.wanted is not None
     assert new.wanted is not None
-    fitted = rows_of(prepared, new.plugins).fit(prepared.config, 0, liked=new.booster)
+    rows = rows_of(prepared, new.plugins)
+    fitted, _ = rows.with_liked(rows.fit(prepared.config, 0), new.booster, None)
     assert fitted.dump_model()["tree_info"] == new.wanted.dump_model()["tree_info"]
     assert measured["lists"]["users"] > 50
 

@@ -28,6 +28,7 @@ from ranker.candidates.gathering import candidates_of
 from ranker.columns import DEMAND, Columns, demand
 from ranker.config import load_config
 from ranker.lists.asked import Asked
+from ranker.lists.liked import WEIGHTS, chosen_of
 from ranker.pipeline import Pipeline
 from ranker.request import Request
 from ranker.settings import SourcesSettings
@@ -40,13 +41,10 @@ from ranker.training.plugins import plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.proposed import LIST, MET, Proposed, _pairs
 from ranker.training.wanted import (
-    COST,
-    LIKED_WEIGHTS,
     Rows,
     Wanted,
     asked_in_slices,
     digest_of,
-    liked_weight,
     rows_of,
     sources_until,
     wanted_stage,
@@ -420,7 +418,7 @@ def test_nothing_wanted_gives_no_wanted_part(
     assert "lists are ordered as Rank is" in caplog.text
     # That nothing can be learned is kept too.
     again = wanted_stage(bored, plugins, "bored", 0, MEMORY, name="bored", rows=lambda: pytest.fail("again"))
-    assert again == (None, None)
+    assert again == (None, None, None)
 
 
 def test_what_is_wanted_again_is_no_loser_where_lists_have_it(prepared: Prepared, plugins: Plugins) -> None:
@@ -457,30 +455,11 @@ def test_the_liked_part_is_added_with_the_weight_that_is_chosen_or_asked_for(
     of_liked = np.asarray(liked.predict(validation.matrix[:, :n], raw_score=True))
     by_user = [np.mean(validation.ndcgs(own)[validation.user == user]) for user in np.unique(validation.user)]
     np.testing.assert_allclose(validation.by_user(own), by_user)
-    chosen = liked_weight({w: validation.by_user(own + w * of_liked) for w in (0.0, *LIKED_WEIGHTS)})
-    lists = prepared.config.lists.model_copy(update={"liked": 0.3})
-    for config, weight in (
-        (prepared.config, chosen),
-        (prepared.config.model_copy(update={"lists": lists}), 0.3),
-    ):
-        found = rows.fit(config, 0, liked=liked)
+    chosen = chosen_of({w: validation.by_user(own + w * of_liked) for w in (0.0, *WEIGHTS)})
+    for asked, weight in ((None, chosen), (0.3, 0.3), (0.0, 0.0)):
+        found, said = rows.with_liked(booster, liked, asked)
         np.testing.assert_allclose(rows.scores(found), own + weight * of_liked, atol=1e-9)
-
-
-def test_the_liked_part_weighs_as_much_as_costs_nothing_that_could_be_told() -> None:
-    rng = np.random.default_rng(0)
-    users = 400
-    none, noise = np.full(users, 0.3), rng.normal(0, 0.02, users)
-    noise -= noise.mean()
-    error = noise.std(ddof=1) / np.sqrt(users)
-    assert liked_weight({0.0: none, 0.5: none}) == 0.5  # the same lists
-    assert liked_weight({0.0: none, 0.5: none + noise - 0.9 * error}) == 0.5
-    assert liked_weight({0.0: none, 0.5: none + noise - 1.1 * error}) == 0.0  # more than chance
-    assert liked_weight({0.0: none, 0.5: none + 50 * noise - 1.1 * COST * 0.3}) == 0.0  # more than any chance excuses
-    assert liked_weight({0.0: none, 0.5: none + 50 * noise - 0.9 * COST * 0.3}) == 0.5
-    better = none + 0.1
-    assert liked_weight({0.0: none, 0.5: better, 1.0: better + noise - 0.9 * error, 2.0: none}) == 1.0
-    assert liked_weight({0.0: none[:1], 0.5: none[:1] + 0.1}) == 0.0  # one user
+        assert (said.weight, said.chosen) == (weight, asked is None)
 
 
 def test_a_liked_part_that_knows_what_was_wanted_is_added_and_noise_is_not(rows: Rows, prepared: Prepared) -> None:
@@ -504,5 +483,5 @@ def test_a_liked_part_that_knows_what_was_wanted_is_added_and_noise_is_not(rows:
             lgb.Dataset(made.validation.matrix[:, :1], by * 8, feature_name=rows.columns[:1]),
             20,
         )
-        with_, without = (made.fit(prepared.config, 0, 1, liked=part) for part in (liked, None))
-        assert (with_.num_trees() > without.num_trees()) is wanted
+        _, found = made.with_liked(made.fit(prepared.config, 0, 1), liked, None)
+        assert (found.weight > 0) is wanted

@@ -19,6 +19,7 @@ from ranker.columns import Columns, demand
 from ranker.config import PRERANK
 from ranker.forest.scorer import checked_scorer
 from ranker.hashes import hash_value
+from ranker.lists.liked import LikedWeight
 from ranker.prerank.distil import Teacher, distil, figures
 from ranker.prerank.light import Prerank
 from ranker.training.arms import Arm, Arms
@@ -46,6 +47,7 @@ class Parts:
     liked: Arm
     wanted: lgb.Booster | None  # None where nothing that the sources propose was wanted
     shares: Shares | None  # of candidates; None: the quotas of the TOML
+    liked_weight: LikedWeight | None  # of the liked part's score in the wanted part; None where there is none
     network: NetworkArm | None  # orders Rank in the liked part's place; None where `[ranker] model` is the booster
     prerank: Prerank | None  # the stage before the wanted part; None where [prerank] is off
 
@@ -75,6 +77,7 @@ def fit_parts(arms: Arms, plugins: dict[str, FeaturePlugin], old: Start | None =
         liked=liked,
         wanted=wanted.booster,
         shares=wanted.shares,
+        liked_weight=wanted.liked,
         network=network,
         prerank=prerank,
     )

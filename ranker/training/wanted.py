@@ -10,7 +10,7 @@ wanted_stage
     Proposed.of       rows: the ranker's columns, and each source's own score; wanted later, or not
     fit_booster       pairs (wanted, other) of each group, weighed by |ΔNDCG@k|; stopped by NDCG@k of whole lists
     mean_of           three such forests as one: the mean of their scores
-    liked_weight      of the liked part's score that is added: the largest one that costs the validation slice nothing
+    with_liked        adds the liked part's score: as much as costs the validation slice nothing that could be told
 
 The trees are added to `demand`, the logarithm of what the source `popular` counts: the chance that an item is taken is
 about proportional to how often it is taken now, so without a tree the list is the popular one, and what is learned is
@@ -45,6 +45,7 @@ from ranker.config import Config, wanted_floor
 from ranker.forest.text import change_leaves
 from ranker.hashes import hash_arrays, hash_value
 from ranker.lists.asked import Asked, asked, validation_start
+from ranker.lists.liked import WEIGHTS, LikedWeight
 from ranker.lists.shared import SlicedShares, shares_in_slices
 from ranker.settings import BoosterSettings
 from ranker.training.abreast import abreast
@@ -68,6 +69,7 @@ CODE = (
     "ranker.lists.alone",
     "ranker.lists.asked",
     "ranker.lists.judging",
+    "ranker.lists.liked",
     "ranker.lists.shared",
     "ranker.lists.worth",
     "ranker.metrics.interval",
@@ -87,10 +89,6 @@ NOTHING_WANTED = "[sources] propose nothing that was wanted in the booster's per
 LOSERS = 100
 #: forests whose mean it is: one forest's luck moves a list's NDCG as much as what is to be learned does
 FORESTS = 3
-#: of the liked part's score, that are tried
-LIKED_WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0)
-#: of NDCG@10 on the validation slice, that a weight may cost at most
-COST = 0.02
 #: between the seeds of its forests, so that two of them share none
 SEED_STEP = 1000
 #: groups whose lists decide when to stop
@@ -119,14 +117,12 @@ class Rows:
         config: Config,
         seed: int,
         forests: int = FORESTS,
-        liked: lgb.Booster | None = None,
         progress: str = "",
     ) -> lgb.Booster:
         """Return the mean of so many forests, each up to the round that is best by NDCG@10 on the validation slice.
 
         The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
-        a log too small to learn from, the list stays the popular one. liked: the liked part, whose score is added with
-        the weight of `[lists] liked`, else that of `liked_weight`. progress: the name of a bar for each forest, see
+        a log too small to learn from, the list stays the popular one. progress: the name of a bar for each forest, see
         `fit_booster`.
         """
         seeds = [seed + SEED_STEP * k for k in range(forests)]
@@ -137,18 +133,18 @@ class Rows:
         start = demand(self.validation.matrix, self.columns)
         if start.any() and self.validation.ndcg(start) >= self.validation.ndcg(self.scores(booster)):
             logger.info("wanted part: no tree is better than the popular list on the validation slice")
-            booster = _silent(booster)
-        return booster if liked is None else self._with_liked(booster, liked, config.lists.liked)
+            return _silent(booster)
+        return booster
 
-    def _with_liked(self, booster: lgb.Booster, liked: lgb.Booster, weight: float | None) -> lgb.Booster:
+    def with_liked(
+        self, booster: lgb.Booster, liked: lgb.Booster, weight: float | None
+    ) -> tuple[lgb.Booster, LikedWeight]:
+        """Return what `fit` gave with the liked part's score added, and by which weight: the given or a chosen one."""
         own, rows = self.scores(booster), self.validation.matrix
         of_liked = np.asarray(liked.predict(rows[:, : liked.num_feature()], raw_score=True))  # its columns come first
-        by_weight = {w: self.validation.by_user(own + w * of_liked) for w in (0.0, *LIKED_WEIGHTS)}
-        chosen = liked_weight(by_weight) if weight is None else weight
-        tried = ", ".join(f"{w:g}: {figure.mean():.4f}" for w, figure in by_weight.items())
-        said = "wanted part: lists add %g of the liked part's score%s; NDCG@%d on the validation slice by weight %s"
-        logger.info(said, chosen, "" if weight is None else " ([lists] liked)", LIST, tried)
-        return added(booster, liked, chosen) if chosen else booster
+        found = LikedWeight.of({w: self.validation.by_user(own + w * of_liked) for w in (0.0, *WEIGHTS)}, weight)
+        logger.info("wanted part: %s", found)
+        return added(booster, liked, found.weight) if found.weight else booster, found
 
     def _forest(self, config: Config, seed: int, progress: str) -> lgb.Booster:
         train, validation = (part.slice(self.columns, seed) for part in (self.train, self.validation))
@@ -174,6 +170,7 @@ class Wanted(NamedTuple):
 
     booster: lgb.Booster | None = None  # None where nothing that the sources propose was wanted later
     shares: Shares | None = None  # of the candidates that it orders; None: the sources' own quotas
+    liked: LikedWeight | None = None  # how much of the liked part's score it has; None where nothing was to be added
 
     @property
     def digest(self) -> str:
@@ -183,26 +180,6 @@ class Wanted(NamedTuple):
     def quotas(self, sources: Sources) -> Quotas | None:
         """Return the quotas of sources by the shares; None for their own."""
         return None if self.shares is None else self.shares.quotas(sources)
-
-
-def liked_weight(by_weight: Mapping[float, F64]) -> float:
-    """Return the largest weight of the liked part's score that costs the lists nothing which could be told.
-
-    by_weight: float64[users], the NDCG@10 of each user's lists, by weight; 0 is among them. A weight is taken that
-    loses to the best one at most one standard error of their difference by user, and at most the share COST: the
-    one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, 3.4.3), for which the liked part
-    is the simpler order, as no policy decided what it learned of. One user alone decides nothing: 0.
-    """
-    best = max(by_weight.values(), key=np.mean)
-    if len(best) < 2:
-        return 0.0
-
-    def costs_nothing(figure: F64) -> bool:
-        lost = best - figure
-        error = lost.std(ddof=1) / np.sqrt(len(lost))
-        return bool(lost.mean() <= min(error, COST * best.mean()))
-
-    return max(weight for weight, figure in by_weight.items() if costs_nothing(figure))
 
 
 def wanted_scores(booster: lgb.Booster, rows: F32, columns: Sequence[str]) -> F64:
@@ -259,7 +236,11 @@ def wanted_stage(
             if config.sources.on:  # else `list_figures` says it
                 logger.warning("%s: lists are ordered as Rank is", NOTHING_WANTED)
         else:
-            found.fit(config, seed, forests, liked, "wanted part").save_model(str(folder / "booster.txt"))
+            booster = found.fit(config, seed, forests, "wanted part")
+            if liked is not None:
+                booster, weight = found.with_liked(booster, liked, config.lists.liked)
+                weight.write(folder / "liked.json")
+            booster.save_model(str(folder / "booster.txt"))
             if found.shares is not None:
                 found.shares.write(folder / "shares.json")
 
@@ -267,7 +248,7 @@ def wanted_stage(
     folder = run_stage(config.work / "wanted", f"{label}-seed{seed}", inputs, make)
     path = folder / "booster.txt"
     booster = lgb.Booster(model_file=str(path)) if path.exists() else None
-    return Wanted(booster, Shares.read(folder / "shares.json"))
+    return Wanted(booster, Shares.read(folder / "shares.json"), LikedWeight.read(folder / "liked.json"))
 
 
 def modules_of(config: Config, plugins: Mapping[str, FeaturePlugin]) -> list[str]:
