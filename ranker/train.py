@@ -85,7 +85,7 @@ def train(
     logged = None if features is None else read_features(features, prepared.catalog, prepared.spec.listed)
     arms = Arms.of(prepared, logged, given)
     tuned = retuned(arms, plugins, memory, liked=old is None)
-    parts = fit_parts(tuned.arms, plugins, old, memory)
+    parts = fit_parts(tuned.arms, plugins, old, memory, tuned.rows)
     prepared, measured = parts.prepared, pair_figures(parts, old)
     if tuned.found:
         measured["retuned"] = tuned.found

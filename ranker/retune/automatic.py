@@ -29,7 +29,7 @@ from ranker.retune.space import TABLES, Parameter, with_values
 from ranker.retune.wanted import WantedBench
 from ranker.training.arms import Arms
 from ranker.training.stages import run_stage
-from ranker.training.wanted import rows_of
+from ranker.training.wanted import Rows, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class Retuned:
 
     arms: Arms  # with the parameters in their configuration
     found: dict[str, Any]  # by part: whether something is better, the gain, the values that are used
+    rows: Rows | None = None  # of the wanted part, where its search made them
 
 
 def retuned(arms: Arms, plugins: Mapping[str, FeaturePlugin], memory: int = 2 * GIB, *, liked: bool = True) -> Retuned:
@@ -56,15 +57,16 @@ def retuned(arms: Arms, plugins: Mapping[str, FeaturePlugin], memory: int = 2 * 
     if not config.booster.retune_minutes:
         return Retuned(arms, found)
     benches: dict[str, Bench] = {}
+    rows = rows_of(arms.prepared, plugins, memory) if config.sources.on else None
     if liked:
         benches["liked"] = LikedBench.over(arms, arms.served_columns(dict(plugins)))
-    if config.sources.on and not (rows := rows_of(arms.prepared, plugins, memory)).empty:
+    if rows is not None and not rows.empty:
         benches["wanted"] = WantedBench.over(arms.prepared, rows)
     for part, bench in benches.items():
         found[part] = of = _found(bench, part, config)
         logger.info("%s part: %s", part, _said(of))
         config = _with(config, bench.space(), of["values"])
-    return Retuned(replace(arms, prepared=replace(arms.prepared, config=config)), found)
+    return Retuned(replace(arms, prepared=replace(arms.prepared, config=config)), found, rows)
 
 
 def _said(found: Mapping[str, Any]) -> str:

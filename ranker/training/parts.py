@@ -29,7 +29,7 @@ from ranker.training.prepared import Prepared
 from ranker.training.proposed import wanted_columns
 from ranker.training.stages import run_stage
 from ranker.training.wanted import CODE as OF_WANTED
-from ranker.training.wanted import Wanted, digest_of, modules_of, sources_until, wanted_scores, wanted_stage
+from ranker.training.wanted import Rows, Wanted, digest_of, modules_of, sources_until, wanted_scores, wanted_stage
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,17 @@ class Parts:
         return self.arms.prepared
 
 
-def fit_parts(arms: Arms, plugins: dict[str, FeaturePlugin], old: Start | None = None, memory: int = 2 * GIB) -> Parts:
+def fit_parts(
+    arms: Arms,
+    plugins: dict[str, FeaturePlugin],
+    old: Start | None = None,
+    memory: int = 2 * GIB,
+    rows: Rows | None = None,
+) -> Parts:
     """Fit both parts with the seed of what is served, or reuse them.
 
-    old: an earlier bundle's trees that the liked part goes on from. memory: bytes, of `Cooccurrence.build`.
+    old: an earlier bundle's trees that the liked part goes on from. memory: bytes, of `Cooccurrence.build`. rows: what
+    `rows_of` gives, where they are made already.
     """
     prepared, columns = arms.prepared, arms.served_columns(plugins)
     seed, label = prepared.config.uplift.seeds[0], "+".join(plugins) or "without"
@@ -68,7 +75,8 @@ def fit_parts(arms: Arms, plugins: dict[str, FeaturePlugin], old: Start | None =
     by_network = prepared.config.ranker.model == "network"
     network = network_stage(arms, label, columns, seed, told=True) if by_network else None
     digest = digest_of(columns, plugins)
-    wanted = wanted_stage(prepared, plugins, digest, seed, memory, liked=liked.booster)
+    made = None if rows is None else (lambda: rows)
+    wanted = wanted_stage(prepared, plugins, digest, seed, memory, rows=made, liked=liked.booster)
     prerank = prerank_stage(prepared, plugins, digest, wanted, memory)
     return Parts(
         arms=arms,
