@@ -1,6 +1,6 @@
 """What `pairlift validate` says of a file and its data, before anything is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -30,10 +30,11 @@ MOST_ARMS = 20
 TOO_FRESH = 0.8
 
 
-def validation(config: Config) -> Iterator[str]:
+def validation(config: Config, check: Callable[[Prepared], None]) -> Iterator[str]:
     """Import the log, make groups and pairs, and yield the lines of the report.
 
-    Raises PairliftError for what stops a training, behind the lines of what was found before.
+    check: of what other commands than a training ask of the data. Raises PairliftError for what it refuses and for
+    what stops a training, behind the lines of what was found before.
     """
     database = import_stage(config) / "log.duckdb"
     log, catalog = load_log(database)
@@ -48,6 +49,7 @@ def validation(config: Config) -> Iterator[str]:
     check_network(config)
     for part in (_period_lines, _boundary_lines, _list_lines, _simple_lines, _warning_lines):
         yield from ("", *part(prepared))
+    check(prepared)
 
 
 def _repeat_lines(repeats: int | None) -> list[str]:

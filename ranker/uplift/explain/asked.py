@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from features.errors import PairliftError
-from features.log.sources import explained
+from features.log.sources import brief, explained
 from features.pairing.groups import Groups
 from features.schema import DAY
 from ranker.training.prepared import Prepared
+from ranker.uplift.explain.steady import unsteady
 
 #: values that a slice may have: more are no table that one reads
 MOST_VALUES = 50
@@ -42,7 +43,8 @@ def asked_labels(prepared: Prepared, groups: Groups, asked: Mapping[str, str]) -
 
     The expression sees the item's attributes by their names, and `user` and `context` as structs: the user's
     attributes; `as_of` (with the zone of `[time]`), `surface` and what the row's event has of `[events.context]`.
-    Raises PairliftError where DuckDB cannot answer it, and where it has more than 50 values.
+    Raises PairliftError where DuckDB cannot answer it, where it says another thing each time that it is asked, and
+    where it has more than 50 values.
     """
     if not asked:
         return {}
@@ -50,6 +52,7 @@ def asked_labels(prepared: Prepared, groups: Groups, asked: Mapping[str, str]) -
     with _rows(prepared, groups) as con:
         for name, sql in asked.items():
             place = f"[uplift.slices] {name}"
+            _refuse_luck(con, place, sql)
             with explained(place, sql, _hint(con)):
                 values = con.execute(f'SELECT CAST(({sql}) AS VARCHAR) AS x FROM sliced ORDER BY "#row"')
                 labels = values.fetchnumpy()["x"]
@@ -102,6 +105,20 @@ def _rows(prepared: Prepared, groups: Groups) -> Iterator[duckdb.DuckDBPyConnect
         yield con
 
 
+def _refuse_luck(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> None:
+    """Raise PairliftError for SQL by which a report made again would have other slices."""
+    if luck := unsteady(con, sql, _columns(con)):
+        raise PairliftError(
+            f"{place}: an expression that says the same each time was expected, found {luck} in {brief(sql)}; take the "
+            "time from context.as_of, and parts by chance from hash(…) of an attribute"
+        )
+
+
 def _hint(con: duckdb.DuckDBPyConnection) -> str:
-    known = [f"{name} ({kind})" for name, kind, *_ in con.execute("DESCRIBE sliced").fetchall() if name != "#row"]
+    known = [f"{name} ({kind})" for name, kind in _columns(con).items()]
     return f"a SQL expression over these was expected: {', '.join(known)}"
+
+
+def _columns(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Return the SQL type of each column that an expression sees."""
+    return {name: kind for name, kind, *_ in con.execute("DESCRIBE sliced").fetchall() if name != "#row"}
