@@ -70,6 +70,8 @@ def test_the_command_says_which_are_useful_and_that_one_leaks(said: tuple[int, s
         in text
     )
     assert "leaks: LEAKS: its figures say nothing, and it has no part in the sets" in text
+    assert "of a plugin alone the larger one of the uplift and of the uplift over missingness" in text
+    assert "Corrected over the 3 plugins" in text
     assert family["together"]["plugins"] == ["als", "noise"]
     assert (family["each"]["leaks"]["adds"], family["each"]["leaks"]["useful"]) == (None, False)
     assert not family["each"]["noise"]["useful"]

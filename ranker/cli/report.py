@@ -71,7 +71,8 @@ def uplift(
     the log cut at t1. Exit status 1 where one is found.
 
     With several --plugin the page says of each what it brings alone, of all what they bring together, and of each what
-    it adds to the rest, verdicts corrected by Holm over the plugins; the whole report of each lies in OUT/NAME.
+    it adds to the rest, verdicts corrected by Holm over the plugins; the whole report of each lies in OUT/NAME. The p
+    of a plugin alone is the larger one of its uplift and of its uplift over missingness: both must lie above zero.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from features.files import made_folder, written
 from ranker.uplift.family.page import as_page
-from ranker.uplift.family.said import doubts_of, said_of, verdict, why
+from ranker.uplift.family.said import doubts_of, said_of, verdict, what_p_is, why
 from ranker.uplift.said import Figure, as_text, interval
 
 Report = Mapping[str, Any]
@@ -36,7 +36,8 @@ def as_table(report: Report) -> str:
         lines.append(_line(report, f"{name} alone", ("each", name, "alone")))
         if of["adds"] is not None:
             lines.append(_line(report, f"  {name} over the rest", ("each", name, "adds")))
-    lines += ["", *(f"{name}: {said_of(report, name)}" for name in report["each"])]
+    lines += [as_text(report, what_p_is(report)), ""]
+    lines += [f"{name}: {said_of(report, name)}" for name in report["each"]]
     lines += [f"WARNING: {name}: {doubt}" for name, of in doubts_of(report).items() for doubt in of]
     return "\n".join(lines)
 
