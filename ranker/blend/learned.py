@@ -33,8 +33,8 @@ from ranker.settings import SourceSettings
 LEAST = 50
 #: users for whom the other surfaces count together
 PRIOR = 50.0
-#: candidates that each source has at least. The log favours what was shown, so it never tells all that a new item is
-#: worth; and what a source says of the others' items is a feature of theirs
+#: candidates that each source has at least, where that is no more in all than is asked for. The log favours what was
+#: shown, so it never tells all that a new item is worth; and what a source says of others' items is a feature of theirs
 FLOOR = 10
 
 
@@ -178,19 +178,24 @@ class Learner:
         else:
             mean = budget or self.items(kind, weight, own)
             full = range(len(order.source) + 1)
+            floor = min(FLOOR, int(mean) // max(int(self._says(kind.known).sum()), 1))
 
             def items(stretches: int) -> float:
-                return self.items(kind, weight, self._places(kind, order, stretches))
+                return self.items(kind, weight, self._places(kind, order, stretches, floor))
 
-            places = self._places(kind, order, max(0, bisect_right(full, mean, key=items) - 1))
+            places = self._places(kind, order, max(0, bisect_right(full, mean, key=items) - 1), floor)
         candidates = round(self.items(kind, weight, places), 2)
         named = dict(zip(self.names, places.quota, strict=True))
         return Share(kind.known, kind.surface, _users(self.told.user, weight > 0), candidates, named, places.total)
 
-    def _places(self, kind: Kind, order: Order, stretches: int) -> Places:
-        """Return the places after so many stretches of an order. Of a source that never had any, they are its own."""
+    def _places(self, kind: Kind, order: Order, stretches: int, floor: int) -> Places:
+        """Return the places after so many stretches of an order, `floor` at least for each source.
+
+        Of a source that never had any, they are its own.
+        """
         own, says = own_places(self.settings, kind.surface), self._says(kind.known)
-        quota = np.where(says, np.maximum(_depth(order, stretches, len(says)), np.minimum(FLOOR, own.quota)), own.quota)
+        learned = np.maximum(_depth(order, stretches, len(says)), np.minimum(floor, own.quota))
+        quota = np.where(says, learned, own.quota)
         return Places(quota.tolist(), own.most, int(quota[says].sum()))
 
     def items(self, kind: Kind, weight: F64, places: Places) -> float:

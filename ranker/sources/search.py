@@ -15,6 +15,9 @@ from ranker.request import Request
 from ranker.sources.bm25 import NO_TERMS, NONE, TextIndex
 from ranker.sources.tokens import texts_of, tokens
 
+#: a text that is not ASCII when its accents have fallen off, either
+UNSPACED_TOO = "\u00e9\u6f22"
+
 
 class SearchSettings(Settings):
     """Items whose [items.text] has words of the request's `query`, by BM25. A query of the log, from which the order of
@@ -48,7 +51,9 @@ class Search:
     def open(self, served: Served) -> None:
         """Take the index."""
         self._index = TextIndex(**served.arrays)
-        tokens("é")  # what tells the scripts apart is made now, and not in the first request
+        # What tells the scripts apart is made now, and kernels are compiled, and not in the first search.
+        tokens(UNSPACED_TOO)
+        self._index.score(NO_TERMS, self._index.top(NO_TERMS, 1)[0])
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """Return the items with the highest scores; the score of others is 0, and NaN of one without text."""
