@@ -178,25 +178,29 @@ class Learner:
         else:
             mean = budget or self.items(kind, weight, own)
             full = range(len(order.source) + 1)
-            floor = min(FLOOR, int(mean) // max(int(self._says(kind.known).sum()), 1))
+
+            def of(stretches: int) -> Places:
+                return self._places(kind, order, stretches, mean, budget)
 
             def items(stretches: int) -> float:
-                return self.items(kind, weight, self._places(kind, order, stretches, floor))
+                return self.items(kind, weight, of(stretches))
 
-            places = self._places(kind, order, max(0, bisect_right(full, mean, key=items) - 1), floor)
+            places = of(max(0, bisect_right(full, mean, key=items) - 1))
         candidates = round(self.items(kind, weight, places), 2)
         named = dict(zip(self.names, places.quota, strict=True))
         return Share(kind.known, kind.surface, _users(self.told.user, weight > 0), candidates, named, places.total)
 
-    def _places(self, kind: Kind, order: Order, stretches: int, floor: int) -> Places:
-        """Return the places after so many stretches of an order, `floor` at least for each source.
+    def _places(self, kind: Kind, order: Order, stretches: int, mean: float, budget: int | None) -> Places:
+        """Return the places after so many stretches of an order. Of a source that never had any, they are its own.
 
-        Of a source that never had any, they are its own.
+        mean: candidates that are to be there. budget: so many where they are asked for: what some sources leave empty
+        brings the others to no more than that.
         """
         own, says = own_places(self.settings, kind.surface), self._says(kind.known)
-        learned = np.maximum(_depth(order, stretches, len(says)), np.minimum(floor, own.quota))
-        quota = np.where(says, learned, own.quota)
-        return Places(quota.tolist(), own.most, int(quota[says].sum()))
+        least = np.minimum(min(FLOOR, int(mean) // max(int(says.sum()), 1)), own.quota)
+        quota = np.where(says, np.maximum(_depth(order, stretches, len(says)), least), own.quota)
+        total = int(quota[says].sum())
+        return Places(quota.tolist(), own.most, total if budget is None else min(total, budget))
 
     def items(self, kind: Kind, weight: F64, places: Places) -> float:
         """Return how many candidates a request of the kind has in the mean."""
