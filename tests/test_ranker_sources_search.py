@@ -20,7 +20,7 @@ from ranker.candidates.named import Arrays, Served
 from ranker.candidates.source import CandidateSource, Proposal
 from ranker.request import Request
 from ranker.sources import bm25
-from ranker.sources.bm25 import BLOCK, K1, MOST_TERMS, B, TextIndex
+from ranker.sources.bm25 import BLOCK, K1, MOST_TERMS, B, TextIndex, index_of
 from ranker.sources.search import Search
 from ranker.sources.tokens import tokens
 
@@ -214,6 +214,15 @@ def test_a_first_search_finds_its_kernels_compiled(bundle: Bundle, monkeypatch: 
         assert found.score is not None
         assert found.score(np.array([1, 0], np.int32)).shape == (2,)
     assert called == opened
+
+
+def test_one_catalogue_is_indexed_once(bundle: Bundle) -> None:
+    catalog = titled(bundle, ["red hat"] * bundle.state.catalog.n_items).state.catalog
+    other = titled(bundle, ["red"] * bundle.state.catalog.n_items).state.catalog
+    first = index_of(catalog)
+    assert index_of(replace(catalog, user_attributes=())) is first
+    assert len(index_of(other).hash) == 1
+    assert len(index_of(catalog).hash) == 2
 
 
 def test_of_many_tokens_the_rarest_count() -> None:

@@ -188,8 +188,10 @@ def value_scores(
 
 @njit(cache=True, nogil=True)
 def _scored(count: float, longer: float, spans: tuple[int, int]) -> float:
-    expected = longer * spans[0] / spans[1] if spans[1] else 0.0
-    return (count - expected) / np.sqrt(expected + 1) if spans[1] else np.log1p(count)
+    if not spans[1]:
+        return float(np.log1p(count))
+    expected = longer * spans[0] / spans[1]
+    return float((count - expected) / np.sqrt(expected + 1))
 
 
 @njit(cache=True, nogil=True)

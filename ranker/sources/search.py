@@ -12,8 +12,8 @@ from features.state.store import NEVER
 from ranker.candidates.named import Arrays, Served, SourceData
 from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.request import Request
-from ranker.sources.bm25 import NO_TERMS, NONE, TextIndex
-from ranker.sources.tokens import texts_of, tokens
+from ranker.sources.bm25 import NO_TERMS, NONE, TextIndex, index_of
+from ranker.sources.tokens import tokens
 
 #: a text that is not ASCII when its accents have fallen off, either
 UNSPACED_TOO = "\u00e9\u6f22"
@@ -46,7 +46,7 @@ class Search:
 
     def fit(self, data: SourceData) -> Arrays:
         """Return the arrays of `TextIndex`: the same at every cut, for the texts have no time."""
-        return TextIndex.build(texts_of(data.catalog), data.catalog.n_items)._asdict()
+        return index_of(data.catalog)._asdict()
 
     def open(self, served: Served) -> None:
         """Take the index."""
