@@ -259,7 +259,7 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, days: int, o
     type=click.FloatRange(0, 100, min_open=True),
     default=1.0,
     show_default=True,
-    help="1: 20,000 users, 6,000 items, about 2.4 million events.",
+    help="1: 20,000 users, 6,000 items, about 2.4 million events; of surfaces 5,000 items, 2 million events.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option(
@@ -279,7 +279,7 @@ def world(folder: Path, scale: float, seed: int, kind: str) -> None:
     has a higher expected PairAccuracy than the one by it; none reaches it, for tastes and moods are hidden.
 
     Of --kind surfaces nothing drifts: in the feed taste decides, beside an item what is like it, for a query its words
-    and what was meant by them. Scale 1 is 20,000 users, 5,000 items and 2 million events.
+    and what was meant by them.
     """
     from ranker.studies.surfaces_world import make_surfaces_world
     from ranker.studies.world import make_world
