@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from features.pairing.split import iso
 from features.progress import progress_bar
 from ranker.ab.aggregate import Log, Look, Rows, opened
-from ranker.ab.estimates import LEAST_USERS, Moments, Uplift, skewness_of, unknown, uplift
+from ranker.ab.estimates import LEAST_USERS, SKEWED, TOO_SKEWED, Moments, Uplift, unknown, uplift
 from ranker.ab.plan import Plan
 from ranker.ab.sequence import LEVEL, p_always, rho_squared, widening
 from ranker.metrics.holm import SOURCE, holm
@@ -134,13 +134,15 @@ def _look(log: Log, rows: Rows, until: int | None, plan: Plan, control: str) -> 
 
 
 def _metric(look: Look, control: str, arms: list[str], plan: Plan) -> dict[str, Any]:
-    empty = Moments(0, np.full(4, np.nan), np.full((4, 4), np.nan), 0.0, 0)
+    empty = Moments(0, np.full(4, np.nan), np.full((4, 4), np.nan), np.zeros((4, 4, 4)), 0)
     moments = {arm: look.moments.get(arm, empty) for arm in (control, *arms)}
     return {
-        "arms": {arm: {"users": of.n, "value": of.ratio()} for arm, of in moments.items()},
+        "arms": {
+            arm: {"users": of.n, "value": of.ratio(), "largest_share": look.largest.get(arm, float("nan"))}
+            for arm, of in moments.items()
+        },
         "against": {arm: against(moments[control], moments[arm], plan) for arm in arms},
         "no_value": look.no_value,
-        "largest_share": look.largest,
     }
 
 
@@ -154,6 +156,8 @@ def against(control: Moments, arm: Moments, plan: Plan) -> dict[str, Any]:
     plain, best = uplift(control, arm, cuped=False), uplift(control, arm)
     if not best.error:
         return NOTHING | {"refused": "the users' past tells it fully, so no interval can be given"}
+    if best.skewness > SKEWED:
+        return NOTHING | {"refused": TOO_SKEWED}
     fixed, always = best.interval(), _always(best, plan)
     decides, p = (fixed, best.p()) if plan.final else (always, _p_always(best, plan))
     if np.isnan(decides[0]) and (plan.final or best.fewest >= LEAST_USERS):
@@ -170,7 +174,7 @@ def against(control: Moments, arm: Moments, plan: Plan) -> dict[str, Any]:
         "p_always": _p_always(best, plan),
         "detectable": half + float(student.ppf(POWER, best.df)) * best.error,
         "variance_fell": best.fell,
-        "skewness": skewness_of(control, arm),
+        "skewness": best.skewness,
         "plain": {"relative_uplift": plain.value, "ci95": list(_ends(plain, plan))},
     }
 
@@ -189,6 +193,8 @@ def _p_always(of: Uplift, plan: Plan) -> float:
 
 
 def _ends(of: Uplift, plan: Plan) -> tuple[float, float]:
+    if of.skewness > SKEWED:
+        return float("nan"), float("nan")
     return of.interval() if plan.final else _always(of, plan)
 
 

@@ -16,9 +16,9 @@ WORDS = {
     "down": "'{arm}' lowers {metric}",
     "open": "no change of {metric} by '{arm}' is shown",
 }
-#: a user with a larger share in the sum of the first metric is told
+#: a user with a larger share in an arm's sum of the first metric is told
 LARGE = 0.05
-#: skewness of the difference of two means that is told; see `ranker.ab.estimates.SKEWED`
+#: skewness of the difference of two values that is told; see `ranker.ab.estimates.SKEWED`
 DOUBTFUL = 0.1
 VOID = "Nothing below may be trusted: the users are not split as planned"
 
@@ -144,11 +144,13 @@ def _no_value(report: Report) -> Sentence:
 
 
 def _largest(report: Report) -> Sentence:
-    path = ("metrics", report["primary"], "largest_share")
-    share = report["metrics"][report["primary"]]["largest_share"]
-    if share is None or share <= LARGE:
-        return []
-    return ["One user has ", Figure(path, "share"), f" of all {report['primary']}: the intervals cover less than said."]
+    name = report["primary"]
+    for arm, of in report["metrics"][name]["arms"].items():
+        # A report of before the share was counted by arm has none.
+        if (of.get("largest_share") or 0.0) > LARGE:
+            share = Figure(("metrics", name, "arms", arm, "largest_share"), "share")
+            return ["One user has ", share, f" of all {name} of '{arm}': the intervals cover less than said."]
+    return []
 
 
 def _peek(report: Report) -> Sentence:
