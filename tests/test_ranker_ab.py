@@ -32,10 +32,10 @@ from ranker.ab.report import ab_report, against
 from ranker.ab.result import AbReport
 from ranker.ab.sequence import p_always, rho_squared, widening
 from ranker.ab.table import as_table
-from ranker.ab.verdict import VOID, doubts, verdict
+from ranker.ab.verdict import VOID, doubts, verdict, why
 from ranker.cli.main import cli
 from ranker.recording.columns import ARM
-from ranker.uplift.said import as_text
+from ranker.uplift.said import KINDS, as_text
 
 START = 1_760_000_000_000_000
 CLICKS, RATIO = Metric("clicks", "sum(click)"), Metric("ctr", "sum(click)", "count(*)")
@@ -226,6 +226,32 @@ def test_another_split_than_the_planned_one_voids_all(tmp_path: Path) -> None:
     fair = CliRunner().invoke(cli, ["ab", source, "--metric", "clicks=sum(click)"])
     assert fair.exit_code == 0, fair.output
     assert "no --share says others" in fair.output
+
+
+def test_an_arm_that_grew_is_said(tmp_path: Path) -> None:
+    log = made(5, users=900)
+    kept = {user: k for k, user in enumerate(sorted(set(log["user_id"])))}
+    grown = {user: user % 10 < 1 if k < 450 else user % 10 < 9 for user, k in kept.items()}
+    late = [7 * DAY * (user >= 450) for user in log["user_id"]]
+    log["arm"] = [
+        arm and ("new" if grown[user] else "control") for arm, user in zip(log["arm"], log["user_id"], strict=True)
+    ]
+    log["ts"] = [
+        ts if arm is None else START + (ts - START) // 2 + add
+        for ts, add, arm in zip(log["ts"], late, log["arm"], strict=True)
+    ]
+    fair = ab_report(written(tmp_path, log), TWO)
+    assert not fair["split"]["failed"]  # half of all, by chance of how it grew
+    shares = fair["split"]["halves"]["shares"]["new"]
+    assert shares == pytest.approx([0.1, 0.9], abs=0.02)
+    first, last = map(KINDS["share"], shares)
+    assert f"'new' has {first} of the users who came in its first half and {last} of those" in said(fair)
+    failed = ab_report(written(tmp_path, log), replace(TWO, shares={"control": 0.8, "new": 0.2}))
+    assert "The shares changed during the experiment" in as_text(failed, why(failed))
+    even = ab_report(written(tmp_path, made(5)), TWO)
+    assert not even["split"]["halves"]["changed"]
+    old = fair | {"split": {key: of for key, of in fair["split"].items() if key != "halves"}}
+    assert "The shares changed" not in said(old)
 
 
 @pytest.mark.parametrize("final", [False, True])

@@ -37,6 +37,7 @@ class Rows:
     start: int | None  # µs UTC; None of a log without times
     end: int | None  # behind its last row
     users: dict[str, int]  # of each arm
+    came: dict[str, tuple[int, int]]  # of them, those whose first row is in each half of the time; of no times, none
     in_two_arms: int  # users, who are left out
     within: int  # rows of the experiment, of an arm
     without_arm: int  # rows of that time of no arm, which are left out
@@ -132,8 +133,9 @@ class Log:
         before = "false" if start is None else f"{TS} < {start}"
         self._run(
             f"CREATE OR REPLACE TEMP TABLE units AS SELECT {USER}, min({ARM}) AS {ARM}, max({ARM}) AS last, "
-            f"count(*) FILTER ({within}) AS n FROM log WHERE ({within} OR {before}) AND {ARM} IS NOT NULL AND "
-            f"{USER} IS NOT NULL GROUP BY {USER} HAVING count(*) FILTER ({within}) > 0"
+            f"count(*) FILTER ({within}) AS n, min({TS}) FILTER ({within}) AS came FROM log "
+            f"WHERE ({within} OR {before}) AND {ARM} IS NOT NULL AND {USER} IS NOT NULL "
+            f"GROUP BY {USER} HAVING count(*) FILTER ({within}) > 0"
         )
         [(several, counted)] = self._run(f"SELECT count(*) FILTER ({ARM} <> last), sum(n) FROM units")
         self._run(f"DELETE FROM units WHERE {ARM} <> last")
@@ -142,8 +144,13 @@ class Log:
             f"SELECT count(*) FILTER ({within} AND {ARM} IS NULL), count(*) FILTER ({before}), "
             f"count(*) FILTER ({before} AND {ARM} IS NOT NULL), count(*) FILTER ({USER} IS NULL OR {timeless}) FROM log"
         )
-        users = dict(self._run(f"SELECT {ARM}, count(*) FROM units GROUP BY {ARM} ORDER BY {ARM}"))
-        return Rows(start, end, users, several, int(counted or 0), without, past, armed, unplaced)
+        early = "NULL" if start is None or end is None else f"came < {(start + end) // 2}"
+        counts = self._run(
+            f"SELECT {ARM}, count(*), count(*) FILTER ({early}), count(*) FILTER (NOT {early}) FROM units "
+            f"GROUP BY {ARM} ORDER BY {ARM}"
+        )
+        users, came = {arm: n for arm, n, *_ in counts}, {arm: (first, last) for arm, _, first, last in counts}
+        return Rows(start, end, users, came, several, int(counted or 0), without, past, armed, unplaced)
 
     @staticmethod
     def between(start: int | None, end: int | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 from scipy.stats import t as student
 
 from features.pairing.split import iso
@@ -96,7 +96,8 @@ def _head(source: str, plan: Plan, rows: Rows, control: str, shares: Mapping[str
         "arms": {
             arm: {"users": rows.users[arm], "share": rows.users[arm] / total, "planned": shares[arm]} for arm in arms
         },
-        "split": _split([rows.users[arm] for arm in arms], [shares[arm] for arm in arms], plan),
+        "split": _split([rows.users[arm] for arm in arms], [shares[arm] for arm in arms], plan)
+        | {"halves": _halves({arm: rows.came[arm] for arm in arms})},
         "rows": {
             "within": rows.within,
             "without_arm": rows.without_arm,
@@ -120,6 +121,16 @@ def _split(users: list[int], shares: list[float], plan: Plan) -> dict[str, Any]:
     found = chisquare(users, expected)
     p = float(found.pvalue)
     return {"chi2": float(found.statistic), "p": p, "failed": p < MISMATCH, "stated": plan.shares is not None}
+
+
+def _halves(came: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return the arms' shares of who came in each half of the time, and the chi-square test that they are the same."""
+    counts = np.array(list(came.values()), np.float64)  # [arms, 2]
+    if not (counts.sum(axis=0).all() and counts.sum(axis=1).all()):
+        return {"p": None, "changed": False, "shares": None}
+    p = float(chi2_contingency(counts, correction=False).pvalue)
+    shares = dict(zip(came, (counts / counts.sum(axis=0)).tolist(), strict=True))
+    return {"p": p, "changed": p < MISMATCH, "shares": shares}
 
 
 def _look(log: Log, rows: Rows, until: int | None, plan: Plan, control: str) -> dict[str, Any]:
