@@ -24,6 +24,7 @@ from ranker.metrics.simple import events_before, freshness
 from ranker.training.plugins import cut_at_t1
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.validate import validation
+from ranker.uplift.explain.asked import check_asked
 from ranker.uplift.report import _shuffle, uplift_report
 from ranker.uplift.slices import labels
 from ranker.uplift.table import as_table
@@ -158,7 +159,7 @@ def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
     assert report["pairs"] < 300
     assert "WARNING: only 3 seeds" in as_table(report)
     assert "WARNING: only 2 fits of the plugin" in as_table(report)
-    assert "will hardly be shown" in "\n".join(validation(load_config(config)))
+    assert "will hardly be shown" in "\n".join(validation(load_config(config), check_asked))
 
 
 def uplift(

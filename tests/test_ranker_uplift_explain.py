@@ -141,6 +141,9 @@ def test_days_are_those_of_the_zone_and_weeks_begin_on_mondays(tmp_path: Path, d
         ("(SELECT max(grade) FROM log.events)", r"\[uplift.slices\] mine: .*events.*not exist"),
         ("(SELECT count(*) FROM 'events.parquet')", r"\[uplift.slices\] mine: .*disabled"),
         ("year +", r"\[uplift.slices\] mine: Parser Error"),
+        ("CASE WHEN Random() < 0.5 THEN 1 END", r"\[uplift.slices\] mine: .*same value in every run.*found random:"),
+        ("year < year(now())", r"\[uplift.slices\] mine: .*found now:"),
+        ("context.as_of < current_date", r"\[uplift.slices\] mine: .*found current_date:"),
         ("context.as_of", rf"\[uplift.slices\] mine: at most {MOST_VALUES} different values were expected, found \d+"),
     ],
 )

@@ -98,6 +98,7 @@ def _validate(config: Path) -> None:
     """Print what was found; what stops a training is raised behind it."""
     from ranker.config import load_config
     from ranker.training.validate import validation
+    from ranker.uplift.explain.asked import check_asked
 
-    for line in validation(load_config(config)):
+    for line in validation(load_config(config), check_asked):
         click.echo(line)

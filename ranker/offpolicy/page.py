@@ -70,6 +70,7 @@ def _name(report: Report, k: int) -> str:
 
 
 def _first_screen(report: Report) -> str:
+    gains = _gains(report)
     told = "Wanted items of a list, over what was logged: the doubly robust estimate, with 95 % about other users."
     doubts = [as_html(report, doubt) for k in range(len(report["bundles"])) for doubt in _doubts(report, k)]
     doubts += [f"{count:,} lists are left out, for {escape(reason)}." for reason, count in report["left_out"].items()]
@@ -81,7 +82,7 @@ def _first_screen(report: Report) -> str:
 <h1>What would the lists of {names} have got?</h1>
 <p>{as_html(report, _asked(report))}</p>
 <p class="verdict {tone}"><strong>{escape(verdict(report))}.</strong> {as_html(report, _why(report))}</p>
-<div class="cards wide"><div>{figure(report, _gains(report), [told])}</div>
+<div class="cards wide">{f"<div>{figure(report, gains, [told])}</div>" if gains else ""}
 <section class="card"><h2>What to doubt</h2>
 {items(doubts) or "<p>Nothing that is looked for was found.</p>"}</section>
 </div></header>"""
@@ -152,13 +153,15 @@ def _doubts(report: Report, k: int) -> list[Sentence]:
 
 
 def _gains(report: Report) -> str:
+    """Return the figure of what decides; empty where nothing is known, for empty axes tell nothing."""
     rows = {
         f"{_name(report, k)}, {kind}": ("bundles", k, "estimates", kind, DECIDES)
         for k, of in enumerate(report["bundles"])
         for kind, part in of.get("estimates", {}).items()
         if not part["refused"]
     }
-    return _forest(report, rows, ("gain", "gain_ci95", "gain"), 0.0, "What is got more than what was logged")
+    told = "What is got more than what was logged"
+    return _forest(report, rows, ("gain", "gain_ci95", "gain"), 0.0, told) if rows else ""
 
 
 def _forest(report: Report, rows: Mapping[str, Place], of: tuple[str, str, str], rule: float, title: str) -> str:

@@ -1,6 +1,6 @@
 """What `pairlift validate` says of a file and its data, before anything is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -30,9 +30,10 @@ MOST_ARMS = 20
 TOO_FRESH = 0.8
 
 
-def validation(config: Config) -> Iterator[str]:
+def validation(config: Config, check: Callable[[Prepared], None]) -> Iterator[str]:
     """Import the log, make groups and pairs, and yield the lines of the report.
 
+    check: raises PairliftError for what a report of an uplift would stop at, which is above training.
     Raises PairliftError for what stops a training, behind the lines of what was found before.
     """
     database = import_stage(config) / "log.duckdb"
@@ -46,6 +47,7 @@ def validation(config: Config) -> Iterator[str]:
     except PairliftError as error:
         raise PairliftError(f"cannot be trained on: {error}") from error
     check_network(config)
+    check(prepared)
     for part in (_period_lines, _boundary_lines, _list_lines, _simple_lines, _warning_lines):
         yield from ("", *part(prepared))
 

@@ -26,6 +26,13 @@ SCHEMA = pa.schema(
 )
 
 
+#: what p is, which no heading has room for
+P_SAID = (
+    "p is that of no gain; of a plugin alone the larger one of its uplift and of its uplift over missingness, for both "
+    "must lie above zero."
+)
+
+
 def as_table(report: Report) -> str:
     """Return the verdict, a line for each question of each plugin, and what is said of each."""
     lines = [f"{report['data']}: {verdict(report)}", as_text(report, why(report)), ""]
@@ -36,7 +43,7 @@ def as_table(report: Report) -> str:
         lines.append(_line(report, f"{name} alone", ("each", name, "alone")))
         if of["adds"] is not None:
             lines.append(_line(report, f"  {name} over the rest", ("each", name, "adds")))
-    lines += ["", *(f"{name}: {said_of(report, name)}" for name in report["each"])]
+    lines += ["", P_SAID, "", *(f"{name}: {said_of(report, name)}" for name in report["each"])]
     lines += [f"WARNING: {name}: {doubt}" for name, of in doubts_of(report).items() for doubt in of]
     return "\n".join(lines)
 
