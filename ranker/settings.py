@@ -153,7 +153,8 @@ class UpliftSettings(Settings):
     slices: dict[Name, str] = Field(
         default={},
         description="SQL by which the report splits the uplift, of a pair's winner: the item's attributes by their "
-        "names, `user.NAME`, `context.NAME` with `as_of` and `surface`; at most 50 different values.",
+        "names, `user.NAME`, `context.NAME` with `as_of` and `surface`; at most 50 different values, which neither "
+        "luck nor the clock decides.",
     )
 
     @field_validator("seeds")

@@ -15,12 +15,15 @@ sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
 from page_numbers import Page, unequal
 
 from features.errors import PairliftError
+from ranker.blend.shares import Judged, Share, Shares
 from ranker.bundle import _version_of
 from ranker.cli.main import cli
 from ranker.export.bundle_page import as_page, bundle_report, card_sections
 from ranker.hashes import MANIFEST
+from ranker.lists.liked import LikedWeight
+from ranker.uplift.said import UNKNOWN
 
-MEASURED = {
+MEASURED: dict[str, Any] = {
     "pair_accuracy": 0.7, "popularity": 0.55, "validation_accuracy": 0.72, "tie_share": float("nan"), "trees": 20,
     "lists": {"recall@10": {"recommend": 0.4, "popular": 0.3, "difference": 0.1, "ci95": [0.02, 0.18]}},
 }  # fmt: skip
@@ -72,7 +75,8 @@ def test_the_command_writes_what_the_bundle_says_of_itself(folder: Path, tmp_pat
     assert "The log &#x27;a &lt;b&gt;&#x27;: 3 events." in text
     assert "<li>Period test" not in text  # the periods have their own place
     assert "<code>a:B</code>" in text
-    assert "find <span" in text  # lists beside popular items
+    assert "recall@10 less theirs: <span" in text  # lists beside popular items
+    assert "How lists are made" not in text
     assert list(report["importance"]["liked"]) == ["b<i>", "a__x"]
     assert report["bundles"][0]["measured"]["tie_share"] is None
     assert (text.count("towers, pre-train"), text.count("towers, fine-tune")) == (1, 1)
@@ -93,6 +97,61 @@ def test_earlier_bundles_of_its_folder_stand_beside_it_and_later_or_broken_ones_
     page = page_of(report, tmp_path)
     assert "/bundles/2/measured/pair_accuracy" in {of.path for of in page.numbers}
     assert bundle_report(folder.parent / "later")["bundles"][0]["name"] == "later"
+
+
+KINDS = (
+    Share(True, "", 30, 210.5, {"popular": 100, "similar": 40}, 200),
+    Share(True, "a <b>", 9, 120, {"popular": 90}, 120),
+    Share(False, "", 4, 90, {"popular": 100}, 200),
+)
+LISTS = {
+    "shares": [
+        Judged(True, 0.25, 200, (0.03, 0.01, 0.05), (0.01, -0.01, 0.02)).report(),
+        Judged(False, 0.5, 200, (0.03, -0.01, 0.05), None).report(),
+    ],
+    "liked_weight": LikedWeight(0.5, True, {"0": 0.11, "0.5": 0.1}).report(),
+    "prerank": {
+        "kept_top50": 0.93, "kept_top50_unseen_items": 0.81, "requests": 40, "cut": 0.4, "candidates": 410.5,
+    },
+}  # fmt: skip
+
+
+def test_how_lists_are_made_stands_in_the_page(folder: Path, tmp_path: Path) -> None:
+    Shares(KINDS, ()).write(folder / "shares.json")
+    with_manifest(folder, measured=MEASURED | LISTS)
+    report = bundle_report(folder)
+    page = page_of(report, tmp_path)
+    shown = {of.path: of.text for of in page.numbers}
+    own = "/bundles/0/measured"
+    assert shown["/shares/1/quotas/popular"] == "90"
+    assert shown["/shares/1/quotas/similar"] == UNKNOWN
+    assert shown["/shares/0/candidates"] == "210"
+    assert (shown[f"{own}/shares/0/reserved"], shown[f"{own}/shares/0/new_items/1"]) == ("25 %", "-0.0100")
+    assert f"{own}/shares/1/reserved" not in shown  # is not shown to be better
+    assert (shown[f"{own}/liked_weight/weight"], shown[f"{own}/liked_weight/ndcg/0"]) == ("0.5", "0.1100")
+    assert (shown[f"{own}/prerank/candidates"], shown[f"{own}/prerank/kept_top50_unseen_items"]) == ("410", "0.8100")
+    text = as_page(report)
+    for says in ("with history, a &lt;b&gt;", "Users without history: as configured", "costs nothing which could"):
+        assert says in text
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [
+        ([0.02, 0.18], "lists find more of what was wanted than"),
+        ([-0.18, -0.02], "lists find less of what was wanted than"),
+        ([-0.02, 0.18], "lists are not shown to find more"),
+        ([None, None], "lists are not shown to find more"),
+    ],
+)
+def test_lists_are_said_to_find_more_only_where_the_interval_says_so(
+    folder: Path, tmp_path: Path, ends: list[float | None], says: str
+) -> None:
+    recall = MEASURED["lists"]["recall@10"] | {"ci95": ends}
+    with_manifest(folder, measured=MEASURED | {"lists": {"recall@10": recall}})
+    report = bundle_report(folder)
+    page_of(report, tmp_path)
+    assert says in as_page(report)
 
 
 def test_a_bundle_that_kept_little_still_has_a_page(parts: Parts, tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ def report(folder: Path, out: Path) -> None:
     """Write OUT/report.html, a page about BUNDLE that needs no network, and what it shows as OUT/bundle.json.
 
     What it was trained on and when its periods were; its figures of the test beside popularity; the curve of each
-    plugin that was trained in steps; each column's share of the gain, and each source's; and the figures of the
-    bundles in the same folder that are not later, the latest eight. It reads the bundle's files and loads nothing.
+    plugin that was trained in steps; each column's share of the gain, and each source's; how many candidates each
+    source has, what pre-ranking keeps, the weight of the liked part's score in lists; and the figures of the bundles
+    in the same folder that are not later, the latest eight. It reads the bundle's files and loads nothing.
 
     \b
     Example:

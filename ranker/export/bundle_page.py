@@ -14,7 +14,9 @@ from typing import Any
 
 from features.errors import PairliftError
 from features.pairing.split import iso
-from ranker.bundle import CARD, CURVES, IMPORTANCE, read_manifest
+from ranker.blend.shares import Shares
+from ranker.bundle import CARD, CURVES, IMPORTANCE, SHARES, read_manifest
+from ranker.export.bundle_lists import OWN, lists_section
 from ranker.hashes import MANIFEST
 from ranker.metrics.curves import COLOURS, as_svg
 from ranker.metrics.interval import finite
@@ -39,6 +41,8 @@ MEASURED: dict[str, tuple[tuple[str, ...], str]] = {
     "recall@10 of lists": (("lists", "recall@10", "recommend"), "accuracy"),
     "the same of popular items": (("lists", "recall@10", "popular"), "accuracy"),
     "NDCG@10 of lists": (("lists", "ndcg@10", "recommend"), "accuracy"),
+    "weight of the liked part in lists": (("liked_weight", "weight"), "number"),
+    "kept by pre-ranking, of the ranker's first 50": (("prerank", "kept_top50"), "accuracy"),
     "trees of the liked part": (("trees",), "count"),
     "pairs of the test": (("pairs", "test"), "count"),
 }
@@ -64,6 +68,7 @@ def bundle_report(folder: Path) -> dict[str, Any]:
             "card": card_sections((folder / CARD).read_text() if (folder / CARD).is_file() else ""),
             "importance": _importance(folder),
             "curves": _curves(folder / CURVES),
+            "shares": _shares(folder / SHARES),
             "bundles": _bundles(folder),
         }
     )
@@ -105,6 +110,12 @@ def _curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _shares(file: Path) -> list[dict[str, Any]]:
+    """Return how many candidates each source has, for each kind of request; empty where the TOML's quotas say it."""
+    found = Shares.read(file)
+    return [] if found is None else found.report()["of"]
+
+
 def _bundles(folder: Path) -> list[dict[str, Any]]:
     """Return the figures of a bundle and of those in its folder that are not later; a broken one is left out."""
     own, found = folder.resolve(), []
@@ -124,16 +135,12 @@ def _bundles(folder: Path) -> list[dict[str, Any]]:
 
 def as_page(report: Report) -> str:
     """Return the whole page."""
-    parts = [_first_screen, _towers, _boosters, _last, _rest]
+    parts = [_first_screen, _towers, _boosters, lists_section, _last, _rest]
     return document(f"Bundle {report['name']}", [part(report) for part in parts], report)
 
 
 def _first_screen(report: Report) -> str:
-    of = ("bundles", 0, "measured")
-    known = {
-        name: (path, kind) for name, (path, kind) in MEASURED.items() if found_at(report, (*of, *path)) is not None
-    }
-    rows: dict[str, Sentence] = {name: [Figure((*of, *path), kind)] for name, (path, kind) in known.items()}
+    rows: dict[str, Sentence] = {name: [Figure((*OWN, *path), kind)] for name, (path, kind) in MEASURED.items()}
     spans = list(pairwise(report["split"].values()))
     names = ("plugins are fitted on", "the ranker learns on", "the test")
     periods = {name: f"{start} to {stop}" for name, (start, stop) in zip(names, spans, strict=True)}
@@ -155,25 +162,24 @@ def _first_screen(report: Report) -> str:
 
 def _verdict(report: Report) -> Sentence:
     """Return what it reaches beside popularity; that of lists with its interval, where it has one."""
-    of = ("bundles", 0, "measured")
-    ours: Sentence = ["It orders ", Figure((*of, "pair_accuracy"), "accuracy"), " of the test's pairs right"]
-    if found_at(report, (*of, "popularity")) is not None:
-        ours = [*ours, ", popularity ", Figure((*of, "popularity"), "accuracy")]
-    lists = (*of, "lists", "recall@10")
+    ours: Sentence = ["It orders ", Figure((*OWN, "pair_accuracy"), "accuracy"), " of the test's pairs right"]
+    if found_at(report, (*OWN, "popularity")) is not None:
+        ours = [*ours, ", popularity ", Figure((*OWN, "popularity"), "accuracy")]
+    lists = (*OWN, "lists", "recall@10")
     if found_at(report, (*lists, "difference")) is None:
         return [*ours, ". An interval of what a plugin brings is `pairlift uplift`'s to tell."]
-    low, high = (Figure((*lists, "ci95", k), "number") for k in (0, 1))
-    gap = Figure((*lists, "difference"), "number")
-    return [
-        *ours,
-        "; its lists find ",
-        gap,
-        " more of what was wanted than the popular items do [",
-        low,
-        ", ",
-        high,
-        "].",
-    ]
+    gap, low, high = (Figure((*lists, *of), "gain") for of in (("difference",), ("ci95", 0), ("ci95", 1)))
+    interval = [" (recall@10 less theirs: ", gap, " [", low, ", ", high, "])."]
+    return [*ours, f"; its lists {_said_of_lists(*(of.value(report) for of in (low, high)))}", *interval]
+
+
+def _said_of_lists(low: float | None, high: float | None) -> str:
+    """Return what the interval of their difference to the popular items' allows to say."""
+    if low is not None and low > 0:
+        return "find more of what was wanted than the popular items do"
+    if high is not None and high < 0:
+        return "find less of what was wanted than the popular items do"
+    return "are not shown to find more of what was wanted than the popular items do, or less"
 
 
 def _points(report: Report, section: str) -> str:
