@@ -43,6 +43,7 @@ PLAIN: dict[str, tuple[tuple[str | int, ...], str]] = {
     "trees with": (("trees", "with"), "count"),
     "ms in a request, p50": (("cost", "request_ms", "p50"), "ms"),
     "ms in a request, p99": (("cost", "request_ms", "p99"), "ms"),
+    "memory in a process that serves": (("cost", "memory_bytes"), "bytes"),
     "a fit": (("cost", "fit_seconds"), "seconds"),
     "size in a bundle": (("cost", "saved_bytes"), "bytes"),
 }
