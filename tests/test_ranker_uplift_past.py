@@ -172,7 +172,7 @@ def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_
     write(tmp_path / "both" / "als", golden())
     found = index_of(tmp_path)
     assert [of["path"] for of in found["reports"]] == ["later", "both", "a b", "deep/unknown"]
-    assert [(of["path"], "format 3 to 6" in of["why"]) for of in found["unread"]] == [("old/uplift.json", True)]
+    assert [(of["path"], "format 3 to 7" in of["why"]) for of in found["unread"]] == [("old/uplift.json", True)]
     page = Page(write_index(found, tmp_path))
     assert unequal(page.numbers, found) == []
     assert (page.open, page.wrong, len(page.numbers)) == ([], [], 12)
