@@ -96,13 +96,18 @@ def _changed(group: str, both: tuple[Report, Report]) -> Iterator[dict[str, str]
     for name, path in CHANGES[group].items():
         one, other = (found_at(report, path) for report in both)
         if isinstance(one, dict) and isinstance(other, dict):
-            flat = [dict(_flat(of)) for of in (one, other)]
-            for key in sorted({*flat[0], *flat[1]}):
-                if flat[0].get(key) != flat[1].get(key):
-                    yield {"what": key, "old": _text(flat[0].get(key)), "new": _text(flat[1].get(key))}
+            yield from differences(one, other)
         elif one != other:
             known = [_text(of) if not isinstance(of, dict) else "kept" for of in (one, other)]
             yield {"what": name, "old": known[0], "new": known[1]}
+
+
+def differences(one: Report, other: Report) -> Iterator[dict[str, str]]:
+    """Yield the dotted name and both values, as text, of what differs between two nested tables."""
+    flat = [dict(_flat(of)) for of in (one, other)]
+    for key in sorted({*flat[0], *flat[1]}):
+        if flat[0].get(key) != flat[1].get(key):
+            yield {"what": key, "old": _text(flat[0].get(key)), "new": _text(flat[1].get(key))}
 
 
 def _flat(settings: Report, prefix: str = "") -> Iterator[tuple[str, Any]]:

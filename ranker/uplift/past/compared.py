@@ -73,7 +73,7 @@ def caution(report: Report) -> str:
 def as_lines(report: Report) -> str:
     """Return it as text: what changed, the sentence, and a line for each figure."""
     lines = [caution(report)]
-    lines += [f"  {of['group']}: {of['what']}: {_short(of['old'])} -> {_short(of['new'])}" for of in report["changed"]]
+    lines += [f"  {of['group']}: {of['what']}: {short(of['old'])} -> {short(of['new'])}" for of in report["changed"]]
     lines += ["", as_text(report, said(report)), ""]
     lines += [f"{side:4}{of['data']}: {of['plugin']} {of['verdict']}" for side, of in _both(report).items()]
     lines += ["", f"{'uplift':60}{'old':>10}{'new':>10}  new less old [95 %]"] if _shown(report) else []
@@ -99,7 +99,8 @@ def _any(report: Report, name: str) -> bool:
     return any(found_at(report, (side, "plain", name)) is not None for side in _SIDES)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return the beginning of a long text."""
     return text if len(text) <= LONG else text[: LONG - 1] + "…"
 
 
@@ -119,7 +120,7 @@ def _first_screen(report: Report) -> str:
     move = _main(report)
     leaks = report["old"]["leaks"] or report["new"]["leaks"]
     tone = {"up": "good", "down": "bad"}.get(move["direction"] if move and not leaks else "", "open")
-    rows = [[f"{of['group']}: {of['what']}", _short(of["old"]), _short(of["new"])] for of in report["changed"]]
+    rows = [[f"{of['group']}: {of['what']}", short(of["old"]), short(of["new"])] for of in report["changed"]]
     changed = text_table(["", *names], rows) if rows else ""
     caption: Sentence = ["Zero is no move. Below it stand all other figures; of many some move by chance."]
     drawn = figure(report, _main_figure(report), caption) if move and not report["same_fits"] else ""
