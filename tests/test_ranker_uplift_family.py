@@ -156,7 +156,7 @@ def test_what_is_said_of_every_plugin_is_said_once(family: dict[str, Any]) -> No
 
 def test_the_frontier_has_the_useful_ones_that_no_cheaper_one_equals(family: dict[str, Any]) -> None:
     def of(gain: float, ms: float, useful: bool = True) -> dict[str, Any]:
-        cost = {"request_ms": {"p50": ms}, "fit_seconds": [1.0], "saved_bytes": 1}
+        cost = {"request_ms": {"p50": ms}, "fit_seconds": [1.0], "saved_bytes": 1, "memory_bytes": 1}
         return {"alone": family["each"]["als"]["alone"] | {"relative_uplift": gain}, "useful": useful, "cost": cost}
 
     each = {"dear": of(0.04, 9), "cheap": of(0.01, 1), "worse": of(0.005, 3), "luck": of(0.03, 0.5, False)}

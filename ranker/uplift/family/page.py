@@ -5,7 +5,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from ranker.uplift.family.figures import COSTS, family_figure, frontier, frontier_figure
+from ranker.uplift.family.figures import COSTS, by_cost, family_figure, frontier, frontier_figure
 from ranker.uplift.family.said import doubts_of, said_of, verdict, why
 from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, items, settings, table, terms
 from ranker.uplift.page import PERIODS
@@ -109,6 +109,7 @@ def _frontiers(report: Report) -> str:
         f'<figure class="card"><h3>Gain by {cost}</h3>{frontier_figure(report, cost)}'
         f"<figcaption>{escape(_best(frontier(report, cost)))}</figcaption></figure>"
         for cost in COSTS
+        if by_cost(report, cost)
     )
     return f"""<section><h2>Gain and cost</h2>
 <p class="aside">The uplift of each plugin alone, the cheapest first. Filled: useful, and no other useful one gains as \
