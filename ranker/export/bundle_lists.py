@@ -66,7 +66,7 @@ def _judgement(path: Place, of: Mapping[str, Any]) -> Sentence:
     users = f"Users {_history(of['known'])}: "
     if of["gain"] is None:
         return [users, *kept, "."]
-    measured = [Figure((*path, "candidates"), "count"), " candidates, learned less configured: "]
+    measured: Sentence = [Figure((*path, "candidates"), "count"), " candidates, learned less configured: "]
     return [
         users,
         *kept,

@@ -169,7 +169,7 @@ def _verdict(report: Report) -> Sentence:
     if found_at(report, (*lists, "difference")) is None:
         return [*ours, ". An interval of what a plugin brings is `pairlift uplift`'s to tell."]
     gap, low, high = (Figure((*lists, *of), "gain") for of in (("difference",), ("ci95", 0), ("ci95", 1)))
-    interval = [" (recall@10 less theirs: ", gap, " [", low, ", ", high, "])."]
+    interval: Sentence = [" (recall@10 less theirs: ", gap, " [", low, ", ", high, "])."]
     return [*ours, f"; its lists {_said_of_lists(*(of.value(report) for of in (low, high)))}", *interval]
 
 
