@@ -49,10 +49,10 @@ def test_what_changed_is_said_first_and_the_figures_are_the_manifests(both: tupl
     first = json.loads((both[0] / MANIFEST).read_text())["columns"][0]
     assert [(of["group"], of["what"]) for of in found["changed"]] == [
         ("data", "split t2"), ("settings", "data.root"), ("settings", "rules.max_run"),
-        ("columns", "of this one alone"),
+        ("columns", "only here"),
     ]  # fmt: skip
     assert [(of["old"], of["new"]) for of in found["changed"]][1:] == [
-        ("not shown", "not shown"), ("not known", "2"), (first, "none"),
+        ("not shown", "not shown"), ("not set", "2"), (first, "none"),
     ]  # fmt: skip
     assert caution(found).startswith("Changed: data, settings, columns (4 entries). Each was measured on the test of")
     lines = as_lines(found).splitlines()

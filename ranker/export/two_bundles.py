@@ -17,7 +17,7 @@ from ranker.export.bundle_page import MEASURED
 from ranker.hashes import MANIFEST
 from ranker.metrics.interval import finite
 from ranker.uplift.markup import IN_THE_PAGE, document, table, text_table
-from ranker.uplift.past.compare import differences
+from ranker.uplift.past.compare import UNKNOWN, differences
 from ranker.uplift.past.compared import PAGE, short
 from ranker.uplift.said import Figure, Sentence, found_at
 
@@ -27,7 +27,8 @@ FORMAT = 1
 SIDES = ("old", "new")
 #: where the data lie is nobody's business whom a page is passed on to
 HIDDEN, NOT_SHOWN = "data", "not shown"
-FIGURES = MEASURED | {"bytes": (("bytes",), "bytes"), "columns": (("columns",), "count")}
+SIZE, COLUMNS = "size", "columns"
+FIGURES = MEASURED | {SIZE: ((SIZE,), "bytes"), COLUMNS: ((COLUMNS,), "count")}
 
 
 def are_bundles(old: Path, new: Path) -> bool:
@@ -57,7 +58,7 @@ def _toml(folder: Path) -> dict[str, Any]:
 
 def _side(folder: Path, manifest: Report) -> dict[str, Any]:
     sizes = [(folder / name).stat().st_size for name in manifest["files"] if (folder / name).is_file()]
-    values = {"bytes": sum(sizes), "columns": len(manifest["columns"])}
+    values = {SIZE: sum(sizes), COLUMNS: len(manifest["columns"])}
     figures = {name: values.get(name, found_at(manifest["measured"], path)) for name, (path, _) in FIGURES.items()}
     named = {"name": folder.resolve().name, "version": manifest["version"]}
     return {**named, "snapshot_time": iso(manifest["snapshot_time"]), "figures": figures}
@@ -71,7 +72,7 @@ def _changed(old: Report, new: Report, old_toml: Report, new_toml: Report) -> It
         ("columns", _names(old, new), _names(new, old)),
         ("versions", _versions(old), _versions(new)),
     ):
-        for of in differences(one, other):
+        for of in differences(one, other, "not set" if group == "settings" else UNKNOWN):
             hidden = group == "settings" and of["what"].partition(".")[0] == HIDDEN
             yield {"group": group, **of} | ({"old": NOT_SHOWN, "new": NOT_SHOWN} if hidden else {})
 
@@ -84,7 +85,7 @@ def _data(manifest: Report) -> dict[str, Any]:
 def _names(manifest: Report, other: Report) -> dict[str, str]:
     """Return the columns that the other bundle does not have."""
     own = [name for name in manifest["columns"] if name not in set(other["columns"])]
-    return {"of this one alone": ", ".join(own) or "none"}
+    return {"only here": ", ".join(own) or "none"}
 
 
 def _versions(manifest: Report) -> dict[str, Any]:

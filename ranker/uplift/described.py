@@ -48,6 +48,7 @@ def _cost(prepared: Prepared, name: str, groups: Groups) -> dict[str, Any]:
     plugin = plugin_stage(prepared, name, seeds[0])
     drawn = np.random.default_rng(0).permutation(len(groups.requests))[: TIMED + UNTIMED].tolist()
     asked = [groups.requests.slice(g, g + 1) for g in drawn]
+    # Before the memory: what compiles its kernels here, and keeps them, would have the compiler's too.
     ms = _request_ms(prepared, name, plugin, asked)
     histories, path = prepared.state.histories, config.plugins[name].path
     few = Asked(name=name, path=path, saved=saved, requests=asked[:UNTIMED], histories=histories, spec=prepared.spec)

@@ -35,6 +35,8 @@ CHANGES: dict[str, dict[str, tuple[str | int, ...]]] = {
     },
     "versions": {"Pairlift": ("made", "version"), "format of the report": ("format",)},
 }
+#: what stands for a value that a report does not have
+UNKNOWN = "not known"
 #: what two reports of the same fits and pairs have alike, to the last digit
 OF_FITS = ("data", "pairs", "users", "fit_seeds", "seeds", "without", "with", "relative_uplift", "ci95", "trees")
 #: numbers without an interval that stand side by side: place and how each is written
@@ -102,12 +104,15 @@ def _changed(group: str, both: tuple[Report, Report]) -> Iterator[dict[str, str]
             yield {"what": name, "old": known[0], "new": known[1]}
 
 
-def differences(one: Report, other: Report) -> Iterator[dict[str, str]]:
-    """Yield the dotted name and both values, as text, of what differs between two nested tables."""
+def differences(one: Report, other: Report, missing: str = UNKNOWN) -> Iterator[dict[str, str]]:
+    """Yield the dotted name and both values, as text, of what differs between two nested tables.
+
+    missing: what stands for a value that one does not have.
+    """
     flat = [dict(_flat(of)) for of in (one, other)]
     for key in sorted({*flat[0], *flat[1]}):
         if flat[0].get(key) != flat[1].get(key):
-            yield {"what": key, "old": _text(flat[0].get(key)), "new": _text(flat[1].get(key))}
+            yield {"what": key, "old": _text(flat[0].get(key), missing), "new": _text(flat[1].get(key), missing)}
 
 
 def _flat(settings: Report, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -119,9 +124,9 @@ def _flat(settings: Report, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, missing: str = UNKNOWN) -> str:
     if value is None:
-        return "not known"
+        return missing
     return value if isinstance(value, str) else json.dumps(value)
 
 
