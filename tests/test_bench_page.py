@@ -23,6 +23,8 @@ from ranker.uplift.result import JSON, PAGE, UpliftReport
 
 ROOT = Path(__file__).parent
 pytestmark = pytest.mark.skipif(chromium() is None, reason=f"none of {', '.join(NAMES)} is on PATH")
+#: tables that are wider than their card
+CUT = "[...document.querySelectorAll('.scroll')].filter(of => of.scrollWidth > of.clientWidth).length"
 #: what a page must not have, and which figure tells it
 BAD = {
     "errors": ("</main>", "</main><script>console.error('no')</script>"),
@@ -108,3 +110,6 @@ def test_the_pages_of_an_experiment_and_of_drawn_lists_hold_in_every_view(
         }  # fmt: skip
         assert found["overflow"] == dict.fromkeys((page.PHONE, page.DESK, page.PAPER), 0)
         assert found["numbers"] > 40
+        browser.media()
+        browser.open(folder / PAGE, page.DESK)
+        assert browser.run(CUT) == 0

@@ -84,3 +84,13 @@ def test_the_page_says_what_the_json_says(tmp_path: Path) -> None:
         assert doubt in text
     assert "Not known: all are from before" in text
     assert "no overlap: nothing" in text
+
+
+def test_nothing_is_drawn_of_what_is_not_known() -> None:
+    late = {"bundle": "mine/late", "version": "v2", "before": 600, "refused": "all are from before"}
+    unknown = report((part(0, 0, 0, "too few"), part(0, 0, 0, "no overlap: nothing")))
+    for found in (unknown, unknown | {"bundles": [late]}):
+        page = as_page(found)
+        assert "<svg" not in page
+        assert "is not known to this log" in page
+    assert as_page(report((part(0.2, None, None),))).count("<svg") == 2

@@ -70,8 +70,6 @@ def _name(report: Report, k: int) -> str:
 
 
 def _first_screen(report: Report) -> str:
-    gains = _gains(report)
-    told = "Wanted items of a list, over what was logged: the doubly robust estimate, with 95 % about other users."
     doubts = [as_html(report, doubt) for k in range(len(report["bundles"])) for doubt in _doubts(report, k)]
     doubts += [f"{count:,} lists are left out, for {escape(reason)}." for reason, count in report["left_out"].items()]
     said = {decided(report, k)[0] for k in range(len(report["bundles"]))}
@@ -82,7 +80,7 @@ def _first_screen(report: Report) -> str:
 <h1>What would the lists of {names} have got?</h1>
 <p>{as_html(report, _asked(report))}</p>
 <p class="verdict {tone}"><strong>{escape(verdict(report))}.</strong> {as_html(report, _why(report))}</p>
-<div class="cards wide">{f"<div>{figure(report, gains, [told])}</div>" if gains else ""}
+<div class="cards wide">{_gains(report)}
 <section class="card"><h2>What to doubt</h2>
 {items(doubts) or "<p>Nothing that is looked for was found.</p>"}</section>
 </div></header>"""
@@ -153,22 +151,25 @@ def _doubts(report: Report, k: int) -> list[Sentence]:
 
 
 def _gains(report: Report) -> str:
-    """Return the figure of what decides; empty where nothing is known, for empty axes tell nothing."""
+    """Return the figure of the estimates that decide; nothing where none is known."""
     rows = {
         f"{_name(report, k)}, {kind}": ("bundles", k, "estimates", kind, DECIDES)
         for k, of in enumerate(report["bundles"])
         for kind, part in of.get("estimates", {}).items()
         if not part["refused"]
     }
-    told = "What is got more than what was logged"
-    return _forest(report, rows, ("gain", "gain_ci95", "gain"), 0.0, told) if rows else ""
+    if not rows:
+        return ""
+    told = "Wanted items of a list, over what was logged: the doubly robust estimate, with 95 % about other users."
+    drawn = _forest(report, rows, ("gain", "gain_ci95", "gain"), 0.0, "What is got more than what was logged")
+    return f"<div>{figure(report, drawn, [told])}</div>"
 
 
 def _forest(report: Report, rows: Mapping[str, Place], of: tuple[str, str, str], rule: float, title: str) -> str:
     """Return a row for each interval. of: keys of a value and its interval, and the kind of figure. rule: a line."""
     value, interval, kind = of
     ends = [rule, *(x for path in rows.values() for x in _known(report, path, value, interval))]
-    canvas = Canvas(report, max(len(rows), 1), min(ends), max(ends))
+    canvas = Canvas(report, len(rows), min(ends), max(ends))
     canvas.rule(rule, "muted")
     for k, (label, path) in enumerate(rows.items()):
         canvas.label(k, label, _value(path, value, interval, kind))
