@@ -24,6 +24,7 @@ from ranker.metrics.simple import events_before, freshness
 from ranker.training.plugins import cut_at_t1
 from ranker.training.prepared import Prepared, prepare
 from ranker.training.validate import validation
+from ranker.uplift.explain import asked
 from ranker.uplift.explain.asked import check_asked
 from ranker.uplift.report import _shuffle, uplift_report
 from ranker.uplift.slices import labels
@@ -106,10 +107,18 @@ def test_what_it_was_measured_on_and_what_it_costs_stand_in_the_report(reports: 
     assert all("shrunk" in part for kind in report["slices"].values() for part in kind.values())
 
 
-def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path) -> None:
-    report = uplift_report(load_config(write_world(tmp_path, pairing="negatives = 2")), "noise")
+def test_drawn_pairs_are_never_mixed_with_shown_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, connected = [], asked._connected
+    monkeypatch.setattr(asked, "_connected", lambda prepared: opened.append(prepared) or connected(prepared))
+    toml = write_world(tmp_path, pairing="negatives = 2")
+    toml.write_text(toml.read_text() + "[uplift.slices]\nevening = 'hour(context.as_of) >= 18'\n")
+    report = uplift_report(load_config(toml), "noise")
     assert report["pairs_kind"] == "shown"
     assert report["sampled"]["pairs"] > 0
+    for kind in ("day", "evening"):
+        assert sum(of["pairs"] for of in report["slices"][kind].values()) == report["pairs"]
+        assert sum(of["pairs"] for of in report["sampled"]["slices"][kind].values()) == report["sampled"]["pairs"]
+    assert len(opened) == 2  # days and SQL once each, for the pairs of both kinds have the same rows
     positives = tmp_path / "positives"
     positives.mkdir()
     config = load_config(write_world(positives, pairing="negatives = 4", where="play >= 0.9"))
@@ -399,7 +408,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_labels_are_what_the_log_says(prepared: Prepared) -> None:
     groups = prepared.slices()["test"]
     pairs = make_pairs(groups, prepared.weights)
-    found, log, r = labels(prepared, groups, pairs), prepared.log, groups.requests
+    found, log, r = labels(prepared, groups, pairs, {}), prepared.log, groups.requests
     author = prepared.catalog.item_attribute("author").codes
     tags = prepared.catalog.item_attribute("tags")
     of_item = [set(tags.codes[tags.offsets[i] : tags.offsets[i + 1]].tolist()) for i in range(60)]

@@ -35,7 +35,7 @@ from ranker.training.measured import shown_of
 from ranker.training.plugins import head_losses, plugin_seconds, plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.described import described
-from ranker.uplift.explain.asked import check_asked
+from ranker.uplift.explain.asked import row_labels
 from ranker.uplift.explain.margins import calibration, contributions
 from ranker.uplift.leaks import Control, find_leaks
 from ranker.uplift.lists import list_uplift
@@ -57,18 +57,23 @@ def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, An
     lists: False leaves out what it costs most to measure beside the pairs, the lists.
     """
     plugin_of(config, name)  # before the log is read
-    return report_on(Arms.of(prepare(config)), name, lists)[0]
+    arms = Arms.of(prepare(config))
+    return report_on(arms, name, row_labels(arms), lists)[0]
 
 
-def report_on(arms: Arms, name: str, lists: bool = True) -> tuple[dict[str, Any], list[Columns]]:
-    """Return the whole report of a plugin on rows that several reports may share, and its columns by fit."""
+def report_on(
+    arms: Arms, name: str, of_rows: Mapping[str, Any], lists: bool = True
+) -> tuple[dict[str, Any], list[Columns]]:
+    """Return the whole report of a plugin on rows that several reports may share, and its columns by fit.
+
+    of_rows: `row_labels`, made before fits take long, for they refuse what the log cannot answer.
+    """
     prepared = arms.prepared
-    check_asked(prepared)
     plugins = _fits(prepared, name)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
     more = {"lag": lag_of(plugins[0]), "heads": _heads(prepared, name, plugins)}
-    report = report_of(arms, name, fits, controls) | more
+    report = report_of(arms, name, fits, controls, of_rows) | more
     report |= finite(described(prepared, name, arms.groups, fits[0]))
     if report["leaks"] or not lists:
         why = "the plugin leaks" if report["leaks"] else "they were not asked for"
@@ -95,10 +100,12 @@ def _heads(prepared: Prepared, name: str, plugins: list[FeaturePlugin]) -> dict[
     return heads
 
 
-def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control]) -> dict[str, Any]:
+def report_of(
+    arms: Arms, name: str, fits: list[Columns], controls: dict[str, Control], of_rows: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the report without its lists.
 
-    fits: the plugin's columns, for each of its fits; controls: what `find_leaks` found.
+    fits: the plugin's columns, for each of its fits; controls: what `find_leaks` found; of_rows: as in `report_on`.
     """
     config = arms.prepared.config
     boosters = _fit_all(arms, name, fits)
@@ -121,9 +128,9 @@ def report_of(arms: Arms, name: str, fits: list[Columns], controls: dict[str, Co
     shown, drawn = pairs.select(~pairs.sampled), pairs.select(pairs.sampled)
     main = (SHOWN, shown) if len(shown) else (SAMPLED, drawn)
     sampler = {"sampler": config.pairing.sampler} if len(drawn) else {}
-    report |= {"pairs_kind": main[0]} | sampler | _figures(arms, boosters, main[1], fits[0], trusted)
+    report |= {"pairs_kind": main[0]} | sampler | _figures(arms, boosters, main[1], fits[0], trusted, of_rows)
     if len(shown) and len(drawn):  # never mixed: drawn negatives have figures of their own
-        report[SAMPLED] = _figures(arms, boosters, drawn, fits[0], trusted)
+        report[SAMPLED] = _figures(arms, boosters, drawn, fits[0], trusted, of_rows)
     found: dict[str, Any] = finite(report)
     return found
 
@@ -196,7 +203,9 @@ def _shuffle(values: F32, groups: Groups, seed: int) -> F32:
     return shuffled
 
 
-def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Columns, trusted: bool) -> dict[str, Any]:
+def _figures(
+    arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Columns, trusted: bool, of_rows: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return every figure of the report for one kind of pairs. trusted: no control found or missed a leak."""
     groups = arms.groups["test"]
     judged = Judged.of(groups, pairs)
@@ -207,6 +216,7 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
     beyond = relative_uplift(m["missingness"].right, with_.right)
     shuffled = relative_uplift(without.right, m["shuffled"].right)
     whole = compared(without, with_)
+    by_label = slices(arms.prepared, boosters["without"], boosters["with"], judged, of_rows)
     return {
         "pairs": len(pairs),
         "users": judged.n_users,
@@ -229,7 +239,7 @@ def _figures(arms: Arms, boosters: dict[str, Fits], pairs: Pairs, columns: Colum
         "at_cap": {arm: _at_cap(arms.prepared.config.booster, fits) for arm, fits in boosters.items()},
         **_listed(boosters, judged),
         **_simple(arms, boosters, pairs, columns),
-        "slices": with_shrunk(finite(slices(arms.prepared, boosters["without"], boosters["with"], judged)), whole),
+        "slices": with_shrunk(finite(by_label), whole),
         "importance": _importance(boosters["with"]),
         "contributions": contributions(boosters["with"][0][0], arms.rows("test", columns), pairs),
         "calibration": {arm: calibration(boosters[arm], pairs) for arm in ("without", "with")},

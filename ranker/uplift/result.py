@@ -21,6 +21,7 @@ from ranker.config import Config, load_config, plugin_of
 from ranker.training.arms import Arms
 from ranker.training.prepared import prepare
 from ranker.uplift import figures
+from ranker.uplift.explain.asked import row_labels
 from ranker.uplift.page import as_fragment, as_page
 from ranker.uplift.report import FORMAT, report_on
 from ranker.uplift.said import as_text, found_at
@@ -95,7 +96,7 @@ class UpliftReport:
         loaded = config if isinstance(config, Config) else load_config(Path(config))
         plugin_of(loaded, plugin)  # before the log is read
         arms = Arms.of(prepare(loaded))
-        report, fits = report_on(arms, plugin, lists)
+        report, fits = report_on(arms, plugin, row_labels(arms), lists)
         return cls.of(report, users_table(arms, plugin, fits))
 
     @property

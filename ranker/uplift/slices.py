@@ -1,6 +1,7 @@
 """Where an uplift comes from: labels of the test's pairs, by what was known of user and item as of the group."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,28 +11,29 @@ from features.pairing.pairs import Pairs
 from features.schema import DAY, I64, SAMPLED, Bool
 from ranker.metrics.simple import events_before
 from ranker.training.prepared import Prepared
-from ranker.uplift.explain.asked import asked_labels, day_labels
 from ranker.uplift.measured import Fits, Judged, uplift_of
 
 #: the borders between the labels of item ages, in days
 AGES = (1, 7, 30)
 
 
-def slices(prepared: Prepared, without: Fits, with_: Fits, judged: Judged) -> dict[str, dict[str, Any]]:
-    """Return the uplift for each value of each kind of label, over the pairs that have it."""
+def slices(
+    prepared: Prepared, without: Fits, with_: Fits, judged: Judged, of_rows: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the uplift for each value of each kind of label, over the pairs that have it. of_rows: see `labels`."""
     found = {}
-    for kind, label in labels(prepared, judged.groups, judged.pairs).items():
+    for kind, label in labels(prepared, judged.groups, judged.pairs, of_rows).items():
         found[kind] = {str(v): uplift_of(without, with_, judged.only(label == v)) for v in np.unique(label)}
     return found
 
 
-def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
+def labels(prepared: Prepared, groups: Groups, pairs: Pairs, of_rows: Mapping[str, Any]) -> dict[str, Any]:
     """Return text[p] by kind: grade pair, activity of the user, popularity and age of the winner, familiarity, surface.
 
     First seen: whether a plugin can have learned of the winner, which takes an event before t1.
     Familiarity: whether the user had an event with the item before `as_of`, of the winner and of the loser; and
-    likewise for each attribute of `[uplift] familiar` with any of the item's values. What `[uplift.slices]` says in SQL
-    is of the winner, too.
+    likewise for each attribute of `[uplift] familiar` with any of the item's values. of_rows: text[n] by kind, of which
+    a pair has its winner's (`ranker.uplift.explain.asked.row_labels`).
     """
     owner = groups.requests.row_request()[pairs.winner]
     names = np.array([SAMPLED, *prepared.config.grade_names])
@@ -54,7 +56,6 @@ def labels(prepared: Prepared, groups: Groups, pairs: Pairs) -> dict[str, Any]:
     if prepared.catalog.surfaces:
         surfaces = np.array([*prepared.catalog.surfaces, "none"])
         found["surface"] = surfaces[groups.requests.surface[owner]]
-    of_rows = day_labels(prepared, groups) | asked_labels(prepared, groups, prepared.config.uplift.slices)
     return found | {kind: label[pairs.winner] for kind, label in of_rows.items()}
 
 

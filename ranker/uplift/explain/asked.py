@@ -13,6 +13,7 @@ from features.errors import PairliftError
 from features.log.sources import explained
 from features.pairing.groups import Groups
 from features.schema import DAY
+from ranker.training.arms import Arms
 from ranker.training.prepared import Prepared
 
 #: values that a slice may have: more are no table that one reads
@@ -25,8 +26,14 @@ CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "loc
 
 
 def check_asked(prepared: Prepared) -> None:
-    """Raise PairliftError for SQL of `[uplift.slices]` that the log cannot answer, before fits take long."""
+    """Raise PairliftError for SQL of `[uplift.slices]` that the log cannot answer."""
     asked_labels(prepared, prepared.groups.of("test"), prepared.config.uplift.slices)
+
+
+def row_labels(arms: Arms) -> dict[str, Any]:
+    """Return text[n] of the test's rows by kind: `day_labels`, and `asked_labels` of the TOML, which raise."""
+    prepared, groups = arms.prepared, arms.groups["test"]
+    return day_labels(prepared, groups) | asked_labels(prepared, groups, prepared.config.uplift.slices)
 
 
 def day_labels(prepared: Prepared, groups: Groups) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ranker.metrics.pair_accuracy import effective_users
 from ranker.training.abreast import abreast
 from ranker.training.arms import Arm, Arms, of_kind
 from ranker.training.prepared import prepare
+from ranker.uplift.explain.asked import row_labels
 from ranker.uplift.measured import Fits, Judged, Measured
 from ranker.uplift.report import METRIC, holds_for, is_trusted, known_alone, report_on
 from ranker.uplift.result import UpliftReport
@@ -56,7 +57,8 @@ def family_report(
     for name in names:
         plugin_of(config, name)  # before the log is read
     arms = Arms.of(prepare(config))
-    measured = {name: report_on(arms, name, lists) for name in names}
+    of_rows = row_labels(arms)
+    measured = {name: report_on(arms, name, of_rows, lists) for name in names}
     reports = {name: report for name, (report, _) in measured.items()}
     family = family_of(arms, {name: fits for name, (_, fits) in measured.items()}, reports)
     first = reports[names[0]]

@@ -26,6 +26,7 @@ from ranker.config import Config, load_config
 from ranker.metrics.holm import LEVEL
 from ranker.settings import UpliftSettings
 from ranker.training.arms import Arms
+from ranker.uplift.explain.asked import row_labels
 from ranker.uplift.family.report import family_of
 from ranker.uplift.leaks import Control
 from ranker.uplift.measured import Judged, Measured
@@ -96,7 +97,7 @@ def _report(world: World, kind: type[Simulated], number: int, seeds: int) -> dic
         fits = [_columns(arms, "x", kind(world, draw, USERS), seed) for seed in prepared.config.uplift.fit_seeds]
         # Reports on logs on disk say which leaks are found; here the controls are taken to have found none.
         controls = {name: Control(1, ()) for name in ("as_of", "refit")}
-        return report_of(arms, "x", fits, controls)
+        return report_of(arms, "x", fits, controls, row_labels(arms))
 
 
 def _columns(arms: Arms, name: str, plugin: Simulated, seed: int) -> Columns:
@@ -180,7 +181,7 @@ def _one_draw(world: World, number: int, work: Path) -> dict[tuple[str, str], tu
         return without, with_
 
     found = {WHOLE: right(judged)}
-    for kind, label in labels(prepared, judged.groups, judged.pairs).items():
+    for kind, label in labels(prepared, judged.groups, judged.pairs, row_labels(arms)).items():
         found |= {(kind, str(name)): right(judged.only(label == name)) for name in np.unique(label)}
     return found
 
