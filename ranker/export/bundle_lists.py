@@ -42,7 +42,11 @@ def _quotas(report: Report) -> str:
     rows: dict[str, Sentence] = {
         name: [Figure(("shares", k, "quotas", name), "count") for k in range(len(kinds))] for name in sources
     }
-    for label, key in {"in all": "total", "in the mean of requests": "candidates", "users it is of": "users"}.items():
+    for label, key in {
+        "places in all": "total",
+        "candidates, in the mean": "candidates",
+        "learned of users": "users",
+    }.items():
         rows[label] = [Figure(("shares", k, key), "count") for k in range(len(kinds))]
     heads = [", ".join(filter(None, (_history(of["known"]), of["surface"]))) for of in kinds]
     return table(report, ["users", *heads], rows)
