@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from threadpoolctl import threadpool_limits
-
 from features.errors import PairliftError
 from features.pairing.split import iso
 from features.schema import HOUR, I64
@@ -22,6 +20,7 @@ from ranker.serving import clock as clocks
 from ranker.serving.callers.access import ANYBODY_HERE, Access
 from ranker.serving.deployment import Deployment
 from ranker.serving.listener import Listener
+from ranker.serving.one_thread import OneThread
 from ranker.serving.processes.elsewhere import Elsewhere
 from ranker.serving.refreshing import Refresher
 from ranker.serving.renewing import LOOK_EVERY, Renewing
@@ -140,10 +139,8 @@ class Server:
         """
         if clock not in CLOCKS:
             raise PairliftError(f"clock: one of {', '.join(CLOCKS)} was expected, found '{clock}'")
-        # A request has one thread: those of BLAS and OpenMP wait for one another, spinning, on cores that others need.
-        threadpool_limits(1)
         past = clock == "snapshot"
-        self._stopped = threading.Event()
+        self._stopped, self._one_thread = threading.Event(), OneThread()
         self._listener = Listener(host, port, bundle.config.serve, access) if listener is None else listener
         self.address, self.gate, self.health = self._listener.address, self._listener.gate, self._listener.health
         if forked is None:
@@ -206,6 +203,8 @@ class Server:
 
     def start(self) -> None:
         """Let calls in, and report SERVING."""
+        # A request has one thread: those of BLAS and OpenMP wait for one another, spinning, on cores that others need.
+        self._one_thread.begin()
         self.gate.open()
         self.health.report_ready(True)
         if self.recorder is not None:
@@ -242,6 +241,7 @@ class Server:
         if self.recorder is not None:
             self.recorder.close()
         self.deployment.close()
+        self._one_thread.end()
 
     def _pipelines(self) -> list[Pipeline]:
         return [served.pipeline for served in self.deployment.standing.all]

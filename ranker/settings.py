@@ -375,7 +375,8 @@ class SourcesSettings(Settings):
         default=None,
         ge=1,
         description="How many candidates a request has in the mean. Each source has as many of them as the booster's "
-        "period showed to be best, within its quota: of users with and without history apart, and of surfaces with "
+        "period showed to be best, within its quota, and at least 10, or an even share where there are fewer for each: "
+        "of users with and without history apart, and of surfaces with "
         "users enough. Where users of whom this was not learned find no more by it than by sources that take turns by "
         f"their quotas, they do that. Left out: as many as quotas of {QUOTA}, where there is none, would give; where "
         "each source has a quota, these hold as they are.",

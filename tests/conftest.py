@@ -42,6 +42,14 @@ def text_bundle() -> Bundle:
     return bundle_of(train_parts(make_world(text_ids=True)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def memory_unmeasured() -> Iterator[None]:
+    """Reports start no process for a plugin's memory, which takes seconds: see `test_ranker_uplift_memory`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ranker.uplift.described.memory_of", lambda asked: 3 << 20)
+        yield
+
+
 @pytest.fixture(scope="module")
 def server(bundle: Bundle) -> Iterator[Server]:
     # So long that a busy machine refuses nothing.

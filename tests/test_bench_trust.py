@@ -90,9 +90,12 @@ def test_the_figures_are_of_the_results(trust: Any) -> None:
     for k, ends in enumerate((off, wide, wide, wide)):
         found["ab_covered", ("few users", k)] = dict.fromkeys(experiments.METRICS, ends)
         found["ab_null", ("few users", k)] = {"ctr": {"always95": k == 0, "fixed95": k < 2}}
+    found["ab_covered", ("few users", 0)] |= {"not known": [None, None]}
     result = trust.summary(found)
     assert (result["ab_coverage"], result["ab_false_positive"], result["ab_false_positive_fixed"]) == (0.75, 0.25, 0.5)
     assert result["ab_experiments"] == 4
+    assert (result["ab_refused"], result["ab_refused_by_setting"]) == (1, {"few users": 1})
+    assert "1 of 8 not known" in trust.table(result)
     assert result["coverage"] == pytest.approx(6 / 7, abs=1e-4)
     assert (result["smallest_coverage"], result["largest_coverage"]) == (0.75, 1)
     assert (result["slice_coverage"], result["slice_coverage_unshrunk"], result["reports"]["slices"]) == (0.5, 1, 4)

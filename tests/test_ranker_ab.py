@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import skew
 
 sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
 
@@ -25,16 +26,16 @@ from features.log.segments import export_segment, segment_files
 from features.log.writer import LogWriter
 from features.schema import DAY
 from ranker.ab.aggregate import opened
-from ranker.ab.estimates import Moments, unknown, uplift
+from ranker.ab.estimates import TOO_SKEWED, Moments, unknown, uplift
 from ranker.ab.plan import Metric, Plan, led_by, metric_of, ratio_of, shares_of, time_of
 from ranker.ab.report import ab_report, against
 from ranker.ab.result import AbReport
 from ranker.ab.sequence import p_always, rho_squared, widening
 from ranker.ab.table import as_table
-from ranker.ab.verdict import VOID, doubts, verdict
+from ranker.ab.verdict import VOID, doubts, verdict, why
 from ranker.cli.main import cli
 from ranker.recording.columns import ARM
-from ranker.uplift.said import as_text
+from ranker.uplift.said import KINDS, as_text
 
 START = 1_760_000_000_000_000
 CLICKS, RATIO = Metric("clicks", "sum(click)"), Metric("ctr", "sum(click)", "count(*)")
@@ -99,7 +100,7 @@ def test_duckdb_gives_the_moments_of_a_loop_over_rows(seed: int, tmp_path: Path)
             assert moments.n == expected.n
             np.testing.assert_allclose(moments.mean, expected.mean, rtol=1e-12)
             np.testing.assert_allclose(moments.cov, expected.cov, rtol=1e-9, atol=1e-12)
-            assert moments.skewness == pytest.approx(expected.skewness)
+            np.testing.assert_allclose(moments.third, expected.third, rtol=1e-9, atol=1e-9)
             assert moments.active == expected.active
 
 
@@ -227,6 +228,32 @@ def test_another_split_than_the_planned_one_voids_all(tmp_path: Path) -> None:
     assert "no --share says others" in fair.output
 
 
+def test_an_arm_that_grew_is_said(tmp_path: Path) -> None:
+    log = made(5, users=900)
+    kept = {user: k for k, user in enumerate(sorted(set(log["user_id"])))}
+    grown = {user: user % 10 < 1 if k < 450 else user % 10 < 9 for user, k in kept.items()}
+    late = [7 * DAY * (user >= 450) for user in log["user_id"]]
+    log["arm"] = [
+        arm and ("new" if grown[user] else "control") for arm, user in zip(log["arm"], log["user_id"], strict=True)
+    ]
+    log["ts"] = [
+        ts if arm is None else START + (ts - START) // 2 + add
+        for ts, add, arm in zip(log["ts"], late, log["arm"], strict=True)
+    ]
+    fair = ab_report(written(tmp_path, log), TWO)
+    assert not fair["split"]["failed"]  # half of all, by chance of how it grew
+    shares = fair["split"]["halves"]["shares"]["new"]
+    assert shares == pytest.approx([0.1, 0.9], abs=0.02)
+    first, last = map(KINDS["share"], shares)
+    assert f"'new' has {first} of the users who came in its first half and {last} of those" in said(fair)
+    failed = ab_report(written(tmp_path, log), replace(TWO, shares={"control": 0.8, "new": 0.2}))
+    assert "The shares changed during the experiment" in as_text(failed, why(failed))
+    even = ab_report(written(tmp_path, made(5)), TWO)
+    assert not even["split"]["halves"]["changed"]
+    old = fair | {"split": {key: of for key, of in fair["split"].items() if key != "halves"}}
+    assert "The shares changed" not in said(old)
+
+
 @pytest.mark.parametrize("final", [False, True])
 def test_the_page_says_what_the_json_says(final: bool, tmp_path: Path) -> None:
     plan = replace(TWO, metrics=[*TWO.metrics, Metric("a/b <i>", "max(1)")], final=final)
@@ -277,7 +304,28 @@ def test_few_users_and_one_large_one_are_said(tmp_path: Path) -> None:
     assert "at least 100 users in each arm" in as_table(few)
     AbReport(few).page()
     log["click"][-1] = 1e4
-    assert "One user has" in said(ab_report(written(tmp_path, log), TWO))
+    found = ab_report(written(tmp_path, log), TWO)
+    carried = found["metrics"]["clicks"]["arms"][str(log["arm"][-1])]["largest_share"]
+    assert carried > 0.5
+    assert f"One user has {carried:.1%}".replace("%", " %") in said(found)
+
+
+def test_a_ratio_is_as_skewed_as_what_the_delta_method_sums() -> None:
+    """Who sees much clicks much: the numerator is skewed, and the ratio is not."""
+    rng = np.random.default_rng(0)
+    seen = 1 + rng.poisson(20 * rng.lognormal(0, 1.2, 4000))
+    values = np.column_stack([rng.binomial(seen, 0.3), seen, np.zeros((4000, 2))]).astype(float)
+    ratio, mean = values, np.column_stack([values[:, 0], np.ones(4000), values[:, 2:]])
+    known = [against(Moments.of(of[200:]), Moments.of(of[:200]), TWO) for of in (ratio, mean)]
+    assert (known[0]["refused"], known[1]["refused"]) == ("", TOO_SKEWED)
+    arms = [Moments.of(ratio[200:]), Moments.of(ratio[:200])]
+    each = []
+    for of, rows in zip(arms, (ratio[200:], ratio[:200]), strict=True):
+        each.append(of.skewness(of.linear()))
+        assert each[-1] == pytest.approx(skew(rows[:, 0] - of.ratio() * rows[:, 1], bias=False))
+    few, many = 1 / 200, 1 / 3800
+    expected = max(map(abs, each)) * (few**2 - many**2) / (few + many) ** 1.5
+    assert known[0]["skewness"] == pytest.approx(expected)
 
 
 def test_a_log_without_times_has_one_look_and_no_past(tmp_path: Path) -> None:
@@ -361,7 +409,7 @@ def test_one_user_and_what_cannot_be_known_is_said() -> None:
     rng = np.random.default_rng(0)
     many = np.column_stack([rng.poisson(3, 500), np.ones(500), np.zeros((500, 2))]).astype(float)
     cov = np.full((4, 4), np.nan)
-    one = Moments(1, many[0], cov, 0.0, 1)
+    one = Moments(1, many[0], cov, np.zeros((4, 4, 4)), 1)
     assert unknown(one, Moments.of(many)).startswith("the control has 1 user with a value")
     assert unknown(Moments.of(many), one).startswith("this arm has 1 user with")
     rare = many * 0
@@ -372,7 +420,8 @@ def test_one_user_and_what_cannot_be_known_is_said() -> None:
     assert "cannot be told from 0" in unknown(Moments.of(rare), Moments.of(many))
     heavy = many[:60].copy()
     heavy[0, 0] = 500
-    assert "one arm is too small" in unknown(Moments.of(many), Moments.of(heavy))
+    of = against(Moments.of(many), Moments.of(heavy), TWO)
+    assert "one arm is too small" in of["refused"]
     none = many * [1, 0, 1, 1]
     assert "denominator is 0" in unknown(Moments.of(none), Moments.of(many))
     assert unknown(Moments.of(many), Moments.of(many)) == ""

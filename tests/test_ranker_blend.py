@@ -202,6 +202,16 @@ def test_shares_are_of_what_each_knows() -> None:
     assert learner.shares(learner.orders(), 100) == learner_of(told).shares(learner_of(told).orders(), 100)
 
 
+@pytest.mark.parametrize("budget", [3, 25, 39])
+def test_there_are_no_more_candidates_than_asked_for_though_each_source_has_some(budget: int) -> None:
+    learner = learner_of(told_world(0, tastes=0.5))
+    for of in learner.shares(learner.orders(), budget).of:
+        assert 0.7 * budget - 2 < of.candidates <= budget
+        assert of.total <= budget  # what others leave empty is filled up to it
+        if of.known:
+            assert min(of.quotas.values()) >= budget // 4
+
+
 def test_a_surface_of_many_users_has_shares_of_its_own_and_one_of_few_those_of_all() -> None:
     told = told_world(0, tastes=0.5, users=450)
     search = told.surface == 1
@@ -299,7 +309,7 @@ def test_few_users_without_history_are_served_by_what_others_wanted_of_sources_t
     assert set(order.source.tolist()) == {0, 2, 3}  # all but `near`, which knows nothing of them
     share = next(of for of in learner.shares(learner.orders(), 100).of if not of.known)
     assert share.quotas["popular"] > 60
-    assert share.total == sum(share.quotas[name] for name in ("popular", "worse", "noise"))
+    assert share.total == 100 < sum(share.quotas[name] for name in ("popular", "worse", "noise"))
 
 
 def test_shares_that_find_no_more_or_fewer_new_items_give_way_to_the_configured_order() -> None:

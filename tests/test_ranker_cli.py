@@ -108,6 +108,15 @@ def test_validate_imports_once_and_refuses_what_uplift_would(tmp_path: Path, mon
     assert "[uplift] familiar: 'genre' is not a text or a list of [items.columns]" in said
 
 
+def test_validate_reads_the_slices_of_uplift(tmp_path: Path) -> None:
+    config = write_world(tmp_path)
+    config.write_text(config.read_text() + "\n[uplift.slices]\nmine = 'context.no_such_thing'\n")
+    code, said = pairlift("validate", config)
+    assert code == 2
+    assert "[uplift.slices] mine: " in said
+    assert "events per grade" in said  # what was found before
+
+
 def test_validate_tells_what_lists_are_learned_from_and_warns_of_little(tmp_path: Path) -> None:
     code, said = pairlift("validate", write_world(tmp_path))
     assert code == 0, said

@@ -1,14 +1,18 @@
 """What `recommend` and `rank` say beside the answer: names that nobody knows, and rules that moved items."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 from served import serving, user_id
 from world import World, with_config
 
+from features.errors import PairliftError
 from ranker.bundle import Bundle
 from ranker.cli.ask import recommend
+from ranker.client import Client
 from ranker.server import Server
 from ranker.settings import RuleSettings
 
@@ -34,3 +38,13 @@ def test_explained_answers_name_the_rules(bundle: Bundle, world: World) -> None:
     with serving(ruled, clock="snapshot") as server:
         found = run("--user", 999999, "--explain", "--address", server.address)
     assert f"rule lift: 1 changed, of this list {last}" in found.stdout
+
+
+def test_what_was_typed_is_not_said_twice(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = replace(Client(server.address).describe(), context_attributes={"query": True})
+    monkeypatch.setattr(Client, "describe", lambda _: typed)
+    asked = ("--user", 3, "--address", server.address, "--context", "query=hats")
+    assert run(*asked).exit_code == 0
+    found = run(*asked, "--query", "shoes").exception
+    assert isinstance(found, PairliftError)
+    assert "--query and --context query= are two names of one text" in str(found)

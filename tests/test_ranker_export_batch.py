@@ -109,6 +109,10 @@ def test_the_command_says_what_it_wrote_and_what_is_wrong(bundle_folder: Path, b
     code, said = pairlift("batch", bundle_folder, "--users", "all", "--out", tmp_path / "no" / "lists.parquet")
     assert code == 2
     assert "there is no folder" in said
+    code, said = pairlift("batch", bundle_folder, "--users", "all", "--out", tmp_path / "lists.csv")
+    assert code == 2
+    assert "a name that ends in .parquet was expected, for that is what is written" in " ".join(said.split())
+    assert not (tmp_path / "lists.csv").exists()
 
 
 @pytest.mark.parametrize(

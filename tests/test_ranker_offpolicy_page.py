@@ -55,6 +55,8 @@ def test_what_is_decided(parts: tuple[Any, ...], said: str) -> None:
     assert verdict(found).startswith("<bundle> ")
     page = as_page(found)
     assert "&lt;bundle&gt;" in page
+    drawn = [of for of in parts if not of["refused"]]
+    assert ("What is got more than what was logged" in page) == bool(drawn)
     assert "<bundle>" not in page.partition('<script type="application/json"')[0]
 
 

@@ -25,6 +25,7 @@ from world import TOML, bundle_of, make_world, train_parts, with_config
 
 from features.errors import PairliftError
 from features.log.writer import LogError
+from features.schema import SECOND
 from ranker.asking.messages import ids_message
 from ranker.client import Client, ServerError
 from ranker.config import Config
@@ -350,7 +351,8 @@ def test_calls_under_way_are_finished_when_it_stops(bundle, world, held_rank):
 
 def test_a_call_that_its_caller_gave_up_is_not_computed(bundle, world, held_rank):
     asked, go = held_rank
-    with serving(bundle) as server, Client(server.address, timeout=20) as patient, ThreadPoolExecutor(2) as pool:
+    waits = with_config(bundle, serve=bundle.config.serve.model_copy(update={"max_wait": 20 * SECOND}))
+    with serving(waits) as server, Client(server.address, timeout=20) as patient, ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(patient.rank, user_id(world, 1), [10]) for _ in range(2)]
         wait_for(lambda: len(asked) == 2)  # both workers are busy
         with Client(server.address, 0.3) as hasty, pytest.raises(ServerError, match=r"did not answer within 0\.3 s"):
@@ -423,8 +425,8 @@ def test_a_lost_connection_or_file_is_the_disks_only_where_a_call_writes() -> No
     assert status_of(ConnectionResetError("gone")) == (grpc.StatusCode.INTERNAL, INTERNAL)
 
 
-def test_a_server_uses_one_native_thread(bundle_folder):
-    """Asked in a process of its own, in which no variable says so."""
+def test_servers_use_one_native_thread_and_give_back_the_others(bundle_folder):
+    """Asked in a process of its own, in which no variable says so; two servers overlap."""
     code = f"""
 import json
 from pathlib import Path
@@ -432,16 +434,23 @@ from threadpoolctl import threadpool_info
 from ranker.bundle import load_bundle
 from ranker.server import Server
 
-server = Server(load_bundle(Path({str(bundle_folder)!r})), clock="snapshot")
-server.start()
-print(json.dumps([(pool["user_api"], pool["num_threads"]) for pool in threadpool_info()]))
-server.stop(0)
+def threads():
+    return sorted((pool["filepath"], pool["user_api"], pool["num_threads"]) for pool in threadpool_info())
+
+one, two = (Server(load_bundle(Path({str(bundle_folder)!r})), clock="snapshot") for _ in range(2))
+found = [threads()]
+for step in (one.start, two.start, lambda: one.stop(0), lambda: two.stop(0), lambda: two.stop(0)):
+    step()
+    found.append(threads())
+print(json.dumps(found))
 """
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    found = json.loads(done.stdout)
-    assert {"blas", "openmp"} <= {api for api, _ in found}
-    assert {threads for _, threads in found} == {1}
+    before, *held, after, again = json.loads(done.stdout)
+    assert {"blas", "openmp"} <= {api for _, api, _ in before}
+    assert max(threads for *_, threads in before) > 1 or os.cpu_count() == 1
+    assert {threads for of in held for *_, threads in of} == {1}
+    assert before == after == again
 
 
 UNWARMED = """

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from world import with_config
 
 from features.errors import PairliftError
 from ranker.asking.channel import Tls
+from ranker.asking.expiry import spans_of, warn_of_end
 from ranker.client import Client, ServerError
 from ranker.server import Server
 from ranker.serving.callers.access import Access
@@ -159,6 +161,56 @@ def test_files_that_no_handshake_could_use_are_refused_at_the_start(pems, names,
     with pytest.raises(PairliftError) as error:
         ServerTls(cert, key, roots).credentials()
     assert part in str(error.value)
+
+
+def make_signed(folder: Path, name: str, begin: str, end: str) -> Path:
+    """Write NAME.pem, which is valid between two times in UTC such as 20200101000000Z, and NAME.key."""
+    words = ("-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+    openssl(folder, "req", *KEY, *words)
+    (folder / "index.txt").write_text("")
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=c\n[c]\ndatabase=index.txt\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\npolicy=p\n"
+        "[p]\ncommonName=supplied\n"
+    )
+    sign = ("ca", "-config", "ca.cnf", "-selfsign", "-batch", "-keyfile", f"{name}.key", "-in", f"{name}.csr")
+    openssl(folder, *sign, "-startdate", begin, "-enddate", end, "-notext", "-out", f"{name}.pem")
+    return folder / f"{name}.pem"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "said"),
+    [
+        (-400, -1, "the certificate ended at {end}, so no handshake succeeds"),
+        (-400, 5.5, "the certificate ends at {end}, in 5 days"),
+        (-400, 40, ""),
+        (-400, 365 * 40, ""),  # its year has four digits
+        (2, 400, "the certificate is not valid before {begin}"),
+    ],
+)
+def test_a_certificate_that_ends_is_a_line_with_the_date(pems, tmp_path, caplog, begin, end, said):
+    now = datetime.now(UTC)
+    times = [now + timedelta(days=days) for days in (begin, end)]
+    pem = make_signed(tmp_path, "own", *(f"{time:%Y%m%d%H%M%SZ}" for time in times))
+    assert list(spans_of(pem.read_bytes())) == [tuple(time.replace(microsecond=0) for time in times)]
+    ServerTls(pem, tmp_path / "own.key", pem).credentials()
+    Tls(ca=pem, cert=pem, key=tmp_path / "own.key").credentials()
+    dates = [f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in times]
+    expected = said.format(begin=dates[0], end=dates[1])
+    assert len(caplog.messages) == (4 if said else 0)
+    assert all(message.startswith(f"{pem}: {expected}") for message in caplog.messages)
+
+
+def test_of_roots_one_that_is_valid_will_do_and_what_is_none_is_for_tls_to_say(pems, tmp_path, caplog):
+    now = datetime.now(UTC)
+    ends = {"a": now - timedelta(days=3), "b": now + timedelta(days=99)}
+    made = [make_signed(tmp_path, name, "20200101000000Z", f"{end:%Y%m%d%H%M%SZ}") for name, end in ends.items()]
+    chain = b"".join(path.read_bytes() for path in made)
+    warn_of_end(Path("roots"), chain, roots=True)
+    for wrong in (b"AAAA", b"~"):
+        warn_of_end(Path("none"), b"-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----" % wrong)
+    assert caplog.messages == []
+    warn_of_end(Path("chain"), chain)
+    assert [message[:32] for message in caplog.messages] == ["chain: the certificate ended at "]
 
 
 def test_an_encrypted_key_is_refused_without_asking_anybody_for_its_password(pems, tmp_path):

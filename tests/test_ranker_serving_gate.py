@@ -255,6 +255,19 @@ def test_a_call_that_waits_too_long_or_has_too_little_time_is_not_begun(bundle, 
         assert asked[:2] == [1, 4]
 
 
+def test_a_call_that_waits_too_long_is_told_though_no_other_comes_or_ends(bundle, world, held):
+    asked, go = held
+    with serving(narrow(bundle, max_wait=100_000)) as server, Raw(server) as raw:
+        first = raw.start(message(user_id(world, 1)))
+        assert within(20, lambda: asked)
+        late = raw.start(message(user_id(world, 2)))
+        assert late.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "max_wait" in late.details()
+        assert not first.done()
+        go.set()
+        assert first.code() is grpc.StatusCode.OK
+
+
 def test_work_stops_between_stages_when_nobody_waits(bundle, world, monkeypatch, caplog):
     stages = []
 

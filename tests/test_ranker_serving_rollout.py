@@ -107,6 +107,22 @@ def test_a_deployed_bundle_answers_and_a_rollback_brings_the_one_before_back(run
         assert roles == {"active": expected, "previous": ({first, older} - {expected}).pop()}
 
 
+def test_what_is_active_already_and_an_arm_that_gets_another_bundle_are_said(running, folders):
+    first, older, third = (version_of(folders[name]) for name in ("first", "older", "third"))
+    code, said = deploy(running, folders["first"])
+    assert (code, f"bundle {first} is active already: nothing has changed" in said, "deployed:" in said) == (
+        0,
+        True,
+        False,
+    )
+    arm = ("--arm", "b", "--share", "0.1", "--force")
+    replaced = f"arm b answers with bundle {older}, in whose place {third} comes"
+    for name, says in (("older", False), ("older", False), ("third", True)):
+        code, said = deploy(running, folders[name], *arm)
+        assert (code, replaced in " ".join(said.split())) == (0, says), said
+    assert "deployed:" in said
+
+
 def test_a_rollback_of_nothing_is_a_sentence(running):
     code, said = pairlift("rollback", "--to", running.address)
     assert (code, "no previous bundle" in said) == (2, True)

@@ -23,6 +23,7 @@ from ranker.card import measured_lines
 from ranker.request import Request
 from ranker.settings import NamedSource
 from ranker.sources import fresh as fresh_module
+from ranker.sources.by_value import scores_of, value_scores
 from ranker.sources.fresh import Fresh, fitted_prior
 from ranker.sources.nearest import NearestBy
 from ranker.sources.popular import PopularBy
@@ -223,6 +224,21 @@ def test_popular_by_equals_the_plain_definition(made, asked, by, trend, prior):
     source.check(CATALOG)
     proposal = opened(source, state).propose(request_of(asked, state), ITEMS)
     check_order(proposal, plainly_popular(by, log, asked, 4 * DAY, trend, prior, state.end), ITEMS)
+
+
+@given(states(), st.integers(0, 40), st.sampled_from([None, "surface", "user.clubs", "item.tags"]),
+       st.sampled_from([0, 20 * DAY]))  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_all_items_of_a_value_score_as_any_items_do(made, day, by, trend):
+    source = opened(PopularBy(by=by, half_life="4d", trend=f"{trend // DAY}d" if trend else None), made[1])
+    table, spans, whole = source._table, source._spans, source._whole
+    for value in range(whole + 1):
+        item = table.item[table.starts[value] : table.starts[value + 1]]
+        alone = value == whole or by == "item.tags"
+        own = (np.empty(0, np.int64), np.empty(0)) if alone else (np.array([value]), np.ones(1))
+        expected = scores_of(table, spans, *own, np.full(len(item), 0.3), day * DAY, item)
+        found = value_scores(table, spans, value, 0.0 if alone else 1.0, 0.3, day * DAY)
+        np.testing.assert_array_equal(found, expected)
 
 
 @given(states(), requests, st.integers(1, 6))

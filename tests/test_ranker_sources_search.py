@@ -3,12 +3,14 @@
 from collections import Counter
 from dataclasses import replace
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
 from contracts import NamedSourceContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import typeof
 
 from features.errors import PairliftError
 from features.schema import I32, Attribute
@@ -17,7 +19,8 @@ from ranker.bundle import Bundle
 from ranker.candidates.named import Arrays, Served
 from ranker.candidates.source import CandidateSource, Proposal
 from ranker.request import Request
-from ranker.sources.bm25 import BLOCK, K1, MOST_TERMS, B, TextIndex
+from ranker.sources import bm25
+from ranker.sources.bm25 import BLOCK, K1, MOST_TERMS, B, TextIndex, index_of
 from ranker.sources.search import Search
 from ranker.sources.tokens import tokens
 
@@ -188,6 +191,38 @@ def test_queries_without_syntax(bundle: Bundle) -> None:
     assert proposal(texts, "عَرَبِيّ", bundle) == [4]
     assert proposal([], "red", bundle) == []
     assert proposal(["", ""], "red", bundle) == []
+
+
+def test_a_first_search_finds_its_kernels_compiled(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba compiles by the types of the arguments: an index that is opened calls each kernel by those of a search."""
+    called = set[Any]()
+
+    def recorded(kernel: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            called.add((kernel.__name__, *map(typeof, arguments)))
+            return kernel(*arguments)
+
+        return call
+
+    for kernel in (bm25._top, bm25._scores):
+        monkeypatch.setattr(bm25, kernel.__name__, recorded(kernel))
+    state = bundle.state
+    source = searching(["red shoes", "the red hat"], state)
+    opened = called.copy()
+    for as_of in (state.end, state.end - 1):
+        found = source.propose(Request(-1, as_of, state=state, query="red"), 5)
+        assert found.score is not None
+        assert found.score(np.array([1, 0], np.int32)).shape == (2,)
+    assert called == opened
+
+
+def test_one_catalogue_is_indexed_once(bundle: Bundle) -> None:
+    catalog = titled(bundle, ["red hat"] * bundle.state.catalog.n_items).state.catalog
+    other = titled(bundle, ["red"] * bundle.state.catalog.n_items).state.catalog
+    first = index_of(catalog)
+    assert index_of(replace(catalog, user_attributes=())) is first
+    assert len(index_of(other).hash) == 1
+    assert len(index_of(catalog).hash) == 2
 
 
 def test_of_many_tokens_the_rarest_count() -> None:

@@ -99,6 +99,8 @@ def test_what_it_was_measured_on_and_what_it_costs_stand_in_the_report(reports: 
     assert report["settings"]["uplift"]["fits"] == len(report["cost"]["fit_seconds"]) == 2
     assert 0 < report["cost"]["request_ms"]["p50"] <= report["cost"]["request_ms"]["p99"]
     assert report["cost"]["saved_bytes"] > 80 * 16 * 4  # 80 items, 16 factors
+    assert report["cost"]["memory_bytes"] == 3 << 20  # of `memory_unmeasured`
+    assert " candidates on average, one request at a time, where the report was made; 3 MiB more " in as_table(report)
     of = report["periods"]["als__dot"]
     assert all(0 < of[part]["known"] <= 1 for part in report["groups"])
     assert of["moved"] == pytest.approx((of["test"]["mean"] - of["train"]["mean"]) / of["train"]["sd"])

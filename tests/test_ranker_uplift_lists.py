@@ -155,7 +155,7 @@ def test_the_report_has_lists_and_the_table_shows_them(tmp_path: Path) -> None:
     status, said = pairlift("uplift", write_world(tmp_path), "--plugin", "als", "--out", tmp_path)
     assert status == 0, said
     report = json.loads((tmp_path / "uplift.json").read_text())
-    assert report["format"] == 6
+    assert report["format"] == 7
     assert report["lists"]["recall@10"]["ci95"][0] is not None
     for label in LIST_FIGURES.values():
         assert re.search(rf"^  list {label} +\d\.\d{{4}} +\d\.\d{{4}} +[+-].* %.*95 %", said, re.MULTILINE)

@@ -18,7 +18,7 @@ from page_numbers import Page, Shown, unequal
 from features.errors import PairliftError
 from ranker.uplift.canvas import AXIS, MARGIN, ROW, WIDTH
 from ranker.uplift.result import PAGE, UpliftReport
-from ranker.uplift.said import Figure, as_text, pointer
+from ranker.uplift.said import Figure, as_text, costs, pointer
 from ranker.uplift.verdict import CHECKS, cleared, doubts, why
 
 #: as the version with format 4 wrote it, of the tests' world
@@ -52,9 +52,9 @@ def several(*changes: Change) -> Change:
 
 def as_new(report: dict[str, Any]) -> None:
     """As this version has it."""
-    report["format"] = 5
+    report["format"] = 7
     report["cost"] = {"fit_seconds": [0.5, 250.25], "saved_bytes": 5_000_000, "requests": 200, "candidates": 7.66}
-    report["cost"]["request_ms"] = {"p50": 0.0612, "p99": 123.456}
+    report["cost"] |= {"request_ms": {"p50": 0.0612, "p99": 123.456}, "memory_bytes": 34_567_890}
     part = {"known": 0.9, "mean": -0.00123, "sd": 12.5}
     report["periods"] = {"tried__dot": {"moved": 0.6, "train": part, "validation": part, "test": part}}
     report["split"] = {f"t{k}": f"2024-0{k + 1}-01T00:00:00Z" for k in range(4)}
@@ -89,6 +89,17 @@ def of_format_3(report: dict[str, Any]) -> None:
         del report[later]
 
 
+def of_format_6(report: dict[str, Any]) -> None:
+    as_new(report)
+    report["format"] = 6
+    del report["cost"]["memory_bytes"]
+
+
+def unmeasured(report: dict[str, Any]) -> None:
+    as_new(report)
+    report["cost"]["memory_bytes"] = None
+
+
 def strange_names(report: dict[str, Any]) -> None:
     """Names that HTML, JSON pointers, matplotlib's mathematics and its fonts would each take for something."""
     first = report["slices"]["grade_pair"].pop("like > skip")
@@ -109,6 +120,8 @@ def many_columns(report: dict[str, Any]) -> None:
 CASES: dict[str, Change] = {
     "as format 4": lambda _: None,
     "as format 3": of_format_3,
+    "as format 6": of_format_6,
+    "memory not measured": unmeasured,
     "new": as_new,
     "leaking": leaking,
     "without an interval": without_interval,
@@ -159,6 +172,14 @@ def test_a_number_that_is_another_is_told() -> None:
         Shown("/e", "1.0", "number", "1"),
     ]
     assert len(unequal(wrong, report)) == len(wrong)
+
+
+@pytest.mark.parametrize(("case", "says"), [("new", "33 MiB"), ("memory not measured", "-"), ("as format 6", None)])
+def test_the_memory_is_said_where_the_report_has_it(case: str, says: str | None, tmp_path: Path) -> None:
+    page = page_of(golden(CASES[case]), tmp_path)
+    assert [of.text for of in page.numbers if of.path == "/cost/memory_bytes"] == ([says] if says else [])
+    text = [as_text(golden(CASES[case]), of) for of in costs(golden(CASES[case]))]
+    assert [of.split(" more ")[0] for of in text if "memory" in of] == ([says] if says else [])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -283,7 +304,7 @@ def test_the_first_screen_of_a_leak_shows_no_gain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        ({"format": 2, "plugin": "x"}, "a report of format 3 to 6 was expected, found 2: measure it again"),
+        ({"format": 2, "plugin": "x"}, "a report of format 3 to 7 was expected, found 2: measure it again"),
         ({"format": 99, "plugin": "x"}, "found 99"),
         ({"pairs": 3}, "a report of `pairlift uplift` was expected"),
         ([1], "a report of `pairlift uplift` was expected"),

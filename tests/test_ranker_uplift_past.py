@@ -90,11 +90,10 @@ def test_users_in_common_are_counted_once_and_others_are_independent() -> None:
     assert not main_move(measured(base, one, list(range(80))), elsewhere)["paired"]
 
 
-def test_independent_reports_have_both_variances_and_equal_ones_have_not_moved() -> None:
-    old, new = (UpliftReport.of(golden()) for _ in range(2))
-    found = compare(old, new)
-    assert found["changed"] == []
-    assert caution(found).startswith("Data, settings and versions are the same")
+def test_independent_reports_have_both_variances() -> None:
+    found = compare(UpliftReport.of(golden()), UpliftReport.of(golden(seeds=[7, 8, 9])))
+    assert not found["same_fits"]
+    assert caution(found) == "Changed: settings (1 entry), so it need not be the plugin alone."
     for move in found["moves"]:
         assert move["difference"]["relative_uplift"] == 0
         assert not move["paired"]
@@ -102,6 +101,32 @@ def test_independent_reports_have_both_variances_and_equal_ones_have_not_moved()
         width = move["difference"]["ci95"][1] - move["difference"]["ci95"][0]
         assert width <= 1e-12 or 1.1 < width / (high - low) < np.sqrt(2) + 0.01
     assert "is not shown to have moved: new less old is +0.00 %" in as_text(found, said(found))
+
+
+def test_of_the_same_fits_nothing_can_have_moved_and_one_sentence_says_so(tmp_path: Path) -> None:
+    found = compare(UpliftReport.of(golden()), UpliftReport.of(golden(made={"version": "2"})))
+    assert found["same_fits"]
+    assert caution(found) == "Changed: versions (1 entry), but not the fits."
+    assert {(*of["difference"]["ci95"], of["direction"]) for of in found["moves"]} == {(0, 0, "")}
+    says = "Both are of the same fits and the same pairs, so nothing has moved and there is nothing to tell."
+    assert as_text(found, said(found)) == says
+    assert "new less old [95 %]" not in as_lines(found)
+    text = write_page(found, tmp_path).read_text()
+    assert says in text
+    assert "What moved" not in text
+
+
+def test_a_slice_of_the_same_fits_that_is_defined_otherwise_has_no_interval(tmp_path: Path) -> None:
+    new = golden()
+    of = next(of for of in new["slices"].values() if len(of) > 1)
+    of[next(iter(of))]["relative_uplift"] += 0.01
+    found = compare(UpliftReport.of(golden()), UpliftReport.of(new))
+    (moved,) = [of for of in found["moves"] if of["difference"]["ci95"] != [0, 0]]
+    assert (moved["kind"] != "", moved["difference"]["ci95"], moved["direction"]) == (True, [None, None], "")
+    assert as_text(found, said(found)).endswith("What differs below is defined otherwise.")
+    assert as_lines(found).count("[-, -]") == 1
+    page = Page(write_page(found, tmp_path))
+    assert unequal(page.numbers, found) == []
 
 
 def test_what_changed_is_said_first_and_by_group() -> None:
@@ -130,8 +155,9 @@ SAYS: dict[str, tuple[dict[str, Any], str]] = {
     "leaks": ({"leaks": 1}, "A leak was found in one of the two"),
     "one user": ({"ci95": [None, None], "standard_error": None, "useful": False}, "One of the two has no interval"),
     "nothing right": ({"relative_uplift": None, "ci95": [None, None], "useful": False}, "One of the two has no uplift"),
-    "no slices": ({"slices": {}}, "is not shown to have moved"),
-    "format 3": ({"format": 3}, "is not shown to have moved"),
+    "other seeds": ({"seeds": [7, 8, 9]}, "is not shown to have moved: new less old is +0.00 %"),
+    "no slices": ({"slices": {}, "seeds": [7, 8, 9]}, "is not shown to have moved"),
+    "format 3": ({"format": 3}, "Both are of the same fits and the same pairs, so nothing has moved"),
 }
 
 
@@ -172,7 +198,7 @@ def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_
     write(tmp_path / "both" / "als", golden())
     found = index_of(tmp_path)
     assert [of["path"] for of in found["reports"]] == ["later", "both", "a b", "deep/unknown"]
-    assert [(of["path"], "format 3 to 6" in of["why"]) for of in found["unread"]] == [("old/uplift.json", True)]
+    assert [(of["path"], "format 3 to 7" in of["why"]) for of in found["unread"]] == [("old/uplift.json", True)]
     page = Page(write_index(found, tmp_path))
     assert unequal(page.numbers, found) == []
     assert (page.open, page.wrong, len(page.numbers)) == ([], [], 12)

@@ -81,12 +81,17 @@ def load_places(database: Path, events: EventsSettings) -> Places | None:
     if events.position is None and events.propensity is None:
         return None
     with duckdb.connect(str(database), read_only=True) as con:
-        readable = """(SELECT user_id, item_id, make_timestamp(ts) AS ts, propensity FROM events
-            JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
-        wrong, problem = "NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"
-        refuse(con, readable, wrong, _place(events, "propensity"), problem)
+        refuse_no_chance(con, events)
         arrays = con.execute("SELECT position, propensity FROM events").fetchnumpy()
     return Places(*(np.ma.filled(arrays[name].astype(np.float32), np.nan) for name in ("position", "propensity")))
+
+
+def refuse_no_chance(con: duckdb.DuckDBPyConnection, events: EventsSettings) -> None:
+    """Raise PairliftError where a propensity of the log is out of its range."""
+    readable = """(SELECT user_id, item_id, make_timestamp(ts) AS ts, propensity FROM events
+        JOIN users ON users.idx = events."user" JOIN items ON items.idx = events.item ORDER BY events.rowid)"""
+    wrong, problem = "NOT (propensity > 0 AND propensity <= 1)", "a chance outside (0, 1]"
+    refuse(con, readable, wrong, _place(events, "propensity"), problem)
 
 
 def make_exposure(places: Places | None, events: EventsSettings, settings: PairingSettings) -> Exposure | None:

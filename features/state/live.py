@@ -187,7 +187,7 @@ class Live:
     def _warm(self, state: State) -> None:
         unknown, zero = self._no_events(1), np.zeros(1, np.int32)
         known = replace(unknown, user=zero, item=zero)
-        HistoryBuffer(Histories.build(known, 1)).extended(known)
+        HistoryBuffer(Histories.build(known, 1)).extended(known).compact()  # as a snapshot has it
         state.extended(unknown)
 
     def _work(self) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, permutations
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from features.errors import PairliftError
 from features.log.expressions import is_number, type_of, utc
 from features.log.sources import explained, relation
 from features.pairing.split import iso
-from ranker.ab.estimates import PARTS, Moments
+from ranker.ab.estimates import PARTS, Moments, unbiased
 from ranker.ab.plan import NO_ARMS, Metric, Plan
 
 #: names of the log's own columns cannot clash with these
 USER, ARM, TS = '"#user"', '"#arm"', '"#ts"'
 #: pairs of PARTS, of which covariances are asked
-PAIRS = [(i, j) for i in range(len(PARTS)) for j in range(i, len(PARTS))]
+PAIRS = list(combinations_with_replacement(range(len(PARTS)), 2))
+#: three of PARTS, of which third moments are asked
+TRIPLES = list(combinations_with_replacement(range(len(PARTS)), 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Rows:
     start: int | None  # µs UTC; None of a log without times
     end: int | None  # behind its last row
     users: dict[str, int]  # of each arm
+    came: dict[str, tuple[int, int]]  # of them, those whose first row is in each half of the time; of no times, none
     in_two_arms: int  # users, who are left out
     within: int  # rows of the experiment, of an arm
     without_arm: int  # rows of that time of no arm, which are left out
@@ -48,7 +52,7 @@ class Look:
 
     moments: dict[str, Moments]
     no_value: int  # users whose value is NaN or infinite: left out
-    largest: float  # share of one user in the sum of the numerator's absolute values
+    largest: dict[str, float]  # by arm, the share of one user in the sum of the numerator's absolute values
 
 
 class Log:
@@ -129,8 +133,9 @@ class Log:
         before = "false" if start is None else f"{TS} < {start}"
         self._run(
             f"CREATE OR REPLACE TEMP TABLE units AS SELECT {USER}, min({ARM}) AS {ARM}, max({ARM}) AS last, "
-            f"count(*) FILTER ({within}) AS n FROM log WHERE ({within} OR {before}) AND {ARM} IS NOT NULL AND "
-            f"{USER} IS NOT NULL GROUP BY {USER} HAVING count(*) FILTER ({within}) > 0"
+            f"count(*) FILTER ({within}) AS n, min({TS}) FILTER ({within}) AS came FROM log "
+            f"WHERE ({within} OR {before}) AND {ARM} IS NOT NULL AND {USER} IS NOT NULL "
+            f"GROUP BY {USER} HAVING count(*) FILTER ({within}) > 0"
         )
         [(several, counted)] = self._run(f"SELECT count(*) FILTER ({ARM} <> last), sum(n) FROM units")
         self._run(f"DELETE FROM units WHERE {ARM} <> last")
@@ -139,8 +144,13 @@ class Log:
             f"SELECT count(*) FILTER ({within} AND {ARM} IS NULL), count(*) FILTER ({before}), "
             f"count(*) FILTER ({before} AND {ARM} IS NOT NULL), count(*) FILTER ({USER} IS NULL OR {timeless}) FROM log"
         )
-        users = dict(self._run(f"SELECT {ARM}, count(*) FROM units GROUP BY {ARM} ORDER BY {ARM}"))
-        return Rows(start, end, users, several, int(counted or 0), without, past, armed, unplaced)
+        early = "NULL" if start is None or end is None else f"came < {(start + end) // 2}"
+        counts = self._run(
+            f"SELECT {ARM}, count(*), count(*) FILTER ({early}), count(*) FILTER (NOT {early}) FROM units "
+            f"GROUP BY {ARM} ORDER BY {ARM}"
+        )
+        users, came = {arm: n for arm, n, *_ in counts}, {arm: (first, last) for arm, _, first, last in counts}
+        return Rows(start, end, users, came, several, int(counted or 0), without, past, armed, unplaced)
 
     @staticmethod
     def between(start: int | None, end: int | None) -> str:
@@ -177,30 +187,35 @@ class Log:
         # What a user's past cannot say in figures, it does not say.
         past = [f"CASE WHEN {told} THEN {part} ELSE 0 END" for part in past]
         columns = ", ".join(f"{sql} AS v{i}" for i, sql in enumerate([f"y{k}num", f"y{k}den", *past]))
-        ok = "isfinite(v0) AND isfinite(v1)"
-        figures = [f"avg(v{i}) FILTER ({ok})" for i in range(len(PARTS))]
-        figures += [f"covar_samp(v{i}, v{j}) FILTER ({ok})" for i, j in PAIRS]
-        figures += [f"skewness(v0) FILTER ({ok})", f"count(*) FILTER ({ok} AND v0 <> 0)"]
+        self._run(
+            f"CREATE OR REPLACE TEMP TABLE told AS SELECT *, isfinite(v0) AND isfinite(v1) AS ok FROM (SELECT {ARM}, "
+            f"{columns} FROM present JOIN units USING ({USER}) LEFT JOIN past USING ({USER}))"
+        )
+        # Cubes are of what is away from the arm's mean: of large values they would be lost to rounding.
+        means = ", ".join(f"avg(v{i}) AS m{i}" for i in range(len(PARTS)))
+        figures = [f"any_value(m{i})" for i in range(len(PARTS))] + [f"covar_samp(v{i}, v{j})" for i, j in PAIRS]
+        figures += [f"avg({' * '.join(f'(v{i} - m{i})' for i in of)})" for of in TRIPLES]
         found = self._run(
-            f"SELECT {ARM}, count(*) FILTER ({ok}), count(*) FILTER (NOT ({ok})), "
-            f"max(abs(v0)) FILTER ({ok}), sum(abs(v0)) FILTER ({ok}), {', '.join(figures)} "
-            f"FROM (SELECT {ARM}, {columns} FROM present JOIN units USING ({USER}) LEFT JOIN past USING ({USER})) "
+            f"SELECT {ARM}, count(*), max(abs(v0)), sum(abs(v0)), count(*) FILTER (v0 <> 0), {', '.join(figures)} "
+            f"FROM told JOIN (SELECT {ARM}, {means} FROM told WHERE ok GROUP BY {ARM}) USING ({ARM}) WHERE ok "
             f"GROUP BY {ARM} ORDER BY {ARM}"
         )
-        total, most = sum(row[4] or 0.0 for row in found), max((row[3] or 0.0 for row in found), default=0.0)
-        moments = {row[0]: _moments(row[1], row[5:]) for row in found}
-        return Look(moments, sum(row[2] for row in found), most / total if total else float("nan"))
+        [(no_value,)] = self._run("SELECT count(*) FILTER (NOT ok) FROM told")
+        largest = {arm: most / total if total else float("nan") for arm, _, most, total, *_ in found}
+        return Look({row[0]: _moments(row[1], row[4], row[5:]) for row in found}, no_value, largest)
 
 
-def _moments(n: int, figures: Sequence[float | None]) -> Moments:
-    """Return the moments of a row of the query."""
-    *figures, skewness, active = figures
+def _moments(n: int, active: int, figures: Sequence[float | None]) -> Moments:
+    """Return the moments of a row of the query: its means, covariances and mean cubes."""
     values = np.array([np.nan if value is None else value for value in figures], np.float64)
-    skewness = 0.0 if skewness is None or not np.isfinite(skewness) else skewness
-    cov = np.empty((len(PARTS), len(PARTS)))
-    for (i, j), value in zip(PAIRS, values[len(PARTS) :], strict=True):
+    mean, pairs, triples = np.split(values, np.cumsum([len(PARTS), len(PAIRS)]))
+    cov, third = np.empty((len(PARTS),) * 2), np.empty((len(PARTS),) * 3)
+    for (i, j), value in zip(PAIRS, pairs, strict=True):
         cov[i, j] = cov[j, i] = value
-    return Moments(n, values[: len(PARTS)], cov, float(skewness), int(active or 0))
+    for of, value in zip(TRIPLES, triples * unbiased(n), strict=True):
+        for place in permutations(of):
+            third[place] = value
+    return Moments(n, mean, cov, third, active)
 
 
 @contextmanager

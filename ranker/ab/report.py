@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 from scipy.stats import t as student
 
 from features.pairing.split import iso
 from features.progress import progress_bar
 from ranker.ab.aggregate import Log, Look, Rows, opened
-from ranker.ab.estimates import LEAST_USERS, Moments, Uplift, skewness_of, unknown, uplift
+from ranker.ab.estimates import LEAST_USERS, SKEWED, TOO_SKEWED, Moments, Uplift, unknown, uplift
 from ranker.ab.plan import Plan
 from ranker.ab.sequence import LEVEL, p_always, rho_squared, widening
 from ranker.metrics.holm import SOURCE, holm
@@ -96,7 +96,8 @@ def _head(source: str, plan: Plan, rows: Rows, control: str, shares: Mapping[str
         "arms": {
             arm: {"users": rows.users[arm], "share": rows.users[arm] / total, "planned": shares[arm]} for arm in arms
         },
-        "split": _split([rows.users[arm] for arm in arms], [shares[arm] for arm in arms], plan),
+        "split": _split([rows.users[arm] for arm in arms], [shares[arm] for arm in arms], plan)
+        | {"halves": _halves({arm: rows.came[arm] for arm in arms})},
         "rows": {
             "within": rows.within,
             "without_arm": rows.without_arm,
@@ -122,6 +123,16 @@ def _split(users: list[int], shares: list[float], plan: Plan) -> dict[str, Any]:
     return {"chi2": float(found.statistic), "p": p, "failed": p < MISMATCH, "stated": plan.shares is not None}
 
 
+def _halves(came: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return the arms' shares of who came in each half of the time, and the chi-square test that they are the same."""
+    counts = np.array(list(came.values()), np.float64)  # [arms, 2]
+    if not (counts.sum(axis=0).all() and counts.sum(axis=1).all()):
+        return {"p": None, "changed": False, "shares": None}
+    p = float(chi2_contingency(counts, correction=False).pvalue)
+    shares = dict(zip(came, (counts / counts.sum(axis=0)).tolist(), strict=True))
+    return {"p": p, "changed": p < MISMATCH, "shares": shares}
+
+
 def _look(log: Log, rows: Rows, until: int | None, plan: Plan, control: str) -> dict[str, Any]:
     """Return every metric of the users until a time."""
     found = log.look(rows.start, until)
@@ -134,13 +145,15 @@ def _look(log: Log, rows: Rows, until: int | None, plan: Plan, control: str) -> 
 
 
 def _metric(look: Look, control: str, arms: list[str], plan: Plan) -> dict[str, Any]:
-    empty = Moments(0, np.full(4, np.nan), np.full((4, 4), np.nan), 0.0, 0)
+    empty = Moments(0, np.full(4, np.nan), np.full((4, 4), np.nan), np.zeros((4, 4, 4)), 0)
     moments = {arm: look.moments.get(arm, empty) for arm in (control, *arms)}
     return {
-        "arms": {arm: {"users": of.n, "value": of.ratio()} for arm, of in moments.items()},
+        "arms": {
+            arm: {"users": of.n, "value": of.ratio(), "largest_share": look.largest.get(arm, float("nan"))}
+            for arm, of in moments.items()
+        },
         "against": {arm: against(moments[control], moments[arm], plan) for arm in arms},
         "no_value": look.no_value,
-        "largest_share": look.largest,
     }
 
 
@@ -154,6 +167,8 @@ def against(control: Moments, arm: Moments, plan: Plan) -> dict[str, Any]:
     plain, best = uplift(control, arm, cuped=False), uplift(control, arm)
     if not best.error:
         return NOTHING | {"refused": "the users' past tells it fully, so no interval can be given"}
+    if best.skewness > SKEWED:
+        return NOTHING | {"refused": TOO_SKEWED}
     fixed, always = best.interval(), _always(best, plan)
     decides, p = (fixed, best.p()) if plan.final else (always, _p_always(best, plan))
     if np.isnan(decides[0]) and (plan.final or best.fewest >= LEAST_USERS):
@@ -170,7 +185,7 @@ def against(control: Moments, arm: Moments, plan: Plan) -> dict[str, Any]:
         "p_always": _p_always(best, plan),
         "detectable": half + float(student.ppf(POWER, best.df)) * best.error,
         "variance_fell": best.fell,
-        "skewness": skewness_of(control, arm),
+        "skewness": best.skewness,
         "plain": {"relative_uplift": plain.value, "ci95": list(_ends(plain, plan))},
     }
 
@@ -189,6 +204,8 @@ def _p_always(of: Uplift, plan: Plan) -> float:
 
 
 def _ends(of: Uplift, plan: Plan) -> tuple[float, float]:
+    if of.skewness > SKEWED:
+        return float("nan"), float("nan")
     return of.interval() if plan.final else _always(of, plan)
 
 

@@ -16,9 +16,9 @@ WORDS = {
     "down": "'{arm}' lowers {metric}",
     "open": "no change of {metric} by '{arm}' is shown",
 }
-#: a user with a larger share in the sum of the first metric is told
+#: a user with a larger share in an arm's sum of the first metric is told
 LARGE = 0.05
-#: skewness of the difference of two means that is told; see `ranker.ab.estimates.SKEWED`
+#: skewness of the difference of two values that is told; see `ranker.ab.estimates.SKEWED`
 DOUBTFUL = 0.1
 VOID = "Nothing below may be trusted: the users are not split as planned"
 
@@ -58,7 +58,8 @@ def why(report: Report) -> Sentence:
             *_counts(report),
             " (chi-square p = ",
             Figure(("split", "p"), "number"),
-            "). Find out why before anything else: users whose events are lost, an assignment that changed, bots.",
+            "). ",
+            *(_grown(report) or ["Find out why before anything else: users whose events are lost, bots."]),
         ]
     said: list[str | Figure] = []
     for arm in others(report):
@@ -98,6 +99,7 @@ def doubts(report: Report) -> list[Doubt]:
         Doubt(name, sentence)
         for name, sentence in (
             ("the split", _split(report)),
+            ("an arm that grew", [] if report["split"]["failed"] else _grown(report)),
             ("users in two arms", _two_arms(report)),
             ("rows of no arm", _no_arm(report)),
             ("values that are no numbers", _no_value(report)),
@@ -117,6 +119,22 @@ def _split(report: Report) -> Sentence:
     if report["split"]["failed"]:
         return [*_counts(report), ": a mismatch (p = ", Figure(("split", "p"), "number"), ")."]
     return [] if report["split"]["stated"] else ["Equal shares are taken for the planned ones: no --share says others."]
+
+
+def _grown(report: Report) -> Sentence:
+    """Tell of shares that changed; a report of before this was tested knows nothing of it."""
+    halves = report["split"].get("halves") or {"changed": False}
+    if not halves["changed"]:
+        return []
+    # The arm whose share changed most.
+    arm = max(others(report), key=lambda name: abs(halves["shares"][name][1] - halves["shares"][name][0]))
+    first, last = (Figure(("split", "halves", "shares", arm, k), "share") for k in (0, 1))
+    return [
+        f"The shares changed during the experiment: '{arm}' has ",
+        *(first, " of the users who came in its first half and ", last),
+        " of those who came in the second, and early users are others than late ones. Where an arm was made to grow, "
+        "compare only what was behind that, by --start.",
+    ]
 
 
 def _two_arms(report: Report) -> Sentence:
@@ -144,11 +162,13 @@ def _no_value(report: Report) -> Sentence:
 
 
 def _largest(report: Report) -> Sentence:
-    path = ("metrics", report["primary"], "largest_share")
-    share = report["metrics"][report["primary"]]["largest_share"]
-    if share is None or share <= LARGE:
-        return []
-    return ["One user has ", Figure(path, "share"), f" of all {report['primary']}: the intervals cover less than said."]
+    name = report["primary"]
+    for arm, of in report["metrics"][name]["arms"].items():
+        # A report of before the share was counted by arm has none.
+        if (of.get("largest_share") or 0.0) > LARGE:
+            share = Figure(("metrics", name, "arms", arm, "largest_share"), "share")
+            return ["One user has ", share, f" of all {name} of '{arm}': the intervals cover less than said."]
+    return []
 
 
 def _peek(report: Report) -> Sentence:

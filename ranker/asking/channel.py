@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from features.errors import PairliftError
+from ranker.asking.expiry import warn_of_end
 
 #: gRPC's service config. Only a call that no server took (UNAVAILABLE) is tried again: what is refused for the load
 #: must not come back at once, and what was late is late. Where most calls fail, the throttle ends this. Recording has
@@ -48,10 +49,14 @@ class Tls:
     key: Path | None = None  # PEM of its private key
 
     def credentials(self) -> Any:
-        """Return `grpc.ChannelCredentials`; PairliftError where a file cannot be read."""
+        """Return `grpc.ChannelCredentials`; PairliftError where a file cannot be read. Logs what ends soon."""
         if (self.cert is None) != (self.key is None):
             raise PairliftError("a client's certificate and its private key were expected, found one of the two")
-        return grpc.ssl_channel_credentials(_content(self.ca), _content(self.key), _content(self.cert))
+        ca, key, cert = (_content(path) for path in (self.ca, self.key, self.cert))
+        for path, pem in ((self.ca, ca), (self.cert, cert)):
+            if path is not None and pem is not None:
+                warn_of_end(path, pem, roots=path is self.ca)
+        return grpc.ssl_channel_credentials(ca, key, cert)
 
 
 def open_channel(address: str, tls: Tls | None, token: str | None) -> grpc.Channel:

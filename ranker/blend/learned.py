@@ -33,8 +33,8 @@ from ranker.settings import SourceSettings
 LEAST = 50
 #: users for whom the other surfaces count together
 PRIOR = 50.0
-#: candidates that each source has at least. The log favours what was shown, so it never tells all that a new item is
-#: worth; and what a source says of the others' items is a feature of theirs
+#: candidates that each source has at least, where that is no more in all than is asked for. The log favours what was
+#: shown, so it never tells all that a new item is worth; and what a source says of others' items is a feature of theirs
 FLOOR = 10
 
 
@@ -179,19 +179,28 @@ class Learner:
             mean = budget or self.items(kind, weight, own)
             full = range(len(order.source) + 1)
 
-            def items(stretches: int) -> float:
-                return self.items(kind, weight, self._places(kind, order, stretches))
+            def of(stretches: int) -> Places:
+                return self._places(kind, order, stretches, mean, budget)
 
-            places = self._places(kind, order, max(0, bisect_right(full, mean, key=items) - 1))
+            def items(stretches: int) -> float:
+                return self.items(kind, weight, of(stretches))
+
+            places = of(max(0, bisect_right(full, mean, key=items) - 1))
         candidates = round(self.items(kind, weight, places), 2)
         named = dict(zip(self.names, places.quota, strict=True))
         return Share(kind.known, kind.surface, _users(self.told.user, weight > 0), candidates, named, places.total)
 
-    def _places(self, kind: Kind, order: Order, stretches: int) -> Places:
-        """Return the places after so many stretches of an order. Of a source that never had any, they are its own."""
+    def _places(self, kind: Kind, order: Order, stretches: int, mean: float, budget: int | None) -> Places:
+        """Return the places after so many stretches of an order. Of a source that never had any, they are its own.
+
+        mean: candidates that are to be there. budget: so many where they are asked for: what some sources leave empty
+        brings the others to no more than that.
+        """
         own, says = own_places(self.settings, kind.surface), self._says(kind.known)
-        quota = np.where(says, np.maximum(_depth(order, stretches, len(says)), np.minimum(FLOOR, own.quota)), own.quota)
-        return Places(quota.tolist(), own.most, int(quota[says].sum()))
+        least = np.minimum(min(FLOOR, int(mean) // max(int(says.sum()), 1)), own.quota)
+        quota = np.where(says, np.maximum(_depth(order, stretches, len(says)), least), own.quota)
+        total = int(quota[says].sum())
+        return Places(quota.tolist(), own.most, total if budget is None else min(total, budget))
 
     def items(self, kind: Kind, weight: F64, places: Places) -> float:
         """Return how many candidates a request of the kind has in the mean."""

@@ -14,6 +14,7 @@ from features.errors import PairliftError, did_you_mean
 from features.pairing.split import iso, utc
 from ranker.cli.target import Target, asks_server
 from ranker.client import Asked, Description, Id, Ranked, Reply, Shown
+from ranker.request import QUERY
 
 TOP_FEATURES = 3
 #: the parts of the ranker whose scores an explained answer has
@@ -155,6 +156,8 @@ def rank(*, items: str, columns: dict[str, str], **shared: Any) -> None:
 def _shared(served: Description, asked: Question) -> Asked:
     """Return what both calls say beside the user; PairliftError where the served bundle cannot read it."""
     _known("--context", asked.context, served.context_attributes, "[events.context]")
+    if asked.query and QUERY in asked.context:
+        raise PairliftError(f"--query and --context {QUERY}= are two names of one text; leave one of the two out")
     if asked.surface and asked.surface not in served.surfaces:  # a new one may be tried, and a typing error is told
         hint = did_you_mean(asked.surface, served.surfaces)
         click.echo(f"--surface: the log has no '{asked.surface}'{hint}, so none counts as named", err=True)

@@ -11,6 +11,8 @@ from ranker.cli.plugins import PLUGINS
 from ranker.cli.processes import ended_in_order
 from ranker.cli.train import needs_training
 
+PARQUET = ".parquet"
+
 
 @click.command(short_help="Write the lists of many users as Parquet.")
 @click.argument("source", metavar="BUNDLE|CONFIG", type=click.Path(path_type=Path))
@@ -60,17 +62,16 @@ def batch(
       pairlift batch work/bundle --users today.csv --log work/log --out work/lists.parquet
       duckdb -c "SELECT user_id, list(item_id ORDER BY rank) FROM 'work/lists.parquet' GROUP BY ALL"
     """
-    from ranker.bundle import load_bundle
-    from ranker.export.batch import ALL, Wanted, write_lists
-
     if not out.resolve().parent.is_dir():
         raise PairliftError(f"--out {out}: there is no folder {out.parent}; make it, or name another")
-    file = None if users == ALL else Path(users)
-    _refuse_overwriting(out, *([] if file is None else [("--users", file)]), ("CONFIG", source))
-    bundle = load_bundle(_trained(source) if source.is_file() else source)
-    wanted = Wanted(users=file, surface=surface, k=k, as_of=as_of, context=context)
-    with ended_in_order(f"{out} is as it was before"):
-        found = write_lists(bundle, out, wanted, log)
+    with ended_in_order(f"{out} is as it was before"):  # what is imported and loaded takes seconds too
+        from ranker.bundle import load_bundle
+        from ranker.export.batch import ALL, Wanted, write_lists
+
+        file = None if users == ALL else Path(users)
+        _check_out(out, *([] if file is None else [("--users", file)]), ("CONFIG", source))
+        bundle = load_bundle(_trained(source) if source.is_file() else source)
+        found = write_lists(bundle, out, Wanted(users=file, surface=surface, k=k, as_of=as_of, context=context), log)
     click.echo(f"wrote {out}: {found.rows:,} rows of {found.users:,} users, {found.unknown:,} of them not known")
     for reason, count in found.empty.items():
         click.echo(f"  {count:,} have no list: {reason}")
@@ -80,11 +81,16 @@ def batch(
         click.echo(f"  {lane} failed for {count:,}")
 
 
-def _refuse_overwriting(out: Path, *read: tuple[str, Path]) -> None:
-    """Raise PairliftError where `out` is, by whatever path or link, a file that is read."""
+def _check_out(out: Path, *read: tuple[str, Path]) -> None:
+    """Raise PairliftError where `out` is, by whatever path or link, a file that is read, or not named as Parquet."""
     for name, path in read:
         if out.exists() and path.is_file() and out.samefile(path):
             raise PairliftError(f"--out {out} is the file of {name}, {path}, and would replace it; name another")
+    if out.suffix != PARQUET:
+        raise PairliftError(
+            f"--out {out}: a name that ends in {PARQUET} was expected, for that is what is written; DuckDB and pandas "
+            "make any other format of it"
+        )
 
 
 def _trained(toml: Path) -> Path:

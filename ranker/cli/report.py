@@ -44,7 +44,7 @@ STUDIES = (
     nargs=2,
     metavar="OLD NEW",
     type=click.Path(path_type=Path),
-    help="Two reports, folders or uplift.json: what changed, and what moved. Without CONFIG.",
+    help="Two reports (folders or uplift.json) or two bundles: what changed, and what moved. Without CONFIG.",
 )
 @click.option(
     "--list",
@@ -60,9 +60,10 @@ def uplift(
 
     Same rows, pairs, weights, parameters and seeds for both arms; the plugin is fitted [uplift] fits times, and each
     fit meets each seed. Prints a table and writes OUT/report.html, a page that needs no network, with OUT/uplift.json
-    and Parquet of what its figures show: the verdict, what to doubt and what the plugin costs; the uplift with its
-    95 % interval (about new users, fits and seeds), what each user weighing one, ties wrong, and knowing which values
-    are missing give, shuffled columns, slices, the gain's shares and the test's losses of heads that only training has.
+    and Parquet of what its figures show: the verdict, what to doubt and what the plugin costs (milliseconds in a
+    request, memory in a process that serves, time of a fit, size in a bundle); the uplift with its 95 % interval (about
+    new users, fits and seeds), what each user weighing one, ties wrong, and knowing which values are missing give,
+    shuffled columns, slices, the gain's shares and the test's losses of heads that only training has.
 
     Beside it stands what the plugin brings to the lists of Recommend, in recall@10 and NDCG@10 of the test's users, for
     the first three seeds; a plugin that leaks has no such figures.
@@ -71,8 +72,7 @@ def uplift(
     the log cut at t1. Exit status 1 where one is found.
 
     With several --plugin the page says of each what it brings alone, of all what they bring together, and of each what
-    it adds to the rest, verdicts corrected by Holm over the plugins; the whole report of each lies in OUT/NAME. The p
-    of a plugin alone is the larger one of its uplift and of its uplift over missingness: both must lie above zero.
+    it adds to the rest, verdicts corrected by Holm over the plugins; the whole report of each lies in OUT/NAME.
 
     \b
     Examples:
@@ -83,7 +83,9 @@ def uplift(
 
     --compare says first what changed in data, settings and versions, then what moved and whether the intervals allow to
     say so: user by user where both reports kept users.parquet and share users. It prints that, and with --out writes
-    OUT/report.html and OUT/compare.json. --list prints a line for each report, and writes a page with their intervals.
+    OUT/report.html and OUT/compare.json. Of two bundles it says what changed in data, split, settings (the keys of
+    their TOML), columns and code, then the figures of both, each of the test of its own days. --list prints a line for
+    each report, and writes a page with their intervals.
     """
     asked = [word for word, of in (("CONFIG", config), ("--compare", both), ("--list", past)) if of]
     if len(asked) != 1:
@@ -119,19 +121,24 @@ def _measure(config: Path, plugins: tuple[str, ...], out: Path | None) -> None:
 
 
 def _compare(old: Path, new: Path, out: Path | None) -> None:
-    """Say what changed between two reports, and what moved."""
+    """Say what changed between two reports or bundles, and what moved."""
     needs_training()
     from features.files import check_folder
+    from ranker.export import two_bundles
+    from ranker.uplift.past import compared
     from ranker.uplift.past.compare import compare
-    from ranker.uplift.past.compared import as_lines, write_page
     from ranker.uplift.result import UpliftReport
 
     if out is not None:
         check_folder(out)
-    found = compare(UpliftReport.read(old), UpliftReport.read(new))
-    click.echo(as_lines(found))
+    bundles = two_bundles.are_bundles(old, new)
+    found = (
+        two_bundles.compare_bundles(old, new) if bundles else compare(UpliftReport.read(old), UpliftReport.read(new))
+    )
+    written = two_bundles if bundles else compared
+    click.echo(written.as_lines(found))
     if out is not None:
-        paths = [write_report(found, out, "compare.json"), write_page(found, out)]
+        paths = [write_report(found, out, "compare.json"), written.write_page(found, out)]
         click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
 
 
@@ -260,7 +267,7 @@ def study(config: Path, name: str, plugin: str, truth: Path | None, days: int, o
     type=click.FloatRange(0, 100, min_open=True),
     default=1.0,
     show_default=True,
-    help="1: 20,000 users, 6,000 items, about 2.4 million events.",
+    help="1: 20,000 users, 6,000 items, about 2.4 million events; of surfaces 5,000 items, 2 million events.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option(
@@ -280,7 +287,7 @@ def world(folder: Path, scale: float, seed: int, kind: str) -> None:
     has a higher expected PairAccuracy than the one by it; none reaches it, for tastes and moods are hidden.
 
     Of --kind surfaces nothing drifts: in the feed taste decides, beside an item what is like it, for a query its words
-    and what was meant by them. Scale 1 is 20,000 users, 5,000 items and 2 million events.
+    and what was meant by them.
     """
     from ranker.studies.surfaces_world import make_surfaces_world
     from ranker.studies.world import make_world

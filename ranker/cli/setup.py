@@ -89,14 +89,13 @@ def validate(config: Path) -> None:
     """Check the file and the data of CONFIG before anything is trained.
 
     Prints rows, users, items and the time span, events per grade, pairs per grade pair and per period of the
-    split, how many groups each boundary of the split cuts in two or leaves outside, and what looks wrong. What would
-    stop a training is told last, or SQL of [uplift.slices] that would stop a report.
+    split, how many groups each boundary of the split cuts in two or leaves outside, and what looks wrong.
     """
     _validate(config)
 
 
 def _validate(config: Path) -> None:
-    """Print what was found; what stops a training or a report of uplift is raised behind it."""
+    """Print what was found; what stops a training is raised behind it."""
     from ranker.config import load_config
     from ranker.training.validate import validation
     from ranker.uplift.explain.asked import check_asked

@@ -13,7 +13,7 @@ from features.schema import F64
 #: weights that are tried
 WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0)
 #: of NDCG on the validation slice, that a weight may cost at most
-COST = 0.02
+COST = 0.01
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,7 @@ from ranker.config import Config, wanted_floor
 from ranker.matching.source_item import beside, same_value
 from ranker.matching.texts import query_values
 from ranker.request import QUERY
-from ranker.sources.bm25 import TextIndex
-from ranker.sources.tokens import texts_of
+from ranker.sources.bm25 import TextIndex, index_of
 
 COOCCURRENCE, SAME = "source_item_cooccurrence", "source_item_same_"
 BM25, SHARE = "query_bm25", "query_share"
@@ -63,7 +62,7 @@ class Matches:
     @classmethod
     def fit(cls, names: tuple[str, ...], log: EventLog, catalog: Catalog, floor: int) -> "Matches":
         """Count what columns need of the events of [t0, t1). floor: rank of the lowest grade that counts as taken."""
-        texts = TextIndex.build(texts_of(catalog), catalog.n_items) if {BM25, SHARE} & set(names) else None
+        texts = index_of(catalog) if {BM25, SHARE} & set(names) else None
         taken = Cooccurrence.build(log, catalog.n_items, floor) if COOCCURRENCE in names else None
         return cls(taken, texts)
 
@@ -75,7 +74,7 @@ class Matches:
         taken = self.taken
         if taken is not None and not np.array_equal(item_ids, catalog.item_ids):
             taken = taken.recoded(lookup(item_ids, catalog.item_ids), lookup(catalog.item_ids, item_ids))
-        texts = None if self.texts is None else TextIndex.build(texts_of(catalog), catalog.n_items)
+        texts = None if self.texts is None else index_of(catalog)
         return Matches(taken, texts)
 
     def write(self, catalog: Catalog, columns: Columns, requests: Requests, out: F32) -> None:

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 
 from features.errors import PairliftError
-from features.pairing.exposure import load_places
+from features.pairing.exposure import refuse_no_chance
 from features.pairing.split import iso
 from features.schema import F64, I64, NO_CONTEXT, NO_SOURCE_ITEMS, Bool, Requests, offsets_of
 from ranker.request import with_queries
@@ -94,8 +94,8 @@ def _read(made: Grouped) -> tuple[F64, F64]:
             "[events] propensity is not mapped, so the log does not tell with which chance anything was shown, and "
             "nothing can be told of other lists: record what answers carry under [exploration], and map it"
         )
-    load_places(made.database, events)  # refuses what is no chance
     with duckdb.connect(str(made.database), read_only=True) as con:
+        refuse_no_chance(con, events)
         arrays = con.execute("SELECT position::DOUBLE AS a, propensity::DOUBLE AS b FROM events").fetchnumpy()
     position, propensity = (np.ma.filled(arrays[name], np.nan) for name in ("a", "b"))
     return position, propensity

@@ -50,7 +50,7 @@ class Waiting(Generic[C]):
         typical: seconds that a call takes, 0 not known. limit: how many are at work at once.
         """
         (self._low if call.low else self._first).append(call)
-        over = self._late(now)
+        over = self.late(now)
         room = MOST if typical <= 0 else min(MOST, int(self._longest * limit / typical))
         for _ in range(AT_ONCE):
             if len(self) > max(limit, room // CROWDED if self._is_crowded(now) else room):
@@ -61,7 +61,7 @@ class Waiting(Generic[C]):
 
     def next(self, now: float) -> tuple[C | None, list[C]]:
         """Return the call that is next (None: none waits), and those that have waited too long."""
-        over = self._late(now)
+        over = self.late(now)
         if self._first:
             return self._first.pop() if self._is_crowded(now) else self._first.popleft(), over
         return self._low.pop() if self._low else None, over
@@ -73,7 +73,7 @@ class Waiting(Generic[C]):
     def _is_crowded(self, now: float) -> bool:
         return now < self._crowded_until
 
-    def _late(self, now: float) -> list[C]:
+    def late(self, now: float) -> list[C]:
         """Take out those that have waited too long."""
         over: list[C] = []
         for queue in (self._low, self._first):

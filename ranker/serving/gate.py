@@ -43,6 +43,9 @@ RETRY = tuple((("grpc-retry-pushback-ms", str(ms)),) for ms in (500, 1300, 700, 
 #: niceness of workers beyond one for each core: gRPC's own thread must keep up with what comes, or calls queue where
 #: none is refused. Not of the others: one that yields to gRPC's thread at each step costs 40 µs a call
 NICE = 5
+#: part of the longest wait, and seconds at least, after which calls are looked for that wait too long: where no other
+#: call comes or ends, nobody else would tell them
+SWEEP, SWEEP_LEAST = 0.25, 0.01
 #: seconds that `close` waits for a worker
 PATIENCE = 0.1
 
@@ -94,7 +97,9 @@ class Gate(grpc.ServerInterceptor):
         self._typical = {method: Typical() for method in methods}
         self._cores = cores()
         limiter = Limiter(self._cores, settings.workers)
-        self._admission: Admission[Call] = Admission(limiter, settings.max_wait / SECOND)
+        self._longest = settings.max_wait / SECOND
+        self._admission: Admission[Call] = Admission(limiter, self._longest)
+        self._closed = threading.Event()
         self._doors: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
         self._runs: SimpleQueue[Call | None] = SimpleQueue()  # to idle workers
@@ -121,6 +126,7 @@ class Gate(grpc.ServerInterceptor):
     def open(self) -> None:
         """Let calls in."""
         self._shut = None
+        threading.Thread(target=self._sweep, name="gate", daemon=True).start()
 
     def shut(self) -> None:
         """Refuse what comes from now on; what has come is answered."""
@@ -128,6 +134,7 @@ class Gate(grpc.ServerInterceptor):
 
     def close(self) -> None:
         """Let the workers end; one that hangs ends with the process."""
+        self._closed.set()
         self._unsent.close()
         for _ in self._threads:
             self._runs.put(None)
@@ -206,6 +213,14 @@ class Gate(grpc.ServerInterceptor):
         for one in over:
             self._end_of(one, LATE)
         return begin[0] if begin else None
+
+    def _sweep(self) -> None:
+        while not self._closed.wait(max(SWEEP * self._longest, SWEEP_LEAST)):
+            if self.waiting:
+                with self._lock:
+                    over = self._admission.waiting.late(time.monotonic())
+                for one in over:
+                    self._end_of(one, LATE)
 
     def _end_of(self, call: Call, refusal: Refusal) -> None:
         """End a call that was not begun, on this thread: `_answered` sees the refusal, and reads no message."""

@@ -26,8 +26,8 @@ import numpy as np
 
 from features.kernels import njit
 from features.progress import progress_bar
-from features.schema import F32, I32, I64, Bool, offsets_of
-from ranker.sources.tokens import tokens
+from features.schema import F32, I32, I64, Bool, Catalog, offsets_of
+from ranker.sources.tokens import text_columns, texts_of, tokens
 
 #: of Lucene's BM25Similarity
 K1, B = 1.2, 0.75
@@ -101,6 +101,19 @@ class TextIndex(NamedTuple):
         """Return `score`, and float32[n]: how many of the terms each item's text has; NaN likewise."""
         found: tuple[F32, F32] = _scores(self.offsets, self.item, self.impact, self.has_text, terms, item)
         return found
+
+
+def index_of(catalog: Catalog) -> TextIndex:
+    """Return the index of the items' texts, not to be written to.
+
+    That of the latest catalogue is kept: a training asks for its features, and for the source at each cut.
+    """
+    return _index_of(text_columns(catalog), catalog.n_items)
+
+
+@lru_cache(1)
+def _index_of(columns: tuple[tuple[str, ...], ...], n_items: int) -> TextIndex:
+    return TextIndex.build(texts_of(columns), n_items)
 
 
 def hashed(token: str) -> int:

@@ -157,9 +157,41 @@ def scores_of(
             if pair >= 0:
                 own, own_longer = _counted(table, pair, spans[0], spans[1], as_of)
                 count, longer = count + weights[j] * own, longer + weights[j] * own_longer
-        expected = longer * spans[0] / spans[1] if spans[1] else 0.0
-        score[k] = (count - expected) / np.sqrt(expected + 1) if spans[1] else np.log1p(count)
+        score[k] = _scored(count, longer, spans)
     return score
+
+
+# The items of a value and of the whole both ascend, so that none is looked for: in a fifth of the time.
+@njit(cache=True, nogil=True)
+def value_scores(
+    table: Table, spans: tuple[int, int], value: int, weight: float, factor: float, as_of: int
+) -> F32:  # fmt: skip
+    """Return float32[n] of all items of one value: what `scores_of` has with it alone, and one factor for all.
+
+    weight: of the value; 0 of that of the whole, and where the values are of items.
+    """
+    first, whole = table.starts[value], table.starts[len(table.starts) - 2]
+    score = np.full(table.starts[value + 1] - first, np.nan, np.float32)
+    for k in range(len(score)):
+        while table.item[whole] < table.item[first + k]:
+            whole += 1
+        count, longer = _counted(table, whole, spans[0], spans[1], as_of)
+        if count == 0:
+            continue
+        count, longer = factor * count, factor * longer
+        if weight > 0:
+            own, own_longer = _counted(table, first + k, spans[0], spans[1], as_of)
+            count, longer = count + weight * own, longer + weight * own_longer
+        score[k] = _scored(count, longer, spans)
+    return score
+
+
+@njit(cache=True, nogil=True)
+def _scored(count: float, longer: float, spans: tuple[int, int]) -> float:
+    if not spans[1]:
+        return float(np.log1p(count))
+    expected = longer * spans[0] / spans[1]
+    return float((count - expected) / np.sqrt(expected + 1))
 
 
 @njit(cache=True, nogil=True)

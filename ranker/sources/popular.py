@@ -16,7 +16,7 @@ from ranker.candidates.named import Served
 from ranker.candidates.seeds import taken_last
 from ranker.candidates.source import Proposal, best
 from ranker.request import Request
-from ranker.sources.by_value import NO_VALUES, factors_of, lists_of, made_table, scores_of, total_of
+from ranker.sources.by_value import NO_VALUES, factors_of, lists_of, made_table, scores_of, total_of, value_scores
 
 #: items that the user took last whose values of an item's attribute count
 SEEDS = 20
@@ -27,7 +27,7 @@ KINDS = ("categorical", "multi")
 ENTRY, ENTRIES = 168, {"surface": 2, "user": 4}
 #: what `by` may be: a side, and whether it names an attribute of it
 BY = {("surface", False), ("user", True), ("item", True)}
-NO_WEIGHTS = np.empty(0)
+NO_WEIGHTS, NO_ITEMS = np.empty(0), np.empty(0, np.int32)
 
 
 class PopularBySettings(Settings):
@@ -98,6 +98,7 @@ class PopularBy:
         self.settings = PopularBySettings(**params)
         side, _, attribute = (self.settings.by or "").partition(".")
         self._side, self._attribute = side, attribute
+        self._spans = (self.settings.half_life, self.settings.trend or 0)
         self.event_bytes = ENTRY * ENTRIES.get(side, 1)
 
     def check(self, catalog: Catalog) -> None:
@@ -126,11 +127,11 @@ class PopularBy:
 
     def _count(self, state: State) -> None:
         of = self._values_of(state.catalog) if self._attribute else None
-        spans = (self.settings.half_life, self.settings.trend or 0)
-        self._table = made_table(state, self._floor, self._side, of, spans)
+        self._table = made_table(state, self._floor, self._side, of, self._spans)
         self._codes = lists_of(of) if of is not None and self._side == "item" else (NO_OFFSETS, NO_CODES)
         self._of, self._whole, self._end = of, len(self._table.starts) - 2, state.end
-        self._orders: dict[int, I32] = {}  # by value, of all its items as of the end; made when first asked for
+        #: by value, its first items as of the end, and how many were asked for; made when first asked for
+        self._orders: dict[int, tuple[int, I32]] = {}
         self._sum = (self._end, self._summed(self._end))
 
     def propose(self, request: Request, limit: int) -> Proposal:
@@ -173,26 +174,27 @@ class PopularBy:
         """Return int32[<= limit]: the first items of one value by its own events and the share of all."""
         if as_of < self._end:
             return self._ordered(value, as_of, limit)
-        if value not in self._orders:
-            self._orders[value] = self._ordered(value, as_of, len(self._table.item))
-        return self._orders[value][:limit]
+        most, order = self._orders.get(value, (0, NO_ITEMS))
+        if most < limit:  # more than that, lest somewhat more be asked for next; all of a million take long to sort
+            order = self._ordered(value, as_of, 2 * limit)
+            self._orders[value] = 2 * limit, order
+        return order[:limit]
 
     def _ordered(self, value: int, as_of: int, limit: int) -> I32:
         items = self._table.item[self._table.starts[value] : self._table.starts[value + 1]]
         whole = value == self._whole or self._side == "item"  # whose order within a value is that of the whole
-        values, weights = (NO_VALUES, NO_WEIGHTS) if whole else (np.array([value]), np.ones(1))
-        score = self._score(values, weights, 1.0 if whole else self._share(as_of), as_of, items)
+        weight, factor = (0.0, 1.0) if whole else (1.0, self._share(as_of))
+        score = value_scores(self._table, self._spans, value, weight, factor, as_of)
         return items[best(score, limit, items)]
 
     def _score(self, values: I64, weights: F64, share: float, as_of: int, item: I32) -> F32:
         """Return float32[n] of any items; NaN of one without a wanted event before as_of."""
-        spans = (self.settings.half_life, self.settings.trend or 0)
         if self._side == "item" and self._of is not None:
             factor = factors_of(*self._codes, values, weights, share, item)
             values, weights = NO_VALUES, NO_WEIGHTS
         else:
             factor = np.full(len(item), share)
-        found: F32 = scores_of(self._table, spans, values, weights, factor, as_of, item)
+        found: F32 = scores_of(self._table, self._spans, values, weights, factor, as_of, item)
         return found
 
     def _share(self, as_of: int) -> float:

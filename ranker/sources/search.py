@@ -12,8 +12,11 @@ from features.state.store import NEVER
 from ranker.candidates.named import Arrays, Served, SourceData
 from ranker.candidates.source import NOTHING, Proposal, best
 from ranker.request import Request
-from ranker.sources.bm25 import NO_TERMS, NONE, TextIndex
-from ranker.sources.tokens import texts_of, tokens
+from ranker.sources.bm25 import NO_TERMS, NONE, TextIndex, index_of
+from ranker.sources.tokens import tokens
+
+#: a text that is not ASCII when its accents have fallen off, either
+UNSPACED_TOO = "\u00e9\u6f22"
 
 
 class SearchSettings(Settings):
@@ -43,12 +46,14 @@ class Search:
 
     def fit(self, data: SourceData) -> Arrays:
         """Return the arrays of `TextIndex`: the same at every cut, for the texts have no time."""
-        return TextIndex.build(texts_of(data.catalog), data.catalog.n_items)._asdict()
+        return index_of(data.catalog)._asdict()
 
     def open(self, served: Served) -> None:
         """Take the index."""
         self._index = TextIndex(**served.arrays)
-        tokens("é")  # what tells the scripts apart is made now, and not in the first request
+        # What tells the scripts apart is made now, and kernels are compiled, and not in the first search.
+        tokens(UNSPACED_TOO)
+        self._index.score(NO_TERMS, self._index.top(NO_TERMS, 1)[0])
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """Return the items with the highest scores; the score of others is 0, and NaN of one without text."""

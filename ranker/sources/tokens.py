@@ -22,9 +22,13 @@ UNSPACED = (
 )
 
 
-def texts_of(catalog: Catalog) -> Iterator[str]:
-    """Yield the text of each item: all of [items.text], a line each."""
-    columns = [attribute.values for attribute in catalog.item_attributes if attribute.kind == "text"]
+def text_columns(catalog: Catalog) -> tuple[tuple[str, ...], ...]:
+    """Return the columns of [items.text], a text for each item."""
+    return tuple(attribute.values for attribute in catalog.item_attributes if attribute.kind == "text")
+
+
+def texts_of(columns: tuple[tuple[str, ...], ...]) -> Iterator[str]:
+    """Yield the text of each item: that of all columns, a line each."""
     return map("\n".join, zip(*columns, strict=True))
 
 

@@ -69,7 +69,7 @@ MADE_OF = "world.json"
 def make_world(folder: Path, scale: float = 1.0, seed: int = 0) -> dict[str, int]:
     """Write the world of a seed to an empty or new folder; return how many users, items and events it has.
 
-    scale: 1 is 20,000 users, 6,000 items and 2.2 million events. Raises PairliftError where something is in the folder.
+    scale: 1 is 20,000 users, 6,000 items and 2.4 million events. Raises PairliftError where something is in the folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PairliftError(f"{folder}: an empty folder, or none, was expected for the generated log; name another")

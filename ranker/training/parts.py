@@ -151,6 +151,6 @@ def prerank_figures(parts: Parts, memory: int = 2 * GIB) -> dict[str, Any]:
     sources = sources_until(prepared, parts.plugins, prepared.split.t2, memory)
     teacher = teacher_of(prepared, parts.plugins, sources, Wanted(parts.wanted, parts.shares))
     found = figures(teacher, parts.prerank, prepared.slices()["test"].requests, config.prerank.keep)
-    said = "[prerank] cuts something of %.0f %% of the test's requests, and keeps %s of the ranker's own first 50"
-    logger.info(said, 100 * found["cut"], found["kept_top50"])
+    kept = "" if found["kept_top50"] is None else f", and keeps {found['kept_top50']:.4f} of the ranker's own first 50"
+    logger.info("[prerank] cuts something of %.0f %% of the test's requests%s", 100 * found["cut"], kept)
     return {PRERANK: found}

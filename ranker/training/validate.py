@@ -33,8 +33,8 @@ TOO_FRESH = 0.8
 def validation(config: Config, check: Callable[[Prepared], None]) -> Iterator[str]:
     """Import the log, make groups and pairs, and yield the lines of the report.
 
-    check: of what other commands than a training ask of the data. Raises PairliftError for what it refuses and for
-    what stops a training, behind the lines of what was found before.
+    check: raises PairliftError for what a report of an uplift would stop at, which is above training.
+    Raises PairliftError for what stops a training, behind the lines of what was found before.
     """
     database = import_stage(config) / "log.duckdb"
     log, catalog = load_log(database)
@@ -47,9 +47,9 @@ def validation(config: Config, check: Callable[[Prepared], None]) -> Iterator[st
     except PairliftError as error:
         raise PairliftError(f"cannot be trained on: {error}") from error
     check_network(config)
+    check(prepared)
     for part in (_period_lines, _boundary_lines, _list_lines, _simple_lines, _warning_lines):
         yield from ("", *part(prepared))
-    check(prepared)
 
 
 def _repeat_lines(repeats: int | None) -> list[str]:

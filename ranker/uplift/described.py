@@ -1,6 +1,7 @@
 """Beside a report's figures: what they were measured on, what the plugin costs, how its values move."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import numpy as np
 from features.pairing.groups import Groups
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin
-from features.schema import F64
+from features.schema import F64, Requests
 from ranker.columns import Columns, plugin_values
 from ranker.training.plugins import plugin_seconds, plugin_stage, saved_fit
 from ranker.training.prepared import Prepared
+from ranker.uplift.memory import Asked, memory_of
 
 #: single requests that are timed, after some that are not
 TIMED, UNTIMED = 200, 20
@@ -36,31 +38,36 @@ def described(prepared: Prepared, name: str, groups: dict[str, Groups], first: C
 
 
 def _cost(prepared: Prepared, name: str, groups: Groups) -> dict[str, Any]:
-    """Return seconds of each fit when it was made, bytes that a bundle keeps, and milliseconds of one request."""
+    """Return seconds of each fit when it was made, bytes that a bundle keeps and that a process that serves needs more,
+    and milliseconds of one request.
+    """
     config = prepared.config
     seeds = config.uplift.fit_seeds
     saved = saved_fit(config, name, seeds[0])
     # Loaded anew: one that gave values of the whole log may have kept them.
     plugin = plugin_stage(prepared, name, seeds[0])
-    ms = _request_ms(prepared, name, plugin, groups)
+    drawn = np.random.default_rng(0).permutation(len(groups.requests))[: TIMED + UNTIMED].tolist()
+    asked = [groups.requests.slice(g, g + 1) for g in drawn]
+    # Before the memory: what compiles its kernels here, and keeps them, would have the compiler's too.
+    ms = _request_ms(prepared, name, plugin, asked)
+    histories, path = prepared.state.histories, config.plugins[name].path
+    few = Asked(name=name, path=path, saved=saved, requests=asked[:UNTIMED], histories=histories, spec=prepared.spec)
     return {
         "fit_seconds": [plugin_seconds(config, name, seed) for seed in seeds],
         "saved_bytes": sum(path.stat().st_size for path in saved.rglob("*") if path.is_file()),
+        "memory_bytes": memory_of(few),
         "request_ms": {"p50": float(np.median(ms)), "p99": float(np.percentile(ms, 99))},
         "requests": len(ms),
         "candidates": len(groups.requests.item) / max(len(groups.requests), 1),
     }
 
 
-def _request_ms(prepared: Prepared, name: str, plugin: FeaturePlugin, groups: Groups) -> F64:
+def _request_ms(prepared: Prepared, name: str, plugin: FeaturePlugin, requests: Sequence[Requests]) -> F64:
     """Return float64[n]: how long the plugin's values of one request take, asked one after the other."""
-    requests, histories = groups.requests, prepared.state.histories
-    drawn = np.random.default_rng(0).permutation(len(requests))[: TIMED + UNTIMED]
     took = []
-    for g in drawn.tolist():
-        one = requests.slice(g, g + 1)
+    for one in requests:
         started = time.perf_counter()
-        plugin_values(name, plugin, one, histories, prepared.spec)
+        plugin_values(name, plugin, one, prepared.state.histories, prepared.spec)
         took.append(1000 * (time.perf_counter() - started))
     return np.array(took[UNTIMED:] or took)
 

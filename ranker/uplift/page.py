@@ -11,7 +11,7 @@ from typing import Any
 
 from ranker.uplift import figures
 from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, fragment, items, settings, table, terms
-from ranker.uplift.said import Figure, Sentence, as_html, found_at, interval
+from ranker.uplift.said import Figure, Sentence, as_html, costs, found_at, interval
 from ranker.uplift.shrunk import FEW_USERS
 from ranker.uplift.verdict import cleared, doubts, verdict, why
 
@@ -85,18 +85,8 @@ def _read_interval(report: Report) -> Sentence:
 
 def _cost(report: Report) -> str:
     trees = [Figure(("trees", arm), "count") for arm in ("without", "with")]
-    lines: list[Sentence] = [["the ranker itself: ", trees[0], " trees without it, ", trees[1], " with it, on average"]]
-    if "cost" in report:
-        p50, p99 = (Figure(("cost", "request_ms", p), "ms") for p in ("p50", "p99"))
-        of: Sentence = [" for its values in a request of ", Figure(("cost", "candidates"), "number"), " candidates"]
-        where = " on average, one request at a time, where the report was made"
-        lines = [
-            ["p50 ", p50, ", p99 ", p99, *of, where],
-            [Figure(("cost", "fit_seconds"), "seconds"), " for a fit"],
-            [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
-            *lines,
-        ]
-    return items(as_html(report, line) for line in lines)
+    ranker: Sentence = ["the ranker itself: ", trees[0], " trees without it, ", trees[1], " with it, on average"]
+    return items(as_html(report, line) for line in [*costs(report), ranker])
 
 
 def _doubts(report: Report) -> str:

@@ -46,8 +46,9 @@ from ranker.uplift.slices import slices
 
 METRIC = "PairAccuracy, ties as one half"
 #: of `uplift.json`. 2: ties as one half; fits of the plugin; leak controls. 3: `lists`. 4: `heads`. 5: `split`, `cost`,
-#: `periods`, `settings`; slices have `shrunk`. 6: `calibration`, `contributions`; slices by day and in SQL
-FORMAT = 6
+#: `periods`, `settings`; slices have `shrunk`. 6: `calibration`, `contributions`; slices by day and in SQL.
+#: 7: `cost` has `memory_bytes`
+FORMAT = 7
 
 
 def uplift_report(config: Config, name: str, lists: bool = True) -> dict[str, Any]:

@@ -98,6 +98,24 @@ def interval(*path: str | int) -> list[str | Figure]:
     return [Figure((*path, "relative_uplift"), "percent"), " [", low, ", ", high, "]"]
 
 
+def costs(report: Mapping[str, Any]) -> list[Sentence]:
+    """Return what the plugin of an uplift report costs, a phrase each; none of one that did not keep it."""
+    if "cost" not in report:
+        return []
+    p50, p99 = (Figure(("cost", "request_ms", p), "ms") for p in ("p50", "p99"))
+    of: Sentence = [" for its values in a request of ", Figure(("cost", "candidates"), "number"), " candidates"]
+    memory: Sentence = [
+        Figure(("cost", "memory_bytes"), "bytes"),
+        " more memory in a process that serves (resident after some requests, with libraries that it alone brings)",
+    ]
+    return [
+        ["p50 ", p50, ", p99 ", p99, *of, " on average, one request at a time, where the report was made"],
+        *([memory] if "memory_bytes" in report["cost"] else []),
+        [Figure(("cost", "fit_seconds"), "seconds"), " for a fit"],
+        [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
+    ]
+
+
 def as_text(report: Mapping[str, Any], sentence: Sentence) -> str:
     """Return the sentence as plain text."""
     return "".join(part if isinstance(part, str) else part.text(report) for part in sentence)

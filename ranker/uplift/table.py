@@ -8,7 +8,7 @@ from features.schema import SAMPLED
 from ranker.metrics.shown import shown_lines
 from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
-from ranker.uplift.said import as_text
+from ranker.uplift.said import as_text, costs
 from ranker.uplift.verdict import doubts, verdict
 
 #: guard rails that have lines of their own
@@ -43,6 +43,7 @@ def as_table(report: dict[str, Any]) -> str:
         f"the interval is about {report['holds_for']}; its parts: {_parts(report)}",
         f"over missingness (known or not, without the values): {_interval(missing['beyond'])}; {_sides(missing)}",
         f"random {_number(report['random'])}   popularity {_number(report['popularity'])}   alone: {alone}",
+        *_cost(report),
         *_heads(report["heads"]),
         *shown_lines(report["shown_order"], {"without": "without", "with": "with", "popularity": "popularity"}),
         "minimum detectable uplift, the smallest that this test could show: "
@@ -51,6 +52,12 @@ def as_table(report: dict[str, Any]) -> str:
         *_doubts(report),
     ]
     return "\n".join(lines)
+
+
+def _cost(report: dict[str, Any]) -> list[str]:
+    """Return the line of what the plugin costs, where the report kept it."""
+    found = [as_text(report, of) for of in costs(report)]
+    return [f"it costs {'; '.join(found)}"] if found else []
 
 
 def _heads(heads: dict[str, list[float | None]]) -> list[str]:

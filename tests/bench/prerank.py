@@ -8,6 +8,8 @@ either. Scorers that are compared, learned from the same requests of before the 
 forest    what is served: a small forest over the sources' own scores and the items' counters (`ranker.prerank`)
 product   least squares on the ranker's scores by user vector · item vector, and a prior of each item
 linear    the same by the scores of all sources
+mixture   a Mixture-of-Logits head over the same vectors, and a prior of each item (`peers/mixture_of_logits.py`); its
+          milliseconds, of torch on one thread, are those of all items
 
 prerank_kept_top50   mean over these users of the share of the ranker's first 50 that is among the 500 kept
 prerank_ms           p50 of the stage for 10,000 candidates on one thread: the sources' scores of all of them, the
@@ -16,18 +18,22 @@ prerank_ms           p50 of the stage for 10,000 candidates on one thread: the s
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from bench.peers.examples import WORK, written
+from bench.peers.mixture_of_logits import Learned, MixtureOfLogits, learned, scores
 
-from features.schema import F64, GIB, I32, Requests
+from features.plugin import RetrievalPlugin, VectorPlugin
+from features.schema import F32, F64, GIB, I32, Requests
+from features.state.histories import Histories
 from ranker.candidates.filters import filters_of
 from ranker.candidates.gathering import own_quotas, proposals_of, source_columns, source_values
 from ranker.config import Config
 from ranker.examples import example_text
-from ranker.prerank.distil import FITTED, MEASURED, TOP, Seen, Teacher, distil, drawn, held_out
+from ranker.prerank.distil import FITTED, MEASURED, SHIFT, TOP, Seen, Teacher, distil, drawn, held_out
 from ranker.prerank.light import Prerank, kept
 from ranker.request import Request
 from ranker.training.arms import Arms
@@ -80,9 +86,27 @@ def over_all(parts: Parts, until: int) -> Teacher:
     return teacher_of(prepared, parts.plugins, sources_until(prepared, parts.plugins, until, 2 * GIB), Wanted(wanted))
 
 
-def all_seen(teacher: Teacher, requests: Requests, fit: bool) -> list[Seen]:
-    """Return the candidates of the requests that a fit sees, or of those that the figure is of."""
-    return [teacher.seen(request) for request in drawn(requests, teacher.state, fit, FITTED if fit else MEASURED)]
+class Asked(NamedTuple):
+    """A request whose candidates the ranker scored."""
+
+    seen: Seen
+    query: F32  # [d], of what `vectors_of` gives; NaN of a user without
+
+
+def all_asked(teacher: Teacher, requests: Requests, fit: bool) -> list[Asked]:
+    """Return the requests that a fit sees, or those that the figure is of."""
+    some = drawn(requests, teacher.state, fit, FITTED if fit else MEASURED)
+    queries = vectors_of(teacher)[1]
+    none = np.empty(0, np.int32)
+    return [Asked(teacher.seen(one), queries(one.requests(none), one.state.histories)[0]) for one in some]
+
+
+def vectors_of(teacher: Teacher) -> tuple[F32, Callable[[Requests, Histories], F32]]:
+    """Return keys of items, float32[items, d], and what gives float32[g, d] queries: those of the source `nearest`."""
+    plugin = next(plugin for plugin in teacher.plugins.values() if isinstance(plugin, VectorPlugin))
+    if isinstance(plugin, RetrievalPlugin):
+        return plugin.item_keys, plugin.queries
+    return plugin.item_vectors, plugin.user_vectors
 
 
 def linear(columns: Sequence[int], seen: Sequence[Seen], n_items: int) -> Scorer:
@@ -106,14 +130,29 @@ def _known(seen: Seen, columns: Sequence[int]) -> F64:
     return np.column_stack([scores, np.ones(len(scores))])
 
 
-def kept_top(scorer: Scorer, seen: Sequence[Seen], keep: int = KEEP) -> dict[str, float]:
+def mixture(teacher: Teacher, fitted: Sequence[Asked]) -> MixtureOfLogits:
+    """Return the head that has learned the ranks that the forest learns, of all items that are not held out."""
+    rows = []
+    for one in fitted:
+        order = one.seen.first(len(one.seen.item))
+        own = np.flatnonzero(~held_out(one.seen.item[order]))
+        rows.append(Learned(one.query, one.seen.item[order[own]].astype(np.int64), -np.log2(SHIFT + own)))
+    return learned(vectors_of(teacher)[0], [one for one in rows if np.isfinite(one.query).all()])
+
+
+def mixed(head: MixtureOfLogits, one: Asked) -> F64:
+    """Return float64[n] of a request's candidates; of a user without a query, by the items' priors all but alone."""
+    return scores(head, np.nan_to_num(one.query), one.seen.item)
+
+
+def kept_top(found: Iterable[F64], seen: Sequence[Seen], keep: int = KEEP) -> dict[str, float]:
     """Return the mean share of the ranker's first 50 that is kept, also of the items that no fit saw; the 10th
-    percentile by user.
+    percentile by user. found: float64[n] scores of each request's candidates.
     """
     shares, unseen = [], []
-    for one in seen:
+    for score, one in zip(found, seen, strict=True):
         top = one.first(TOP)
-        there = np.isin(top, kept(scorer(one), one.item, keep))
+        there = np.isin(top, kept(score, one.item, keep))
         new = held_out(one.item[top])
         shares.append(there.mean())
         unseen += [there[new].mean()] if new.any() else []
@@ -134,39 +173,51 @@ def milliseconds(teacher: Teacher, light: Prerank, candidates: int = CANDIDATES,
     filters, quota = filters_of(teacher.config, state), own_quotas(teacher.sources)(request)
     proposals = proposals_of(teacher.sources, request, filters, quota)
     item: I32 = np.sort(np.random.default_rng(0).integers(0, state.catalog.n_items, candidates)).astype(np.int32)
+
+    def stage() -> object:
+        values = source_values(proposals, item)
+        return kept(light.scores(request, spec, item, values), item, KEEP)
+
+    return median_ms(stage, calls)
+
+
+def median_ms(call: Callable[[], object], calls: int) -> float:
+    """Return the p50 of so many calls, after one more."""
     took = []
     for _ in range(calls + 1):
         begun = time.perf_counter_ns()
-        scores = source_values(proposals, item)
-        kept(light.scores(request, spec, item, scores), item, KEEP)
+        call()
         took.append(time.perf_counter_ns() - begun)
     return float(np.median(took[1:]) / 1e6)
 
 
-def measured(parts: Parts) -> tuple[dict[str, dict[str, float]], float]:
-    """Return what each scorer keeps, by name, and the milliseconds of what is served."""
+def measured(parts: Parts) -> tuple[dict[str, dict[str, float]], float, float]:
+    """Return what each scorer keeps, by name; the milliseconds of what is served; and those of the mixture."""
     slices, split = parts.prepared.slices(), parts.prepared.split
     teacher, later = (over_all(parts, until) for until in (split.t1, split.t2))
     light = distil(teacher, slices["train"].requests)
     assert light is not None
-    fitted, asked = all_seen(teacher, slices["train"].requests, True), all_seen(later, slices["test"].requests, False)
+    fitted, asked = all_asked(teacher, slices["train"].requests, True), all_asked(later, slices["test"].requests, False)
     names, n_items = source_columns(teacher.sources), teacher.state.catalog.n_items
-    scorers: dict[str, Scorer] = {
+    seen, known = [one.seen for one in asked], [one.seen for one in fitted]
+    by_sources: dict[str, Scorer] = {
         "forest": lambda one: light.of_rows(one.light),
-        "product": linear([names.index(PRODUCT)], fitted, n_items),
-        "linear": linear(range(len(names)), fitted, n_items),
+        "product": linear([names.index(PRODUCT)], known, n_items),
+        "linear": linear(range(len(names)), known, n_items),
     }
-    found = {name: kept_top(scorer, asked) for name, scorer in scorers.items()}
-    return found, milliseconds(later, light)
+    found = {name: kept_top(map(scorer, seen), seen) for name, scorer in by_sources.items()}
+    head = mixture(teacher, fitted)
+    found["mixture"] = kept_top((mixed(head, one) for one in asked), seen)
+    return found, milliseconds(later, light), median_ms(lambda: mixed(head, asked[0]), CALLS)
 
 
 def figures() -> dict[str, float]:
     """Return the figures of the stage: some minutes the first time, then half a minute."""
-    found, took = measured(trained_of(example()))
+    found, took, took_mixed = measured(trained_of(example()))
     print(f"{'scorer':10}{'kept of the first 50':>22}{'of unseen items':>18}{'10th percentile':>18}")
     for name, of in found.items():
         print(f"{name:10}{of['kept']:22.4f}{of['unseen items']:18.4f}{of['p10']:18.2f}")
-    result = {"prerank_kept_top50": found["forest"]["kept"], "prerank_ms": took}
+    result = {"prerank_kept_top50": found["forest"]["kept"], "prerank_ms": took, "prerank_ms_mixture": took_mixed}
     return result | {f"prerank_kept_top50_{name}": of["kept"] for name, of in found.items() if name != "forest"}
 
 

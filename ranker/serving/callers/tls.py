@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from features.errors import PairliftError
+from ranker.asking.expiry import warn_of_end
 from ranker.serving.callers.watched import Watched
 
 
@@ -26,7 +27,8 @@ class ServerTls:
         """Return `grpc.ServerCredentials`; PairliftError where the files are not a certificate, its key, and roots.
 
         The files are looked at before each handshake: a new connection meets the new certificate, an open one keeps the
-        one that it began with until `[serve] connection_age` ends it.
+        one that it began with until `[serve] connection_age` ends it. Of one that has ended, or will soon, a line is
+        logged when it is read: a server may be there before its new certificate is.
         """
         paths = [self.cert, self.key, *([] if self.client_ca is None else [self.client_ca])]
         files = Watched(paths, self._configuration)
@@ -37,6 +39,9 @@ class ServerTls:
     def _configuration(self, contents: list[bytes]) -> Any:
         cert, key, *roots = contents
         self._check(cert, key, *roots)
+        warn_of_end(self.cert, cert)
+        if self.client_ca is not None:
+            warn_of_end(self.client_ca, roots[0], roots=True)
         return grpc.ssl_server_certificate_configuration([(key, cert)], roots[0] if roots else None)
 
     def _check(self, cert: bytes, key: bytes, roots: bytes | None = None) -> None:

@@ -111,7 +111,11 @@ class Deployer:
         wanted.check()
         with self._alone():
             place, figures, loaded = self._place(wanted), None, {}
-            self._planned(wanted, place)  # what cannot be is refused now, and not after the loading
+            # What cannot be is refused now, and not after the loading.
+            if self._planned(wanted, place) is self.plan:
+                say(f"bundle {self.plan.active.version} is active already: nothing has changed")
+                return None
+            self._tell_replaced(wanted.arm, place, say)
             if place is not None and place.version not in self._served:
                 loaded[place.version] = self._loaded(place, say)
                 try:
@@ -123,6 +127,15 @@ class Deployer:
             self._commit(self._planned(wanted, place), loaded)
         say("deployed: requests that begin from now on are answered accordingly")
         return figures
+
+    def _tell_replaced(self, arm: str, place: Place | None, say: Callable[[str], None]) -> None:
+        """Say where an arm that is under way gets another bundle."""
+        before = self.plan.arms.get(arm)
+        if before is not None and place is not None and before.version != place.version:
+            say(
+                f"arm {arm} answers with bundle {before.version}, in whose place {place.version} comes: what the arm's "
+                "users did before and after is of two bundles"
+            )
 
     def _planned(self, wanted: Wanted, place: Place | None) -> Plan:
         plan = self.plan

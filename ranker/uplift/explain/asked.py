@@ -1,5 +1,6 @@
 """Slices that `[uplift.slices]` asks for in SQL, and the days of the test, by DuckDB over the imported log."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,18 +10,19 @@ import numpy as np
 import pyarrow as pa
 
 from features.errors import PairliftError
-from features.log.sources import brief, explained
+from features.log.sources import explained
 from features.pairing.groups import Groups
 from features.schema import DAY
 from ranker.training.arms import Arms
 from ranker.training.prepared import Prepared
-from ranker.uplift.explain.steady import unsteady
 
 #: values that a slice may have: more are no table that one reads
 MOST_VALUES = 50
 #: days of a test that are slices by themselves; of a longer one its weeks are
 MOST_DAYS = 14
 UNKNOWN = "unknown"
+#: what reads the clock, and is written without brackets
+CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 
 
 def check_asked(prepared: Prepared) -> None:
@@ -50,8 +52,7 @@ def asked_labels(prepared: Prepared, groups: Groups, asked: Mapping[str, str]) -
 
     The expression sees the item's attributes by their names, and `user` and `context` as structs: the user's
     attributes; `as_of` (with the zone of `[time]`), `surface` and what the row's event has of `[events.context]`.
-    Raises PairliftError where DuckDB cannot answer it, where it says another thing each time that it is asked, and
-    where it has more than 50 values.
+    Raises PairliftError where DuckDB cannot answer it, and where it has more than 50 values.
     """
     if not asked:
         return {}
@@ -59,7 +60,7 @@ def asked_labels(prepared: Prepared, groups: Groups, asked: Mapping[str, str]) -
     with _rows(prepared, groups) as con:
         for name, sql in asked.items():
             place = f"[uplift.slices] {name}"
-            _refuse_luck(con, place, sql)
+            _check_repeatable(con, place, sql)
             with explained(place, sql, _hint(con)):
                 values = con.execute(f'SELECT CAST(({sql}) AS VARCHAR) AS x FROM sliced ORDER BY "#row"')
                 labels = values.fetchnumpy()["x"]
@@ -70,6 +71,37 @@ def asked_labels(prepared: Prepared, groups: Groups, asked: Mapping[str, str]) -
                     "with fewer, such as a CASE or a date_trunc"
                 )
     return found
+
+
+def _check_repeatable(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> None:
+    """Refuse what another run answers in another way: a slice by chance, or by the clock, cannot be told again."""
+    [(tree,)] = con.execute("SELECT json_serialize_sql('SELECT (' || ? || ')')", [sql]).fetchall()
+    columns = {name.lower() for name, *_ in con.execute("DESCRIBE sliced").fetchall()}
+    moving = {
+        name
+        for (name,) in con.execute(
+            "SELECT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        ).fetchall()
+    }
+    called = {found.lower() for found in _called(json.loads(tree))} - columns
+    if wrong := sorted(called & (moving | CLOCKS)):
+        raise PairliftError(
+            f"{place}: an expression that gives the same value in every run was expected, found {', '.join(wrong)}: "
+            "make it of the item's, user's and context's columns"
+        )
+
+
+def _called(tree: Any) -> Iterator[str]:
+    """Yield the functions, and the names without a dot, of a statement that DuckDB took apart."""
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _called(part)
+    elif isinstance(tree, dict):
+        if "function_name" in tree:
+            yield tree["function_name"]
+        if len(tree.get("column_names", ())) == 1:
+            yield tree["column_names"][0]
+        yield from _called(list(tree.values()))
 
 
 @contextmanager
@@ -112,20 +144,6 @@ def _rows(prepared: Prepared, groups: Groups) -> Iterator[duckdb.DuckDBPyConnect
         yield con
 
 
-def _refuse_luck(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> None:
-    """Raise PairliftError for SQL by which a report made again would have other slices."""
-    if luck := unsteady(con, sql, _columns(con)):
-        raise PairliftError(
-            f"{place}: an expression that says the same each time was expected, found {luck} in {brief(sql)}; take the "
-            "time from context.as_of, and parts by chance from hash(…) of an attribute"
-        )
-
-
 def _hint(con: duckdb.DuckDBPyConnection) -> str:
-    known = [f"{name} ({kind})" for name, kind in _columns(con).items()]
+    known = [f"{name} ({kind})" for name, kind, *_ in con.execute("DESCRIBE sliced").fetchall() if name != "#row"]
     return f"a SQL expression over these was expected: {', '.join(known)}"
-
-
-def _columns(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Return the SQL type of each column that an expression sees."""
-    return {name: kind for name, kind, *_ in con.execute("DESCRIBE sliced").fetchall() if name != "#row"}

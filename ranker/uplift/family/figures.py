@@ -12,6 +12,7 @@ Path = tuple[str | int, ...]
 #: what a plugin costs: its place in `cost`, how it is written, and its name
 COSTS: dict[str, tuple[Path, str]] = {
     "time in a request": (("request_ms", "p50"), "ms"),
+    "memory in a process that serves": (("memory_bytes",), "bytes"),
     "training": (("fit_seconds",), "seconds"),
     "size in a bundle": (("saved_bytes",), "bytes"),
 }

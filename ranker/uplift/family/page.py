@@ -5,8 +5,8 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from ranker.uplift.family.figures import COSTS, family_figure, frontier, frontier_figure
-from ranker.uplift.family.said import doubts_of, said_of, verdict, what_p_is, why
+from ranker.uplift.family.figures import COSTS, by_cost, family_figure, frontier, frontier_figure
+from ranker.uplift.family.said import doubts_of, said_of, verdict, why
 from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, items, settings, table, terms
 from ranker.uplift.page import PERIODS
 from ranker.uplift.said import Figure, Sentence, as_html, found_at
@@ -89,11 +89,14 @@ def _numbers(report: Report) -> str:
             rows[f"{name}, {label}"] = [*arms, *ends(*path), *(Figure((*path, p), "number") for p in ("p", "p_holm"))]
     together = [Figure(("together", arm), "accuracy") for arm in ("without", "with")]
     every = table(report, _HEADS, {"all together": [*together, *ends("together")]} | rows)
+    correction = report["correction"]
     return f"""<section><h2>All numbers</h2>
 {every}
-<p class="aside">PairAccuracy, ties as one half. {as_html(report, what_p_is(report))} \
-The intervals are about {escape(report["holds_for"])}; what a plugin adds is paired by user, seed and fit.</p>
-</section>"""
+<p class="aside">PairAccuracy, ties as one half. p is that of no gain: two-sided where there is a gain, else 1; of a \
+plugin alone the larger one of the uplift and of the uplift over missingness, for both must lie above zero. Corrected \
+over the {as_html(report, [Figure(("correction", "plugins"), "count")])} plugins, for each of the two questions: \
+{escape(correction["source"])}. The intervals are about {escape(report["holds_for"])}; what a plugin adds is paired by \
+user, seed and fit.</p></section>"""
 
 
 _HEADS = ["", "without", "with", "uplift", "low", "high", "p", "p, corrected"]
@@ -106,6 +109,7 @@ def _frontiers(report: Report) -> str:
         f'<figure class="card"><h3>Gain by {cost}</h3>{frontier_figure(report, cost)}'
         f"<figcaption>{escape(_best(frontier(report, cost)))}</figcaption></figure>"
         for cost in COSTS
+        if by_cost(report, cost)
     )
     return f"""<section><h2>Gain and cost</h2>
 <p class="aside">The uplift of each plugin alone, the cheapest first. Filled: useful, and no other useful one gains as \

@@ -62,16 +62,6 @@ def _together(report: Report) -> Sentence:
     return [f"{every} together bring a relative uplift of ", *interval("together"), " (95 %). "]
 
 
-def what_p_is(report: Report) -> Sentence:
-    """Return what stands in the columns of p, and how it is corrected."""
-    return [
-        "p is that of no gain: two-sided where there is a gain, else 1; of a plugin alone the larger one of the uplift "
-        "and of the uplift over missingness, for both must lie above zero. Corrected over the ",
-        Figure(("correction", "plugins"), "count"),
-        f" plugins, for each of the two questions: {report['correction']['source']}.",
-    ]
-
-
 def said_of(report: Report, name: str) -> str:
     """Return what is said of one plugin."""
     of = report["each"][name]

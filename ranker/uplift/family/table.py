@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from features.files import made_folder, written
 from ranker.uplift.family.page import as_page
-from ranker.uplift.family.said import doubts_of, said_of, verdict, what_p_is, why
+from ranker.uplift.family.said import doubts_of, said_of, verdict, why
 from ranker.uplift.said import Figure, as_text, interval
 
 Report = Mapping[str, Any]
@@ -26,6 +26,13 @@ SCHEMA = pa.schema(
 )
 
 
+#: what p is, which no heading has room for
+P_SAID = (
+    "p is that of no gain; of a plugin alone the larger one of its uplift and of its uplift over missingness, for both "
+    "must lie above zero."
+)
+
+
 def as_table(report: Report) -> str:
     """Return the verdict, a line for each question of each plugin, and what is said of each."""
     lines = [f"{report['data']}: {verdict(report)}", as_text(report, why(report)), ""]
@@ -36,8 +43,7 @@ def as_table(report: Report) -> str:
         lines.append(_line(report, f"{name} alone", ("each", name, "alone")))
         if of["adds"] is not None:
             lines.append(_line(report, f"  {name} over the rest", ("each", name, "adds")))
-    lines += [as_text(report, what_p_is(report)), ""]
-    lines += [f"{name}: {said_of(report, name)}" for name in report["each"]]
+    lines += ["", P_SAID, "", *(f"{name}: {said_of(report, name)}" for name in report["each"])]
     lines += [f"WARNING: {name}: {doubt}" for name, of in doubts_of(report).items() for doubt in of]
     return "\n".join(lines)
 

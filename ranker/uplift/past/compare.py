@@ -2,7 +2,8 @@
 
 The main uplift is compared user by user where both reports kept their users (`ranker.uplift.users`) and share some: a
 user of both is counted once, with what moved for them. All else is compared as if the reports were independent, which
-gives wider intervals than need be where they share users. Fits and seeds are always taken to be independent.
+gives wider intervals than need be where they share users. Fits and seeds are always taken to be independent, but where
+both reports are of the very same ones (`same_fits`): what is equal then has not moved, by anything.
 """
 
 import json
@@ -20,7 +21,8 @@ from ranker.uplift.verdict import verdict
 
 Report = Mapping[str, Any]
 
-FORMAT = 1
+#: 2: `same_fits`
+FORMAT = 2
 #: what is said to have changed, by group: names and places in a report
 CHANGES: dict[str, dict[str, tuple[str | int, ...]]] = {
     "plugin": {name: (name,) for name in ("plugin", "columns")},
@@ -33,6 +35,10 @@ CHANGES: dict[str, dict[str, tuple[str | int, ...]]] = {
     },
     "versions": {"Pairlift": ("made", "version"), "format of the report": ("format",)},
 }
+#: what stands for a value that a report does not have
+UNKNOWN = "not known"
+#: what two reports of the same fits and pairs have alike, to the last digit
+OF_FITS = ("data", "pairs", "users", "fit_seeds", "seeds", "without", "with", "relative_uplift", "ci95", "trees")
 #: numbers without an interval that stand side by side: place and how each is written
 PLAIN: dict[str, tuple[tuple[str | int, ...], str]] = {
     "PairAccuracy without": (("without",), "accuracy"),
@@ -43,6 +49,7 @@ PLAIN: dict[str, tuple[tuple[str | int, ...], str]] = {
     "trees with": (("trees", "with"), "count"),
     "ms in a request, p50": (("cost", "request_ms", "p50"), "ms"),
     "ms in a request, p99": (("cost", "request_ms", "p99"), "ms"),
+    "memory in a process that serves": (("cost", "memory_bytes"), "bytes"),
     "a fit": (("cost", "fit_seconds"), "seconds"),
     "size in a bundle": (("cost", "saved_bytes"), "bytes"),
 }
@@ -52,15 +59,17 @@ def compare(old: UpliftReport, new: UpliftReport) -> dict[str, Any]:
     """Return what changed (`changed`), what both say (`old`, `new`), and what moved (`moves`, the main uplift first).
 
     A move has both uplifts, their `difference` with its interval, and `direction`: up, down, or nothing where the
-    interval holds zero or is not known.
+    interval holds zero or is not known. Of the same fits, what is equal has moved by 0, and of what is not the interval
+    is not known: it is defined otherwise.
     """
     both = (old.figures, new.figures)
-    pairs = _paired(old, new)
-    moves = [_move(kind, name, path, both, None if path else pairs) for kind, name, path in _places(both)]
+    pairs, same = _paired(old, new), _same_fits(both)
+    moves = [_move(kind, name, path, both, None if path else pairs, same) for kind, name, path in _places(both)]
     found: dict[str, Any] = finite(
         {
             "format": FORMAT,
             "changed": [{"group": group, **of} for group in CHANGES for of in _changed(group, both)],
+            "same_fits": same,
             "shared_users": None if pairs is None else pairs[1],
             "old": _said(old),
             "new": _said(new),
@@ -68,6 +77,12 @@ def compare(old: UpliftReport, new: UpliftReport) -> dict[str, Any]:
         }
     )
     return found
+
+
+def _same_fits(both: tuple[Report, Report]) -> bool:
+    """Tell whether both are of the same fits, met by the same pairs: one that was made again, or a copy."""
+    one, other = ([found_at(report, (key,)) for key in OF_FITS] for report in both)
+    return one == other
 
 
 def _said(report: UpliftReport) -> dict[str, Any]:
@@ -83,13 +98,21 @@ def _changed(group: str, both: tuple[Report, Report]) -> Iterator[dict[str, str]
     for name, path in CHANGES[group].items():
         one, other = (found_at(report, path) for report in both)
         if isinstance(one, dict) and isinstance(other, dict):
-            flat = [dict(_flat(of)) for of in (one, other)]
-            for key in sorted({*flat[0], *flat[1]}):
-                if flat[0].get(key) != flat[1].get(key):
-                    yield {"what": key, "old": _text(flat[0].get(key)), "new": _text(flat[1].get(key))}
+            yield from differences(one, other)
         elif one != other:
             known = [_text(of) if not isinstance(of, dict) else "kept" for of in (one, other)]
             yield {"what": name, "old": known[0], "new": known[1]}
+
+
+def differences(one: Report, other: Report, missing: str = UNKNOWN) -> Iterator[dict[str, str]]:
+    """Yield the dotted name and both values, as text, of what differs between two nested tables.
+
+    missing: what stands for a value that one does not have.
+    """
+    flat = [dict(_flat(of)) for of in (one, other)]
+    for key in sorted({*flat[0], *flat[1]}):
+        if flat[0].get(key) != flat[1].get(key):
+            yield {"what": key, "old": _text(flat[0].get(key), missing), "new": _text(flat[1].get(key), missing)}
 
 
 def _flat(settings: Report, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,9 +124,9 @@ def _flat(settings: Report, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, missing: str = UNKNOWN) -> str:
     if value is None:
-        return "not known"
+        return missing
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -121,9 +144,14 @@ def _places(both: tuple[Report, Report]) -> Iterator[tuple[str, str, tuple[str |
 
 
 def _move(
-    kind: str, name: str, path: tuple[str | int, ...], both: tuple[Report, Report], pairs: tuple[F64, int] | None
+    kind: str,
+    name: str,
+    path: tuple[str | int, ...],
+    both: tuple[Report, Report],
+    pairs: tuple[F64, int] | None,
+    same: bool,
 ) -> dict[str, Any] | None:
-    """Return what moved; None where one of the two has no such figure. pairs: of `_paired`."""
+    """Return what moved; None where one of the two has no such figure. pairs: of `_paired`; same: of `_same_fits`."""
     parts = [found_at(report, path) for report in both] if path else list(both)
     uplifts = [found_at(part, ("relative_uplift",)) if part else None for part in parts]
     if uplifts[0] is None or uplifts[1] is None:
@@ -132,8 +160,11 @@ def _move(
     found: dict[str, Any] = {side: {key: of[key] for key in ("relative_uplift", "ci95")} for side, of in named.items()}
     gap = uplifts[1] - uplifts[0]
     of_lists = path[:1] == ("lists",)
-    variance = _apart(parts, of_lists, both) if pairs is None else _of_pairs(pairs[0], both)
-    half = half_width(variance, satterthwaite(variance), 0.05) if variance else float("nan")
+    if same:
+        half = 0.0 if found["old"] == found["new"] else float("nan")
+    else:
+        variance = _apart(parts, of_lists, both) if pairs is None else _of_pairs(pairs[0], both)
+        half = half_width(variance, satterthwaite(variance), 0.05) if variance else float("nan")
     low, high = gap - half, gap + half
     direction = "up" if low > 0 else "down" if high < 0 else ""
     difference = {"relative_uplift": gap, "ci95": [low, high]}

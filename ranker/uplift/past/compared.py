@@ -32,6 +32,11 @@ def said(report: Report) -> Sentence:
     how = _how(report, move)
     if move["difference"]["ci95"][0] is None:
         return ["One of the two has no interval, so whether the uplift moved cannot be said."]
+    if report["same_fits"]:
+        rest = " What differs below is defined otherwise." if _shown(report) else ""
+        return [
+            f"Both are of the same fits and the same pairs, so nothing has moved and there is nothing to tell.{rest}"
+        ]
     if not move["direction"]:
         return ["The uplift is not shown to have moved: ", *gap, how]
     return [f"The uplift has {'risen' if move['direction'] == 'up' else 'fallen'}: ", *gap, how]
@@ -41,6 +46,12 @@ def _main(report: Report) -> Report | None:
     """Return the move of the main uplift, which is the first where both have one."""
     first: Report | None = next(iter(report["moves"]), None)
     return first if first is not None and first["name"] == "PairAccuracy" else None
+
+
+def _shown(report: Report) -> list[tuple[int, Report]]:
+    """Return the place and the move of all that is worth a row: of the same fits, what is not equal."""
+    moves = list(enumerate(report["moves"]))
+    return [(k, of) for k, of in moves if not report["same_fits"] or of["old"] != of["new"]]
 
 
 def _how(report: Report, move: Report) -> str:
@@ -55,17 +66,18 @@ def caution(report: Report) -> str:
     if not groups:
         return "Data, settings and versions are the same, as far as the reports keep them."
     n = len(report["changed"])
-    return f"Changed: {', '.join(groups)} ({n} {'entry' if n == 1 else 'entries'}), so it need not be the plugin alone."
+    so = "but not the fits" if report["same_fits"] else "so it need not be the plugin alone"
+    return f"Changed: {', '.join(groups)} ({n} {'entry' if n == 1 else 'entries'}), {so}."
 
 
 def as_lines(report: Report) -> str:
     """Return it as text: what changed, the sentence, and a line for each figure."""
     lines = [caution(report)]
-    lines += [f"  {of['group']}: {of['what']}: {_short(of['old'])} -> {_short(of['new'])}" for of in report["changed"]]
+    lines += [f"  {of['group']}: {of['what']}: {short(of['old'])} -> {short(of['new'])}" for of in report["changed"]]
     lines += ["", as_text(report, said(report)), ""]
     lines += [f"{side:4}{of['data']}: {of['plugin']} {of['verdict']}" for side, of in _both(report).items()]
-    lines += ["", f"{'uplift':60}{'old':>10}{'new':>10}  new less old [95 %]"]
-    for k, move in enumerate(report["moves"]):
+    lines += ["", f"{'uplift':60}{'old':>10}{'new':>10}  new less old [95 %]"] if _shown(report) else []
+    for k, move in _shown(report):
         ends = "".join(
             f"{Figure(('moves', k, side, 'relative_uplift'), 'percent').text(report):>10}" for side in _SIDES
         )
@@ -87,7 +99,8 @@ def _any(report: Report, name: str) -> bool:
     return any(found_at(report, (side, "plain", name)) is not None for side in _SIDES)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return the beginning of a long text."""
     return text if len(text) <= LONG else text[: LONG - 1] + "…"
 
 
@@ -107,10 +120,10 @@ def _first_screen(report: Report) -> str:
     move = _main(report)
     leaks = report["old"]["leaks"] or report["new"]["leaks"]
     tone = {"up": "good", "down": "bad"}.get(move["direction"] if move and not leaks else "", "open")
-    rows = [[f"{of['group']}: {of['what']}", _short(of["old"]), _short(of["new"])] for of in report["changed"]]
+    rows = [[f"{of['group']}: {of['what']}", short(of["old"]), short(of["new"])] for of in report["changed"]]
     changed = text_table(["", *names], rows) if rows else ""
     caption: Sentence = ["Zero is no move. Below it stand all other figures; of many some move by chance."]
-    drawn = figure(report, _main_figure(report), caption) if move else ""
+    drawn = figure(report, _main_figure(report), caption) if move and not report["same_fits"] else ""
     return f"""<header>
 <p class="aside">Pairlift, two uplift reports</p>
 <h1>What has moved?</h1>
@@ -135,8 +148,10 @@ def _named(move: Report) -> str:
 
 
 def _moves(report: Report) -> str:
+    if not _shown(report):
+        return ""
     by_kind: dict[str, dict[str, Sequence[str | int]]] = {}
-    for k, move in enumerate(report["moves"]):
+    for k, move in _shown(report):
         by_kind.setdefault(move["kind"], {})[move["name"]] = ("moves", k, "difference")
     drawn = "".join(
         f'<figure class="card"><h3>{escape(title)}</h3>{_drawn(report, paths, title)}</figure>'
@@ -144,7 +159,7 @@ def _moves(report: Report) -> str:
         if (title := f"Uplift {kind}" if kind else "By all definitions, and of the controls")
     )
     rows: dict[str, Sentence] = {}
-    for k, move in enumerate(report["moves"]):
+    for k, move in _shown(report):
         sides = [Figure(("moves", k, side, "relative_uplift"), "percent") for side in SIDES]
         rows[_named(move)] = [*sides, *(Figure(("moves", k, "difference", "ci95", end), "percent") for end in (0, 1))]
     heads = ["", "old", "new", "new less old", "low", "high"]

@@ -115,11 +115,11 @@ def tasks_of(n: int) -> list[tuple[str, tuple[Any, ...]]]:
 def summary(found: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of all results. What holds the truth and what is called wrongly: of both metrics together."""
     hits, called, peeked = (defaultdict(list) for _ in range(3))
-    refused = 0
+    refused: dict[str, int] = defaultdict(int)
     for (part, arguments), result in found.items():
         for of in result.values() if part in PARTS else ():
             if part == "ab_covered" and of[0] is None:
-                refused += 1
+                refused[arguments[0]] += 1
             elif part == "ab_covered":
                 hits[arguments[0]].append(bool(of[0] <= SETTINGS[arguments[0]].effect <= of[1]))
             else:
@@ -131,7 +131,8 @@ def summary(found: dict[Any, dict[str, Any]]) -> dict[str, Any]:
         "ab_coverage_by_setting": {name: _share(of) for name, of in hits.items()},
         "ab_false_positive_by_setting": {name: _share(of) for name, of in called.items()},
         "ab_false_positive_fixed": _share(one for of in peeked.values() for one in of),
-        "ab_refused": refused,
+        "ab_refused": sum(refused.values()),
+        "ab_refused_by_setting": dict(refused),
         "ab_experiments": sum(part == "ab_covered" for part, _ in found),
     }
 
@@ -143,7 +144,10 @@ def _share(of: Iterable[bool]) -> float:
 def lines(figures: dict[str, Any]) -> list[str]:
     """Return the figures as lines of the table."""
     said = [f"{'coverage of experiments, one planned look':44}{figures['ab_coverage']:8.3f}"]
-    said += [f"  {name:42}{share:8.3f}" for name, share in figures["ab_coverage_by_setting"].items()]
+    refused = figures["ab_refused_by_setting"]
+    said[0] += f"   and {figures['ab_refused']:,} of {len(METRICS) * figures['ab_experiments']:,} not known"
+    for name, share in figures["ab_coverage_by_setting"].items():
+        said.append(f"  {name:42}{share:8.3f}" + (f"   and {refused[name]:,} not known" if name in refused else ""))
     said += [f"{'no effect, and called one in ten looks':44}{figures['ab_false_positive']:8.3f}"]
     said += [f"  {name:42}{share:8.3f}" for name, share in figures["ab_false_positive_by_setting"].items()]
     return [*said, f"  {'by intervals of a single look':42}{figures['ab_false_positive_fixed']:8.3f}"]

@@ -1,0 +1,93 @@
+"""Two bundles side by side: what changed first, their own figures below, and folders that are none."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from test_ranker_export_bundle_page import MEASURED, with_manifest
+
+sys.path.append(str(Path(__file__).parent / "bench" / "peers"))
+
+from page_numbers import Page, unequal
+
+from features.schema import DAY
+from ranker.cli.main import cli
+from ranker.export.two_bundles import as_lines, caution, compare_bundles, write_page
+from ranker.hashes import MANIFEST
+
+
+@pytest.fixture
+def both(bundle_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The served bundle twice, with figures."""
+    folders = tmp_path / "old", tmp_path / "new"
+    for folder in folders:
+        shutil.copytree(bundle_folder, folder)
+        with_manifest(folder, measured=MEASURED)
+    return folders
+
+
+def retrained(folder: Path) -> None:
+    """Make it one of a day later, with another setting, without a column, and better."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    toml = (folder / "pairlift.toml").read_text()
+    (folder / "pairlift.toml").write_text(toml + '\n[rules]\nmax_run = 2\n[data]\nroot = "/of/nobody/else"\n')
+    with_manifest(
+        folder,
+        split=manifest["split"] | {"t2": manifest["split"]["t2"] + DAY},
+        columns=manifest["columns"][1:],
+        measured=MEASURED | {"pair_accuracy": 0.75, "trees": None},
+    )
+
+
+def test_what_changed_is_said_first_and_the_figures_are_the_manifests(both: tuple[Path, Path], tmp_path: Path) -> None:
+    retrained(both[1])
+    found = compare_bundles(*both)
+    first = json.loads((both[0] / MANIFEST).read_text())["columns"][0]
+    assert [(of["group"], of["what"]) for of in found["changed"]] == [
+        ("data", "split t2"), ("settings", "data.root"), ("settings", "rules.max_run"),
+        ("columns", "only here"),
+    ]  # fmt: skip
+    assert [(of["old"], of["new"]) for of in found["changed"]][1:] == [
+        ("not shown", "not shown"), ("not set", "2"), (first, "none"),
+    ]  # fmt: skip
+    assert caution(found).startswith("Changed: data, settings, columns (4 entries). Each was measured on the test of")
+    lines = as_lines(found).splitlines()
+    assert lines[0] == caution(found)
+    assert "PairAccuracy of the test 0.7000 0.7500" in [" ".join(line.split()) for line in lines]
+    assert "trees of the liked part 20 -" in [" ".join(line.split()) for line in lines]
+    assert not [line for line in lines if line.startswith("share of ties")]  # neither knows it
+    page = Page(write_page(found, tmp_path))
+    assert unequal(page.numbers, found) == []
+    assert (page.open, page.wrong, json.loads(page.json)) == ([], [], found)
+    assert "/of/nobody" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_same_bundle_and_one_of_the_same_days(both: tuple[Path, Path]) -> None:
+    same = compare_bundles(*both)
+    assert (same["changed"], caution(same)) == ([], "Both are the same bundle, so there is nothing to tell.")
+    with_manifest(both[1], measured=MEASURED | {"pair_accuracy": 0.71})
+    says = "Data, split and settings are the same. Both were measured on the same days; a figure that differs a little "
+    assert caution(compare_bundles(*both)) == f"{says}may do so by chance."
+
+
+def test_the_command_takes_bundles_and_refuses_a_bundle_beside_a_report(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    def compare(*words: Any) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["uplift", "--compare", *map(str, words)])
+        assert "Traceback" not in done.output
+        return done.exit_code, done.output
+
+    code, text = compare(*both, "--out", tmp_path / "moved")
+    assert code == 0, text
+    assert "Both are the same bundle" in text
+    assert {of.name for of in (tmp_path / "moved").iterdir()} == {"report.html", "compare.json"}
+    code, text = compare(both[0], tmp_path / "moved")
+    assert (code, "two reports or two bundles were expected, found the bundle" in text) == (2, True), text
+    (both[1] / "pairlift.toml").write_text("x = [")
+    code, text = compare(*both)
+    assert (code, "is damaged, use another copy" in text) == (2, True), text
