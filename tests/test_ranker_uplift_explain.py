@@ -5,22 +5,26 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import duckdb
 import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
 from features.schema import F64
+from ranker.cli.main import cli
 from ranker.config import load_config
 from ranker.training.arms import Arm
 from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.explain.asked import MOST_VALUES, UNKNOWN, asked_labels, check_asked, day_labels
 from ranker.uplift.explain.margins import BINS, EXPLAINED, calibration, contributions
+from ranker.uplift.explain.steady import unsteady
 
 ZONE = "America/New_York"
 TOML = f"""
@@ -154,6 +158,62 @@ def test_sql_that_the_log_cannot_answer_is_told_before_anything_is_fitted(
     asked = config.model_copy(update={"uplift": config.uplift.model_copy(update={"slices": {"mine": sql}})})
     with pytest.raises(PairliftError, match=f"(?s){said}"):
         check_asked(replace(prepared, config=asked))
+
+
+def test_validate_refuses_a_slice_as_a_report_does(tmp_path: Path) -> None:
+    toml = _write(tmp_path, 20)
+    toml.write_text(TOML + "[uplift.slices]\nmine = 'year < random()'\n")
+    done = CliRunner().invoke(cli, ["validate", str(toml)])
+    assert done.exit_code == 2
+    assert "[uplift.slices] mine: an expression that gives the same value in every run" in done.output
+
+
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        ("CASE WHEN year > 3 THEN uuid() END", "uuid"),
+        ("list_transform(tags, lambda x: RANDOM())", "random"),
+        ("date_diff('day', context.as_of, today()) > 3", "today"),
+        ("context.as_of < ago(INTERVAL 1 DAY)", "ago"),
+        ("age(context.as_of)", "age"),
+        ("context.as_of.age()", "age"),
+        ("Current_Date - 1", "current_date"),
+        ("(SELECT count(*) FROM sliced USING SAMPLE 10)", "USING SAMPLE"),
+        ("year < (SELECT avg(random()) FROM sliced)", "random"),
+        ("age(context.as_of, context.as_of)", ""),
+        ("context.as_of.age(context.as_of)", ""),
+        ("hash(user.region) % 2", ""),
+        ("today", ""),  # an attribute, or an error that DuckDB tells
+        ("'random()' || tags[1]", ""),
+        ("year +", ""),
+    ],
+)
+def test_what_luck_or_the_clock_decides_is_found(sql: str, found: str) -> None:
+    with duckdb.connect() as con:
+        assert unsteady(con, sql, ["year", "tags", "user", "context"]) == found
+
+
+def test_a_column_of_the_name_of_a_clock_is_a_column() -> None:
+    with duckdb.connect() as con:
+        assert unsteady(con, "current_date > 3", ["Current_Date"]) == ""
+
+
+def test_every_function_whose_value_moves_between_two_connections_is_found() -> None:
+    named = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE len(parameters) = 0 AND function_type = $kind"
+    with duckdb.connect() as con:
+        names = [n for kind in ("scalar", "macro") for (n,) in con.execute(named, {"kind": kind}).fetchall()]
+
+    def value(con: duckdb.DuckDBPyConnection, name: str) -> str | None:
+        try:
+            return str(con.execute(f'SELECT "{name}"()::VARCHAR').fetchall())
+        except duckdb.Error:  # some take more than they say
+            return None
+
+    with duckdb.connect() as one, duckdb.connect() as other:
+        moved = {name for name in names if value(one, name) != value(other, name)}
+    assert {"random", "uuid", "now", "current_localtimestamp"} <= moved
+    with duckdb.connect() as con:
+        assert {name for name in moved if not unsteady(con, f"{name}()", [])} == set()
 
 
 def test_a_slice_may_not_take_the_name_of_another(tmp_path: Path) -> None:

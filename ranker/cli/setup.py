@@ -89,7 +89,8 @@ def validate(config: Path) -> None:
     """Check the file and the data of CONFIG before anything is trained.
 
     Prints rows, users, items and the time span, events per grade, pairs per grade pair and per period of the
-    split, how many groups each boundary of the split cuts in two or leaves outside, and what looks wrong.
+    split, how many groups each boundary of the split cuts in two or leaves outside, and what looks wrong. Refuses
+    what would stop a training, and SQL of [uplift.slices] that would stop a report.
     """
     _validate(config)
 

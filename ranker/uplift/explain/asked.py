@@ -1,6 +1,5 @@
 """Slices that `[uplift.slices]` asks for in SQL, and the days of the test, by DuckDB over the imported log."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,14 +14,13 @@ from features.pairing.groups import Groups
 from features.schema import DAY
 from ranker.training.arms import Arms
 from ranker.training.prepared import Prepared
+from ranker.uplift.explain.steady import unsteady
 
 #: values that a slice may have: more are no table that one reads
 MOST_VALUES = 50
 #: days of a test that are slices by themselves; of a longer one its weeks are
 MOST_DAYS = 14
 UNKNOWN = "unknown"
-#: what reads the clock, and is written without brackets
-CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 
 
 def check_asked(prepared: Prepared) -> None:
@@ -75,33 +73,12 @@ def asked_labels(prepared: Prepared, groups: Groups, asked: Mapping[str, str]) -
 
 def _check_repeatable(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> None:
     """Refuse what another run answers in another way: a slice by chance, or by the clock, cannot be told again."""
-    [(tree,)] = con.execute("SELECT json_serialize_sql('SELECT (' || ? || ')')", [sql]).fetchall()
-    columns = {name.lower() for name, *_ in con.execute("DESCRIBE sliced").fetchall()}
-    moving = {
-        name
-        for (name,) in con.execute(
-            "SELECT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
-    }
-    called = {found.lower() for found in _called(json.loads(tree))} - columns
-    if wrong := sorted(called & (moving | CLOCKS)):
+    columns = [name for name, *_ in con.execute("DESCRIBE sliced").fetchall()]
+    if found := unsteady(con, sql, columns):
         raise PairliftError(
-            f"{place}: an expression that gives the same value in every run was expected, found {', '.join(wrong)}: "
-            "make it of the item's, user's and context's columns"
+            f"{place}: an expression that gives the same value in every run was expected, found {found}: make it of "
+            "the item's, user's and context's columns"
         )
-
-
-def _called(tree: Any) -> Iterator[str]:
-    """Yield the functions, and the names without a dot, of a statement that DuckDB took apart."""
-    if isinstance(tree, list):
-        for part in tree:
-            yield from _called(part)
-    elif isinstance(tree, dict):
-        if "function_name" in tree:
-            yield tree["function_name"]
-        if len(tree.get("column_names", ())) == 1:
-            yield tree["column_names"][0]
-        yield from _called(list(tree.values()))
 
 
 @contextmanager
