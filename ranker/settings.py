@@ -325,7 +325,8 @@ class RuleSettings(Settings):
         default=None,
         allow_inf_nan=False,
         description="What is added to the score of the items, before [lists] diversity; below 0, it lowers them. The "
-        "scores that are answered stay as they are.",
+        "scores that are answered stay as they are. Scores lie further apart the more of the liked part's score lists "
+        "add ([lists] liked, which a training chooses anew unless it is given), and a boost moves items less.",
     )
     bury: Literal[True] | None = Field(default=None, description="true: the items come behind all others.")
 
@@ -525,7 +526,8 @@ class ExplorationSettings(Settings):
         ge=1e-6,
         allow_inf_nan=False,
         description="Of plackett_luce: the higher, the more even the draw. At 1 an item comes before another with the "
-        "chance with which the trees, whose loss is logistic, take it to be the better one.",
+        "chance with which the trees, whose loss is logistic, take it to be the better one, where [lists] liked is 0: "
+        "scores lie further apart the more of the liked part's score lists add.",
     )
     top: int = Field(
         default=50,

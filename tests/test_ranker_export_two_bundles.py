@@ -70,8 +70,8 @@ def test_the_same_bundle_and_one_of_the_same_days(both: tuple[Path, Path]) -> No
     same = compare_bundles(*both)
     assert (same["changed"], caution(same)) == ([], "Both are the same bundle, so there is nothing to tell.")
     with_manifest(both[1], measured=MEASURED | {"pair_accuracy": 0.71})
-    says = "Data, split and settings are the same. Both were measured on the same days; a figure that differs a little "
-    assert caution(compare_bundles(*both)) == f"{says}may do so by chance."
+    says = "Split, snapshot and settings are the same. Both were measured on the same days; a figure that differs a "
+    assert caution(compare_bundles(*both)) == f"{says}little may do so by chance."
 
 
 def test_the_command_takes_bundles_and_refuses_a_bundle_beside_a_report(

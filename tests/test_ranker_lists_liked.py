@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ranker.card import measured_lines
-from ranker.lists.liked import COST, LikedWeight, chosen_of
+from ranker.lists.liked import COST, LEAST, LikedWeight, chosen_of
 
 
 def test_the_liked_part_weighs_as_much_as_costs_nothing_that_could_be_told() -> None:
@@ -21,11 +21,14 @@ def test_the_liked_part_weighs_as_much_as_costs_nothing_that_could_be_told() -> 
     assert chosen_of({0.0: none, 0.5: none + 50 * noise - 0.9 * COST * 0.3}) == 0.5
     better = none + 0.1
     assert chosen_of({0.0: none, 0.5: better, 1.0: better + noise - 0.9 * error, 2.0: none}) == 1.0
-    assert chosen_of({0.0: none[:1], 0.5: none[:1] + 0.1}) == 0.0  # one user
+    drawn = {0.0: none, 0.5: better, 1.0: better + noise - 0.9 * error, 2.0: better}
+    assert (chosen_of(drawn), chosen_of(drawn, drawn=True)) == (2.0, 0.5)
+    few = {weight: figure[: LEAST - 1] for weight, figure in drawn.items()}
+    assert chosen_of(few) == chosen_of({0.0: 0 * none, 0.5: 0 * none}) == 0.0  # that is no evidence
 
 
 def test_a_weight_is_kept_and_told(tmp_path: Path) -> None:
-    by_weight = {0.0: np.array([0.2, 0.4]), 0.5: np.array([0.3, 0.4])}
+    by_weight = {0.0: np.tile([0.2, 0.4], LEAST), 0.5: np.tile([0.3, 0.4], LEAST)}
     for given, told in ((None, "add 0.5 of"), (2.0, "add 2 of the liked part's score ([lists] liked)")):
         found = LikedWeight.of(by_weight, given)
         found.write(tmp_path / "liked.json")

@@ -26,6 +26,7 @@ from ranker.asking.channel import Tls
 from ranker.asking.expiry import spans_of, warn_of_end
 from ranker.client import Client, ServerError
 from ranker.server import Server
+from ranker.serving.callers import tls
 from ranker.serving.callers.access import Access
 from ranker.serving.callers.rights import NEEDS, Rights, right_of
 from ranker.serving.callers.tls import ServerTls
@@ -181,7 +182,7 @@ def make_signed(folder: Path, name: str, begin: str, end: str) -> Path:
     ("begin", "end", "said"),
     [
         (-400, -1, "the certificate ended at {end}, so no handshake succeeds"),
-        (-400, 5.5, "the certificate ends at {end}, in 5 days"),
+        (-400, 5.5, "the certificate ends at {end}, in 131 hours"),
         (-400, 40, ""),
         (-400, 365 * 40, ""),  # its year has four digits
         (2, 400, "the certificate is not valid before {begin}"),
@@ -198,6 +199,18 @@ def test_a_certificate_that_ends_is_a_line_with_the_date(pems, tmp_path, caplog,
     expected = said.format(begin=dates[0], end=dates[1])
     assert len(caplog.messages) == (4 if said else 0)
     assert all(message.startswith(f"{pem}: {expected}") for message in caplog.messages)
+
+
+def test_a_server_that_runs_on_says_once_a_day_what_ends(bundle, pems, tmp_path, caplog, monkeypatch):
+    now = datetime.now(UTC)
+    ends = (now + timedelta(days=3)).strftime("%Y%m%d%H%M%SZ")
+    pem = make_signed(tmp_path, "own", (now - timedelta(days=3)).strftime("%Y%m%d%H%M%SZ"), ends)
+    with serving(bundle, clock="snapshot", access=Access(ServerTls(pem, tmp_path / "own.key"))) as server:
+        for a_day, said in ((86_400, 1), (0, 2)):  # at the start, and at a handshake of a later day
+            monkeypatch.setattr(tls, "A_DAY", a_day)
+            with Client(server.address, timeout=10, tls=client_tls(pems, "root")) as client:
+                _code(client)  # whether it lets in or not
+            assert sum("the certificate ends at" in message for message in caplog.messages) >= said
 
 
 def test_of_roots_one_that_is_valid_will_do_and_what_is_none_is_for_tls_to_say(pems, tmp_path, caplog):

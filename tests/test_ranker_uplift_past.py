@@ -123,10 +123,23 @@ def test_a_slice_of_the_same_fits_that_is_defined_otherwise_has_no_interval(tmp_
     found = compare(UpliftReport.of(golden()), UpliftReport.of(new))
     (moved,) = [of for of in found["moves"] if of["difference"]["ci95"] != [0, 0]]
     assert (moved["kind"] != "", moved["difference"]["ci95"], moved["direction"]) == (True, [None, None], "")
-    assert as_text(found, said(found)).endswith("What differs below is defined otherwise.")
+    assert as_text(found, said(found)).endswith(
+        "the uplift has not moved. What differs below is of lists, or is defined otherwise."
+    )
     assert as_lines(found).count("[-, -]") == 1
     page = Page(write_page(found, tmp_path))
     assert unequal(page.numbers, found) == []
+
+
+def test_lists_of_the_same_fits_may_move_for_their_sources() -> None:
+    new = golden()
+    of = new["lists"]["ndcg@10"]
+    of["relative_uplift"] += 0.9
+    of["ci95"] = [end + 0.9 for end in of["ci95"]]
+    found = compare(UpliftReport.of(golden()), UpliftReport.of(new))
+    (moved,) = [of for of in found["moves"] if of["difference"]["ci95"] != [0, 0]]
+    assert (found["same_fits"], moved["direction"]) == (True, "up")
+    assert "the uplift has not moved" in said(found)[0]
 
 
 def test_what_changed_is_said_first_and_by_group() -> None:

@@ -133,7 +133,7 @@ def _grown(report: Report) -> Sentence:
         f"The shares changed during the experiment: '{arm}' has ",
         *(first, " of the users who came in its first half and ", last),
         " of those who came in the second, and early users are others than late ones. Where an arm was made to grow, "
-        "compare only what was behind that, by --start.",
+        "compare only what was behind that, by --start; else it may bring users back sooner, or lose events.",
     ]
 
 

@@ -32,8 +32,8 @@ def warn_of_end(path: Path, pem: bytes, *, roots: bool = False) -> None:
     if end <= now:
         log.warning("%s: the certificate ended at %s, so no handshake succeeds; put a new one there", path, _iso(end))
     elif end <= now + AHEAD:
-        days = (end - now).days
-        log.warning("%s: the certificate ends at %s, in %d days; put a new one there", path, _iso(end), days)
+        hours = (end - now) // timedelta(hours=1)
+        log.warning("%s: the certificate ends at %s, in %d hours; put a new one there", path, _iso(end), hours)
     elif begin > now:
         log.warning("%s: the certificate is not valid before %s; look at the clock", path, _iso(begin))
 

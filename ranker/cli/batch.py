@@ -86,7 +86,7 @@ def _check_out(out: Path, *read: tuple[str, Path]) -> None:
     for name, path in read:
         if out.exists() and path.is_file() and out.samefile(path):
             raise PairliftError(f"--out {out} is the file of {name}, {path}, and would replace it; name another")
-    if out.suffix != PARQUET:
+    if out.suffix.lower() != PARQUET:
         raise PairliftError(
             f"--out {out}: a name that ends in {PARQUET} was expected, for that is what is written; DuckDB and pandas "
             "make any other format of it"

@@ -25,8 +25,8 @@ Report = Mapping[str, Any]
 
 FORMAT = 1
 SIDES = ("old", "new")
-#: where the data lie is nobody's business whom a page is passed on to
-HIDDEN, NOT_SHOWN = "data", "not shown"
+#: where the data lie is nobody's business whom a page is passed on to: [data], and `source` of any table
+HIDDEN, SOURCE, NOT_SHOWN = "data", "source", "not shown"
 SIZE, COLUMNS = "size", "columns"
 FIGURES = MEASURED | {SIZE: ((SIZE,), "bytes"), COLUMNS: ((COLUMNS,), "count")}
 
@@ -73,7 +73,8 @@ def _changed(old: Report, new: Report, old_toml: Report, new_toml: Report) -> It
         ("versions", _versions(old), _versions(new)),
     ):
         for of in differences(one, other, "not set" if group == "settings" else UNKNOWN):
-            hidden = group == "settings" and of["what"].partition(".")[0] == HIDDEN
+            keys = of["what"].split(".")
+            hidden = group == "settings" and (keys[0] == HIDDEN or SOURCE in keys)
             yield {"group": group, **of} | ({"old": NOT_SHOWN, "new": NOT_SHOWN} if hidden else {})
 
 
@@ -100,7 +101,7 @@ def caution(report: Report) -> str:
     n = f"{len(changed)} {'entry' if len(changed) == 1 else 'entries'}"
     if report["old"]["version"] == report["new"]["version"]:
         return "Both are the same bundle, so there is nothing to tell."
-    first = f"Changed: {', '.join(groups)} ({n})." if groups else "Data, split and settings are the same."
+    first = f"Changed: {', '.join(groups)} ({n})." if groups else "Split, snapshot and settings are the same."
     if any(of["group"] == "data" for of in changed):
         why = "Each was measured on the test of its own days: a figure that differs may be the days', not the bundle's."
     else:

@@ -14,6 +14,8 @@ from features.schema import F64
 WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0)
 #: of NDCG on the validation slice, that a weight may cost at most
 COST = 0.01
+#: fewer users than this choose nothing
+LEAST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,10 @@ class LikedWeight:
     ndcg: dict[str, float]  # by weight, as text: mean by user on the validation slice
 
     @classmethod
-    def of(cls, by_weight: Mapping[float, F64], given: float | None) -> Self:
-        """Return the given weight, else `chosen_of`. by_weight: as there."""
+    def of(cls, by_weight: Mapping[float, F64], given: float | None, drawn: bool = False) -> Self:
+        """Return the given weight, else `chosen_of`. by_weight, drawn: as there."""
         means = {f"{weight:g}": float(figure.mean()) for weight, figure in by_weight.items()}
-        return cls(chosen_of(by_weight) if given is None else given, given is None, means)
+        return cls(chosen_of(by_weight, drawn) if given is None else given, given is None, means)
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -49,16 +51,17 @@ class LikedWeight:
         return f"lists add {self.weight:g} of the liked part's score{how}; NDCG of validation by weight: {tried}"
 
 
-def chosen_of(by_weight: Mapping[float, F64]) -> float:
-    """Return the largest weight that costs the lists nothing which could be told.
+def chosen_of(by_weight: Mapping[float, F64], drawn: bool = False) -> float:
+    """Return the weight that is nearest to the simplest order and costs the lists nothing which could be told.
 
-    by_weight: float64[users], the NDCG of each user's lists, by weight; 0 is among them. A weight is taken that loses
-    to the best one at most one standard error of their difference by user, and at most the share COST: the
-    one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, 3.4.3), for which the liked part
-    is the simpler order, as no policy decided what it learned of. One user alone decides nothing: 0.
+    by_weight: float64[users], the NDCG of each user's lists, by weight; 0 is among them. A weight will do that loses to
+    the best one at most one standard error of their difference by user, and at most the share COST: the
+    one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, 3.4.3). The simplest order has
+    most of the liked part, as no policy decided which of two shown items it was told is better; where it has learned
+    of losers that were `drawn`, it has none. Fewer users than LEAST, or lists without a hit, choose nothing: 0.
     """
     best = max(by_weight.values(), key=np.mean)
-    if len(best) < 2:
+    if len(best) < LEAST or not best.any():
         return 0.0
 
     def costs_nothing(figure: F64) -> bool:
@@ -66,4 +69,4 @@ def chosen_of(by_weight: Mapping[float, F64]) -> float:
         error = lost.std(ddof=1) / np.sqrt(len(lost))
         return bool(lost.mean() <= min(error, COST * best.mean()))
 
-    return max(weight for weight, figure in by_weight.items() if costs_nothing(figure))
+    return (min if drawn else max)(weight for weight, figure in by_weight.items() if costs_nothing(figure))

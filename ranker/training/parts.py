@@ -11,7 +11,7 @@ from typing import Any
 import lightgbm as lgb
 
 from features.plugin import FeaturePlugin
-from features.schema import F32, F64, GIB
+from features.schema import F32, F64, GIB, SAMPLED
 from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources
 from ranker.code_hash import code_hash
@@ -76,7 +76,9 @@ def fit_parts(
     network = network_stage(arms, label, columns, seed, told=True) if by_network else None
     digest = digest_of(columns, plugins)
     made = None if rows is None else (lambda: rows)
-    wanted = wanted_stage(prepared, plugins, digest, seed, memory, rows=made, liked=liked.booster)
+    wanted = wanted_stage(
+        prepared, plugins, digest, seed, memory, rows=made, liked=liked.booster, drawn=arms.kind == SAMPLED
+    )
     prerank = prerank_stage(prepared, plugins, digest, wanted, memory)
     return Parts(
         arms=arms,

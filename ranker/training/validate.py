@@ -47,9 +47,9 @@ def validation(config: Config, check: Callable[[Prepared], None]) -> Iterator[st
     except PairliftError as error:
         raise PairliftError(f"cannot be trained on: {error}") from error
     check_network(config)
-    check(prepared)
     for part in (_period_lines, _boundary_lines, _list_lines, _simple_lines, _warning_lines):
         yield from ("", *part(prepared))
+    check(prepared)
 
 
 def _repeat_lines(repeats: int | None) -> list[str]:

@@ -122,8 +122,8 @@ class Rows:
         """Return the mean of so many forests, each up to the round that is best by NDCG@10 on the validation slice.
 
         The rows are not `empty`. Where the trees are no better there than what they are added to, they say nothing: on
-        a log too small to learn from, the list stays the popular one. progress: the name of a bar for each forest, see
-        `fit_booster`.
+        a log too small to learn from, they add nothing to the popular list. progress: the name of a bar for each
+        forest, see `fit_booster`.
         """
         seeds = [seed + SEED_STEP * k for k in range(forests)]
         fitted = list(abreast([partial(self._forest, config, of, progress) for of in seeds]))
@@ -137,12 +137,17 @@ class Rows:
         return booster
 
     def with_liked(
-        self, booster: lgb.Booster, liked: lgb.Booster, weight: float | None
+        self, booster: lgb.Booster, liked: lgb.Booster, weight: float | None, drawn: bool = False
     ) -> tuple[lgb.Booster, LikedWeight]:
-        """Return what `fit` gave with the liked part's score added, and by which weight: the given or a chosen one."""
+        """Return what `fit` gave with the liked part's score added, and by which weight: the given or a chosen one.
+
+        drawn: the liked part has learned of drawn losers.
+        """
         own, rows = self.scores(booster), self.validation.matrix
         of_liked = np.asarray(liked.predict(rows[:, : liked.num_feature()], raw_score=True))  # its columns come first
-        found = LikedWeight.of({w: self.validation.by_user(own + w * of_liked) for w in (0.0, *WEIGHTS)}, weight)
+        weights = {0.0, *WEIGHTS} | (set() if weight is None else {weight})
+        by_weight = {w: self.validation.by_user(own + w * of_liked) for w in sorted(weights)}
+        found = LikedWeight.of(by_weight, weight, drawn=drawn)
         logger.info("wanted part: %s", found)
         return added(booster, liked, found.weight) if found.weight else booster, found
 
@@ -212,12 +217,13 @@ def wanted_stage(
     rows: Callable[[], Rows] | None = None,
     forests: int = FORESTS,
     liked: lgb.Booster | None = None,
+    drawn: bool = False,
 ) -> Wanted:
     """Fit the wanted part (or reuse it); a warning, where nothing that the sources propose was wanted later.
 
     digest: of the plugins' values and vectors. name: of the stage, in place of the plugins' names. rows: gives what
     `rows_of` does, where several seeds share it. forests: whose mean it is. liked: the liked part,
-    to add; None adds nothing.
+    to add; None adds nothing. drawn: it has learned of drawn losers.
     """
     config = prepared.config
     settings = [
@@ -228,7 +234,7 @@ def wanted_stage(
     ]
     code = code_hash(*CODE, *modules_of(config, plugins))
     own = liked and hash_value(liked.model_to_string())
-    inputs = [prepared.key, digest, settings, seed, forests, own, code]
+    inputs = [prepared.key, digest, settings, seed, forests, own, drawn, code]
 
     def make(folder: Path) -> None:
         found = rows_of(prepared, plugins, memory) if rows is None else rows()
@@ -238,7 +244,7 @@ def wanted_stage(
         else:
             booster = found.fit(config, seed, forests, "wanted part")
             if liked is not None:
-                booster, weight = found.with_liked(booster, liked, config.lists.liked)
+                booster, weight = found.with_liked(booster, liked, config.lists.liked, drawn)
                 weight.write(folder / "liked.json")
             booster.save_model(str(folder / "booster.txt"))
             if found.shares is not None:

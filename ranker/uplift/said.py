@@ -110,7 +110,7 @@ def costs(report: Mapping[str, Any]) -> list[Sentence]:
     ]
     return [
         ["p50 ", p50, ", p99 ", p99, *of, " on average, one request at a time, where the report was made"],
-        *([memory] if "memory_bytes" in report["cost"] else []),
+        *([memory] if report["cost"].get("memory_bytes") is not None else []),
         [Figure(("cost", "fit_seconds"), "seconds"), " for a fit"],
         [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
     ]

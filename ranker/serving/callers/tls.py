@@ -2,8 +2,9 @@
 
 import os
 import ssl
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import grpc
 from features.errors import PairliftError
 from ranker.asking.expiry import warn_of_end
 from ranker.serving.callers.watched import Watched
+
+#: seconds
+A_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +32,33 @@ class ServerTls:
 
         The files are looked at before each handshake: a new connection meets the new certificate, an open one keeps the
         one that it began with until `[serve] connection_age` ends it. Of one that has ended, or will soon, a line is
-        logged when it is read: a server may be there before its new certificate is.
+        logged when it is read, and at a handshake once a day: a server may run for longer than its certificate.
         """
         paths = [self.cert, self.key, *([] if self.client_ca is None else [self.client_ca])]
         files = Watched(paths, self._configuration)
-        return grpc.dynamic_ssl_server_credentials(
-            files.value, lambda: files.value if files.look() else None, self.client_ca is not None
-        )
+        told = time.monotonic()
+
+        def before_handshake() -> Any:
+            nonlocal told
+            changed = files.look()
+            if time.monotonic() - told >= A_DAY:
+                told = time.monotonic()
+                self._warn_of_ends()
+            return files.value if changed else None
+
+        return grpc.dynamic_ssl_server_credentials(files.value, before_handshake, self.client_ca is not None)
 
     def _configuration(self, contents: list[bytes]) -> Any:
         cert, key, *roots = contents
         self._check(cert, key, *roots)
-        warn_of_end(self.cert, cert)
-        if self.client_ca is not None:
-            warn_of_end(self.client_ca, roots[0], roots=True)
+        self._warn_of_ends()
         return grpc.ssl_server_certificate_configuration([(key, cert)], roots[0] if roots else None)
+
+    def _warn_of_ends(self) -> None:
+        with suppress(OSError):  # files that are gone are told of by who looks whether they changed
+            warn_of_end(self.cert, self.cert.read_bytes())
+            if self.client_ca is not None:
+                warn_of_end(self.client_ca, self.client_ca.read_bytes(), roots=True)
 
     def _check(self, cert: bytes, key: bytes, roots: bytes | None = None) -> None:
         """Raise PairliftError where a handshake with these would fail: gRPC itself would say so to the client alone."""

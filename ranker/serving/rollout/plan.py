@@ -80,8 +80,13 @@ class Plan(_Value):
         return (*self.splits, since)[-SPLITS:]
 
     def deployed(self, place: Place) -> "Plan":
-        """Return the plan with another active bundle; what was active is the previous one. Itself if it is so."""
-        return self if place.version == self.active.version else self._active(place)
+        """Return the plan with another active bundle; what was active is the previous one. Itself if it is so.
+
+        The same bundle in another folder takes the place of its copy alone: the previous one stays.
+        """
+        if place.version == self.active.version:
+            return self if place == self.active else self._next(active=place)
+        return self._active(place)
 
     def rolled_back(self) -> "Plan":
         """Return the plan with the previous bundle in the place of the active one, and the other way round."""

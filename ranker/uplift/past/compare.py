@@ -59,8 +59,8 @@ def compare(old: UpliftReport, new: UpliftReport) -> dict[str, Any]:
     """Return what changed (`changed`), what both say (`old`, `new`), and what moved (`moves`, the main uplift first).
 
     A move has both uplifts, their `difference` with its interval, and `direction`: up, down, or nothing where the
-    interval holds zero or is not known. Of the same fits, what is equal has moved by 0, and of what is not the interval
-    is not known: it is defined otherwise.
+    interval holds zero or is not known. Of the same fits, what is equal has moved by 0, and of a figure of pairs that
+    is not the interval is not known: it is defined otherwise. Lists depend on sources too, so theirs are compared.
     """
     both = (old.figures, new.figures)
     pairs, same = _paired(old, new), _same_fits(both)
@@ -160,7 +160,7 @@ def _move(
     found: dict[str, Any] = {side: {key: of[key] for key in ("relative_uplift", "ci95")} for side, of in named.items()}
     gap = uplifts[1] - uplifts[0]
     of_lists = path[:1] == ("lists",)
-    if same:
+    if same and (not of_lists or found["old"] == found["new"]):
         half = 0.0 if found["old"] == found["new"] else float("nan")
     else:
         variance = _apart(parts, of_lists, both) if pairs is None else _of_pairs(pairs[0], both)

@@ -33,10 +33,9 @@ def said(report: Report) -> Sentence:
     if move["difference"]["ci95"][0] is None:
         return ["One of the two has no interval, so whether the uplift moved cannot be said."]
     if report["same_fits"]:
-        rest = " What differs below is defined otherwise." if _shown(report) else ""
-        return [
-            f"Both are of the same fits and the same pairs, so nothing has moved and there is nothing to tell.{rest}"
-        ]
+        same = "Both are of the same fits and the same pairs, so"
+        other = "the uplift has not moved. What differs below is of lists, or is defined otherwise."
+        return [f"{same} {other if _shown(report) else 'nothing has moved and there is nothing to tell.'}"]
     if not move["direction"]:
         return ["The uplift is not shown to have moved: ", *gap, how]
     return [f"The uplift has {'risen' if move['direction'] == 'up' else 'fallen'}: ", *gap, how]
