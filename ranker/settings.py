@@ -474,8 +474,8 @@ class ListSettings(Settings):
         description="How much of the liked part's score the order of Recommend adds to that of the wanted part. The "
         "log's lists favour what an earlier policy showed, so by them a small weight looks best; where lists are yours "
         "to choose, a larger one may earn more: ask an A/B test, or `pairlift offpolicy` of bundles that differ in it. "
-        "Left out: the largest of 0.125 to 2 that costs NDCG@10 on the validation slice nothing that could be told, and "
-        "where losers are drawn the smallest; else 0.",
+        "Left out: the largest of 0.125 to 2 that costs NDCG@10 on the validation slice nothing that could be told, "
+        "and where losers are drawn the smallest; else 0.",
     )
     at_most: dict[Name, Annotated[int, Field(ge=1)]] = Field(
         default={},
