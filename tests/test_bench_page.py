@@ -19,7 +19,8 @@ from ranker.ab.plan import Metric, Plan
 from ranker.ab.report import ab_report
 from ranker.ab.result import AbReport
 from ranker.offpolicy.page import write_page
-from ranker.uplift.result import JSON, PAGE, UpliftReport
+from ranker.uplift.markup import PAGE
+from ranker.uplift.result import JSON, UpliftReport
 
 ROOT = Path(__file__).parent
 pytestmark = pytest.mark.skipif(chromium() is None, reason=f"none of {', '.join(NAMES)} is on PATH")

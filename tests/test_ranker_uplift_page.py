@@ -17,7 +17,8 @@ from page_numbers import Page, Shown, unequal
 
 from features.errors import PairliftError
 from ranker.uplift.canvas import AXIS, MARGIN, ROW, WIDTH
-from ranker.uplift.result import PAGE, UpliftReport
+from ranker.uplift.markup import PAGE
+from ranker.uplift.result import UpliftReport
 from ranker.uplift.said import Figure, as_text, costs, pointer
 from ranker.uplift.verdict import CHECKS, cleared, doubts, why
 

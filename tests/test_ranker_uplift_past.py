@@ -21,11 +21,12 @@ from page_numbers import Page, unequal
 from features.errors import PairliftError
 from ranker.cli.main import cli
 from ranker.metrics.interval import relative_uplift
+from ranker.uplift.markup import PAGE
 from ranker.uplift.past.compare import compare
 from ranker.uplift.past.compared import as_lines, caution, said, write_page
 from ranker.uplift.past.index import INDEX, index_of, write_index
 from ranker.uplift.past.index import as_lines as lines_of
-from ranker.uplift.result import PAGE, UpliftReport
+from ranker.uplift.result import UpliftReport
 from ranker.uplift.said import as_text
 
 GOLDEN = Path(__file__).parent / "golden" / "uplift-4.json"

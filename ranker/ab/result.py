@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 
 from features.errors import PairliftError
-from features.files import made_folder, written
 from ranker.ab.page import as_fragment, as_page
 from ranker.ab.plan import Plan
 from ranker.ab.report import FORMAT, ab_report
 from ranker.ab.verdict import verdict
+from ranker.uplift.markup import keep_page
 
-#: file of the figures, and of the page
-JSON, PAGE = "ab.json", "report.html"
+#: file of the figures
+JSON = "ab.json"
 KEYS = ("relative_uplift", "p", "p_holm", "variance_fell", "decided", "refused")
 
 
@@ -75,11 +75,7 @@ class AbReport:
 
     def write_page(self, folder: Path | str) -> Path:
         """Write `report.html`; return its path."""
-        folder = Path(folder)
-        made_folder(folder)
-        with written(folder / PAGE) as partial:
-            partial.write_text(self.page(), encoding="utf-8")
-        return folder / PAGE
+        return keep_page(self.page(), Path(folder))
 
     def _repr_html_(self) -> str:
         return as_fragment(self.figures)

@@ -109,17 +109,16 @@ def report(folder: Path, out: Path) -> None:
       pairlift report mine/bundle --out mine/about
     """
     needs_training()
-    from features.files import check_folder, written
+    from features.files import check_folder
     from ranker.cli.lists import write_report
     from ranker.export.bundle_page import as_page, bundle_report
+    from ranker.uplift.markup import keep_page
 
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise PairliftError(f"--out {out} is in the bundle, whose files are hashed: name another folder")
     check_folder(out)
     found = bundle_report(folder)
-    paths = [write_report(found, out, "bundle.json"), out / "report.html"]
-    with written(paths[1]) as partial:
-        partial.write_text(as_page(found), encoding="utf-8")
+    paths = [write_report(found, out, "bundle.json"), keep_page(as_page(found), out)]
     click.echo("\n".join(f"wrote {path}" for path in paths))
 
 

@@ -112,7 +112,7 @@ def _liked(report: Report) -> str:
     of = found_at(report, path)
     if of is None:
         return ""
-    how = "the largest that costs nothing which could be told" if of["chosen"] else "as [lists] liked says"
+    how = "chosen, for it costs nothing which could be told" if of["chosen"] else "as [lists] liked says"
     said = as_html(report, ["Its weight is ", Figure((*path, "weight"), "number"), f": {how}."])
     tried: dict[str, Sentence] = {weight: [Figure((*path, "ndcg", weight), "accuracy")] for weight in of["ndcg"]}
     return f"<p>{said}</p>{table(report, ['weight', 'NDCG of the validation slice'], tried) if tried else ''}"

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import PairliftError
-from features.files import made_folder, written
 from features.pairing.split import iso
 from ranker.bundle import TOML, read_manifest
 from ranker.export.bundle_page import MEASURED
 from ranker.hashes import MANIFEST
 from ranker.metrics.interval import finite
-from ranker.uplift.markup import IN_THE_PAGE, document, table, text_table
+from ranker.uplift.markup import IN_THE_PAGE, document, keep_page, table, text_table
 from ranker.uplift.past.compare import UNKNOWN, differences
-from ranker.uplift.past.compared import PAGE, short
+from ranker.uplift.past.compared import counted, short
 from ranker.uplift.said import Figure, Sentence, found_at
 
 Report = Mapping[str, Any]
@@ -97,11 +96,9 @@ def _versions(manifest: Report) -> dict[str, Any]:
 def caution(report: Report) -> str:
     """Return what changed, in one sentence, and what the figures below may be read for."""
     changed = report["changed"]
-    groups = list(dict.fromkeys(of["group"] for of in changed))
-    n = f"{len(changed)} {'entry' if len(changed) == 1 else 'entries'}"
     if report["old"]["version"] == report["new"]["version"]:
         return "Both are the same bundle, so there is nothing to tell."
-    first = f"Changed: {', '.join(groups)} ({n})." if groups else "Split, snapshot and settings are the same."
+    first = f"Changed: {counted(changed)}." if changed else "Split, snapshot and settings are the same."
     if any(of["group"] == "data" for of in changed):
         why = "Each was measured on the test of its own days: a figure that differs may be the days', not the bundle's."
     else:
@@ -153,7 +150,4 @@ def as_page(report: Report) -> str:
 
 def write_page(report: Report, folder: Path) -> Path:
     """Write the page into a folder, which is made where there is none; return its path."""
-    made_folder(folder)
-    with written(folder / PAGE) as partial:
-        partial.write_text(as_page(report), encoding="utf-8")
-    return folder / PAGE
+    return keep_page(as_page(report), folder)

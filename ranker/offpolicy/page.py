@@ -9,16 +9,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from features.files import made_folder, written
 from ranker.offpolicy.table import ESTIMATORS
 from ranker.uplift.canvas import Canvas
-from ranker.uplift.markup import IN_THE_PAGE, document, figure, items, table, terms
+from ranker.uplift.markup import IN_THE_PAGE, document, figure, items, keep_page, table, terms
 from ranker.uplift.said import Figure, Sentence, as_html, found_at, pointer
 
 Report = Mapping[str, Any]
 Place = tuple[str | int, ...]
 
-PAGE = "report.html"
 DECIDES = "dr"
 #: a larger share of the weight in one list, or of what was never shown, is told
 LARGE, UNSHOWN = 0.05, 0.0005
@@ -33,10 +31,7 @@ WORDS = {
 
 def write_page(report: Report, folder: Path) -> Path:
     """Write `report.html`; return its path."""
-    made_folder(folder)
-    with written(folder / PAGE) as partial:
-        partial.write_text(as_page(report), encoding="utf-8")
-    return folder / PAGE
+    return keep_page(as_page(report), folder)
 
 
 def as_page(report: Report) -> str:

@@ -9,10 +9,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from features.files import made_folder, written
 from ranker.uplift.said import Figure, Sentence, as_html
 
 Report = Mapping[str, Any]
 
+#: of a page in its folder
+PAGE = "report.html"
 STYLE = Path(__file__).with_name("page.css")
 IN_THE_PAGE = "The whole report is in this page too, as JSON: the element with the id <code>report</code>."
 
@@ -28,6 +31,14 @@ def document(title: str, sections: Sequence[str], report: Report) -> str:
         + "\n".join(sections)
         + f'\n</main>\n<script type="application/json" id="report">{within}</script>\n</body>\n</html>\n'
     )
+
+
+def keep_page(page: str, folder: Path, name: str = PAGE) -> Path:
+    """Write a page into a folder, which is made where there is none; return its path."""
+    made_folder(folder)
+    with written(folder / name) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return folder / name
 
 
 def fragment(first_screen: str) -> str:

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError, did_you_mean
-from features.files import made_folder, written
+from features.files import written
 from ranker.config import Config, load_config, plugin_of
 from ranker.training.arms import Arms
 from ranker.training.prepared import prepare
 from ranker.uplift import figures
 from ranker.uplift.explain.asked import row_labels
+from ranker.uplift.markup import keep_page
 from ranker.uplift.page import as_fragment, as_page
 from ranker.uplift.report import FORMAT, report_on
 from ranker.uplift.said import as_text, found_at
@@ -31,8 +32,8 @@ from ranker.uplift.verdict import doubts, verdict
 
 #: the oldest format that has a page
 OLDEST = 3
-#: file of the figures, and of the page
-JSON, PAGE = "uplift.json", "report.html"
+#: file of the figures
+JSON = "uplift.json"
 #: what later formats have, empty
 LATER: dict[str, Any] = {
     "lag": "",
@@ -143,16 +144,14 @@ class UpliftReport:
     def write_page(self, folder: Path | str) -> list[Path]:
         """Write `report.html` and a Parquet file of each table, and of the users where known; return their paths."""
         folder = Path(folder)
-        made_folder(folder)
-        with written(folder / PAGE) as partial:
-            partial.write_text(self.page(), encoding="utf-8")
+        page = keep_page(self.page(), folder)
         tables = {f"{name}.parquet": self.table(name) for name in TABLES}
         if self.users is not None:
             tables[USERS] = self.users
         for name, table in tables.items():
             with written(folder / name) as partial:
                 pq.write_table(table, partial)
-        return [folder / name for name in (PAGE, *tables)]
+        return [page, *(folder / name for name in tables)]
 
     def _repr_html_(self) -> str:
         return as_fragment(self.figures)

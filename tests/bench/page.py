@@ -44,12 +44,13 @@ from ranker.export.bundle_page import bundle_report  # noqa: E402
 from ranker.train import train  # noqa: E402
 from ranker.uplift.family.page import as_page as family_page  # noqa: E402
 from ranker.uplift.family.report import family_report  # noqa: E402
+from ranker.uplift.markup import PAGE  # noqa: E402
 from ranker.uplift.past.compare import compare  # noqa: E402
 from ranker.uplift.past.compared import as_page as compared_page  # noqa: E402
 from ranker.uplift.past.index import as_page as index_page  # noqa: E402
 from ranker.uplift.past.index import index_of  # noqa: E402
 from ranker.uplift.report import uplift_report  # noqa: E402
-from ranker.uplift.result import JSON, PAGE, UpliftReport  # noqa: E402
+from ranker.uplift.result import JSON, UpliftReport  # noqa: E402
 
 #: px: of a telephone, of a desk, and of a printed page between its margins
 PHONE, DESK, PAPER = 360, 1100, 688

@@ -7,15 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.files import made_folder, written
+from features.files import written
 from ranker.uplift.family.page import as_page
 from ranker.uplift.family.said import doubts_of, said_of, verdict, why
+from ranker.uplift.markup import keep_page
 from ranker.uplift.said import Figure, as_text, interval
 
 Report = Mapping[str, Any]
 
 #: files of the page, and of the table
-PAGE, TABLE = "report.html", "plugins.parquet"
+TABLE = "plugins.parquet"
 NUMBERS = ("without", "with", "relative_uplift", "low", "high", "p", "p_holm")
 SCHEMA = pa.schema(
     [
@@ -71,9 +72,7 @@ def rows_of(report: Report) -> pa.Table:
 
 def write_page(report: Report, folder: Path) -> list[Path]:
     """Write the page and the table into a folder, which is made where there is none; return their paths."""
-    made_folder(folder)
-    with written(folder / PAGE) as partial:
-        partial.write_text(as_page(report), encoding="utf-8")
+    page = keep_page(as_page(report), folder)
     with written(folder / TABLE) as partial:
         pq.write_table(rows_of(report), partial)
-    return [folder / PAGE, folder / TABLE]
+    return [page, folder / TABLE]

@@ -5,15 +5,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from features.files import made_folder, written
 from ranker.uplift.canvas import Canvas
-from ranker.uplift.markup import IN_THE_PAGE, document, figure, table, text_table
+from ranker.uplift.markup import IN_THE_PAGE, document, figure, keep_page, table, text_table
 from ranker.uplift.past.compare import PLAIN
 from ranker.uplift.said import Figure, Sentence, as_html, as_text, found_at, interval, pointer
 
 Report = Mapping[str, Any]
 
-PAGE = "report.html"
 #: what the first screen draws of the main uplift
 SIDES = {"old": "the old report", "new": "the new report", "difference": "new less old"}
 #: text of a setting that is shown of each side
@@ -61,12 +59,16 @@ def _how(report: Report, move: Report) -> str:
 
 def caution(report: Report) -> str:
     """Return what else changed, which may have moved it."""
-    groups = list(dict.fromkeys(of["group"] for of in report["changed"]))
-    if not groups:
+    if not report["changed"]:
         return "Data, settings and versions are the same, as far as the reports keep them."
-    n = len(report["changed"])
     so = "but not the fits" if report["same_fits"] else "so it need not be the plugin alone"
-    return f"Changed: {', '.join(groups)} ({n} {'entry' if n == 1 else 'entries'}), {so}."
+    return f"Changed: {counted(report['changed'])}, {so}."
+
+
+def counted(changed: Sequence[Report]) -> str:
+    """Return the groups of what changed, and how much it is."""
+    groups, n = dict.fromkeys(of["group"] for of in changed), len(changed)
+    return f"{', '.join(groups)} ({n} {'entry' if n == 1 else 'entries'})"
 
 
 def as_lines(report: Report) -> str:
@@ -196,7 +198,4 @@ def _plain(report: Report) -> str:
 
 def write_page(report: Report, folder: Path) -> Path:
     """Write the page into a folder, which is made where there is none; return its path."""
-    made_folder(folder)
-    with written(folder / PAGE) as partial:
-        partial.write_text(as_page(report), encoding="utf-8")
-    return folder / PAGE
+    return keep_page(as_page(report), folder)

@@ -8,11 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 from features.errors import PairliftError
-from features.files import written
 from ranker.uplift.canvas import Canvas
 from ranker.uplift.family.said import verdict as verdict_of_several
-from ranker.uplift.markup import IN_THE_PAGE, document, items
-from ranker.uplift.result import JSON, PAGE, UpliftReport, found_json
+from ranker.uplift.markup import IN_THE_PAGE, PAGE, document, items, keep_page
+from ranker.uplift.result import JSON, UpliftReport, found_json
 from ranker.uplift.said import found_at, interval, pointer
 from ranker.uplift.verdict import verdict
 
@@ -119,6 +118,4 @@ def as_lines(index: Report) -> str:
 
 def write_index(index: Report, folder: Path) -> Path:
     """Write index.html into the folder; return its path."""
-    with written(folder / INDEX) as partial:
-        partial.write_text(as_page(index), encoding="utf-8")
-    return folder / INDEX
+    return keep_page(as_page(index), folder, INDEX)
