@@ -16,6 +16,7 @@ from pathlib import Path
 from peers.last_line import last_line
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 HELPERS = {"run", "figures"}
 
 
@@ -30,7 +31,9 @@ def run(name: str, options: list[str]) -> None:
     """Run one benchmark, show what it prints, and keep its last line; leave where it fails."""
     # -P: a benchmark's own folder must not hide a package of the same name (`features`).
     command = [sys.executable, "-P", str(HERE / f"{name}.py"), *options]
-    last = last_line(command, {**os.environ, "PYTHONPATH": str(HERE.parent)})
+    # The code beside this file, wherever the environment has its own from: a worktree measures itself.
+    places = os.pathsep.join(map(str, (ROOT, ROOT / "proto", HERE.parent)))
+    last = last_line(command, {**os.environ, "PYTHONPATH": places})
     print(last)
     if any(option.startswith("--only") for option in options):
         return
