@@ -4,9 +4,11 @@ And how a command that writes a file ends where it is told to.
 """
 
 import contextlib
+import math
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,9 @@ if TYPE_CHECKING:  # the kernels take a second to import, and `serve --help` nee
     from ranker.server import Prepared, Server
     from ranker.serving.listener import Listener
 
+#: seconds that a wait for a signal lasts before Python looks again whether one came: handlers run on the main thread
+#: between two steps, and a signal that comes just before the wait, or to another thread, does not end the wait
+LOOK = 0.1
 #: the process that records, in a server of several that does, and the one that looks for bundles to deploy
 RECORDS, FOLLOWS = 0, 1
 
@@ -34,13 +39,21 @@ def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[["
     server = make()
     server.start()
     on_ready(server)
-    if told.get() == signal.SIGTERM and drain:
+    if _next(told) == signal.SIGTERM and drain:
         click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
         server.drain()
-        with contextlib.suppress(Empty):
-            told.get(timeout=drain)
+        _next(told, drain)
     click.echo("pairlift is stopping: calls under way are finished")
     server.stop()
+
+
+def _next(told: SimpleQueue[int], seconds: float = math.inf) -> int | None:
+    """Return the signal that is told next; None where so many seconds pass without one."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(Empty):
+            return told.get(timeout=min(left, LOOK))
+    return None
 
 
 @contextlib.contextmanager
