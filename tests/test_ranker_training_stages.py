@@ -3,11 +3,13 @@
 import ast
 import gc
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from structure import PACKAGES, ROOT, imports, modules
@@ -90,6 +92,28 @@ def test_what_a_stage_made_is_made_again_when_it_is_taken_away(tmp_path: Path) -
     folder = run_stage(tmp_path, "s", 1, lambda f: (f / "x").touch())
     (folder / "x").unlink()
     assert (run_stage(tmp_path, "s", 1, lambda f: (f / "x").write_text("again")) / "x").exists()
+
+
+def test_a_log_of_other_times_and_the_same_content_trains_nothing_anew(tmp_path: Path) -> None:
+    """As of files that were copied; one that has an event less, or a column of other values, is another log."""
+    config = load_config(write_world(tmp_path))
+    source = tmp_path / "log.parquet"
+
+    def keys() -> tuple[str, str]:
+        key = prepared.prepare(config).key
+        return json.loads((config.work / "import.key").read_text())["key"], key
+
+    imported, first = keys()
+    os.utime(source, (1, 1))
+    again = keys()
+    assert again[0] != imported
+    assert again[1] == first
+    seen = {first}
+    for rows in ("SELECT * FROM t LIMIT 1150", "SELECT * REPLACE (1 - play AS play) FROM t"):
+        duckdb.sql(f"CREATE OR REPLACE TABLE t AS FROM '{source}'")
+        duckdb.sql(f"COPY ({rows}) TO '{source}'")
+        seen.add(keys()[1])
+    assert len(seen) == 3
 
 
 def test_two_runs_in_one_work_folder_wait_for_each_other(tmp_path: Path) -> None:

@@ -32,8 +32,7 @@ from ranker.request import with_queries
 from ranker.reranking.diversity import check_diversity
 from ranker.reranking.rules import Rules
 from ranker.training.booster import WANTED_TABLE, check_monotone, check_params
-from ranker.training.importing import import_stage
-from ranker.training.stages import stage_key
+from ranker.training.importing import import_stage, imported_key
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +228,7 @@ def _check_monotone(config: Config, spec: FeatureSpec) -> None:
 
 
 def log_key(config: Config) -> str:
-    """Return a hash of the (complete) import, of the settings that are read after it, and of the code."""
+    """Return a hash of what was imported, of the settings that are read after it, and of the code."""
     settings: list[Any] = [
         config.pairing.model_dump(),
         config.split.model_dump(),
@@ -238,7 +237,7 @@ def log_key(config: Config) -> str:
     settings.append(config.features.model_dump())
     if config.events.source_item is not None:
         settings.append(wanted_floor(config))  # whose events co-occurrence counts
-    return hash_value([stage_key(config.work, "import"), settings, code_hash(*CODE)])
+    return hash_value([imported_key(config), settings, code_hash(*CODE)])
 
 
 def _refuse_empty(prepared: Prepared) -> None:

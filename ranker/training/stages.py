@@ -42,11 +42,6 @@ def run_stage(folder: Path, name: str, inputs: Any, make: Callable[[Path], None]
     return target
 
 
-def stage_key(folder: Path, name: str) -> str:
-    """Return the hash of a complete stage's inputs."""
-    return str(json.loads((folder / f"{name}.key").read_text())["key"])
-
-
 def stage_seconds(folder: Path, name: str) -> float:
     """Return how long a complete stage took when it was made: no part of its key."""
     return float(json.loads((folder / f"{name}.key").read_text())["seconds"])
