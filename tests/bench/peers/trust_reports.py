@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import duckdb
 import leaky
@@ -26,6 +27,7 @@ from ranker.config import Config, load_config
 from ranker.metrics.holm import LEVEL
 from ranker.settings import UpliftSettings
 from ranker.training.arms import Arms
+from ranker.uplift import described
 from ranker.uplift.explain.asked import row_labels
 from ranker.uplift.family.report import family_of
 from ranker.uplift.leaks import Control
@@ -204,7 +206,8 @@ def write_log(folder: Path, seed: int, plugins: dict[str, dict[str, Any]], equal
 
 def _on_a_log(seed: int, plugins: dict[str, dict[str, Any]], equal_times: bool) -> dict[str, Any]:
     """Return, by plugin, what its whole report says of leaks."""
-    with _folder() as folder:
+    # What a plugin costs is no part of the answer, and measuring its memory takes a process of its own.
+    with _folder() as folder, patch.object(described, "memory_of", lambda _: None):
         config = write_log(folder, seed, plugins, equal_times)
         return {name: _leaks(uplift_report(config, name, lists=False)) for name in plugins}
 
