@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ranker.uplift.canvas import Canvas
+from ranker.uplift.explain.ages import AGE
 from ranker.uplift.measured import LISTED
 from ranker.uplift.said import Figure, Sentence, found_at, interval, pointer
 from ranker.uplift.verdict import LISTS
@@ -32,6 +33,11 @@ TITLES = {
     "surface": ("by surface", "Where the lists stood that it orders better."),
     "day": ("by day", "Whether it holds as what it learned grows old."),
     "week": ("by week", "Whether it holds as what it learned grows old; each is named by its Monday."),
+    AGE: (
+        "by the age of the user's vector",
+        "Whether it holds as a vector grows old: its age is the time from the last instant that it knows of, which the "
+        "plugin's lag sets back, to the request. Of a daily one it is the hour of the day too.",
+    ),
 }
 
 
