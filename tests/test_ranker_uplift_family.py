@@ -23,7 +23,7 @@ from ranker.training import arms as arms_module
 from ranker.uplift.family import report as module
 from ranker.uplift.family.figures import COSTS, by_cost, frontier, frontier_figure
 from ranker.uplift.family.page import as_page
-from ranker.uplift.family.said import doubts_of, said_of, verdict, why
+from ranker.uplift.family.said import P_SAID, doubts_of, said_of, verdict, why
 from ranker.uplift.family.table import as_table
 from ranker.uplift.report import uplift_report
 from ranker.uplift.result import UpliftReport
@@ -115,6 +115,8 @@ def test_the_page_holds_the_reports_numbers_and_asks_for_nothing(folder: Path, f
     assert unequal(page.numbers, family) == []
     assert (page.open, page.wrong, json.loads(page.json)) == ([], [], family)
     assert all(link.startswith("#") for link in page.links)
+    assert P_SAID in (folder / "report" / "report.html").read_text()
+    assert P_SAID in as_table(family)
     rows = pq.read_table(folder / "report" / "plugins.parquet").to_pylist()
     assert [(row["plugin"], row["question"], row["yes"]) for row in rows] == [
         ("als", "alone", True), ("als", "adds", True), ("noise", "alone", False), ("noise", "adds", False),

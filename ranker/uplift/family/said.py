@@ -8,6 +8,12 @@ from ranker.uplift.verdict import of_one
 
 Report = Mapping[str, Any]
 
+#: what p is, which no heading has room for
+P_SAID = (
+    "p is that of no gain: two-sided where there is a gain, else 1; of a plugin alone the larger one of its uplift and "
+    "of its uplift over missingness, for both must lie above zero."
+)
+
 
 def verdict(report: Report) -> str:
     """Return in words which plugins are useful, which add to the rest, which leak; corrected, and no more."""
