@@ -177,7 +177,7 @@ def test_a_plugin_of_offline_vectors_is_sliced_by_their_age(plain: Path) -> None
         shown = f"{100 * of['shrunk']['relative_uplift']:+.2f} %"
         assert re.search(rf"^  {age[3:]} +{re.escape(shown)} \[", result.output, re.MULTILINE)
     assert "<h3>Uplift by the age of the user&#x27;s vector</h3>" in page
-    assert "Whether it holds as a vector grows old: its age is the time" in page
+    assert "Whether it holds as a vector grows old: an age is how long before the request" in page
 
 
 def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ TITLES = {
     "week": ("by week", "Whether it holds as what it learned grows old; each is named by its Monday."),
     AGE: (
         "by the age of the user's vector",
-        "Whether it holds as a vector grows old: its age is the time from the last instant that it knows of, which the "
-        "plugin's lag sets back, to the request. Of a daily one it is the hour of the day too.",
+        "Whether it holds as a vector grows old: an age is how long before the request the history ended that the "
+        "vector is made of, by the plugin's lag (of a daily one the last midnight, so it is an hour of the day too).",
     ),
 }
 
