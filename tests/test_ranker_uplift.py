@@ -167,7 +167,7 @@ def test_a_plugin_of_offline_vectors_is_sliced_by_their_age(plain: Path) -> None
     result, report = uplift(plain, leaky.Daily)
     assert (result.exit_code, report["lag"], report["leaks"]) == (0, "daily", 0), result.output
     ages = report["slices"]["vector_age"]
-    day = {"0: no vector", "1: under 6 hours", "2: 6 hours to 12 hours", "3: 12 hours to 1 day"}
+    day = {"0: no vector", "1: under 6 hours", "2: 6 to 12 hours", "3: 12 to 24 hours"}
     assert len(ages) > 2
     assert set(ages) <= day
     assert sum(of["pairs"] for of in ages.values()) == report["pairs"]
@@ -176,6 +176,8 @@ def test_a_plugin_of_offline_vectors_is_sliced_by_their_age(plain: Path) -> None
     for age, of in ages.items():
         shown = f"{100 * of['shrunk']['relative_uplift']:+.2f} %"
         assert re.search(rf"^  {age[3:]} +{re.escape(shown)} \[", result.output, re.MULTILINE)
+    for said in ("its values are those of the last midnight, in training as in serving", "Its values are those of"):
+        assert said in (result.output if said[0] == "i" else page)
     assert "<h3>Uplift by the age of the user&#x27;s vector</h3>" in page
     assert "Whether it holds as a vector grows old: an age is how long before the request" in page
 

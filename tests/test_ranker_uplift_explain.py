@@ -174,8 +174,8 @@ def test_an_age_is_the_time_since_the_history_of_a_vector_ended(
     if not lag:
         assert found == {}
         return
-    bounds = {"1: under 6 hours": (0, 6), "2: 6 hours to 12 hours": (6, 12), "3: 12 hours to 1 day": (12, 24)}
-    bounds |= {"4: 1 day to 2 days": (24, 48), "5: 2 days to 7 days": (48, 168), "6: 7 days and more": (168, np.inf)}
+    bounds = {"1: under 6 hours": (0, 6), "2: 6 to 12 hours": (6, 12), "3: 12 to 24 hours": (12, 24)}
+    bounds |= {"4: 1 to 2 days": (24, 48), "5: 2 to 7 days": (48, 168), "6: 7 days and more": (168, np.inf)}
     for row, g in enumerate(owner.tolist()):
         at = datetime.fromtimestamp(r.as_of[g] / 1e6, ZoneInfo(ZONE))
         midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -142,6 +142,8 @@ def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -
     assert verdict(sound).startswith("of 3 plugins, als adds to the others, not shown to be useful alone; noise and")
     assert "with this one fit and one seed alone, and adds" in verdict(family | {"fits": 1, "seeds": [0]})
     assert said_of(adds, "als") == "not shown to be useful alone, adds to the rest"
+    late = said_of(changed(adds, als={"lag": "daily"}), "als")
+    assert late.endswith("to the rest; its values are those of the last midnight, in training as in serving")
     single = changed(family, als={"adds": None}) | {"together": None}
     assert verdict(single) == "of 3 plugins, als is useful; noise is not shown to be useful; leaks leaks"
     assert "Fewer than two do not leak" in as_text(single, why(single))

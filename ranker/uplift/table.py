@@ -10,7 +10,7 @@ from ranker.uplift.explain.ages import AGE
 from ranker.uplift.figures import plain, purpose_of, title_of
 from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
-from ranker.uplift.said import as_text, costs, interval
+from ranker.uplift.said import KINDS, as_text, costs, interval, lag_said
 from ranker.uplift.verdict import doubts, verdict
 
 #: guard rails that have lines of their own
@@ -85,13 +85,11 @@ def _debiased(report: dict[str, Any]) -> list[str]:
 
 def _lag(report: dict[str, Any]) -> list[str]:
     """Return the lines of a plugin whose values lag: how far, and the uplift by the age of the user's vector."""
-    if not report["lag"]:
+    if not (late := lag_said(report)):
         return []
-    lag = "are those of the last midnight" if report["lag"] == "daily" else f"lag {report['lag']} behind the events"
     study = f"pairlift study CONFIG --study lag --plugin {report['plugin']}"
     return [
-        f'its values {lag}, in training as in serving; what a day of lag costs a plugin that takes lag = "daily", '
-        f"`{study}` says",
+        f'{late}; what a day of lag costs a plugin that takes lag = "daily", `{study}` says',
         *_by_age(report),
     ]
 
@@ -177,7 +175,7 @@ def _interval(part: dict[str, Any]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f} %"
+    return "-" if value is None else KINDS["percent"](value)
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """Slices by the age of the vector that a user is served with, of a plugin that works ahead or sees events late."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,12 @@ from ranker.training.plugins import plugin_errors
 
 #: the kind of slices
 AGE = "vector_age"
-#: the borders between the labels of ages; those of a daily lag lie within a day
-BORDERS = {"6 hours": 6 * HOUR, "12 hours": 12 * HOUR, "1 day": DAY, "2 days": 2 * DAY, "7 days": 7 * DAY}
-NO_VECTOR = "0: no vector"
+#: labels of ages, and behind each where it ends; of a daily lag there are those within a day
+AGES = {
+    **{"under 6 hours": 6 * HOUR, "6 to 12 hours": 12 * HOUR, "12 to 24 hours": DAY},
+    **{"1 to 2 days": 2 * DAY, "2 to 7 days": 7 * DAY},
+}
+OLDEST, NO_VECTOR = "7 days and more", "no vector"
 
 
 def age_labels(arms: Arms, name: str, plugin: FeaturePlugin, columns: Columns) -> dict[str, Any]:
@@ -26,11 +28,8 @@ def age_labels(arms: Arms, name: str, plugin: FeaturePlugin, columns: Columns) -
     lag, groups = lag_of(plugin, arms.prepared.config.time.zone), arms.groups["test"]
     if not lag.text:
         return {}
-    first, *_, last = BORDERS
-    between = (f"{low} to {high}" for low, high in itertools.pairwise(BORDERS))
-    shown = enumerate((f"under {first}", *between, f"{last} and more"), 1)
-    labels = np.array([NO_VECTOR, *(f"{k}: {age}" for k, age in shown)])
-    place = 1 + np.searchsorted(list(BORDERS.values()), lag.age(groups.requests.as_of), side="right")
+    labels = np.array([f"{k}: {label}" for k, label in enumerate((NO_VECTOR, *AGES, OLDEST))])
+    place = 1 + np.searchsorted(list(AGES.values()), lag.age(groups.requests.as_of), side="right")
     known = _known(arms, name, plugin, columns)
     return {AGE: labels[np.where(known, place, 0)[groups.requests.row_request()]]}
 

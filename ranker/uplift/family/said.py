@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ranker.uplift.said import Figure, Sentence, interval
+from ranker.uplift.said import Figure, Sentence, interval, lag_said
 from ranker.uplift.verdict import of_one
 
 Report = Mapping[str, Any]
@@ -73,10 +73,10 @@ def said_of(report: Report, name: str) -> str:
     of = report["each"][name]
     if of["leaks"]:
         return "LEAKS: its figures say nothing, and it has no part in the sets"
-    alone = "useful alone" if of["useful"] else "not shown to be useful alone"
-    if of["adds"] is None:
-        return alone
-    return f"{alone}, {'adds' if of['more'] else 'not shown to add'} to the rest"
+    said = "useful alone" if of["useful"] else "not shown to be useful alone"
+    if of["adds"] is not None:
+        said += f", {'adds' if of['more'] else 'not shown to add'} to the rest"
+    return "; ".join([said, *filter(None, [lag_said(of)])])
 
 
 def doubts_of(report: Report) -> dict[str, list[str]]:
