@@ -197,6 +197,7 @@ def write(folder: Path, report: dict[str, Any]) -> None:
 
 def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_read(tmp_path: Path) -> None:
     write(tmp_path / "a b", golden(made={"date": "2026-10-01"}))
+    write(tmp_path / "a c", golden(made={"date": "2026-10-01", "time": "09:00:00 UTC"}))
     write(tmp_path / "later", golden(made={"date": "2026-11-01"}, ci95=[None, None], useful=False))
     write(tmp_path / "deep" / "unknown", golden(relative_uplift=None, ci95=[None, None], useful=False))
     write(tmp_path / "old", golden(format=2))
@@ -213,13 +214,19 @@ def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_
     write(tmp_path / "both", family | {"together": {"relative_uplift": 0.1, "ci95": [0.05, 0.15]}})
     write(tmp_path / "both" / "als", golden())
     found = index_of(tmp_path)
-    assert [of["path"] for of in found["reports"]] == ["later", "both", "a b", "deep/unknown"]
+    assert [of["path"] for of in found["reports"]] == ["later", "both", "a c", "a b", "deep/unknown"]
     assert [(of["path"], "format 3 to 7" in of["why"]) for of in found["unread"]] == [("old/uplift.json", True)]
     page = Page(write_index(found, tmp_path))
     assert unequal(page.numbers, found) == []
-    assert (page.open, page.wrong, len(page.numbers)) == ([], [], 12)
+    assert (page.open, page.wrong, len(page.numbers)) == ([], [], 15)
     reports = [link for link in page.links if not link.startswith("#")]
-    assert reports == ["later/report.html", "both/report.html", "a%20b/report.html", "deep/unknown/report.html"]
+    assert reports == [
+        "later/report.html",
+        "both/report.html",
+        "a%20c/report.html",
+        "a%20b/report.html",
+        "deep/unknown/report.html",
+    ]
     assert "2026-10-02 both" in lines_of(found)
     assert "NOT READ: old/uplift.json" in lines_of(found)
 
