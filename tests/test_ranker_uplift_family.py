@@ -137,6 +137,7 @@ def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -
     assert 'class="verdict open"' in as_page(nothing)
     alone = changed(family, als={"more": False}, noise={"useful": True})
     assert verdict(alone) == "of 3 plugins, als and noise are useful but not shown to add to the others; leaks leaks"
+    assert "als and noise are useful, with this one fit alone, but not shown to add" in verdict(alone | {"fits": 1})
     adds = changed(family, als={"useful": False})
     sound = changed(adds, leaks={"leaks": 0})
     assert verdict(sound).startswith("of 3 plugins, als adds to the others, not shown to be useful alone; noise and")

@@ -95,11 +95,11 @@ def _lag(report: dict[str, Any]) -> list[str]:
 
 
 def _by_age(report: dict[str, Any]) -> list[str]:
-    """Return the slices by age as the page draws them, where the report has some."""
+    """Return the slices by age as the page draws them, where there are several."""
     ages = report["slices"].get(AGE, {})
     lines = [f"  {plain(age):24}{as_text(report, interval('slices', AGE, age, 'shrunk'))}" for age in ages]
     said = f"uplift {title_of(AGE)}, each drawn towards the others. {purpose_of(report, AGE)}"
-    return [said, *lines] if lines else []
+    return [said, *lines] if len(lines) > 1 else []
 
 
 def _trees(trees: dict[str, Any]) -> str:

@@ -87,8 +87,9 @@ def _numbers(report: Report) -> str:
             path = ("each", name, question)
             arms = [Figure((*path, arm), "accuracy") for arm in ("without", "with")]
             rows[f"{name}, {label}"] = [*arms, *ends(*path), *(Figure((*path, p), "number") for p in ("p", "p_holm"))]
-    together = [Figure(("together", arm), "accuracy") for arm in ("without", "with")]
-    every = table(report, _HEADS, {"all together": [*together, *ends("together")]} | rows)
+    arms = [Figure(("together", arm), "accuracy") for arm in ("without", "with")]
+    together: Sentence = [*arms, *ends("together"), "", ""]  # which has no p
+    every = table(report, _HEADS, {"all together": together} | rows)
     correction = report["correction"]
     return f"""<section><h2>All numbers</h2>
 {every}

@@ -23,11 +23,13 @@ def verdict(report: Report) -> str:
     if not useful and not more:
         return "; ".join([f"none of {n} plugins is shown to be useful", *leaks])
     one, said, asked = of_one(report), list[str](), report["together"] is not None
+    useful_so = f"useful{one}{',' if one else ''}"
     more = more if asked else []
     if both := [name for name in useful if name in more]:
-        said.append(f"{_are(both)} useful{one}{',' if one else ''} and {_verb(both, 'add')} to what the others have")
+        said.append(f"{_are(both)} {useful_so} and {_verb(both, 'add')} to what the others have")
     if alone := [name for name in useful if name not in more]:
-        said.append(f"{_are(alone)} useful{one}" + (" but not shown to add to the others" if asked else ""))
+        yes = f"{useful_so} but not shown to add to the others" if asked else f"useful{one}"
+        said.append(f"{_are(alone)} {yes}")
     if only := [name for name in more if name not in useful]:
         said.append(f"{_named(only)} {_verb(only, 'add')} to the others, not shown to be useful alone")
     if rest := [name for name in each if name not in (*useful, *more, *leaking)]:
