@@ -15,6 +15,7 @@ from features.schema import F32, I8, I32, Requests
 from features.settings import Duration, Settings
 from features.state.histories import Histories
 from features.state.kept import KeptStates, key_of
+from features.state.lag import Lag
 
 #: item vectors that are multiplied at a time
 GRAM_ROWS = 65_536
@@ -98,7 +99,7 @@ class ALS:
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, factors]: the least-squares vector of each visible history (paper, equation 4)."""
-        start, stop = histories.before(requests.user, requests.as_of - self.settings.lag)
+        start, stop = histories.before(requests.user, Lag(self.settings.lag).cut(requests.as_of))
         if len(requests) == 1:
             return self._one_vector(histories, int(requests.user[0]), int(start[0]), int(stop[0]))
         states, place = np.unique(np.stack([start, stop], 1), axis=0, return_inverse=True)

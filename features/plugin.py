@@ -20,8 +20,8 @@ from features.errors import MISSING, UNKNOWN, PairliftError, Problem, did_you_me
 from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F32, I32, Catalog, EventLog, Requests
-from features.settings import duration_text
 from features.state.histories import Histories
+from features.state.lag import DAILY, Lag
 from features.state.refreshed import Ahead, RefreshedStates
 
 log = logging.getLogger(__name__)
@@ -211,13 +211,13 @@ class HeadsPlugin(FeaturePlugin, Protocol):
         """
 
 
-def lag_of(plugin: FeaturePlugin) -> str:
-    """Return how much later than it happened a plugin sees an event, as the TOML has it (`"daily"`, `"1d"`).
+def lag_of(plugin: FeaturePlugin, zone: str = "UTC") -> Lag:
+    """Return how much later than it happened a plugin sees an event: not at all where its options do not say.
 
-    Empty: at once, or its options do not say.
+    zone: in which a day starts.
     """
-    lag: int | str = getattr(getattr(plugin, "settings", None), "lag", 0)
-    return lag if isinstance(lag, str) else duration_text(lag) if lag else ""
+    lag = getattr(getattr(plugin, "settings", None), "lag", 0)
+    return Lag(lag, zone) if isinstance(lag, int) or lag == DAILY else Lag()
 
 
 def search_plugins_in(folder: Path) -> None:

@@ -13,8 +13,9 @@ from features.pairing.groups import Groups
 from features.pairing.pairs import Pairs
 from features.schema import F32, I32, I64, Bool
 from features.state.histories import Histories
+from features.state.lag import Lag
 from neural.expected import ItemSignals
-from neural.histories import Lag, Tokens, TokenSpec, Windows, length_buckets, make_tokens, mixed_buckets, ranges
+from neural.histories import Tokens, TokenSpec, Windows, length_buckets, make_tokens, mixed_buckets, ranges
 
 #: of lengths, where windows of like lengths are put together: wider would pad more than a tenth
 JITTER = (0.92, 1.08)

@@ -9,9 +9,10 @@ import numpy as np
 from features.plugin import FitData, LaterEvents
 from features.schema import I32, I64, Attribute, Bool, Catalog, EventLog, Ids
 from features.state.histories import Histories
+from features.state.lag import Lag
 from neural.batches import Batches, TargetMask
 from neural.expected import ItemSignals
-from neural.histories import Lag, TokenSpec, raw_signals
+from neural.histories import TokenSpec, raw_signals
 from neural.semantic_ids.attributes import code_attributes
 from neural.settings import FitSettings
 from neural.vocabulary.context import SURFACE_ALONE, ContextSpec

@@ -13,9 +13,10 @@ from features.arrays import save_arrays
 from features.errors import PairliftError
 from features.schema import I32
 from features.settings import Settings
+from features.state.lag import Lag
 from neural.data import TowerData
 from neural.expected import ItemSignals
-from neural.histories import Lag, TokenSpec
+from neural.histories import TokenSpec
 from neural.runtime import EXPECTED, Vectors, save_spec
 from neural.settings import FitSettings
 from neural.vocabulary.words import check_words

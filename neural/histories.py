@@ -5,23 +5,15 @@ NumPy and numba alone: training and serving build their batches with this code.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from features.kernels import njit
-from features.pairing.split import utc
-from features.schema import F32, HOUR, I8, I16, I32, I64, SECOND, Requests
+from features.schema import F32, I8, I16, I32, I64, SECOND, Requests
 from features.state.histories import Histories
+from features.state.lag import Lag
 from neural.vocabulary.context import ContextSpec
 
-#: `lag` of vectors that are computed once a day, at 00:00 of `[time] zone`
-DAILY = "daily"
-#: zones change their offset from UTC at a quarter of an hour, but for some minutes of the past: a day that begins
-#: within one is then seen to begin the day before
-QUARTER = HOUR // 4
 #: code columns of a token, in this order; behind them hour, weekday and attributes, where the context has them
 CODES = ("grade", "surface", "organic", "gap")
 N_GAPS = 14
@@ -89,31 +81,6 @@ class Tokens:
     codes: I64  # [b, t, c] as `CODES`, then of `ContextSpec.token_codes`; 0 unknown
     signals: F32  # [b, t, 2k]: the scaled values (0 where unknown), then whether they are known (1 or 0)
     length: I64  # [b], events of each history
-
-
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """How much later than it happened an event is seen: a duration, or until the next 00:00 of a time zone."""
-
-    value: int | str  # µs, or DAILY
-    zone: str = "UTC"  # whose 00:00 it is
-
-    def cut(self, as_of: I64) -> I64:
-        """Return int64[g]: events with `ts <` this are visible at `as_of`."""
-        if self.value != DAILY:
-            return as_of - int(self.value)
-        quarters, place = np.unique(as_of // QUARTER, return_inverse=True)
-        return np.array([_midnight(int(quarter), self.zone) for quarter in quarters], np.int64)[place]
-
-
-@lru_cache(maxsize=100_000)
-def _midnight(quarter: int, zone: str) -> int:
-    """Return µs UTC at which the day of a quarter of an hour since 1970 began on the clocks of a zone.
-
-    Where 00:00 comes twice it is the first one; where clocks skip it, the instant at which they do.
-    """
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(minutes=15 * quarter)
-    return utc(at.astimezone(ZoneInfo(zone)).date(), zone)
 
 
 def raw_signals(grade: I8, feedback: F32) -> F32:

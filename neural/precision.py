@@ -15,7 +15,7 @@ from features.pairing.pairs import right_weight
 from features.plugin import FitData
 from features.schema import F32, F64, I64, Requests
 from features.state.histories import Histories
-from neural.histories import Lag
+from features.state.lag import Lag
 from neural.runtime import INT8_TRUNK, TRUNK, USER_HEAD, Heads, Runtime, Vectors, open_session
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from features.progress import progress_bar
 from features.schema import F32, I32, I64, Bool, Requests
 from features.state.histories import Histories
 from features.state.kept import KeptStates, Key, key_of
+from features.state.lag import Lag
 from features.state.refreshed import Ahead, RefreshedStates, refreshed
 from neural.expected import ItemSignals
-from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, visible
+from neural.histories import TokenSpec, length_buckets, make_tokens, visible
 from neural.vocabulary.context import ContextSpec
 from neural.vocabulary.entities import Entities
 

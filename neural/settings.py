@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from features.schema import MINUTE
 from features.settings import Duration, Settings, parse_duration
-from neural.histories import DAILY
+from features.state.lag import DAILY
 
 #: columns of the towers, beside those of feedback
 GRADE = "grade"

@@ -11,9 +11,9 @@ from features.errors import PairliftError, did_you_mean
 from features.plugin import FitData, LaterEvents
 from features.schema import F32, Requests
 from features.state.histories import Histories
+from features.state.lag import Lag
 from features.state.refreshed import Ahead, RefreshedStates
 from neural.fitted import FittedPlugin, new_folder
-from neural.histories import Lag
 from neural.runtime import ITEM_TOWER, Runtime, Vectors, encode_items, load_runtime, open_session
 from neural.settings import FEEDBACK, GRADE, TowerSettings, is_answer
 from neural.vocabulary.context import check_context

@@ -15,6 +15,7 @@ from features.kernels import njit
 from features.schema import F32, I8, I32, I64, Bool, Requests
 from features.state.histories import Histories
 from features.state.kept import KeptStates, key_of
+from features.state.lag import Lag
 from neural.histories import length_buckets
 from neural.runtime import BUDGET
 
@@ -69,8 +70,8 @@ class Runtime:
     A user's vector is kept until other events of the user are visible.
     """
 
-    def __init__(self, encode: Encode, items: F32, floor: int, length: int, lag: int) -> None:
-        """items: float32[n_items, d], NaN unknown. length: the most events of a user that are read. lag: µs.
+    def __init__(self, encode: Encode, items: F32, floor: int, length: int, lag: Lag) -> None:
+        """items: float32[n_items, d], NaN unknown. length: the most events of a user that are read.
 
         floor: rank of the lowest grade that is wanted.
         """
@@ -86,7 +87,7 @@ class Runtime:
 
     def user_vectors(self, requests: Requests, histories: Histories) -> F32:
         """Return float32[g, d]; NaN where no wanted event of a known item is visible."""
-        start, stop = histories.before(requests.user, requests.as_of - self.lag)
+        start, stop = histories.before(requests.user, self.lag.cut(requests.as_of))
         if len(requests) == 1:
             return self._one_vector(histories, int(requests.user[0]), int(start[0]), int(stop[0]))
         states, place = np.unique(np.stack([start, stop]), axis=1, return_inverse=True)

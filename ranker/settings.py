@@ -124,6 +124,7 @@ TAKEN = {
     "familiarity",
     "grade_pair",
     "user_activity",
+    "vector_age",
     "week",
     "winner_age",
     "winner_first_seen",

@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from features.baselines import ALS, Noise
+from features.baselines import ALS, ALSSettings, Noise
 from features.plugin import FitData
 from features.schema import F32, Requests
 from features.state.histories import Histories
+from features.state.lag import DAILY
 
 
 class Leaky:
@@ -203,6 +204,29 @@ class OnlyKnown(ALS):
         dot = super().values(requests, histories)
         noise = Noise().values(requests, histories)
         return np.where(dot > 0.2, noise, np.float32(np.nan))
+
+
+class DailySettings(ALSSettings):
+    """ALS with vectors of users that are computed once a day."""
+
+    lag: Literal["daily"] = DAILY  # type: ignore[assignment]
+
+
+class Daily(ALS):
+    """Honest: a user's vector is that of the last midnight UTC."""
+
+    options = DailySettings
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self.settings = DailySettings(**params)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        plugin = super().load(folder)
+        plugin.settings = DailySettings(**dict(plugin.settings))
+        return plugin
 
 
 class Unsteady(ALS):

@@ -435,7 +435,8 @@ def test_readers_never_see_half_of_a_batch():
 
 def test_plugins_read_live_histories_as_compact_ones():
     from features.baselines import ALS
-    from neural.histories import Lag, TokenSpec, make_tokens, visible
+    from features.state.lag import Lag
+    from neural.histories import TokenSpec, make_tokens, visible
 
     rng = np.random.default_rng(3)
     histories = Histories.build(WORLD.log, 8)

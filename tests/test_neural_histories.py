@@ -14,10 +14,9 @@ from features.errors import PairliftError
 from features.plugin import make_plugin
 from features.schema import DAY, HOUR, SECOND, Attribute, EventLog, empty_log
 from features.state.histories import Histories
+from features.state.lag import DAILY, Lag
 from neural.expected import PRIOR_EVENTS, ItemSignals
 from neural.histories import (
-    DAILY,
-    Lag,
     TokenSpec,
     Windows,
     length_buckets,

@@ -22,9 +22,9 @@ from features.schema import DAY, F32, HOUR, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories, HistoryBuffer
 from features.state.kept import KeptStates
+from features.state.lag import Lag
 from features.state.refreshed import Ahead
 from neural.data import TowerData
-from neural.histories import Lag
 from neural.limaml import LiMAML
 from neural.limaml.model import MetaNetwork
 from neural.limaml.settings import LiMAMLSettings

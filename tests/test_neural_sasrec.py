@@ -17,11 +17,12 @@ from features.errors import PairliftError
 from features.pairing.groups import make_groups
 from features.pairing.pairs import Pairs
 from features.pairing.split import make_split
-from features.plugin import FeaturePlugin, FitData, make_plugin
+from features.plugin import FeaturePlugin, FitData, lag_of, make_plugin
 from features.schema import DAY, HOUR, Bool, Catalog, empty_log, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories, HistoryBuffer
 from features.state.kept import KeptStates
+from features.state.lag import Lag
 from neural.sasrec import SASRec
 from neural.sasrec.export import export_encoder
 from neural.sasrec.losses import gbce, power
@@ -283,7 +284,9 @@ def plain(plugin: SASRec, **other: Any) -> SASRec:
     """The same plugin, that keeps nothing or has other arguments of `Runtime`."""
     r = plugin.runtime
     own = SASRec(**SMALL)
-    own._runtime = Runtime(**{"encode": r.encode, "items": r.items, "floor": r.floor, "length": 12, "lag": 0, **other})
+    own._runtime = Runtime(
+        **{"encode": r.encode, "items": r.items, "floor": r.floor, "length": 12, "lag": Lag(), **other}
+    )
     return own
 
 
@@ -352,6 +355,7 @@ def test_an_encoder_that_differs_is_refused(tmp_path: Path) -> None:
 
 def test_a_lag_hides_the_latest_events(fitted: Any, world: World) -> None:
     plugin, histories = fitted
+    assert lag_of(plugin) == plugin.runtime.lag == Lag(4 * DAY)
     items, end = np.arange(20, dtype=np.int32), int(world.log.ts[-1])
     different = 0
     for user in range(20):

@@ -22,9 +22,10 @@ from features.plugin import FitData
 from features.schema import DAY, HOUR
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories
+from features.state.lag import DAILY, Lag
 from neural.batches import TargetMask
 from neural.data import TowerData
-from neural.histories import DAILY, Lag, make_tokens, visible
+from neural.histories import make_tokens, visible
 from neural.settings import TowerSettings
 from neural.train import NO_NEGATIVES, Trainer, all_vectors, fit, network_size
 from neural.two_tower import TwoTower

@@ -21,13 +21,14 @@ from world import SMALL_TOWERS, TOML, World, make_world
 from features.errors import PairliftError
 from features.pairing.groups import make_groups
 from features.pairing.split import make_split
-from features.plugin import FeaturePlugin
+from features.plugin import FeaturePlugin, lag_of
 from features.schema import DAY, Requests, one_request
 from features.settings import PairingSettings, SplitSettings
 from features.state.histories import Histories, HistoryBuffer
 from features.state.kept import KeptStates
+from features.state.lag import Lag
 from features.state.refreshed import Ahead
-from neural.histories import Lag, TokenSpec
+from neural.histories import TokenSpec
 from neural.model import Argus, Shape
 from neural.settings import TowerSettings
 from neural.train import Trainer, fit
@@ -91,6 +92,7 @@ def test_a_lag_hides_the_latest_events(fitted: Any) -> None:
     plain._runtime = type(r)(r.trunk, r.heads, r.spec, r.vectors, r.expected, Lag(0))
     np.testing.assert_array_equal(plugin.values(requests, histories), plain.values(later, histories))
     assert not np.array_equal(plugin.values(requests, histories), plain.values(requests, histories))
+    assert lag_of(plugin) == plugin.runtime.lag == Lag(4 * DAY)
 
 
 def test_what_is_served_is_what_was_trained(world: World) -> None:
@@ -140,6 +142,7 @@ def test_the_zone_of_a_daily_lag_is_saved(world: World, tmp_path: Path) -> None:
     for known in (plugin, loaded, moved, TwoTower.load(tmp_path / "second")):
         np.testing.assert_array_equal(known.values(r, histories), expected)
         assert known.zone == "America/New_York"
+        assert lag_of(known, known.zone) == known.runtime.lag  # an uplift report's ages are of what is served
 
 
 def test_the_zone_of_the_toml_is_handed_to_a_fit(world: World, tmp_path: Path) -> None:

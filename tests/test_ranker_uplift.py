@@ -163,6 +163,25 @@ def test_a_plugin_whose_values_lag_says_so(reports: dict[str, dict[str, Any]]) -
         assert "`pairlift study CONFIG --study lag --plugin als` says" in text
 
 
+def test_a_plugin_of_offline_vectors_is_sliced_by_their_age(plain: Path) -> None:
+    result, report = uplift(plain, leaky.Daily)
+    assert (result.exit_code, report["lag"], report["leaks"]) == (0, "daily", 0), result.output
+    ages = report["slices"]["vector_age"]
+    day = {"0: no vector", "1: under 6 hours", "2: 6 to 12 hours", "3: 12 to 24 hours"}
+    assert len(ages) > 2
+    assert set(ages) <= day
+    assert sum(of["pairs"] for of in ages.values()) == report["pairs"]
+    assert "uplift by the age of the user's vector, each drawn towards the others." in result.output
+    page = (plain / "report" / "report.html").read_text()
+    for age, of in ages.items():
+        shown = f"{100 * of['shrunk']['relative_uplift']:+.2f} %"
+        assert re.search(rf"^  {age[3:]} +{re.escape(shown)} \[", result.output, re.MULTILINE)
+    for said in ("its values are those of the last midnight, in training as in serving", "Its values are those of"):
+        assert said in (result.output if said[0] == "i" else page)
+    assert "<h3>Uplift by the age of the user&#x27;s vector</h3>" in page
+    assert "Whether it holds as a vector grows old: an age is how long before the request" in page
+
+
 def test_a_small_log_is_trained_and_told_to_be_small(tmp_path: Path) -> None:
     config = write_world(tmp_path, where="user_id < 3")
     report = uplift_report(load_config(config), "noise")
@@ -257,6 +276,7 @@ def test_one_fit_holds_for_itself_alone(plain: Path) -> None:
     assert report["useful"]
     assert report["variance"]["fits"] is None
     assert "but for this one fit of the plugin alone" in report["holds_for"]
+    assert "vector_age" not in report["slices"]
     made = report["made"]
     assert made["command"].startswith("pairlift uplift ")
     assert "tried is useful, with this one fit alone" in (plain / "report" / "report.html").read_text()

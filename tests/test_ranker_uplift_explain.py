@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -15,13 +16,19 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.baselines import ALS
 from features.errors import PairliftError
 from features.pairing.pairs import Pairs
-from features.schema import F64
+from features.plugin import lag_of
+from features.schema import DAY, F32, F64, HOUR, Bool, Requests
+from features.state.histories import Histories
+from features.state.lag import DAILY
 from ranker.cli.main import cli
+from ranker.columns import Columns
 from ranker.config import load_config
-from ranker.training.arms import Arm
+from ranker.training.arms import Arm, Arms
 from ranker.training.prepared import Prepared, prepare
+from ranker.uplift.explain.ages import age_labels
 from ranker.uplift.explain.asked import MOST_VALUES, UNKNOWN, asked_labels, check_asked, day_labels
 from ranker.uplift.explain.margins import BINS, EXPLAINED, calibration, contributions
 from ranker.uplift.explain.steady import unsteady
@@ -135,6 +142,67 @@ def test_days_are_those_of_the_zone_and_weeks_begin_on_mondays(tmp_path: Path, d
     back = [day.weekday() * (kind == "week") for day in at]
     assert found[kind].tolist() == [str(day - timedelta(days=k)) for day, k in zip(at, back, strict=True)]
     assert len(set(found[kind])) > 1
+
+
+class Late:
+    """A plugin that says how far it lags, and of which users it has a vector."""
+
+    def __init__(self, lag: int | str, known: Bool) -> None:
+        self.settings, self.known = SimpleNamespace(lag=lag), known
+
+
+class LateVectors(Late):
+    item_vectors = np.zeros((1, 2), np.float32)
+
+    def user_vectors(self, requests: Requests, histories: Histories) -> F32:
+        return np.where(self.known[requests.user][:, None], np.ones((1, 2)), np.nan).astype(np.float32)
+
+
+@pytest.mark.parametrize("lag", [0, HOUR, DAY, 3 * DAY, 30 * DAY, DAILY])
+@pytest.mark.parametrize("kind", [Late, LateVectors])
+def test_an_age_is_the_time_since_the_history_of_a_vector_ended(
+    prepared: Prepared, kind: type[Late], lag: int | str
+) -> None:
+    groups, rng = prepared.slices()["test"], np.random.default_rng(0)
+    r, known = groups.requests, rng.random(prepared.catalog.n_users) < 0.7
+    owner = r.row_request()
+    values = np.where(known[r.user[owner]] & (rng.random(len(owner)) < 0.9), 1, np.nan)
+    values[r.offsets[:-1][known[r.user]]] = 1
+    columns = Columns(("x",), {"test": values[:, None].astype(np.float32)})
+    arms = Arms(prepared, {"test": groups}, Columns())
+    found = age_labels(arms, "late", kind(lag, known), columns)  # type: ignore[arg-type]
+    if not lag:
+        assert found == {}
+        return
+    bounds = {"1: under 6 hours": (0, 6), "2: 6 to 12 hours": (6, 12), "3: 12 to 24 hours": (12, 24)}
+    bounds |= {"4: 1 to 2 days": (24, 48), "5: 2 to 7 days": (48, 168), "6: 7 days and more": (168, np.inf)}
+    for row, g in enumerate(owner.tolist()):
+        at = datetime.fromtimestamp(r.as_of[g] / 1e6, ZoneInfo(ZONE))
+        midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+        hours = (at.timestamp() - midnight.timestamp()) / 3600 if lag == DAILY else int(lag) / HOUR
+        label = found["vector_age"][row]
+        if not known[r.user[g]]:
+            assert label == "0: no vector"
+        else:
+            low, high = bounds[label]
+            assert low <= hours < high
+            assert lag == DAILY or high * HOUR > int(lag)
+    assert list(found) == ["vector_age"]
+    assert len(set(found["vector_age"])) == (4 if lag == DAILY else 2)
+
+
+def test_als_sees_the_events_before_the_age_of_its_vectors_and_no_later_one(prepared: Prepared) -> None:
+    plugin, histories = ALS(factors=4, lag="1d"), prepared.state.histories
+    plugin.fit(prepared.fit_data(0))
+    requests, other = prepared.slices()["test"].requests, 0
+    cut = requests.as_of - lag_of(plugin).age(requests.as_of)
+    assert (requests.as_of - cut == DAY).all()
+    for g in range(0, len(requests), 5):
+        one = requests.slice(g, g + 1)
+        vector = plugin.user_vectors(one, histories)
+        np.testing.assert_array_equal(vector, plugin.user_vectors(one, histories.until(int(cut[g]))))
+        other += not np.array_equal(vector, plugin.user_vectors(one, histories.until(int(cut[g] - DAY))))
+    assert other > 3
 
 
 @pytest.mark.parametrize(

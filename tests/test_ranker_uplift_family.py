@@ -23,7 +23,7 @@ from ranker.training import arms as arms_module
 from ranker.uplift.family import report as module
 from ranker.uplift.family.figures import COSTS, by_cost, frontier, frontier_figure
 from ranker.uplift.family.page import as_page
-from ranker.uplift.family.said import doubts_of, said_of, verdict, why
+from ranker.uplift.family.said import P_SAID, doubts_of, said_of, verdict, why
 from ranker.uplift.family.table import as_table
 from ranker.uplift.report import uplift_report
 from ranker.uplift.result import UpliftReport
@@ -115,6 +115,8 @@ def test_the_page_holds_the_reports_numbers_and_asks_for_nothing(folder: Path, f
     assert unequal(page.numbers, family) == []
     assert (page.open, page.wrong, json.loads(page.json)) == ([], [], family)
     assert all(link.startswith("#") for link in page.links)
+    assert P_SAID in (folder / "report" / "report.html").read_text()
+    assert P_SAID in as_table(family)
     rows = pq.read_table(folder / "report" / "plugins.parquet").to_pylist()
     assert [(row["plugin"], row["question"], row["yes"]) for row in rows] == [
         ("als", "alone", True), ("als", "adds", True), ("noise", "alone", False), ("noise", "adds", False),
@@ -135,11 +137,14 @@ def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -
     assert 'class="verdict open"' in as_page(nothing)
     alone = changed(family, als={"more": False}, noise={"useful": True})
     assert verdict(alone) == "of 3 plugins, als and noise are useful but not shown to add to the others; leaks leaks"
+    assert "als and noise are useful, with this one fit alone, but not shown to add" in verdict(alone | {"fits": 1})
     adds = changed(family, als={"useful": False})
     sound = changed(adds, leaks={"leaks": 0})
     assert verdict(sound).startswith("of 3 plugins, als adds to the others, not shown to be useful alone; noise and")
     assert "with this one fit and one seed alone, and adds" in verdict(family | {"fits": 1, "seeds": [0]})
     assert said_of(adds, "als") == "not shown to be useful alone, adds to the rest"
+    late = said_of(changed(adds, als={"lag": "daily"}), "als")
+    assert late.endswith("to the rest; its values are those of the last midnight, in training as in serving")
     single = changed(family, als={"adds": None}) | {"together": None}
     assert verdict(single) == "of 3 plugins, als is useful; noise is not shown to be useful; leaks leaks"
     assert "Fewer than two do not leak" in as_text(single, why(single))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from page_numbers import Page, Shown, unequal
 
 from features.errors import PairliftError
 from ranker.uplift.canvas import AXIS, MARGIN, ROW, WIDTH
-from ranker.uplift.markup import PAGE
+from ranker.uplift.markup import PAGE, terms
 from ranker.uplift.result import UpliftReport
 from ranker.uplift.said import Figure, as_text, costs, pointer
 from ranker.uplift.verdict import CHECKS, cleared, doubts, why
@@ -327,6 +328,26 @@ def test_other_files_are_sentences(tmp_path: Path) -> None:
         UpliftReport.read(GOLDEN).table("slice")
 
 
+def test_no_line_ends_within_a_date_or_an_option() -> None:
+    words = '2 &lt;to&gt; <span class="word">b-c</span> <span class="word">--out</span> x'
+    assert terms({"a": "2 <to> b-c --out x"}) == f"<dl><div><dt>a</dt><dd>{words}</dd></div></dl>"
+
+
+def test_the_calibration_of_both_arms_is_drawn_on_one_axis() -> None:
+    ends = {"without": (0.5, 0.6), "with": (0.55, 0.95)}
+    of = {arm: {"bins": [{"share": 1, "predicted": a, "observed": b}], "error": b - a} for arm, (a, b) in ends.items()}
+    plots = UpliftReport.of(golden(put("calibration", value=of))).plots()
+    axes = [re.findall(r"\d+ %<", plots[f"calibration_{arm}"])[-4:] for arm in ends]
+    assert axes[0] == axes[1] == ["60 %<", "70 %<", "80 %<", "90 %<"]
+
+
+def test_a_lag_is_told_on_the_first_screen(tmp_path: Path) -> None:
+    page_of(golden(put("lag", value="1d")), tmp_path)
+    assert "pairs. Its values lag 1d behind the events, in training as in serving.</p>" in (tmp_path / PAGE).read_text()
+    page_of(golden(), tmp_path)
+    assert "in training as in serving" not in (tmp_path / PAGE).read_text()
+
+
 def test_a_notebook_has_tables_plots_and_the_first_screen(tmp_path: Path) -> None:
     report = UpliftReport.read(GOLDEN)
     assert report.verdict == "tried is useful, with this one fit alone"
@@ -363,4 +384,6 @@ def test_figures_are_written_in_the_unit_that_fits() -> None:
     written = {("a", "seconds"): "2.09 min", ("b", "seconds"): "0.4 ms", ("c", "bytes"): "95.4 MiB"}
     written |= {("d", "bytes"): "300 B", ("d", "number"): "300", ("c", "count"): "100,000,000", ("e", "percent"): "-"}
     assert {of: Figure(of[:1], of[1]).text(report) for of in written} == written
+    near = {("percent", -0.00004): "+0.00 %", ("percent", -0.00006): "-0.01 %", ("gain", -4e-5): "+0.0000"}
+    assert {(kind, value): Figure(("a",), kind).text({"a": value}) for kind, value in near} == near
     assert pointer(("a/b", "~", 3)) == "/a~1b/~0/3"

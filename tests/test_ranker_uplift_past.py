@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ranker.metrics.interval import relative_uplift
 from ranker.uplift.markup import PAGE
 from ranker.uplift.past.compare import compare
 from ranker.uplift.past.compared import as_lines, caution, said, write_page
+from ranker.uplift.past.dated import reports_of
 from ranker.uplift.past.index import INDEX, index_of, write_index
 from ranker.uplift.past.index import as_lines as lines_of
 from ranker.uplift.result import UpliftReport
@@ -195,6 +197,7 @@ def write(folder: Path, report: dict[str, Any]) -> None:
 
 def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_read(tmp_path: Path) -> None:
     write(tmp_path / "a b", golden(made={"date": "2026-10-01"}))
+    write(tmp_path / "a c", golden(made={"date": "2026-10-01", "time": "09:00:00 UTC"}))
     write(tmp_path / "later", golden(made={"date": "2026-11-01"}, ci95=[None, None], useful=False))
     write(tmp_path / "deep" / "unknown", golden(relative_uplift=None, ci95=[None, None], useful=False))
     write(tmp_path / "old", golden(format=2))
@@ -211,13 +214,19 @@ def test_the_index_has_every_report_the_latest_first_and_says_what_it_could_not_
     write(tmp_path / "both", family | {"together": {"relative_uplift": 0.1, "ci95": [0.05, 0.15]}})
     write(tmp_path / "both" / "als", golden())
     found = index_of(tmp_path)
-    assert [of["path"] for of in found["reports"]] == ["later", "both", "a b", "deep/unknown"]
+    assert [of["path"] for of in found["reports"]] == ["later", "both", "a c", "a b", "deep/unknown"]
     assert [(of["path"], "format 3 to 7" in of["why"]) for of in found["unread"]] == [("old/uplift.json", True)]
     page = Page(write_index(found, tmp_path))
     assert unequal(page.numbers, found) == []
-    assert (page.open, page.wrong, len(page.numbers)) == ([], [], 12)
+    assert (page.open, page.wrong, len(page.numbers)) == ([], [], 15)
     reports = [link for link in page.links if not link.startswith("#")]
-    assert reports == ["later/report.html", "both/report.html", "a%20b/report.html", "deep/unknown/report.html"]
+    assert reports == [
+        "later/report.html",
+        "both/report.html",
+        "a%20c/report.html",
+        "a%20b/report.html",
+        "deep/unknown/report.html",
+    ]
     assert "2026-10-02 both" in lines_of(found)
     assert "NOT READ: old/uplift.json" in lines_of(found)
 
@@ -238,7 +247,7 @@ def test_the_commands_write_and_refuse(tmp_path: Path) -> None:
     for words, says in (
         ((), "one of CONFIG, --compare OLD NEW and --list DIR was expected, found none"),
         (("x.toml", "--list", tmp_path), "found CONFIG and --list"),
-        (("--list", tmp_path, "--plugin", "a"), "--plugin goes with CONFIG, not with --list"),
+        (("--list", tmp_path, "--plugin", "a"), "or with days of --compare, not with --list"),
         (("--list", tmp_path, "--out", tmp_path), "no --out"),
         (("x.toml", "--out", tmp_path), "Missing option '--plugin'"),
         (("x.toml", "--plugin", "a"), "Missing option '--out'"),
@@ -274,3 +283,110 @@ def test_users_of_another_report_are_refused(tmp_path: Path) -> None:
     place.write_bytes(b"none")
     with pytest.raises(PairliftError, match="were expected"):
         UpliftReport.read(tmp_path / "one")
+
+
+#: when the reports of a folder were made, where, of which plugin
+MADE = [
+    ("als/a", "als", "2026-10-01", "09:00:00 UTC"),
+    ("als/b", "als", "2026-10-02", ""),
+    ("both/als", "als", "2026-10-02", "08:00:00 UTC"),
+    ("both/noise", "noise", "2026-10-02", "08:00:00 UTC"),
+    ("c", "als", "2026-11-05", "23:59:59 UTC"),
+    ("d", "als", "2026-11-05", "00:00:01 UTC"),
+]
+
+
+def kept(folder: Path) -> None:
+    for path, plugin, day, time in MADE:
+        made = {"date": day} | ({"time": time} if time else {})
+        write(folder / path, golden(plugin=plugin, made=made, seeds=[len(path), 99]))
+    write(folder / "undated", golden(plugin="als"))
+    write(folder / "strange", golden(plugin="als", made={"date": "yesterday"}))
+    write(folder / "old", golden(format=2))
+    (folder / "both" / "uplift.json").write_text(json.dumps({"plugins": ["als", "noise"], "each": {}}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dates(date(2026, 9, 28), date(2026, 11, 8)), st.dates(date(2026, 9, 28), date(2026, 11, 8)))
+def test_a_day_is_the_last_report_that_was_made_by_its_end(
+    tmp_path_factory: pytest.TempPathFactory, one: date, other: date
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "of-days"
+    if not folder.exists():
+        kept(folder)
+    wanted = []
+    for day in (one, other):
+        by = [(made, time, path) for path, plugin, made, time in MADE if plugin == "als" and made <= day.isoformat()]
+        wanted.append(folder / max(by)[2] if by else None)
+    words = (Path(one.isoformat()), Path(other.isoformat()))
+    if None in wanted:
+        with pytest.raises(PairliftError, match=r"was expected, the first is .*als/a, made on 2026-10-01 at 09:00"):
+            reports_of(words, folder, "als")
+    elif wanted[0] == wanted[1]:
+        with pytest.raises(PairliftError, match="both sides are one"):
+            reports_of(words, folder, "als")
+    else:
+        paths, lines = reports_of(words, folder, "als")
+        assert paths == wanted
+        assert [str(path) in line for path, line in zip(paths, lines, strict=False)] == [True, True]
+        assert lines[2].startswith("NOT READ: old/uplift.json: a report of format")
+
+
+def test_what_a_day_cannot_name_is_a_sentence(tmp_path: Path) -> None:
+    kept(tmp_path)
+    october, november = Path("2026-10-31"), Path("2026-11-30")
+
+    def said(*words: Path, folder: Path = tmp_path, plugin: str = "als") -> str:
+        with pytest.raises(PairliftError) as told:
+            reports_of(words, folder, plugin)
+        return str(told.value)
+
+    assert "reports of one plugin were expected, found those of als, noise: --plugin NAME" in said(
+        october, november, plugin=""
+    )
+    assert "reports of alz were expected, found those of als, noise (did you mean 'als'?)" in said(
+        october, november, plugin="alz"
+    )
+    assert "none of 1 says when it was made" in said(october, november, folder=tmp_path / "undated")
+    assert "found no folder" in said(october, november, folder=tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "reports of als were expected, found none" in said(october, november, folder=tmp_path / "empty")
+    assert "found 2026-02-30: day is out of range" in said(Path("2026-02-30"), november)
+    assert "both sides are one" in said(november, tmp_path / "c" / "uplift.json")
+    paths, _ = reports_of((october, tmp_path / "c"), tmp_path)  # of the plugin of the other side
+    assert paths == [tmp_path / "both" / "als", tmp_path / "c"]
+    write(tmp_path / "copy", json.loads((tmp_path / "c" / "uplift.json").read_text()))
+    assert f"{tmp_path / 'c'} and {tmp_path / 'copy'} of 2026-11-05: name one" in said(october, november)
+    write(tmp_path / "another log", golden(plugin="als", data="other", made={"date": "2026-11-06"}))
+    assert "reports on one log were expected, found other, world" in said(october, november)
+
+
+def test_the_command_compares_two_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+
+    def pairlift(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["uplift", *words])
+        assert "Traceback" not in done.output
+        return done.exit_code, done.output
+
+    days = ("--compare", "2026-10-31", "2026-11-30")
+    code, text = pairlift(*days, "--list", "mine", "--plugin", "als", "--out", "moved")
+    assert code == 0, text
+    assert text.startswith("2026-10-31: the last report of als by then is mine/both/als, made on 2026-10-02 at 08:00")
+    assert "2026-11-30: the last report of als by then is mine/c, made on 2026-11-05 at 23:59:59" in text
+    found = json.loads(Path("moved/compare.json").read_text())
+    assert [found[side]["made"]["date"] for side in ("old", "new")] == ["2026-10-02", "2026-11-05"]
+    for words, says in (
+        (days, "2026-10-31 is a day: with --list DIR"),
+        ((*days, "--list", "mine"), "--plugin NAME says which"),
+        ((*days, "--list", "mine", "--plugin", "als", "--plugin", "noise"), "one --plugin of two reports was expected"),
+        (("--compare", "mine/c", "mine/d", "--list", "mine"), "a day such as 2026-11-20 was expected of --compare"),
+        (("--compare", "mine/c", "mine/d", "--plugin", "als"), "--plugin goes with CONFIG, or with days of --compare"),
+        (("x.toml", *days, "--list", "mine"), "found CONFIG and --compare and --list"),
+    ):
+        code, text = pairlift(*words)
+        assert (code, says in " ".join(text.split())) == (2, True), text
+    Path("2026-10-31").mkdir()  # what is there is a path
+    code, text = pairlift(*days)
+    assert (code, "2026-11-30 is a day" in text) == (2, True), text

@@ -9,8 +9,9 @@ import numpy as np
 from features.arrays import load_arrays
 from features.schema import F32, HOUR, I64, Requests
 from features.state.histories import Histories
+from features.state.lag import Lag
 from neural.expected import ItemSignals
-from neural.histories import Lag, TokenSpec, length_buckets, make_tokens, ranges, visible
+from neural.histories import TokenSpec, length_buckets, make_tokens, ranges, visible
 from neural.runtime import BUDGET, EXPECTED, TRUNK_INPUTS, Vectors, load_spec, open_session, shown
 
 #: file of a fit: the network but for the items, which are vectors by then

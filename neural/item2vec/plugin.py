@@ -10,6 +10,7 @@ import numpy as np
 from features.arrays import load_array
 from features.plugin import FitData
 from features.schema import F32, I64
+from features.state.lag import Lag
 from neural.item2vec.settings import Item2VecSettings
 from neural.wanted import Runtime, WantedPlugin
 
@@ -40,7 +41,7 @@ class Item2Vec(WantedPlugin):
         self._open(vectors, floor)
 
     def _open(self, vectors: F32, floor: int) -> None:
-        self._runtime = Runtime(mean, vectors, floor, self.settings.history, self.settings.lag)
+        self._runtime = Runtime(mean, vectors, floor, self.settings.history, Lag(self.settings.lag))
 
     def save(self, folder: Path) -> None:
         """Write the items' vectors and the settings."""

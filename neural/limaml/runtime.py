@@ -10,9 +10,10 @@ from features.dots import row_dots
 from features.schema import F32, I32, I64, Requests, offsets_of
 from features.state.histories import Histories
 from features.state.kept import KeptStates, key_of
+from features.state.lag import Lag
 from features.state.refreshed import Ahead, RefreshedStates, refreshed
 from neural.expected import ItemSignals
-from neural.histories import Lag, TokenSpec, ranges, visible
+from neural.histories import TokenSpec, ranges, visible
 from neural.limaml.inner import MetaParameters
 from neural.limaml.tasks import support_ranks
 from neural.runtime import EXPECTED, Vectors, load_spec, shown

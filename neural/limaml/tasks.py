@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from features.schema import F32, I8, I32, I64, Bool
+from features.state.lag import Lag
 from neural.batches import JITTER
 from neural.data import TowerData
-from neural.histories import Lag, length_buckets, mixed_buckets, ranges
+from neural.histories import length_buckets, mixed_buckets, ranges
 from neural.limaml.settings import LiMAMLSettings
 
 

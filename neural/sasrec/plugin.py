@@ -11,6 +11,7 @@ import numpy as np
 from features.arrays import load_array
 from features.plugin import FitData
 from features.schema import F32
+from features.state.lag import Lag
 from neural.runtime import open_session
 from neural.sasrec.runtime import ServedEncoder
 from neural.sasrec.settings import SASRecSettings
@@ -57,7 +58,7 @@ class SASRec(WantedPlugin):
     def _open(self, folder: Path, items: F32, floor: int) -> None:
         path, s = folder / ENCODER, self.settings
         self._encoder = path.read_bytes()
-        self._runtime = Runtime(ServedEncoder(open_session(path)), items, floor, s.history, s.lag)
+        self._runtime = Runtime(ServedEncoder(open_session(path)), items, floor, s.history, Lag(s.lag))
 
     def save(self, folder: Path) -> None:
         """Write the encoder, the items' vectors and the settings."""

@@ -35,7 +35,7 @@ STUDIES = (
     "plugins",
     multiple=True,
     metavar="NAME",
-    help="A [plugins.NAME] of the TOML: is it worth serving? Repeatable.",
+    help="A [plugins.NAME] of the TOML: is it worth serving? Repeatable. With days of --compare: whose reports.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of report.html, uplift.json and Parquet.")
 @click.option(
@@ -44,14 +44,15 @@ STUDIES = (
     nargs=2,
     metavar="OLD NEW",
     type=click.Path(path_type=Path),
-    help="Two reports (folders or uplift.json) or two bundles: what changed, and what moved. Without CONFIG.",
+    help="Two reports (folders, uplift.json, or days such as 2026-11-20 with --list) or two bundles: what changed, and "
+    "what moved. Without CONFIG.",
 )
 @click.option(
     "--list",
     "past",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Write DIR/index.html of all reports in DIR. Without CONFIG.",
+    help="Write DIR/index.html of all reports in DIR; with --compare, where days look for reports. Without CONFIG.",
 )
 def uplift(
     config: Path | None, plugins: tuple[str, ...], out: Path | None, both: tuple[Path, Path] | None, past: Path | None
@@ -79,22 +80,24 @@ def uplift(
       pairlift uplift mine/pairlift.toml --plugin two_tower --out mine/report
       pairlift uplift mine/pairlift.toml --plugin two_tower --plugin als --out mine/both
       pairlift uplift --compare mine/october mine/november --out mine/moved
+      pairlift uplift --compare 2026-10-31 2026-11-30 --list mine --plugin two_tower --out mine/moved
       pairlift uplift --list mine
 
     --compare says first what changed in data, settings and versions, then what moved and whether the intervals allow to
     say so: user by user where both reports kept users.parquet and share users. It prints that, and with --out writes
-    OUT/report.html and OUT/compare.json. Of two bundles it says what changed in data, split, settings (the keys of
-    their TOML), columns and code, then the figures of both, each of the test of its own days. --list prints a line for
-    each report, and writes a page with their intervals.
+    OUT/report.html and OUT/compare.json. A day stands for the last report below --list DIR that was made by its end
+    (UTC), of the --plugin where there are several; which one that is, is said first. Of two bundles it says what
+    changed in data, split, settings (the keys of their TOML), columns and code, then the figures of both, each of the
+    test of its own days. --list prints a line for each report, and writes a page with their intervals.
     """
     asked = [word for word, of in (("CONFIG", config), ("--compare", both), ("--list", past)) if of]
-    if len(asked) != 1:
+    if len(asked) != 1 and (config or not both):
         found = " and ".join(asked) or "none"
         raise click.UsageError(f"one of CONFIG, --compare OLD NEW and --list DIR was expected, found {found}")
-    if config is None and plugins:
-        raise click.UsageError(f"--plugin goes with CONFIG, not with {asked[0]}")
+    if config is None and plugins and len(asked) == 1:
+        raise click.UsageError(f"--plugin goes with CONFIG, or with days of --compare, not with {asked[0]}")
     if both:
-        _compare(*both, out)
+        _compare(*(both if past is None else _of_days(both, past, plugins)), out)
     elif past:
         _list(past, out)
     elif config:
@@ -127,10 +130,13 @@ def _compare(old: Path, new: Path, out: Path | None) -> None:
     from ranker.export import two_bundles
     from ranker.uplift.past import compared
     from ranker.uplift.past.compare import compare
+    from ranker.uplift.past.dated import is_day
     from ranker.uplift.result import UpliftReport
 
     if out is not None:
         check_folder(out)
+    if day := next(filter(is_day, (old, new)), None):
+        raise click.UsageError(f"{day} is a day: with --list DIR, of reports, it stands for the last one made by then")
     bundles = two_bundles.are_bundles(old, new)
     found = (
         two_bundles.compare_bundles(old, new) if bundles else compare(UpliftReport.read(old), UpliftReport.read(new))
@@ -140,6 +146,20 @@ def _compare(old: Path, new: Path, out: Path | None) -> None:
     if out is not None:
         paths = [write_report(found, out, "compare.json"), written.write_page(found, out)]
         click.echo("\n" + "\n".join(f"wrote {path}" for path in paths))
+
+
+def _of_days(both: tuple[Path, Path], folder: Path, plugins: tuple[str, ...]) -> tuple[Path, Path]:
+    """Return the reports that two words stand for, of which one is a day at least, and say which the days took."""
+    needs_training()
+    from ranker.uplift.past.dated import is_day, reports_of
+
+    if len(plugins) > 1:
+        raise click.UsageError(f"one --plugin of two reports was expected, found {' and '.join(plugins)}")
+    if not any(map(is_day, both)):
+        raise click.UsageError("with --list DIR a day such as 2026-11-20 was expected of --compare, found two paths")
+    (old, new), lines = reports_of(both, folder, *plugins)
+    click.echo("\n".join([*lines, ""]))
+    return old, new
 
 
 def _list(folder: Path, out: Path | None) -> None:
@@ -188,7 +208,9 @@ def _several(config: Config, plugins: Sequence[str], out: Path, made: dict[str, 
 
 def made_by(command: str) -> dict[str, str]:
     """Return how and when a report was made."""
-    return {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "version": version("pairlift")}
+    now = datetime.now(UTC)
+    date, time = now.strftime("%Y-%m-%d"), now.strftime("%H:%M:%S UTC")
+    return {"command": command, "date": date, "time": time, "version": version("pairlift")}
 
 
 @click.command(cls=Together, short_help="Measure what sizes, history or training of a plugin bring.")

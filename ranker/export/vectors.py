@@ -97,7 +97,7 @@ def _write_users(
     said = {
         **said,
         "as_of": iso(int(like.as_of[0])),
-        "lag": lag_of(plugin) or "none",
+        "lag": lag_of(plugin).text or "none",
         "context": json.dumps({"surface": wanted.surface, "attributes": dict(wanted.context)}),
     }
     user, unknown = _users(state, like, wanted.ids)

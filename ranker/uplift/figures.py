@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ranker.uplift.canvas import Canvas
+from ranker.uplift.explain.ages import AGE
 from ranker.uplift.measured import LISTED
 from ranker.uplift.said import Figure, Sentence, found_at, interval, pointer
 from ranker.uplift.verdict import LISTS
@@ -32,6 +33,11 @@ TITLES = {
     "surface": ("by surface", "Where the lists stood that it orders better."),
     "day": ("by day", "Whether it holds as what it learned grows old."),
     "week": ("by week", "Whether it holds as what it learned grows old; each is named by its Monday."),
+    AGE: (
+        "by the age of the user's vector",
+        "Whether it holds as a vector grows old: an age is how long before the request the history ended that the "
+        "vector is made of, by the plugin's lag (of a daily one the last midnight, so it is an hour of the day too).",
+    ),
 }
 
 
@@ -71,7 +77,7 @@ def uplift_rows() -> list[Row]:
     return [
         Row("PairAccuracy", ()),
         Row("each user weighs one", ("macro",)),
-        Row("ties are wrong (CatBoost)", ("pair_accuracy_catboost",)),
+        Row("ties wrong (CatBoost)", ("pair_accuracy_catboost",)),
         Row("debiased for places", ("shown_order", "debiased", "uplift")),
         Row("over missingness", (*missing, "beyond")),
         Row("control: missingness", missing),
@@ -219,7 +225,8 @@ def contributions_figure(report: Report) -> str:
 def calibration_figure(report: Report, arm: str) -> str:
     """Return a row for each part of the pairs: how often the preferred side wins, beside how often it was said to."""
     bins = report["calibration"][arm]["bins"]
-    every = [of[what] for of in bins for what in ("predicted", "observed")]
+    both = (of for arms in report["calibration"].values() for of in arms["bins"])  # so that both arms have one axis
+    every = [of[what] for of in both for what in ("predicted", "observed")]
     canvas = Canvas(report, len(bins), min([0.5, *every]), max(every))
     for k, of in enumerate(bins):
         said, held = (("calibration", arm, "bins", k, what) for what in ("predicted", "observed"))

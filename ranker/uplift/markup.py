@@ -83,15 +83,21 @@ def _is_known(report: Report, cell: str | Figure) -> bool:
 
 
 def ends(*path: str | int) -> list[Figure]:
-    """Return a part's uplift and the ends of its interval, for three cells."""
+    """Return a part's uplift and the ends of its interval, for three cells; the unit stands in the first, for width."""
     uplift = Figure((*path, "relative_uplift"), "percent")
-    return [uplift, *(Figure((*path, "ci95", k), "percent") for k in (0, 1))]
+    return [uplift, *(Figure((*path, "ci95", k), "ends") for k in (0, 1))]
 
 
 def terms(said: Mapping[str, str]) -> str:
     """Return names and what they stand for."""
-    found = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in said.items())
+    found = "".join(f"<div><dt>{escape(name)}</dt><dd>{_words(text)}</dd></div>" for name, text in said.items())
     return f"<dl>{found}</dl>"
+
+
+def _words(text: str) -> str:
+    """Return text as HTML in which no line ends within a date or an option: a browser would end one at each hyphen."""
+    words = (escape(word) for word in text.split(" "))
+    return " ".join(f'<span class="word">{word}</span>' if "-" in word else word for word in words)
 
 
 def settings(report: Report) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ranker.uplift import figures
 from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, fragment, items, settings, table, terms
-from ranker.uplift.said import Figure, Sentence, as_html, costs, found_at, interval
+from ranker.uplift.said import Figure, Sentence, as_html, costs, found_at, interval, lag_said
 from ranker.uplift.shrunk import FEW_USERS
 from ranker.uplift.verdict import cleared, doubts, verdict, why
 
@@ -64,6 +64,7 @@ def _asked(report: Report) -> Sentence:
         "without, all else equal? Measured by PairAccuracy, the share of pairs in the right order, on ",
         *(Figure(("pairs",), "count"), f" {report['pairs_kind']} pairs of ", Figure(("users",), "count"), " users"),
         *(days, ", who tell as much as ", Figure(("effective_users",), "count"), " with equally many pairs."),
+        f" {late[0].upper()}{late[1:]}." if (late := lag_said(report)) else "",
     ]
 
 

@@ -35,6 +35,7 @@ from ranker.training.measured import shown_of
 from ranker.training.plugins import head_losses, plugin_seconds, plugin_stage
 from ranker.training.prepared import Prepared, prepare
 from ranker.uplift.described import described
+from ranker.uplift.explain.ages import age_labels
 from ranker.uplift.explain.asked import row_labels
 from ranker.uplift.explain.margins import calibration, contributions
 from ranker.uplift.leaks import Control, find_leaks
@@ -72,7 +73,8 @@ def report_on(
     plugins = _fits(prepared, name)
     fits = [arms.plugin_columns(name, plugin) for plugin in plugins]
     controls = find_leaks(prepared, name, plugins[0], arms.groups, fits)
-    more = {"lag": lag_of(plugins[0]), "heads": _heads(prepared, name, plugins)}
+    more = {"lag": lag_of(plugins[0]).text, "heads": _heads(prepared, name, plugins)}
+    of_rows = {**of_rows, **age_labels(arms, name, plugins[0], fits[0])}
     report = report_of(arms, name, fits, controls, of_rows) | more
     report |= finite(described(prepared, name, arms.groups, fits[0]))
     if report["leaks"] or not lists:

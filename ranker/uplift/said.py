@@ -22,6 +22,11 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def _signed(value: float, digits: int) -> str:
+    """Return a number with its sign and so many digits behind the point; what rounds to 0 is not below it."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
 def _in(value: float, units: Mapping[str, float], least: float) -> str:
     """Return a number in the first unit, from the largest, of which there are `least`; else in the last."""
     unit = next((name for name, of in units.items() if value >= least * of), list(units)[-1])
@@ -30,11 +35,11 @@ def _in(value: float, units: Mapping[str, float], least: float) -> str:
 
 #: how each kind of figure is written; what stands behind the number is its unit. `error`: of a variance, its root
 KINDS: dict[str, Callable[[float], str]] = {
-    "percent": lambda value: f"{100 * value:+.2f} %",
-    "ends": lambda value: f"{100 * value:+.2f}",
+    "percent": lambda value: f"{_signed(100 * value, 2)} %",
+    "ends": lambda value: _signed(100 * value, 2),
     "share": lambda value: f"{_short(100 * value)} %",
     "accuracy": lambda value: f"{value:.4f}",
-    "gain": lambda value: f"{value:+.4f}",
+    "gain": lambda value: _signed(value, 4),
     "count": lambda value: f"{value:,.0f}",
     "number": _short,
     "ms": lambda value: f"{_short(value)} ms",
@@ -114,6 +119,15 @@ def costs(report: Mapping[str, Any]) -> list[Sentence]:
         [Figure(("cost", "fit_seconds"), "seconds"), " for a fit"],
         [Figure(("cost", "saved_bytes"), "bytes"), " more in a bundle"],
     ]
+
+
+def lag_said(report: Mapping[str, Any]) -> str:
+    """Return how late the values of a report's plugin are; empty where it sees events at once, or does not say."""
+    lag = report.get("lag")
+    if not lag:
+        return ""
+    late = "are those of the last midnight" if lag == "daily" else f"lag {lag} behind the events"
+    return f"its values {late}, in training as in serving"
 
 
 def as_text(report: Mapping[str, Any], sentence: Sentence) -> str:

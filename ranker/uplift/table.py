@@ -6,9 +6,11 @@ import numpy as np
 
 from features.schema import SAMPLED
 from ranker.metrics.shown import shown_lines
+from ranker.uplift.explain.ages import AGE
+from ranker.uplift.figures import plain, purpose_of, title_of
 from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
-from ranker.uplift.said import as_text, costs
+from ranker.uplift.said import KINDS, as_text, costs, interval, lag_said
 from ranker.uplift.verdict import doubts, verdict
 
 #: guard rails that have lines of their own
@@ -82,15 +84,22 @@ def _debiased(report: dict[str, Any]) -> list[str]:
 
 
 def _lag(report: dict[str, Any]) -> list[str]:
-    """Return the line of a plugin whose values lag."""
-    if not report["lag"]:
+    """Return the lines of a plugin whose values lag: how far, and the uplift by the age of the user's vector."""
+    if not (late := lag_said(report)):
         return []
-    lag = "are those of the last midnight" if report["lag"] == "daily" else f"lag {report['lag']} behind the events"
     study = f"pairlift study CONFIG --study lag --plugin {report['plugin']}"
     return [
-        f'its values {lag}, in training as in serving; what a day of lag costs a plugin that takes lag = "daily", '
-        f"`{study}` says"
+        f'{late}; what a day of lag costs a plugin that takes lag = "daily", `{study}` says',
+        *_by_age(report),
     ]
+
+
+def _by_age(report: dict[str, Any]) -> list[str]:
+    """Return the slices by age as the page draws them, where there are several."""
+    ages = report["slices"].get(AGE, {})
+    lines = [f"  {plain(age):24}{as_text(report, interval('slices', AGE, age, 'shrunk'))}" for age in ages]
+    said = f"uplift {title_of(AGE)}, each drawn towards the others. {purpose_of(report, AGE)}"
+    return [said, *lines] if len(lines) > 1 else []
 
 
 def _trees(trees: dict[str, Any]) -> str:
@@ -166,7 +175,7 @@ def _interval(part: dict[str, Any]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f} %"
+    return "-" if value is None else KINDS["percent"](value)
 
 
 def _number(value: float | None) -> str:

@@ -12,8 +12,9 @@ page_kib              size of the file
 
 The page is opened in light and in dark, 360 and 1,100 px wide, and for print; of several reports the worst counts.
 --report is a folder of `pairlift uplift`; left out, reports of the tests' small world are made: of a plugin that helps,
-of noise, of one that leaks and of one whose values are missing; of the first three at once, of two side by side,
-their index, and the pages of a bundle and an experiment. Needs Debian's `chromium`, or another one on PATH.
+of noise, of one that leaks, of one whose values are missing and of one with a day's lag; of the first three at once, of
+two side by side, their index, and the pages of a bundle, of two and of an experiment. Needs Debian's `chromium`, or
+another one on PATH.
 """
 
 import json
@@ -41,6 +42,8 @@ from ranker.ab.report import ab_report  # noqa: E402
 from ranker.config import load_config  # noqa: E402
 from ranker.export.bundle_page import as_page as bundle_page  # noqa: E402
 from ranker.export.bundle_page import bundle_report  # noqa: E402
+from ranker.export.two_bundles import as_page as two_bundles_page  # noqa: E402
+from ranker.export.two_bundles import compare_bundles  # noqa: E402
 from ranker.train import train  # noqa: E402
 from ranker.uplift.family.page import as_page as family_page  # noqa: E402
 from ranker.uplift.family.report import family_report  # noqa: E402
@@ -74,7 +77,7 @@ OVERLAPS = """[...document.querySelectorAll('svg')].reduce((sum, svg) => {
     return sum + boxes.reduce((n, a, k) => n + boxes.slice(k + 1).filter(b => meet(a, b)).length, 0);
 }, 0)"""
 CLICKS, CLICKED = Metric("clicks", "sum(click)"), Metric("clicked", "sum(click)", "count(*)")
-PLUGINS = (leaky.ALS, leaky.Noise, leaky.NoisyLabel, leaky.OnlyKnown)
+PLUGINS = (leaky.ALS, leaky.Noise, leaky.NoisyLabel, leaky.OnlyKnown, leaky.Daily)
 
 
 def examined(browser: Browser, folder: Path) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def reports_of_a_world(folder: Path) -> Iterator[Path]:
 
 
 def _other_pages(folder: Path, toml: Path) -> Iterator[Path]:
-    """Write the pages of several plugins, of two reports, of the index of all, of a bundle, and of an experiment."""
+    """Write the pages of several plugins, of two reports, of the index of all, of bundles, and of an experiment."""
     family, _ = family_report(load_config(toml), [kind.__name__ for kind in PLUGINS[:3]], lists=False)
     yield _kept(folder / "several", family, family_page(family))
     both = compare(*(UpliftReport.read(folder / kind.__name__) for kind in PLUGINS[:2]))
@@ -121,6 +124,10 @@ def _other_pages(folder: Path, toml: Path) -> Iterator[Path]:
     train(load_config(toml), folder / "bundles" / "new")
     bundle = bundle_report(folder / "bundles" / "new")
     yield _kept(folder / "bundle", bundle, bundle_page(bundle))
+    toml.write_text(toml.read_text().replace("trees = 60", "trees = 40"))
+    train(load_config(toml), folder / "bundles" / "newer")
+    both = compare_bundles(folder / "bundles" / "new", folder / "bundles" / "newer")
+    yield _kept(folder / "two bundles", both, two_bundles_page(both))
     experiment = ab_report(experiment_log(folder / "experiment.parquet"), Plan(metrics=[CLICKS, CLICKED]))
     yield _kept(folder / "experiment", experiment, experiment_page(experiment))
 

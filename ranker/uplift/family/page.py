@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from ranker.uplift.family.figures import COSTS, by_cost, family_figure, frontier, frontier_figure
-from ranker.uplift.family.said import doubts_of, said_of, verdict, why
+from ranker.uplift.family.said import P_SAID, doubts_of, said_of, verdict, why
 from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, items, settings, table, terms
 from ranker.uplift.page import PERIODS
 from ranker.uplift.said import Figure, Sentence, as_html, found_at
@@ -87,14 +87,14 @@ def _numbers(report: Report) -> str:
             path = ("each", name, question)
             arms = [Figure((*path, arm), "accuracy") for arm in ("without", "with")]
             rows[f"{name}, {label}"] = [*arms, *ends(*path), *(Figure((*path, p), "number") for p in ("p", "p_holm"))]
-    together = [Figure(("together", arm), "accuracy") for arm in ("without", "with")]
-    every = table(report, _HEADS, {"all together": [*together, *ends("together")]} | rows)
+    arms = [Figure(("together", arm), "accuracy") for arm in ("without", "with")]
+    together: Sentence = [*arms, *ends("together"), "", ""]  # which has no p
+    every = table(report, _HEADS, {"all together": together} | rows)
     correction = report["correction"]
     return f"""<section><h2>All numbers</h2>
 {every}
-<p class="aside">PairAccuracy, ties as one half. p is that of no gain: two-sided where there is a gain, else 1; of a \
-plugin alone the larger one of the uplift and of the uplift over missingness, for both must lie above zero. Corrected \
-over the {as_html(report, [Figure(("correction", "plugins"), "count")])} plugins, for each of the two questions: \
+<p class="aside">PairAccuracy, ties as one half. {escape(P_SAID)} Corrected over \
+the {as_html(report, [Figure(("correction", "plugins"), "count")])} plugins, for each of the two questions: \
 {escape(correction["source"])}. The intervals are about {escape(report["holds_for"])}; what a plugin adds is paired by \
 user, seed and fit.</p></section>"""
 

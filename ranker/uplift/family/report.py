@@ -66,7 +66,7 @@ def family_report(
     family["settings"] = {**first["settings"], "plugin": {name: reports[name]["settings"]["plugin"] for name in names}}
     for name, report in reports.items():
         own = family["each"][name]
-        own |= {key: report[key] for key in ("cost", "minimum_detectable_uplift")}
+        own |= {key: report[key] for key in ("cost", "minimum_detectable_uplift", "lag")}
         report["family"] = {"plugins": len(names), "p_holm": own["alone"]["p_holm"]}
         report["useful"] = own["useful"]
         own["doubts"] = [f"{doubt.name}: {as_text(report, doubt.sentence)}" for doubt in doubts(report)]

@@ -3,10 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ranker.uplift.said import Figure, Sentence, interval
+from ranker.uplift.said import Figure, Sentence, interval, lag_said
 from ranker.uplift.verdict import of_one
 
 Report = Mapping[str, Any]
+
+#: what p is, which no heading has room for
+P_SAID = (
+    "p is that of no gain: two-sided where there is a gain, else 1; of a plugin alone the larger one of its uplift and "
+    "of its uplift over missingness, for both must lie above zero."
+)
 
 
 def verdict(report: Report) -> str:
@@ -17,11 +23,13 @@ def verdict(report: Report) -> str:
     if not useful and not more:
         return "; ".join([f"none of {n} plugins is shown to be useful", *leaks])
     one, said, asked = of_one(report), list[str](), report["together"] is not None
+    useful_so = f"useful{one}{',' if one else ''}"
     more = more if asked else []
     if both := [name for name in useful if name in more]:
-        said.append(f"{_are(both)} useful{one}{',' if one else ''} and {_verb(both, 'add')} to what the others have")
+        said.append(f"{_are(both)} {useful_so} and {_verb(both, 'add')} to what the others have")
     if alone := [name for name in useful if name not in more]:
-        said.append(f"{_are(alone)} useful{one}" + (" but not shown to add to the others" if asked else ""))
+        yes = f"{useful_so} but not shown to add to the others" if asked else f"useful{one}"
+        said.append(f"{_are(alone)} {yes}")
     if only := [name for name in more if name not in useful]:
         said.append(f"{_named(only)} {_verb(only, 'add')} to the others, not shown to be useful alone")
     if rest := [name for name in each if name not in (*useful, *more, *leaking)]:
@@ -67,10 +75,10 @@ def said_of(report: Report, name: str) -> str:
     of = report["each"][name]
     if of["leaks"]:
         return "LEAKS: its figures say nothing, and it has no part in the sets"
-    alone = "useful alone" if of["useful"] else "not shown to be useful alone"
-    if of["adds"] is None:
-        return alone
-    return f"{alone}, {'adds' if of['more'] else 'not shown to add'} to the rest"
+    said = "useful alone" if of["useful"] else "not shown to be useful alone"
+    if of["adds"] is not None:
+        said += f", {'adds' if of['more'] else 'not shown to add'} to the rest"
+    return "; ".join([said, *filter(None, [lag_said(of)])])
 
 
 def doubts_of(report: Report) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from features.files import written
 from ranker.uplift.family.page import as_page
-from ranker.uplift.family.said import doubts_of, said_of, verdict, why
+from ranker.uplift.family.said import P_SAID, doubts_of, said_of, verdict, why
 from ranker.uplift.markup import keep_page
 from ranker.uplift.said import Figure, as_text, interval
 
@@ -24,13 +24,6 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in NUMBERS),
         ("yes", pa.bool_()),
     ]
-)
-
-
-#: what p is, which no heading has room for
-P_SAID = (
-    "p is that of no gain; of a plugin alone the larger one of its uplift and of its uplift over missingness, for both "
-    "must lie above zero."
 )
 
 

@@ -45,7 +45,7 @@ def index_of(folder: Path) -> dict[str, Any]:
         raise PairliftError(
             f"{folder} has no report of `pairlift uplift` in it (folders with {JSON}); --out writes one{why}"
         )
-    return {"reports": sorted(reports, key=lambda of: of["date"], reverse=True), "unread": unread}
+    return {"reports": sorted(reports, key=lambda of: (of["date"], of["time"]), reverse=True), "unread": unread}
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -59,7 +59,8 @@ def _entry(path: Path) -> dict[str, Any]:
         found = UpliftReport.of(found).figures
         part, plugins, said, useful = found, [found["plugin"]], f"{found['plugin']} {verdict(found)}", found["useful"]
     kept = {"data": found["data"], "plugins": plugins, "verdict": said, "useful": useful}
-    kept |= {"date": str(found_at(found, ("made", "date")) or ""), "page": path.with_name(PAGE).is_file()}
+    kept |= {key: str(found_at(found, ("made", key)) or "") for key in ("date", "time")}
+    kept |= {"page": path.with_name(PAGE).is_file()}
     return kept | {key: part[key] for key in ("relative_uplift", "ci95")}
 
 
