@@ -16,7 +16,7 @@ from page_numbers import Page, unequal
 
 from features.schema import DAY
 from ranker.cli.main import cli
-from ranker.export.two_bundles import as_lines, caution, compare_bundles, write_page
+from ranker.export.two_bundles import as_lines, compare_bundles, write_page
 from ranker.hashes import MANIFEST
 
 
@@ -54,10 +54,12 @@ def test_what_changed_is_said_first_and_the_figures_are_the_manifests(both: tupl
     assert [(of["old"], of["new"]) for of in found["changed"]][1:] == [
         ("not shown", "not shown"), ("not set", "2"), (first, "none"),
     ]  # fmt: skip
-    assert caution(found).startswith("Changed: data, settings, columns (4 entries). Each was measured on the test of")
+    moved = "no figure of quality moved by more than 0.0500 (PairAccuracy of the test)."
     lines = as_lines(found).splitlines()
-    assert lines[0] == caution(found)
-    assert "PairAccuracy of the test 0.7000 0.7500" in [" ".join(line.split()) for line in lines]
+    assert lines[0].startswith(
+        f"Changed: data, settings, columns (4 entries); {moved} Each was measured on the test of"
+    )
+    assert "PairAccuracy of the test 0.7000 0.7500 +0.0500" in [" ".join(line.split()) for line in lines]
     assert "trees of the liked part 20 -" in [" ".join(line.split()) for line in lines]
     assert not [line for line in lines if line.startswith("share of ties")]  # neither knows it
     page = Page(write_page(found, tmp_path))
@@ -68,10 +70,27 @@ def test_what_changed_is_said_first_and_the_figures_are_the_manifests(both: tupl
 
 def test_the_same_bundle_and_one_of_the_same_days(both: tuple[Path, Path]) -> None:
     same = compare_bundles(*both)
-    assert (same["changed"], caution(same)) == ([], "Both are the same bundle, so there is nothing to tell.")
+    text = as_lines(same).splitlines()[0]
+    assert (same["changed"], text) == ([], "Both are the same bundle, so there is nothing to tell.")
     with_manifest(both[1], measured=MEASURED | {"pair_accuracy": 0.71})
-    says = "Split, snapshot and settings are the same. Both were measured on the same days; a figure that differs a "
-    assert caution(compare_bundles(*both)) == f"{says}little may do so by chance."
+    text = as_lines(compare_bundles(*both)).splitlines()[0]
+    assert text.startswith(
+        "Split, snapshot and settings are the same; no figure of quality moved by more than 0.0100 ("
+    )
+    assert text.endswith("recall@10 of lists less that of popular items is known to ±0.0800 (95 %).")
+
+
+def test_one_setting_that_changed_is_named_and_chance_that_is_not_kept_is_told(both: tuple[Path, Path]) -> None:
+    toml = both[1] / "pairlift.toml"
+    toml.write_text(toml.read_text() + "\n[rules]\nmax_run = 2\n")
+    for folder, right in zip(both, (0.7, 0.68), strict=True):
+        with_manifest(folder, measured={"pair_accuracy": right})
+    found = compare_bundles(*both)
+    assert as_lines(found).splitlines()[0] == (
+        "One setting changed, rules.max_run from not set to 2; no figure of quality moved by more than 0.0200 (PairAccuracy "
+        "of the test). Both were measured on the same days. How large chance is, bundles do not keep: `pairlift uplift` "
+        "measures it."
+    )
 
 
 def test_the_command_takes_bundles_and_refuses_a_bundle_beside_a_report(

@@ -279,14 +279,16 @@ def test_one_fit_holds_for_itself_alone(plain: Path) -> None:
     assert "vector_age" not in report["slices"]
     made = report["made"]
     assert made["command"].startswith("pairlift uplift ")
-    assert "tried is useful, with this one fit alone" in (plain / "report" / "report.html").read_text()
+    assert "tried is useful with this one fit (others were not tried)" in (plain / "report" / "report.html").read_text()
     assert {path.suffix for path in (plain / "report").iterdir()} == {".html", ".json", ".parquet"}
     table = as_table(report)
-    assert "tried is useful, with this one fit alone" in table
+    assert "tried is useful with this one fit (others were not tried)" in table
     assert "WARNING: only 1 fit of the plugin" in table
     full = report | {"at_cap": {"without": 0, "with": 2}, "most_trees": 60}
-    assert "[booster] trees = 60 ended 0 of 2 boosters without it and 2 of 2 boosters with it" in as_table(full)
-    assert "ended by" not in as_table(full | {"at_cap": {"without": 0, "with": 0}})
+    assert "2 of 2 boosters with it, 0 of 2 boosters without it grew to the limit, [booster] trees = 60" in as_table(
+        full
+    )
+    assert "grew to the limit" not in as_table(full | {"at_cap": {"without": 0, "with": 0}})
     assert report["at_cap"]["with"] == sum(trees + 10 > 60 for trees in report["trees"]["with"][0])
     small = report | {"relative_uplift": 0.01, "minimum_detectable_uplift": 0.02}
     assert "how much is uncertain" in as_table(small)
@@ -366,7 +368,7 @@ def test_a_column_that_is_missing_everywhere_is_doubted(tmp_path: Path) -> None:
 
 def test_one_seed_and_one_user_are_told(tmp_path: Path) -> None:
     _, report = uplift(tmp_path, leaky.ALS, fits=2)
-    assert "is useful, with this one seed alone" in as_table(report | {"seeds": [0]})
+    assert "is useful with this one seed (others were not tried)" in as_table(report | {"seeds": [0]})
     assert "one user has all that is right" in as_table(report | {"ci95": [None, None]})
 
 

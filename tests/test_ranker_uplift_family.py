@@ -21,7 +21,7 @@ from ranker.cli.main import cli
 from ranker.config import load_config
 from ranker.training import arms as arms_module
 from ranker.uplift.family import report as module
-from ranker.uplift.family.figures import COSTS, by_cost, frontier, frontier_figure
+from ranker.uplift.family.figures import COSTS, by_cost, family_figure, frontier, frontier_figure
 from ranker.uplift.family.page import as_page
 from ranker.uplift.family.said import P_SAID, doubts_of, said_of, verdict, why
 from ranker.uplift.family.table import as_table
@@ -137,14 +137,17 @@ def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -
     assert 'class="verdict open"' in as_page(nothing)
     alone = changed(family, als={"more": False}, noise={"useful": True})
     assert verdict(alone) == "of 3 plugins, als and noise are useful but not shown to add to the others; leaks leaks"
-    assert "als and noise are useful, with this one fit alone, but not shown to add" in verdict(alone | {"fits": 1})
+    assert "als and noise are useful with this one fit (others were not tried) but not shown to add" in verdict(
+        alone | {"fits": 1}
+    )
     adds = changed(family, als={"useful": False})
     sound = changed(adds, leaks={"leaks": 0})
     assert verdict(sound).startswith("of 3 plugins, als adds to the others, not shown to be useful alone; noise and")
-    assert "with this one fit and one seed alone, and adds" in verdict(family | {"fits": 1, "seeds": [0]})
-    assert said_of(adds, "als") == "not shown to be useful alone, adds to the rest"
-    late = said_of(changed(adds, als={"lag": "daily"}), "als")
-    assert late.endswith("to the rest; its values are those of the last midnight, in training as in serving")
+    assert "with this one fit and one seed (others were not tried) and adds" in verdict(
+        family | {"fits": 1, "seeds": [0]}
+    )
+    late = as_text(adds, said_of(changed(adds, als={"lag": "daily"}), "als"))
+    assert late.endswith(", adds to the rest; its values are those of the last midnight, in training as in serving")
     single = changed(family, als={"adds": None}) | {"together": None}
     assert verdict(single) == "of 3 plugins, als is useful; noise is not shown to be useful; leaks leaks"
     assert "Fewer than two do not leak" in as_text(single, why(single))
@@ -152,6 +155,38 @@ def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -
     assert "als and noise together bring a relative uplift of " in as_text(family, why(family))
     unknown = changed(family, als={"alone": family["each"]["als"]["alone"] | {"ci95": [None, None]}})
     assert as_page(unknown)
+
+
+def test_of_what_is_not_shown_it_is_said_why(family: dict[str, Any]) -> None:
+    """For want of a gain, by the correction, for what is missing, or for a control: and the picture says it too."""
+
+    def said(adds: dict[str, Any], **of: Any) -> str:
+        part = family["each"]["als"]["adds"] | {"variance": {"seeds": 1e-4}} | adds
+        found = changed(family, als={"more": False, "adds": part, **of})
+        drawn = family_figure(found)
+        unsure = part["ci95"][0] is not None and part["ci95"][0] > 0
+        assert ('data-path="/each/als/adds/p_holm"' in drawn) == unsure
+        assert 'data-mark="/each/als/adds/minimum_detectable_uplift"' in drawn
+        return as_text(found, said_of(found, "als"))
+
+    none = said({"ci95": [-0.01, 0.02], "minimum_detectable_uplift": 0.03})
+    assert "; not shown to add (any gain is below +2.00 %; this test finds +3.00 %)" in none
+    assert "; not shown to add (it loses)" in said({"ci95": [-0.02, -0.01]})
+    assert "; not shown to add (there is no interval)" in said({"ci95": [None, None]})
+    luck = {"ci95": [0.01, 0.9], "p": 0.02, "p_holm": 0.06}
+    assert "(above zero, but 2 seeds are too few to be sure: p is 0.06 after the correction)" in said(luck)
+    sure = luck | {"variance": {"seeds": 0.0}}
+    assert "(above zero by itself, but p is 0.06 after the correction)" in said(sure)
+    assert "(a leak control could not be run)" in said(luck | {"p_holm": 1.0})
+    missing = family["each"]["als"]["beyond"] | {"relative_uplift": 0.0, "ci95": [-0.01, 0.01]}
+    alone = said(luck, useful=False, beyond=missing)
+    assert "useful alone (over knowing only which values are missing: +0.00 % [-1.00, +1.00])" in alone
+
+
+def test_the_smallest_gain_that_is_found_is_that_of_the_correction(family: dict[str, Any]) -> None:
+    for of in family["each"].values():
+        assert of["alone"]["minimum_detectable_uplift"] >= of["minimum_detectable_uplift"]
+    assert "the luck of one fit aside" in as_text(family, why(family | {"fits": 1}))
 
 
 def test_what_is_said_of_every_plugin_is_said_once(family: dict[str, Any]) -> None:

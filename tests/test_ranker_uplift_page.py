@@ -18,10 +18,11 @@ from page_numbers import Page, Shown, unequal
 
 from features.errors import PairliftError
 from ranker.uplift.canvas import AXIS, MARGIN, ROW, WIDTH
+from ranker.uplift.figures import interval_figure
 from ranker.uplift.markup import PAGE, terms
 from ranker.uplift.result import UpliftReport
-from ranker.uplift.said import Figure, as_text, costs, pointer
-from ranker.uplift.verdict import CHECKS, cleared, doubts, why
+from ranker.uplift.said import Figure, as_html, as_text, costs, interval, pointer
+from ranker.uplift.verdict import CHECKS, CLEARED, cleared, doubts, why
 
 #: as the version with format 4 wrote it, of the tests' world
 GOLDEN = Path(__file__).parent / "golden" / "uplift-4.json"
@@ -213,8 +214,8 @@ def test_the_interval_is_on_its_place() -> None:
 
 
 INTERVALS = {
-    (0.01, 0.03): "rises: the relative uplift is between +1.00 % and +3.00 % (95 %).",
-    (-0.01, 0.03): "between -1.00 % and +3.00 % (95 %), so neither a gain nor a loss is shown.",
+    (0.01, 0.03): ": the relative uplift is between +1.00 % and +3.00 % (95 %).",
+    (-0.01, 0.03): "between -1.00 % and +3.00 % (95 %): a gain above +3.00 % is ruled out, a smaller one is not.",
     (-0.03, -0.01): "falls: the relative change is between -3.00 % and -1.00 % (95 %).",
 }
 
@@ -229,6 +230,16 @@ def test_the_verdict_says_why_a_gain_is_not_useful() -> None:
     not_run = several(put("useful", value=False), put("controls", "refit", "groups", value=0))
     assert "but a leak control could not be run" in as_text(golden(not_run), why(golden(not_run)))
     beyond = several(put("useful", value=False), put("missingness", "beyond", "ci95", value=[-0.01, 0.01]))
+    drawn = interval_figure(golden(beyond))
+    assert drawn.count('data-mark="/missingness/beyond/ci95"') == 1
+    assert "beyond" not in interval_figure(golden()) + interval_figure(golden(not_run))
+    tied = golden(several(beyond, put("tie_share", "without", value=0.9)))
+    assert as_text(tied, why(tied)).endswith("Without it, 90 % of the pairs tie.")
+    assert as_text(golden(), why(golden())).endswith(
+        "That is of 60 users, 1 fit and 2 seeds; at least 3 fits and 5 seeds are advised."
+    )
+    enough = golden(several(put("fits", value=3), put("seeds", value=[0, 1, 2, 3, 4])))
+    assert as_text(enough, why(enough)).endswith("(95 %).")
     assert "which values are missing it is +53.32 % [-1.00, +1.00]." in as_text(golden(beyond), why(golden(beyond)))
     assert "as_of" in as_text(golden(leaking), why(golden(leaking)))
     assert "There is no interval" in as_text(golden(without_interval), why(golden(without_interval)))
@@ -236,7 +247,7 @@ def test_the_verdict_says_why_a_gain_is_not_useful() -> None:
 
 DEBIASED = {"debiased": {"uplift": {"relative_uplift": 0.01, "ci95": [-0.01, 0.03]}}}
 DOUBTS: dict[str, tuple[Change, str]] = {
-    "leaks": (leaking, "tried__dot differs in the control as_of (slices: test, train)"),
+    "leaks": (leaking, "tried__dot differs in the control as_of, so its"),
     "leak controls": (
         several(put("controls", "refit", "groups", value=0), put("controls", "refit", "remark", value="of one fit")),
         "the leak control refit was not run: of one fit",
@@ -249,7 +260,7 @@ DOUBTS: dict[str, tuple[Change, str]] = {
         put("column_alone", "tried__dot", "comparable", value=0.7), "known on both sides of only 70 % of the pairs"
     ),
     "shuffled columns": (put("shuffled", "above_zero", value=True), "a further column is lucky here"),
-    "effective users": (put("effective_users", value=12.3), "60 users tell as much as 12"),
+    "effective users": (put("effective_users", value=12.3), "60 users are worth 12 equally active ones"),
     "each user alike": (
         put("macro", "ci95", value=[-0.01, 0.3]), "were each user to count alike, it is +51.45 % [-1.00, +30.00]"
     ),
@@ -260,7 +271,7 @@ DOUBTS: dict[str, tuple[Change, str]] = {
     ),
     "fits and seeds": (lambda _: None, "only 1 fit of the plugin; at least 3 are advised"),
     "trees": (put("trees", "with", value=[[90, 110]]), "25 without it, 100 with it"),
-    "the most trees": (put("at_cap", "with", value=2), "ended 0 of 2 boosters without it and 2 of 2 boosters with it"),
+    "the most trees": (put("at_cap", "with", value=2), "2 of 2 boosters with it, 0 of 2 boosters without it grew to the limit"),
     "ties": (put("tie_share", "without", value=0.18), "18 % of the pairs are ties without it"),
     "drift": (as_new, "tried__dot has moved by 0.6 of its spread"),
     "drawn pairs": (
@@ -300,7 +311,9 @@ def test_the_first_screen_of_a_leak_shows_no_gain(tmp_path: Path) -> None:
     text = (tmp_path / PAGE).read_text()
     assert 'class="verdict bad"' in text
     assert "says nothing: it leaks" in text
-    assert "Looked at too" not in text
+    assert "Not to doubt" not in text
+    assert 'data-mark="/ci95"' not in text
+    assert 'class="struck"' in text
 
 
 @pytest.mark.parametrize(
@@ -328,8 +341,21 @@ def test_other_files_are_sentences(tmp_path: Path) -> None:
         UpliftReport.read(GOLDEN).table("slice")
 
 
+def test_what_a_leak_changed_is_counted_and_what_was_cleared_is_a_phrase(tmp_path: Path) -> None:
+    of = UpliftReport.of(golden(leaking))
+    compared = of.figures["controls"]["as_of"]["groups"]
+    assert of.doubts[0].endswith(f"(groups that differ: 3 of test, 3 of train; compared: {compared:,})")
+    page_of(golden(), tmp_path)
+    assert "Not to doubt: neither control found a leak; no column alone" in (tmp_path / PAGE).read_text()
+    assert set(CLEARED) < set(CHECKS)
+
+
 def test_no_line_ends_within_a_date_or_an_option() -> None:
     words = '2 &lt;to&gt; <span class="word">b-c</span> <span class="word">--out</span> x'
+    assert as_html({}, ["on 2026-11-27 <b>"]) == 'on <span class="n">2026-11-27</span> &lt;b&gt;'
+    part = {"relative_uplift": 0.1, "ci95": [0.0, 0.2]}
+    assert ",\u00a0" in as_html(part, interval())
+    assert as_text(part, interval()) == "+10.00 % [+0.00, +20.00]"
     assert terms({"a": "2 <to> b-c --out x"}) == f"<dl><div><dt>a</dt><dd>{words}</dd></div></dl>"
 
 
@@ -343,14 +369,14 @@ def test_the_calibration_of_both_arms_is_drawn_on_one_axis() -> None:
 
 def test_a_lag_is_told_on_the_first_screen(tmp_path: Path) -> None:
     page_of(golden(put("lag", value="1d")), tmp_path)
-    assert "pairs. Its values lag 1d behind the events, in training as in serving.</p>" in (tmp_path / PAGE).read_text()
+    assert "ones). Its values lag 1d behind the events, in training as in serving.</p>" in (tmp_path / PAGE).read_text()
     page_of(golden(), tmp_path)
     assert "in training as in serving" not in (tmp_path / PAGE).read_text()
 
 
 def test_a_notebook_has_tables_plots_and_the_first_screen(tmp_path: Path) -> None:
     report = UpliftReport.read(GOLDEN)
-    assert report.verdict == "tried is useful, with this one fit alone"
+    assert report.verdict == "tried is useful with this one fit (others were not tried)"
     assert report.doubts[0] == "only 1 fit of the plugin; at least 3 are advised"
     shown = report._repr_html_()
     assert "Is tried useful to the ranker?" in shown
@@ -380,9 +406,10 @@ def test_reading_leaves_the_json_as_it_is() -> None:
 
 
 def test_figures_are_written_in_the_unit_that_fits() -> None:
-    report = {"a": [0.5, 250.5], "b": 0.0004, "c": 1e8, "d": 300}
+    report = {"a": [0.5, 250.5], "b": 0.0004, "c": 1e8, "d": 300, "f": 1}
     written = {("a", "seconds"): "2.09 min", ("b", "seconds"): "0.4 ms", ("c", "bytes"): "95.4 MiB"}
-    written |= {("d", "bytes"): "300 B", ("d", "number"): "300", ("c", "count"): "100,000,000", ("e", "percent"): "-"}
+    written |= {("f", "bytes"): "1 byte", ("d", "bytes"): "300 bytes"}
+    written |= {("d", "number"): "300", ("c", "count"): "100,000,000", ("e", "percent"): "-"}
     assert {of: Figure(of[:1], of[1]).text(report) for of in written} == written
     near = {("percent", -0.00004): "+0.00 %", ("percent", -0.00006): "-0.01 %", ("gain", -4e-5): "+0.0000"}
     assert {(kind, value): Figure(("a",), kind).text({"a": value}) for kind, value in near} == near

@@ -39,6 +39,10 @@ def golden(**changes: Any) -> dict[str, Any]:
     return found | changes
 
 
+#: trees of other fits
+OTHER = {"without": [[1, 2]], "with": [[3, 4]]}
+
+
 def users_of(right: tuple[np.ndarray, np.ndarray], ids: list[Any]) -> pa.Table:
     return pa.table({"user": ids, "total": right[0] + 1, "without": right[0], "with": right[1]})
 
@@ -73,6 +77,27 @@ def test_over_the_same_base_it_is_the_uplift_of_the_difference(seed: int, n: int
     assert found["difference"]["ci95"] == pytest.approx([wanted.low, wanted.high])
 
 
+def test_users_who_weigh_one_are_compared_user_by_user() -> None:
+    """Over a base in which all have as much right, it is as the main uplift is; over another one, it has its own."""
+    rng = np.random.default_rng(5)
+    total, ids = rng.uniform(5, 9, 40), list(range(40))
+    reports, shares = [], []
+    for _ in range(2):
+        right = (np.full(40, 0.5) * total, rng.uniform(0.5, 0.7, 40) * total)
+        report = measured(*right, ids)
+        shares.append([of / total for of in right])
+        one = relative_uplift(*(of[None, None] for of in shares[-1]))
+        macro = one.reported() | {"variance": {"users": one.variance["users"], "fits": None, "seeds": None}}
+        report.figures["macro"] |= macro
+        users = report.users.set_column(1, "total", pa.array(total))
+        reports.append(UpliftReport.of(report.figures, users))
+    found = compare(*reports)["moves"][1]
+    (base, one), (_, other) = shares
+    wanted = relative_uplift(base[None, None], (base + other - one)[None, None])
+    assert (found["name"], found["paired"]) == ("each user weighs one", True)
+    assert found["difference"]["ci95"] == pytest.approx([wanted.low, wanted.high])
+
+
 def test_users_in_common_are_counted_once_and_others_are_independent() -> None:
     rng = np.random.default_rng(3)
     base = rng.uniform(1, 9, 80)
@@ -94,8 +119,8 @@ def test_users_in_common_are_counted_once_and_others_are_independent() -> None:
 
 
 def test_independent_reports_have_both_variances() -> None:
-    found = compare(UpliftReport.of(golden()), UpliftReport.of(golden(seeds=[7, 8, 9])))
-    assert not found["same_fits"]
+    found = compare(UpliftReport.of(golden()), UpliftReport.of(golden(seeds=[7, 8, 9], trees=OTHER)))
+    assert not found["identical"]
     assert caution(found) == "Changed: settings (1 entry), so it need not be the plugin alone."
     for move in found["moves"]:
         assert move["difference"]["relative_uplift"] == 0
@@ -112,7 +137,7 @@ def test_of_the_same_fits_nothing_can_have_moved_and_one_sentence_says_so(tmp_pa
     assert caution(found) == "Changed: versions (1 entry), but not the fits."
     assert {(*of["difference"]["ci95"], of["direction"]) for of in found["moves"]} == {(0, 0, "")}
     says = "Both are of the same fits and the same pairs, so nothing has moved and there is nothing to tell."
-    assert as_text(found, said(found)) == says
+    assert as_text(found, said(found)) == f"Identical, the same numbers to the last digit. {says}"
     assert "new less old [95 %]" not in as_lines(found)
     text = write_page(found, tmp_path).read_text()
     assert says in text
@@ -142,7 +167,7 @@ def test_lists_of_the_same_fits_may_move_for_their_sources() -> None:
     found = compare(UpliftReport.of(golden()), UpliftReport.of(new))
     (moved,) = [of for of in found["moves"] if of["difference"]["ci95"] != [0, 0]]
     assert (found["same_fits"], moved["direction"]) == (True, "up")
-    assert "the uplift has not moved" in said(found)[0]
+    assert "the uplift has not moved" in as_text(found, said(found))
 
 
 def test_what_changed_is_said_first_and_by_group() -> None:
@@ -156,7 +181,7 @@ def test_what_changed_is_said_first_and_by_group() -> None:
     assert [(of["group"], of["what"], of["old"], of["new"]) for of in found["changed"]] == [
         ("data", "pairs", "98", "99"),
         ("settings", "seeds", "[0, 1]", "[0, 1, 2]"),
-        ("settings", "booster.rate", "not known", "0.1"),
+        ("settings", "booster.rate", "not set", "0.1"),
         ("settings", "booster.trees", "40", "60"),
         ("versions", "Pairlift", "1", "2"),
     ]
@@ -171,8 +196,9 @@ SAYS: dict[str, tuple[dict[str, Any], str]] = {
     "leaks": ({"leaks": 1}, "A leak was found in one of the two"),
     "one user": ({"ci95": [None, None], "standard_error": None, "useful": False}, "One of the two has no interval"),
     "nothing right": ({"relative_uplift": None, "ci95": [None, None], "useful": False}, "One of the two has no uplift"),
-    "other seeds": ({"seeds": [7, 8, 9]}, "is not shown to have moved: new less old is +0.00 %"),
-    "no slices": ({"slices": {}, "seeds": [7, 8, 9]}, "is not shown to have moved"),
+    "other fits": ({"trees": OTHER}, "is not shown to have moved: new less old is +0.00 %"),
+    "no slices": ({"slices": {}, "trees": OTHER}, "is not shown to have moved"),
+    "other seeds": ({"seeds": [7, 8, 9]}, "Identical, the same numbers to the last digit. What changed has no part in"),
     "format 3": ({"format": 3}, "Both are of the same fits and the same pairs, so nothing has moved"),
 }
 

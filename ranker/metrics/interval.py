@@ -78,6 +78,12 @@ class Interval:
         low = float(np.log(LEAST_P))
         return float(np.exp(brentq(beyond, low, 0.0))) if beyond(low) > 0 else LEAST_P
 
+    def detectable_at(self, p: float) -> float:
+        """Return the smallest uplift that a test of level p finds with a chance of 80 %; NaN where unknown."""
+        if not self.parts:
+            return NAN
+        return half_width(self.parts, self.df, p) + float(student.ppf(0.8, self.df)) * self.error
+
     def reported(self) -> dict[str, Any]:
         """Return it as the report has it."""
         return {

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
-from ranker.uplift.said import Figure, Sentence, as_text
+from ranker.uplift.said import Figure, Sentence, as_text, found_at, pointer
 
 #: px at its own size: a phone shows it so, a desk larger
 WIDTH, MARGIN = 340, 8
@@ -57,12 +57,14 @@ class Canvas:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return MARGIN + share * (WIDTH - 2 * MARGIN)
 
-    def label(self, row: int, text: str, figures: Sentence, strong: bool = False) -> None:
-        """Write a row's name on the left, and its figures on the right."""
+    def label(self, row: int, text: str, figures: Sentence, strong: bool = False, struck: bool = False) -> None:
+        """Write a row's name on the left, and its figures on the right, struck through where they say nothing."""
         y, beside = row * ROW + TEXT, len(as_text(self.report, figures))
         room = int((WIDTH - 2 * MARGIN) / (CHARACTER * (1.1 if strong else 1))) - beside - 1
         self._text(MARGIN, y, escape(text if len(text) <= room else text[: room - 1] + "…"), "ink", bold=strong)
-        self._text(WIDTH - MARGIN, y, self._said(figures), "ink" if strong else "muted", anchor="right")
+        said = self._said(figures)
+        said = f'<tspan class="struck">{said}</tspan>' if struck else said
+        self._text(WIDTH - MARGIN, y, said, "ink" if strong else "muted", anchor="right")
 
     def bar(self, row: int, start: float, stop: float, colour: str, width: float, mark: str = "") -> None:
         """Draw a horizontal line in a row, with a point where it leaves the axis.
@@ -82,6 +84,11 @@ class Canvas:
         style: dict[str, Any] = {"markeredgecolor": COLOURS[colour], "markerfacecolor": face, "markersize": size}
         style |= {"zorder": 3}
         self._axes.plot(*place, "o", clip_on=False, **style)
+
+    def tick(self, row: int, path: Sequence[str | int], colour: str) -> None:
+        """Draw a short vertical line in a row, at the value that stands at a place of the report."""
+        x, y = self.x(found_at(self.report, path)), row * ROW + MARKS
+        self._line([x, x], [y - 6, y + 6], colour, 2, mark=pointer(path), above=True)
 
     def rule(self, at: float, colour: str, dashed: bool = False) -> None:
         """Draw a vertical line through the marks of all rows, with a gap where their text stands."""

@@ -9,7 +9,7 @@ from ranker.uplift.canvas import Canvas
 from ranker.uplift.explain.ages import AGE
 from ranker.uplift.measured import LISTED
 from ranker.uplift.said import Figure, Sentence, found_at, interval, pointer
-from ranker.uplift.verdict import LISTS
+from ranker.uplift.verdict import LISTS, beyond_decides
 
 Report = Mapping[str, Any]
 Path = tuple[str | int, ...]
@@ -52,17 +52,27 @@ class Row:
 
 
 def interval_figure(report: Report) -> str:
-    """Return the uplift with its interval, beside the smallest uplift that the test could have shown."""
-    low, high = (end or 0.0 for end in report["ci95"])
-    uplift, least = report["relative_uplift"] or 0.0, report["minimum_detectable_uplift"] or 0.0
-    canvas = Canvas(report, 2, min(low, uplift, 0.0), max(high, uplift, least, 0.0))
+    """Return the uplift with its interval, beside the smallest uplift that the test could have shown.
+
+    Where the uplift over missingness decides, it is drawn below, and the uplift pale. One that leaks is not drawn.
+    """
+    rows = [Row("uplift, 95 %", ())]
+    if beyond_decides(report):
+        rows.append(Row("by values alone", ("missingness", "beyond")))
+    least = report["minimum_detectable_uplift"] or 0.0
+    ends = [0.0] if report["leaks"] else [least, *ends_of(report, rows)]
+    canvas = Canvas(report, 1 if report["leaks"] else len(rows) + 1, min(ends), max(ends))
+    if report["leaks"]:
+        canvas.label(0, "says nothing: it leaks", interval(), struck=True)
+        return canvas.svg("No uplift is drawn, for the plugin leaks")
     canvas.rule(0, "muted")
-    said, colour = ("says nothing: it leaks", "faint") if report["leaks"] else ("uplift, 95 %", "accent")
-    canvas.label(0, said, interval(), strong=not report["leaks"])
-    canvas.bar(0, low, high, colour, 7, pointer(("ci95",)))
-    canvas.dot(0, uplift, "muted" if report["leaks"] else "ink", size=8)
-    canvas.label(1, "found 4 times in 5 from", [Figure(("minimum_detectable_uplift",), "percent")])
-    canvas.bar(1, 0, least, "muted", 7, pointer(("minimum_detectable_uplift",)))
+    for k, row in enumerate(rows):
+        decides = row is rows[-1]
+        canvas.label(k, row.label, interval(*row.path), strong=decides)
+        _interval(canvas, k, row.path, "accent" if decides else "faint", 7, pointer((*row.path, "ci95")))
+        canvas.dot(k, found_at(report, (*row.path, "relative_uplift")) or 0.0, "ink" if decides else "muted", size=8)
+    canvas.label(len(rows), "this test mostly misses gains below", [Figure(("minimum_detectable_uplift",), "percent")])
+    canvas.bar(len(rows), 0, least, "muted", 7, pointer(("minimum_detectable_uplift",)))
     canvas.axis(_signed)
     return canvas.svg("The uplift with its interval, beside the smallest that this test finds 4 times in 5")
 

@@ -13,7 +13,7 @@ from ranker.uplift import figures
 from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, fragment, items, settings, table, terms
 from ranker.uplift.said import Figure, Sentence, as_html, costs, found_at, interval, lag_said
 from ranker.uplift.shrunk import FEW_USERS
-from ranker.uplift.verdict import cleared, doubts, verdict, why
+from ranker.uplift.verdict import CLEARED, beyond_decides, cleared, doubts, verdict, why
 
 Report = Mapping[str, Any]
 
@@ -47,10 +47,10 @@ def first_screen(report: Report) -> str:
 <p>{as_html(report, _asked(report))}</p>
 <p class="verdict {_tone(report)}"><strong>{plugin} {escape(verdict(report))}.</strong> \
 {as_html(report, why(report))}</p>
-<div class="cards wide"><div>
+<div class="cards wide first">
 {figure(report, figures.interval_figure(report), _read_interval(report))}
-<section class="card"><h2>What it costs</h2>{_cost(report)}</section></div>
-<section class="card"><h2>What to doubt</h2>{_doubts(report)}</section>
+<section class="card doubts"><h2>What to doubt</h2>{_doubts(report)}</section>
+<section class="card"><h2>What it costs</h2>{_cost(report)}</section>
 </div>
 </header>"""
 
@@ -63,7 +63,7 @@ def _asked(report: Report) -> Sentence:
         f"Asked: does the ranker order the test's pairs better with its columns ({named}) than "
         "without, all else equal? Measured by PairAccuracy, the share of pairs in the right order, on ",
         *(Figure(("pairs",), "count"), f" {report['pairs_kind']} pairs of ", Figure(("users",), "count"), " users"),
-        *(days, ", who tell as much as ", Figure(("effective_users",), "count"), " with equally many pairs."),
+        *(" (worth ", Figure(("effective_users",), "count"), f" equally active ones){days}."),
         f" {late[0].upper()}{late[1:]}." if (late := lag_said(report)) else "",
     ]
 
@@ -76,12 +76,17 @@ def _tone(report: Report) -> str:
 
 
 def _read_interval(report: Report) -> Sentence:
-    said: list[str | Figure] = [
-        *("PairAccuracy is ", Figure(("without",), "accuracy"), " without it and ", Figure(("with",), "accuracy")),
-        f" with it; the uplift is relative, its interval about {report['holds_for']}.",
+    if report["leaks"]:
+        return ["No bar is drawn, for what leaks looks as if it gained."]
+    values = " By values alone: over knowing only which of them are missing." if beyond_decides(report) else ""
+    without, with_ = (Figure((arm,), "accuracy") for arm in ("without", "with"))
+    arms: Sentence = ["PairAccuracy is ", without, " without it, ", with_, " with it. "]
+    arms = [] if (report["ci95"][0] or 0.0) > 0 else arms  # which the verdict then has
+    said = f"The interval is of the relative uplift, about {report['holds_for']}.{values}"
+    return [
+        *arms,
+        f"{said} A gain of the grey bar's length is found 4 times in 5; a smaller one may be real, and missed.",
     ]
-    grey = " The grey bar: a true uplift of its length is found 4 times in 5; a smaller one may be real, and be missed."
-    return said if report["leaks"] else [*said, grey]
 
 
 def _cost(report: Report) -> str:
@@ -92,13 +97,9 @@ def _cost(report: Report) -> str:
 
 def _doubts(report: Report) -> str:
     found = [f"<b>{escape(doubt.name)}</b>: {as_html(report, doubt.sentence)}" for doubt in doubts(report)]
-    looked = escape(", ".join(cleared(report)))
+    looked = escape("; ".join(CLEARED[name] for name in cleared(report) if name in CLEARED))
     nothing = "" if found else "<p>Nothing that is looked for was found.</p>"
-    return (
-        nothing
-        + items(found)
-        + (f'<p class="aside">Looked at too, and nothing to doubt: {looked}.</p>' if looked else "")
-    )
+    return nothing + items(found) + (f'<p class="aside">Not to doubt: {looked}.</p>' if looked else "")
 
 
 def _arms(report: Report) -> str:

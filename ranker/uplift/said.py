@@ -6,6 +6,7 @@ One definition of how a figure is written, so that the terminal and the page say
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+#: a space at which no line ends
+UNBROKEN = "\u00a0"
+_DATE = re.compile(r"\b\d{4}-\d\d-\d\d\b")
 #: what stands for a figure that is not known
 UNKNOWN = "-"
 
@@ -45,7 +49,7 @@ KINDS: dict[str, Callable[[float], str]] = {
     "ms": lambda value: f"{_short(value)} ms",
     "seconds": lambda value: _in(value, {"min": 60, "s": 1, "ms": 1e-3}, 2),
     "error": lambda value: f"{_short(100 * value**0.5)} %",
-    "bytes": lambda value: _in(value, {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}, 1),
+    "bytes": lambda value: "1 byte" if value == 1 else _in(value, {"MiB": 1 << 20, "KiB": 1 << 10, "bytes": 1}, 1),
 }
 
 
@@ -98,9 +102,9 @@ def pointer(path: Sequence[str | int]) -> str:
 
 
 def interval(*path: str | int) -> list[str | Figure]:
-    """Return the uplift and the interval of a part of the report: `+2.23 % [+1.47, +3.00]`."""
+    """Return the uplift and the interval of a part of the report: `+2.23 % [+1.47, +3.00]`; no line ends within it."""
     low, high = (Figure((*path, "ci95", k), "ends") for k in (0, 1))
-    return [Figure((*path, "relative_uplift"), "percent"), " [", low, ", ", high, "]"]
+    return [Figure((*path, "relative_uplift"), "percent"), " [", low, f",{UNBROKEN}", high, "]"]
 
 
 def costs(report: Mapping[str, Any]) -> list[Sentence]:
@@ -132,12 +136,17 @@ def lag_said(report: Mapping[str, Any]) -> str:
 
 def as_text(report: Mapping[str, Any], sentence: Sentence) -> str:
     """Return the sentence as plain text."""
-    return "".join(part if isinstance(part, str) else part.text(report) for part in sentence)
+    words = "".join(part if isinstance(part, str) else part.text(report) for part in sentence)
+    return words.replace(UNBROKEN, " ")
 
 
 def as_html(report: Mapping[str, Any], sentence: Sentence) -> str:
-    """Return the sentence as HTML: text is escaped, a figure is a `data` element."""
-    return "".join(escape(part, quote=False) if isinstance(part, str) else _element(report, part) for part in sentence)
+    """Return the sentence as HTML: text is escaped, a figure names its place, and no line ends within a date."""
+    return "".join(_plain(part) if isinstance(part, str) else _element(report, part) for part in sentence)
+
+
+def _plain(text: str) -> str:
+    return _DATE.sub(r'<span class="n">\g<0></span>', escape(text, quote=False))
 
 
 def _element(report: Mapping[str, Any], figure: Figure) -> str:

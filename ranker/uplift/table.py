@@ -11,7 +11,7 @@ from ranker.uplift.figures import plain, purpose_of, title_of
 from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
 from ranker.uplift.said import KINDS, as_text, costs, interval, lag_said
-from ranker.uplift.verdict import doubts, verdict
+from ranker.uplift.verdict import doubts, verdict, why
 
 #: guard rails that have lines of their own
 SHOWN_ABOVE = ("leaks", "leak controls that could not be run", "drawn pairs")
@@ -26,6 +26,7 @@ def as_table(report: dict[str, Any]) -> str:
     )
     lines = [
         f"{report['data']}: {report['plugin']} {verdict(report)}",
+        as_text(report, why(report)),
         f"({report['pairs']:,} {_kind(report)} pairs, {report['users']:,} users, "
         f"{report['effective_users']:.0f} effective)",
         "",
@@ -48,8 +49,8 @@ def as_table(report: dict[str, Any]) -> str:
         *_cost(report),
         *_heads(report["heads"]),
         *shown_lines(report["shown_order"], {"without": "without", "with": "with", "popularity": "popularity"}),
-        "minimum detectable uplift, the smallest that this test could show: "
-        f"{_percent(report['minimum_detectable_uplift'])}",
+        f"this test mostly misses gains below {_percent(report['minimum_detectable_uplift'])}, the minimum detectable "
+        "uplift (found 4 times in 5); smaller ones may be real",
         *_controls(report),
         *_doubts(report),
     ]

@@ -15,6 +15,8 @@ LEAST_FITS, LEAST_SEEDS = 3, 5
 FEW_EFFECTIVE = 50
 #: a larger share of ties, or of pairs that miss the column on a side, is told
 MANY_TIES, MANY_MISSING = 0.05, 0.1
+#: from this share of ties on there was hardly an order without the plugin
+MOSTLY_TIES = 0.5
 #: a column that alone orders so many pairs right may know the label's own event
 TOO_GOOD = 0.95
 #: one arm that has so many times the other's trees was stopped elsewhere
@@ -49,7 +51,7 @@ def verdict(report: Report) -> str:
 def of_one(report: Report) -> str:
     """Return that a verdict holds for one fit, or one seed, alone; nothing where there are more."""
     one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
-    return f", with this one {' and one '.join(one)} alone" if one else ""
+    return f" with this one {' and one '.join(one)} (others were not tried)" if one else ""
 
 
 def why(report: Report) -> Sentence:
@@ -72,10 +74,39 @@ def why(report: Report) -> Sentence:
     if high < 0:
         return ["PairAccuracy falls: the relative change is ", *ends, "."]
     if low <= 0:
-        return ["The relative change of PairAccuracy is ", *ends, ", so neither a gain nor a loss is shown."]
+        most = Figure(("ci95", 1), "percent")
+        ruled: Sentence = [": a gain above ", most, " is ruled out, a smaller one is not."]
+        return ["The relative change of PairAccuracy is ", *ends, *ruled]
     alike: Sentence = [" Were each user to count alike, it would be ", *interval("macro"), ": not shown."]
     few = bool(report["useful"]) and _side(report["macro"]["ci95"]) <= 0
-    return ["PairAccuracy rises: the relative uplift is ", *ends, *_but(report), ".", *(alike if few else [])]
+    arms: Sentence = [Figure(("without",), "accuracy"), " to ", Figure(("with",), "accuracy")]
+    rises: Sentence = ["PairAccuracy rises from ", *arms, ": the relative uplift is ", *ends]
+    more = [*_tied(report), *(alike if few else []), *_measured_on(report)]
+    return [*rises, *_but(report), ".", *more]
+
+
+def _tied(report: Report) -> Sentence:
+    """Return that there was hardly an order to begin with, where it was so."""
+    share = report["tie_share"]["without"]
+    if share is None or share < MOSTLY_TIES:
+        return []
+    return [" Without it, ", Figure(("tie_share", "without"), "share"), " of the pairs tie."]
+
+
+def _measured_on(report: Report) -> Sentence:
+    """Return on how little a yes rests, where that is less than is advised."""
+    fits, seeds = report["fits"], len(report["seeds"])
+    if not report["useful"] or (fits >= LEAST_FITS and seeds >= LEAST_SEEDS):
+        return []
+    on = f" users, {_many(fits, 'fit')} and {_many(seeds, 'seed')}; at least {LEAST_FITS} fits and {LEAST_SEEDS} seeds"
+    return [" That is of ", Figure(("users",), "count"), f"{on} are advised."]
+
+
+def beyond_decides(report: Report) -> bool:
+    """Tell whether a gain is not called useful because to know which values are missing explains it."""
+    trusted = bool(report["controls"]) and not report["leaks"] and not _not_run(report)
+    low, beyond = report["ci95"][0], found_at(report, ("missingness", "beyond", "ci95", 0))
+    return trusted and not report["useful"] and (low or 0.0) > 0 and (beyond or 0.0) <= 0
 
 
 def _but(report: Report) -> Sentence:
@@ -111,9 +142,9 @@ def _first_few(sentences: list[Sentence]) -> list[Sentence]:
 
 
 def cleared(report: Report) -> list[str]:
-    """Return what was looked for and not found, by name. What the report has no figures of is not among them.
+    """Return the names of the checks that found nothing. What the report has no figures of is not among them.
 
-    Nothing is where the plugin leaks: no other figure says anything then.
+    None is where the plugin leaks: no other figure says anything then.
     """
     if report["leaks"]:
         return []
@@ -129,13 +160,18 @@ def _not_run(report: Report) -> list[str]:
 
 
 def _leaks(report: Report) -> list[Sentence]:
-    slices: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str | Figure]] = {}
     for kind, control in report["controls"].items():
-        for leak in control["leaks"]:
-            slices.setdefault((leak["column"], kind), []).append(leak["slice"])
+        for k, leak in enumerate(control["leaks"]):
+            groups = Figure(("controls", kind, "leaks", k, "groups"), "count")
+            said = found.setdefault((leak["column"], kind), [])
+            said += [", " if said else "", groups, f" of {leak['slice']}"]
     return [
-        [f"{column} differs in the control {kind} (slices: {', '.join(of)}), so its values know what came later"]
-        for (column, kind), of in slices.items()
+        [
+            f"{column} differs in the control {kind}, so its values know what came later (groups that differ: ",
+            *(*where, "; compared: ", Figure(("controls", kind, "groups"), "count"), ")"),
+        ]
+        for (column, kind), where in found.items()
     ]
 
 
@@ -185,7 +221,7 @@ def _few_users(report: Report) -> list[Sentence]:
     if report["effective_users"] is not None and report["effective_users"] >= FEW_EFFECTIVE:
         return []
     users = [Figure((of,), "count") for of in ("users", "effective_users")]
-    return [[users[0], " users tell as much as ", users[1], " with equally many pairs: the interval rests on few"]]
+    return [[users[0], " users are worth ", users[1], " equally active ones: the interval rests on few"]]
 
 
 def _macro(report: Report) -> list[Sentence]:
@@ -213,8 +249,8 @@ def _trees(report: Report) -> list[Sentence]:
 def _at_cap(report: Report) -> list[Sentence]:
     if not any(report["at_cap"][arm] for arm in ("without", "with")):
         return []
-    capped = f"{_capped('without', report)} without it and {_capped('with', report)} with it"
-    return [[f"[booster] trees = {report['most_trees']} ended {capped}: more may be better, so raise it"]]
+    capped = f"{_capped('with', report)} with it, {_capped('without', report)} without it"
+    return [[f"{capped} grew to the limit, [booster] trees = {report['most_trees']}: more may be better, so raise it"]]
 
 
 def _capped(arm: str, report: Report) -> str:
@@ -234,14 +270,14 @@ def _fits_differ(report: Report) -> list[Sentence] | None:
 def _few_repeats(report: Report) -> list[Sentence]:
     found: list[Sentence] = []
     if report["fits"] < LEAST_FITS:
-        found.append([f"{_only(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised"])
+        found.append([f"only {_many(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised"])
     if len(report["seeds"]) < LEAST_SEEDS:
-        found.append([f"{_only(len(report['seeds']), 'seed')}; at least {LEAST_SEEDS} are advised"])
+        found.append([f"only {_many(len(report['seeds']), 'seed')}; at least {LEAST_SEEDS} are advised"])
     return found
 
 
-def _only(n: int, what: str) -> str:
-    return f"only {n} {what}{'' if n == 1 else 's'}"
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _shuffled(report: Report) -> list[Sentence]:
@@ -318,4 +354,20 @@ CHECKS: dict[str, Callable[[Report], list[Sentence] | None]] = {
     "ties": _ties,
     "drift": _drift,
     "drawn pairs": _drawn,
+}
+
+#: what is so where a check found nothing; what goes without saying has no phrase
+CLEARED = {
+    "leaks": "neither control found a leak",
+    "columns that know the label's event": "no column alone orders nearly all pairs right",
+    "missing values": "few values are missing",
+    "shuffled columns": "shuffled columns gain nothing",
+    "effective users": "not a few users alone decide",
+    "each user alike": "counting each user alike says the same",
+    "debiased for places": "it is no gift of the places",
+    "lists": "lists get no worse",
+    "agreement of fits": "the fits agree",
+    "trees": "both arms have about as many trees",
+    "ties": "few pairs tie",
+    "drift": "its values have not drifted",
 }

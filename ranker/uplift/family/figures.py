@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ranker.uplift.canvas import Canvas
-from ranker.uplift.said import Figure, found_at, interval, pointer
+from ranker.uplift.said import Figure, Sentence, found_at, interval, pointer
 
 Report = Mapping[str, Any]
 Path = tuple[str | int, ...]
+
+#: label of a row, and what is left of it where p stands beside
+ADDS, SHORT = "   adds to the rest", "   adds"
 
 #: what a plugin costs: its place in `cost`, how it is written, and its name
 COSTS: dict[str, tuple[Path, str]] = {
@@ -29,7 +32,7 @@ def family_figure(report: Report) -> str:
     for name, of in report["each"].items():
         rows.append((f"{name} (leaks)" if of["leaks"] else name, ("each", name, "alone"), of["useful"]))
         if of["adds"] is not None:
-            rows.append(("   adds to the rest", ("each", name, "adds"), of["more"]))
+            rows.append((ADDS, ("each", name, "adds"), of["more"]))
     ends = _ends(report, [path for _, path, _ in rows])
     canvas = Canvas(report, len(rows), min(ends), max(ends))
     canvas.rule(0, "muted")
@@ -40,11 +43,15 @@ def family_figure(report: Report) -> str:
 
 
 def _row(canvas: Canvas, k: int, label: str, path: Path, yes: bool) -> None:
-    """Draw an interval. yes: something is shown."""
+    """Draw an interval. yes: something is shown; else with the smallest uplift that is, and p where it decides."""
     report, adds = canvas.report, path[-1] == "adds"
     leaks = path[0] == "each" and bool(found_at(report, (*path[:2], "leaks")))
-    canvas.label(k, label, interval(*path), strong=not (adds or leaks))
     low, high = found_at(report, (*path, "ci95"))
+    unsure = path[0] == "each" and not (yes or leaks)
+    p: Sentence = ["  p ", Figure((*path, "p_holm"), "number")] if unsure and (low or 0.0) > 0 else []
+    canvas.label(k, SHORT if p and adds else label, [*interval(*path), *p], strong=not (adds or leaks))
+    if unsure and found_at(report, (*path, "minimum_detectable_uplift")) is not None:
+        canvas.tick(k, (*path, "minimum_detectable_uplift"), "muted")
     if low is not None and high is not None:
         colour, width = ("muted", 1.0) if leaks else ("faint" if adds else "accent", 5.0)
         canvas.bar(k, low, high, colour, width, pointer((*path, "ci95")))
@@ -54,7 +61,8 @@ def _row(canvas: Canvas, k: int, label: str, path: Path, yes: bool) -> None:
 
 
 def _ends(report: Report, paths: list[Path]) -> list[float]:
-    places = [(*path, *end) for path in paths for end in (("ci95", 0), ("ci95", 1), ("relative_uplift",))]
+    own: list[Path] = [("ci95", 0), ("ci95", 1), ("relative_uplift",), ("minimum_detectable_uplift",)]
+    places = [(*path, *end) for path in paths for end in own]
     return [0.0, *(float(end) for place in places if (end := found_at(report, place)) is not None)]
 
 

@@ -27,6 +27,7 @@ def first_screen(report: Report) -> str:
     """Return what was asked, the verdict, all intervals in one picture, and what to doubt."""
     date, said = found_at(report, ("made", "date")), escape(verdict(report))
     each = items(_of_each(report, name) for name in report["each"])
+    each += '<p class="aside">Each has its own report: <code>NAME/report.html</code>.</p>' if "made" in report else ""
     return f"""<header>
 <p class="aside">Pairlift, uplift report of {escape(report["data"])}{f", {escape(date)}" if date else ""}</p>
 <h1>Which of {len(report["plugins"])} plugins are useful to the ranker?</h1>
@@ -41,9 +42,9 @@ def first_screen(report: Report) -> str:
 
 
 _CAPTION = (
-    "Each bar is an interval of 95 % for itself: of a plugin alone over the counters (blue), and of all plugins over "
-    "all without it (pale). A filled point is shown to lie above zero after the correction, a hollow one is not. What "
-    "leaks has a thin line, which says nothing."
+    "Each bar is a 95 % interval by itself: of a plugin alone over the counters (blue), of all over all without it "
+    "(pale). Filled: shown to lie above zero after the correction, which asks more than the bar does. Hollow: not "
+    "shown; a gain at its grey tick is found 4 times in 5, smaller ones are mostly missed."
 )
 
 
@@ -54,8 +55,7 @@ def _asked(report: Report) -> Sentence:
         "Asked: does the ranker order the test's pairs better with each plugin than without, and does each add to what "
         "the others have? Measured by PairAccuracy, the share of pairs in the right order, on ",
         *(Figure(("pairs",), "count"), f" {report.get('pairs_kind', '')} pairs of ", Figure(("users",), "count")),
-        *(" users", days, ", who tell as much as ", Figure(("effective_users",), "count")),
-        " with equally many pairs.",
+        *(" users (worth ", Figure(("effective_users",), "count"), f" equally active ones){days}."),
     ]
 
 
@@ -67,8 +67,7 @@ def _tone(report: Report) -> str:
 
 
 def _of_each(report: Report, name: str) -> str:
-    own = f"; its own report is <code>{escape(name)}/report.html</code>" if "made" in report else ""
-    return f"<b>{escape(name)}</b>: {escape(said_of(report, name))}{own}"
+    return f"<b>{escape(name)}</b>: {as_html(report, said_of(report, name))}"
 
 
 def _doubts(report: Report) -> str:

@@ -34,8 +34,8 @@ from ranker.uplift.said import as_text
 from ranker.uplift.users import users_table
 from ranker.uplift.verdict import doubts
 
-#: of the `uplift.json` of several plugins
-FORMAT = 1
+#: of the `uplift.json` of several plugins. 2: `minimum_detectable_uplift` of each question
+FORMAT = 2
 #: the plugins whose columns an arm has; (MISSING, name) is the arm of what is missing of one plugin alone
 Names = tuple[str, ...]
 Report = Mapping[str, Any]
@@ -82,7 +82,8 @@ def family_of(
     sound = tuple(name for name in names if not reports[name]["leaks"])
     judged = Judged.of(arms.groups["test"], of_kind(arms.pairs("test"), arms.kind))
     m = _measured(arms, fits, sound, judged)
-    each = {name: _each(m, name, fits[name], reports[name], sound) for name in names}
+    level = LEVEL / len(names)  # of the smallest p
+    each = {name: _each(m, name, fits[name], reports[name], sound, level) for name in names}
     _correct(each, reports)
     seeds, n = list(config.uplift.seeds), len(fits[names[0]])
     together = relative_uplift(m[()].right, m[sound].right) if len(sound) > 1 else None
@@ -108,21 +109,28 @@ def family_of(
     return found
 
 
-def _each(m: Mapping[Names, Measured], name: str, fits: list[Columns], report: Report, sound: Names) -> dict[str, Any]:
-    """Return the figures of one plugin, not yet corrected; `adds` is None where there are no sets with it."""
+def _each(
+    m: Mapping[Names, Measured], name: str, fits: list[Columns], report: Report, sound: Names, level: float
+) -> dict[str, Any]:
+    """Return the figures of one plugin, not yet corrected; `adds` is None where there are no sets with it.
+
+    level: of the smallest uplift that is found, which is not below what the correction asks.
+    """
     alone = relative_uplift(m[()].right, m[name,].right)
     beyond = relative_uplift(m[MISSING, name].right, m[name,].right)
     found: dict[str, Any] = {
         "columns": list(fits[0].names),
         "leaks": report["leaks"],
-        "alone": _part(m[()], m[name,], alone) | {"p": max(p_of_gain(alone), p_of_gain(beyond))},
+        "alone": _part(m[()], m[name,], alone)
+        | {"p": max(p_of_gain(alone), p_of_gain(beyond)), "minimum_detectable_uplift": alone.detectable_at(level)},
         "beyond": beyond.reported(),
         "adds": None,
     }
     if name in sound and len(sound) > 1:
         rest = m[_less(sound, name)]
         adds = paired_uplift(rest.right, m[sound].right)
-        found["adds"] = _part(rest, m[sound], adds) | {"p": p_of_gain(adds)}
+        smallest = adds.detectable_at(level)
+        found["adds"] = _part(rest, m[sound], adds) | {"p": p_of_gain(adds), "minimum_detectable_uplift": smallest}
     return found
 
 

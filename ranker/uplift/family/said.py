@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ranker.uplift.said import Figure, Sentence, interval, lag_said
-from ranker.uplift.verdict import of_one
+from ranker.uplift.said import Figure, Sentence, found_at, interval, lag_said
+from ranker.uplift.verdict import LEAST_SEEDS, of_one
 
 Report = Mapping[str, Any]
 
@@ -23,12 +23,11 @@ def verdict(report: Report) -> str:
     if not useful and not more:
         return "; ".join([f"none of {n} plugins is shown to be useful", *leaks])
     one, said, asked = of_one(report), list[str](), report["together"] is not None
-    useful_so = f"useful{one}{',' if one else ''}"
     more = more if asked else []
     if both := [name for name in useful if name in more]:
-        said.append(f"{_are(both)} {useful_so} and {_verb(both, 'add')} to what the others have")
+        said.append(f"{_are(both)} useful{one} and {_verb(both, 'add')} to what the others have")
     if alone := [name for name in useful if name not in more]:
-        yes = f"{useful_so} but not shown to add to the others" if asked else f"useful{one}"
+        yes = f"useful{one} but not shown to add to the others" if asked else f"useful{one}"
         said.append(f"{_are(alone)} {yes}")
     if only := [name for name in more if name not in useful]:
         said.append(f"{_named(only)} {_verb(only, 'add')} to the others, not shown to be useful alone")
@@ -55,11 +54,11 @@ def _named(names: Sequence[str]) -> str:
 
 def why(report: Report) -> Sentence:
     """Return what the verdict rests on."""
-    corrected = (
-        "A plugin that knows nothing looks useful now and then, the more so the more are tried: the verdicts are "
-        "corrected by Holm, so that the chance of any wrong yes is at most "
-    )
-    return [*_together(report), corrected, Figure(("correction", "level"), "share"), "."]
+    level = Figure(("correction", "level"), "share")
+    corrected = "The verdicts on each are corrected for their number (Holm): the chance of any wrong yes is at most "
+    one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
+    aside = f", the luck of one {' and one '.join(one)} aside" if one else ""
+    return [*_together(report), corrected, level, f"{aside}."]
 
 
 def _together(report: Report) -> Sentence:
@@ -67,18 +66,50 @@ def _together(report: Report) -> Sentence:
         return ["Fewer than two do not leak, so there is nothing to put together. "]
     names = report["together"]["plugins"]
     every = f"All {len(names)}" if len(names) == len(report["plugins"]) else _named(names)
-    return [f"{every} together bring a relative uplift of ", *interval("together"), " (95 %). "]
+    return [
+        f"{every} together bring a relative uplift of ",
+        *interval("together"),
+        " (95 %; no part of the correction). ",
+    ]
 
 
-def said_of(report: Report, name: str) -> str:
-    """Return what is said of one plugin."""
+def said_of(report: Report, name: str) -> Sentence:
+    """Return what is said of one plugin, and why of each no."""
     of = report["each"][name]
     if of["leaks"]:
-        return "LEAKS: its figures say nothing, and it has no part in the sets"
-    said = "useful alone" if of["useful"] else "not shown to be useful alone"
+        return ["LEAKS: its figures say nothing, and it has no part in the sets"]
+    said: list[str | Figure] = ["useful alone"]
+    if not of["useful"]:
+        said = ["not shown to be useful alone", *_not_shown(report, name, "alone")]
     if of["adds"] is not None:
-        said += f", {'adds' if of['more'] else 'not shown to add'} to the rest"
-    return "; ".join([said, *filter(None, [lag_said(of)])])
+        said += [", adds to the rest"] if of["more"] else ["; not shown to add", *_not_shown(report, name, "adds")]
+    return [*said, *(f"; {late}" for late in filter(None, [lag_said(of)]))]
+
+
+def _not_shown(report: Report, name: str, question: str) -> Sentence:
+    """Return whether that is so for want of a gain, or because the test cannot tell. question: alone or adds."""
+    path, of = ("each", name, question), report["each"][name]
+    low, high = of[question]["ci95"]
+    if low is None:
+        return [" (there is no interval)"]
+    if high < 0:
+        return [" (it loses)"]
+    if low <= 0:
+        least = Figure((*path, "minimum_detectable_uplift"), "percent")
+        most = Figure((*path, "ci95", 1), "percent")
+        return [" (any gain is below ", most, "; this test finds ", least, ")"]
+    if question == "alone" and (of["beyond"]["ci95"][0] or 0.0) <= 0:
+        return [" (over knowing only which values are missing: ", *interval("each", name, "beyond"), ")"]
+    if of[question]["p_holm"] <= len(report["plugins"]) * of[question]["p"] + 1e-12:  # else it was set to 1
+        return [f" ({_blurred(report, path)}p is ", Figure((*path, "p_holm"), "number"), " after the correction)"]
+    return [" (a leak control could not be run)"]
+
+
+def _blurred(report: Report, path: tuple[str, ...]) -> str:
+    """Return what is too few for a corrected p, where the seeds are."""
+    seeds = len(report["seeds"])
+    few = (found_at(report, (*path, "variance", "seeds")) or 0.0) > 0 and seeds < LEAST_SEEDS
+    return f"above zero, but {seeds} seeds are too few to be sure: " if few else "above zero by itself, but "
 
 
 def doubts_of(report: Report) -> dict[str, list[str]]:

@@ -37,7 +37,7 @@ def as_table(report: Report) -> str:
         lines.append(_line(report, f"{name} alone", ("each", name, "alone")))
         if of["adds"] is not None:
             lines.append(_line(report, f"  {name} over the rest", ("each", name, "adds")))
-    lines += ["", P_SAID, "", *(f"{name}: {said_of(report, name)}" for name in report["each"])]
+    lines += ["", P_SAID, "", *(f"{name}: {as_text(report, said_of(report, name))}" for name in report["each"])]
     lines += [f"WARNING: {name}: {doubt}" for name, of in doubts_of(report).items() for doubt in of]
     return "\n".join(lines)
 

@@ -1,9 +1,10 @@
 """Two reports side by side: what changed in data, settings and versions; then what moved, and whether one may say so.
 
-The main uplift is compared user by user where both reports kept their users (`ranker.uplift.users`) and share some: a
-user of both is counted once, with what moved for them. All else is compared as if the reports were independent, which
-gives wider intervals than need be where they share users. Fits and seeds are always taken to be independent, but where
-both reports are of the very same ones (`same_fits`): what is equal then has not moved, by anything.
+The main uplift, and that of users who weigh one each, are compared user by user where both reports kept their users
+(`ranker.uplift.users`) and share some: a user of both is counted once, with what moved for them. All else is compared
+as if the reports were independent, which gives wider intervals than need be where they share users. Fits and seeds are
+always taken to be independent, but where all main figures are equal to the last digit (`identical`), as they are of the
+very same fits (`same_fits`): what is equal then has not moved, by anything.
 """
 
 import json
@@ -21,8 +22,8 @@ from ranker.uplift.verdict import verdict
 
 Report = Mapping[str, Any]
 
-#: 2: `same_fits`
-FORMAT = 2
+#: 2: `same_fits`. 3: `identical`
+FORMAT = 3
 #: what is said to have changed, by group: names and places in a report
 CHANGES: dict[str, dict[str, tuple[str | int, ...]]] = {
     "plugin": {name: (name,) for name in ("plugin", "columns")},
@@ -35,10 +36,11 @@ CHANGES: dict[str, dict[str, tuple[str | int, ...]]] = {
     },
     "versions": {"Pairlift": ("made", "version"), "format of the report": ("format",)},
 }
-#: what stands for a value that a report does not have
-UNKNOWN = "not known"
-#: what two reports of the same fits and pairs have alike, to the last digit
-OF_FITS = ("data", "pairs", "users", "fit_seeds", "seeds", "without", "with", "relative_uplift", "ci95", "trees")
+#: what stands for a value that a report does not have, and for a setting that one has not
+UNKNOWN, NOT_SET = "not known", "not set"
+#: what two reports of fits that order all pairs alike have alike, to the last digit; and those of the same fits
+ALIKE = ("data", "pairs", "users", "without", "with", "relative_uplift", "ci95", "trees")
+OF_FITS = (*ALIKE, "fit_seeds", "seeds")
 #: numbers without an interval that stand side by side: place and how each is written
 PLAIN: dict[str, tuple[tuple[str | int, ...], str]] = {
     "PairAccuracy without": (("without",), "accuracy"),
@@ -59,17 +61,19 @@ def compare(old: UpliftReport, new: UpliftReport) -> dict[str, Any]:
     """Return what changed (`changed`), what both say (`old`, `new`), and what moved (`moves`, the main uplift first).
 
     A move has both uplifts, their `difference` with its interval, and `direction`: up, down, or nothing where the
-    interval holds zero or is not known. Of the same fits, what is equal has moved by 0, and of a figure of pairs that
+    interval holds zero or is not known. Of identical ones, what is equal has moved by 0, and of a figure of pairs that
     is not the interval is not known: it is defined otherwise. Lists depend on sources too, so theirs are compared.
     """
     both = (old.figures, new.figures)
-    pairs, same = _paired(old, new), _same_fits(both)
-    moves = [_move(kind, name, path, both, None if path else pairs, same) for kind, name, path in _places(both)]
+    pairs, same = _paired(old, new), _are_alike(both, ALIKE)
+    by_user: dict[tuple[str | int, ...], Any] = {(): pairs, ("macro",): _paired(old, new, each_one=True)}
+    moves = [_move(kind, name, path, both, by_user.get(path), same) for kind, name, path in _places(both)]
     found: dict[str, Any] = finite(
         {
             "format": FORMAT,
             "changed": [{"group": group, **of} for group in CHANGES for of in _changed(group, both)],
-            "same_fits": same,
+            "identical": same,
+            "same_fits": _are_alike(both, OF_FITS),
             "shared_users": None if pairs is None else pairs[1],
             "old": _said(old),
             "new": _said(new),
@@ -79,9 +83,9 @@ def compare(old: UpliftReport, new: UpliftReport) -> dict[str, Any]:
     return found
 
 
-def _same_fits(both: tuple[Report, Report]) -> bool:
-    """Tell whether both are of the same fits, met by the same pairs: one that was made again, or a copy."""
-    one, other = ([found_at(report, (key,)) for key in OF_FITS] for report in both)
+def _are_alike(both: tuple[Report, Report], keys: tuple[str, ...]) -> bool:
+    """Tell whether both have the same values. keys: ALIKE or OF_FITS."""
+    one, other = ([found_at(report, (key,)) for key in keys] for report in both)
     return one == other
 
 
@@ -98,7 +102,7 @@ def _changed(group: str, both: tuple[Report, Report]) -> Iterator[dict[str, str]
     for name, path in CHANGES[group].items():
         one, other = (found_at(report, path) for report in both)
         if isinstance(one, dict) and isinstance(other, dict):
-            yield from differences(one, other)
+            yield from differences(one, other, NOT_SET if name == "[…]" else UNKNOWN)
         elif one != other:
             known = [_text(of) if not isinstance(of, dict) else "kept" for of in (one, other)]
             yield {"what": name, "old": known[0], "new": known[1]}
@@ -151,7 +155,7 @@ def _move(
     pairs: tuple[F64, int] | None,
     same: bool,
 ) -> dict[str, Any] | None:
-    """Return what moved; None where one of the two has no such figure. pairs: of `_paired`; same: of `_same_fits`."""
+    """Return what moved; None where one of the two has no such figure. pairs: of `_paired`; same: all main figures."""
     parts = [found_at(report, path) for report in both] if path else list(both)
     uplifts = [found_at(part, ("relative_uplift",)) if part else None for part in parts]
     if uplifts[0] is None or uplifts[1] is None:
@@ -163,7 +167,7 @@ def _move(
     if same and (not of_lists or found["old"] == found["new"]):
         half = 0.0 if found["old"] == found["new"] else float("nan")
     else:
-        variance = _apart(parts, of_lists, both) if pairs is None else _of_pairs(pairs[0], both)
+        variance = _apart(parts, of_lists, both) if pairs is None else _of_pairs(pairs[0], parts, both)
         half = half_width(variance, satterthwaite(variance), 0.05) if variance else float("nan")
     low, high = gap - half, gap + half
     direction = "up" if low > 0 else "down" if high < 0 else ""
@@ -194,19 +198,21 @@ def _counted(variance: Mapping[str, float | None], repeats: Report) -> list[Part
     return [Part(of, n - 1) for name, n in numbers.items() if (of := variance[name]) and n > 1]
 
 
-def _of_pairs(squares: F64, both: tuple[Report, Report]) -> list[Part]:
-    """Return the variance of the main uplifts: that of the users together, that of fits and seeds of each report."""
-    return [part_of_squares(squares), *(part for report in both for part in _counted(report["variance"], report))]
+def _of_pairs(squares: F64, parts: list[Any], both: tuple[Report, Report]) -> list[Part]:
+    """Return the variance of two uplifts: that of the users together, that of fits and seeds of each report."""
+    counted = (_counted(part["variance"], report) for part, report in zip(parts, both, strict=True))
+    return [part_of_squares(squares), *(part for of in counted for part in of)]
 
 
-def _paired(old: UpliftReport, new: UpliftReport) -> tuple[F64, int] | None:
+def _paired(old: UpliftReport, new: UpliftReport, each_one: bool = False) -> tuple[F64, int] | None:
     """Return float64[users of any of both]: what each adds to the difference's variance; and how many are in both.
 
     None where a report has no users, both share none, or one has no interval. Ids of another log are other users.
+    each_one: each user weighs one.
     """
     if old.figures["data"] != new.figures["data"]:
         return None
-    one, other = (_influence(of) for of in (old, new))
+    one, other = (_influence(of, each_one) for of in (old, new))
     shared = one.keys() & other.keys()
     if not shared:
         return None
@@ -215,11 +221,13 @@ def _paired(old: UpliftReport, new: UpliftReport) -> tuple[F64, int] | None:
     return gap**2 * ((len(every) - 1) / len(every)), len(shared)
 
 
-def _influence(report: UpliftReport) -> dict[Any, float]:
+def _influence(report: UpliftReport, each_one: bool) -> dict[Any, float]:
     """Return by user how far the uplift moves without them, by the jackknife; empty where that is not known."""
-    if report.users is None or report.figures["ci95"][0] is None:
+    part = report.figures["macro"] if each_one else report.figures
+    if report.users is None or part["ci95"][0] is None:
         return {}
-    of = {name: report.users[name].to_numpy() for name in ("without", "with")}
+    weight = report.users["total"].to_numpy() if each_one else 1.0
+    of = {name: report.users[name].to_numpy() / weight for name in ("without", "with")}
     total = of["without"].sum()
     share = of["without"] / total
     gain = of["with"] - of["without"] * (of["with"].sum() / total)

@@ -21,22 +21,40 @@ _SIDES = ("old", "new")
 
 def said(report: Report) -> Sentence:
     """Return whether the main uplift moved, and no more than the interval allows."""
+    more = _more(report)
+    end = ". " if report["identical"] else ": "
+    return [headline(report), *([end, *more] if more else ["."])]
+
+
+def headline(report: Report) -> str:
+    """Return in a few words whether the main uplift moved."""
     move = _main(report)
     if move is None:
-        return ["One of the two has no uplift, so nothing can be compared."]
+        return "One of the two has no uplift, so nothing can be compared"
     if report["old"]["leaks"] or report["new"]["leaks"]:
-        return ["A leak was found in one of the two, so its figures say nothing and nothing can be compared."]
-    gap: Sentence = ["new less old is ", *interval("moves", 0, "difference"), " (95 %)"]
-    how = _how(report, move)
+        return "A leak was found in one of the two, so its figures say nothing and nothing can be compared"
     if move["difference"]["ci95"][0] is None:
-        return ["One of the two has no interval, so whether the uplift moved cannot be said."]
-    if report["same_fits"]:
-        same = "Both are of the same fits and the same pairs, so"
-        other = "the uplift has not moved. What differs below is of lists, or is defined otherwise."
-        return [f"{same} {other if _shown(report) else 'nothing has moved and there is nothing to tell.'}"]
+        return "One of the two has no interval, so whether the uplift moved cannot be said"
+    if report["identical"]:
+        return "Identical, the same numbers to the last digit"
     if not move["direction"]:
-        return ["The uplift is not shown to have moved: ", *gap, how]
-    return [f"The uplift has {'risen' if move['direction'] == 'up' else 'fallen'}: ", *gap, how]
+        return "The uplift is not shown to have moved"
+    return f"The uplift has {'risen' if move['direction'] == 'up' else 'fallen'}"
+
+
+def _more(report: Report) -> Sentence:
+    """Return what the headline rests on; nothing where nothing can be compared."""
+    move = _main(report)
+    leaks = report["old"]["leaks"] or report["new"]["leaks"]
+    if move is None or leaks or move["difference"]["ci95"][0] is None:
+        return []
+    if report["identical"]:
+        shown = "the uplift has not moved. What differs below is of lists, or is defined otherwise."
+        end = shown if _shown(report) else "nothing has moved and there is nothing to tell."
+        if report["same_fits"]:
+            return [f"Both are of the same fits and the same pairs, so {end}"]
+        return [f"What changed has no part in what the fits read, or one report is a copy of the other, so {end}"]
+    return ["new less old is ", *interval("moves", 0, "difference"), " (95 %)", _how(report, move)]
 
 
 def _main(report: Report) -> Report | None:
@@ -46,9 +64,9 @@ def _main(report: Report) -> Report | None:
 
 
 def _shown(report: Report) -> list[tuple[int, Report]]:
-    """Return the place and the move of all that is worth a row: of the same fits, what is not equal."""
+    """Return the place and the move of all that is worth a row: of identical reports, what is not equal."""
     moves = list(enumerate(report["moves"]))
-    return [(k, of) for k, of in moves if not report["same_fits"] or of["old"] != of["new"]]
+    return [(k, of) for k, of in moves if not report["identical"] or of["old"] != of["new"]]
 
 
 def _how(report: Report, move: Report) -> str:
@@ -62,6 +80,7 @@ def caution(report: Report) -> str:
     if not report["changed"]:
         return "Data, settings and versions are the same, as far as the reports keep them."
     so = "but not the fits" if report["same_fits"] else "so it need not be the plugin alone"
+    so = "but no number" if report["identical"] and not report["same_fits"] else so
     return f"Changed: {counted(report['changed'])}, {so}."
 
 
@@ -115,24 +134,38 @@ def as_page(report: Report) -> str:
 def _first_screen(report: Report) -> str:
     names = {side: f"{of['data']}: {of['plugin']}, {_date(of)}" for side, of in _both(report).items()}
     verdicts = "".join(
-        f"<p><b>{side}</b> ({escape(names[side])}): {escape(of['plugin'])} {escape(of['verdict'])}.</p>"
-        for side, of in _both(report).items()
+        f"<p><b>{side}</b>: {escape(of['plugin'])} {escape(of['verdict'])}.</p>" for side, of in _both(report).items()
     )
     move = _main(report)
     leaks = report["old"]["leaks"] or report["new"]["leaks"]
     tone = {"up": "good", "down": "bad"}.get(move["direction"] if move and not leaks else "", "open")
     rows = [[f"{of['group']}: {of['what']}", short(of["old"]), short(of["new"])] for of in report["changed"]]
-    changed = text_table(["", *names], rows) if rows else ""
-    caption: Sentence = ["Zero is no move. Below it stand all other figures; of many some move by chance."]
-    drawn = figure(report, _main_figure(report), caption) if move and not report["same_fits"] else ""
+    changed = text_table(["", *_SIDES], rows) if rows else ""
+    drawn = figure(report, _main_figure(report), [_CAPTION]) if move and not report["identical"] else ""
+    more = _more(report)
     return f"""<header>
 <p class="aside">Pairlift, two uplift reports</p>
 <h1>What has moved?</h1>
+<p>Asked: is the uplift of the new report ({as_html(report, [names["new"]])}) another one than that of the old report \
+({as_html(report, [names["old"]])})? Uplift: how much more of the pairs the ranker orders right with the plugin.</p>
+<p class="verdict {tone}"><strong>{escape(headline(report))}.</strong> \
+{as_html(report, [*_capital(more), " " if more else "", caution(report)])}</p>
 <div class="cards wide">
-<section class="card"><h2>First, what changed</h2><p>{escape(caution(report))}</p>{changed}</section>
-<div><p class="verdict {tone}">{as_html(report, said(report))}</p>
-{drawn}<section class="card"><h2>What each says</h2>{verdicts}</section></div></div>
+{drawn}
+<section class="card"><h2>What changed</h2>{changed or "<p>Nothing that the reports keep.</p>"}</section>
+<section class="card"><h2>What each says</h2>{verdicts}</section></div>
 </header>"""
+
+
+_CAPTION = (
+    "Zero is no move. Below stand all other figures. But for those of users who weigh one, they are compared as if the "
+    "reports shared no user, so their intervals are wider than need be; of many some move by chance."
+)
+
+
+def _capital(sentence: Sentence) -> Sentence:
+    first, *rest = sentence or [""]
+    return [first[:1].upper() + first[1:] if isinstance(first, str) else first, *rest]
 
 
 def _date(of: Report) -> str:

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 #: what a unit is worth, by what stands behind the number; of a kind that is kept in another one, by the kind too
-UNITS = {"": 1.0, "%": 0.01, "ms": 1.0, "s": 1.0, "min": 60.0, "B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2}
+UNITS = {
+    "": 1.0,
+    "%": 0.01,
+    "ms": 1.0,
+    "s": 1.0,
+    "min": 60.0,
+    "byte": 1.0,
+    "bytes": 1.0,
+    "KiB": 1024.0,
+    "MiB": 1024.0**2,
+}
 SECONDS = UNITS | {"ms": 0.001}
 NUMBER = re.compile(r"([+-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)\s*(\S*)")
 #: kinds that leave their unit to what stands beside them
