@@ -25,10 +25,10 @@ from ranker.uplift.family.figures import COSTS, by_cost, family_figure, frontier
 from ranker.uplift.family.page import as_page
 from ranker.uplift.family.said import P_SAID, doubts_of, said_of, verdict, why
 from ranker.uplift.family.table import as_table
+from ranker.uplift.reasons import why as why_of_one
 from ranker.uplift.report import uplift_report
 from ranker.uplift.result import UpliftReport
 from ranker.uplift.said import as_text
-from ranker.uplift.verdict import why as why_of_one
 
 ONE_SIDED = "".join(
     f'[[counters]]\nkey = ["{side}"]\nevent = "{event}"\nspans = ["h7d", "all"]\nstats = ["{stat}"]\n'
@@ -170,7 +170,7 @@ def test_of_what_is_not_shown_it_is_said_why(family: dict[str, Any]) -> None:
         return as_text(found, said_of(found, "als"))
 
     none = said({"ci95": [-0.01, 0.02], "minimum_detectable_uplift": 0.03})
-    assert "; not shown to add (any gain is below +2.00 %; this test finds +3.00 %)" in none
+    assert "; not shown to add (any gain is below +2.00 %; this test finds those from +3.00 % on)" in none
     assert "; not shown to add (it loses)" in said({"ci95": [-0.02, -0.01]})
     assert "; not shown to add (there is no interval)" in said({"ci95": [None, None]})
     luck = {"ci95": [0.01, 0.9], "p": 0.02, "p_holm": 0.06}

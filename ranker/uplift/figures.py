@@ -8,8 +8,9 @@ from typing import Any
 from ranker.uplift.canvas import Canvas
 from ranker.uplift.explain.ages import AGE
 from ranker.uplift.measured import LISTED
+from ranker.uplift.reasons import beyond_decides
 from ranker.uplift.said import Figure, Sentence, found_at, interval, pointer
-from ranker.uplift.verdict import LISTS, beyond_decides
+from ranker.uplift.verdict import LISTS
 
 Report = Mapping[str, Any]
 Path = tuple[str | int, ...]

@@ -11,9 +11,10 @@ from typing import Any
 
 from ranker.uplift import figures
 from ranker.uplift.markup import IN_THE_PAGE, document, ends, figure, fragment, items, settings, table, terms
+from ranker.uplift.reasons import beyond_decides, why
 from ranker.uplift.said import Figure, Sentence, as_html, costs, found_at, interval, lag_said
 from ranker.uplift.shrunk import FEW_USERS
-from ranker.uplift.verdict import CLEARED, beyond_decides, cleared, doubts, verdict, why
+from ranker.uplift.verdict import CLEARED, cleared, doubts, verdict
 
 Report = Mapping[str, Any]
 

@@ -10,8 +10,9 @@ from ranker.uplift.explain.ages import AGE
 from ranker.uplift.figures import plain, purpose_of, title_of
 from ranker.uplift.lists import LIST_FIGURES
 from ranker.uplift.measured import LISTED
+from ranker.uplift.reasons import why
 from ranker.uplift.said import KINDS, as_text, costs, interval, lag_said
-from ranker.uplift.verdict import doubts, verdict, why
+from ranker.uplift.verdict import doubts, verdict
 
 #: guard rails that have lines of their own
 SHOWN_ABOVE = ("leaks", "leak controls that could not be run", "drawn pairs")

@@ -15,8 +15,6 @@ LEAST_FITS, LEAST_SEEDS = 3, 5
 FEW_EFFECTIVE = 50
 #: a larger share of ties, or of pairs that miss the column on a side, is told
 MANY_TIES, MANY_MISSING = 0.05, 0.1
-#: from this share of ties on there was hardly an order without the plugin
-MOSTLY_TIES = 0.5
 #: a column that alone orders so many pairs right may know the label's own event
 TOO_GOOD = 0.95
 #: one arm that has so many times the other's trees was stopped elsewhere
@@ -54,80 +52,6 @@ def of_one(report: Report) -> str:
     return f" with this one {' and one '.join(one)} (others were not tried)" if one else ""
 
 
-def why(report: Report) -> Sentence:
-    """Return what the verdict rests on, which claims no more than the interval does."""
-    low, high = report["ci95"]
-    ends: list[str | Figure] = [
-        "between ",
-        Figure(("ci95", 0), "percent"),
-        " and ",
-        Figure(("ci95", 1), "percent"),
-        " (95 %)",
-    ]
-    if report["leaks"]:
-        return [
-            "Values changed when a control took away events that they must not know: those from the request's own time "
-            "on (as_of), or from the end of what the plugin learns of (t1)."
-        ]
-    if report["relative_uplift"] is None or low is None:
-        return ["There is no interval: one user has all that is right, or nobody has anything right without it."]
-    if high < 0:
-        return ["PairAccuracy falls: the relative change is ", *ends, "."]
-    if low <= 0:
-        most = Figure(("ci95", 1), "percent")
-        ruled: Sentence = [": a gain above ", most, " is ruled out, a smaller one is not."]
-        return ["The relative change of PairAccuracy is ", *ends, *ruled]
-    alike: Sentence = [" Were each user to count alike, it would be ", *interval("macro"), ": not shown."]
-    few = bool(report["useful"]) and _side(report["macro"]["ci95"]) <= 0
-    arms: Sentence = [Figure(("without",), "accuracy"), " to ", Figure(("with",), "accuracy")]
-    rises: Sentence = ["PairAccuracy rises from ", *arms, ": the relative uplift is ", *ends]
-    more = [*_tied(report), *(alike if few else []), *_measured_on(report)]
-    return [*rises, *_but(report), ".", *more]
-
-
-def _tied(report: Report) -> Sentence:
-    """Return that there was hardly an order to begin with, where it was so."""
-    share = report["tie_share"]["without"]
-    if share is None or share < MOSTLY_TIES:
-        return []
-    return [" Without it, ", Figure(("tie_share", "without"), "share"), " of the pairs tie."]
-
-
-def _measured_on(report: Report) -> Sentence:
-    """Return on how little a yes rests, where that is less than is advised."""
-    fits, seeds = report["fits"], len(report["seeds"])
-    if not report["useful"] or (fits >= LEAST_FITS and seeds >= LEAST_SEEDS):
-        return []
-    on = f" users, {_many(fits, 'fit')} and {_many(seeds, 'seed')}; at least {LEAST_FITS} fits and {LEAST_SEEDS} seeds"
-    return [" That is of ", Figure(("users",), "count"), f"{on} are advised."]
-
-
-def beyond_decides(report: Report) -> bool:
-    """Tell whether a gain is not called useful because to know which values are missing explains it."""
-    trusted = bool(report["controls"]) and not report["leaks"] and not _not_run(report)
-    low, beyond = report["ci95"][0], found_at(report, ("missingness", "beyond", "ci95", 0))
-    return trusted and not report["useful"] and (low or 0.0) > 0 and (beyond or 0.0) <= 0
-
-
-def _but(report: Report) -> Sentence:
-    """Return why a gain is not called useful."""
-    if report["useful"]:
-        return []
-    if not report["controls"] or _not_run(report):
-        return [", but a leak control could not be run, so that a leak may have made it"]
-    if (found_at(report, ("missingness", "beyond", "ci95", 0)) or 0.0) > 0 and "family" in report:
-        p = Figure(("family", "p_holm"), "number")
-        return [
-            ", but of ",
-            Figure(("family", "plugins"), "count"),
-            " plugins tried one may look so by chance (p ",
-            p,
-            ")",
-        ]
-    more = interval("missingness", "beyond")
-    return [", but over merely knowing which values are missing it is ", *more]
-
-
 def doubts(report: Report) -> list[Doubt]:
     """Return what speaks against trusting the number, leaks first."""
     return [Doubt(name, of) for name, check in CHECKS.items() for of in _first_few(check(report) or [])]
@@ -151,7 +75,8 @@ def cleared(report: Report) -> list[str]:
     return [name for name, check in CHECKS.items() if check(report) == []]
 
 
-def _not_run(report: Report) -> list[str]:
+def not_run(report: Report) -> list[str]:
+    """Return the leak controls that could not be run, by name."""
     return [kind for kind, control in report["controls"].items() if not control["groups"]]
 
 
@@ -178,7 +103,7 @@ def _leaks(report: Report) -> list[Sentence]:
 def _controls(report: Report) -> list[Sentence] | None:
     if not report["controls"]:
         return None
-    return [[f"the leak control {kind} was not run: {report['controls'][kind]['remark']}"] for kind in _not_run(report)]
+    return [[f"the leak control {kind} was not run: {report['controls'][kind]['remark']}"] for kind in not_run(report)]
 
 
 def _too_good(report: Report) -> list[Sentence]:
@@ -270,13 +195,14 @@ def _fits_differ(report: Report) -> list[Sentence] | None:
 def _few_repeats(report: Report) -> list[Sentence]:
     found: list[Sentence] = []
     if report["fits"] < LEAST_FITS:
-        found.append([f"only {_many(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised"])
+        found.append([f"only {many(report['fits'], 'fit')} of the plugin; at least {LEAST_FITS} are advised"])
     if len(report["seeds"]) < LEAST_SEEDS:
-        found.append([f"only {_many(len(report['seeds']), 'seed')}; at least {LEAST_SEEDS} are advised"])
+        found.append([f"only {many(len(report['seeds']), 'seed')}; at least {LEAST_SEEDS} are advised"])
     return found
 
 
-def _many(n: int, what: str) -> str:
+def many(n: int, what: str) -> str:
+    """Return a number of something."""
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 

@@ -97,7 +97,7 @@ def _not_shown(report: Report, name: str, question: str) -> Sentence:
     if low <= 0:
         least = Figure((*path, "minimum_detectable_uplift"), "percent")
         most = Figure((*path, "ci95", 1), "percent")
-        return [" (any gain is below ", most, "; this test finds ", least, ")"]
+        return [" (any gain is below ", most, "; this test finds those from ", least, " on)"]
     if question == "alone" and (of["beyond"]["ci95"][0] or 0.0) <= 0:
         return [" (over knowing only which values are missing: ", *interval("each", name, "beyond"), ")"]
     if of[question]["p_holm"] <= len(report["plugins"]) * of[question]["p"] + 1e-12:  # else it was set to 1
