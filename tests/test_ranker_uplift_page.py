@@ -349,12 +349,13 @@ def test_what_a_leak_changed_is_counted_and_what_was_cleared_is_a_phrase(tmp_pat
     compared = of.figures["controls"]["as_of"]["groups"]
     assert of.doubts[0].endswith(f"(groups that differ: 3 of test, 3 of train; compared: {compared:,})")
     page_of(golden(), tmp_path)
-    assert "Not to doubt: neither control found a leak; no column alone" in (tmp_path / PAGE).read_text()
+    assert "Not to doubt: both leak controls ran and found none; no column alone" in (tmp_path / PAGE).read_text()
     assert set(CLEARED) < set(CHECKS)
 
 
 def test_no_line_ends_within_a_date_or_an_option() -> None:
     words = '2 &lt;to&gt; <span class="word">b-c</span> <span class="word">--out</span> x'
+    assert as_html({}, ["2026-11-27T01:02:03Z"]) == '<span class="n">2026-11-27T01:02:03Z</span>'
     assert as_html({}, ["on 2026-11-27 <b>"]) == 'on <span class="n">2026-11-27</span> &lt;b&gt;'
     part = {"relative_uplift": 0.1, "ci95": [0.0, 0.2]}
     assert ",\u00a0" in as_html(part, interval())

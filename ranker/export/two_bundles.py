@@ -174,7 +174,7 @@ def as_page(report: Report) -> str:
     """Return the whole page."""
     rows = [[f"{of['group']}: {of['what']}", short(of["old"]), short(of["new"])] for of in report["changed"]]
     changed = text_table(["", *SIDES], rows) if rows else ""
-    who = "".join(f"<p><b>{side}</b>: {escape(_named(report, side))}</p>" for side in SIDES)
+    who = "".join(f"<p><b>{side}</b>: {as_html(report, [_named(report, side)])}</p>" for side in SIDES)
     figures: dict[str, Sentence] = {
         name: [*row, _gap(name) if name in report["gaps"] else ""] for name, row in _rows(report).items()
     }

@@ -16,7 +16,7 @@ import numpy as np
 
 #: a space at which no line ends
 UNBROKEN = "\u00a0"
-_DATE = re.compile(r"\b\d{4}-\d\d-\d\d\b")
+_DATE = re.compile(r"\b\d{4}-\d\d-\d\d(?:T[\d:]+Z)?\b")
 #: what stands for a figure that is not known
 UNKNOWN = "-"
 

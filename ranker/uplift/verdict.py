@@ -284,14 +284,14 @@ CHECKS: dict[str, Callable[[Report], list[Sentence] | None]] = {
 
 #: what is so where a check found nothing; what goes without saying has no phrase
 CLEARED = {
-    "leaks": "neither control found a leak",
+    "leak controls": "both leak controls ran and found none",
     "columns that know the label's event": "no column alone orders nearly all pairs right",
     "missing values": "few values are missing",
-    "shuffled columns": "shuffled columns gain nothing",
+    "shuffled columns": "shuffled columns show no gain",
     "effective users": "not a few users alone decide",
     "each user alike": "counting each user alike says the same",
-    "debiased for places": "it is no gift of the places",
-    "lists": "lists get no worse",
+    "debiased for places": "debiasing for places takes nothing away",
+    "lists": "lists are not shown to get worse",
     "agreement of fits": "the fits agree",
     "trees": "both arms have about as many trees",
     "ties": "few pairs tie",
