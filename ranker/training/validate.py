@@ -8,6 +8,7 @@ from features.errors import PairliftError
 from features.log.expressions import integer_lists
 from features.log.loading import load_log, load_repeats
 from features.pairing.cuts import count_cuts
+from features.pairing.heavy import heavy_user_lines
 from features.pairing.pairs import count_by_grades, make_pairs
 from features.pairing.split import PERIODS, iso
 from features.schema import DAY, SAMPLED, Catalog, EventLog
@@ -207,6 +208,7 @@ def _warning_lines(prepared: Prepared) -> list[str]:
         unknown = float(np.isnan(log.feedback[:, column]).mean())
         if unknown:
             found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")
+    found += heavy_user_lines(log, prepared.catalog, groups, prepared.weights)
     found += _integer_list_lines(prepared.config)
     return ["worth a look", *(f"  {line}" for line in found)]
 
