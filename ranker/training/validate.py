@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from features.counters.spec import ambiguous_events
 from features.errors import PairliftError
 from features.log.expressions import integer_lists
 from features.log.loading import load_log, load_repeats
@@ -208,6 +209,7 @@ def _warning_lines(prepared: Prepared) -> list[str]:
         unknown = float(np.isnan(log.feedback[:, column]).mean())
         if unknown:
             found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")
+    found += ambiguous_events(prepared.counters, log, prepared.config.grade_names)
     found += heavy_user_lines(log, prepared.catalog, groups, prepared.weights)
     found += _integer_list_lines(prepared.config)
     return ["worth a look", *(f"  {line}" for line in found)]
