@@ -119,7 +119,7 @@ def _list_lines(prepared: Prepared) -> list[str]:
     if not config.sources.on:
         return [NO_SOURCES]
     wanted = " or ".join(config.grade_names[floor:])
-    new = " of items new to them" if config.sources.exclude_seen else ", again or not; measured are items new to them"
+    new = " of items new to them" if config.sources.exclude_seen else ", again or not"
     train, validation = asked_in_slices(prepared)
     test = past_of(prepared).asked(split.t2, split.t3)
     return [
