@@ -417,7 +417,8 @@ class CounterSettings(Settings):
         "as user_<name>; attributes that are text or lists, not numbers.",
     )
     event: str = Field(
-        description="What is counted: impression, a grade, grade (the grade's rank), or a column of [events.feedback]. "
+        description="What is counted: impression, a grade (events that have it, and no better one), grade (the grade's "
+        "rank), or a column of [events.feedback]; of a name that is both, the grade. "
         'A SQL condition or value of your own is one more column there: long = "play_ms > 60000".'
     )
     spans: list[str] = Field(

@@ -386,7 +386,7 @@ class SourcesSettings(Settings):
     exclude_seen: bool = Field(
         default=True,
         description="Do not propose items that are in the user's history. false: the order of lists is then learned "
-        "from what was wanted again, too.",
+        "from what was wanted again, too, and measured by it.",
     )
 
     @model_validator(mode="before")

@@ -8,7 +8,7 @@ import numpy as np
 
 from features.baselines import ALS, ALSSettings, Noise
 from features.plugin import FitData
-from features.schema import F32, Requests
+from features.schema import DAY, F32, Requests
 from features.state.histories import Histories
 from features.state.lag import DAILY
 
@@ -149,6 +149,40 @@ class InBatchAlone(Label):
         return requests.user[requests.row_request(), None].astype(np.float32)
 
 
+class OneCut(Leaky):
+    """One cut for all requests of a call, the newest one's `as_of`: alone a request is honest, in a batch it is not."""
+
+    def values(self, requests: Requests, histories: Histories) -> F32:
+        """Return float32[n, 1]: the first grade that the user gave the item before that cut, NaN of none."""
+        owner, newest = requests.row_request(), int(requests.as_of.max(initial=0))
+        rows = zip(requests.user[owner].tolist(), requests.item.tolist(), requests.as_of[owner].tolist(), strict=True)
+        found = [self.known_by(newest, u, i, t, histories) for u, i, t in rows]
+        return np.array(found, np.float32).reshape(-1, 1)
+
+    def known_by(self, newest: int, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return one value. newest: the `as_of` of the call's newest request."""
+        rows = _rows(user, histories)
+        mine = (histories.item[rows] == item) & (histories.ts[rows] < newest)
+        return float(histories.grade[rows][mine][0]) if mine.any() else np.nan
+
+
+class OnceOld(OneCut):
+    """The label where the group is a day older than the newest one of the call, and nothing elsewhere."""
+
+    def known_by(self, newest: int, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return it."""
+        return Label().of(user, item, as_of, histories) if as_of < newest - DAY else np.nan
+
+
+class MissingOnceOld(OneCut):
+    """The other way round: known of every request alone, and missing in a batch where the user will like the item."""
+
+    def known_by(self, newest: int, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return the user's number or NaN."""
+        liked = as_of < newest and Label().of(user, item, as_of, histories) >= 2
+        return np.nan if liked else float(user)
+
+
 class Place(Leaky):
     """The candidate's place in its group: in a log with drawn losers, or sorted by what was liked, a label."""
 
@@ -193,7 +227,7 @@ class Nothing(Leaky):
         return np.nan
 
 
-LEAKS = (Label, NoisyLabel, LaterEvent, AtAsOf, WholeLog, LookedAhead)
+LEAKS = (Label, NoisyLabel, LaterEvent, AtAsOf, WholeLog, LookedAhead, OneCut, OnceOld)
 
 
 class OnlyKnown(ALS):
@@ -254,7 +288,7 @@ class Undeclared(Unsteady):
     deterministic = True
 
 
-MORE_LEAKS = (Remembered, BesideFarValues, InBatchAlone, Place, UnsteadyAhead)
+MORE_LEAKS = (Remembered, BesideFarValues, InBatchAlone, MissingOnceOld, Place, UnsteadyAhead)
 
 
 def plugin_of(kind: type[Any]) -> str:

@@ -13,7 +13,7 @@ from logs import COUNTERS, catalog, logs
 from world import GRADES
 
 from features.counters.defaults import default_settings
-from features.counters.spec import make_counters, parse_column
+from features.counters.spec import ambiguous_events, make_counters, parse_column
 from features.errors import PairliftError
 from features.rows import assemble, make_spec
 from features.schema import HOUR, EventLog, Requests, empty_log, one_request
@@ -202,3 +202,19 @@ def test_a_wrong_counter_is_told(change: dict[str, list[str]], says: str) -> Non
     declared = CounterSettings(**({"key": ["user"], "event": "like", "stats": ["count"]} | change))
     with pytest.raises(PairliftError, match=says.replace("(", r"\(").replace(")", r"\)")):
         make_counters([declared], _small_log(), catalog(), GRADES)
+
+
+def test_a_name_of_a_grade_and_a_column_is_told_only_where_their_events_differ() -> None:
+    grades, log = ("view", "cart", "purchase"), empty_log(("cart", "view"), 5)
+    log.feedback[:] = np.array([[0, 1, 1, np.nan, 0], [1, 0, 0, 0, 0]]).T
+    same = replace(log, grade=np.array([0, 1, 1, -1, -1], np.int8))
+    wide = replace(log, grade=np.array([0, 1, 2, -1, -1], np.int8))  # what was purchased was in the cart too
+    counted, rest = [CounterSettings(key=["item"], event="cart", stats=["count"])], ["ratio_cart", "count"]
+    against = [CounterSettings(key=["item"], event="impression", stats=rest)]
+    for declared in (counted, against):
+        counters = make_counters(declared, log, catalog(), grades)
+        assert ambiguous_events(counters, same, grades) == []
+        (said,) = ambiguous_events(counters, wide, grades)
+        assert said.startswith("counters of event = 'cart' count the 1 events of the grade 'cart', not the 2 whose ")
+    other = make_counters([CounterSettings(key=["item"], event="purchase", stats=["count"])], log, catalog(), grades)
+    assert ambiguous_events(other, wide, grades) == []

@@ -243,7 +243,7 @@ def test_a_bundle_is_shown_verified_and_the_one_that_was_measured(trained: Path)
     np.testing.assert_array_equal(loaded.score(rows), arm.scores)
 
 
-def test_a_bundles_forest_is_written_as_onnx(trained: Path, tmp_path: Path) -> None:
+def test_a_bundles_forest_is_written_as_onnx(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "forest.onnx")
     assert code == 0, said
     loaded = load_bundle(trained)
@@ -263,6 +263,9 @@ def test_a_bundles_forest_is_written_as_onnx(trained: Path, tmp_path: Path) -> N
     assert (json.loads(figures["columns"]), figures["part"]) == (list(loaded.wanted_columns), "wanted")
     code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "none" / "forest.onnx")
     assert (code, "there is no folder" in said) == (2, True)
+    monkeypatch.setattr("ranker.export.onnx.run_onnx", lambda _, rows: np.full(len(rows), np.nan))
+    code, said = pairlift("bundle", "onnx", trained, "--out", tmp_path / "wrong.onnx")
+    assert (code, "gives other scores than LightGBM" in said) == (2, True), said
 
 
 @pytest.mark.parametrize("name", ["booster.txt", "snapshot/histories/ts.npy", "pairlift.toml", "manifest.json"])

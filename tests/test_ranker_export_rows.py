@@ -249,3 +249,16 @@ def test_a_full_disk_leaves_the_old_file_alone(config: Path, prepared: Prepared,
         write_rows(load_config(config), out, "all", GIB)
     assert out.exists() == (suffix == ".parquet")
     assert not list(config.parent.glob(".*partial*"))
+
+
+def test_a_user_who_is_a_third_of_the_log_is_told_by_rows_and_by_validate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = [tmp_path / name for name in ("plain", "heavy")]
+    for folder, user in zip(folders, ("user_id", "CASE WHEN user_id < 20 THEN 7 ELSE user_id END"), strict=True):
+        folder.mkdir()
+        config = load_config(write_world(folder, rows=f"SELECT * REPLACE ({user} AS user_id)"))
+        caplog.clear()
+        write_rows(config, tmp_path / f"{folder.name}.parquet", "test", GIB)
+        told, (_, said) = "user 7 has 33.3 % of the events and ", pairlift("validate", config.path)
+        assert (told in caplog.text, told in said) == (folder.name == "heavy", folder.name == "heavy")

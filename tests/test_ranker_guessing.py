@@ -97,6 +97,24 @@ def test_positives_alone_get_drawn_losers_and_no_candidates(logs: dict[str, Stra
     assert "# [events.candidate]" in toml_of(guessed)
 
 
+@pytest.mark.parametrize(
+    ("key", "item"), [("user_session", "product_id"), ("request_id", "product_id"), ("visit", "c2")]
+)
+def test_an_item_is_one_though_each_view_and_purchase_of_it_is_a_row(key: str, item: str, tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), list[tuple[str, str, str, str, int]]()
+    for visit in range(600):
+        for k, one in enumerate(rng.choice(150, 5, replace=False)):
+            acts = ("view", "cart", "purchase")[: 1 + int(rng.integers(3))]
+            at = 1_700_000_000 + 4_000 * visit + 60 * k
+            rows += [(f"s{visit}", f"c/{visit % 70}", f"SKU-{one}", act, at + j) for j, act in enumerate(acts)]
+    names = (key, "customer_id", item, "event_type", "event_time")
+    pq.write_table(
+        pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), tmp_path / "log.parquet"
+    )
+    found = guess_log(str(tmp_path / "log.parquet"), tmp_path).keys
+    assert (found["item_id"].name, found["user_id"].name) == (item, "customer_id")
+
+
 def test_what_a_request_led_to_is_no_context(logs: dict[str, StrangeLog], tmp_path: Path) -> None:
     path = tmp_path / "led.parquet"
     duckdb.sql(f"""COPY (SELECT *, max(booked) OVER (PARTITION BY srch_ref) AS search_converted,

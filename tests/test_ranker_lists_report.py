@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import N_ITEMS, N_USERS, graded_logs
 from served import pairlift
-from world import Parts, World, write_world
+from world import Parts, World, with_config, write_world
 
 from features.errors import PairliftError
 from features.pairing.groups import make_groups
@@ -28,8 +28,8 @@ from ranker.lists.answers import ask, patient
 from ranker.lists.asked import Asked
 from ranker.lists.diverse import PLAIN
 from ranker.lists.peers import Past, als_lists, factorised, fitted_als, popular, popular_lists
-from ranker.lists.report import COMPARED, RECOMMEND, _both, _drawn, _Part, lists_report
-from ranker.lists.table import as_table
+from ranker.lists.report import COMPARED, RECOMMEND, _both, _drawn, _Part, brief_report, lists_report
+from ranker.lists.table import as_table, brief_lines
 from ranker.lists.worth import worth
 from ranker.metrics.interval import mean_interval
 from ranker.pipeline import Pipeline
@@ -40,8 +40,9 @@ LIKE = 2
 SPLIT = Split(0, 20 * MINUTE, 40 * MINUTE, 61 * MINUTE, 0.2)
 
 
-def past_of_log(log: EventLog, floor: int = 1) -> Past:
+def past_of_log(log: EventLog, floor: int = 1, again: bool = False) -> Past:
     return Past(
+        again=again,
         log=log,
         histories=Histories.build(log, N_USERS),
         catalog=Catalog(user_ids=np.arange(N_USERS), item_ids=np.arange(N_ITEMS)),
@@ -51,8 +52,8 @@ def past_of_log(log: EventLog, floor: int = 1) -> Past:
     )
 
 
-def slowly_popular(log: EventLog, user: int, as_of: int, m: int, half_life: int | None) -> list[int]:
-    """The items with the highest decayed count of wanted events before as_of, without the user's own."""
+def slowly_popular(log: EventLog, user: int, as_of: int, m: int, half_life: int | None, again: bool) -> list[int]:
+    """The items with the highest decayed count of wanted events before as_of, without the user's own but `again`."""
     count, seen = [0.0] * N_ITEMS, set()
     for e in range(len(log)):
         if log.ts[e] < as_of:
@@ -60,17 +61,23 @@ def slowly_popular(log: EventLog, user: int, as_of: int, m: int, half_life: int 
             if log.grade[e] >= 1 and log.pairable[e] and log.item[e] >= 0:
                 count[log.item[e]] += 2.0 ** (-(as_of - log.ts[e]) / half_life) if half_life else 1.0
     ordered = sorted(range(N_ITEMS), key=lambda i: (-round(count[i], 9), i))
-    return [i for i in ordered if count[i] > 0 and i not in seen][:m]
+    return [i for i in ordered if count[i] > 0 and (again or i not in seen)][:m]
 
 
-@given(graded_logs(), st.sampled_from([None, 8 * MINUTE]), st.integers(1, 7), st.sampled_from(["first", "cut"]))
+@given(
+    graded_logs(),
+    st.sampled_from([None, 8 * MINUTE]),
+    st.integers(1, 7),
+    st.sampled_from(["first", "cut"]),
+    st.booleans(),
+)
 @settings(max_examples=100, deadline=None)
-def test_popularity_equals_the_oracle(log: EventLog, half_life: int | None, m: int, at: str) -> None:
-    past = past_of_log(log)
+def test_popularity_equals_the_oracle(log: EventLog, half_life: int | None, m: int, at: str, again: bool) -> None:
+    past = past_of_log(log, again=again)
     who = past.asked(SPLIT.t1, SPLIT.t3, at)  # type: ignore[arg-type]
     found = popular_lists(past, who, m, half_life)
     for k, row in enumerate(found.tolist()):
-        want = slowly_popular(log, int(who.requests.user[k]), int(who.requests.as_of[k]), m, half_life)
+        want = slowly_popular(log, int(who.requests.user[k]), int(who.requests.as_of[k]), m, half_life, again)
         assert [i for i in row if i >= 0] == want
         assert row[len(want) :] == [-1] * (m - len(want))
 
@@ -246,6 +253,33 @@ def test_the_report_of_a_world(pipeline: Pipeline, past: Past) -> None:
     assert "drawn of" in text
     assert "best of the union" in text
     assert f"each user's mean of the two times, {report['both']['users']:,} users" in text
+
+
+def test_what_users_have_met_is_measured_as_it_is_served(bundle_at_cut: Bundle, past: Past) -> None:
+    sources = bundle_at_cut.config.sources.model_copy(update={"exclude_seen": False})
+    served, past = with_config(bundle_at_cut, sources=sources), replace(past, again=True)
+    who = past.asked(past.split.t2, past.split.t3).select(np.arange(12))
+    pipeline = Pipeline(patient(served))
+    lists, met = ask(pipeline, who, 10).lists, 0
+    for k in range(len(who)):
+        request = Request.of(who.requests, k, pipeline.state)
+        assert [i for i in lists[k].tolist() if i >= 0] == pipeline.recommend(request, 10).item.tolist()
+        known = past.log.item[(past.log.user == request.user) & (past.log.ts < request.as_of)]
+        later = (past.log.ts >= request.as_of) & (past.log.ts < past.split.t3) & (past.log.grade >= 1)
+        wanted = past.log.item[(past.log.user == request.user) & later]
+        assert set(who.item[who.offsets[k] : who.offsets[k + 1]].tolist()) == set(wanted.tolist())
+        met += int(np.isin(lists[k], known).sum())
+    assert met > 20
+    als = fitted_als(past, past.split.t2, 5.0, 0, factors=4)
+    popular_ones = popular_lists(past, who, 10, None)
+    own = als_lists(als, past.histories, who.select(who.history > 0), 10, lambda *_: popular_ones, again=True)
+    assert (own != als_lists(als, past.histories, who.select(who.history > 0), 10, lambda *_: popular_ones)).any()
+    brief, report = brief_report(pipeline, past, most=12), lists_report(pipeline, past, most=12)
+    assert brief["again"]
+    assert report["again"]
+    assert "recall@10  of lists of items met or not, as served: 0." in brief_lines(brief)[0]
+    assert "lists of items that the user has met or not, as served; wanted: " in as_table(report)
+    pipeline.close()
 
 
 def test_both_is_each_users_mean_of_the_two_times(pipeline: Pipeline, past: Past) -> None:

@@ -5,13 +5,15 @@ And the shown order as a baseline, in what `validate`, `train` and `uplift` say.
 
 import itertools
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from examined import SHOWN, Examined, examined, lists_of, write_examined
+from examined import SHOWN, USERS, Examined, examined, lists_of, write_examined
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import groups_of, write_world
@@ -74,8 +76,10 @@ def test_where_every_place_is_looked_at_it_is_pair_accuracy(members: list[list[i
     score[score == 3] = np.nan
     if not len(groups.grade):
         return
-    found = debiasing(groups, table, np.ones(len(groups.grade))).measure(score).reported()["pair_accuracy"]
-    np.testing.assert_allclose(found, pair_accuracy(score, shown_pairs(groups, table)).value, rtol=1e-6)
+    found = debiasing(groups, table, np.ones(len(groups.grade))).measure(score)
+    total = found.total.sum()
+    mean = found.right.sum() / total if total else np.nan
+    np.testing.assert_allclose(mean, pair_accuracy(score, shown_pairs(groups, table)).value, rtol=1e-6)
 
 
 def shown_pairs(groups: Groups, table: F64) -> Pairs:
@@ -88,7 +92,9 @@ def test_places_that_are_hardly_looked_at_are_left_out() -> None:
     score = np.array([1.0, 0, 0, 1])
     for chance, want, left_out in ((0.1, 2 / 12, 0), (0.049, 1, 0.25), (np.nan, 1, 0.25)):
         found = debiasing(groups, table, np.array([0.5, 1, chance, 1]))
-        assert found.measure(score).reported()["pair_accuracy"] == pytest.approx(want)
+        measured = found.measure(score)
+        assert measured.right.sum() / measured.total.sum() == pytest.approx(want)
+        assert measured.reported()["remark"] == "it takes pairs of two users or more"
         assert found.left_out == left_out
 
 
@@ -99,6 +105,34 @@ def shown_of(world: Examined, **asked: Any) -> tuple[Shown, F64]:
     found = Shown.of(groups, pairs, table, world.places, world.log, END, PairingSettings(**asked))
     assert found is not None
     return found, table
+
+
+def with_bot(world: Examined, share: float) -> Examined:
+    """Return the world with a share of its lists as one user's who likes all that is shown."""
+    bots = np.repeat(np.random.default_rng(0).random(world.lists) < share, SHOWN)
+    user = np.where(bots, USERS, world.log.user).astype(np.int32)
+    log = replace(world.log, user=user, grade=np.where(bots, 1, world.log.grade).astype(np.int8))
+    return world._replace(log=log)
+
+
+def test_a_user_who_likes_all_wherever_it_stands_leaves_no_figure_and_is_told() -> None:
+    world = examined(11, power=1.5, lists=4000, luck=30.0)
+    own, _ = shown_of(world)
+    assert own.reported({"truth": world.worth})["debiased"]["truth"]["remark"] == ""
+    found, _ = shown_of(with_bot(world, 0.3))
+    report = found.reported({"truth": world.worth})
+    assert report["debiased"]["truth"].items() >= {"pair_accuracy": None, "ci95": [None, None]}.items()
+    said = "\n".join(shown_lines(report, {"truth": "truth"}))
+    assert "shown order -, truth -" in said
+    assert re.search(
+        r"\n  no debiased figure where - stands: [\d,]+ users \(one of them \d+ % of it\) take back \d+ %", said
+    )
+    assert said.count("where - stands") == 1
+    old = report["debiased"]["truth"] | {"pair_accuracy": 0.8}  # as bundles of before have it, without a remark
+    del old["remark"]
+    assert "truth -" in "\n".join(
+        shown_lines(report | {"debiased": report["debiased"] | {"truth": old}}, {"truth": "truth"})
+    )
 
 
 @pytest.mark.parametrize("kind", [{"luck": 30.0}, {"drawn": 0.9}], ids=["luck", "drawn"])

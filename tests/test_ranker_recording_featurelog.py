@@ -108,6 +108,14 @@ def test_a_tower_that_sums_in_another_order_has_not_drifted_and_a_counter_may_no
     assert row["differs"] > 0.9
 
 
+def test_infinities_that_are_equal_have_not_drifted_and_make_no_figure_nan() -> None:
+    was, now = (np.array([[np.inf, last, np.nan]], np.float32).T for last in (1.0, np.inf))
+    logged = Logged(np.array(["r"], object), one_request(0, 5, 0, np.arange(3, dtype=np.int32)), was, ("counter",))
+    (same,), (other,) = drift(logged, was), drift(logged, now)
+    assert (same["differs"], same["mean_gap"], same["largest_gap"], same["example"]) == (0, 0, 0, None)
+    assert (other["differs"], other["largest_gap"], other["example"]) == (pytest.approx(1 / 3), np.inf, "r")
+
+
 def test_what_a_request_says_of_itself_is_a_feature_as_in_the_log(trained: tuple[Config, Bundle]) -> None:
     config, bundle = trained
     prepared = prepare(config)

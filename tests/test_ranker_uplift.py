@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from world import write_world
 
 from features.errors import PairliftError
@@ -26,6 +28,7 @@ from ranker.training.prepared import Prepared, prepare
 from ranker.training.validate import validation
 from ranker.uplift.explain import asked
 from ranker.uplift.explain.asked import check_asked
+from ranker.uplift.leaks import BATCHED, ROUNDING, _beyond_rounding, _gap
 from ranker.uplift.report import _shuffle, uplift_report
 from ranker.uplift.slices import labels
 from ranker.uplift.table import as_table
@@ -235,6 +238,26 @@ def test_a_planted_leak_is_found(kind: type[Any], plain: Path, tmp_path: Path) -
     assert {leak["column"] for leak in control["leaks"]} == {"tried__x"}
     if kind is not leaky.UnsteadyAhead:
         assert all(leak["groups"] > 0 and leak["first"][0].keys() == {"user", "as_of"} for leak in control["leaks"])
+
+
+ANY = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 0.1, np.nan, np.inf, -np.inf])
+
+
+@given(st.lists(st.tuples(ANY, ANY) | ANY.map(lambda x: (x, x)), min_size=1, max_size=20), st.sampled_from([0.0, 2.0]))
+def test_a_gap_is_whatever_is_not_the_same_on_both_sides(pairs: list[tuple[float, float]], scale: float) -> None:
+    was, now = (np.array([pair[k] for pair in pairs], np.float32)[:, None] for k in (0, 1))
+    gap, apart = _gap(was, now, np.array([scale]))[:, 0], _beyond_rounding(was, now, np.array([scale]))[:, 0]
+    for a, b, far, told in zip(was[:, 0].tolist(), now[:, 0].tolist(), gap.tolist(), apart.tolist(), strict=True):
+        if a == b or (np.isnan(a) and np.isnan(b)):
+            assert (far, told) == (0, False)
+        elif np.isnan(a) or np.isnan(b):
+            assert (np.isnan(far), told) == (True, True)
+        elif np.isinf(a) or np.isinf(b) or not scale:
+            assert far == np.inf
+            assert told == (np.isinf(a) or np.isinf(b) or abs(a - b) > ROUNDING * abs(a))
+        else:
+            assert far == abs(a - b) / scale
+            assert told == (abs(a - b) > BATCHED * scale + ROUNDING * abs(a))
 
 
 def test_a_leak_would_have_been_called_useful(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

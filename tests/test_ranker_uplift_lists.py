@@ -164,7 +164,7 @@ def test_the_report_has_lists_and_the_table_shows_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "says"),
     [
-        ('[lists]\nwanted = "best"', "nobody wanted an item that was new to them in the test"),
+        ('[lists]\nwanted = "best"', "nobody wanted an item that is new to them in the test"),
         ("[sources]\npopular = false\ncooccurrence = false", "without the plugin, the sources propose nothing"),
     ],
 )

@@ -300,6 +300,12 @@ def test_a_guard_rail_is_told_where_it_holds_and_not_elsewhere(name: str) -> Non
     assert name in {*cleared(plain), *unknown, "fits and seeds"}
 
 
+def test_a_debiased_uplift_that_is_not_known_is_neither_a_doubt_nor_cleared() -> None:
+    nothing = {"debiased": {"uplift": {"relative_uplift": None, "ci95": [None, None]}}}
+    report = UpliftReport.of(golden(put("shown_order", value=nothing))).figures
+    assert "debiased for places" not in {*cleared(report), *(of.name for of in doubts(report))}
+
+
 def test_of_many_columns_a_few_are_told(tmp_path: Path) -> None:
     report = UpliftReport.of(golden(many_columns))
     assert [of.endswith("since the training rows") for of in report.doubts].count(True) == 3

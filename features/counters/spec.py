@@ -130,6 +130,26 @@ def worth_by_grade(event: str, grades: tuple[str, ...]) -> Worth | None:
     return None
 
 
+def ambiguous_events(counters: tuple[Counter, ...], log: EventLog, grades: tuple[str, ...]) -> list[str]:
+    """Return a line for each event of counters that is a grade and a feedback column, where their events differ.
+
+    A counter means the grade. They differ where a row has the grade and its feedback is not above 0, or the reverse: a
+    purchase that was in the cart before has another grade than `cart`, and its column `cart` is true.
+    """
+    asked = {c.event for c in counters} | {c.argument for c in counters if c.kind == "ratio"}
+    lines = []
+    for name in (name for name in grades if name in asked and name in log.feedback_names):
+        of_grade = log.grade == grades.index(name)
+        of_column = log.feedback[:, log.feedback_names.index(name)] > 0
+        if (of_grade != of_column).any():
+            lines.append(
+                f"counters of event = '{name}' count the {of_grade.sum():,} events of the grade '{name}', not the "
+                f"{of_column.sum():,} whose [events.feedback] {name} is above 0: to count those too, give that column "
+                f"a name of its own (is_{name}, say) and name it as event"
+            )
+    return lines
+
+
 def event_values(log: EventLog, event: str, grades: tuple[str, ...]) -> tuple[F32, F32]:
     """Return float32[n] value and float32[n] trial (1 where the value is known) of each event of the log."""
     check_event(event, grades, log.feedback_names)

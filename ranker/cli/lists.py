@@ -19,9 +19,9 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     """Ask Recommend for the lists of users of the test, and say what they are worth, beside simpler lists.
 
     Trains (or resumes) the stages of CONFIG as `pairlift train` does; what is fitted is of before t2. Each user with an
-    event of a wanted grade ([lists] wanted) in the test, with an item that is new to them, is asked about by the
-    server's own path: as of their first request in the test, and as of t2. Printed, for users with and without
-    history too:
+    event of a wanted grade ([lists] wanted) in the test, with an item that is new to them (with any, where [sources]
+    exclude_seen = false), is asked about by the server's own path: as of their first request in the test, and as of t2.
+    Printed, for users with and without history too:
 
     \b
     recall@k    hits among the first k / min(k, wanted items)
@@ -36,8 +36,9 @@ def lists(config: Path, out: Path | None, users: int | None, memory: float) -> N
     ranker can give. A difference has its 95 % interval about new users, paired by user; last comes each
     user's mean of the two times.
 
-    Deadlines do not count here, and items that the user has seen are left out of all lists. A held-out future favours
-    what the logging system showed: a list of other good items is worth more than these figures say.
+    Deadlines do not count here. Lists are as they are served: items that the user has met are left out of all of them,
+    unless [sources] exclude_seen = false. A held-out future favours what the logging system showed: a list of other
+    good items is worth more than these figures say.
     """
     needs_training()
     from features.files import check_folder
@@ -64,9 +65,9 @@ def sources(config: Path, out: Path | None, as_json: bool, users: int | None, me
     """Say how much of what users came to want each source of [sources] finds, alone and beside the others.
 
     Fits (or resumes) the plugins of [ranker], and each source on what is before t2; no ranker is trained. Each user
-    with an event of a wanted grade ([lists] wanted) in the test, with an item that is new to them, is asked about as of
-    their first request in it. Printed for all users; for known and for new ones, with and without an event before; and
-    for new items, which had no event before t2:
+    with an event of a wanted grade ([lists] wanted) in the test, with an item that is new to them (with any, where
+    [sources] exclude_seen = false), is asked about as of their first request in it. Printed for all users; for known
+    and for new ones, with and without an event before; and for new items, which had no event before t2:
 
     \b
     alone    recall@k of the first k items of the source: hits / min(k, wanted items)
@@ -77,7 +78,8 @@ def sources(config: Path, out: Path | None, as_json: bool, users: int | None, me
 
     Intervals of 95 % are about new users. A source that is not for a request's surface has nothing there. Behind these
     stands what lies within the quotas, or within the shares that were learned where [sources] leaves them open, which
-    is what Recommend's ranker gets; and last the shares. Items that the user has seen are left out.
+    is what Recommend's ranker gets; and last the shares. Items that the user has met are left out, unless [sources]
+    exclude_seen = false.
 
     \b
     Examples:

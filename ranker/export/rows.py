@@ -21,6 +21,8 @@ from features.errors import PairliftError
 from features.files import written
 from features.log.sources import source_files
 from features.pairing.groups import Groups
+from features.pairing.heavy import heavy_user_lines
+from features.pairing.pairs import weight_table
 from features.pairing.split import PERIODS
 from features.progress import progress_bar
 from features.schema import F32, I64
@@ -58,6 +60,9 @@ def write_rows(config: Config, out: Path, period: str, memory: int) -> tuple[int
     sizes = np.diff(made.groups.requests.offsets)[number]
     if not sizes.sum():
         raise PairliftError(f"[split]: {period} has no graded impressions; move t0 to t3, or see [[grades]]")
+    grades, negatives = made.config.grade_names, made.config.pairing.negatives > 0
+    for line in heavy_user_lines(made.log, made.catalog, made.groups, weight_table({}, grades, negatives)):
+        logger.warning(line)
     put = _put_duckdb if out.suffix == DUCKDB else _put_parquet
     with progress_bar(total=int(sizes.sum()), desc="rows", unit="row", unit_scale=True, disable=_quiet()) as bar:
         put(out, _tables(made, number, sizes, memory, bar.update), memory)

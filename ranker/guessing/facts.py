@@ -136,13 +136,15 @@ def _constant(con: duckdb.DuckDBPyConnection, rows: str, columns: Sequence[str])
 
 
 def distinct_within(
-    con: duckdb.DuckDBPyConnection, key: str, column: str, table: str = "sample"
+    con: duckdb.DuckDBPyConnection, key: str, column: str, beside: Sequence[str] = (), table: str = "sample"
 ) -> tuple[float, float]:
     """Return (different values over known values of a column within the groups of a key, mean known values a group).
 
-    Of groups with two known values or more; (0, 0) where there is none.
+    Of groups with two known values or more; (0, 0) where there is none. beside: columns that make a value another one.
     """
     x = quoted(column)
+    if beside:
+        x = f"CASE WHEN {x} IS NOT NULL THEN concat_ws('|', {x}, {', '.join(map(quoted, beside))}) END"
     found = con.execute(f"""
         SELECT sum(d) / sum(n), avg(n) FROM (
             SELECT count(DISTINCT {x}) AS d, count({x}) AS n FROM {table} WHERE {key} IS NOT NULL GROUP BY {key})

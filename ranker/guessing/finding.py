@@ -11,7 +11,7 @@ from ranker.guessing.guess import Guess, Role
 from ranker.guessing.keys import Keys, id_expression
 from ranker.guessing.names import quoted
 from ranker.guessing.rules import Chosen, choose, rivals_of
-from ranker.guessing.structure import MOST, batches, put_item, put_places, put_user
+from ranker.guessing.structure import MOST, batches, is_once, put_item, put_places, put_user
 from ranker.guessing.times import put_time
 from ranker.guessing.words import speaks_of
 
@@ -57,7 +57,7 @@ def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, C
     roles: tuple[Role, ...] = ("item_id", "user_id")
     if {"item_id", "request_id"} <= chosen.keys():
         request, item = chosen["request_id"].facts, chosen["item_id"].facts
-        if distinct_within(con, quoted(request.name), item.name)[0] <= MOST:
+        if not _is_visit(request) and not is_once(con, facts, quoted(request.name), item.name):
             del chosen["item_id"]  # a request shows it again and again, whatever its name says: it is somebody
     for role in roles:
         if role in chosen:
@@ -68,13 +68,19 @@ def _ids(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[str, C
     lists = [quoted(chosen["request_id"].facts.name)] if "request_id" in chosen else []
     lists = lists or [quoted(f.name) for f in batches(con, left, keys)]
     if "item_id" not in keys.guesses:
-        put_item(con, facts, left, lists[:1], keys)
+        visit = "request_id" in chosen and _is_visit(chosen["request_id"].facts)
+        put_item(con, facts, left, [] if visit else lists[:1], keys)
     if "user_id" not in keys.guesses:
         put_user(con, facts, left, lists[:1], keys)
     if "user_id" not in keys.guesses:
         _someone(facts, chosen, keys)
     elif "user_id" in chosen and chosen["user_id"].facts.known < 1:
         _guests(chosen["user_id"], chosen.get("request_id"), keys)
+
+
+def _is_visit(f: Facts) -> bool:
+    """Return whether a request's id is named a visit, in which one comes back to an item."""
+    return speaks_of(f.name, "session")
 
 
 def _someone(facts: list[Facts], chosen: dict[str, Chosen], keys: Keys) -> None:
@@ -122,7 +128,7 @@ def _request(con: duckdb.DuckDBPyConnection, facts: list[Facts], chosen: dict[st
     _, size = distinct_within(con, key, keys.guesses["item_id"].name)
     if not size:
         keys.left_out[f.name] = Guess(f, "none", "each value has one row: no list", doubt="is it the request's id?")
-    elif speaks_of(f.name, "session") and not _is_list(con, key, keys):
+    elif _is_visit(f) and not _is_list(con, key, keys):
         keys.left_out[f.name] = Guess(
             f,
             "none",

@@ -10,6 +10,7 @@ import duckdb
 
 from features.errors import PairliftError
 from ranker.guessing.facts import Facts, burst, constant_within, distinct_within
+from ranker.guessing.feedback import act_of
 from ranker.guessing.keys import Keys, id_expression
 from ranker.guessing.names import quoted
 from ranker.guessing.words import is_named, speaks_of
@@ -53,6 +54,12 @@ def batches(con: duckdb.DuckDBPyConnection, left: list[Facts], keys: Keys) -> li
     return found
 
 
+def is_once(con: duckdb.DuckDBPyConnection, facts: Sequence[Facts], key: str, column: str) -> bool:
+    """Return whether a list has each value of a column once: for each act, where every act is a row. key: SQL."""
+    acts = [f.name for f in facts if f.name != column and (act := act_of(f)) and act.kind == "type"]
+    return distinct_within(con, key, column, acts)[0] > MOST
+
+
 def _may_be_id(f: Facts) -> bool:
     unique = f.distinct >= f.known * f.rows
     return f.like_id and not f.flag and not f.unit and not unique and f.distinct >= FEWEST
@@ -66,7 +73,7 @@ def put_item(
     Raises PairliftError where no column can be it.
     """
     able = [f for f in left if _may_be_id(f) and f.known > ITEM_KNOWN]
-    able = [f for f in able if all(distinct_within(con, key, f.name)[0] > MOST for key in lists)]
+    able = [f for f in able if all(is_once(con, facts, key, f.name) for key in lists)]
     able = _roots(con, [f for f in able if not _one_time(con, f, keys)])
     if "user_id" not in keys.guesses and len(able) > 1:
         able = [f for f in able if f is not _most_bursts(con, able, keys)]
@@ -74,8 +81,9 @@ def put_item(
     best = max(able, key=lambda f: (points[f.name], f.distinct), default=None)
     if best is None:
         names = ", ".join(f.name for f in left) or "none"
+        once = f", though not within a value of {' or '.join(lists)}," if lists else ""
         raise PairliftError(
-            f"no column has the item's ids: integers or words that repeat were expected, found {names}; write "
+            f"no column has the item's ids: integers or words that repeat{once} were expected, found {names}; write "
             "pairlift.toml by hand (`pairlift init DIR`)"
         )
     why = f"no name says so; {'each list has it once' if lists else 'it has the values of an id'}"

@@ -12,6 +12,8 @@ from features.state.histories import Histories
 
 #: as of when users are asked about: each one's first request of the period, the period's own start, or every request
 At = Literal["first", "cut", "each"]
+#: which item is wanted, in words, by `again`
+NEW = {False: " that is new to them", True: ""}
 #: so many times `most` are looked at, where there are more
 SPARE = 4
 #: wanted events that are looked through at a time, some 40 bytes each: over every request of users who have many, there

@@ -31,7 +31,7 @@ from ranker.candidates.merge import Places, taken
 from ranker.candidates.source import Proposal
 from ranker.config import Config
 from ranker.lists.alone import asked_of, told_of
-from ranker.lists.asked import Asked
+from ranker.lists.asked import NEW, Asked
 from ranker.lists.peers import Past
 from ranker.lists.shared import list_length
 from ranker.lists.worth import worth
@@ -52,7 +52,7 @@ class _Found(NamedTuple):
     """What s sources propose to u users."""
 
     names: list[str]  # [s]
-    lists: I32  # [s, u, m], each source's own, items that are new to the user, -1 behind the end
+    lists: I32  # [s, u, m], each source's own, behind the filters, -1 behind the end
     quota: I64  # [u, s], how many candidates each source has, as of `taken`
     blend: I32  # [u, KS[-1]], of all
     rest: list[I32]  # [s] of the same, without one
@@ -71,13 +71,12 @@ def sources_report(
     eligible = past.asked(split.t2, split.t3)
     if not len(eligible):
         raise PairliftError(
-            f"[lists]: of the users of the test, from {iso(split.t2)} to {iso(split.t3)}, nobody wanted an item that "
-            "is new to them; move [split] t2 or t3, or name a lower grade as [lists] wanted"
+            f"[lists]: of the users of the test, from {iso(split.t2)} to {iso(split.t3)}, nobody wanted an "
+            f"item{NEW[past.again]}; move [split] t2 or t3, or name a lower grade as [lists] wanted"
         )
     who = eligible.drawn(most, seed)
     failed: Counter[str] = Counter()
-    # What is asked for is new to the user, whatever [sources] exclude_seen says.
-    filters = replace(filters_of(config, state), exclude_seen=True)
+    filters = filters_of(config, state)
     shares = learner.shares(learner.orders(), config.sources.candidates) if learner.judged else None
     quotas = own_quotas(sources) if shares is None else shares.quotas(sources)
     found = _lists(sources, learner, quotas, who, state, filters, max(KS[-1], list_length(config)), failed)

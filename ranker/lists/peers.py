@@ -1,9 +1,9 @@
 """What the lists of `Recommend` are compared with: popularity and matrix factorisation, tuned before the cut.
 
-A peer gives lists of items that are new to the user. Like `Recommend` it may read what happened up to each request:
-popularity counts up to then, ALS folds in the user's history up to then. What is fitted or chosen is of before the cut:
-factors learn on the log before it, and half-life and alpha are those that were best on the booster's validation
-slice, for peers that were fitted before that slice.
+A peer gives lists of items that are new to the user, or of any where lists are served so. Like `Recommend` it may read
+what happened up to each request: popularity counts up to then, ALS folds in the user's history up to then. What is
+fitted or chosen is of before the cut: factors learn on the log before it, and half-life and alpha are those that were
+best on the booster's validation slice, for peers that were fitted before that slice.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ from features.state.histories import Histories
 from ranker.candidates.source import best
 from ranker.lists.asked import Asked, At, asked, validation_start
 from ranker.lists.worth import worth
+from ranker.request import NO_ITEMS
 
 #: gives int32[u, m], the lists of the users who are asked about
 Lists = Callable[[Asked, int], I32]
@@ -46,10 +47,11 @@ class Past:
     groups: Groups  # of all periods
     split: Split
     floor: int  # the lowest grade rank that is wanted
+    again: bool = False  # an item that the user knows may be wanted, and be in lists: [sources] exclude_seen = false
 
     def asked(self, start: int, end: int, at: At = "first") -> Asked:
         """Return who is asked about in [start, end)."""
-        return asked(self.log, self.histories, self.groups, start, end, self.floor, at)
+        return asked(self.log, self.histories, self.groups, start, end, self.floor, at, again=self.again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def popular_lists(past: Past, who: Asked, m: int, half_life: int | None) -> I32:
         weight = np.broadcast_to(_faded(now - ts[done:stop], half_life), stop - done)
         count += np.bincount(item[done:stop], weight, n_items)
         until, done = now, stop
-        _put(lists[k], np.where(count > 0, count, np.nan), _seen(past.histories, who, k))
+        _put(lists[k], np.where(count > 0, count, np.nan), _seen(past.histories, who, k, past.again))
     return lists
 
 
@@ -103,7 +105,7 @@ def factorised(past: Past, otherwise: Lists, most: int | None = None, seed: int 
 
     def with_alpha(alpha: float | None, end: int) -> Lists:
         als = fitted_als(past, end, alpha or ALPHAS[0], seed)
-        return lambda who, m: als_lists(als, past.histories, who, m, otherwise)
+        return lambda who, m: als_lists(als, past.histories, who, m, otherwise, past.again)
 
     begin = validation_start(past.groups)
     value, tried = _choice(past, {alpha: lambda a: with_alpha(a, begin) for alpha in ALPHAS}, most, seed)
@@ -126,13 +128,16 @@ def fitted_als(past: Past, end: int, alpha: float, seed: int, factors: int = FAC
     return als
 
 
-def als_lists(als: ALS, histories: Histories, who: Asked, m: int, otherwise: Lists) -> I32:
-    """Return int32[u, m]: the items of the highest user vector · item vector, the vectors of histories up to as_of."""
+def als_lists(als: ALS, histories: Histories, who: Asked, m: int, otherwise: Lists, again: bool = False) -> I32:
+    """Return int32[u, m]: the items of the highest user vector · item vector, the vectors of histories up to as_of.
+
+    again: items of those histories too.
+    """
     vectors, lists = als.user_vectors(who.requests, histories), np.full((len(who), m), -1, np.int32)
     for first in range(0, len(who), BLOCK):
         score: F32 = vectors[first : first + BLOCK] @ als.item_vectors.T
         for k in range(len(score)):
-            _put(lists[first + k], score[k], _seen(histories, who, first + k))
+            _put(lists[first + k], score[k], _seen(histories, who, first + k, again))
     cold: Bool = np.isnan(vectors[:, 0])
     if cold.any():
         lists[cold] = otherwise(who.select(cold), m)
@@ -146,8 +151,10 @@ def _put(row: I32, score: F32 | F64, seen: I32) -> None:
     row[: len(found)] = found
 
 
-def _seen(histories: Histories, who: Asked, k: int) -> I32:
-    """Return the items of the history of user k before as_of."""
+def _seen(histories: Histories, who: Asked, k: int, again: bool) -> I32:
+    """Return the items of the history of user k before as_of; none where these are in lists again."""
+    if again:
+        return NO_ITEMS
     start, stop = histories.before(who.requests.user[k : k + 1], who.requests.as_of[k : k + 1])
     return histories.item[int(start[0]) : int(stop[0])]
 

@@ -18,7 +18,7 @@ from features.pairing.split import iso
 from features.schema import F64, I32, I64, Bool
 from ranker.config import Config
 from ranker.lists.answers import Answers, ask
-from ranker.lists.asked import Asked, At
+from ranker.lists.asked import NEW, Asked, At
 from ranker.lists.diverse import PLAIN, plain_lists, similarity
 from ranker.lists.peers import CHOSEN_BY, Lists, Past, factorised, popular
 from ranker.lists.worth import (
@@ -95,6 +95,7 @@ def lists_report(
             "cut": iso(past.split.t2),
             "end": iso(past.split.t3),
             "wanted": list(config.grade_names[past.floor :]),
+            "again": past.again,
             "length": LENGTH,
             "most_users": most,
             "seed": seed,
@@ -123,7 +124,8 @@ def brief_report(pipeline: Pipeline, past: Past, *, most: int, seed: int = 0) ->
     own = worth(answers.lists, who, (BRIEF,))
     peer = worth(answers.alone[POPULAR], who, (BRIEF,)) if POPULAR in answers.alone else None
     figures = {figure: _compared(own[figure], None if peer is None else peer[figure]) for figure in COMPARED[:2]}
-    found: dict[str, Any] = finite({"users": len(who), "eligible_users": len(eligible), **figures})
+    of: dict[str, Any] = {"users": len(who), "eligible_users": len(eligible), "again": past.again}
+    found: dict[str, Any] = finite(of | figures)
     return found
 
 
@@ -205,7 +207,7 @@ def _less(own: Mapping[str, F64], peers: Mapping[str, Mapping[str, F64]]) -> dic
 def _nobody(past: Past, config: Config) -> PairliftError:
     return PairliftError(
         f"[lists]: of the users of the test, from {iso(past.split.t2)} to {iso(past.split.t3)}, nobody has an event of "
-        f"the grade '{config.grade_names[past.floor]}' or better with an item that is new to them; move [split] t2 or "
+        f"the grade '{config.grade_names[past.floor]}' or better with an item{NEW[past.again]}; move [split] t2 or "
         "t3, or name a lower grade as [lists] wanted"
     )
 

@@ -21,8 +21,9 @@ FIGURES = ("recall@10", "ndcg@10", "recall@50", "recall@200", "mrr")
 def as_table(report: dict[str, Any]) -> str:
     """Return the report's main figures as text."""
     wanted = " or ".join(report["wanted"])
+    items = "items that the user has met or not, as served" if report.get("again") else "items new to the user"
     lines = [
-        f"{report['data']}: lists of items new to the user; wanted: {wanted}, from {report['cut']} to {report['end']}",
+        f"{report['data']}: lists of {items}; wanted: {wanted}, from {report['cut']} to {report['end']}",
         "peers, chosen before the cut: " + "; ".join(_peer(name, of) for name, of in report["peers"].items()),
     ]
     for at, part in report["parts"].items():
@@ -90,8 +91,9 @@ def _between(of: dict[str, Any]) -> str:
 def brief_lines(found: dict[str, Any] | None) -> list[str]:
     """Return `brief_report` as text, a line for each figure; None stands for lists that are not measured."""
     if found is None:
-        return ["lists: not measured, for there are none, or nobody wanted anything new in the test"]
-    return [f"{figure:10} of lists: {_brief(found[figure])} ({found['users']:,} users)" for figure in FIGURES[:2]]
+        return ["lists: not measured, for there are none, or nobody in the test wanted anything that they may have"]
+    of = " of items met or not, as served" if found.get("again") else ""  # a bundle of before has not the key
+    return [f"{figure:10} of lists{of}: {_brief(found[figure])} ({found['users']:,} users)" for figure in FIGURES[:2]]
 
 
 def _brief(of: dict[str, Any]) -> str:

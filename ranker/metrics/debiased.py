@@ -18,6 +18,10 @@ is rare, is the term of two items with feedback, which is negative where the los
 back pairs that were counted against items that are good and were not seen. Weights are not clipped, which would bring
 the bias back: places that are looked at less than `LEAST` as often as the first are left out, and their share is told,
 so the figure is about the pairs of all others.
+
+Who likes all that is shown, wherever it stands, looks at every place: the hypothesis does not hold of them, and nothing
+but negative terms is theirs, which no draw of others makes up for. Such a user moves the figure as far as their share
+goes; where their negative terms may outweigh all others, by one of the estimates of examination, there is no figure.
 """
 
 from dataclasses import dataclass
@@ -44,13 +48,28 @@ class Debiased:
     without: F64  # [PARTS, 2], both sums of all users by each of those estimates
 
     def reported(self) -> dict[str, Any]:
-        """Return the figure and its interval of 95 %, as a report has them.
+        """Return the figure and its interval of 95 %, as a report has them; both None with a `remark` that says why.
 
         About new users, of the test and of the log that examination was estimated from, which are independent parts.
         """
         value, low, high = ratio_interval(self.right, self.total)
         right, total = self.without.T
-        return {"pair_accuracy": value, "ci95": widened(low, high, right / np.where(total > 0, total, np.nan))}
+        ends = widened(low, high, right / np.where(total > 0, total, np.nan))
+        if not np.isfinite(ends).all():  # a point whose error nobody knows is no figure
+            return {"pair_accuracy": None, "ci95": [None, None], "remark": self.unknown()}
+        return {"pair_accuracy": value, "ci95": ends, "remark": ""}
+
+    def unknown(self) -> str:
+        """Return why there is no figure."""
+        less, more = self.total[self.total < 0], self.total[self.total > 0]
+        if not len(less):
+            return "it takes pairs of two users or more"
+        share = 100 * float(-less.sum() / more.sum()) if len(more) else 100.0
+        return (
+            f"{len(less):,} users (one of them {100 * less.min() / less.sum():.0f} % of it) take back {share:.0f} % of "
+            "what all others count for: they like what is shown wherever it stands, so they look at every place, as "
+            "others do not; a bot? Leave it out of [events] source"
+        )
 
 
 def widened(low: float, high: float, without: F64) -> list[float]:

@@ -101,6 +101,8 @@ def shown_lines(found: dict[str, Any] | None, names: dict[str, str]) -> list[str
     debiased = found["debiased"]
     if debiased is None:
         return [*lines, "  no debiased figures: too little feedback, or no item stood at several places"]
+    remarks = dict.fromkeys(debiased[name].get("remark", "") for name in names)
+    why = [f"  no debiased figure where - stands: {remark}" for remark in remarks if remark]
     figures = ", ".join(f"{label} {_interval(debiased[name])}" for name, label in names.items())
     seldom = ""
     if debiased["left_out"]:
@@ -109,14 +111,12 @@ def shown_lines(found: dict[str, Any] | None, names: dict[str, str]) -> list[str
             f" (without {share:.1f} % of the impressions: looked at less than {least:g} as often as the first place, "
         )
         seldom += "or how often is not known)"
-    return [*lines, f"debiased, as if all places were looked at{seldom}: {figures}", *_examined(found)]
+    return [*lines, f"debiased, as if all places were looked at{seldom}: {figures}", *why, *_examined(found)]
 
 
 def _interval(of: dict[str, Any]) -> str:
     low, high = of["ci95"]
-    if of["pair_accuracy"] is None:
-        return "-"
-    return f"{of['pair_accuracy']:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
+    return "-" if low is None else f"{of['pair_accuracy']:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _examined(found: dict[str, Any]) -> list[str]:

@@ -103,7 +103,8 @@ def drift(logged: Logged, recomputed: F32, of_plugins: Collection[str] = ()) -> 
     for k, name in enumerate(logged.columns):
         was, now = logged.values[:, k].astype(np.float64), recomputed[:, k].astype(np.float64)
         one_missing = np.isnan(was) != np.isnan(now)
-        gap = np.where(np.isnan(was) | np.isnan(now), 0.0, np.abs(was - now))
+        with np.errstate(invalid="ignore"):  # of equal infinities
+            gap = np.where(np.isnan(was) | np.isnan(now) | (was == now), 0.0, np.abs(was - now))
         known = now[np.isfinite(now)]
         spread = float(known.std()) if name in of_plugins and len(known) else 0.0
         off = one_missing | (gap > 1e-6 + 1e-6 * np.abs(np.nan_to_num(now)) + 1e-5 * spread)

@@ -254,4 +254,5 @@ def past_of(prepared: Prepared) -> Past:
         groups=prepared.groups,
         split=prepared.split,
         floor=wanted_floor(prepared.config),
+        again=not prepared.config.sources.exclude_seen,
     )

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from features.counters.spec import ambiguous_events
 from features.errors import PairliftError
 from features.log.expressions import integer_lists
 from features.log.loading import load_log, load_repeats
 from features.pairing.cuts import count_cuts
+from features.pairing.heavy import heavy_user_lines
 from features.pairing.pairs import count_by_grades, make_pairs
 from features.pairing.split import PERIODS, iso
 from features.schema import DAY, SAMPLED, Catalog, EventLog
@@ -117,7 +119,7 @@ def _list_lines(prepared: Prepared) -> list[str]:
     if not config.sources.on:
         return [NO_SOURCES]
     wanted = " or ".join(config.grade_names[floor:])
-    new = " of items new to them" if config.sources.exclude_seen else ", again or not; measured are items new to them"
+    new = " of items new to them" if config.sources.exclude_seen else ", again or not"
     train, validation = asked_in_slices(prepared)
     test = past_of(prepared).asked(split.t2, split.t3)
     return [
@@ -207,6 +209,8 @@ def _warning_lines(prepared: Prepared) -> list[str]:
         unknown = float(np.isnan(log.feedback[:, column]).mean())
         if unknown:
             found.append(f"feedback '{name}' is unknown (NULL) in {100 * unknown:.1f} % of the events")
+    found += ambiguous_events(prepared.counters, log, prepared.config.grade_names)
+    found += heavy_user_lines(log, prepared.catalog, groups, prepared.weights)
     found += _integer_list_lines(prepared.config)
     return ["worth a look", *(f"  {line}" for line in found)]
 

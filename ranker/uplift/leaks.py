@@ -21,7 +21,7 @@ from features.pairing.groups import Groups
 from features.pairing.split import iso
 from features.plugin import FeaturePlugin
 from features.progress import progress_bar
-from features.schema import F32, F64, I64, Requests
+from features.schema import F32, F64, I64, Bool, Requests
 from features.state.histories import Histories
 from ranker.columns import Columns, plugin_values
 from ranker.training.plugins import plugin_errors, plugin_stage, refit_stage
@@ -139,10 +139,9 @@ def as_of_control(sample: Sample, unread: FeaturePlugin) -> Control:
                 cut.append(values)
                 bar.update()
             known, read = np.concatenate(cut), sample.fits[0][part]
-            batch = _gap(read, known, sample.scale)
-            apart = batch > BATCHED + ROUNDING * np.abs(_in_scale(read, sample.scale))
-            gap = np.where(apart, batch, _gap(np.concatenate(alone), known, sample.scale))
-            found += _leaks(sample, part, gap)
+            apart = _beyond_rounding(read, known, sample.scale)
+            batch, single = (_gap(values, known, sample.scale) for values in (read, np.concatenate(alone)))
+            found += _leaks(sample, part, np.where(apart, batch, single))
     return Control(len(sample), tuple(found))
 
 
@@ -215,17 +214,28 @@ def _scale(by_slice: Values) -> F64:
     return np.array(spreads)
 
 
-def _in_scale(values: Any, scale: F64) -> F64:
-    """Return float64[n, c] values by their columns' spread; infinite where a constant is not 0."""
-    wide = np.broadcast_to(scale > 0, values.shape)
-    return np.asarray(np.divide(values, scale, out=np.where(values == 0, 0.0, np.inf), where=wide))
+def _distance(was: F32, now: F32) -> F64:
+    """Return float64[n, c] |was - now|: 0 where both are missing or infinite alike, NaN where one alone is missing."""
+    with np.errstate(invalid="ignore"):  # of equal infinities
+        distance = np.abs(was.astype(np.float64) - now)
+    distance[(was == now) | (np.isnan(was) & np.isnan(now))] = 0.0
+    return distance
+
+
+def _beyond_rounding(read: F32, known: F32, scale: F64) -> Bool:
+    """Return bool[n, c]: apart by more than the sums of a batch are from those of a request, or one alone is missing.
+
+    In the column's own unit, for a constant has no spread to measure by.
+    """
+    allowed = np.nan_to_num(BATCHED * scale + ROUNDING * np.abs(read.astype(np.float64)))
+    return np.asarray(~(_distance(read, known) <= allowed))  # so that NaN is beyond it
 
 
 def _gap(was: F32, now: F32, scale: F64) -> F64:
-    """Return float64[n, c] |was - now| by the column's spread; NaN where one alone is missing."""
-    gap = np.abs(was.astype(np.float64) - now)
-    gap[np.isnan(was) & np.isnan(now)] = 0.0
-    return _in_scale(gap, scale)
+    """Return float64[n, c] of `_distance` by the column's spread, infinite where a constant differs."""
+    distance = _distance(was, now)
+    constant = np.where(distance > 0, np.inf, distance)
+    return np.asarray(np.divide(distance, scale, out=constant, where=np.broadcast_to(scale > 0, distance.shape)))
 
 
 def _size(one: Values, other: Values, scale: F64) -> F64:

@@ -6,7 +6,7 @@ wanted part is learned from what its own sources propose, and its lists are thos
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from threading import Lock
 from typing import Any
@@ -20,7 +20,7 @@ from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import Quotas
 from ranker.columns import Columns
 from ranker.config import wanted_floor
-from ranker.lists.asked import Asked
+from ranker.lists.asked import NEW, Asked
 from ranker.lists.worth import worth_of_hits
 from ranker.metrics.interval import relative_uplift
 from ranker.training.abreast import abreast
@@ -67,7 +67,7 @@ def list_uplift(
     found |= {"wanted": list(prepared.config.grade_names[wanted_floor(prepared.config) :])}
     found |= {"fits": len(fits), "seeds": prepared.config.uplift.seeds[:SEEDS]}
     if not len(who):
-        return found | {"remark": "nobody wanted an item that was new to them in the test"}
+        return found | {"remark": f"nobody wanted an item{NEW[not prepared.config.sources.exclude_seen]} in the test"}
     without = _arm(prepared, who, "without", {}, Columns(), memory)
     if without is None:
         return found | {"remark": "without the plugin, the sources propose nothing that was wanted"}
@@ -141,14 +141,7 @@ def _lists(
     quotas: Quotas | None,
 ) -> tuple[Bool, F64]:
     """Return bool[seeds, users, LIST] hits of the lists, and float64[users]: how many of the wanted are candidates."""
-    proposed = Proposed.of(_of_new_items(prepared), plugins, sources, who, None, every=True, quotas=quotas)
+    proposed = Proposed.of(prepared, plugins, sources, who, None, every=True, quotas=quotas)
     columns = wanted_columns(prepared, plugins, sources)
     hits = [proposed.hits(wanted_scores(booster, proposed.matrix, columns)) for booster in boosters]
     return np.stack(hits), np.bincount(proposed.group[proposed.hit], minlength=len(who)).astype(np.float64)
-
-
-def _of_new_items(prepared: Prepared) -> Prepared:
-    """Return it with the filter `seen`: what is wanted is new to the user, so a seen item in a list were a miss."""
-    config = prepared.config
-    sources = config.sources.model_copy(update={"exclude_seen": True})
-    return replace(prepared, config=config.model_copy(update={"sources": sources}))

@@ -40,4 +40,5 @@ def _debiased(debiasing: Debiasing, arms: dict[str, Fits]) -> dict[str, Any]:
     uplift = relative_uplift(right["without"], right["with"])
     base = np.where(mean["without"][:, 0] > 0, mean["without"][:, 0], np.nan)
     ends = widened(uplift.low, uplift.high, mean["with"][:, 0] / base - 1)
-    return found | {"uplift": {"relative_uplift": uplift.uplift, "ci95": ends}}
+    known = np.isfinite(ends).all()
+    return found | {"uplift": {"relative_uplift": uplift.uplift if known else None, "ci95": ends}}

@@ -240,7 +240,7 @@ def _debiased(report: Report) -> list[Sentence] | None:
     """The main uplift is not there by the metric that takes the places' attention out."""
     path = ("shown_order", "debiased", "uplift")
     of = found_at(report, path)
-    if of is None:
+    if of is None or of["ci95"][0] is None:
         return None
     if _side(report["ci95"]) <= 0 or _side(of["ci95"]) > 0:
         return []

@@ -67,7 +67,7 @@ def _compared(bundle: Bundle, logged: Logged, replies: Sequence[Reply]) -> Agree
     rows = drift(logged, again[:, [bundle.columns.index(name) for name in logged.columns]], own)
     differing = {row["column"]: row["differs"] for row in rows if row["differs"]}
     served = np.array([item.score for reply in replies for item in reply.items])
-    other = ~np.isclose(served, _scored(bundle, again, replies), rtol=NEAR, atol=NEAR)
+    other = ~np.isclose(served, _scored(bundle, again, replies), rtol=NEAR, atol=NEAR, equal_nan=True)
     return Agreement(len(replies), logged.values.size, differing, len(served), int(other.sum()))
 
 
