@@ -196,8 +196,9 @@ class SourceSettings(Settings):
     )
     deadline: Duration = Field(
         default=DEADLINE,
-        description="How long the source may take where it runs code that is not Pairlift's own; later, the list "
-        "is made without it. What is Pairlift's own waits for nothing and is never cut off.",
+        description="How long the source may take for a request, its proposal and its scores together, where it runs "
+        "code that is not Pairlift's own; later, the list is made without it, or without its scores. What "
+        "is Pairlift's own waits for nothing and is never cut off.",
     )
     surfaces: list[str] | None = Field(
         default=None,
