@@ -22,6 +22,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from features.errors import told
 from ranker.code_hash import OWN
 
 #: seconds that `close` waits for a thread that may hang
@@ -155,7 +156,7 @@ class Running:
         except Exception as caught:
             self._error = caught
         except BaseException as caught:  # a source's SystemExit is its own failure, not the end of a thread
-            self._error = RuntimeError(repr(caught))
+            self._error = RuntimeError(told(caught))
         self.nanoseconds = time.perf_counter_ns() - begun
 
     @property
@@ -335,7 +336,7 @@ class Failures:
         """Count one failure; return it as a sentence. A pause counts as none: what led to it was counted."""
         if isinstance(error, PausedError):
             return str(error)
-        reason = "it was late" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+        reason = "it was late" if isinstance(error, TimeoutError) else told(error)
         with self._lock:
             self._counts[name] += 1
             count = self._counts[name]

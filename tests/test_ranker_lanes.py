@@ -114,6 +114,39 @@ def test_failures_are_logged_ever_more_rarely(caplog):
     assert len(caplog.records) == 4  # the 1st, 2nd, 4th and 8th
 
 
+class WeirdError(Exception):
+    """One whose text cannot be had."""
+
+    def __str__(self):
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+class WeirdEnd(SystemExit):
+    __str__ = __repr__ = WeirdError.__str__
+
+
+@pytest.mark.parametrize("width", [0, 1])
+@pytest.mark.parametrize("error", [WeirdError, WeirdEnd])
+def test_an_error_without_a_text_is_a_failure_like_any_other(width, error):
+    def fails():
+        raise error
+
+    lane, failures = Lane("lane", width), Failures()
+    with pytest.raises((WeirdError, RuntimeError)) as caught:
+        lane.outcome(lane.start(fails), 5)
+    assert f"{error.__name__}, whose text raises SystemExit" in failures.add("sources.x", caught.value)
+    assert failures.counts() == {"sources.x": 1}
+    lane.close()
+
+
+def test_the_text_of_an_error_is_brief(caplog):
+    reason = Failures().add("sources.x", ValueError("x" * 2_000_000))
+    assert reason == f"ValueError: {'x' * 300}… (2,000,000 characters)"
+    assert reason in caplog.text
+
+
 class Thing:
     """What a call returns."""
 
