@@ -162,6 +162,7 @@ class Served:
             "name": bundle.config.name,
             "snapshot_time": state.end,
             "clock": self.clock(state),
+            "time_zone": bundle.config.time.zone,
             "user_ids": kinds[wire.users.text],
             "item_ids": kinds[wire.items.text],
             "users": catalog.all_users,
