@@ -37,7 +37,11 @@ class RequestError(PairliftError):
 
 
 class GoneError(Exception):
-    """Nobody waits for the answer any more: the caller's deadline is over, or the caller gave up."""
+    """Nobody waits for the answer any more: the caller's deadline is over."""
+
+
+class GivenUpError(GoneError):
+    """Nobody waits for the answer any more: the caller gave up."""
 
 
 def too_long(place: str, most: int, found: int) -> str:

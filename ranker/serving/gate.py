@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 
 from features.machine import cores
 from features.schema import SECOND
-from ranker.request import GoneError
+from ranker.request import GivenUpError, GoneError
 from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
 from ranker.serving.unsent import Unsent
@@ -46,6 +46,8 @@ NICE = 5
 #: part of the longest wait, and seconds at least, after which calls are looked for that wait too long: where no other
 #: call comes or ends, nobody else would tell them
 SWEEP, SWEEP_LEAST = 0.25, 0.01
+#: seconds, and part of its deadline, by which a call may end sooner at its caller than here: the way, and gRPC rounds
+SOONER = 0.02
 #: seconds that `close` waits for a worker
 PATIENCE = 0.1
 
@@ -295,11 +297,19 @@ def _ending(handler: Any, end: Callable[[grpc.ServicerContext], None]) -> Any:
 
 
 def awaited(context: grpc.ServicerContext) -> Callable[[], None]:
-    """Return what raises GoneError once nobody waits for a call's answer any more."""
-    until = time.monotonic() + context.time_remaining()
+    """Return what raises GoneError once nobody waits for a call's answer any more, GivenUpError where it was cancelled.
+
+    A caller whose deadline is over cancels its call, too: a little sooner than the deadline is over here.
+    """
+    left = context.time_remaining()
+    until = time.monotonic() + left
 
     def check() -> None:
-        if time.monotonic() > until or not context.is_active():
-            raise GoneError("the caller's deadline is over, or the caller gave up")
+        early = until - time.monotonic()
+        if early >= 0 and context.is_active():
+            return
+        if early > SOONER + left * SOONER:
+            raise GivenUpError("the caller gave up")
+        raise GoneError("the caller's deadline is over")
 
     return check

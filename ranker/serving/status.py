@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from features.log.tail import LogError
 from features.log.writer import FULL
 from ranker.recording.follower import LimitError
-from ranker.request import GoneError, RequestError
+from ranker.request import GivenUpError, GoneError, RequestError
 from ranker.serving.unsent import Unsent
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ def status_of(error: Exception, *, writes: bool = False) -> tuple[grpc.StatusCod
     if isinstance(error, RequestError):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
     if isinstance(error, GoneError):
-        return grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
+        codes = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED
+        return codes[isinstance(error, GivenUpError)], str(error)
     if isinstance(error, LimitError) or (isinstance(error, LogError) and error.full):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     if isinstance(error, LogError):
