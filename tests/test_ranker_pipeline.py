@@ -275,7 +275,9 @@ def test_each_short_list_has_a_reason(bundle, world, now):
     )
     assert reason([*range(12)], quota=7) == few + "the sources proposed no more within their quotas"
     assert reason([1], ValueError("no")) == few + "sources.s1 failed or was late"
-    assert reason([1], k=81).endswith("k = 81 were left: the catalogue has 80 items")
+    quotas = "79 of them no source proposed within its quota"
+    assert reason([1, 99], k=81).endswith(f"the catalogue has 80 items; removed: unknown 1; {quotas}")
+    assert reason([*range(80)], k=81, quota=80).endswith("k = 81 were left: the catalogue has 80 items")
     assert reason([*range(12)], k=12) == ""
     assert Pipeline(bundle).rank(Request(0, now, state=bundle.state), np.empty(0, np.int32)).reason == ""
 
