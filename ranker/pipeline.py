@@ -47,6 +47,8 @@ CALLER = "caller"
 EXPLAINED = 100
 #: a query to warm up with: what tells the scripts apart is made for other letters than these of ASCII
 WARMING = "\u00e9"
+#: seconds before its caller's deadline at which a request waits no more, so that the answer still comes in time
+REST = 0.005
 #: seconds that one source or plugin may take to warm up: kernels are compiled then
 WARM_UP = 120.0
 
@@ -314,8 +316,9 @@ class Pipeline:
         }
 
     def _most(self, request: Request) -> float:
-        """Return for how many seconds the surface of a request waits for any source or plugin."""
-        return self._deadlines.get(request.surface, math.inf)
+        """Return for how many seconds a request waits from now on for any source or plugin: its surface, its caller."""
+        left = request.check.until - REST - time.monotonic()
+        return min(self._deadlines.get(request.surface, math.inf), left)
 
     def _found(
         self, calls: Calls[K], begun: float, trace: Trace, request: Request, patience: float = 0.0
@@ -326,10 +329,10 @@ class Pipeline:
         """
         for _, running in calls.values():
             running.run()
-        most, found = self._most(request), {}
+        most, end, found = self._deadlines.get(request.surface, math.inf), request.check.until - REST, {}
         for key, (lane, running) in calls.items():
             until = begun + max(patience, min(lane.deadline, most) - trace.took.get(lane.name, 0) / SECOND)
-            one = self._outcome(lane, running, begun, until, trace)
+            one = self._outcome(lane, running, begun, min(until, end), trace)
             if one is not None:
                 found[key] = one
         return found

@@ -571,8 +571,8 @@ class ServeSettings(Settings):
     )
     plugin_deadline: Duration = Field(
         default=DEADLINE,
-        description="How long a plugin that is not Pairlift's own may take; later, its columns are missing values in "
-        "this answer.",
+        description="How long a plugin that is not Pairlift's own may take; later, or 5 ms before its "
+        "caller's deadline, its columns are missing values in this answer.",
     )
     calls_per_caller: int = Field(
         default=0,

@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 
 from features.machine import cores
 from features.schema import SECOND
-from ranker.request import GivenUpError, GoneError
+from ranker.request import Check, GivenUpError, GoneError
 from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
 from ranker.serving.unsent import Unsent
@@ -296,20 +296,21 @@ def _ending(handler: Any, end: Callable[[grpc.ServicerContext], None]) -> Any:
     return grpc.stream_unary_rpc_method_handler(ended)
 
 
-def awaited(context: grpc.ServicerContext) -> Callable[[], None]:
-    """Return what raises GoneError once nobody waits for a call's answer any more, GivenUpError where it was cancelled.
+class Awaited(Check):
+    """Whether a call's caller still waits: GoneError once its deadline is over, GivenUpError where it was cancelled.
 
     A caller whose deadline is over cancels its call, too: a little sooner than the deadline is over here.
     """
-    left = context.time_remaining()
-    until = time.monotonic() + left
 
-    def check() -> None:
-        early = until - time.monotonic()
-        if early >= 0 and context.is_active():
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context, self._left = context, context.time_remaining()
+        self.until = time.monotonic() + self._left
+
+    def __call__(self) -> None:
+        """GoneError or GivenUpError where nobody waits any more."""
+        early = self.until - time.monotonic()
+        if early >= 0 and self._context.is_active():
             return
-        if early > SOONER + left * SOONER:
+        if early > SOONER + self._left * SOONER:
             raise GivenUpError("the caller gave up")
         raise GoneError("the caller's deadline is over")
-
-    return check
