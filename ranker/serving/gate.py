@@ -29,6 +29,7 @@ from features.schema import SECOND
 from ranker.request import Check, GivenUpError, GoneError
 from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
+from ranker.serving.underway import UnderWay
 from ranker.serving.unsent import Unsent
 from ranker.settings import ServeSettings
 
@@ -92,8 +93,12 @@ class Call:
 class Gate(grpc.ServerInterceptor):
     """What every call of our services passes. Shut until `open`."""
 
-    def __init__(self, methods: Iterable[str], settings: ServeSettings) -> None:
-        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others are only shut."""
+    def __init__(self, methods: Iterable[str], settings: ServeSettings, under_way: UnderWay | None = None) -> None:
+        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others are only shut.
+
+        under_way: is told of their calls; None: nobody is.
+        """
+        self._under_way = UnderWay() if under_way is None else under_way
         self.refused: Counter[str] = Counter()  # calls that were not begun, by `Refusal.reason`
         self._shut: Refusal | None = LOADING
         self._typical = {method: Typical() for method in methods}
@@ -237,11 +242,15 @@ class Gate(grpc.ServerInterceptor):
         if call.refusal is not None:
             self._end(call.refusal, context)
         begun = time.monotonic()
+        self._under_way.add(context)
         try:
-            message = handler.request_deserializer(self._unsent.first(messages, context))
-        except (StopIteration, DecodeError) as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
-        answer = handler.unary_unary(message, context)
+            try:
+                message = handler.request_deserializer(self._unsent.first(messages, context))
+            except (StopIteration, DecodeError) as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
+            answer = handler.unary_unary(message, context)
+        finally:
+            self._under_way.discard(context)
         call.answered = True
         with self._lock:
             self._typical[method].add(time.monotonic() - begun)
