@@ -171,8 +171,9 @@ class Pipeline:
         begun = time.monotonic()
         calls = self._ask_scores(request, proposals, item)
         found = [self._score_here(*asked, item, trace) for asked in zip(self._source_lanes, proposals, strict=True)]
-        for number, late in self._found(calls, begun, trace, request, patience).items():
-            found[number] = late
+        if calls:
+            for number, score in self._found(calls, begun, trace, request, patience).items():
+                found[number] = score
         values = score_columns(found, len(item))
         names, own = self.bundle.source_columns, self._source_columns
         if own == names:
@@ -299,11 +300,10 @@ class Pipeline:
 
     def _ask_scores(self, request: Request, proposals: list[Proposal], item: I32) -> Calls[int]:
         """Begin to ask what the sources that may block say of int32[n] items: in their lanes, as they proposed."""
-        most, lanes = self._most(request), zip(self._source_lanes, proposals, strict=True)
         return {
-            number: (lane, lane.go_on(partial(scores_of, proposal.score, item), most))
-            for number, (lane, proposal) in enumerate(lanes)
-            if proposal.score is not None and lane.width
+            number: (lane, lane.go_on(partial(scores_of, proposal.score, item), self._most(request)))
+            for number, (lane, proposal) in enumerate(zip(self._source_lanes, proposals, strict=True))
+            if lane.width and proposal.score is not None
         }
 
     def _ask_plugins(self, request: Request, item: I32, given: F32) -> Calls[str]:
@@ -331,7 +331,9 @@ class Pipeline:
             running.run()
         most, end, found = self._deadlines.get(request.surface, math.inf), request.check.until - REST, {}
         for key, (lane, running) in calls.items():
-            until = begun + max(patience, min(lane.deadline, most) - trace.took.get(lane.name, 0) / SECOND)
+            until = begun
+            if lane.width:  # else it has ended
+                until += max(patience, min(lane.deadline, most) - trace.took.get(lane.name, 0) / SECOND)
             one = self._outcome(lane, running, begun, min(until, end), trace)
             if one is not None:
                 found[key] = one
