@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # a client has errors too, and needs no pydantic
 #: keys, and places in lists
 Place = tuple[int | str, ...]
 
+#: characters of a text of others that a log or an answer has
+BRIEF = 300
+
 #: what was expected, by pydantic's type of a finding and with the values of its context
 _EXPECTED = {
     "int_type": "an integer",
@@ -93,6 +96,23 @@ def _place(found: "ErrorDetails", table: Any) -> Place:
                 continue
         place.append(part)
     return tuple(place)
+
+
+def brief(text: str, most: int = BRIEF) -> str:
+    """Return a text that somebody else wrote, for a log or an answer: at most so many characters, and how many it has.
+
+    A caller may send a name of megabytes, and code that is not ours may raise with one.
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def told(error: BaseException) -> str:
+    """Return the type and the brief message of an exception of any code, also of one whose own `__str__` raises."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {brief(str(error))}"
+    except BaseException as within:
+        return f"{name}, whose text raises {type(within).__name__}"
 
 
 def _text(of: Sequence["ErrorDetails"]) -> str:

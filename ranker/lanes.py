@@ -8,7 +8,8 @@ else, and that they find no thread is no failure of the lane. One that is late f
 by the lane's deadline. Threads are daemons, so one that hangs does not keep the process from stopping (those of
 concurrent.futures would).
 
-What fails again and again, inline or not, is not asked for a while: see `Breaker`.
+What fails again and again, inline or not, is not asked for a while: see `Breaker`. A request may make several calls of
+a lane, as a source proposes and then scores; the breaker sees one outcome of them.
 """
 
 import logging
@@ -21,6 +22,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from features.errors import told
 from ranker.code_hash import OWN
 
 #: seconds that `close` waits for a thread that may hang
@@ -126,6 +128,8 @@ class Breaker:
 class Running:
     """A call of a lane. Inline it is made when its result is asked for, on the thread that asks."""
 
+    __slots__ = ("_call", "_error", "_result", "hurried", "nanoseconds")
+
     def __init__(self, call: Callable[[], Any]) -> None:
         self.nanoseconds = 0  # that the call took, once it has ended
         self.hurried = False  # whether it has less time than its lane's deadline
@@ -152,7 +156,7 @@ class Running:
         except Exception as caught:
             self._error = caught
         except BaseException as caught:  # a source's SystemExit is its own failure, not the end of a thread
-            self._error = RuntimeError(repr(caught))
+            self._error = RuntimeError(told(caught))
         self.nanoseconds = time.perf_counter_ns() - begun
 
     @property
@@ -174,6 +178,8 @@ def _nobody(running: Running) -> None:
 
 class Threaded(Running):
     """A call on a thread of a lane, which calls `leave` once it is free again."""
+
+    __slots__ = ("_ended", "_leave", "_lock", "_over", "_tell")
 
     def __init__(self, call: Callable[[], Any], leave: Callable[[], None]) -> None:
         super().__init__(call)
@@ -236,21 +242,29 @@ class Lane:
         return self.breaker.state
 
     def start(self, call: Callable[[], Any], most: float = math.inf) -> Running:
-        """Begin a call; its result raises what `call` raises, BusyError or PausedError.
+        """Begin the first call of a request; its result raises what `call` raises, BusyError or PausedError.
 
         most: seconds that its caller waits in any case; fewer than the lane's deadline make it a hurried one.
         """
-        hurried = most < self.deadline
-        running = Threaded(call, partial(self._leave, hurried)) if self.width else Running(call)
-        running.hurried = hurried
         if not self.breaker.admits():
-            return running.refuse(PausedError("it failed too often, so it is not asked for some seconds"))
-        return self._queued(running) if isinstance(running, Threaded) else running
+            return Running(call).refuse(PausedError("it failed too often, so it is not asked for some seconds"))
+        return self.go_on(call, most)
+
+    def go_on(self, call: Callable[[], Any], most: float = math.inf) -> Running:
+        """Begin a further call of a request that was let in, so that the breaker is not asked. most: as for `start`."""
+        if not self.width:
+            return Running(call)
+        running = Threaded(call, partial(self._leave, most < self.deadline))
+        running.hurried = most < self.deadline
+        return self._queued(running)
 
     def outcome(self, running: Running, timeout: float) -> Any:
-        """Return the result of a call, and tell the breaker how it went; raises what `Running.result` does."""
+        """Return the result of a call, or raise what `Running.result` does and tell the breaker of the failure.
+
+        It is told of a success by `succeeded`, once for all calls of a request: each would close what the next opens.
+        """
         try:
-            result = running.result(timeout)
+            return running.result(timeout)
         except PausedError:
             raise
         except Exception as error:
@@ -261,17 +275,16 @@ class Lane:
                 raise
             self.failed()
             raise
-        self._succeeded()
-        return result
 
     def _judge(self, running: Running) -> None:
         """Tell the breaker of a call that ended after its caller gave up, which waited less than the lane allows."""
         if running.ended_well and running.nanoseconds <= 1e9 * self.deadline:
-            self._succeeded()
+            self.succeeded()
         else:
             self.failed()
 
-    def _succeeded(self) -> None:
+    def succeeded(self) -> None:
+        """Tell the breaker that all calls of a request went well."""
         if self.breaker.succeeded():
             log.warning("%s works again", self.name)
 
@@ -323,7 +336,7 @@ class Failures:
         """Count one failure; return it as a sentence. A pause counts as none: what led to it was counted."""
         if isinstance(error, PausedError):
             return str(error)
-        reason = "it was late" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+        reason = "it was late" if isinstance(error, TimeoutError) else told(error)
         with self._lock:
             self._counts[name] += 1
             count = self._counts[name]

@@ -10,10 +10,10 @@ deadlines (`ranker.lanes`).
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from features.state.store import State
 from ranker.bundle import Bundle
 from ranker.candidates.configured import Sources, configured_sources, with_demand_of
 from ranker.candidates.filters import filters_of
-from ranker.candidates.gathering import gathered, is_for, limits, own_quotas, source_columns, source_values
+from ranker.candidates.gathering import gathered, is_for, limits, own_quotas, score_columns, scores_of, source_columns
 from ranker.candidates.shortage import shortage
 from ranker.candidates.source import NOTHING, Proposal, proposed
 from ranker.columns import given_of, is_asked, missing, plugin_values, row_matrix, with_sources
@@ -37,12 +37,18 @@ from ranker.request import MAX_SOURCES, Answer, Candidates, Explored, Request, T
 from ranker.reranking.order import select
 from ranker.reranking.reranked import Reranking
 
+K = TypeVar("K")
+#: what was begun, and the ways by which
+Calls = dict[K, tuple[Lane, Running]]
+
 #: what `Answer.source_names` says of the items of a Rank
 CALLER = "caller"
 #: how many items of an answer are explained
 EXPLAINED = 100
 #: a query to warm up with: what tells the scripts apart is made for other letters than these of ASCII
 WARMING = "\u00e9"
+#: seconds before its caller's deadline at which a request waits no more, so that the answer still comes in time
+REST = 0.005
 #: seconds that one source or plugin may take to warm up: kernels are compiled then
 WARM_UP = 120.0
 
@@ -114,7 +120,9 @@ class Pipeline:
         trace.mark("filters")
         why, scores = partial(self._shortage, request, k, trace, tuple(trace.problems)), None
         if self.bundle.wanted is not None:
-            scores = self._source_scores(proposals, candidates.item, trace)
+            scores = self._source_scores(request, proposals, candidates.item, trace)
+        _worked(self._source_lanes, trace)
+        if scores is not None:
             trace.mark("source scores")
             candidates, scores = self._preranked(request, candidates, scores, trace)
         return self._answer(request, candidates, self._source_names, k, trace, scores, why)
@@ -153,9 +161,20 @@ class Pipeline:
             failed=failed,
         )
 
-    def _source_scores(self, proposals: list[Proposal], item: I32, trace: Trace) -> F32:
-        """Return float32[n, s], the sources' columns of the wanted part; NaN of a source that is not there now."""
-        values = source_values(proposals, item, partial(self._no_score, trace))
+    def _source_scores(
+        self, request: Request, proposals: list[Proposal], item: I32, trace: Trace, patience: float = 0.0
+    ) -> F32:
+        """Return float32[n, s], the sources' columns of the wanted part: NaN of one that fails, is late or not there.
+
+        patience: as for `_found`.
+        """
+        begun = time.monotonic()
+        calls = self._ask_scores(request, proposals, item)
+        found = [self._score_here(*asked, item, trace) for asked in zip(self._source_lanes, proposals, strict=True)]
+        if calls:
+            for number, score in self._found(calls, begun, trace, request, patience).items():
+                found[number] = score
+        values = score_columns(found, len(item))
         names, own = self.bundle.source_columns, self._source_columns
         if own == names:
             return values
@@ -165,17 +184,25 @@ class Pipeline:
                 scores[:, k] = values[:, own.index(name)]
         return scores
 
-    def _no_score(self, trace: Trace, number: int, error: Exception) -> None:
-        """Count a source whose scores failed; it is named in the answer."""
-        lane = self._source_lanes[number]
-        lane.failed()
-        trace.problems.setdefault(lane.name, self.failures.add(lane.name, error))
+    def _score_here(self, lane: Lane, proposal: Proposal, item: I32, trace: Trace) -> F32 | None:
+        """Return what a source that cannot block says of int32[n] items, None of the others and where it fails."""
+        if proposal.score is None or lane.width:
+            return None
+        try:
+            return scores_of(proposal.score, item)
+        except BaseException as error:  # as in a lane: SystemExit is the source's failure, not the end of the call
+            lane.failed()
+            trace.problems[lane.name] = self.failures.add(lane.name, error)
+            return None
 
-    def _fetch(self, request: Request, trace: Trace) -> list[Proposal]:
-        """Return what each source proposed, those with threads in parallel; `NOTHING` of one that fails."""
+    def _fetch(self, request: Request, trace: Trace, patience: float = 0.0) -> list[Proposal]:
+        """Return what each source proposed, those with threads in parallel; `NOTHING` of one that fails.
+
+        patience: as for `_found`.
+        """
         begun = time.monotonic()
-        found = self._outcomes(self._ask_sources(request), begun, trace, request)
-        proposals = [NOTHING if one is None else one for one in found]
+        found = self._found(self._ask_sources(request), begun, trace, request, patience)
+        proposals = [found.get(number, NOTHING) for number in range(len(self.sources))]
         trace.proposed = [len(proposal.item) for proposal in proposals]
         return proposals
 
@@ -254,22 +281,32 @@ class Pipeline:
         item, given = candidates.item, given_of(candidates.given, request.state.catalog, bundle.spec)
         calls = self._ask_plugins(request, item, given)
         known = assemble(request.state, bundle.spec, request.requests(item, given))
-        found = zip(calls, self._outcomes(list(calls.values()), begun, trace, request), strict=True)
-        values = {name: own for name, own in found if own is not None}
+        values = self._found(calls, begun, trace, request)
+        _worked((lane for lane, _ in calls.values()), trace)
         matrix = row_matrix(known, bundle.plugins, values, bundle.spec)
         trace.missing = missing(matrix)
         return matrix
 
-    def _ask_sources(self, request: Request) -> list[tuple[Lane, Running]]:
-        """Begin to ask every source."""
+    def _ask_sources(self, request: Request) -> Calls[int]:
+        """Begin to ask the sources of the surface, by their numbers."""
         most = self._most(request)
         asked = limits(self.sources, request, self.filters, self.quotas(request))
-        return [
-            (lane, lane.start(partial(proposed, source, request, limit), most))
-            for lane, (source, _), limit in zip(self._source_lanes, self.sources, asked, strict=True)
-        ]
+        lanes = zip(self._source_lanes, self.sources, asked, strict=True)
+        return {
+            number: (lane, lane.start(partial(proposed, source, request, limit), most))
+            for number, (lane, (source, _), limit) in enumerate(lanes)
+            if limit
+        }
 
-    def _ask_plugins(self, request: Request, item: I32, given: F32) -> dict[str, tuple[Lane, Running]]:
+    def _ask_scores(self, request: Request, proposals: list[Proposal], item: I32) -> Calls[int]:
+        """Begin to ask what the sources that may block say of int32[n] items: in their lanes, as they proposed."""
+        return {
+            number: (lane, lane.go_on(partial(scores_of, proposal.score, item), self._most(request)))
+            for number, (lane, proposal) in enumerate(zip(self._source_lanes, proposals, strict=True))
+            if lane.width and proposal.score is not None
+        }
+
+    def _ask_plugins(self, request: Request, item: I32, given: F32) -> Calls[str]:
         """Begin to ask the plugins of the surface for their columns of int32[n] items. given: what is said of them."""
         most = self._most(request)
         return {
@@ -279,24 +316,32 @@ class Pipeline:
         }
 
     def _most(self, request: Request) -> float:
-        """Return for how many seconds the surface of a request waits for any source or plugin."""
-        return self._deadlines.get(request.surface, math.inf)
+        """Return for how many seconds a request waits from now on for any source or plugin: its surface, its caller."""
+        left = request.check.until - REST - time.monotonic()
+        return min(self._deadlines.get(request.surface, math.inf), left)
 
-    def _outcomes(
-        self, calls: Sequence[tuple[Lane, Running]], begun: float, trace: Trace, request: Request
-    ) -> list[Any]:
-        """Run what is inline while the threads work, then wait for each until its deadline; None of what fails.
+    def _found(
+        self, calls: Calls[K], begun: float, trace: Trace, request: Request, patience: float = 0.0
+    ) -> dict[K, Any]:
+        """Run what is inline while the threads work, then wait for each until its deadline; without what fails.
 
-        begun: seconds (monotonic), from which deadlines count.
+        begun: seconds (monotonic), from which deadlines count. patience: seconds that each has in any case.
         """
-        for _, running in calls:
+        for _, running in calls.values():
             running.run()
-        most = self._most(request)
-        return [self._outcome(lane, running, begun, trace, most) for lane, running in calls]
+        most, end, found = self._deadlines.get(request.surface, math.inf), request.check.until - REST, {}
+        for key, (lane, running) in calls.items():
+            until = begun
+            if lane.width:  # else it has ended
+                until += max(patience, min(lane.deadline, most) - trace.took.get(lane.name, 0) / SECOND)
+            one = self._outcome(lane, running, begun, min(until, end), trace)
+            if one is not None:
+                found[key] = one
+        return found
 
-    def _outcome(self, lane: Lane, running: Running, begun: float, trace: Trace, most: float) -> Any:
-        """Return what a call gives, None where it fails or is late. most: seconds that the request's surface waits."""
-        found, until = None, begun + min(lane.deadline, most)
+    def _outcome(self, lane: Lane, running: Running, begun: float, until: float, trace: Trace) -> Any:
+        """Return what a call gives, None where it fails or has not ended by `until`, in seconds as `begun`."""
+        found = None
         try:
             found = lane.outcome(running, max(0.0, until - time.monotonic()))
         except Exception as error:
@@ -304,7 +349,7 @@ class Pipeline:
             if isinstance(error, PausedError):
                 return None
         took = running.nanoseconds / 1e9 or time.monotonic() - begun  # one that is late has not ended
-        trace.took[lane.name] = round(took * SECOND)
+        trace.took[lane.name] = trace.took.get(lane.name, 0) + round(took * SECOND)
         return found
 
     def warm(self) -> list[str]:
@@ -320,16 +365,15 @@ class Pipeline:
         for user, surface in product((*_a_known_user(state), -1), self._surfaces(state)):
             request = Request(user, state.end, state=state, surface=surface, source_item=0, query=WARMING)
             trace = Trace()
-            proposals = [self._warmed(*call, trace) or NOTHING for call in self._ask_sources(request)]
-            for call in self._ask_plugins(request, items, given).values():
-                self._warmed(*call, trace)
+            proposals = self._fetch(request, trace, WARM_UP)
+            self._found(self._ask_plugins(request, items, given), time.monotonic(), trace, request, WARM_UP)
             known = assemble(state, self.bundle.spec, request.requests(items, given))
             matrix = row_matrix(known, self.bundle.plugins, {}, self.bundle.spec)
             missing(matrix)
             self.bundle.score(matrix)
             self._top(request, items, np.zeros(len(items)), len(items), trace, True)
             if self.bundle.wanted is not None:
-                scores = self._source_scores(proposals, items, trace)
+                scores = self._source_scores(request, proposals, items, trace, WARM_UP)
                 self.bundle.score_wanted(with_sources(matrix, scores))
                 if self.bundle.prerank is not None:
                     kept(self.bundle.prerank.scores(request, self.bundle.spec, items, scores), items, 1)
@@ -340,14 +384,6 @@ class Pipeline:
         """Return codes of surfaces of which each source is for one, -1 first: none is named."""
         codes = state.catalog.surface_codes()
         return sorted({-1, *(codes.get(of.surfaces[0], -1) for _, of in self.sources if of.surfaces)})
-
-    def _warmed(self, lane: Lane, running: Running, trace: Trace) -> Any:
-        """Return what a call gives, with time for a compiler; None where it fails."""
-        try:
-            return running.result(WARM_UP)
-        except Exception as error:
-            trace.problems[lane.name] = self.failures.add(lane.name, error)
-            return None
 
     def refresh(self) -> None:
         """Count the demand of the state of now: too long for a request, so a server does it in a thread.
@@ -366,6 +402,13 @@ class Pipeline:
         """Let the threads end."""
         for lane in self.lanes:
             lane.close()
+
+
+def _worked(lanes: Iterable[Lane], trace: Trace) -> None:
+    """Tell the lanes that were asked, and failed at nothing that a request asks of them."""
+    for lane in lanes:
+        if lane.name in trace.took and lane.name not in trace.problems:
+            lane.succeeded()
 
 
 def _values(name: str, bundle: Bundle, request: Request, item: I32, given: F32) -> F32:

@@ -1,5 +1,6 @@
 """One ranking request and its answer in our own terms: dense indexes and arrays, no wire and no ids."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -37,7 +38,11 @@ class RequestError(PairliftError):
 
 
 class GoneError(Exception):
-    """Nobody waits for the answer any more: the caller's deadline is over, or the caller gave up."""
+    """Nobody waits for the answer any more: the caller's deadline is over."""
+
+
+class GivenUpError(GoneError):
+    """Nobody waits for the answer any more: the caller gave up."""
 
 
 def too_long(place: str, most: int, found: int) -> str:
@@ -45,8 +50,18 @@ def too_long(place: str, most: int, found: int) -> str:
     return f"{place}: an id of at most {most} bytes in UTF-8 ([record] max_id_bytes) was expected, found one of {found}"
 
 
-def awaited() -> None:
-    """Say that the answer is awaited, whatever time it takes: a `Request.check`."""
+class Check:
+    """Whether the answer of a request is awaited, asked between stages: as it is, whatever time that takes."""
+
+    #: seconds (monotonic) after which nobody waits
+    until = math.inf
+
+    def __call__(self) -> None:
+        """GoneError where nobody waits for the answer any more."""
+
+
+#: of a request that has no caller with a deadline
+awaited = Check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,7 @@ class Request:
     keep_values: bool = False  # whether `Answer.values` is wanted
     may_explore: bool = False  # whether a draw may order the list, where [exploration] has one
     request_id: str = ""  # the caller's name for it; empty: none
-    check: Callable[[], None] = awaited  # asked between stages: raises GoneError where nobody waits for the answer
+    check: Check = awaited  # whether somebody waits for the answer, and until when
 
     @classmethod
     def of(cls, requests: Requests, k: int, state: "State") -> "Request":

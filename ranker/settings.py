@@ -197,8 +197,9 @@ class SourceSettings(Settings):
     )
     deadline: Duration = Field(
         default=DEADLINE,
-        description="How long the source may take where it runs code that is not Pairlift's own; later, the list "
-        "is made without it. What is Pairlift's own waits for nothing and is never cut off.",
+        description="How long the source may take for a request, its proposal and its scores together, where it runs "
+        "code that is not Pairlift's own; later, the list is made without it, or without its scores. What "
+        "is Pairlift's own waits for nothing and is never cut off.",
     )
     surfaces: list[str] | None = Field(
         default=None,
@@ -571,8 +572,8 @@ class ServeSettings(Settings):
     )
     plugin_deadline: Duration = Field(
         default=DEADLINE,
-        description="How long a plugin that is not Pairlift's own may take; later, its columns are missing values in "
-        "this answer.",
+        description="How long a plugin that is not Pairlift's own may take; later, or 5 ms before its "
+        "caller's deadline, its columns are missing values in this answer.",
     )
     calls_per_caller: int = Field(
         default=0,

@@ -4,7 +4,7 @@ Bulk goes through packed repeated fields: `np.array(field)` in, their bytes out 
 for integer ids. Batches of events are read and written in `ranker.recording.wire`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ranker.request import (
     QUERY,
     UNITS,
     Answer,
+    Check,
     Detail,
     Request,
     RequestError,
@@ -89,7 +90,7 @@ class Wire:
         arm: int = -1,
         keep_values: bool = False,
         may_explore: bool = False,
-        check: Callable[[], None] = awaited,
+        check: Check = awaited,
     ) -> Request:
         """Read what RecommendRequest and RankRequest share, and `exclude`; RequestError where it is wrong.
 

@@ -3,11 +3,17 @@
 import threading
 import time
 import weakref
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
+from world import with_config
 
+from features.schema import SECOND
 from ranker.lanes import Breaker, BusyError, Failures, Lane
+from ranker.pipeline import Pipeline
+from ranker.request import Check, Request, awaited
 
 
 class Clock:
@@ -106,12 +112,76 @@ def test_a_call_that_its_hurried_caller_gave_up_is_judged_by_the_lanes_own_deadl
     lane.close()
 
 
+class Soon(Check):
+    """A caller that waits for a moment."""
+
+    def __init__(self, seconds):
+        self.until = time.monotonic() + seconds
+
+
+def test_a_call_with_less_time_than_a_plugin_may_take_is_answered_without_it(bundle):
+    """And that it was too slow for this caller is no failure that keeps others from asking it."""
+    held, late = threading.Event(), []
+
+    class Slow:
+        columns = ("dot",)
+
+        def values(self, requests, histories):
+            held.wait(20)
+            return np.zeros((len(requests.item), 1), np.float32)
+
+    serve = bundle.config.serve.model_copy(update={"plugin_deadline": 60 * SECOND})
+    pipeline = Pipeline(with_config(replace(bundle, plugins={"als": Slow()}), serve=serve))
+    for _ in range(2):
+        request = Request(0, bundle.state.end, state=bundle.state, check=Soon(0.05))
+        answer = pipeline.rank(request, np.arange(9, dtype=np.int32))
+        late.append(held.is_set())
+        assert (answer.degraded, len(answer.item)) == (("plugins.als",), 9)
+    assert late == [False, False]
+    held.set()
+    assert pipeline.rank(replace(request, check=awaited), np.arange(9, dtype=np.int32)).degraded == ()
+    pipeline.close()
+
+
 def test_failures_are_logged_ever_more_rarely(caplog):
     failures = Failures()
     for _ in range(9):
         failures.add("sources.x", TimeoutError())
     assert failures.counts() == {"sources.x": 9}
     assert len(caplog.records) == 4  # the 1st, 2nd, 4th and 8th
+
+
+class WeirdError(Exception):
+    """One whose text cannot be had."""
+
+    def __str__(self):
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+class WeirdEnd(SystemExit):
+    __str__ = __repr__ = WeirdError.__str__
+
+
+@pytest.mark.parametrize("width", [0, 1])
+@pytest.mark.parametrize("error", [WeirdError, WeirdEnd])
+def test_an_error_without_a_text_is_a_failure_like_any_other(width, error):
+    def fails():
+        raise error
+
+    lane, failures = Lane("lane", width), Failures()
+    with pytest.raises((WeirdError, RuntimeError)) as caught:
+        lane.outcome(lane.start(fails), 5)
+    assert f"{error.__name__}, whose text raises SystemExit" in failures.add("sources.x", caught.value)
+    assert failures.counts() == {"sources.x": 1}
+    lane.close()
+
+
+def test_the_text_of_an_error_is_brief(caplog):
+    reason = Failures().add("sources.x", ValueError("x" * 2_000_000))
+    assert reason == f"ValueError: {'x' * 300}… (2,000,000 characters)"
+    assert reason in caplog.text
 
 
 class Thing:

@@ -182,6 +182,63 @@ def test_a_score_that_fails_is_named_and_its_column_is_missing(bundle, now, scor
     assert pipeline.warm() == list(lanes)
 
 
+def leaves(item):
+    raise SystemExit(3)
+
+
+class Quick(Scoring):
+    """One that says that it cannot block."""
+
+    blocks = False
+
+
+@pytest.mark.parametrize("kind", [Scoring, Quick])
+@pytest.mark.parametrize("score", [leaves, lambda item: 1 / 0], ids=["leaves", "raises"])
+def test_the_breaker_sees_one_outcome_of_a_request_so_that_no_proposal_closes_what_a_score_opens(
+    bundle, now, kind, score
+):
+    """Ten requests open it; each try of it fails, and doubles the pause."""
+    pipeline = with_sources(bundle, kind("popular", [1, 2], score))
+    lane, request = pipeline.lanes[0], Request(-1, now, state=bundle.state)
+    for k in range(12):
+        answer = pipeline.recommend(request, 10)
+        assert answer.degraded == ("sources.popular",)
+        assert len(answer.item) == (2 if k < 10 else 0)
+    for pause in (5, 10, 20):
+        assert (lane.state, lane.breaker.pause) == ("open", pause)
+        lane.breaker._until = 0.0  # the pause is over
+        pipeline.recommend(request, 10)
+    pipeline.sources[0][0].score = None
+    lane.breaker._until = 0.0
+    assert pipeline.recommend(request, 10).degraded == ()
+    assert lane.state == "closed"
+
+
+def test_a_score_that_hangs_is_late_by_the_sources_deadline_and_holds_no_request(bundle, now):
+    held, ended = threading.Event(), []
+    slow = Scoring("popular", [1, 2], lambda item: ended.append(held.wait(20)))
+    good = Scoring("cooccurrence", [3], lambda item: item * np.float32(2))
+    pipeline = with_sources(bundle, slow, good, deadlines=[50_000])
+    for _ in range(3):
+        degraded, columns = wanted_rows(pipeline, bundle, now)
+        assert degraded == ("sources.popular",)
+        assert np.isnan(columns["source__popular"]).all()
+        assert sorted(columns["source__cooccurrence"].tolist()) == [2, 4, 6]
+    assert not ended
+    assert pipeline.failures.counts() == {"sources.popular": 3}
+    held.set()
+
+
+def test_a_source_is_not_asked_for_another_surface_and_nothing_of_it_is_told(bundle, now):
+    elsewhere = SourceSettings.model_construct(quota=20, deadline=PATIENT, surfaces=["search"])
+    pipeline = Pipeline(bundle, [(Fixed("popular", ValueError("no luck")), elsewhere)])
+    while pipeline.lanes[0].state == "closed":
+        pipeline.recommend(Request(-1, now, surface=1, state=bundle.state), 5)
+    pipeline.lanes[0].breaker._until = 0.0
+    assert pipeline.recommend(Request(-1, now, surface=0, state=bundle.state), 5).degraded == ()
+    assert pipeline.lanes[0].state == "half-open"
+
+
 def test_a_source_that_fails_or_is_late_has_missing_scores(bundle, now):
     slow, bad = Hung("popular", [9]), Fixed("nearest", ValueError("no luck"))
     good = Scoring("cooccurrence", [1, 2], lambda item: item * np.float32(2))
@@ -218,7 +275,9 @@ def test_each_short_list_has_a_reason(bundle, world, now):
     )
     assert reason([*range(12)], quota=7) == few + "the sources proposed no more within their quotas"
     assert reason([1], ValueError("no")) == few + "sources.s1 failed or was late"
-    assert reason([1], k=81).endswith("k = 81 were left: the catalogue has 80 items")
+    quotas = "79 of them no source proposed within its quota"
+    assert reason([1, 99], k=81).endswith(f"the catalogue has 80 items; removed: unknown 1; {quotas}")
+    assert reason([*range(80)], k=81, quota=80).endswith("k = 81 were left: the catalogue has 80 items")
     assert reason([*range(12)], k=12) == ""
     assert Pipeline(bundle).rank(Request(0, now, state=bundle.state), np.empty(0, np.int32)).reason == ""
 
@@ -506,18 +565,13 @@ def test_training_gathers_the_candidates_that_are_served(bundle, world, monkeypa
     assert source_columns(pipeline.sources) == ("source__popular", "source__cooccurrence", "source__nearest")
 
 
-def test_a_score_that_fails_is_told_and_its_column_is_missing():
+def test_the_scores_of_sources_are_columns_and_in_training_an_error_is_raised():
     item, none = np.arange(3, dtype=np.int32), np.empty(0, np.int32)
-    proposals = [
-        Proposal(none, lambda item: item * np.float32(2)), Proposal(none), Proposal(none, lambda item: item[:1]),
-        Proposal(none, lambda item: 1 / 0),
-    ]  # fmt: skip
-    told = []
-    values = source_values(proposals, item, lambda number, error: told.append((number, type(error))))
-    assert np.array_equal(values, np.array([[0, 2, 4], *[[np.nan] * 3] * 3]).T, equal_nan=True)
-    assert told == [(2, ValueError), (3, ZeroDivisionError)]
+    proposals = [Proposal(none, lambda item: item * 2.0), Proposal(none), Proposal(none, lambda item: item * 1e300)]
+    expected = np.array([[0, 2, 4], [np.nan] * 3, [0, np.nan, np.nan]]).T
+    assert np.array_equal(source_values(proposals, item), expected, equal_nan=True)
     with pytest.raises(ValueError, match=r"shape \(3,\) were expected, found \(1,\)"):
-        source_values(proposals, item)
+        source_values([Proposal(none, lambda item: item[:1])], item)
 
 
 def test_dedupe_keeps_every_sources_place():

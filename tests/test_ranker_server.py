@@ -20,13 +20,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pairlift.v1 import ranking_pb2 as pb
 from pairlift.v1 import ranking_pb2_grpc
-from served import ROOT, serving, user_id
+from served import ROOT, recording, serving, user_id
 from world import TOML, bundle_of, make_world, train_parts, with_config
 
 from features.errors import PairliftError
 from features.log.writer import LogError
 from features.schema import SECOND
-from ranker.asking.messages import ids_message
+from ranker.asking.messages import id_message, ids_message
 from ranker.client import Client, ServerError
 from ranker.config import Config
 from ranker.pipeline import Pipeline
@@ -332,6 +332,21 @@ def wait_for(condition):
             return
         time.sleep(0.01)
     pytest.fail("it did not come to pass within 20 s")
+
+
+def test_what_a_stopping_server_cannot_finish_is_unavailable(bundle, world, held_rank, tmp_path):
+    """A call under way, and an open stream; gRPC by itself would say CANCELLED, which nobody tries again."""
+    asked, go = held_rank
+    with recording(bundle, tmp_path / "log") as (server, _), grpc.insecure_channel(server.address) as channel:
+        stub = ranking_pb2_grpc.RankingServiceStub(channel)
+        begun = stub.Rank.future(
+            pb.RankRequest(user=id_message(user_id(world, 1)), items=ids_message([10])), timeout=30
+        )
+        stream = stub.RecordEvents(iter(go.wait, True), timeout=30)
+        wait_for(lambda: asked and len(server._listener._under_way._contexts) == 2)
+        server.stop(grace=1.0)
+        assert begun.code() is stream.code() is grpc.StatusCode.UNAVAILABLE
+        go.set()
 
 
 def test_calls_under_way_are_finished_when_it_stops(bundle, world, held_rank):

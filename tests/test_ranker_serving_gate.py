@@ -1,6 +1,7 @@
 """The gate: what it lets in under load (simulated), and that a real server refuses cheaply, in order, and drains."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -294,6 +295,10 @@ def test_work_stops_between_stages_when_nobody_waits(bundle, world, monkeypatch,
         late = raw.start(message(user_id(world, 1)), timeout=0.5)
         assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert within(20, lambda: server.gate.at_work == 0)
+        with Client(server.address, timeout=20) as client:
+            page = client.metrics()
+    for code in ("CANCELLED", "DEADLINE_EXCEEDED"):
+        assert re.search(rf'^pairlift_calls_total{{.*code="{code}".*method="Rank".*}} 1.0$', page, re.M), page
     assert stages == ["features", "features"]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 

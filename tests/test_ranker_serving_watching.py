@@ -29,6 +29,7 @@ from served import batch, pairlift, recording, serving, within
 from features.errors import PairliftError
 from ranker.cli.top import Page, quantile
 from ranker.client import Client, ServerError
+from ranker.lanes import Failures
 from ranker.request import Answer, Trace
 from ranker.serving.health import LIVE, SERVICE
 from ranker.serving.listener import Listener
@@ -254,6 +255,27 @@ def test_lines_of_a_call_name_it(bundle, caplog):
     assert line["request_id"] == "from-metadata"
     assert line["method"] == "Recommend"
     assert not [line for line in seen if line.get("code") == "OK"]
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "x\n" * 500_000], ids=["one line", "many lines"])
+def test_a_line_holds_no_megabytes_of_a_caller_or_an_exception(bundle, text, caplog):
+    caplog.set_level(logging.INFO, "ranker")
+    seen, handler = [], logging.Handler()
+    handler.emit = lambda record: seen.extend(form.format(record) for form in (JsonLines(), TextLines("%(message)s")))
+    logging.getLogger("ranker").addHandler(handler)
+    try:
+        with serving(bundle) as server, grpc.insecure_channel(server.address) as channel:
+            with pytest.raises(grpc.RpcError, match="request_id"):
+                ranking_pb2_grpc.RankingServiceStub(channel).Recommend(pb.RecommendRequest(request_id=text), timeout=20)
+            assert within(5, lambda: any("INVALID_ARGUMENT" in line for line in seen))
+        try:
+            raise ValueError(text)
+        except ValueError as error:
+            Failures().add("sources.x", error)
+    finally:
+        logging.getLogger("ranker").removeHandler(handler)
+    assert "Traceback" in seen[-1]
+    assert max(map(len, seen)) < 20_000
 
 
 def test_a_line_about_the_same_is_written_so_often_a_second():

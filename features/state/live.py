@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from features.errors import told
 from features.newcomers import New
 from features.pace import lower_priority
 from features.schema import EventLog, empty_log, merged
@@ -201,7 +202,7 @@ class Live:
             except Exception as error:  # the events are on disk; the next turn, or a restart, has them
                 if not self.problem:
                     log.exception("recorded events could not be folded into the served state; it stays as it is")
-                self.problem = f"{type(error).__name__}: {error}"
+                self.problem = told(error)
                 self._stop.wait(1.0)
                 self._wake.set()
             self._stop.wait(max(0.0, begun + self._every - time.monotonic()))

@@ -139,31 +139,29 @@ def source_columns(sources: Sources) -> tuple[str, ...]:
     return tuple(f"source__{source.name}" for source, _ in sources)
 
 
-def source_values(
-    proposals: Sequence[Proposal], item: I32, failed: Callable[[int, Exception], None] | None = None
-) -> F32:
-    """Return float32[n, s]: each source's own score of int32[n] items, NaN where it has none or says nothing.
+def source_values(proposals: Sequence[Proposal], item: I32) -> F32:
+    """Return float32[n, s]: each source's own score of int32[n] items, NaN where it has none or says nothing."""
+    scores = [None if proposal.score is None else scores_of(proposal.score, item) for proposal in proposals]
+    return score_columns(scores, len(item))
 
-    failed: is told (source's number, error) of a score that raises or has a wrong shape, and its column is NaN; left
-    out, the error is raised.
-    """
-    values = np.full((len(item), len(proposals)), np.nan, np.float32)
-    for number, proposal in enumerate(proposals):
-        try:
-            if proposal.score is not None:
-                _write_scores(proposal.score, item, values[:, number])
-        except Exception as error:
-            if failed is None:
-                raise
-            failed(number, error)
+
+def score_columns(scores: Sequence[F32 | None], n: int) -> F32:
+    """Return float32[n, s] of what `scores_of` gives for s sources; None: a column of NaN."""
+    values = np.full((n, len(scores)), np.nan, np.float32)
+    for number, own in enumerate(scores):
+        if own is not None:
+            values[:, number] = own
     return finite(values)
 
 
-def _write_scores(score: Callable[[I32], F32], item: I32, out: F32) -> None:
+def scores_of(score: Callable[[I32], F32], item: I32) -> F32:
+    """Return float32[n], what a source says of int32[n] items; ValueError for another shape or no real numbers."""
     found = np.asarray(score(item))
     if found.shape != item.shape:
         raise ValueError(f"scores of shape {item.shape} were expected, found {found.shape}")
     if found.dtype.kind not in NUMBERS:
         raise ValueError(f"scores that are real numbers were expected, found the type {found.dtype}")
+    if found.dtype == np.float32:
+        return found
     with np.errstate(over="ignore"):
-        out[:] = found
+        return found.astype(np.float32)

@@ -40,8 +40,12 @@ def shortage(
         causes.append(f"the catalogue has {n_items} items")
     if dropped:
         causes.append(f"removed: {dropped}")
-    if n_items >= k and not failed:  # what was removed is seldom the whole cause: sources are asked for more by it
+    # What was removed is seldom the whole cause: sources are asked for more by it. An unknown item is none of n_items.
+    left = n_items - found - sum(count for name, count in removed if name != "unknown")
+    if not failed and n_items >= k:
         causes.append("the sources proposed no more within their quotas")
+    elif not failed and left > 0:
+        causes.append(f"{left} of them no source proposed within its quota")
     return f"{SHORT.format(k=k)}: {'; '.join(causes)}"
 
 

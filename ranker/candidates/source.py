@@ -16,7 +16,8 @@ class Proposal(NamedTuple):
     item: I32  # [<= limit], distinct item indexes, best first
     #: Gives float32[n], the source's own score of any int32[n] items, also those that it did not propose: higher is
     #: better, NaN where it says nothing. The items may stand by more than it (`Nearest` adds demand). Cheap: for some
-    #: hundred items much less than the proposal. None: no scores.
+    #: hundred items much less than the proposal. Called as `propose` is: on a thread, in what that left of the
+    #: deadline, where the source may block. None: no scores.
     score: Callable[[I32], F32] | None = None
     #: float32[n, c], what it knows of the items that it proposes in this request: numbers and codes in the order of
     #: `Catalog.candidates`, NaN unknown. An item of several sources has the value of the first that knows one.

@@ -30,7 +30,7 @@ class Question:
     surface: str
     query: str
     context: dict[str, str]
-    as_of: int | None  # µs UTC; None: the server's clock
+    as_of: datetime | None  # None: the server's clock
     request_id: str
     explain: bool
     server: Target
@@ -38,16 +38,22 @@ class Question:
     as_json: bool
 
 
-def as_time(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Return the µs UTC of an ISO time."""
+def as_time(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    """Return an ISO time; what it is without a zone, the bundle says (`micros`)."""
     if value is None:
         return None
     try:
-        return utc(datetime.fromisoformat(value), "UTC")
+        return datetime.fromisoformat(value)
     except ValueError as error:
         raise click.BadParameter(
-            f"'{value}': a time such as 1998-04-22 or 1998-04-22T10:00:00Z was expected (UTC unless it says otherwise)"
+            f"'{value}': a time such as 1998-04-22 or 1998-04-22T10:00:00Z was expected (in the bundle's [time] zone "
+            "unless it says otherwise)"
         ) from error
+
+
+def micros(time: datetime | None, zone: str) -> int | None:
+    """Return the µs UTC of an `as_time`, which is of a bundle's `[time] zone` where it says none."""
+    return None if time is None else utc(time, zone)
 
 
 def as_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -79,7 +85,10 @@ def _asking(command: Any) -> Any:
         ),
         click.option("--source-item", help="The item that the list is related to."),
         click.option(
-            "--as-of", callback=as_time, help="ISO time before which data counts; default: the server's clock."
+            "--as-of",
+            callback=as_time,
+            help="ISO time before which data counts, of the bundle's [time] zone if it says none; default: the "
+            "server's clock.",
         ),
         click.option(
             "--request-id", default="", help="A name for the request, as [events] request_id has it: `drift` needs one."
@@ -166,7 +175,7 @@ def _shared(served: Description, asked: Question) -> Asked:
         "query": asked.query,
         "source_item": None if asked.source_item is None else _id(asked.source_item, "item", served.text_items),
         "attributes": asked.context,
-        "as_of": asked.as_of,
+        "as_of": micros(asked.as_of, served.time_zone),
         "explain": asked.explain,
         "request_id": asked.request_id,
     }

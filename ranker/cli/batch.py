@@ -1,11 +1,12 @@
 """The command `batch`, which writes lists of many users; `ranker.cli.main` adds it to the group."""
 
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from features.errors import PairliftError
-from ranker.cli.ask import as_pairs, as_time
+from ranker.cli.ask import as_pairs, as_time, micros
 from ranker.cli.bundle import RECORDED
 from ranker.cli.plugins import PLUGINS
 from ranker.cli.processes import ended_in_order
@@ -25,7 +26,11 @@ PARQUET = ".parquet"
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, such as lists.parquet.")
 @click.option("--surface", default="", help="What the lists are for, as the log names it: its sources and its profile.")
 @click.option("--k", type=click.IntRange(1), help="Items of a list; default: the k of [surfaces.NAME], or 10.")
-@click.option("--as-of", callback=as_time, help="ISO time before which data counts; default: the end of what is known.")
+@click.option(
+    "--as-of",
+    callback=as_time,
+    help="ISO time before which data counts, of [time] zone if it says none; default: the end of what is known.",
+)
 @click.option(
     "--context",
     multiple=True,
@@ -42,7 +47,7 @@ def batch(
     out: Path,
     surface: str,
     k: int | None,
-    as_of: int | None,
+    as_of: datetime | None,
     context: dict[str, str],
     log: Path | None,
 ) -> None:
@@ -71,7 +76,8 @@ def batch(
         file = None if users == ALL else Path(users)
         _check_out(out, *([] if file is None else [("--users", file)]), ("CONFIG", source))
         bundle = load_bundle(_trained(source) if source.is_file() else source)
-        found = write_lists(bundle, out, Wanted(users=file, surface=surface, k=k, as_of=as_of, context=context), log)
+        at = micros(as_of, bundle.config.time.zone)
+        found = write_lists(bundle, out, Wanted(users=file, surface=surface, k=k, as_of=at, context=context), log)
     click.echo(f"wrote {out}: {found.rows:,} rows of {found.users:,} users, {found.unknown:,} of them not known")
     for reason, count in found.empty.items():
         click.echo(f"  {count:,} have no list: {reason}")

@@ -1,11 +1,12 @@
 """The commands of `pairlift bundle`, `report` and `vectors`; `ranker.cli.main` adds the group and the commands."""
 
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from features.errors import PairliftError
-from ranker.cli.ask import as_pairs, as_time
+from ranker.cli.ask import as_pairs, as_time, micros
 from ranker.cli.plugins import PLUGINS
 from ranker.cli.train import needs_training
 
@@ -130,7 +131,9 @@ def report(folder: Path, out: Path) -> None:
 @click.option("--plugin", metavar="NAME", help="A served [plugins.NAME] with vectors; default: the first.")
 @RECORDED
 @click.option(
-    "--as-of", callback=as_time, help="ISO time before which events count; default: the end of what is known."
+    "--as-of",
+    callback=as_time,
+    help="ISO time before which events count, of [time] zone if it says none; default: the end of what is known.",
 )
 @click.option(
     "--only",
@@ -158,7 +161,7 @@ def vectors(
     out: Path,
     plugin: str | None,
     log: Path | None,
-    as_of: int | None,
+    as_of: datetime | None,
     only: str | None,
     ids: Path | None,
     surface: str,
@@ -186,6 +189,8 @@ def vectors(
     if ids is not None and only == "items":
         raise PairliftError("--ids are of users: leave out --only items")
     sides = {"users": (USERS,), "items": (ITEMS,), None: (USERS, ITEMS)}[only]
-    wanted = Wanted(plugin=plugin, as_of=as_of, surface=surface, context=context, sides=sides, ids=ids)
-    for path, rows, without in write_vectors(load_bundle(folder), out, wanted, log):
+    bundle = load_bundle(folder)
+    at = micros(as_of, bundle.config.time.zone)
+    wanted = Wanted(plugin=plugin, as_of=at, surface=surface, context=context, sides=sides, ids=ids)
+    for path, rows, without in write_vectors(bundle, out, wanted, log):
         click.echo(f"wrote {path}: {rows:,} vectors; {without:,} have none")

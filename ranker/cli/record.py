@@ -12,7 +12,8 @@ from features.errors import PairliftError
 from features.pairing.split import iso
 from features.progress import progress_bar
 from ranker.cli.target import Target, asks_server
-from ranker.recording.batch import count_events, read_batches
+from ranker.client import Client, ServerError
+from ranker.recording.batch import count_events, is_local, read_batches
 
 #: reasons that are told one by one
 SHOWN = 10
@@ -58,7 +59,8 @@ class Refused:
 def record(*, file: Path, server: Target, batch: int) -> None:
     """Record the events of FILE (Parquet) into a server that was started with `pairlift serve --log`.
 
-    Columns: event_id, user_id, item_id, ts (a timestamp, or µs UTC); where known surface, organic, request_id,
+    Columns: event_id, user_id, item_id, ts (a timestamp, or µs UTC; one without a zone is of the [time] zone of the
+    server's bundle, as in the training); where known surface, organic, request_id,
     position, grade; any other is a column of the TOML's [events.feedback], [events.columns], [events.context] (which is
     in the user's history then) or [events.candidate]. What was recorded before is known by its event_id and counts
     once, so a run that broke off may simply be run again. While it runs, a line shows the events a second and what was
@@ -75,7 +77,8 @@ def record(*, file: Path, server: Target, batch: int) -> None:
         server.client() as client,
         progress_bar(total=count_events(file), desc="recording", unit=" events", disable=quiet) as bar,
     ):
-        for outcome in client.record(read_batches(file, batch)):
+        zone = _zone(client) if is_local(file) else "UTC"
+        for outcome in client.record(read_batches(file, batch, zone)):
             recorded, duplicates = recorded + outcome.recorded, duplicates + outcome.duplicates
             for place, reason in outcome.refused:
                 if told := refused.add(first + place, reason):
@@ -85,8 +88,23 @@ def record(*, file: Path, server: Target, batch: int) -> None:
             bar.set_postfix_str(refused.brief(), refresh=False)
             bar.update(size)
     click.echo(f"{recorded:,} events recorded, {duplicates:,} were recorded before, {refused.total:,} refused")
+    if is_local(file):
+        click.echo(f"ts has no time zone: it was read as {zone}, the bundle's [time] zone", err=True)
     if refused.total:
         raise PairliftError("\n".join([f"{refused.total:,} events of {file} were refused:", *refused.lines()]))
+
+
+def _zone(client: Client) -> str:
+    """Return the zone of times that say none; PairliftError where this caller may not ask, for UTC would be a guess."""
+    try:
+        return client.describe().time_zone
+    except ServerError as error:
+        if error.code != "PERMISSION_DENIED":
+            raise
+        raise PairliftError(
+            "ts has no time zone, and this token may not ask the server for that of its bundle (the right `read`): "
+            "write ts with a zone, or as µs UTC"
+        ) from error
 
 
 @click.command(short_help="Have a server that records write its state.")

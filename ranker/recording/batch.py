@@ -1,17 +1,25 @@
 """A batch of events to record, and what became of it, in our own terms. The clients load this, and no more."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import PairliftError
 from features.log.segments import FRAME, SEGMENT
+from features.schema import MINUTE, SECOND
 
 #: columns of `Batch.events` beside the ids and ts; a file may lack them
 OPTIONAL = {"surface": pa.string(), "organic": pa.bool_(), "request_id": pa.string(), "position": pa.int32()}
+#: µs: zones change their clocks on the quarter of an hour
+CHANGES = 15 * MINUTE
+#: µs: the years of which Python knows an offset, with a day to spare
+FIRST, LAST = -62_135_510_400_000_000, 253_402_214_400_000_000
 NEEDED = ("event_id", "user_id", "item_id", "ts")
 
 
@@ -32,11 +40,12 @@ class Outcome(NamedTuple):
     refused: tuple[tuple[int, str], ...]  # (index in the batch, reason) of each refused one
 
 
-def read_batches(path: Path, size: int) -> Iterator[Batch]:
+def read_batches(path: Path, size: int, zone: str = "UTC") -> Iterator[Batch]:
     """Yield the rows of a Parquet file in batches: the columns of `Batch.events`, `grade`, and all others as columns of
     the TOML.
 
-    ts: a timestamp, or an integer of µs UTC. PairliftError where a needed column is missing or cannot be read so.
+    ts: a timestamp, which is of `zone` where it says none, or an integer of µs UTC. PairliftError where a needed column
+    is missing or cannot be read so.
     """
     file = _opened(path)
     missing = [name for name in NEEDED if name not in file.schema_arrow.names]
@@ -47,7 +56,14 @@ def read_batches(path: Path, size: int) -> Iterator[Batch]:
             "an event_id that it has for ever is what keeps a resend from counting twice"
         )
     for part in file.iter_batches(size):
-        yield _batch(path, pa.table(part))
+        yield _batch(path, pa.table(part), zone)
+
+
+def is_local(path: Path) -> bool:
+    """Return whether the ts of a Parquet file are timestamps without a zone."""
+    schema = _opened(path).schema_arrow
+    kind = schema.field("ts").type if "ts" in schema.names else None
+    return kind is not None and pa.types.is_timestamp(kind) and kind.tz is None
 
 
 def count_events(path: Path) -> int:
@@ -64,7 +80,7 @@ def _opened(path: Path) -> pq.ParquetFile:
         raise PairliftError(f"{path} is not a Parquet file that can be read: {error}") from error
 
 
-def _batch(path: Path, table: pa.Table) -> Batch:
+def _batch(path: Path, table: pa.Table, zone: str) -> Batch:
     columns = {}
     try:
         for name in NEEDED:
@@ -72,7 +88,7 @@ def _batch(path: Path, table: pa.Table) -> Batch:
                 raise PairliftError(f"{path}: NULL in the column '{name}' where a value was expected")
             columns[name] = table[name].cast(pa.string() if _is_text(table[name].type) else pa.int64())
         if pa.types.is_timestamp(table["ts"].type):
-            columns["ts"] = table["ts"].cast(pa.timestamp("us", table["ts"].type.tz)).cast(pa.int64())
+            columns["ts"] = _micros(table["ts"], zone)
         for name, kind in OPTIONAL.items():
             columns[name] = table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)
         # A file that a server exported may be recorded into another log.
@@ -82,6 +98,26 @@ def _batch(path: Path, table: pa.Table) -> Batch:
         raise PairliftError(f"{path}: {error}") from error
     grades = [g or "" for g in table["grade"].to_pylist()] if "grade" in table.column_names else []
     return Batch(pa.table(columns), feedback, grades)
+
+
+def _micros(times: pa.ChunkedArray, zone: str) -> pa.Array:
+    """Return int64 µs UTC of timestamps, as DuckDB does when the log is imported: a time that a change of the clock
+    skips or repeats has the smaller of the two offsets.
+    """
+    micros = times.cast(pa.timestamp("us", times.type.tz)).cast(pa.int64())
+    if times.type.tz is not None or zone == "UTC":
+        return micros
+    local = micros.to_numpy()
+    starts, place = np.unique(local // CHANGES, return_inverse=True)
+    offsets = np.array([_offset(int(start) * CHANGES, ZoneInfo(zone)) for start in starts], np.int64)
+    return pa.array(local - offsets[place])
+
+
+def _offset(local: int, zone: ZoneInfo) -> int:
+    """Return by how many µs a local time (µs since 1970 on its clock) is ahead of UTC."""
+    moment = datetime(1970, 1, 1, tzinfo=zone) + timedelta(microseconds=min(max(local, FIRST), LAST))
+    either = [moment.replace(fold=fold).utcoffset() or timedelta() for fold in (0, 1)]
+    return round(min(either).total_seconds() * SECOND)
 
 
 def _feedback(values: pa.Array) -> pa.Array:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from features.errors import PairliftError
+from features.errors import PairliftError, told
 from features.log.dedupe import SeenIds, keys_of
 from features.log.reader import EVENTS, LogReader
 from features.log.recorded import frames_of
@@ -174,7 +174,7 @@ class Follower:
         error = self._error
         if error is None:
             return self.live.problem
-        return str(error) if isinstance(error, PairliftError) else f"{type(error).__name__}: {error}"
+        return str(error) if isinstance(error, PairliftError) else told(error)
 
     def drain(self, timeout: float) -> None:
         """Wait until all that is durable now is in `state`; TimeoutError after `timeout` seconds.

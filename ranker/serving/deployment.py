@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,12 +10,11 @@ import numpy as np
 from pairlift.v1 import ranking_pb2 as pb
 
 from features.schema import I64
-from ranker.request import awaited
+from ranker.request import Check, awaited
 from ranker.serving.rollout.recent import Asked, Recent
 from ranker.serving.rollout.split import I16, Split
 from ranker.serving.served import Served
 
-Check = Callable[[], None]
 Reply = pb.RecommendResponse | pb.RankResponse
 
 

@@ -26,9 +26,10 @@ from google.protobuf.message import DecodeError
 
 from features.machine import cores
 from features.schema import SECOND
-from ranker.request import GoneError
+from ranker.request import Check, GivenUpError, GoneError
 from ranker.serving.admission import Admission
 from ranker.serving.limiter import Limiter, Typical
+from ranker.serving.underway import UnderWay
 from ranker.serving.unsent import Unsent
 from ranker.settings import ServeSettings
 
@@ -46,6 +47,8 @@ NICE = 5
 #: part of the longest wait, and seconds at least, after which calls are looked for that wait too long: where no other
 #: call comes or ends, nobody else would tell them
 SWEEP, SWEEP_LEAST = 0.25, 0.01
+#: seconds, and part of its deadline, by which a call may end sooner at its caller than here: the way, and gRPC rounds
+SOONER = 0.02
 #: seconds that `close` waits for a worker
 PATIENCE = 0.1
 
@@ -90,8 +93,12 @@ class Call:
 class Gate(grpc.ServerInterceptor):
     """What every call of our services passes. Shut until `open`."""
 
-    def __init__(self, methods: Iterable[str], settings: ServeSettings) -> None:
-        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others are only shut."""
+    def __init__(self, methods: Iterable[str], settings: ServeSettings, under_way: UnderWay | None = None) -> None:
+        """methods: full names (`/package.Service/Method`) of unary methods that are limited; others are only shut.
+
+        under_way: is told of their calls; None: nobody is.
+        """
+        self._under_way = UnderWay() if under_way is None else under_way
         self.refused: Counter[str] = Counter()  # calls that were not begun, by `Refusal.reason`
         self._shut: Refusal | None = LOADING
         self._typical = {method: Typical() for method in methods}
@@ -235,11 +242,15 @@ class Gate(grpc.ServerInterceptor):
         if call.refusal is not None:
             self._end(call.refusal, context)
         begun = time.monotonic()
+        self._under_way.add(context)
         try:
-            message = handler.request_deserializer(self._unsent.first(messages, context))
-        except (StopIteration, DecodeError) as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
-        answer = handler.unary_unary(message, context)
+            try:
+                message = handler.request_deserializer(self._unsent.first(messages, context))
+            except (StopIteration, DecodeError) as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: one message was expected: {error}")
+            answer = handler.unary_unary(message, context)
+        finally:
+            self._under_way.discard(context)
         call.answered = True
         with self._lock:
             self._typical[method].add(time.monotonic() - begun)
@@ -294,12 +305,21 @@ def _ending(handler: Any, end: Callable[[grpc.ServicerContext], None]) -> Any:
     return grpc.stream_unary_rpc_method_handler(ended)
 
 
-def awaited(context: grpc.ServicerContext) -> Callable[[], None]:
-    """Return what raises GoneError once nobody waits for a call's answer any more."""
-    until = time.monotonic() + context.time_remaining()
+class Awaited(Check):
+    """Whether a call's caller still waits: GoneError once its deadline is over, GivenUpError where it was cancelled.
 
-    def check() -> None:
-        if time.monotonic() > until or not context.is_active():
-            raise GoneError("the caller's deadline is over, or the caller gave up")
+    A caller whose deadline is over cancels its call, too: a little sooner than the deadline is over here.
+    """
 
-    return check
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context, self._left = context, context.time_remaining()
+        self.until = time.monotonic() + self._left
+
+    def __call__(self) -> None:
+        """GoneError or GivenUpError where nobody waits any more."""
+        early = self.until - time.monotonic()
+        if early >= 0 and self._context.is_active():
+            return
+        if early > SOONER + self._left * SOONER:
+            raise GivenUpError("the caller gave up")
+        raise GoneError("the caller's deadline is over")

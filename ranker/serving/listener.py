@@ -16,6 +16,7 @@ from ranker.serving.reflection import add_reflection
 from ranker.serving.rollout.admin import AdminService
 from ranker.serving.service import MetricsService, RankingService
 from ranker.serving.status import Decoding
+from ranker.serving.underway import UnderWay
 from ranker.serving.watching.environment import telemetry_of
 from ranker.serving.watching.meters import Meters
 from ranker.serving.watching.readings import of_gate
@@ -25,6 +26,8 @@ from ranker.settings import ServeSettings
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 #: unary methods that the gate limits
 LIMITED = tuple(f"/{SERVICE}/{method}" for method in ("Rank", "Recommend", "Describe"))
+#: seconds
+LAST = 0.5
 METRICS = metrics_pb2.DESCRIPTOR.services_by_name["MetricsService"].full_name
 CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 
@@ -47,14 +50,15 @@ class Listener:
         host, shared: as for `ranker.serving.port`.
         """
         access.check(host)
-        self.health, self.gate, self.meters = Health(), Gate(LIMITED, settings), Meters()
+        self._under_way = UnderWay()
+        self.health, self.gate, self.meters = Health(), Gate(LIMITED, settings, self._under_way), Meters()
         self.meters.read(lambda: of_gate(self.gate))
         self.service, self.admin = RankingService(), AdminService()
         self._telemetry = telemetry_of(self.meters)
         watch = Watch(self.meters, None if self._telemetry is None else self._telemetry.ended)
         # What rights and the gate refuse is not watched: they count it.
         passed = (*access.around(self.gate, settings.calls_per_caller), watch)
-        self._decoding = Decoding()
+        self._decoding = Decoding(self._under_way)
         self._server = grpc_server((self._decoding, *passed), settings.connection_age // 1000, shared)
         self.address = bind(self._server, host, port, access.credentials())
         self._stop_metrics: Callable[[], None] | None = None
@@ -80,12 +84,18 @@ class Listener:
         self.stop(0)
 
     def stop(self, grace: float) -> None:
-        """Refuse new calls, give those under way `grace` seconds, and end the threads; once."""
+        """Refuse new calls, give those under way `grace` seconds, and end the threads; once.
+
+        What is not finished then is UNAVAILABLE: `LAST` seconds before gRPC would say CANCELLED.
+        """
         if self._stopped:
             return
         self._stopped = True
         self.gate.shut()
-        self._server.stop(grace).wait()
+        stopped = self._server.stop(grace)
+        if not stopped.wait(grace - min(LAST, grace / 2)):
+            self._under_way.end()
+        stopped.wait()
         self.gate.close()
         self._decoding.close()
         if self._stop_metrics is not None:

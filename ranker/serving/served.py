@@ -4,7 +4,6 @@ import atexit
 import gc
 import threading
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ranker.recording.events import ArmOf, no_arm
 from ranker.recording.featurelog import SECONDS, FeatureLog
 from ranker.recording.follower import Follower
 from ranker.recording.snapshots import Origin
-from ranker.request import Answer, Request, awaited
+from ranker.request import Answer, Check, Request, awaited
 from ranker.serving import clock
 from ranker.serving.watching.calls import CURRENT
 from ranker.wire import Wire, attribute_messages
@@ -85,7 +84,7 @@ class Served:
         return state.end if self.past else clock.now_wall()
 
     def recommend(
-        self, message: pb.RecommendRequest, check: Callable[[], None] = awaited, *, arm: str = "", aside: bool = False
+        self, message: pb.RecommendRequest, check: Check = awaited, *, arm: str = "", aside: bool = False
     ) -> pb.RecommendResponse:
         """Propose and rank. check: as `Request.check`. arm: of the user, empty for none.
 
@@ -100,7 +99,7 @@ class Served:
         return reply
 
     def rank(
-        self, message: pb.RankRequest, check: Callable[[], None] = awaited, *, arm: str = "", aside: bool = False
+        self, message: pb.RankRequest, check: Check = awaited, *, arm: str = "", aside: bool = False
     ) -> pb.RankResponse:
         """Rank the caller's items. check, arm, aside: as for `recommend`."""
         items = self.wire.values("items", message.items)
@@ -112,9 +111,7 @@ class Served:
         reply.arm = arm
         return reply
 
-    def _asked(
-        self, message: pb.RecommendRequest | pb.RankRequest, check: Callable[[], None], arm: str, aside: bool
-    ) -> Request:
+    def _asked(self, message: pb.RecommendRequest | pb.RankRequest, check: Check, arm: str, aside: bool) -> Request:
         """Read a request. The state of now is taken here, once: the request carries it, and the answer is of it.
 
         What is asked aside explores nothing: it is compared. The feature log keeps all that does, for it is little, and
@@ -162,6 +159,7 @@ class Served:
             "name": bundle.config.name,
             "snapshot_time": state.end,
             "clock": self.clock(state),
+            "time_zone": bundle.config.time.zone,
             "user_ids": kinds[wire.users.text],
             "item_ids": kinds[wire.items.text],
             "users": catalog.all_users,

@@ -13,7 +13,7 @@ from ranker.recording.batch import Outcome
 from ranker.recording.recorder import Recorder
 from ranker.recording.wire import batch_of, outcome_message
 from ranker.serving.deployment import Deployment
-from ranker.serving.gate import awaited
+from ranker.serving.gate import Awaited
 from ranker.serving.processes.elsewhere import Elsewhere
 from ranker.serving.status import finished
 from ranker.serving.watching.meters import Meters
@@ -35,11 +35,11 @@ class RankingService(ranking_pb2_grpc.RankingServiceServicer):
 
     def Recommend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Propose and rank: see ranking.proto."""
-        return finished(context, lambda: self.deployment.recommend(request, awaited(context)))
+        return finished(context, lambda: self.deployment.recommend(request, Awaited(context)))
 
     def Rank(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Rank the caller's items: see ranking.proto."""
-        return finished(context, lambda: self.deployment.rank(request, awaited(context)))
+        return finished(context, lambda: self.deployment.rank(request, Awaited(context)))
 
     def Describe(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Describe what is served: see ranking.proto."""

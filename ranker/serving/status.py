@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import grpc
@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 from features.log.tail import LogError
 from features.log.writer import FULL
 from ranker.recording.follower import LimitError
-from ranker.request import GoneError, RequestError
+from ranker.request import GivenUpError, GoneError, RequestError
+from ranker.serving.underway import UnderWay
 from ranker.serving.unsent import Unsent
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ def status_of(error: Exception, *, writes: bool = False) -> tuple[grpc.StatusCod
     if isinstance(error, RequestError):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
     if isinstance(error, GoneError):
-        return grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
+        codes = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED
+        return codes[isinstance(error, GivenUpError)], str(error)
     if isinstance(error, LimitError) or (isinstance(error, LogError) and error.full):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     if isinstance(error, LogError):
@@ -61,8 +63,9 @@ class Decoding(grpc.ServerInterceptor):
     The gate reads the messages of its own methods; here are those of all others.
     """
 
-    def __init__(self) -> None:
-        self._unsent = Unsent()
+    def __init__(self, under_way: UnderWay) -> None:
+        """under_way: is told of the calls."""
+        self._unsent, self._under_way = Unsent(), under_way
 
     def close(self) -> None:
         """Let the thread end."""
@@ -85,6 +88,9 @@ class Decoding(grpc.ServerInterceptor):
 
         @wraps(behaviour)  # with the pool of threads that it asks for
         def answer(asked: Any, context: grpc.ServicerContext, *send: Any) -> Any:  # send: by which Health.Watch answers
+            self._under_way.add(context)
+            if not context.add_callback(partial(self._under_way.discard, context)):
+                self._under_way.discard(context)  # it has ended by now
             messages = (_read(message, context) for message in asked)
             return behaviour(messages if handler.request_streaming else self._one(messages, context), context, *send)
 

@@ -912,6 +912,7 @@ class DescribeResponse(_message.Message):
     CONTEXT_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     CANDIDATE_COLUMNS_FIELD_NUMBER: _builtins.int
     LIST_FEATURES_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """Version of the bundle."""
     name: _builtins.str
@@ -941,6 +942,10 @@ class DescribeResponse(_message.Message):
     recording_problem: _builtins.str
     """What is wrong with the recording at the moment, empty for nothing: events do not reach the served features, cannot
     be written, or are not exported for a training. Health says so too, as the service pairlift.v1.Recording.
+    """
+    time_zone: _builtins.str
+    """The time zone of the TOML ([time] zone), such as Europe/Paris: what a caller has without a zone is of it. All times
+    here are microseconds UTC.
     """
     @_builtins.property
     def surfaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1001,10 +1006,11 @@ class DescribeResponse(_message.Message):
         context_attributes: _abc.Iterable[Global___Attribute] | None = ...,
         candidate_columns: _abc.Iterable[Global___Attribute] | None = ...,
         list_features: _abc.Iterable[_builtins.str] | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "candidate_columns", b"candidate_columns", "clock", b"clock", "context_attributes", b"context_attributes", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "list_features", b"list_features", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "recorded_events", b"recorded_events", "recording_problem", b"recording_problem", "records", b"records", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "user_ids", b"user_ids", "users", b"users", "wanted_feature_names", b"wanted_feature_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "candidate_columns", b"candidate_columns", "clock", b"clock", "context_attributes", b"context_attributes", "default_k", b"default_k", "failures", b"failures", "feature_names", b"feature_names", "item_ids", b"item_ids", "items", b"items", "list_features", b"list_features", "max_items", b"max_items", "max_k", b"max_k", "name", b"name", "recorded_events", b"recorded_events", "recording_problem", b"recording_problem", "records", b"records", "snapshot_time", b"snapshot_time", "source_names", b"source_names", "surfaces", b"surfaces", "time_zone", b"time_zone", "user_ids", b"user_ids", "users", b"users", "wanted_feature_names", b"wanted_feature_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pairlift.v1 import admin_pb2 as admin
 
-from features.errors import PairliftError
+from features.errors import PairliftError, told
 from features.pace import at_low_priority
 from ranker.bundle import Bundle, load_bundle, read_manifest
 from ranker.serving.deployment import Aside, Deployment, Standing
@@ -282,7 +282,7 @@ class Deployer:
             log.exception("bundle %s cannot be loaded", place.version)
             raise PairliftError(
                 f"bundle {place.version} is refused, and the one before goes on: it cannot be loaded "
-                f"({type(error).__name__}: {error}); the server's log has more"
+                f"({told(error)}); the server's log has more"
             ) from error
         if failed:
             served.close()

@@ -13,7 +13,7 @@ import numpy as np
 from pairlift.v1 import admin_pb2 as admin
 from pairlift.v1 import ranking_pb2 as pb
 
-from features.errors import PairliftError
+from features.errors import PairliftError, told
 from features.pace import REST
 from ranker.asking.messages import id_message, ids_message
 from ranker.request import RequestError
@@ -151,7 +151,7 @@ def _compared(active: Served, new: Served, message: Asked, agreement: Agreement)
         if not isinstance(error, RequestError):
             log.exception("a bundle that is tried failed on a request")
         agreement.fail()
-        return f"{type(error).__name__}: {error}"
+        return told(error)
     agreement.add(Pair(before, now, took, took_now))
     lost = [name for name in now.degraded if name not in before.degraded]
     return f"{', '.join(lost)} failed or was late" if lost else ""

@@ -16,7 +16,7 @@ class Call:
     """One call under way."""
 
     method: str  # such as `Rank`
-    request_id: str = ""  # the message's own, else that of the metadata `x-request-id`
+    request_id: str = ""  # the message's own, else that of the metadata `x-request-id`; brief
     traceparent: str = ""  # of the metadata (W3C Trace Context)
     bundle: str = ""  # version of the bundle that answers; empty: none has been asked
     columns: tuple[str, ...] = ()  # the features of that bundle, as `Trace.missing` has them

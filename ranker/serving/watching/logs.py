@@ -6,10 +6,13 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from features.errors import brief
 from ranker.serving.watching.calls import CURRENT
 
 #: fields of a record that the JSON has where they are set by `extra`
 EXTRA = ("code",)
+#: characters of a traceback
+TRACEBACK = 8000
 
 
 def set_up(form: str) -> None:
@@ -29,7 +32,15 @@ def of_call() -> dict[str, str]:
     return {name: value for name, value in {**named, "trace_id": trace[1] if len(trace) > 2 else ""}.items() if value}
 
 
-class TextLines(logging.Formatter):
+class Lines(logging.Formatter):
+    """Formats a traceback without the megabytes that an exception's message may have."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the traceback, its lines and all of it cut."""
+        return brief("\n".join(map(brief, super().formatException(ei).splitlines())), TRACEBACK)
+
+
+class TextLines(Lines):
     """Text, with the request's id behind the message where there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
@@ -39,7 +50,7 @@ class TextLines(logging.Formatter):
         return f"{line} [request {request_id}]" if request_id else line
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(Lines):
     """One JSON object a line: time (ISO 8601, UTC), level, logger, message, and what names the call."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ranker.serving.watching.calls import CURRENT, Call
-from ranker.serving.watching.logs import of_call
+from ranker.serving.watching.logs import Lines, of_call
 from ranker.serving.watching.meters import Meters
 from ranker.serving.watching.otlp import metrics_data
 
@@ -138,7 +138,7 @@ class _Handler(logging.Handler):
         attributes: dict[str, Any] = {f"pairlift.{name}": value for name, value in of_call().items()}
         if record.exc_info and record.exc_info[1] is not None:
             attributes["exception.type"] = type(record.exc_info[1]).__name__
-            attributes["exception.stacktrace"] = logging.Formatter().formatException(record.exc_info)
+            attributes["exception.stacktrace"] = Lines().formatException(record.exc_info)
         self._provider.get_logger(record.name).emit(
             LogRecord(
                 timestamp=int(record.created * 1e9),

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from features.errors import brief
 from ranker.serving.watching.calls import CURRENT, Call
 from ranker.serving.watching.meters import Meters
 
@@ -48,7 +49,7 @@ class Watch(grpc.ServerInterceptor):
 
     def _unary(self, behaviour: Any, method: str, request: Any, context: Any) -> Any:
         call = _begun(method, context)
-        call.request_id = getattr(request, "request_id", "") or call.request_id
+        call.request_id = brief(getattr(request, "request_id", "")) or call.request_id
         token = CURRENT.set(call)
         try:
             return behaviour(request, context)
@@ -89,7 +90,7 @@ class Watch(grpc.ServerInterceptor):
         if (code not in USUAL or (unary and took * 1e-9 > SLOW)) and self._sparing.may((call.method, code)):
             why = context.details()
             why = why.decode(errors="replace") if isinstance(why, bytes) else why or ""
-            said = f": {why}" if why else ""
+            said = f": {brief(why)}" if why else ""
             log.info("%s ended with %s after %.1f ms%s", call.method, code, took * 1e-6, said, extra={"code": code})
 
 
@@ -97,9 +98,9 @@ def _begun(method: str, context: Any) -> Call:
     call = Call(method)
     for key, value in context.invocation_metadata():
         if key == "x-request-id":
-            call.request_id = value if isinstance(value, str) else ""
+            call.request_id = brief(value) if isinstance(value, str) else ""
         elif key == "traceparent":
-            call.traceparent = value if isinstance(value, str) else ""
+            call.traceparent = brief(value) if isinstance(value, str) else ""
     return call
 
 
