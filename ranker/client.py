@@ -110,7 +110,9 @@ class Description:
     context_attributes: dict[str, bool] = field(default_factory=dict)  # names of `attributes`, whether each is text
     candidate_columns: dict[str, bool] = field(default_factory=dict)  # names of `columns` of a Rank, likewise
     list_features: tuple[str, ...] = ()  # those of the features that compare an item with the others of its request
-    time_zone: str = "UTC"  # of the bundle's TOML: that of a time which says none
+    time_zone: str = (
+        ""  # of the bundle's TOML: that of a time which says none; empty: an older server, which tells none
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,7 @@ class Client:
             candidate_columns={one.name: one.kind == pb.VALUE_KIND_TEXT for one in r.candidate_columns},
             list_features=tuple(r.list_features),
             failures=dict(r.failures),
-            time_zone=r.time_zone or "UTC",
+            time_zone=r.time_zone,
         )
 
     def _call(self, method: Any, message: Any) -> Any:

@@ -149,6 +149,14 @@ class InBatchAlone(Label):
         return requests.user[requests.row_request(), None].astype(np.float32)
 
 
+class Sentinel(Label):
+    """The label of half of the users; what is not known is a number, as feature stores write it."""
+
+    def of(self, user: int, item: int, as_of: int, histories: Histories) -> float:
+        """Return the grade, -1 where there is no such event; -1e9 of the other users."""
+        return -1e9 if user % 2 else float(np.nan_to_num(super().of(user, item, as_of, histories), nan=-1.0))
+
+
 class OneCut(Leaky):
     """One cut for all requests of a call, the newest one's `as_of`: alone a request is honest, in a batch it is not."""
 
@@ -288,7 +296,7 @@ class Undeclared(Unsteady):
     deterministic = True
 
 
-MORE_LEAKS = (Remembered, BesideFarValues, InBatchAlone, MissingOnceOld, Place, UnsteadyAhead)
+MORE_LEAKS = (Remembered, BesideFarValues, InBatchAlone, MissingOnceOld, Place, UnsteadyAhead, Sentinel)
 
 
 def plugin_of(kind: type[Any]) -> str:

@@ -110,3 +110,11 @@ def test_the_command_takes_bundles_and_refuses_a_bundle_beside_a_report(
     (both[1] / "pairlift.toml").write_text("x = [")
     code, text = compare(*both)
     assert (code, "is damaged, use another copy" in text) == (2, True), text
+
+
+def test_a_split_that_moved_by_dates_is_said(both: tuple[Path, Path]) -> None:
+    for folder, t1 in zip(both, ("2025-03-22", "2025-03-23"), strict=True):
+        with (folder / "pairlift.toml").open("a") as toml:
+            toml.write(f"\n[split]\nt1 = {t1}\n")
+    found = compare_bundles(*both)
+    assert ("split.t1", "2025-03-22", "2025-03-23") in [(of["what"], of["old"], of["new"]) for of in found["changed"]]

@@ -1,6 +1,7 @@
 """Files of events to record: times without a zone are what the training reads them as."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -11,8 +12,11 @@ import pytest
 from served import pairlift, recording
 from world import with_config
 
+from features.errors import PairliftError
 from features.log.expressions import utc
 from features.schema import DAY, MINUTE, SECOND
+from ranker.cli.ask import micros
+from ranker.cli.record import _zone
 from ranker.recording.batch import read_batches
 from ranker.settings import TimeSettings
 
@@ -49,6 +53,25 @@ def test_an_instant_stays_what_it_is(tmp_path):
     ts = [-(10**15), 0, 10**15]
     for kind in (pa.int64(), pa.timestamp("us", "UTC"), pa.timestamp("us", BERLIN)):
         assert read(events(tmp_path / "events.parquet", ts, kind), "America/New_York") == ts
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.string(), pa.float64()])
+def test_a_ts_of_another_type_is_refused(tmp_path, kind):
+    path = events(tmp_path / "events.parquet", pa.array([0], pa.int32()).cast(kind), kind)
+    with pytest.raises(PairliftError, match="ts of timestamps or integers"):
+        read(path, BERLIN)
+
+
+def test_a_zone_that_is_not_told_is_not_guessed(tmp_path):
+    local, aware = datetime(2024, 3, 1), datetime(2024, 3, 1, tzinfo=UTC)
+    with pytest.raises(PairliftError, match="older"):
+        micros(local, "")
+    assert micros(aware, "") == micros(aware, BERLIN) == micros(local, "UTC")
+    with pytest.raises(PairliftError, match="years 1 to 9999"):
+        micros(datetime(1, 1, 1), BERLIN)
+    old = SimpleNamespace(describe=lambda: SimpleNamespace(time_zone=""))
+    with pytest.raises(PairliftError, match="this server is older"):
+        _zone(old)
 
 
 def test_commands_read_a_time_without_a_zone_in_that_of_the_bundle(bundle, tmp_path):

@@ -52,8 +52,18 @@ def as_time(_: click.Context, __: click.Parameter, value: str | None) -> datetim
 
 
 def micros(time: datetime | None, zone: str) -> int | None:
-    """Return the µs UTC of an `as_time`, which is of a bundle's `[time] zone` where it says none."""
-    return None if time is None else utc(time, zone)
+    """Return the µs UTC of an `as_time`, which is of a bundle's `[time] zone` where it says none.
+
+    zone: empty where an older server does not tell it. PairliftError then, and where UTC has no such year.
+    """
+    if time is None:
+        return None
+    if time.tzinfo is None and not zone:
+        raise PairliftError(f"--as-of {time.isoformat()}: this server is older, and does not tell its zone; add Z, say")
+    at, first, last = utc(time, zone or "UTC"), utc(datetime.min, "UTC"), utc(datetime(9999, 12, 31), "UTC")
+    if not first <= at <= last:
+        raise PairliftError(f"--as-of {time.isoformat()}: a time of the years 1 to 9999 UTC was expected")
+    return at
 
 
 def as_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

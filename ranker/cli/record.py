@@ -95,16 +95,19 @@ def record(*, file: Path, server: Target, batch: int) -> None:
 
 
 def _zone(client: Client) -> str:
-    """Return the zone of times that say none; PairliftError where this caller may not ask, for UTC would be a guess."""
+    """Return the zone of times that say none; PairliftError where this caller may not ask, or the server does not tell:
+    UTC would be a guess.
+    """
+    zone, why = "", "this server is older, and does not tell that of its bundle"
     try:
-        return client.describe().time_zone
+        zone = client.describe().time_zone
     except ServerError as error:
         if error.code != "PERMISSION_DENIED":
             raise
-        raise PairliftError(
-            "ts has no time zone, and this token may not ask the server for that of its bundle (the right `read`): "
-            "write ts with a zone, or as µs UTC"
-        ) from error
+        why = "this token may not ask the server for that of its bundle (the right `read`)"
+    if not zone:
+        raise PairliftError(f"ts has no time zone, and {why}: write ts with a zone, or as µs UTC")
+    return zone
 
 
 @click.command(short_help="Have a server that records write its state.")

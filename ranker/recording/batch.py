@@ -81,13 +81,15 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _batch(path: Path, table: pa.Table, zone: str) -> Batch:
-    columns = {}
+    columns, kind_of_ts = {}, table["ts"].type
+    if not (pa.types.is_timestamp(kind_of_ts) or pa.types.is_integer(kind_of_ts)):
+        raise PairliftError(f"{path}: ts of timestamps or integers (µs UTC) was expected, found the type {kind_of_ts}")
     try:
         for name in NEEDED:
             if table[name].null_count:
                 raise PairliftError(f"{path}: NULL in the column '{name}' where a value was expected")
             columns[name] = table[name].cast(pa.string() if _is_text(table[name].type) else pa.int64())
-        if pa.types.is_timestamp(table["ts"].type):
+        if pa.types.is_timestamp(kind_of_ts):
             columns["ts"] = _micros(table["ts"], zone)
         for name, kind in OPTIONAL.items():
             columns[name] = table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)

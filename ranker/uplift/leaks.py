@@ -35,6 +35,8 @@ TOLERANCE, BATCHED, ROUNDING = 1e-5, 1e-3, 8 * float(np.finfo(np.float32).eps)
 #: a fit that does not repeat may be so many times as far from the first as fits of other seeds are; `make bench
 #: WHAT=trust` counts what honest plugins need
 MARGIN = 1.5
+#: the width of the middle half of a normal column, by its standard deviation
+NORMAL = 1.349
 #: groups that are shown of a leak
 FIRST_FEW = 3
 
@@ -77,7 +79,7 @@ class Sample:
     names: tuple[str, ...]  # of the columns
     groups: dict[str, Groups]  # the sampled ones, by slice
     fits: list[Values]  # for the rows of these groups, by fit
-    scale: F64  # [c] spread of the first fit's known values, over all rows of all slices
+    scale: F64  # [c] `_spread` of the first fit's known values, over all rows of all slices
 
     @classmethod
     def of(
@@ -199,19 +201,23 @@ def _shown(sample: Sample, part: str, chosen: Any) -> tuple[dict[str, Any], ...]
 
 
 def _scale(by_slice: Values) -> F64:
-    """Return float64[c]: the spread of each column's known values over all slices, 0 of a constant.
-
-    The standard deviation, or what it would be by the quartiles of a normal column where that is less: a few far
-    values must not make room for all others.
-    """
+    """Return float64[c]: the `_spread` of each column's finite values over all slices, 0 of a constant."""
     values = np.concatenate(list(by_slice.values())).astype(np.float64)
-    spreads = []
-    for column in values.T:
-        known = column[~np.isnan(column)]
-        spread = float(np.std(known)) if len(known) else 0.0
-        quartiles = float(np.subtract(*np.percentile(known, [75, 25]))) / 1.349 if len(known) else 0.0
-        spreads.append(min(spread, quartiles) if quartiles > 0 else spread)
-    return np.array(spreads)
+    return np.array([_spread(column[np.isfinite(column)]) for column in values.T])
+
+
+def _spread(known: F64) -> float:
+    """Return the standard deviation, or what it would be by the middle of a normal column where that is less.
+
+    The middle is the shortest interval with half of the different values (the shorth of Andrews et al. 1972): far
+    values must not make room for all others. Each value counts once, for a plugin may write what it does not know as a
+    number, in half of the rows and more.
+    """
+    values = np.unique(known)
+    half = len(values) // 2
+    if not half:
+        return 0.0
+    return float(min(np.std(known), np.min(values[half:] - values[: len(values) - half]) / NORMAL))
 
 
 def _distance(was: F32, now: F32) -> F64:

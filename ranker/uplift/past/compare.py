@@ -9,6 +9,7 @@ very same fits (`same_fits`): what is equal then has not moved, by anything.
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def _flat(settings: Report, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _text(value: Any, missing: str = UNKNOWN) -> str:
     if value is None:
         return missing
-    return value if isinstance(value, str) else json.dumps(value)
+    return str(value) if isinstance(value, str | date) else json.dumps(value, default=str)  # TOML has dates
 
 
 def _places(both: tuple[Report, Report]) -> Iterator[tuple[str, str, tuple[str | int, ...]]]:
