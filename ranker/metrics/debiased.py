@@ -65,10 +65,11 @@ class Debiased:
         if not len(less):
             return "it takes pairs of two users or more"
         share = 100 * float(-less.sum() / more.sum()) if len(more) else 100.0
+        most = 100 * less.min() / less.sum()
+        who = f"{len(less):,} users (one of them {most:.0f} % of it) take" if len(less) > 1 else "one user takes"
         return (
-            f"{len(less):,} users (one of them {100 * less.min() / less.sum():.0f} % of it) take back {share:.0f} % of "
-            "what all others count for: they like what is shown wherever it stands, so they look at every place, as "
-            "others do not; a bot? Leave it out of [events] source"
+            f"{who} back {share:.0f} % of what all others count for: they like what is shown wherever it stands, so "
+            "they look at every place, as others do not; a bot? Leave it out of [events] source"
         )
 
 

@@ -153,11 +153,12 @@ def _controls(report: dict[str, Any]) -> list[str]:
 def _leak(leak: dict[str, Any], what: str, remark: str) -> str:
     if not leak["first"]:
         return f"LEAK: {leak['column']} differs {what} more than its fits do: {remark}"
-    gap = "a constant that is another" if leak["largest"] is None else f"by up to {leak['largest']:.3g} of its spread"
-    missing = ", missing in one of the two" if leak["missing"] else ""
+    gaps = ["a constant that is another"] if leak["largest"] is None else []
+    gaps += [f"by up to {leak['largest']:.3g} of its spread"] if leak["largest"] else []
+    gaps += ["missing in one of the two"] if leak["missing"] else []
     first = ", ".join(f"user {group['user']} at {group['as_of']}" for group in leak["first"])
     groups = f"{leak['groups']:,} groups of the slice '{leak['slice']}'"
-    return f"LEAK: {leak['column']} differs {what} in {groups} ({gap}{missing}): {first}"
+    return f"LEAK: {leak['column']} differs {what} in {groups} ({', '.join(gaps)}): {first}"
 
 
 def _parts(report: dict[str, Any]) -> str:

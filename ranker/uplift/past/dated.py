@@ -108,7 +108,8 @@ def _by(day: Path, kept: list[Kept], folder: Path) -> Kept:
     dated = sorted((of for of in kept if of.day), key=lambda of: (of.day, of.time))
     before = [of for of in dated if of.day <= str(day)]
     if not before:
-        first = f"the first is {dated[0].said}" if dated else f"none of {len(kept)} says when it was made"
+        undated = f"none of {len(kept)} says when it was made" if kept else "found none"
+        first = f"the first is {dated[0].said}" if dated else undated
         raise PairliftError(f"{folder}: a report that was made by {day} (UTC) was expected, {first}")
     last = before[-1]
     same = [of for of in before if (of.day, of.time) == (last.day, last.time)]
