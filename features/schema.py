@@ -24,6 +24,8 @@ Ids = npt.NDArray[Any]  # int64, or object (str): the user's own ids
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
+#: zones change their offset from UTC at one, but for some minutes of the past
+QUARTER = HOUR // 4
 DAY = 24 * HOUR
 GIB = 2**30  # bytes
 

@@ -110,9 +110,7 @@ class Description:
     context_attributes: dict[str, bool] = field(default_factory=dict)  # names of `attributes`, whether each is text
     candidate_columns: dict[str, bool] = field(default_factory=dict)  # names of `columns` of a Rank, likewise
     list_features: tuple[str, ...] = ()  # those of the features that compare an item with the others of its request
-    time_zone: str = (
-        ""  # of the bundle's TOML: that of a time which says none; empty: an older server, which tells none
-    )
+    time_zone: str = ""  # of the bundle's TOML: that of a time which says none; empty where an older server is asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from features.pairing.split import utc
-from features.schema import HOUR, I64
+from features.schema import I64, QUARTER
 from features.settings import duration_text
 
 #: of vectors that are computed once a day, at 00:00 of `[time] zone`
 DAILY = "daily"
-#: zones change their offset from UTC at a quarter of an hour, but for some minutes of the past: a day that begins
-#: within one is then seen to begin the day before
-QUARTER = HOUR // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,8 @@ class Lag:
 def _midnight(quarter: int, zone: str) -> int:
     """Return µs UTC at which the day of a quarter of an hour since 1970 began on the clocks of a zone.
 
-    Where 00:00 comes twice it is the first one; where clocks skip it, the instant at which they do.
+    Where 00:00 comes twice it is the first one; where clocks skip it, the instant at which they do. A day that begins
+    within a quarter, as of some zones of the past, is seen to begin the day before.
     """
     at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(minutes=15 * quarter)
     return utc(at.astimezone(ZoneInfo(zone)).date(), zone)

@@ -4,26 +4,24 @@ And how a command that writes a file ends where it is told to.
 """
 
 import contextlib
-import math
+import os
+import select
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+
+from ranker.serving.processes.signals import TOLD, told
 
 if TYPE_CHECKING:  # the kernels take a second to import, and `serve --help` needs none
     from ranker.server import Prepared, Server
     from ranker.serving.listener import Listener
 
-#: seconds that a wait for a signal lasts before Python looks again whether one came: handlers run on the main thread
-#: between two steps, and a signal that comes just before the wait, or to another thread, does not end the wait
-LOOK = 0.1
 #: the process that records, in a server of several that does, and the one that looks for bundles to deploy
 RECORDS, FOLLOWS = 0, 1
 
@@ -33,27 +31,24 @@ def until_told(make: Callable[[], "Server"], drain: float, on_ready: Callable[["
 
     on_ready: called with the server once it answers.
     """
-    told: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signal_number, _: told.put(signal_number))
-    server = make()
-    server.start()
-    on_ready(server)
-    if _next(told) == signal.SIGTERM and drain:
-        click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
-        server.drain()
-        _next(told, drain)
-    click.echo("pairlift is stopping: calls under way are finished")
-    server.stop()
+    with told(TOLD) as signals:
+        server = make()
+        server.start()
+        on_ready(server)
+        if _next(signals) == signal.SIGTERM and drain:
+            click.echo(f"pairlift is draining: health says NOT_SERVING, and requests are answered for {drain:g} s more")
+            server.drain()
+            _next(signals, drain)
+        click.echo("pairlift is stopping: calls under way are finished")
+        server.stop()
+    for number in TOLD:  # it has stopped: a further one changes nothing
+        signal.signal(number, signal.SIG_IGN)
 
 
-def _next(told: SimpleQueue[int], seconds: float = math.inf) -> int | None:
-    """Return the signal that is told next; None where so many seconds pass without one."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        with contextlib.suppress(Empty):
-            return told.get(timeout=min(left, LOOK))
-    return None
+def _next(signals: int, seconds: float | None = None) -> int | None:
+    """Return the number of the next signal; None where so many seconds pass without one. signals: of `told`."""
+    ready, _, _ = select.select([signals], [], [], seconds)
+    return os.read(signals, 1)[0] if ready else None
 
 
 @contextlib.contextmanager
@@ -64,16 +59,16 @@ def ended_in_order(left: str) -> Iterator[None]:
     """
 
     def end(number: int, _: object) -> None:
-        told.append(number)
+        ended_by.append(number)
         raise SystemExit(128 + number)  # as a shell has it
 
-    told: list[int] = []
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    ended_by: list[int] = []
+    before = {number: signal.signal(number, end) for number in TOLD}
     try:
         yield
     except SystemExit:
-        if told:
-            click.echo(f"stopped by {signal.Signals(told[0]).name}: {left}", err=True)
+        if ended_by:
+            click.echo(f"stopped by {signal.Signals(ended_by[0]).name}: {left}", err=True)
         raise
     finally:
         for number, handler in before.items():

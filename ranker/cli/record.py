@@ -77,8 +77,8 @@ def record(*, file: Path, server: Target, batch: int) -> None:
         server.client() as client,
         progress_bar(total=count_events(file), desc="recording", unit=" events", disable=quiet) as bar,
     ):
-        zone = _zone(client) if is_local(file) else "UTC"
-        for outcome in client.record(read_batches(file, batch, zone)):
+        zone = _zone(client) if is_local(file) else ""
+        for outcome in client.record(read_batches(file, batch, zone or "UTC")):
             recorded, duplicates = recorded + outcome.recorded, duplicates + outcome.duplicates
             for place, reason in outcome.refused:
                 if told := refused.add(first + place, reason):
@@ -88,7 +88,7 @@ def record(*, file: Path, server: Target, batch: int) -> None:
             bar.set_postfix_str(refused.brief(), refresh=False)
             bar.update(size)
     click.echo(f"{recorded:,} events recorded, {duplicates:,} were recorded before, {refused.total:,} refused")
-    if is_local(file):
+    if zone:
         click.echo(f"ts has no time zone: it was read as {zone}, the bundle's [time] zone", err=True)
     if refused.total:
         raise PairliftError("\n".join([f"{refused.total:,} events of {file} were refused:", *refused.lines()]))

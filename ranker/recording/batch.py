@@ -12,12 +12,10 @@ import pyarrow.parquet as pq
 
 from features.errors import PairliftError
 from features.log.segments import FRAME, SEGMENT
-from features.schema import MINUTE, SECOND
+from features.schema import QUARTER, SECOND
 
 #: columns of `Batch.events` beside the ids and ts; a file may lack them
 OPTIONAL = {"surface": pa.string(), "organic": pa.bool_(), "request_id": pa.string(), "position": pa.int32()}
-#: µs: zones change their clocks on the quarter of an hour
-CHANGES = 15 * MINUTE
 #: µs: the years of which Python knows an offset, with a day to spare
 FIRST, LAST = -62_135_510_400_000_000, 253_402_214_400_000_000
 NEEDED = ("event_id", "user_id", "item_id", "ts")
@@ -110,8 +108,8 @@ def _micros(times: pa.ChunkedArray, zone: str) -> pa.Array:
     if times.type.tz is not None or zone == "UTC":
         return micros
     local = micros.to_numpy()
-    starts, place = np.unique(local // CHANGES, return_inverse=True)
-    offsets = np.array([_offset(int(start) * CHANGES, ZoneInfo(zone)) for start in starts], np.int64)
+    starts, place = np.unique(local // QUARTER, return_inverse=True)
+    offsets = np.array([_offset(int(start) * QUARTER, ZoneInfo(zone)) for start in starts], np.int64)
     return pa.array(local - offsets[place])
 
 

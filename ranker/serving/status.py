@@ -29,8 +29,8 @@ def status_of(error: Exception, *, writes: bool = False) -> tuple[grpc.StatusCod
     if isinstance(error, RequestError):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
     if isinstance(error, GoneError):
-        codes = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED
-        return codes[isinstance(error, GivenUpError)], str(error)
+        given_up = isinstance(error, GivenUpError)
+        return grpc.StatusCode.CANCELLED if given_up else grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
     if isinstance(error, LimitError) or (isinstance(error, LogError) and error.full):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     if isinstance(error, LogError):

@@ -48,8 +48,14 @@ def verdict(report: Report) -> str:
 
 def of_one(report: Report) -> str:
     """Return that a verdict holds for one fit, or one seed, alone; nothing where there are more."""
+    one = single(report)
+    return f" with this one {one} (others were not tried)" if one else ""
+
+
+def single(report: Report) -> str:
+    """Return which there is one alone of, behind "one": `fit`, `seed` or `fit and one seed`; nothing of neither."""
     one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
-    return f" with this one {' and one '.join(one)} (others were not tried)" if one else ""
+    return " and one ".join(one)
 
 
 def doubts(report: Report) -> list[Doubt]:

@@ -20,9 +20,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from features.errors import PairliftError
+from ranker.serving.processes.signals import TOLD, told
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ HEALTHY = 10.0
 PAUSE, LONGEST = 0.1, 10.0
 #: seconds that processes have to end, beyond what was asked for; then they are killed
 GRACE = 15.0
-TOLD = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Process:
@@ -77,7 +77,7 @@ class Supervisor:
         """
         gc.collect()
         gc.freeze()  # else a collection in a process would write to each object, and so copy all
-        with _signals() as signals:
+        with told((*TOLD, signal.SIGCHLD)) as signals:
             for process in self._processes:
                 self._fork(process, signals)
             while self._starting and not self._stopping:
@@ -194,21 +194,3 @@ class Supervisor:
 
     def _tell_ready(self, number: int) -> None:
         os.write(self._report, bytes([number]))
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[int]:
-    """Give a file from which the numbers of signals that come can be read."""
-    reads, writes = os.pipe()
-    for handle in (reads, writes):
-        os.set_blocking(handle, False)
-    before = {number: signal.signal(number, lambda *_: None) for number in (*TOLD, signal.SIGCHLD)}
-    old = signal.set_wakeup_fd(writes)
-    try:
-        yield reads
-    finally:
-        signal.set_wakeup_fd(old)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(reads)
-        os.close(writes)

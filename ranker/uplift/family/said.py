@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ranker.uplift.said import Figure, Sentence, found_at, interval, lag_said
-from ranker.uplift.verdict import LEAST_SEEDS, of_one
+from ranker.uplift.verdict import LEAST_SEEDS, of_one, single
 
 Report = Mapping[str, Any]
 
@@ -56,8 +56,8 @@ def why(report: Report) -> Sentence:
     """Return what the verdict rests on."""
     level = Figure(("correction", "level"), "share")
     corrected = "The verdicts on each are corrected for their number (Holm): the chance of any wrong yes is at most "
-    one = [*(["fit"] if report["fits"] == 1 else []), *(["seed"] if len(report["seeds"]) == 1 else [])]
-    aside = f", the luck of one {' and one '.join(one)} aside" if one else ""
+    one = single(report)
+    aside = f", the luck of one {one} aside" if one else ""
     return [*_together(report), corrected, level, f"{aside}."]
 
 
