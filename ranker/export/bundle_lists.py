@@ -59,14 +59,15 @@ def _history(known: bool) -> str:
 def _judged(report: Report) -> str:
     """Return what learned shares find beside the configured order, for users with history and without."""
     found = found_at(report, (*OWN, "shares")) or []
-    return "".join(f"<p>{as_html(report, _judgement((*OWN, 'shares', k), of))}</p>" for k, of in enumerate(found))
+    said = [_judgement((*OWN, "shares", k), of) for k, of in enumerate(found) if "new_weight" in of]
+    return "".join(f"<p>{as_html(report, sentence)}</p>" for sentence in said)
 
 
 def _judgement(path: Place, of: Mapping[str, Any]) -> Sentence:
     """Return what `Judged` says, with its figures' places."""
     kept: Sentence = ["as configured, for learned shares are not shown to be better"]
     if Judged.read(of).learned:
-        kept = ["learned shares, ", Figure((*path, "reserved"), "share"), " of the places for new items"]
+        kept = ["learned shares, a new item counts as ", Figure((*path, "new_weight"), "number")]
     users = f"Users {_history(of['known'])}: "
     if of["gain"] is None:
         return [users, *kept, "."]

@@ -77,7 +77,7 @@ def sources_report(
     who = eligible.drawn(most, seed)
     failed: Counter[str] = Counter()
     filters = filters_of(config, state)
-    shares = learner.shares(learner.orders(), config.sources.candidates) if learner.judged else None
+    shares = learner.shares(learner.blends(), config.sources.candidates) if learner.judged else None
     quotas = own_quotas(sources) if shares is None else shares.quotas(sources)
     found = _lists(sources, learner, quotas, who, state, filters, max(KS[-1], list_length(config)), failed)
     known = state.first_seen < split.t2
@@ -133,7 +133,7 @@ def _lists(
         of = quotas(Request.of(who.requests, k, state))
         taken(filled[:, k], np.array(of.quota), np.array(of.most), of.total, quota[k])
     blend, *rest = (
-        blended(told, learner.surfaces, learner.orders(without=without), KS[-1])
+        blended(told, learner.surfaces, learner.blends(without=without), KS[-1])
         for without in (None, *range(len(sources)))
     )
     return _Found([source.name for source, _ in sources], told.lists, quota, blend, rest)

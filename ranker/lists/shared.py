@@ -96,7 +96,7 @@ def shares_in_slices(sources: Sources, slices: tuple[Asked, Asked], state: State
     fold = learner.told.user % 2
 
     def shares(rows: Bool | None) -> Shares:
-        return learner.shares(learner.orders(rows), config.sources.candidates, rows)
+        return learner.shares(learner.blends(rows), config.sources.candidates, rows)
 
     even, odd = (shares(of_train & (fold != own)) for own in (0, 1))
     return SlicedShares(folds=(even, odd), train=shares(of_train), served=shares(None))
