@@ -449,6 +449,9 @@ def test_the_places_of_a_server_have_their_worth_and_each_source_its_floor(bundl
     assert (places.worth[1:] == np.where(np.arange(20) < 2, LEAD, 0)).all()
     answer = pipeline.recommend(request, 50)
     assert len(answer.item) == 12
+    assert answer.reason.endswith(
+        "; a request has 12 candidates, the best of what the sources propose ([sources] candidates)"
+    )
     for bit in range(2):  # of those that its user has not met, each source has its first two at least
         assert (answer.sources >> bit & 1).sum() >= 2
     pipeline.close()

@@ -26,7 +26,7 @@ def _card(title: str, inside: str) -> str:
 
 def _cards(report: Report) -> dict[str, str]:
     return {
-        "Candidates of each source": _quotas(report),
+        "Places of each source": _quotas(report),
         "Whether learned shares find more": _judged(report),
         "Pre-ranking": _preranked(report),
         "The liked part's score in lists": _liked(report),
@@ -43,7 +43,7 @@ def _quotas(report: Report) -> str:
         name: [Figure(("shares", k, "quotas", name), "count") for k in range(len(kinds))] for name in sources
     }
     for label, key in {
-        "places in all": "total",
+        "candidates at most": "total",
         "candidates, in the mean": "candidates",
         "learned of users": "users",
     }.items():
