@@ -7,8 +7,8 @@ where that folder has none, and then there is no blend_gain, which is of both.
 
 blend_gain                recall@500 of the blend less that of the best single source, mean by user: the lower of
                           both data sets' (blend_gain_ci95 has each set's interval, whose lower end is to be above 0)
-blend_ms                  five sources, merge, filters and choice by the worth of places, of a request whose lists are looked
-                          at as deep as they may be: as deep as there are candidates
+blend_ms                  five sources, merge, filters and choice by the worth of places, of a request whose lists are
+                          looked at as deep as there are candidates
 pixie_ms, bm25_ms         random walks, and full-text search, alone
 offpolicy_error_vs_obp    largest relative difference from obp's estimators; None where obp cannot be had
 exploration_overhead      CPU time of Recommend with all lists drawn over that with none, on MovieLens
