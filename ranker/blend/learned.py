@@ -15,7 +15,7 @@ users are led by the whole, and many by themselves.
 In the configured order sources take turns by their quotas, as they do without all of this.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -172,25 +172,30 @@ class Learner:
     def _share(self, kind: Kind, blend: Blend, weight: F64, budget: int | None) -> Share:
         own, users = own_places(self.settings, kind.surface), _users(self.told.user, weight > 0)
         if isinstance(blend, Worth):
-            return self._worth(kind, blend, weight, budget or round(self.items(kind, weight, own)))
+            return self._worth(kind, blend, weight, budget)
         places = own if budget is None else self._in_turn(kind, blend, weight, budget)
         named = dict(zip(self.names, places.quota, strict=True))
         return Share(kind.known, kind.surface, users, round(self.items(kind, weight, places), 2), named, places.total)
 
-    def _worth(self, kind: Kind, worth: Worth, weight: F64, total: int) -> Share:
-        """Return the share of lists whose places are worth something, of so many candidates in all."""
+    def _worth(self, kind: Kind, worth: Worth, weight: F64, budget: int | None) -> Share:
+        """Return the share of lists whose places are worth something."""
         own, says = own_places(self.settings, kind.surface), self._says(kind.known)
-        floor = min(FLOOR, total // max(int(says.sum()), 1))
-        # No list is looked at deeper than there are candidates.
-        depth = np.minimum(np.clip(worth.depth, floor, total), own.most)
+        depth = np.minimum(np.maximum(worth.most, FLOOR), own.most)
         there = ((self.table.place >= 0) & (self.table.place < depth)).any(axis=1)
-        items = np.minimum(np.bincount(self.table.user[there], minlength=len(weight)), total)
+        items = np.bincount(self.table.user[there], minlength=len(weight))
+
+        def mean(total: int) -> float:
+            return float(np.minimum(items, total) @ weight) / max(float(weight.sum()), NOUGHT)
+
+        # Where some users' lists are short, as many more for the others as give the same mean.
+        total = budget or bisect_left(range(1, own.total), self.items(kind, weight, own), key=mean) + 1
+        floor = min(FLOOR, total // max(int(says.sum()), 1))
         return Share(
             known=kind.known,
             surface=kind.surface,
             users=_users(self.told.user, weight > 0),
-            candidates=round(float(items @ weight) / max(float(weight.sum()), NOUGHT), 2),
-            quotas=dict(zip(self.names, depth.tolist(), strict=True)),
+            candidates=round(mean(total), 2),
+            quotas=dict(zip(self.names, np.minimum(depth, total).tolist(), strict=True)),
             total=total,
             floor=floor,
             worth=dict(zip(self.names, worth.steps(), strict=True)),

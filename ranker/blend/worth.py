@@ -35,15 +35,14 @@ class Worth(NamedTuple):
     """Of s sources."""
 
     at: F64  # [s, len(KNOTS)], at each knot, in log-odds; falls with the place, never below 0
-    depth: I64  # [s], how many places of the list count; 0 of a source that takes no part
+    most: I64  # [s], how many places of the list count at most; 0 of a source that takes no part
 
     def steps(self) -> list[Steps]:
         """Return [place, worth] at the knots, of each source."""
         return [[[place, worth] for place, worth in zip(KNOTS, own, strict=True)] for own in self.at.round(4).tolist()]
 
-    def table(self) -> F32:
-        """Return float32[s, d]: the worth of each place."""
-        depth = int(self.depth.max(initial=0))
+    def table(self, depth: int) -> F32:
+        """Return float32[s, depth]: the worth of each place."""
         return np.array([worth_at(own, depth) for own in self.steps()], np.float32).reshape(len(self.at), depth)
 
 
@@ -84,13 +83,7 @@ def worth_of(cells: Cells, hit: Bool, weight: F64, most: I64) -> Worth:
     step = np.where(np.array([*KNOTS, 0])[cells.step] < most, cells.step, len(KNOTS))
     told = (step < len(KNOTS)).any(axis=1) & (every > 0)
     at = _fitted(step[told], hits[told], every[told])
-    return Worth(at, np.minimum(most, _until(at)))
-
-
-def _until(at: F64) -> I64:
-    """Return int64[s]: behind which place of each list no place is worth anything."""
-    steps = (at > 0).sum(axis=1)
-    return np.where(steps == len(KNOTS), np.iinfo(np.int32).max, np.array([*KNOTS, 0])[steps]).astype(np.int64)
+    return Worth(at, most)
 
 
 def _fitted(step: I64, hits: F64, weight: F64) -> F64:
@@ -122,16 +115,16 @@ def first_of(lists: I32, worth: Worth, m: int) -> I32:
 
     As `within_places` has them for a request. -1 behind the last one.
     """
-    return np.asarray(_first_of(lists, worth.table(), worth.depth, m))
+    return np.asarray(_first_of(lists, worth.table(lists.shape[2]), worth.most, m))
 
 
 @njit(cache=True, nogil=True)
-def _first_of(lists: I32, table: F32, depth: I64, m: int) -> I32:
+def _first_of(lists: I32, table: F32, most: I64, m: int) -> I32:
     found = np.full((lists.shape[1], m), -1, np.int32)
     for u in range(lists.shape[1]):
         length = (lists[:, u] >= 0).sum(axis=1)
         starts = np.zeros(len(lists) + 1, np.int64)
-        starts[1:] = np.cumsum(np.minimum(length, depth))
+        starts[1:] = np.cumsum(np.minimum(length, most))
         together = np.empty(starts[-1], np.int32)
         for s in range(len(lists)):
             together[starts[s] : starts[s + 1]] = lists[s, u, : starts[s + 1] - starts[s]]

@@ -1,6 +1,7 @@
 """How a bundle makes the lists of `Recommend`, for its page: candidates of each source, pre-ranking, the liked part."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from ranker.blend.shares import Judged
@@ -10,6 +11,8 @@ from ranker.uplift.said import Figure, Sentence, as_html, found_at
 Report = Mapping[str, Any]
 Place = tuple[str | int, ...]
 
+#: which of the steps of a worth is shown beside the first
+DEEP = 11
 #: where the figures of the page's own bundle stand
 OWN: Place = ("bundles", 0, "measured")
 
@@ -34,7 +37,7 @@ def _cards(report: Report) -> dict[str, str]:
 
 
 def _quotas(report: Report) -> str:
-    """Return how many places each source has, for each kind of request; nothing where the TOML's quotas say it."""
+    """Return how many places each source has, and what they are worth; nothing where the TOML's quotas say it."""
     kinds = report["shares"]
     if not kinds:
         return ""
@@ -42,6 +45,12 @@ def _quotas(report: Report) -> str:
     rows: dict[str, Sentence] = {
         name: [Figure(("shares", k, "quotas", name), "count") for k in range(len(kinds))] for name in sources
     }
+    for name, number in product(sources, (0, DEEP)):
+        path = ("worth", name, number)
+        place = next((found_at(of, (*path, 0)) for of in kinds if found_at(of, path) is not None), None)
+        if place is not None:
+            label = f"{name}: worth of place {place + 1}"
+            rows[label] = [Figure(("shares", k, *path, 1), "number") for k in range(len(kinds))]
     for label, key in {
         "candidates at most": "total",
         "candidates, in the mean": "candidates",
