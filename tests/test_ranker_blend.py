@@ -250,7 +250,7 @@ def test_shares_are_of_what_each_knows() -> None:
     known, new = shares[True, ANY], shares[False, ANY]
     assert first_worth(known)["near"] > 1 > 0.2 + first_worth(known)["noise"]
     assert first_worth(new)["near"] == 0  # the log cannot tell what it would be worth
-    assert new.quotas == {"popular": 100, "near": FLOOR, "worse": 100, "noise": 100}
+    assert new.quotas == {"popular": 150, "near": FLOOR, "worse": 150, "noise": 150}
     assert first_worth(new)["popular"] > 1
     for of in shares.values():
         assert 80 < of.candidates <= 100 == of.total

@@ -35,6 +35,8 @@ from ranker.settings import SourceSettings
 LEAST = 50
 #: users for whom the other surfaces count together
 PRIOR = 50.0
+#: lists are looked at so many times as deep as there are candidates: agreement lifts what lies deep in two of them
+DEEPER = 1.5
 #: what decides which of the candidates a request has
 Blend = Order | Worth
 
@@ -195,7 +197,7 @@ class Learner:
             surface=kind.surface,
             users=_users(self.told.user, weight > 0),
             candidates=round(mean(total), 2),
-            quotas=dict(zip(self.names, np.minimum(depth, total).tolist(), strict=True)),
+            quotas=dict(zip(self.names, np.minimum(depth, int(DEEPER * total)).tolist(), strict=True)),
             total=total,
             floor=floor,
             worth=dict(zip(self.names, worth.steps(), strict=True)),

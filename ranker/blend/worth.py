@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from features.kernels import njit
 from features.schema import F32, F64, I8, I32, I64, Bool
@@ -63,9 +64,8 @@ class Cells(NamedTuple):
 
 def cells_of(table: Table) -> Cells:
     """Return the cells of a table."""
-    step = np.where(
-        table.place < 0, len(KNOTS), np.searchsorted(KNOTS, table.place, side="right") - 1
-    ).astype(np.int8)  # fmt: skip
+    steps = np.searchsorted(KNOTS, np.arange(int(table.place.max(initial=0)) + 1), side="right") - 1
+    step = np.append(steps, len(KNOTS)).astype(np.int8)[table.place]  # place -1 has the last one
     key = np.zeros(len(step), np.int64)
     for own in step.T:
         _, key = np.unique(key * (len(KNOTS) + 1) + own, return_inverse=True)
@@ -98,7 +98,7 @@ def _fitted(step: I64, hits: F64, weight: F64) -> F64:
         at = np.pad(np.cumsum(height[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))
         for own, places in zip(at, step.T, strict=True):
             log_odds += own[places]
-        more = weight / (1.0 + np.exp(-log_odds)) - hits
+        more = weight * expit(log_odds) - hits
         slope = [np.cumsum(np.bincount(places, more, knots + 1)[:knots]) for places in step.T]
         value = weight @ np.logaddexp(0.0, log_odds) - hits @ log_odds + RIDGE / 2 * (height**2).sum()
         return float(value), np.append(np.array(slope) + RIDGE * height, more.sum())
@@ -111,9 +111,9 @@ def _fitted(step: I64, hits: F64, weight: F64) -> F64:
 
 
 def first_of(lists: I32, worth: Worth, m: int) -> I32:
-    """Return int32[u, m] of int32[s, u, n] lists, -1 behind their end: the m items of each user that are worth most.
+    """Return int32[u, m] of int32[s, u, n] lists: the m items of each user that are worth most, best first.
 
-    As `within_places` has them for a request. -1 behind the last one.
+    -1 stands behind the end of a list. They are those that `within_places` has for a request.
     """
     return np.asarray(_first_of(lists, worth.table(lists.shape[2]), worth.most, m))
 

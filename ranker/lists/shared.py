@@ -11,7 +11,7 @@ import numpy as np
 
 from features.schema import Bool
 from features.state.store import State
-from ranker.blend.learned import Learner
+from ranker.blend.learned import DEEPER, Learner
 from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
@@ -86,7 +86,8 @@ def learner_of(
 def list_length(config: Config) -> int:
     """Return how long lists are of which shares are learned."""
     own = [of.quota for of in config.sources.limits.values() if isinstance(of.quota, int)]
-    most = config.sources.candidates or sum(own) + QUOTA * (len(config.sources.limits) - len(own))
+    budget = config.sources.candidates
+    most = int(DEEPER * budget) if budget else sum(own) + QUOTA * (len(config.sources.limits) - len(own))
     return min(max([most, QUOTA, *own]), LONGEST)
 
 
