@@ -12,7 +12,7 @@ from features.plugin import FeaturePlugin
 from features.state.store import State
 from ranker.blend.shares import Judged
 from ranker.bundle import load_bundle
-from ranker.candidates.gathering import UNBOUNDED, candidates_of
+from ranker.candidates.gathering import UNBOUNDED, candidates_of, own_quotas
 from ranker.candidates.merge import Places
 from ranker.config import load_config
 from ranker.lists import shared
@@ -79,10 +79,11 @@ def test_no_slice_is_asked_by_what_it_taught(prepared: Prepared, plugins: Plugin
     assert (of_validation.folds, of_validation.train) == (before.folds, before.train)
     assert of_validation.served != before.served
     sources = sources_until(prepared, plugins, prepared.split.t1, MEMORY)
-    for user in (4, 5):
+    for user in (4, 5, 6, 7):
         request = Request(user, begin - 1, state=prepared.state)
+        taught = before.folds[user % 2].quotas(sources) if user < 6 else own_quotas(sources)
         for own, other in (
-            (before.of_train(sources), before.folds[user % 2].quotas(sources)),
+            (before.of_train(sources), taught),
             (before.of_validation(sources), before.train.quotas(sources)),
         ):
             np.testing.assert_equal(own(request), other(request))

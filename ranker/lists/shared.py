@@ -15,7 +15,7 @@ from ranker.blend.learned import DEEPER, Learner
 from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
-from ranker.candidates.gathering import Quotas
+from ranker.candidates.gathering import Quotas, own_quotas
 from ranker.candidates.merge import Places
 from ranker.config import Config
 from ranker.lists.alone import told_of
@@ -43,11 +43,14 @@ class SlicedShares:
     served: Shares  # of both
 
     def of_train(self, sources: Sources) -> Quotas:
-        """Return the quotas of requests of the train slice: learned of other users."""
-        folds = [shares.quotas(sources) for shares in self.folds]
+        """Return the quotas of requests of the train slice: learned of other users, or the sources' own.
+
+        Each second user has the sources' own: an order that only met the best candidates is worse even among these.
+        """
+        folds, own = [shares.quotas(sources) for shares in self.folds], own_quotas(sources)
 
         def of(request: Request) -> Places:
-            return folds[request.user % 2](request)
+            return own(request) if request.user // 2 % 2 else folds[request.user % 2](request)
 
         return of
 
