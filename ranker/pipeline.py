@@ -149,7 +149,7 @@ class Pipeline:
         """Return why a list of k has only `found` items, empty where it has k. failed: lanes of sources."""
         if found >= k:
             return ""
-        asked = zip(self.source_names, self.sources, strict=True)
+        asked, places = zip(self.source_names, self.sources, strict=True), self.quotas(request)
         return shortage(
             k,
             found,
@@ -159,6 +159,7 @@ class Pipeline:
             sources=[name for name, (_, settings) in asked if is_for(settings, request)],
             early=not found and request.as_of <= request.state.start,
             failed=failed,
+            best=None if places.worth is None else places.total,
         )
 
     def _source_scores(

@@ -106,8 +106,8 @@ KINDS = (
 )
 LISTS = {
     "shares": [
-        Judged(True, 0.25, 200, (0.03, 0.01, 0.05), (0.01, -0.01, 0.02)).report(),
-        Judged(False, 0.5, 200, (0.03, -0.01, 0.05), None).report(),
+        Judged(True, 4.0, 200, (0.03, 0.01, 0.05), (0.01, -0.01, 0.02)).report(),
+        Judged(False, 1.0, 200, (0.03, -0.01, 0.05), None).report(),
     ],
     "liked_weight": LikedWeight(0.5, True, {"0": 0.11, "0.5": 0.1}).report(),
     "prerank": {
@@ -126,8 +126,8 @@ def test_how_lists_are_made_stands_in_the_page(folder: Path, tmp_path: Path) -> 
     assert shown["/shares/1/quotas/popular"] == "90"
     assert shown["/shares/1/quotas/similar"] == UNKNOWN
     assert shown["/shares/0/candidates"] == "210"
-    assert (shown[f"{own}/shares/0/reserved"], shown[f"{own}/shares/0/new_items/1"]) == ("25 %", "-0.0100")
-    assert f"{own}/shares/1/reserved" not in shown  # is not shown to be better
+    assert (shown[f"{own}/shares/0/new_weight"], shown[f"{own}/shares/0/new_items/1"]) == ("4", "-0.0100")
+    assert f"{own}/shares/1/new_weight" not in shown  # is not shown to be better
     assert (shown[f"{own}/liked_weight/weight"], shown[f"{own}/liked_weight/ndcg/0"]) == ("0.5", "0.1100")
     assert (shown[f"{own}/prerank/candidates"], shown[f"{own}/prerank/kept_top50_unseen_items"]) == ("410", "0.8100")
     text = as_page(report)

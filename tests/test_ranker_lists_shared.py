@@ -12,7 +12,7 @@ from features.plugin import FeaturePlugin
 from features.state.store import State
 from ranker.blend.shares import Judged
 from ranker.bundle import load_bundle
-from ranker.candidates.gathering import UNBOUNDED, candidates_of
+from ranker.candidates.gathering import UNBOUNDED, candidates_of, own_quotas
 from ranker.candidates.merge import Places
 from ranker.config import load_config
 from ranker.lists import shared
@@ -65,7 +65,7 @@ def changed(prepared: Prepared, where: Callable[[Prepared], np.ndarray]) -> Prep
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learned shares hold, whatever so few users can show."""
-    better = {known: Judged(known, 0.25, 12, (0.2, 0.1, 0.3), None) for known in (True, False)}
+    better = {known: Judged(known, 1.0, 12, (0.2, 0.1, 0.3), None) for known in (True, False)}
     monkeypatch.setattr(shared, "judged", lambda learner, budget: replace(learner, judged=better))
 
 
@@ -79,10 +79,14 @@ def test_no_slice_is_asked_by_what_it_taught(prepared: Prepared, plugins: Plugin
     assert (of_validation.folds, of_validation.train) == (before.folds, before.train)
     assert of_validation.served != before.served
     sources = sources_until(prepared, plugins, prepared.split.t1, MEMORY)
-    for user in (4, 5):
+    for user in (4, 5, 6, 7):
         request = Request(user, begin - 1, state=prepared.state)
-        assert before.of_train(sources)(request) == before.folds[user % 2].quotas(sources)(request)
-        assert before.of_validation(sources)(request) == before.train.quotas(sources)(request)
+        taught = before.folds[user % 2].quotas(sources) if user < 6 else own_quotas(sources)
+        for own, other in (
+            (before.of_train(sources), taught),
+            (before.of_validation(sources), before.train.quotas(sources)),
+        ):
+            np.testing.assert_equal(own(request), other(request))
 
 
 @pytest.mark.usefixtures("held")

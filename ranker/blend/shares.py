@@ -4,12 +4,16 @@ Requests of users with and without history have shares of their own, and so have
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
+from features.schema import F32
+from ranker.blend.worth import Steps, worth_at
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import history
 from ranker.candidates.gathering import Quotas, own_places, surface_of
@@ -18,10 +22,13 @@ from ranker.request import Request
 
 #: the surface of requests that name none, or one without shares of its own
 ANY = ""
-
-
-#: a share of places that is none: the configured order
-NONE = 1.0
+#: a weight of new items that is none: the configured order
+NONE = 0.0
+#: candidates that each source has at least, where that is no more in all than is asked for. The log favours what was
+#: shown, so it never tells all that a new item is worth; and what a source says of others' items is a feature of theirs
+FLOOR = 10
+#: what these are worth more than all others, in log-odds
+LEAD = 1000.0
 
 #: a mean, and the ends of its interval
 Estimate = tuple[float, float, float]
@@ -35,7 +42,7 @@ class Judged:
     """
 
     known: bool  # of users with history, or without
-    reserved: float  # share of the places that were taken for new items; NONE keeps the configured order
+    new_weight: float  # as so many counts a new item that was wanted; NONE keeps the configured order
     candidates: int  # of each request, of both orders
     gain: Estimate | None  # in recall
     new_items: Estimate | None  # in recall of new items alone
@@ -44,14 +51,14 @@ class Judged:
     def learned(self) -> bool:
         """Whether learned shares hold: they are better by more than noise, and no worse of new items by more."""
         more = self.gain is not None and self.gain[1] > 0
-        return self.reserved < NONE and more and not (self.new_items is not None and self.new_items[2] < 0)
+        return self.new_weight > NONE and more and not (self.new_items is not None and self.new_items[2] < 0)
 
     def __str__(self) -> str:
         """Say which of the two is kept, and why."""
         kind = f"candidates of users {'with' if self.known else 'without'} history"
-        if self.reserved == NONE:
+        if self.new_weight == NONE:
             return f"{kind}: as configured, for no learned shares were better for those who chose"
-        kept = f"learned shares, {100 * self.reserved:g} % of the places for new items"
+        kept = f"learned shares, a new item counts as {self.new_weight:g}"
         return (
             f"{kind}: {kept if self.learned else 'as configured, for learned shares are not shown to be better'} "
             f"(recall of {self.candidates} candidates, learned less configured, for users they were not learned of: "
@@ -66,7 +73,7 @@ class Judged:
     def read(cls, found: Mapping[str, Any]) -> Self:
         """Return what `report` gave, or `asdict`."""
         estimates = {key: found[key] and tuple(found[key]) for key in ("gain", "new_items")}
-        return cls(known=found["known"], reserved=found["reserved"], candidates=found["candidates"], **estimates)
+        return cls(known=found["known"], new_weight=found["new_weight"], candidates=found["candidates"], **estimates)
 
 
 def _signed(of: Estimate | None) -> str:
@@ -81,8 +88,19 @@ class Share:
     surface: str  # or ANY
     users: int  # it was learned of
     candidates: float  # of a request, in their mean
-    quotas: Mapping[str, int]  # by source, behind the filters
+    quotas: Mapping[str, int]  # by source, behind the filters; with a worth: how deep its list is looked at
     total: int  # places that are to be filled together, see `Places`
+    floor: int = 0  # with a worth: candidates that each source has at least
+    #: by source, (place, its worth in log-odds), see `ranker.blend.worth`; None: all within the quotas are candidates
+    worth: Mapping[str, Steps] | None = None
+
+    def table(self, names: Sequence[str], depth: int) -> F32 | None:
+        """Return float32[s, depth]: what places of the named sources are worth, see `Places`; None without a worth."""
+        if self.worth is None:
+            return None
+        own = [worth_at(self.worth.get(name, ()), depth) for name in names]
+        lead = np.where(np.arange(depth) < self.floor, np.float32(LEAD), np.float32(0))
+        return np.array(own, np.float32).reshape(len(names), depth) + lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +118,10 @@ class Shares:
         @cache
         def of_kind(known: bool, surface: str) -> Places:
             share, own = learned.get((known, surface)) or learned[known, ANY], own_places(settings, surface)
-            named = zip([source.name for source, _ in sources], own.quota, own.most, strict=True)
-            return Places([min(share.quotas.get(name, q), most) for name, q, most in named], own.most, share.total)
+            names = [source.name for source, _ in sources]
+            named = zip(names, own.quota, own.most, strict=True)
+            quota = [min(share.quotas.get(name, q), most) for name, q, most in named]
+            return Places(quota, own.most, share.total, share.table(names, max(quota, default=0)))
 
         def of(request: Request) -> Places:
             return of_kind(len(history(request)) > 0, surface_of(request))
@@ -122,4 +142,6 @@ class Shares:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        return cls(tuple(Share(**of) for of in found["of"]), tuple(map(Judged.read, found["judged"])))
+        # Shares of before places had a worth were judged in other words.
+        judged = [Judged.read(of) for of in found["judged"] if "new_weight" in of]
+        return cls(tuple(Share(**of) for of in found["of"]), tuple(judged))

@@ -20,11 +20,14 @@ class Places(NamedTuple):
     quota: list[int]  # [s], first of all
     most: list[int]  # [s], also of places that others leave empty; the quota where that is larger
     total: int  # places that are to be filled together: those that sources leave empty of it go to the others
+    #: float32[s, d], what each place of each list is worth: of all that is within the quotas, the candidates are then
+    #: the `total` items whose places are worth most together. None: all that is within the quotas
+    worth: F32 | None = None
 
     @property
     def all(self) -> int:
         """How many candidates there are at most."""
-        return max(self.total, sum(self.quota))
+        return max(self.total, sum(self.quota)) if self.worth is None else self.total
 
 
 def dedupe(proposals: Sequence[Proposal]) -> Candidates:
@@ -75,10 +78,13 @@ def _given(proposals: Sequence[Proposal], where: I64, starts: I64, n: int) -> F3
 def within_places(candidates: Candidates, keep: Bool, places: Places) -> Candidates:
     """Return the first items of the mask bool[n] of each source, as many as `taken` gives, by item.
 
-    An item needs one source.
+    An item needs one source. Where the places have a worth, those that are worth most, see `first_by_worth`.
     """
-    place = candidates.place.copy()
-    rows = _cut(place, keep, np.array(places.quota, np.int64), np.array(places.most, np.int64), places.total)
+    place, quota = candidates.place.copy(), np.array(places.quota, np.int64)
+    if places.worth is None:
+        rows = _cut(place, keep, quota, np.array(places.most, np.int64), places.total)
+    else:
+        rows = first_by_worth(_ranked(place, keep, quota), places.worth, places.total)
     return Candidates(candidates.item, place, candidates.given).select(rows[np.argsort(candidates.item[rows])])
 
 
@@ -97,6 +103,53 @@ def _cut(place: I32, keep: Bool, quota: I64, most: I64, total: int) -> I64:
             else:
                 place[k, s] = ABSENT
     return np.flatnonzero(left)
+
+
+@njit(cache=True, nogil=True)
+def _ranked(place: I32, keep: Bool, quota: I64) -> I32:
+    """Return int32[n, s] the places among those of the mask bool[n]; write ABSENT to int32[n, s] behind the quotas."""
+    n, sources = place.shape
+    rank = np.full((sources, _longest(place) + 1), ABSENT, np.int32)
+    for k in range(n):
+        for s in range(sources):
+            if keep[k] and place[k, s] < ABSENT:
+                rank[s, place[k, s]] = 0
+    for s in range(sources):
+        kept = 0
+        for at in range(rank.shape[1]):
+            if rank[s, at] == 0:
+                rank[s, at] = kept if kept < quota[s] else ABSENT
+                kept += 1
+    found = np.full((n, sources), ABSENT, np.int32)
+    for k in range(n):
+        for s in range(sources):
+            if keep[k] and place[k, s] < ABSENT:
+                found[k, s] = rank[s, place[k, s]]
+            if found[k, s] == ABSENT:
+                place[k, s] = ABSENT
+    return found
+
+
+@njit(cache=True, nogil=True)
+def first_by_worth(place: I32, worth: F32, m: int) -> I64:
+    """Return int64[<= m]: the rows of int32[n, s] places that are worth most, best first.
+
+    Of equal ones the first source's come first, by their places. worth: float32[s, d], of each place of each source,
+    added up; places from d on are worth nothing. A row without any place is left out.
+    """
+    n, sources = place.shape
+    score, turn = np.zeros(n, np.float64), np.full(n, -1, np.int64)
+    for k in range(n):
+        for s in range(sources):
+            at = np.int64(place[k, s])
+            if at < ABSENT:
+                if turn[k] < 0:
+                    turn[k] = s * ABSENT + at
+                if at < worth.shape[1]:
+                    score[k] += worth[s, at]
+    rows = np.flatnonzero(turn >= 0)
+    rows = rows[np.argsort(turn[rows], kind="mergesort")]
+    return rows[np.argsort(-score[rows], kind="mergesort")[:m]]
 
 
 @njit(cache=True, nogil=True)

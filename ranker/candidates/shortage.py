@@ -19,12 +19,13 @@ def shortage(
     sources: Sequence[str],
     early: bool,
     failed: Sequence[str] = (),
+    best: int | None = None,
 ) -> str:
     """Return why `found` candidates are less than k; empty where they are not.
 
     proposed: items by all sources. removed: (filter, items). n_items: of the catalogue. sources: the names of those
     that are for the request's surface. early: whether no event is known before the request's as_of. failed: lanes of
-    sources that failed or were late.
+    sources that failed or were late. best: so many of what the sources proposed a request has; None: all.
     """
     if found >= k:
         return ""
@@ -42,7 +43,9 @@ def shortage(
         causes.append(f"removed: {dropped}")
     # What was removed is seldom the whole cause: sources are asked for more by it. An unknown item is none of n_items.
     left = n_items - found - sum(count for name, count in removed if name != "unknown")
-    if not failed and n_items >= k:
+    if best is not None and best < k:
+        causes.append(f"a request has {best} candidates, the best of what the sources propose ([sources] candidates)")
+    elif not failed and n_items >= k:
         causes.append("the sources proposed no more within their quotas")
     elif not failed and left > 0:
         causes.append(f"{left} of them no source proposed within its quota")

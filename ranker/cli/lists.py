@@ -71,8 +71,8 @@ def sources(config: Path, out: Path | None, as_json: bool, users: int | None, me
 
     \b
     alone    recall@k of the first k items of the source: hits / min(k, wanted items)
-    blend    of the first k items of all sources, in the order that was best before t2; in turns by their quotas where
-             no order was shown to be better, or [sources] leaves none open
+    blend    of the k items whose places in all lists are worth most together, by what was wanted before t2; in turns
+             by their quotas where that was not shown to be better, or [sources] leaves no quota open
     adds     what the blend has more than that of the other sources alone, at the largest k
     ms       median CPU time of one request as of now; of the blend: all sources, merge and filters
 

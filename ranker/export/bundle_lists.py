@@ -1,6 +1,7 @@
 """How a bundle makes the lists of `Recommend`, for its page: candidates of each source, pre-ranking, the liked part."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from ranker.blend.shares import Judged
@@ -10,6 +11,8 @@ from ranker.uplift.said import Figure, Sentence, as_html, found_at
 Report = Mapping[str, Any]
 Place = tuple[str | int, ...]
 
+#: which of the steps of a worth is shown beside the first
+DEEP = 11
 #: where the figures of the page's own bundle stand
 OWN: Place = ("bundles", 0, "measured")
 
@@ -26,7 +29,7 @@ def _card(title: str, inside: str) -> str:
 
 def _cards(report: Report) -> dict[str, str]:
     return {
-        "Candidates of each source": _quotas(report),
+        "Places of each source": _quotas(report),
         "Whether learned shares find more": _judged(report),
         "Pre-ranking": _preranked(report),
         "The liked part's score in lists": _liked(report),
@@ -34,7 +37,7 @@ def _cards(report: Report) -> dict[str, str]:
 
 
 def _quotas(report: Report) -> str:
-    """Return how many places each source has, for each kind of request; nothing where the TOML's quotas say it."""
+    """Return how many places each source has, and what they are worth; nothing where the TOML's quotas say it."""
     kinds = report["shares"]
     if not kinds:
         return ""
@@ -42,8 +45,14 @@ def _quotas(report: Report) -> str:
     rows: dict[str, Sentence] = {
         name: [Figure(("shares", k, "quotas", name), "count") for k in range(len(kinds))] for name in sources
     }
+    for name, number in product(sources, (0, DEEP)):
+        path = ("worth", name, number)
+        place = next((found_at(of, (*path, 0)) for of in kinds if found_at(of, path) is not None), None)
+        if place is not None:
+            label = f"{name}: worth of place {place + 1}"
+            rows[label] = [Figure(("shares", k, *path, 1), "number") for k in range(len(kinds))]
     for label, key in {
-        "places in all": "total",
+        "candidates at most": "total",
         "candidates, in the mean": "candidates",
         "learned of users": "users",
     }.items():
@@ -59,14 +68,15 @@ def _history(known: bool) -> str:
 def _judged(report: Report) -> str:
     """Return what learned shares find beside the configured order, for users with history and without."""
     found = found_at(report, (*OWN, "shares")) or []
-    return "".join(f"<p>{as_html(report, _judgement((*OWN, 'shares', k), of))}</p>" for k, of in enumerate(found))
+    said = [_judgement((*OWN, "shares", k), of) for k, of in enumerate(found) if "new_weight" in of]
+    return "".join(f"<p>{as_html(report, sentence)}</p>" for sentence in said)
 
 
 def _judgement(path: Place, of: Mapping[str, Any]) -> Sentence:
     """Return what `Judged` says, with its figures' places."""
     kept: Sentence = ["as configured, for learned shares are not shown to be better"]
     if Judged.read(of).learned:
-        kept = ["learned shares, ", Figure((*path, "reserved"), "share"), " of the places for new items"]
+        kept = ["learned shares, a new item counts as ", Figure((*path, "new_weight"), "number")]
     users = f"Users {_history(of['known'])}: "
     if of["gain"] is None:
         return [users, *kept, "."]

@@ -7,7 +7,7 @@ sources_report   users of the test, each as of their first request in it; the so
                  for new ones, and of new items
   milliseconds   what a request's sources cost now
 
-The blend has k items as each source has: the first k that its order takes. `Recommend` has the candidates of the shares
+The blend has k items as each source has: the first k of it. `Recommend` has the candidates of the shares
 at once, and leaves the order to the ranker: that is `within_quotas`.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from ranker.blend.learned import Learner, blended
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import Filters, filters_of
 from ranker.candidates.gathering import Quotas, gathered, limits, own_quotas
-from ranker.candidates.merge import Places, taken
+from ranker.candidates.merge import Places, dedupe, within_places
 from ranker.candidates.source import Proposal
 from ranker.config import Config
 from ranker.lists.alone import asked_of, told_of
@@ -36,7 +37,7 @@ from ranker.lists.peers import Past
 from ranker.lists.shared import list_length
 from ranker.lists.worth import worth
 from ranker.metrics.interval import difference, finite, mean_interval
-from ranker.request import NO_ITEMS, Request
+from ranker.request import Request
 
 #: of `sources.json`; 2: the blend in the order that was learned
 FORMAT = 2
@@ -53,7 +54,7 @@ class _Found(NamedTuple):
 
     names: list[str]  # [s]
     lists: I32  # [s, u, m], each source's own, behind the filters, -1 behind the end
-    quota: I64  # [u, s], how many candidates each source has, as of `taken`
+    within: list[I32]  # [u], the candidates that `Recommend` has of them
     blend: I32  # [u, KS[-1]], of all
     rest: list[I32]  # [s] of the same, without one
 
@@ -77,7 +78,7 @@ def sources_report(
     who = eligible.drawn(most, seed)
     failed: Counter[str] = Counter()
     filters = filters_of(config, state)
-    shares = learner.shares(learner.orders(), config.sources.candidates) if learner.judged else None
+    shares = learner.shares(learner.blends(), config.sources.candidates) if learner.judged else None
     quotas = own_quotas(sources) if shares is None else shares.quotas(sources)
     found = _lists(sources, learner, quotas, who, state, filters, max(KS[-1], list_length(config)), failed)
     known = state.first_seen < split.t2
@@ -127,16 +128,18 @@ def _lists(
 ) -> _Found:
     """Ask every source for every user; one that fails has an empty list, and is counted."""
     told = told_of(sources, [who], state, filters, length, failed)
-    filled: I64 = np.asarray((told.lists >= 0).sum(axis=2))
-    quota = np.zeros((len(who), len(sources)), np.int64)
-    for k in range(len(who)):
-        of = quotas(Request.of(who.requests, k, state))
-        taken(filled[:, k], np.array(of.quota), np.array(of.most), of.total, quota[k])
+    within = [_within(told.lists[:, k], quotas(Request.of(who.requests, k, state))) for k in range(len(who))]
     blend, *rest = (
-        blended(told, learner.surfaces, learner.orders(without=without), KS[-1])
+        blended(told, learner.surfaces, learner.blends(without=without), KS[-1])
         for without in (None, *range(len(sources)))
     )
-    return _Found([source.name for source, _ in sources], told.lists, quota, blend, rest)
+    return _Found([source.name for source, _ in sources], told.lists, within, blend, rest)
+
+
+def _within(lists: I32, places: Places) -> I32:
+    """Return the candidates of int32[s, n] lists, -1 behind their end."""
+    candidates = dedupe([Proposal(own[own >= 0]) for own in lists])
+    return within_places(candidates, np.ones(len(candidates), bool), places).item
 
 
 def _section(found: _Found, who: Asked, rows: I64) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def _section(found: _Found, who: Asked, rows: I64) -> dict[str, Any]:
     blend = _recall(found.blend[rows], who)
     alone = {name: _recall(lists[s], who) for s, name in enumerate(names)}
     rest = {name: _recall(of[rows], who) for name, of in zip(names, found.rest, strict=True)}
-    within, candidates = _within_quotas(found.quota[rows], lists, who)
+    within, candidates = _within_quotas([found.within[k] for k in rows], who)
     return {
         "users": len(who),
         "wanted_items": float(who.wanted.mean()),
@@ -164,17 +167,11 @@ def _recall(lists: I32, who: Asked) -> dict[str, F64]:
     return {name: of for name, of in worth(lists, who, KS).items() if name.startswith("recall")}
 
 
-def _within_quotas(quota: I64, lists: I32, who: Asked) -> tuple[F64, float]:
+def _within_quotas(within: Sequence[I32], who: Asked) -> tuple[F64, float]:
     """Return float64[u], the share of the wanted items that is within the quotas, and the mean of the candidates."""
-    own, count = np.zeros(len(who)), 0
-    for k in range(len(who)):
-        rows = [lists[s, k, :q] for s, q in enumerate(quota[k].tolist())]
-        items = np.unique(np.concatenate([NO_ITEMS, *rows]))
-        items = items[items >= 0]
-        wanted = who.item[who.offsets[k] : who.offsets[k + 1]]
-        own[k] = np.isin(wanted, items).mean()
-        count += len(items)
-    return own, count / len(who)
+    wanted = [who.item[start:end] for start, end in pairwise(who.offsets)]
+    own = [np.isin(items, candidates).mean() for items, candidates in zip(wanted, within, strict=True)]
+    return np.array(own), sum(map(len, within)) / len(who)
 
 
 def _over_best(blend: F64, alone: dict[str, F64]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Whether learned shares hold, and how many of the places are for new items: judged by users that told neither.
+"""Whether learned shares hold, and how much more new items count: judged by users that told neither.
 
-Users are dealt to FOLDS folds. In each of as many turns one fold is learned of, by the second the share of new items is
-chosen, and the third judges: how much more of what its users wanted is among their first candidates than in the
+Users are dealt to FOLDS folds. In each of as many turns one fold is learned of, by the second the weight of new items
+is chosen, and the third judges: how much more of what its users wanted is among their first candidates than in the
 configured order, by the same number of candidates for every user. So each user judges once, what two thirds of the
-others gave. What is served is learned of all users, with the middle one of the turns' shares.
+others gave. What is served is learned of all users, with the middle one of the turns' weights.
 
-New items are few among what the log has, for what was shown was chosen by others; so a share of the places is taken in
-an order that is greedy for new items alone. It is the least of RESERVED with which the users of the choosing fold find
-more, and new items no less by more than noise. Where there is none, that turn has the configured order.
+New items are few among what the log has, for what was shown was chosen by others; so one that was wanted may count as
+several. It is the least of NEW_WEIGHTS with which the users of the choosing fold find more, and new items no less by
+more than noise. Where there is none, that turn has the configured order.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,14 @@ from statistics import median_low
 import numpy as np
 
 from features.schema import F64, I32, Bool
-from ranker.blend.learned import Kind, Learner, blended
-from ranker.blend.order import Order, beside
+from ranker.blend.learned import Blend, Kind, Learner, blended
 from ranker.blend.shares import ANY, NONE, Estimate, Judged
 from ranker.candidates.gathering import own_places
 from ranker.lists.worth import hits
 from ranker.metrics.interval import mean_interval
 
-#: shares of the places for new items, as they are tried: never none, for the log tells too little of them
-RESERVED = (0.125, 0.25, 0.5)
+#: as how many a new item counts, as they are tried
+NEW_WEIGHTS = (1.0, 4.0, 16.0)
 #: of users
 FOLDS = 3
 
@@ -52,7 +51,7 @@ def _judged(learner: Learner, known: bool, budget: int | None, fold: I32) -> Jud
         learn, choose, judge = (rows & (fold == (turn + ahead) % FOLDS) for ahead in range(3))
         gains = _gains(learner, known, learn, choose | judge, k)
         chosen.append(_choice(learner.told.user, gains, choose))
-        none = np.where(np.isfinite(gains[RESERVED[0]]), 0.0, np.nan)
+        none = np.where(np.isfinite(gains[NEW_WEIGHTS[0]]), 0.0, np.nan)
         found[:, judge] = gains.get(chosen[-1], none)[:, judge]
     gain, new = (_interval(learner.told.user, of, rows) for of in found)
     return Judged(known, median_low(chosen), k, gain, new)
@@ -65,24 +64,24 @@ def _length(learner: Learner, known: bool) -> int:
 
 
 def _gains(learner: Learner, known: bool, learn: Bool, rows: Bool, k: int) -> dict[float, F64]:
-    """Return float64[2, r] of each share of new items: recall@k less that of the configured order; of new items second.
+    """Return float64[2, r] by weight of new items: recall@k less that of the configured order; of new items second.
 
     learn: bool[r], requests that are learned of. rows: bool[r], those of others, which count; NaN elsewhere, and where
     nothing was wanted.
     """
     weights = {kind: weight for kind, weight in learner.weights(learn).items() if kind.known == known}
-    both = {kind: learner.learned(kind, weight) for kind, weight in weights.items()}
     configured = _recalls(learner, known, {kind: learner.configured(kind) for kind in weights}, rows, k)
-    return {
-        share: _recalls(learner, known, {kind: beside(*of, share) for kind, of in both.items()}, rows, k) - configured
-        for share in RESERVED
-    }
+
+    def learned(new_weight: float) -> dict[Kind, Blend]:
+        return {kind: learner.learned(kind, weight, new_weight) for kind, weight in weights.items()}
+
+    return {of: _recalls(learner, known, learned(of), rows, k) - configured for of in NEW_WEIGHTS}
 
 
-def _recalls(learner: Learner, known: bool, orders: Mapping[Kind, Order], rows: Bool, k: int) -> F64:
+def _recalls(learner: Learner, known: bool, blends: Mapping[Kind, Blend], rows: Bool, k: int) -> F64:
     """Return float64[2, r]: which share of what was wanted, and of the new items of it, the first k have."""
     told, found = learner.told._replace(known=np.full(len(rows), known)), np.full((2, len(rows)), np.nan)
-    lists = blended(told.at(rows), learner.surfaces, orders, k)
+    lists = blended(told.at(rows), learner.surfaces, blends, k)
     for part, of in enumerate((told, learner.fresh)):
         some = of.at(rows)
         wanted = np.diff(some.offsets)
@@ -92,11 +91,11 @@ def _recalls(learner: Learner, known: bool, orders: Mapping[Kind, Order], rows: 
 
 
 def _choice(user: I32, gains: Mapping[float, F64], rows: Bool) -> float:
-    """Return the least share that finds more in the mean, and new items no less by more than noise; or NONE."""
-    for share, (gain, new) in gains.items():
+    """Return the least weight that finds more in the mean, and new items no less by more than noise; or NONE."""
+    for new_weight, (gain, new) in gains.items():
         found, of_new = (_interval(user, of, rows) for of in (gain, new))
         if found and found[0] > 0 and not (of_new and of_new[2] < 0):
-            return share
+            return new_weight
     return NONE
 
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from features.schema import Bool
 from features.state.store import State
-from ranker.blend.learned import Learner
+from ranker.blend.learned import DEEPER, Learner
 from ranker.blend.shares import Shares
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import filters_of
-from ranker.candidates.gathering import Quotas
+from ranker.candidates.gathering import Quotas, own_quotas
 from ranker.candidates.merge import Places
 from ranker.config import Config
 from ranker.lists.alone import told_of
@@ -43,11 +43,14 @@ class SlicedShares:
     served: Shares  # of both
 
     def of_train(self, sources: Sources) -> Quotas:
-        """Return the quotas of requests of the train slice: learned of other users."""
-        folds = [shares.quotas(sources) for shares in self.folds]
+        """Return the quotas of requests of the train slice: learned of other users, or the sources' own.
+
+        Each second user has the sources' own: an order that only met the best candidates is worse even among these.
+        """
+        folds, own = [shares.quotas(sources) for shares in self.folds], own_quotas(sources)
 
         def of(request: Request) -> Places:
-            return folds[request.user % 2](request)
+            return own(request) if request.user // 2 % 2 else folds[request.user % 2](request)
 
         return of
 
@@ -86,7 +89,8 @@ def learner_of(
 def list_length(config: Config) -> int:
     """Return how long lists are of which shares are learned."""
     own = [of.quota for of in config.sources.limits.values() if isinstance(of.quota, int)]
-    most = config.sources.candidates or sum(own) + QUOTA * (len(config.sources.limits) - len(own))
+    budget = config.sources.candidates
+    most = int(DEEPER * budget) if budget else sum(own) + QUOTA * (len(config.sources.limits) - len(own))
     return min(max([most, QUOTA, *own]), LONGEST)
 
 
@@ -96,7 +100,7 @@ def shares_in_slices(sources: Sources, slices: tuple[Asked, Asked], state: State
     fold = learner.told.user % 2
 
     def shares(rows: Bool | None) -> Shares:
-        return learner.shares(learner.orders(rows), config.sources.candidates, rows)
+        return learner.shares(learner.blends(rows), config.sources.candidates, rows)
 
     even, odd = (shares(of_train & (fold != own)) for own in (0, 1))
     return SlicedShares(folds=(even, odd), train=shares(of_train), served=shares(None))

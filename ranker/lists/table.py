@@ -51,7 +51,7 @@ def as_sources(report: dict[str, Any]) -> str:
             lines += ["", f"{title}: {section['users']:,} users, {section['wanted_items']:.1f} items each"]
             lines += _found(section, report["milliseconds"])
     if report["shares"] is not None:
-        lines += ["", "candidates of each source, by what was told before t2:"]
+        lines += ["", "places of each source (what the first is worth, in log-odds), by what was told before t2:"]
         lines += [str(Judged.read(of)) for of in report["shares"]["judged"]]
         lines += map(_share, report["shares"]["of"])
     lines += [f"WARNING: source {name} failed {n:,} times" for name, n in report["failed"].items()]
@@ -79,7 +79,8 @@ def _found(section: dict[str, Any], took: dict[str, Any]) -> list[str]:
 def _share(of: dict[str, Any]) -> str:
     """Return the shares of a kind of requests."""
     kind = f"{'with' if of['known'] else 'without'} history{', ' + of['surface'] if of['surface'] else ''}"
-    quotas = ", ".join(f"{name} {quota}" for name, quota in of["quotas"].items())
+    worth = {name: f" ({steps[0][1]:.2f})" for name, steps in (of["worth"] or {}).items()}
+    quotas = ", ".join(f"{name} {quota}{worth.get(name, '')}" for name, quota in of["quotas"].items())
     return f"{kind} ({of['users']:,} users, {of['candidates']:.0f} candidates): {quotas}"
 
 

@@ -7,7 +7,8 @@ where that folder has none, and then there is no blend_gain, which is of both.
 
 blend_gain                recall@500 of the blend less that of the best single source, mean by user: the lower of
                           both data sets' (blend_gain_ci95 has each set's interval, whose lower end is to be above 0)
-blend_ms                  five sources, merge and filters, of a request
+blend_ms                  five sources, merge, filters and choice by the worth of places, of a request whose lists are
+                          looked at as deep as lists ever are
 pixie_ms, bm25_ms         random walks, and full-text search, alone
 offpolicy_error_vs_obp    largest relative difference from obp's estimators; None where obp cannot be had
 exploration_overhead      CPU time of Recommend with all lists drawn over that with none, on MovieLens
@@ -34,10 +35,12 @@ from bench.prerank import figures as prerank_figures
 from features.errors import PairliftError
 from features.schema import GIB, SECOND
 from ranker.candidates.filters import filters_of
-from ranker.candidates.gathering import own_quotas
+from ranker.candidates.gathering import Quotas, own_quotas
+from ranker.candidates.merge import Places
 from ranker.config import Config
 from ranker.examples import example_names
 from ranker.lists.found import milliseconds
+from ranker.lists.shared import LONGEST
 from ranker.request import Request
 from ranker.training.arms import Arms
 from ranker.training.measured import measure_sources, parts_at_cut
@@ -171,10 +174,21 @@ def timed(scale: float) -> dict[str, float]:
         Request(int(user), state.end + SECOND, state=state, query=f"w{a} w{b}")
         for user, (a, b) in zip(rng.integers(0, state.catalog.n_users, REQUESTS), words, strict=True)
     ]
-    took = milliseconds(sources, own_quotas(sources), requests, filters_of(prepared.config, state))
+    took = milliseconds(sources, deepest(own_quotas(sources)), requests, filters_of(prepared.config, state))
     for name, value in {**took["sources"], "blend": took["blend"]}.items():
         print(f"  {name:14} {value:8.3f} ms")
     return {**took["sources"], "blend": took["blend"]}
+
+
+def deepest(quotas: Quotas) -> Quotas:
+    """Return quotas by which as many candidates are chosen of lists that are looked at as deep as they ever are."""
+    worth = np.linspace(1.0, 0.0, LONGEST, dtype=np.float32)
+
+    def of(request: Request) -> Places:
+        own = quotas(request)
+        return own._replace(quota=[LONGEST] * len(own.quota), worth=np.tile(worth, (len(own.quota), 1)))
+
+    return of
 
 
 @click.command()
