@@ -163,8 +163,9 @@ def test_a_value_and_a_score_that_are_not_the_records_are_found(life: tuple[Life
         )
     name, reply = next(iter(replies.items()))
     worse = replace(reply, items=(replace(reply.items[0], score=reply.items[0].score + 0.1), *reply.items[1:]))
-    found = agreement(config, bundles, tmp_path, replies | {name: worse})
-    assert found == lived.compared._replace(differing={"hour": 1.0}, other_scores=1)
+    assert agreement(config, bundles, tmp_path, replies).differing == {"hour": 1.0}
+    found = agreement(config, bundles, features, replies | {name: worse})
+    assert found == lived.compared._replace(other_scores=1)
 
 
 class Ordering:

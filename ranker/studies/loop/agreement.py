@@ -3,7 +3,8 @@
 Counters, histories and vectors of a server follow the events that it was told of; a training reads the same events from
 the exported log. Of each bundle the rows that it served are made again from that log, as of their requests, with the
 bundle's own counters and plugins, and compared value by value (`ranker.recording.logged.drift`). The bundle's trees
-then score these rows, and the scores are compared with those of the answers.
+then score the values that were served, and the scores are compared with those of the answers: a tower's value that is
+off by rounding may lie on the other side of a tree's threshold, and tells nothing of the trees.
 
 Two things are taken as they were served. What the sources said of an item is one: `popular` counts anew when the server
 has time for it, once the recorded events are 30 s further or soon after. And only requests that followed when all
@@ -64,8 +65,10 @@ def _compared(bundle: Bundle, logged: Logged, replies: Sequence[Reply]) -> Agree
     """Return what of one bundle's requests is other."""
     again = full_matrix(bundle.state, bundle.spec, bundle.plugins, logged.requests)
     own = bundle.columns[len(bundle.spec.columns) :]
-    rows = drift(logged, again[:, [bundle.columns.index(name) for name in logged.columns]], own)
+    places = [bundle.columns.index(name) for name in logged.columns]
+    rows = drift(logged, again[:, places], own)
     differing = {row["column"]: row["differs"] for row in rows if row["differs"]}
+    again[:, places] = logged.values
     served = np.array([item.score for reply in replies for item in reply.items])
     other = ~np.isclose(served, _scored(bundle, again, replies), rtol=NEAR, atol=NEAR, equal_nan=True)
     return Agreement(len(replies), logged.values.size, differing, len(served), int(other.sum()))
