@@ -400,6 +400,8 @@ def test_a_log_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "as try_cast does" in done.output
     assert len(done.output) < 400
+    with pytest.raises(PairliftError, match="there is no report"):
+        AbReport.read(tmp_path)
     (tmp_path / "ab.json").write_text("{}")
     with pytest.raises(PairliftError, match="found other JSON"):
         AbReport.read(tmp_path)

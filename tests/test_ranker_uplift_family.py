@@ -151,6 +151,8 @@ def test_the_verdict_claims_what_the_correction_leaves(family: dict[str, Any]) -
     single = changed(family, als={"adds": None}) | {"together": None}
     assert verdict(single) == "of 3 plugins, als is useful; noise is not shown to be useful; leaks leaks"
     assert "Fewer than two do not leak" in as_text(single, why(single))
+    assert "wrong yes is at most 5 %." in as_text(single, why(single))
+    assert "wrong yes is at most 5 % for each of the two questions" in as_text(family, why(family))
     assert "all together" not in as_table(single)
     assert "als and noise together bring a relative uplift of " in as_text(family, why(family))
     unknown = changed(family, als={"alone": family["each"]["als"]["alone"] | {"ci95": [None, None]}})
@@ -174,9 +176,11 @@ def test_of_what_is_not_shown_it_is_said_why(family: dict[str, Any]) -> None:
     assert "; not shown to add (it loses)" in said({"ci95": [-0.02, -0.01]})
     assert "; not shown to add (there is no interval)" in said({"ci95": [None, None]})
     luck = {"ci95": [0.01, 0.9], "p": 0.02, "p_holm": 0.06}
-    assert "(above zero, but 2 seeds are too few to be sure: p is 0.06 after the correction)" in said(luck)
+    assert "(above zero by itself, p 0.02, but p is 0.06 after the correction; of more than 2 seeds it may be" in said(
+        luck
+    )
     sure = luck | {"variance": {"seeds": 0.0}}
-    assert "(above zero by itself, but p is 0.06 after the correction)" in said(sure)
+    assert "(above zero by itself, p 0.02, but p is 0.06 after the correction)" in said(sure)
     assert "(a leak control could not be run)" in said(luck | {"p_holm": 1.0})
     missing = family["each"]["als"]["beyond"] | {"relative_uplift": 0.0, "ci95": [-0.01, 0.01]}
     alone = said(luck, useful=False, beyond=missing)

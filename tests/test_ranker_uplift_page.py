@@ -283,6 +283,25 @@ DOUBTS: dict[str, tuple[Change, str]] = {
 }  # fmt: skip
 
 
+def test_what_is_known_too_little_or_said_otherwise_is_not_cleared() -> None:
+    narrow = several(*(put("lists", key, "ci95", value=[-0.01, 0.02]) for key in ("recall@10", "ndcg@10")))
+    assert "lists" in cleared(UpliftReport.of(golden(narrow)).figures)
+    alike = UpliftReport.of(golden(DOUBTS["each user alike"][0])).figures
+    assert "effective users" in cleared(UpliftReport.of(golden()).figures)
+    assert "effective users" not in cleared(alike)  # "users of many pairs decide" is said above it
+
+
+def test_a_page_that_is_passed_on_has_no_ids_of_users(tmp_path: Path) -> None:
+    def named(report: dict[str, Any]) -> None:
+        leaking(report)
+        report["controls"]["as_of"]["leaks"][0]["first"] = [{"user": "u-178", "as_of": "2024-01-01T00:00:00Z"}]
+
+    page_of(golden(named), tmp_path)
+    page = (tmp_path / PAGE).read_text()
+    assert "u-178" not in page
+    assert '"first": [{"as_of": "2024-01-01T00:00:00Z"}]' in page
+
+
 def test_every_guard_rail_has_a_case() -> None:
     assert list(DOUBTS) == list(CHECKS)
 
@@ -295,7 +314,7 @@ def test_a_guard_rail_is_told_where_it_holds_and_not_elsewhere(name: str) -> Non
     assert name not in cleared(report)
     plain = UpliftReport.of(golden()).figures
     assert {of.name for of in doubts(plain)} == {"fits and seeds"}
-    unknown = {"debiased for places", "agreement of fits", "drift"}  # format 4, one fit, no places
+    unknown = {"debiased for places", "agreement of fits", "drift", "lists"}  # format 4, one fit, no places, few users
     assert set(cleared(plain)) == set(CHECKS) - unknown - {"fits and seeds"}
     assert name in {*cleared(plain), *unknown, "fits and seeds"}
 

@@ -41,6 +41,8 @@ class AbReport:
         """Read `ab.json`, or that of a folder; PairliftError where that is none."""
         file = Path(path)
         file = file / JSON if file.is_dir() else file
+        if not file.is_file():
+            raise PairliftError(f"there is no report {file}: `pairlift ab LOG --metric ... --out DIR` writes one")
         try:
             found = json.loads(file.read_text())
         except ValueError as error:

@@ -80,7 +80,8 @@ def _of(report: Report, arm: str) -> Sentence:
     values = [
         Figure(("metrics", report["primary"], "arms", name, "value"), "number") for name in (report["control"], arm)
     ]
-    levels: Sentence = [": ", values[1], " against ", values[0], "."]
+    raw = "" if of["variance_fell"] is None else " before CUPED took from the uplift what the users' past explains"
+    levels: Sentence = [": ", values[1], " against ", values[0], f"{raw}."]
     return [f"The uplift{over} over '{report['control']}' is ", *interval(*primary(report, arm)), *levels]
 
 
@@ -244,4 +245,5 @@ def cuped(report: Report, arm: str) -> Sentence:
     if found(report, arm)["variance_fell"] is None:
         return []
     plain = interval(*path, "plain")
-    return [f"{arm}: the variance fell by ", Figure((*path, "variance_fell"), "share"), "; without it ", *plain]
+    fell = Figure((*path, "variance_fell"), "share")
+    return [f"{arm}: by CUPED, of what the users did before, the variance fell by ", fell, "; without CUPED ", *plain]

@@ -88,7 +88,8 @@ def uplift(
     OUT/report.html and OUT/compare.json. A day stands for the last report below --list DIR that was made by its end
     (UTC), of the --plugin where there are several; which one that is, is said first. Of two bundles it says what
     changed in data, split, settings (the keys of their TOML), columns and code, then the figures of both, each of the
-    test of its own days. --list prints a line for each report, and writes a page with their intervals.
+    test of its own days. --list prints a line for each report, and writes a page with their intervals; one of several
+    plugins stands for those in its folder.
     """
     asked = [word for word, of in (("CONFIG", config), ("--compare", both), ("--list", past)) if of]
     if len(asked) != 1 and (config or not both):

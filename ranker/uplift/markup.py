@@ -17,12 +17,15 @@ Report = Mapping[str, Any]
 #: of a page in its folder
 PAGE = "report.html"
 STYLE = Path(__file__).with_name("page.css")
-IN_THE_PAGE = "The whole report is in this page too, as JSON: the element with the id <code>report</code>."
+IN_THE_PAGE = (
+    "The whole report, but for the ids of users, is in this page too, as JSON: the element with the id "
+    "<code>report</code>."
+)
 
 
 def document(title: str, sections: Sequence[str], report: Report) -> str:
     """Return the whole page, with the report in it. sections: HTML, the first screen first."""
-    within = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
+    within = json.dumps(_passed_on(report), allow_nan=False).replace("<", "\\u003c")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -31,6 +34,14 @@ def document(title: str, sections: Sequence[str], report: Report) -> str:
         + "\n".join(sections)
         + f'\n</main>\n<script type="application/json" id="report">{within}</script>\n</body>\n</html>\n'
     )
+
+
+def _passed_on(of: Any) -> Any:
+    """Return a report, or a part of it, without the ids of users: a page is passed on."""
+    if isinstance(of, Mapping):
+        leak = "user" in of and "as_of" in of  # the groups of a leak that are named
+        return {key: _passed_on(value) for key, value in of.items() if not (leak and key == "user")}
+    return [_passed_on(value) for value in of] if isinstance(of, list | tuple) else of
 
 
 def keep_page(page: str, folder: Path, name: str = PAGE) -> Path:

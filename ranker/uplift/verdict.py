@@ -21,6 +21,8 @@ TOO_GOOD = 0.95
 OTHER_TREES = 2.0
 #: a column whose mean moved by so many of its spreads is another one in the test
 MOVED = 0.5
+#: an interval of a list figure that goes further down than this does not clear the lists
+UNTOLD = 0.05
 #: doubts of one kind that are told
 FIRST_FEW = 3
 #: names of the list figures, by their key in `lists`
@@ -78,7 +80,8 @@ def cleared(report: Report) -> list[str]:
     """
     if report["leaks"]:
         return []
-    return [name for name, check in CHECKS.items() if check(report) == []]
+    quiet = [name for name, check in CHECKS.items() if check(report) == []]
+    return [name for name in quiet if not (name == "effective users" and _macro(report))]  # else both seem to be said
 
 
 def not_run(report: Report) -> list[str]:
@@ -235,11 +238,15 @@ def _drift(report: Report) -> list[Sentence] | None:
 def _lists(report: Report) -> list[Sentence] | None:
     if found_at(report, ("lists", "remark")) != "":
         return None
-    return [
+    ends = {key: report["lists"][key]["ci95"] for key in LISTS}
+    worse: list[Sentence] = [
         [f"the lists of Recommend get worse: {label} ", *interval("lists", key)]
         for key, label in LISTS.items()
-        if _side(report["lists"][key]["ci95"]) < 0
+        if _side(ends[key]) < 0
     ]
+    if not worse and any(low is None or low < -UNTOLD for low, _ in ends.values()):
+        return None  # an interval as wide as that clears nothing
+    return worse
 
 
 def _debiased(report: Report) -> list[Sentence] | None:

@@ -56,9 +56,10 @@ def why(report: Report) -> Sentence:
     """Return what the verdict rests on."""
     level = Figure(("correction", "level"), "share")
     corrected = "The verdicts on each are corrected for their number (Holm): the chance of any wrong yes is at most "
+    each = "" if report["together"] is None else " for each of the two questions, alone and beside the rest"
     one = single(report)
     aside = f", the luck of one {one} aside" if one else ""
-    return [*_together(report), corrected, level, f"{aside}."]
+    return [*_together(report), corrected, level, f"{each}{aside}."]
 
 
 def _together(report: Report) -> Sentence:
@@ -101,15 +102,22 @@ def _not_shown(report: Report, name: str, question: str) -> Sentence:
     if question == "alone" and (of["beyond"]["ci95"][0] or 0.0) <= 0:
         return [" (over knowing only which values are missing: ", *interval("each", name, "beyond"), ")"]
     if of[question]["p_holm"] <= len(report["plugins"]) * of[question]["p"] + 1e-12:  # else it was set to 1
-        return [f" ({_blurred(report, path)}p is ", Figure((*path, "p_holm"), "number"), " after the correction)"]
+        before, after = (Figure((*path, key), "number") for key in ("p", "p_holm"))
+        return [
+            " (above zero by itself, p ",
+            before,
+            ", but p is ",
+            after,
+            f" after the correction{_few(report, path)})",
+        ]
     return [" (a leak control could not be run)"]
 
 
-def _blurred(report: Report, path: tuple[str, ...]) -> str:
-    """Return what is too few for a corrected p, where the seeds are."""
+def _few(report: Report, path: tuple[str, ...]) -> str:
+    """Return that the seeds are too few, where more of them would make the p smaller."""
     seeds = len(report["seeds"])
     few = (found_at(report, (*path, "variance", "seeds")) or 0.0) > 0 and seeds < LEAST_SEEDS
-    return f"above zero, but {seeds} seeds are too few to be sure: " if few else "above zero by itself, but "
+    return f"; of more than {seeds} seeds it may be smaller" if few else ""
 
 
 def doubts_of(report: Report) -> dict[str, list[str]]:

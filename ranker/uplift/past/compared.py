@@ -103,6 +103,7 @@ def as_lines(report: Report) -> str:
         )
         gap = as_text(report, interval("moves", k, "difference"))
         lines.append(f"{_named(move)[:59]:60}{ends}  {gap:28}{move['direction']}".rstrip())
+    lines += [f"({_CHANCE})"] if _shown(report) else []
     lines += ["", *(_line(report, name, kind) for name, (_, kind) in PLAIN.items() if _any(report, name))]
     return "\n".join(lines)
 
@@ -157,9 +158,10 @@ def _first_screen(report: Report) -> str:
 </header>"""
 
 
+_CHANCE = "of many some move by chance; slices are as they were measured, not shrunk towards the whole"
 _CAPTION = (
     "Zero is no move. Below stand all other figures. But for those of users who weigh one, they are compared as if the "
-    "reports shared no user, so their intervals are wider than need be; of many some move by chance."
+    f"reports shared no user, so their intervals are wider than need be; {_CHANCE}."
 )
 
 
