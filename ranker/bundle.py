@@ -15,7 +15,7 @@ snapshot/         counters, histories and catalogue as of the end of the log
 cooccurrence/     neighbours of each item as of the end of the log
 matching/         what features of the source item and the query read (`ranker.matching`), where there are any
 sources/<name>/   the arrays that a [sources.NAME] was fitted to, as of the end of the log
-shares.json       how many candidates each source has; not there where the TOML's quotas say it
+shares.json       which of the sources' items are candidates; not there where the TOML's quotas say it
 """
 
 import json
@@ -58,7 +58,8 @@ log = logging.getLogger(__name__)
 #: 3: PairAccuracy counts ties as one half; which recorded events the training read, frame by frame
 #: 4: the wanted part. A bundle of format 3 is served too, and orders Recommend as Rank
 #: 5: features of the source item and the query
-FORMAT, OLDEST = 5, 3
+#: 6: shares in which places have a worth
+FORMAT, OLDEST = 6, 3
 
 BOOSTER, WANTED, NETWORK, PRERANK = "booster.txt", "wanted.txt", "network", "prerank.txt"
 
@@ -88,7 +89,7 @@ class Bundle:
     cooccurrence: Cooccurrence  # neighbours of each item as of the end of the log
     fitted: Fitted = field(default_factory=dict)  # what each [sources.NAME] was fitted to, as of the end of the log
     wanted: lgb.Booster | None = None  # the wanted part: over `columns` and those of the sources; None orders by liked
-    shares: Shares | None = None  # how many candidates each source has; None: the quotas of the configuration
+    shares: Shares | None = None  # which of the sources' items are candidates; None: the quotas of the TOML
     prerank: Prerank | None = None  # chooses which candidates of a Recommend are ranked; None: all are
     recorded: Recorded = field(default_factory=dict)  # which recorded events `state` has, by segment and frame
     texts: tuple[str, ...] = ()  # which of [events.columns] are text

@@ -51,7 +51,7 @@ def measured_lines(measured: dict[str, Any]) -> list[str]:
     plain.pop("shown_order", None)
     lists += [_approximate(name, of) for name, of in plain.pop("approximate", {}).items()]
     lists += [str(LikedWeight(**plain.pop("liked_weight")))] if "liked_weight" in plain else []
-    lists += [str(Judged.read(of)) for of in plain.pop("shares", ())]
+    lists += map(str, Judged.known_of(plain.pop("shares", ())))
     lists += [_preranked(plain.pop("prerank"))] if "prerank" in plain else []
     if "network_parameters" in plain:  # the trees are not what ranks
         plain = {f"booster_{name}" if name in OF_TREES else name: value for name, value in plain.items()}

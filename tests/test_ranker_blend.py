@@ -18,6 +18,7 @@ from ranker.blend.worth import KNOTS, RIDGE, Worth, cells_of, first_of, worth_of
 from ranker.bundle import Bundle
 from ranker.candidates.merge import Places, dedupe, within_places
 from ranker.candidates.source import Proposal
+from ranker.card import measured_lines
 from ranker.lists import judging
 from ranker.lists.judging import FOLDS, NEW_WEIGHTS, folds, judged
 from ranker.lists.worth import worth_of_hits
@@ -438,6 +439,9 @@ def test_shares_of_before_places_had_a_worth_are_served_as_they_were(tmp_path: P
     assert shares is not None
     assert shares.of[0] == Share(True, ANY, 9, 9.5, {"popular": 3}, 3)
     assert shares.judged == ()
+    said = measured_lines({"shares": [judged, shares_of({}, {}).report()["judged"][0]]})
+    assert len(said) == 1
+    assert said[0].startswith("candidates of users with history: learned shares, a new item counts as 4 (")
 
 
 def test_the_places_of_a_server_have_their_worth_and_each_source_its_floor(bundle: Bundle) -> None:

@@ -84,7 +84,7 @@ def test_a_bundle_of_format_3_is_shown_and_has_one_part(old: Path, tmp_path: Pat
 def test_a_bundle_of_another_format_says_what_to_do(old: Path) -> None:
     path = old / "bundle" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(PairliftError, match="a format from 3 to 5 was expected, found 2; train it again"):
+    with pytest.raises(PairliftError, match="a format from 3 to 6 was expected, found 2; train it again"):
         load_bundle(old / "bundle")
 
 

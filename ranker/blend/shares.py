@@ -70,6 +70,11 @@ class Judged:
         return {**asdict(self), "learned": self.learned}
 
     @classmethod
+    def known_of(cls, found: Sequence[Mapping[str, Any]]) -> list[Self]:
+        """Return what a manifest has, less what an older one says in other words, of before places had a worth."""
+        return [cls.read(of) for of in found if "new_weight" in of]
+
+    @classmethod
     def read(cls, found: Mapping[str, Any]) -> Self:
         """Return what `report` gave, or `asdict`."""
         estimates = {key: found[key] and tuple(found[key]) for key in ("gain", "new_items")}
@@ -142,6 +147,4 @@ class Shares:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        # Shares of before places had a worth were judged in other words.
-        judged = [Judged.read(of) for of in found["judged"] if "new_weight" in of]
-        return cls(tuple(Share(**of) for of in found["of"]), tuple(judged))
+        return cls(tuple(Share(**of) for of in found["of"]), tuple(Judged.known_of(found["judged"])))

@@ -24,8 +24,8 @@ KNOTS = (0, 1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 700)
 #: weight of half the squared height of a step, beside the negative log-likelihood: that of one user whose one wanted
 #: item is there
 RIDGE = 1.0
-#: steps of the optimiser at most
-STEPS = 300
+#: steps of the optimiser at most, and the relative change of the loss with which it ends
+STEPS, NEAR = 300, 1e-7
 
 
 #: [place, its worth] of a source, by place, as JSON has it
@@ -106,7 +106,8 @@ def _fitted(step: I64, hits: F64, weight: F64) -> F64:
     mean = hits.sum() / weight.sum()
     start = np.append(np.zeros(sources * knots), np.log(mean / (1 - mean)))
     bounds = [(0.0, None)] * (sources * knots) + [(None, None)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x
+    options = {"maxiter": STEPS, "ftol": NEAR}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     return np.cumsum(found[:-1].reshape(sources, knots)[:, ::-1], axis=1)[:, ::-1]
 
 

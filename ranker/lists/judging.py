@@ -75,7 +75,8 @@ def _gains(learner: Learner, known: bool, learn: Bool, rows: Bool, k: int) -> di
     def learned(new_weight: float) -> dict[Kind, Blend]:
         return {kind: learner.learned(kind, weight, new_weight) for kind, weight in weights.items()}
 
-    return {of: _recalls(learner, known, learned(of), rows, k) - configured for of in NEW_WEIGHTS}
+    tried = NEW_WEIGHTS if learner.new_hit.any() else NEW_WEIGHTS[:1]  # else they are all the same
+    return {of: _recalls(learner, known, learned(of), rows, k) - configured for of in tried}
 
 
 def _recalls(learner: Learner, known: bool, blends: Mapping[Kind, Blend], rows: Bool, k: int) -> F64:
