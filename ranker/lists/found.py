@@ -2,13 +2,13 @@
 
 sources_report   users of the test, each as of their first request in it; the sources know what is before t2
   told_of        what each source proposes, behind the filters, in its own order
-  blended        of all, and of all but one, in the order that was best before t2 (`ranker.blend`)
+  blended        of all, and of all but one, by what was wanted before t2 (`ranker.blend`)
   _section       recall@k of each alone, of the blend, and what each adds to the others; for all users, for known and
                  for new ones, and of new items
   milliseconds   what a request's sources cost now
 
-The blend has k items as each source has: the first k of it. `Recommend` has the candidates of the shares
-at once, and leaves the order to the ranker: that is `within_quotas`.
+The blend has k items as each source has: the first k of it. `Recommend` has the candidates of the shares at once, and
+leaves the order to the ranker: that is `within_quotas`.
 """
 
 import time
