@@ -379,10 +379,10 @@ class SourcesSettings(Settings):
         ge=1,
         description="How many candidates a request has: the items whose places in the sources' lists are worth most "
         "together, as the booster's period showed it for users with and without history, and for surfaces with users "
-        "enough. Of each source they have the first 10, or an even share where there are fewer for each; none has more "
-        "than its quota. Where users of whom this was not learned find no more by it than by sources that take turns "
-        f"by their quotas, they do that. Left out: as many as quotas of {QUOTA}, where there is none, would give in "
-        "the mean; where each source has a quota, these hold as they are.",
+        "enough. Of each source they have the first 10, or fewer where those are more than a quarter of all; none has "
+        "more than its quota. Where users of whom this was not learned find no more by it than by sources that take "
+        f"turns by their quotas, they do that. Left out: as many as quotas of {QUOTA}, where there is none, would give "
+        "in the mean; where each source has a quota, these hold as they are.",
     )
     exclude_seen: bool = Field(
         default=True,

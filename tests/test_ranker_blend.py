@@ -4,18 +4,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from world import with_config
 
 from features.schema import F32, F64, I32, I64, Bool
 from ranker.blend.learned import LEAST, Kind, Learner, Told, blended, kinds_of
 from ranker.blend.order import Order, filled, in_turn, mean_items, table_of
-from ranker.blend.shares import ANY, FLOOR, LEAD, NONE, Judged, Share, Shares
-from ranker.blend.worth import KNOTS, RIDGE, Worth, cells_of, first_of, worth_of
+from ranker.blend.shares import ANY, FLOOR, NONE, Judged, Share, Shares
+from ranker.blend.worth import KNOTS, LEAD, RIDGE, Worth, cells_of, first_of, worth_of
 from ranker.bundle import Bundle
+from ranker.candidates.filters import history
 from ranker.candidates.merge import Places, dedupe, within_places
 from ranker.candidates.source import Proposal
 from ranker.card import measured_lines
@@ -24,7 +27,7 @@ from ranker.lists.judging import FOLDS, NEW_WEIGHTS, folds, judged
 from ranker.lists.worth import worth_of_hits
 from ranker.pipeline import Pipeline
 from ranker.request import Request
-from ranker.settings import QUOTA, SourceSettings
+from ranker.settings import QUOTA, RuleSettings, SourceSettings
 
 M = 8
 users = st.lists(
@@ -255,7 +258,7 @@ def test_shares_are_of_what_each_knows() -> None:
     assert first_worth(new)["popular"] > 1
     for of in shares.values():
         assert 80 < of.candidates <= 100 == of.total
-        assert min(of.quotas.values()) >= FLOOR == of.floor
+        assert min(of.quotas.values()) >= FLOOR > of.floor == 100 // 4 // (4 if of.known else 3)
     assert (True, "feed") in shares
     assert (False, "search") not in shares  # too few users
     assert learner.shares(learner.blends(), 100) == learner_of(told).shares(learner_of(told).blends(), 100)
@@ -268,7 +271,7 @@ def test_there_are_no_more_candidates_than_asked_for_though_each_source_has_some
         assert 0.7 * budget - 2 < of.candidates <= budget
         assert of.total <= budget  # what others leave empty is filled up to it
         if of.known:
-            assert min(of.quotas.values()) >= budget // 4
+            assert min(of.quotas.values()) >= budget // 16
 
 
 def test_a_surface_of_many_users_has_shares_of_its_own_and_one_of_few_those_of_all() -> None:
@@ -446,7 +449,7 @@ def test_shares_of_before_places_had_a_worth_are_served_as_they_were(tmp_path: P
 
 def test_the_places_of_a_server_have_their_worth_and_each_source_its_floor(bundle: Bundle) -> None:
     shares = shares_of({"popular": 6, "cooccurrence": 9, "nearest": 30}, {"popular": 8})
-    worth = {"popular": [[0, 2.0], [3, 1.0], [5, 0.0]], "cooccurrence": [[0, 0.0]]}  # none of `nearest`
+    worth = {"popular": [[0, 2.0], [3, 1.0], [5, 0.0]], "cooccurrence": [[0, 0.0]], "nearest": [[0, 0.0]]}
     known = replace(shares.of[0], total=12, floor=2, worth=worth)
     pipeline = Pipeline(replace(bundle, shares=replace(shares, of=(known, shares.of[1]))))
     request = Request(3, bundle.state.end, state=bundle.state)
@@ -465,6 +468,48 @@ def test_the_places_of_a_server_have_their_worth_and_each_source_its_floor(bundl
     for bit in range(2):  # of those that its user has not met, each source has its first two at least
         assert (answer.sources >> bit & 1).sum() >= 2
     pipeline.close()
+
+
+def test_what_is_pinned_is_a_candidate_though_nothing_was_learned_of_it(bundle: Bundle) -> None:
+    worth = {name: [[0, 2.0], [5, 0.0]] for name in ("popular", "cooccurrence", "nearest")}
+    shares = shares_of(dict.fromkeys(worth, 9), dict.fromkeys(worth, 9))
+    shares = replace(shares, of=tuple(replace(of, total=6, floor=1, worth=worth) for of in shares.of))
+    ids = bundle.state.catalog.item_ids
+    items = f"item_id IN ({', '.join(repr(str(ids[k])) for k in range(8))})"
+    pins = {"first": RuleSettings(items=items, pin=1), "one": RuleSettings(items=f"item_id = '{ids[9]}'", pin=2)}
+    pipeline = Pipeline(replace(with_config(bundle, rules=pins), shares=shares))
+    for user in (-1, *range(30)):
+        answer = pipeline.recommend(Request(user, bundle.state.end, state=bundle.state), 9)
+        seen = set(history(Request(user, bundle.state.end, state=bundle.state)).tolist())
+        assert (9 in answer.item[:2]) == (9 not in seen)
+    pipeline.close()
+
+
+def test_surfaces_that_no_source_is_for_by_default_have_candidates_too() -> None:
+    told = told_world(0, tastes=0.5)
+    learner = learner_of(told)
+    named = [SourceSettings(surfaces=["feed", "search"]) for _ in learner.settings]
+    for of in (named, [SourceSettings(), *named[1:]]):
+        shares = replace(learner, settings=of).shares(learner.blends(), None)
+        plain = learner.shares(learner.blends(), None)
+        for own, other in zip(shares.of, plain.of, strict=True):
+            assert own.candidates == pytest.approx(other.candidates, rel=0.01)
+            assert own.total > 100
+
+
+def test_shares_are_judged_with_the_floor_that_they_are_served_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, asked = told_world(0, tastes=0.5), list[tuple[int, int]]()
+    real = judging.blended
+
+    def spied(*of: Any) -> I32:
+        asked.append(of[3:])
+        return real(*of)
+
+    monkeypatch.setattr(judging, "blended", spied)
+    learner = learner_of(told, budget=60)
+    served = {of.known: (of.total, of.floor) for of in learner.shares(learner.blends(), 60).of if of.worth}
+    assert served[True] == (60, 3)
+    assert set(asked) == {(60, learner.floor(known, 60)) for known in (True, False)}
 
 
 def test_a_server_gives_each_source_its_share(bundle: Bundle) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from features.schema import F64, I16, I32, I64, Bool, offsets_of
 from ranker.blend.order import NOUGHT, Order, Table, filled, in_turn, mean_items, table_of
-from ranker.blend.shares import ANY, FLOOR, Judged, Share, Shares
+from ranker.blend.shares import ANY, FLOOR, Judged, Share, Shares, floor_of
 from ranker.blend.worth import Cells, Worth, cells_of, first_of, worth_of
 from ranker.candidates.configured import Sources
 from ranker.candidates.gathering import most_of, own_places
@@ -138,6 +138,10 @@ class Learner:
             most[without] = 0
         return most.astype(np.int64)
 
+    def floor(self, known: bool, total: int) -> int:
+        """Return how many of so many candidates each source has at least, see `floor_of`."""
+        return floor_of(total, int(self._says(known).sum()))
+
     def _says(self, known: bool) -> Bool:
         """Return bool[s]: whether each source had something for any user, without history unless `known`."""
         rows = self.told.known == known
@@ -181,7 +185,7 @@ class Learner:
 
     def _worth(self, kind: Kind, worth: Worth, weight: F64, budget: int | None) -> Share:
         """Return the share of lists whose places are worth something."""
-        own, says = own_places(self.settings, kind.surface), self._says(kind.known)
+        own = own_places(self.settings, kind.surface)
         depth = np.minimum(np.maximum(worth.most, FLOOR), own.most)
         there = ((self.table.place >= 0) & (self.table.place < depth)).any(axis=1)
         items = np.bincount(self.table.user[there], minlength=len(weight))
@@ -190,8 +194,9 @@ class Learner:
             return float(np.minimum(items, total) @ weight) / max(float(weight.sum()), NOUGHT)
 
         # Where some users' lists are short, as many more for the others as give the same mean.
-        total = budget or bisect_left(range(1, own.total), self.items(kind, weight, own), key=mean) + 1
-        floor = min(FLOOR, total // max(int(says.sum()), 1))
+        most = sum(own.quota)  # of any surface: not all sources are for requests that name none
+        total = budget or bisect_left(range(1, most), self.items(kind, weight, own), key=mean) + 1
+        floor = self.floor(kind.known, total)
         return Share(
             known=kind.known,
             surface=kind.surface,
@@ -238,13 +243,16 @@ def kinds_of(told: Told, surfaces: Sequence[str], blends: Mapping[Kind, Blend]) 
     return [kind if kind in blends else Kind(kind.known, ANY) for kind in exact]
 
 
-def blended(told: Told, surfaces: Sequence[str], blends: Mapping[Kind, Blend], m: int) -> I32:
-    """Return int32[r, m]: of each request the first m items of the blend that holds for it, -1 behind the end."""
+def blended(told: Told, surfaces: Sequence[str], blends: Mapping[Kind, Blend], m: int, floor: int = 0) -> I32:
+    """Return int32[r, m]: of each request the first m items of the blend that holds for it, -1 behind the end.
+
+    floor: items that each source has at least, where places have a worth.
+    """
     found, kinds = np.full((len(told.user), m), -1, np.int32), kinds_of(told, surfaces, blends)
     for kind in set(kinds):
         rows = np.array([own == kind for own in kinds])
         blend, lists = blends[kind], told.lists[:, rows]
-        found[rows] = first_of(lists, blend, m) if isinstance(blend, Worth) else filled(lists, *blend, m)
+        found[rows] = first_of(lists, blend, m, floor) if isinstance(blend, Worth) else filled(lists, *blend, m)
     return found
 
 

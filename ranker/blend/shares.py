@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from features.schema import F32
-from ranker.blend.worth import Steps, worth_at
+from ranker.blend.worth import LEAD, Steps, led, worth_at
 from ranker.candidates.configured import Sources
 from ranker.candidates.filters import history
 from ranker.candidates.gathering import Quotas, own_places, surface_of
@@ -24,11 +24,9 @@ from ranker.request import Request
 ANY = ""
 #: a weight of new items that is none: the configured order
 NONE = 0.0
-#: candidates that each source has at least, where that is no more in all than is asked for. The log favours what was
-#: shown, so it never tells all that a new item is worth; and what a source says of others' items is a feature of theirs
-FLOOR = 10
-#: what these are worth more than all others, in log-odds
-LEAD = 1000.0
+#: candidates that each source has at least, where they are FLOORS of all at most. The log favours what was shown, so it
+#: never tells all that a new item is worth; and what a source says of others' items is a feature of theirs
+FLOOR, FLOORS = 10, 0.25
 
 #: a mean, and the ends of its interval
 Estimate = tuple[float, float, float]
@@ -81,6 +79,11 @@ class Judged:
         return cls(known=found["known"], new_weight=found["new_weight"], candidates=found["candidates"], **estimates)
 
 
+def floor_of(total: int, sources: int) -> int:
+    """Return how many candidates each of so many sources has at least, of `total` in all."""
+    return min(FLOOR, int(FLOORS * total) // max(sources, 1))
+
+
 def _signed(of: Estimate | None) -> str:
     return "of too few users to tell" if of is None else f"{of[0]:+.4f} [{of[1]:+.4f}, {of[2]:+.4f}]"
 
@@ -100,12 +103,15 @@ class Share:
     worth: Mapping[str, Steps] | None = None
 
     def table(self, names: Sequence[str], depth: int) -> F32 | None:
-        """Return float32[s, depth]: what places of the named sources are worth, see `Places`; None without a worth."""
+        """Return float32[s, depth]: what places of the named sources are worth, see `Places`; None without a worth.
+
+        What comes of a source that was not learned of, as of pins, is before all else.
+        """
         if self.worth is None:
             return None
-        own = [worth_at(self.worth.get(name, ()), depth) for name in names]
-        lead = np.where(np.arange(depth) < self.floor, np.float32(LEAD), np.float32(0))
-        return np.array(own, np.float32).reshape(len(names), depth) + lead
+        new = np.full(depth, 2 * LEAD, np.float32)
+        own = [worth_at(self.worth[name], depth) if name in self.worth else new for name in names]
+        return led(np.array(own, np.float32).reshape(len(names), depth), self.floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,10 @@ class Shares:
             names = [source.name for source, _ in sources]
             named = zip(names, own.quota, own.most, strict=True)
             quota = [min(share.quotas.get(name, q), most) for name, q, most in named]
-            return Places(quota, own.most, share.total, share.table(names, max(quota, default=0)))
+            worth, total = share.table(names, max(quota, default=0)), share.total
+            if worth is not None:  # all is kept of a source that was not learned of
+                total = max(total, sum(q for name, q in zip(names, quota, strict=True) if name not in share.quotas))
+            return Places(quota, own.most, total, worth)
 
         def of(request: Request) -> Places:
             return of_kind(len(history(request)) > 0, surface_of(request))

@@ -4,7 +4,8 @@ The log-odds that a user wants an item are a sum over the sources: of each what 
 which falls with the place and is 0 where the source does not propose the item. So an item that several sources propose
 comes before one of equal places that only one does. It is a generalised additive model (Hastie, Tibshirani 1986,
 "Generalized Additive Models", Statistical Science 1 (3)) with monotone steps at KNOTS, fitted by penalised likelihood;
-items of equal steps are counted together, so a fit takes hundredths of a second.
+items of equal steps are counted together, so a fit takes hundredths of a second with three sources, and seconds with a
+dozen whose lists are long.
 """
 
 from collections.abc import Sequence
@@ -45,6 +46,15 @@ class Worth(NamedTuple):
     def table(self, depth: int) -> F32:
         """Return float32[s, depth]: the worth of each place."""
         return np.array([worth_at(own, depth) for own in self.steps()], np.float32).reshape(len(self.at), depth)
+
+
+#: what the first places of each source are worth more than all others, in log-odds
+LEAD = 1000.0
+
+
+def led(worth: F32, floor: int) -> F32:
+    """Return float32[s, d] worths by which the first `floor` places of each source come before all others."""
+    return worth + np.where(np.arange(worth.shape[1]) < floor, np.float32(LEAD), np.float32(0))
 
 
 def worth_at(steps: Steps, depth: int) -> F32:
@@ -111,12 +121,13 @@ def _fitted(step: I64, hits: F64, weight: F64) -> F64:
     return np.cumsum(found[:-1].reshape(sources, knots)[:, ::-1], axis=1)[:, ::-1]
 
 
-def first_of(lists: I32, worth: Worth, m: int) -> I32:
+def first_of(lists: I32, worth: Worth, m: int, floor: int = 0) -> I32:
     """Return int32[u, m] of int32[s, u, n] lists: the m items of each user that are worth most, best first.
 
-    -1 stands behind the end of a list. They are those that `within_places` has for a request.
+    -1 stands behind the end of a list. By the same floor (items that each source has at least) and with lists as deep,
+    they are those that `within_places` has for a request.
     """
-    return np.asarray(_first_of(lists, worth.table(lists.shape[2]), worth.most, m))
+    return np.asarray(_first_of(lists, led(worth.table(lists.shape[2]), floor), worth.most, m))
 
 
 @njit(cache=True, nogil=True)

@@ -43,7 +43,7 @@ def shortage(
         causes.append(f"removed: {dropped}")
     # What was removed is seldom the whole cause: sources are asked for more by it. An unknown item is none of n_items.
     left = n_items - found - sum(count for name, count in removed if name != "unknown")
-    if best is not None and best < k:
+    if best is not None and best <= found:
         causes.append(f"a request has {best} candidates, the best of what the sources propose ([sources] candidates)")
     elif not failed and n_items >= k:
         causes.append("the sources proposed no more within their quotas")

@@ -52,7 +52,7 @@ def _quotas(report: Report) -> str:
             label = f"{name}: worth of place {place + 1}"
             rows[label] = [Figure(("shares", k, *path, 1), "number") for k in range(len(kinds))]
     for label, key in {
-        "candidates at most": "total",
+        "places filled together": "total",
         "candidates, in the mean": "candidates",
         "learned of users": "users",
     }.items():

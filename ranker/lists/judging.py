@@ -82,7 +82,7 @@ def _gains(learner: Learner, known: bool, learn: Bool, rows: Bool, k: int) -> di
 def _recalls(learner: Learner, known: bool, blends: Mapping[Kind, Blend], rows: Bool, k: int) -> F64:
     """Return float64[2, r]: which share of what was wanted, and of the new items of it, the first k have."""
     told, found = learner.told._replace(known=np.full(len(rows), known)), np.full((2, len(rows)), np.nan)
-    lists = blended(told.at(rows), learner.surfaces, blends, k)
+    lists = blended(told.at(rows), learner.surfaces, blends, k, learner.floor(known, k))
     for part, of in enumerate((told, learner.fresh)):
         some = of.at(rows)
         wanted = np.diff(some.offsets)
